@@ -1,0 +1,14 @@
+//! What grayling means, with nothing that moves: no clock, no I/O, no async, no serde, no metrics. Time is an argument.
+//!
+//! Everything else imports from here; this imports from nothing of ours. A test can therefore drive any decision
+//! of the product with plain values.
+
+pub mod cohort;
+pub mod decide;
+pub mod distinct;
+pub mod evidence;
+pub mod outcome;
+pub mod plan;
+pub mod rollout;
+pub mod segment;
+pub mod verdict;

@@ -1,0 +1,103 @@
+//! `decide(release, hold, subject)` → arm and reason: the one place where a user's arm is chosen.
+//!
+//! Order: no id → stable; tripped → excluded → segment → weight. Invariants: pure; allocates nothing; with the same
+//! user id, salt, weight, segments and hold the answer is the same; while held nobody is in `new`.
+
+use super::cohort::{Bucket, Weight};
+use super::plan::Release;
+use super::segment::Subject;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Arm {
+    Stable,
+    New,
+}
+
+impl Arm {
+    pub const BOTH: [Arm; 2] = [Arm::Stable, Arm::New];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Arm::Stable => "stable",
+            Arm::New => "new",
+        }
+    }
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    NoUserId,
+    /// Held at 0%: by a trip, or by any other hold.
+    Tripped,
+    /// Index into [`Release::excluded`].
+    Excluded(usize),
+    /// Index into [`Release::segments`].
+    Segment(usize),
+    Weight,
+}
+
+impl Reason {
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::NoUserId => "no_user_id",
+            Reason::Tripped => "tripped",
+            Reason::Excluded(_) => "excluded",
+            Reason::Segment(_) => "segment",
+            Reason::Weight => "weight",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    pub arm: Arm,
+    pub reason: Reason,
+    /// `None` without a user id.
+    pub bucket: Option<Bucket>,
+}
+
+impl Decision {
+    /// Did the hash alone choose the arm? Only then is there a control in the other one.
+    pub fn randomised(&self) -> bool {
+        matches!(self.reason, Reason::Weight)
+    }
+}
+
+/// What is in force for a release right now: the weight, after trips and holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Force {
+    /// Nobody is in `new`, whatever weight and segments say.
+    Held,
+    At(Weight),
+}
+
+impl Force {
+    pub fn weight(self) -> Weight {
+        match self {
+            Force::Held => Weight::ZERO,
+            Force::At(weight) => weight,
+        }
+    }
+}
+
+pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decision {
+    let Some(id) = subject.user_id else {
+        return Decision { arm: Arm::Stable, reason: Reason::NoUserId, bucket: None };
+    };
+    let bucket = release.salt.bucket(id);
+    let to = |arm, reason| Decision { arm, reason, bucket: Some(bucket) };
+    let Force::At(weight) = force else {
+        return to(Arm::Stable, Reason::Tripped);
+    };
+    if let Some(i) = release.excluded.iter().position(|s| s.holds(subject)) {
+        return to(Arm::Stable, Reason::Excluded(i));
+    }
+    if let Some(i) = release.segments.iter().position(|s| s.holds(subject)) {
+        return to(Arm::New, Reason::Segment(i));
+    }
+    to(if weight.holds(bucket) { Arm::New } else { Arm::Stable }, Reason::Weight)
+}

@@ -1,0 +1,300 @@
+//! The Plan: what a config file means, after every fault has been reported. Inner code holds only this.
+//!
+//! Invariants, kept by `config::check`, the only maker: every index points into its vector; every name is unique;
+//! paths of routes start with `/` and do not end with one (but for `/` itself); durations and sizes are within their
+//! documented bounds; relative file names have been made absolute against the config file's folder.
+
+use super::cohort::{Salt, Weight};
+use super::segment::Segment;
+use http::HeaderName;
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub struct Plan {
+    pub listen: Listen,
+    pub admin: Admin,
+    pub identity: Identity,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub segments: Vec<Arc<Segment>>,
+    pub releases: Vec<Arc<Release>>,
+    pub routes: Vec<Route>,
+    pub limits: Limits,
+    pub state: State,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. Never 0 here.
+    pub workers: usize,
+    /// Peers whose X-Forwarded-* are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `x-grayling-arm` on responses.
+    pub expose_arm: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub token_file: Option<PathBuf>,
+    /// Host values accepted besides IP literals and localhost; lower case, without port.
+    pub hosts: Vec<String>,
+}
+
+/// Where the user id comes from; the first source that yields one wins.
+#[derive(Debug)]
+pub struct Identity {
+    pub from: Vec<IdentitySource>,
+    pub normalise: Normalise,
+    pub max_bytes: usize,
+}
+
+#[derive(Debug)]
+pub enum IdentitySource {
+    Header(HeaderName),
+    Cookie(String),
+    /// Name of a query parameter.
+    Query(String),
+    Path(PathPattern),
+    Jwt(JwtSource),
+}
+
+/// `/accounts/{id}`: matches a prefix on segment boundaries, and yields the segment in braces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern {
+    /// Literal segments, with `None` for the one in braces; at least one is `None`.
+    pub segments: Vec<Option<String>>,
+}
+
+#[derive(Debug)]
+pub struct JwtSource {
+    pub header: HeaderName,
+    pub claim: String,
+    pub trust: JwtTrust,
+}
+
+pub enum JwtTrust {
+    /// Keys of a JWKS file (RFC 7517), with their ids where they have one.
+    Keys { file: PathBuf, keys: Vec<JwtKey> },
+    /// The config said in as many words that an earlier hop has verified the token.
+    Unverified,
+}
+
+/// A verification key and the algorithms it may be used with.
+#[derive(Clone)]
+pub struct JwtKey {
+    pub id: Option<String>,
+    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    pub key: jsonwebtoken::DecodingKey,
+}
+
+impl std::fmt::Debug for JwtTrust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JwtTrust::Keys { file, keys } => write!(f, "Keys({}, {} keys)", file.display(), keys.len()),
+            JwtTrust::Unverified => f.write_str("Unverified"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Normalise {
+    #[default]
+    None,
+    /// ASCII white space at both ends is dropped.
+    Trim,
+    /// `Trim`, then ASCII letters in lower case.
+    Lowercase,
+    /// ASCII digits only; everything else is dropped.
+    Digits,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub name: String,
+    /// At least one; no two alike.
+    pub servers: Vec<Server>,
+    /// Until a connection stands, or one of those busy comes free.
+    pub connect_timeout: Duration,
+    /// Until the response head.
+    pub response_timeout: Duration,
+    /// Between two pieces of a response body.
+    pub idle_timeout: Duration,
+    /// The whole exchange, if bounded.
+    pub total_timeout: Option<Duration>,
+    /// A pooled connection unused for longer is closed.
+    pub connection_idle: Duration,
+    /// Per server.
+    pub connections_max: usize,
+    pub requests_in_flight_max: usize,
+}
+
+/// `http://host:port` of the config, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// Lower case; a DNS name, or an IP literal without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "http://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "http://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Release {
+    pub name: String,
+    /// Indices into [`Plan::upstreams`].
+    pub stable: usize,
+    pub new: usize,
+    pub salt_text: String,
+    pub salt: Salt,
+    pub attempt: u64,
+    pub weight: Weight,
+    /// The most that a reload may raise the weight by.
+    pub step_max: Weight,
+    /// In `new` whatever the weight, unless tripped or excluded.
+    pub segments: Vec<Arc<Segment>>,
+    /// Never in `new`.
+    pub excluded: Vec<Arc<Segment>>,
+    pub on_unreachable: OnUnreachable,
+    pub on_anomaly: OnAnomaly,
+    pub on_both_bad: OnAnomaly,
+    pub watchdog: Watchdog,
+}
+
+/// What happens to a request of `new` when no connection to it can be made and nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnreachable {
+    /// It goes to stable, once.
+    #[default]
+    Stable,
+    /// Only GET and HEAD do.
+    Reads,
+    /// None does: 502.
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnAnomaly {
+    #[default]
+    Rollback,
+    /// Hold the weight and page.
+    Freeze,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watchdog {
+    pub enabled: bool,
+    /// Chance of flipping a release that is not worse, per wave (here: per weight set by hand).
+    pub alpha: f64,
+    /// Share of failures of `new` over the last minute, `0.0 ..= 1.0`.
+    pub errors_max: f64,
+    pub latency_p99_max: Duration,
+    /// The length of a slot, and the pause between two looks.
+    pub tick: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Label in metrics and logs.
+    pub name: String,
+    /// Lower case, without port.
+    pub host: Option<String>,
+    pub path: String,
+    /// Empty: any.
+    pub methods: Vec<http::Method>,
+    pub target: Target,
+}
+
+/// Indices into [`Plan::releases`] and [`Plan::upstreams`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Release(usize),
+    Upstream(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    pub header_bytes: usize,
+    pub header_count: usize,
+    pub uri_bytes: usize,
+    pub connections: usize,
+    pub requests_in_flight: usize,
+    /// For a request head, from its first byte.
+    pub header_timeout: Duration,
+    /// Between two pieces of a request body.
+    pub body_idle_timeout: Duration,
+    /// Between two requests of a connection.
+    pub keepalive_timeout: Duration,
+    /// For requests in flight after TERM.
+    pub drain: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub directory: PathBuf,
+    pub on_failure: OnStateFailure,
+    pub when_empty: WhenEmpty,
+}
+
+/// The state directory cannot be read or written at start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStateFailure {
+    /// Every release at 0%.
+    #[default]
+    StableOnly,
+    /// Do not start.
+    Refuse,
+}
+
+/// There is no state file and no ledger: nothing is known of earlier trips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenEmpty {
+    #[default]
+    Start,
+    /// 0% until `resume`.
+    Hold,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    /// Share of users whose ordinary requests are written.
+    pub sample: Weight,
+    /// A request that took longer is always written.
+    pub slow: Duration,
+    /// Key for the hash under which user ids are written; `None`: ids are left out.
+    pub user_key: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    #[default]
+    Json,
+    Combined,
+}
+
+impl Plan {
+    pub fn release(&self, name: &str) -> Option<&Arc<Release>> {
+        self.releases.iter().find(|r| r.name == name)
+    }
+}
+
+impl Release {
+    /// `host:port` of every server of `new`: what a trip remembers.
+    pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
+        plan.upstreams[self.new].servers.iter().map(Server::to_string).collect()
+    }
+}
