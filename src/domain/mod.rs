@@ -7,6 +7,7 @@ pub mod cohort;
 pub mod decide;
 pub mod distinct;
 pub mod evidence;
+pub mod histogram;
 pub mod outcome;
 pub mod plan;
 pub mod rollout;

@@ -33,7 +33,18 @@ pub struct Subject<'a> {
     pub address: Option<IpAddr>,
 }
 
+/// Odd, with its bits well spread (2^64 / golden ratio).
+const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
+
 impl Segment {
+    /// Would this and `other` hold the same users?
+    pub fn same(&self, other: &Segment) -> bool {
+        self.name == other.name
+            && self.users.fingerprint() == other.users.fingerprint()
+            && self.header == other.header
+            && self.networks == other.networks
+    }
+
     pub fn holds(&self, subject: &Subject<'_>) -> bool {
         subject.user_id.is_some_and(|id| self.users.contains(id))
             || self.header.as_ref().is_some_and(|wanted| {
@@ -49,13 +60,19 @@ impl Segment {
 /// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
 /// Hashes are uniform, so interpolation finds one in a handful of probes (Perl, Itai, Avni 1978).
 #[derive(Debug, Default, Clone)]
-pub struct UserSet(Vec<u64>);
+pub struct UserSet(Vec<u64>, u64);
 
 impl UserSet {
     pub fn from_hashes(mut hashes: Vec<u64>) -> Self {
         hashes.sort_unstable();
         hashes.dedup();
-        UserSet(hashes)
+        let fingerprint = hashes.iter().fold(hashes.len() as u64, |f, h| f.rotate_left(5) ^ h.wrapping_mul(PRIME));
+        UserSet(hashes, fingerprint)
+    }
+
+    /// Tells two sets apart without comparing ten million ids.
+    pub fn fingerprint(&self) -> u64 {
+        self.1
     }
 
     /// The number under which `user_id` (normalised) is kept.

@@ -1,0 +1,707 @@
+//! The single writer: every change of what is in force passes here, with its origin. The latch lives here.
+//!
+//! A change takes the writer's lock, makes the next snapshot, publishes it (the next request obeys), and hands image and
+//! ledger entries to the scribe, which makes them durable and announces them.
+//!
+//! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
+//! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
+
+use super::clock;
+use super::epoch::Epoch;
+use super::ledger::Entry;
+use super::log::Log;
+use super::recent::Recent;
+use super::route::RouteTable;
+use super::scribe::{Desk, Receipt};
+use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
+use super::state::{Found, Image, RECENT_MAX};
+use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
+use super::upstream::UpstreamLive;
+use crate::config;
+use crate::domain::cohort::Weight;
+use crate::domain::decide::{Arm, Force};
+use crate::domain::plan::{OnAnomaly, Plan, Release, Target, WhenEmpty};
+use crate::domain::rollout::{self, Awaits, Circumstances, Freeze, Hold, Input, Memory, State, Step, Trip};
+use crate::domain::verdict::{Cause, Judgement};
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What all threads of one proxy share.
+pub struct Live {
+    snapshot: ArcSwap<Snapshot>,
+    writer: Mutex<Writer>,
+    pub desk: Arc<Desk>,
+    pub log: Log,
+    pub workers: usize,
+    pub gauges: Gauges,
+    /// Counts of routes that go to an upstream directly.
+    pub direct: Arc<ArmTally>,
+    /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
+    pub views: Mutex<BTreeMap<String, View>>,
+}
+
+/// Global counts and limits, beside the snapshot.
+#[derive(Default)]
+pub struct Gauges {
+    pub connections: AtomicUsize,
+    pub requests_in_flight: AtomicUsize,
+    pub ticks_late: AtomicU64,
+    pub reloads_ok: AtomicU64,
+    pub reloads_failed: AtomicU64,
+    pub reload_ok_at_ms: AtomicU64,
+    pub last_reload_ok: AtomicBool,
+    phase: AtomicU8,
+}
+
+/// `readyz` is 200 in `Serving`, else 503.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    Starting,
+    Serving,
+    Draining,
+}
+
+impl Gauges {
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Relaxed) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+}
+
+#[derive(Default)]
+pub struct View {
+    pub judgement: Option<Judgement>,
+    pub recent: [Recent; 2],
+}
+
+/// The file behind what is in force.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub path: PathBuf,
+    pub text: String,
+    pub sha256: String,
+    pub loaded_at_ms: i64,
+    /// Why the file as it stands now is not in force.
+    pub last_error: Option<String>,
+}
+
+struct Writer {
+    image: Image,
+    source: Source,
+    stop_file: bool,
+    counts: HashMap<String, Arc<OutcomeCounts>>,
+    epochs: u64,
+    evidence: u64,
+}
+
+/// Who asks for a change.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub actor: String,
+    pub reason: Option<String>,
+}
+
+/// A decision to take `new` out, with what it was taken on.
+pub struct TripCall {
+    pub cause: Cause,
+    pub origin: Origin,
+    pub detail: String,
+    pub evidence: Value,
+    /// Monotonic time of the first sign.
+    pub onset: Option<Duration>,
+    /// Does stable take connections? Nobody is sent to an arm that does not.
+    pub stable: StableSign,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StableSign {
+    Answers,
+    Silent,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    pub state: State,
+    /// The ledger entry's number.
+    pub ledger: u64,
+    pub message: String,
+    pub receipt: Option<Receipt>,
+}
+
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    #[error("no release is called `{0}`")]
+    UnknownRelease(String),
+    #[error("{0}")]
+    NotNow(String),
+}
+
+impl Live {
+    /// The state of a proxy that is about to serve `checked`.
+    ///
+    /// `lost` says why the state directory is of no use, if it is; then every release waits for a person.
+    pub fn new(checked: config::Checked, source: Source, found: Found, log: Log) -> Result<Live, Vec<String>> {
+        let plan = Arc::new(checked.plan);
+        let (mut image, lost) = match found {
+            Found::Known(image) => (image, false),
+            Found::Empty => (Image::default(), false),
+            Found::Lost(_) => (Image { hold_strangers: true, ..Image::default() }, true),
+        };
+        let empty = image.releases.is_empty() && image.ledger == 0;
+        let conflicts = conflicts(&plan, &image.releases);
+        if !conflicts.is_empty() {
+            return Err(conflicts);
+        }
+        if lost || image.hold_strangers {
+            for release in &plan.releases {
+                image.releases.entry(release.name.clone()).or_insert_with(|| Memory {
+                    attempt: release.attempt,
+                    awaits: Some(Awaits::StateLost),
+                    ..Memory::default()
+                });
+            }
+        } else if empty && plan.state.when_empty == WhenEmpty::Hold {
+            for release in &plan.releases {
+                let held = Memory {
+                    attempt: release.attempt,
+                    awaits: Some(Awaits::NoMemory),
+                    ..Memory::default()
+                };
+                image.releases.insert(release.name.clone(), held);
+            }
+        }
+        let workers = plan.listen.workers;
+        let stop_file = stop_path(&source).exists();
+        let mut writer =
+            Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
+        let direct = Arc::new(ArmTally::new(workers));
+        let mut entries = vec![];
+        for release in &plan.releases {
+            writer.meet(release);
+        }
+        let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
+        for release in &snapshot.releases {
+            let detail = match &release.hold {
+                Some(hold) => format!("started, held: {}", hold.explain(&release.release.name)),
+                None => "started".to_owned(),
+            };
+            let entry = Entry {
+                weight_after: Some(release.force.weight().percent()),
+                ..writer.entry("start", Some(&release.release), &file_origin(), detail)
+            };
+            entries.push(writer.record(entry));
+        }
+        let desk = Desk::new(snapshot.clone(), None);
+        let gauges = Gauges::default();
+        gauges.last_reload_ok.store(true, Relaxed);
+        gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
+        desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
+        Ok(Live {
+            snapshot: ArcSwap::new(snapshot),
+            writer: Mutex::new(writer),
+            desk,
+            log,
+            workers,
+            gauges,
+            direct,
+            views: Mutex::default(),
+        })
+    }
+
+    /// The one load a request makes.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub fn source(&self) -> Source {
+        self.writer().source.clone()
+    }
+
+    /// What is remembered of a release, also of one that the file does not name any more.
+    pub fn memory(&self, release: &str) -> Option<Memory> {
+        self.writer().image.releases.get(release).cloned()
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        // A panic under this lock can only come from a bug in assembling; the old snapshot is then still in force.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file was read: bring it into force, or say everything that speaks against it. Answers the findings that do not.
+    pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
+        let mut writer = self.writer();
+        let before = self.snapshot.load_full();
+        let findings = config::compare::compare(&before.plan, &checked.plan);
+        let (refused, told): (Vec<_>, Vec<_>) =
+            findings.into_iter().partition(|f| f.kind == config::compare::Kind::Refused);
+        let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
+        refused.extend(conflicts(&checked.plan, &writer.image.releases));
+        if !refused.is_empty() {
+            drop(writer);
+            self.reload_failed(refused.join("; "));
+            return Err(refused);
+        }
+        let plan = Arc::new(checked.plan);
+        let mut rearmed = vec![];
+        for release in &plan.releases {
+            if writer.meet(release) == Step::Rearmed {
+                rearmed.push(release.name.clone());
+            }
+        }
+        writer.source = source;
+        let next = Arc::new(writer.assemble(plan, Some((&before, &rearmed)), &self.direct, self.workers));
+        let entries = writer.changes(&before, &next, &rearmed);
+        self.publish(&mut writer, next, entries, None);
+        self.gauges.reloads_ok.fetch_add(1, Relaxed);
+        self.gauges.last_reload_ok.store(true, Relaxed);
+        self.gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
+        Ok(told.into_iter().map(|f| f.message).collect())
+    }
+
+    /// The file cannot be brought into force: nothing changes, and everybody who looks is told why.
+    pub fn reload_failed(&self, why: String) {
+        self.writer().source.last_error = Some(why);
+        self.gauges.reloads_failed.fetch_add(1, Relaxed);
+        self.gauges.last_reload_ok.store(false, Relaxed);
+    }
+
+    /// Takes `new` out, or freezes it where the config or a silent stable says so. Called by the watchdog, by the
+    /// data plane (fuse) and by a person; never waits for a disk.
+    pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let before = self.snapshot.load_full();
+        let Some(live) = before.releases.iter().find(|r| r.release.name == name) else {
+            return Err(Refused::UnknownRelease(name.to_owned()));
+        };
+        let release = live.release.clone();
+        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let already = |state, what: &str| Changed {
+            state,
+            ledger: writer.image.ledger,
+            message: format!("{name} is {what} already"),
+            receipt: None,
+        };
+        if memory.trip.is_some() {
+            return Ok(already(State::RolledBack, "rolled back"));
+        }
+        let by_policy = match call.cause {
+            Cause::Manual => OnAnomaly::Rollback,
+            Cause::BothArms => release.on_both_bad,
+            _ => release.on_anomaly,
+        };
+        let freeze = by_policy == OnAnomaly::Freeze || call.stable == StableSign::Silent;
+        if freeze && memory.freeze.is_some() {
+            return Ok(already(State::Frozen, "frozen"));
+        }
+        let mut detail = call.detail;
+        if call.stable == StableSign::Silent {
+            detail.push_str(
+                "; stable takes no connections, so nobody is sent there: frozen. To send everybody to stable all the same, create grayling.stop beside the config file",
+            );
+        }
+        let onset_to_trip_ms = call.onset.map(|onset| clock::now().saturating_sub(onset).as_millis() as u64);
+        let input = if freeze {
+            Input::Freeze(Freeze {
+                cause: call.cause,
+                at_ms: clock::at_ms(),
+                actor: call.origin.actor.clone(),
+                detail: detail.clone(),
+                weight: live.force.weight(),
+            })
+        } else {
+            Input::Trip(Trip {
+                cause: call.cause,
+                attempt: release.attempt,
+                at_ms: clock::at_ms(),
+                actor: call.origin.actor.clone(),
+                detail: detail.clone(),
+                evidence: call.evidence.to_string(),
+                onset_to_trip_ms,
+                servers: release.new_servers(&before.plan),
+            })
+        };
+        let (memory, _) = rollout::step(&memory, input);
+        writer.image.releases.insert(name.to_owned(), memory);
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::Keeps));
+        let kind = if freeze { "freeze" } else { "trip" };
+        let after = next.releases.iter().find(|r| r.release.name == name);
+        let entry = Entry {
+            weight_before: Some(live.force.weight().percent()),
+            weight_after: after.map(|r| r.force.weight().percent()),
+            evidence: call.evidence,
+            ..writer.entry(kind, Some(&release), &call.origin, format!("{}: {detail}", call.cause.label()))
+        };
+        let entry = writer.record(entry);
+        let (state, ledger) = (if freeze { State::Frozen } else { State::RolledBack }, entry.n);
+        let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
+        let receipt = self.publish(&mut writer, next, vec![entry], rollback);
+        let message = if freeze {
+            format!("{name} is frozen at {}: {detail}", live.force.weight())
+        } else {
+            format!("{name} is rolled back: every user is on stable")
+        };
+        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
+    }
+
+    /// A person clears a trip, a freeze or a hold. Evidence starts afresh.
+    pub fn resume(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let before = self.snapshot.load_full();
+        let live = before.releases.iter().find(|r| r.release.name == name);
+        let Some(memory) = writer.image.releases.get(name).cloned() else {
+            return Err(Refused::UnknownRelease(name.to_owned()));
+        };
+        let attempt = live.map_or(memory.attempt, |r| r.release.attempt);
+        let (cleared, what) = rollout::step(&memory, Input::Resume { attempt });
+        if what == Step::Unchanged {
+            let stop = if writer.stop_file { "; a file grayling.stop holds it: remove the file" } else { "" };
+            return Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held{stop}")));
+        }
+        match live {
+            // A release that the file does not name any more is forgotten: its servers are free again.
+            None => writer.image.releases.remove(name),
+            Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
+        };
+        if writer.image.releases.values().all(|m| m.awaits.is_none()) {
+            writer.image.hold_strangers = false;
+        }
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::StartsAfresh));
+        let after = next.releases.iter().find(|r| r.release.name == name);
+        let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
+        let entry = Entry {
+            weight_before: weight(live),
+            weight_after: weight(after),
+            ..writer.entry("resume", live.map(|r| &*r.release), origin, "resumed; evidence starts afresh".into())
+        };
+        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry });
+        let ledger = entry.n;
+        let state = after.map_or(State::Pending, |r| r.state);
+        let message = match after {
+            Some(r) => format!("{name} is at {} again", r.force.weight()),
+            None => format!("{name} is forgotten: the file does not name it, and its servers are free again"),
+        };
+        let receipt = self.publish(&mut writer, next, vec![entry], None);
+        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
+    }
+
+    /// Looks for `grayling.stop` beside the config file, and obeys it.
+    pub fn heed_stop_file(&self) {
+        let mut writer = self.writer();
+        let stop = stop_path(&writer.source).exists();
+        if stop == writer.stop_file {
+            return;
+        }
+        writer.stop_file = stop;
+        let before = self.snapshot.load_full();
+        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
+        let (kind, detail) = match stop {
+            true => ("stop", "grayling.stop appeared: every release is held at 0%"),
+            false => ("unstop", "grayling.stop is gone"),
+        };
+        let entry = writer.entry(kind, None, &file_origin(), detail.to_owned());
+        let mut entries = vec![writer.record(entry)];
+        entries.extend(writer.changes(&before, &next, &[]));
+        self.publish(&mut writer, next, entries, None);
+    }
+
+    fn publish(
+        &self,
+        writer: &mut Writer,
+        next: Arc<Snapshot>,
+        entries: Vec<Entry>,
+        rollback: Option<(String, &'static str)>,
+    ) -> Receipt {
+        self.snapshot.store(next.clone());
+        self.desk.hand_in(writer.image.clone(), entries, rollback, next)
+    }
+}
+
+/// What becomes of the watchdog's evidence when the weight in force changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    Keeps,
+    StartsAfresh,
+}
+
+impl Writer {
+    fn now(&self) -> Circumstances {
+        Circumstances { stop_file: self.stop_file }
+    }
+
+    fn force(&self, release: &Release) -> (Force, Option<Hold>, State) {
+        let memory = self.image.releases.get(&release.name).cloned().unwrap_or_default();
+        let (force, hold) = rollout::force(&memory, release.weight, release.attempt, self.now());
+        let state = State::of(&memory, hold.as_ref(), force);
+        (force, hold, state)
+    }
+
+    /// Takes note of the attempt that a file gives.
+    fn meet(&mut self, release: &Release) -> Step {
+        let stranger = Memory {
+            awaits: self.image.hold_strangers.then_some(Awaits::StateLost),
+            ..Memory::default()
+        };
+        let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
+        let (next, what) = rollout::step(memory, Input::Configure { attempt: release.attempt });
+        self.image.releases.insert(release.name.clone(), next);
+        what
+    }
+
+    /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.
+    fn assemble(
+        &mut self,
+        plan: Arc<Plan>,
+        before: Option<(&Snapshot, &[String])>,
+        direct: &Arc<ArmTally>,
+        workers: usize,
+    ) -> Snapshot {
+        let old = before.map(|(s, _)| s);
+        let rearmed = |name: &str| before.is_some_and(|(_, names)| names.iter().any(|n| n == name));
+        let old_upstream = |name: &str| {
+            old.and_then(|s| s.upstreams.iter().find(|u| u.config.name == name)).map(Arc::as_ref)
+        };
+        let upstreams: Vec<_> = plan
+            .upstreams
+            .iter()
+            .map(|u| Arc::new(UpstreamLive::new(u.clone(), old_upstream(&u.name))))
+            .collect();
+        let mut releases = vec![];
+        for release in &plan.releases {
+            let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
+            let evidence = match earlier {
+                Some(e) if rearmed(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
+                _ => Evidence::Keeps,
+            };
+            let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
+            let live = self.release(release.clone(), earlier.map(Arc::as_ref), stable, new, evidence, workers);
+            releases.push(Arc::new(live));
+        }
+        let mut counts = HashMap::new();
+        let mut counter = |key: String| -> Arc<OutcomeCounts> {
+            let kept = self.counts.get(&key).cloned();
+            counts.entry(key).or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers)))).clone()
+        };
+        let routes = plan.routes.iter().map(|route| {
+            let route_counts = match route.target {
+                Target::Release(i) => {
+                    let release = &plan.releases[i];
+                    RouteCounts::Release(Arm::BOTH.map(|arm| {
+                        Cohort::all(release)
+                            .map(|cohort| {
+                                let cohort = cohort.label(release);
+                                counter(format!("{}\n{}\n{cohort}\n{}", release.name, arm.label(), route.name))
+                            })
+                            .collect()
+                    }))
+                }
+                Target::Upstream(_) => RouteCounts::Upstream {
+                    counts: counter(format!("\n\n\n{}", route.name)),
+                    tally: direct.clone(),
+                },
+            };
+            RouteLive { name: route.name.as_str().into(), target: route.target, counts: route_counts }
+        });
+        let routes = Arc::new(routes.collect());
+        self.counts = counts;
+        Snapshot {
+            revision: old.map_or(1, |s| s.revision + 1),
+            table: Arc::new(RouteTable::new(&plan.routes)),
+            plan,
+            routes,
+            upstreams,
+            releases,
+        }
+    }
+
+    /// The same configuration with what is in force computed anew for the releases that `which` names.
+    fn reforce(
+        &mut self,
+        before: &Snapshot,
+        workers: usize,
+        which: impl Fn(&str) -> bool,
+        evidence: Evidence,
+    ) -> Snapshot {
+        let releases = before.releases.iter().map(|old| {
+            if !which(&old.release.name) {
+                return old.clone();
+            }
+            let (stable, new) = (old.stable.clone(), old.new.clone());
+            Arc::new(self.release(old.release.clone(), Some(old), stable, new, evidence, workers))
+        });
+        Snapshot {
+            revision: before.revision,
+            plan: before.plan.clone(),
+            table: before.table.clone(),
+            routes: before.routes.clone(),
+            upstreams: before.upstreams.clone(),
+            releases: releases.collect(),
+        }
+    }
+
+    fn release(
+        &mut self,
+        release: Arc<Release>,
+        before: Option<&ReleaseLive>,
+        stable: Arc<UpstreamLive>,
+        new: Arc<UpstreamLive>,
+        evidence: Evidence,
+        workers: usize,
+    ) -> ReleaseLive {
+        let (force, hold, state) = self.force(&release);
+        let keep = before.filter(|_| evidence == Evidence::Keeps);
+        let evidence_id = keep.map_or_else(
+            || {
+                self.evidence += 1;
+                self.evidence
+            },
+            |b| b.evidence_id,
+        );
+        let same_epoch = keep.filter(|b| {
+            b.force == force
+                && b.release.salt == release.salt
+                && b.release.watchdog.tick == release.watchdog.tick
+                && same_segments(&b.release.segments, &release.segments)
+                && same_segments(&b.release.excluded, &release.excluded)
+        });
+        let epoch = same_epoch.map(|b| b.epoch.clone()).unwrap_or_else(|| {
+            self.epochs += 1;
+            Arc::new(Epoch::new(self.epochs, release.watchdog.tick, workers, clock::now()))
+        });
+        let header = http::HeaderValue::from_str(&release.name);
+        ReleaseLive {
+            tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
+            // Names are checked by the config to be fit for a header.
+            header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
+            release,
+            force,
+            hold,
+            state,
+            stable,
+            new,
+            epoch,
+            evidence_id,
+        }
+    }
+
+    /// Ledger entries for what a reload changed.
+    fn changes(&mut self, before: &Snapshot, after: &Snapshot, rearmed: &[String]) -> Vec<Entry> {
+        let mut entries = vec![];
+        for release in &after.releases {
+            let name = &release.release.name;
+            let old = before.releases.iter().find(|r| r.release.name == *name);
+            let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
+            let weight_after = release.force.weight();
+            let configured = old.map(|r| r.release.weight) != Some(release.release.weight);
+            let kind = if rearmed.contains(name) { "attempt" } else { "weight" };
+            if weight_before == weight_after && !configured && kind == "weight" {
+                continue;
+            }
+            let mut detail = match kind {
+                "attempt" => format!("attempt {}: armed again, evidence starts afresh", release.release.attempt),
+                _ => format!("the file says {}", release.release.weight),
+            };
+            if let Some(hold) = &release.hold {
+                detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
+            }
+            let entry = Entry {
+                weight_before: Some(weight_before.percent()),
+                weight_after: Some(weight_after.percent()),
+                ..self.entry(kind, Some(&release.release), &file_origin(), detail)
+            };
+            entries.push(self.record(entry));
+        }
+        for old in &before.releases {
+            if !after.releases.iter().any(|r| r.release.name == old.release.name) {
+                let entry = Entry {
+                    weight_before: Some(old.force.weight().percent()),
+                    weight_after: Some(0.0),
+                    ..self.entry("removed", Some(&old.release), &file_origin(), "not in the file any more".into())
+                };
+                entries.push(self.record(entry));
+            }
+        }
+        entries
+    }
+
+    fn entry(&self, kind: &str, release: Option<&Release>, origin: &Origin, detail: String) -> Entry {
+        Entry {
+            n: 0,
+            at: clock::rfc3339(clock::at_ms()),
+            release: release.map(|r| r.name.clone()),
+            attempt: release.map(|r| r.attempt),
+            kind: kind.to_owned(),
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone(),
+            detail,
+            weight_before: None,
+            weight_after: None,
+            evidence: Value::Null,
+            rebuilt: false,
+        }
+    }
+
+    /// Numbers an entry, and keeps it among the latest.
+    fn record(&mut self, mut entry: Entry) -> Entry {
+        self.image.ledger += 1;
+        entry.n = self.image.ledger;
+        let recent = &mut self.image.recent;
+        recent.push(entry.clone());
+        let excess = recent.len().saturating_sub(RECENT_MAX);
+        recent.drain(..excess);
+        entry
+    }
+}
+
+fn same_segments(a: &[Arc<crate::domain::segment::Segment>], b: &[Arc<crate::domain::segment::Segment>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+}
+
+fn file_origin() -> Origin {
+    Origin { actor: "file".into(), reason: None }
+}
+
+fn stop_path(source: &Source) -> PathBuf {
+    source.path.with_file_name("grayling.stop")
+}
+
+/// Releases and routes of `plan` that would send users to the servers of a standing trip of another name.
+fn conflicts(plan: &Plan, memories: &BTreeMap<String, Memory>) -> Vec<String> {
+    let servers = |upstream: usize| plan.upstreams[upstream].servers.iter().map(|s| s.to_string());
+    let mut found = vec![];
+    for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
+        let mut check = |upstream: usize, what: String| {
+            if let Some(server) = servers(upstream).find(|s| trip.servers.contains(s)) {
+                found.push(format!(
+                    "{what} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
+                     resume `{tripped}` first (grayling resume {tripped} --reason TEXT), or point it elsewhere"
+                ));
+            }
+        };
+        for release in plan.releases.iter().filter(|r| r.name != *tripped) {
+            check(release.new, format!("release `{}` (new)", release.name));
+            check(release.stable, format!("release `{}` (stable)", release.name));
+        }
+        for release in plan.releases.iter().filter(|r| r.name == *tripped && r.stable != r.new) {
+            check(release.stable, format!("release `{}` (stable)", release.name));
+        }
+        for route in &plan.routes {
+            if let Target::Upstream(upstream) = route.target {
+                check(upstream, format!("route `{}`", route.name));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,32 @@
+//! Time. `now` is monotonic and counts from the start of the process; `at` is wall clock, for people.
+//!
+//! Invariant: the two are never mixed. Windows, slots and time-outs use `now`; ledger, log and status show `at`.
+
+use jiff::Timestamp;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Monotonic time since the first call in this process.
+pub fn now() -> Duration {
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// Whole milliseconds of [`now`], for atomics.
+pub fn now_ms() -> u64 {
+    now().as_millis() as u64
+}
+
+/// Wall clock, milliseconds since the Unix epoch.
+pub fn at_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+/// RFC 3339 in UTC with milliseconds.
+pub fn rfc3339(at_ms: i64) -> String {
+    match Timestamp::from_millisecond(at_ms) {
+        Ok(t) => format!("{t:.3}"),
+        Err(_) => format!("{at_ms} ms"),
+    }
+}

@@ -1,0 +1,184 @@
+//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a line.
+//!
+//! Invariants: numbers grow by one; a line is on disk before `append` answers; a torn last line (a crash in the middle
+//! of a write) is cut off when the file is opened, and the entry is written again from the state file.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+pub const FILE: &str = "ledger.jsonl";
+
+/// Entries that one answer of the admin API gives at most.
+pub const READ_MAX: usize = 10_000;
+
+/// One decision. Weights are percentages, `at` is RFC 3339 in UTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub n: u64,
+    pub at: String,
+    /// `null` for what concerns no single release.
+    #[serde(default)]
+    pub release: Option<String>,
+    #[serde(default)]
+    pub attempt: Option<u64>,
+    /// What was decided: `start`, `weight`, `attempt`, `trip`, `freeze`, `resume`, `stop`, `removed`.
+    pub kind: String,
+    /// `file`, `watchdog`, `fuse`, or the name of a token.
+    pub actor: String,
+    /// As a person gave it.
+    #[serde(default)]
+    pub reason: Option<String>,
+    pub detail: String,
+    #[serde(default)]
+    pub weight_before: Option<f64>,
+    #[serde(default)]
+    pub weight_after: Option<f64>,
+    #[serde(default)]
+    pub evidence: Value,
+    /// Written again from the state file, after a crash lost the line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebuilt: bool,
+}
+
+pub struct Ledger {
+    path: PathBuf,
+    file: File,
+    /// Number of the last entry on disk; 0: none.
+    last: u64,
+}
+
+impl Ledger {
+    /// Opens or makes the ledger of a state directory.
+    pub fn open(directory: &Path) -> io::Result<Ledger> {
+        let path = directory.join(FILE);
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        let (whole, last) = scan(&file)?;
+        if file.metadata()?.len() > whole {
+            file.set_len(whole)?;
+            file.sync_data()?;
+        }
+        file.seek(SeekFrom::End(0))?;
+        Ok(Ledger { path, file, last })
+    }
+
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Writes the entries that the file does not have yet, and waits until they are on disk.
+    ///
+    /// # Errors
+    /// The disk is full or gone. What was half written is cut off again, so that the next try starts clean.
+    pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let mut text = Vec::new();
+        for entry in entries.iter().filter(|e| e.n > self.last) {
+            serde_json::to_writer(&mut text, entry)?;
+            text.push(b'\n');
+        }
+        if text.is_empty() {
+            return Ok(());
+        }
+        let before = self.file.metadata()?.len();
+        let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => {
+                self.last = entries.iter().map(|e| e.n).max().unwrap_or(self.last).max(self.last);
+                Ok(())
+            }
+            Err(error) => {
+                // Best effort: `open` cuts a torn tail as well.
+                let _ = self.file.set_len(before);
+                Err(error)
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The entries after number `since`, at most [`READ_MAX`]; none if there is no ledger. A torn last line is left out.
+pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
+    let file = match File::open(directory.join(FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    let mut entries = vec![];
+    for line in BufReader::new(file).split(b'\n') {
+        if let Ok(entry) = serde_json::from_slice::<Entry>(&line?)
+            && entry.n > since
+        {
+            entries.push(entry);
+            if entries.len() == READ_MAX {
+                break;
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// Does the directory hold a ledger with anything in it?
+pub fn exists(directory: &Path) -> bool {
+    std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
+}
+
+/// Length of the part that consists of whole, readable lines at the start, and the last number in it.
+fn scan(file: &File) -> io::Result<(u64, u64)> {
+    let (mut whole, mut last) = (0, 0);
+    let mut reader = BufReader::new(file);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let n = reader.read_until(b'\n', &mut line)?;
+        if n == 0 || line.last() != Some(&b'\n') {
+            return Ok((whole, last));
+        }
+        whole += n as u64;
+        // A line damaged in the middle stays, for people to see; only a torn tail is cut.
+        if let Ok(entry) = serde_json::from_slice::<Entry>(&line) {
+            last = last.max(entry.n);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(n: u64) -> Entry {
+        Entry {
+            n,
+            at: "2026-01-01T00:00:00Z".into(),
+            release: Some("r".into()),
+            attempt: Some(1),
+            kind: "trip".into(),
+            actor: "watchdog".into(),
+            reason: None,
+            detail: "d".into(),
+            weight_before: Some(5.0),
+            weight_after: Some(0.0),
+            evidence: Value::Null,
+            rebuilt: false,
+        }
+    }
+
+    #[test]
+    fn entries_survive_and_a_torn_tail_is_cut() {
+        let dir = crate::live::state::tests::scratch("ledger");
+        let mut ledger = Ledger::open(&dir).unwrap();
+        ledger.append(&[entry(1), entry(2)]).unwrap();
+        ledger.append(&[entry(2), entry(3)]).unwrap();
+        let mut file = OpenOptions::new().append(true).open(ledger.path()).unwrap();
+        file.write_all(b"{\"n\":4,\"at\":\"2026").unwrap();
+        let mut ledger = Ledger::open(&dir).unwrap();
+        assert_eq!(ledger.last(), 3);
+        ledger.append(&[entry(4)]).unwrap();
+        let numbers: Vec<u64> = read(&dir, 1).unwrap().iter().map(|e| e.n).collect();
+        assert_eq!(numbers, [2, 3, 4]);
+    }
+}

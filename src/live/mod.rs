@@ -1,0 +1,16 @@
+//! What the threads share at run time. The data plane reads a snapshot and writes its own counters; the watchdog reads
+//! the counters; one writer (`apply`) makes the next snapshot. They meet only here.
+
+pub mod apply;
+pub mod clock;
+pub mod epoch;
+pub mod ledger;
+pub mod log;
+pub mod meter;
+pub mod recent;
+pub mod route;
+pub mod scribe;
+pub mod snapshot;
+pub mod state;
+pub mod tally;
+pub mod upstream;

@@ -1,0 +1,99 @@
+//! The last five minutes of an arm, for people: status, share, and the ceilings of the watchdog. Written by the watchdog's
+//! thread from the differences of the tallies; read under a lock by whoever shows it.
+//!
+//! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of histogram.
+
+use super::tally::ArmTally;
+use crate::domain::histogram;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub const SLICE: Duration = Duration::from_secs(5);
+/// Five minutes.
+pub const SLICES: usize = 60;
+
+#[derive(Default)]
+pub struct Recent {
+    slices: VecDeque<Slice>,
+    last: Option<Slice>,
+    slice_began: Duration,
+}
+
+/// Counts in some time; latencies of whole exchanges.
+#[derive(Clone)]
+pub struct Slice {
+    pub requests: u64,
+    pub failures: u64,
+    pub latency: Vec<u64>,
+}
+
+impl Default for Slice {
+    fn default() -> Self {
+        Slice { requests: 0, failures: 0, latency: vec![0; histogram::BUCKETS] }
+    }
+}
+
+impl Slice {
+    fn add(&mut self, other: &Slice) {
+        self.requests += other.requests;
+        self.failures += other.failures;
+        for (sum, n) in self.latency.iter_mut().zip(&other.latency) {
+            *sum += n;
+        }
+    }
+
+    fn since(&self, before: &Slice) -> Slice {
+        Slice {
+            requests: self.requests.saturating_sub(before.requests),
+            failures: self.failures.saturating_sub(before.failures),
+            latency: self.latency.iter().zip(&before.latency).map(|(a, b)| a.saturating_sub(*b)).collect(),
+        }
+    }
+}
+
+impl Recent {
+    /// Takes up what was counted since the last call.
+    pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
+        let total =
+            Slice { requests: tally.requests(), failures: tally.failures(), latency: tally.duration().buckets };
+        let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
+        self.last = Some(total);
+        if self.slices.is_empty() || now >= self.slice_began + SLICE {
+            self.slices.push_back(Slice::default());
+            self.slice_began = now;
+            if self.slices.len() > SLICES {
+                self.slices.pop_front();
+            }
+        }
+        if let Some(slice) = self.slices.back_mut() {
+            slice.add(&delta);
+        }
+    }
+
+    /// The last `window`, in whole slices, the present one included.
+    pub fn last(&self, window: Duration) -> Slice {
+        let slices = (window.as_millis() / SLICE.as_millis()).max(1) as usize;
+        let mut sum = Slice::default();
+        for slice in self.slices.iter().rev().take(slices) {
+            sum.add(slice);
+        }
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_minutes_are_remembered_and_no_more() {
+        let tally = ArmTally::new(1);
+        let mut recent = Recent::default();
+        for second in 0..600u64 {
+            tally.workers.of(0).requests.add(1);
+            recent.observe(&tally, Duration::from_secs(second));
+        }
+        assert_eq!(recent.last(Duration::from_secs(300)).requests, 300);
+        assert_eq!(recent.last(Duration::from_secs(60)).requests, 60);
+    }
+}

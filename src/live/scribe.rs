@@ -1,0 +1,234 @@
+//! Makes changes durable, then announces them: one thread that owns the state directory and the ledger.
+//!
+//! Order of every change: memory (the next request already obeys), then the state file (write, fsync, rename, fsync of
+//! the directory), then it is *announced*: status, metrics, ledger, log. From the announcement on no crash takes it back.
+//!
+//! Invariants: nobody on the data plane waits for a disk; what waits is one image (the latest wins) and the entries since
+//! the last save; if the disk fails, changes are announced all the same, with `durable` false, and saving is tried
+//! again every second; an entry whose line is not on disk stays in the image, from which it is written again.
+
+use super::clock;
+use super::ledger::{Entry, Ledger};
+use super::log::Log;
+use super::snapshot::Snapshot;
+use super::state::{Image, RECENT_MAX, StateDirectory};
+use arc_swap::ArcSwap;
+use serde_json::json;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where changes are handed in; shared with the thread.
+pub struct Desk {
+    inbox: Mutex<Inbox>,
+    changed: Condvar,
+    announced: ArcSwap<Snapshot>,
+}
+
+struct Inbox {
+    work: Option<Work>,
+    /// Numbers of the last change handed in, and of the last one announced.
+    handed_in: u64,
+    done: u64,
+    /// Why the last save failed.
+    error: Option<String>,
+    /// How long the last durable change was in memory only.
+    gap: Option<Duration>,
+    /// Causes of announced rollbacks, for the metric: (release, cause) → how often.
+    rollbacks: std::collections::BTreeMap<(String, &'static str), u64>,
+    closed: bool,
+}
+
+struct Work {
+    image: Image,
+    entries: Vec<Entry>,
+    rollbacks: Vec<(String, &'static str)>,
+    snapshot: Arc<Snapshot>,
+    since: Instant,
+}
+
+/// A change that was handed in; [`Desk::wait`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt(u64);
+
+impl Desk {
+    pub fn new(snapshot: Arc<Snapshot>, error: Option<String>) -> Arc<Desk> {
+        Arc::new(Desk {
+            inbox: Mutex::new(Inbox {
+                work: None,
+                handed_in: 0,
+                done: 0,
+                error,
+                gap: None,
+                rollbacks: Default::default(),
+                closed: false,
+            }),
+            changed: Condvar::new(),
+            announced: ArcSwap::new(snapshot),
+        })
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // Every change to the inbox is one assignment, so a panic elsewhere leaves it whole.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a change in; never waits for the disk.
+    pub fn hand_in(
+        &self,
+        image: Image,
+        entries: Vec<Entry>,
+        rollback: Option<(String, &'static str)>,
+        snapshot: Arc<Snapshot>,
+    ) -> Receipt {
+        let mut inbox = self.inbox();
+        inbox.handed_in += 1;
+        let work = match inbox.work.take() {
+            None => {
+                let rollbacks = rollback.into_iter().collect();
+                Work { image, entries, rollbacks, snapshot, since: Instant::now() }
+            }
+            Some(mut earlier) => {
+                earlier.entries.extend(entries);
+                earlier.rollbacks.extend(rollback);
+                Work { image, snapshot, ..earlier }
+            }
+        };
+        inbox.work = Some(work);
+        self.changed.notify_all();
+        Receipt(inbox.handed_in)
+    }
+
+    /// Waits until a change is announced; answers whether it is durable, and why not.
+    pub fn wait(&self, receipt: Receipt, at_most: Duration) -> Result<(), String> {
+        let (inbox, timeout) = self
+            .changed
+            .wait_timeout_while(self.inbox(), at_most, |i| i.done < receipt.0)
+            .unwrap_or_else(PoisonError::into_inner);
+        match &inbox.error {
+            Some(why) => Err(why.clone()),
+            None if timeout.timed_out() => Err("the state directory does not answer".to_owned()),
+            None => Ok(()),
+        }
+    }
+
+    /// What status and metrics show: the last announced snapshot.
+    pub fn announced(&self) -> Arc<Snapshot> {
+        self.announced.load_full()
+    }
+
+    /// Why changes are in memory only; `None`: they are durable.
+    pub fn error(&self) -> Option<String> {
+        self.inbox().error.clone()
+    }
+
+    pub fn gap(&self) -> Option<Duration> {
+        self.inbox().gap
+    }
+
+    pub fn rollbacks(&self) -> Vec<((String, &'static str), u64)> {
+        self.inbox().rollbacks.iter().map(|(k, n)| (k.clone(), *n)).collect()
+    }
+
+    /// Ends the thread once everything handed in is announced.
+    pub fn close(&self) {
+        self.inbox().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+/// The disk side; `None`s where the directory could not be used at start.
+pub struct Scribe {
+    pub directory: Option<StateDirectory>,
+    pub ledger: Option<Ledger>,
+    pub log: Log,
+}
+
+impl Scribe {
+    /// The thread's body: until [`Desk::close`].
+    pub fn run(mut self, desk: &Desk) {
+        let mut unsaved: Option<Image> = None;
+        let mut unwritten: Vec<Entry> = vec![];
+        loop {
+            let (work, handed_in, closed) = {
+                let trouble = unsaved.is_some() || !unwritten.is_empty();
+                let idle = |i: &mut Inbox| i.work.is_none() && !i.closed;
+                let mut inbox = if trouble {
+                    let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                } else {
+                    desk.changed.wait_while(desk.inbox(), idle).unwrap_or_else(PoisonError::into_inner)
+                };
+                (inbox.work.take(), inbox.handed_in, inbox.closed)
+            };
+            if work.is_none() && closed {
+                return;
+            }
+            if let Some(image) = work.as_ref().map(|w| w.image.clone()).or(unsaved.take()) {
+                let saved = self.save(&image);
+                let mut inbox = desk.inbox();
+                if let (Ok(()), Some(work)) = (&saved, &work) {
+                    inbox.gap = Some(work.since.elapsed());
+                }
+                let error = saved.err();
+                if error != inbox.error {
+                    self.tell_durability(error.as_deref());
+                }
+                unsaved = error.is_some().then_some(image);
+                inbox.error = error;
+            }
+            if let Some(work) = work {
+                desk.announced.store(work.snapshot);
+                {
+                    let mut inbox = desk.inbox();
+                    for key in work.rollbacks {
+                        *inbox.rollbacks.entry(key).or_default() += 1;
+                    }
+                }
+                for entry in &work.entries {
+                    self.log.event(
+                        &entry.kind,
+                        json!({
+                            "release": entry.release, "attempt": entry.attempt, "actor": entry.actor,
+                            "reason": entry.reason, "detail": entry.detail, "ledger": entry.n,
+                            "weight_before": entry.weight_before, "weight_after": entry.weight_after,
+                        }),
+                    );
+                }
+                unwritten.extend(work.entries);
+            }
+            if self.append(&unwritten) {
+                unwritten.clear();
+            }
+            let excess = unwritten.len().saturating_sub(RECENT_MAX);
+            unwritten.drain(..excess);
+            desk.inbox().done = handed_in;
+            desk.changed.notify_all();
+        }
+    }
+
+    fn save(&self, image: &Image) -> Result<(), String> {
+        let Some(directory) = &self.directory else {
+            return Err("the state directory could not be used at start; mend it and restart".to_owned());
+        };
+        directory.save(image).map_err(|e| format!("{}: cannot save the state: {e}", directory.path().display()))
+    }
+
+    fn append(&mut self, entries: &[Entry]) -> bool {
+        match &mut self.ledger {
+            Some(ledger) => ledger.append(entries).is_ok(),
+            None => true,
+        }
+    }
+
+    fn tell_durability(&self, error: Option<&str>) {
+        match error {
+            Some(why) => self.log.event(
+                "state_not_durable",
+                json!({"error": why, "hint": "rollbacks are in memory only; free or mend the state directory"}),
+            ),
+            None => self.log.event("state_durable", json!({"at_ms": clock::at_ms()})),
+        }
+    }
+}

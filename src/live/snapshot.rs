@@ -1,0 +1,95 @@
+//! The one snapshot that a request is decided, sent and counted under, and the handles resolved for it.
+//!
+//! Invariants: immutable once published; a request loads it once and keeps it to its end, so a reload or a trip in
+//! the middle of a request changes nothing for it; every index of the plan is valid here.
+
+use super::epoch::Epoch;
+use super::route::RouteTable;
+use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
+use super::upstream::UpstreamLive;
+use crate::domain::decide::{Arm, Force};
+use crate::domain::plan::{Plan, Release, Target};
+use crate::domain::rollout::{Hold, State};
+use http::HeaderValue;
+use std::sync::Arc;
+
+pub struct Snapshot {
+    /// Grows with each configuration that came into force.
+    pub revision: u64,
+    pub plan: Arc<Plan>,
+    pub table: Arc<RouteTable>,
+    /// By index of [`Plan::routes`].
+    pub routes: Arc<Vec<RouteLive>>,
+    /// By index of [`Plan::upstreams`].
+    pub upstreams: Vec<Arc<UpstreamLive>>,
+    /// By index of [`Plan::releases`].
+    pub releases: Vec<Arc<ReleaseLive>>,
+}
+
+pub struct ReleaseLive {
+    pub release: Arc<Release>,
+    pub force: Force,
+    pub hold: Option<Hold>,
+    pub state: State,
+    pub stable: Arc<UpstreamLive>,
+    pub new: Arc<UpstreamLive>,
+    pub tally: Arc<ReleaseTally>,
+    pub epoch: Arc<Epoch>,
+    /// Which evidence the watchdog keeps for it: changes with attempt, resume and salt, not with the weight.
+    pub evidence_id: u64,
+    /// Value of `x-grayling-release`.
+    pub header: HeaderValue,
+}
+
+impl ReleaseLive {
+    pub fn upstream(&self, arm: Arm) -> &Arc<UpstreamLive> {
+        match arm {
+            Arm::Stable => &self.stable,
+            Arm::New => &self.new,
+        }
+    }
+}
+
+pub struct RouteLive {
+    pub name: Arc<str>,
+    pub target: Target,
+    pub counts: RouteCounts,
+}
+
+/// `grayling_requests_total` of a route.
+pub enum RouteCounts {
+    /// By arm, then by cohort: each of the release's segments, then "weight", then "none".
+    Release([Vec<Arc<OutcomeCounts>>; 2]),
+    /// Routed to an upstream directly: release, arm and cohort are "none".
+    Upstream { counts: Arc<OutcomeCounts>, tally: Arc<ArmTally> },
+}
+
+/// Which users a count is about: the label `cohort`, and an index into [`RouteCounts::Release`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cohort {
+    Segment(usize),
+    Weight,
+    None,
+}
+
+impl Cohort {
+    pub fn index(self, release: &Release) -> usize {
+        match self {
+            Cohort::Segment(i) => i,
+            Cohort::Weight => release.segments.len(),
+            Cohort::None => release.segments.len() + 1,
+        }
+    }
+
+    pub fn all(release: &Release) -> impl Iterator<Item = Cohort> + use<'_> {
+        (0..release.segments.len()).map(Cohort::Segment).chain([Cohort::Weight, Cohort::None])
+    }
+
+    pub fn label(self, release: &Release) -> &str {
+        match self {
+            Cohort::Segment(i) => &release.segments[i].name,
+            Cohort::Weight => "weight",
+            Cohort::None => "none",
+        }
+    }
+}

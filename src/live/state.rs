@@ -1,0 +1,374 @@
+//! The state directory: what must survive a crash. Owns the format of `grayling.state`, its lock, and how it is saved.
+//!
+//! ```text
+//! grayling-state 1 0123456789abcdef      # name, version of the format, xxh3_64 of all that follows, in hex
+//! { "releases": { … }, "ledger": 12, … }
+//! ```
+//!
+//! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the old image or the new one
+//! and never a mixture; a file that cannot be understood to the last byte is [`Found::Lost`], never "empty", and is
+//! kept aside for people; one process at a time holds the lock.
+
+use super::ledger::{self, Entry};
+use crate::domain::cohort::Weight;
+use crate::domain::rollout::{Awaits, Freeze, Memory, Trip};
+use crate::domain::verdict::Cause;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub const FILE: &str = "grayling.state";
+const MAGIC: &str = "grayling-state";
+/// Of the format. A reader that meets a higher one must not guess.
+const VERSION: u32 = 1;
+
+/// What survives a restart.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Image {
+    pub releases: BTreeMap<String, Memory>,
+    /// State was lost once and not every release was resumed since: one that is not in `releases` is held as well.
+    pub hold_strangers: bool,
+    /// Number of the last ledger entry.
+    pub ledger: u64,
+    /// The latest entries, from which a line lost in a crash is written again.
+    pub recent: Vec<Entry>,
+}
+
+/// Entries kept in [`Image::recent`].
+pub const RECENT_MAX: usize = 32;
+
+/// What was found at start.
+#[derive(Debug)]
+pub enum Found {
+    Known(Image),
+    /// Nothing: no state, no ledger.
+    Empty,
+    /// Something that cannot be used; why.
+    Lost(String),
+}
+
+#[derive(Debug)]
+pub struct StateDirectory {
+    path: PathBuf,
+    /// Held as long as the process lives.
+    _lock: File,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("{path}: another grayling uses this state directory; stop it, or give each its own [state] directory")]
+    Locked { path: PathBuf },
+    #[error("{path}: {doing}: {source}")]
+    Io { path: PathBuf, doing: &'static str, source: io::Error },
+}
+
+impl StateDirectory {
+    /// Makes the directory if only its last part is missing, and takes its lock.
+    pub fn open(path: &Path) -> Result<StateDirectory, StateError> {
+        let failed = |doing| move |source| StateError::Io { path: path.to_owned(), doing, source };
+        match fs::create_dir(path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed("cannot make the state directory")(e)),
+        }
+        let lock_path = path.join("lock");
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(failed("cannot open the lock file"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(StateDirectory { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(e)) => Err(failed("cannot lock")(e)),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn load(&self) -> Found {
+        let path = self.path.join(FILE);
+        match fs::read(&path) {
+            Ok(bytes) => match parse(&bytes) {
+                Ok(image) => Found::Known(image),
+                Err(why) => Found::Lost(format!("{}: {why}", path.display())),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !ledger::exists(&self.path) => Found::Empty,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Lost(format!(
+                "{}: there is a ledger but no state file; earlier rollbacks may be forgotten",
+                path.display()
+            )),
+            Err(e) => Found::Lost(format!("{}: {e}", path.display())),
+        }
+    }
+
+    /// Durable when it answers `Ok`.
+    pub fn save(&self, image: &Image) -> io::Result<()> {
+        let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
+        let mut file = File::create(&fresh)?;
+        file.write_all(&render(image)?)?;
+        file.sync_all()?;
+        fs::rename(&fresh, &path)?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Moves a file that could not be understood out of the way, for people to look at.
+    pub fn keep_aside(&self) -> io::Result<()> {
+        let aside = format!("{FILE}.unreadable-{}", super::clock::at_ms());
+        match fs::rename(self.path.join(FILE), self.path.join(aside)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn render(image: &Image) -> io::Result<Vec<u8>> {
+    let mut body = serde_json::to_vec_pretty(&FileImage::from(image))?;
+    body.push(b'\n');
+    let mut bytes = format!("{MAGIC} {VERSION} {:016x}\n", xxh3_64(&body)).into_bytes();
+    bytes.extend(body);
+    Ok(bytes)
+}
+
+fn parse(bytes: &[u8]) -> Result<Image, String> {
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or("not a state file of grayling")?;
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "not a state file of grayling")?;
+    let body = &bytes[end + 1..];
+    let mut words = head.split(' ');
+    if words.next() != Some(MAGIC) {
+        return Err("not a state file of grayling".into());
+    }
+    match words.next().map(str::parse::<u32>) {
+        Some(Ok(VERSION)) => {}
+        Some(Ok(v)) if v > VERSION => {
+            return Err(format!("written by a newer grayling (format {v}, this one reads {VERSION})"));
+        }
+        _ => return Err("its version is not readable".into()),
+    }
+    if words.next() != Some(format!("{:016x}", xxh3_64(body)).as_str()) || words.next().is_some() {
+        return Err("its checksum does not match: it is damaged".into());
+    }
+    let image: FileImage = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+    image.try_into()
+}
+
+// The file's exact mirror. The domain knows no serde.
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileImage {
+    releases: BTreeMap<String, FileMemory>,
+    hold_strangers: bool,
+    ledger: u64,
+    recent: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileMemory {
+    attempt: u64,
+    trip: Option<FileTrip>,
+    freeze: Option<FileFreeze>,
+    awaits: Option<FileAwaits>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FileAwaits {
+    NoMemory,
+    StateLost,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTrip {
+    cause: String,
+    attempt: u64,
+    at_ms: i64,
+    actor: String,
+    detail: String,
+    evidence: String,
+    onset_to_trip_ms: Option<u64>,
+    servers: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileFreeze {
+    cause: String,
+    at_ms: i64,
+    actor: String,
+    detail: String,
+    weight_ppm: u32,
+}
+
+impl From<&Image> for FileImage {
+    fn from(image: &Image) -> Self {
+        let memory = |m: &Memory| FileMemory {
+            attempt: m.attempt,
+            trip: m.trip.as_ref().map(|t| FileTrip {
+                cause: t.cause.label().to_owned(),
+                attempt: t.attempt,
+                at_ms: t.at_ms,
+                actor: t.actor.clone(),
+                detail: t.detail.clone(),
+                evidence: t.evidence.clone(),
+                onset_to_trip_ms: t.onset_to_trip_ms,
+                servers: t.servers.clone(),
+            }),
+            freeze: m.freeze.as_ref().map(|f| FileFreeze {
+                cause: f.cause.label().to_owned(),
+                at_ms: f.at_ms,
+                actor: f.actor.clone(),
+                detail: f.detail.clone(),
+                weight_ppm: f.weight.parts(),
+            }),
+            awaits: m.awaits.map(|a| match a {
+                Awaits::NoMemory => FileAwaits::NoMemory,
+                Awaits::StateLost => FileAwaits::StateLost,
+            }),
+        };
+        FileImage {
+            releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
+            hold_strangers: image.hold_strangers,
+            ledger: image.ledger,
+            recent: image.recent.clone(),
+        }
+    }
+}
+
+impl TryFrom<FileImage> for Image {
+    type Error = String;
+
+    fn try_from(file: FileImage) -> Result<Self, String> {
+        let cause = |label: &str| Cause::parse(label).ok_or(format!("unknown cause `{label}`"));
+        let memory = |m: FileMemory| -> Result<Memory, String> {
+            Ok(Memory {
+                attempt: m.attempt,
+                trip: m
+                    .trip
+                    .map(|t| {
+                        Ok::<_, String>(Trip {
+                            cause: cause(&t.cause)?,
+                            attempt: t.attempt,
+                            at_ms: t.at_ms,
+                            actor: t.actor,
+                            detail: t.detail,
+                            evidence: t.evidence,
+                            onset_to_trip_ms: t.onset_to_trip_ms,
+                            servers: t.servers,
+                        })
+                    })
+                    .transpose()?,
+                freeze: m
+                    .freeze
+                    .map(|f| {
+                        Ok::<_, String>(Freeze {
+                            cause: cause(&f.cause)?,
+                            at_ms: f.at_ms,
+                            actor: f.actor,
+                            detail: f.detail,
+                            weight: Weight::from_parts(f.weight_ppm),
+                        })
+                    })
+                    .transpose()?,
+                awaits: m.awaits.map(|a| match a {
+                    FileAwaits::NoMemory => Awaits::NoMemory,
+                    FileAwaits::StateLost => Awaits::StateLost,
+                }),
+            })
+        };
+        let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
+        Ok(Image {
+            releases: releases.collect::<Result<_, String>>()?,
+            hold_strangers: file.hold_strangers,
+            ledger: file.ledger,
+            recent: file.recent,
+        })
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A fresh empty folder for a test.
+    pub fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("grayling-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        dir
+    }
+
+    fn image() -> Image {
+        let trip = Trip {
+            cause: Cause::Errors,
+            attempt: 2,
+            at_ms: 1_700_000_000_000,
+            actor: "watchdog".into(),
+            detail: "new 41 of 812".into(),
+            evidence: "{\"e\":1}".into(),
+            onset_to_trip_ms: Some(412),
+            servers: vec!["http://127.0.0.1:9002".into()],
+        };
+        let freeze = Freeze {
+            cause: Cause::Ceiling,
+            at_ms: 5,
+            actor: "watchdog".into(),
+            detail: "d".into(),
+            weight: Weight::from_parts(50_000),
+        };
+        let mut image = Image { hold_strangers: true, ledger: 7, ..Image::default() };
+        image.releases.insert("a".into(), Memory { attempt: 2, trip: Some(trip), ..Memory::default() });
+        image.releases.insert(
+            "b".into(),
+            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), trip: None },
+        );
+        image
+    }
+
+    #[test]
+    fn what_is_saved_is_found_again() {
+        let dir = scratch("state");
+        let state = StateDirectory::open(&dir).unwrap();
+        assert!(matches!(state.load(), Found::Empty));
+        state.save(&image()).unwrap();
+        match state.load() {
+            Found::Known(found) => assert_eq!(found, image()),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(StateDirectory::open(&dir), Err(StateError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_ledger_without_a_state_file_is_lost_state() {
+        let dir = scratch("state-gone");
+        let state = StateDirectory::open(&dir).unwrap();
+        fs::write(dir.join(ledger::FILE), "{}\n").unwrap();
+        assert!(matches!(state.load(), Found::Lost(_)));
+    }
+
+    #[test]
+    fn a_newer_format_is_not_guessed_at() {
+        let bytes = render(&image()).unwrap();
+        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 1", "grayling-state 2", 1);
+        assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_is_never_taken_for_a_good_one(at in 0usize..2000, bit in 0u8..8, cut in any::<bool>()) {
+            let mut bytes = render(&image()).unwrap();
+            let at = at % bytes.len();
+            if cut { bytes.truncate(at) } else { bytes[at] ^= 1 << bit }
+            prop_assert!(parse(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What the workers share of an upstream: its servers' addresses and health, and how much is in flight.
+//!
+//! Invariants: a server outlives reloads as long as its address stays in the upstream, so a reload forgets no health;
+//! the limits are plain atomics that every worker sees; only what the server did leaves it aside, never a local fault.
+
+use super::clock;
+use crate::domain::plan::{Server, Upstream};
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+/// First pause of a server that refused; doubles with each further refusal.
+const ASIDE_FIRST: Duration = Duration::from_millis(500);
+const ASIDE_MAX: Duration = Duration::from_secs(10);
+
+pub struct UpstreamLive {
+    pub config: Arc<Upstream>,
+    pub servers: Vec<Arc<ServerLive>>,
+    pub load: Arc<Load>,
+}
+
+/// What all generations of one upstream name share.
+#[derive(Default)]
+pub struct Load {
+    pub in_flight: AtomicUsize,
+    /// `now_ms` of the last connection accepted or answer received; 0: none yet.
+    last_sign_ms: AtomicU64,
+}
+
+pub struct ServerLive {
+    /// Unique in this process: what a worker's pool is found by.
+    pub id: u64,
+    pub server: Server,
+    /// `host:port` for the Host header of an HTTP/1.0 client that sent none.
+    pub authority: http::HeaderValue,
+    /// What the name resolves to now; never empty once resolved.
+    pub addresses: ArcSwap<Vec<SocketAddr>>,
+    pub in_flight: AtomicUsize,
+    refusals_in_a_row: AtomicU32,
+    aside_until_ms: AtomicU64,
+}
+
+static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
+
+impl UpstreamLive {
+    /// The running form of `config`; servers and load are taken over from `before`, the upstream of the same name.
+    pub fn new(config: Arc<Upstream>, before: Option<&UpstreamLive>) -> Self {
+        let known = |server: &Server| before.and_then(|b| b.servers.iter().find(|s| s.server == *server));
+        let servers =
+            config.servers.iter().map(|s| known(s).cloned().unwrap_or_else(|| Arc::new(ServerLive::new(s))));
+        UpstreamLive {
+            servers: servers.collect(),
+            load: before.map(|b| b.load.clone()).unwrap_or_default(),
+            config,
+        }
+    }
+
+    /// Claims room for one request, if there is any.
+    pub fn enter(&self) -> Option<InFlight> {
+        let before = self.load.in_flight.fetch_add(1, Relaxed);
+        if before < self.config.requests_in_flight_max {
+            return Some(InFlight(self.load.clone()));
+        }
+        self.load.in_flight.fetch_sub(1, Relaxed);
+        None
+    }
+
+    /// The server to try next: among those not in `tried`, healthy ones first, then the least loaded. When all are
+    /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
+    pub fn choose(&self, tried: &Tried) -> Option<(usize, &Arc<ServerLive>)> {
+        let now = clock::now_ms();
+        self.servers
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !tried.has(*i))
+            .min_by_key(|(_, s)| (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed)))
+    }
+
+    pub fn answered(&self) {
+        self.load.last_sign_ms.store(clock::now_ms(), Relaxed);
+    }
+
+    /// Has this upstream accepted a connection or answered within `window`?
+    pub fn alive_within(&self, window: Duration) -> bool {
+        let last = self.load.last_sign_ms.load(Relaxed);
+        last != 0 && clock::now_ms().saturating_sub(last) <= window.as_millis() as u64
+    }
+
+    /// Servers that are not left aside.
+    pub fn healthy(&self) -> usize {
+        self.servers.iter().filter(|s| s.healthy()).count()
+    }
+
+    /// Has every server refused at least `n` connections in a row?
+    pub fn all_refused(&self, n: u32) -> bool {
+        self.servers.iter().all(|s| s.refusals_in_a_row.load(Relaxed) >= n)
+    }
+}
+
+impl ServerLive {
+    fn new(server: &Server) -> Self {
+        let text = server.to_string();
+        let authority = text.strip_prefix("http://").unwrap_or(&text);
+        let literal =
+            server.host.parse().map(|ip| vec![SocketAddr::new(ip, server.port)]).unwrap_or_default();
+        ServerLive {
+            id: NEXT_SERVER.fetch_add(1, Relaxed),
+            authority: http::HeaderValue::from_str(authority)
+                .unwrap_or(http::HeaderValue::from_static("upstream")),
+            server: server.clone(),
+            addresses: ArcSwap::from_pointee(literal),
+            in_flight: AtomicUsize::new(0),
+            refusals_in_a_row: AtomicU32::new(0),
+            aside_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// A connection stands, or an answer came.
+    pub fn accepted(&self) {
+        if self.refusals_in_a_row.load(Relaxed) != 0 {
+            self.refusals_in_a_row.store(0, Relaxed);
+            self.aside_until_ms.store(0, Relaxed);
+        }
+    }
+
+    /// No connection could be made, through no fault of this machine: leave it aside for a while.
+    pub fn refused(&self) {
+        let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
+        let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
+        self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
+    }
+
+    pub fn healthy(&self) -> bool {
+        self.aside_until_ms.load(Relaxed) <= clock::now_ms()
+    }
+}
+
+/// Room claimed in an upstream; given back when dropped.
+pub struct InFlight(Arc<Load>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Which servers of an upstream a request has tried.
+#[derive(Default)]
+pub struct Tried(u64);
+
+impl Tried {
+    /// More servers than this in one upstream are refused by the config.
+    pub const SERVERS_MAX: usize = 64;
+
+    pub fn add(&mut self, index: usize) {
+        self.0 |= 1 << (index % Self::SERVERS_MAX);
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.0 & (1 << (index % Self::SERVERS_MAX)) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream(servers: usize) -> UpstreamLive {
+        let server = |i| Server { host: "127.0.0.1".into(), port: 9000 + i as u16 };
+        let config = Upstream {
+            name: "u".into(),
+            servers: (0..servers).map(server).collect(),
+            connect_timeout: Duration::from_secs(1),
+            response_timeout: Duration::from_secs(1),
+            idle_timeout: Duration::from_secs(1),
+            total_timeout: None,
+            connection_idle: Duration::from_secs(4),
+            connections_max: 4,
+            requests_in_flight_max: 2,
+        };
+        UpstreamLive::new(Arc::new(config), None)
+    }
+
+    #[test]
+    fn the_least_loaded_healthy_server_is_chosen() {
+        let up = upstream(3);
+        up.servers[0].in_flight.store(2, Relaxed);
+        up.servers[1].in_flight.store(1, Relaxed);
+        up.servers[2].refused();
+        let mut tried = Tried::default();
+        let mut order = vec![];
+        while let Some((i, _)) = up.choose(&tried) {
+            order.push(i);
+            tried.add(i);
+        }
+        assert_eq!(order, [1, 0, 2]);
+        assert_eq!(up.healthy(), 2);
+        up.servers[2].accepted();
+        assert_eq!(up.healthy(), 3);
+    }
+
+    #[test]
+    fn room_is_bounded_and_given_back() {
+        let up = upstream(1);
+        let (a, b) = (up.enter(), up.enter());
+        assert!(a.is_some() && b.is_some() && up.enter().is_none());
+        drop(a);
+        assert!(up.enter().is_some());
+    }
+
+    #[test]
+    fn a_reload_forgets_neither_health_nor_load() {
+        let up = upstream(2);
+        up.servers[1].refused();
+        let _room = up.enter();
+        let next = UpstreamLive::new(up.config.clone(), Some(&up));
+        assert_eq!(next.healthy(), 1);
+        assert_eq!(next.load.in_flight.load(Relaxed), 1);
+        assert_eq!(next.servers[0].id, up.servers[0].id);
+    }
+}

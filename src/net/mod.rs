@@ -1,0 +1,5 @@
+//! Sockets: listening, resolving names, connections to upstreams.
+
+pub mod listen;
+pub mod pool;
+pub mod resolve;

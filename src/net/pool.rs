@@ -1,0 +1,249 @@
+//! Connections of one worker to the servers of upstreams: made, kept, handed out again.
+//!
+//! Invariants: a worker's pool is its own, so nothing here locks; a connection is kept only after its response has
+//! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
+//! `connections_max` connections, divided among the workers (at least one each).
+
+use crate::live::clock;
+use crate::live::upstream::ServerLive;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// All pools of one worker.
+pub struct Pools<B> {
+    workers: usize,
+    worker: usize,
+    servers: RefCell<HashMap<u64, Rc<ServerPool<B>>>>,
+}
+
+struct ServerPool<B> {
+    idle: RefCell<Vec<Idle<B>>>,
+    open: Cell<usize>,
+    /// A connection came back, or one has ended.
+    freed: Notify,
+    used_ms: Cell<u64>,
+}
+
+struct Idle<B> {
+    sender: SendRequest<B>,
+    since_ms: u64,
+}
+
+/// What a connection may cost; from the upstream's config.
+#[derive(Clone, Copy)]
+pub struct Terms {
+    pub connect_timeout: Duration,
+    pub connection_idle: Duration,
+    pub connections_max: usize,
+}
+
+/// Why there is no connection. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum NoConnection {
+    /// The server refused, cannot be reached, or did not answer in time.
+    #[error("no connection: {0}")]
+    Unreachable(io::Error),
+    /// This machine could not: no file descriptor, no port, no memory.
+    #[error("cannot make a connection: {0}")]
+    Local(io::Error),
+    /// All connections that the server may have were busy for `connect_timeout`.
+    #[error("all connections are busy")]
+    Busy,
+}
+
+/// A connection, lent to one exchange. Dropped without [`Lease::give_back`] it is closed.
+pub struct Lease<B> {
+    sender: SendRequest<B>,
+    pool: Rc<ServerPool<B>>,
+    /// Was it used before? Then the server may have closed it in the meantime.
+    pub reused: bool,
+}
+
+/// A request that could not be sent.
+pub enum SendError<B> {
+    /// No byte of it left: here it is again.
+    Unsent(Request<B>),
+    /// The connection failed after something was sent, or while the head of the response came in.
+    Broken(hyper::Error),
+}
+
+impl<B: Body + 'static> Pools<B>
+where
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    pub fn new(worker: usize, workers: usize) -> Self {
+        Pools { workers, worker, servers: RefCell::default() }
+    }
+
+    /// A connection to `server`: one that is free, else a new one, else the next that comes free.
+    pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
+        let pool = self.pool(server.id);
+        pool.used_ms.set(clock::now_ms());
+        if let Some(lease) = pool.take(terms.connection_idle) {
+            return Ok(lease);
+        }
+        let deadline = Instant::now() + terms.connect_timeout;
+        let quota = self.quota(terms.connections_max);
+        while pool.open.get() >= quota {
+            if timeout_at(deadline, pool.freed.notified()).await.is_err() {
+                return Err(NoConnection::Busy);
+            }
+            if let Some(lease) = pool.take(terms.connection_idle) {
+                return Ok(lease);
+            }
+        }
+        pool.open.set(pool.open.get() + 1);
+        // Counts the connection down again however it ends, also if this future is dropped.
+        let open = Open(pool.clone());
+        let sender = match timeout_at(deadline, connect::<B>(server, open)).await {
+            Ok(connected) => connected?,
+            Err(_) => {
+                return Err(NoConnection::Unreachable(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "not within connect_timeout",
+                )));
+            }
+        };
+        Ok(Lease { sender, pool, reused: false })
+    }
+
+    /// This worker's part of `connections_max`.
+    fn quota(&self, connections_max: usize) -> usize {
+        let more = usize::from(self.worker < connections_max % self.workers);
+        (connections_max / self.workers + more).max(1)
+    }
+
+    fn pool(&self, server: u64) -> Rc<ServerPool<B>> {
+        let mut servers = self.servers.borrow_mut();
+        let fresh = || {
+            Rc::new(ServerPool {
+                idle: RefCell::default(),
+                open: Cell::new(0),
+                freed: Notify::new(),
+                used_ms: Cell::new(clock::now_ms()),
+            })
+        };
+        servers.entry(server).or_insert_with(fresh).clone()
+    }
+
+    /// Closes what was unused for too long; forgets servers that nobody asked for in a while. For a timer.
+    pub fn sweep(&self, connection_idle: Duration) {
+        const FORGET_MS: u64 = 300_000;
+        let now = clock::now_ms();
+        self.servers.borrow_mut().retain(|_, pool| {
+            pool.idle.borrow_mut().retain(|i| i.fresh(connection_idle, now));
+            pool.open.get() > 0 || now.saturating_sub(pool.used_ms.get()) < FORGET_MS
+        });
+    }
+}
+
+impl<B> Idle<B> {
+    fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
+        !self.sender.is_closed()
+            && now_ms.saturating_sub(self.since_ms) < connection_idle.as_millis() as u64
+    }
+}
+
+impl<B> ServerPool<B> {
+    /// The connection used last, if one is free: the others grow old and are closed.
+    fn take(self: &Rc<Self>, connection_idle: Duration) -> Option<Lease<B>> {
+        let now = clock::now_ms();
+        let mut idle = self.idle.borrow_mut();
+        while let Some(candidate) = idle.pop() {
+            if candidate.fresh(connection_idle, now) {
+                return Some(Lease { sender: candidate.sender, pool: self.clone(), reused: true });
+            }
+        }
+        None
+    }
+}
+
+/// One open connection of a pool.
+struct Open<B>(Rc<ServerPool<B>>);
+
+impl<B> Drop for Open<B> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.freed.notify_one();
+    }
+}
+
+async fn connect<B>(server: &ServerLive, open: Open<B>) -> Result<SendRequest<B>, NoConnection>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let addresses = server.addresses.load_full();
+    let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
+    let mut failure = NoConnection::Unreachable(unresolved());
+    for address in addresses.iter() {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Answers are small and written whole: waiting for more would only delay them.
+                let _ = stream.set_nodelay(true);
+                let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream));
+                let (sender, connection) = handshake
+                    .await
+                    .map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+                tokio::task::spawn_local(async move {
+                    // How it ended is told to the exchange that used it.
+                    let _ = connection.await;
+                    drop(open);
+                });
+                return Ok(sender);
+            }
+            Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
+            Err(error) => failure = NoConnection::Unreachable(error),
+        }
+    }
+    Err(failure)
+}
+
+/// Errors that say nothing about the server: descriptors, ports, memory, buffers, permission.
+fn is_local(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    const ENOMEM: i32 = 12;
+    const EPERM: i32 = 1;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM | EPERM))
+}
+
+impl<B: Body + 'static> Lease<B> {
+    /// Sends a request and waits for the head of its response.
+    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+        // A pooled connection is ready as soon as its task has seen the last response end.
+        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
+            return Err(SendError::Unsent(request));
+        }
+        self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+            Some(request) => SendError::Unsent(request),
+            None => SendError::Broken(error.into_error()),
+        })
+    }
+
+    /// The response has ended and the request was sent whole: the connection may serve another.
+    pub fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        self.pool.idle.borrow_mut().push(Idle { sender: self.sender, since_ms: clock::now_ms() });
+        self.pool.freed.notify_one();
+    }
+}

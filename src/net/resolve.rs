@@ -1,0 +1,49 @@
+//! DNS names of upstream servers, resolved again as they change.
+//!
+//! Invariants: a name that cannot be resolved keeps the addresses it had; IP literals are never looked up; look-ups run
+//! beside each other, so that a dead name delays no other.
+
+use crate::live::upstream::ServerLive;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two look-ups of a name. The resolver of the system does not tell how long an answer holds.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+const LOOKUP_MAX: Duration = Duration::from_secs(5);
+
+/// What became of one look-up, where that is worth a word.
+#[derive(Debug)]
+pub enum Resolved {
+    Changed { name: String, addresses: Vec<SocketAddr> },
+    Failed { name: String, error: String },
+}
+
+/// Looks up every server that is named, and stores what changed.
+pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<Resolved> {
+    let mut lookups = tokio::task::JoinSet::new();
+    for server in servers.into_iter().filter(|s| s.server.host.parse::<std::net::IpAddr>().is_err()) {
+        lookups.spawn(lookup(server));
+    }
+    lookups.join_all().await.into_iter().flatten().collect()
+}
+
+async fn lookup(server: Arc<ServerLive>) -> Option<Resolved> {
+    let name = server.server.host.clone();
+    let looked_up = tokio::time::timeout(
+        LOOKUP_MAX,
+        tokio::net::lookup_host((server.server.host.as_str(), server.server.port)),
+    );
+    let mut addresses: Vec<SocketAddr> = match looked_up.await {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(error)) => return Some(Resolved::Failed { name, error: error.to_string() }),
+        Err(_) => return Some(Resolved::Failed { name, error: "no answer from the resolver".into() }),
+    };
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() || **server.addresses.load() == addresses {
+        return None;
+    }
+    server.addresses.store(Arc::new(addresses.clone()));
+    Some(Resolved::Changed { name, addresses })
+}

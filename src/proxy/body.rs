@@ -1,0 +1,361 @@
+//! Bodies on their way. The outcome of an exchange is known when the response body ends, or when it is dropped.
+//!
+//! Invariants: a response that the upstream cut short never ends cleanly for the client (an error here makes hyper close an
+//! HTTP/1 connection without terminator, and reset an HTTP/2 stream); the clock for a stalled upstream runs only while
+//! the upstream is waited for, not while the client is; what the client did to its own body is blamed on the client.
+
+use super::exchange::Exchange;
+use super::serve::Worker;
+use crate::domain::outcome::Outcome;
+use crate::net::pool::Lease;
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// How far the request body has come, and what became of it; shared with the exchange.
+pub struct Upload {
+    stage: Cell<Stage>,
+    /// Waiting for the client to send more: then silence is not the upstream's.
+    waits_for_client: Cell<bool>,
+    moved_at: Cell<Instant>,
+    /// The client went away, and the exchange goes on without it.
+    pub client_gone: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Whole,
+    /// Broken framing, or the connection ended.
+    Broken,
+    /// Nothing came for `body_idle_timeout`.
+    Slow,
+}
+
+/// What the client did to its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientFault {
+    Broken,
+    Slow,
+}
+
+impl Upload {
+    pub fn of(body: &Incoming) -> Rc<Upload> {
+        Rc::new(Upload {
+            stage: Cell::new(if body.is_end_stream() { Stage::Whole } else { Stage::Running }),
+            waits_for_client: Cell::new(false),
+            moved_at: Cell::new(Instant::now()),
+            client_gone: Cell::new(false),
+        })
+    }
+
+    /// Has the whole body been received?
+    pub fn whole(&self) -> bool {
+        self.stage.get() == Stage::Whole
+    }
+
+    pub fn client_fault(&self) -> Option<ClientFault> {
+        match self.stage.get() {
+            Stage::Broken => Some(ClientFault::Broken),
+            Stage::Slow => Some(ClientFault::Slow),
+            Stage::Running | Stage::Whole => None,
+        }
+    }
+
+    /// When the upstream's time to answer began: when the last piece of the body moved. `None` while the client is waited for.
+    pub fn upstream_waits_since(&self) -> Option<Instant> {
+        let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
+        (!waits_for_client).then(|| self.moved_at.get())
+    }
+}
+
+/// A client's request body on its way to an upstream.
+pub struct RequestBody {
+    inner: Incoming,
+    upload: Rc<Upload>,
+    idle_timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, upload: Rc<Upload>, idle_timeout: Duration) -> Self {
+        RequestBody { inner, upload, idle_timeout, timer: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.timer = None;
+                this.upload.waits_for_client.set(false);
+                this.upload.moved_at.set(Instant::now());
+                if this.inner.is_end_stream() {
+                    this.upload.stage.set(Stage::Whole);
+                }
+                // Trailers of a request are dropped: an upstream may take them for headers.
+                match frame.into_data() {
+                    Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Err(_) => {
+                        this.upload.stage.set(Stage::Whole);
+                        Poll::Ready(None)
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.upload.stage.set(Stage::Broken);
+                Poll::Ready(Some(Err(BodyError::Client)))
+            }
+            Poll::Ready(None) => {
+                this.upload.stage.set(Stage::Whole);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                this.upload.waits_for_client.set(true);
+                let timeout = this.idle_timeout;
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                ready!(timer.as_mut().poll(cx));
+                this.upload.stage.set(Stage::Slow);
+                Poll::Ready(Some(Err(BodyError::Client)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Why a body ended early.
+#[derive(Debug)]
+pub enum BodyError {
+    Client,
+    Upstream,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyError::Client => "the client's body ended early",
+            BodyError::Upstream => "the upstream's body ended early",
+        })
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// What a client receives.
+pub enum ResponseBody {
+    /// Written by the proxy itself.
+    Text(Option<Bytes>),
+    /// Streamed from an upstream; `None` once it has ended.
+    Upstream(Option<Download>),
+}
+
+/// A response body on its way, with what must happen at its end.
+pub struct Download {
+    inner: Incoming,
+    exchange: Exchange,
+    lease: Option<Lease<RequestBody>>,
+    status: StatusCode,
+    deadlines: Deadlines,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Times of the upstream's config that bear on a response body.
+#[derive(Clone, Copy)]
+pub struct Deadlines {
+    /// Between two pieces.
+    pub idle: Duration,
+    /// Of the whole exchange.
+    pub total: Option<Instant>,
+}
+
+impl ResponseBody {
+    pub fn text(text: String) -> Self {
+        ResponseBody::Text(Some(text.into()))
+    }
+
+    pub fn upstream(
+        inner: Incoming,
+        exchange: Exchange,
+        lease: Lease<RequestBody>,
+        status: StatusCode,
+        deadlines: Deadlines,
+    ) -> Self {
+        let download = Download { inner, exchange, lease: Some(lease), status, deadlines, timer: None };
+        if download.inner.is_end_stream() {
+            download.ended();
+            return ResponseBody::Upstream(None);
+        }
+        ResponseBody::Upstream(Some(download))
+    }
+
+    /// Reads to the end for the sake of the outcome: the client is gone.
+    pub async fn drain(mut self) {
+        while let Some(Ok(_)) = self.frame().await {}
+    }
+}
+
+impl Download {
+    /// The body arrived whole.
+    fn ended(mut self) {
+        if let Some(lease) = self.lease.take().filter(|_| self.exchange.upload().whole()) {
+            lease.give_back();
+        }
+        self.exchange.end(Outcome::of_status(self.status), self.status);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Outcome>>> {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.timer = None;
+                if let Some(data) = frame.data_ref() {
+                    self.exchange.passed(data.len());
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => {
+                let deadlines = self.deadlines;
+                let timer = self.timer.get_or_insert_with(|| {
+                    let idle = Instant::now() + deadlines.idle;
+                    let until = deadlines.total.map_or(idle, |total| total.min(idle));
+                    Box::pin(tokio::time::sleep_until(until))
+                });
+                ready!(timer.as_mut().poll(cx));
+                Poll::Ready(Some(Err(Outcome::Timeout)))
+            }
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let slot = match &mut *self {
+            ResponseBody::Text(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            ResponseBody::Upstream(slot) => slot,
+        };
+        let Some(download) = slot else { return Poll::Ready(None) };
+        match ready!(download.poll(cx)) {
+            Some(Ok(frame)) => {
+                if download.inner.is_end_stream() {
+                    // hyper may not ask again.
+                    if let Some(download) = slot.take() {
+                        download.ended();
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                if let Some(download) = slot.take() {
+                    download.ended();
+                }
+                Poll::Ready(None)
+            }
+            Some(Err(outcome)) => {
+                if let Some(mut download) = slot.take() {
+                    let status = download.status;
+                    download.exchange.end(outcome, status);
+                }
+                Poll::Ready(Some(Err(BodyError::Upstream)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, ResponseBody::Text(None) | ResponseBody::Upstream(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ResponseBody::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            ResponseBody::Upstream(Some(download)) => download.inner.size_hint(),
+            ResponseBody::Upstream(None) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    /// The client went away in mid-body. What may have changed something upstream is read to its end, so that its outcome
+    /// counts for the arm; anything else is cancelled (by dropping it).
+    fn drop(&mut self) {
+        if let ResponseBody::Upstream(slot) = self
+            && let Some(download) = slot.take()
+            && download.exchange.must_go_on()
+        {
+            let worker = download.exchange.worker().clone();
+            download.exchange.upload().client_gone.set(true);
+            worker.detach(ResponseBody::Upstream(Some(download)).drain());
+        }
+    }
+}
+
+/// An exchange that must not be cancelled by its client: if it is dropped when its request has been received whole, it goes on
+/// by itself to its end (a POST that was sent may have been carried out).
+pub struct GoesOn<F: Future + 'static> {
+    future: Option<Pin<Box<F>>>,
+    upload: Rc<Upload>,
+    worker: Rc<Worker>,
+}
+
+impl<F: Future<Output = http::Response<ResponseBody>> + 'static> GoesOn<F> {
+    pub fn new(worker: Rc<Worker>, upload: Rc<Upload>, future: F) -> Self {
+        GoesOn { future: Some(Box::pin(future)), upload, worker }
+    }
+}
+
+impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for GoesOn<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.future else { return Poll::Pending };
+        let response = ready!(future.as_mut().poll(cx));
+        self.future = None;
+        Poll::Ready(response)
+    }
+}
+
+impl<F: Future + 'static> Drop for GoesOn<F> {
+    fn drop(&mut self) {
+        if self.upload.whole()
+            && let Some(future) = self.future.take()
+        {
+            self.upload.client_gone.set(true);
+            self.worker.detach(finish(future));
+        }
+    }
+}
+
+/// `F`'s output is a response by construction; it is drained so that its outcome is counted.
+async fn finish<F: Future + 'static>(future: Pin<Box<F>>) {
+    drop(future.await);
+}

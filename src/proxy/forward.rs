@@ -1,0 +1,397 @@
+//! A request, from top to bottom: take the snapshot → match the route → find the user → decide → rewrite headers →
+//! send → wrap the body, so that the outcome is counted when the stream ends.
+//!
+//! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
+//! machine; nothing here waits for anything but the upstream and the client.
+
+use super::access;
+use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upload};
+use super::error::Failure;
+use super::exchange::{Decided, Exchange, Story};
+use super::headers::{self, Forwarded, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
+use super::identity;
+use super::serve::{Client, Worker};
+use crate::domain::decide::{Arm, Reason, decide};
+use crate::domain::outcome::Outcome;
+use crate::domain::plan::{OnUnreachable, Target};
+use crate::domain::segment::{Subject, UserSet};
+use crate::domain::verdict::Cause;
+use crate::live::apply::{Origin, StableSign, TripCall};
+use crate::live::clock;
+use crate::live::epoch::Randomised;
+use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
+use crate::live::upstream::{Tried, UpstreamLive};
+use crate::net::pool::{Lease, NoConnection, SendError, Terms};
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use hyper::body::Incoming;
+use serde_json::json;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Connect failures of `new` in a row that blow the fuse.
+const FUSE_FAILURES: u32 = 5;
+/// Attempts that every server of `new` must have refused before it does.
+const FUSE_ATTEMPTS: u32 = 2;
+/// Stable must have given a sign of life within this time, or nobody is sent there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// Answers one request.
+pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    client.progress.request_began();
+    let http1 = request.version() != Version::HTTP_2;
+    let Some(_room) = worker.enter() else { return Failure::Overload.response() };
+    let mut response = match prepare(&worker, &client, request) {
+        Ok(prepared) => {
+            let expose = prepared.exchange.snapshot().plan.listen.expose_arm;
+            let arm = prepared.exchange.arm().filter(|_| expose);
+            let mut response = match prepared.exchange.must_outlive_its_client() {
+                true => GoesOn::new(worker.clone(), prepared.upload.clone(), exchange(prepared)).await,
+                false => exchange(prepared).await,
+            };
+            if let Some(arm) = arm {
+                response.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(arm));
+            }
+            response
+        }
+        Err(failure) => failure.response(),
+    };
+    if http1 {
+        client.progress.request_ended();
+    }
+    headers::drop_hop_by_hop(response.headers_mut());
+    response
+}
+
+/// A request that is decided and ready to be sent.
+struct Prepared {
+    exchange: Exchange,
+    request: Request<RequestBody>,
+    upload: Rc<Upload>,
+    upstream: Arc<UpstreamLive>,
+}
+
+/// From the snapshot to the decision, and the headers that go upstream.
+fn prepare(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Result<Prepared, Failure> {
+    let snapshot = worker.live.snapshot();
+    let (mut parts, body) = request.into_parts();
+    admit(&parts, &snapshot)?;
+    headers::drop_reserved(&mut parts.headers);
+
+    let host = host(&parts);
+    let name = host.as_ref().map_or("", |h| host_name(h.to_str().unwrap_or("")));
+    let route = snapshot.table.find(name, parts.uri.path(), &parts.method).ok_or(Failure::NoRoute)?;
+
+    let trusted = |ip| snapshot.plan.listen.trusted_proxies.iter().any(|n| n.contains(&ip));
+    let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
+    let address = match peer {
+        Peer::Trusted => headers::forwarded_address(&parts.headers, trusted).unwrap_or(client.address),
+        Peer::Stranger => client.address,
+    };
+
+    let target = snapshot.routes[route].target;
+    let found = match target {
+        Target::Release(_) => identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri),
+        Target::Upstream(_) => None,
+    };
+    let user_hash = found.as_ref().map(|f| UserSet::hash(&f.id));
+    let decided = match target {
+        Target::Release(index) => {
+            let live = &snapshot.releases[index];
+            let user_id = found.as_ref().map(|f| f.id.as_ref());
+            let subject = Subject { user_id, headers: Some(&parts.headers), address: Some(address) };
+            let decision = decide(&live.release, live.force, &subject);
+            Some(Decided {
+                release: index,
+                arm: decision.arm,
+                cohort: cohort(decision.reason),
+                reason: decision.reason.label(),
+                bucket: decision.bucket,
+                user_hash,
+                randomised: if decision.randomised() { Randomised::Yes } else { Randomised::No },
+            })
+        }
+        Target::Upstream(_) => None,
+    };
+    let user_key = worker.user_key(&snapshot.plan.log);
+    let story = Story {
+        id_in_path: found.as_ref().and_then(|f| f.in_path),
+        user: found.as_ref().zip(user_key).map(|(f, key)| access::hashed_user(&key, &f.id)),
+        sampled: worker.samples(snapshot.plan.log.sample, user_hash),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        request_id: None,
+        address,
+    };
+    drop(found);
+
+    let forwarded = Forwarded { address: client.address, peer, scheme: "http", host: host.as_ref() };
+    headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
+    let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
+    let upstream = match (target, &decided) {
+        (Target::Release(index), Some(decided)) => {
+            let live = &snapshot.releases[index];
+            parts.headers.insert(X_GRAYLING_RELEASE, live.header.clone());
+            parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(decided.arm));
+            live.upstream(decided.arm).clone()
+        }
+        (Target::Upstream(index) | Target::Release(index), _) => snapshot.upstreams[index].clone(),
+    };
+    if let Some(host) = host {
+        parts.headers.insert(HOST, host);
+    }
+    parts.uri = origin_form(&parts.uri);
+    parts.version = Version::HTTP_11;
+
+    let upload = Upload::of(&body);
+    let body_idle_timeout = snapshot.plan.limits.body_idle_timeout;
+    let exchange = Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story);
+    let request = Request::from_parts(parts, RequestBody::new(body, upload.clone(), body_idle_timeout));
+    Ok(Prepared { exchange, request, upload, upstream })
+}
+
+/// What is refused before anything is looked up.
+fn admit(parts: &Parts, snapshot: &Snapshot) -> Result<(), Failure> {
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        return Err(Failure::MethodNotServed);
+    }
+    if parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) > snapshot.plan.limits.uri_bytes {
+        return Err(Failure::UriTooLong);
+    }
+    Ok(())
+}
+
+/// From the decision to the head of the response; the body carries the exchange to its end.
+async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
+    let Prepared { mut exchange, request, upload, upstream } = prepared;
+    let began = Instant::now();
+    let sent = match send(&mut exchange, &upstream, request, &upload, began).await {
+        Err(Unsent::Unreachable(request)) => match fall_back(&mut exchange, request) {
+            Ok((stable, request)) => {
+                let sent = send(&mut exchange, &stable, request, &upload, began).await;
+                consider_fuse(&exchange);
+                sent.map(|sent| (sent, stable))
+            }
+            Err(unsent) => Err(unsent),
+        },
+        sent => sent.map(|sent| (sent, upstream)),
+    };
+    match sent {
+        Ok(((response, lease), upstream)) => {
+            exchange.answered();
+            let total = upstream.config.total_timeout.map(|total| began + total);
+            let deadlines = Deadlines { idle: upstream.config.idle_timeout, total };
+            let (parts, body) = response.into_parts();
+            let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines);
+            Response::from_parts(parts, body)
+        }
+        Err(unsent) => {
+            let failure = unsent.failure();
+            exchange.end(failure.outcome(), failure.status());
+            failure.response()
+        }
+    }
+}
+
+/// No response head: why.
+enum Unsent {
+    /// No server takes a connection, through no fault of this machine; nothing was sent.
+    Unreachable(Request<RequestBody>),
+    Failed(Failure),
+}
+
+impl Unsent {
+    fn failure(&self) -> Failure {
+        match self {
+            Unsent::Unreachable(_) => Failure::Upstream(Outcome::ConnectError),
+            Unsent::Failed(failure) => *failure,
+        }
+    }
+}
+
+type Sent = (Response<Incoming>, Lease<RequestBody>);
+
+/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response.
+async fn send(
+    exchange: &mut Exchange,
+    upstream: &Arc<UpstreamLive>,
+    mut request: Request<RequestBody>,
+    upload: &Upload,
+    began: Instant,
+) -> Result<Sent, Unsent> {
+    let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
+    let Some(room) = upstream.enter() else { return failed(Outcome::Saturated) };
+    exchange.hold(room);
+    let terms = Terms {
+        connect_timeout: upstream.config.connect_timeout,
+        connection_idle: upstream.config.connection_idle,
+        connections_max: upstream.config.connections_max,
+    };
+    let mut tried = Tried::default();
+    while let Some((index, server)) = upstream.choose(&tried) {
+        if !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, server.authority.clone());
+        }
+        let _load = server.enter();
+        let mut lease = match exchange.worker().pools.connection(server, terms).await {
+            Ok(lease) => lease,
+            Err(NoConnection::Unreachable(_)) => {
+                server.refused();
+                tried.add(index);
+                continue;
+            }
+            Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
+            Err(NoConnection::Busy) => return failed(Outcome::Saturated),
+        };
+        if !lease.reused {
+            server.accepted();
+        }
+        let head = head_deadline(upload, upstream, began);
+        let sent = tokio::select! {
+            biased;
+            sent = lease.send(request) => sent,
+            () = head => return failed(Outcome::Timeout),
+        };
+        match sent {
+            Ok(response) => {
+                server.accepted();
+                upstream.answered();
+                if let (Some(release), Some(Arm::New)) = (exchange.release(), exchange.arm()) {
+                    // A failed-over request is answered by stable, which says nothing about `new`.
+                    if Arc::ptr_eq(&release.new.load, &upstream.load) {
+                        release.tally.unreachable_in_a_row.store(0, Relaxed);
+                    }
+                }
+                return Ok((response, lease));
+            }
+            // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
+            // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
+            Err(SendError::Unsent(unsent)) => {
+                request = unsent;
+                if !lease.reused {
+                    server.refused();
+                    tried.add(index);
+                }
+            }
+            Err(SendError::Broken(_)) => {
+                return Err(Unsent::Failed(match upload.client_fault() {
+                    Some(ClientFault::Broken) => Failure::BadRequestBody,
+                    Some(ClientFault::Slow) => Failure::SlowRequestBody,
+                    None => Failure::Upstream(Outcome::Reset),
+                }));
+            }
+        }
+    }
+    Err(Unsent::Unreachable(request))
+}
+
+/// Ends when the upstream has had its time for the response head. While the client's body is still coming in, the time starts
+/// again with each piece; while the client is waited for, it does not run.
+async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant) {
+    let (patience, total) = (upstream.config.response_timeout, upstream.config.total_timeout);
+    let total = total.map(|total| began + total);
+    let mut until = Instant::now() + patience;
+    loop {
+        let next = total.map_or(until, |total| total.min(until));
+        sleep_until(next).await;
+        if total.is_some_and(|total| total <= Instant::now()) {
+            return;
+        }
+        until = match upload.upstream_waits_since() {
+            Some(since) if since + patience > until => since + patience,
+            Some(_) => return,
+            None => Instant::now() + patience,
+        };
+    }
+}
+
+/// `new` takes no connection and nothing was sent: counts that, and hands the request to stable where the config says so.
+fn fall_back(
+    exchange: &mut Exchange,
+    mut request: Request<RequestBody>,
+) -> Result<(Arc<UpstreamLive>, Request<RequestBody>), Unsent> {
+    let Some(release) = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New)) else {
+        return Err(Unsent::Unreachable(request));
+    };
+    if release.tally.unreachable_in_a_row.fetch_add(1, Relaxed) == 0 {
+        release.tally.unreachable_since_ms.store(clock::now_ms(), Relaxed);
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let allowed = match release.release.on_unreachable {
+        OnUnreachable::Stable => true,
+        OnUnreachable::Reads => reads,
+        OnUnreachable::Error => false,
+    };
+    if !allowed {
+        consider_fuse(exchange);
+        return Err(Unsent::Unreachable(request));
+    }
+    exchange.failed_over();
+    request.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(Arm::Stable));
+    Ok((release.stable.clone(), request))
+}
+
+/// The fuse: `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
+fn consider_fuse(exchange: &Exchange) {
+    let Some(release) = exchange.release() else { return };
+    let failures = release.tally.unreachable_in_a_row.load(Relaxed);
+    let blown = release.release.watchdog.enabled
+        && failures >= FUSE_FAILURES
+        && release.new.all_refused(FUSE_ATTEMPTS)
+        && release.stable.alive_within(SIGN_OF_LIFE);
+    if blown {
+        blow(exchange, release, failures);
+    }
+}
+
+fn blow(exchange: &Exchange, release: &ReleaseLive, failures: u32) {
+    let name = &release.release.name;
+    let servers = release.release.new_servers(&exchange.snapshot().plan);
+    let call = TripCall {
+        cause: Cause::Fuse,
+        origin: Origin { actor: "fuse".into(), reason: None },
+        detail: format!("{failures} requests in a row found no server of new ({})", servers.join(", ")),
+        evidence: json!({"unreachable_in_a_row": failures, "servers": servers}),
+        onset: Some(Duration::from_millis(release.tally.unreachable_since_ms.load(Relaxed))),
+        stable: StableSign::Answers,
+    };
+    // It names a release of the present or of the last snapshot; one that is gone needs no fuse.
+    let _ = exchange.worker().live.trip(name, call);
+}
+
+fn cohort(reason: Reason) -> Cohort {
+    match reason {
+        Reason::Segment(i) => Cohort::Segment(i),
+        Reason::Weight => Cohort::Weight,
+        Reason::NoUserId | Reason::Tripped | Reason::Excluded(_) => Cohort::None,
+    }
+}
+
+/// The authority the client asked for: of the target (HTTP/2, absolute form), else its Host.
+fn host(parts: &Parts) -> Option<HeaderValue> {
+    match parts.uri.authority() {
+        Some(authority) => {
+            let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+            HeaderValue::from_str(host).ok()
+        }
+        None => parts.headers.get(HOST).cloned(),
+    }
+}
+
+/// Without port.
+fn host_name(authority: &str) -> &str {
+    match authority.rfind(':') {
+        Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
+        _ => authority,
+    }
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    Uri::from(path)
+}

@@ -1,0 +1,10 @@
+//! The data plane. `serve` owns a worker and its connections; `forward` tells one request from top to bottom.
+
+pub mod access;
+pub mod body;
+pub mod error;
+pub mod exchange;
+pub mod forward;
+pub mod headers;
+pub mod identity;
+pub mod serve;

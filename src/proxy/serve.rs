@@ -1,0 +1,303 @@
+//! A worker: one thread, one single-threaded runtime, one listener socket, pools and counters of its own; its connections
+//! from accept to drain.
+//!
+//! Invariants: workers share nothing on the request path but the snapshot and a few atomics; a worker never stops accepting because of an
+//! error; on drain the backlog is accepted before the socket is closed, every connection is told to finish, and
+//! what is still open after `drain` is dropped.
+
+use super::body::{RequestBody, ResponseBody};
+use super::forward;
+use crate::domain::cohort::{BUCKETS, Weight};
+use crate::domain::plan::{Limits, Log};
+use crate::live::apply::Live;
+use crate::live::clock;
+use crate::net::listen::{ClientStream, Progress};
+use crate::net::pool::Pools;
+use aws_lc_rs::hmac;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet, spawn_local};
+
+const SWEEP: Duration = Duration::from_secs(1);
+/// HTTP/2 streams that one client connection may have open.
+const STREAMS_MAX: u32 = 256;
+
+/// What the life of a worker is told by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    Serving,
+    /// Finish what is in flight, within the time given by `[limits] drain`.
+    Draining,
+    /// Stop at once.
+    Stopping,
+}
+
+pub struct Worker {
+    pub index: usize,
+    pub live: Arc<Live>,
+    pub pools: Pools<RequestBody>,
+    random: Cell<u64>,
+    user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
+    /// Exchanges that go on without their client; also what keeps them from being spawned at the very end.
+    detached: RefCell<Option<JoinSet<()>>>,
+}
+
+/// A client connection.
+pub struct Client {
+    pub address: IpAddr,
+    pub progress: Rc<Progress>,
+}
+
+/// The body of a worker thread: serves until told to stop.
+///
+/// # Errors
+/// The runtime or the socket cannot be set up.
+pub fn run(index: usize, listener: StdListener, live: Arc<Live>, stage: watch::Receiver<Stage>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let worker = Rc::new(Worker {
+        index,
+        pools: Pools::new(index, live.workers),
+        random: Cell::new(seed(index)),
+        user_key: RefCell::default(),
+        detached: RefCell::new(Some(JoinSet::new())),
+        live,
+    });
+    let local = LocalSet::new();
+    let listener = {
+        let _context = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    let served = local.block_on(&runtime, worker.clone().serve(listener, stage));
+    // From here on nothing new may be spawned: what is dropped now is cancelled.
+    drop(worker.detached.borrow_mut().take());
+    drop(local);
+    served
+}
+
+impl Worker {
+    async fn serve(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) -> io::Result<()> {
+        let sweeper = spawn_local(self.clone().sweep());
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, address)) => self.connect(&mut connections, stream, address.ip(), &stage),
+                    // Out of descriptors, or a client that was gone before it was accepted: neither ends the worker.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                },
+                _ = stage.changed() => break,
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        // Whoever is in the backlog has been promised an answer by the kernel.
+        while let Some(Ok((stream, address))) = now_or_never(listener.accept()).await {
+            self.connect(&mut connections, stream, address.ip(), &stage);
+        }
+        drop(listener);
+        let drain = self.live.snapshot().plan.limits.drain;
+        let finished = async {
+            while connections.join_next().await.is_some() {}
+            while let Some(detached) = self.next_detached() {
+                detached.await;
+            }
+        };
+        tokio::select! {
+            () = finished => {}
+            () = tokio::time::sleep(drain) => {}
+            _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
+        }
+        sweeper.abort();
+        Ok(())
+    }
+
+    fn connect(
+        self: &Rc<Self>,
+        connections: &mut JoinSet<()>,
+        stream: TcpStream,
+        address: IpAddr,
+        stage: &watch::Receiver<Stage>,
+    ) {
+        let limits = &self.live.snapshot().plan.limits;
+        if self.live.gauges.connections.fetch_add(1, Relaxed) >= limits.connections {
+            self.live.gauges.connections.fetch_sub(1, Relaxed);
+            refuse(&stream);
+            return;
+        }
+        connections.spawn_local(connection(self.clone(), stream, address, limits.clone(), stage.clone()));
+    }
+
+    /// Room for one more request in the whole process.
+    pub fn enter(&self) -> Option<RequestRoom> {
+        let in_flight = &self.live.gauges.requests_in_flight;
+        let room = RequestRoom(self.live.clone());
+        let before = in_flight.fetch_add(1, Relaxed);
+        (before < self.live.snapshot().plan.limits.requests_in_flight).then_some(room)
+    }
+
+    /// Lets `future` go on by itself: its client is gone. Drain waits for it.
+    pub fn detach(&self, future: impl Future<Output = ()> + 'static) {
+        if let Some(detached) = self.detached.borrow_mut().as_mut() {
+            while detached.try_join_next().is_some() {}
+            detached.spawn_local(future);
+        }
+    }
+
+    fn next_detached(&self) -> Option<impl Future<Output = ()> + use<>> {
+        let mut detached = self.detached.borrow_mut();
+        let set = detached.as_mut().filter(|s| !s.is_empty())?;
+        let mut waiting = std::mem::replace(set, JoinSet::new());
+        Some(async move { while waiting.join_next().await.is_some() {} })
+    }
+
+    /// Not for secrets: request ids and trace ids. SplitMix64 (Steele, Lea, Flood 2014).
+    pub fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Are this user's ordinary requests written? Always the same users, so that their whole story is there.
+    pub fn samples(&self, share: Weight, user_hash: Option<u64>) -> bool {
+        if share == Weight::ZERO {
+            return false;
+        }
+        let place = user_hash.unwrap_or_else(|| self.random());
+        ((u128::from(place) * u128::from(BUCKETS)) >> 64) < u128::from(share.parts())
+    }
+
+    /// The key that user ids are hashed under in the log.
+    pub fn user_key(&self, log: &Log) -> Option<hmac::Key> {
+        let wanted = log.user_key.as_ref()?;
+        let mut cached = self.user_key.borrow_mut();
+        if cached.as_ref().is_none_or(|(bytes, _)| bytes != wanted) {
+            *cached = Some((wanted.clone(), hmac::Key::new(hmac::HMAC_SHA256, wanted)));
+        }
+        cached.as_ref().map(|(_, key)| key.clone())
+    }
+
+    async fn sweep(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let snapshot = self.live.snapshot();
+            let longest = snapshot.plan.upstreams.iter().map(|u| u.connection_idle).max();
+            self.pools.sweep(longest.unwrap_or(Duration::ZERO));
+        }
+    }
+}
+
+/// One request that is being answered, of the whole process.
+pub struct RequestRoom(Arc<Live>);
+
+impl Drop for RequestRoom {
+    fn drop(&mut self) {
+        self.0.gauges.requests_in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+async fn connection(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    address: IpAddr,
+    limits: Limits,
+    mut stage: watch::Receiver<Stage>,
+) {
+    let _counted = Counted(worker.live.clone());
+    let _ = stream.set_nodelay(true);
+    let client = Rc::new(Client { address: address.to_canonical(), progress: Rc::default() });
+    let io = ClientStream::new(stream, client.progress.clone(), limits.header_timeout);
+    let builder = builder(&limits);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = forward::answer(worker.clone(), client.clone(), request);
+        async { Ok::<Response<ResponseBody>, Infallible>(answer.await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut connection = std::pin::pin!(connection);
+    if *stage.borrow() == Stage::Serving {
+        tokio::select! {
+            // How a client's connection ends is told by its exchanges.
+            _ = connection.as_mut() => return,
+            _ = stage.changed() => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
+}
+
+fn builder(limits: &Limits) -> auto::Builder<LocalExecutor> {
+    let mut builder = auto::Builder::new(LocalExecutor);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.keepalive_timeout)
+        .max_headers(limits.header_count)
+        // hyper wants room for at least one read.
+        .max_buf_size(limits.header_bytes.max(8192))
+        .half_close(false);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Some(limits.keepalive_timeout))
+        .keep_alive_timeout(limits.header_timeout);
+    builder
+}
+
+/// hyper's tasks (HTTP/2 streams) run where their connection does.
+#[derive(Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+struct Counted(Arc<Live>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.gauges.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// More connections than `[limits] connections`: an answer that costs nothing, then the end.
+fn refuse(stream: &TcpStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    // The socket is fresh: its buffer takes these few bytes, or the client is gone.
+    let _ = stream.try_write(FULL);
+}
+
+async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}
+
+fn seed(index: usize) -> u64 {
+    let mut bytes = [0u8; 8];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => u64::from_le_bytes(bytes),
+        Err(_) => clock::at_ms() as u64 ^ (index as u64) << 48,
+    }
+}
