@@ -82,6 +82,7 @@ impl ReleaseState {
     }
 }
 
+/// The decision that holds the release: a trip, or the freeze of a release that is `frozen`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trip {
     pub cause: String,
@@ -213,7 +214,8 @@ pub struct ChangeAnswer {
     pub message: String,
 }
 
-/// One of the array that `GET /api/v1/ledger?since=N` answers.
+/// One of the array that `GET /api/v1/ledger?since=N` answers. The server may cut a long answer short: what comes after
+/// the last entry is asked for with its number, until there is nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     pub n: u64,
@@ -236,6 +238,9 @@ pub struct LedgerEntry {
     pub weight_after: Option<f64>,
     #[serde(default)]
     pub evidence: Value,
+    /// Written again from the state file, after a crash lost the line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebuilt: bool,
 }
 
 /// The body of `GET /readyz`, whether it is 200 or 503.

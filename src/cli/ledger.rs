@@ -34,7 +34,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn entries(client: &Client, since: Option<u64>) -> anyhow::Result<Vec<LedgerEntry>> {
-    Ok(client.get(&format!("/api/v1/ledger?since={}", since.unwrap_or(0))).await?)
+    let (mut all, mut last) = (Vec::new(), since.unwrap_or(0));
+    loop {
+        // The server cuts long answers short, so the end is an answer with nothing new.
+        let page: Vec<LedgerEntry> = client.get(&format!("/api/v1/ledger?since={last}")).await?;
+        let fresh: Vec<LedgerEntry> = page.into_iter().filter(|e| e.n > last).collect();
+        let Some(n) = fresh.iter().map(|e| e.n).max() else {
+            return Ok(all);
+        };
+        last = n;
+        all.extend(fresh);
+    }
 }
 
 fn render(entries: &[LedgerEntry], since: Option<u64>, colour: Colour) -> String {
@@ -65,7 +75,8 @@ fn render(entries: &[LedgerEntry], since: Option<u64>, colour: Colour) -> String
                 None => _ = write!(out, "  {}", percent(after)),
             }
         }
-        let _ = writeln!(out, "  by {}", shown(&entry.actor));
+        let rebuilt = if entry.rebuilt { "  (written again after a crash)" } else { "" };
+        let _ = writeln!(out, "  by {}{rebuilt}", shown(&entry.actor));
         let evidence = text::evidence(&entry.evidence);
         let detail = shown(&entry.detail);
         let reason = entry.reason.as_deref().map(|r| format!("reason: {}", shown(r))).unwrap_or_default();
@@ -92,16 +103,22 @@ mod tests {
              "actor": "watchdog", "detail": "new 41 of 812 failed, stable 9 of 15,432", "weight_before": 5.0,
              "weight_after": 0.0, "evidence": {"new_failed": 41, "new_requests": 812}},
             {"n": 18, "at": "2026-11-23T07:00:00Z", "kind": "state", "actor": "alice", "reason": "disk\u{1b}[2J full",
-             "detail": "trips are in memory only"},
+             "detail": "trips are in memory only", "rebuilt": true},
         ]);
-        let server = admin(&[("GET /api/v1/ledger?since=15", 200, listed)]).await;
+        let (first, rest) = (json!([listed[0], listed[1]]), json!([listed[2]]));
+        let server = admin(&[
+            ("GET /api/v1/ledger?since=15", 200, first),
+            ("GET /api/v1/ledger?since=17", 200, rest.clone()),
+            ("GET /api/v1/ledger?since=18", 200, rest),
+        ])
+        .await;
         let entries = entries(&server.client, Some(15)).await.unwrap();
         let expected = "  16  2026-11-23T06:02:11Z  weight  cbs-v2 attempt 1  1% -> 5%  by config
       the file raised the weight
   17  2026-11-23T06:10:02Z  trip  cbs-v2 attempt 1  5% -> 0%  by watchdog
       new 41 of 812 failed, stable 9 of 15,432
       evidence: new_failed 41, new_requests 812
-  18  2026-11-23T07:00:00Z  state  by alice
+  18  2026-11-23T07:00:00Z  state  by alice  (written again after a crash)
       trips are in memory only
       reason: disk\\u{1b}[2J full
 ";

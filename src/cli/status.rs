@@ -153,7 +153,7 @@ fn line(r: &Release) -> String {
     let mut out = format!("{}: {}, weight {}", shown(&r.name), r.state.words(), weights(r));
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
-        let _ = write!(out, ", {}", told(trip));
+        let _ = write!(out, ", {}", told(r, trip));
     }
     out
 }
@@ -277,7 +277,7 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
 
 fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     let name = shown(&r.name);
-    let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(trip))));
+    let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
     let evidence = text::evidence(&trip.evidence);
     if !evidence.is_empty() {
         let _ = writeln!(out, "    evidence: {evidence}");
@@ -302,11 +302,12 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
 }
 
 /// The trip in a sentence.
-fn told(trip: &Trip) -> String {
+fn told(r: &Release, trip: &Trip) -> String {
+    let done = if r.state == ReleaseState::Frozen { "frozen" } else { "tripped" };
     let onset = trip.onset_to_trip_ms.map(|ms| format!(", {} after onset", milliseconds(ms as f64)));
     let (actor, at, cause) = (shown(&trip.actor), shown(&trip.at), shown(&trip.cause));
     let detail = shown(&trip.detail);
-    format!("tripped by {actor} at {at}, cause {cause}{}: {detail}", onset.unwrap_or_default())
+    format!("{done} by {actor} at {at}, cause {cause}{}: {detail}", onset.unwrap_or_default())
 }
 
 fn weights(r: &Release) -> String {
@@ -421,6 +422,21 @@ cbs-v2  progressing, attempt 1
     attempt = 2                             in the config, under [release.cbs-v2]: for a new build behind `new`
 ";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_freeze_is_not_told_as_a_rollback() {
+        let mut answer = tripped();
+        answer["releases"][0]["state"] = json!("frozen");
+        let text = render(&fetched(answer).await, Colour::Plain);
+        assert!(
+            text.contains("cbs-v2  frozen, attempt 1") && text.contains("Frozen by watchdog at"),
+            "{text}"
+        );
+        assert!(
+            text.contains("it goes on, at 5% as the file has it") && !text.contains("ripped by"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
