@@ -8,12 +8,14 @@ use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{InvalidConfig, block_on};
 use crate::admin::dto::Explain;
+use crate::config;
 use crate::domain::cohort::BUCKETS;
 use crate::domain::decide::{Force, Reason, decide};
-use crate::domain::plan::{Identity, Normalise, Plan};
+use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -67,11 +69,12 @@ async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow:
     Ok(client.get(&path).await?)
 }
 
-/// The seam to `config`.
 fn plan_of(path: &Path) -> anyhow::Result<Plan> {
-    // MERGE: crate::config::load(path).result.map(|c| c.plan)
-    //            .map_err(|report| InvalidConfig(report.render(Color::Plain)).into())
-    Err(InvalidConfig(format!("{}: reading config files is not built yet", path.display())).into())
+    let color = if std::io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
+    match config::load(path).result {
+        Ok(checked) => Ok(checked.plan),
+        Err(report) => Err(InvalidConfig(report.render(color)).into()),
+    }
 }
 
 fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
@@ -102,16 +105,8 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
 
 /// The id as the proxy would take it from a request that carries `sent`; `None` if it would take none.
 fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-    if sent.len() > identity.max_bytes {
-        return None;
-    }
-    let id = match identity.normalise {
-        Normalise::None => Cow::Borrowed(sent),
-        Normalise::Trim => Cow::Borrowed(sent.trim_ascii()),
-        Normalise::Lowercase => Cow::Owned(sent.trim_ascii().to_ascii_lowercase()),
-        Normalise::Digits => Cow::Owned(sent.iter().copied().filter(u8::is_ascii_digit).collect()),
-    };
-    (!id.is_empty()).then_some(id)
+    let id = normalise(identity.normalise, sent);
+    (!id.is_empty() && id.len() <= identity.max_bytes).then_some(id)
 }
 
 fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> String {
@@ -205,6 +200,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
     fn plan(weight: u32) -> Plan {
         use crate::domain::cohort::{Salt, Weight};
         use crate::domain::plan;
+        use crate::domain::plan::Normalise;
         use crate::domain::segment::Segment;
         use std::sync::Arc;
         use std::time::Duration;
