@@ -1,1 +1,14 @@
-fn main() {}
+//! The binary: reads the arguments, calls a command, and maps what comes back to an exit code.
+
+use clap::Parser;
+use grayling::cli;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Usage errors end here, with exit code 2.
+    let arguments = cli::Cli::parse();
+    cli::run(arguments).unwrap_or_else(|fault| cli::exit_code_of(&fault))
+}

@@ -8,6 +8,7 @@ use super::cohort::{Salt, Weight};
 use super::segment::Segment;
 use http::HeaderName;
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -112,6 +113,29 @@ pub enum Normalise {
     Lowercase,
     /// ASCII digits only; everything else is dropped.
     Digits,
+}
+
+/// One user, one id: the form of `user_id` that is hashed. Doing it twice changes nothing more.
+pub fn normalise(mode: Normalise, user_id: &[u8]) -> Cow<'_, [u8]> {
+    match mode {
+        Normalise::None => Cow::Borrowed(user_id),
+        Normalise::Trim => Cow::Borrowed(user_id.trim_ascii()),
+        Normalise::Lowercase => {
+            let trimmed = user_id.trim_ascii();
+            if trimmed.iter().any(u8::is_ascii_uppercase) {
+                Cow::Owned(trimmed.to_ascii_lowercase())
+            } else {
+                Cow::Borrowed(trimmed)
+            }
+        }
+        Normalise::Digits => {
+            if user_id.iter().all(u8::is_ascii_digit) {
+                Cow::Borrowed(user_id)
+            } else {
+                Cow::Owned(user_id.iter().copied().filter(u8::is_ascii_digit).collect())
+            }
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

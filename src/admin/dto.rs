@@ -1,0 +1,337 @@
+//! The JSON of the admin API, as types: the server writes them, the command line reads them.
+//!
+//! Invariants: the names are those that scripts outside rely on, so a field may be added and none renamed; what may
+//! be missing in an answer of another version has a default; a figure that cannot be known yet is `null`, never a
+//! zero that looks like health. Weights, shares and `enters_at` are percentages, `_ratio` is 0 to 1, times of day are
+//! RFC 3339 in UTC.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// `GET /api/v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub uptime_s: u64,
+    pub config: Config,
+    /// Why trips are in memory only; `null` while the state file can be written.
+    #[serde(default)]
+    pub state_error: Option<String>,
+    pub releases: Vec<Release>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Counts the configs that came into force since the start.
+    pub revision: u64,
+    /// Of the file's bytes, in hex.
+    pub sha256: String,
+    pub loaded_at: String,
+    /// Why the file as it stands now is not in force.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    pub name: String,
+    pub attempt: u64,
+    pub state: ReleaseState,
+    /// In force.
+    pub weight: f64,
+    /// As the file has it.
+    pub weight_configured: f64,
+    #[serde(default)]
+    pub wave: Option<String>,
+    /// Share of the last minute's requests that went to `new`; `null` without requests.
+    #[serde(default)]
+    pub share_actual: Option<f64>,
+    /// Why the weight in force is below the configured one, in a sentence.
+    #[serde(default)]
+    pub held: Option<String>,
+    #[serde(default)]
+    pub trip: Option<Trip>,
+    pub arms: Arms,
+    #[serde(default)]
+    pub gates: Vec<Gate>,
+    pub watchdog: Watchdog,
+}
+
+/// The last that applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseState {
+    Pending,
+    Progressing,
+    Paused,
+    Complete,
+    Frozen,
+    RolledBack,
+}
+
+impl ReleaseState {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            ReleaseState::Pending => "pending",
+            ReleaseState::Progressing => "progressing",
+            ReleaseState::Paused => "paused",
+            ReleaseState::Complete => "complete",
+            ReleaseState::Frozen => "frozen",
+            ReleaseState::RolledBack => "rolled back",
+        }
+    }
+}
+
+/// The decision that holds the release: a trip, or the freeze of a release that is `frozen`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trip {
+    pub cause: String,
+    pub at: String,
+    pub actor: String,
+    /// One sentence, with the counts.
+    pub detail: String,
+    /// The counts and statistics on which the decision was taken.
+    #[serde(default)]
+    pub evidence: Value,
+    /// From the first failure that counted; `null` for a person's decision.
+    #[serde(default)]
+    pub onset_to_trip_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Arms {
+    pub stable: ArmStatus,
+    pub new: ArmStatus,
+}
+
+/// The last five minutes of one arm; `users`, `in_flight` and the servers are those of now.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArmStatus {
+    /// The upstream's name.
+    pub upstream: String,
+    pub requests: u64,
+    pub failures: u64,
+    /// `null` without requests; so are the latencies.
+    pub error_ratio: Option<f64>,
+    pub p50_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    pub users: u64,
+    pub in_flight: u64,
+    pub servers_healthy: u64,
+    pub servers: Vec<ServerStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    pub name: String,
+    pub healthy: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    pub name: String,
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: String,
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Watchdog {
+    pub state: WatchdogState,
+    #[serde(default)]
+    pub signals: Vec<Signal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchdogState {
+    Quiet,
+    Suspicious,
+    Tripped,
+    BothArms,
+    Blind,
+}
+
+impl WatchdogState {
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            WatchdogState::Quiet => "quiet",
+            WatchdogState::Suspicious => "suspicious",
+            WatchdogState::Tripped => "tripped",
+            WatchdogState::BothArms => "both arms are bad: not blamed on new",
+            WatchdogState::Blind => "blind: it cannot judge now",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Signal {
+    pub signal: String,
+    pub stratum: String,
+    /// 0: none, 1: trips (logarithmic); `null` for a signal that has no such measure.
+    #[serde(default)]
+    pub evidence_ratio: Option<f64>,
+    pub detail: String,
+}
+
+/// `GET /api/v1/explain`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explain {
+    pub release: String,
+    /// `null` without a user id.
+    pub bucket: Option<u32>,
+    /// `stable` or `new`.
+    pub arm: String,
+    /// `weight`, `segment`, `excluded`, `tripped` or `no_user_id`.
+    pub reason: String,
+    /// The lowest weight with this user in `new`.
+    pub enters_at: Option<f64>,
+    /// The weight in force.
+    #[serde(default)]
+    pub weight: Option<f64>,
+    /// The segment that decided, where one did.
+    #[serde(default)]
+    pub segment: Option<String>,
+}
+
+/// The body of `POST /api/v1/releases/R/rollback|resume`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The answer to a change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeAnswer {
+    pub state: ReleaseState,
+    /// The number of the ledger's entry.
+    pub ledger: u64,
+    /// What is in force now, in a sentence.
+    pub message: String,
+}
+
+/// One of the array that `GET /api/v1/ledger?since=N` answers. The server may cut a long answer short: what comes after
+/// the last entry is asked for with its number, until there is nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    pub n: u64,
+    pub at: String,
+    /// `null` for what concerns no single release.
+    #[serde(default)]
+    pub release: Option<String>,
+    #[serde(default)]
+    pub attempt: Option<u64>,
+    /// What was decided: `trip`, `resume`, `weight`, ...
+    pub kind: String,
+    pub actor: String,
+    /// As a person gave it.
+    #[serde(default)]
+    pub reason: Option<String>,
+    pub detail: String,
+    #[serde(default)]
+    pub weight_before: Option<f64>,
+    #[serde(default)]
+    pub weight_after: Option<f64>,
+    #[serde(default)]
+    pub evidence: Value,
+    /// Written again from the state file, after a crash lost the line.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebuilt: bool,
+}
+
+/// The body of `GET /readyz`, whether it is 200 or 503.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReadyDetails {
+    pub phase: Phase,
+    /// The last reload failed: why. The proxy serves on with the config before.
+    #[serde(default)]
+    pub last_reload_error: Option<String>,
+    /// `release/arm` of every arm without a healthy server.
+    #[serde(default)]
+    pub arms_without_server: Vec<String>,
+    /// Trips are in memory only: why.
+    #[serde(default)]
+    pub state_error: Option<String>,
+}
+
+/// `readyz` is 200 in `serving`, else 503; nothing else makes it 503.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Starting,
+    Serving,
+    Draining,
+}
+
+/// Every answer of the API that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: String,
+    /// What to do or type.
+    #[serde(default)]
+    pub hint: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUBLISHED: &str = r#"{"version": "0.1.0", "uptime_s": 812,
+     "config": {"revision": 4, "sha256": "…", "loaded_at": "2026-11-23T06:02:11Z", "last_error": null},
+     "releases": [{"name": "cbs-v2", "attempt": 1, "state": "progressing", "weight": 5.0, "weight_configured": 5.0, "wave": null,
+       "share_actual": 4.97,
+       "trip": null,
+       "arms": {"stable": {"requests": 15432, "failures": 9, "error_ratio": 0.0006, "p50_ms": 3.1, "p99_ms": 22.0, "users": 8112, "in_flight": 3, "servers_healthy": 2}, "new": {}},
+       "gates": [{"name": "errors", "verdict": "inconclusive", "detail": "…"}],
+       "watchdog": {"state": "quiet", "signals": [{"signal": "errors", "stratum": "all", "evidence_ratio": 0.11, "detail": "new 41 of 812, stable 9 of 15432"}]}}]}"#;
+
+    /// Every name and value of `published` is in `written`, which may have more.
+    fn holds(written: &Value, published: &Value, at: &str) {
+        match (written, published) {
+            (Value::Object(w), Value::Object(p)) => {
+                for (key, value) in p {
+                    let found = w.get(key).unwrap_or_else(|| panic!("{at}.{key} is missing"));
+                    holds(found, value, &format!("{at}.{key}"));
+                }
+            }
+            (Value::Array(w), Value::Array(p)) => {
+                assert_eq!(w.len(), p.len(), "{at}");
+                w.iter().zip(p).for_each(|(w, p)| holds(w, p, at));
+            }
+            _ => assert_eq!(written, published, "{at}"),
+        }
+    }
+
+    #[test]
+    fn the_published_status_is_read_and_written_with_the_same_names() {
+        let published: Value = serde_json::from_str(PUBLISHED).unwrap();
+        let status: Status = serde_json::from_str(PUBLISHED).unwrap();
+        holds(&serde_json::to_value(&status).unwrap(), &published, "status");
+    }
+
+    #[test]
+    fn states_have_the_published_names() {
+        let name = |v: Value| v.as_str().map(str::to_owned).unwrap();
+        use ReleaseState as R;
+        let states = [R::Pending, R::Progressing, R::Paused, R::Complete, R::Frozen, R::RolledBack]
+            .map(|s| name(serde_json::to_value(s).unwrap()));
+        assert_eq!(states, ["pending", "progressing", "paused", "complete", "frozen", "rolled_back"]);
+        use WatchdogState as W;
+        let states = [W::Quiet, W::Suspicious, W::Tripped, W::BothArms, W::Blind]
+            .map(|s| name(serde_json::to_value(s).unwrap()));
+        assert_eq!(states, ["quiet", "suspicious", "tripped", "both_arms", "blind"]);
+    }
+
+    #[test]
+    fn a_change_may_wait_with_its_reason_but_not_misspell_it() {
+        let read = serde_json::from_str::<ChangeRequest>;
+        assert_eq!(read("{}").unwrap().reason, None);
+        assert_eq!(read(r#"{"reason": "5xx"}"#).unwrap().reason.as_deref(), Some("5xx"));
+        assert!(read(r#"{"raeson": "5xx"}"#).is_err());
+        assert_eq!(serde_json::to_string(&ChangeRequest::default()).unwrap(), "{}");
+    }
+}

@@ -1,0 +1,305 @@
+//! `grayling explain`: which arm a user gets and why, asked of a running proxy or worked out from a config file.
+//!
+//! Invariants: both ways end in `domain::decide`, the function that the proxy itself obeys. Offline nothing is known of
+//! trips and holds, and the answer says so. The user id is taken as the proxy would find it in a request: `normalise`
+//! and `max_bytes` of the config apply.
+
+use super::client::{AdminArgs, Client, encoded, one_of};
+use super::text::{self, Colour, Hue, percent, shown};
+use super::{InvalidConfig, block_on};
+use crate::admin::dto::Explain;
+use crate::config;
+use crate::domain::cohort::BUCKETS;
+use crate::domain::decide::{Force, Reason, decide};
+use crate::domain::plan::{Identity, Plan, normalise};
+use crate::domain::segment::Subject;
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  grayling explain --user alice                      as the running proxy decides
+  grayling explain --user alice -c grayling.toml     as the file says; asks no proxy")]
+pub struct Args {
+    /// The user id, as it stands in the request.
+    #[arg(long, value_name = "ID")]
+    user: String,
+    /// The release; may be left out where there is one.
+    #[arg(long, value_name = "R")]
+    release: Option<String>,
+    /// Work it out from this config file.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["admin", "token_file"])]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Proxy,
+    File,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (answer, source) = match &args.config {
+        Some(path) => (offline(&plan_of(path)?, &args.user, args.release)?, Source::File),
+        None => {
+            let client = Client::new(&args.admin)?;
+            (block_on(online(&client, &args.user, args.release))?, Source::Proxy)
+        }
+    };
+    if args.json {
+        text::print_json(&answer)?;
+    } else {
+        text::print(&render(&answer, &args.user, source, Colour::of_stdout()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
+    let release = client.release(release, "explain --user ID --release").await?;
+    let path = format!("/api/v1/explain?user={}&release={}", encoded(user), encoded(&release));
+    Ok(client.get(&path).await?)
+}
+
+fn plan_of(path: &Path) -> anyhow::Result<Plan> {
+    let color = if std::io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
+    match config::load(path).result {
+        Ok(checked) => Ok(checked.plan),
+        Err(report) => Err(InvalidConfig(report.render(color)).into()),
+    }
+}
+
+fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
+    let names = || plan.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
+    let name = release.map_or_else(|| one_of(names(), "explain --user ID --release"), Ok)?;
+    let Some(release) = plan.release(&name) else {
+        let listed = names().iter().map(|n| shown(n)).collect::<Vec<_>>().join(", ");
+        anyhow::bail!("the config has no release `{}`; it has: {listed}", shown(&name));
+    };
+    let id = as_found(&plan.identity, user.as_bytes());
+    let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
+    let decision = decide(release, Force::At(release.weight), &subject);
+    let segment = match decision.reason {
+        Reason::Segment(i) => Some(release.segments[i].name.clone()),
+        Reason::Excluded(i) => Some(release.excluded[i].name.clone()),
+        Reason::NoUserId | Reason::Tripped | Reason::Weight => None,
+    };
+    Ok(Explain {
+        release: name,
+        bucket: decision.bucket.map(|b| b.index()),
+        arm: decision.arm.label().to_owned(),
+        reason: decision.reason.label().to_owned(),
+        enters_at: decision.bucket.map(|b| b.enters_at().percent()),
+        weight: Some(release.weight.percent()),
+        segment,
+    })
+}
+
+/// The id as the proxy would take it from a request that carries `sent`; `None` if it would take none.
+fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    let id = normalise(identity.normalise, sent);
+    (!id.is_empty() && id.len() <= identity.max_bytes).then_some(id)
+}
+
+fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> String {
+    let (user, arm) = (shown(user), colour.paint(Hue::Bold, &shown(&answer.arm)));
+    let mut out = format!("{user} gets {arm} in {}: {}\n", shown(&answer.release), why(answer));
+    if let Some(bucket) = answer.bucket {
+        let _ =
+            writeln!(out, "  bucket     {} of {}", text::count(bucket.into()), text::count(BUCKETS.into()));
+    }
+    if let Some(enters_at) = answer.enters_at {
+        let _ = writeln!(out, "  enters at  {}", percent(enters_at));
+    }
+    if let Some(weight) = answer.weight {
+        let place = if source == Source::File { "in the file" } else { "in force" };
+        let _ = writeln!(out, "  weight     {} {place}", percent(weight));
+    }
+    if source == Source::File {
+        out.push_str(
+            "\nThis is what the file says. Rollbacks are not in it, nor what segments by header or network make of a\n\
+             request: `grayling explain` without -c asks the running proxy.\n",
+        );
+    }
+    out
+}
+
+fn why(answer: &Explain) -> String {
+    let segment = answer.segment.as_deref().map_or("one".to_owned(), |s| format!("`{}`", shown(s)));
+    match (answer.reason.as_str(), answer.arm.as_str()) {
+        ("weight", "new") => "the user's bucket is below the weight".into(),
+        ("weight", _) => "the user's bucket is not below the weight".into(),
+        ("segment", _) => format!("the segment {segment} is in new whatever the weight"),
+        ("excluded", _) => format!("the segment {segment} is never in new"),
+        ("tripped", _) => "the release is held at 0% (`grayling status` says why)".into(),
+        ("no_user_id", _) => {
+            "that is no user id (empty, or longer than `max_bytes`), and such requests go to stable".into()
+        }
+        (other, _) => shown(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::scripted::admin;
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn the_proxy_is_asked_with_the_user_id_as_typed() {
+        let answer = json!({"release": "cbs-v2", "bucket": 412345, "arm": "stable", "reason": "weight",
+                            "enters_at": 41.2346, "weight": 5.0});
+        let target = "GET /api/v1/explain?user=al%26ice%20%C3%BC&release=cbs%2Dv2";
+        let server = admin(&[(target, 200, answer)]).await;
+        let answer = online(&server.client, "al&ice ü", Some("cbs-v2".into())).await.unwrap();
+        let expected = "\
+al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
+  bucket     412,345 of 1,000,000
+  enters at  41.2346%
+  weight     5% in force
+";
+        assert_eq!(render(&answer, "al&ice ü", Source::Proxy, Colour::Plain), expected);
+    }
+
+    #[test]
+    fn each_reason_is_told_in_words() {
+        let answer = |reason: &str, arm: &str, segment: Option<&str>| Explain {
+            release: "r".into(),
+            bucket: None,
+            arm: arm.into(),
+            reason: reason.into(),
+            enters_at: None,
+            weight: None,
+            segment: segment.map(str::to_owned),
+        };
+        let told = |a: Explain| render(&a, "u", Source::Proxy, Colour::Plain);
+        assert_eq!(
+            told(answer("weight", "new", None)),
+            "u gets new in r: the user's bucket is below the weight\n"
+        );
+        assert_eq!(
+            told(answer("segment", "new", Some("testers"))),
+            "u gets new in r: the segment `testers` is in new whatever the weight\n"
+        );
+        assert_eq!(
+            told(answer("excluded", "stable", Some("vip"))),
+            "u gets stable in r: the segment `vip` is never in new\n"
+        );
+        assert!(told(answer("tripped", "stable", None)).contains("held at 0%"));
+        assert!(told(answer("no_user_id", "stable", None)).contains("go to stable"));
+    }
+
+    fn plan(weight: u32) -> Plan {
+        use crate::domain::cohort::{Salt, Weight};
+        use crate::domain::plan;
+        use crate::domain::plan::Normalise;
+        use crate::domain::segment::Segment;
+        use std::sync::Arc;
+        use std::time::Duration;
+        let segment = |name: &str, user: &str| {
+            Arc::new(Segment { name: name.into(), users: [user].into_iter().collect(), ..Default::default() })
+        };
+        let (testers, vip) = (segment("testers", "tess"), segment("vip", "vera"));
+        let release = plan::Release {
+            name: "cbs-v2".into(),
+            stable: 0,
+            new: 1,
+            salt_text: "cbs-v2".into(),
+            salt: Salt::new("cbs-v2"),
+            attempt: 1,
+            weight: Weight::from_parts(weight),
+            step_max: Weight::FULL,
+            segments: vec![testers],
+            excluded: vec![vip],
+            on_unreachable: plan::OnUnreachable::Stable,
+            on_anomaly: plan::OnAnomaly::Rollback,
+            on_both_bad: plan::OnAnomaly::Rollback,
+            watchdog: plan::Watchdog {
+                enabled: true,
+                alpha: 0.001,
+                errors_max: 0.05,
+                latency_p99_max: Duration::from_secs(2),
+                tick: Duration::from_millis(100),
+            },
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        Plan {
+            listen: plan::Listen {
+                http: any,
+                admin: any,
+                workers: 1,
+                trusted_proxies: vec![],
+                expose_arm: false,
+            },
+            admin: plan::Admin { token_file: None, hosts: vec![] },
+            identity: Identity { from: vec![], normalise: Normalise::Lowercase, max_bytes: 16 },
+            upstreams: vec![],
+            segments: vec![],
+            releases: vec![Arc::new(release)],
+            routes: vec![],
+            limits: plan::Limits {
+                header_bytes: 1,
+                header_count: 1,
+                uri_bytes: 1,
+                connections: 1,
+                requests_in_flight: 1,
+                header_timeout: Duration::ZERO,
+                body_idle_timeout: Duration::ZERO,
+                keepalive_timeout: Duration::ZERO,
+                drain: Duration::ZERO,
+            },
+            state: plan::State {
+                directory: "state".into(),
+                on_failure: plan::OnStateFailure::StableOnly,
+                when_empty: plan::WhenEmpty::Start,
+            },
+            log: plan::Log {
+                format: plan::LogFormat::Json,
+                sample: Weight::ZERO,
+                slow: Duration::ZERO,
+                user_key: None,
+            },
+        }
+    }
+
+    #[test]
+    fn offline_decides_as_the_proxy_does() {
+        let ask = |weight: u32, user: &str| {
+            let a = offline(&plan(weight), user, None).unwrap();
+            (a.arm, a.reason, a.segment)
+        };
+        let is = |arm: &str, reason: &str, segment: Option<&str>| {
+            (arm.to_owned(), reason.to_owned(), segment.map(str::to_owned))
+        };
+        assert_eq!(ask(0, "  TESS "), is("new", "segment", Some("testers")));
+        assert_eq!(ask(1_000_000, "vera"), is("stable", "excluded", Some("vip")));
+        assert_eq!(ask(1_000_000, "alice"), is("new", "weight", None));
+        assert_eq!(ask(0, "alice"), is("stable", "weight", None));
+        for no_id in ["", "   ", "longer than sixteen bytes"] {
+            assert_eq!(ask(1_000_000, no_id), is("stable", "no_user_id", None));
+        }
+    }
+
+    #[test]
+    fn offline_enters_at_is_the_weight_from_which_the_user_is_in() {
+        let at = offline(&plan(0), "alice", None).unwrap();
+        let bucket = at.bucket.unwrap();
+        assert_eq!(offline(&plan(bucket), "alice", None).unwrap().arm, "stable");
+        assert_eq!(offline(&plan(bucket + 1), "alice", None).unwrap().arm, "new");
+        assert_eq!(at.enters_at, Some(f64::from(bucket + 1) / 10_000.0));
+    }
+
+    #[test]
+    fn a_release_that_is_not_there_is_told_with_those_that_are() {
+        let fault = offline(&plan(0), "alice", Some("cbs".into())).unwrap_err();
+        assert_eq!(fault.to_string(), "the config has no release `cbs`; it has: cbs-v2");
+    }
+}

@@ -1,0 +1,185 @@
+//! The command line: one file per command, and here the tree of them and the exit codes.
+//!
+//! Invariants: a command returns its exit code, and never ends the process itself; what it prints for people or
+//! scripts goes to stdout through [`text::print`], what went wrong to stderr, once, here. A reader that goes away
+//! (`| head`) is not an error.
+
+mod check;
+mod client;
+mod completions;
+mod demo;
+mod explain;
+mod health;
+mod init;
+mod ledger;
+mod release;
+mod run;
+mod schema;
+mod status;
+pub mod text;
+
+use clap::{Parser, Subcommand};
+use std::io;
+use std::process::ExitCode;
+
+/// Runtime failure.
+pub const EXIT_FAILURE: u8 = 1;
+/// Something is rolled back, and `--exit-code` asked.
+pub const EXIT_ROLLED_BACK: u8 = 3;
+/// The config file is not valid (`EX_CONFIG` of sysexits).
+pub const EXIT_INVALID_CONFIG: u8 = 78;
+
+/// A gray-release proxy: splits users between two versions of a service, watches both, and takes the new one out when
+/// it is worse.
+#[derive(Debug, Parser)]
+#[command(
+    name = "grayling",
+    version,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  grayling demo                            see it all, with nothing set up
+  grayling init > grayling.toml            a commented file to start from
+  grayling run -c grayling.toml            the proxy
+  grayling status                          how both versions are doing
+
+Exit codes: 0 ok, 1 failure, 2 wrong usage, 3 rolled back (status --exit-code), 78 invalid config."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the main job with nothing set up: a bad release, caught and rolled back.
+    Demo(demo::Args),
+    /// Run the proxy.
+    Run(run::Args),
+    /// Report every fault of a config file, each with its line and what to type.
+    Check(check::Args),
+    /// Print a commented config file to start from.
+    Init(init::Args),
+    /// Tell which version a user gets, and why.
+    Explain(explain::Args),
+    /// Show how each release is doing, both versions side by side.
+    Status(status::Args),
+    /// Take all users out of the new version, now.
+    Rollback(release::RollbackArgs),
+    /// Let users into the new version again after a rollback.
+    Resume(release::ResumeArgs),
+    /// Show the decisions taken, with their evidence.
+    Ledger(ledger::Args),
+    /// Exit 0 if the proxy is ready, else 1: a probe for containers.
+    Health(health::Args),
+    /// Print the JSON schema of the config file.
+    Schema(schema::Args),
+    /// Print the completions of a shell.
+    Completions(completions::Args),
+}
+
+/// Runs the command that was typed.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Demo(args) => demo::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Rollback(args) => release::rollback(args),
+        Command::Resume(args) => release::resume(args),
+        Command::Ledger(args) => ledger::run(args),
+        Command::Health(args) => health::run(args),
+        Command::Schema(args) => schema::run(args),
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+/// The config file has faults; the text tells them all, as people should read them.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidConfig(pub String);
+
+/// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands end.
+pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
+    // Only stdout leaves a bare I/O error at the top: those of files and connections come with a text of their own.
+    if fault.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(InvalidConfig(report)) = fault.downcast_ref() {
+        text::complain(report);
+        return ExitCode::from(EXIT_INVALID_CONFIG);
+    }
+    text::complain(&format!("error: {fault:#}"));
+    ExitCode::from(EXIT_FAILURE)
+}
+
+/// Runs what talks to a proxy; one thread is enough for that.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_has_help_with_an_example() {
+        let tree = Cli::command();
+        tree.clone().debug_assert();
+        for command in tree.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("grayling {}", command.get_name());
+            assert!(help.contains(&example), "{} has no example", command.get_name());
+        }
+    }
+
+    #[test]
+    fn what_is_typed_is_understood_or_refused() {
+        let understood =
+            |line: &str| Cli::try_parse_from(line.split(' ')).map(|_| ()).map_err(|e| e.exit_code());
+        for line in [
+            "grayling status",
+            "grayling status -w --exit-code --json",
+            "grayling status --admin http://[::1]:9900 --token-file t",
+            "grayling explain --user alice",
+            "grayling explain --user alice --release r -c grayling.toml",
+            "grayling rollback",
+            "grayling rollback r --reason slow",
+            "grayling resume --reason fixed",
+            "grayling resume r --reason fixed",
+            "grayling ledger --since 4 --json",
+            "grayling health --admin http://127.0.0.1:1",
+            "grayling completions zsh",
+            "grayling demo --chaos latency --seconds 20 --http 127.0.0.1:0 --admin 127.0.0.1:0",
+            "grayling run -c grayling.toml",
+        ] {
+            assert_eq!(understood(line), Ok(()), "{line}");
+        }
+        for line in [
+            "grayling",
+            "grayling explain",
+            "grayling explain --user alice -c f --admin http://127.0.0.1:9900",
+            "grayling resume r",
+            "grayling resume r --reason ",
+            "grayling ledger --verify",
+            "grayling ledger --since -1",
+            "grayling pause r --reason x",
+            "grayling demo --chaos cents",
+            "grayling completions cobol",
+        ] {
+            assert_eq!(understood(line), Err(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_tell_a_broken_pipe_an_invalid_config_and_the_rest_apart() {
+        let code = |fault: anyhow::Error| format!("{:?}", exit_code_of(&fault));
+        let is = |n: u8| format!("{:?}", ExitCode::from(n));
+        assert_eq!(code(io::Error::from(io::ErrorKind::BrokenPipe).into()), is(0));
+        assert_eq!(code(InvalidConfig("no".into()).into()), is(78));
+        assert_eq!(code(anyhow::anyhow!("no")), is(1));
+        assert_eq!(code(io::Error::from(io::ErrorKind::NotFound).into()), is(1));
+    }
+}

@@ -1,0 +1,507 @@
+//! `grayling status`: every release, both arms side by side, what the watchdog thinks, and what to type next.
+//!
+//! `-w` repeats it: on a terminal the picture is redrawn each second; into a pipe goes a line when something changed
+//! (state, weight, trip, watchdog, config), not when a counter moved.
+
+use super::client::{AdminArgs, Client};
+use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
+use super::{EXIT_ROLLED_BACK, block_on};
+use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const PAUSE: Duration = Duration::from_secs(1);
+/// Clears the terminal and goes to its first place.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  grayling status
+  grayling status -w                              redrawn each second; into a pipe: a line per change
+  grayling status --exit-code || echo look here   exits 3 if anything is rolled back
+
+With -w and --exit-code it watches until something is rolled back, then exits 3.")]
+pub struct Args {
+    /// Watch: show it again and again, until Ctrl-C.
+    #[arg(short, long)]
+    watch: bool,
+    /// Exit 3 if any release is rolled back.
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Print the answer as JSON (with -w: a line per change).
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let client = Client::new(&args.admin)?;
+    block_on(async {
+        if args.watch {
+            return watch(&client, &args).await;
+        }
+        let status = fetch(&client).await?;
+        if args.json {
+            text::print_json(&status)?;
+        } else {
+            text::print(&render(&status, Colour::of_stdout()))?;
+        }
+        Ok(exit_code(&args, &status))
+    })
+}
+
+async fn fetch(client: &Client) -> anyhow::Result<Status> {
+    Ok(client.get("/api/v1/status").await?)
+}
+
+fn exit_code(args: &Args, status: &Status) -> ExitCode {
+    let rolled_back = status.releases.iter().any(|r| r.state == ReleaseState::RolledBack);
+    if args.exit_code && rolled_back { ExitCode::from(EXIT_ROLLED_BACK) } else { ExitCode::SUCCESS }
+}
+
+async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
+    let mut status = fetch(client).await?;
+    let colour = Colour::of_stdout();
+    let redraws = stdout().is_terminal() && !args.json;
+    let mut changes = Changes::default();
+    loop {
+        if redraws {
+            text::print(&format!("{CLEAR}{}", render(&status, colour)))?;
+        } else if args.json {
+            if changes.seen(&status) {
+                text::print(&format!("{}\n", serde_json::to_string(&status)?))?;
+            }
+        } else {
+            text::print(&changes.lines(&status))?;
+        }
+        if exit_code(args, &status) != ExitCode::SUCCESS {
+            return Ok(exit_code(args, &status));
+        }
+        status = loop {
+            tokio::time::sleep(PAUSE).await;
+            match fetch(client).await {
+                Ok(status) => break status,
+                // The proxy may come back: whoever watches wants to see that too.
+                Err(fault) if redraws => text::print(&format!("{CLEAR}no answer: {fault:#}\n"))?,
+                Err(fault) => {
+                    if changes.failed() {
+                        text::complain(&format!("no answer: {fault:#}"));
+                    }
+                }
+            }
+        };
+    }
+}
+
+/// What was told last, to tell only what is new.
+#[derive(Default)]
+struct Changes {
+    told: Vec<String>,
+    failing: bool,
+}
+
+impl Changes {
+    /// The lines of what differs from the last time; empty if nothing does.
+    fn lines(&mut self, status: &Status) -> String {
+        let keys = keys(status);
+        let mut out = String::new();
+        if self.told.first() != keys.first() || self.failing {
+            let _ = writeln!(out, "{}", headline(status, Colour::Plain));
+        }
+        for (release, key) in status.releases.iter().zip(&keys[1..]) {
+            if self.failing || !self.told.contains(key) {
+                let _ = writeln!(out, "{}", line(release));
+            }
+        }
+        let gone =
+            |told: &&String| !status.releases.iter().any(|r| told.starts_with(&format!("{}\n", r.name)));
+        for told in self.told.iter().skip(1).filter(gone) {
+            let _ =
+                writeln!(out, "{}: no longer in the config", shown(told.split('\n').next().unwrap_or("")));
+        }
+        self.told = keys;
+        self.failing = false;
+        out
+    }
+
+    /// Does it differ from the last time?
+    fn seen(&mut self, status: &Status) -> bool {
+        !self.lines(status).is_empty()
+    }
+
+    /// There was no answer; was there one the last time?
+    fn failed(&mut self) -> bool {
+        !std::mem::replace(&mut self.failing, true)
+    }
+}
+
+/// What counts as a change: first of the proxy, then of each release, which begins with its name and a line end.
+fn keys(status: &Status) -> Vec<String> {
+    let proxy = format!("{:?}{:?}{:?}", status.config.revision, status.config.last_error, status.state_error);
+    let release = |r: &Release| {
+        let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
+        let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
+        format!("{}\n{:?}{weights:?}{trip:?}{watchdog:?}", r.name, (r.attempt, r.state, &r.wave, &r.held))
+    };
+    std::iter::once(proxy).chain(status.releases.iter().map(release)).collect()
+}
+
+fn line(r: &Release) -> String {
+    let mut out = format!("{}: {}, weight {}", shown(&r.name), r.state.words(), weights(r));
+    let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
+    if let Some(trip) = &r.trip {
+        let _ = write!(out, ", {}", told(r, trip));
+    }
+    out
+}
+
+fn render(status: &Status, colour: Colour) -> String {
+    let mut out = headline(status, colour);
+    out.push('\n');
+    if status.releases.is_empty() {
+        out.push_str("no release in the config\n");
+    }
+    for r in &status.releases {
+        out.push('\n');
+        release(&mut out, r, colour);
+    }
+    out
+}
+
+fn headline(status: &Status, colour: Colour) -> String {
+    let config = &status.config;
+    let (version, up) = (shown(&status.version), text::seconds(status.uptime_s));
+    let mut out = format!(
+        "grayling {version}, up {up}, config revision {} of {}",
+        config.revision,
+        shown(&config.loaded_at)
+    );
+    if let Some(fault) = &config.last_error {
+        let told = colour.paint(Hue::Red, "The last reload failed");
+        let _ = write!(out, "\n{told}, revision {} stays in force: {}", config.revision, shown(fault));
+    }
+    if let Some(fault) = &status.state_error {
+        let told = colour.paint(Hue::Red, "Trips are in memory only");
+        let _ = write!(out, "\n{told}: {}", shown(fault));
+    }
+    out
+}
+
+fn release(out: &mut String, r: &Release, colour: Colour) {
+    let state = colour.paint(hue(r.state), r.state.words());
+    let name = colour.paint(Hue::Bold, &shown(&r.name));
+    let wave = r.wave.as_deref().map(|w| format!(", wave {}", shown(w))).unwrap_or_default();
+    let _ = writeln!(out, "{name}  {state}, attempt {}{wave}", r.attempt);
+    let share = match r.share_actual {
+        Some(share) => format!("{} of the last minute's requests went to new", measured_percent(share)),
+        None => "no request in the last minute".to_owned(),
+    };
+    let _ = writeln!(out, "  weight    {}; {share}", weights(r));
+    if let Some(held) = &r.held {
+        let _ = writeln!(out, "  held      {}", colour.paint(Hue::Yellow, &shown(held)));
+    }
+    let _ = writeln!(out, "  failures  {}, in the last five minutes", failures(r));
+    table(out, r, colour);
+    let watchdog = colour.paint(watchdog_hue(r.watchdog.state), r.watchdog.state.words());
+    let _ = writeln!(out, "  watchdog  {watchdog}");
+    for s in &r.watchdog.signals {
+        let evidence = match s.evidence_ratio {
+            Some(ratio) => format!("{:>3.0}% of a trip  ", ratio * 100.0),
+            None => " ".repeat(16),
+        };
+        let _ = writeln!(
+            out,
+            "    {:<13} {:<8} {evidence}{}",
+            shown(&s.signal),
+            shown(&s.stratum),
+            shown(&s.detail)
+        );
+    }
+    if !r.gates.is_empty() {
+        out.push_str("  gates\n");
+    }
+    for g in &r.gates {
+        let _ = writeln!(out, "    {:<13} {:<12}  {}", shown(&g.name), shown(&g.verdict), shown(&g.detail));
+    }
+    if let Some(trip) = &r.trip {
+        tripped(out, r, trip, colour);
+    }
+}
+
+/// The row that people look at: a column an arm would be wider than a terminal, so an arm is a row.
+fn table(out: &mut String, r: &Release, colour: Colour) {
+    let head = ["", "requests", "failed", "ratio", "p50", "p99", "users", "in flight", "servers"];
+    let row = |name: &str, arm: &ArmStatus| {
+        let name = if arm.upstream.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name} {}", shown(&arm.upstream))
+        };
+        let servers = match arm.servers.len() {
+            0 => arm.servers_healthy.to_string(),
+            all => format!("{} of {all}", arm.servers_healthy),
+        };
+        let ms = |value: Option<f64>| value.map_or("-".to_owned(), milliseconds);
+        [
+            name,
+            count(arm.requests),
+            count(arm.failures),
+            arm.error_ratio.map_or("-".to_owned(), |e| measured_percent(e * 100.0)),
+            ms(arm.p50_ms),
+            ms(arm.p99_ms),
+            count(arm.users),
+            count(arm.in_flight),
+            servers,
+        ]
+    };
+    let rows = [head.map(str::to_owned), row("stable", &r.arms.stable), row("new", &r.arms.new)];
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for (i, row) in rows.iter().enumerate() {
+        let mut text = format!("    {:<1$}", row[0], widths[0]);
+        for (cell, width) in row.iter().zip(&widths).skip(1) {
+            let _ = write!(text, "  {cell:>width$}");
+        }
+        let _ = writeln!(out, "{}", if i == 0 { colour.paint(Hue::Dim, &text) } else { text });
+    }
+    for (name, arm) in [("stable", &r.arms.stable), ("new", &r.arms.new)] {
+        for server in arm.servers.iter().filter(|s| !s.healthy) {
+            let told = format!("{name}: {} does not accept connections", shown(&server.name));
+            let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
+        }
+    }
+}
+
+fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
+    let name = shown(&r.name);
+    let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
+    let evidence = text::evidence(&trip.evidence);
+    if !evidence.is_empty() {
+        let _ = writeln!(out, "    evidence: {evidence}");
+    }
+    let frozen = r.state == ReleaseState::Frozen;
+    let effect = if frozen { "it goes on" } else { "users come back" };
+    let resume = format!("grayling resume {name} --reason \"...\"");
+    let attempt = format!("attempt = {}", r.attempt + 1);
+    let ledger = "grayling ledger";
+    let width = resume.len();
+    let _ = writeln!(out, "  What to type next:");
+    let _ = writeln!(out, "    {ledger:<width$}   what was decided, and on what evidence");
+    let _ = writeln!(
+        out,
+        "    {resume:<width$}   {effect}, at {} as the file has it",
+        percent(r.weight_configured)
+    );
+    let _ = writeln!(
+        out,
+        "    {attempt:<width$}   in the config, under [release.{name}]: for a new build behind `new`"
+    );
+}
+
+/// The trip in a sentence.
+fn told(r: &Release, trip: &Trip) -> String {
+    let done = if r.state == ReleaseState::Frozen { "frozen" } else { "tripped" };
+    let onset = trip.onset_to_trip_ms.map(|ms| format!(", {} after onset", milliseconds(ms as f64)));
+    let (actor, at, cause) = (shown(&trip.actor), shown(&trip.at), shown(&trip.cause));
+    let detail = shown(&trip.detail);
+    format!("{done} by {actor} at {at}, cause {cause}{}: {detail}", onset.unwrap_or_default())
+}
+
+fn weights(r: &Release) -> String {
+    if r.weight == r.weight_configured {
+        return format!("{} in force", percent(r.weight));
+    }
+    format!("{} in force, {} in the file", percent(r.weight), percent(r.weight_configured))
+}
+
+fn failures(r: &Release) -> String {
+    let arm = |a: &ArmStatus| format!("{} of {}", count(a.failures), count(a.requests));
+    format!("new {} failed, stable {}", arm(&r.arms.new), arm(&r.arms.stable))
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}
+
+fn hue(state: ReleaseState) -> Hue {
+    match state {
+        ReleaseState::Progressing | ReleaseState::Complete => Hue::Green,
+        ReleaseState::Pending | ReleaseState::Paused => Hue::Yellow,
+        ReleaseState::Frozen | ReleaseState::RolledBack => Hue::Red,
+    }
+}
+
+fn watchdog_hue(state: WatchdogState) -> Hue {
+    match state {
+        WatchdogState::Quiet => Hue::Green,
+        WatchdogState::Suspicious | WatchdogState::Blind => Hue::Yellow,
+        WatchdogState::Tripped | WatchdogState::BothArms => Hue::Red,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client::scripted::admin;
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn answer() -> Value {
+        json!({"version": "0.1.0", "uptime_s": 812,
+         "config": {"revision": 4, "sha256": "ab", "loaded_at": "2026-11-23T06:02:11Z", "last_error": null},
+         "releases": [{"name": "cbs-v2", "attempt": 1, "state": "progressing", "weight": 5.0, "weight_configured": 5.0,
+           "wave": null, "share_actual": 4.97, "trip": null,
+           "arms": {
+             "stable": {"upstream": "cbs-v1", "requests": 15432, "failures": 9, "error_ratio": 0.000583, "p50_ms": 3.1,
+               "p99_ms": 22.0, "users": 8112, "in_flight": 3, "servers_healthy": 1,
+               "servers": [{"name": "http://127.0.0.1:9001", "healthy": true},
+                           {"name": "http://127.0.0.1:9011", "healthy": false}]},
+             "new": {"upstream": "cbs-v2", "requests": 812, "failures": 41, "error_ratio": 0.050493, "p50_ms": 3.4,
+               "p99_ms": 1240.0, "users": 431, "in_flight": 0, "servers_healthy": 1,
+               "servers": [{"name": "http://127.0.0.1:9002", "healthy": true}]}},
+           "watchdog": {"state": "suspicious", "signals": [
+             {"signal": "errors", "stratum": "all", "evidence_ratio": 0.61, "detail": "new 41 of 812, stable 9 of 15432"},
+             {"signal": "fuse", "stratum": "all", "detail": "0 of 5 refusals in a row"}]}}]})
+    }
+
+    fn tripped() -> Value {
+        let mut answer = answer();
+        let release = &mut answer["releases"][0];
+        release["state"] = json!("rolled_back");
+        release["weight"] = json!(0.0);
+        release["share_actual"] = Value::Null;
+        release["held"] = json!("tripped");
+        release["watchdog"] = json!({"state": "tripped", "signals": []});
+        release["trip"] = json!({"cause": "errors", "at": "2026-11-23T06:10:02Z", "actor": "watchdog",
+            "detail": "new 41 of 812 failed, stable 9 of 15,432", "onset_to_trip_ms": 240,
+            "evidence": {"e": 1042.5, "alpha": 0.001}});
+        answer
+    }
+
+    async fn fetched(answer: Value) -> Status {
+        let server = admin(&[("GET /api/v1/status", 200, answer)]).await;
+        fetch(&server.client).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn both_arms_stand_side_by_side() {
+        let expected = "\
+grayling 0.1.0, up 13m 32s, config revision 4 of 2026-11-23T06:02:11Z
+
+cbs-v2  progressing, attempt 1
+  weight    5% in force; 4.97% of the last minute's requests went to new
+  failures  new 41 of 812 failed, stable 9 of 15,432, in the last five minutes
+                   requests  failed  ratio     p50     p99  users  in flight  servers
+    stable cbs-v1    15,432       9  0.06%  3.1 ms   22 ms  8,112          3   1 of 2
+    new cbs-v2          812      41  5.05%  3.4 ms  1.24 s    431          0   1 of 1
+    stable: http://127.0.0.1:9011 does not accept connections
+  watchdog  suspicious
+    errors        all       61% of a trip  new 41 of 812, stable 9 of 15432
+    fuse          all                      0 of 5 refusals in a row
+";
+        assert_eq!(render(&fetched(answer()).await, Colour::Plain), expected);
+    }
+
+    #[tokio::test]
+    async fn a_trip_is_told_with_its_evidence_and_what_to_type() {
+        let text = render(&fetched(tripped()).await, Colour::Plain);
+        let from = text.find("  weight").unwrap();
+        let to = text.find("  failures").unwrap();
+        let held =
+            "  weight    0% in force, 5% in the file; no request in the last minute\n  held      tripped\n";
+        assert_eq!(&text[from..to], held);
+        let expected = "
+  Tripped by watchdog at 2026-11-23T06:10:02Z, cause errors, 240 ms after onset: new 41 of 812 failed, stable 9 of 15,432
+    evidence: alpha 0.001, e 1042.5
+  What to type next:
+    grayling ledger                         what was decided, and on what evidence
+    grayling resume cbs-v2 --reason \"...\"   users come back, at 5% as the file has it
+    attempt = 2                             in the config, under [release.cbs-v2]: for a new build behind `new`
+";
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_freeze_is_not_told_as_a_rollback() {
+        let mut answer = tripped();
+        answer["releases"][0]["state"] = json!("frozen");
+        let text = render(&fetched(answer).await, Colour::Plain);
+        assert!(
+            text.contains("cbs-v2  frozen, attempt 1") && text.contains("Frozen by watchdog at"),
+            "{text}"
+        );
+        assert!(
+            text.contains("it goes on, at 5% as the file has it") && !text.contains("ripped by"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn faults_of_the_proxy_itself_stand_on_top() {
+        let mut answer = answer();
+        answer["config"]["last_error"] = json!("grayling.toml:3:1: unknown key");
+        answer["state_error"] = json!("state/latch.json: no space left");
+        answer["releases"] = json!([]);
+        let expected = "\
+grayling 0.1.0, up 13m 32s, config revision 4 of 2026-11-23T06:02:11Z
+The last reload failed, revision 4 stays in force: grayling.toml:3:1: unknown key
+Trips are in memory only: state/latch.json: no space left
+no release in the config
+";
+        assert_eq!(render(&fetched(answer).await, Colour::Plain), expected);
+    }
+
+    #[tokio::test]
+    async fn arms_without_a_request_show_no_figure_that_looks_like_health() {
+        let mut answer = answer();
+        answer["releases"][0]["arms"] = json!({"stable": {}, "new": {}});
+        let text = render(&fetched(answer).await, Colour::Plain);
+        assert!(
+            text.contains("    new            0       0      -    -    -      0          0        0\n"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_exit_code_is_3_only_if_asked_and_rolled_back() {
+        let code = |exit_code: bool, status: &Status| {
+            let args = Args { watch: false, exit_code, admin: AdminArgs::default(), json: false };
+            super::exit_code(&args, status) == ExitCode::from(3)
+        };
+        let (well, ill) = (fetched(answer()).await, fetched(tripped()).await);
+        assert_eq!((code(true, &well), code(true, &ill), code(false, &ill)), (false, true, false));
+    }
+
+    #[tokio::test]
+    async fn a_watch_into_a_pipe_tells_changes_only() {
+        let mut changes = Changes::default();
+        let well = fetched(answer()).await;
+        let first = "\
+grayling 0.1.0, up 13m 32s, config revision 4 of 2026-11-23T06:02:11Z
+cbs-v2: progressing, weight 5% in force, new 41 of 812 failed, stable 9 of 15,432, watchdog suspicious
+";
+        assert_eq!(changes.lines(&well), first);
+        let mut counted = well.clone();
+        counted.uptime_s += 1;
+        counted.releases[0].arms.new.requests += 7;
+        counted.releases[0].watchdog.signals[0].evidence_ratio = Some(0.62);
+        assert_eq!(changes.lines(&counted), "", "counters alone are no change");
+
+        let ill = fetched(tripped()).await;
+        let told = "cbs-v2: rolled back, weight 0% in force, 5% in the file, new 41 of 812 failed, \
+                    stable 9 of 15,432, watchdog tripped, tripped by watchdog at 2026-11-23T06:10:02Z, cause errors, \
+                    240 ms after onset: new 41 of 812 failed, stable 9 of 15,432\n";
+        assert_eq!(changes.lines(&ill), told);
+
+        let mut gone = ill.clone();
+        gone.releases.clear();
+        assert_eq!(changes.lines(&gone), "cbs-v2: no longer in the config\n");
+        assert_eq!(changes.lines(&gone), "");
+
+        assert!(changes.failed() && !changes.failed(), "an outage is told once");
+        assert!(changes.lines(&well).starts_with(first), "and so is its end");
+    }
+}

@@ -1,0 +1,184 @@
+//! How commands write for people: figures, colour, and the two streams.
+//!
+//! Invariants: colour only on a terminal and without NO_COLOR; text that came from elsewhere (a reason, a user id, a
+//! server's answer) is printed through [`shown`], so that it cannot command the terminal.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+
+/// May escape sequences be written?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Colour {
+    Plain,
+    Ansi,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hue {
+    Bold,
+    Dim,
+    Red,
+    Green,
+    Yellow,
+}
+
+impl Colour {
+    /// What stdout allows (see no-color.org).
+    pub fn of_stdout() -> Colour {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        if io::stdout().is_terminal() && !forbidden { Colour::Ansi } else { Colour::Plain }
+    }
+
+    pub fn paint(self, hue: Hue, text: &str) -> String {
+        let code = match hue {
+            Hue::Bold => 1,
+            Hue::Dim => 2,
+            Hue::Red => 31,
+            Hue::Green => 32,
+            Hue::Yellow => 33,
+        };
+        match self {
+            Colour::Plain => text.to_owned(),
+            Colour::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
+}
+
+/// Writes to stdout at once. The error is the bare one, by which a closed pipe is told from a failure.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A value as indented JSON, and a line end.
+pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    Ok(print(&text)?)
+}
+
+/// A line on stderr. There is nobody left to tell if that fails.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// Text that came from elsewhere, with control characters made visible. Line ends become spaces.
+pub fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// `15,432`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `5%`, `4.97%`, `0.0001%`: at most four decimals, as weights have them.
+pub fn percent(value: f64) -> String {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}%")
+}
+
+/// `0.06%`: two decimals, for what is measured.
+pub fn measured_percent(value: f64) -> String {
+    format!("{value:.2}%")
+}
+
+/// `3.1 ms`, `22 ms`, `1.24 s`.
+pub fn milliseconds(ms: f64) -> String {
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.2} s", ms / 1000.0),
+    }
+}
+
+/// `42s`, `13m 32s`, `2h 5m`, `3d 4h`.
+pub fn seconds(s: u64) -> String {
+    match s {
+        0..60 => format!("{s}s"),
+        60..3600 => format!("{}m {}s", s / 60, s % 60),
+        3600..86_400 => format!("{}h {}m", s / 3600, s % 3600 / 60),
+        _ => format!("{}d {}h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// One line of JSON evidence for people: `new_failed 41, new_requests 812`; nothing for null and `{}`.
+pub fn evidence(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => shown(text),
+        Value::Object(fields) => {
+            let mut out = String::new();
+            for (name, field) in fields {
+                let told = match field {
+                    Value::Object(_) => format!("({})", evidence(field)),
+                    _ => evidence(field),
+                };
+                let _ = write!(out, "{}{} {told}", if out.is_empty() { "" } else { ", " }, shown(name));
+            }
+            out
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(evidence).collect::<Vec<_>>().join(", "))
+        }
+        plain => plain.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_written_as_people_read_them() {
+        assert_eq!(
+            [0, 12, 999, 1000, 15_432, 1_000_000].map(count),
+            ["0", "12", "999", "1,000", "15,432", "1,000,000"]
+        );
+        assert_eq!(
+            [0.0, 5.0, 0.0001, 33.3333, 100.0].map(percent),
+            ["0%", "5%", "0.0001%", "33.3333%", "100%"]
+        );
+        assert_eq!([0.04, 3.1, 22.0, 1240.0].map(milliseconds), ["0.0 ms", "3.1 ms", "22 ms", "1.24 s"]);
+        assert_eq!([42, 812, 7500, 273_600].map(seconds), ["42s", "13m 32s", "2h 5m", "3d 4h"]);
+    }
+
+    #[test]
+    fn foreign_text_cannot_command_the_terminal() {
+        assert_eq!(shown("slow\x1b[2J\nand\u{9b}m bad ü"), "slow\\u{1b}[2J and\\u{9b}m bad ü");
+    }
+
+    #[test]
+    fn evidence_is_one_line() {
+        let value =
+            serde_json::json!({"new": {"failed": 41, "of": 812}, "alpha": 0.001, "s": "a\nb", "l": [1, 2]});
+        assert_eq!(evidence(&value), "alpha 0.001, l [1, 2], new (failed 41, of 812), s a b");
+        assert_eq!(evidence(&serde_json::Value::Null), "");
+    }
+
+    #[test]
+    fn colour_is_only_written_where_it_may_be() {
+        assert_eq!(Colour::Plain.paint(Hue::Red, "x"), "x");
+        assert_eq!(Colour::Ansi.paint(Hue::Red, "x"), "\x1b[31mx\x1b[0m");
+    }
+}

@@ -1,0 +1,224 @@
+//! File → Plan, reporting every fault at once. Owns reading the file, and what holds between sections.
+//!
+//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even where the file is faulty, so
+//! that repairing a file it names is noticed.
+
+use super::read::{Reader, Scope};
+use super::report::{Fault, Place, Report, Severity, Source};
+use super::{named, sections};
+use crate::domain::plan::Plan;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml::de::DeTable;
+
+/// A config larger than this is not a config.
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
+
+const NOT_TOML: &str = "this is not TOML";
+
+/// A file without faults.
+#[derive(Debug)]
+pub struct Checked {
+    pub plan: Plan,
+    pub warnings: Report,
+    /// Every file that was read, the config first: what is to be watched.
+    pub files: Vec<PathBuf>,
+    /// Of the text, in hexadecimal digits.
+    pub sha256: String,
+    pub text: String,
+}
+
+/// What came of reading a file.
+#[derive(Debug)]
+pub struct Loaded {
+    pub result: Result<Checked, Report>,
+    /// What is to be watched, also where the result is an error.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads and checks the file at `path`.
+pub fn load(path: &Path) -> Loaded {
+    match read(path) {
+        Ok(text) => {
+            let (result, files) = examine(&text, path, &|name| std::env::var(name).ok());
+            Loaded { result, files }
+        }
+        Err(fault) => {
+            let mut report = Report::default();
+            report.push(*fault);
+            Loaded { result: Err(report), files: vec![path.to_path_buf()] }
+        }
+    }
+}
+
+/// Checks a text as if it stood in the file `origin`.
+pub fn parse(text: &str, origin: &Path) -> Result<Checked, Report> {
+    examine(text, origin, &|name| std::env::var(name).ok()).0
+}
+
+fn read(path: &Path) -> Result<String, Box<Fault>> {
+    let fault = |message: String, help: Option<&str>| {
+        Box::new(Fault {
+            severity: Severity::Error,
+            place: Place::Named { path: path.display().to_string(), line: 0 },
+            message,
+            label: String::new(),
+            help: help.map(str::to_string),
+        })
+    };
+    let init = Some("`grayling init > FILE` writes one to start from");
+    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => fault("there is no such config file".into(), init),
+        _ => fault(format!("the config file cannot be read: {e}"), None),
+    })?;
+    if meta.is_dir() {
+        return Err(fault("this is a directory, not a config file".into(), Some("name the file in it")));
+    }
+    if !meta.is_file() {
+        return Err(fault("this is not a regular file".into(), None));
+    }
+    if meta.len() > FILE_BYTES_MAX {
+        return Err(fault(
+            format!("a config file has at most {} MiB", FILE_BYTES_MAX >> 20),
+            Some("put long lists of users into a `users_file`"),
+        ));
+    }
+    let bytes =
+        std::fs::read(path).map_err(|e| fault(format!("the config file cannot be read: {e}"), None))?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(fault("the config file is UTF-16".into(), Some("save it as UTF-8")));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
+        let mut f = fault(format!("byte {at} is not UTF-8"), Some("save the file as UTF-8"));
+        f.place = Place::Named { path: path.display().to_string(), line };
+        f
+    })
+}
+
+pub(super) fn examine(
+    text: &str,
+    origin: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> (Result<Checked, Report>, Vec<PathBuf>) {
+    let source = Source { path: origin.display().to_string(), text: text.to_string(), line_first: 1 };
+    let base = match origin.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let mut reader = Reader {
+        source: Arc::new(source),
+        report: Report::default(),
+        environment,
+        base: std::path::absolute(&base).unwrap_or(base),
+        files: BTreeSet::new(),
+        recovering: false,
+    };
+    let plan = if text.trim_start_matches('\u{feff}').trim().is_empty() {
+        let place = Place::Named { path: reader.source.path.clone(), line: 0 };
+        let help = Some("`grayling init > FILE` writes one to start from".to_string());
+        reader.fault_elsewhere(Severity::Error, place, "the config file is empty".into(), help);
+        None
+    } else {
+        plan(&mut reader, text)
+    };
+    reader.report.sort();
+    let mut files = vec![origin.to_path_buf()];
+    files.extend(reader.files);
+    let result = match plan {
+        Some(plan) if reader.report.errors() == 0 => Ok(Checked {
+            plan,
+            warnings: reader.report,
+            files: files.clone(),
+            sha256: sha256(text.as_bytes()),
+            text: text.to_string(),
+        }),
+        _ => Err(reader.report),
+    };
+    (result, files)
+}
+
+fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    let mut broken_lines = BTreeSet::new();
+    let mut last = "";
+    for error in &syntax {
+        let span = error.span().unwrap_or(0..0);
+        broken_lines.insert(line_of(text, span.start));
+        // A bracket that is never closed makes every later line an element that lacks its comma.
+        if last != error.message() || !last.starts_with("missing comma between array elements") {
+            reader.fault(&span, NOT_TOML, error.message(), syntax_help(error.message(), text, &span));
+        }
+        last = error.message();
+    }
+    reader.recovering = !syntax.is_empty();
+    let scope = Scope { section: "", title: String::new(), table: Some(root.get_ref()), span: 0..0 };
+    reader.unknown_keys(&scope, root.get_ref());
+    let plan = sections(reader, &scope);
+    // What recovery made of a broken line is not the user's fault.
+    let mut seen = BTreeSet::new();
+    reader.report.retain(|fault| match &fault.place {
+        Place::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
+            !broken_lines.contains(&line_of(text, span.start))
+        }
+        Place::Shown { span, .. } => seen.insert(line_of(text, span.start)),
+        Place::Named { .. } => true,
+    });
+    plan
+}
+
+fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
+    let (listen, listen_admin) = sections::listen(reader, root);
+    let admin = sections::admin(reader, root, &listen, listen_admin);
+    let identity = sections::identity(reader, root);
+    let limits = sections::limits(reader, root);
+    let state = sections::state(reader, root);
+    let log = sections::log(reader, root);
+    let upstreams = named::upstreams(reader, root);
+    let segments = named::segments(reader, root, &identity);
+    let releases = named::releases(reader, root, &upstreams, &segments);
+    let routes = named::routes(reader, root, &upstreams, &releases);
+    named::unused(reader, root, &upstreams, &segments, &releases, &routes);
+    let bare = |list: Vec<named::Entry<_>>| list.into_iter().map(|e| e.item).collect();
+    Some(Plan {
+        listen,
+        admin,
+        identity,
+        upstreams: bare(upstreams),
+        segments: segments.into_iter().map(|e| e.item).collect(),
+        releases: releases.into_iter().map(|e| e.item).collect(),
+        routes: routes?,
+        limits,
+        state,
+        log,
+    })
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
+}
+
+fn syntax_help(message: &str, text: &str, span: &std::ops::Range<usize>) -> Option<String> {
+    let rest = text.get(span.start..).unwrap_or("");
+    if message.contains("duplicate key") {
+        return Some("keep one of the two".into());
+    }
+    if rest.starts_with('\r') && !rest.starts_with("\r\n") {
+        return Some("end lines with LF or CR LF; a CR alone is not a line end".into());
+    }
+    if message.starts_with("missing comma between array elements") {
+        return Some("write a comma, or close the array with `]` on a line above".into());
+    }
+    if message.contains("string values must be quoted") {
+        return Some("put the value in double quotes".into());
+    }
+    None
+}
+
+/// In hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}

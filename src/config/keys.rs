@@ -1,0 +1,120 @@
+//! Every key that this version knows, by section; and those of later versions, which are unknown with a kinder word.
+//!
+//! Invariants: `check` reads no key that is not here; `file` has the same keys; `config/reference.toml` names them all.
+
+/// Section names: `*` stands for a name that the user chooses.
+pub const KNOWN: &[(&str, &[&str])] = &[
+    (
+        "",
+        &["listen", "admin", "identity", "upstream", "segment", "release", "route", "limits", "state", "log"],
+    ),
+    ("listen", &["http", "admin", "workers", "trusted_proxies", "expose_arm"]),
+    ("admin", &["token_file", "hosts"]),
+    ("identity", &["from", "normalise", "max_bytes"]),
+    ("identity.from", &["header", "cookie", "query", "path", "jwt"]),
+    ("identity.from.jwt", &["header", "claim", "jwks_file", "unverified"]),
+    (
+        "upstream.*",
+        &[
+            "servers",
+            "connect_timeout",
+            "response_timeout",
+            "idle_timeout",
+            "total_timeout",
+            "connection_idle",
+            "connections_max",
+            "requests_in_flight_max",
+        ],
+    ),
+    ("segment.*", &["users", "users_file", "header", "networks"]),
+    ("segment.*.header", &["name", "equals"]),
+    (
+        "release.*",
+        &[
+            "stable",
+            "new",
+            "salt",
+            "attempt",
+            "weight",
+            "step_max",
+            "segments",
+            "excluded",
+            "on_unreachable",
+            "on_anomaly",
+            "on_both_bad",
+            "watchdog",
+        ],
+    ),
+    ("release.*.watchdog", &["enabled", "alpha", "errors_max", "latency_p99_max", "tick"]),
+    ("route", &["name", "host", "path", "methods", "release", "upstream"]),
+    (
+        "limits",
+        &[
+            "header_bytes",
+            "header_count",
+            "uri_bytes",
+            "connections",
+            "requests_in_flight",
+            "header_timeout",
+            "body_idle_timeout",
+            "keepalive_timeout",
+            "drain",
+        ],
+    ),
+    ("state", &["directory", "on_failure", "when_empty"]),
+    ("log", &["format", "sample", "slow", "user_key_file"]),
+];
+
+/// Keys of versions to come.
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["tls", "alert", "journal", "fleet", "flag", "schema_phase"]),
+    ("listen", &["https", "proxy_protocol"]),
+    ("identity.from", &["client_cert"]),
+    ("upstream.*", &["http2", "ca_file", "health"]),
+    ("release.*", &["wave", "open_hours", "outcome", "compare", "shadow"]),
+    (
+        "release.*.watchdog",
+        &[
+            "mode",
+            "latency_tolerance",
+            "latency_notice",
+            "margin_errors",
+            "margin_latency",
+            "strata",
+            "harm_users_max",
+        ],
+    ),
+    ("route", &["dual_write"]),
+    ("limits", &["websocket_grace"]),
+];
+
+pub fn known(section: &str) -> &'static [&'static str] {
+    find(KNOWN, section)
+}
+
+pub fn is_of_later_version(section: &str, key: &str) -> bool {
+    find(LATER, section).contains(&key)
+}
+
+fn find(table: &'static [(&str, &[&str])], section: &str) -> &'static [&'static str] {
+    table.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
+}
+
+/// The candidate that `typed` was most likely meant to be.
+pub fn closest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = typed.to_lowercase().replace('-', "_");
+    let scored =
+        candidates.into_iter().map(|c| (strsim::damerau_levenshtein(&lower, &c.replace('-', "_")), c));
+    let (distance, best) = scored.min_by_key(|(distance, _)| *distance)?;
+    let length = typed.chars().count();
+    (distance <= 1 + length / 4 && distance < length).then_some(best)
+}
+
+/// The section (and key) where a key that is unknown here belongs.
+pub fn home(key: &str) -> Option<&'static str> {
+    let mut homes = KNOWN.iter().filter(|(name, keys)| !name.is_empty() && keys.contains(&key));
+    match (homes.next(), homes.next()) {
+        (Some((name, _)), None) => Some(name),
+        _ => None,
+    }
+}

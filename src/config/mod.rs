@@ -1,0 +1,24 @@
+//! The config file → [`crate::domain::plan::Plan`], or every reason why not; what an edit changes; and that it changed.
+//!
+//! * `file`: the exact mirror of the file, for the JSON schema
+//! * `keys`, `value`, `read`, `check`, `sections`, `named`: TOML text → Plan, every fault with its place
+//! * `report`: how faults are shown
+//! * `compare`: what a change of plan moves, refuses, warns of
+//! * `watch`: the file changed
+//!
+//! Invariants: a Plan exists only if no fault was found; nothing here keeps state; nothing here panics whatever the file has.
+
+pub mod check;
+pub mod keys;
+mod named;
+mod outside;
+mod read;
+pub mod report;
+mod sections;
+pub mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::{Checked, Loaded, load, parse};
+pub use report::{Color, Fault, Report, Severity};

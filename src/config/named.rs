@@ -1,0 +1,456 @@
+//! The sections that users name: upstreams, segments, releases, routes; and what holds between them.
+
+use super::keys::closest;
+use super::read::{Located, Reader, Scope, Span, article};
+use super::sections::{header_match, networks};
+use super::value::{self, name};
+use super::{outside, sections};
+use crate::domain::cohort::{Salt, Weight};
+use crate::domain::plan::{
+    Identity, OnAnomaly, OnUnreachable, Release, Route, Server, Target, Upstream, Watchdog, normalise,
+};
+use crate::domain::segment::{Segment, UserSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use toml::Spanned;
+
+/// Every name is a metric label: their number is bounded.
+const NAMES_MAX: usize = 256;
+const ROUTES_MAX: usize = 1024;
+const SERVERS_MAX: usize = 256;
+/// Lists longer than this belong into a `users_file`.
+const USERS_MAX: usize = 100_000;
+
+/// A named thing and where its name stands.
+#[derive(Debug)]
+pub struct Entry<T> {
+    pub item: T,
+    pub span: Span,
+}
+
+fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, spans: impl Iterator<Item = Span>) {
+    if let Some(span) = spans.skip(max).next() {
+        r.fault(&span, format!("more than {max} {kind}"), "each of them is a metric label", None);
+    }
+}
+
+pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream>>> {
+    let mut entries = Vec::new();
+    for (name, s) in r.named(root, "upstream", "upstream.*") {
+        let servers = r.list(&s, "servers", SERVERS_MAX, value::server);
+        let mut seen = BTreeSet::new();
+        for server in &servers {
+            if !seen.insert(&server.value) {
+                r.fault(
+                    &server.span,
+                    format!("`{}` stands twice in `servers`", server.value),
+                    "",
+                    Some("remove one".into()),
+                );
+            }
+        }
+        let help = || Some("write `servers = [\"http://127.0.0.1:9001\"]`".to_string());
+        match r.value(&s, "servers") {
+            None if s.table.is_some() => {
+                r.absent(&name.span, format!("upstream `{}` has no `servers`", name.value), "", help())
+            }
+            Some(value) if value.get_ref().as_array().is_some_and(|a| a.is_empty()) => {
+                r.fault(&value.span(), format!("upstream `{}` has no `servers`", name.value), "", help());
+            }
+            _ => {}
+        }
+        let upstream = Upstream {
+            name: name.value,
+            servers: servers.into_iter().map(|s| s.value).collect(),
+            connect_timeout: r.duration(&s, "connect_timeout", "1s", "1ms"..="5m"),
+            response_timeout: r.duration(&s, "response_timeout", "30s", "1ms"..="24h"),
+            idle_timeout: r.duration(&s, "idle_timeout", "60s", "1ms"..="24h"),
+            total_timeout: r.duration_or_none(&s, "total_timeout", "24h"),
+            connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
+            connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
+            requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
+        };
+        if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout")) {
+            if total < upstream.connect_timeout {
+                r.fault(&value.span(), "`total_timeout` is shorter than `connect_timeout`", "", None);
+            }
+        }
+        entries.push(Entry { item: Arc::new(upstream), span: name.span });
+    }
+    too_many(r, "upstreams", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    entries
+}
+
+pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Vec<Entry<Arc<Segment>>> {
+    let mut entries = Vec::new();
+    for (name, s) in r.named(root, "segment", "segment.*") {
+        if ["weight", "none"].contains(&name.value.as_str()) {
+            let why = "metrics use this word for the users who are in no segment";
+            r.fault(&name.span, format!("a segment cannot be called `{}`", name.value), why, None);
+        }
+        let listed = r.list(&s, "users", USERS_MAX, |text| {
+            let id = normalise(identity.normalise, text.as_bytes());
+            if id.is_empty() {
+                return value::bad("an empty user id");
+            }
+            if id.len() > identity.max_bytes {
+                return value::bad("longer than `[identity] max_bytes`, so nobody can have it");
+            }
+            Ok(UserSet::hash(&id))
+        });
+        let mut hashes: Vec<u64> = listed.into_iter().map(|u| u.value).collect();
+        if let Some((path, span)) = sections::file(r, &s, "users_file") {
+            hashes.extend(outside::users(r, &path, &span, identity.normalise, identity.max_bytes));
+        }
+        let header = header_match(r, &s);
+        if let (Some(header), Some(value)) = (&header, r.value(&s, "header")) {
+            let why = format!("whoever can send `{}` can enter", header.name);
+            let help = "make sure that an earlier hop removes it from what clients send";
+            let message = format!("segment `{}` is chosen by a header", name.value);
+            r.warn(&value.span(), message, &why, Some(help.into()));
+        }
+        let networks = networks(r, &s, "networks");
+        if s.table.is_some_and(|t| t.is_empty()) {
+            let help = "give it `users`, `users_file`, `header` or `networks`";
+            r.warn(&name.span, format!("segment `{}` holds nobody", name.value), "", Some(help.into()));
+        }
+        let segment = Segment { name: name.value, users: UserSet::from_hashes(hashes), header, networks };
+        entries.push(Entry { item: Arc::new(segment), span: name.span });
+    }
+    too_many(r, "segments", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    entries
+}
+
+/// The index of what `text` names; else a fault that says what there is.
+fn lookup<'n>(
+    r: &mut Reader<'_>,
+    text: &Located<String>,
+    kind: &str,
+    names: impl Iterator<Item = &'n str> + Clone,
+) -> Option<usize> {
+    if let Some(i) = names.clone().position(|n| n == text.value) {
+        return Some(i);
+    }
+    let help = match closest(&text.value, names.clone()) {
+        Some(meant) => format!("did you mean `\"{meant}\"`?"),
+        None if names.clone().next().is_none() => format!("add `[{kind}.{}]`", text.value),
+        None => format!("there is {}", super::read::quoted(names.take(10))),
+    };
+    let message = format!("there is no {kind} `{}`", text.value.escape_debug());
+    r.absent(&text.span, message, "", Some(help));
+    None
+}
+
+pub fn releases(
+    r: &mut Reader<'_>,
+    root: &Scope<'_>,
+    upstreams: &[Entry<Arc<Upstream>>],
+    segments: &[Entry<Arc<Segment>>],
+) -> Vec<Entry<Arc<Release>>> {
+    let mut entries: Vec<Entry<Arc<Release>>> = Vec::new();
+    for (name, s) in r.named(root, "release", "release.*") {
+        if name.value == "none" {
+            let why = "metrics use this word for routes without a release";
+            r.fault(&name.span, "a release cannot be called `none`", why, None);
+        }
+        let arm = |r: &mut Reader<'_>, key: &str| {
+            let Some(text) = r.string(&s, key) else {
+                if r.value(&s, key).is_none() && s.table.is_some() {
+                    let message = format!("release `{}` has no `{key}`", name.value);
+                    let help = format!("add `{key} = \"NAME\"`, with the name of an upstream");
+                    r.absent(&name.span, message, "", Some(help));
+                }
+                return None;
+            };
+            let names = upstreams.iter().map(|u| u.item.name.as_str());
+            lookup(r, &text, "upstream", names).map(|i| (i, text.span))
+        };
+        let (stable, new) = (arm(r, "stable"), arm(r, "new"));
+        if let (Some((stable, _)), Some((new, span))) = (&stable, &new) {
+            arms_apart(r, span, upstreams, *stable, *new);
+        }
+        let salt = r.parsed(&s, "salt", |text| {
+            if text.is_empty() || text.len() > 256 {
+                return value::bad_help("a salt is 1 to 256 bytes", "leave it out to use the release's name");
+            }
+            Ok(text.to_string())
+        });
+        let salt_text = salt.map_or_else(|| name.value.clone(), |s| s.value);
+        let step_max = r.percent(&s, "step_max", Weight::FULL);
+        if step_max.value == Weight::ZERO {
+            let help = "write the most that one edit may raise the weight by, as in `\"25%\"`";
+            r.fault(&step_max.span, "`step_max` of 0% refuses every raise", "", Some(help.into()));
+        }
+        let chosen = |r: &mut Reader<'_>, key: &str| {
+            let mut list: Vec<(Arc<Segment>, Span)> = Vec::new();
+            for text in r.list(&s, key, NAMES_MAX, |t| Ok(t.to_string())) {
+                let names = segments.iter().map(|s| s.item.name.as_str());
+                let Some(i) = lookup(r, &text, "segment", names) else { continue };
+                if list.iter().any(|(s, _)| s.name == text.value) {
+                    let message = format!("`{}` stands twice in `{key}`", text.value);
+                    r.fault(&text.span, message, "", Some("remove one".into()));
+                    continue;
+                }
+                list.push((segments[i].item.clone(), text.span));
+            }
+            list
+        };
+        let (inside, excluded) = (chosen(r, "segments"), chosen(r, "excluded"));
+        for (segment, span) in &inside {
+            if excluded.iter().any(|(e, _)| e.name == segment.name) {
+                let message = format!("segment `{}` is in `segments` and in `excluded`", segment.name);
+                r.warn(span, message, "it is excluded", Some("remove it from one of them".into()));
+            }
+        }
+        let anomaly = [("rollback", OnAnomaly::Rollback), ("freeze", OnAnomaly::Freeze)];
+        let reach = [
+            ("stable", OnUnreachable::Stable),
+            ("reads", OnUnreachable::Reads),
+            ("error", OnUnreachable::Error),
+        ];
+        let release = Release {
+            stable: stable.map_or(usize::MAX, |(i, _)| i),
+            new: new.map_or(usize::MAX, |(i, _)| i),
+            salt: Salt::new(&salt_text),
+            attempt: r.integer(&s, "attempt", 1, 1..=1_000_000_000),
+            weight: r.percent(&s, "weight", Weight::ZERO).value,
+            step_max: step_max.value,
+            segments: inside.into_iter().map(|(s, _)| s).collect(),
+            excluded: excluded.into_iter().map(|(s, _)| s).collect(),
+            on_unreachable: r.choice(&s, "on_unreachable", &reach),
+            on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
+            on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
+            watchdog: watchdog(r, &s, &name.value),
+            name: name.value,
+            salt_text,
+        };
+        if let Some(twin) = entries.iter().find(|e| e.item.salt_text == release.salt_text) {
+            // The same users would be first in both.
+            let message = format!("releases `{}` and `{}` have one salt", twin.item.name, release.name);
+            let why = "the same users are the first in both";
+            r.warn(&name.span, message, why, Some("leave `salt` out of one of them".into()));
+        }
+        entries.push(Entry { item: Arc::new(release), span: name.span });
+    }
+    too_many(r, "releases", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    entries
+}
+
+/// `new` must be another program: a trip that sends users from a server to itself protects nobody.
+fn arms_apart(
+    r: &mut Reader<'_>,
+    span: &Span,
+    upstreams: &[Entry<Arc<Upstream>>],
+    stable: usize,
+    new: usize,
+) {
+    let (a, b) = (&upstreams[stable].item, &upstreams[new].item);
+    if stable == new {
+        let help = "name the upstream of the version to be released";
+        r.fault(span, "`stable` and `new` are the same upstream", "", Some(help.into()));
+    } else if let Some(both) = a.servers.iter().find(|server| b.servers.contains(server)) {
+        let message = format!("`{both}` is a server of `stable` and of `new`");
+        let why = "a rollback would not take it out";
+        r.fault(span, message, why, Some("give the two versions servers of their own".into()));
+    }
+}
+
+fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
+    let s = r.scope(release, "watchdog", "release.*.watchdog");
+    let enabled = r.boolean(&s, "enabled");
+    if let Some(off) = enabled.as_ref().filter(|e| !e.value) {
+        let why = "nothing takes `new` out when it is worse";
+        let help = "remove the line, unless something else watches";
+        r.warn(&off.span, format!("the watchdog of `{name}` is off"), why, Some(help.into()));
+    }
+    let errors_max = r.percent(&s, "errors_max", Weight::from_parts(50_000));
+    if errors_max.value == Weight::ZERO {
+        let help = "write a ceiling above 0%, as in `\"5%\"`";
+        r.fault(&errors_max.span, "`errors_max` of 0% trips at the first failure", "", Some(help.into()));
+    }
+    Watchdog {
+        enabled: enabled.is_none_or(|e| e.value),
+        alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
+        errors_max: errors_max.value.ratio(),
+        latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
+        tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
+    }
+}
+
+/// `None` only if there is no route at all.
+pub fn routes(
+    r: &mut Reader<'_>,
+    root: &Scope<'_>,
+    upstreams: &[Entry<Arc<Upstream>>],
+    releases: &[Entry<Arc<Release>>],
+) -> Option<Vec<Route>> {
+    let value = r.value(root, "route");
+    let example = || Some("add `[[route]]` with `path = \"/\"` and `release = \"NAME\"`".to_string());
+    let Some(value) = value else {
+        let end = r.source.text.trim_end().len();
+        let start = r.source.text[..end].rfind('\n').map_or(0, |i| i + 1);
+        r.absent(&(start..end), "the file has no route", "nothing would be served", example());
+        return None;
+    };
+    let Some(array) = value.get_ref().as_array() else {
+        let help = "write `[[route]]`, with two brackets, for each route";
+        let why = super::read::found(value.get_ref());
+        r.fault(&value.span(), "`route` is not a list", &why, Some(help.into()));
+        return None;
+    };
+    if array.is_empty() {
+        r.absent(&value.span(), "the file has no route", "nothing would be served", example());
+    }
+    let mut routes: Vec<Route> = Vec::new();
+    let mut labels: BTreeMap<String, Span> = BTreeMap::new();
+    for (i, element) in array.iter().enumerate() {
+        let s = r.table(element, "route", "[[route]]".into());
+        let route = route(r, &s, i, upstreams, releases);
+        if let Some(first) = routes.iter().find(|other| same(other, &route)) {
+            let message = format!("two routes for the same requests: `{}` and `{}`", first.name, route.name);
+            r.fault(
+                &s.span,
+                message,
+                "",
+                Some("remove one, or tell them apart by `host`, `path` or `methods`".into()),
+            );
+        }
+        let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
+        if labels.insert(route.name.clone(), span.clone()).is_some() {
+            let help = "give each route a `name` of its own (without one, its position is its name)";
+            r.fault(&span, format!("two routes are called `{}`", route.name), "", Some(help.into()));
+        }
+        routes.push(route);
+    }
+    if routes.len() > ROUTES_MAX {
+        r.fault(&value.span(), format!("more than {ROUTES_MAX} routes"), "", None);
+    }
+    Some(routes)
+}
+
+fn route(
+    r: &mut Reader<'_>,
+    s: &Scope<'_>,
+    position: usize,
+    upstreams: &[Entry<Arc<Upstream>>],
+    releases: &[Entry<Arc<Release>>],
+) -> Route {
+    let label = r.parsed(s, "name", name).map_or_else(|| (position + 1).to_string(), |n| n.value);
+    let (release, upstream) = (r.string(s, "release"), r.string(s, "upstream"));
+    let target = match (release, upstream) {
+        (Some(_), Some(upstream)) => {
+            let help = "keep one of the two";
+            r.fault(
+                &upstream.span,
+                "a route has a `release` or an `upstream`, not both",
+                "",
+                Some(help.into()),
+            );
+            None
+        }
+        (Some(text), None) => {
+            lookup(r, &text, "release", releases.iter().map(|e| e.item.name.as_str())).map(Target::Release)
+        }
+        (None, Some(text)) => {
+            lookup(r, &text, "upstream", upstreams.iter().map(|e| e.item.name.as_str())).map(Target::Upstream)
+        }
+        (None, None) => {
+            let named = r.value(s, "release").is_some() || r.value(s, "upstream").is_some();
+            if !named && s.table.is_some() {
+                let help = "add `release = \"NAME\"`, or `upstream = \"NAME\"`";
+                r.absent(&s.span, "a route without a target", "", Some(help.into()));
+            }
+            None
+        }
+    };
+    let mut methods = Vec::new();
+    for method in r.list(s, "methods", 32, value::method) {
+        if methods.contains(&method.value) {
+            let message = format!("`{}` stands twice in `methods`", method.value);
+            r.fault(&method.span, message, "", Some("remove one".into()));
+        } else {
+            methods.push(method.value);
+        }
+    }
+    Route {
+        name: label,
+        host: r.parsed(s, "host", value::host).map(|h| h.value),
+        path: r.parsed(s, "path", value::route_path).map_or("/".into(), |p| p.value),
+        methods,
+        target: target.unwrap_or(Target::Upstream(usize::MAX)),
+    }
+}
+
+/// Some request matches both, and neither is the closer match.
+fn same(a: &Route, b: &Route) -> bool {
+    let methods = match (a.methods.is_empty(), b.methods.is_empty()) {
+        (true, true) => true,
+        (false, false) => a.methods.iter().any(|m| b.methods.contains(m)),
+        _ => false,
+    };
+    a.host == b.host && a.path == b.path && methods
+}
+
+/// What is there and used by nothing; and the one thing that must be there.
+pub fn unused(
+    r: &mut Reader<'_>,
+    root: &Scope<'_>,
+    upstreams: &[Entry<Arc<Upstream>>],
+    segments: &[Entry<Arc<Segment>>],
+    releases: &[Entry<Arc<Release>>],
+    routes: &Option<Vec<Route>>,
+) {
+    if upstreams.is_empty() && r.value(root, "upstream").is_none() {
+        let help = "add `[upstream.NAME]` with `servers = [\"http://127.0.0.1:9001\"]`";
+        r.absent(&(0..0), "the file has no upstream", "", Some(help.into()));
+    }
+    // With errors about, what seems unused may be named by what could not be read.
+    let Some(routes) = routes.as_ref().filter(|_| r.report.errors() == 0) else { return };
+    let targets: Vec<Target> = routes.iter().map(|route| route.target).collect();
+    let idle = |r: &mut Reader<'_>, kind: &str, name: &str, span: &Span, by: &str| {
+        r.warn(span, format!("{} that is not used: `{name}`", article(kind)), by, None);
+    };
+    for (i, entry) in releases.iter().enumerate() {
+        if !targets.contains(&Target::Release(i)) {
+            idle(r, "release", &entry.item.name, &entry.span, "no route names it");
+        }
+    }
+    for (i, entry) in upstreams.iter().enumerate() {
+        let arm = releases.iter().any(|e| e.item.stable == i || e.item.new == i);
+        if !arm && !targets.contains(&Target::Upstream(i)) {
+            idle(r, "upstream", &entry.item.name, &entry.span, "no release and no route names it");
+        }
+    }
+    for entry in segments {
+        let named = |list: &[Arc<Segment>]| list.iter().any(|s| s.name == entry.item.name);
+        if !releases.iter().any(|e| named(&e.item.segments) || named(&e.item.excluded)) {
+            idle(r, "segment", &entry.item.name, &entry.span, "no release names it");
+        }
+    }
+    shared_servers(r, upstreams, releases, &targets);
+}
+
+/// A server of `new` that a route or another release reaches without the watchdog of this one.
+fn shared_servers(
+    r: &mut Reader<'_>,
+    upstreams: &[Entry<Arc<Upstream>>],
+    releases: &[Entry<Arc<Release>>],
+    targets: &[Target],
+) {
+    for entry in releases {
+        let Some(new) = upstreams.get(entry.item.new) else { continue };
+        let shares = |i: usize| {
+            let servers: &[Server] = &upstreams[i].item.servers;
+            servers.iter().any(|s| new.item.servers.contains(s))
+        };
+        for (i, upstream) in upstreams.iter().enumerate() {
+            if targets.contains(&Target::Upstream(i)) && shares(i) {
+                let message = format!(
+                    "a route sends everybody to `{}`, which has servers of `new` of release `{}`",
+                    upstream.item.name, entry.item.name
+                );
+                r.warn(&upstream.span, message, "a rollback does not stop that route", None);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name the file and the line.
+//!
+//! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a user) and not by the
+//! size or the line length of the file.
+
+use super::read::{Reader, Span};
+use super::report::{Place, Severity, Source};
+use crate::domain::plan::{JwtKey, Normalise, normalise};
+use crate::domain::segment::UserSet;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A hundred million ids are 800 MB of memory; more is a mistake.
+const USERS_MAX: usize = 100_000_000;
+/// Longer than any id that `max_bytes` allows, with white space round it.
+const LINE_BYTES_MAX: u64 = 64 << 10;
+/// Faults shown of one file; the rest are counted.
+const FAULTS_SHOWN: usize = 5;
+const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Opens a file that must be a regular one; a fault at the name in the config if it cannot be.
+fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
+    let shown = r.display(path);
+    let help = Some("a relative name is looked for beside the config file".to_string());
+    let meta = match std::fs::metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            r.fault(span, format!("there is no file `{shown}`"), "", help);
+            return None;
+        }
+        Err(e) => {
+            r.fault(span, format!("`{shown}` cannot be read"), &e.to_string(), None);
+            return None;
+        }
+    };
+    // A pipe would hang here, a device never end.
+    if !meta.is_file() {
+        r.fault(span, format!("`{shown}` is not a regular file"), "", None);
+        return None;
+    }
+    File::open(path)
+        .map_err(|e| r.fault(span, format!("`{shown}` cannot be read"), &e.to_string(), None))
+        .ok()
+}
+
+fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+    let file = open(r, path, span)?;
+    let shown = r.display(path);
+    let mut bytes = Vec::new();
+    if let Err(e) = file.take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes) {
+        r.fault(span, format!("`{shown}` cannot be read"), &e.to_string(), None);
+        return None;
+    }
+    if bytes.len() as u64 > SMALL_FILE_BYTES_MAX {
+        r.fault(span, format!("`{shown}` is larger than {} MiB", SMALL_FILE_BYTES_MAX >> 20), "", None);
+        return None;
+    }
+    Some(bytes)
+}
+
+fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &str, help: Option<&str>) {
+    let place = Place::Named { path: r.display(path), line };
+    r.fault_elsewhere(Severity::Error, place, message.to_string(), help.map(str::to_string));
+}
+
+/// One id a line; white space round it is dropped, blank lines are skipped. Returns the hashes of the ids.
+pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> Vec<u64> {
+    let Some(file) = open(r, path, span) else { return Vec::new() };
+    // Eight bytes a user, lines of some ten: a guess that saves the copies of a growing list.
+    let guess = file.metadata().map_or(0, |m| m.len() / 12).min(USERS_MAX as u64) as usize;
+    let mut hashes = Vec::with_capacity(guess);
+    let mut input = BufReader::with_capacity(1 << 20, file);
+    let mut line = Vec::new();
+    let (mut number, mut faults) = (0usize, 0usize);
+    loop {
+        line.clear();
+        number += 1;
+        match (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(e) => {
+                at_line(r, path, number, &format!("cannot be read: {e}"), None);
+                break;
+            }
+        }
+        if line.len() as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
+            at_line(r, path, number, "a line of more than 64 KiB", Some("write one user id a line"));
+            break;
+        }
+        if number == 1 && line.starts_with(b"\xef\xbb\xbf") {
+            line.drain(..3);
+        }
+        let text = line.trim_ascii();
+        if text.is_empty() {
+            continue;
+        }
+        let id = normalise(mode, text);
+        let message = if id.is_empty() {
+            "nothing is left of this user id after `normalise`"
+        } else if id.len() > max_bytes {
+            "this user id is longer than `[identity] max_bytes`, so nobody can have it"
+        } else if text.iter().any(|b| b.is_ascii_control()) {
+            "a user id with a control character"
+        } else {
+            hashes.push(UserSet::hash(&id));
+            if hashes.len() > USERS_MAX {
+                at_line(r, path, number, &format!("more than {USERS_MAX} users"), None);
+                break;
+            }
+            continue;
+        };
+        faults += 1;
+        if faults <= FAULTS_SHOWN {
+            let shown = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
+            let end = shown.len();
+            let source = Source { path: r.display(path), text: shown, line_first: number };
+            let place = Place::Shown { source: Arc::new(source), span: 0..end };
+            r.fault_elsewhere(
+                Severity::Error,
+                place,
+                message.into(),
+                Some("write one user id a line".into()),
+            );
+        }
+    }
+    if faults > FAULTS_SHOWN {
+        at_line(r, path, 0, &format!("{} more lines are faulty", faults - FAULTS_SHOWN), None);
+    }
+    if hashes.is_empty() && faults == 0 {
+        r.warn(span, format!("`{}` names no user", r.display(path)), "", None);
+    }
+    hashes
+}
+
+/// Lines `NAME TOKEN`; `#` starts a comment.
+pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) {
+    let Some(bytes) = small(r, path, span) else { return };
+    let Ok(text) = String::from_utf8(bytes) else {
+        at_line(r, path, 0, "not UTF-8 text", Some("write lines `NAME TOKEN`"));
+        return;
+    };
+    let mut names = std::collections::BTreeSet::new();
+    for (i, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [] => {}
+            [first, ..] if first.starts_with('#') => {}
+            [name, token] if token.len() < 16 => {
+                let message = format!("the token of `{name}` is shorter than 16 characters");
+                at_line(r, path, i + 1, &message, Some("make one with `openssl rand -hex 32`"));
+            }
+            [name, _] => {
+                if !names.insert(name.to_string()) {
+                    at_line(r, path, i + 1, &format!("`{name}` has a token already"), Some("one a name"));
+                }
+            }
+            _ => at_line(r, path, i + 1, "not a name and a token", Some("write `NAME TOKEN`")),
+        }
+    }
+    if names.is_empty() && r.report.errors() == 0 {
+        at_line(r, path, 0, "no token in it", Some("write lines `NAME TOKEN`"));
+    }
+}
+
+/// The whole file but a last line end is the key.
+pub fn user_key(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+    let mut bytes = small(r, path, span)?;
+    while bytes.last().is_some_and(|b| b"\r\n".contains(b)) {
+        bytes.pop();
+    }
+    if bytes.len() < 16 || bytes.len() > 4096 {
+        let help = "make one with `openssl rand -hex 32`";
+        at_line(r, path, 0, "the key for user ids has 16 to 4096 bytes", Some(help));
+        return None;
+    }
+    Some(bytes)
+}
+
+/// The keys of a JWKS (RFC 7517) that can verify a signature.
+pub fn jwks(r: &mut Reader<'_>, path: &Path, span: &Span) -> Vec<JwtKey> {
+    let Some(bytes) = small(r, path, span) else { return Vec::new() };
+    let document: serde_json::Value = match serde_json::from_slice(&bytes) {
+        Ok(document) => document,
+        Err(e) => {
+            at_line(r, path, e.line(), &format!("not JSON: {e}"), None);
+            return Vec::new();
+        }
+    };
+    let Some(list) = document.get("keys").and_then(|k| k.as_array()) else {
+        at_line(r, path, 0, "not a JWKS: there is no array `keys`", Some("write `{ \"keys\": [ … ] }`"));
+        return Vec::new();
+    };
+    let mut keys = Vec::new();
+    for (i, entry) in list.iter().enumerate() {
+        let kid = entry.get("kid").and_then(|k| k.as_str());
+        let shown = kid.map_or(format!("key {}", i + 1), |kid| format!("key {} (`{kid}`)", i + 1));
+        let read = serde_json::from_value::<Jwk>(entry.clone()).map_err(|e| e.to_string());
+        match read.and_then(|jwk| key(&jwk)) {
+            Ok(Some(key)) => keys.push(key),
+            // Keys for encryption stand in the same set; they are not meant for us.
+            Ok(None) => {}
+            Err(why) => at_line(r, path, 0, &format!("{shown}: {why}"), None),
+        }
+    }
+    if keys.is_empty() && list.is_empty() {
+        at_line(r, path, 0, "the JWKS has no keys", None);
+    } else if keys.is_empty() && r.report.errors() == 0 {
+        at_line(r, path, 0, "no key in it can verify a signature", None);
+    }
+    keys
+}
+
+/// The algorithms follow from the kind of the key and never from the token: an RSA key must not become an HMAC secret.
+fn key(jwk: &Jwk) -> Result<Option<JwtKey>, String> {
+    use Algorithm::*;
+    if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {
+        return Ok(None);
+    }
+    let possible: &[Algorithm] = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => &[RS256, RS384, RS512, PS256, PS384, PS512],
+        AlgorithmParameters::EllipticCurve(p) if p.curve == EllipticCurve::P256 => &[ES256],
+        AlgorithmParameters::EllipticCurve(p) if p.curve == EllipticCurve::P384 => &[ES384],
+        AlgorithmParameters::OctetKeyPair(p) if p.curve == EllipticCurve::Ed25519 => &[EdDSA],
+        AlgorithmParameters::OctetKey(_) => &[HS256, HS384, HS512],
+        _ => return Err("a kind of key or curve that is not known".into()),
+    };
+    let algorithms = match jwk.common.key_algorithm {
+        None => possible.to_vec(),
+        Some(stated) => match Algorithm::try_from(stated) {
+            Ok(algorithm) if possible.contains(&algorithm) => vec![algorithm],
+            _ => return Err(format!("`alg` {stated} does not go with its kind of key")),
+        },
+    };
+    let key = DecodingKey::from_jwk(jwk).map_err(|e| format!("not a usable key: {e}"))?;
+    if let AlgorithmParameters::OctetKey(_) = &jwk.algorithm {
+        let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
+        if bytes < 32 {
+            return Err("a secret of less than 32 bytes (RFC 7518, 3.2)".into());
+        }
+    }
+    Ok(Some(JwtKey { id: jwk.common.key_id.clone(), algorithms, key }))
+}

@@ -1,0 +1,197 @@
+//! Diagnostics: every fault and warning of a file, each with its place, its reason, and what to type.
+//!
+//! Invariants: faults come out in the order of the file; a fault that shows a line never shows one of a secret
+//! (token and key files are named by line only); rendering cannot fail.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A text that faults point into: the config file, or one line of a file that it names.
+#[derive(Debug)]
+pub struct Source {
+    pub path: String,
+    pub text: String,
+    /// The number of the first line of `text`, from 1.
+    pub line_first: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// Where a fault is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Bytes of a source that may be shown.
+    Shown { source: Arc<Source>, span: Range<usize> },
+    /// A file, or a line of it (0: none), whose text is not shown: secret, unreadable, or not text.
+    Named { path: String, line: usize },
+}
+
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub severity: Severity,
+    pub place: Place,
+    /// One sentence, without a full stop.
+    pub message: String,
+    /// What stands beside the caret; may be empty.
+    pub label: String,
+    /// What to type.
+    pub help: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Color {
+    Plain,
+    Ansi,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    faults: Vec<Fault>,
+}
+
+impl Report {
+    pub fn push(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    pub fn faults(&self) -> &[Fault] {
+        &self.faults
+    }
+
+    pub fn errors(&self) -> usize {
+        self.faults.iter().filter(|f| f.severity == Severity::Error).count()
+    }
+
+    pub fn warnings(&self) -> usize {
+        self.faults.len() - self.errors()
+    }
+
+    /// One line a fault: `grayling.toml:12:1: unknown key `wieght`; did you mean `weight`?`
+    pub fn lines(&self) -> Vec<String> {
+        self.faults.iter().map(Fault::line).collect()
+    }
+
+    /// As rustc would print it, one block a fault.
+    pub fn render(&self, color: Color) -> String {
+        let renderer = match color {
+            Color::Plain => Renderer::plain(),
+            Color::Ansi => Renderer::styled(),
+        };
+        let blocks: Vec<String> = self.faults.iter().map(|f| f.render(&renderer)).collect();
+        let mut text = blocks.join("\n\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Fault) -> bool) {
+        self.faults.retain(keep);
+    }
+
+    /// Errors before warnings, then by place; faults of other files stay where they were found.
+    pub(super) fn sort(&mut self) {
+        self.faults.sort_by_key(|f| match &f.place {
+            Place::Shown { source, span } if source.line_first == 1 => (f.severity, span.start),
+            _ => (f.severity, usize::MAX),
+        });
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl Fault {
+    pub fn path(&self) -> &str {
+        match &self.place {
+            Place::Shown { source, .. } => &source.path,
+            Place::Named { path, .. } => path,
+        }
+    }
+
+    /// Line and column from 1, in characters; 0 where there is none.
+    pub fn position(&self) -> (usize, usize) {
+        match &self.place {
+            Place::Shown { source, span } => {
+                let start = floor(&source.text, span.start);
+                let before = &source.text[..start];
+                let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+                let line = before.bytes().filter(|b| *b == b'\n').count();
+                let column = before[line_start..].trim_start_matches('\u{feff}').chars().count();
+                (source.line_first + line, column + 1)
+            }
+            Place::Named { line, .. } => (*line, 0),
+        }
+    }
+
+    pub fn line(&self) -> String {
+        let place = match self.position() {
+            (0, _) => self.path().to_string(),
+            (line, 0) => format!("{}:{line}", self.path()),
+            (line, column) => format!("{}:{line}:{column}", self.path()),
+        };
+        let label = if self.label.is_empty() { String::new() } else { format!(": {}", self.label) };
+        match &self.help {
+            Some(help) => format!("{place}: {}{label}; {help}", self.message),
+            None => format!("{place}: {}{label}", self.message),
+        }
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(self.message.as_str());
+        let group = match &self.place {
+            Place::Shown { source, span } => {
+                let start = floor(&source.text, span.start);
+                let end = floor(&source.text, span.end).max(start);
+                let mark = AnnotationKind::Primary.span(start..end);
+                let mark = if self.label.is_empty() { mark } else { mark.label(self.label.as_str()) };
+                let snippet = Snippet::source(source.text.as_str())
+                    .path(source.path.as_str())
+                    .line_start(source.line_first)
+                    .annotation(mark);
+                title.element(snippet)
+            }
+            Place::Named { path, line } => {
+                let origin = Origin::path(path.as_str());
+                let group = title.element(if *line > 0 { origin.line(*line) } else { origin });
+                if self.label.is_empty() {
+                    group
+                } else {
+                    group.element(Level::NOTE.message(self.label.as_str()))
+                }
+            }
+        };
+        let group: Group<'_> = match &self.help {
+            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            None => group,
+        };
+        renderer.render(&[group])
+    }
+}
+
+/// The start of the character that byte `at` is in.
+fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}

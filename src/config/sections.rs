@@ -1,0 +1,276 @@
+//! The sections that exist once: listen, admin, identity, limits, state, log. Their defaults and bounds stand here.
+
+use super::outside;
+use super::read::{Reader, Scope, Span, found};
+use super::value;
+use crate::domain::cohort::Weight;
+use crate::domain::plan::{
+    Admin, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, LogFormat, Normalise,
+    OnStateFailure, State, WhenEmpty,
+};
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use toml::Spanned;
+use toml::de::DeValue;
+
+/// Longest lists; far beyond what anyone writes, and small enough to be walked for every request.
+const NETWORKS_MAX: usize = 10_000;
+const SOURCES_MAX: usize = 16;
+
+/// The section, and where its `admin` stands.
+pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Span) {
+    let scope = r.scope(root, "listen", "listen");
+    let http = r.parsed(&scope, "http", value::address);
+    let admin = r.parsed(&scope, "admin", value::address);
+    let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
+    let workers = match r.integer(&scope, "workers", 0, 0..=256) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
+        n => n as usize,
+    };
+    let listen = Listen {
+        http: http.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |a| a.value),
+        admin: admin.map_or(SocketAddr::from(([127, 0, 0, 1], 9900)), |a| a.value),
+        workers,
+        trusted_proxies: networks(r, &scope, "trusted_proxies"),
+        expose_arm: r.boolean(&scope, "expose_arm").is_some_and(|b| b.value),
+    };
+    if listen.http == listen.admin && listen.http.port() != 0 {
+        r.fault(
+            &admin_span,
+            "`http` and `admin` are the same address",
+            "",
+            Some("give `admin` another port".into()),
+        );
+    }
+    if let Some(net) = listen.trusted_proxies.iter().find(|n| n.prefix_len() == 0) {
+        let span = r.value(&scope, "trusted_proxies").map_or(scope.span.clone(), Spanned::span);
+        r.warn(
+            &span,
+            format!("`{net}` trusts everybody"),
+            "any client can choose the address it seems to come from",
+            Some("name the networks of your own proxies".into()),
+        );
+    }
+    (listen, admin_span)
+}
+
+pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> {
+    let list = r.list(scope, key, NETWORKS_MAX, value::network);
+    for net in list.iter().filter(|n| n.value.1) {
+        let help = Some(format!("write `\"{}\"`", net.value.0));
+        r.warn(&net.span, "the address has bits beyond its prefix", "they are ignored", help);
+    }
+    list.into_iter().map(|n| n.value.0).collect()
+}
+
+pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: Span) -> Admin {
+    let scope = r.scope(root, "admin", "admin");
+    let token_file = file(r, &scope, "token_file");
+    if let Some((path, span)) = &token_file {
+        outside::tokens(r, path, span);
+    } else if !listen.admin.ip().is_loopback() && r.value(&scope, "token_file").is_none() {
+        r.absent(
+            &admin_span,
+            "`[admin] token_file` is missing",
+            "the admin address can be reached from other machines",
+            Some("add `token_file = \"admin.tokens\"` under `[admin]` (lines `NAME TOKEN`), or listen on 127.0.0.1".into()),
+        );
+    }
+    let hosts = r.list(&scope, "hosts", 64, value::host);
+    Admin { token_file: token_file.map(|(p, _)| p), hosts: hosts.into_iter().map(|h| h.value).collect() }
+}
+
+/// The file that a key names; `""` is none.
+pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::path::PathBuf, Span)> {
+    let text = r.string(scope, key)?;
+    if text.value.is_empty() {
+        return None;
+    }
+    if text.value.contains('\0') {
+        r.fault(&text.span, format!("invalid `{key}`"), "a file name has no NUL", None);
+        return None;
+    }
+    Some((r.file(&text.value), text.span))
+}
+
+pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>) -> Identity {
+    let scope = r.scope(root, "identity", "identity");
+    let normalise = r.choice(
+        &scope,
+        "normalise",
+        &[
+            ("none", Normalise::None),
+            ("trim", Normalise::Trim),
+            ("lowercase", Normalise::Lowercase),
+            ("digits", Normalise::Digits),
+        ],
+    );
+    let max_bytes = r.integer(&scope, "max_bytes", 256, 1..=4096) as usize;
+    let mut from = Vec::new();
+    match r.value(&scope, "from") {
+        None => from.push(IdentitySource::Header(http::HeaderName::from_static("x-user-id"))),
+        Some(value) => {
+            for element in r.array(&scope, "from", SOURCES_MAX) {
+                from.extend(source(r, element));
+            }
+            if value.get_ref().as_array().is_some_and(|a| a.is_empty()) {
+                let why = "without a user id everybody goes to stable";
+                let help = "write a source, as in `from = [{ header = \"x-user-id\" }]`";
+                r.fault(&value.span(), "`from` names no source", why, Some(help.into()));
+            }
+        }
+    }
+    Identity { from, normalise, max_bytes }
+}
+
+fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
+    let scope = r.table(element, "identity.from", "an element of `from`".into());
+    let table = scope.table?;
+    let known = super::keys::known("identity.from");
+    let kinds: Vec<&str> = known.iter().copied().filter(|k| table.contains_key(*k)).collect();
+    match kinds[..] {
+        [] if table.is_empty() => {
+            let help = "write one source in braces, as in `{ header = \"x-user-id\" }`";
+            r.fault(&scope.span, "an element of `from` is empty", "", Some(help.into()));
+            None
+        }
+        [] => None,
+        ["header"] => {
+            let name = r.parsed(&scope, "header", value::header_name)?;
+            Some(IdentitySource::Header(name.value))
+        }
+        ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", value::token)?.value)),
+        ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", value::parameter)?.value)),
+        ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", value::path_pattern)?.value)),
+        ["jwt"] => jwt(r, &scope).map(IdentitySource::Jwt),
+        _ => {
+            let help = "write one pair of braces for each, in the order they are tried";
+            r.fault(&scope.span, "an element of `from` names two sources", "", Some(help.into()));
+            None
+        }
+    }
+}
+
+fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
+    let value = r.value(parent, "jwt")?;
+    let scope = r.table(value, "identity.from.jwt", "`jwt`".into());
+    scope.table?;
+    let header = match r.value(&scope, "header") {
+        Some(_) => r.parsed(&scope, "header", value::header_name).map(|h| h.value),
+        None => Some(http::header::AUTHORIZATION),
+    };
+    let claim = match r.value(&scope, "claim") {
+        Some(_) => r.parsed(&scope, "claim", value::parameter).map(|c| c.value),
+        None => Some("sub".to_string()),
+    };
+    let unverified = r.boolean(&scope, "unverified");
+    let named = r.value(&scope, "jwks_file").is_some();
+    let file = file(r, &scope, "jwks_file");
+    let trust = match (file, unverified) {
+        (Some((_, span)), Some(u)) if u.value => {
+            let help = "keep `jwks_file`, and remove `unverified`";
+            r.fault(&span, "`jwks_file` and `unverified = true` exclude each other", "", Some(help.into()));
+            None
+        }
+        (Some((path, span)), _) => {
+            let keys = outside::jwks(r, &path, &span);
+            Some(JwtTrust::Keys { file: path, keys })
+        }
+        (None, Some(u)) if u.value => {
+            let why = "whoever can reach this proxy can be any user";
+            let help = "make sure that an earlier hop has verified the token, or name a `jwks_file`";
+            r.warn(&u.span, "tokens are believed without a look at their signature", why, Some(help.into()));
+            Some(JwtTrust::Unverified)
+        }
+        (None, _) => {
+            // A `jwks_file` of the wrong type has been reported already.
+            if !named {
+                let help = "add `jwks_file = \"jwks.json\"`, or `unverified = true` if an earlier hop has verified the token";
+                r.absent(&scope.span, "`jwt` says nothing of how tokens are verified", "", Some(help.into()));
+            } else if r.value(&scope, "jwks_file").is_some_and(|v| v.get_ref().as_str() == Some("")) {
+                let span = r.value(&scope, "jwks_file").map_or(scope.span.clone(), Spanned::span);
+                r.fault(&span, "`jwks_file` names no file", "", None);
+            }
+            None
+        }
+    };
+    Some(JwtSource { header: header?, claim: claim?, trust: trust? })
+}
+
+pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
+    let scope = r.scope(root, "limits", "limits");
+    let limits = Limits {
+        // The HTTP library cannot read with a buffer of less than 8 KiB.
+        header_bytes: r.size(&scope, "header_bytes", "32KiB", "8KiB"..="1MiB"),
+        header_count: r.integer(&scope, "header_count", 100, 8..=1024) as usize,
+        uri_bytes: r.size(&scope, "uri_bytes", "8KiB", "64B"..="63KiB"),
+        connections: r.integer(&scope, "connections", 20_000, 1..=1_000_000) as usize,
+        requests_in_flight: r.integer(&scope, "requests_in_flight", 10_000, 1..=1_000_000) as usize,
+        header_timeout: r.duration(&scope, "header_timeout", "10s", "100ms"..="10m"),
+        body_idle_timeout: r.duration(&scope, "body_idle_timeout", "30s", "100ms"..="1h"),
+        keepalive_timeout: r.duration(&scope, "keepalive_timeout", "75s", "100ms"..="1h"),
+        drain: r.duration(&scope, "drain", "30s", "0s"..="1h"),
+    };
+    if limits.uri_bytes > limits.header_bytes {
+        let span =
+            ["uri_bytes", "header_bytes"].into_iter().find_map(|k| r.value(&scope, k)).map(Spanned::span);
+        let help = format!("lower `uri_bytes` to `\"{}\"` or less", value::show_size(limits.header_bytes));
+        let span = span.unwrap_or(scope.span.clone());
+        r.fault(&span, "`uri_bytes` is more than `header_bytes`, which it is a part of", "", Some(help));
+    }
+    limits
+}
+
+pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
+    let scope = r.scope(root, "state", "state");
+    let directory = r.parsed(&scope, "directory", |text| {
+        if text.is_empty() || text.contains('\0') {
+            return value::bad_help("not a directory", "write `\"state\"`, or an absolute path");
+        }
+        Ok(text.to_string())
+    });
+    let directory = directory.map_or("state".to_string(), |d| d.value);
+    State {
+        directory: r.base.join(directory),
+        on_failure: r.choice(
+            &scope,
+            "on_failure",
+            &[("stable_only", OnStateFailure::StableOnly), ("refuse", OnStateFailure::Refuse)],
+        ),
+        when_empty: r.choice(&scope, "when_empty", &[("start", WhenEmpty::Start), ("hold", WhenEmpty::Hold)]),
+    }
+}
+
+pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
+    let scope = r.scope(root, "log", "log");
+    let format = r.choice(&scope, "format", &[("json", LogFormat::Json), ("combined", LogFormat::Combined)]);
+    let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
+    let slow = r.duration(&scope, "slow", "1s", "0s"..="24h");
+    let key_file = file(r, &scope, "user_key_file");
+    let user_key = key_file.and_then(|(path, span)| outside::user_key(r, &path, &span));
+    Log { format, sample, slow, user_key }
+}
+
+/// A table with `name` and `equals`.
+pub fn header_match(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<crate::domain::segment::HeaderMatch> {
+    let value = r.value(parent, "header")?;
+    if let DeValue::String(_) = value.get_ref() {
+        let help = "write `header = { name = \"x-plan\", equals = \"internal\" }`";
+        r.fault(&value.span(), "`header` is not a table", &found(value.get_ref()), Some(help.into()));
+        return None;
+    }
+    let scope = r.table(value, "segment.*.header", "`header`".into());
+    scope.table?;
+    for key in ["name", "equals"] {
+        if r.value(&scope, key).is_none() {
+            let help = "write `header = { name = \"x-plan\", equals = \"internal\" }`";
+            r.absent(&scope.span, format!("`header` has no `{key}`"), "", Some(help.into()));
+        }
+    }
+    let name = r.parsed(&scope, "name", value::header_name);
+    let equals = r.parsed(&scope, "equals", |text| {
+        let sendable = http::HeaderValue::from_str(text).is_ok() && text.trim() == text && !text.is_empty();
+        if sendable { Ok(text.as_bytes().to_vec()) } else { value::bad("no header can have this value") }
+    });
+    Some(crate::domain::segment::HeaderMatch { name: name?.value, equals: equals?.value })
+}
