@@ -49,7 +49,7 @@ impl Segment {
 ///
 /// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
 /// Hashes are uniform, so interpolation finds one in a handful of probes (Perl, Itai, Avni 1978).
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct UserSet(Vec<u64>);
 
 impl UserSet {
