@@ -63,13 +63,13 @@ impl Watcher {
         let (wake, wakes) = sync_channel(WAKES_MAX);
         let (changes, receiver) = channel::channel(1);
         let events = wake.clone();
-        // Taken before the caller goes on, so that no edit after this call is missed.
+        // Both before the caller goes on, so that no edit after this call is missed.
+        let mut watched = Watched::new(events);
+        watched.follow(&files);
         let known = Fingerprints::default().take(&files);
-        std::thread::Builder::new().name("config-watch".into()).spawn(move || {
-            let mut watched = Watched::new(events);
-            watched.follow(&files);
-            run(&wakes, &changes, watched, files, known);
-        })?;
+        std::thread::Builder::new()
+            .name("config-watch".into())
+            .spawn(move || run(&wakes, &changes, watched, files, known))?;
         Ok((Watcher { wake }, receiver))
     }
 
