@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod compare;
+pub mod file;
 pub mod keys;
 mod named;
 mod outside;

@@ -1,0 +1,4 @@
+//! stub
+pub mod check;
+pub mod init;
+pub mod schema;
