@@ -342,7 +342,8 @@ release = "r"
 
     #[test]
     fn an_edit_says_what_it_does() {
-        let table: &[(&[(&str, &str)], &[&str])] = &[
+        type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+        let table: &[Row] = &[
             (&[], &[]),
             (&[("20%", "30%")], &["Note: release `r`: weight 20% to 30%: 10% of users move to `new`"]),
             (&[("20%", "5%")], &["Note: release `r`: weight 20% to 5%: 15% of users move to `stable`"]),

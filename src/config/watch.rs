@@ -391,7 +391,8 @@ mod tests {
         let appended = |text: &str| {
             fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(text.as_bytes()).unwrap();
         };
-        let ways: [(&str, &dyn Fn(&str)); 5] = [
+        type Way<'a> = (&'a str, &'a dyn Fn(&str));
+        let ways: [Way<'_>; 5] = [
             ("in place", &in_place),
             ("renamed over", &renamed_over),
             ("moved away and written", &moved_away_and_written),
