@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! STUB, to be replaced at the merge.
 
 use std::process::ExitCode;
@@ -8,4 +9,250 @@ pub struct Args {}
 
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
     anyhow::bail!("`check` is not built yet")
+=======
+//! `grayling check`: every fault of a config file at once; and with `--against`, what it would change in a running proxy.
+//!
+//! Faults go to stderr as a compiler prints them, one line of summary to stdout. Exit 0, or 78 (EX_CONFIG) if the file
+//! would be refused: by itself, or as a reload of what runs.
+
+use crate::config::{Checked, Color, Fault, Finding, FindingKind, Report, Severity, compare, load, parse};
+use serde::{Deserialize, Serialize};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// EX_CONFIG of sysexits.h.
+const EXIT_CONFIG: u8 = 78;
+
+/// Says everything that is wrong with a config file, and what an edit would change.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  grayling check config/grayling.toml\n  \
+                        grayling check config/grayling.toml --against http://127.0.0.1:9900")]
+pub struct Args {
+    /// The file to check.
+    #[arg(default_value = "config/grayling.toml")]
+    pub file: PathBuf,
+    /// The admin address of a running proxy: says what this file would change there.
+    #[arg(long, value_name = "URL")]
+    pub against: Option<String>,
+    /// A file whose first token is sent to the proxy.
+    #[arg(long, value_name = "FILE", requires = "against")]
+    pub token_file: Option<PathBuf>,
+    /// Prints faults, warnings and changes as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `GET /api/v1/config` of the admin API.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Running {
+    pub text: String,
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
+/// `ask` fetches the config of the proxy at `--against`; it is called only then.
+pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> anyhow::Result<ExitCode> {
+    let running = if args.against.is_some() { Some(ask(&args)?) } else { None };
+    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    let color = if std::io::stderr().is_terminal() && !forbidden { Color::Ansi } else { Color::Plain };
+    let told = examine(&args.file, running.as_ref(), color);
+    if args.json {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, &told.json)?;
+        writeln!(out)?;
+    } else {
+        std::io::stderr().lock().write_all(told.faults.as_bytes())?;
+        std::io::stdout().lock().write_all(told.summary.as_bytes())?;
+    }
+    Ok(if told.refused { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS })
+}
+
+/// What is printed, and whether the file would be taken.
+struct Told {
+    faults: String,
+    summary: String,
+    json: Json,
+    refused: bool,
+}
+
+#[derive(Serialize)]
+struct Json {
+    file: String,
+    ok: bool,
+    faults: Vec<JsonFault>,
+    /// Only with `--against`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<JsonChange>>,
+}
+
+#[derive(Serialize)]
+struct JsonFault {
+    severity: &'static str,
+    path: String,
+    line: usize,
+    column: usize,
+    message: String,
+    reason: String,
+    help: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonChange {
+    kind: &'static str,
+    message: String,
+}
+
+fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
+    let shown = file.display().to_string();
+    let checked = match load(file).result {
+        Ok(checked) => checked,
+        Err(report) => {
+            let summary = format!("{shown}: {}\n", counted(&report));
+            let json = Json { file: shown, ok: false, faults: faults(&report), changes: None };
+            return Told { faults: spaced(report.render(color)), summary, json, refused: true };
+        }
+    };
+    let mut summary = format!("{shown}: {}\n", described(&checked));
+    let mut refused = false;
+    let changes = running.map(|running| {
+        let (lines, findings) = differences(running, &checked);
+        refused = findings.iter().any(|f| f.kind == FindingKind::Refused);
+        summary.push_str(&lines);
+        findings
+    });
+    let changes = changes.map(|findings| {
+        let change = |f: Finding| JsonChange { kind: word(f.kind), message: f.message };
+        findings.into_iter().map(change).collect()
+    });
+    let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes };
+    Told { faults: spaced(checked.warnings.render(color)), summary, json, refused }
+}
+
+fn differences(running: &Running, checked: &Checked) -> (String, Vec<Finding>) {
+    let before = match parse(&running.text, &running.path) {
+        Ok(before) => before,
+        // It was in force once: a file it names is gone or differs on this machine.
+        Err(report) => {
+            let message = format!(
+                "the running config cannot be read on this machine, so nothing is compared: {}",
+                report.lines().join("; ")
+            );
+            return (format!("warning: {message}\n"), vec![Finding { kind: FindingKind::Warning, message }]);
+        }
+    };
+    let findings = compare(&before.plan, &checked.plan);
+    if findings.is_empty() {
+        return ("nothing would change\n".into(), findings);
+    }
+    (findings.iter().map(|f| format!("{}: {}\n", word(f.kind), f.message)).collect(), findings)
+}
+
+fn word(kind: FindingKind) -> &'static str {
+    match kind {
+        FindingKind::Refused => "refused",
+        FindingKind::Warning => "warning",
+        FindingKind::Note => "note",
+    }
+}
+
+fn spaced(mut text: String) -> String {
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+fn counted(report: &Report) -> String {
+    match report.warnings() {
+        0 => count(report.errors(), "error"),
+        n => format!("{}, {}", count(report.errors(), "error"), count(n, "warning")),
+    }
+}
+
+fn described(checked: &Checked) -> String {
+    let plan = &checked.plan;
+    let mut text =
+        format!("ok, {}, {}", count(plan.releases.len(), "release"), count(plan.routes.len(), "route"));
+    match checked.warnings.warnings() {
+        0 => {}
+        n => text.push_str(&format!(", {}", count(n, "warning"))),
+    }
+    text
+}
+
+fn faults(report: &Report) -> Vec<JsonFault> {
+    let fault = |f: &Fault| {
+        let (line, column) = f.position();
+        JsonFault {
+            severity: match f.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            path: f.path().to_string(),
+            line,
+            column,
+            message: f.message.clone(),
+            reason: f.label.clone(),
+            help: f.help.clone(),
+        }
+    };
+    report.faults().iter().map(fault).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(text: &str) -> Running {
+        Running { text: text.into(), path: "config/grayling.toml".into(), sha256: String::new() }
+    }
+
+    fn starter() -> (PathBuf, &'static str) {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/grayling.toml");
+        (file, include_str!("../../config/grayling.toml"))
+    }
+
+    #[test]
+    fn a_good_file_is_summed_up_in_one_line() {
+        let (file, _) = starter();
+        let told = examine(&file, None, Color::Plain);
+        assert_eq!(told.summary, format!("{}: ok, 1 release, 1 route\n", file.display()));
+        assert_eq!((told.faults.as_str(), told.refused), ("", false));
+    }
+
+    #[test]
+    fn against_a_running_proxy_it_says_what_would_change() {
+        let (file, text) = starter();
+        let at = |text: String| {
+            let path = file.clone();
+            examine(&file, Some(&Running { path, ..running(&text) }), Color::Plain)
+        };
+        assert!(at(text.into()).summary.ends_with("\nnothing would change\n"));
+        let told = at(text.replace("5%", "1%"));
+        assert!(
+            told.summary.contains("\nnote: release `v2`: weight 1% to 5%: 4% of users move to `new`\n"),
+            "{}",
+            told.summary
+        );
+        assert!(!told.refused);
+        let told = at(text.replace("8080", "8081"));
+        assert!(told.summary.contains("\nrefused: `[listen] http`"), "{}", told.summary);
+        assert!(told.refused && !told.json.ok);
+        let told = at("broken".into());
+        assert!(told.summary.contains("warning: the running config cannot be read"), "{}", told.summary);
+    }
+
+    #[test]
+    fn a_missing_file_says_how_to_write_one() {
+        let told = examine(Path::new("/nonexistent/grayling.toml"), None, Color::Plain);
+        assert!(told.refused);
+        assert_eq!(told.summary, "/nonexistent/grayling.toml: 1 error\n");
+        assert!(told.faults.contains("grayling init"), "{}", told.faults);
+    }
+>>>>>>> config
 }

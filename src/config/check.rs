@@ -149,7 +149,7 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
         broken_lines.insert(line_of(text, span.start));
         // A bracket that is never closed makes every later line an element that lacks its comma.
         if last != error.message() || !last.starts_with("missing comma between array elements") {
-            reader.fault(&span, NOT_TOML, error.message(), syntax_help(error.message(), text, &span));
+            reader.fault(&span, NOT_TOML, error.message(), syntax_help(error.message()));
         }
         last = error.message();
     }
@@ -200,12 +200,11 @@ fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
-fn syntax_help(message: &str, text: &str, span: &std::ops::Range<usize>) -> Option<String> {
-    let rest = text.get(span.start..).unwrap_or("");
+fn syntax_help(message: &str) -> Option<String> {
     if message.contains("duplicate key") {
         return Some("keep one of the two".into());
     }
-    if rest.starts_with('\r') && !rest.starts_with("\r\n") {
+    if message.starts_with("carriage return must be followed") {
         return Some("end lines with LF or CR LF; a CR alone is not a line end".into());
     }
     if message.starts_with("missing comma between array elements") {

@@ -9,6 +9,8 @@
 //! Invariants: a Plan exists only if no fault was found; nothing here keeps state; nothing here panics whatever the file has.
 
 pub mod check;
+pub mod compare;
+pub mod file;
 pub mod keys;
 mod named;
 mod outside;
@@ -16,9 +18,11 @@ mod read;
 pub mod report;
 mod sections;
 pub mod value;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use check::{Checked, Loaded, load, parse};
+pub use compare::{Finding, FindingKind, compare};
 pub use report::{Color, Fault, Report, Severity};

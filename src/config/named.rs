@@ -28,8 +28,8 @@ pub struct Entry<T> {
     pub span: Span,
 }
 
-fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, spans: impl Iterator<Item = Span>) {
-    if let Some(span) = spans.skip(max).next() {
+fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, mut spans: impl Iterator<Item = Span>) {
+    if let Some(span) = spans.nth(max) {
         r.fault(&span, format!("more than {max} {kind}"), "each of them is a metric label", None);
     }
 }
@@ -70,10 +70,10 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
         };
-        if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout")) {
-            if total < upstream.connect_timeout {
-                r.fault(&value.span(), "`total_timeout` is shorter than `connect_timeout`", "", None);
-            }
+        if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout"))
+            && total < upstream.connect_timeout
+        {
+            r.fault(&value.span(), "`total_timeout` is shorter than `connect_timeout`", "", None);
         }
         entries.push(Entry { item: Arc::new(upstream), span: name.span });
     }

@@ -149,13 +149,15 @@ pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) {
         match words[..] {
             [] => {}
             [first, ..] if first.starts_with('#') => {}
-            [name, token] if token.len() < 16 => {
-                let message = format!("the token of `{name}` is shorter than 16 characters");
-                at_line(r, path, i + 1, &message, Some("make one with `openssl rand -hex 32`"));
+            // No word is shown: where the two are swapped, the first one is the secret.
+            [_, token] if token.len() < 16 => {
+                let help = "make one with `openssl rand -hex 32`";
+                at_line(r, path, i + 1, "the token is shorter than 16 characters", Some(help));
             }
             [name, _] => {
                 if !names.insert(name.to_string()) {
-                    at_line(r, path, i + 1, &format!("`{name}` has a token already"), Some("one a name"));
+                    let help = "give each token a name of its own";
+                    at_line(r, path, i + 1, "this name has a token already", Some(help));
                 }
             }
             _ => at_line(r, path, i + 1, "not a name and a token", Some("write `NAME TOKEN`")),

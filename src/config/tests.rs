@@ -1,32 +1,718 @@
-//! Faults and their messages, as a person sees them.
+//! Faults and their messages as a person sees them; that nothing panics; and that table, mirror and reference agree.
 
+use super::check::examine;
 use super::*;
-use std::path::Path;
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+const STARTER: &str = include_str!("../../config/grayling.toml");
+const REFERENCE: &str = include_str!("../../config/reference.toml");
+
+const BASE: &str = r#"[upstream.a]
+servers = ["http://127.0.0.1:9001"]
+[upstream.b]
+servers = ["http://127.0.0.1:9002"]
+[segment.testers]
+users = ["alice"]
+[release.r]
+stable = "a"
+new = "b"
+segments = ["testers"]
+weight = "5%"
+[[route]]
+release = "r"
+"#;
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "WEIGHT" => Some("7%".into()),
+        "PORT" => Some("9001".into()),
+        _ => None,
+    }
+}
+
+fn check(text: &str) -> Result<Checked, Report> {
+    examine(text, Path::new("g.toml"), &environment).0
+}
+
+/// Errors, or else warnings, one line each; and rendering them must not fail.
 fn lines(text: &str) -> Vec<String> {
-    match parse(text, Path::new("grayling.toml")) {
-        Ok(checked) => checked.warnings.lines(),
-        Err(report) => {
-            report.render(Color::Ansi);
-            report.lines()
+    let report = match check(text) {
+        Ok(checked) => checked.warnings,
+        Err(report) => report,
+    };
+    assert_eq!(report.is_empty(), report.render(Color::Plain).is_empty());
+    report.render(Color::Ansi);
+    report.lines()
+}
+
+fn edited(edits: &[(&str, &str)]) -> String {
+    edits.iter().fold(BASE.to_string(), |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    })
+}
+
+#[test]
+fn each_fault_says_where_why_and_what_to_type() {
+    let weight = "weight = \"5%\"";
+    let servers = "[\"http://127.0.0.1:9002\"]";
+    let table: &[(&str, &str, &[&str])] = &[
+        (
+            weight,
+            "weight = 5",
+            &["g.toml:11:10: invalid `weight`: a percentage needs its sign; write `\"5%\"`"],
+        ),
+        (
+            weight,
+            "weight = \"5\"",
+            &["g.toml:11:10: invalid `weight`: a percentage needs its sign; write `\"5%\"`"],
+        ),
+        (weight, "weight = \"101%\"", &["g.toml:11:10: invalid `weight`: more than 100%"]),
+        (weight, "weight = \"0.00001%\"", &["g.toml:11:10: invalid `weight`: more than four decimals"]),
+        (
+            weight,
+            "weight = true",
+            &["g.toml:11:10: `weight` is not a string: found a boolean; write `\"true\"`"],
+        ),
+        (weight, "wieght = \"5%\"", &["g.toml:11:1: unknown key `wieght`; did you mean `weight`?"]),
+        (weight, "drain = \"5s\"", &["g.toml:11:1: unknown key `drain`; `drain` belongs into `[limits]`"]),
+        (
+            weight,
+            "open_hours = \"x\"",
+            &["g.toml:11:1: unknown key `open_hours`: this version does not have it yet; remove it"],
+        ),
+        (
+            weight,
+            "weight = \"${NOPE}\"",
+            &["g.toml:11:10: invalid `weight`: the environment variable `NOPE` is not set; \
+            set it (`export NOPE=…`), or write the value here; `$${` for a dollar and a brace"],
+        ),
+        (
+            weight,
+            "weight = \"$5\"",
+            &["g.toml:11:10: invalid `weight`: a `$` stands alone; \
+            write `$$` for a dollar, `${NAME}` for an environment variable"],
+        ),
+        (
+            weight,
+            "on_unreachable = \"read\"",
+            &["g.toml:11:18: invalid `on_unreachable`: no such choice; did you mean `\"reads\"`?"],
+        ),
+        (
+            weight,
+            "on_anomaly = \"explode\"",
+            &["g.toml:11:14: invalid `on_anomaly`: no such choice; one of `\"rollback\"`, `\"freeze\"`"],
+        ),
+        (
+            weight,
+            "attempt = 0",
+            &["g.toml:11:11: `attempt` is out of bounds; a whole number from 1 to 1000000000"],
+        ),
+        (
+            weight,
+            "attempt = \"2\"",
+            &[
+                "g.toml:11:11: `attempt` is not a whole number: found a string; write `attempt = 2`, without quotes",
+            ],
+        ),
+        (
+            weight,
+            "watchdog.tick = \"1s\"",
+            &["g.toml:11:17: `tick` is out of bounds: too long; from `\"50ms\"` to `\"250ms\"`"],
+        ),
+        (
+            weight,
+            "watchdog.tick = 100",
+            &["g.toml:11:17: invalid `tick`: a duration needs its unit; write `\"100s\"` or `\"100ms\"`"],
+        ),
+        (
+            weight,
+            "watchdog.tick = \"0.1s\"",
+            &["g.toml:11:17: invalid `tick`: a duration is a whole number; write `\"100ms\"`"],
+        ),
+        (
+            weight,
+            "watchdog.alpha = 0.5",
+            &["g.toml:11:18: `alpha` is out of bounds; a number from 0.000000001 to 0.1"],
+        ),
+        (
+            weight,
+            "watchdog.alpha = nan",
+            &["g.toml:11:18: `alpha` is out of bounds; a number from 0.000000001 to 0.1"],
+        ),
+        (
+            weight,
+            "watchdog.enabled = \"no\"",
+            &["g.toml:11:20: `enabled` is neither true nor false: found a string; \
+            write `enabled = true` or `enabled = false`"],
+        ),
+        (
+            weight,
+            "watchdog = \"off\"",
+            &["g.toml:11:12: `release.r.watchdog` is not a table: found a string; \
+            write `[release.r.watchdog]` on a line of its own, and its keys below"],
+        ),
+        (
+            weight,
+            "weight = \"5%\"\nweight = \"6%\"",
+            &["g.toml:12:1: this is not TOML: duplicate key; keep one of the two"],
+        ),
+        ("new = \"b\"", "new = \"bb\"", &["g.toml:9:7: there is no upstream `bb`; did you mean `\"b\"`?"]),
+        (
+            "new = \"b\"",
+            "new = \"a\"",
+            &["g.toml:9:7: `stable` and `new` are the same upstream; \
+            name the upstream of the version to be released"],
+        ),
+        (
+            "new = \"b\"",
+            "",
+            &["g.toml:7:10: release `r` has no `new`; add `new = \"NAME\"`, with the name of an upstream"],
+        ),
+        (
+            "\"testers\"",
+            "\"tester\"",
+            &["g.toml:10:13: there is no segment `tester`; did you mean `\"testers\"`?"],
+        ),
+        (
+            "[\"testers\"]",
+            "\"testers\"",
+            &["g.toml:10:12: `segments` is not an array: found a string; write `segments = [\"testers\"]`"],
+        ),
+        (
+            servers,
+            "[]",
+            &["g.toml:4:11: upstream `b` has no `servers`; write `servers = [\"http://127.0.0.1:9001\"]`"],
+        ),
+        (
+            servers,
+            "[\"http://127.0.0.1:9001\"]",
+            &["g.toml:9:7: `http://127.0.0.1:9001` is a server of `stable` and of `new`: \
+            a rollback would not take it out; give the two versions servers of their own"],
+        ),
+        (
+            servers,
+            "[\"https://x\"]",
+            &[
+                "g.toml:4:12: invalid `servers`: this version does not have https to upstreams yet; write `http://…`",
+            ],
+        ),
+        (
+            servers,
+            "[\"localhost:9002\"]",
+            &[
+                "g.toml:4:12: invalid `servers`: a server starts with http://; write `\"http://localhost:9002\"`",
+            ],
+        ),
+        (
+            servers,
+            "[\"http://x:9002/\"]",
+            &["g.toml:4:12: invalid `servers`: a server has no path; write `\"http://x:9002\"`"],
+        ),
+        (
+            servers,
+            "[\"http://10.0.0.256:1\"]",
+            &["g.toml:4:12: invalid `servers`: `10.0.0.256` is neither a DNS name nor an IP address"],
+        ),
+        (
+            servers,
+            "[\"http://x:1\", \"http://X:1\"]",
+            &["g.toml:4:26: `http://x:1` stands twice in `servers`; remove one"],
+        ),
+        ("release = \"r\"", "release = \"q\"", &["g.toml:13:11: there is no release `q`; there is `\"r\"`"]),
+        (
+            "release = \"r\"",
+            "",
+            &["g.toml:12:1: a route without a target; add `release = \"NAME\"`, or `upstream = \"NAME\"`"],
+        ),
+        (
+            "release = \"r\"",
+            "release = \"r\"\nupstream = \"a\"",
+            &["g.toml:14:12: a route has a `release` or an `upstream`, not both; keep one of the two"],
+        ),
+        (
+            "release = \"r\"",
+            "release = \"r\"\nmethods = [\"get\"]",
+            &["g.toml:14:12: invalid `methods`: methods are upper case; write `\"GET\"`"],
+        ),
+        (
+            "release = \"r\"",
+            "release = \"r\"\n[[route]]\nrelease = \"r\"\npath = \"/\"",
+            &[
+                "g.toml:14:1: two routes for the same requests: `1` and `2`; remove one, or tell them apart by `host`, `path` or `methods`",
+            ],
+        ),
+        (
+            "[[route]]",
+            "[route]",
+            &[
+                "g.toml:12:1: `route` is not a list: found a table; write `[[route]]`, with two brackets, for each route",
+            ],
+        ),
+        (
+            "[[route]]\nrelease = \"r\"\n",
+            "",
+            &["g.toml:11:1: the file has no route: nothing would be served; \
+            add `[[route]]` with `path = \"/\"` and `release = \"NAME\"`"],
+        ),
+        (
+            "[release.r]",
+            "[release]",
+            &[
+                "g.toml:8:1: `stable` stands in `[release]`, which has no name; write `[release.NAME]` with a name of your choice",
+                "g.toml:9:1: `new` stands in `[release]`, which has no name; write `[release.NAME]` with a name of your choice",
+                "g.toml:10:1: `segments` stands in `[release]`, which has no name; write `[release.NAME]` with a name of your choice",
+                "g.toml:11:1: `weight` stands in `[release]`, which has no name; write `[release.NAME]` with a name of your choice",
+                "g.toml:13:11: there is no release `r`; add `[release.r]`",
+            ],
+        ),
+        (
+            "[release.r]",
+            "[listen]\nadmin = \"0.0.0.0:9900\"\n[release.r]",
+            &["g.toml:8:9: `[admin] token_file` is missing: \
+            the admin address can be reached from other machines; \
+            add `token_file = \"admin.tokens\"` under `[admin]` (lines `NAME TOKEN`), or listen on 127.0.0.1"],
+        ),
+        (
+            "[release.r]",
+            "[listen]\nhttp = \":80\"\n[release.r]",
+            &["g.toml:8:8: invalid `http`: an address to listen on names its interface; \
+            write `\"0.0.0.0:80\"` for every interface, `\"127.0.0.1:80\"` for this machine only"],
+        ),
+        (
+            "[release.r]",
+            "[limits]\nheader_bytes = \"32KB\"\n[release.r]",
+            &["g.toml:8:16: invalid `header_bytes`: `KB` is not a unit of size; write `\"32KiB\"`"],
+        ),
+        (
+            "[release.r]",
+            "[limits]\nheader_bytes = \"99999999999GiB\"\n[release.r]",
+            &["g.toml:8:16: invalid `header_bytes`: too large"],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ heder = \"x\" }]\n[release.r]",
+            &["g.toml:8:11: unknown key `heder`; did you mean `header`?"],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ header = \"x\", cookie = \"y\" }]\n[release.r]",
+            &[
+                "g.toml:8:9: an element of `from` names two sources; write one pair of braces for each, in the order they are tried",
+            ],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ header = \"X-Grayling-Arm\" }]\n[release.r]",
+            &[
+                "g.toml:8:20: invalid `header`: headers `x-grayling-*` are removed from every request before anything reads them",
+            ],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ path = \"/a/id\" }]\n[release.r]",
+            &["g.toml:8:18: invalid `path`: no segment of the path is in braces; \
+            write a path with the id in braces, as in `\"/accounts/{id}\"`"],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ jwt = {} }]\n[release.r]",
+            &["g.toml:8:17: `jwt` says nothing of how tokens are verified; \
+            add `jwks_file = \"jwks.json\"`, or `unverified = true` if an earlier hop has verified the token"],
+        ),
+        (
+            "[release.r]",
+            "[segment.x]\nnetworks = [\"10.0.0.1\"]\n[release.r]",
+            &["g.toml:8:13: invalid `networks`: a network needs its prefix length; \
+            write `\"10.0.0.1/32\"` for this one address"],
+        ),
+        (
+            "[release.r]",
+            "[tls]\n[release.r]",
+            &["g.toml:7:2: unknown key `tls`: this version does not have it yet; remove it"],
+        ),
+        // Warnings only.
+        (
+            weight,
+            "watchdog.enabled = false",
+            &["g.toml:11:20: the watchdog of `r` is off: nothing takes `new` out when it is worse; \
+            remove the line, unless something else watches"],
+        ),
+        (
+            weight,
+            "excluded = [\"testers\"]",
+            &[
+                "g.toml:10:13: segment `testers` is in `segments` and in `excluded`: it is excluded; remove it from one of them",
+            ],
+        ),
+        (
+            "users = [\"alice\"]",
+            "header = { name = \"X-Plan\", equals = \"i\" }",
+            &["g.toml:6:10: segment `testers` is chosen by a header: \
+            whoever can send `x-plan` can enter; make sure that an earlier hop removes it from what clients send"],
+        ),
+        (
+            "[release.r]",
+            "[upstream.c]\nservers = [\"http://c\"]\n[release.r]",
+            &["g.toml:7:11: an upstream that is not used: `c`: no release and no route names it"],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ jwt = { unverified = true } }]\n[release.r]",
+            &[
+                "g.toml:8:32: tokens are believed without a look at their signature: whoever can reach this proxy can be any user; \
+            make sure that an earlier hop has verified the token, or name a `jwks_file`",
+            ],
+        ),
+        (
+            "release = \"r\"",
+            "release = \"r\"\n[[route]]\npath = \"/x\"\nupstream = \"b\"",
+            &["g.toml:3:11: a route sends everybody to `b`, \
+            which has servers of `new` of release `r`: a rollback does not stop that route"],
+        ),
+        // Neither.
+        (weight, "weight = \"${WEIGHT}\"", &[]),
+        (
+            servers,
+            "[\"http://127.0.0.1:${PORT}9\", \"http://[::1]:80\"]",
+            &["g.toml:4:12: invalid `servers`: the port is a number from 1 to 65535"],
+        ),
+    ];
+    let mut wrong = String::new();
+    for (from, to, expected) in table {
+        let found = lines(&edited(&[(from, to)]));
+        if found != *expected {
+            wrong += &format!("\n--- {to}\n  found    {found:#?}\n  expected {expected:#?}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn all_faults_are_told_at_once_as_a_compiler_would() {
+    let text =
+        edited(&[("weight = \"5%\"", "wieght = \"5%\""), ("new = \"b\"", "new = 5"), ("9002\"", "9002")]);
+    let text = text.replace("9002]", "9002\"]");
+    let report = check(&text).unwrap_err();
+    let expected = "\
+error: `new` is not a string
+ --> g.toml:9:7
+  |
+9 | new = 5
+  |       ^ found an integer
+  |
+  = help: write `\"5\"`
+
+error: unknown key `wieght`
+  --> g.toml:11:1
+   |
+11 | wieght = \"5%\"
+   | ^^^^^^
+   |
+   = help: did you mean `weight`?
+";
+    assert_eq!(report.render(Color::Plain), expected);
+}
+
+#[test]
+fn syntax_errors_do_not_hide_the_other_faults_nor_cause_any() {
+    let found = lines(&edited(&[("weight = \"5%\"", "weight = 5%"), ("stable = \"a\"", "stabel = \"a\"")]));
+    assert!(found.iter().any(|l| l.starts_with("g.toml:8:1: unknown key `stabel`")), "{found:#?}");
+    assert!(found.iter().any(|l| l.starts_with("g.toml:11:") && l.contains("not TOML")), "{found:#?}");
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("grayling-config-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        std::fs::write(self.0.join(name), bytes).unwrap();
+        self.0.join(name)
+    }
+
+    /// The lines of a load, without the folder's name.
+    fn lines(&self, name: &str) -> Vec<String> {
+        let report = match load(&self.0.join(name)).result {
+            Ok(checked) => checked.warnings,
+            Err(report) => report,
+        };
+        report.render(Color::Plain);
+        report.lines().iter().map(|l| l.replace(&format!("{}/", self.0.display()), "")).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_why() {
+    let folder = Folder::new();
+    let init = "`grayling init > FILE` writes one to start from";
+    assert_eq!(folder.lines("x"), [format!("x: there is no such config file; {init}")]);
+    std::fs::create_dir(folder.0.join("d")).unwrap();
+    assert_eq!(folder.lines("d"), ["d: this is a directory, not a config file; name the file in it"]);
+    for empty in ["", " \n\t\n", "\u{feff}"] {
+        folder.write("e", empty);
+        assert_eq!(folder.lines("e"), [format!("e: the config file is empty; {init}")]);
+    }
+    folder.write("u", b"a = 1\nb = \"\xff\"");
+    assert_eq!(folder.lines("u"), ["u:2: byte 11 is not UTF-8; save the file as UTF-8"]);
+    folder.write("w", b"\xff\xfea\0");
+    assert_eq!(folder.lines("w"), ["w: the config file is UTF-16; save it as UTF-8"]);
+    folder.write("cr", BASE.replace('\n', "\r"));
+    assert!(folder.lines("cr")[0].contains("a CR alone is not a line end"), "{:?}", folder.lines("cr"));
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_are_fine_and_do_not_shift_the_caret() {
+    let text = format!("\u{feff}{}", BASE.replace('\n', "\r\n"));
+    assert_eq!(lines(&text), Vec::<String>::new());
+    let found = lines(&text.replace("weight", "wieght"));
+    assert_eq!(found, ["g.toml:11:1: unknown key `wieght`; did you mean `weight`?"]);
+    let found = lines("\u{feff}tsate = 1\r\n");
+    assert!(found.iter().any(|l| l.starts_with("g.toml:1:1: unknown key `tsate`")), "{found:?}");
+}
+
+#[test]
+fn faults_of_named_files_name_the_file_and_the_line_and_show_no_secret() {
+    let folder = Folder::new();
+    folder.write("users", "alice\n\n  bob \r\nx\u{7}y\n");
+    folder.write("tokens", "ops 0123456789abcdef0123\nshort secret\nthree words here\n");
+    folder.write("jwks", "{\n \"keys\": [\n }");
+    folder.write("key", "short\n");
+    let text = edited(&[
+        ("users = [\"alice\"]", "users_file = \"users\""),
+        (
+            "[release.r]",
+            "[admin]\ntoken_file = \"tokens\"\n[log]\nuser_key_file = \"key\"\n[identity]\nfrom = [{ jwt = { jwks_file = \"jwks\" } }]\n[release.r]",
+        ),
+    ]);
+    folder.write("g.toml", &text);
+    let found = folder.lines("g.toml");
+    let expected = [
+        "tokens:2: the token is shorter than 16 characters; make one with `openssl rand -hex 32`",
+        "tokens:3: not a name and a token; write `NAME TOKEN`",
+        "jwks:3: not JSON: expected value at line 3 column 2",
+        "key: the key for user ids has 16 to 4096 bytes; make one with `openssl rand -hex 32`",
+        "users:4:1: a user id with a control character; write one user id a line",
+    ];
+    assert_eq!(found, expected);
+    assert!(!found.join("").contains("secret"));
+    let loaded = load(&folder.0.join("g.toml"));
+    assert_eq!(loaded.files.len(), 5, "{:?}", loaded.files);
+
+    folder.write("users", "alice\n\n  bob \r\nÄ");
+    folder.write("tokens", "# who\nops 0123456789abcdef0123\n");
+    folder.write("key", "0123456789abcdef\n");
+    folder.write(
+        "jwks",
+        r#"{"keys": [{"kty": "oct", "kid": "s", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+        {"kty": "RSA", "alg": "HS256", "n": "AQAB", "e": "AQAB"}]}"#,
+    );
+    assert_eq!(folder.lines("g.toml"), ["jwks: key 3: `alg` HS256 does not go with its kind of key"]);
+    let keys = std::fs::read_to_string(folder.0.join("jwks")).unwrap().replace("\"alg\": \"HS256\", ", "");
+    folder.write("jwks", keys);
+    let checked = load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap();
+    let plan = &checked.plan;
+    assert_eq!(plan.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
+    assert_eq!(plan.segments[0].users.len(), 3);
+    assert!(plan.segments[0].users.contains(b"bob") && plan.segments[0].users.contains("Ä".as_bytes()));
+    let crate::domain::plan::IdentitySource::Jwt(jwt) = &plan.identity.from[0] else { panic!() };
+    let crate::domain::plan::JwtTrust::Keys { keys, .. } = &jwt.trust else { panic!() };
+    let hmac = |a: &jsonwebtoken::Algorithm| a.family() == jsonwebtoken::AlgorithmFamily::Hmac;
+    let families: Vec<bool> = keys.iter().map(|k| k.algorithms.iter().any(hmac)).collect();
+    assert_eq!(families, [true, false, false]);
+}
+
+#[test]
+fn ids_of_segments_are_normalised_like_those_of_requests() {
+    let text = edited(&[
+        ("\"alice\"", "\" Alice\""),
+        ("[release.r]", "[identity]\nnormalise = \"lowercase\"\n[release.r]"),
+    ]);
+    let checked = check(&text).unwrap();
+    assert!(checked.plan.segments[0].users.contains(b"alice"));
+}
+
+#[test]
+fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defaults() {
+    let starter = check(STARTER).map_err(|r| r.render(Color::Plain)).unwrap();
+    assert_eq!(starter.warnings.lines(), Vec::<String>::new());
+    let reference = check(REFERENCE).map_err(|r| r.render(Color::Plain)).unwrap();
+    let (a, b) = (&reference.plan, check(BASE).unwrap().plan);
+    assert_eq!(
+        format!("{:?}", (&a.listen, &a.admin, &a.limits)),
+        format!("{:?}", (&b.listen, &b.admin, &b.limits))
+    );
+    assert_eq!(format!("{:?}", (&a.state, &a.log)), format!("{:?}", (&b.state, &b.log)));
+    assert_eq!(a.releases[0].watchdog, b.releases[0].watchdog);
+    let times = |p: &crate::domain::plan::Plan| {
+        let u = &p.upstreams[0];
+        let times =
+            (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle);
+        (times, u.connections_max, u.requests_in_flight_max)
+    };
+    assert_eq!(times(a), times(&b));
+}
+
+#[test]
+fn the_reference_says_default_and_reload_of_every_key() {
+    let mut section = String::new();
+    let mut comment = String::new();
+    let mut told: Vec<(String, String)> = Vec::new();
+    for line in REFERENCE.lines() {
+        let bare = line.trim().trim_start_matches('#').trim_start_matches([' ', '{']);
+        if let Some(header) = line.strip_prefix('[') {
+            let parts: Vec<&str> = header.trim_matches(['[', ']']).split('.').collect();
+            let named = ["upstream", "segment", "release"].contains(&parts[0]) && parts.len() > 1;
+            section =
+                if named { [&[parts[0], "*"], &parts[2..]].concat().join(".") } else { parts.join(".") };
+            if parts.len() == 1 || parts.len() == 2 {
+                told.push((String::new(), parts[0].to_string()));
+            }
+            if parts.len() == 3 {
+                told.push(("release.*".into(), parts[2].to_string()));
+            }
+            comment.clear();
+            continue;
+        }
+        if line.trim_start().starts_with('#') {
+            comment.push_str(bare);
+            // Keys of inline tables, described in a line of their own: "name   what it is".
+            let word: String = bare.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            if bare[word.len()..].starts_with("  ") || bare[word.len()..].starts_with(" ins") {
+                assert!(bare.contains("Default: ") && bare.contains("Reload: "), "{bare}");
+                told.push(("identity.from.jwt".into(), word.clone()));
+                told.push(("segment.*.header".into(), word));
+            }
+        }
+        if let Some((key, _)) = bare.split_once(" = ").filter(|(key, _)| !key.contains([' ', '"', '`'])) {
+            let complete = comment.contains("Default: ") && comment.contains("Reload: ");
+            let again = told.iter().any(|(s, k)| *s == section && k == key);
+            if complete || again {
+                let inside = line.starts_with("  ");
+                told.push((if inside { "identity.from".into() } else { section.clone() }, key.to_string()));
+            }
+            comment.clear();
+        }
+    }
+    for (section, known) in keys::KNOWN {
+        for key in *known {
+            let there = told.iter().any(|(s, k)| s == section && k == key);
+            assert!(there, "reference.toml says nothing (or not all) of `{key}` in `[{section}]`");
+        }
+    }
+}
+
+/// The properties of each table of the schema, as `keys::KNOWN` has them.
+#[test]
+fn the_mirror_has_the_keys_that_the_checker_knows() {
+    let schema: serde_json::Value = serde_json::from_str(&file::schema()).unwrap();
+    let keys_of = |table: &serde_json::Value| -> Vec<String> {
+        let one = |t: &serde_json::Value| -> Vec<String> {
+            t["properties"].as_object().map(|p| p.keys().cloned().collect()).unwrap_or_default()
+        };
+        let mut keys = one(table);
+        for variant in table["oneOf"].as_array().into_iter().flatten() {
+            keys.extend(one(variant));
+        }
+        keys.sort();
+        keys
+    };
+    let def = |name: &str| keys_of(&schema["$defs"][name]);
+    for (section, known) in keys::KNOWN {
+        let mirrored = match *section {
+            "" => keys_of(&schema),
+            "listen" => def("Listen"),
+            "admin" => def("Admin"),
+            "identity" => def("Identity"),
+            "identity.from" => def("IdentitySource"),
+            "identity.from.jwt" => def("Jwt"),
+            "upstream.*" => def("Upstream"),
+            "segment.*" => def("Segment"),
+            "segment.*.header" => def("HeaderMatch"),
+            "release.*" => def("Release"),
+            "release.*.watchdog" => def("Watchdog"),
+            "route" => def("Route"),
+            "limits" => def("Limits"),
+            "state" => def("State"),
+            "log" => def("Log"),
+            other => panic!("no mirror of [{other}]"),
+        };
+        let mut known: Vec<String> = known.iter().map(|k| k.to_string()).collect();
+        known.sort();
+        assert_eq!(mirrored, known, "[{section}]");
+    }
+}
+
+/// Takes the text apart at random: cut off, a stretch removed, doubled, or overwritten by something that has a meaning.
+fn mutated(text: &str, cuts: &[(u16, u8, u8)]) -> String {
+    const SPICE: [&str; 14] =
+        ["", "\"", "[", "]", "{", "}", "=", "\n", "5", "true", "${X}", "\u{feff}", "é", "[[route]]\n"];
+    let mut text: Vec<char> = text.chars().collect();
+    for (at, length, spice) in cuts {
+        let at = usize::from(*at) % (text.len() + 1);
+        let end = (at + usize::from(*length) % 24).min(text.len());
+        if *spice == 255 {
+            text.truncate(at);
+        } else {
+            let new: Vec<char> = SPICE[usize::from(*spice) % SPICE.len()].chars().collect();
+            text.splice(at..end, new);
+        }
+    }
+    text.into_iter().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn no_text_makes_it_panic_and_what_it_accepts_the_mirror_accepts(
+        which in 0usize..3,
+        cuts in proptest::collection::vec((any::<u16>(), any::<u8>(), any::<u8>()), 1..4),
+    ) {
+        let text = mutated([STARTER, REFERENCE, BASE][which], &cuts);
+        match check(&text) {
+            Ok(checked) => {
+                prop_assert!(toml::from_str::<file::File>(&text).is_ok(), "{:?}", toml::from_str::<file::File>(&text).err());
+                let again = check(&checked.text).unwrap();
+                prop_assert_eq!(format!("{:?}", again.plan), format!("{:?}", checked.plan));
+                prop_assert_eq!(compare(&again.plan, &checked.plan), vec![]);
+            }
+            Err(report) => {
+                prop_assert!(report.errors() > 0);
+                prop_assert!(!report.render(Color::Plain).is_empty() && !report.render(Color::Ansi).is_empty());
+                prop_assert!(report.lines().iter().all(|l| l.starts_with("g.toml")));
+            }
         }
     }
 }
 
 #[test]
-fn the_starter_file_is_fine() {
-    let text = include_str!("../../config/grayling.toml");
-    let checked = parse(text, Path::new("config/grayling.toml")).map_err(|r| r.render(Color::Plain));
-    let checked = checked.unwrap();
-    assert_eq!(checked.warnings.lines(), Vec::<String>::new());
-    assert_eq!(checked.plan.releases[0].weight.to_string(), "5%");
-}
-
-#[test]
-fn probe() {
-    let t = "[listen]\nhttp = \":80\"\nworkers = \"4\"\n[upstream.a]\nservers = [\"http://x:1\", \"127.0.0.1:3\"]\nconect_timeout = 5\n[upstream.b]\nservers=[\"http://y\"]\nhttp2 = true\n[release.r]\nstable=\"a\"\nnew = \"c\"\nweight = 5\nwatchdog = { enabled = false, tick = \"1s\" }\n[release.r.watchdgo]\n[[route]]\npath=\"/a*\"\n";
-    println!("{}", lines(t).join("\n"));
-    println!("{}", parse(t, Path::new("config/x.toml")).err().unwrap().render(Color::Plain));
-    let t = "[upstream.a]\nservers = [\"http://x:1\"\nweight = 5%\n[release.r\nfoo = bar\n[[route]]\nupstream = \"a\"\n";
-    println!("{}", parse(t, Path::new("config/x.toml")).err().unwrap().render(Color::Plain));
+#[ignore = "writes 120 MB; run it with --release"]
+fn ten_million_users_load_within_three_seconds() {
+    let folder = Folder::new();
+    let list: String = (0..10_000_000).map(|i| format!("user-{i}\n")).collect();
+    folder.write("users", list);
+    folder.write("g.toml", edited(&[("users = [\"alice\"]", "users_file = \"users\"")]));
+    let begun = std::time::Instant::now();
+    let checked = load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap();
+    let took = begun.elapsed();
+    println!("{took:?}");
+    assert_eq!(checked.plan.segments[0].users.len(), 10_000_000);
+    assert!(took.as_secs_f64() <= 3.0, "{took:?}");
 }

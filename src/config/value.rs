@@ -68,14 +68,6 @@ pub fn duration(text: &str) -> Parsed<Duration> {
     }
 }
 
-/// The shortest exact form of whole milliseconds.
-pub fn show_duration(d: Duration) -> String {
-    let ms = d.as_millis() as u64;
-    let (unit, size) =
-        UNITS.iter().rev().find(|(_, size)| ms >= *size && ms % *size == 0).unwrap_or(&("s", 1_000));
-    format!("{}{unit}", ms / size)
-}
-
 const SIZES: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// `512B`, `32KiB`, `1MiB`, `1GiB`.
@@ -109,7 +101,8 @@ pub fn size(text: &str) -> Parsed<usize> {
 
 pub fn show_size(bytes: usize) -> String {
     let bytes = bytes as u64;
-    let (unit, size) = SIZES.iter().rev().find(|(_, s)| bytes >= *s && bytes % *s == 0).unwrap_or(&("B", 1));
+    let (unit, size) =
+        SIZES.iter().rev().find(|(_, s)| bytes >= *s && bytes.is_multiple_of(*s)).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / size)
 }
 
@@ -135,15 +128,14 @@ pub fn address(text: &str) -> Parsed<SocketAddr> {
     if let Some(port) = text.strip_prefix("localhost:").filter(|p| p.parse::<u16>().is_ok()) {
         return bad_help("an address to listen on is numeric", format!("write `\"127.0.0.1:{port}\"`"));
     }
-    if let Some(port) = text.strip_prefix("*:").or(text.strip_prefix(':')).or(Some(text)) {
-        if port.parse::<u16>().is_ok() {
-            return bad_help(
-                "an address to listen on names its interface",
-                format!(
-                    "write `\"0.0.0.0:{port}\"` for every interface, `\"127.0.0.1:{port}\"` for this machine only"
-                ),
-            );
-        }
+    let port = text.strip_prefix("*:").or(text.strip_prefix(':')).unwrap_or(text);
+    if port.parse::<u16>().is_ok() {
+        return bad_help(
+            "an address to listen on names its interface",
+            format!(
+                "write `\"0.0.0.0:{port}\"` for every interface, `\"127.0.0.1:{port}\"` for this machine only"
+            ),
+        );
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
         let shown = SocketAddr::new(ip, 8080);
@@ -245,10 +237,11 @@ pub fn host(text: &str) -> Parsed<String> {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
         return bad_help("an IPv6 address stands in brackets", format!("write `\"[{text}]\"`"));
     }
-    if let Some((name, port)) = text.rsplit_once(':') {
-        if port.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
-            return bad_help("a host has no port here", format!("write `\"{name}\"`"));
-        }
+    if let Some((name, port)) = text.rsplit_once(':')
+        && port.bytes().all(|b| b.is_ascii_digit())
+        && !name.is_empty()
+    {
+        return bad_help("a host has no port here", format!("write `\"{name}\"`"));
     }
     if text.starts_with("*.") {
         return bad("a host is one exact name, without `*`");

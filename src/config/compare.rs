@@ -1,0 +1,445 @@
+//! What replacing one plan by another would do: what it may not, what is risky, and how many users it moves. Pure.
+//!
+//! Shares are exact, in parts per million of the users who are in no segment. With one salt a weight that goes from `a` to
+//! `b` moves |a − b| of them; under another salt the two sets are independent, and a + b − 2·a·b change arms.
+//!
+//! Whether a lower `attempt` is held, and what a trip does with a raised one, is the state machine's and not decided here.
+
+use crate::domain::cohort::{BUCKETS, Weight};
+use crate::domain::plan::{Plan, Release, Upstream};
+use crate::domain::segment::Segment;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// The new plan must not be taken.
+    Refused,
+    /// Legal, and probably worth a second look.
+    Warning,
+    Note,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: FindingKind,
+    pub message: String,
+}
+
+/// A raise by more than this many parts is worth a warning.
+const RAISE_NOTABLE: u32 = BUCKETS / 4;
+
+/// Refusals first, then warnings, then notes.
+pub fn compare(old: &Plan, new: &Plan) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    sockets(&mut findings, old, new);
+    for release in &new.releases {
+        match old.release(&release.name) {
+            Some(before) => changed(&mut findings, old, new, before, release),
+            None => added(&mut findings, release),
+        }
+    }
+    for release in old.releases.iter().filter(|r| new.release(&r.name).is_none()) {
+        findings.warning(format!(
+            "release `{}` is removed: {} of users go where the routes now say; a trip of it is remembered",
+            release.name, release.weight
+        ));
+    }
+    for segment in &new.segments {
+        match old.segments.iter().find(|s| s.name == segment.name) {
+            Some(before) => changed_segment(&mut findings, before, segment),
+            None if chosen_by_client(segment) => findings.warning(format!(
+                "segment `{}` is new, and whoever can send `{}` can enter it",
+                segment.name,
+                header(segment)
+            )),
+            None => {}
+        }
+    }
+    for upstream in &new.upstreams {
+        if let Some(before) = old.upstreams.iter().find(|u| u.name == upstream.name) {
+            changed_upstream(&mut findings, before, upstream);
+        }
+    }
+    rest(&mut findings, old, new);
+    findings.0.sort_by_key(|f| f.kind);
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn refused(&mut self, message: String) {
+        self.0.push(Finding { kind: FindingKind::Refused, message });
+    }
+
+    fn warning(&mut self, message: String) {
+        self.0.push(Finding { kind: FindingKind::Warning, message });
+    }
+
+    fn note(&mut self, message: String) {
+        self.0.push(Finding { kind: FindingKind::Note, message });
+    }
+}
+
+/// What stands for the life of the process: sockets, threads, and the directory whose lock and ledger it holds.
+fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
+    let mut fixed = |key: &str, before: String, after: String| {
+        if before != after {
+            findings.refused(format!(
+                "`{key}` cannot change while running (`{before}` to `{after}`): restart, or put it back"
+            ));
+        }
+    };
+    fixed("[listen] http", old.listen.http.to_string(), new.listen.http.to_string());
+    fixed("[listen] admin", old.listen.admin.to_string(), new.listen.admin.to_string());
+    fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
+    let directory = |plan: &Plan| plan.state.directory.display().to_string();
+    fixed("[state] directory", directory(old), directory(new));
+}
+
+/// Of the users in no segment, the parts that change arms.
+pub fn moved(old: &Release, new: &Release) -> Weight {
+    let (a, b) = (u64::from(old.weight.parts()), u64::from(new.weight.parts()));
+    let parts = if old.salt == new.salt {
+        a.abs_diff(b)
+    } else {
+        // In parts²: a·N + b·N − 2·a·b, at most N²/1 = 10¹²; halves round up.
+        let all = u64::from(BUCKETS);
+        (a * all + b * all - 2 * a * b + all / 2) / all
+    };
+    Weight::from_parts(parts as u32)
+}
+
+fn changed(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after: &Release) {
+    let name = &after.name;
+    let raise = after.weight.parts().saturating_sub(before.weight.parts());
+    // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
+    // and the second save is a decision of its own.
+    let step_max = before.step_max.min(after.step_max);
+    if raise > step_max.parts() {
+        let also = if after.step_max > before.step_max {
+            "; raise `step_max` in an edit of its own first"
+        } else {
+            "; go there in smaller steps, or raise `step_max` in an edit of its own first"
+        };
+        let highest = Weight::from_parts(before.weight.parts() + step_max.parts());
+        findings.refused(format!(
+            "release `{name}`: from {} to {} is more than `step_max` ({step_max}) allows: {highest} at most{also}",
+            before.weight, after.weight
+        ));
+    }
+    let share = moved(before, after);
+    if before.salt != after.salt {
+        findings.warning(format!(
+            "release `{name}`: the salt changed, every user is dealt anew: {share} of users change arms"
+        ));
+    } else if raise > RAISE_NOTABLE {
+        findings.warning(format!(
+            "release `{name}`: the weight goes up by more than 25 points, from {} to {}: {share} of users move to `new`",
+            before.weight, after.weight
+        ));
+    } else if before.weight != after.weight {
+        let arm = if raise > 0 { "new" } else { "stable" };
+        findings.note(format!(
+            "release `{name}`: weight {} to {}: {share} of users move to `{arm}`",
+            before.weight, after.weight
+        ));
+    }
+    if before.watchdog.enabled && !after.watchdog.enabled {
+        findings.warning(format!("release `{name}`: the watchdog is switched off"));
+    } else if before.watchdog != after.watchdog {
+        findings.note(format!("release `{name}`: the watchdog's settings change"));
+    }
+    if before.attempt != after.attempt {
+        findings.note(format!("release `{name}`: attempt {} to {}", before.attempt, after.attempt));
+    }
+    arms(findings, old, new, before, after);
+    membership(findings, name, "segments", &before.segments, &after.segments);
+    membership(findings, name, "excluded", &before.excluded, &after.excluded);
+    setting(findings, name, "on_unreachable", &before.on_unreachable, &after.on_unreachable);
+    setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
+    setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
+    if before.step_max != after.step_max {
+        findings.note(format!("release `{name}`: step_max {} to {}", before.step_max, after.step_max));
+    }
+}
+
+fn setting<T: Debug + PartialEq>(findings: &mut Findings, release: &str, key: &str, before: &T, after: &T) {
+    if before != after {
+        let word = |value: &T| format!("{value:?}").to_lowercase();
+        findings.note(format!("release `{release}`: {key} {} to {}", word(before), word(after)));
+    }
+}
+
+fn arms(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after: &Release) {
+    let name = |plan: &Plan, i: usize| plan.upstreams[i].name.clone();
+    for (arm, was, is) in [("stable", before.stable, after.stable), ("new", before.new, after.new)] {
+        let (was, is) = (name(old, was), name(new, is));
+        if was != is {
+            let message = format!("release `{}`: `{arm}` is `{is}` and no longer `{was}`", after.name);
+            if arm == "new" && before.attempt == after.attempt {
+                findings.warning(format!("{message}, with the same `attempt`: raise it for a new build"));
+            } else {
+                findings.note(message);
+            }
+        }
+    }
+}
+
+fn added(findings: &mut Findings, release: &Release) {
+    let message = format!("release `{}` is new: {} of users go to `new`", release.name, release.weight);
+    if release.weight.parts() > RAISE_NOTABLE {
+        findings.warning(message)
+    } else {
+        findings.note(message)
+    }
+    if !release.watchdog.enabled {
+        findings.warning(format!("release `{}` starts with its watchdog off", release.name));
+    }
+}
+
+fn membership(
+    findings: &mut Findings,
+    release: &str,
+    key: &str,
+    before: &[Arc<Segment>],
+    after: &[Arc<Segment>],
+) {
+    let absent = |list: &[Arc<Segment>], name: &str| !list.iter().any(|s| s.name == name);
+    for segment in after.iter().filter(|s| absent(before, &s.name)) {
+        let message = format!("release `{release}`: `{}` joins `{key}`", segment.name);
+        if key == "segments" && chosen_by_client(segment) {
+            findings.warning(format!("{message}, and whoever can send `{}` can enter", header(segment)));
+        } else {
+            findings.note(message);
+        }
+    }
+    for segment in before.iter().filter(|s| absent(after, &s.name)) {
+        findings.note(format!("release `{release}`: `{}` leaves `{key}`", segment.name));
+    }
+}
+
+fn chosen_by_client(segment: &Segment) -> bool {
+    segment.header.is_some()
+}
+
+fn header(segment: &Segment) -> &str {
+    segment.header.as_ref().map_or("", |h| h.name.as_str())
+}
+
+fn changed_segment(findings: &mut Findings, before: &Segment, after: &Segment) {
+    if before.users != after.users {
+        findings.note(format!(
+            "segment `{}`: {} users, {} before",
+            after.name,
+            after.users.len(),
+            before.users.len()
+        ));
+    }
+    if after.header.is_some() && before.header != after.header {
+        findings.warning(format!(
+            "segment `{}`: whoever can send `{}` can now enter",
+            after.name,
+            header(after)
+        ));
+    } else if before.header != after.header || before.networks != after.networks {
+        findings.note(format!("segment `{}` changes", after.name));
+    }
+}
+
+fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream) {
+    let list = |servers: Vec<String>| servers.join(", ");
+    let missing = |from: &Upstream, of: &Upstream| {
+        list(of.servers.iter().filter(|s| !from.servers.contains(s)).map(ToString::to_string).collect())
+    };
+    let (joined, left) = (missing(before, after), missing(after, before));
+    if !joined.is_empty() {
+        findings.note(format!("upstream `{}`: gains {joined}", after.name));
+    }
+    if !left.is_empty() {
+        findings.note(format!("upstream `{}`: loses {left}", after.name));
+    }
+    let limits = |u: &Upstream| {
+        (
+            (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle),
+            (u.connections_max, u.requests_in_flight_max),
+        )
+    };
+    if limits(before) != limits(after) {
+        findings.note(format!("upstream `{}`: time-outs or limits change", after.name));
+    }
+}
+
+/// Everything else, by section: it is in force with the reload, and needs no more than a word.
+fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
+    let mut section = |name: &str, before: String, after: String| {
+        if before != after {
+            findings.note(format!("`{name}` changes"));
+        }
+    };
+    let routes = |plan: &Plan| -> String {
+        let target = |t| match t {
+            crate::domain::plan::Target::Release(i) => format!("release {}", plan.releases[i].name),
+            crate::domain::plan::Target::Upstream(i) => format!("upstream {}", plan.upstreams[i].name),
+        };
+        let line = |r: &crate::domain::plan::Route| {
+            format!("{} {:?} {} {:?} {}\n", r.name, r.host, r.path, r.methods, target(r.target))
+        };
+        plan.routes.iter().map(line).collect()
+    };
+    section("[[route]]", routes(old), routes(new));
+    section("[identity]", format!("{:?}", old.identity), format!("{:?}", new.identity));
+    section("[limits]", format!("{:?}", old.limits), format!("{:?}", new.limits));
+    section("[log]", format!("{:?}", old.log), format!("{:?}", new.log));
+    section("[admin]", format!("{:?}", old.admin), format!("{:?}", new.admin));
+    let listen = |p: &Plan| format!("{:?} {:?}", p.listen.trusted_proxies, p.listen.expose_arm);
+    section("[listen] trusted_proxies or expose_arm", listen(old), listen(new));
+    let state = |p: &Plan| format!("{:?} {:?}", p.state.on_failure, p.state.when_empty);
+    section("[state] on_failure or when_empty", state(old), state(new));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    const BASE: &str = r#"
+[upstream.v1]
+servers = ["http://127.0.0.1:9001"]
+[upstream.v2]
+servers = ["http://127.0.0.1:9002"]
+[segment.testers]
+users = ["alice"]
+[segment.plan]
+header = { name = "x-plan", equals = "internal" }
+[release.r]
+stable = "v1"
+new = "v2"
+weight = "20%"
+step_max = "50%"
+segments = ["testers"]
+excluded = ["plan"]
+[[route]]
+path = "/"
+release = "r"
+"#;
+
+    fn plan(text: &str) -> Plan {
+        crate::config::parse(text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+    }
+
+    fn after(edits: &[(&str, &str)]) -> Vec<String> {
+        let mut text = BASE.to_string();
+        for (from, to) in edits {
+            assert!(text.contains(from), "{from}");
+            text = text.replacen(from, to, 1);
+        }
+        let findings = compare(&plan(BASE), &plan(&text));
+        findings.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
+    }
+
+    #[test]
+    fn an_edit_says_what_it_does() {
+        type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+        let table: &[Row] = &[
+            (&[], &[]),
+            (&[("20%", "30%")], &["Note: release `r`: weight 20% to 30%: 10% of users move to `new`"]),
+            (&[("20%", "5%")], &["Note: release `r`: weight 20% to 5%: 15% of users move to `stable`"]),
+            (
+                &[("20%", "46%")],
+                &[
+                    "Warning: release `r`: the weight goes up by more than 25 points, from 20% to 46%: 26% of users move to `new`",
+                ],
+            ),
+            (
+                &[("step_max", "salt = \"s\"\nstep_max"), ("20%", "50%")],
+                &[
+                    "Warning: release `r`: the salt changed, every user is dealt anew: 50% of users change arms",
+                ],
+            ),
+            (
+                &[("step_max", "salt = \"s\"\nstep_max")],
+                &[
+                    "Warning: release `r`: the salt changed, every user is dealt anew: 32% of users change arms",
+                ],
+            ),
+            (
+                &[("step_max", "watchdog.enabled = false\nstep_max")],
+                &["Warning: release `r`: the watchdog is switched off"],
+            ),
+            (
+                &[("[\"testers\"]", "[\"testers\", \"plan\"]"), ("excluded = [\"plan\"]", "")],
+                &[
+                    "Warning: release `r`: `plan` joins `segments`, and whoever can send `x-plan` can enter",
+                    "Note: release `r`: `plan` leaves `excluded`",
+                ],
+            ),
+            (&[("[\"alice\"]", "[\"alice\", \"bob\"]")], &["Note: segment `testers`: 2 users, 1 before"]),
+            (
+                &[("9002", "9003")],
+                &[
+                    "Note: upstream `v2`: gains http://127.0.0.1:9003",
+                    "Note: upstream `v2`: loses http://127.0.0.1:9002",
+                ],
+            ),
+            (
+                &[("[upstream.v1]", "[listen]\nhttp = \"0.0.0.0:80\"\n[upstream.v1]")],
+                &[
+                    "Refused: `[listen] http` cannot change while running (`127.0.0.1:8080` to `0.0.0.0:80`): restart, or put it back",
+                ],
+            ),
+            (
+                &[("[upstream.v1]", "[state]\ndirectory = \"/var/g\"\n[upstream.v1]")],
+                &[
+                    "Refused: `[state] directory` cannot change while running (`/g/state` to `/var/g`): restart, or put it back",
+                ],
+            ),
+        ];
+        for (edits, expected) in table {
+            assert_eq!(after(edits), *expected, "{edits:?}");
+        }
+    }
+
+    #[test]
+    fn a_raise_beyond_step_max_is_refused_even_if_the_same_edit_raises_step_max() {
+        let refused = |edits: &[(&str, &str)]| {
+            after(edits).into_iter().filter(|f| f.starts_with("Refused")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            refused(&[("20%", "71%")]),
+            ["Refused: release `r`: from 20% to 71% is more than `step_max` (50%) allows: 70% at most; \
+              go there in smaller steps, or raise `step_max` in an edit of its own first"]
+        );
+        assert_eq!(refused(&[("20%", "70%")]), Vec::<String>::new());
+        assert_eq!(refused(&[("20%", "71%"), ("50%", "100%")]).len(), 1);
+        assert_eq!(refused(&[("20%", "40%"), ("50%", "10%")]).len(), 1);
+        assert_eq!(refused(&[("attempt", "attempt")][..0]), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn the_share_moved_is_what_counting_users_finds(a in 0u32..=100, b in 0u32..=100, other_salt: bool) {
+            let mut old = plan(BASE);
+            let release = |weight: u32, salt: &str| {
+                let text = BASE.replacen("20%", &format!("{weight}%"), 1);
+                let text = text.replacen("step_max", &format!("salt = \"{salt}\"\nstep_max"), 1);
+                plan(&text).releases.remove(0)
+            };
+            old.releases.clear();
+            let (x, y) = (release(a, "one"), release(b, if other_salt { "two" } else { "one" }));
+            let users = 4000;
+            let count = (0..users)
+                .map(|i| format!("user-{i}"))
+                .filter(|id| {
+                    let arm = |r: &Release| r.weight.holds(r.salt.bucket(id.as_bytes()));
+                    arm(&x) != arm(&y)
+                })
+                .count();
+            let found = count as f64 / f64::from(users);
+            // Five standard deviations of a share of 4000.
+            prop_assert!((found - moved(&x, &y).ratio()).abs() < 5.0 * 0.5 / f64::from(users).sqrt());
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! The exact mirror of the file, without logic: the source of the JSON schema that editors complete and check with.
+//!
+//! `check` does not read through it, since serde stops at the first fault. Tests hold the two together: the keys here are
+//! those of `keys::KNOWN`, and whatever `check` accepts, this accepts.
+
+use schemars::{JsonSchema, schema_for};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The config of grayling, a gray-release proxy. Only `upstream`, one `route` and what they name are required.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    pub listen: Option<Listen>,
+    pub admin: Option<Admin>,
+    pub identity: Option<Identity>,
+    /// The versions of the service: `[upstream.NAME]`.
+    pub upstream: BTreeMap<String, Upstream>,
+    /// Named sets of users: `[segment.NAME]`.
+    pub segment: Option<BTreeMap<String, Segment>>,
+    /// Gray releases: `[release.NAME]`.
+    pub release: Option<BTreeMap<String, Release>>,
+    /// The longest matching path wins, then the route with a host, then the one with methods; none: 404.
+    #[schemars(length(min = 1))]
+    pub route: Vec<Route>,
+    pub limits: Option<Limits>,
+    pub state: Option<State>,
+    pub log: Option<Log>,
+}
+
+/// A number and its unit: ms, s, m or h, as in "250ms" or "10s".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^[0-9]+ *(ms|s|m|h)$|\$\{"))]
+pub struct Duration(pub String);
+
+/// A number and its unit: B, KiB, MiB or GiB, as in "32KiB".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^[0-9]+ *(B|KiB|MiB|GiB)$|\$\{"))]
+pub struct Size(pub String);
+
+/// A number from 0 to 100 with at most four decimals, and its sign, as in "5%" or "0.25%".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^ *[0-9]+(\.[0-9]{1,4})? *% *$|\$\{"))]
+pub struct Percent(pub String);
+
+/// An address to listen on, as in "127.0.0.1:8080" or "[::]:8080".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^([0-9.]+|\[[0-9a-fA-F:.%]+\]):[0-9]+$|\$\{"))]
+pub struct Address(pub String);
+
+/// An address and a prefix length, as in "10.1.0.0/16".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^[0-9a-fA-F:.]+/[0-9]+$|\$\{"))]
+pub struct Network(pub String);
+
+/// Scheme, host and port, as in "http://127.0.0.1:9001".
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("pattern" = r"^http://[^/?#@]+$|\$\{"))]
+pub struct Server(pub String);
+
+/// Where users and operators come in.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// HTTP/1.1, and HTTP/2 with prior knowledge.
+    #[schemars(extend("default" = "127.0.0.1:8080"))]
+    pub http: Option<Address>,
+    /// Metrics, commands. Anything but loopback needs `[admin] token_file`.
+    #[schemars(extend("default" = "127.0.0.1:9900"))]
+    pub admin: Option<Address>,
+    /// Data plane threads; 0: one per core.
+    #[schemars(range(min = 0, max = 256), extend("default" = 0))]
+    pub workers: Option<u64>,
+    /// Peers whose X-Forwarded-* are believed.
+    #[schemars(extend("default" = []))]
+    pub trusted_proxies: Option<Vec<Network>>,
+    /// `x-grayling-arm` on responses.
+    #[schemars(extend("default" = false))]
+    pub expose_arm: Option<bool>,
+}
+
+/// The admin address.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Lines "NAME TOKEN"; relative to this file.
+    pub token_file: Option<String>,
+    /// Host values accepted besides IP literals and localhost.
+    #[schemars(extend("default" = []))]
+    pub hosts: Option<Vec<String>>,
+}
+
+/// Where the user id comes from.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The first source that yields an id wins; none: stable, counted.
+    #[schemars(length(min = 1, max = 16), extend("default" = [{"header": "x-user-id"}]))]
+    pub from: Option<Vec<IdentitySource>>,
+    /// What is done to an id before it is hashed. Changing it moves the users whose id changes.
+    #[schemars(extend("default" = "none"))]
+    pub normalise: Option<Normalise>,
+    /// A longer id is no id.
+    #[schemars(range(min = 1, max = 4096), extend("default" = 256))]
+    pub max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum IdentitySource {
+    /// The name of a header.
+    Header(String),
+    /// The name of a cookie.
+    Cookie(String),
+    /// The name of a query parameter.
+    Query(String),
+    /// A path with the id in braces, as in "/accounts/{id}".
+    Path(String),
+    /// A claim of a JSON web token.
+    Jwt(Jwt),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// The header that carries the token, with or without "Bearer".
+    #[schemars(extend("default" = "authorization"))]
+    pub header: Option<String>,
+    /// The claim that is the id.
+    #[schemars(extend("default" = "sub"))]
+    pub claim: Option<String>,
+    /// Keys to verify tokens with (RFC 7517); relative to this file.
+    pub jwks_file: Option<String>,
+    /// An earlier hop has verified the token: believe it.
+    pub unverified: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalise {
+    None,
+    Trim,
+    Lowercase,
+    Digits,
+}
+
+/// One version of the service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    #[schemars(length(min = 1, max = 256))]
+    pub servers: Vec<Server>,
+    /// Until a connection stands, or a busy one comes free.
+    #[schemars(extend("default" = "1s"))]
+    pub connect_timeout: Option<Duration>,
+    /// Until the response head.
+    #[schemars(extend("default" = "30s"))]
+    pub response_timeout: Option<Duration>,
+    /// Between two pieces of a response body.
+    #[schemars(extend("default" = "60s"))]
+    pub idle_timeout: Option<Duration>,
+    /// The whole exchange; "0s": none.
+    #[schemars(extend("default" = "0s"))]
+    pub total_timeout: Option<Duration>,
+    /// A pooled connection unused for longer is closed: keep it below the server's own keep-alive.
+    #[schemars(extend("default" = "4s"))]
+    pub connection_idle: Option<Duration>,
+    /// Per server.
+    #[schemars(range(min = 1, max = 65535), extend("default" = 512))]
+    pub connections_max: Option<u64>,
+    /// Of this upstream; beyond: 503, counted against this arm.
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 2000))]
+    pub requests_in_flight_max: Option<u64>,
+}
+
+/// A user is in it if any of these says so.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    pub users: Option<Vec<String>>,
+    /// One id a line; relative to this file, and watched.
+    pub users_file: Option<String>,
+    /// Whoever can send it can enter.
+    pub header: Option<HeaderMatch>,
+    pub networks: Option<Vec<Network>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderMatch {
+    pub name: String,
+    pub equals: String,
+}
+
+/// A gray release, its weight set by hand.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The upstream that everyone trusts.
+    pub stable: String,
+    /// The upstream being released.
+    pub new: String,
+    /// Default: the release's name. Changing it deals every user anew.
+    pub salt: Option<String>,
+    /// Raise it for a new build behind `new`, or to re-arm after a rollback.
+    #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 1))]
+    pub attempt: Option<u64>,
+    /// The share of users in `new`.
+    #[schemars(extend("default" = "0%"))]
+    pub weight: Option<Percent>,
+    /// A reload that raises the weight by more is refused.
+    #[schemars(extend("default" = "100%"))]
+    pub step_max: Option<Percent>,
+    /// In `new` whatever the weight, unless tripped or excluded.
+    #[schemars(extend("default" = []))]
+    pub segments: Option<Vec<String>>,
+    /// Never in `new`.
+    #[schemars(extend("default" = []))]
+    pub excluded: Option<Vec<String>>,
+    /// Who goes to stable when no connection to `new` can be made and nothing was sent.
+    #[schemars(extend("default" = "stable"))]
+    pub on_unreachable: Option<OnUnreachable>,
+    /// What an anomaly does.
+    #[schemars(extend("default" = "rollback"))]
+    pub on_anomaly: Option<OnAnomaly>,
+    /// What both arms over a ceiling for 30 s do.
+    #[schemars(extend("default" = "rollback"))]
+    pub on_both_bad: Option<OnAnomaly>,
+    pub watchdog: Option<Watchdog>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnreachable {
+    Stable,
+    Reads,
+    Error,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnAnomaly {
+    Rollback,
+    Freeze,
+}
+
+/// Absent: on, with the defaults.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Watchdog {
+    #[schemars(extend("default" = true))]
+    pub enabled: Option<bool>,
+    /// Chance of flipping a release that is not worse.
+    #[schemars(range(min = 1e-9, max = 0.1), extend("default" = 0.001))]
+    pub alpha: Option<f64>,
+    /// Ceiling for the share of failures of `new`, whatever stable does.
+    #[schemars(extend("default" = "5%"))]
+    pub errors_max: Option<Percent>,
+    /// Likewise for its 99th percentile.
+    #[schemars(extend("default" = "2s"))]
+    pub latency_p99_max: Option<Duration>,
+    /// Between two looks, from 50ms to 250ms.
+    #[schemars(extend("default" = "100ms"))]
+    pub tick: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Label in metrics and logs; default: its position.
+    pub name: Option<String>,
+    /// Default: any.
+    pub host: Option<String>,
+    /// A prefix on segment boundaries.
+    #[schemars(extend("default" = "/", "pattern" = r"^/|\$\{"))]
+    pub path: Option<String>,
+    /// Default: any.
+    #[schemars(extend("default" = []))]
+    pub methods: Option<Vec<String>>,
+    /// A release, or else an upstream.
+    pub release: Option<String>,
+    pub upstream: Option<String>,
+}
+
+/// Safe for the open internet.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    #[schemars(extend("default" = "32KiB"))]
+    pub header_bytes: Option<Size>,
+    #[schemars(range(min = 8, max = 1024), extend("default" = 100))]
+    pub header_count: Option<u64>,
+    #[schemars(extend("default" = "8KiB"))]
+    pub uri_bytes: Option<Size>,
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 20000))]
+    pub connections: Option<u64>,
+    #[schemars(range(min = 1, max = 1_000_000), extend("default" = 10000))]
+    pub requests_in_flight: Option<u64>,
+    /// For a request head, from its first byte.
+    #[schemars(extend("default" = "10s"))]
+    pub header_timeout: Option<Duration>,
+    /// Between two pieces of a request body.
+    #[schemars(extend("default" = "30s"))]
+    pub body_idle_timeout: Option<Duration>,
+    /// Between two requests of a connection.
+    #[schemars(extend("default" = "75s"))]
+    pub keepalive_timeout: Option<Duration>,
+    /// For requests in flight after TERM.
+    #[schemars(extend("default" = "30s"))]
+    pub drain: Option<Duration>,
+}
+
+/// What remembers a rollback over restarts.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Relative to this file; created if only its last part is missing.
+    #[schemars(extend("default" = "state"))]
+    pub directory: Option<String>,
+    /// It cannot be read or written at start: every release at 0%, or do not start.
+    #[schemars(extend("default" = "stable_only"))]
+    pub on_failure: Option<OnFailure>,
+    /// Nothing is known of earlier rollbacks: start, or 0% until `resume`.
+    #[schemars(extend("default" = "start"))]
+    pub when_empty: Option<WhenEmpty>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    StableOnly,
+    Refuse,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenEmpty {
+    Start,
+    Hold,
+}
+
+/// The access log.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    #[schemars(extend("default" = "json"))]
+    pub format: Option<LogFormat>,
+    /// Share of users whose ordinary requests are written; failures and slow ones always are.
+    #[schemars(extend("default" = "1%"))]
+    pub sample: Option<Percent>,
+    /// A request that took longer is always written.
+    #[schemars(extend("default" = "1s"))]
+    pub slow: Option<Duration>,
+    /// Key for the hash under which user ids are written; without one they are left out.
+    pub user_key_file: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Combined,
+}
+
+/// The JSON schema of the file, with a line end.
+pub fn schema() -> String {
+    let mut schema = schema_for!(File).to_value();
+    without_null(&mut schema);
+    // A map of JSON values with string keys can always be written.
+    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// TOML has no null: an absent key is absent.
+fn without_null(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::Array(types)) = map.get_mut("type") {
+                types.retain(|t| t != "null");
+                if let [one] = &types[..] {
+                    let one = one.clone();
+                    map.insert("type".into(), one);
+                }
+            }
+            if let Some(Value::Array(any)) = map.get_mut("anyOf") {
+                any.retain(|s| s.get("type") != Some(&Value::from("null")));
+                if let [Value::Object(one)] = &any[..] {
+                    let one = one.clone();
+                    map.remove("anyOf");
+                    map.extend(one);
+                }
+            }
+            map.values_mut().for_each(without_null);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_null),
+        _ => {}
+    }
+}

@@ -1,0 +1,535 @@
+//! The config, or a file that it names, changed → one [`Change`]. Runs on a thread of its own; reads files, loads nothing.
+//!
+//! The guarantee is a fingerprint of the contents, taken every second. Events of the directories that hold the files only make
+//! it quick: a directory survives what an editor, a `mv`, or the swap of a ConfigMap's `..data` link does to the file in it,
+//! and a watch on the file itself would not. A file that is still being written is waited for: the fingerprint must be the
+//! same twice, [`SETTLE`] apart.
+//!
+//! Invariants: contents that were delivered are not delivered again, however often the file is touched (but for a
+//! [`Watcher::kick`]); a file that is gone, unreadable or a directory is a content of its own, and so a change; the channel holds
+//! one change, since whoever takes it reads the files as they are then.
+
+use notify::{EventKind, RecursiveMode, Watcher as _};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc as channel;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Between two looks without an event.
+const POLL: Duration = Duration::from_secs(1);
+/// Contents count when they have been the same for this long.
+const SETTLE: Duration = Duration::from_millis(30);
+/// Likewise for a file that is missing or empty: an editor may be about to put it back.
+const SETTLE_ABSENT: Duration = Duration::from_millis(200);
+/// A file that never comes to rest is delivered all the same, so that its faults are told.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(10);
+/// Larger files are read only if their size, times or inode have changed.
+const HASHED_ALWAYS_BYTES_MAX: u64 = 1 << 20;
+/// Wake-ups that are kept; more say nothing new.
+const WAKES_MAX: usize = 64;
+
+/// Load the file again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Contents differ from those last delivered.
+    Contents,
+    /// A person asked (HUP), whatever the contents.
+    Asked,
+}
+
+enum Wake {
+    Event,
+    Kick,
+    Files(Vec<PathBuf>),
+    Stop,
+}
+
+/// Stops its thread when dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    wake: SyncSender<Wake>,
+}
+
+impl Watcher {
+    /// Watches `files` from now on: what they hold at this moment is taken as known. To be started before the first load,
+    /// so that no edit falls between the two.
+    ///
+    /// Fails only if the thread cannot be started; without events (no inotify left) the poll still works.
+    pub fn start(files: Vec<PathBuf>) -> std::io::Result<(Watcher, channel::Receiver<Change>)> {
+        let (wake, wakes) = sync_channel(WAKES_MAX);
+        let (changes, receiver) = channel::channel(1);
+        let events = wake.clone();
+        // Both before the caller goes on, so that no edit after this call is missed.
+        let mut watched = Watched::new(events);
+        watched.follow(&files);
+        let known = Fingerprints::default().take(&files);
+        std::thread::Builder::new()
+            .name("config-watch".into())
+            .spawn(move || run(&wakes, &changes, watched, files, known))?;
+        Ok((Watcher { wake }, receiver))
+    }
+
+    /// Delivers [`Change::Asked`] as soon as the contents are at rest.
+    pub fn kick(&self) {
+        self.send(Wake::Kick);
+    }
+
+    /// Watches these files instead: to be called after each load, with what the load has read.
+    pub fn replace(&self, files: Vec<PathBuf>) {
+        self.send(Wake::Files(files));
+    }
+
+    fn send(&self, wake: Wake) {
+        // Fails only if the thread has ended, because nobody takes its changes any more.
+        let _ = self.wake.send(wake);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.send(Wake::Stop);
+    }
+}
+
+fn run(
+    wakes: &Receiver<Wake>,
+    changes: &channel::Sender<Change>,
+    mut watched: Watched,
+    mut files: Vec<PathBuf>,
+    known: Vec<Content>,
+) {
+    let mut known: BTreeMap<PathBuf, Content> = files.iter().cloned().zip(known).collect();
+    let mut prints = Fingerprints::default();
+    loop {
+        let mut asked = false;
+        let mut next = wakes.recv_timeout(POLL);
+        // All that is queued is one wake-up.
+        loop {
+            match next {
+                Ok(Wake::Event) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Wake::Kick) => asked = true,
+                Ok(Wake::Files(list)) => {
+                    let now = prints.take(&list);
+                    let mut before = std::mem::take(&mut known);
+                    for (path, content) in list.iter().zip(now) {
+                        let content = match before.remove(path) {
+                            Some(delivered) => delivered,
+                            // It may have been written since the load has read it.
+                            None if is_fresh(path) => Content::Fault("not seen yet".into()),
+                            None => content,
+                        };
+                        known.insert(path.clone(), content);
+                    }
+                    files = list;
+                }
+                Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            match wakes.try_recv() {
+                Ok(wake) => next = Ok(wake),
+                Err(_) => break,
+            }
+        }
+        if changes.is_closed() {
+            return;
+        }
+        let now = prints.take(&files);
+        let as_known = |now: &[Content]| files.iter().zip(now).all(|(path, c)| known.get(path) == Some(c));
+        if as_known(&now) && !asked {
+            watched.follow(&files);
+            continue;
+        }
+        let now = settle(&mut prints, &files, now, &known);
+        // The contents may have gone back to what they were.
+        let change = match (asked, as_known(&now)) {
+            (true, _) => Change::Asked,
+            (false, false) => Change::Contents,
+            (false, true) => continue,
+        };
+        known = files.iter().cloned().zip(now).collect();
+        // Full: a change waits there already, and whoever takes it reads the files as they are then.
+        if let Err(channel::error::TrySendError::Closed(_)) = changes.try_send(change) {
+            return;
+        }
+        watched.follow(&files);
+    }
+}
+
+/// Waits until the contents are the same twice.
+fn settle(
+    prints: &mut Fingerprints,
+    files: &[PathBuf],
+    mut now: Vec<Content>,
+    known: &BTreeMap<PathBuf, Content>,
+) -> Vec<Content> {
+    let begun = Instant::now();
+    loop {
+        let is_new = |path: &PathBuf, c: &Content| known.get(path) != Some(c);
+        let is_absent = |c: &Content| !matches!(c, Content::Text { bytes: 1.., .. });
+        let absent = files.iter().zip(&now).any(|(path, c)| is_new(path, c) && is_absent(c));
+        let pause = if absent { SETTLE_ABSENT } else { SETTLE };
+        // In steps, so that a file that comes back is taken without waiting for the rest.
+        let deadline = Instant::now() + pause;
+        let mut later = now.clone();
+        while Instant::now() < deadline && later == now {
+            std::thread::sleep(SETTLE);
+            later = prints.take(files);
+        }
+        if later == now || begun.elapsed() > SETTLE_MAX {
+            return later;
+        }
+        now = later;
+    }
+}
+
+/// Written within the last seconds, longer than any load takes (or by a clock that is ahead of ours).
+fn is_fresh(path: &Path) -> bool {
+    let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
+    modified.is_ok_and(|at| at.elapsed().map_or(true, |age| age < FRESH))
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Text {
+        bytes: u64,
+        hash: u128,
+    },
+    /// Missing, unreadable, a directory: in words, since another fault is another message.
+    Fault(String),
+}
+
+/// What identifies a version of a file without reading it.
+type Stamp = (u64, u64, u64, i64, i64, i64, i64);
+
+/// Contents of large files, kept as long as their stamp is the same.
+#[derive(Default)]
+struct Fingerprints(BTreeMap<PathBuf, (Stamp, Content)>);
+
+impl Fingerprints {
+    fn take(&mut self, files: &[PathBuf]) -> Vec<Content> {
+        self.0.retain(|path, _| files.contains(path));
+        files.iter().map(|path| self.one(path)).collect()
+    }
+
+    fn one(&mut self, path: &Path) -> Content {
+        let meta = match std::fs::metadata(path) {
+            Ok(meta) if meta.is_file() => meta,
+            Ok(_) => return Content::Fault("not a file".into()),
+            Err(e) => return Content::Fault(e.kind().to_string()),
+        };
+        let stamp = (
+            meta.dev(),
+            meta.ino(),
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        );
+        if let Some((_, content)) = self.0.get(path).filter(|(known, _)| *known == stamp) {
+            return content.clone();
+        }
+        let content = match std::fs::read(path) {
+            Ok(bytes) => Content::Text { bytes: bytes.len() as u64, hash: xxh3_128(&bytes) },
+            Err(e) => Content::Fault(e.kind().to_string()),
+        };
+        if meta.len() > HASHED_ALWAYS_BYTES_MAX {
+            self.0.insert(path.to_path_buf(), (stamp, content.clone()));
+        }
+        content
+    }
+}
+
+/// The directories whose events wake the thread.
+struct Watched {
+    /// `None`: the system gives no events; the poll does it alone.
+    notify: Option<notify::RecommendedWatcher>,
+    /// With their device and inode: a directory made anew under its old name is another one.
+    directories: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Watched {
+    fn new(wake: SyncSender<Wake>) -> Watched {
+        let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading a file is an event as well; to wake for it would be to wake for ourselves.
+            let ours = matches!(
+                &event,
+                Ok(e) if matches!(e.kind, EventKind::Access(a) if !matches!(a, notify::event::AccessKind::Close(notify::event::AccessMode::Write)))
+            );
+            if !ours {
+                // Full: the thread is about to look anyway.
+                let _ = wake.try_send(Wake::Event);
+            }
+        });
+        Watched { notify: notify.ok(), directories: BTreeMap::new() }
+    }
+
+    /// Watches the folders of `files`, and of what they link to.
+    fn follow(&mut self, files: &[PathBuf]) {
+        let Some(notify) = &mut self.notify else { return };
+        let mut wanted = BTreeMap::new();
+        for file in files {
+            for path in [Some(file.clone()), std::fs::canonicalize(file).ok()].into_iter().flatten() {
+                let folder = match path.parent() {
+                    Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+                    _ => PathBuf::from("."),
+                };
+                if let Ok(meta) = std::fs::metadata(&folder) {
+                    wanted.insert(folder, (meta.dev(), meta.ino()));
+                }
+            }
+        }
+        if wanted == self.directories {
+            return;
+        }
+        let stale: Vec<PathBuf> = self
+            .directories
+            .iter()
+            .filter(|(path, id)| wanted.get(*path) != Some(*id))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in stale {
+            // The watch of a directory that is gone is gone with it.
+            let _ = notify.unwatch(&path);
+            self.directories.remove(&path);
+        }
+        for (path, id) in wanted {
+            if !self.directories.contains_key(&path)
+                && notify.watch(&path, RecursiveMode::NonRecursive).is_ok()
+            {
+                self.directories.insert(path, id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Far above what is expected, for a machine that is busy with something else.
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Folder {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let n = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("grayling-watch-{}-{n}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn file(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// The change, and how long it took from now.
+    fn next(changes: &mut channel::Receiver<Change>) -> Option<(Change, Duration)> {
+        let begun = Instant::now();
+        while begun.elapsed() < DEADLINE {
+            if let Ok(change) = changes.try_recv() {
+                return Some((change, begun.elapsed()));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
+    /// Proves that nothing waits to be delivered: a kick comes next, and the thread takes things in order.
+    fn nothing_but_a_kick(watcher: &Watcher, changes: &mut channel::Receiver<Change>) {
+        let silent_until = Instant::now() + POLL + SETTLE * 4;
+        while Instant::now() < silent_until {
+            assert!(changes.try_recv().is_err());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        watcher.kick();
+        assert_eq!(next(changes).map(|(change, _)| change), Some(Change::Asked));
+    }
+
+    fn contents(changes: &mut channel::Receiver<Change>) -> Duration {
+        let (change, took) = next(changes).expect("a change within the deadline");
+        assert_eq!(change, Change::Contents);
+        took
+    }
+
+    #[test]
+    fn every_way_of_saving_is_one_change() {
+        let folder = Folder::new();
+        let file = folder.file("grayling.toml");
+        fs::write(&file, "1").unwrap();
+        let (watcher, mut changes) = Watcher::start(vec![file.clone()]).unwrap();
+        let in_place = |text: &str| fs::write(&file, text).unwrap();
+        let renamed_over = |text: &str| {
+            let beside = folder.file(".grayling.toml.swp");
+            fs::write(&beside, text).unwrap();
+            fs::rename(&beside, &file).unwrap();
+        };
+        let moved_away_and_written = |text: &str| {
+            fs::rename(&file, folder.file("grayling.toml~")).unwrap();
+            fs::write(&file, text).unwrap();
+        };
+        let deleted_and_recreated = |text: &str| {
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, text).unwrap();
+        };
+        let appended = |text: &str| {
+            fs::OpenOptions::new().append(true).open(&file).unwrap().write_all(text.as_bytes()).unwrap();
+        };
+        type Way<'a> = (&'a str, &'a dyn Fn(&str));
+        let ways: [Way<'_>; 5] = [
+            ("in place", &in_place),
+            ("renamed over", &renamed_over),
+            ("moved away and written", &moved_away_and_written),
+            ("deleted and recreated", &deleted_and_recreated),
+            ("appended", &appended),
+        ];
+        let mut took = Vec::new();
+        for round in 0..4 {
+            for (name, save) in &ways {
+                save(&format!("{name} {round}"));
+                took.push(contents(&mut changes));
+            }
+        }
+        nothing_but_a_kick(&watcher, &mut changes);
+        took.sort();
+        println!("median {:?}, longest {:?}", took[took.len() / 2], took[took.len() - 1]);
+        // Without events every change would wait for the poll: half a second on average.
+        assert!(took[took.len() / 2] < Duration::from_millis(300), "{took:?}");
+    }
+
+    #[test]
+    fn the_swap_of_a_config_map_is_a_change() {
+        let folder = Folder::new();
+        let version = |n: u32| {
+            let data = folder.file(&format!("..2026_{n}"));
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("grayling.toml"), format!("version {n}")).unwrap();
+            symlink(format!("..2026_{n}"), folder.file("..data_tmp")).unwrap();
+            fs::rename(folder.file("..data_tmp"), folder.file("..data")).unwrap();
+        };
+        version(1);
+        symlink("..data/grayling.toml", folder.file("grayling.toml")).unwrap();
+        let (watcher, mut changes) = Watcher::start(vec![folder.file("grayling.toml")]).unwrap();
+        for n in 2..6 {
+            version(n);
+            contents(&mut changes);
+            fs::remove_dir_all(folder.file(&format!("..2026_{}", n - 1))).unwrap();
+        }
+        nothing_but_a_kick(&watcher, &mut changes);
+    }
+
+    #[test]
+    fn a_file_behind_a_link_into_another_folder_is_watched() {
+        let (folder, other) = (Folder::new(), Folder::new());
+        fs::write(other.file("real.toml"), "1").unwrap();
+        symlink(other.file("real.toml"), folder.file("grayling.toml")).unwrap();
+        let (_watcher, mut changes) = Watcher::start(vec![folder.file("grayling.toml")]).unwrap();
+        fs::write(other.file("real.toml"), "2").unwrap();
+        contents(&mut changes);
+    }
+
+    #[test]
+    fn a_touched_file_is_no_change() {
+        let folder = Folder::new();
+        let file = folder.file("grayling.toml");
+        fs::write(&file, "same").unwrap();
+        let (watcher, mut changes) = Watcher::start(vec![file.clone()]).unwrap();
+        fs::write(&file, "same").unwrap();
+        fs::write(folder.file("neighbour"), "x").unwrap();
+        nothing_but_a_kick(&watcher, &mut changes);
+    }
+
+    #[test]
+    fn a_file_that_goes_or_becomes_a_directory_is_a_change_and_so_is_its_return() {
+        let folder = Folder::new();
+        let file = folder.file("grayling.toml");
+        fs::write(&file, "1").unwrap();
+        let (_watcher, mut changes) = Watcher::start(vec![file.clone()]).unwrap();
+        fs::remove_file(&file).unwrap();
+        contents(&mut changes);
+        fs::create_dir(&file).unwrap();
+        contents(&mut changes);
+        fs::remove_dir(&file).unwrap();
+        fs::write(&file, "1").unwrap();
+        contents(&mut changes);
+        // The folder itself is made anew: its watch is dead, the poll finds it.
+        fs::remove_dir_all(&folder.0).unwrap();
+        contents(&mut changes);
+        fs::create_dir(&folder.0).unwrap();
+        fs::write(&file, "2").unwrap();
+        contents(&mut changes);
+        fs::write(&file, "3").unwrap();
+        contents(&mut changes);
+    }
+
+    #[test]
+    fn a_file_that_is_still_being_written_is_waited_for() {
+        let folder = Folder::new();
+        let file = folder.file("grayling.toml");
+        fs::write(&file, "1").unwrap();
+        let (watcher, mut changes) = Watcher::start(vec![file.clone()]).unwrap();
+        let mut slow = fs::File::create(&file).unwrap();
+        for i in 0..60 {
+            slow.write_all(format!("line {i}\n").as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let before_its_end = changes.try_recv().is_ok();
+        drop(slow);
+        if before_its_end {
+            // A machine so busy that two writes were 30 ms apart; then there must be another change.
+            println!("the writer was held up");
+        }
+        contents(&mut changes);
+        nothing_but_a_kick(&watcher, &mut changes);
+    }
+
+    #[test]
+    fn files_can_be_replaced_and_the_new_ones_are_watched() {
+        let folder = Folder::new();
+        let (config, users) = (folder.file("grayling.toml"), folder.file("testers.txt"));
+        fs::write(&config, "1").unwrap();
+        fs::write(&users, "alice").unwrap();
+        let old = std::time::SystemTime::now() - Duration::from_secs(60);
+        fs::File::open(&users).unwrap().set_modified(old).unwrap();
+        let (watcher, mut changes) = Watcher::start(vec![config.clone()]).unwrap();
+        fs::write(&users, "alice").unwrap();
+        fs::File::open(&users).unwrap().set_modified(old).unwrap();
+        watcher.replace(vec![config.clone(), users.clone()]);
+        nothing_but_a_kick(&watcher, &mut changes);
+        fs::write(&users, "alice\nbob").unwrap();
+        contents(&mut changes);
+        fs::write(&config, "2").unwrap();
+        contents(&mut changes);
+        watcher.replace(vec![config]);
+        fs::write(&users, "nobody").unwrap();
+        nothing_but_a_kick(&watcher, &mut changes);
+    }
+
+    #[test]
+    fn the_thread_ends_with_its_watcher() {
+        let folder = Folder::new();
+        let (watcher, mut changes) = Watcher::start(vec![folder.file("grayling.toml")]).unwrap();
+        drop(watcher);
+        let begun = Instant::now();
+        while !matches!(changes.try_recv(), Err(channel::error::TryRecvError::Disconnected)) {
+            assert!(begun.elapsed() < DEADLINE);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
