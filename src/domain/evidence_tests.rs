@@ -120,7 +120,6 @@ fn cohorts_grow_with_the_age_of_the_round() {
 /// The model of the counters: what the data plane is to feed.
 pub(crate) struct World {
     pub users: Vec<User>,
-    pub share: f64,
     pub errors: Errors,
     pub interval: u64,
 }
@@ -145,7 +144,7 @@ impl World {
             failed: false,
         };
         let users = (0..n).map(|i| user(i, dice)).collect();
-        World { users, share, errors: Errors::new(share), interval: 0 }
+        World { users, errors: Errors::new(share), interval: 0 }
     }
 
     /// One interval of 100 ms: `requests` of users whom `who` picks; → requests of new that stood for a user.
@@ -186,7 +185,13 @@ impl World {
 }
 
 /// sup E of a run.
-fn sup(world: &mut World, dice: &mut Dice, ticks: usize, requests: usize, who: impl Fn(&mut Dice) -> usize) -> f64 {
+fn sup(
+    world: &mut World,
+    dice: &mut Dice,
+    ticks: usize,
+    requests: usize,
+    who: impl Fn(&mut Dice) -> usize,
+) -> f64 {
     let mut sup: f64 = 0.0;
     for _ in 0..ticks {
         world.tick(dice, requests, &who, |u| u.fails);
@@ -248,7 +253,11 @@ fn the_simpler_table_of_an_interval_would_be_fooled() {
             let mut k = Pair::new(0, 0);
             for _ in 0..10 {
                 let (new, failed) = (dice.chance(share), dice.chance(0.1));
-                if new { n.new += 1 } else { n.stable += 1 }
+                if new {
+                    n.new += 1
+                } else {
+                    n.stable += 1
+                }
                 if failed {
                     if new { k.new += 1 } else { k.stable += 1 }
                 }
@@ -321,6 +330,16 @@ fn edits_without_traffic_add_no_evidence_beyond_ten_budgets() {
     assert!(e.e_value() <= 6.5, "{}", e.e_value());
     (0..2000).for_each(|_| e.round(Round::Other, 0.1));
     assert!(e.e_value() <= 6.5, "{}", e.e_value());
+}
+
+#[test]
+fn a_population_that_has_all_failed_asks_for_a_new_round() {
+    let mut dice = Dice::new(11);
+    let mut world = World::new(&mut dice, 2000, 0.1, |_, _| 0.0);
+    (0..100).for_each(|_| _ = world.tick(&mut dice, 60, |d| d.below(2000), |_| 0.0));
+    assert!(!world.errors.exhausted() && world.errors.clean().total() > 500);
+    (0..300).for_each(|_| _ = world.tick(&mut dice, 60, |d| d.below(2000), |_| 1.0));
+    assert!(world.errors.exhausted() && world.errors.e_value() < 1000.0);
 }
 
 #[test]
