@@ -332,6 +332,32 @@ fn edits_without_traffic_add_no_evidence_beyond_ten_budgets() {
     assert!(e.e_value() <= 6.5, "{}", e.e_value());
 }
 
+/// Four rounds with the same frail users, who mostly stay where they are.
+#[test]
+fn raised_weights_do_not_count_one_coin_twice() {
+    let mut over = 0;
+    for seed in 0..150 {
+        let mut dice = Dice::new(7000 + seed);
+        let mut world = World::new(&mut dice, 1500, 0.05, |i, _| if i % 20 == 0 { 0.5 } else { 0.0 });
+        let mut best: f64 = 0.0;
+        for (from, to) in [(0.05, 0.06), (0.06, 0.07), (0.07, 0.08), (0.08, 0.08)] {
+            for _ in 0..120 {
+                world.tick(&mut dice, 40, |d| d.below(1500), |u| u.fails);
+                best = best.max(world.errors.e_value());
+            }
+            for user in &mut world.users {
+                user.new |= dice.chance((to - from) / (1.0 - from));
+                (user.cohort, user.entered, user.failed) = (None, false, false);
+            }
+            world.errors.round(Round::Raised, to);
+            world.interval = 0;
+        }
+        over += usize::from(best >= 40.0);
+    }
+    // Four budgets of 1/40 each: 15 expected at the very most.
+    assert!(over <= 20, "{over} of 150");
+}
+
 #[test]
 fn a_population_that_has_all_failed_asks_for_a_new_round() {
     let mut dice = Dice::new(11);
