@@ -5,7 +5,8 @@
 
 use grayling::domain::evidence::{Errors, Pair, Round, Users, entry_cohort};
 use grayling::domain::histogram::Histogram;
-use grayling::domain::verdict::{Interval, Judge, Latency, Limits, Look, Ticks, Verdict};
+use grayling::domain::judge::{Interval, Judge, Latency, Look, Ticks};
+use grayling::domain::verdict::{Limits, Verdict};
 use std::time::{Duration, Instant};
 
 const TICK: Duration = Duration::from_millis(100);

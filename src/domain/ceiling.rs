@@ -83,6 +83,28 @@ struct Entry {
     end: Duration,
     sample: Sample,
     users_failed: u64,
+    gave_up: u64,
+}
+
+/// The last span of the window, summed.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Sum {
+    pub sample: Sample,
+    /// Surely [`USERS_MIN`] different users were failed by `new`.
+    pub enough_users: bool,
+    /// Clients of stable who waited in vain and left.
+    pub gave_up: u64,
+}
+
+impl Sum {
+    /// For decisions: who gave up on stable counts as failed by it. Where the time-out of `new` is shorter than the patience of
+    /// clients, and that of stable longer, a shared outage would look like a failure of `new` alone. It can only exonerate.
+    pub fn guarded(&self) -> Sample {
+        let mut sample = self.sample;
+        sample.requests.stable += self.gave_up;
+        sample.bad.stable += self.gave_up;
+        sample
+    }
 }
 
 /// The last minute of final intervals.
@@ -92,9 +114,9 @@ pub struct Window {
 }
 
 impl Window {
-    /// Intervals come in order. `users_failed`: bitmap of the users whom `new` failed.
-    pub fn push(&mut self, end: Duration, sample: Sample, users_failed: u64) {
-        self.entries.push_back(Entry { end, sample, users_failed });
+    /// Intervals come in order. `users_failed`: bitmap of the users whom `new` failed; `gave_up`: clients of stable.
+    pub fn push(&mut self, end: Duration, sample: Sample, users_failed: u64, gave_up: u64) {
+        self.entries.push_back(Entry { end, sample, users_failed, gave_up });
         while self.entries.len() > INTERVALS_MAX
             || self.entries.front().is_some_and(|first| end.saturating_sub(first.end) >= WINDOW)
         {
@@ -106,17 +128,19 @@ impl Window {
         self.entries.back().map(|last| last.end)
     }
 
-    /// The sum over the last `span` of final intervals, and whether enough different users were failed by `new`.
-    pub fn sum(&self, span: Duration) -> (Sample, bool) {
-        let mut sum = Sample::default();
+    /// The sum over the last `span` of final intervals.
+    pub fn sum(&self, span: Duration) -> Sum {
+        let mut sum = Sum::default();
         let mut users = 0;
-        let Some(last) = self.last_end() else { return (sum, false) };
+        let Some(last) = self.last_end() else { return sum };
         for entry in self.entries.iter().rev().take_while(|e| last.saturating_sub(e.end) < span) {
-            sum.requests += entry.sample.requests;
-            sum.bad += entry.sample.bad;
+            sum.sample.requests += entry.sample.requests;
+            sum.sample.bad += entry.sample.bad;
+            sum.gave_up += entry.gave_up;
             users |= entry.users_failed;
         }
-        (sum, distinct::at_least(USERS_MIN, users))
+        sum.enough_users = distinct::at_least(USERS_MIN, users);
+        sum
     }
 }
 
@@ -149,12 +173,17 @@ mod tests {
         let mut window = Window::default();
         let at = |i: u64| Duration::from_millis(100 * i);
         for i in 0..3000 {
-            window.push(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64));
+            window.push(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64), 0);
         }
         assert_eq!(window.entries.len(), 600);
-        assert_eq!(window.sum(WINDOW), (sample(600, 0, 1200, 0), true));
-        assert_eq!(window.sum(RECENT).0, sample(100, 0, 200, 0));
-        window.push(at(9000), sample(1, 1, 1, 1), 1);
-        assert_eq!(window.sum(WINDOW), (sample(1, 1, 1, 1), false));
+        assert_eq!(
+            window.sum(WINDOW),
+            Sum { sample: sample(600, 0, 1200, 0), enough_users: true, gave_up: 0 }
+        );
+        assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
+        window.push(at(9000), sample(1, 1, 1, 1), 1, 3);
+        let last = window.sum(WINDOW);
+        assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), enough_users: false, gave_up: 3 });
+        assert_eq!(last.guarded(), sample(1, 1, 4, 4));
     }
 }

@@ -10,6 +10,7 @@ pub mod distinct;
 pub mod evidence;
 pub mod fuse;
 pub mod histogram;
+pub mod judge;
 pub mod outcome;
 pub mod plan;
 pub mod rollout;
