@@ -1,6 +1,7 @@
 //! What the comparison of failures reaches, beside the figures it is to reach: a Markdown table.
 //!
-//! `cargo bench --bench watchdog` (reduced: a minute) or `-- --full` (the runs and lengths of the design). Seeded: the same numbers on
+//! `cargo bench --bench watchdog` (reduced: seconds) or `-- --full` (the runs and lengths of the
+//! design: minutes). Only errors are here: what needs latency rows, windows or gates comes with them. Seeded: the same numbers on
 //! every machine, but for the cost. Delays are in requests of `new`, p95 over the runs.
 
 use grayling::domain::evidence::{Errors, Pair, Round, Users, entry_cohort};

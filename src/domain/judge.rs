@@ -195,6 +195,7 @@ impl Judge {
         let by_latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
         let compared = self.comparison(look.now, e_value, &sum_recent.guarded());
 
+        let control = if self.controlled() { "" } else { "; no control: ceilings only" };
         let percent = |share: f64| 100.0 * share;
         let counts = format!(
             "new {} of {}, stable {} of {}",
@@ -228,10 +229,15 @@ impl Judge {
                 Verdict::Breach(cause),
                 told(
                     cause,
-                    &format!("{counts} failed in the last minute, ceiling {:.4}%", percent(errors_max)),
+                    &format!(
+                        "{counts} failed in the last minute, ceiling {:.2}%{control}",
+                        percent(errors_max)
+                    ),
                 ),
             ),
-            (_, _, Say::Trips(cause)) => (State::Tripped, Verdict::Breach(cause), told(cause, &slow_text)),
+            (_, _, Say::Trips(cause)) => {
+                (State::Tripped, Verdict::Breach(cause), told(cause, &format!("{slow_text}{control}")))
+            }
             (Say::Both, ..) | (_, Say::Both, _) => (
                 State::BothArms,
                 Verdict::Inconclusive,
@@ -262,8 +268,6 @@ impl Judge {
             let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
             (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
         };
-        let control =
-            if self.controlled() { String::new() } else { "; no control: ceilings only".to_owned() };
         let signal =
             |signal, evidence_ratio, detail| Signal { signal, stratum: "all", evidence_ratio, detail };
         let signals = vec![
