@@ -205,7 +205,9 @@ impl Mixture {
 /// May a table be scored? Looks at totals only, never at which arm failed.
 fn may_close(at_risk: Pair, failures: u64, share: f64) -> bool {
     let n = at_risk.total() as f64;
-    at_risk.new >= 1 && at_risk.stable >= 1 && ((n * share >= 2.0 && n * (1.0 - share) >= 2.0) || failures >= 8)
+    at_risk.new >= 1
+        && at_risk.stable >= 1
+        && ((n * share >= 2.0 && n * (1.0 - share) >= 2.0) || failures >= 8)
 }
 
 /// Users of one or several cohorts, judged together once they have closed.
@@ -225,6 +227,8 @@ pub enum Round {
     Raised,
     /// Lowered, or renewed because most users have failed: shares one budget with all others of its kind.
     Other,
+    /// Renewed because a shared outage has spoilt the evidence: as `Other`, and what was won is dropped.
+    Spoilt,
 }
 
 /// The evidence of one attempt.
@@ -244,7 +248,10 @@ pub struct Errors {
     /// What earlier rounds had won.
     carried: f64,
     raises_left: u8,
-    reserve: f64,
+    /// Rounds so far that share one budget.
+    others: f64,
+    /// Users of closed cohorts who have failed.
+    spent: u64,
 }
 
 impl Errors {
@@ -261,22 +268,24 @@ impl Errors {
             mass: 1.0,
             carried: 0.0,
             raises_left: RAISES,
-            reserve: 1.0,
+            others: 0.0,
+            spent: 0,
         }
     }
 
     /// The next interval is of a new round: other labels, cleared flags.
     pub fn round(&mut self, why: Round, share: f64) {
-        let carried = self.e_value();
-        let (mut raises_left, mut reserve) = (self.raises_left, self.reserve);
+        let carried = if why == Round::Spoilt { 0.0 } else { self.e_value() };
+        let (mut raises_left, mut others) = (self.raises_left, self.others);
         let mass = if why == Round::Raised && raises_left > 0 {
             raises_left -= 1;
             1.0
         } else {
-            reserve /= 2.0;
-            reserve
+            // 1/2, 1/6, 1/12, …: sums to 1, and the hundredth still has a ten-thousandth.
+            others += 1.0;
+            1.0 / (others * (others + 1.0))
         };
-        *self = Errors { mass, carried, raises_left, reserve, ..Errors::new(share) };
+        *self = Errors { mass, carried, raises_left, others, ..Errors::new(share) };
     }
 
     pub fn push(&mut self, users: &Users) {
@@ -307,6 +316,7 @@ impl Errors {
                 tables[n] = (users, failed.capped(users));
                 n += 1;
                 self.groups[group].users.take(failed);
+                self.spent += failed.total();
                 self.groups[group].closed = true;
             }
             self.open += 1;
@@ -331,6 +341,7 @@ impl Errors {
                 tables[n] = (group.users, failed);
                 n += 1;
                 group.users.take(failed);
+                self.spent += failed.total();
             } else {
                 group.failed += failed;
             }
@@ -355,6 +366,11 @@ impl Errors {
         self.carried
     }
 
+    /// Have most users failed already, so that little can be seen any more? Looks at totals only.
+    pub fn exhausted(&self) -> bool {
+        self.spent >= 100 && self.spent > 3 * self.clean().total()
+    }
+
     /// Users in cohorts that have closed and who have not failed yet: who can still be evidence.
     pub fn clean(&self) -> Pair {
         let mut sum = Pair::default();
@@ -365,4 +381,4 @@ impl Errors {
 
 #[cfg(test)]
 #[path = "evidence_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -3,11 +3,14 @@
 //! Everything else imports from here; this imports from nothing of ours. A test can therefore drive any decision
 //! of the product with plain values.
 
+pub mod ceiling;
 pub mod cohort;
 pub mod decide;
 pub mod distinct;
 pub mod evidence;
+pub mod fuse;
 pub mod histogram;
+pub mod judge;
 pub mod outcome;
 pub mod plan;
 pub mod rollout;

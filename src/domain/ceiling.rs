@@ -1,0 +1,189 @@
+//! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what stable has to say to it.
+//!
+//! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides which arm crosses first. So a ceiling trips at once
+//! only if stable is clearly better: under half the ceiling, and the difference beyond chance. Otherwise it must last.
+//!
+//! The window is the last minute of *final* intervals, by arrival: arms with different time-outs look alike in it. What is over
+//! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.
+
+use super::distinct;
+use super::evidence::Pair;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// What counts as "now".
+pub const RECENT: Duration = Duration::from_secs(10);
+/// A ceiling needs this many bad requests ...
+pub const BAD_MIN: u64 = 20;
+/// ... of this many users, where users are known.
+pub const USERS_MIN: u64 = 5;
+/// Standard deviations that are beyond chance, for looks ten times a second.
+const BEYOND_CHANCE: f64 = 4.0;
+/// Intervals of 50 ms in a window, and some.
+const INTERVALS_MAX: usize = 1300;
+
+/// Requests of both arms, and the bad ones among them.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Sample {
+    pub requests: Pair,
+    pub bad: Pair,
+}
+
+impl Sample {
+    pub fn new_ratio(&self) -> f64 {
+        ratio(self.bad.new, self.requests.new)
+    }
+
+    pub fn stable_ratio(&self) -> f64 {
+        ratio(self.bad.stable, self.requests.stable)
+    }
+
+    /// New is worse than stable by more than noise, and by a factor of two.
+    pub fn clearly_worse(&self) -> bool {
+        let (n1, n0) = (self.requests.new as f64, self.requests.stable as f64);
+        let (p1, p0) = (self.new_ratio(), self.stable_ratio());
+        let pooled = self.bad.total() as f64 / (n1 + n0).max(1.0);
+        let deviation = (pooled * (1.0 - pooled) * (1.0 / n1.max(1.0) + 1.0 / n0.max(1.0))).sqrt();
+        n1 > 0.0 && n0 > 0.0 && p1 >= 2.0 * p0 && deviation > 0.0 && p1 - p0 >= BEYOND_CHANCE * deviation
+    }
+}
+
+fn ratio(part: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
+}
+
+/// How `new` stands to a ceiling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    Under,
+    /// Over, and stable is clearly better.
+    New,
+    /// Over, and stable does not have enough to tell.
+    Unclear,
+    /// Over, and stable is near it or over it too.
+    Both,
+}
+
+/// `limit`: the share of bad requests that is too much.
+pub fn standing(sample: &Sample, limit: f64) -> Standing {
+    if sample.bad.new < BAD_MIN || sample.new_ratio() <= limit {
+        Standing::Under
+    } else if sample.requests.stable > 0 && sample.stable_ratio() >= limit / 2.0 {
+        Standing::Both
+    } else if sample.clearly_worse() {
+        Standing::New
+    } else {
+        Standing::Unclear
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    end: Duration,
+    sample: Sample,
+    users_failed: u64,
+    gave_up: u64,
+}
+
+/// The last span of the window, summed.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Sum {
+    pub sample: Sample,
+    /// Surely [`USERS_MIN`] different users were failed by `new`.
+    pub enough_users: bool,
+    /// Clients of stable who waited in vain and left.
+    pub gave_up: u64,
+}
+
+impl Sum {
+    /// For decisions: who gave up on stable counts as failed by it. Where the time-out of `new` is shorter than the patience of
+    /// clients, and that of stable longer, a shared outage would look like a failure of `new` alone. It can only exonerate.
+    pub fn guarded(&self) -> Sample {
+        let mut sample = self.sample;
+        sample.requests.stable += self.gave_up;
+        sample.bad.stable += self.gave_up;
+        sample
+    }
+}
+
+/// The last minute of final intervals.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    entries: VecDeque<Entry>,
+}
+
+impl Window {
+    /// Intervals come in order. `users_failed`: bitmap of the users whom `new` failed; `gave_up`: clients of stable.
+    pub fn push(&mut self, end: Duration, sample: Sample, users_failed: u64, gave_up: u64) {
+        self.entries.push_back(Entry { end, sample, users_failed, gave_up });
+        while self.entries.len() > INTERVALS_MAX
+            || self.entries.front().is_some_and(|first| end.saturating_sub(first.end) >= WINDOW)
+        {
+            self.entries.pop_front();
+        }
+    }
+
+    pub fn last_end(&self) -> Option<Duration> {
+        self.entries.back().map(|last| last.end)
+    }
+
+    /// The sum over the last `span` of final intervals.
+    pub fn sum(&self, span: Duration) -> Sum {
+        let mut sum = Sum::default();
+        let mut users = 0;
+        let Some(last) = self.last_end() else { return sum };
+        for entry in self.entries.iter().rev().take_while(|e| last.saturating_sub(e.end) < span) {
+            sum.sample.requests += entry.sample.requests;
+            sum.sample.bad += entry.sample.bad;
+            sum.gave_up += entry.gave_up;
+            users |= entry.users_failed;
+        }
+        sum.enough_users = distinct::at_least(USERS_MIN, users);
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(n1: u64, k1: u64, n0: u64, k0: u64) -> Sample {
+        Sample { requests: Pair::new(n1, n0), bad: Pair::new(k1, k0) }
+    }
+
+    #[test]
+    fn stable_decides_what_a_crossed_ceiling_means() {
+        for (s, want) in [
+            (sample(1000, 19, 1000, 0), Standing::Under),
+            (sample(1000, 50, 1000, 0), Standing::Under),
+            (sample(1000, 51, 1000, 0), Standing::New),
+            (sample(1000, 51, 1000, 25), Standing::Both),
+            (sample(1000, 51, 1000, 300), Standing::Both),
+            (sample(40, 20, 3, 0), Standing::Unclear),
+            (sample(40, 20, 0, 0), Standing::Unclear),
+            (sample(20, 20, 10, 10), Standing::Both),
+        ] {
+            assert_eq!(standing(&s, 0.05), want, "{s:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let mut window = Window::default();
+        let at = |i: u64| Duration::from_millis(100 * i);
+        for i in 0..3000 {
+            window.push(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64), 0);
+        }
+        assert_eq!(window.entries.len(), 600);
+        assert_eq!(
+            window.sum(WINDOW),
+            Sum { sample: sample(600, 0, 1200, 0), enough_users: true, gave_up: 0 }
+        );
+        assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
+        window.push(at(9000), sample(1, 1, 1, 1), 1, 3);
+        let last = window.sum(WINDOW);
+        assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), enough_users: false, gave_up: 3 });
+        assert_eq!(last.guarded(), sample(1, 1, 4, 4));
+    }
+}

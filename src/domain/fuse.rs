@@ -1,0 +1,95 @@
+//! The fuse: `new` cannot be connected to. Flips inline, before any statistics.
+//!
+//! Blown by [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, over at least two attempts to every server
+//! of it, while stable has accepted or answered within the last second (the fail-over is the probe). Local causes (no
+//! descriptor, no port) are not to be reported. Invariants: one success clears it; without a living stable it never blows, so it
+//! cannot flip to an arm that is not answering.
+//!
+//! This is the definition, and it is small enough to be used under a lock on the failure path; a success needs only an
+//! atomic check that there is something to clear.
+
+use std::time::Duration;
+
+pub const IN_A_ROW: u32 = 5;
+pub const TRIES_PER_SERVER: u32 = 2;
+pub const STABLE_ALIVE: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fuse {
+    in_a_row: u32,
+    /// Failed tries per server of `new` since the last success.
+    tried: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blown {
+    Yes,
+    No,
+}
+
+impl Fuse {
+    pub fn new(servers: usize) -> Fuse {
+        Fuse { in_a_row: 0, tried: vec![0; servers] }
+    }
+
+    /// A connection to any server of `new` stands, or `new` answered.
+    pub fn connected(&mut self) {
+        *self = Fuse::new(self.tried.len());
+    }
+
+    /// No connection to this server of `new`. `stable_alive`: when stable last accepted or answered.
+    pub fn refused(&mut self, server: usize, now: Duration, stable_alive: Option<Duration>) -> Blown {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if let Some(tries) = self.tried.get_mut(server) {
+            *tries = tries.saturating_add(1);
+        }
+        self.judge(now, stable_alive)
+    }
+
+    /// Also to be asked when stable answers: the failures may have come first.
+    pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Blown {
+        let dead = self.in_a_row >= IN_A_ROW && self.tried.iter().all(|tries| *tries >= TRIES_PER_SERVER);
+        let alive = stable_alive.is_some_and(|at| now.saturating_sub(at) <= STABLE_ALIVE);
+        if dead && alive { Blown::Yes } else { Blown::No }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+    const ALIVE: Option<Duration> = Some(NOW);
+
+    #[test]
+    fn it_blows_at_the_fifth_refusal_in_a_row() {
+        let mut fuse = Fuse::new(1);
+        assert!((0..4).all(|_| fuse.refused(0, NOW, ALIVE) == Blown::No));
+        assert_eq!(fuse.refused(0, NOW, ALIVE), Blown::Yes);
+    }
+
+    #[test]
+    fn every_server_must_have_been_tried_twice() {
+        let mut fuse = Fuse::new(2);
+        (0..9).for_each(|_| assert_eq!(fuse.refused(0, NOW, ALIVE), Blown::No));
+        assert_eq!(fuse.refused(1, NOW, ALIVE), Blown::No);
+        assert_eq!(fuse.refused(1, NOW, ALIVE), Blown::Yes);
+    }
+
+    #[test]
+    fn a_connection_clears_it() {
+        let mut fuse = Fuse::new(1);
+        (0..4).for_each(|_| _ = fuse.refused(0, NOW, ALIVE));
+        fuse.connected();
+        assert!((0..4).all(|_| fuse.refused(0, NOW, ALIVE) == Blown::No));
+    }
+
+    #[test]
+    fn it_never_blows_while_stable_is_silent() {
+        let mut fuse = Fuse::new(1);
+        for alive in [None, NOW.checked_sub(Duration::from_millis(1001))] {
+            (0..20).for_each(|_| assert_eq!(fuse.refused(0, NOW, alive), Blown::No));
+        }
+        assert_eq!(fuse.judge(NOW, ALIVE), Blown::Yes);
+    }
+}

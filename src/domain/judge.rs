@@ -1,0 +1,412 @@
+//! The judge of one release: final intervals in, a judgement out.
+//!
+//! Owns how the comparison, the ceilings and stable's own state are weighed against each other. Invariants: pure (time is an argument);
+//! never blames `new` for what hurts both arms; never reads blindness as health; a trip names its cause and its numbers.
+//!
+//! How a shared outage is told from a bad `new`:
+//! - an interval is judged when it is final, so unequal time-outs look alike;
+//! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if the last ten seconds are not bad;
+//! - while stable fails too, the comparison must have stood for ten seconds with `new` clearly worse in them; in the minute after,
+//!   `new` must still be failing: an outage that ends in one arm a little earlier is no regression, and its evidence is dropped;
+//! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
+
+use super::ceiling::{BAD_MIN, RECENT, Sample, Standing, Sum, WINDOW, Window, standing};
+use super::evidence::{Errors, PRIOR, Pair, Round, Users};
+use super::histogram::Histogram;
+use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
+use std::time::Duration;
+
+/// How long a crossed ceiling must last when stable is not clearly better.
+pub const HOLD: Duration = Duration::from_secs(30);
+/// A precaution needs both arms to be bad in the very last seconds too.
+const CURRENT: Duration = Duration::from_secs(2);
+/// No request of stable for so long while `new` has some: blind.
+const SILENCE: Duration = RECENT;
+/// No final interval for so long: blind. An interval is final after a minute at the latest.
+const STALE: Duration = Duration::from_secs(75);
+/// More than this share above `latency_p99_max` is what "p99 above it" means.
+const SLOW_SHARE: f64 = 0.01;
+/// Bad requests of an arm in ten seconds that are more than noise.
+const BAD_NOW_MIN: u64 = 5;
+/// E at which to call it suspicious.
+const SUSPICIOUS: f64 = 10.0;
+
+/// One final interval, all requests of the release that arrived in it.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Interval {
+    pub end: Duration,
+    /// All that arrived, pinned users too; without those that the client aborted or the proxy failed.
+    pub requests: Pair,
+    /// Blamed on the upstream, or not answered by the deadline of the interval.
+    pub failed: Pair,
+    /// Bitmap of the users whom `new` failed (`distinct::user_bit`).
+    pub users_failed: u64,
+    /// Clients who left before a response head came, after a wait that is unusual for stable (more than a quarter of the c
+    /// by which intervals become final). Not a failure of anybody; but a sign that stable is in trouble too.
+    pub gave_up_stable: u64,
+    /// Of the users whom the hash alone placed.
+    pub users: Users,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ticks {
+    OnTime,
+    /// The thread was starved: what it sees may be its own doing.
+    Late,
+}
+
+/// Durations of whole exchanges; by completion.
+#[derive(Clone, Copy)]
+pub struct Latency<'a> {
+    pub new: &'a Histogram,
+    pub stable: &'a Histogram,
+}
+
+impl Latency<'_> {
+    fn sample(&self, limit: Duration) -> Sample {
+        Sample {
+            requests: Pair::new(self.new.total(), self.stable.total()),
+            bad: Pair::new(self.new.over(limit), self.stable.over(limit)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    /// Monotonic, of the same clock as [`Interval::end`].
+    pub now: Duration,
+    pub ticks: Ticks,
+    pub minute: Latency<'a>,
+    /// The last ten seconds.
+    pub recent: Latency<'a>,
+}
+
+/// What a ceiling says at one look.
+enum Say {
+    Nothing,
+    Waits,
+    Both,
+    Trips(Cause),
+}
+
+/// The samples that a ceiling is held against.
+#[derive(Clone, Copy)]
+struct Crossing {
+    minute: Sample,
+    /// Decides whether stable is clearly better now; nothing if too few users are in it.
+    recent: Sample,
+    /// The same, whatever the number of users: is `new` still bad?
+    all: Sample,
+    /// The last seconds: an outage that is over is no reason for a precaution.
+    current: Sample,
+}
+
+#[derive(Clone, Debug)]
+pub struct Judge {
+    limits: Limits,
+    share: f64,
+    errors: Errors,
+    window: Window,
+    /// Since when each ceiling (errors, latency) has been over without a break.
+    over_since: [Option<Duration>; 2],
+    /// E rose in a shared outage or soon after: `new` must be clearly worse right now too, and since when it is.
+    deferred: bool,
+    /// When stable's last ten seconds were last seen bad, by errors and by latency.
+    stable_bad: [Option<Duration>; 2],
+    worse_since: Option<Duration>,
+    /// The last final interval with a request of stable, and of new.
+    seen_stable: Option<Duration>,
+    seen_new: Option<Duration>,
+    started: Option<Duration>,
+}
+
+impl Judge {
+    /// `share` of users in `new`: the weight in force, `0.0 ..= 1.0`.
+    pub fn new(limits: Limits, share: f64) -> Judge {
+        Judge {
+            limits,
+            share,
+            errors: Errors::new(share),
+            window: Window::default(),
+            over_since: [None; 2],
+            deferred: false,
+            stable_bad: [None; 2],
+            worse_since: None,
+            seen_stable: None,
+            seen_new: None,
+            started: None,
+        }
+    }
+
+    /// A new attempt, or a resume: nothing of the past counts.
+    pub fn restart(&mut self, share: f64) {
+        *self = Judge::new(self.limits, share);
+    }
+
+    /// The next interval is of a round with another weight, and with cleared flags of users.
+    pub fn round(&mut self, why: Round, share: f64) {
+        self.errors.round(why, share);
+        self.share = share;
+        if why == Round::Spoilt {
+            (self.deferred, self.worse_since) = (false, None);
+        }
+    }
+
+    /// Edited limits hold from the next look on; evidence stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    pub fn errors(&self) -> &Errors {
+        &self.errors
+    }
+
+    /// Final intervals, each once and in order.
+    pub fn push(&mut self, interval: &Interval) {
+        let sample = Sample { requests: interval.requests, bad: interval.failed };
+        self.window.push(interval.end, sample, interval.users_failed, interval.gave_up_stable);
+        self.errors.push(&interval.users);
+        self.started.get_or_insert(interval.end);
+        if interval.requests.stable > 0 {
+            self.seen_stable = Some(interval.end);
+        }
+        if interval.requests.new > 0 {
+            self.seen_new = Some(interval.end);
+        }
+    }
+
+    pub fn look(&mut self, look: &Look<'_>) -> Judgement {
+        let Limits { alpha, errors_max, latency_p99_max } = self.limits;
+        let [sum_minute, sum_recent, sum_current] =
+            [WINDOW, RECENT, CURRENT].map(|span| self.window.sum(span));
+        let (minute, recent) = (sum_minute.sample, sum_recent.sample);
+        let (slow, slow_recent) = (look.minute.sample(latency_p99_max), look.recent.sample(latency_p99_max));
+        let e_value = self.errors.e_value();
+
+        let enough = |of: Sum| if of.enough_users { of.guarded() } else { Sample::default() };
+        let failures = Crossing {
+            minute: enough(sum_minute),
+            recent: enough(sum_recent),
+            all: sum_recent.guarded(),
+            current: sum_current.guarded(),
+        };
+        let by_errors = self.ceiling(0, look.now, failures, errors_max);
+        let slowness = Crossing { minute: slow, recent: slow_recent, all: slow_recent, current: slow_recent };
+        let by_latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
+        let compared = self.comparison(look.now, e_value, &sum_recent.guarded());
+
+        let control = if self.controlled() { "" } else { "; no control: ceilings only" };
+        let percent = |share: f64| 100.0 * share;
+        let counts = format!(
+            "new {} of {}, stable {} of {}",
+            minute.bad.new, minute.requests.new, minute.bad.stable, minute.requests.stable
+        );
+        let p99 = |h: &Histogram| h.quantile(0.99);
+        let (p99_new, p99_stable) = (p99(look.minute.new), p99(look.minute.stable));
+        let spell = |p: Option<Duration>| match p {
+            Some(p) => format!("{:.0} ms", p.as_secs_f64() * 1e3),
+            None => "unknown".to_owned(),
+        };
+        let slow_text = format!(
+            "p99 of new {}, of stable {}; {} of {} above {:.0} ms",
+            spell(p99_new),
+            spell(p99_stable),
+            slow.bad.new,
+            slow.requests.new,
+            latency_p99_max.as_secs_f64() * 1e3
+        );
+
+        let (state, verdict, reason) = match (&compared, by_errors, by_latency) {
+            (Say::Trips(cause), ..) => (
+                State::Tripped,
+                Verdict::Breach(*cause),
+                format!(
+                    "users of new fail more often than users of stable, beyond chance ({counts} in the last minute)"
+                ),
+            ),
+            (_, Say::Trips(cause), _) => (
+                State::Tripped,
+                Verdict::Breach(cause),
+                told(
+                    cause,
+                    &format!(
+                        "{counts} failed in the last minute, ceiling {:.2}%{control}",
+                        percent(errors_max)
+                    ),
+                ),
+            ),
+            (_, _, Say::Trips(cause)) => {
+                (State::Tripped, Verdict::Breach(cause), told(cause, &format!("{slow_text}{control}")))
+            }
+            (Say::Both, ..) | (_, Say::Both, _) => (
+                State::BothArms,
+                Verdict::Inconclusive,
+                format!("both arms fail ({counts} in the last minute): not blamed on new"),
+            ),
+            (_, _, Say::Both) => (
+                State::BothArms,
+                Verdict::Inconclusive,
+                format!("both arms are slow ({slow_text}): not blamed on new"),
+            ),
+            (c, e, l) => match self.blind(look) {
+                Some(why) => (State::Blind, Verdict::Inconclusive, why),
+                None if [c, &e, &l].iter().any(|s| matches!(s, Say::Waits)) => (
+                    State::Suspicious,
+                    Verdict::Inconclusive,
+                    format!("waiting to be sure: {counts}; {slow_text}"),
+                ),
+                None if e_value >= SUSPICIOUS => (State::Suspicious, Verdict::Inconclusive, counts.clone()),
+                None if minute.requests.new == 0 => {
+                    (State::Quiet, Verdict::Inconclusive, "no request of new in the last minute".to_owned())
+                }
+                None => (State::Quiet, Verdict::Pass, counts.clone()),
+            },
+        };
+
+        let scaled = (e_value / PRIOR).ln() / (1.0 / (alpha * PRIOR)).ln();
+        let towards = |of: &Sample, limit: f64| {
+            let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
+            (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
+        };
+        let signal =
+            |signal, evidence_ratio, detail| Signal { signal, stratum: "all", evidence_ratio, detail };
+        let signals = vec![
+            signal("errors", scaled.clamp(0.0, 1.0), format!("{counts}{control}")),
+            signal(
+                "errors_max",
+                towards(&minute, errors_max),
+                format!("{:.2}% of {:.2}%", percent(minute.new_ratio()), percent(errors_max)),
+            ),
+            signal("latency_p99_max", towards(&slow, SLOW_SHARE), slow_text),
+        ];
+        let evidence = Evidence {
+            window: WINDOW,
+            minute,
+            recent,
+            errors_max,
+            latency_p99_max,
+            slow,
+            p99_new,
+            p99_stable,
+            alpha,
+            e_value,
+            carried: self.errors.carried(),
+            first: self.errors.first().wealth(),
+            once: self.errors.once().wealth(),
+            clean: self.errors.clean(),
+            share: self.share,
+        };
+        let spoilt = matches!(compared, Say::Waits) && self.worse_since.is_none();
+        let renew =
+            if spoilt { Some(Round::Spoilt) } else { self.errors.exhausted().then_some(Round::Other) };
+        Judgement { state, verdict, reason, signals, evidence, renew }
+    }
+
+    /// Does the hash put users into both arms?
+    fn controlled(&self) -> bool {
+        self.share > 0.0 && self.share < 1.0
+    }
+
+    fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Say {
+        let Crossing { minute, recent, all, current } = of;
+        let ails = |of: &Sample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= limit / 2.0;
+        if ails(&all) || ails(&current) {
+            self.stable_bad[which] = Some(now);
+        }
+        let mut stands = standing(&minute, limit);
+        if stands == Standing::Under || all.new_ratio() <= limit {
+            self.over_since[which] = None;
+            return Say::Nothing;
+        }
+        let since = *self.over_since[which].get_or_insert(now);
+        let lasted = now.saturating_sub(since) >= HOLD;
+        if !self.calm(which, now) {
+            stands = Standing::Both;
+        } else if standing(&recent, limit) == Standing::New {
+            stands = Standing::New;
+        }
+        match stands {
+            Standing::New => Say::Trips(Cause::Ceiling),
+            Standing::Unclear if lasted || (!self.controlled() && minute.requests.stable == 0) => {
+                Say::Trips(Cause::Ceiling)
+            }
+            Standing::Both if lasted && minute.clearly_worse() && all.clearly_worse() => {
+                Say::Trips(Cause::Ceiling)
+            }
+            Standing::Both
+                if lasted && current.new_ratio() > limit && current.stable_ratio() >= limit / 2.0 =>
+            {
+                Say::Trips(Cause::BothArms)
+            }
+            Standing::Both => Say::Both,
+            Standing::Unclear | Standing::Under => Say::Waits,
+        }
+    }
+
+    /// Has stable not been bad for a while? The window that says so is ten seconds long itself: what `new` does then, it does at least ten
+    /// seconds after stable's recovery.
+    fn calm(&self, which: usize, now: Duration) -> bool {
+        self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
+    }
+
+    fn comparison(&mut self, now: Duration, e_value: f64, recent: &Sample) -> Say {
+        let crossed = e_value >= 1.0 / self.limits.alpha;
+        // In a shared outage and the minute after it, evidence may come of an end that was not quite the same in both arms.
+        let aftermath = self.stable_bad[0].is_some_and(|at| now.saturating_sub(at) < WINDOW);
+        self.deferred = e_value >= SUSPICIOUS && (self.deferred || aftermath);
+        if !self.deferred {
+            self.worse_since = None;
+            return if crossed { Say::Trips(Cause::Errors) } else { Say::Nothing };
+        }
+        let calm = self.calm(0, now);
+        if recent.clearly_worse() && recent.bad.new >= BAD_NOW_MIN {
+            let since = *self.worse_since.get_or_insert(now);
+            if crossed && (calm || now.saturating_sub(since) >= RECENT) {
+                return Say::Trips(Cause::Errors);
+            }
+        } else {
+            self.worse_since = None;
+        }
+        match (calm, crossed) {
+            (true, _) => Say::Waits,
+            (false, true) => Say::Both,
+            (false, false) => Say::Nothing,
+        }
+    }
+
+    fn blind(&self, look: &Look<'_>) -> Option<String> {
+        if look.ticks == Ticks::Late {
+            return Some("the watchdog is starved of CPU time".to_owned());
+        }
+        let (last, started) = (self.window.last_end()?, self.started?);
+        if look.now.saturating_sub(last) > STALE {
+            return Some(format!(
+                "no interval has become final for {} s",
+                look.now.saturating_sub(last).as_secs()
+            ));
+        }
+        let age = |seen: Option<Duration>| last.saturating_sub(seen.unwrap_or(started));
+        let traffic = self.seen_new.is_some_and(|seen| last.saturating_sub(seen) < SILENCE);
+        if self.controlled() && traffic && age(self.seen_stable) >= SILENCE {
+            return Some(format!(
+                "no request of stable for {} s: nothing to compare with",
+                age(self.seen_stable).as_secs()
+            ));
+        }
+        None
+    }
+}
+
+fn told(cause: Cause, detail: &str) -> String {
+    match cause {
+        Cause::BothArms => format!(
+            "precaution: both arms have been bad for {} s, and new may be why: {detail}",
+            HOLD.as_secs()
+        ),
+        _ => detail.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -1,0 +1,272 @@
+//! Drives the judge with simulated arms: bad versions must trip, shared trouble must not.
+
+use super::super::evidence::tests::Dice;
+use super::*;
+
+const LIMITS: Limits = Limits { alpha: 0.001, errors_max: 0.05, latency_p99_max: Duration::from_secs(2) };
+const TICK: Duration = Duration::from_millis(100);
+
+/// A stream of users who come often: a pool of `users`, each in an arm, with cohort and flag.
+struct Sim {
+    dice: Dice,
+    judge: Judge,
+    pool: Vec<(bool, Option<usize>, bool, bool)>,
+    share: f64,
+    round_began: Duration,
+    /// Clients of stable give up before it fails.
+    impatient: bool,
+    i: u32,
+    histograms: [Histogram; 2],
+}
+
+impl Sim {
+    fn new(seed: u64, share: f64) -> Sim {
+        let mut dice = Dice::new(seed);
+        let pool = (0..20_000).map(|_| (dice.chance(share), None, false, false)).collect();
+        let histograms = [Histogram::default(), Histogram::default()];
+        Sim {
+            dice,
+            judge: Judge::new(LIMITS, share),
+            pool,
+            share,
+            round_began: Duration::ZERO,
+            impatient: false,
+            i: 0,
+            histograms,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        TICK * self.i
+    }
+
+    /// One tick of `n` requests that fail with the chances given.
+    fn tick(&mut self, n: usize, p_new: f64, p_stable: f64) -> Judgement {
+        let as_cohort = super::super::evidence::entry_cohort(self.now() - self.round_began);
+        self.i += 1;
+        let mut at = Interval { end: self.now(), ..Interval::default() };
+        at.users.entered_as = as_cohort;
+        let one = |pair: &mut Pair, new| *if new { &mut pair.new } else { &mut pair.stable } += 1;
+        for _ in 0..n {
+            let who = self.dice.below(self.pool.len());
+            let (new, cohort, entered, flagged) = &mut self.pool[who];
+            let new = *new;
+            let failed = self.dice.chance(if new { p_new } else { p_stable });
+            if failed && !new && self.impatient {
+                at.gave_up_stable += 1;
+                continue;
+            }
+            one(&mut at.requests, new);
+            if !*entered {
+                (*entered, *cohort) = (true, as_cohort);
+                one(&mut at.users.entered, new);
+                if failed {
+                    one(&mut at.users.entered_failed, new);
+                }
+            }
+            if failed {
+                one(&mut at.failed, new);
+                if new {
+                    at.users_failed |= 1 << (who % 64);
+                }
+                if let (false, Some(cohort)) = (*flagged, *cohort) {
+                    one(&mut at.users.first_failures[cohort], new);
+                }
+                *flagged = true;
+            }
+        }
+        self.judge.push(&at);
+        let judgement = self.look(Ticks::OnTime);
+        if let Some(why) = judgement.renew {
+            self.pool.iter_mut().for_each(|user| (user.1, user.2, user.3) = (None, false, false));
+            self.judge.round(why, self.share);
+            self.round_began = self.now();
+        }
+        judgement
+    }
+
+    fn look(&mut self, ticks: Ticks) -> Judgement {
+        let latency = Latency { new: &self.histograms[1], stable: &self.histograms[0] };
+        self.judge.look(&Look { now: TICK * self.i, ticks, minute: latency, recent: latency })
+    }
+
+    /// Ticks of a phase; stops at the first trip.
+    fn run(&mut self, seconds: f64, n: usize, p_new: f64, p_stable: f64) -> Result<Judgement, (Cause, f64)> {
+        let start = self.now();
+        let mut last = self.look(Ticks::OnTime);
+        for _ in 0..(seconds * 10.0) as usize {
+            last = self.tick(n, p_new, p_stable);
+            if let Verdict::Breach(cause) = last.verdict {
+                assert_eq!(last.state, State::Tripped);
+                return Err((cause, (self.now() - start).as_secs_f64()));
+            }
+        }
+        Ok(last)
+    }
+}
+
+#[test]
+fn a_new_that_fails_is_out_within_a_second_or_two() {
+    for (share, p) in [(0.05, 0.5), (0.05, 1.0), (0.5, 0.5)] {
+        for seed in 0..10 {
+            let mut sim = Sim::new(seed, share);
+            assert!(sim.run(20.0, 80, 0.001, 0.001).is_ok());
+            let trip = sim.run(30.0, 80, p, 0.001);
+            assert!(
+                matches!(trip, Err((Cause::Errors | Cause::Ceiling, after)) if after <= 2.0),
+                "{share} {p}: {trip:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shared_outage_blames_nobody() {
+    let mut tripped = Vec::new();
+    for seed in 0..300 {
+        // Shares, loads and depths of all kinds; the arms' time-outs differ, which a final interval does not show.
+        let share = [0.02, 0.05, 0.2, 0.5][seed as usize % 4];
+        let load = [8, 20, 60][seed as usize % 3];
+        let depth = [1.0, 0.6, 0.2, 0.08][seed as usize / 7 % 4];
+        let seconds = [2.0, 8.0, 25.0][seed as usize / 31 % 3];
+        let mut sim = Sim::new(seed, share);
+        let run = |sim: &mut Sim| -> Result<(), (Cause, f64)> {
+            sim.run(8.0, load, 0.001, 0.001)?;
+            sim.run(seconds, load, depth, depth)?;
+            sim.run(15.0, load, 0.001, 0.001)?;
+            Ok(())
+        };
+        if let Err(trip) = run(&mut sim) {
+            tripped.push((seed, trip));
+        }
+    }
+    assert!(tripped.is_empty(), "{tripped:?}");
+}
+
+#[test]
+fn an_outage_that_ends_in_stable_a_little_earlier_blames_nobody() {
+    for seed in 0..60 {
+        let gap = [0.3, 1.0, 2.0][seed as usize % 3];
+        let mut sim = Sim::new(seed, [0.05, 0.3][seed as usize % 2]);
+        assert!(sim.run(6.0, 60, 0.001, 0.001).is_ok());
+        let outage = sim.run([3.0, 20.0][seed as usize / 2 % 2], 60, 0.9, 0.9);
+        assert!(outage.is_ok_and(|j| j.state == State::BothArms), "{seed}");
+        assert!(sim.run(gap, 60, 0.9, 0.001).is_ok(), "{seed} {gap}");
+        let after = sim.run(30.0, 60, 0.001, 0.001);
+        assert!(after.is_ok(), "{seed} {gap}: {after:?}");
+    }
+}
+
+#[test]
+fn both_arms_bad_for_half_a_minute_is_a_precaution_that_says_so() {
+    let mut sim = Sim::new(1, 0.2);
+    assert!(sim.run(20.0, 40, 0.001, 0.001).is_ok());
+    let trip = sim.run(60.0, 40, 0.5, 0.5);
+    assert!(matches!(trip, Err((Cause::BothArms, after)) if (30.0..40.0).contains(&after)), "{trip:?}");
+    assert!(sim.look(Ticks::OnTime).reason.starts_with("precaution"));
+}
+
+#[test]
+fn a_new_that_stays_down_when_stable_is_back_is_out() {
+    let mut sim = Sim::new(2, 0.2);
+    assert!(sim.run(20.0, 40, 0.001, 0.001).is_ok());
+    assert!(sim.run(10.0, 40, 0.9, 0.9).is_ok());
+    let trip = sim.run(40.0, 40, 0.9, 0.001);
+    assert!(matches!(trip, Err((Cause::Errors | Cause::Ceiling, after)) if after <= 21.0), "{trip:?}");
+}
+
+#[test]
+fn a_new_that_is_far_worse_than_an_ailing_stable_is_out() {
+    let mut sim = Sim::new(3, 0.2);
+    assert!(sim.run(20.0, 40, 0.06, 0.06).is_ok());
+    let trip = sim.run(60.0, 40, 0.7, 0.06);
+    assert!(matches!(trip, Err((Cause::Errors | Cause::Ceiling, after)) if after <= 31.0), "{trip:?}");
+}
+
+#[test]
+fn few_failures_or_few_users_do_not_cross_a_ceiling() {
+    let at = |i: u32, users| Interval {
+        end: TICK * i,
+        requests: Pair::new(10, 10),
+        failed: Pair::new(10, 0),
+        users_failed: users,
+        ..Interval::default()
+    };
+    let none = Histogram::default();
+    let latency = Latency { new: &none, stable: &none };
+    let verdict = |users, intervals| {
+        let mut judge = Judge::new(LIMITS, 0.5);
+        (1..=intervals).for_each(|i| judge.push(&at(i, users)));
+        judge
+            .look(&Look { now: TICK * intervals, ticks: Ticks::OnTime, minute: latency, recent: latency })
+            .verdict
+    };
+    assert_eq!(verdict(0b1111, 50), Verdict::Pass, "one client's retries");
+    assert_eq!(verdict(0b11111, 1), Verdict::Pass, "ten failures");
+    assert_eq!(verdict(0b11111, 2), Verdict::Breach(Cause::Ceiling));
+}
+
+#[test]
+fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
+    let ms = Duration::from_millis;
+    for (slow_new, slow_stable, want) in
+        [(0, 0, State::Quiet), (60, 0, State::Tripped), (60, 60, State::BothArms)]
+    {
+        let mut sim = Sim::new(4, 0.5);
+        for i in 0..1000 {
+            sim.histograms[1].record(if i < slow_new { ms(3000) } else { ms(20) });
+            sim.histograms[0].record(if i < slow_stable { ms(3000) } else { ms(20) });
+        }
+        let got = sim.tick(40, 0.0, 0.0);
+        assert_eq!(got.state, want, "{}", got.reason);
+    }
+}
+
+#[test]
+fn blindness_is_never_health() {
+    let mut sim = Sim::new(5, 0.999);
+    sim.pool.iter_mut().for_each(|user| user.0 = true);
+    let last = sim.run(15.0, 20, 0.0, 0.0).expect("no trip");
+    assert_eq!((last.state, last.verdict), (State::Blind, Verdict::Inconclusive));
+    let mut sim = Sim::new(6, 0.5);
+    assert_eq!(sim.run(5.0, 20, 0.0, 0.0).map(|j| j.verdict), Ok(Verdict::Pass));
+    assert_eq!(sim.look(Ticks::Late).state, State::Blind);
+    sim.i += 2000;
+    assert_eq!(sim.look(Ticks::OnTime).state, State::Blind);
+    assert_eq!(Sim::new(7, 0.5).look(Ticks::OnTime).verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn at_full_weight_the_ceiling_decides_alone_and_says_so() {
+    let mut sim = Sim::new(8, 1.0);
+    let fine = sim.run(5.0, 20, 0.001, 0.0).expect("no trip");
+    assert_eq!(fine.verdict, Verdict::Pass);
+    assert!(fine.signals[0].detail.contains("no control"), "{:?}", fine.signals);
+    assert!(matches!(sim.run(10.0, 20, 0.5, 0.0), Err((Cause::Ceiling, after)) if after <= 2.0));
+}
+
+#[test]
+fn a_judgement_tells_its_numbers() {
+    let mut sim = Sim::new(9, 0.2);
+    let judgement = sim.run(10.0, 40, 0.0, 0.0).expect("no trip");
+    let (new, stable) = (judgement.evidence.minute.requests.new, judgement.evidence.minute.requests.stable);
+    assert_eq!(new + stable, 4000);
+    assert_eq!(judgement.signals[0].detail, format!("new 0 of {new}, stable 0 of {stable}"));
+    assert!(judgement.signals.iter().all(|s| (0.0..=1.0).contains(&s.evidence_ratio)));
+    sim.judge.restart(0.2);
+    assert_eq!(sim.judge.errors().e_value(), PRIOR);
+}
+
+#[test]
+fn a_shared_outage_in_which_clients_give_up_on_stable_first_blames_nobody() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(seed, [0.05, 0.3][seed as usize % 2]);
+        assert!(sim.run(10.0, 60, 0.001, 0.001).is_ok());
+        // New fails after 1 s; stable would after 3 s, but clients have left after 2 s.
+        sim.impatient = true;
+        let outage = sim.run(15.0, 60, 0.9, 0.9);
+        assert!(outage.is_ok(), "{seed}: {outage:?} {:?}", sim.look(Ticks::OnTime));
+        let after = sim.run(30.0, 60, 0.001, 0.001);
+        assert!(after.is_ok(), "{seed}: {after:?}");
+    }
+}
