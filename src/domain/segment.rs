@@ -37,7 +37,8 @@ impl Segment {
     pub fn holds(&self, subject: &Subject<'_>) -> bool {
         subject.user_id.is_some_and(|id| self.users.contains(id))
             || self.header.as_ref().is_some_and(|wanted| {
-                let sent = |h: &HeaderMap| h.get_all(&wanted.name).iter().any(|v| v.as_bytes() == wanted.equals);
+                let sent =
+                    |h: &HeaderMap| h.get_all(&wanted.name).iter().any(|v| v.as_bytes() == wanted.equals);
                 subject.headers.is_some_and(sent)
             })
             || subject.address.is_some_and(|ip| self.networks.iter().any(|n| n.contains(&ip)))
