@@ -41,10 +41,15 @@ impl Admin {
 
     /// `rollback`, `resume`: the answer as it came.
     pub fn change(&self, verb: &str, reason: &str) -> Response {
+        self.try_change(verb, reason).expect("the admin answers")
+    }
+
+    /// The same, where the proxy may be killed meanwhile.
+    pub fn try_change(&self, verb: &str, reason: &str) -> std::io::Result<Response> {
         let body = json!({ "reason": reason }).to_string();
         let headers = [("host", "127.0.0.1"), ("content-type", "application/json"), ("connection", "close")];
         let path = format!("/api/v1/releases/{RELEASE}/{verb}");
-        Client::new(self.address).post(&path, &headers, body.as_bytes()).expect("the admin answers")
+        Client::new(self.address).post(&path, &headers, body.as_bytes())
     }
 
     pub fn metrics(&self) -> BTreeMap<Series, f64> {

@@ -57,8 +57,11 @@ end
 }
 
 impl WrkRun {
-    pub fn is_running(&mut self) -> bool {
-        self.0.as_mut().is_some_and(|child| child.try_wait().expect("our own child").is_none())
+    /// Ends it before its time; what it has counted so far counts.
+    pub fn stop(self) -> Wrk {
+        let pid = self.0.as_ref().expect("not finished yet").id();
+        let _ = Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status();
+        self.finish()
     }
 
     pub fn finish(mut self) -> Wrk {

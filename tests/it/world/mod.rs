@@ -13,10 +13,10 @@ mod proxy;
 
 pub use admin::Admin;
 pub use client::{Client, Response, raw};
-pub use config::Config;
-pub use load::{Load, Wrk, wrk};
+pub use config::{Config, RELEASE};
+pub use load::{Load, wrk};
 pub use nginx::Nginx;
-pub use origin::{Behaviour, Origin, Received};
+pub use origin::{Behaviour, Origin};
 pub use proxy::{Proxy, grayling};
 
 use std::path::{Path, PathBuf};
@@ -135,6 +135,20 @@ impl Random {
     pub fn chance(&mut self, ratio: f64) -> bool {
         ((self.next() >> 11) as f64) < ratio * (1u64 << 53) as f64
     }
+}
+
+/// The frozen hash of the published interface, written down a second time: a test that asked grayling's own code where a user
+/// belongs would prove nothing.
+pub fn bucket(salt: &str, user: &[u8]) -> u32 {
+    let seed = xxhash_rust::xxh3::xxh3_64(salt.as_bytes());
+    let h = xxhash_rust::xxh3::xxh3_64_with_seed(user, seed);
+    ((u128::from(h) * 1_000_000) >> 64) as u32
+}
+
+/// Users `PREFIX-0`, `PREFIX-1`, … that this weight has in `new`.
+pub fn users_in_new(prefix: &str, percent: u32, count: usize) -> Vec<String> {
+    let all = (0..).map(|n| format!("{prefix}-{n}"));
+    all.filter(|user| bucket(RELEASE, user.as_bytes()) < percent * 10_000).take(count).collect()
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Requests that are kept; more are only counted.
 const RECORD_MAX: usize = 50_000;
@@ -41,7 +41,6 @@ pub struct Received {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    pub at: Instant,
 }
 
 impl Received {
@@ -138,11 +137,6 @@ impl Origin {
         self.shared.unfinished.load(Ordering::SeqCst)
     }
 
-    pub fn forget(&self) {
-        self.shared.received.lock().unwrap().clear();
-        self.shared.total.store(0, Ordering::SeqCst);
-    }
-
     fn accept(&self, listener: TcpListener) {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::spawn(move || {
@@ -191,7 +185,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
             shared.unfinished.fetch_add(1, Ordering::SeqCst);
             return Ok(End::Close);
         };
-        let request = Received { method, path, headers, body: body.unwrap_or_default(), at: Instant::now() };
+        let request = Received { method, path, headers, body: body.unwrap_or_default() };
         let echo = format!("{line}\n{:?}\n{}", request.headers, String::from_utf8_lossy(&request.body));
         let head_only = request.method == "HEAD";
         shared.total.fetch_add(1, Ordering::SeqCst);

@@ -94,10 +94,6 @@ impl Proxy {
         eventually(within, "grayling ends", || self.child.try_wait().expect("our own child"))
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("our own child").is_none()
-    }
-
     /// The lines of stdout so far, as JSON; panics on a line that is not.
     pub fn log(&self) -> Vec<Value> {
         let lines = self.log.lock().unwrap();
