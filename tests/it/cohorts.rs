@@ -1,6 +1,6 @@
 //! 100,000 users through the running proxy to real nginx origins: each lands where the published hash says.
 
-use crate::world::{Config, Nginx, Proxy, RELEASE, World, bucket, eventually, seconds, turn};
+use crate::world::{Config, Nginx, Proxy, RELEASE, World, bucket, eventually, figure, seconds, turn};
 use std::collections::HashSet;
 
 const USERS: u32 = 100_000;
@@ -67,7 +67,7 @@ fn a_hundred_thousand_users_land_where_the_hash_says_and_a_raise_moves_nobody_ou
         let (n, p) = (f64::from(users), f64::from(percent) / 100.0);
         let deviation = (in_new.len() as f64 - n * p).abs();
         assert!(deviation <= 3.0 * (n * p * (1.0 - p)).sqrt(), "{} of {users} at {percent}%", in_new.len());
-        println!("{percent}%: {} of {users} users in new", in_new.len());
+        figure(&format!("{percent}%: {} of {users} users in new", in_new.len()));
 
         let left = before.iter().filter(|n| **n < users && !in_new.contains(n)).count();
         assert_eq!(left, 0, "users that {percent}% moved out of new");

@@ -1,7 +1,9 @@
 //! The latch: from the announcement of a rollback on, no kill and no restart puts a user on `new`; and without a memory that can be
 //! trusted, nobody is put there either.
 
-use crate::world::{Config, Origin, Proxy, Random, World, eventually, never, seconds, turn, users_in_new};
+use crate::world::{
+    Config, Origin, Proxy, Random, World, eventually, never, not_tested, seconds, turn, users_in_new,
+};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -254,7 +256,7 @@ fn run(command: &str, args: &[&str]) -> bool {
 fn a_full_state_directory_holds_every_release() {
     let world = World::new();
     let Some(tmpfs) = Tmpfs::mount(&world.path("small")) else {
-        eprintln!("NOT TESTED: a full disk (this user may not mount a tmpfs)");
+        not_tested("a full disk (this user may not mount a tmpfs)");
         return;
     };
     tmpfs.fill();
@@ -293,7 +295,7 @@ fn a_read_only_state_directory_holds_every_release() {
 fn a_disk_that_fills_up_while_running_does_not_stop_a_rollback() {
     let world = World::new();
     let Some(tmpfs) = Tmpfs::mount(&world.path("small")) else {
-        eprintln!("NOT TESTED: a disk that fills up (this user may not mount a tmpfs)");
+        not_tested("a disk that fills up (this user may not mount a tmpfs)");
         return;
     };
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));

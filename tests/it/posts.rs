@@ -1,7 +1,7 @@
 //! Every POST is sent once: under resets, truncations and refusals no key reaches two origins, or one origin twice, and
 //! what the client was told is done is done, once.
 
-use crate::world::{Behaviour, Client, Config, Origin, Random, World, turn};
+use crate::world::{Behaviour, Client, Config, Origin, Random, World, figure, turn};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,7 +69,12 @@ fn every_post_is_sent_once_under_resets_truncations_and_refusals() {
             arms[i] += 1;
         }
     }
-    println!("{} of {POSTS} succeeded; stable received {}, new {}", succeeded.len(), arms[0], arms[1]);
+    figure(&format!(
+        "{} of {POSTS} POSTs succeeded; stable received {}, new {}",
+        succeeded.len(),
+        arms[0],
+        arms[1]
+    ));
     let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.is_empty(), "sent more than once: {twice:?}");
     let lost: Vec<_> = succeeded.iter().filter(|key| !seen.contains_key(*key)).collect();

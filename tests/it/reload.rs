@@ -1,7 +1,7 @@
 //! Saving the file: in force at once, no request lost; a broken file changes nothing, and says why.
 
 use crate::world::{
-    Config, Nginx, Origin, Proxy, Random, World, eventually, grayling, median, seconds, turn, wrk,
+    Config, Nginx, Origin, Proxy, Random, World, eventually, figure, grayling, median, seconds, turn, wrk,
 };
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ fn a_hundred_edits_under_load_lose_no_request_and_are_in_force_at_once() {
     let counted = load.stop();
     let worst = times.iter().copied().fold(0.0, f64::max);
     let middle = median(times);
-    println!("100 edits: in force after {middle:.0} ms (median), {worst:.0} ms (worst); {counted:?}");
+    figure(&format!("100 edits: in force after {middle:.0} ms (median), {worst:.0} ms (worst); {counted:?}"));
     assert!(counted.requests > 10_000, "{counted:?}");
     assert_eq!((counted.non_2xx, counted.socket_errors), (0, 0), "{counted:?}");
     assert!(middle <= 250.0, "median time until in force: {middle:.0} ms");

@@ -2,7 +2,8 @@
 //! versions alike, flips nothing.
 
 use crate::world::{
-    Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, never, seconds, turn, users_in_new,
+    Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, figure, never, seconds, turn,
+    users_in_new,
 };
 use serde_json::Value;
 use std::io::Write;
@@ -55,7 +56,7 @@ fn flips(fault: &str, within: Duration, breaks: impl FnOnce(&Origin)) -> Value {
         (api.weight() == 0.0).then(|| onset.elapsed())
     });
     let trip = api.trip().expect("the status tells the trip");
-    println!("{fault}: at 0% after {} ms; {trip}", time.as_millis());
+    figure(&format!("new begins to {fault}: at 0% after {} ms; {trip}", time.as_millis()));
 
     // What was decided before may still arrive; then nobody does.
     let mut last = (scene.new.total(), Instant::now());
@@ -181,7 +182,7 @@ fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + S
     stop.store(true, Ordering::Relaxed);
     threads.into_iter().for_each(|t| t.join().unwrap());
     let count = count.load(Ordering::Relaxed);
-    println!("clients that {what}: {count}, nobody was flipped");
+    figure(&format!("clients that {what}: {count} of them, nobody was flipped"));
     assert!(count >= 100, "only {count} of them");
     assert!((api.weight() - f64::from(PERCENT) / 100.0).abs() < 1e-9, "the weight stands");
     let counts = scene.load.stop();

@@ -108,6 +108,22 @@ pub fn never(during: Duration, what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
+/// A measured figure, shown also when the test passes; `tests/run` repeats them at its end.
+pub fn figure(text: &str) {
+    aloud(&format!("figure: {text}"));
+}
+
+/// What this machine or user cannot test; never silently.
+pub fn not_tested(what: &str) {
+    aloud(&format!("NOT TESTED: {what}"));
+}
+
+/// Past the capture of the test runner, which catches `println!` only.
+fn aloud(line: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
+}
+
 pub fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
