@@ -4,12 +4,16 @@ use super::{Admin, Client, eventually, seconds};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_grayling");
+/// What cargo has built, or another build of it: `GRAYLING_BINARY=target/dist/grayling tests/run`.
+fn binary() -> PathBuf {
+    std::env::var_os("GRAYLING_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_grayling").into(), PathBuf::from)
+}
+
 /// Lines of the log that are kept for a look.
 const LOG_LINES_MAX: usize = 20_000;
 
@@ -31,7 +35,7 @@ impl Proxy {
     }
 
     pub fn try_start(config: &Path) -> Result<Proxy, String> {
-        let mut child = Command::new(BINARY)
+        let mut child = Command::new(binary())
             .args(["run", "-c"])
             .arg(config)
             .stdin(Stdio::null())
@@ -124,7 +128,7 @@ impl Drop for Proxy {
 
 /// Runs a command of grayling to its end.
 pub fn grayling(args: &[&str]) -> Output {
-    Command::new(BINARY)
+    Command::new(binary())
         .args(args)
         .stdin(Stdio::null())
         .output()
