@@ -1,2 +1,16 @@
-#[test]
-fn x() {}
+//! The tests that run the real binary, and those that hold the house in order: one test binary, a module a subject.
+//!
+//! `tests/run` installs what they need (nginx, wrk, …) and runs them.
+
+// A test that cannot go on says so by panicking; clippy knows that of `#[test]` functions only, not of what they call.
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod cohort;
+mod cohorts;
+mod latch;
+mod posts;
+mod reload;
+mod tidy;
+mod watchdog;
+mod world;

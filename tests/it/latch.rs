@@ -1,0 +1,314 @@
+//! The latch: from the announcement of a rollback on, no kill and no restart puts a user on `new`; and without a memory that can be
+//! trusted, nobody is put there either.
+
+use crate::world::{
+    Config, Origin, Proxy, Random, World, eventually, never, not_tested, seconds, turn, users_in_new,
+};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+const ROUNDS: u64 = 100;
+
+fn ask(proxy: &Proxy, users: &[String], arm: &str) {
+    let mut client = proxy.client();
+    for user in users {
+        let answer = client.get_as(user).unwrap_or_else(|e| panic!("{user}: {e}"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, arm), "{user}");
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("50%");
+    let users = users_in_new("user", 50, 30);
+    let seed = 20_261_124;
+    let mut random = Random::new(seed);
+    println!("seed {seed}");
+
+    for round in 0..ROUNDS {
+        let config = config.clone().state(&format!("directory = \"../state-{round}\""));
+        let mut proxy = world.run(&config);
+        ask(&proxy, &users[..5], "new");
+        let by_fuse = round % 4 == 3;
+        std::thread::scope(|scope| {
+            let api = proxy.api();
+            if by_fuse {
+                new.refuse();
+                ask(&proxy, &users, "stable"); // each fails to connect, and goes to stable
+            } else {
+                scope.spawn(move || {
+                    // The kill may come before the answer.
+                    let _ = api.try_change("rollback", "a test pulls the cord");
+                });
+            }
+            let api = proxy.api();
+            eventually(seconds(5), "the rollback is announced", || (api.weight() == 0.0).then_some(()));
+            std::thread::sleep(Duration::from_micros(random.below(8_000)));
+            proxy.kill();
+        });
+        if by_fuse {
+            new.listen();
+        }
+        let before = new.total();
+        let proxy = world.run(&config);
+        ask(&proxy, &users, "stable");
+        assert_eq!(new.total(), before, "round {round}: a user reached new after the restart");
+        assert_eq!(proxy.api().weight(), 0.0);
+        assert!(proxy.api().trip().is_some(), "round {round}: the status has lost the trip");
+        if round + 2 == ROUNDS {
+            // A person's resume brings it back, and a restart after that finds it resumed.
+            assert_eq!(proxy.api().change("resume", "it was a test").status, 200);
+            ask(&proxy, &users, "new");
+            drop(proxy);
+            let proxy = world.run(&config);
+            ask(&proxy, &users, "new");
+        } else if round + 1 == ROUNDS {
+            // So does a higher attempt; the old number after that is a revert, and held.
+            world.write(&config.clone().attempt(2));
+            eventually(seconds(5), "attempt 2 is in force", || (proxy.api().weight() == 0.5).then_some(()));
+            ask(&proxy, &users, "new");
+            world.write(&config.clone().attempt(1));
+            eventually(seconds(5), "attempt 1 is held", || (proxy.api().weight() == 0.0).then_some(()));
+            ask(&proxy, &users, "stable");
+        }
+    }
+}
+
+#[test]
+fn a_tripped_release_ignores_a_reload_a_touch_and_a_raised_weight() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("50%");
+    let users = users_in_new("user", 50, 20);
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "new");
+    let answer = proxy.api().change("rollback", "by hand");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    ask(&proxy, &users, "stable");
+    world.write(&config);
+    proxy.signal("HUP");
+    world.write(&config.clone().weight("60%"));
+    eventually(seconds(5), "the raised weight has been read", || {
+        proxy.api().metric("grayling_weight_configured_ratio", &[]).filter(|w| (w - 0.6).abs() < 1e-9)
+    });
+    ask(&proxy, &users, "stable");
+    let trip = proxy.api().trip().expect("still tripped");
+    assert_eq!(trip["cause"], "manual");
+}
+
+#[test]
+fn the_stop_file_holds_everything_and_its_removal_lets_go() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let users = users_in_new("user", 50, 20);
+    let proxy = world.run(&Config::new(stable.address, new.address).weight("50%"));
+    ask(&proxy, &users, "new");
+    let stop = world.config_file().with_file_name("grayling.stop");
+    std::fs::write(&stop, "").unwrap();
+    eventually(seconds(3), "everything is held", || (proxy.api().weight() == 0.0).then_some(()));
+    ask(&proxy, &users, "stable");
+    std::fs::remove_file(&stop).unwrap();
+    eventually(seconds(3), "the hold is gone", || (proxy.api().weight() == 0.5).then_some(()));
+    ask(&proxy, &users, "new");
+}
+
+/// Starts with a state directory that cannot be trusted: stable is served, `new` gets nobody, everything that looks says why.
+fn starts_with_bad_state(world: &World, config: &Config, what: &str) -> Proxy {
+    let users = users_in_new("user", 50, 20);
+    let proxy = world.run(config);
+    ask(&proxy, &users, "stable");
+    let api = proxy.api();
+    assert_eq!(api.weight(), 0.0, "{what}");
+    assert_eq!(api.metric("grayling_state_durable", &[]), Some(0.0), "{what}");
+    let ready = api.get("/readyz");
+    assert_eq!(ready.status, 200, "{what}: stable is served, so it is ready");
+    assert!(ready.text().contains("state"), "{what}: readyz says why: {}", ready.text());
+    let status = api.get("/api/v1/status").text();
+    println!("{what}: {}", ready.text());
+    assert!(proxy.said().contains("state"), "{what}: the log says why: {}", proxy.said());
+    assert!(
+        !status.contains("\"state\":\"progressing\""),
+        "{what}: the status does not call this progress: {status}"
+    );
+    never(Duration::from_millis(300), "the hold went away by itself", || api.weight() != 0.0);
+    proxy
+}
+
+#[test]
+fn a_state_directory_that_is_a_file_holds_every_release() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    std::fs::write(world.path("state"), "not a directory").unwrap();
+    let config = Config::new(stable.address, new.address).weight("50%");
+    starts_with_bad_state(&world, &config, "a file in the directory's place");
+    assert_eq!(new.total(), 0);
+}
+
+#[test]
+fn a_corrupt_state_file_holds_every_release() {
+    for (what, spoil) in [
+        ("overwritten", (|_| b"\0\0\0 garbage".to_vec()) as fn(Vec<u8>) -> Vec<u8>),
+        ("cut in half", |mut bytes| {
+            bytes.truncate(bytes.len() / 2);
+            bytes
+        }),
+        ("emptied", |_| Vec::new()),
+    ] {
+        let world = World::new();
+        let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+        let config = Config::new(stable.address, new.address).weight("50%");
+        let mut proxy = world.run(&config);
+        assert_eq!(proxy.api().change("rollback", "so that there is something to lose").status, 200);
+        proxy.kill();
+        let mut spoiled = 0;
+        for entry in std::fs::read_dir(world.path("state")).unwrap() {
+            let path = entry.unwrap().path();
+            let is_ledger = path.file_name().unwrap().to_string_lossy().contains("ledger");
+            if path.is_file() && !is_ledger {
+                let bytes = std::fs::read(&path).unwrap();
+                if !bytes.is_empty() {
+                    std::fs::write(&path, spoil(bytes)).unwrap();
+                    spoiled += 1;
+                }
+            }
+        }
+        assert!(spoiled > 0, "there is a state file");
+        let before = new.total();
+        starts_with_bad_state(&world, &config, &format!("a state file {what}"));
+        assert_eq!(new.total(), before);
+    }
+}
+
+#[test]
+fn a_ledger_without_its_latch_holds_every_release() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("50%");
+    let mut proxy = world.run(&config);
+    assert_eq!(proxy.api().change("rollback", "so that there is something to lose").status, 200);
+    proxy.kill();
+    for entry in std::fs::read_dir(world.path("state")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.file_name().unwrap().to_string_lossy().contains("ledger") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let proxy = world.run(&config);
+    ask(&proxy, &users_in_new("user", 50, 20), "stable");
+    assert_eq!(proxy.api().weight(), 0.0);
+}
+
+#[test]
+fn an_empty_memory_is_held_where_the_config_says_so() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let users = users_in_new("user", 50, 20);
+    let config = Config::new(stable.address, new.address).weight("50%");
+    let proxy = world.run(&config.state("directory = \"../state\"\nwhen_empty = \"hold\""));
+    ask(&proxy, &users, "stable");
+    let answer = proxy.api().change("resume", "first start");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    ask(&proxy, &users, "new");
+}
+
+/// A tiny file system of its own for the state; `None` where this user may not mount.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(at: &Path) -> Option<Tmpfs> {
+        std::fs::create_dir_all(at).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", at.to_str()?]).then(|| Tmpfs(at.to_owned()))
+    }
+
+    fn fill(&self) {
+        // Writes until the file system has no byte left; the error is the point.
+        let mut size = 64 * 1024;
+        for n in 0.. {
+            if std::fs::write(self.0.join(format!("ballast-{n}")), vec![0; size]).is_err() {
+                size /= 2;
+                if size == 0 {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn read_only(&self) -> bool {
+        run("mount", &["-o", "remount,ro", self.0.to_str().unwrap()])
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+fn run(command: &str, args: &[&str]) -> bool {
+    Command::new(command).args(args).output().is_ok_and(|o| o.status.success())
+}
+
+#[test]
+fn a_full_state_directory_holds_every_release() {
+    let world = World::new();
+    let Some(tmpfs) = Tmpfs::mount(&world.path("small")) else {
+        not_tested("a full disk (this user may not mount a tmpfs)");
+        return;
+    };
+    tmpfs.fill();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("50%").state("directory = \"../small\"");
+    starts_with_bad_state(&world, &config, "a full disk");
+    assert_eq!(new.total(), 0);
+}
+
+#[test]
+fn a_read_only_state_directory_holds_every_release() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("50%").state("directory = \"../small\"");
+    // Mode bits stop everybody but root, whom only a read-only file system stops.
+    let at = world.path("small");
+    let tmpfs = Tmpfs::mount(&at);
+    match &tmpfs {
+        Some(tmpfs) if tmpfs.read_only() => {}
+        _ => {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o555)).unwrap();
+            if std::fs::write(at.join("probe"), "").is_ok() {
+                eprintln!(
+                    "NOT TESTED: a read-only state directory (this user writes everywhere, and may not mount)"
+                );
+                return;
+            }
+        }
+    }
+    starts_with_bad_state(&world, &config, "a read-only state directory");
+    assert_eq!(new.total(), 0);
+}
+
+#[test]
+fn a_disk_that_fills_up_while_running_does_not_stop_a_rollback() {
+    let world = World::new();
+    let Some(tmpfs) = Tmpfs::mount(&world.path("small")) else {
+        not_tested("a disk that fills up (this user may not mount a tmpfs)");
+        return;
+    };
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let users = users_in_new("user", 50, 20);
+    let config = Config::new(stable.address, new.address).weight("50%").state("directory = \"../small\"");
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "new");
+    tmpfs.fill();
+    let _ = proxy.api().change("rollback", "on a full disk");
+    ask(&proxy, &users, "stable");
+    assert_eq!(proxy.api().weight(), 0.0);
+    assert!(proxy.api().trip().is_some(), "in memory it is a trip all the same");
+    eventually(seconds(3), "the metric says that it is in memory only", || {
+        proxy.api().metric("grayling_state_durable", &[]).filter(|v| *v == 0.0)
+    });
+}

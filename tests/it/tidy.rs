@@ -1,0 +1,269 @@
+//! Holds the house in order: the layers, the words forbidden in `domain/`, headers, sizes, and that what the documents
+//! promise is what the code has.
+
+use crate::world::{World, grayling};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const LINES_MAX: usize = 700;
+
+/// Rooms by height. A room imports from rooms below it, and from those beside it in one direction only.
+const HEIGHTS: [(&str, u32); 12] = [
+    ("domain", 0),
+    ("config", 1),
+    ("net", 1),
+    ("live", 1),
+    ("proxy", 2),
+    ("watch", 2),
+    ("journal", 2),
+    ("fleet", 2),
+    ("flags", 2),
+    ("admin", 3),
+    ("app", 4),
+    ("cli", 5),
+];
+
+/// Beside each other, and never importing each other in either direction: they meet in `live`.
+const STRANGERS: [(&str, &str); 1] = [("proxy", "watch")];
+
+const FORBIDDEN_IN_DOMAIN: [&str; 8] = [
+    "tokio",
+    "serde",
+    "std::time::Instant",
+    "time::{Instant",
+    "SystemTime",
+    "std::fs",
+    "metrics::",
+    "std::net::Tcp",
+];
+
+const TOP_LEVEL: [&str; 9] =
+    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "src", "config", "benches", "tests", "docker"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        for entry in entries {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_string_lossy().ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// What the compiler sees outside tests: no comments, and nothing from the first `#[cfg(test)]` module on.
+fn code(path: &Path) -> String {
+    let text = read(path);
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    text.lines().map(|l| if l.trim_start().starts_with("//") { "" } else { l }).collect::<Vec<_>>().join("\n")
+}
+
+/// The room of a file of `src/`: its folder, or its own name.
+fn room(path: &Path) -> String {
+    let inside = path.strip_prefix(root().join("src")).unwrap();
+    let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The rooms named after `crate::` (or `grayling::`), also in braces.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for marker in ["crate::", "grayling::"] {
+        for (at, _) in code.match_indices(marker) {
+            if code[..at].chars().next_back().is_some_and(|c| is_word(c) || c == ':') {
+                continue;
+            }
+            let after = &code[at + marker.len()..];
+            let Some(group) = after.strip_prefix('{') else {
+                rooms.insert(after.chars().take_while(|c| is_word(*c)).collect());
+                continue;
+            };
+            let (mut depth, mut word) = (0, String::new());
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => word.clear(),
+                    c if depth == 0 && is_word(c) => word.push(c),
+                    ':' if depth == 0 && !word.is_empty() => drop(rooms.insert(std::mem::take(&mut word))),
+                    _ => {}
+                }
+            }
+        }
+    }
+    rooms
+}
+
+#[test]
+fn imports_point_down_only() {
+    let heights = BTreeMap::from(HEIGHTS);
+    let mut edges: BTreeMap<(String, String), PathBuf> = BTreeMap::new();
+    for file in files("src", ".rs") {
+        let here = room(&file);
+        if here == "main" || here == "lib" {
+            continue;
+        }
+        let height = heights
+            .get(here.as_str())
+            .unwrap_or_else(|| panic!("{}: a room without a height", file.display()));
+        assert!(!code(&file).contains("super::super::"), "{}: say crate:: instead", file.display());
+        for there in imports(&code(&file)) {
+            let Some(other) = heights.get(there.as_str()) else { continue };
+            assert!(other <= height, "{}: {here} imports {there}, which stands above it", file.display());
+            if there != here {
+                edges.insert((here.clone(), there), file.clone());
+            }
+        }
+    }
+    for ((from, to), file) in &edges {
+        let back = edges.get(&(to.clone(), from.clone()));
+        assert!(
+            back.is_none(),
+            "{from} and {to} import each other: {}, {}",
+            file.display(),
+            back.unwrap().display()
+        );
+        for (a, b) in STRANGERS {
+            let strangers = (from == a && to == b) || (from == b && to == a);
+            assert!(!strangers, "{}: {from} imports {to}; they meet in live", file.display());
+        }
+    }
+    assert!(edges.len() >= 3, "the scan found almost nothing: {edges:?}");
+}
+
+#[test]
+fn the_scan_of_imports_sees_groups_and_paths() {
+    let found =
+        imports("use crate::{live::{a, b}, net::pool, config};\nlet x = crate::proxy::run(); other_crate::y");
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["live", "net", "proxy"]);
+}
+
+#[test]
+fn the_domain_is_pure() {
+    for file in files("src/domain", ".rs") {
+        let code = code(&file);
+        for word in FORBIDDEN_IN_DOMAIN {
+            assert!(!code.contains(word), "{} says {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_owns_and_is_short_enough() {
+    for folder in ["src", "tests", "benches"] {
+        for file in files(folder, ".rs") {
+            let text = read(&file);
+            assert!(text.starts_with("//! "), "{} does not open with //!", file.display());
+            let lines = text.lines().count();
+            assert!(lines <= LINES_MAX, "{}: {lines} lines; what does it hide?", file.display());
+        }
+    }
+}
+
+#[test]
+fn names_say_what_things_are() {
+    for file in files("src", ".rs") {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(!["utils", "util", "common", "helpers"].contains(&name.as_str()), "{}", file.display());
+        let code = code(&file);
+        for word in ["fn get_", "Manager", "Helper"] {
+            assert!(!code.contains(word), "{} says {word}", file.display());
+        }
+    }
+}
+
+/// Names that begin with `grayling_`; those of a histogram's parts count as the histogram.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in text.match_indices("grayling_") {
+        if !text[..at].chars().next_back().is_some_and(is_word) {
+            let name: String = text[at..].chars().take_while(|c| is_word(*c)).collect();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part));
+            names.insert(base.unwrap_or(&name).to_owned());
+        }
+    }
+    names
+}
+
+#[test]
+fn the_readme_has_a_row_for_every_metric_and_the_alerts_use_no_other() {
+    let meter = code(&root().join("src/live/meter.rs"));
+    let quoted: String = meter.split('"').skip(1).step_by(2).collect::<Vec<_>>().join("\n");
+    let published = metric_names(&quoted);
+    assert!(published.len() >= 10, "{published:?}");
+    let readme = read(&root().join("README.md"));
+    let rows: String =
+        readme.lines().filter(|l| l.starts_with("| `grayling_")).collect::<Vec<_>>().join("\n");
+    let documented = metric_names(&rows);
+    assert_eq!(published, documented, "left: src/live/meter.rs, right: the table in README.md");
+    let rules = read(&root().join("config/prometheus/rules.yml"));
+    let code: String =
+        rules.lines().filter(|l| !l.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
+    let used = metric_names(&code);
+    assert!(!used.is_empty() && used.is_subset(&published), "{:?}", used.difference(&published));
+}
+
+fn passes_check(file: &Path, what: &str) {
+    let output = grayling(&["check", file.to_str().unwrap()]);
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(output.status.code(), Some(0), "{what}: {}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn every_config_file_passes_the_check() {
+    let all = files("config", ".toml");
+    assert!(
+        all.iter().any(|f| f.ends_with("grayling.toml")) && all.iter().any(|f| f.ends_with("reference.toml"))
+    );
+    for file in all {
+        passes_check(&file, &file.display().to_string());
+    }
+    let compose = root().join("docker/compose");
+    for file in files("docker", ".toml") {
+        assert!(file.starts_with(&compose), "{}: an unknown place", file.display());
+        passes_check(&file, &file.display().to_string());
+    }
+}
+
+#[test]
+fn every_toml_block_of_the_readme_passes_the_check() {
+    let world = World::new();
+    let readme = read(&root().join("README.md"));
+    for (n, block) in readme.split("```toml\n").skip(1).enumerate() {
+        let block = block.split("```").next().unwrap_or_default();
+        passes_check(
+            &world.write_text(block),
+            &format!("the TOML block nr. {} of README.md:\n{block}", n + 1),
+        );
+    }
+}
+
+#[test]
+fn the_top_level_is_as_fixed() {
+    let visible =
+        std::fs::read_dir(root()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    // Both are ignored by git: what cargo builds, and the state of a `grayling run` from here.
+    let found: BTreeSet<String> =
+        visible.filter(|n| !n.starts_with('.') && n != "target" && n != "state").collect();
+    assert_eq!(found, TOP_LEVEL.map(str::to_owned).into());
+}

@@ -1,0 +1,114 @@
+//! A config file as a value: what a test wants different, it sets; the rest is the shortest legal file.
+
+use std::net::SocketAddr;
+
+#[derive(Clone)]
+pub struct Config {
+    pub stable: Vec<SocketAddr>,
+    pub new: Vec<SocketAddr>,
+    /// With its percent sign.
+    pub weight: String,
+    pub attempt: u64,
+    /// More lines, each for its table.
+    pub listen: String,
+    pub upstreams: String,
+    pub release: String,
+    pub watchdog: String,
+    pub limits: String,
+    pub state: String,
+    /// After everything else: whole tables.
+    pub rest: String,
+}
+
+/// The name of the one release, everywhere in these tests.
+pub const RELEASE: &str = "billing";
+
+impl Config {
+    pub fn new(stable: SocketAddr, new: SocketAddr) -> Config {
+        Config {
+            stable: vec![stable],
+            new: vec![new],
+            weight: "20%".into(),
+            attempt: 1,
+            listen: "workers = 1".into(),
+            upstreams: String::new(),
+            release: String::new(),
+            watchdog: String::new(),
+            limits: String::new(),
+            state: "directory = \"../state\"".into(),
+            rest: String::new(),
+        }
+    }
+
+    pub fn weight(mut self, weight: &str) -> Config {
+        self.weight = weight.into();
+        self
+    }
+
+    pub fn attempt(mut self, attempt: u64) -> Config {
+        self.attempt = attempt;
+        self
+    }
+
+    pub fn upstreams(mut self, lines: &str) -> Config {
+        self.upstreams = lines.into();
+        self
+    }
+
+    pub fn watchdog(mut self, lines: &str) -> Config {
+        self.watchdog = lines.into();
+        self
+    }
+
+    pub fn release(mut self, lines: &str) -> Config {
+        self.release = lines.into();
+        self
+    }
+
+    pub fn state(mut self, lines: &str) -> Config {
+        self.state = lines.into();
+        self
+    }
+
+    pub fn text(&self) -> String {
+        let Config { weight, attempt, listen, upstreams, release, watchdog, limits, state, rest, .. } = self;
+        let servers =
+            |all: &[SocketAddr]| all.iter().map(|a| format!("\"http://{a}\"")).collect::<Vec<_>>().join(", ");
+        let (stable, new) = (servers(&self.stable), servers(&self.new));
+        format!(
+            r#"[listen]
+http = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+{listen}
+
+[upstream.v1]
+servers = [{stable}]
+{upstreams}
+
+[upstream.v2]
+servers = [{new}]
+{upstreams}
+
+[release.{RELEASE}]
+stable = "v1"
+new = "v2"
+weight = "{weight}"
+attempt = {attempt}
+{release}
+
+[release.{RELEASE}.watchdog]
+{watchdog}
+
+[[route]]
+path = "/"
+release = "{RELEASE}"
+
+[limits]
+{limits}
+
+[state]
+{state}
+{rest}"#
+        )
+    }
+}

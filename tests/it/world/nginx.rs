@@ -1,0 +1,81 @@
+//! A real nginx as an origin: one process, its files in the world's folder, root or not.
+
+use super::{Client, World, eventually, seconds};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+pub struct Nginx {
+    pub address: SocketAddr,
+    child: Child,
+}
+
+impl Nginx {
+    /// Answers 200 with `NAME USER-ID` to everything.
+    pub fn start(world: &World, name: &str) -> Nginx {
+        // nginx cannot be given port 0: we look for a free one, and for another if it was taken meanwhile.
+        for _ in 0..5 {
+            let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+            if let Some(child) = start_on(world, name, address) {
+                return Nginx { address, child };
+            }
+        }
+        panic!("nginx does not start; its error log is in {}", world.folder().display());
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start_on(world: &World, name: &str, address: SocketAddr) -> Option<Child> {
+    let folder = world.path(&format!("nginx-{name}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (at, file) = (folder.display(), folder.join("nginx.conf"));
+    let config = format!(
+        r#"daemon off;
+master_process off;
+pid {at}/pid;
+error_log {at}/error.log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {at}/body;
+  proxy_temp_path {at}/proxy;
+  fastcgi_temp_path {at}/fastcgi;
+  uwsgi_temp_path {at}/uwsgi;
+  scgi_temp_path {at}/scgi;
+  default_type text/plain;
+  server {{
+    listen {address};
+    location / {{ return 200 "{name} $http_x_user_id\n"; }}
+  }}
+}}
+"#
+    );
+    std::fs::write(&file, config).unwrap();
+    let binary =
+        ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|p| std::path::Path::new(p).exists());
+    let mut child = Command::new(binary.unwrap_or("nginx"))
+        .arg("-c")
+        .arg(&file)
+        .arg("-p")
+        .arg(&folder)
+        .arg("-e")
+        .arg(folder.join("error.log"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("nginx is installed (tests/run installs it: package nginx-light)");
+    eventually(seconds(10), "nginx answers, or ends", || {
+        if child.try_wait().expect("our own child").is_some() {
+            return Some(false);
+        }
+        let answer = Client::new(address).get("/", &[]).ok()?;
+        Some(answer.text().starts_with(name))
+    })
+    .then_some(child)
+}

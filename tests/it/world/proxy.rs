@@ -1,0 +1,164 @@
+//! The real binary as a child: started, listened to, signalled, killed.
+
+use super::{Admin, Client, eventually, seconds};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// What cargo has built, or another build of it: `GRAYLING_BINARY=target/dist/grayling tests/run`.
+fn binary() -> PathBuf {
+    std::env::var_os("GRAYLING_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_grayling").into(), PathBuf::from)
+}
+
+/// Lines of the log that are kept for a look.
+const LOG_LINES_MAX: usize = 20_000;
+
+pub struct Proxy {
+    child: Child,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    stderr: Arc<Mutex<String>>,
+}
+
+impl Proxy {
+    /// Runs `grayling run -c FILE` and waits until it says where it listens; panics with its stderr when it does not.
+    pub fn start(config: &Path) -> Proxy {
+        match Proxy::try_start(config) {
+            Ok(proxy) => proxy,
+            Err(why) => panic!("grayling did not start: {why}"),
+        }
+    }
+
+    pub fn try_start(config: &Path) -> Result<Proxy, String> {
+        let mut child = Command::new(binary())
+            .args(["run", "-c"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary that cargo has built starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let stderr = Arc::new(Mutex::new(String::new()));
+        collect_lines(child.stdout.take().expect("piped"), Arc::clone(&log));
+        collect_text(child.stderr.take().expect("piped"), Arc::clone(&stderr));
+
+        let start = std::time::Instant::now();
+        loop {
+            let (http, admin) = (listening(&log, "http"), listening(&log, "admin"));
+            if let (Some(http), Some(admin)) = (http, admin) {
+                return Ok(Proxy { child, http, admin, log, stderr });
+            }
+            let ended = child.try_wait().expect("our own child").map(|s| s.to_string());
+            if ended.is_some() || start.elapsed() > seconds(20) {
+                let _ = child.kill();
+                let _ = child.wait();
+                std::thread::sleep(Duration::from_millis(20)); // let the last of stderr arrive
+                let said = stderr.lock().unwrap().clone();
+                let log = log.lock().unwrap().join("\n");
+                return Err(format!(
+                    "{}\n{said}{log}",
+                    ended.as_deref().unwrap_or("not listening after 20 s")
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.http)
+    }
+
+    pub fn api(&self) -> Admin {
+        Admin::new(self.admin)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `TERM`, `HUP`, … through the shell's own `kill`, to need no further crate.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
+        assert!(status.expect("sh").success(), "kill -{name}");
+    }
+
+    /// SIGKILL, and reaped: when this returns the process is gone and its ports are free.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub fn ends_within(&mut self, within: Duration) -> ExitStatus {
+        eventually(within, "grayling ends", || self.child.try_wait().expect("our own child"))
+    }
+
+    /// The lines of stdout so far, as JSON; panics on a line that is not.
+    pub fn log(&self) -> Vec<Value> {
+        let lines = self.log.lock().unwrap();
+        lines.iter().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
+    }
+
+    /// stdout and stderr as they came.
+    pub fn said(&self) -> String {
+        format!("{}\n{}", self.log.lock().unwrap().join("\n"), self.stderr.lock().unwrap())
+    }
+
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        self.log().into_iter().filter(|l| l["event"] == name).collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = self.said();
+            let tail: Vec<&str> = said.lines().rev().take(30).collect();
+            eprintln!("--- the last of what grayling said");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+        self.kill();
+    }
+}
+
+/// Runs a command of grayling to its end.
+pub fn grayling(args: &[&str]) -> Output {
+    Command::new(binary())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary that cargo has built starts")
+}
+
+fn listening(log: &Mutex<Vec<String>>, name: &str) -> Option<SocketAddr> {
+    log.lock().unwrap().iter().find_map(|line| {
+        let line: Value = serde_json::from_str(line).ok()?;
+        let ours = line["event"] == "listening" && line["name"] == name;
+        ours.then(|| line["address"].as_str()?.parse().ok())?
+    })
+}
+
+fn collect_lines(from: impl Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let mut lines = into.lock().unwrap();
+            if lines.len() < LOG_LINES_MAX {
+                lines.push(line);
+            }
+        }
+    });
+}
+
+fn collect_text(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut piece) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+    });
+}
