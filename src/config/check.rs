@@ -4,7 +4,7 @@
 //! that repairing a file it names is noticed.
 
 use super::read::{Reader, Scope};
-use super::report::{Fault, Place, Report, Severity, Source};
+use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
 use super::{named, sections};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 /// A config larger than this is not a config.
-pub const FILE_BYTES_MAX: u64 = 4 << 20;
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const NOT_TOML: &str = "this is not TOML";
 
@@ -144,7 +144,7 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
     let mut last = "";
-    for error in &syntax {
+    for error in syntax.iter().take(FAULTS_MAX) {
         let span = error.span().unwrap_or(0..0);
         broken_lines.insert(line_of(text, span.start));
         // A bracket that is never closed makes every later line an element that lacks its comma.

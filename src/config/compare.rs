@@ -189,10 +189,17 @@ fn arms(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after
 
 fn added(findings: &mut Findings, release: &Release) {
     let message = format!("release `{}` is new: {} of users go to `new`", release.name, release.weight);
-    if release.weight.parts() > RAISE_NOTABLE {
-        findings.warning(message)
+    // Else a release that is taken out and put back would be raised past what guards it.
+    if release.weight > release.step_max {
+        let (weight, step_max) = (release.weight, release.step_max);
+        findings.refused(format!(
+            "release `{}` is new: from nothing to {weight} is more than its `step_max` ({step_max}) allows",
+            release.name
+        ));
+    } else if release.weight.parts() > RAISE_NOTABLE {
+        findings.warning(message);
     } else {
-        findings.note(message)
+        findings.note(message);
     }
     if !release.watchdog.enabled {
         findings.warning(format!("release `{}` starts with its watchdog off", release.name));
@@ -415,7 +422,14 @@ release = "r"
         assert_eq!(refused(&[("20%", "70%")]), Vec::<String>::new());
         assert_eq!(refused(&[("20%", "71%"), ("50%", "100%")]).len(), 1);
         assert_eq!(refused(&[("20%", "40%"), ("50%", "10%")]).len(), 1);
-        assert_eq!(refused(&[("attempt", "attempt")][..0]), Vec::<String>::new());
+        assert_eq!(
+            refused(&[
+                ("[release.r]", "[release.s]"),
+                ("20%", "51%"),
+                ("release = \"r\"", "release = \"s\"")
+            ]),
+            ["Refused: release `s` is new: from nothing to 51% is more than its `step_max` (50%) allows"]
+        );
     }
 
     proptest! {

@@ -49,14 +49,24 @@ pub enum Color {
     Ansi,
 }
 
+/// Kept of each severity: a file of a million faults is one fault, and every one costs a look at the whole text.
+pub const FAULTS_MAX: usize = 200;
+
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     faults: Vec<Fault>,
+    /// Beyond [`FAULTS_MAX`].
+    more: usize,
 }
 
 impl Report {
     pub fn push(&mut self, fault: Fault) {
-        self.faults.push(fault);
+        let alike = self.faults.iter().filter(|f| f.severity == fault.severity).count();
+        if alike < FAULTS_MAX {
+            self.faults.push(fault);
+        } else {
+            self.more += 1;
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -77,7 +87,8 @@ impl Report {
 
     /// One line a fault: `grayling.toml:12:1: unknown key `wieght`; did you mean `weight`?`
     pub fn lines(&self) -> Vec<String> {
-        self.faults.iter().map(Fault::line).collect()
+        let more = (self.more > 0).then(|| format!("and {} more", self.more));
+        self.faults.iter().map(Fault::line).chain(more).collect()
     }
 
     /// As rustc would print it, one block a fault.
@@ -90,6 +101,9 @@ impl Report {
         let mut text = blocks.join("\n\n");
         if !text.is_empty() {
             text.push('\n');
+        }
+        if self.more > 0 {
+            text.push_str(&format!("\nand {} more\n", self.more));
         }
         text
     }
