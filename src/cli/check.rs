@@ -1,15 +1,3 @@
-<<<<<<< HEAD
-//! STUB, to be replaced at the merge.
-
-use std::process::ExitCode;
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  grayling check")]
-pub struct Args {}
-
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`check` is not built yet")
-=======
 //! `grayling check`: every fault of a config file at once; and with `--against`, what it would change in a running proxy.
 //!
 //! Faults go to stderr as a compiler prints them, one line of summary to stdout. Exit 0, or 78 (EX_CONFIG) if the file
@@ -252,5 +240,4 @@ mod tests {
         assert_eq!(told.summary, "/nonexistent/grayling.toml: 1 error\n");
         assert!(told.faults.contains("grayling init"), "{}", told.faults);
     }
->>>>>>> config
 }

@@ -1,15 +1,3 @@
-<<<<<<< HEAD
-//! STUB, to be replaced at the merge.
-
-use std::process::ExitCode;
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  grayling init")]
-pub struct Args {}
-
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`init` is not built yet")
-=======
 //! `grayling init`: a commented config file to start from; the very one that `grayling run` takes by default.
 
 use std::io::Write;
@@ -23,5 +11,4 @@ pub struct Args {}
 pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
     std::io::stdout().lock().write_all(include_bytes!("../../config/grayling.toml"))?;
     Ok(ExitCode::SUCCESS)
->>>>>>> config
 }

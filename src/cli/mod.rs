@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The command line: one file per command, and here the tree of them and the exit codes.
 //!
 //! Invariants: a command returns its exit code, and never ends the process itself; what it prints for people or
@@ -83,7 +82,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args),
+        Command::Check(args) => check::run(args, |args| client::running(args.against.as_deref(), args.token_file.as_deref())),
         Command::Init(args) => init::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Status(args) => status::run(args),
@@ -184,9 +183,3 @@ mod tests {
         assert_eq!(code(io::Error::from(io::ErrorKind::NotFound).into()), is(1));
     }
 }
-=======
-//! stub
-pub mod check;
-pub mod init;
-pub mod schema;
->>>>>>> config

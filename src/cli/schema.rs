@@ -1,15 +1,3 @@
-<<<<<<< HEAD
-//! STUB, to be replaced at the merge.
-
-use std::process::ExitCode;
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  grayling schema")]
-pub struct Args {}
-
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`schema` is not built yet")
-=======
 //! `grayling schema`: the JSON schema of the config file, for editors.
 
 use std::io::Write;
@@ -33,5 +21,4 @@ mod tests {
         let now = crate::config::file::schema();
         assert!(stored == now, "write it anew: cargo run -- schema > config/grayling.schema.json");
     }
->>>>>>> config
 }

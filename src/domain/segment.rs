@@ -60,13 +60,8 @@ impl Segment {
 ///
 /// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
 /// Hashes are uniform, so interpolation finds one in a handful of probes (Perl, Itai, Avni 1978).
-<<<<<<< HEAD
-#[derive(Debug, Default, Clone)]
-pub struct UserSet(Vec<u64>, u64);
-=======
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct UserSet(Vec<u64>);
->>>>>>> config
+pub struct UserSet(Vec<u64>, u64);
 
 impl UserSet {
     pub fn from_hashes(mut hashes: Vec<u64>) -> Self {

@@ -1,0 +1,5 @@
+//! One file, one slow task each: the watchdog.
+//!
+//! Never imports `proxy`: they meet in `live`.
+
+pub mod watchdog;
