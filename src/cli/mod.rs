@@ -1,4 +1,0 @@
-//! stub
-pub mod check;
-pub mod init;
-pub mod schema;
