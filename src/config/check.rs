@@ -10,7 +10,7 @@ use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 /// A config larger than this is not a config.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -143,15 +143,19 @@ pub(super) fn examine(
 fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
-    let mut last = "";
+    let first = syntax.iter().find_map(toml::de::Error::span).map(|span| span.start);
+    // All that follows a bracket that is never closed was read as its contents, and says nothing.
+    let cut = first.and_then(|at| unclosed(root.get_ref(), text, at)).unwrap_or(usize::MAX);
+    if cut < text.len() {
+        let close = if text.as_bytes()[cut] == b'[' { "]" } else { "}" };
+        reader.fault(&(cut..cut + 1), NOT_TOML, "this is never closed", Some(format!("add `{close}`")));
+    }
     for error in syntax.iter().take(FAULTS_MAX) {
         let span = error.span().unwrap_or(0..0);
-        broken_lines.insert(line_of(text, span.start));
-        // A bracket that is never closed makes every later line an element that lacks its comma.
-        if last != error.message() || !last.starts_with("missing comma between array elements") {
+        if span.start < cut {
+            broken_lines.insert(line_of(text, span.start));
             reader.fault(&span, NOT_TOML, error.message(), syntax_help(error.message()));
         }
-        last = error.message();
     }
     reader.recovering = !syntax.is_empty();
     let scope = Scope { section: "", title: String::new(), table: Some(root.get_ref()), span: 0..0 };
@@ -161,7 +165,7 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
     let mut seen = BTreeSet::new();
     reader.report.retain(|fault| match &fault.place {
         Place::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
-            !broken_lines.contains(&line_of(text, span.start))
+            span.start < cut && !broken_lines.contains(&line_of(text, span.start))
         }
         Place::Shown { span, .. } => seen.insert(line_of(text, span.start)),
         Place::Named { .. } => true,
@@ -196,6 +200,25 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     })
 }
 
+/// Where an array or inline table starts that holds `at` and the header of a later section.
+fn unclosed(table: &DeTable<'_>, text: &str, at: usize) -> Option<usize> {
+    table.values().find_map(|value| {
+        let span = value.span();
+        let inside = text.get(span.clone()).unwrap_or("");
+        if inside.starts_with(['[', '{']) && span.contains(&at) && inside.contains("\n[") {
+            return Some(span.start);
+        }
+        match value.get_ref() {
+            DeValue::Table(inner) => unclosed(inner, text, at),
+            DeValue::Array(list) => list
+                .iter()
+                .filter_map(|element| element.get_ref().as_table())
+                .find_map(|inner| unclosed(inner, text, at)),
+            _ => None,
+        }
+    })
+}
+
 fn line_of(text: &str, at: usize) -> usize {
     text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
@@ -206,9 +229,6 @@ fn syntax_help(message: &str) -> Option<String> {
     }
     if message.starts_with("carriage return must be followed") {
         return Some("end lines with LF or CR LF; a CR alone is not a line end".into());
-    }
-    if message.starts_with("missing comma between array elements") {
-        return Some("write a comma, or close the array with `]` on a line above".into());
     }
     if message.contains("string values must be quoted") {
         return Some("put the value in double quotes".into());

@@ -485,18 +485,26 @@ mod tests {
         fs::write(&file, "1").unwrap();
         let (watcher, mut changes) = Watcher::start(vec![file.clone()]).unwrap();
         let mut slow = fs::File::create(&file).unwrap();
+        let mut delivered = 0;
         for i in 0..60 {
             slow.write_all(format!("line {i}\n").as_bytes()).unwrap();
+            delivered += u32::from(changes.try_recv().is_ok());
             std::thread::sleep(Duration::from_millis(5));
         }
-        let before_its_end = changes.try_recv().is_ok();
         drop(slow);
-        if before_its_end {
-            // A machine so busy that two writes were 30 ms apart; then there must be another change.
-            println!("the writer was held up");
+        let mut silent_since = Instant::now();
+        let mut after_the_end = 0;
+        while silent_since.elapsed() < POLL + SETTLE * 4 {
+            if changes.try_recv().is_ok() {
+                after_the_end += 1;
+                silent_since = Instant::now();
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        contents(&mut changes);
-        nothing_but_a_kick(&watcher, &mut changes);
+        assert!(after_the_end >= 1);
+        // Once; a few times on a machine so busy that two writes are 30 ms apart; sixty times without waiting.
+        assert!(delivered + after_the_end <= 6, "{delivered} + {after_the_end}");
+        drop(watcher);
     }
 
     #[test]

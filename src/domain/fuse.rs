@@ -32,6 +32,11 @@ impl Fuse {
         Fuse { in_a_row: 0, tried: vec![0; servers] }
     }
 
+    /// How many servers of `new` it watches.
+    pub fn servers(&self) -> usize {
+        self.tried.len()
+    }
+
     /// A connection to any server of `new` stands, or `new` answered.
     pub fn connected(&mut self) {
         *self = Fuse::new(self.tried.len());

@@ -26,7 +26,7 @@ use crate::domain::verdict::{Cause, Judgement};
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -184,7 +184,7 @@ impl Live {
             }
         }
         let workers = plan.listen.workers;
-        let stop_file = stop_path(&source).exists();
+        let stop_file = StopFile::beside(&source.path) == StopFile::Present;
         let mut writer =
             Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
         let direct = Arc::new(ArmTally::new(workers));
@@ -244,9 +244,9 @@ impl Live {
     pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let findings = config::compare::compare(&before.plan, &checked.plan);
+        let findings = config::compare(&before.plan, &checked.plan);
         let (refused, told): (Vec<_>, Vec<_>) =
-            findings.into_iter().partition(|f| f.kind == config::compare::Kind::Refused);
+            findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
         refused.extend(conflicts(&checked.plan, &writer.image.releases));
         if !refused.is_empty() {
@@ -397,10 +397,10 @@ impl Live {
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
 
-    /// Looks for `grayling.stop` beside the config file, and obeys it.
-    pub fn heed_stop_file(&self) {
+    /// Obeys the stop file, whose `presence` the caller has looked up (a sick file system must not hold the lock).
+    pub fn heed_stop_file(&self, presence: StopFile) {
+        let stop = presence == StopFile::Present;
         let mut writer = self.writer();
-        let stop = stop_path(&writer.source).exists();
         if stop == writer.stop_file {
             return;
         }
@@ -415,6 +415,14 @@ impl Live {
         let mut entries = vec![writer.record(entry)];
         entries.extend(writer.changes(&before, &next, &[]));
         self.publish(&mut writer, next, entries, None);
+    }
+
+    /// A new round of evidence for a release, with cleared flags of its users; the weight stays.
+    pub fn renew_epoch(&self, name: &str) {
+        let mut writer = self.writer();
+        let before = self.snapshot.load_full();
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::NewRound));
+        self.snapshot.store(next);
     }
 
     fn publish(
@@ -433,6 +441,8 @@ impl Live {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Evidence {
     Keeps,
+    /// Keeps what was won, but counts its users anew.
+    NewRound,
     StartsAfresh,
 }
 
@@ -561,7 +571,7 @@ impl Writer {
         workers: usize,
     ) -> ReleaseLive {
         let (force, hold, state) = self.force(&release);
-        let keep = before.filter(|_| evidence == Evidence::Keeps);
+        let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
         let evidence_id = keep.map_or_else(
             || {
                 self.evidence += 1;
@@ -570,7 +580,8 @@ impl Writer {
             |b| b.evidence_id,
         );
         let same_epoch = keep.filter(|b| {
-            b.force == force
+            evidence == Evidence::Keeps
+                && b.force == force
                 && b.release.salt == release.salt
                 && b.release.watchdog.tick == release.watchdog.tick
                 && same_segments(&b.release.segments, &release.segments)
@@ -673,8 +684,17 @@ fn file_origin() -> Origin {
     Origin { actor: "file".into(), reason: None }
 }
 
-fn stop_path(source: &Source) -> PathBuf {
-    source.path.with_file_name("grayling.stop")
+/// `grayling.stop` beside the config file: it holds every release at 0%.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopFile {
+    Present,
+    Absent,
+}
+
+impl StopFile {
+    pub fn beside(config: &Path) -> StopFile {
+        if config.with_file_name("grayling.stop").exists() { StopFile::Present } else { StopFile::Absent }
+    }
 }
 
 /// Releases and routes of `plan` that would send users to the servers of a standing trip of another name.

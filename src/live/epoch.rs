@@ -85,6 +85,8 @@ pub struct Epoch {
     workers: PerWorker<[Box<[Interval]>; 2]>,
     users: UserFlags,
     began: Duration,
+    /// A client who waits longer for a head, and leaves, says something about the arm. Written by the watchdog.
+    patience_us: AtomicU64,
     /// Intervals below this number are judged.
     judged: AtomicU64,
 }
@@ -95,9 +97,11 @@ struct Interval {
     /// Number of the interval + 1; 0: never used.
     stamp: AtomicU64,
     requests: AtomicU32,
-    failed: AtomicU32,
-    /// Answered, or ended by the client or the proxy itself.
-    settled: AtomicU32,
+    answered: AtomicU32,
+    /// Ended by the client or by the proxy itself.
+    excused: AtomicU32,
+    /// Of those: clients who left without a head after more than the patience.
+    gave_up: AtomicU32,
     entered: AtomicU32,
     entered_settled: AtomicU32,
     users_failed: AtomicU64,
@@ -131,12 +135,18 @@ pub enum Ending {
     Failed,
     /// Ended by the client or by the proxy: neither a success nor a failure of the arm.
     Excused,
+    /// As `Excused`; the client left before a response head came.
+    GaveUp,
 }
 
 /// One arm's counts of one final interval, all workers together.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FinalCounts {
     pub requests: u64,
+    /// Ended by the client or by the proxy itself: neither answered nor failed.
+    pub excused: u64,
+    /// Of those: clients who left without a head after an unusual wait.
+    pub gave_up: u64,
     /// Failed, or not answered by the deadline.
     pub failed: u64,
     /// Users whose first request of the round this was, and how many of those failed.
@@ -150,6 +160,7 @@ pub struct FinalCounts {
 
 /// A final interval.
 pub struct Final {
+    pub end: Duration,
     /// The cohort of those who entered in it.
     pub entered_as: Option<usize>,
     pub stable: FinalCounts,
@@ -165,6 +176,7 @@ impl Epoch {
             workers: PerWorker::new(workers, || [ring(), ring()]),
             users: UserFlags::new(),
             began: now,
+            patience_us: AtomicU64::new(u64::MAX),
             judged: AtomicU64::new(0),
         };
         epoch.judged.store(epoch.interval_at(now), Relaxed);
@@ -197,7 +209,7 @@ impl Epoch {
         let cell = self.cell(worker, arm, interval);
         if cell.stamp.load(Relaxed) != interval + 1 {
             for counter in
-                [&cell.requests, &cell.failed, &cell.settled, &cell.entered, &cell.entered_settled]
+                [&cell.requests, &cell.answered, &cell.excused, &cell.gave_up, &cell.entered, &cell.entered_settled]
             {
                 counter.store(0, Relaxed);
             }
@@ -230,14 +242,17 @@ impl Epoch {
         let represented = ticket.bucket.zip(ticket.role);
         match (counted, ending) {
             (true, Ending::Failed) => {
-                add(&cell.failed);
                 self.mark(cell, ticket.bucket);
                 if let Some((bucket, _)) = represented {
                     self.users.set_failed(bucket);
                 }
             }
-            (true, Ending::Answered | Ending::Excused) => {
-                add(&cell.settled);
+            (true, Ending::Answered | Ending::Excused | Ending::GaveUp) => {
+                add(if ending == Ending::Answered { &cell.answered } else { &cell.excused });
+                let waited = now.saturating_sub(self.start(ticket.interval)).as_micros() as u64;
+                if ending == Ending::GaveUp && waited > self.patience_us.load(Relaxed) {
+                    add(&cell.gave_up);
+                }
                 if let Some((bucket, role)) = represented {
                     if role.enters {
                         add(&cell.entered_settled);
@@ -271,8 +286,11 @@ impl Epoch {
 
     /// One for all who enter in an interval, by the interval's start.
     fn entry_cohort(&self, interval: u64) -> Option<usize> {
-        let start = Duration::from_nanos(self.tick.as_nanos() as u64 * interval);
-        evidence::entry_cohort(start.saturating_sub(self.began))
+        evidence::entry_cohort(self.start(interval).saturating_sub(self.began))
+    }
+
+    fn start(&self, interval: u64) -> Duration {
+        Duration::from_nanos(self.tick.as_nanos() as u64 * interval)
     }
 
     fn cell(&self, worker: usize, arm: Arm, interval: u64) -> &Interval {
@@ -283,6 +301,7 @@ impl Epoch {
     /// 
     pub fn judge(&self, now: Duration, deadline: Duration, mut take: impl FnMut(Final)) {
         let deadline = deadline.min(self.deadline_max());
+        self.patience_us.store((deadline / 4).as_micros() as u64, Relaxed);
         let Some(closed) = now.checked_sub(deadline) else { return };
         let until = self.interval_at(closed);
         // After a long sleep older intervals are overwritten or stale; they are skipped, not guessed.
@@ -290,6 +309,7 @@ impl Epoch {
         for interval in from..until {
             self.judged.store(interval + 1, Release);
             take(Final {
+                end: self.start(interval + 1),
                 entered_as: self.entry_cohort(interval),
                 stable: self.read(Arm::Stable, interval),
                 new: self.read(Arm::New, interval),
@@ -311,7 +331,10 @@ impl Epoch {
             }
             let read = |c: &AtomicU32| u64::from(c.load(Relaxed));
             sum.requests += read(&cell.requests);
-            sum.failed += read(&cell.requests).saturating_sub(read(&cell.settled));
+            let excused = read(&cell.excused);
+            sum.excused += excused;
+            sum.gave_up += read(&cell.gave_up);
+            sum.failed += read(&cell.requests).saturating_sub(read(&cell.answered) + excused);
             sum.entered += read(&cell.entered);
             sum.entered_failed += read(&cell.entered).saturating_sub(read(&cell.entered_settled));
             for (sum, (at_risk, settled)) in

@@ -4,7 +4,7 @@
 //! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of histogram.
 
 use super::tally::ArmTally;
-use crate::domain::histogram;
+use crate::domain::histogram::Histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -20,42 +20,47 @@ pub struct Recent {
 }
 
 /// Counts in some time; latencies of whole exchanges.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Slice {
     pub requests: u64,
     pub failures: u64,
-    pub latency: Vec<u64>,
-}
-
-impl Default for Slice {
-    fn default() -> Self {
-        Slice { requests: 0, failures: 0, latency: vec![0; histogram::BUCKETS] }
-    }
+    pub latency: Histogram,
+    /// Of those that succeeded.
+    pub success: Histogram,
 }
 
 impl Slice {
     fn add(&mut self, other: &Slice) {
         self.requests += other.requests;
         self.failures += other.failures;
-        for (sum, n) in self.latency.iter_mut().zip(&other.latency) {
-            *sum += n;
-        }
+        self.latency.add(&other.latency);
+        self.success.add(&other.success);
     }
 
     fn since(&self, before: &Slice) -> Slice {
         Slice {
             requests: self.requests.saturating_sub(before.requests),
             failures: self.failures.saturating_sub(before.failures),
-            latency: self.latency.iter().zip(&before.latency).map(|(a, b)| a.saturating_sub(*b)).collect(),
+            latency: difference(&self.latency, &before.latency),
+            success: difference(&self.success, &before.success),
         }
     }
+}
+
+fn difference(after: &Histogram, before: &Histogram) -> Histogram {
+    Histogram { counts: std::array::from_fn(|i| after.counts[i].saturating_sub(before.counts[i])) }
 }
 
 impl Recent {
     /// Takes up what was counted since the last call.
     pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
         let total =
-            Slice { requests: tally.requests(), failures: tally.failures(), latency: tally.duration().buckets };
+            Slice {
+            requests: tally.requests(),
+            failures: tally.failures(),
+            latency: tally.duration().histogram,
+            success: tally.success().histogram,
+        };
         let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
         self.last = Some(total);
         if self.slices.is_empty() || now >= self.slice_began + SLICE {

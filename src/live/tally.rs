@@ -5,10 +5,13 @@
 //! names from the config only.
 
 use crate::domain::decide::Arm;
+use super::clock;
 use crate::domain::distinct;
-use crate::domain::histogram;
+use crate::domain::fuse::{Blown, Fuse};
+use crate::domain::histogram::{self, Histogram};
 use crate::domain::outcome::Outcome;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A counter with one writer and many readers.
@@ -97,6 +100,8 @@ pub struct ArmCounts {
     pub failures: Counter,
     /// Whole exchange.
     pub duration: Latencies,
+    /// Of those, the ones that succeeded: what "usual" means for the arm.
+    pub success: Latencies,
     /// Until the response head.
     pub response: Latencies,
 }
@@ -157,6 +162,10 @@ impl ArmTally {
         LatencySum::of(self.workers.iter().map(|w| &w.duration))
     }
 
+    pub fn success(&self) -> LatencySum {
+        LatencySum::of(self.workers.iter().map(|w| &w.success))
+    }
+
     pub fn response(&self) -> LatencySum {
         LatencySum::of(self.workers.iter().map(|w| &w.response))
     }
@@ -165,15 +174,15 @@ impl ArmTally {
 /// All workers' latencies added up.
 #[derive(Clone)]
 pub struct LatencySum {
-    pub buckets: Vec<u64>,
+    pub histogram: Histogram,
     pub sum_us: u64,
 }
 
 impl LatencySum {
     fn of<'a>(workers: impl Iterator<Item = &'a Latencies>) -> Self {
-        let mut sum = LatencySum { buckets: vec![0; histogram::BUCKETS], sum_us: 0 };
+        let mut sum = LatencySum { histogram: Histogram::default(), sum_us: 0 };
         for worker in workers {
-            for (total, bucket) in sum.buckets.iter_mut().zip(&worker.buckets) {
+            for (total, bucket) in sum.histogram.counts.iter_mut().zip(&worker.buckets) {
                 *total += bucket.read();
             }
             sum.sum_us += worker.sum_us.read();
@@ -186,10 +195,54 @@ impl LatencySum {
 pub struct ReleaseTally {
     pub arms: [ArmTally; 2],
     pub user_id_missing: PerWorker<Counter>,
-    /// Requests of `new` in a row that found no server of it: the fuse's count.
-    pub unreachable_in_a_row: AtomicU32,
-    /// `now_ms` of the first of them.
-    pub unreachable_since_ms: AtomicU64,
+    pub fuse: FuseBox,
+}
+
+/// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one load where it can.
+#[derive(Default)]
+pub struct FuseBox {
+    fuse: Mutex<Fuse>,
+    /// There is something to clear.
+    strained: AtomicBool,
+    /// `now_ms` of the first refusal in a row.
+    since_ms: AtomicU64,
+}
+
+impl FuseBox {
+    /// `new` took a connection, or answered.
+    pub fn connected(&self) {
+        if self.strained.load(Relaxed) {
+            let mut fuse = self.lock();
+            fuse.connected();
+            self.strained.store(false, Relaxed);
+        }
+    }
+
+    /// This server, of so many, refused; stable gave a sign of life at that time.
+    pub fn refused(&self, server: usize, servers: usize, stable_alive: Option<Duration>) -> Blown {
+        let mut fuse = self.lock();
+        if fuse.servers() != servers {
+            *fuse = Fuse::new(servers);
+        }
+        if !self.strained.swap(true, Relaxed) {
+            self.since_ms.store(clock::now_ms(), Relaxed);
+        }
+        fuse.refused(server, clock::now(), stable_alive)
+    }
+
+    /// Stable gave a sign of life: were the refusals already enough?
+    pub fn judge(&self, stable_alive: Option<Duration>) -> Blown {
+        self.lock().judge(clock::now(), stable_alive)
+    }
+
+    /// Monotonic time of the first refusal in a row.
+    pub fn since(&self) -> Duration {
+        Duration::from_millis(self.since_ms.load(Relaxed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fuse> {
+        self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ReleaseTally {
@@ -197,8 +250,7 @@ impl ReleaseTally {
         ReleaseTally {
             arms: [ArmTally::new(workers), ArmTally::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
-            unreachable_in_a_row: AtomicU32::new(0),
-            unreachable_since_ms: AtomicU64::new(0),
+            fuse: FuseBox::default(),
         }
     }
 

@@ -79,23 +79,18 @@ impl UpstreamLive {
     }
 
     pub fn answered(&self) {
-        self.load.last_sign_ms.store(clock::now_ms(), Relaxed);
+        self.load.last_sign_ms.store(clock::now_ms().max(1), Relaxed);
     }
 
-    /// Has this upstream accepted a connection or answered within `window`?
-    pub fn alive_within(&self, window: Duration) -> bool {
+    /// When this upstream last accepted a connection or answered (monotonic).
+    pub fn last_sign(&self) -> Option<Duration> {
         let last = self.load.last_sign_ms.load(Relaxed);
-        last != 0 && clock::now_ms().saturating_sub(last) <= window.as_millis() as u64
+        (last != 0).then(|| Duration::from_millis(last))
     }
 
     /// Servers that are not left aside.
     pub fn healthy(&self) -> usize {
         self.servers.iter().filter(|s| s.healthy()).count()
-    }
-
-    /// Has every server refused at least `n` connections in a row?
-    pub fn all_refused(&self, n: u32) -> bool {
-        self.servers.iter().all(|s| s.refusals_in_a_row.load(Relaxed) >= n)
     }
 }
 
@@ -115,6 +110,12 @@ impl ServerLive {
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Counts one exchange as this server's load.
+    pub fn enter(self: &Arc<Self>) -> ServerLoad {
+        self.in_flight.fetch_add(1, Relaxed);
+        ServerLoad(self.clone())
     }
 
     /// A connection stands, or an answer came.
@@ -141,6 +142,15 @@ impl ServerLive {
 pub struct InFlight(Arc<Load>);
 
 impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// One exchange with a server; ends when dropped.
+pub struct ServerLoad(Arc<ServerLive>);
+
+impl Drop for ServerLoad {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
     }

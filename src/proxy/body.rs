@@ -310,7 +310,8 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let ResponseBody::Upstream(slot) = self
             && let Some(download) = slot.take()
-            && download.exchange.must_go_on()
+            && download.exchange.may_change_something()
+            && download.exchange.upload().whole()
         {
             let worker = download.exchange.worker().clone();
             download.exchange.upload().client_gone.set(true);

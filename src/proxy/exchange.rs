@@ -14,7 +14,7 @@ use crate::live::clock;
 use crate::live::epoch::{Ending, Randomised, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::ArmCounts;
-use crate::live::upstream::InFlight;
+use crate::live::upstream::{InFlight, ServerLoad};
 use http::{HeaderValue, Method, StatusCode, Uri};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -32,8 +32,11 @@ pub struct Exchange {
     story: Story,
     served: Served,
     bytes: u64,
-    /// Room claimed in upstreams: given back with the exchange.
+    /// Room claimed in upstreams, and a server's load: given back with the exchange.
     rooms: [Option<InFlight>; 2],
+    load: Option<ServerLoad>,
+    /// The head of the response has come.
+    headed: bool,
     open: bool,
 }
 
@@ -115,6 +118,8 @@ impl Exchange {
             served: Served::AsDecided,
             bytes: 0,
             rooms: [None, None],
+            load: None,
+            headed: false,
             open: true,
         };
         exchange.arm_counts(|counts| counts.in_flight.add(1));
@@ -149,8 +154,14 @@ impl Exchange {
         }
     }
 
+    /// The server that has it now.
+    pub fn load(&mut self, load: ServerLoad) {
+        self.load = Some(load);
+    }
+
     /// The head of the response is there.
-    pub fn answered(&self) {
+    pub fn answered(&mut self) {
+        self.headed = true;
         if self.served == Served::AsDecided {
             let took = clock::now().saturating_sub(self.began);
             self.arm_counts(|counts| counts.response.record(took));
@@ -167,9 +178,9 @@ impl Exchange {
         self.served = Served::ByStable;
     }
 
-    /// May a client that goes away not cancel it? What was received whole and may change something goes on.
-    pub fn must_go_on(&self) -> bool {
-        !self.story.method.is_safe() && self.upload.whole()
+    /// May carrying it out change something? Then a client that goes away does not cancel it, once it was received whole.
+    pub fn may_change_something(&self) -> bool {
+        !self.story.method.is_safe()
     }
 
     /// Closes the books. `status`: what the client was told, or would have been.
@@ -181,7 +192,7 @@ impl Exchange {
             self.count(outcome);
         }
         self.arm_counts(|counts| counts.in_flight.subtract(1));
-        self.rooms = [None, None];
+        (self.rooms, self.load) = ([None, None], None);
         let took = clock::now().saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
@@ -212,6 +223,7 @@ impl Exchange {
                 let ending = match outcome.blame() {
                     Blame::Nobody => Ending::Answered,
                     Blame::Upstream => Ending::Failed,
+                    Blame::Client if !self.headed => Ending::GaveUp,
                     Blame::Client | Blame::Proxy => Ending::Excused,
                 };
                 release.epoch.end(worker, *ticket, ending, now);
@@ -225,8 +237,12 @@ impl Exchange {
                 counts.failures.add(1);
             }
             // A client that gave up says nothing about how long the answer would have taken.
+            let took = now.saturating_sub(self.began);
             if outcome != Outcome::Cancelled {
-                counts.duration.record(now.saturating_sub(self.began));
+                counts.duration.record(took);
+            }
+            if outcome.blame() == Blame::Nobody {
+                counts.success.record(took);
             }
         });
     }

@@ -12,12 +12,12 @@ use super::headers::{self, Forwarded, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
 use super::serve::{Client, Worker};
 use crate::domain::decide::{Arm, Reason, decide};
+use crate::domain::fuse::{self, Blown};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{OnUnreachable, Target};
 use crate::domain::segment::{Subject, UserSet};
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
-use crate::live::clock;
 use crate::live::epoch::Randomised;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::upstream::{Tried, UpstreamLive};
@@ -30,16 +30,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout_at};
-
-/// Connect failures of `new` in a row that blow the fuse.
-const FUSE_FAILURES: u32 = 5;
-/// Attempts that every server of `new` must have refused before it does.
-const FUSE_ATTEMPTS: u32 = 2;
-/// Stable must have given a sign of life within this time, or nobody is sent there.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+use tokio::time::{Instant, sleep_until};
 
 /// Answers one request.
 pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -50,7 +41,7 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Inc
         Ok(prepared) => {
             let expose = prepared.exchange.snapshot().plan.listen.expose_arm;
             let arm = prepared.exchange.arm().filter(|_| expose);
-            let mut response = match prepared.exchange.must_outlive_its_client() {
+            let mut response = match prepared.exchange.may_change_something() {
                 true => GoesOn::new(worker.clone(), prepared.upload.clone(), exchange(prepared)).await,
                 false => exchange(prepared).await,
             };
@@ -174,7 +165,11 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
         Err(Unsent::Unreachable(request)) => match fall_back(&mut exchange, request) {
             Ok((stable, request)) => {
                 let sent = send(&mut exchange, &stable, request, &upload, began).await;
-                consider_fuse(&exchange);
+                if let Some(release) = exchange.release()
+                    && release.tally.fuse.judge(release.stable.last_sign()) == Blown::Yes
+                {
+                    blow(&exchange, release);
+                }
                 sent.map(|sent| (sent, stable))
             }
             Err(unsent) => Err(unsent),
@@ -237,11 +232,11 @@ async fn send(
         if !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, server.authority.clone());
         }
-        let _load = server.enter();
+        exchange.load(server.enter());
         let mut lease = match exchange.worker().pools.connection(server, terms).await {
             Ok(lease) => lease,
             Err(NoConnection::Unreachable(_)) => {
-                server.refused();
+                refused(exchange, upstream, index);
                 tried.add(index);
                 continue;
             }
@@ -261,11 +256,8 @@ async fn send(
             Ok(response) => {
                 server.accepted();
                 upstream.answered();
-                if let (Some(release), Some(Arm::New)) = (exchange.release(), exchange.arm()) {
-                    // A failed-over request is answered by stable, which says nothing about `new`.
-                    if Arc::ptr_eq(&release.new.load, &upstream.load) {
-                        release.tally.unreachable_in_a_row.store(0, Relaxed);
-                    }
+                if let Some(release) = fused(exchange, upstream) {
+                    release.tally.fuse.connected();
                 }
                 return Ok((response, lease));
             }
@@ -274,7 +266,7 @@ async fn send(
             Err(SendError::Unsent(unsent)) => {
                 request = unsent;
                 if !lease.reused {
-                    server.refused();
+                    refused(exchange, upstream, index);
                     tried.add(index);
                 }
             }
@@ -318,9 +310,6 @@ fn fall_back(
     let Some(release) = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New)) else {
         return Err(Unsent::Unreachable(request));
     };
-    if release.tally.unreachable_in_a_row.fetch_add(1, Relaxed) == 0 {
-        release.tally.unreachable_since_ms.store(clock::now_ms(), Relaxed);
-    }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let allowed = match release.release.on_unreachable {
         OnUnreachable::Stable => true,
@@ -328,7 +317,6 @@ fn fall_back(
         OnUnreachable::Error => false,
     };
     if !allowed {
-        consider_fuse(exchange);
         return Err(Unsent::Unreachable(request));
     }
     exchange.failed_over();
@@ -336,32 +324,38 @@ fn fall_back(
     Ok((release.stable.clone(), request))
 }
 
-/// The fuse: `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
-fn consider_fuse(exchange: &Exchange) {
-    let Some(release) = exchange.release() else { return };
-    let failures = release.tally.unreachable_in_a_row.load(Relaxed);
-    let blown = release.release.watchdog.enabled
-        && failures >= FUSE_FAILURES
-        && release.new.all_refused(FUSE_ATTEMPTS)
-        && release.stable.alive_within(SIGN_OF_LIFE);
-    if blown {
-        blow(exchange, release, failures);
+/// The release whose fuse a connection to `upstream` bears on: that of `new`, and not of a fail-over's stable.
+fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<ReleaseLive>> {
+    exchange.release().filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
+}
+
+/// No connection to a server, through its own fault: it is left aside for a while, and strains the fuse.
+fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
+    upstream.servers[server].refused();
+    if let Some(release) = fused(exchange, upstream) {
+        let servers = upstream.servers.len();
+        if release.tally.fuse.refused(server, servers, release.stable.last_sign()) == Blown::Yes {
+            blow(exchange, release);
+        }
     }
 }
 
-fn blow(exchange: &Exchange, release: &ReleaseLive, failures: u32) {
-    let name = &release.release.name;
+/// `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
+fn blow(exchange: &Exchange, release: &ReleaseLive) {
+    if !release.release.watchdog.enabled {
+        return;
+    }
     let servers = release.release.new_servers(&exchange.snapshot().plan);
     let call = TripCall {
         cause: Cause::Fuse,
         origin: Origin { actor: "fuse".into(), reason: None },
-        detail: format!("{failures} requests in a row found no server of new ({})", servers.join(", ")),
-        evidence: json!({"unreachable_in_a_row": failures, "servers": servers}),
-        onset: Some(Duration::from_millis(release.tally.unreachable_since_ms.load(Relaxed))),
+        detail: format!("no server of new takes a connection ({})", servers.join(", ")),
+        evidence: json!({"refused_in_a_row_min": fuse::IN_A_ROW, "servers": servers}),
+        onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };
-    // It names a release of the present or of the last snapshot; one that is gone needs no fuse.
-    let _ = exchange.worker().live.trip(name, call);
+    // It names a release of the present or of an earlier snapshot; one that is gone needs no fuse.
+    let _ = exchange.worker().live.trip(&release.release.name, call);
 }
 
 fn cohort(reason: Reason) -> Cohort {
