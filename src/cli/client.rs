@@ -77,7 +77,7 @@ impl Client {
     }
 
     /// `GET`, whatever the status is, for answers that mean something in every one.
-    pub async fn get_in_any_status<T: DeserializeOwned>(
+    pub async fn fetch_in_any_status<T: DeserializeOwned>(
         &self,
         path: &str,
     ) -> Result<(StatusCode, T), ClientError> {
@@ -86,6 +86,13 @@ impl Client {
             Ok(value) => Ok((status, value)),
             Err(fault) => Err(self.strange(status, &body, &fault)),
         }
+    }
+
+    /// What runs there, for `check --against`.
+    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<super::check::Running> {
+        let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
+        let client = Client::new(&args)?;
+        super::block_on(async move { Ok(client.get("/api/v1/config").await?) })
     }
 
     /// `named`, or the one release that there is.

@@ -27,7 +27,7 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.admin)?;
     let (status, details) =
-        block_on(async { Ok(client.get_in_any_status::<ReadyDetails>("/readyz").await?) })?;
+        block_on(async { Ok(client.fetch_in_any_status::<ReadyDetails>("/readyz").await?) })?;
     if args.json {
         text::print_json(&details)?;
     } else {
@@ -76,7 +76,7 @@ mod tests {
             ),
         ] {
             let server = admin(&[("GET /readyz", code, body)]).await;
-            let (status, details) = server.client.get_in_any_status("/readyz").await.unwrap();
+            let (status, details) = server.client.fetch_in_any_status("/readyz").await.unwrap();
             assert_eq!((status.as_u16(), render(&details).as_str()), (code, told));
         }
     }

@@ -82,7 +82,9 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Run(args) => run::run(args),
-        Command::Check(args) => check::run(args, |args| client::running(args.against.as_deref(), args.token_file.as_deref())),
+        Command::Check(args) => check::run(args, |args| {
+            client::Client::running(args.against.as_deref(), args.token_file.as_deref())
+        }),
         Command::Init(args) => init::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Status(args) => status::run(args),

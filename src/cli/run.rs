@@ -1,7 +1,15 @@
-//! STUB, to be replaced at the merge: `grayling run`. The arguments are as they should stay.
+//! `grayling run`: the proxy, until it is told to end.
+//!
+//! HUP reads the file again; TERM and INT drain and exit 0, a second one ends at once; USR2 is logged and ignored.
 
+use super::InvalidConfig;
+use crate::app::{Ask, Proxy, StartError};
+use crate::live::log::Log;
+use anyhow::Context;
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -15,6 +23,53 @@ pub struct Args {
     pub config: PathBuf,
 }
 
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`run` is not built yet")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    super::block_on(async move {
+        // Before anything else: a signal that comes early must not kill what it was meant to drain.
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let log = Log::to_stdout().context("cannot start the log's thread")?;
+        let path = args.config.clone();
+        let started = {
+            let log = log.clone();
+            tokio::task::spawn_blocking(move || Proxy::start(&path, log)).await?
+        };
+        let proxy = match started {
+            Ok(proxy) => proxy,
+            Err(error @ (StartError::Config(_) | StartError::Conflict(_))) => {
+                return Err(InvalidConfig(error.to_string()).into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let asks = proxy.asks();
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    // Full: a reload waits already.
+                    let _ = asks.try_send(Ask::Reload);
+                }
+                _ = upgrade.recv() => {
+                    log.event("signal_ignored", json!({"signal": "USR2", "reason": "upgrade without a restart is not built yet"}));
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        log.event("draining", json!({}));
+        let stop = proxy.stopper();
+        let drained = tokio::task::spawn_blocking(move || proxy.finish());
+        tokio::pin!(drained);
+        tokio::select! {
+            _ = &mut drained => {}
+            _ = async { tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} } } => {
+                stop();
+                let _ = drained.await;
+            }
+        }
+        log.event("ended", json!({}));
+        log.flush();
+        Ok(ExitCode::SUCCESS)
+    })
 }

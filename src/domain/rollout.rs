@@ -140,7 +140,9 @@ impl Hold {
             Hold::Tripped => format!(
                 "rolled back; mend `new` and raise `attempt`, or: grayling resume {release} --reason TEXT"
             ),
-            Hold::StopFile => "a file grayling.stop stands beside the config file; remove it to go on".to_owned(),
+            Hold::StopFile => {
+                "a file grayling.stop stands beside the config file; remove it to go on".to_owned()
+            }
             Hold::Awaits(Awaits::StateLost) => format!(
                 "the state directory could not be used at start, so earlier rollbacks may be forgotten; mend it, then: grayling resume {release} --reason TEXT"
             ),

@@ -36,19 +36,25 @@ pub struct Live {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<Writer>,
     pub desk: Arc<Desk>,
+    /// Of the start.
+    first: Receipt,
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
     /// Counts of routes that go to an upstream directly.
     pub direct: Arc<ArmTally>,
     /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
-    pub views: Mutex<BTreeMap<String, View>>,
+    views: Mutex<BTreeMap<String, View>>,
+    /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
+    lost: Mutex<Option<String>>,
 }
 
 /// Global counts and limits, beside the snapshot.
 #[derive(Default)]
 pub struct Gauges {
     pub connections: AtomicUsize,
+    /// What the limit of open files leaves room for.
+    pub connections_room: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
     pub ticks_late: AtomicU64,
     pub reloads_ok: AtomicU64,
@@ -84,6 +90,14 @@ impl Gauges {
 pub struct View {
     pub judgement: Option<Judgement>,
     pub recent: [Recent; 2],
+}
+
+impl View {
+    /// Share of the requests of the last `window` that went to `new`; `None` without requests.
+    pub fn share(&self, window: Duration) -> Option<f64> {
+        let [stable, new] = [0, 1].map(|arm| self.recent[arm].last(window).requests);
+        (stable + new > 0).then(|| new as f64 / (stable + new) as f64)
+    }
 }
 
 /// The file behind what is in force.
@@ -152,20 +166,25 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// `lost` says why the state directory is of no use, if it is; then every release waits for a person.
-    pub fn new(checked: config::Checked, source: Source, found: Found, log: Log) -> Result<Live, Vec<String>> {
+    /// If `found` is lost, every release waits for a person.
+    pub fn new(
+        checked: config::Checked,
+        source: Source,
+        found: Found,
+        log: Log,
+    ) -> Result<Live, Vec<String>> {
         let plan = Arc::new(checked.plan);
         let (mut image, lost) = match found {
-            Found::Known(image) => (image, false),
-            Found::Empty => (Image::default(), false),
-            Found::Lost(_) => (Image { hold_strangers: true, ..Image::default() }, true),
+            Found::Known(image) => (image, None),
+            Found::Empty => (Image::default(), None),
+            Found::Lost(why) => (Image { hold_strangers: true, ..Image::default() }, Some(why)),
         };
         let empty = image.releases.is_empty() && image.ledger == 0;
         let conflicts = conflicts(&plan, &image.releases);
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
-        if lost || image.hold_strangers {
+        if image.hold_strangers {
             for release in &plan.releases {
                 image.releases.entry(release.name.clone()).or_insert_with(|| Memory {
                     attempt: release.attempt,
@@ -175,18 +194,14 @@ impl Live {
             }
         } else if empty && plan.state.when_empty == WhenEmpty::Hold {
             for release in &plan.releases {
-                let held = Memory {
-                    attempt: release.attempt,
-                    awaits: Some(Awaits::NoMemory),
-                    ..Memory::default()
-                };
+                let held =
+                    Memory { attempt: release.attempt, awaits: Some(Awaits::NoMemory), ..Memory::default() };
                 image.releases.insert(release.name.clone(), held);
             }
         }
         let workers = plan.listen.workers;
         let stop_file = StopFile::beside(&source.path) == StopFile::Present;
-        let mut writer =
-            Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
+        let mut writer = Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
@@ -208,8 +223,9 @@ impl Live {
         let gauges = Gauges::default();
         gauges.last_reload_ok.store(true, Relaxed);
         gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
-        desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
+        let first = desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
         Ok(Live {
+            first,
             snapshot: ArcSwap::new(snapshot),
             writer: Mutex::new(writer),
             desk,
@@ -218,6 +234,7 @@ impl Live {
             gauges,
             direct,
             views: Mutex::default(),
+            lost: Mutex::new(lost),
         })
     }
 
@@ -233,6 +250,32 @@ impl Live {
     /// What is remembered of a release, also of one that the file does not name any more.
     pub fn memory(&self, release: &str) -> Option<Memory> {
         self.writer().image.releases.get(release).cloned()
+    }
+
+    /// Why changes are not durable, or earlier ones may be forgotten; `None`: all is well.
+    pub fn state_error(&self) -> Option<String> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.desk.error().or(lost)
+    }
+
+    /// To be called once the scribe runs, before the first request: if the first save fails, nothing that is decided later
+    /// would survive, and what was decided may be stale. Every release is then held until a person resumes it.
+    pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), String> {
+        let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
+        let mut writer = self.writer();
+        for memory in writer.image.releases.values_mut() {
+            memory.awaits.get_or_insert(Awaits::StateLost);
+        }
+        let before = self.snapshot.load_full();
+        let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
+        let entries = writer.changes(&before, &next, &[]);
+        self.publish(&mut writer, next, entries, None);
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        Err(why)
+    }
+
+    pub fn views(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -377,6 +420,7 @@ impl Live {
         };
         if writer.image.releases.values().all(|m| m.awaits.is_none()) {
             writer.image.hold_strangers = false;
+            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::StartsAfresh));
         let after = next.releases.iter().find(|r| r.release.name == name);
@@ -384,7 +428,12 @@ impl Live {
         let entry = Entry {
             weight_before: weight(live),
             weight_after: weight(after),
-            ..writer.entry("resume", live.map(|r| &*r.release), origin, "resumed; evidence starts afresh".into())
+            ..writer.entry(
+                "resume",
+                live.map(|r| &*r.release),
+                origin,
+                "resumed; evidence starts afresh".into(),
+            )
         };
         let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry });
         let ledger = entry.n;
@@ -460,10 +509,8 @@ impl Writer {
 
     /// Takes note of the attempt that a file gives.
     fn meet(&mut self, release: &Release) -> Step {
-        let stranger = Memory {
-            awaits: self.image.hold_strangers.then_some(Awaits::StateLost),
-            ..Memory::default()
-        };
+        let stranger =
+            Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
         let (next, what) = rollout::step(memory, Input::Configure { attempt: release.attempt });
         self.image.releases.insert(release.name.clone(), next);
@@ -496,13 +543,17 @@ impl Writer {
                 _ => Evidence::Keeps,
             };
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
-            let live = self.release(release.clone(), earlier.map(Arc::as_ref), stable, new, evidence, workers);
+            let live =
+                self.release(release.clone(), earlier.map(Arc::as_ref), stable, new, evidence, workers);
             releases.push(Arc::new(live));
         }
         let mut counts = HashMap::new();
         let mut counter = |key: String| -> Arc<OutcomeCounts> {
             let kept = self.counts.get(&key).cloned();
-            counts.entry(key).or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers)))).clone()
+            counts
+                .entry(key)
+                .or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers))))
+                .clone()
         };
         let routes = plan.routes.iter().map(|route| {
             let route_counts = match route.target {
@@ -512,7 +563,12 @@ impl Writer {
                         Cohort::all(release)
                             .map(|cohort| {
                                 let cohort = cohort.label(release);
-                                counter(format!("{}\n{}\n{cohort}\n{}", release.name, arm.label(), route.name))
+                                counter(format!(
+                                    "{}\n{}\n{cohort}\n{}",
+                                    release.name,
+                                    arm.label(),
+                                    route.name
+                                ))
                             })
                             .collect()
                     }))
@@ -621,7 +677,9 @@ impl Writer {
                 continue;
             }
             let mut detail = match kind {
-                "attempt" => format!("attempt {}: armed again, evidence starts afresh", release.release.attempt),
+                "attempt" => {
+                    format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
+                }
                 _ => format!("the file says {}", release.release.weight),
             };
             if let Some(hold) = &release.hold {
@@ -639,7 +697,12 @@ impl Writer {
                 let entry = Entry {
                     weight_before: Some(old.force.weight().percent()),
                     weight_after: Some(0.0),
-                    ..self.entry("removed", Some(&old.release), &file_origin(), "not in the file any more".into())
+                    ..self.entry(
+                        "removed",
+                        Some(&old.release),
+                        &file_origin(),
+                        "not in the file any more".into(),
+                    )
                 };
                 entries.push(self.record(entry));
             }
@@ -676,7 +739,10 @@ impl Writer {
     }
 }
 
-fn same_segments(a: &[Arc<crate::domain::segment::Segment>], b: &[Arc<crate::domain::segment::Segment>]) -> bool {
+fn same_segments(
+    a: &[Arc<crate::domain::segment::Segment>],
+    b: &[Arc<crate::domain::segment::Segment>],
+) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
 }
 

@@ -208,9 +208,14 @@ impl Epoch {
         let interval = self.interval_at(now);
         let cell = self.cell(worker, arm, interval);
         if cell.stamp.load(Relaxed) != interval + 1 {
-            for counter in
-                [&cell.requests, &cell.answered, &cell.excused, &cell.gave_up, &cell.entered, &cell.entered_settled]
-            {
+            for counter in [
+                &cell.requests,
+                &cell.answered,
+                &cell.excused,
+                &cell.gave_up,
+                &cell.entered,
+                &cell.entered_settled,
+            ] {
                 counter.store(0, Relaxed);
             }
             for counter in cell.at_risk.iter().chain(&cell.risk_settled) {
@@ -298,7 +303,7 @@ impl Epoch {
     }
 
     /// Judges the intervals that ended more than `deadline` ago, oldest first; each once. One caller: the watchdog.
-    /// 
+    ///
     pub fn judge(&self, now: Duration, deadline: Duration, mut take: impl FnMut(Final)) {
         let deadline = deadline.min(self.deadline_max());
         self.patience_us.store((deadline / 4).as_micros() as u64, Relaxed);

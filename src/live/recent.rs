@@ -54,8 +54,7 @@ fn difference(after: &Histogram, before: &Histogram) -> Histogram {
 impl Recent {
     /// Takes up what was counted since the last call.
     pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
-        let total =
-            Slice {
+        let total = Slice {
             requests: tally.requests(),
             failures: tally.failures(),
             latency: tally.duration().histogram,

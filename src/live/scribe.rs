@@ -212,7 +212,9 @@ impl Scribe {
         let Some(directory) = &self.directory else {
             return Err("the state directory could not be used at start; mend it and restart".to_owned());
         };
-        directory.save(image).map_err(|e| format!("{}: cannot save the state: {e}", directory.path().display()))
+        directory
+            .save(image)
+            .map_err(|e| format!("{}: cannot save the state: {e}", directory.path().display()))
     }
 
     fn append(&mut self, entries: &[Entry]) -> bool {

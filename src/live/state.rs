@@ -59,7 +59,9 @@ pub struct StateDirectory {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    #[error("{path}: another grayling uses this state directory; stop it, or give each its own [state] directory")]
+    #[error(
+        "{path}: another grayling uses this state directory; stop it, or give each its own [state] directory"
+    )]
     Locked { path: PathBuf },
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: io::Error },

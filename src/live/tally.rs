@@ -4,8 +4,8 @@
 //! count is ever lost or goes down, also across reloads (cells live as long as their name is in the plan); labels are
 //! names from the config only.
 
-use crate::domain::decide::Arm;
 use super::clock;
+use crate::domain::decide::Arm;
 use crate::domain::distinct;
 use crate::domain::fuse::{Blown, Fuse};
 use crate::domain::histogram::{self, Histogram};

@@ -153,8 +153,7 @@ where
 
 impl<B> Idle<B> {
     fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
-        !self.sender.is_closed()
-            && now_ms.saturating_sub(self.since_ms) < connection_idle.as_millis() as u64
+        !self.sender.is_closed() && now_ms.saturating_sub(self.since_ms) < connection_idle.as_millis() as u64
     }
 }
 
@@ -197,9 +196,8 @@ where
                 // Answers are small and written whole: waiting for more would only delay them.
                 let _ = stream.set_nodelay(true);
                 let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream));
-                let (sender, connection) = handshake
-                    .await
-                    .map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+                let (sender, connection) =
+                    handshake.await.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
                 tokio::task::spawn_local(async move {
                     // How it ended is told to the exchange that used it.
                     let _ = connection.await;

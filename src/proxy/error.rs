@@ -42,9 +42,7 @@ impl Failure {
             Failure::Upstream(Outcome::ConnectError) => {
                 (StatusCode::BAD_GATEWAY, "the service cannot be reached")
             }
-            Failure::Upstream(Outcome::Saturated) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the service is busy")
-            }
+            Failure::Upstream(Outcome::Saturated) => (StatusCode::SERVICE_UNAVAILABLE, "the service is busy"),
             Failure::Upstream(Outcome::ProxyError) => {
                 (StatusCode::SERVICE_UNAVAILABLE, "the proxy is out of resources")
             }

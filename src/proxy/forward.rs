@@ -33,7 +33,11 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 
 /// Answers one request.
-pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
     client.progress.request_began();
     let http1 = request.version() != Version::HTTP_2;
     let Some(_room) = worker.enter() else { return Failure::Overload.response() };
@@ -326,7 +330,9 @@ fn fall_back(
 
 /// The release whose fuse a connection to `upstream` bears on: that of `new`, and not of a fail-over's stable.
 fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<ReleaseLive>> {
-    exchange.release().filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
+    exchange
+        .release()
+        .filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
 }
 
 /// No connection to a server, through its own fault: it is left aside for a while, and strains the fuse.

@@ -98,7 +98,8 @@ fn jwt(headers: &HeaderMap, source: &JwtSource) -> Option<Vec<u8>> {
         JwtTrust::Keys { keys, .. } => {
             let header = decode_header(token).ok()?;
             let fits = |k: &&JwtKey| {
-                k.algorithms.contains(&header.alg) && (header.kid.is_none() || k.id.is_none() || k.id == header.kid)
+                k.algorithms.contains(&header.alg)
+                    && (header.kid.is_none() || k.id.is_none() || k.id == header.kid)
             };
             keys.iter().filter(fits).find_map(|key| {
                 let mut validation = Validation::new(header.alg);
@@ -159,11 +160,8 @@ mod tests {
 
     #[test]
     fn a_token_counts_only_if_it_verifies() {
-        let key = JwtKey {
-            id: None,
-            algorithms: vec![Algorithm::HS256],
-            key: DecodingKey::from_secret(b"right"),
-        };
+        let key =
+            JwtKey { id: None, algorithms: vec![Algorithm::HS256], key: DecodingKey::from_secret(b"right") };
         let source = || {
             IdentitySource::Jwt(JwtSource {
                 header: HeaderName::from_static("authorization"),

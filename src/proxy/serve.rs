@@ -66,7 +66,12 @@ pub struct Client {
 ///
 /// # Errors
 /// The runtime or the socket cannot be set up.
-pub fn run(index: usize, listener: StdListener, live: Arc<Live>, stage: watch::Receiver<Stage>) -> io::Result<()> {
+pub fn run(
+    index: usize,
+    listener: StdListener,
+    live: Arc<Live>,
+    stage: watch::Receiver<Stage>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = Rc::new(Worker {
         index,
@@ -89,7 +94,11 @@ pub fn run(index: usize, listener: StdListener, live: Arc<Live>, stage: watch::R
 }
 
 impl Worker {
-    async fn serve(self: Rc<Self>, listener: TcpListener, mut stage: watch::Receiver<Stage>) -> io::Result<()> {
+    async fn serve(
+        self: Rc<Self>,
+        listener: TcpListener,
+        mut stage: watch::Receiver<Stage>,
+    ) -> io::Result<()> {
         let sweeper = spawn_local(self.clone().sweep());
         let mut connections = JoinSet::new();
         loop {
@@ -131,8 +140,10 @@ impl Worker {
         address: IpAddr,
         stage: &watch::Receiver<Stage>,
     ) {
-        let limits = &self.live.snapshot().plan.limits;
-        if self.live.gauges.connections.fetch_add(1, Relaxed) >= limits.connections {
+        let snapshot = self.live.snapshot();
+        let limits = &snapshot.plan.limits;
+        let room = limits.connections.min(self.live.gauges.connections_room.load(Relaxed));
+        if self.live.gauges.connections.fetch_add(1, Relaxed) >= room {
             self.live.gauges.connections.fetch_sub(1, Relaxed);
             refuse(&stream);
             return;

@@ -1,0 +1,380 @@
+//! The routes of the admin API, and how status is put together.
+//!
+//! Invariants: GET changes nothing; weights and states are the *announced* ones; a change is answered once it is durable, or says that
+//! it is not; every error is JSON with a hint.
+
+use super::auth::{Actor, AuthState, guard, refuse};
+use super::dto;
+use crate::domain::decide::{Arm, decide};
+use crate::domain::plan::normalise;
+use crate::domain::rollout;
+use crate::domain::segment::Subject;
+use crate::domain::verdict;
+use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
+use crate::live::snapshot::{ReleaseLive, Snapshot};
+use crate::live::{clock, ledger, meter};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tower::ServiceBuilder;
+use tower::limit::GlobalConcurrencyLimitLayer;
+
+/// Requests answered at once; more wait. Behind it, people; the open paths are few and cheap.
+const REQUESTS_AT_ONCE: usize = 64;
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+/// How long a change waits for the disk.
+const DURABLE_WITHIN: Duration = Duration::from_secs(3);
+/// How long stable may take to accept a connection before a rollback by hand becomes a freeze.
+const PROBE: Duration = Duration::from_secs(1);
+
+pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
+    let layers = ServiceBuilder::new()
+        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_AT_ONCE))
+        .layer(axum::middleware::from_fn_with_state(auth, guard));
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/", get(front))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/explain", get(explain))
+        .route("/api/v1/config", get(config))
+        .route("/api/v1/ledger", get(entries))
+        .route("/api/v1/releases/{release}/rollback", post(rollback))
+        .route("/api/v1/releases/{release}/resume", post(resume))
+        .fallback(|| async {
+            refuse(
+                StatusCode::NOT_FOUND,
+                "there is nothing at this path",
+                Some("see GET / for what there is".into()),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method", None)
+        })
+        .layer(layers)
+        .with_state(live)
+}
+
+async fn front() -> &'static str {
+    "grayling admin API\n\n\
+     GET  /livez  /readyz  /metrics\n\
+     GET  /api/v1/status\n\
+     GET  /api/v1/explain?user=ID[&release=R]\n\
+     GET  /api/v1/config\n\
+     GET  /api/v1/ledger?since=N\n\
+     POST /api/v1/releases/R/rollback   {\"reason\": \"...\"}\n\
+     POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n"
+}
+
+async fn readyz(State(live): State<Arc<Live>>) -> Response {
+    let phase = live.gauges.phase();
+    let snapshot = live.snapshot();
+    let without = snapshot.releases.iter().flat_map(|r| {
+        let empty = Arm::BOTH.into_iter().filter(|arm| r.upstream(*arm).healthy() == 0);
+        empty.map(|arm| format!("{}/{}", r.release.name, arm.label())).collect::<Vec<_>>()
+    });
+    let details = dto::ReadyDetails {
+        phase: match phase {
+            Phase::Starting => dto::Phase::Starting,
+            Phase::Serving => dto::Phase::Serving,
+            Phase::Draining => dto::Phase::Draining,
+        },
+        last_reload_error: live.source().last_error,
+        arms_without_server: without.collect(),
+        state_error: live.state_error(),
+    };
+    let code = if phase == Phase::Serving { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(details)).into_response()
+}
+
+async fn metrics(State(live): State<Arc<Live>>) -> Response {
+    let text = meter::render(&live);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+async fn config(State(live): State<Arc<Live>>) -> Response {
+    let source = live.source();
+    Json(json!({"path": source.path, "text": source.text, "sha256": source.sha256})).into_response()
+}
+
+async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
+    let source = live.source();
+    let snapshot = live.desk.announced();
+    let views = live.views();
+    let empty = View::default();
+    let release =
+        |r: &Arc<ReleaseLive>| release_status(&live, r, views.get(&r.release.name).unwrap_or(&empty));
+    let releases = snapshot.releases.iter().map(release).collect();
+    Json(dto::Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: clock::now().as_secs(),
+        config: dto::Config {
+            revision: snapshot.revision,
+            sha256: source.sha256,
+            loaded_at: clock::rfc3339(source.loaded_at_ms),
+            last_error: source.last_error,
+        },
+        state_error: live.state_error(),
+        releases,
+    })
+}
+
+fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::Release {
+    let release = &live_release.release;
+    // Of the announced snapshot: what is not durable yet is not told.
+    let memory = live.memory(&release.name).unwrap_or_default();
+    let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
+    let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
+    let trip = match (tripped, frozen) {
+        (Some(trip), _) => Some(dto::Trip {
+            cause: trip.cause.label().to_owned(),
+            at: clock::rfc3339(trip.at_ms),
+            actor: trip.actor,
+            detail: trip.detail,
+            evidence: serde_json::from_str(&trip.evidence).unwrap_or(Value::Null),
+            onset_to_trip_ms: trip.onset_to_trip_ms,
+        }),
+        (None, Some(freeze)) => Some(dto::Trip {
+            cause: freeze.cause.label().to_owned(),
+            at: clock::rfc3339(freeze.at_ms),
+            actor: freeze.actor,
+            detail: freeze.detail,
+            evidence: Value::Null,
+            onset_to_trip_ms: None,
+        }),
+        (None, None) => None,
+    };
+    let arm = |arm: Arm| arm_status(live_release, view, arm);
+    let watchdog = match &view.judgement {
+        Some(judgement) => dto::Watchdog {
+            state: match judgement.state {
+                verdict::State::Quiet => dto::WatchdogState::Quiet,
+                verdict::State::Suspicious => dto::WatchdogState::Suspicious,
+                verdict::State::Tripped => dto::WatchdogState::Tripped,
+                verdict::State::BothArms => dto::WatchdogState::BothArms,
+                verdict::State::Blind => dto::WatchdogState::Blind,
+            },
+            signals: judgement
+                .signals
+                .iter()
+                .map(|s| dto::Signal {
+                    signal: s.signal.to_owned(),
+                    stratum: s.stratum.to_owned(),
+                    evidence_ratio: Some(s.evidence_ratio),
+                    detail: s.detail.clone(),
+                })
+                .collect(),
+        },
+        // It has not looked yet.
+        None => dto::Watchdog { state: dto::WatchdogState::Blind, signals: vec![] },
+    };
+    dto::Release {
+        name: release.name.clone(),
+        attempt: release.attempt,
+        state: match live_release.state {
+            rollout::State::Pending => dto::ReleaseState::Pending,
+            rollout::State::Progressing => dto::ReleaseState::Progressing,
+            rollout::State::Complete => dto::ReleaseState::Complete,
+            rollout::State::Frozen => dto::ReleaseState::Frozen,
+            rollout::State::RolledBack => dto::ReleaseState::RolledBack,
+        },
+        weight: live_release.force.weight().percent(),
+        weight_configured: release.weight.percent(),
+        wave: None,
+        share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
+        held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
+        trip,
+        arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
+        gates: vec![],
+        watchdog,
+    }
+}
+
+fn arm_status(release: &ReleaseLive, view: &View, arm: Arm) -> dto::ArmStatus {
+    let tally = release.tally.arm(arm);
+    let upstream = release.upstream(arm);
+    let recent = view.recent[arm.index()].last(FIVE_MINUTES);
+    let ms = |q: f64| recent.latency.quantile(q).map(|d| (d.as_secs_f64() * 1e5).round() / 1e2);
+    let ratio = recent.failures as f64 / recent.requests.max(1) as f64;
+    dto::ArmStatus {
+        upstream: upstream.config.name.clone(),
+        requests: recent.requests,
+        failures: recent.failures,
+        error_ratio: (recent.requests > 0).then_some((ratio * 1e6).round() / 1e6),
+        p50_ms: ms(0.5),
+        p99_ms: ms(0.99),
+        users: tally.distinct_users(),
+        in_flight: tally.in_flight(),
+        servers_healthy: upstream.healthy() as u64,
+        servers: upstream
+            .servers
+            .iter()
+            .map(|s| dto::ServerStatus { name: s.server.to_string(), healthy: s.healthy() })
+            .collect(),
+    }
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    user: Option<String>,
+    release: Option<String>,
+}
+
+async fn explain(State(live): State<Arc<Live>>, Query(query): Query<ExplainQuery>) -> Response {
+    let snapshot = live.desk.announced();
+    let release = match &query.release {
+        Some(name) => snapshot.releases.iter().find(|r| r.release.name == *name),
+        None if snapshot.releases.len() == 1 => snapshot.releases.first(),
+        None => {
+            let hint = format!("one of {}", names(&snapshot));
+            return refuse(StatusCode::BAD_REQUEST, "which release? add &release=NAME", Some(hint));
+        }
+    };
+    let Some(release) = release else {
+        let name = query.release.unwrap_or_default();
+        return unknown(&snapshot, &name);
+    };
+    let identity = &snapshot.plan.identity;
+    let typed = query.user.unwrap_or_default();
+    let id = normalise(identity.normalise, typed.as_bytes());
+    let known = !id.is_empty() && id.len() <= identity.max_bytes;
+    let subject = Subject { user_id: known.then_some(&*id), headers: None, address: None };
+    let decision = decide(&release.release, release.force, &subject);
+    let segment = match decision.reason {
+        crate::domain::decide::Reason::Segment(i) => Some(release.release.segments[i].name.clone()),
+        crate::domain::decide::Reason::Excluded(i) => Some(release.release.excluded[i].name.clone()),
+        _ => None,
+    };
+    let explained = dto::Explain {
+        release: release.release.name.clone(),
+        bucket: decision.bucket.map(|b| b.index()),
+        arm: decision.arm.label().to_owned(),
+        reason: decision.reason.label().to_owned(),
+        enters_at: decision.bucket.map(|b| b.enters_at().percent()),
+        weight: Some(release.force.weight().percent()),
+        segment,
+    };
+    Json(explained).into_response()
+}
+
+#[derive(Deserialize)]
+struct LedgerQuery {
+    #[serde(default)]
+    since: u64,
+}
+
+async fn entries(State(live): State<Arc<Live>>, Query(query): Query<LedgerQuery>) -> Response {
+    let directory = live.snapshot().plan.state.directory.clone();
+    let read = tokio::task::spawn_blocking(move || ledger::read(&directory, query.since)).await;
+    match read {
+        Ok(Ok(entries)) => Json(entries).into_response(),
+        Ok(Err(e)) => {
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the ledger cannot be read: {e}"), None)
+        }
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the ledger cannot be read", None),
+    }
+}
+
+type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;
+
+async fn rollback(
+    State(live): State<Arc<Live>>,
+    Extension(Actor(actor)): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let reason = match body {
+        Ok(Json(body)) => body.reason,
+        Err(fault) => return malformed(&fault),
+    };
+    let snapshot = live.snapshot();
+    let Some(release) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+        return unknown(&snapshot, &name);
+    };
+    let stable = release.stable.clone();
+    let probed = tokio::task::spawn_blocking(move || {
+        let recent = stable.last_sign().is_some_and(|at| clock::now().saturating_sub(at) <= PROBE);
+        recent
+            || stable
+                .servers
+                .iter()
+                .any(|s| s.addresses.load().iter().any(|a| TcpStream::connect_timeout(a, PROBE).is_ok()))
+    });
+    let sign = if probed.await.unwrap_or(false) { StableSign::Answers } else { StableSign::Silent };
+    let call = TripCall {
+        cause: verdict::Cause::Manual,
+        detail: reason.clone().unwrap_or_else(|| "by hand".to_owned()),
+        origin: Origin { actor, reason },
+        evidence: Value::Null,
+        onset: None,
+        stable: sign,
+    };
+    told(&live, live.trip(&name, call)).await
+}
+
+async fn resume(
+    State(live): State<Arc<Live>>,
+    Extension(Actor(actor)): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let reason = match body {
+        Ok(Json(body)) => body.reason.filter(|r| !r.trim().is_empty()),
+        Err(fault) => return malformed(&fault),
+    };
+    if reason.is_none() {
+        let hint = Some("{\"reason\": \"why users may go to new again\"}".to_owned());
+        return refuse(StatusCode::BAD_REQUEST, "a resume needs a reason", hint);
+    }
+    let resumed = live.resume(&name, &Origin { actor, reason });
+    match resumed {
+        Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), &name),
+        resumed => told(&live, resumed).await,
+    }
+}
+
+async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
+    let changed = match changed {
+        Ok(changed) => changed,
+        Err(refused) => return refuse(StatusCode::CONFLICT, refused.to_string(), None),
+    };
+    let mut message = changed.message;
+    if let Some(receipt) = changed.receipt {
+        let desk = live.desk.clone();
+        let durable = tokio::task::spawn_blocking(move || desk.wait(receipt, DURABLE_WITHIN)).await;
+        if let Ok(Err(why)) = durable {
+            message.push_str(&format!("; in memory only, a restart forgets it: {why}"));
+        }
+    }
+    let state = match changed.state {
+        rollout::State::Pending => dto::ReleaseState::Pending,
+        rollout::State::Progressing => dto::ReleaseState::Progressing,
+        rollout::State::Complete => dto::ReleaseState::Complete,
+        rollout::State::Frozen => dto::ReleaseState::Frozen,
+        rollout::State::RolledBack => dto::ReleaseState::RolledBack,
+    };
+    Json(dto::ChangeAnswer { state, ledger: changed.ledger, message }).into_response()
+}
+
+fn malformed(fault: &JsonRejection) -> Response {
+    let hint = Some("{\"reason\": \"...\"}".to_owned());
+    refuse(StatusCode::BAD_REQUEST, fault.body_text(), hint)
+}
+
+fn unknown(snapshot: &Snapshot, name: &str) -> Response {
+    let hint = Some(format!("one of {}", names(snapshot)));
+    refuse(StatusCode::NOT_FOUND, format!("no release is called `{name}`"), hint)
+}
+
+fn names(snapshot: &Snapshot) -> String {
+    snapshot.releases.iter().map(|r| format!("`{}`", r.release.name)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,407 @@
+//! The composition root: builds the tasks of a proxy, wires them, and orders the drain.
+//!
+//! Start: config → state directory (before any weight is used) → sockets → threads → ready. Drain order, in this one place: not ready →
+//! workers stop accepting and finish what is in flight → watchdog → admin → what is not announced yet is made durable → log.
+//!
+//! Invariants: every thread has an owner here that can stop it; no weight is used before the state has been read.
+
+use crate::admin::auth::AuthState;
+use crate::admin::routes;
+use crate::config::{self, Report, watch::Watcher};
+use crate::domain::plan::{OnStateFailure, Plan};
+use crate::live::apply::{Live, Phase, Source};
+use crate::live::clock;
+use crate::live::ledger::Ledger;
+use crate::live::log::Log;
+use crate::live::scribe::Scribe;
+use crate::live::state::{Found, Image, StateDirectory, StateError};
+use crate::net::{listen, resolve};
+use crate::proxy::serve::{self, Stage};
+use crate::watch::watchdog;
+use serde_json::json;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long the first save of the state may take.
+const DURABLE_WITHIN: Duration = Duration::from_secs(10);
+/// How long one admin connection may keep the end waiting.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{}", .0.render(config::Color::Plain))]
+    Config(Report),
+    #[error("{}", .0.join("\n"))]
+    Conflict(Vec<String>),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]
+    StateRefused(String),
+    #[error("cannot listen on {address} ({name} of [listen]): {source}")]
+    Listen { name: &'static str, address: SocketAddr, source: io::Error },
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+/// A running proxy. Dropped without [`Proxy::finish`] it stops at once.
+pub struct Proxy {
+    pub live: Arc<Live>,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    stage: watch::Sender<Stage>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<()>>,
+    watchdog: Option<JoinHandle<()>>,
+    control: Option<JoinHandle<()>>,
+    scribe: Option<JoinHandle<()>>,
+    asks: tokio::sync::mpsc::Sender<Ask>,
+}
+
+/// What the process is asked by signals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    Reload,
+}
+
+impl Proxy {
+    /// Starts the proxy of a config file; answers once it serves.
+    pub fn start(path: &Path, log: Log) -> Result<Proxy, StartError> {
+        let path = std::path::absolute(path)?;
+        // Watching before the first load: no edit falls between the two.
+        let (watcher, changes) = Watcher::start(vec![path.clone()])?;
+        let loaded = config::load(&path);
+        let checked = loaded.result.map_err(StartError::Config)?;
+        watcher.replace(loaded.files);
+        for warning in checked.warnings.lines() {
+            log.event("config_warning", json!({"message": warning}));
+        }
+        let room = descriptors(&checked.plan, &log);
+        let plan_state = checked.plan.state.clone();
+        let source = source(&path, &checked);
+
+        let (directory, ledger, found) = open_state(&checked.plan, &log)?;
+        if let (Found::Lost(why), OnStateFailure::Refuse) = (&found, plan_state.on_failure) {
+            return Err(StartError::StateRefused(why.clone()));
+        }
+        if let Found::Lost(why) = &found {
+            tell_lost(&log, why);
+        }
+        let (listen_http, listen_admin) = (checked.plan.listen.http, checked.plan.listen.admin);
+        let workers = checked.plan.listen.workers;
+        let (http, sockets) = listen::bind_workers(listen_http, workers)
+            .map_err(|source| StartError::Listen { name: "http", address: listen_http, source })?;
+        let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
+            .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
+
+        let live = Live::new(checked, source, found, log.clone()).map_err(StartError::Conflict)?;
+        live.gauges.connections_room.store(room, Relaxed);
+        let live = Arc::new(live);
+
+        // The state is on disk, or known not to be, before the first request is decided.
+        let scribe = Scribe { directory, ledger, log: log.clone() };
+        let desk = live.desk.clone();
+        let scribe = Builder::new().name("scribe".into()).spawn(move || scribe.run(&desk))?;
+        let durable = live.hold_unless_durable(DURABLE_WITHIN);
+
+        let (stage, staged) = watch::channel(Stage::Serving);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (asks, asked) = tokio::sync::mpsc::channel(4);
+        let mut proxy = Proxy {
+            live: live.clone(),
+            http,
+            admin,
+            stage,
+            stop: stop.clone(),
+            workers: vec![],
+            watchdog: None,
+            control: None,
+            scribe: Some(scribe),
+            asks,
+        };
+        if let Err(why) = durable {
+            if plan_state.on_failure == OnStateFailure::Refuse {
+                return Err(StartError::StateRefused(why));
+            }
+            tell_lost(&log, &why);
+        }
+        let control = Control { live: live.clone(), watcher, changes, asked, path: path.clone() };
+        let (resolved, wait) = std::sync::mpsc::sync_channel(1);
+        let control_stage = staged.clone();
+        let sockets_admin = admin_sockets;
+        proxy.control = Some(
+            Builder::new()
+                .name("control".into())
+                .spawn(move || control.run(sockets_admin, control_stage, resolved))?,
+        );
+        // Names must stand before the first user comes; a name that does not resolve must not keep the others waiting.
+        let _ = wait.recv_timeout(Duration::from_secs(6));
+        for (index, socket) in sockets.into_iter().enumerate() {
+            let (live, staged) = (live.clone(), staged.clone());
+            let name = format!("worker-{index}");
+            let body = move || {
+                if let Err(error) = serve::run(index, socket, live.clone(), staged) {
+                    live.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
+                }
+            };
+            proxy.workers.push(Builder::new().name(name).spawn(body)?);
+        }
+        let watched = live.clone();
+        let run = move || watchdog::run(&watched, &path, &stop);
+        proxy.watchdog = Some(Builder::new().name("watchdog".into()).spawn(run)?);
+        for (name, address) in [("http", http), ("admin", admin)] {
+            log.event("listening", json!({"name": name, "address": address.to_string()}));
+        }
+        live.gauges.enter(Phase::Serving);
+        Ok(proxy)
+    }
+
+    /// HUP: read the file again, whatever its contents.
+    pub fn asks(&self) -> tokio::sync::mpsc::Sender<Ask> {
+        self.asks.clone()
+    }
+
+    /// Lets what is in flight finish, within `[limits] drain`, and ends every thread.
+    pub fn finish(mut self) {
+        self.live.gauges.enter(Phase::Draining);
+        let _ = self.stage.send(Stage::Draining);
+        self.join();
+    }
+
+    /// Makes a drain that has begun, on another thread, end at once.
+    pub fn stopper(&self) -> impl Fn() + Send + use<> {
+        let stage = self.stage.clone();
+        move || {
+            let _ = stage.send(Stage::Stopping);
+        }
+    }
+
+    fn join(&mut self) {
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+        self.stop.store(true, Relaxed);
+        self.watchdog.take().map(JoinHandle::join);
+        let _ = self.stage.send(Stage::Stopping);
+        self.control.take().map(JoinHandle::join);
+        self.live.desk.close();
+        self.scribe.take().map(JoinHandle::join);
+        self.live.log.flush();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.stage.send(Stage::Stopping);
+        self.join();
+    }
+}
+
+fn tell_lost(log: &Log, why: &str) {
+    log.event(
+        "state_lost",
+        json!({"error": why, "effect": "every release is held at 0%; stable is served",
+               "hint": "mend the state directory, then: grayling resume RELEASE --reason TEXT"}),
+    );
+}
+
+fn source(path: &Path, checked: &config::Checked) -> Source {
+    Source {
+        path: path.to_owned(),
+        text: checked.text.clone(),
+        sha256: checked.sha256.clone(),
+        loaded_at_ms: clock::at_ms(),
+        last_error: None,
+    }
+}
+
+/// The state directory, its ledger, and what was found; a failure is told by [`Found::Lost`], but for a lock that another holds.
+fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StartError> {
+    let directory = match StateDirectory::open(&plan.state.directory) {
+        Ok(directory) => directory,
+        Err(locked @ StateError::Locked { .. }) => return Err(locked.into()),
+        Err(error) => return Ok((None, None, Found::Lost(error.to_string()))),
+    };
+    let mut found = directory.load();
+    if let Found::Lost(why) = &found
+        && let Err(error) = directory.keep_aside()
+    {
+        found = Found::Lost(format!("{why}; and it cannot be kept aside: {error}"));
+        return Ok((None, None, found));
+    }
+    let ledger = match Ledger::open(directory.path()) {
+        Ok(mut ledger) => {
+            if let Found::Known(image) = &mut found {
+                rebuild(&mut ledger, image, log);
+            }
+            Some(ledger)
+        }
+        Err(error) => {
+            found = Found::Lost(format!("{}: the ledger: {error}", directory.path().display()));
+            None
+        }
+    };
+    Ok((Some(directory), ledger, found))
+}
+
+/// Writes the entries again that a crash lost after the state was saved.
+fn rebuild(ledger: &mut Ledger, image: &mut Image, log: &Log) {
+    let mut lost: Vec<_> = image.recent.iter().filter(|e| e.n > ledger.last()).cloned().collect();
+    lost.iter_mut().for_each(|entry| entry.rebuilt = true);
+    if !lost.is_empty() {
+        let result = ledger.append(&lost).map_err(|e| e.to_string());
+        log.event("ledger_rebuilt", json!({"entries": lost.len(), "error": result.err()}));
+    }
+    // A state file that was restored from an old copy must not number entries twice.
+    image.ledger = image.ledger.max(ledger.last());
+}
+
+/// Raises the limit of open files to what is allowed, and answers how many connections that leaves room for.
+fn descriptors(plan: &Plan, log: &Log) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let open_max = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    // A connection of a client may need one to an upstream; some are for files, sockets and the admin API.
+    let room =
+        open_max.map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(128) / 2).unwrap_or(usize::MAX));
+    if room < plan.limits.connections {
+        log.event(
+            "limit_clamped",
+            json!({"limit": "connections", "configured": plan.limits.connections, "in_force": room,
+                   "hint": "raise the limit of open files (ulimit -n, LimitNOFILE)"}),
+        );
+    }
+    room
+}
+
+/// The control plane: admin, the file, names. One thread, one runtime.
+struct Control {
+    live: Arc<Live>,
+    watcher: Watcher,
+    changes: tokio::sync::mpsc::Receiver<config::watch::Change>,
+    asked: tokio::sync::mpsc::Receiver<Ask>,
+    path: PathBuf,
+}
+
+impl Control {
+    fn run(
+        self,
+        sockets: Vec<TcpListener>,
+        stage: watch::Receiver<Stage>,
+        resolved: std::sync::mpsc::SyncSender<()>,
+    ) {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.live.log.event("control_failed", json!({"error": error.to_string()}));
+                return;
+            }
+        };
+        let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
+        runtime.block_on(async move {
+            let router = routes::router(self.live.clone(), auth.clone());
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            let mut stopping = stage.clone();
+            for socket in sockets {
+                match tokio::net::TcpListener::from_std(socket) {
+                    Ok(listener) => {
+                        tokio::spawn(axum::serve(listener, service.clone()).into_future());
+                    }
+                    Err(error) => self.live.log.event("admin_failed", json!({"error": error.to_string()})),
+                }
+            }
+            tokio::spawn(names(self.live.clone(), resolved));
+            let follow = self.follow(auth);
+            tokio::select! {
+                () = follow => {}
+                _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
+            }
+        });
+        runtime.shutdown_timeout(ADMIN_GRACE);
+    }
+
+    async fn follow(mut self, auth: Arc<AuthState>) {
+        loop {
+            tokio::select! {
+                change = self.changes.recv() => match change {
+                    Some(_) => self.reload(&auth).await,
+                    None => std::future::pending().await,
+                },
+                ask = self.asked.recv() => match ask {
+                    Some(Ask::Reload) => self.watcher.kick(),
+                    None => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    async fn reload(&mut self, auth: &AuthState) {
+        let path = self.path.clone();
+        // A users file of ten million lines takes a while: the admin API answers meanwhile.
+        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&path)).await else { return };
+        self.watcher.replace(loaded.files);
+        let failed = |errors: Vec<String>| {
+            self.live.log.event("reload_failed", json!({"errors": errors, "effect": "nothing changed"}));
+        };
+        let checked = match loaded.result {
+            Ok(checked) => checked,
+            Err(report) => {
+                let lines = report.lines();
+                self.live.reload_failed(lines.join("\n"));
+                failed(lines);
+                return;
+            }
+        };
+        for warning in checked.warnings.lines() {
+            self.live.log.event("config_warning", json!({"message": warning}));
+        }
+        let source = source(&self.path, &checked);
+        let sha256 = source.sha256.clone();
+        match self.live.reload(checked, source) {
+            Ok(findings) => {
+                let snapshot = self.live.snapshot();
+                auth.replace(&snapshot.plan.admin);
+                self.live.log.event(
+                    "reloaded",
+                    json!({"revision": snapshot.revision, "sha256": sha256, "findings": findings}),
+                );
+                resolve_now(&self.live).await;
+            }
+            Err(errors) => failed(errors),
+        }
+    }
+}
+
+async fn names(live: Arc<Live>, first: std::sync::mpsc::SyncSender<()>) {
+    resolve_now(&live).await;
+    let _ = first.try_send(());
+    loop {
+        tokio::time::sleep(resolve::INTERVAL).await;
+        resolve_now(&live).await;
+    }
+}
+
+async fn resolve_now(live: &Live) {
+    let servers = live.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
+    for resolved in resolve::refresh(servers).await {
+        match resolved {
+            resolve::Resolved::Changed { name, addresses } => {
+                let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+                live.log.event("resolved", json!({"name": name, "addresses": addresses}));
+            }
+            resolve::Resolved::Failed { name, error } => {
+                live.log.event("resolve_failed", json!({"name": name, "error": error}));
+            }
+        }
+    }
+}

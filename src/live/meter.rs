@@ -1,0 +1,210 @@
+//! Every metric, once: names, labels, help; and how they are rendered for Prometheus.
+//!
+//! A scrape sums the workers' counters and publishes them through the `metrics` crate into a recorder of its own, so nothing is kept between
+//! scrapes and a series whose name has left the config is gone. Histograms are rendered here: the crate takes samples, not sums.
+//!
+//! Invariants: labels are names from the config or words from this file, never from a request; weights and states are the
+//! *announced* ones, so that what a scrape has shown no crash takes back.
+
+use super::apply::Live;
+use super::snapshot::{Cohort, RouteCounts, Snapshot};
+use super::tally::{ArmTally, LatencySum};
+use crate::domain::decide::Arm;
+use crate::domain::histogram::PROMETHEUS_LE;
+use crate::domain::outcome::Outcome;
+use crate::domain::plan::Target;
+use crate::domain::rollout::State;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::fmt::Write;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+const REQUESTS: &str = "grayling_requests_total";
+const DURATION: &str = "grayling_request_duration_seconds";
+const RESPONSE: &str = "grayling_upstream_response_seconds";
+const IN_FLIGHT: &str = "grayling_requests_in_flight";
+const CONNECTIONS: &str = "grayling_connections";
+const WEIGHT: &str = "grayling_weight_ratio";
+const WEIGHT_CONFIGURED: &str = "grayling_weight_configured_ratio";
+const SHARE: &str = "grayling_share_ratio";
+const STATE: &str = "grayling_release_state";
+const ROLLBACKS: &str = "grayling_rollbacks_total";
+const EVIDENCE: &str = "grayling_watchdog_evidence_ratio";
+const WATCHDOG_STATE: &str = "grayling_watchdog_state";
+const TICKS_LATE: &str = "grayling_watchdog_ticks_late_total";
+const USER_ID_MISSING: &str = "grayling_user_id_missing_total";
+const RELOAD_OK: &str = "grayling_config_last_reload_successful";
+const RELOAD_OK_AT: &str = "grayling_config_last_reload_success_timestamp_seconds";
+const RELOADS: &str = "grayling_config_reloads_total";
+const DURABLE: &str = "grayling_state_durable";
+const SAVE_SECONDS: &str = "grayling_state_last_save_seconds";
+const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
+const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
+const BUILD: &str = "grayling_build_info";
+
+fn describe() {
+    describe_counter!(REQUESTS, "Exchanges, by how they ended.");
+    describe_gauge!(IN_FLIGHT, "Exchanges that have not ended.");
+    describe_gauge!(CONNECTIONS, "Client connections.");
+    describe_gauge!(WEIGHT, "Share of users in new that is in force.");
+    describe_gauge!(WEIGHT_CONFIGURED, "Share of users in new that the file says.");
+    describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
+    describe_gauge!(STATE, "1 for the state that the release is in.");
+    describe_counter!(ROLLBACKS, "Rollbacks announced since the start.");
+    describe_gauge!(EVIDENCE, "Evidence against new, logarithmic: 0 none, 1 trips.");
+    describe_gauge!(WATCHDOG_STATE, "1 for the state that the watchdog is in.");
+    describe_counter!(TICKS_LATE, "Looks of the watchdog that came late: the machine starves.");
+    describe_counter!(USER_ID_MISSING, "Requests without a user id: served by stable.");
+    describe_gauge!(RELOAD_OK, "1 if the file as it stands is in force.");
+    describe_gauge!(RELOAD_OK_AT, "When a file last came into force.");
+    describe_counter!(RELOADS, "Reloads, by result.");
+    describe_gauge!(DURABLE, "0: rollbacks are in memory only.");
+    describe_gauge!(SAVE_SECONDS, "How long the last change was in memory only.");
+    describe_counter!(LOG_DROPPED, "Log lines dropped because their reader was too slow.");
+    describe_gauge!(SERVERS_HEALTHY, "Servers of an arm that are not left aside.");
+    describe_gauge!(BUILD, "1, with the version that runs.");
+}
+
+/// The whole scrape, in the text format of Prometheus.
+pub fn render(live: &Live) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        describe();
+        process(live);
+        let snapshot = live.desk.announced();
+        requests(&snapshot);
+        releases(live, &snapshot);
+        metrics_process::Collector::default().collect();
+    });
+    let mut text = handle.render();
+    histograms(live, &mut text);
+    text
+}
+
+fn process(live: &Live) {
+    let gauges = &live.gauges;
+    gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
+    counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
+    gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
+    gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
+    counter!(RELOADS, "result" => "success").absolute(gauges.reloads_ok.load(Relaxed));
+    counter!(RELOADS, "result" => "failure").absolute(gauges.reloads_failed.load(Relaxed));
+    gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
+    gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
+    counter!(LOG_DROPPED).absolute(live.log.dropped());
+    let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
+}
+
+fn requests(snapshot: &Snapshot) {
+    let publish = |release: &str,
+                   arm: &'static str,
+                   cohort: &str,
+                   route: &str,
+                   read: &dyn Fn(Outcome) -> u64| {
+        for outcome in Outcome::ALL {
+            let n = read(outcome);
+            // A series appears with its first request, and those that everybody asks for from the start.
+            if n > 0 || outcome == Outcome::Ok {
+                let (release, cohort, route) = (release.to_owned(), cohort.to_owned(), route.to_owned());
+                let outcome = outcome.label();
+                counter!(REQUESTS, "release" => release, "arm" => arm, "cohort" => cohort, "route" => route, "outcome" => outcome)
+                    .absolute(n);
+            }
+        }
+    };
+    for route in snapshot.routes.iter() {
+        match (&route.counts, route.target) {
+            (RouteCounts::Release(arms), Target::Release(index)) => {
+                let release = &snapshot.releases[index].release;
+                for arm in Arm::BOTH {
+                    for cohort in Cohort::all(release) {
+                        let counts = &arms[arm.index()][cohort.index(release)];
+                        let label = cohort.label(release);
+                        publish(&release.name, arm.label(), label, &route.name, &|o| counts.read(o));
+                    }
+                }
+            }
+            (RouteCounts::Upstream { counts, .. }, _) => {
+                publish("none", "none", "none", &route.name, &|o| counts.read(o));
+            }
+            (RouteCounts::Release(_), Target::Upstream(_)) => {}
+        }
+    }
+}
+
+fn releases(live: &Live, snapshot: &Snapshot) {
+    let views = live.views();
+    for release in &snapshot.releases {
+        let name = || release.release.name.clone();
+        gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
+        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.release.weight.ratio());
+        for state in State::ALL {
+            let here = f64::from(u8::from(state == release.state));
+            gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
+        }
+        let missing = release.tally.user_id_missing.iter().map(|c| c.read()).sum();
+        counter!(USER_ID_MISSING, "release" => name()).absolute(missing);
+        for arm in Arm::BOTH {
+            let in_flight = release.tally.arm(arm).in_flight();
+            gauge!(IN_FLIGHT, "release" => name(), "arm" => arm.label()).set(in_flight as f64);
+            let healthy = release.upstream(arm).healthy();
+            gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
+        }
+        let Some(view) = views.get(&release.release.name) else { continue };
+        if let Some(share) = view.share(Duration::from_secs(60)) {
+            gauge!(SHARE, "release" => name()).set(share);
+        }
+        if let Some(judgement) = &view.judgement {
+            for signal in &judgement.signals {
+                gauge!(EVIDENCE, "release" => name(), "signal" => signal.signal).set(signal.evidence_ratio);
+            }
+            for state in crate::domain::verdict::State::ALL {
+                let here = f64::from(u8::from(state == judgement.state));
+                gauge!(WATCHDOG_STATE, "release" => name(), "state" => state.label()).set(here);
+            }
+        }
+    }
+    drop(views);
+    for ((release, cause), n) in live.desk.rollbacks() {
+        counter!(ROLLBACKS, "release" => release, "cause" => cause).absolute(n);
+    }
+    let direct = live.direct.in_flight();
+    gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
+}
+
+fn histograms(live: &Live, text: &mut String) {
+    let snapshot = live.desk.announced();
+    let mut arms: Vec<(&str, &str, &ArmTally)> = vec![("none", "none", &live.direct)];
+    for release in &snapshot.releases {
+        for arm in Arm::BOTH {
+            arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
+        }
+    }
+    let families: [(&str, &str, fn(&ArmTally) -> LatencySum); 2] = [
+        (DURATION, "Whole exchanges, to the last byte.", ArmTally::duration),
+        (RESPONSE, "Until the head of the upstream's response.", ArmTally::response),
+    ];
+    for (name, help, read) in families {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (release, arm, tally) in &arms {
+            let (sum, release) = (read(tally), escaped(release));
+            let labels = format!("release=\"{release}\",arm=\"{arm}\"");
+            for (us, le) in PROMETHEUS_LE {
+                let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{le}\"}} {}", sum.histogram.at_most(us));
+            }
+            let total = sum.histogram.total();
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {total}");
+            let _ = writeln!(text, "{name}_sum{{{labels}}} {}", sum.sum_us as f64 / 1e6);
+            let _ = writeln!(text, "{name}_count{{{labels}}} {total}");
+        }
+        text.push('\n');
+    }
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
