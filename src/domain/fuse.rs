@@ -1,8 +1,8 @@
 //! The fuse: `new` cannot be connected to. Flips inline, before any statistics.
 //!
 //! Blown by [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, over at least two attempts to every server
-//! of it, while stable has accepted or answered within the last second (the fail-over is the probe). Local causes (no
-//! descriptor, no port) are not to be reported. Invariants: one success clears it; without a living stable it never blows, so it
+//! of it, while stable has accepted or answered within the last second, *after* `new` was found dead: the fail-over is the probe, and
+//! an answer from before proves nothing when both die together. Local causes (no descriptor, no port) are not to be reported. Invariants: one success clears it; without a living stable it never blows, so it
 //! cannot flip to an arm that is not answering.
 //!
 //! This is the definition, and it is small enough to be used under a lock on the failure path; a success needs only an
@@ -19,6 +19,8 @@ pub struct Fuse {
     in_a_row: u32,
     /// Failed tries per server of `new` since the last success.
     tried: Vec<u32>,
+    /// When the failures became enough.
+    dead_since: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub enum Blown {
 
 impl Fuse {
     pub fn new(servers: usize) -> Fuse {
-        Fuse { in_a_row: 0, tried: vec![0; servers] }
+        Fuse { in_a_row: 0, tried: vec![0; servers], dead_since: None }
     }
 
     /// How many servers of `new` it watches.
@@ -48,14 +50,23 @@ impl Fuse {
         if let Some(tries) = self.tried.get_mut(server) {
             *tries = tries.saturating_add(1);
         }
+        let dead = self.in_a_row >= IN_A_ROW && self.tried.iter().all(|tries| *tries >= TRIES_PER_SERVER);
+        if dead {
+            self.dead_since.get_or_insert(now);
+        }
         self.judge(now, stable_alive)
     }
 
     /// Also to be asked when stable answers: the failures may have come first.
     pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Blown {
-        let dead = self.in_a_row >= IN_A_ROW && self.tried.iter().all(|tries| *tries >= TRIES_PER_SERVER);
-        let alive = stable_alive.is_some_and(|at| now.saturating_sub(at) <= STABLE_ALIVE);
-        if dead && alive { Blown::Yes } else { Blown::No }
+        // Signs of life are kept in whole milliseconds.
+        let proven = |since: Duration, at: Duration| at.as_millis() >= since.as_millis();
+        match (self.dead_since, stable_alive) {
+            (Some(since), Some(at)) if proven(since, at) && now.saturating_sub(at) <= STABLE_ALIVE => {
+                Blown::Yes
+            }
+            _ => Blown::No,
+        }
     }
 }
 
@@ -92,7 +103,7 @@ mod tests {
     #[test]
     fn it_never_blows_while_stable_is_silent() {
         let mut fuse = Fuse::new(1);
-        for alive in [None, NOW.checked_sub(Duration::from_millis(1001))] {
+        for alive in [None, NOW.checked_sub(Duration::from_millis(1))] {
             (0..20).for_each(|_| assert_eq!(fuse.refused(0, NOW, alive), Blown::No));
         }
         assert_eq!(fuse.judge(NOW, ALIVE), Blown::Yes);

@@ -73,8 +73,9 @@ impl UserFlags {
         self.0[bucket.index() as usize].fetch_and(!PENDING, Relaxed);
     }
 
-    fn set_failed(&self, bucket: Bucket) {
-        self.0[bucket.index() as usize].fetch_or(FAILED, Relaxed);
+    /// Was it not set before?
+    fn set_failed(&self, bucket: Bucket) -> bool {
+        self.0[bucket.index() as usize].fetch_or(FAILED, Relaxed) & FAILED == 0
     }
 }
 
@@ -114,6 +115,14 @@ fn add16(counter: &AtomicU16) {
     counter.store(counter.load(Relaxed).saturating_add(1), Relaxed);
 }
 
+fn take_back(counter: &AtomicU32) {
+    counter.store(counter.load(Relaxed).saturating_sub(1), Relaxed);
+}
+
+fn take_back16(counter: &AtomicU16) {
+    counter.store(counter.load(Relaxed).saturating_sub(1), Relaxed);
+}
+
 fn add(counter: &AtomicU32) {
     counter.store(counter.load(Relaxed).wrapping_add(1), Relaxed);
 }
@@ -127,10 +136,9 @@ pub struct Ticket {
     role: Option<Role>,
 }
 
-/// How a request ended, for the evidence.
+/// How a request ended without a response head, for the evidence.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    Answered,
     /// Blamed on the upstream.
     Failed,
     /// Ended by the client or by the proxy: neither a success nor a failure of the arm.
@@ -206,6 +214,125 @@ impl Epoch {
         now: Duration,
     ) -> Ticket {
         let interval = self.interval_at(now);
+        let cell = self.opened(worker, arm, interval);
+        add(&cell.requests);
+        let role = bucket
+            .filter(|_| randomised == Randomised::Yes)
+            .and_then(|bucket| self.users.represent(bucket, self.entry_cohort(interval)));
+        if let Some(role) = role {
+            if role.enters {
+                add(&cell.entered);
+            }
+            if let Some(cohort) = role.cohort {
+                add16(&cell.at_risk[cohort]);
+            }
+        }
+        Ticket { interval, arm, bucket, role }
+    }
+
+    /// The head of the response is there: the arm has answered in time. How fast the body goes is the client's pace as well.
+    pub fn head(&self, worker: usize, ticket: Ticket) {
+        if let Some(cell) = self.open_cell(worker, ticket) {
+            add(&cell.answered);
+            if let Some((bucket, role)) = ticket.bucket.zip(ticket.role) {
+                if role.enters {
+                    add(&cell.entered_settled);
+                }
+                if let Some(cohort) = role.cohort {
+                    add16(&cell.risk_settled[cohort]);
+                }
+                self.users.clear_pending(bucket);
+            }
+        } else if let Some((bucket, _)) = ticket.bucket.zip(ticket.role) {
+            // Judged as unanswered: that was the failure, whatever comes later.
+            self.users.set_failed(bucket);
+        }
+    }
+
+    /// The body broke after [`Epoch::head`]: a failure after all. If the interval is judged already it counts in the present one.
+    pub fn broke(&self, worker: usize, ticket: Ticket, now: Duration) {
+        let represented = ticket.bucket.zip(ticket.role);
+        let newly = |bucket: Bucket| self.users.set_failed(bucket);
+        if let Some(cell) = self.open_cell(worker, ticket) {
+            take_back(&cell.answered);
+            self.mark(cell, ticket.bucket);
+            if let Some((_, role)) = represented.filter(|(bucket, _)| newly(*bucket)) {
+                if role.enters {
+                    take_back(&cell.entered_settled);
+                }
+                if let Some(cohort) = role.cohort {
+                    take_back16(&cell.risk_settled[cohort]);
+                }
+            }
+            return;
+        }
+        let cell = self.opened(worker, ticket.arm, self.interval_at(now));
+        add(&cell.requests);
+        self.mark(cell, ticket.bucket);
+        if let Some(cohort) =
+            represented.filter(|(bucket, _)| newly(*bucket)).and_then(|(_, role)| role.cohort)
+        {
+            add16(&cell.at_risk[cohort]);
+        }
+    }
+
+    /// The cell of a ticket whose interval is not judged yet.
+    fn open_cell(&self, worker: usize, ticket: Ticket) -> Option<&Interval> {
+        let cell = self.cell(worker, ticket.arm, ticket.interval);
+        let open =
+            ticket.interval >= self.judged.load(Acquire) && cell.stamp.load(Relaxed) == ticket.interval + 1;
+        open.then_some(cell)
+    }
+
+    /// The request of `ticket` has ended without [`Epoch::head`]. Once, and on the worker that called [`Epoch::arrive`].
+    pub fn end(&self, worker: usize, ticket: Ticket, ending: Ending, now: Duration) {
+        let represented = ticket.bucket.zip(ticket.role);
+        let Some(cell) = self.open_cell(worker, ticket) else {
+            // Judged as unanswered: that was the failure, whatever came of it later.
+            if let Some((bucket, _)) = represented {
+                self.users.set_failed(bucket);
+            }
+            if ending == Ending::Failed {
+                self.mark(self.opened(worker, ticket.arm, self.interval_at(now)), ticket.bucket);
+            }
+            return;
+        };
+        match ending {
+            Ending::Failed => {
+                self.mark(cell, ticket.bucket);
+                if let Some((bucket, _)) = represented {
+                    self.users.set_failed(bucket);
+                }
+            }
+            Ending::Excused | Ending::GaveUp => {
+                add(&cell.excused);
+                let waited = now.saturating_sub(self.start(ticket.interval)).as_micros() as u64;
+                if ending == Ending::GaveUp && waited > self.patience_us.load(Relaxed) {
+                    add(&cell.gave_up);
+                }
+                if let Some((bucket, role)) = represented {
+                    if role.enters {
+                        add(&cell.entered_settled);
+                    }
+                    if let Some(cohort) = role.cohort {
+                        add16(&cell.risk_settled[cohort]);
+                    }
+                    self.users.clear_pending(bucket);
+                }
+            }
+        }
+    }
+
+    fn mark(&self, cell: &Interval, bucket: Option<Bucket>) {
+        if let Some(bucket) = bucket {
+            // Buckets are evenly spread already: their low bits make a fair choice of one bit in 64.
+            let bits = cell.users_failed.load(Relaxed) | 1 << (bucket.index() % 64);
+            cell.users_failed.store(bits, Relaxed);
+        }
+    }
+
+    /// The cell of an interval, cleared when it comes round.
+    fn opened(&self, worker: usize, arm: Arm, interval: u64) -> &Interval {
         let cell = self.cell(worker, arm, interval);
         if cell.stamp.load(Relaxed) != interval + 1 {
             for counter in [
@@ -224,69 +351,7 @@ impl Epoch {
             cell.users_failed.store(0, Relaxed);
             cell.stamp.store(interval + 1, Release);
         }
-        add(&cell.requests);
-        let role = bucket
-            .filter(|_| randomised == Randomised::Yes)
-            .and_then(|bucket| self.users.represent(bucket, self.entry_cohort(interval)));
-        if let Some(role) = role {
-            if role.enters {
-                add(&cell.entered);
-            }
-            if let Some(cohort) = role.cohort {
-                add16(&cell.at_risk[cohort]);
-            }
-        }
-        Ticket { interval, arm, bucket, role }
-    }
-
-    /// The request of `ticket` has ended. Called once, on the worker that called [`Epoch::arrive`].
-    pub fn end(&self, worker: usize, ticket: Ticket, ending: Ending, now: Duration) {
-        let cell = self.cell(worker, ticket.arm, ticket.interval);
-        let counted =
-            ticket.interval >= self.judged.load(Acquire) && cell.stamp.load(Relaxed) == ticket.interval + 1;
-        let represented = ticket.bucket.zip(ticket.role);
-        match (counted, ending) {
-            (true, Ending::Failed) => {
-                self.mark(cell, ticket.bucket);
-                if let Some((bucket, _)) = represented {
-                    self.users.set_failed(bucket);
-                }
-            }
-            (true, Ending::Answered | Ending::Excused | Ending::GaveUp) => {
-                add(if ending == Ending::Answered { &cell.answered } else { &cell.excused });
-                let waited = now.saturating_sub(self.start(ticket.interval)).as_micros() as u64;
-                if ending == Ending::GaveUp && waited > self.patience_us.load(Relaxed) {
-                    add(&cell.gave_up);
-                }
-                if let Some((bucket, role)) = represented {
-                    if role.enters {
-                        add(&cell.entered_settled);
-                    }
-                    if let Some(cohort) = role.cohort {
-                        add16(&cell.risk_settled[cohort]);
-                    }
-                    self.users.clear_pending(bucket);
-                }
-            }
-            (false, _) => {
-                // Judged as unanswered: that was the failure, whatever came of it later.
-                if let Some((bucket, _)) = represented {
-                    self.users.set_failed(bucket);
-                }
-                let present = self.cell(worker, ticket.arm, self.interval_at(now));
-                if ending == Ending::Failed && present.stamp.load(Relaxed) == self.interval_at(now) + 1 {
-                    self.mark(present, ticket.bucket);
-                }
-            }
-        }
-    }
-
-    fn mark(&self, cell: &Interval, bucket: Option<Bucket>) {
-        if let Some(bucket) = bucket {
-            // Buckets are evenly spread already: their low bits make a fair choice of one bit in 64.
-            let bits = cell.users_failed.load(Relaxed) | 1 << (bucket.index() % 64);
-            cell.users_failed.store(bits, Relaxed);
-        }
+        cell
     }
 
     /// One for all who enter in an interval, by the interval's start.
@@ -422,7 +487,7 @@ mod tests {
         let hanging = epoch.arrive(0, Arm::New, user("a"), Randomised::Yes, Duration::ZERO);
         let all = judged(&epoch, 400);
         assert_eq!((all[0].new.failed, first_failures(&all)), (1, 1));
-        epoch.end(0, hanging, Ending::Answered, Duration::from_millis(450));
+        epoch.head(0, hanging);
         // He has had his failure in this round: no further one counts.
         let again = epoch.arrive(0, Arm::New, user("a"), Randomised::Yes, Duration::from_millis(500));
         epoch.end(0, again, Ending::Failed, Duration::from_millis(500));
@@ -435,6 +500,28 @@ mod tests {
         let ticket = epoch.arrive(0, Arm::New, user("a"), Randomised::Yes, Duration::ZERO);
         epoch.end(0, ticket, Ending::Excused, Duration::from_millis(20));
         assert_eq!(judged(&epoch, 2000)[0].new.failed, 0);
+    }
+
+    #[test]
+    fn a_body_that_breaks_is_a_failure_whenever_it_breaks() {
+        for breaks_at in [20, 5_000] {
+            let epoch = epoch();
+            let ticket = epoch.arrive(0, Arm::New, user("a"), Randomised::Yes, Duration::ZERO);
+            epoch.head(0, ticket);
+            let mut all = if breaks_at > 1_000 { judged(&epoch, breaks_at) } else { vec![] };
+            epoch.broke(0, ticket, Duration::from_millis(breaks_at));
+            all.extend(judged(&epoch, breaks_at + 2_000));
+            assert_eq!(all.iter().map(|f| f.new.failed).sum::<u64>(), 1, "at {breaks_at} ms");
+            assert_eq!(first_failures(&all), 1, "at {breaks_at} ms");
+        }
+    }
+
+    #[test]
+    fn a_slow_reader_is_no_failure() {
+        let epoch = epoch();
+        let ticket = epoch.arrive(0, Arm::New, user("a"), Randomised::Yes, Duration::ZERO);
+        epoch.head(0, ticket);
+        assert_eq!(judged(&epoch, 60_000).iter().map(|f| f.new.failed).sum::<u64>(), 0);
     }
 
     #[test]
@@ -452,7 +539,7 @@ mod tests {
         for lap in 0..3 {
             let at = TICK * (RING as u32 * lap);
             let ticket = epoch.arrive(0, Arm::Stable, user("a"), Randomised::Yes, at);
-            epoch.end(0, ticket, Ending::Answered, at);
+            epoch.head(0, ticket);
             let mut seen = 0;
             epoch.judge(at + TICK * 10, DEADLINE, |f| seen += f.stable.requests);
             assert_eq!(seen, 1, "lap {lap}");

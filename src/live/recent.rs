@@ -19,7 +19,7 @@ pub struct Recent {
     slice_began: Duration,
 }
 
-/// Counts in some time; latencies of whole exchanges.
+/// Counts in some time; latencies until the head of a response, which no slow client can stretch.
 #[derive(Clone, Default)]
 pub struct Slice {
     pub requests: u64,
@@ -57,7 +57,7 @@ impl Recent {
         let total = Slice {
             requests: tally.requests(),
             failures: tally.failures(),
-            latency: tally.duration().histogram,
+            latency: tally.response().histogram,
             success: tally.success().histogram,
         };
         let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));

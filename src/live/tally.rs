@@ -100,10 +100,10 @@ pub struct ArmCounts {
     pub failures: Counter,
     /// Whole exchange.
     pub duration: Latencies,
+    /// Until the response head, from when the upstream had the request.
+    pub response: Latencies,
     /// Of those, the ones that succeeded: what "usual" means for the arm.
     pub success: Latencies,
-    /// Until the response head.
-    pub response: Latencies,
 }
 
 /// The counters of one arm: every worker's, and the sketch of distinct users that they share.

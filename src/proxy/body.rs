@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 /// How far the request body has come, and what became of it; shared with the exchange.
@@ -28,6 +29,7 @@ pub struct Upload {
     /// Waiting for the client to send more: then silence is not the upstream's.
     waits_for_client: Cell<bool>,
     moved_at: Cell<Instant>,
+    became_whole: Notify,
     /// The client went away, and the exchange goes on without it.
     pub client_gone: Cell<bool>,
 }
@@ -55,6 +57,7 @@ impl Upload {
             stage: Cell::new(if body.is_end_stream() { Stage::Whole } else { Stage::Running }),
             waits_for_client: Cell::new(false),
             moved_at: Cell::new(Instant::now()),
+            became_whole: Notify::new(),
             client_gone: Cell::new(false),
         })
     }
@@ -62,6 +65,21 @@ impl Upload {
     /// Has the whole body been received?
     pub fn whole(&self) -> bool {
         self.stage.get() == Stage::Whole
+    }
+
+    /// Ends when the body has been received whole, if it was not yet.
+    pub async fn until_whole(&self) {
+        self.became_whole.notified().await;
+    }
+
+    fn complete(&self) {
+        self.stage.set(Stage::Whole);
+        self.became_whole.notify_one();
+    }
+
+    /// When its last piece came; at first, when the request did.
+    pub fn moved_at(&self) -> Instant {
+        self.moved_at.get()
     }
 
     pub fn client_fault(&self) -> Option<ClientFault> {
@@ -108,13 +126,13 @@ impl Body for RequestBody {
                 this.upload.waits_for_client.set(false);
                 this.upload.moved_at.set(Instant::now());
                 if this.inner.is_end_stream() {
-                    this.upload.stage.set(Stage::Whole);
+                    this.upload.complete();
                 }
                 // Trailers of a request are dropped: an upstream may take them for headers.
                 match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
                     Err(_) => {
-                        this.upload.stage.set(Stage::Whole);
+                        this.upload.complete();
                         Poll::Ready(None)
                     }
                 }
@@ -124,7 +142,7 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
             Poll::Ready(None) => {
-                this.upload.stage.set(Stage::Whole);
+                this.upload.complete();
                 Poll::Ready(None)
             }
             Poll::Pending => {

@@ -27,7 +27,9 @@ pub struct Exchange {
     upload: Rc<Upload>,
     route: usize,
     /// `None` on a route that goes to an upstream directly.
-    decided: Option<(Decided, Ticket)>,
+    decided: Option<Decided>,
+    /// Its place in the evidence: from when the request was received whole. Until then silence may be the client's.
+    ticket: Option<Ticket>,
     began: Duration,
     story: Story,
     served: Served,
@@ -35,8 +37,8 @@ pub struct Exchange {
     /// Room claimed in upstreams, and a server's load: given back with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
-    /// The head of the response has come.
-    headed: bool,
+    /// Answered, by the evidence: with the ticket under which.
+    settled: Option<Ticket>,
     open: bool,
 }
 
@@ -99,31 +101,41 @@ impl Exchange {
         story: Story,
     ) -> Exchange {
         let began = clock::now();
-        let decided = decided.map(|d| {
+        if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
             match d.user_hash {
                 Some(hash) => release.tally.arm(d.arm).saw(hash, began.as_secs() / 60),
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
-            (d, release.epoch.arrive(worker.index, d.arm, d.bucket, d.randomised, began))
-        });
-        let exchange = Exchange {
+        }
+        let mut exchange = Exchange {
             worker,
             snapshot,
             upload,
             route,
             decided,
+            ticket: None,
             began,
             story,
             served: Served::AsDecided,
             bytes: 0,
             rooms: [None, None],
             load: None,
-            headed: false,
+            settled: None,
             open: true,
         };
         exchange.arm_counts(|counts| counts.in_flight.add(1));
+        if exchange.upload.whole() {
+            exchange.received();
+        }
         exchange
+    }
+
+    /// The request is there, whole: from now on the upstream's time counts.
+    pub fn received(&mut self) {
+        if let Some(d) = self.decided {
+            self.ticket = Some(self.ticket_or_now(&d));
+        }
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
@@ -139,11 +151,11 @@ impl Exchange {
     }
 
     pub fn release(&self) -> Option<&Arc<ReleaseLive>> {
-        self.decided.as_ref().map(|(d, _)| &self.snapshot.releases[d.release])
+        self.decided.map(|d| &self.snapshot.releases[d.release])
     }
 
     pub fn arm(&self) -> Option<Arm> {
-        self.decided.as_ref().map(|(d, _)| d.arm)
+        self.decided.map(|d| d.arm)
     }
 
     /// Keeps room in an upstream for as long as the exchange lasts.
@@ -159,13 +171,30 @@ impl Exchange {
         self.load = Some(load);
     }
 
-    /// The head of the response is there.
-    pub fn answered(&mut self) {
-        self.headed = true;
-        if self.served == Served::AsDecided {
-            let took = clock::now().saturating_sub(self.began);
-            self.arm_counts(|counts| counts.response.record(took));
+    /// The head of the response is there, `took` after the upstream had the request.
+    pub fn answered(&mut self, status: StatusCode, took: Duration) {
+        if self.served == Served::ByStable {
+            return;
         }
+        let succeeded = Outcome::of_status(status).blame() == Blame::Nobody;
+        self.arm_counts(|counts| {
+            counts.response.record(took);
+            if succeeded {
+                counts.success.record(took);
+            }
+        });
+        if let Some(d) = self.decided.filter(|_| succeeded) {
+            let ticket = self.ticket_or_now(&d);
+            self.snapshot.releases[d.release].epoch.head(self.worker.index, ticket);
+            self.settled = Some(ticket);
+        }
+    }
+
+    /// Its place in the evidence; one that was answered before it was received whole takes its place now.
+    fn ticket_or_now(&self, d: &Decided) -> Ticket {
+        let epoch = &self.snapshot.releases[d.release].epoch;
+        let arrive = || epoch.arrive(self.worker.index, d.arm, d.bucket, d.randomised, clock::now());
+        self.ticket.unwrap_or_else(arrive)
     }
 
     pub fn passed(&mut self, bytes: usize) {
@@ -201,7 +230,7 @@ impl Exchange {
                 story: &self.story,
                 route: &self.snapshot.routes[self.route].name,
                 release: self.release().map(|r| r.release.name.as_str()),
-                decided: self.decided.as_ref().map(|(d, _)| d),
+                decided: self.decided.as_ref(),
                 served: self.served,
                 outcome,
                 status,
@@ -217,16 +246,22 @@ impl Exchange {
         let (worker, now) = (self.worker.index, clock::now());
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
-            (RouteCounts::Release(counts), Some((d, ticket))) => {
+            (RouteCounts::Release(counts), Some(d)) => {
                 let release = &self.snapshot.releases[d.release];
                 counts[d.arm.index()][d.cohort.index(&release.release)].count(worker, outcome);
-                let ending = match outcome.blame() {
-                    Blame::Nobody => Ending::Answered,
-                    Blame::Upstream => Ending::Failed,
-                    Blame::Client if !self.headed => Ending::GaveUp,
-                    Blame::Client | Blame::Proxy => Ending::Excused,
-                };
-                release.epoch.end(worker, *ticket, ending, now);
+                let end = |ticket: Ticket, ending| release.epoch.end(worker, ticket, ending, now);
+                match (outcome.blame(), self.settled) {
+                    // It has answered: only a body that breaks makes that undone.
+                    (Blame::Upstream, Some(ticket)) => release.epoch.broke(worker, ticket, now),
+                    (_, Some(_)) => {}
+                    (Blame::Upstream, None) => end(self.ticket_or_now(d), Ending::Failed),
+                    (Blame::Client, None) => {
+                        self.ticket.into_iter().for_each(|t| end(t, Ending::GaveUp));
+                    }
+                    (Blame::Nobody | Blame::Proxy, None) => {
+                        self.ticket.into_iter().for_each(|t| end(t, Ending::Excused));
+                    }
+                }
             }
             (RouteCounts::Upstream { counts, .. }, _) => counts.count(worker, outcome),
             (RouteCounts::Release(_), None) => {}
@@ -237,12 +272,8 @@ impl Exchange {
                 counts.failures.add(1);
             }
             // A client that gave up says nothing about how long the answer would have taken.
-            let took = now.saturating_sub(self.began);
             if outcome != Outcome::Cancelled {
-                counts.duration.record(took);
-            }
-            if outcome.blame() == Blame::Nobody {
-                counts.success.record(took);
+                counts.duration.record(now.saturating_sub(self.began));
             }
         });
     }
@@ -250,7 +281,7 @@ impl Exchange {
     fn arm_counts(&self, count: impl FnOnce(&ArmCounts)) {
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
-            (_, Some((d, _))) => {
+            (_, Some(d)) => {
                 let tally = &self.snapshot.releases[d.release].tally;
                 count(tally.arm(d.arm).workers.of(self.worker.index));
             }

@@ -182,7 +182,7 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
     };
     match sent {
         Ok(((response, lease), upstream)) => {
-            exchange.answered();
+            exchange.answered(response.status(), upload.moved_at().elapsed());
             let total = upstream.config.total_timeout.map(|total| began + total);
             let deadlines = Deadlines { idle: upstream.config.idle_timeout, total };
             let (parts, body) = response.into_parts();
@@ -250,11 +250,17 @@ async fn send(
         if !lease.reused {
             server.accepted();
         }
-        let head = head_deadline(upload, upstream, began);
-        let sent = tokio::select! {
-            biased;
-            sent = lease.send(request) => sent,
-            () = head => return failed(Outcome::Timeout),
+        let sent = {
+            let mut sending = std::pin::pin!(lease.send(request));
+            let mut too_late = std::pin::pin!(head_deadline(upload, upstream, began));
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => break sent,
+                    () = upload.until_whole(), if !upload.whole() => exchange.received(),
+                    () = &mut too_late => return failed(Outcome::Timeout),
+                }
+            }
         };
         match sent {
             Ok(response) => {
