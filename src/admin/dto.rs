@@ -5,6 +5,7 @@
 //! zero that looks like health. Weights, shares and `enters_at` are percentages, `_ratio` is 0 to 1, times of day are
 //! RFC 3339 in UTC.
 
+use crate::domain::{rollout, verdict};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -66,6 +67,18 @@ pub enum ReleaseState {
     Complete,
     Frozen,
     RolledBack,
+}
+
+impl From<rollout::State> for ReleaseState {
+    fn from(state: rollout::State) -> Self {
+        match state {
+            rollout::State::Pending => ReleaseState::Pending,
+            rollout::State::Progressing => ReleaseState::Progressing,
+            rollout::State::Complete => ReleaseState::Complete,
+            rollout::State::Frozen => ReleaseState::Frozen,
+            rollout::State::RolledBack => ReleaseState::RolledBack,
+        }
+    }
 }
 
 impl ReleaseState {
@@ -153,6 +166,18 @@ pub enum WatchdogState {
     Blind,
 }
 
+impl From<verdict::State> for WatchdogState {
+    fn from(state: verdict::State) -> Self {
+        match state {
+            verdict::State::Quiet => WatchdogState::Quiet,
+            verdict::State::Suspicious => WatchdogState::Suspicious,
+            verdict::State::Tripped => WatchdogState::Tripped,
+            verdict::State::BothArms => WatchdogState::BothArms,
+            verdict::State::Blind => WatchdogState::Blind,
+        }
+    }
+}
+
 impl WatchdogState {
     /// For people.
     pub fn words(self) -> &'static str {
@@ -214,34 +239,8 @@ pub struct ChangeAnswer {
     pub message: String,
 }
 
-/// One of the array that `GET /api/v1/ledger?since=N` answers. The server may cut a long answer short: what comes after
-/// the last entry is asked for with its number, until there is nothing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LedgerEntry {
-    pub n: u64,
-    pub at: String,
-    /// `null` for what concerns no single release.
-    #[serde(default)]
-    pub release: Option<String>,
-    #[serde(default)]
-    pub attempt: Option<u64>,
-    /// What was decided: `trip`, `resume`, `weight`, ...
-    pub kind: String,
-    pub actor: String,
-    /// As a person gave it.
-    #[serde(default)]
-    pub reason: Option<String>,
-    pub detail: String,
-    #[serde(default)]
-    pub weight_before: Option<f64>,
-    #[serde(default)]
-    pub weight_after: Option<f64>,
-    #[serde(default)]
-    pub evidence: Value,
-    /// Written again from the state file, after a crash lost the line.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rebuilt: bool,
-}
+/// One of the array that `GET /api/v1/ledger?since=N` answers.
+pub use crate::live::ledger::Entry as LedgerEntry;
 
 /// The body of `GET /readyz`, whether it is 200 or 503.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -156,13 +156,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let arm = |arm: Arm| arm_status(live_release, view, arm);
     let watchdog = match &view.judgement {
         Some(judgement) => dto::Watchdog {
-            state: match judgement.state {
-                verdict::State::Quiet => dto::WatchdogState::Quiet,
-                verdict::State::Suspicious => dto::WatchdogState::Suspicious,
-                verdict::State::Tripped => dto::WatchdogState::Tripped,
-                verdict::State::BothArms => dto::WatchdogState::BothArms,
-                verdict::State::Blind => dto::WatchdogState::Blind,
-            },
+            state: judgement.state.into(),
             signals: judgement
                 .signals
                 .iter()
@@ -180,13 +174,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     dto::Release {
         name: release.name.clone(),
         attempt: release.attempt,
-        state: match live_release.state {
-            rollout::State::Pending => dto::ReleaseState::Pending,
-            rollout::State::Progressing => dto::ReleaseState::Progressing,
-            rollout::State::Complete => dto::ReleaseState::Complete,
-            rollout::State::Frozen => dto::ReleaseState::Frozen,
-            rollout::State::RolledBack => dto::ReleaseState::RolledBack,
-        },
+        state: live_release.state.into(),
         weight: live_release.force.weight().percent(),
         weight_configured: release.weight.percent(),
         wave: None,
@@ -355,14 +343,7 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
             message.push_str(&format!("; in memory only, a restart forgets it: {why}"));
         }
     }
-    let state = match changed.state {
-        rollout::State::Pending => dto::ReleaseState::Pending,
-        rollout::State::Progressing => dto::ReleaseState::Progressing,
-        rollout::State::Complete => dto::ReleaseState::Complete,
-        rollout::State::Frozen => dto::ReleaseState::Frozen,
-        rollout::State::RolledBack => dto::ReleaseState::RolledBack,
-    };
-    Json(dto::ChangeAnswer { state, ledger: changed.ledger, message }).into_response()
+    Json(dto::ChangeAnswer { state: changed.state.into(), ledger: changed.ledger, message }).into_response()
 }
 
 fn malformed(fault: &JsonRejection) -> Response {

@@ -175,6 +175,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
 }
 
+type Read = fn(&ArmTally) -> LatencySum;
+
 fn histograms(live: &Live, text: &mut String) {
     let snapshot = live.desk.announced();
     let mut arms: Vec<(&str, &str, &ArmTally)> = vec![("none", "none", &live.direct)];
@@ -183,7 +185,7 @@ fn histograms(live: &Live, text: &mut String) {
             arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
         }
     }
-    let families: [(&str, &str, fn(&ArmTally) -> LatencySum); 2] = [
+    let families: [(&str, &str, Read); 2] = [
         (DURATION, "Whole exchanges, to the last byte.", ArmTally::duration),
         (RESPONSE, "Until the head of the upstream's response.", ArmTally::response),
     ];

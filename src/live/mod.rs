@@ -14,3 +14,4 @@ pub mod snapshot;
 pub mod state;
 pub mod tally;
 pub mod upstream;
+mod writer;

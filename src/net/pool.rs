@@ -75,7 +75,7 @@ pub struct Lease<B> {
 /// A request that could not be sent.
 pub enum SendError<B> {
     /// No byte of it left: here it is again.
-    Unsent(Request<B>),
+    Unsent(Box<Request<B>>),
     /// The connection failed after something was sent, or while the head of the response came in.
     Broken(hyper::Error),
 }
@@ -228,10 +228,10 @@ impl<B: Body + 'static> Lease<B> {
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
         // A pooled connection is ready as soon as its task has seen the last response end.
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
-            return Err(SendError::Unsent(request));
+            return Err(SendError::Unsent(Box::new(request)));
         }
         self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::Unsent(request),
+            Some(request) => SendError::Unsent(Box::new(request)),
             None => SendError::Broken(error.into_error()),
         })
     }

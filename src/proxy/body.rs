@@ -184,6 +184,7 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 /// What a client receives.
+#[expect(clippy::large_enum_variant, reason = "a box would cost every response an allocation")]
 pub enum ResponseBody {
     /// Written by the proxy itself.
     Text(Option<Bytes>),

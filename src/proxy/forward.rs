@@ -200,7 +200,7 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
 /// No response head: why.
 enum Unsent {
     /// No server takes a connection, through no fault of this machine; nothing was sent.
-    Unreachable(Request<RequestBody>),
+    Unreachable(Box<Request<RequestBody>>),
     Failed(Failure),
 }
 
@@ -274,7 +274,7 @@ async fn send(
             // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
             // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
             Err(SendError::Unsent(unsent)) => {
-                request = unsent;
+                request = *unsent;
                 if !lease.reused {
                     refused(exchange, upstream, index);
                     tried.add(index);
@@ -289,7 +289,7 @@ async fn send(
             }
         }
     }
-    Err(Unsent::Unreachable(request))
+    Err(Unsent::Unreachable(Box::new(request)))
 }
 
 /// Ends when the upstream has had its time for the response head. While the client's body is still coming in, the time starts
@@ -315,7 +315,7 @@ async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant)
 /// `new` takes no connection and nothing was sent: counts that, and hands the request to stable where the config says so.
 fn fall_back(
     exchange: &mut Exchange,
-    mut request: Request<RequestBody>,
+    mut request: Box<Request<RequestBody>>,
 ) -> Result<(Arc<UpstreamLive>, Request<RequestBody>), Unsent> {
     let Some(release) = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New)) else {
         return Err(Unsent::Unreachable(request));
@@ -331,7 +331,7 @@ fn fall_back(
     }
     exchange.failed_over();
     request.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(Arm::Stable));
-    Ok((release.stable.clone(), request))
+    Ok((release.stable.clone(), *request))
 }
 
 /// The release whose fuse a connection to `upstream` bears on: that of `new`, and not of a fail-over's stable.

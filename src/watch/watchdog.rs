@@ -18,7 +18,7 @@ use crate::live::upstream::UpstreamLive;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -44,7 +44,7 @@ const CALM: f64 = 1.0;
 const PROBE: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`. `config` is the file beside which `grayling.stop` may appear.
-pub fn run(live: &Live, config: &PathBuf, stop: &AtomicBool) {
+pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
     let mut watched: BTreeMap<String, Watched> = BTreeMap::new();
     let mut minute = 0;
     let mut last = clock::now();

@@ -1,0 +1,328 @@
+//! How the next snapshot is made: from a plan, what is remembered, and the snapshot before.
+//!
+//! Invariants: only `apply` holds a [`Writer`], under its lock; counters, servers, load and evidence are taken over from the snapshot before
+//! by name; ledger entries are numbered here, without gaps.
+
+use super::apply::Origin;
+use super::apply::Source;
+use super::clock;
+use super::epoch::Epoch;
+use super::ledger::Entry;
+use super::route::RouteTable;
+use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
+use super::state::{Image, RECENT_MAX};
+use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
+use super::upstream::UpstreamLive;
+use crate::domain::cohort::Weight;
+use crate::domain::decide::{Arm, Force};
+use crate::domain::plan::{Plan, Release, Target};
+use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step};
+use crate::domain::segment::Segment;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+pub(super) struct Writer {
+    pub image: Image,
+    pub source: Source,
+    pub stop_file: bool,
+    pub counts: HashMap<String, Arc<OutcomeCounts>>,
+    pub epochs: u64,
+    pub evidence: u64,
+}
+
+/// What becomes of the watchdog's evidence when the weight in force changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    Keeps,
+    /// Keeps what was won, but counts its users anew.
+    NewRound,
+    StartsAfresh,
+}
+
+impl Writer {
+    fn now(&self) -> Circumstances {
+        Circumstances { stop_file: self.stop_file }
+    }
+
+    fn force(&self, release: &Release) -> (Force, Option<Hold>, State) {
+        let memory = self.image.releases.get(&release.name).cloned().unwrap_or_default();
+        let (force, hold) = rollout::force(&memory, release.weight, release.attempt, self.now());
+        let state = State::of(&memory, hold.as_ref(), force);
+        (force, hold, state)
+    }
+
+    /// Takes note of the attempt that a file gives.
+    pub(super) fn meet(&mut self, release: &Release) -> Step {
+        let stranger =
+            Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
+        let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
+        let (next, what) = rollout::step(memory, Input::Configure { attempt: release.attempt });
+        self.image.releases.insert(release.name.clone(), next);
+        what
+    }
+
+    /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.
+    pub(super) fn assemble(
+        &mut self,
+        plan: Arc<Plan>,
+        before: Option<(&Snapshot, &[String])>,
+        direct: &Arc<ArmTally>,
+        workers: usize,
+    ) -> Snapshot {
+        let old = before.map(|(s, _)| s);
+        let rearmed = |name: &str| before.is_some_and(|(_, names)| names.iter().any(|n| n == name));
+        let old_upstream = |name: &str| {
+            old.and_then(|s| s.upstreams.iter().find(|u| u.config.name == name)).map(Arc::as_ref)
+        };
+        let upstreams: Vec<_> = plan
+            .upstreams
+            .iter()
+            .map(|u| Arc::new(UpstreamLive::new(u.clone(), old_upstream(&u.name))))
+            .collect();
+        let mut releases = vec![];
+        for release in &plan.releases {
+            let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
+            let evidence = match earlier {
+                Some(e) if rearmed(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
+                _ => Evidence::Keeps,
+            };
+            let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
+            let live =
+                self.release(release.clone(), earlier.map(Arc::as_ref), stable, new, evidence, workers);
+            releases.push(Arc::new(live));
+        }
+        let mut counts = HashMap::new();
+        let mut counter = |key: String| -> Arc<OutcomeCounts> {
+            let kept = self.counts.get(&key).cloned();
+            counts
+                .entry(key)
+                .or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers))))
+                .clone()
+        };
+        let routes = plan.routes.iter().map(|route| {
+            let route_counts = match route.target {
+                Target::Release(i) => {
+                    let release = &plan.releases[i];
+                    RouteCounts::Release(Arm::BOTH.map(|arm| {
+                        Cohort::all(release)
+                            .map(|cohort| {
+                                let cohort = cohort.label(release);
+                                counter(format!(
+                                    "{}\n{}\n{cohort}\n{}",
+                                    release.name,
+                                    arm.label(),
+                                    route.name
+                                ))
+                            })
+                            .collect()
+                    }))
+                }
+                Target::Upstream(_) => RouteCounts::Upstream {
+                    counts: counter(format!("\n\n\n{}", route.name)),
+                    tally: direct.clone(),
+                },
+            };
+            RouteLive { name: route.name.as_str().into(), target: route.target, counts: route_counts }
+        });
+        let routes = Arc::new(routes.collect());
+        self.counts = counts;
+        Snapshot {
+            revision: old.map_or(1, |s| s.revision + 1),
+            table: Arc::new(RouteTable::new(&plan.routes)),
+            plan,
+            routes,
+            upstreams,
+            releases,
+        }
+    }
+
+    /// The same configuration with what is in force computed anew for the releases that `which` names.
+    pub(super) fn reforce(
+        &mut self,
+        before: &Snapshot,
+        workers: usize,
+        which: impl Fn(&str) -> bool,
+        evidence: Evidence,
+    ) -> Snapshot {
+        let releases = before.releases.iter().map(|old| {
+            if !which(&old.release.name) {
+                return old.clone();
+            }
+            let (stable, new) = (old.stable.clone(), old.new.clone());
+            Arc::new(self.release(old.release.clone(), Some(old), stable, new, evidence, workers))
+        });
+        Snapshot {
+            revision: before.revision,
+            plan: before.plan.clone(),
+            table: before.table.clone(),
+            routes: before.routes.clone(),
+            upstreams: before.upstreams.clone(),
+            releases: releases.collect(),
+        }
+    }
+
+    fn release(
+        &mut self,
+        release: Arc<Release>,
+        before: Option<&ReleaseLive>,
+        stable: Arc<UpstreamLive>,
+        new: Arc<UpstreamLive>,
+        evidence: Evidence,
+        workers: usize,
+    ) -> ReleaseLive {
+        let (force, hold, state) = self.force(&release);
+        let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
+        let evidence_id = keep.map_or_else(
+            || {
+                self.evidence += 1;
+                self.evidence
+            },
+            |b| b.evidence_id,
+        );
+        let same_epoch = keep.filter(|b| {
+            evidence == Evidence::Keeps
+                && b.force == force
+                && b.release.salt == release.salt
+                && b.release.watchdog.tick == release.watchdog.tick
+                && same_segments(&b.release.segments, &release.segments)
+                && same_segments(&b.release.excluded, &release.excluded)
+        });
+        let epoch = same_epoch.map(|b| b.epoch.clone()).unwrap_or_else(|| {
+            self.epochs += 1;
+            Arc::new(Epoch::new(self.epochs, release.watchdog.tick, workers, clock::now()))
+        });
+        let header = http::HeaderValue::from_str(&release.name);
+        ReleaseLive {
+            tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
+            // Names are checked by the config to be fit for a header.
+            header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
+            release,
+            force,
+            hold,
+            state,
+            stable,
+            new,
+            epoch,
+            evidence_id,
+        }
+    }
+
+    /// Ledger entries for what a reload changed.
+    pub(super) fn changes(&mut self, before: &Snapshot, after: &Snapshot, rearmed: &[String]) -> Vec<Entry> {
+        let mut entries = vec![];
+        for release in &after.releases {
+            let name = &release.release.name;
+            let old = before.releases.iter().find(|r| r.release.name == *name);
+            let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
+            let weight_after = release.force.weight();
+            let configured = old.map(|r| r.release.weight) != Some(release.release.weight);
+            let kind = if rearmed.contains(name) { "attempt" } else { "weight" };
+            if weight_before == weight_after && !configured && kind == "weight" {
+                continue;
+            }
+            let mut detail = match kind {
+                "attempt" => {
+                    format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
+                }
+                _ => format!("the file says {}", release.release.weight),
+            };
+            if let Some(hold) = &release.hold {
+                detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
+            }
+            let entry = Entry {
+                weight_before: Some(weight_before.percent()),
+                weight_after: Some(weight_after.percent()),
+                ..self.entry(kind, Some(&release.release), &file_origin(), detail)
+            };
+            entries.push(self.record(entry));
+        }
+        for old in &before.releases {
+            if !after.releases.iter().any(|r| r.release.name == old.release.name) {
+                let entry = Entry {
+                    weight_before: Some(old.force.weight().percent()),
+                    weight_after: Some(0.0),
+                    ..self.entry(
+                        "removed",
+                        Some(&old.release),
+                        &file_origin(),
+                        "not in the file any more".into(),
+                    )
+                };
+                entries.push(self.record(entry));
+            }
+        }
+        entries
+    }
+
+    pub(super) fn entry(
+        &self,
+        kind: &str,
+        release: Option<&Release>,
+        origin: &Origin,
+        detail: String,
+    ) -> Entry {
+        Entry {
+            n: 0,
+            at: clock::rfc3339(clock::at_ms()),
+            release: release.map(|r| r.name.clone()),
+            attempt: release.map(|r| r.attempt),
+            kind: kind.to_owned(),
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone(),
+            detail,
+            weight_before: None,
+            weight_after: None,
+            evidence: Value::Null,
+            rebuilt: false,
+        }
+    }
+
+    /// Numbers an entry, and keeps it among the latest.
+    pub(super) fn record(&mut self, mut entry: Entry) -> Entry {
+        self.image.ledger += 1;
+        entry.n = self.image.ledger;
+        let recent = &mut self.image.recent;
+        recent.push(entry.clone());
+        let excess = recent.len().saturating_sub(RECENT_MAX);
+        recent.drain(..excess);
+        entry
+    }
+}
+
+fn same_segments(a: &[Arc<Segment>], b: &[Arc<Segment>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+}
+
+pub(super) fn file_origin() -> Origin {
+    Origin { actor: "file".into(), reason: None }
+}
+
+/// Releases and routes of `plan` that would send users to the servers of a standing trip of another name.
+pub(super) fn conflicts(plan: &Plan, memories: &BTreeMap<String, Memory>) -> Vec<String> {
+    let servers = |upstream: usize| plan.upstreams[upstream].servers.iter().map(|s| s.to_string());
+    let mut found = vec![];
+    for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
+        let mut check = |upstream: usize, what: String| {
+            if let Some(server) = servers(upstream).find(|s| trip.servers.contains(s)) {
+                found.push(format!(
+                    "{what} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
+                     resume `{tripped}` first (grayling resume {tripped} --reason TEXT), or point it elsewhere"
+                ));
+            }
+        };
+        for release in plan.releases.iter().filter(|r| r.name != *tripped) {
+            check(release.new, format!("release `{}` (new)", release.name));
+            check(release.stable, format!("release `{}` (stable)", release.name));
+        }
+        for release in plan.releases.iter().filter(|r| r.name == *tripped && r.stable != r.new) {
+            check(release.stable, format!("release `{}` (stable)", release.name));
+        }
+        for route in &plan.routes {
+            if let Target::Upstream(upstream) = route.target {
+                check(upstream, format!("route `{}`", route.name));
+            }
+        }
+    }
+    found
+}
