@@ -179,6 +179,7 @@ impl Scribe {
                 inbox.error = error;
             }
             if let Some(work) = work {
+                let in_memory_only = work.since.elapsed();
                 desk.announced.store(work.snapshot);
                 {
                     let mut inbox = desk.inbox();
@@ -193,6 +194,7 @@ impl Scribe {
                             "release": entry.release, "attempt": entry.attempt, "actor": entry.actor,
                             "reason": entry.reason, "detail": entry.detail, "ledger": entry.n,
                             "weight_before": entry.weight_before, "weight_after": entry.weight_after,
+                            "in_memory_only_us": in_memory_only.as_micros() as u64,
                         }),
                     );
                 }

@@ -218,6 +218,12 @@ impl FuseBox {
         }
     }
 
+    /// Evidence starts afresh: so does the fuse.
+    pub fn renew(&self) {
+        *self.lock() = Fuse::default();
+        self.strained.store(false, Relaxed);
+    }
+
     /// This server, of so many, refused; stable gave a sign of life at that time.
     pub fn refused(&self, server: usize, servers: usize, stable_alive: Option<Duration>) -> Blown {
         let mut fuse = self.lock();

@@ -173,6 +173,9 @@ impl Writer {
     ) -> ReleaseLive {
         let (force, hold, state) = self.force(&release);
         let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
+        if let (Some(before), None) = (before, keep) {
+            before.tally.fuse.renew();
+        }
         let evidence_id = keep.map_or_else(
             || {
                 self.evidence += 1;

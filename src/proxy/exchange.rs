@@ -5,7 +5,7 @@
 //! and as nothing of stable.
 
 use super::body::Upload;
-use super::serve::Worker;
+use super::serve::{RequestRoom, Worker};
 use crate::domain::cohort::Bucket;
 use crate::domain::decide::Arm;
 use crate::domain::outcome::{Blame, Outcome};
@@ -15,6 +15,7 @@ use crate::live::epoch::{Ending, Randomised, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::ArmCounts;
 use crate::live::upstream::{InFlight, ServerLoad};
+use crate::net::listen::Progress;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -37,6 +38,9 @@ pub struct Exchange {
     /// Room claimed in upstreams, and a server's load: given back with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
+    room: Option<RequestRoom>,
+    /// Of an HTTP/1 connection: its next head begins when this exchange has ended.
+    progress: Option<Rc<Progress>>,
     /// Answered, by the evidence: with the ticket under which.
     settled: Option<Ticket>,
     open: bool,
@@ -121,6 +125,8 @@ impl Exchange {
             bytes: 0,
             rooms: [None, None],
             load: None,
+            room: None,
+            progress: None,
             settled: None,
             open: true,
         };
@@ -164,6 +170,11 @@ impl Exchange {
             [first @ None, _] => *first = Some(room),
             [_, second] => *second = Some(room),
         }
+    }
+
+    /// What it takes up until its end: room in the process, and the turn on its connection.
+    pub fn occupies(&mut self, room: RequestRoom, progress: Option<Rc<Progress>>) {
+        (self.room, self.progress) = (Some(room), progress);
     }
 
     /// The server that has it now.
@@ -221,7 +232,10 @@ impl Exchange {
             self.count(outcome);
         }
         self.arm_counts(|counts| counts.in_flight.subtract(1));
-        (self.rooms, self.load) = ([None, None], None);
+        (self.rooms, self.load, self.room) = ([None, None], None, None);
+        if let Some(progress) = self.progress.take() {
+            progress.request_ended();
+        }
         let took = clock::now().saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;

@@ -39,9 +39,9 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     client.progress.request_began();
+    let snapshot = worker.live.snapshot();
     let http1 = request.version() != Version::HTTP_2;
-    let Some(_room) = worker.enter() else { return Failure::Overload.response() };
-    let mut response = match prepare(&worker, &client, request) {
+    let mut response = match prepare(&worker, &client, snapshot, request) {
         Ok(prepared) => {
             let expose = prepared.exchange.snapshot().plan.listen.expose_arm;
             let arm = prepared.exchange.arm().filter(|_| expose);
@@ -54,11 +54,13 @@ pub async fn answer(
             }
             response
         }
-        Err(failure) => failure.response(),
+        Err(failure) => {
+            if http1 {
+                client.progress.request_ended();
+            }
+            failure.response()
+        }
     };
-    if http1 {
-        client.progress.request_ended();
-    }
     headers::drop_hop_by_hop(response.headers_mut());
     response
 }
@@ -72,9 +74,15 @@ struct Prepared {
 }
 
 /// From the snapshot to the decision, and the headers that go upstream.
-fn prepare(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> Result<Prepared, Failure> {
-    let snapshot = worker.live.snapshot();
+fn prepare(
+    worker: &Rc<Worker>,
+    client: &Client,
+    snapshot: Arc<Snapshot>,
+    request: Request<Incoming>,
+) -> Result<Prepared, Failure> {
     let (mut parts, body) = request.into_parts();
+    let http1 = parts.version != Version::HTTP_2;
+    let room = worker.enter(&snapshot.plan.limits).ok_or(Failure::Overload)?;
     admit(&parts, &snapshot)?;
     headers::drop_reserved(&mut parts.headers);
 
@@ -145,7 +153,9 @@ fn prepare(worker: &Rc<Worker>, client: &Client, request: Request<Incoming>) -> 
 
     let upload = Upload::of(&body);
     let body_idle_timeout = snapshot.plan.limits.body_idle_timeout;
-    let exchange = Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story);
+    let progress = http1.then(|| client.progress.clone());
+    let mut exchange = Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story);
+    exchange.occupies(room, progress);
     let request = Request::from_parts(parts, RequestBody::new(body, upload.clone(), body_idle_timeout));
     Ok(Prepared { exchange, request, upload, upstream })
 }

@@ -88,7 +88,9 @@ pub fn run(
     };
     let served = local.block_on(&runtime, worker.clone().serve(listener, stage));
     // From here on nothing new may be spawned: what is dropped now is cancelled.
-    drop(worker.detached.borrow_mut().take());
+    // (Out of the cell first: what is dropped may look for it.)
+    let detached = worker.detached.borrow_mut().take();
+    drop(detached);
     drop(local);
     served
 }
@@ -152,11 +154,11 @@ impl Worker {
     }
 
     /// Room for one more request in the whole process.
-    pub fn enter(&self) -> Option<RequestRoom> {
-        let in_flight = &self.live.gauges.requests_in_flight;
+    pub fn enter(&self, limits: &Limits) -> Option<RequestRoom> {
+        let before = self.live.gauges.requests_in_flight.fetch_add(1, Relaxed);
+        // Gives the room back by itself if it was one too many.
         let room = RequestRoom(self.live.clone());
-        let before = in_flight.fetch_add(1, Relaxed);
-        (before < self.live.snapshot().plan.limits.requests_in_flight).then_some(room)
+        (before < limits.requests_in_flight).then_some(room)
     }
 
     /// Lets `future` go on by itself: its client is gone. Drain waits for it.
