@@ -26,16 +26,16 @@ struct Scene {
 
 /// Two healthy versions under the load of some thousand users, long enough for the watchdog to know them.
 fn scene() -> Scene {
-    scene_with("")
+    scene_with(|_| {})
 }
 
-fn scene_with(limits: &str) -> Scene {
+fn scene_with(adjust: impl FnOnce(&mut Config)) -> Scene {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let mut config = Config::new(stable.address, new.address)
         .weight(&format!("{PERCENT}%"))
         .upstreams("response_timeout = \"1s\"\nconnect_timeout = \"1s\"\nidle_timeout = \"1s\"");
-    config.limits = limits.into();
+    adjust(&mut config);
     let proxy = world.run(&config);
     let load = Load::start(proxy.http, CALLERS, PAUSE);
     eventually(seconds(20), "both arms have had their first requests", || {
@@ -56,7 +56,13 @@ fn flips(fault: &str, within: Duration, breaks: impl FnOnce(&Origin)) -> Value {
         (api.weight() == 0.0).then(|| onset.elapsed())
     });
     let trip = api.trip().expect("the status tells the trip");
-    figure(&format!("new begins to {fault}: at 0% after {} ms; {trip}", time.as_millis()));
+    figure(&format!(
+        "new begins to {fault}: at 0% after {} ms (its own estimate: {} ms); {}: {}",
+        time.as_millis(),
+        trip["onset_to_trip_ms"],
+        trip["cause"],
+        trip["detail"]
+    ));
 
     // What was decided before may still arrive; then nobody does.
     let mut last = (scene.new.total(), Instant::now());
@@ -113,6 +119,10 @@ fn a_new_that_resets_is_flipped() {
 
 /// Breaks both versions in the same way; nobody may be flipped. Less than the 30 s after which `on_both_bad` acts.
 fn both_alike(fault: &str, breaks: impl Fn(&Origin)) {
+    both_alike_in(scene, fault, breaks);
+}
+
+fn both_alike_in(scene: impl FnOnce() -> Scene, fault: &str, breaks: impl Fn(&Origin)) {
     let _turn = turn();
     let scene = scene();
     breaks(&scene.stable);
@@ -146,6 +156,18 @@ fn both_versions_hanging_is_nobodys_fault() {
     both_alike("hang", |origin| origin.behave(Behaviour::Hang));
 }
 
+/// Counted as they end, requests of `new` would fail after one second and those of stable not before three.
+#[test]
+fn both_versions_hanging_with_unequal_time_outs_is_nobodys_fault() {
+    let unequal = || {
+        scene_with(|config| {
+            config.upstreams = "response_timeout = \"3s\"".into();
+            config.upstream_new = Some("response_timeout = \"1s\"".into());
+        })
+    };
+    both_alike_in(unequal, "hang", |origin| origin.behave(Behaviour::Hang));
+}
+
 #[test]
 fn both_versions_cutting_bodies_is_nobodys_fault() {
     both_alike("cut bodies", |origin| origin.behave(Behaviour::CutBody));
@@ -154,7 +176,7 @@ fn both_versions_cutting_bodies_is_nobodys_fault() {
 /// Clients of users in `new` misbehave, and only they: the worst case for a watchdog that blames the wrong one.
 fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + Sync + 'static) {
     let _turn = turn();
-    let scene = scene_with("body_idle_timeout = \"500ms\"");
+    let scene = scene_with(|config| config.limits = "body_idle_timeout = \"500ms\"".into());
     for origin in [&scene.stable, &scene.new] {
         origin.behave(Behaviour::Delay(Duration::from_millis(20)));
     }

@@ -12,6 +12,8 @@ pub struct Config {
     /// More lines, each for its table.
     pub listen: String,
     pub upstreams: String,
+    /// For `new` alone, instead of `upstreams`.
+    pub upstream_new: Option<String>,
     pub release: String,
     pub watchdog: String,
     pub limits: String,
@@ -30,8 +32,9 @@ impl Config {
             new: vec![new],
             weight: "20%".into(),
             attempt: 1,
-            listen: "workers = 1".into(),
+            listen: "workers = 2".into(),
             upstreams: String::new(),
+            upstream_new: None,
             release: String::new(),
             watchdog: String::new(),
             limits: String::new(),
@@ -75,6 +78,7 @@ impl Config {
         let servers =
             |all: &[SocketAddr]| all.iter().map(|a| format!("\"http://{a}\"")).collect::<Vec<_>>().join(", ");
         let (stable, new) = (servers(&self.stable), servers(&self.new));
+        let upstream_new = self.upstream_new.as_ref().unwrap_or(upstreams);
         format!(
             r#"[listen]
 http = "127.0.0.1:0"
@@ -87,7 +91,7 @@ servers = [{stable}]
 
 [upstream.v2]
 servers = [{new}]
-{upstreams}
+{upstream_new}
 
 [release.{RELEASE}]
 stable = "v1"

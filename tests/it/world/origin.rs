@@ -138,6 +138,8 @@ impl Origin {
     }
 
     fn accept(&self, listener: TcpListener) {
+        // A real server's backlog: clients that make the proxy reconnect all the time must not overflow it.
+        let _ = socket2::SockRef::from(&listener).listen(4096);
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::spawn(move || {
             for (id, stream) in (0..).zip(listener.incoming().map_while(Result::ok)) {
