@@ -195,6 +195,8 @@ fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + S
                 for user in users.iter().cycle().skip(t * 25).take_while(|_| !stop.load(Ordering::Relaxed)) {
                     misbehave(address, user);
                     count.fetch_add(1, Ordering::Relaxed);
+                    // Many, but no flood: each costs the origin a connection, and a starved origin is another test's subject.
+                    std::thread::sleep(Duration::from_millis(10));
                 }
             })
         })
