@@ -164,6 +164,15 @@ impl Exchange {
         self.decided.map(|d| d.arm)
     }
 
+    /// The arm that answers, where the config says that clients may see it.
+    pub fn exposed_arm(&self) -> Option<Arm> {
+        let expose = self.snapshot.plan.listen.expose_arm;
+        self.arm().filter(|_| expose).map(|arm| match self.served {
+            Served::AsDecided => arm,
+            Served::ByStable => Arm::Stable,
+        })
+    }
+
     /// Keeps room in an upstream for as long as the exchange lasts.
     pub fn hold(&mut self, room: InFlight) {
         match &mut self.rooms {

@@ -41,28 +41,18 @@ pub async fn answer(
     client.progress.request_began();
     let snapshot = worker.live.snapshot();
     let http1 = request.version() != Version::HTTP_2;
-    let mut response = match prepare(&worker, &client, snapshot, request) {
-        Ok(prepared) => {
-            let expose = prepared.exchange.snapshot().plan.listen.expose_arm;
-            let arm = prepared.exchange.arm().filter(|_| expose);
-            let mut response = match prepared.exchange.may_change_something() {
-                true => GoesOn::new(worker.clone(), prepared.upload.clone(), exchange(prepared)).await,
-                false => exchange(prepared).await,
-            };
-            if let Some(arm) = arm {
-                response.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(arm));
-            }
-            response
-        }
+    match prepare(&worker, &client, snapshot, request) {
+        Ok(prepared) => match prepared.exchange.may_change_something() {
+            true => GoesOn::new(worker.clone(), prepared.upload.clone(), exchange(prepared)).await,
+            false => exchange(prepared).await,
+        },
         Err(failure) => {
             if http1 {
                 client.progress.request_ended();
             }
             failure.response()
         }
-    };
-    headers::drop_hop_by_hop(response.headers_mut());
-    response
+    }
 }
 
 /// A request that is decided and ready to be sent.
@@ -195,7 +185,11 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
             exchange.answered(response.status(), upload.moved_at().elapsed());
             let total = upstream.config.total_timeout.map(|total| began + total);
             let deadlines = Deadlines { idle: upstream.config.idle_timeout, total };
-            let (parts, body) = response.into_parts();
+            let (mut parts, body) = response.into_parts();
+            headers::drop_hop_by_hop(&mut parts.headers);
+            if let Some(arm) = exchange.exposed_arm() {
+                parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
+            }
             let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines);
             Response::from_parts(parts, body)
         }
