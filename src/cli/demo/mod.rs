@@ -20,6 +20,9 @@ use std::time::Duration;
 use story::{Ending, Story};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// For ending the proxy and the versions in order.
+const ENDING: Duration = Duration::from_secs(1);
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   grayling demo                    the new version starts to fail; see it taken out
@@ -61,13 +64,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let (http, admin) = (args.http, args.admin);
         let setting = tokio::task::spawn_blocking(move || Stage::set(http, admin, story::FIRST_WEIGHT));
         let stage = setting.await.context("the demo could not be set up")??;
-        let end = screen.start + Duration::from_secs(args.seconds);
+        let end = screen.start + Duration::from_secs(args.seconds).saturating_sub(ENDING);
         let ending = {
             let mut story = Story::new(&stage, &mut screen, args.chaos, end);
             tokio::select! {
                 ending = story.tell() => ending,
                 _ = interrupt.recv() => Ok(Ending::Interrupted),
                 _ = terminate.recv() => Ok(Ending::Interrupted),
+                // Only if a step hangs: each ends in time by itself.
+                () = tokio::time::sleep_until(end.into()) => Ok(Ending::OutOfTime),
             }
         };
         let next = story::what_to_try(&stage, ending.as_ref().ok());

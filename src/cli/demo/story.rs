@@ -20,11 +20,11 @@ const WEIGHTS: [&str; 3] = [FIRST_WEIGHT, "5%", "20%"];
 /// Reached only where nothing is wrong.
 const LAST_WEIGHT: &str = "50%";
 /// How long users are on a weight before it is raised.
-const STEP: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_secs(6);
 /// When the fault begins, after the last raise: at random between the two.
-const CALM_MS: (u64, u64) = (2000, 4000);
+const CALM_MS: (u64, u64) = (3000, 6000);
 /// With less than this many seconds, everything goes faster.
-const UNHURRIED: f64 = 24.0;
+const UNHURRIED: f64 = 26.0;
 /// For what is told after the rollback.
 const TELLING: Duration = Duration::from_millis(2500);
 /// An in-flight answer comes within this time.
@@ -44,6 +44,8 @@ pub enum Ending {
     /// Not within the time there was.
     Stayed,
     Interrupted,
+    /// In the middle of a step.
+    OutOfTime,
 }
 
 impl Ending {
@@ -51,7 +53,7 @@ impl Ending {
         match self {
             Ending::RolledBack => chaos != Chaos::None,
             Ending::Stayed => chaos == Chaos::None,
-            Ending::FalseAlarm | Ending::Interrupted => false,
+            Ending::FalseAlarm | Ending::Interrupted | Ending::OutOfTime => false,
         }
     }
 }
@@ -136,11 +138,11 @@ impl<'a> Story<'a> {
         ))?;
         self.screen.line(format!("  new     v2 on {}; the same, so far\n", stage.new.address))?;
         let user = users::name(first_user());
-        self.screen.line("  While it runs, from another terminal:")?;
-        self.screen.line(format!("    grayling status -w{}", admin_option(stage)))?;
+        self.screen.line("While it runs, from another terminal:\n")?;
+        self.screen.line(format!("{}  grayling status -w{}", alias(), admin_option(stage)))?;
         self.screen
-            .line(format!("    curl -i -H 'x-user-id: {user}' http://{}/balance\n", stage.http.address))?;
-        let head = "                       stable                        new";
+            .line(format!("  curl -i -H 'x-user-id: {user}' http://{}/balance\n", stage.http.address))?;
+        let head = "                   -------- stable ---------   ------------- new --------------";
         let columns = "   time  weight    requests  failed     p99    requests  failed     p99   users";
         self.screen.line(self.screen.paint(Hue::Dim, head))?;
         self.screen.line(self.screen.paint(Hue::Dim, columns))
@@ -174,6 +176,11 @@ impl<'a> Story<'a> {
         let status: Status = self.stage.client.get("/api/v1/status").await?;
         let found = status.releases.into_iter().find(|r| r.name == RELEASE);
         found.ok_or_else(|| anyhow::anyhow!("the status names no release `{RELEASE}`"))
+    }
+
+    async fn revision(&self) -> anyhow::Result<u64> {
+        let status: Status = self.stage.client.get("/api/v1/status").await?;
+        Ok(status.config.revision)
     }
 
     /// Looks on until a moment; answers at once if `new` is rolled back.
@@ -260,48 +267,35 @@ impl<'a> Story<'a> {
     async fn aftermath(&mut self) -> anyhow::Result<()> {
         tokio::time::sleep(IN_FLIGHT.mul_f64(self.pace.max(0.5))).await;
         let harm = self.stage.users.seen().harm;
-        let failed = match self.chaos {
-            Chaos::Latency => format!("failed or took longer than {} ms", LATENCY_P99_MAX.as_millis()),
-            Chaos::Errors | Chaos::None => "failed".to_owned(),
-        };
-        let hurt = count(harm.users.len() as u64);
-        self.fact(
-            "harm",
-            &format!("{} requests of {hurt} users {failed} in new, in all", count(harm.requests)),
-        )?;
+        let (requests, hurt) = (count(harm.requests), count(harm.users.len() as u64));
+        let mut told = format!("in all, {requests} requests of {hurt} users failed in new");
+        if self.chaos == Chaos::Latency {
+            let _ = write!(told, " or took over {} ms", LATENCY_P99_MAX.as_millis());
+        }
+        self.fact("harm", &told)?;
 
         let hurt: Vec<u64> = harm.users.into_iter().take(ASK_MAX).collect();
         let stable = self.ask_after(&hurt).await;
         let (all, each) = (count(hurt.len() as u64), count(stable));
-        self.fact(
-            "now",
-            &format!("the next request of each of these users: {each} of {all} served by stable"),
-        )?;
+        self.fact("now", &format!("the next request of each of them: {each} of {all} served by stable"))?;
 
+        let before = self.revision().await?;
         self.stage.save_again()?;
         let saved = Instant::now();
-        let revision = |s: &Status| s.config.revision;
-        let before = revision(&self.stage.client.get("/api/v1/status").await?);
-        // It may have been taken before the look above; then the pause is all there is to wait for.
-        while saved.elapsed() < Duration::from_secs(1).mul_f64(self.pace) {
-            let status: Status = self.stage.client.get("/api/v1/status").await?;
-            if revision(&status) > before {
-                break;
-            }
+        while self.revision().await? == before {
+            anyhow::ensure!(saved.elapsed() < RELOAD, "the file was saved again, and was not read");
             tokio::time::sleep(LOOK).await;
         }
         let release = self.release().await?;
-        let told = format!(
-            "grayling.toml still says {}; saved again just now, and {} is in force",
-            percent(release.weight_configured),
-            percent(release.weight)
-        );
-        self.fact("file", &told)?;
+        let (configured, force) = (percent(release.weight_configured), percent(release.weight));
+        self.fact(
+            "file",
+            &format!("grayling.toml says {configured}, and was saved again just now; in force: {force}"),
+        )?;
         self.fact("", "it stays so over saves and restarts, until a person resumes it")?;
         let seen = self.stage.users.seen();
-        let told =
-            format!("{} requests to stable and {} to new", count(seen.after_stable), count(seen.after_new));
-        self.fact("since", &told)?;
+        let (stable, new) = (count(seen.after_stable), count(seen.after_new));
+        self.fact("since", &format!("{stable} requests went to stable, {new} to new"))?;
         let entries: Vec<Value> = self.stage.client.get("/api/v1/ledger?since=0").await?;
         let number = entries.iter().find(|e| e["kind"] == "trip" || e["kind"] == "rollback");
         let number =
@@ -347,7 +341,7 @@ impl<'a> Story<'a> {
         self.screen.event(Some(Hue::Green), "nothing was wrong, and nothing was done: new is at 50%")?;
         self.screen.line("")?;
         self.so_far(&release)?;
-        self.fact("next", "100% is the same edit; see it taken out: grayling demo --chaos errors")?;
+        self.fact("next", "100% would be the same edit. To see a bad one: grayling demo")?;
         Ok(Ending::Stayed)
     }
 
@@ -441,7 +435,7 @@ fn by_latency(trip: &Trip) -> bool {
 /// The cause in words; the counts follow.
 fn plain_cause(trip: &Trip) -> String {
     match trip.cause.as_str() {
-        "errors" => "users of new fail more often than users of stable, beyond chance".to_owned(),
+        "errors" => "new fails its users more often, beyond chance".to_owned(),
         "ceiling" if by_latency(trip) => {
             format!("the p99 of new is above latency_p99_max, {} ms", LATENCY_P99_MAX.as_millis())
         }
@@ -478,34 +472,48 @@ fn evidence(trip: &Trip) -> Vec<String> {
 /// The end of the demo: what is left, and commands to go on with.
 pub fn what_to_try(stage: &Stage, ending: Option<&Ending>) -> String {
     let folder = stage.folder.display();
-    let Some(Ending::RolledBack) = ending else {
-        return format!("\nThe demo has ended; {folder} is left.");
-    };
+    match ending {
+        Some(Ending::RolledBack) => {}
+        Some(Ending::OutOfTime) => {
+            return format!(
+                "\nOut of time in the middle of it: give it more with --seconds.\nConfig, state and log are in {folder}."
+            );
+        }
+        Some(Ending::Interrupted) => return format!("\nInterrupted. Config, state and log are in {folder}."),
+        _ => return format!("\nThe demo has ended. Config, state and log are in {folder}."),
+    }
     let user = users::name(first_user());
-    let admin = admin_option(stage);
-    let called = std::env::args().next().unwrap_or_default();
-    let alias = match std::env::current_exe() {
-        Ok(path) if called.contains('/') => format!("  alias grayling={}\n", path.display()),
-        _ => String::new(),
-    };
+    let (alias, admin) = (alias(), admin_option(stage));
     format!(
         "
-The demo has ended, its two versions with it. What to try next:
+The demo has ended, and its two versions with it. What to try next:
 
 {alias}  cd {folder}
-  grayling explain --user {user} -c grayling.toml   where this user belongs, and why
-  grayling run -c grayling.toml                   a restart does not forget: 0%
+  grayling explain --user {user} -c grayling.toml
+  grayling run -c grayling.toml          # a restart does not forget: 0%
 
-and while that runs, from another terminal:
+While that runs, from another terminal:
 
-  grayling status{admin}
+{alias}  grayling status{admin}
   grayling ledger{admin}
-  grayling resume {RELEASE} --reason \"v2 is mended\"{admin}
-  or set attempt = 2 in grayling.toml and save: the next build, armed afresh
   curl -i -H 'x-user-id: {user}' http://{}/balance
-    502 until something serves on {} again",
+                                         # 502 until {} answers again
+
+To let users into new again, either of:
+
+  grayling resume {RELEASE} --reason 'v2 is mended'{admin}
+  attempt = 2                            # in grayling.toml, for the next build",
         stage.http.address, stage.stable.address
     )
+}
+
+/// For whoever has not installed it: what `grayling` is.
+fn alias() -> String {
+    let called = std::env::args().next().unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(path) if called.contains('/') => format!("  alias grayling={}\n", path.display()),
+        _ => String::new(),
+    }
 }
 
 #[cfg(test)]
