@@ -9,6 +9,7 @@ mod screen;
 mod stage;
 mod story;
 mod users;
+mod words;
 
 use super::{EXIT_FAILURE, block_on};
 use anyhow::Context;
@@ -57,7 +58,7 @@ pub enum Chaos {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::new();
-    story::title(&mut screen, args.chaos)?;
+    words::title(&mut screen, args.chaos, args.seconds)?;
     block_on(async move {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -75,7 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 () = tokio::time::sleep_until(end.into()) => Ok(Ending::OutOfTime),
             }
         };
-        let next = story::what_to_try(&stage, ending.as_ref().ok());
+        let next = words::what_to_try(&stage, ending.as_ref().ok());
         // Also when the story broke off: users are answered to the end.
         tokio::task::spawn_blocking(move || stage.strike()).await.context("the demo could not be ended")?;
         let ending = ending?;

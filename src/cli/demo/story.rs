@@ -7,10 +7,11 @@ use super::Chaos;
 use super::origin::{FAILS, FAULT_FAILS, FAULT_SLOWER_MS, Fault};
 use super::screen::Screen;
 use super::stage::{LATENCY_P99_MAX, Place, RELEASE, Stage};
-use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Random, Seen, Side, USERS};
-use crate::admin::dto::{Release, ReleaseState, Status, Trip};
+use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Random, Seen, Side};
+use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_cause, wrapped};
+use crate::admin::dto::{Release, ReleaseState, Status};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
-use crate::domain::cohort::{Salt, Weight};
+use crate::domain::cohort::Weight;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -67,25 +68,6 @@ pub struct Story<'a> {
     pace: f64,
     weight: &'static str,
     drawn: Instant,
-}
-
-/// The first thing on screen; nothing has been started yet.
-pub fn title(screen: &mut Screen, chaos: Chaos) -> std::io::Result<()> {
-    let what = match chaos {
-        Chaos::Errors | Chaos::Latency => "a bad release, noticed and taken back. About 20 seconds.",
-        Chaos::None => "a good release, left alone. About 25 seconds.",
-    };
-    screen.line(format!("{} {what}\n", screen.paint(Hue::Bold, "grayling demo:")))?;
-    let staged = match chaos {
-        Chaos::Errors => "the new version starts to answer 500, at a moment nobody tells the proxy",
-        Chaos::Latency => "the new version becomes slow, at a moment nobody tells the proxy",
-        Chaos::None => "nothing; both versions work",
-    };
-    screen.line(format!(
-        "  Real    the proxy, its watchdog, two versions of a small billing service,\n          \
-         {} users over HTTP, the config file that sets the weight\n  Staged  {staged}\n",
-        count(USERS)
-    ))
 }
 
 impl<'a> Story<'a> {
@@ -385,7 +367,10 @@ impl<'a> Story<'a> {
 
     /// `  name      text`, wrapped.
     fn fact(&mut self, name: &str, text: &str) -> std::io::Result<()> {
-        let name = self.screen.paint(Hue::Bold, &format!("  {name:<10}"));
+        let name = match name {
+            "" => " ".repeat(12),
+            name => self.screen.paint(Hue::Bold, &format!("  {name:<10}")),
+        };
         let mut lines = wrapped(text, WIDTH - 12).into_iter();
         self.screen.line(format!("{name}{}", lines.next().unwrap_or_default()))?;
         for line in lines {
@@ -395,136 +380,9 @@ impl<'a> Story<'a> {
     }
 }
 
-/// The text in lines of at most `width` characters, broken at spaces.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-/// The first user whom the first weight has in `new`.
-fn first_user() -> u64 {
-    let weight = Weight::parse(FIRST_WEIGHT).unwrap_or(Weight::FULL);
-    let salt = Salt::new(RELEASE);
-    (0..USERS).find(|user| weight.holds(salt.bucket(users::name(*user).as_bytes()))).unwrap_or(0)
-}
-
-/// What commands need to find this proxy.
-fn admin_option(stage: &Stage) -> String {
-    let address = stage.admin.address.to_string();
-    if address == "127.0.0.1:9900" { String::new() } else { format!(" --admin http://{address}") }
-}
-
-fn of<'a>(trip: &'a Trip, path: &[&str]) -> &'a Value {
-    path.iter().fold(&trip.evidence, |value, key| &value[*key])
-}
-
-/// Was it the ceiling of latency, and not that of failures?
-fn by_latency(trip: &Trip) -> bool {
-    trip.cause == "ceiling" && trip.detail.starts_with("p99")
-}
-
-/// The cause in words; the counts follow.
-fn plain_cause(trip: &Trip) -> String {
-    match trip.cause.as_str() {
-        "errors" => "new fails its users more often, beyond chance".to_owned(),
-        "ceiling" if by_latency(trip) => {
-            format!("the p99 of new is above latency_p99_max, {} ms", LATENCY_P99_MAX.as_millis())
-        }
-        "ceiling" => "more of new fails than errors_max allows, and stable is better".to_owned(),
-        _ => shown(&trip.detail),
-    }
-}
-
-/// The counts on which it was decided.
-fn evidence(trip: &Trip) -> Vec<String> {
-    let n = |path: &[&str]| of(trip, path).as_u64().map_or("?".to_owned(), count);
-    let ms = |path: &[&str]| of(trip, path).as_f64().map_or("?".to_owned(), milliseconds);
-    let mut lines = vec![format!(
-        "new {} of {} failed, stable {} of {}, in the last minute",
-        n(&["new", "failures"]),
-        n(&["new", "requests"]),
-        n(&["stable", "failures"]),
-        n(&["stable", "requests"])
-    )];
-    if by_latency(trip) {
-        lines[0] = format!(
-            "new {} of {} above {} ms, stable {} of {}, in the last minute",
-            n(&["slow", "new"]),
-            n(&["slow", "of_new"]),
-            LATENCY_P99_MAX.as_millis(),
-            n(&["slow", "stable"]),
-            n(&["slow", "of_stable"])
-        );
-        lines.push(format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"])));
-    }
-    lines
-}
-
-/// The end of the demo: what is left, and commands to go on with.
-pub fn what_to_try(stage: &Stage, ending: Option<&Ending>) -> String {
-    let folder = stage.folder.display();
-    match ending {
-        Some(Ending::RolledBack) => {}
-        Some(Ending::OutOfTime) => {
-            return format!(
-                "\nOut of time in the middle of it: give it more with --seconds.\nConfig, state and log are in {folder}."
-            );
-        }
-        Some(Ending::Interrupted) => return format!("\nInterrupted. Config, state and log are in {folder}."),
-        _ => return format!("\nThe demo has ended. Config, state and log are in {folder}."),
-    }
-    let user = users::name(first_user());
-    let (alias, admin) = (alias(), admin_option(stage));
-    format!(
-        "
-The demo has ended, and its two versions with it. What to try next:
-
-{alias}  cd {folder}
-  grayling explain --user {user} -c grayling.toml
-  grayling run -c grayling.toml          # a restart does not forget: 0%
-
-While that runs, from another terminal:
-
-{alias}  grayling status{admin}
-  grayling ledger{admin}
-  curl -i -H 'x-user-id: {user}' http://{}/balance
-                                         # 502 until {} answers again
-
-To let users into new again, either of:
-
-  grayling resume {RELEASE} --reason 'v2 is mended'{admin}
-  attempt = 2                            # in grayling.toml, for the next build",
-        stage.http.address, stage.stable.address
-    )
-}
-
-/// For whoever has not installed it: what `grayling` is.
-fn alias() -> String {
-    let called = std::env::args().next().unwrap_or_default();
-    match std::env::current_exe() {
-        Ok(path) if called.contains('/') => format!("  alias grayling={}\n", path.display()),
-        _ => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_facts_are_wrapped_at_spaces() {
-        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("incomprehensible", 7), ["incomprehensible"]);
-    }
 
     #[test]
     fn only_what_should_happen_is_a_success() {
