@@ -68,13 +68,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let end = screen.start + Duration::from_secs(args.seconds).saturating_sub(ENDING);
         let ending = {
             let mut story = Story::new(&stage, &mut screen, args.chaos, end);
-            tokio::select! {
-                ending = story.tell() => ending,
+            let broken_off = tokio::select! {
+                ending = story.tell() => Err(ending),
                 _ = interrupt.recv() => Ok(Ending::Interrupted),
                 _ = terminate.recv() => Ok(Ending::Interrupted),
                 // Only if a step hangs: each ends in time by itself.
                 () = tokio::time::sleep_until(end.into()) => Ok(Ending::OutOfTime),
-            }
+            };
+            broken_off.map_or_else(|told| told, |why| Ok(story.broken_off(why)))
         };
         let next = words::what_to_try(&stage, ending.as_ref().ok());
         // Also when the story broke off: users are answered to the end.

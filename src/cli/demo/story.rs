@@ -24,10 +24,12 @@ const LAST_WEIGHT: &str = "50%";
 const STEP: Duration = Duration::from_secs(6);
 /// When the fault begins, after the last raise: at random between the two.
 const CALM_MS: (u64, u64) = (3000, 6000);
-/// With less than this many seconds, everything goes faster.
-const UNHURRIED: f64 = 26.0;
+/// What the steps take. With less time, they are shorter.
+const STEPS: Duration = Duration::from_secs(24);
+/// What is left for the watchdog and the telling even then.
+const NOTICING: Duration = Duration::from_millis(2500);
 /// For what is told after the rollback.
-const TELLING: Duration = Duration::from_millis(2500);
+const TELLING: Duration = Duration::from_millis(800);
 /// An in-flight answer comes within this time.
 const IN_FLIGHT: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(40);
@@ -67,14 +69,22 @@ pub struct Story<'a> {
     /// 1: unhurried; less where time is short.
     pace: f64,
     weight: &'static str,
+    /// After the fault, as it should be.
+    rolled_back: bool,
     drawn: Instant,
 }
 
 impl<'a> Story<'a> {
     pub fn new(stage: &'a Stage, screen: &'a mut Screen, chaos: Chaos, end: Instant) -> Self {
-        let left = end.saturating_duration_since(Instant::now()).as_secs_f64();
-        let pace = (left / UNHURRIED).min(1.0);
-        Story { stage, screen, chaos, end, pace, weight: FIRST_WEIGHT, drawn: Instant::now() }
+        let left = end.saturating_duration_since(Instant::now()).saturating_sub(NOTICING);
+        let pace = left.div_duration_f64(STEPS).min(1.0);
+        let (weight, rolled_back) = (FIRST_WEIGHT, false);
+        Story { stage, screen, chaos, end, pace, weight, rolled_back, drawn: Instant::now() }
+    }
+
+    /// The end of a story that broke off: what had to happen may have happened by then.
+    pub fn broken_off(&self, ending: Ending) -> Ending {
+        if self.rolled_back { Ending::RolledBack } else { ending }
     }
 
     pub async fn tell(&mut self) -> anyhow::Result<Ending> {
@@ -212,10 +222,11 @@ impl<'a> Story<'a> {
         self.stage.users.fault_began(onset);
         self.stage.new.break_with(fault);
         self.screen.event(Some(Hue::Yellow), &format!("FAULT: {told}"))?;
-        let Some(release) = self.watch(self.end - TELLING.mul_f64(self.pace)).await? else {
+        let Some(release) = self.watch(self.end - TELLING).await? else {
             return self.too_late(onset).await;
         };
         let announced = Instant::now();
+        self.rolled_back = true;
         self.stage.users.rollback_announced(announced);
         let took = announced - onset;
         self.screen
