@@ -108,7 +108,7 @@ fn latency_is_caught() {
 #[test]
 fn a_good_release_is_left_alone() {
     let _turn = turn();
-    let told = Told::of(&["--chaos", "none"]);
+    let told = Told::of(&["--chaos", "none", "--seconds", "16"]);
     told.says("nothing was done");
     assert!(!told.text.contains("ROLLED BACK"), "{}", told.text);
     assert_eq!(told.code, Some(0), "{}", told.text);

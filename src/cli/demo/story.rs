@@ -246,10 +246,10 @@ impl<'a> Story<'a> {
             self.fact(if i == 0 { "evidence" } else { "" }, line)?;
         }
         if let Some(took) = took {
-            let mut told = format!("{} after the fault began", milliseconds(took.as_secs_f64() * 1e3));
+            let mut told = format!("{} after the fault", milliseconds(took.as_secs_f64() * 1e3));
             // The product dates an onset by failures; slowness alone has none.
             if let Some(ms) = trip.onset_to_trip_ms.filter(|_| !by_latency(trip)) {
-                let _ = write!(told, "; grayling's own estimate is {}", milliseconds(ms as f64));
+                let _ = write!(told, "; grayling's own guess by failures: {}", milliseconds(ms as f64));
             }
             self.fact("time", &told)?;
         }
@@ -331,7 +331,8 @@ impl<'a> Story<'a> {
             return self.false_alarm(&release);
         }
         let release = self.release().await?;
-        self.screen.event(Some(Hue::Green), "nothing was wrong, and nothing was done: new is at 50%")?;
+        self.screen
+            .event(Some(Hue::Green), "nothing was wrong with new, and nothing was done: it is at 50%")?;
         self.screen.line("")?;
         self.so_far(&release)?;
         self.fact("next", "100% would be the same edit. To see a bad one: grayling demo")?;
