@@ -132,7 +132,7 @@ fn places(http: SocketAddr, admin: SocketAddr) -> anyhow::Result<(Place, Place)>
 
 fn place(wanted: SocketAddr, option: &str) -> anyhow::Result<(Place, TcpListener)> {
     let (listener, instead_of) = match TcpListener::bind(wanted) {
-        Err(fault) if [ErrorKind::AddrInUse, ErrorKind::PermissionDenied].contains(&fault.kind()) => {
+        Err(fault) if fault.kind() == ErrorKind::AddrInUse => {
             (TcpListener::bind((wanted.ip(), 0)), Some(wanted))
         }
         bound => (bound, None),
