@@ -8,6 +8,7 @@
 mod basics;
 mod cohort;
 mod cohorts;
+mod demo;
 mod latch;
 mod posts;
 mod reload;

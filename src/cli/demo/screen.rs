@@ -1,0 +1,66 @@
+//! How the demo writes: lines, each with the seconds since the start where it tells an event; on a terminal one more line
+//! below them that is drawn again and again.
+//!
+//! Invariants: into a pipe goes plain text, line by line, each at once; no line is longer than a terminal of 80 columns, but
+//! for the names of files; the redrawn line is gone before anything else is written.
+
+use crate::cli::text::{self, Colour, Hue};
+use std::fmt::Display;
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+/// Back to the first column, and the line is empty.
+const WIPE: &str = "\r\x1b[2K";
+
+pub struct Screen {
+    pub start: Instant,
+    colour: Colour,
+    terminal: bool,
+    drawn: bool,
+}
+
+impl Screen {
+    pub fn new() -> Screen {
+        let dumb = std::env::var_os("TERM").is_none_or(|t| t == "dumb");
+        let terminal = io::stdout().is_terminal() && !dumb;
+        Screen { start: Instant::now(), colour: Colour::of_stdout(), terminal, drawn: false }
+    }
+
+    pub fn paint(&self, hue: Hue, text: &str) -> String {
+        self.colour.paint(hue, text)
+    }
+
+    pub fn line(&mut self, text: impl Display) -> io::Result<()> {
+        let wipe = if std::mem::take(&mut self.drawn) { WIPE } else { "" };
+        text::print(&format!("{wipe}{text}\n"))
+    }
+
+    /// What happened just now.
+    pub fn event(&mut self, hue: Option<Hue>, text: &str) -> io::Result<()> {
+        let told = hue.map_or_else(|| text.to_owned(), |hue| self.paint(hue, text));
+        let time = self.time();
+        self.line(format!("{time}  {told}"))
+    }
+
+    /// ` 12.4s`: since the start.
+    pub fn time(&self) -> String {
+        format!("{:>6.1}s", self.start.elapsed().as_secs_f64())
+    }
+
+    /// The line that is drawn again; nothing into a pipe.
+    pub fn draw(&mut self, text: &str) -> io::Result<()> {
+        if !self.terminal {
+            return Ok(());
+        }
+        self.drawn = true;
+        text::print(&format!("{WIPE}{}", self.paint(Hue::Dim, text)))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.drawn {
+            let _ = text::print(WIPE);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! The users of the demo: some thousand of them over a few keep-alive connections, as behind a load balancer, and what they saw.
+//!
+//! Invariants: everything counted here is what came back over HTTP, seen from outside the proxy; which version answered is what
+//! `x-grayling-arm` says. Users are chosen unevenly: a few come often, most now and then.
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+pub const USERS: u64 = 5_000;
+const CONNECTIONS: usize = 80;
+/// Between two requests of a connection. With what an answer takes this makes the rate below.
+const PAUSE_MS: (u64, u64) = (60, 180);
+pub const REQUESTS_PER_SECOND: u64 = 600;
+/// One request in so many is an invoice, the others ask for the balance.
+const INVOICE_EACH: u64 = 5;
+/// Latencies that are kept of an arm in one step.
+const LATENCIES_MAX: usize = 50_000;
+
+pub fn name(user: u64) -> String {
+    format!("user-{user:04}")
+}
+
+/// Not for secrets. SplitMix64 (Steele, Lea, Flood 2014).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Random {
+        // The standard library's own source of random keys.
+        Random(std::hash::RandomState::new().build_hasher().finish())
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// `0.0 .. 1.0`.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub fn chance(&mut self, share: f64) -> bool {
+        self.unit() < share
+    }
+
+    pub fn between(&mut self, (low, high): (u64, u64)) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arm {
+    Stable,
+    New,
+}
+
+/// What came back for one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub arm: Arm,
+    pub failed: bool,
+    pub took: Duration,
+}
+
+/// What users saw of one version.
+#[derive(Clone, Default, Debug)]
+pub struct Side {
+    pub requests: u64,
+    pub failed: u64,
+    latencies: Vec<Duration>,
+    users: BTreeSet<u64>,
+}
+
+impl Side {
+    fn add(&mut self, user: u64, answer: &Answer) {
+        self.requests += 1;
+        self.failed += u64::from(answer.failed);
+        self.users.insert(user);
+        if self.latencies.len() < LATENCIES_MAX {
+            self.latencies.push(answer.took);
+        }
+    }
+
+    pub fn users(&self) -> u64 {
+        self.users.len() as u64
+    }
+
+    pub fn p99(&self) -> Option<Duration> {
+        let mut sorted = self.latencies.clone();
+        let at = (sorted.len() * 99 / 100).min(sorted.len().checked_sub(1)?);
+        Some(*sorted.select_nth_unstable(at).1)
+    }
+}
+
+/// What the fault did to users.
+#[derive(Clone, Default, Debug)]
+pub struct Harm {
+    pub requests: u64,
+    pub users: BTreeSet<u64>,
+}
+
+/// What all users saw.
+#[derive(Clone, Default, Debug)]
+pub struct Seen {
+    /// Since the weight was last changed.
+    pub stable: Side,
+    pub new: Side,
+    pub harm: Harm,
+    /// Answers to what was sent after the rollback was announced.
+    pub after_stable: u64,
+    pub after_new: u64,
+    /// No answer at all, or none of either version, in the whole run.
+    pub lost: u64,
+    onset: Option<Instant>,
+    announced: Option<Instant>,
+}
+
+/// The load; it ends when dropped.
+pub struct Users {
+    seen: Arc<Mutex<Seen>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Users {
+    /// `patience`: an answer of `new` that takes longer counts as harm, too.
+    pub fn start(proxy: SocketAddr, patience: Duration) -> io::Result<Users> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (stop, stopped) = oneshot::channel();
+        let noted = seen.clone();
+        let body = move || {
+            runtime.block_on(async move {
+                for _ in 0..CONNECTIONS {
+                    tokio::spawn(come_and_go(proxy, patience, noted.clone()));
+                }
+                let _ = stopped.await;
+            });
+        };
+        let thread = std::thread::Builder::new().name("users".into()).spawn(body)?;
+        Ok(Users { seen, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
+    }
+
+    /// The weight changed: the sides are counted afresh.
+    pub fn next_step(&self) {
+        let mut seen = lock(&self.seen);
+        (seen.stable, seen.new) = (Side::default(), Side::default());
+    }
+
+    pub fn fault_began(&self, at: Instant) {
+        lock(&self.seen).onset = Some(at);
+    }
+
+    pub fn rollback_announced(&self, at: Instant) {
+        lock(&self.seen).announced = Some(at);
+    }
+}
+
+impl Drop for Users {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<Seen>>) {
+    let mut random = Random::new();
+    let mut connection = Connection::new(proxy);
+    // They do not all come at once.
+    tokio::time::sleep(Duration::from_millis(random.between((0, PAUSE_MS.1)))).await;
+    loop {
+        let user = (random.unit().powi(2) * USERS as f64) as u64;
+        let invoice = random.between((1, INVOICE_EACH)) == 1;
+        let sent = Instant::now();
+        let answer = connection.ask(user, if invoice { Call::Invoice } else { Call::Balance }).await;
+        note(&mut lock(&seen), user, sent, answer, patience);
+        tokio::time::sleep(Duration::from_millis(random.between(PAUSE_MS))).await;
+    }
+}
+
+fn note(seen: &mut Seen, user: u64, sent: Instant, answer: Option<Answer>, patience: Duration) {
+    let Some(answer) = answer else {
+        seen.lost += 1;
+        return;
+    };
+    let after = seen.announced.is_some_and(|at| sent >= at);
+    match answer.arm {
+        Arm::Stable => {
+            seen.stable.add(user, &answer);
+            seen.after_stable += u64::from(after);
+        }
+        Arm::New => {
+            seen.new.add(user, &answer);
+            seen.after_new += u64::from(after);
+            let since = seen.onset.is_some_and(|at| sent + answer.took >= at);
+            if since && (answer.failed || answer.took > patience) {
+                seen.harm.requests += 1;
+                seen.harm.users.insert(user);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Balance,
+    Invoice,
+}
+
+/// One keep-alive connection to the proxy; made anew when it is gone.
+pub struct Connection {
+    proxy: SocketAddr,
+    sender: Option<http1::SendRequest<Full<Bytes>>>,
+}
+
+impl Connection {
+    pub fn new(proxy: SocketAddr) -> Connection {
+        Connection { proxy, sender: None }
+    }
+
+    /// `None`: no answer.
+    pub async fn ask(&mut self, user: u64, call: Call) -> Option<Answer> {
+        let began = Instant::now();
+        let answered = self.exchange(user, call).await;
+        if answered.is_none() {
+            self.sender = None;
+        }
+        let (arm, failed) = answered?;
+        Some(Answer { arm, failed, took: began.elapsed() })
+    }
+
+    async fn exchange(&mut self, user: u64, call: Call) -> Option<(Arm, bool)> {
+        let sender = match self.sender.take().filter(|s| !s.is_closed()) {
+            Some(sender) => sender,
+            None => connect(self.proxy).await?,
+        };
+        let sender = self.sender.insert(sender);
+        sender.ready().await.ok()?;
+        let request = Request::builder().header(header::HOST, "billing.demo").header("x-user-id", name(user));
+        let request = match call {
+            Call::Balance => request.uri("/balance").body(Full::default()),
+            Call::Invoice => request
+                .method("POST")
+                .uri("/invoices")
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Full::new(Bytes::from_static(b"{\"amount\": \"9.90\", \"currency\": \"EUR\"}"))),
+        };
+        let response = sender.send_request(request.ok()?).await.ok()?;
+        let arm = match response.headers().get("x-grayling-arm")?.as_bytes() {
+            b"new" => Arm::New,
+            b"stable" => Arm::Stable,
+            _ => return None,
+        };
+        let failed = response.status().is_server_error();
+        response.into_body().collect().await.ok()?;
+        Some((arm, failed))
+    }
+}
+
+async fn connect(proxy: SocketAddr) -> Option<http1::SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(proxy).await.ok()?;
+    let _ = stream.set_nodelay(true);
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+    // Ends with the connection, or with the runtime.
+    tokio::spawn(connection);
+    Some(sender)
+}

@@ -1,0 +1,166 @@
+//! The words of the demo that are more than a line: the title, a trip in plain words, and what to try next.
+//!
+//! Invariants: counts of a trip are those of its own evidence; every command can be pasted as it stands, and works once the
+//! demo has ended.
+
+use super::Chaos;
+use super::screen::Screen;
+use super::stage::{LATENCY_P99_MAX, RELEASE, Stage};
+use super::story::{Ending, FIRST_WEIGHT};
+use super::users::{self, USERS};
+use crate::admin::dto::Trip;
+use crate::cli::text::{Hue, count, milliseconds, shown};
+use crate::domain::cohort::{Salt, Weight};
+use serde_json::Value;
+
+/// The first thing on screen; nothing has been started yet.
+pub fn title(screen: &mut Screen, chaos: Chaos, seconds: u64) -> std::io::Result<()> {
+    let (what, usual) = match chaos {
+        Chaos::Errors | Chaos::Latency => ("a bad release, noticed and taken back.", 20),
+        Chaos::None => ("a good release, left alone.", 25),
+    };
+    let title = screen.paint(Hue::Bold, "grayling demo:");
+    screen.line(format!("{title} {what} About {} seconds.\n", usual.min(seconds)))?;
+    let staged = match chaos {
+        Chaos::Errors => "the new version starts to answer 500, at a moment nobody tells the proxy",
+        Chaos::Latency => "the new version becomes slow, at a moment nobody tells the proxy",
+        Chaos::None => "nothing; both versions work",
+    };
+    screen.line(format!(
+        "  Real    the proxy, its watchdog, two versions of a small billing service,\n          \
+         {} users over HTTP, the config file that sets the weight\n  Staged  {staged}\n",
+        count(USERS)
+    ))
+}
+
+/// The first user whom the first weight has in `new`.
+pub fn first_user() -> u64 {
+    let weight = Weight::parse(FIRST_WEIGHT).unwrap_or(Weight::FULL);
+    let salt = Salt::new(RELEASE);
+    (0..USERS).find(|user| weight.holds(salt.bucket(users::name(*user).as_bytes()))).unwrap_or(0)
+}
+
+/// What commands need to find this proxy.
+pub fn admin_option(stage: &Stage) -> String {
+    let address = stage.admin.address.to_string();
+    if address == "127.0.0.1:9900" { String::new() } else { format!(" --admin http://{address}") }
+}
+
+fn of<'a>(trip: &'a Trip, path: &[&str]) -> &'a Value {
+    path.iter().fold(&trip.evidence, |value, key| &value[*key])
+}
+
+/// Was it the ceiling of latency, and not that of failures?
+pub fn by_latency(trip: &Trip) -> bool {
+    trip.cause == "ceiling" && trip.detail.starts_with("p99")
+}
+
+/// The cause in words; the counts follow.
+pub fn plain_cause(trip: &Trip) -> String {
+    match trip.cause.as_str() {
+        "errors" => "new fails its users more often, beyond chance".to_owned(),
+        "ceiling" if by_latency(trip) => {
+            format!("the p99 of new is above latency_p99_max, {} ms", LATENCY_P99_MAX.as_millis())
+        }
+        "ceiling" => "more of new fails than errors_max allows, and stable is better".to_owned(),
+        _ => shown(&trip.detail),
+    }
+}
+
+/// The counts on which it was decided.
+pub fn evidence(trip: &Trip) -> Vec<String> {
+    let n = |path: &[&str]| of(trip, path).as_u64().map_or("?".to_owned(), count);
+    let ms = |path: &[&str]| of(trip, path).as_f64().map_or("?".to_owned(), milliseconds);
+    let mut lines = vec![format!(
+        "new {} of {} failed, stable {} of {}, in the last minute",
+        n(&["new", "failures"]),
+        n(&["new", "requests"]),
+        n(&["stable", "failures"]),
+        n(&["stable", "requests"])
+    )];
+    if by_latency(trip) {
+        lines[0] = format!(
+            "new {} of {} above {} ms, stable {} of {}, in the last minute",
+            n(&["slow", "new"]),
+            n(&["slow", "of_new"]),
+            LATENCY_P99_MAX.as_millis(),
+            n(&["slow", "stable"]),
+            n(&["slow", "of_stable"])
+        );
+        lines.push(format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"])));
+    }
+    lines
+}
+
+/// The end of the demo: what is left, and commands to go on with.
+pub fn what_to_try(stage: &Stage, ending: Option<&Ending>) -> String {
+    let folder = stage.folder.display();
+    match ending {
+        Some(Ending::RolledBack) => {}
+        Some(Ending::OutOfTime) => {
+            return format!(
+                "\nOut of time in the middle of it: give it more with --seconds.\nConfig, state and log are in {folder}."
+            );
+        }
+        Some(Ending::Interrupted) => return format!("\nInterrupted. Config, state and log are in {folder}."),
+        _ => return format!("\nThe demo has ended. Config, state and log are in {folder}."),
+    }
+    let user = users::name(first_user());
+    let (alias, admin) = (alias(), admin_option(stage));
+    format!(
+        "
+The demo has ended, and its two versions with it. What to try next:
+
+{alias}  cd {folder}
+  grayling explain --user {user} -c grayling.toml
+  grayling run -c grayling.toml          # a restart does not forget: 0%
+
+While that runs, from another terminal:
+
+{alias}  grayling status{admin}
+  grayling ledger{admin}
+  curl -i -H 'x-user-id: {user}' http://{}/balance
+                                         # 502 until {} answers again
+
+To let users into new again, either of:
+
+  grayling resume {RELEASE} --reason 'v2 is mended'{admin}
+  attempt = 2                            # in grayling.toml, for the next build",
+        stage.http.address, stage.stable.address
+    )
+}
+
+/// For whoever has not installed it: what `grayling` is.
+pub fn alias() -> String {
+    let called = std::env::args().next().unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(path) if called.contains('/') => format!("  alias grayling={}\n", path.display()),
+        _ => String::new(),
+    }
+}
+
+/// The text in lines of at most `width` characters, broken at spaces.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = vec![];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_facts_are_wrapped_at_spaces() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("incomprehensible", 7), ["incomprehensible"]);
+    }
+}
