@@ -76,7 +76,9 @@ pub fn render(live: &Live) -> String {
         let snapshot = live.desk.announced();
         requests(&snapshot);
         releases(live, &snapshot);
-        metrics_process::Collector::default().collect();
+        let process = metrics_process::Collector::default();
+        process.describe();
+        process.collect();
     });
     let mut text = handle.render();
     histograms(live, &mut text);

@@ -23,6 +23,10 @@ const BACKLOG: i32 = 4096;
 
 /// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the first was given.
 pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    if workers > 1 && address.port() != 0 {
+        // With SO_REUSEPORT a second process would silently take a share of the users: without it, it is told.
+        drop(bind(address, false)?);
+    }
     let first = bind(address, workers > 1)?;
     let address = first.local_addr()?;
     let mut sockets = vec![first];

@@ -5,7 +5,7 @@
 //! `connections_max` connections, divided among the workers (at least one each).
 
 use crate::live::clock;
-use crate::live::upstream::ServerLive;
+use crate::live::upstream::{ServerLive, is_local};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -210,17 +210,6 @@ where
         }
     }
     Err(failure)
-}
-
-/// Errors that say nothing about the server: descriptors, ports, memory, buffers, permission.
-fn is_local(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const EADDRNOTAVAIL: i32 = 99;
-    const ENOBUFS: i32 = 105;
-    const ENOMEM: i32 = 12;
-    const EPERM: i32 = 1;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM | EPERM))
 }
 
 impl<B: Body + 'static> Lease<B> {

@@ -80,6 +80,10 @@ fn prepare(
     let name = host.as_ref().map_or("", |h| host_name(h.to_str().unwrap_or("")));
     let route = snapshot.table.find(name, parts.uri.path(), &parts.method).ok_or(Failure::NoRoute)?;
 
+    if snapshot.routes[route].barred {
+        return Err(Failure::Barred);
+    }
+
     let trusted = |ip| snapshot.plan.listen.trusted_proxies.iter().any(|n| n.contains(&ip));
     let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
     let address = match peer {
