@@ -14,7 +14,7 @@ use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
-use super::tally::ArmTally;
+use super::tally::{ArmTally, Counter, PerWorker};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
@@ -43,6 +43,8 @@ pub struct Live {
     pub gauges: Gauges,
     /// Counts of routes that go to an upstream directly.
     pub direct: Arc<ArmTally>,
+    /// Requests that the proxy refused before any release was found.
+    pub rejected: PerWorker<Counter>,
     /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, View>>,
     /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
@@ -242,6 +244,7 @@ impl Live {
             workers,
             gauges,
             direct,
+            rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::default(),
             lost: Mutex::new(lost),
             reload_wanted: tokio::sync::Notify::new(),

@@ -25,6 +25,7 @@ pub struct UpstreamLive {
 #[derive(Default)]
 pub struct Load {
     pub in_flight: AtomicUsize,
+    turn: AtomicUsize,
     /// `now_ms` of the last connection accepted or answer received; 0: none yet.
     last_sign_ms: AtomicU64,
 }
@@ -38,6 +39,7 @@ pub struct ServerLive {
     /// What the name resolves to now; never empty once resolved.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     pub in_flight: AtomicUsize,
+    turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
 }
@@ -97,11 +99,12 @@ impl UpstreamLive {
     /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
     pub fn choose(&self, tried: &Tried) -> Option<(usize, &Arc<ServerLive>)> {
         let now = clock::now_ms();
-        self.servers
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !tried.has(*i))
-            .min_by_key(|(_, s)| (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed)))
+        // Among equals another one each time: where requests come one by one, all loads are 0.
+        let count = self.servers.len();
+        let turn = if count > 1 { self.load.turn.fetch_add(1, Relaxed) % count } else { 0 };
+        self.servers.iter().enumerate().filter(|(i, _)| !tried.has(*i)).min_by_key(|(i, s)| {
+            (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed), (i + count - turn) % count)
+        })
     }
 
     pub fn answered(&self) {
@@ -165,9 +168,15 @@ impl ServerLive {
             server: server.clone(),
             addresses: ArcSwap::from_pointee(literal),
             in_flight: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Where to begin among its addresses: with another one each time.
+    pub fn next_address(&self) -> usize {
+        self.turn.fetch_add(1, Relaxed)
     }
 
     /// Counts one exchange as this server's load.

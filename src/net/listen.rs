@@ -80,11 +80,15 @@ pub struct ClientStream {
     progress: Rc<Progress>,
     header_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes of the HTTP/2 preface (RFC 9113 §3.4) that have come; none any more once something else came.
+    preface: Option<usize>,
 }
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl ClientStream {
     pub fn new(stream: TcpStream, progress: Rc<Progress>, header_timeout: Duration) -> Self {
-        ClientStream { inner: stream, progress, header_timeout, timer: None }
+        ClientStream { inner: stream, progress, header_timeout, timer: None, preface: Some(0) }
     }
 }
 
@@ -99,11 +103,21 @@ impl AsyncRead for ClientStream {
         let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
         match (this.progress.0.get(), &polled) {
             (Stage::Busy, _) => this.timer = None,
-            (Stage::Idle, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
-                let preface = buffer.filled()[before..].starts_with(b"PRI");
-                this.progress.0.set(if preface { Stage::Busy } else { Stage::Head });
+            (Stage::Idle | Stage::Head, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
+                this.progress.0.set(Stage::Head);
+                if let Some(seen) = this.preface {
+                    let came = &buffer.filled()[before..];
+                    let wanted = &PREFACE[seen..];
+                    let n = came.len().min(wanted.len());
+                    this.preface = (came[..n] == wanted[..n]).then_some(seen + n);
+                    if this.preface == Some(PREFACE.len()) {
+                        this.progress.0.set(Stage::Busy);
+                    }
+                }
             }
-            (Stage::Head, Poll::Pending) => {
+            // A connection that has never said anything has not earned the patience for one between two requests.
+            (Stage::Idle, Poll::Pending) if this.preface != Some(0) => this.timer = None,
+            (Stage::Idle | Stage::Head, Poll::Pending) => {
                 let timeout = this.header_timeout;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                 if timer.as_mut().poll(cx).is_ready() {

@@ -109,15 +109,7 @@ where
         pool.open.set(pool.open.get() + 1);
         // Counts the connection down again however it ends, also if this future is dropped.
         let open = Open(pool.clone());
-        let sender = match timeout_at(deadline, connect::<B>(server, open)).await {
-            Ok(connected) => connected?,
-            Err(_) => {
-                return Err(NoConnection::Unreachable(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "not within connect_timeout",
-                )));
-            }
-        };
+        let sender = connect::<B>(server, open, terms.connect_timeout).await?;
         Ok(Lease { sender, pool, reused: false })
     }
 
@@ -181,7 +173,13 @@ impl<B> Drop for Open<B> {
     }
 }
 
-async fn connect<B>(server: &ServerLive, open: Open<B>) -> Result<SendRequest<B>, NoConnection>
+/// Tries the addresses in turn, beginning with another one each time; each gets its share of the time that is left, so that a dead
+/// one does not use up that of the others.
+async fn connect<B>(
+    server: &ServerLive,
+    open: Open<B>,
+    at_most: Duration,
+) -> Result<SendRequest<B>, NoConnection>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -190,8 +188,13 @@ where
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
-    for address in addresses.iter() {
-        match TcpStream::connect(address).await {
+    let (until, count, first) = (Instant::now() + at_most, addresses.len(), server.next_address());
+    for tried in 0..count {
+        let address = addresses[(first + tried) % count];
+        let share = until.saturating_duration_since(Instant::now()) / (count - tried) as u32;
+        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout");
+        let connected = timeout_at(Instant::now() + share, TcpStream::connect(address)).await;
+        match connected.unwrap_or_else(|_| Err(timed_out())) {
             Ok(stream) => {
                 // Answers are small and written whole: waiting for more would only delay them.
                 let _ = stream.set_nodelay(true);
