@@ -255,7 +255,13 @@ impl Download {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
+            // The upload shares the connection: one that its client broke off takes the answer with it.
+            Poll::Ready(Some(Err(_))) => {
+                Poll::Ready(Some(Err(match self.exchange.upload().client_fault() {
+                    Some(_) => Outcome::Cancelled,
+                    None => Outcome::Truncated,
+                })))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let deadlines = self.deadlines;

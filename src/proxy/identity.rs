@@ -17,9 +17,15 @@ pub struct Found<'a> {
     pub in_path: Option<usize>,
 }
 
-pub fn user_id<'a>(identity: &Identity, headers: &'a HeaderMap, uri: &'a Uri) -> Option<Found<'a>> {
+/// `path`: the request's, in its normal form.
+pub fn user_id<'a>(
+    identity: &Identity,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    path: &'a str,
+) -> Option<Found<'a>> {
     for source in &identity.from {
-        let Some((raw, in_path)) = read(source, headers, uri) else { continue };
+        let Some((raw, in_path)) = read(source, headers, uri, path) else { continue };
         let id = match raw {
             Cow::Borrowed(raw) => normalise(identity.normalise, raw),
             Cow::Owned(raw) => Cow::Owned(normalise(identity.normalise, &raw).into_owned()),
@@ -36,6 +42,7 @@ fn read<'a>(
     source: &IdentitySource,
     headers: &'a HeaderMap,
     uri: &'a Uri,
+    path: &'a str,
 ) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
     match source {
         IdentitySource::Header(name) => {
@@ -43,7 +50,7 @@ fn read<'a>(
         }
         IdentitySource::Cookie(name) => cookie(headers, name).map(|id| (Cow::Borrowed(id), None)),
         IdentitySource::Query(name) => query(uri, name).map(|id| (id, None)),
-        IdentitySource::Path(pattern) => path(uri, pattern),
+        IdentitySource::Path(pattern) => in_path(path, pattern),
         IdentitySource::Jwt(source) => jwt(headers, source).map(|id| (Cow::Owned(id), None)),
     }
 }
@@ -73,8 +80,8 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     percent_encoding::percent_decode_str(text).into()
 }
 
-fn path<'a>(uri: &'a Uri, pattern: &PathPattern) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
-    let mut segments = uri.path().strip_prefix('/')?.split('/');
+fn in_path<'a>(path: &'a str, pattern: &PathPattern) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
+    let mut segments = path.strip_prefix('/')?.split('/');
     let mut found = None;
     for (index, wanted) in pattern.segments.iter().enumerate() {
         let segment = segments.next()?;
@@ -130,7 +137,7 @@ mod tests {
     fn id(from: IdentitySource, headers: &HeaderMap, uri: &str) -> Option<String> {
         let identity = Identity { from: vec![from], normalise: Normalise::None, max_bytes: 16 };
         let uri = uri.parse().unwrap();
-        user_id(&identity, headers, &uri).map(|f| String::from_utf8_lossy(&f.id).into_owned())
+        user_id(&identity, headers, &uri, uri.path()).map(|f| String::from_utf8_lossy(&f.id).into_owned())
     }
 
     fn with(name: &'static str, value: &[u8]) -> HeaderMap {
@@ -205,7 +212,7 @@ mod tests {
                 IdentitySource::Jwt(unverified),
             ] {
                 let identity = Identity { from: vec![from], normalise: Normalise::Digits, max_bytes: 16 };
-                let _ = user_id(&identity, &headers, &uri);
+                let _ = user_id(&identity, &headers, &uri, uri.path());
             }
         }
     }

@@ -5,6 +5,8 @@ pub mod body;
 pub mod error;
 pub mod exchange;
 pub mod forward;
+pub mod guard;
 pub mod headers;
 pub mod identity;
+pub mod path;
 pub mod serve;
