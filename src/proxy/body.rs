@@ -6,6 +6,7 @@
 
 use super::exchange::Exchange;
 use super::serve::Worker;
+use super::stream;
 use crate::domain::outcome::Outcome;
 use crate::net::pool::Lease;
 use bytes::Bytes;
@@ -290,8 +291,10 @@ impl Body for ResponseBody {
             ResponseBody::Upstream(slot) => slot,
         };
         let Some(download) = slot else { return Poll::Ready(None) };
+        stream::wanted();
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
+                stream::offered();
                 if download.inner.is_end_stream() {
                     // hyper may not ask again.
                     if let Some(download) = slot.take() {

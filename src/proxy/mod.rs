@@ -10,3 +10,4 @@ pub mod headers;
 pub mod identity;
 pub mod path;
 pub mod serve;
+pub mod stream;
