@@ -43,6 +43,8 @@ const ERRORS_MAX: usize = 128;
 /// What a client may send before a body is read, a stream and a connection: what one connection can cost in memory.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
+const ABUSER_GRACE: Duration = Duration::from_secs(1);
 /// Of a response, what waits for a client that reads slowly.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 
@@ -267,10 +269,10 @@ async fn connection(
             // How a client's connection ends is told by its exchanges.
             _ = connection.as_mut() => return,
             _ = stage.changed() => {}
-            () = outstays(&progress, &streams, limits.keepalive_timeout) => {
+            grace = outstays(&progress, &streams, &limits) => {
+                // GOAWAY first.
                 connection.as_mut().graceful_shutdown();
-                // GOAWAY first; then it has as long as any body to take what it was sent.
-                let _ = tokio::time::timeout(limits.body_idle_timeout, connection).await;
+                let _ = tokio::time::timeout(grace, connection).await;
                 return;
             }
         }
@@ -279,22 +281,21 @@ async fn connection(
     let _ = connection.await;
 }
 
-/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not keep a connection), or has
-/// reset too many. HTTP/1 is told apart by its head, and timed there.
-async fn outstays(progress: &Progress, streams: &Streams, keepalive_timeout: Duration) {
+/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not keep a connection), or has reset too
+/// many: with the time that is left to it. HTTP/1 is timed where its heads are read.
+async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
     let quiet = async {
         loop {
-            let left = keepalive_timeout.saturating_sub(streams.quiet_for());
+            let left = limits.keepalive_timeout.saturating_sub(streams.quiet_for());
             if left.is_zero() && progress.is_http2() {
                 return;
             }
-            let wait = if left.is_zero() { keepalive_timeout } else { left };
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(if left.is_zero() { limits.keepalive_timeout } else { left }).await;
         }
     };
     tokio::select! {
-        () = quiet => {}
-        () = streams.abused() => {}
+        () = quiet => limits.body_idle_timeout,
+        () = streams.abused() => ABUSER_GRACE,
     }
 }
 
