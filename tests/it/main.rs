@@ -12,6 +12,7 @@ mod demo;
 mod latch;
 mod posts;
 mod reload;
+mod rows;
 mod tidy;
 mod watchdog;
 mod world;

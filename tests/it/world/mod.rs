@@ -12,7 +12,7 @@ mod origin;
 mod proxy;
 
 pub use admin::Admin;
-pub use client::{Client, Response, raw};
+pub use client::{Client, Response, raw, read_response};
 pub use config::{Config, RELEASE};
 pub use load::{Load, wrk};
 pub use nginx::Nginx;
