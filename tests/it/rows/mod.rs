@@ -175,8 +175,6 @@ pub struct RawOrigin {
 #[derive(Clone)]
 struct Recorded {
     requests: Vec<(u32, Vec<u8>)>,
-    /// All that came, whole request or not.
-    bytes: usize,
     connections: u32,
     script: Script,
 }
@@ -200,9 +198,11 @@ pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 impl RawOrigin {
     pub fn start() -> RawOrigin {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // A real server's backlog: four hundred streams connect at once.
+        let _ = socket2::SockRef::from(&listener).listen(4096);
         let address = listener.local_addr().unwrap();
         let script = Script { pieces: vec![OK.into()], then: Then::Keep };
-        let shared = Arc::new(Mutex::new(Recorded { requests: vec![], bytes: 0, connections: 0, script }));
+        let shared = Arc::new(Mutex::new(Recorded { requests: vec![], connections: 0, script }));
         let of_thread = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -235,10 +235,6 @@ impl RawOrigin {
     pub fn connections(&self) -> Vec<u32> {
         self.shared.lock().unwrap().requests.iter().map(|(connection, _)| *connection).collect()
     }
-
-    pub fn bytes(&self) -> usize {
-        self.shared.lock().unwrap().bytes
-    }
 }
 
 /// The lines of this name in a recorded request, `name: value` each.
@@ -262,7 +258,6 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Recorded>) {
     let (mut buffer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     while let Ok(n @ 1..) = stream.read(&mut piece) {
         buffer.extend_from_slice(&piece[..n]);
-        shared.lock().unwrap().bytes += n;
         while let Some(length) = whole(&buffer) {
             let request: Vec<u8> = buffer.drain(..length).collect();
             let script = {
