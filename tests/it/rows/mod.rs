@@ -19,8 +19,8 @@ pub struct Scene {
     pub proxy: Proxy,
     pub stable: RawOrigin,
     pub new: RawOrigin,
-    pub world: World,
-    pub config: Config,
+    /// The folder that the proxy runs in, for as long as it does.
+    _world: World,
 }
 
 impl Scene {
@@ -36,7 +36,7 @@ impl Scene {
         config.rest = "[log]\nsample = \"100%\"\n".into();
         adjust(&mut config);
         let proxy = world.run(&config);
-        Scene { proxy, stable, new, world, config }
+        Scene { proxy, stable, new, _world: world }
     }
 
     pub fn connect(&self) -> Wire {

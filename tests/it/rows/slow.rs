@@ -1,5 +1,6 @@
 //! Row 23: clients that are slow on purpose, or gone without a word.
 
+use super::wire::{DATA, End, GET, HEADERS, Http2, block, frame};
 use super::{OK, Scene, Script, Then, Wire, get, post};
 use crate::world::{eventually, seconds};
 use std::time::{Duration, Instant};
@@ -79,6 +80,25 @@ fn row_23_a_body_that_stalls_is_408_and_the_clients_fault() {
     }
     scene.counts("cancelled", 2.0);
     assert_eq!(scene.new.requests(), [""; 0]);
+    scene.nobody_is_blamed();
+}
+
+#[test]
+fn row_23_in_http2_a_body_that_stalls_is_408_and_a_head_that_never_ends_is_closed() {
+    let scene = scene();
+    let mut http2 = Http2::connect(scene.proxy.http, &[]);
+    let mut fields = GET;
+    fields[0].1 = "POST";
+    http2.headers(1, &fields, 0);
+    let _ = http2.send(&frame(DATA, 0, 1, b"hel"));
+    assert!(matches!(http2.end_of(1), End::Answer(408, _)));
+    scene.counts("cancelled", 1.0);
+    // No END_HEADERS, and nothing after it: not even an answer to a ping may come in between (RFC 9113 §6.10).
+    let mut http2 = Http2::connect(scene.proxy.http, &[]);
+    let _ = http2.send(&frame(HEADERS, 0, 1, &block(&GET)));
+    let start = Instant::now();
+    assert!(matches!(http2.end_of(1), End::Closed | End::Goaway));
+    assert!(start.elapsed() < seconds(8), "{:?}", start.elapsed());
     scene.nobody_is_blamed();
 }
 

@@ -11,7 +11,7 @@ mod nginx;
 mod origin;
 mod proxy;
 
-pub use admin::Admin;
+pub use admin::{Admin, Series};
 pub use client::{Client, Response, raw, read_response};
 pub use config::{Config, RELEASE};
 pub use load::{Load, wrk};
