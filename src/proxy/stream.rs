@@ -7,6 +7,7 @@
 //! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and counted as the client's doing; a
 //! connection on which resets outweigh answers by [`RESETS_MAX`] takes no more streams.
 
+use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -72,12 +73,7 @@ pub struct Executor(pub Rc<Streams>);
 impl<F: Future + 'static> hyper::rt::Executor<F> for Executor {
     fn execute(&self, future: F) {
         self.0.running.set(self.0.running.get() + 1);
-        spawn_local(Stream {
-            future: Box::pin(future),
-            state: Rc::default(),
-            streams: self.0.clone(),
-            timer: None,
-        });
+        spawn_local(Stream { future, state: Rc::default(), streams: self.0.clone(), timer: None });
     }
 }
 
@@ -117,26 +113,35 @@ pub fn wanted() {
     tell(|state| state.offered_at.set(None));
 }
 
-struct Stream<F: Future> {
-    future: Pin<Box<F>>,
-    state: Rc<State>,
-    streams: Rc<Streams>,
-    timer: Option<Pin<Box<Sleep>>>,
+pin_project! {
+    struct Stream<F: Future> {
+        #[pin]
+        future: F,
+        state: Rc<State>,
+        streams: Rc<Streams>,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl<F: Future> PinnedDrop for Stream<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.streams.ended(&this.state);
+        }
+    }
 }
 
 impl<F: Future> Future for Stream<F> {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
         let outer = CURRENT.replace(Some(this.state.clone()));
-        let polled = this.future.as_mut().poll(cx);
+        let polled = this.future.poll(cx);
         CURRENT.set(outer);
         if polled.is_ready() {
             return Poll::Ready(());
         }
         match this.state.offered_at.get() {
-            None => this.timer = None,
+            None => *this.timer = None,
             Some(at) => {
                 let until = at + this.streams.patience;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
@@ -148,11 +153,5 @@ impl<F: Future> Future for Stream<F> {
             }
         }
         Poll::Pending
-    }
-}
-
-impl<F: Future> Drop for Stream<F> {
-    fn drop(&mut self) {
-        self.streams.ended(&self.state);
     }
 }
