@@ -2,7 +2,8 @@
 //!
 //! Invariants: a worker's pool is its own, so nothing here locks; a connection is kept only after its response has
 //! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
-//! `connections_max` connections, divided among the workers (at least one each).
+//! `connections_max` connections, divided among the workers (at least one each); a server that sends [`HEAD_BYTES_MAX`] without a final
+//! response head (a flood of 1xx, which the HTTP library skips one by one) loses the connection.
 
 use crate::live::clock;
 use crate::live::upstream::{ServerLive, is_local};
@@ -15,12 +16,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
+
+/// What a server may send before the head of its response is complete, interim responses included.
+/// Far above what one read can bring, for the first piece of a body may come with the head.
+pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// All pools of one worker.
 pub struct Pools<B> {
@@ -39,6 +47,7 @@ struct ServerPool<B> {
 
 struct Idle<B> {
     sender: SendRequest<B>,
+    head: Rc<HeadRoom>,
     since_ms: u64,
 }
 
@@ -67,6 +76,7 @@ pub enum NoConnection {
 /// A connection, lent to one exchange. Dropped without [`Lease::give_back`] it is closed.
 pub struct Lease<B> {
     sender: SendRequest<B>,
+    head: Rc<HeadRoom>,
     pool: Rc<ServerPool<B>>,
     /// Was it used before? Then the server may have closed it in the meantime.
     pub reused: bool,
@@ -109,8 +119,8 @@ where
         pool.open.set(pool.open.get() + 1);
         // Counts the connection down again however it ends, also if this future is dropped.
         let open = Open(pool.clone());
-        let sender = connect::<B>(server, open, terms.connect_timeout).await?;
-        Ok(Lease { sender, pool, reused: false })
+        let (sender, head) = connect::<B>(server, open, terms.connect_timeout).await?;
+        Ok(Lease { sender, head, pool, reused: false })
     }
 
     /// This worker's part of `connections_max`.
@@ -156,7 +166,8 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                return Some(Lease { sender: candidate.sender, pool: self.clone(), reused: true });
+                let Idle { sender, head, .. } = candidate;
+                return Some(Lease { sender, head, pool: self.clone(), reused: true });
             }
         }
         None
@@ -179,7 +190,7 @@ async fn connect<B>(
     server: &ServerLive,
     open: Open<B>,
     at_most: Duration,
-) -> Result<SendRequest<B>, NoConnection>
+) -> Result<(SendRequest<B>, Rc<HeadRoom>), NoConnection>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -198,6 +209,8 @@ where
             Ok(stream) => {
                 // Answers are small and written whole: waiting for more would only delay them.
                 let _ = stream.set_nodelay(true);
+                let head = Rc::<HeadRoom>::default();
+                let stream = ServerStream { inner: stream, head: head.clone() };
                 let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream));
                 let (sender, connection) =
                     handshake.await.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
@@ -206,7 +219,7 @@ where
                     let _ = connection.await;
                     drop(open);
                 });
-                return Ok(sender);
+                return Ok((sender, head));
             }
             Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
             Err(error) => failure = NoConnection::Unreachable(error),
@@ -222,7 +235,10 @@ impl<B: Body + 'static> Lease<B> {
         if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
             return Err(SendError::Unsent(Box::new(request)));
         }
-        self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
+        self.head.0.set(Some(HEAD_BYTES_MAX));
+        let sent = self.sender.try_send_request(request).await;
+        self.head.0.set(None);
+        sent.map_err(|mut error| match error.take_message() {
             Some(request) => SendError::Unsent(Box::new(request)),
             None => SendError::Broken(error.into_error()),
         })
@@ -233,7 +249,68 @@ impl<B: Body + 'static> Lease<B> {
         if self.sender.is_closed() {
             return;
         }
-        self.pool.idle.borrow_mut().push(Idle { sender: self.sender, since_ms: clock::now_ms() });
+        self.pool.idle.borrow_mut().push(Idle {
+            sender: self.sender,
+            head: self.head,
+            since_ms: clock::now_ms(),
+        });
         self.pool.freed.notify_one();
+    }
+}
+
+/// How much more a server may send before its head is there; `None` while no head is waited for.
+#[derive(Default)]
+struct HeadRoom(Cell<Option<usize>>);
+
+/// A connection to a server that counts what comes while a head is waited for.
+struct ServerStream {
+    inner: TcpStream,
+    head: Rc<HeadRoom>,
+}
+
+impl AsyncRead for ServerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        if self.head.0.get() == Some(0) {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no end of the response head",
+            )));
+        }
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if let Some(room) = self.head.0.get() {
+            self.head.0.set(Some(room.saturating_sub(buffer.filled().len() - before)));
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for ServerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
     }
 }

@@ -7,6 +7,7 @@
 use super::exchange::Exchange;
 use super::forward;
 use super::serve::Worker;
+use super::stream;
 use crate::domain::outcome::Outcome;
 use crate::net::pool::Lease;
 use bytes::Bytes;
@@ -298,8 +299,10 @@ impl Body for ResponseBody {
             ResponseBody::Upstream(slot) => slot,
         };
         let Some(download) = slot else { return Poll::Ready(None) };
+        stream::wanted();
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
+                stream::offered();
                 if frame.is_trailers() || download.inner.is_end_stream() {
                     // hyper does not ask again.
                     if let Some(download) = slot.take() {

@@ -2,7 +2,7 @@
 
 use super::body::ResponseBody;
 use crate::domain::outcome::Outcome;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 /// Why the proxy answers by itself.
@@ -13,6 +13,11 @@ pub enum Failure {
     /// CONNECT and TRACE.
     MethodNotServed,
     UriTooLong,
+    HeadersTooBig,
+    /// An `Expect` other than 100-continue.
+    Expectation,
+    /// No request that every server would read alike: what of it.
+    BadRequest(&'static str),
     NoRoute,
     /// The route leads to the servers of a version that is rolled back.
     Barred,
@@ -31,6 +36,9 @@ impl Failure {
             Failure::Upstream(outcome) => outcome,
             Failure::MethodNotServed
             | Failure::UriTooLong
+            | Failure::HeadersTooBig
+            | Failure::Expectation
+            | Failure::BadRequest(_)
             | Failure::NoRoute
             | Failure::Barred
             | Failure::Overload => Outcome::Rejected,
@@ -53,6 +61,12 @@ impl Failure {
             Failure::Upstream(_) => (StatusCode::BAD_GATEWAY, "the service broke the connection"),
             Failure::MethodNotServed => (StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
             Failure::UriTooLong => (StatusCode::URI_TOO_LONG, "the request target is too long"),
+            Failure::HeadersTooBig => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's header fields are too many or too big",
+            ),
+            Failure::Expectation => (StatusCode::EXPECTATION_FAILED, "this expectation is not met here"),
+            Failure::BadRequest(what) => (StatusCode::BAD_REQUEST, what),
             Failure::NoRoute => (StatusCode::NOT_FOUND, "no route matches"),
             Failure::Barred => (StatusCode::SERVICE_UNAVAILABLE, "this version is rolled back"),
             Failure::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy"),
@@ -65,6 +79,20 @@ impl Failure {
         self.answer().0
     }
 
+    /// What comes after a request that could not be read for sure is not read at all (RFC 9112 §9.6).
+    fn ends_connection(self) -> bool {
+        match self {
+            Failure::MethodNotServed
+            | Failure::UriTooLong
+            | Failure::HeadersTooBig
+            | Failure::Expectation
+            | Failure::BadRequest(_)
+            | Failure::BadRequestBody
+            | Failure::SlowRequestBody => true,
+            Failure::Upstream(_) | Failure::NoRoute | Failure::Barred | Failure::Overload => false,
+        }
+    }
+
     pub fn response(self) -> Response<ResponseBody> {
         let (status, text) = self.answer();
         let mut response = Response::new(ResponseBody::text(format!("{{\"error\":\"{text}\"}}\n")));
@@ -74,6 +102,14 @@ impl Failure {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            // RFC 9110 §15.5.6.
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        if self.ends_connection() {
+            // HTTP/2 has no such field: there the library takes it off again.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

@@ -8,8 +8,10 @@ use super::access;
 use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upload};
 use super::error::Failure;
 use super::exchange::{Decided, Exchange, Story};
-use super::headers::{self, Forwarded, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
+use super::guard;
+use super::headers::{self, Forwarded, Framing, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
+use super::path;
 use super::serve::{Client, Worker};
 use crate::domain::decide::{Arm, Reason, decide};
 use crate::domain::fuse::{self, Blown};
@@ -22,12 +24,14 @@ use crate::live::epoch::Randomised;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::upstream::{Tried, UpstreamLive};
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
-use http::header::HOST;
+use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body;
 use hyper::body::Incoming;
 use serde_json::json;
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,12 +79,15 @@ fn prepare(
     let (mut parts, body) = request.into_parts();
     let http1 = parts.version != Version::HTTP_2;
     let room = worker.enter(&snapshot.plan.limits).ok_or(Failure::Overload)?;
-    admit(&parts, &snapshot)?;
-    headers::drop_reserved(&mut parts.headers);
+    let admitted = guard::admit(&parts, &body, &snapshot.plan.identity, &snapshot.plan.limits)?;
+    if admitted.reserved {
+        headers::drop_reserved(&mut parts.headers);
+    }
 
     let host = host(&parts);
     let name = host.as_ref().map_or("", |h| host_name(h.to_str().unwrap_or("")));
-    let route = snapshot.table.find(name, parts.uri.path(), &parts.method).ok_or(Failure::NoRoute)?;
+    let reading = path::read(parts.uri.path());
+    let route = route(&snapshot, name, &reading, &parts.method)?;
 
     if snapshot.routes[route].barred {
         return Err(Failure::Barred);
@@ -95,7 +102,9 @@ fn prepare(
 
     let target = snapshot.routes[route].target;
     let found = match target {
-        Target::Release(_) => identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri),
+        Target::Release(_) => {
+            identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri, &reading.normal)
+        }
         Target::Upstream(_) => None,
     };
     let user_hash = found.as_deref().map(UserSet::hash);
@@ -122,13 +131,18 @@ fn prepare(
         user: found.as_deref().zip(user_key).map(|(id, key)| access::hashed_user(&key, id)),
         sampled: worker.samples(snapshot.plan.log.sample, user_hash),
         method: parts.method.clone(),
-        uri: parts.uri.clone(),
+        // In the form that was matched: the segment to hide is counted in that.
+        uri: match &reading.normal {
+            Cow::Borrowed(_) => parts.uri.clone(),
+            Cow::Owned(normal) => normal.parse().unwrap_or_default(),
+        },
         request_id: None,
         address,
     };
     drop(found);
 
-    let forwarded = Forwarded { address: client.address, peer, scheme: "http", host: host.as_ref() };
+    let forwarded =
+        Forwarded { address: client.address, peer, scheme: "http", host: host.as_ref(), admitted };
     headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
     let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
     let upstream = match (target, &decided) {
@@ -143,6 +157,10 @@ fn prepare(
     if let Some(host) = host {
         parts.headers.insert(HOST, host);
     }
+    if body.size_hint().exact().is_none() {
+        // hyper sends a GET's body only if the head says that there is one.
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     parts.uri = origin_form(&parts.uri);
     parts.version = Version::HTTP_11;
 
@@ -155,15 +173,23 @@ fn prepare(
     Ok(Prepared { exchange, request, upload, upstream })
 }
 
-/// What is refused before anything is looked up.
-fn admit(parts: &Parts, snapshot: &Snapshot) -> Result<(), Failure> {
-    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(Failure::MethodNotServed);
+/// The route of the path's normal form. Where a server may read another path out of it, and a route with a path is concerned, it would be
+/// a guess.
+fn route(
+    snapshot: &Snapshot,
+    host: &str,
+    reading: &path::Reading<'_>,
+    method: &Method,
+) -> Result<usize, Failure> {
+    let find = |path: &str| snapshot.table.find(host, path, method);
+    let route = find(&reading.normal);
+    if let Some(lenient) = &reading.lenient {
+        let has_path = |route: Option<usize>| route.is_some_and(|r| snapshot.plan.routes[r].path != "/");
+        if has_path(route) || has_path(find(lenient)) {
+            return Err(Failure::BadRequest("an ambiguous path"));
+        }
     }
-    if parts.uri.path_and_query().map_or(0, |p| p.as_str().len()) > snapshot.plan.limits.uri_bytes {
-        return Err(Failure::UriTooLong);
-    }
-    Ok(())
+    route.ok_or(Failure::NoRoute)
 }
 
 /// From the decision to the head of the response; the body carries the exchange to its end.
@@ -276,6 +302,9 @@ async fn send(
         match sent {
             Ok(response) => {
                 server.accepted();
+                if headers::framing(&response) == Framing::Faulty {
+                    return failed(Outcome::Reset);
+                }
                 upstream.answered();
                 if let Some(release) = fused(exchange, upstream) {
                     release.tally.fuse.connected();

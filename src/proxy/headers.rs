@@ -3,13 +3,17 @@
 //! Invariants: hop-by-hop fields never pass (RFC 9110 §7.6.1), also those that `Connection` names; no `x-grayling-*` of a client is
 //! ever seen by an upstream; `x-forwarded-*` say what this proxy saw, unless the peer is trusted.
 
+use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
+use http::{Response, Version};
 use std::net::IpAddr;
 
+pub const X_GRAYLING: &str = "x-grayling-";
+pub const X_FORWARDED: &str = "x-forwarded-";
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -39,15 +43,71 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     }
 }
 
-/// Drops every `x-grayling-*` that a client sent. Before anything reads the headers.
+/// Drops every `x-grayling-*` that a client sent, also one that reads so to CGI. Before anything reads the headers.
 pub fn drop_reserved(headers: &mut HeaderMap) {
+    drop_all(headers, X_GRAYLING);
+}
+
+fn drop_all(headers: &mut HeaderMap, prefix: &str) {
     // Nearly no request has one: the names are looked at before anything is allocated.
-    // Gateways behind (CGI, WSGI) take `_` for `-`.
-    let plain = |b: u8| if b == b'_' { b'-' } else { b };
-    let reserved = |n: &&HeaderName| n.as_str().bytes().map(plain).take(11).eq(*b"x-grayling-");
-    while let Some(name) = headers.keys().find(reserved).cloned() {
+    while let Some(name) = headers.keys().find(|n| begins_like(n, prefix)).cloned() {
         headers.remove(name);
     }
+}
+
+/// Does the name begin with `prefix`, or with what CGI and its like take for the same (RFC 3875 §4.1.18: `-` becomes `_`)?
+pub fn begins_like(name: &HeaderName, prefix: &str) -> bool {
+    name.as_str().get(..prefix.len()).is_some_and(|start| is_like(start, prefix))
+}
+
+/// Alike but for `_` and `-`.
+pub fn is_like(a: &str, b: &str) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
+}
+
+/// RFC 9113 §8.2.3: before it goes to HTTP/1, the crumbs of a cookie are joined.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Leading zeros are for nobody to interpret: one length, in one spelling (RFC 9110 §8.6).
+fn canonical_length(headers: &mut HeaderMap) {
+    let Some(length) = headers.get(CONTENT_LENGTH).filter(|v| v.len() > 1 && v.as_bytes()[0] == b'0') else {
+        return;
+    };
+    let digits = length.as_bytes();
+    let first = digits.iter().position(|b| *b != b'0').unwrap_or(digits.len() - 1);
+    if let Ok(canonical) = HeaderValue::from_bytes(&digits[first..]) {
+        headers.insert(CONTENT_LENGTH, canonical);
+    }
+}
+
+/// Can the head of a response be trusted to say where its body ends?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Framing {
+    Sound,
+    Faulty,
+}
+
+/// RFC 9112 §6.1 to §6.3. The library decodes what it can; what it lets through would reach the client with a frame of another meaning.
+pub fn framing<B>(response: &Response<B>) -> Framing {
+    let headers = response.headers();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    let digits = |v: &HeaderValue| !v.is_empty() && v.as_bytes().iter().all(u8::is_ascii_digit);
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    let chunked = |v: &HeaderValue| v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    let faulty = response.status().is_informational()
+        || lengths.next().is_some()
+        || length.is_some_and(|v| !digits(v))
+        || coding.is_some_and(|v| !chunked(v) || length.is_some() || response.version() == Version::HTTP_10)
+        || codings.next().is_some();
+    if faulty { Framing::Faulty } else { Framing::Sound }
 }
 
 /// Drops what is meant for one connection only.
@@ -88,11 +148,19 @@ pub struct Forwarded<'a> {
     pub peer: Peer,
     pub scheme: &'static str,
     pub host: Option<&'a HeaderValue>,
+    pub admitted: Admitted,
 }
 
 /// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may change.
 pub fn for_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, random: impl Fn() -> u64) {
     drop_hop_by_hop(headers);
+    canonical_length(headers);
+    if forwarded.admitted.cookies > 1 {
+        join_cookies(headers);
+    }
+    if forwarded.admitted.forwarded && forwarded.peer == Peer::Stranger {
+        drop_all(headers, X_FORWARDED);
+    }
     // The upstream's 100 is answered by this proxy, which reads the body when the upstream does.
     headers.remove(EXPECT);
     let address = HeaderValue::from_str(&forwarded.address.to_canonical().to_string());
@@ -187,8 +255,15 @@ mod tests {
 
     fn forward(map: &mut HeaderMap, peer: Peer) {
         let host = HeaderValue::from_static("billing.example");
-        let forwarded =
-            Forwarded { address: "10.0.0.9".parse().unwrap(), peer, scheme: "http", host: Some(&host) };
+        let admitted =
+            Admitted { reserved: false, forwarded: true, cookies: map.get_all(COOKIE).iter().count() };
+        let forwarded = Forwarded {
+            address: "10.0.0.9".parse().unwrap(),
+            peer,
+            scheme: "http",
+            host: Some(&host),
+            admitted,
+        };
         for_upstream(map, &forwarded, || 0xab);
     }
 
@@ -213,13 +288,17 @@ mod tests {
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-port", "1"),
+            ("x_forwarded_for", "1.2.3.4"),
             ("forwarded", "for=1.2.3.4"),
         ]);
         forward(&mut map, Peer::Stranger);
         assert_eq!(map.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["10.0.0.9"]);
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-forwarded-host"], "billing.example");
-        assert!(!map.contains_key("forwarded"));
+        for gone in ["forwarded", "x-forwarded-port", "x_forwarded_for"] {
+            assert!(!map.contains_key(gone), "{gone}");
+        }
     }
 
     #[test]
@@ -260,5 +339,47 @@ mod tests {
         ]);
         drop_reserved(&mut map);
         assert!(map.is_empty());
+    }
+
+    #[test]
+    fn names_that_differ_in_underscores_only_are_alike() {
+        assert!(is_like("x_user-id", "x-user_id"));
+        assert!(!is_like("x-user-id", "x-user-ie") && !is_like("x-user", "x-user-id"));
+    }
+
+    #[test]
+    fn crumbs_of_a_cookie_are_joined_and_a_length_has_one_spelling() {
+        let mut map =
+            headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3"), ("content-length", "007")]);
+        forward(&mut map, Peer::Stranger);
+        assert_eq!(map.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+        assert_eq!(map["content-length"], "7");
+        let mut map = headers(&[("content-length", "000")]);
+        forward(&mut map, Peer::Stranger);
+        assert_eq!(map["content-length"], "0");
+    }
+
+    #[test]
+    fn a_response_has_one_frame_or_none() {
+        let framing = |version, lines: &[(&'static str, &'static str)]| {
+            let mut response = Response::builder().version(version).body(()).unwrap();
+            *response.headers_mut() = headers(lines);
+            framing(&response)
+        };
+        let http11 = |lines: &[(&'static str, &'static str)]| framing(Version::HTTP_11, lines);
+        assert_eq!(http11(&[]), Framing::Sound);
+        assert_eq!(http11(&[("content-length", "3")]), Framing::Sound);
+        assert_eq!(http11(&[("transfer-encoding", "Chunked")]), Framing::Sound);
+        for faulty in [
+            &[("content-length", "3"), ("content-length", "3")][..],
+            &[("content-length", "+3")],
+            &[("content-length", "3"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "gzip")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+        ] {
+            assert_eq!(http11(faulty), Framing::Faulty, "{faulty:?}");
+        }
+        assert_eq!(framing(Version::HTTP_10, &[("transfer-encoding", "chunked")]), Framing::Faulty);
     }
 }

@@ -11,9 +11,15 @@ use jsonwebtoken::{Validation, dangerous, decode, decode_header};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-pub fn user_id<'a>(identity: &Identity, headers: &'a HeaderMap, uri: &'a Uri) -> Option<Cow<'a, [u8]>> {
+/// `path`: the request's, in its normal form.
+pub fn user_id<'a>(
+    identity: &Identity,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    path: &'a str,
+) -> Option<Cow<'a, [u8]>> {
     for source in &identity.from {
-        let Some(raw) = read(source, headers, uri) else { continue };
+        let Some(raw) = read(source, headers, uri, path) else { continue };
         let id = match raw {
             Cow::Borrowed(raw) => normalise(identity.normalise, raw),
             Cow::Owned(raw) => Cow::Owned(normalise(identity.normalise, &raw).into_owned()),
@@ -26,12 +32,17 @@ pub fn user_id<'a>(identity: &Identity, headers: &'a HeaderMap, uri: &'a Uri) ->
     None
 }
 
-fn read<'a>(source: &IdentitySource, headers: &'a HeaderMap, uri: &'a Uri) -> Option<Cow<'a, [u8]>> {
+fn read<'a>(
+    source: &IdentitySource,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    path: &'a str,
+) -> Option<Cow<'a, [u8]>> {
     match source {
         IdentitySource::Header(name) => Some(headers.get(name)?.as_bytes().trim_ascii().into()),
         IdentitySource::Cookie(name) => cookie(headers, name).map(Cow::Borrowed),
         IdentitySource::Query(name) => query(uri, name),
-        IdentitySource::Path(pattern) => path(uri, pattern),
+        IdentitySource::Path(pattern) => in_path(path, pattern),
         IdentitySource::Jwt(source) => jwt(headers, source).map(Cow::Owned),
     }
 }
@@ -61,8 +72,8 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     percent_encoding::percent_decode_str(text).into()
 }
 
-fn path<'a>(uri: &'a Uri, pattern: &PathPattern) -> Option<Cow<'a, [u8]>> {
-    let mut segments = uri.path().strip_prefix('/')?.split('/');
+fn in_path<'a>(path: &'a str, pattern: &PathPattern) -> Option<Cow<'a, [u8]>> {
+    let mut segments = path.strip_prefix('/')?.split('/');
     let mut found = None;
     for wanted in &pattern.segments {
         let segment = segments.next()?;
@@ -118,7 +129,7 @@ mod tests {
     fn id(from: IdentitySource, headers: &HeaderMap, uri: &str) -> Option<String> {
         let identity = Identity { from: vec![from], normalise: Normalise::None, max_bytes: 16 };
         let uri = uri.parse().unwrap();
-        user_id(&identity, headers, &uri).map(|id| String::from_utf8_lossy(&id).into_owned())
+        user_id(&identity, headers, &uri, uri.path()).map(|id| String::from_utf8_lossy(&id).into_owned())
     }
 
     fn with(name: &'static str, value: &[u8]) -> HeaderMap {
@@ -193,7 +204,7 @@ mod tests {
                 IdentitySource::Jwt(unverified),
             ] {
                 let identity = Identity { from: vec![from], normalise: Normalise::Digits, max_bytes: 16 };
-                let _ = user_id(&identity, &headers, &uri);
+                let _ = user_id(&identity, &headers, &uri, uri.path());
             }
         }
     }

@@ -7,11 +7,12 @@
 
 use super::body::{RequestBody, ResponseBody};
 use super::forward;
+use super::stream::{self, Executor, Streams};
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Limits, Log};
 use crate::live::apply::Live;
 use crate::live::clock;
-use crate::net::listen::{ClientStream, Progress};
+use crate::net::listen::{ClientStream, Patience, Progress};
 use crate::net::pool::Pools;
 use aws_lc_rs::hmac;
 use http::{Request, Response};
@@ -37,6 +38,17 @@ const DETACHED_MAX: Duration = Duration::from_secs(300);
 const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that one client connection may have open.
 const STREAMS_MAX: u32 = 256;
+/// Streams that a client has opened and reset before this worker has looked at them (CVE-2023-44487): more, and it gets GOAWAY.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams of one connection that this side had to reset because of the client's errors (CVE-2025-8671): more, and it gets GOAWAY.
+const ERRORS_MAX: usize = 128;
+/// What a client may send before a body is read, a stream and a connection: what one connection can cost in memory.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
+const ABUSER_GRACE: Duration = Duration::from_secs(1);
+/// Of a response, what waits for a client that reads slowly.
+const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// What the life of a worker is told by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -243,11 +255,22 @@ async fn connection(
     let _counted = Counted(worker.live.clone());
     let _ = stream.set_nodelay(true);
     let client = Rc::new(Client { address: address.to_canonical(), progress: Rc::default() });
-    let io = ClientStream::new(stream, client.progress.clone(), limits.header_timeout);
-    let builder = builder(&limits);
+    let patience = Patience {
+        idle: limits.header_timeout,
+        head: limits.header_timeout,
+        write: limits.body_idle_timeout,
+    };
+    let io = ClientStream::new(stream, client.progress.clone(), patience);
+    let streams = Streams::new(limits.body_idle_timeout);
+    let builder = builder(&limits, Executor(streams.clone()));
+    let progress = client.progress.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = forward::answer(worker.clone(), client.clone(), request);
-        async { Ok::<Response<ResponseBody>, Infallible>(answer.await) }
+        async {
+            let response = answer.await;
+            stream::answered();
+            Ok::<Response<ResponseBody>, Infallible>(response)
+        }
     });
     let connection = builder.serve_connection(TokioIo::new(io), service);
     let mut connection = std::pin::pin!(connection);
@@ -256,14 +279,38 @@ async fn connection(
             // How a client's connection ends is told by its exchanges.
             _ = connection.as_mut() => return,
             _ = stage.changed() => {}
+            grace = outstays(&progress, &streams, &limits) => {
+                // GOAWAY first.
+                connection.as_mut().graceful_shutdown();
+                let _ = tokio::time::timeout(grace, connection).await;
+                return;
+            }
         }
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;
 }
 
-fn builder(limits: &Limits) -> auto::Builder<LocalExecutor> {
-    let mut builder = auto::Builder::new(LocalExecutor);
+/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not keep a connection), or has reset too
+/// many: with the time that is left to it. HTTP/1 is timed where its heads are read.
+async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
+    let quiet = async {
+        loop {
+            let left = limits.keepalive_timeout.saturating_sub(streams.quiet_for());
+            if left.is_zero() && progress.is_http2() {
+                return;
+            }
+            tokio::time::sleep(if left.is_zero() { limits.keepalive_timeout } else { left }).await;
+        }
+    };
+    tokio::select! {
+        () = quiet => limits.body_idle_timeout,
+        () = streams.abused() => ABUSER_GRACE,
+    }
+}
+
+fn builder(limits: &Limits, executor: Executor) -> auto::Builder<Executor> {
+    let mut builder = auto::Builder::new(executor);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -276,22 +323,15 @@ fn builder(limits: &Limits) -> auto::Builder<LocalExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(ERRORS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(STREAM_SEND_BYTES_MAX)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Some(limits.keepalive_timeout))
         .keep_alive_timeout(limits.header_timeout);
     builder
-}
-
-/// hyper's tasks (HTTP/2 streams) run where their connection does.
-#[derive(Clone, Copy)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
-    }
 }
 
 struct Counted(Arc<Live>);

@@ -14,6 +14,7 @@ mod faults;
 mod latch;
 mod posts;
 mod reload;
+mod rows;
 mod tidy;
 mod watchdog;
 mod world;

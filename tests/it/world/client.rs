@@ -164,7 +164,7 @@ pub fn read_body(from: &mut impl BufRead, headers: &[(String, String)]) -> io::R
     Ok(Some(body))
 }
 
-fn read_response(from: &mut BufReader<TcpStream>, head_only: bool) -> io::Result<Response> {
+pub fn read_response(from: &mut BufReader<TcpStream>, head_only: bool) -> io::Result<Response> {
     let line = read_line(from)?;
     let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| broken("status line"))?;
     let headers = read_headers(from)?;

@@ -11,8 +11,8 @@ mod nginx;
 mod origin;
 mod proxy;
 
-pub use admin::Admin;
-pub use client::{Client, Response, raw};
+pub use admin::{Admin, Series};
+pub use client::{Client, Response, raw, read_response};
 pub use config::{Config, RELEASE};
 pub use load::{Load, wrk};
 pub use nginx::Nginx;

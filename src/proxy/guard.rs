@@ -1,0 +1,290 @@
+//! What a request must be before anything looks at it: the one place to check against RFC 9110 (semantics), RFC 9112 (HTTP/1.1) and
+//! RFC 9113 (HTTP/2). What the HTTP library refuses by itself is named at the end.
+//!
+//! Invariants: nothing that is refused here reaches a route, an upstream or the evidence; a request that passes has one host, one
+//! length, one identity, and nothing in `Connection` that would take a field from the upstream that the decision was made on. One pass over
+//! the headers; a good request costs no allocation.
+//!
+//! Refused by hyper and h2 before they call us, with 400 (or a stream error) and the end of the connection; each has a test:
+//! white space before a colon, obs-fold, NUL, bare CR (RFC 9112 §2.2, §5; RFC 9110 §5.5); `Transfer-Encoding` in HTTP/1.0 or not ending in
+//! `chunked` (RFC 9112 §6.1, §6.3); `Content-Length` that is no number, or several that differ (§6.3); a head that is too big, too many
+//! fields (RFC 6585 §5); in HTTP/2 upper-case names, `Connection` and its like, `TE` other than `trailers`, pseudo fields that are
+//! unknown, repeated or late (RFC 9113 §8.2, §8.3). `Content-Length` beside `Transfer-Encoding` is dropped, and the connection closed
+//! after the answer (RFC 9112 §6.1).
+
+use super::error::Failure;
+use super::headers::{self, X_FORWARDED, X_GRAYLING};
+use crate::domain::plan::{Identity, IdentitySource, Limits};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Version};
+use http_body::Body;
+
+/// So many connection options are no honest client's.
+const CONNECTION_OPTIONS_MAX: usize = 9;
+
+/// What a field costs beside its name and value (RFC 9113 §10.5.1 counts 32; on the wire of HTTP/1 it is `: ` and CR LF).
+const FIELD_OVERHEAD_BYTES: usize = 4;
+
+/// Refuses what is no request that every server would read alike.
+pub fn admit(
+    parts: &Parts,
+    body: &impl Body,
+    identity: &Identity,
+    limits: &Limits,
+) -> Result<Admitted, Failure> {
+    method_and_target(parts, limits)?;
+    let mut seen = Seen::default();
+    for (name, value) in &parts.headers {
+        seen.bytes += name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES;
+        seen.fields += 1;
+        // RFC 9113 §8.2.1: a value must not begin or end with white space. (In HTTP/1 that is not part of the value.)
+        if parts.version == Version::HTTP_2 && is_padded(value) {
+            return Err(bad("white space around a field value"));
+        }
+        match *name {
+            HOST => host_line(value, &mut seen)?,
+            // RFC 9112 §6.1, §6.3: what follows it is framed by the last coding, and anything but `chunked` alone is read
+            // differently by different servers.
+            TRANSFER_ENCODING => {
+                if std::mem::replace(&mut seen.transfer_encoding, true)
+                    || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
+                {
+                    return Err(bad("transfer-encoding other than chunked"));
+                }
+            }
+            // RFC 9112 §6.3, RFC 9113 §8.1.1: one length, and the body has it.
+            CONTENT_LENGTH => {
+                let length = decimal(value).filter(|_| seen.content_length.is_none());
+                seen.content_length = Some(length.ok_or(bad("content-length"))?);
+            }
+            CONNECTION => connection_line(value, identity, &mut seen)?,
+            // RFC 9110 §10.1.1: 100-continue is the only expectation there is.
+            EXPECT if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+                return Err(Failure::Expectation);
+            }
+            _ => {
+                seen.admitted.cookies += usize::from(*name == COOKIE);
+                seen.admitted.reserved |= headers::begins_like(name, X_GRAYLING);
+                seen.admitted.forwarded |= headers::begins_like(name, X_FORWARDED);
+                identity_line(name, identity, &mut seen)?;
+            }
+        }
+    }
+    if seen.bytes > limits.header_bytes || seen.fields > limits.header_count {
+        return Err(Failure::HeadersTooBig);
+    }
+    if seen.content_length.is_some_and(|length| body.size_hint().exact() != Some(length)) {
+        return Err(bad("content-length and body differ"));
+    }
+    host(parts, &seen)?;
+    Ok(seen.admitted)
+}
+
+/// What the pass over the headers has found for those who come after it, so that they need not look again.
+#[derive(Default, Clone, Copy)]
+pub struct Admitted {
+    /// There is an `x-grayling-*`.
+    pub reserved: bool,
+    /// There is an `x-forwarded-*`.
+    pub forwarded: bool,
+    /// Lines of `Cookie`.
+    pub cookies: usize,
+}
+
+/// What one pass over the headers has found.
+#[derive(Default)]
+struct Seen {
+    bytes: usize,
+    fields: usize,
+    hosts: usize,
+    transfer_encoding: bool,
+    content_length: Option<u64>,
+    connection_options: usize,
+    /// Which of the identity's header sources has been there already, a bit each.
+    identities: u64,
+    admitted: Admitted,
+}
+
+fn bad(what: &'static str) -> Failure {
+    Failure::BadRequest(what)
+}
+
+fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
+    // RFC 9110 §9.3.6: no tunnels are made here. §9.3.8: TRACE would show a client what was added for the upstream.
+    if parts.method == Method::CONNECT || parts.method == Method::TRACE {
+        return Err(Failure::MethodNotServed);
+    }
+    let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
+    // RFC 9110 §15.5.15.
+    if target.len() > limits.uri_bytes {
+        return Err(Failure::UriTooLong);
+    }
+    // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS alone; the authority form for CONNECT alone.
+    let asterisk = target == "*" && parts.method == Method::OPTIONS;
+    if !target.starts_with('/') && !asterisk {
+        return Err(bad("request target"));
+    }
+    // RFC 9110 §4.2: the schemes that are served here.
+    if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
+        return Err(bad("scheme of the request target"));
+    }
+    // RFC 9110 §4.2.4, RFC 9113 §8.3.1: no userinfo; it is used to make a host look like another.
+    if parts.uri.authority().is_some_and(|a| !is_authority(a.as_str().as_bytes())) {
+        return Err(bad("authority of the request target"));
+    }
+    Ok(())
+}
+
+fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
+    seen.hosts += 1;
+    // RFC 9112 §3.2: one that is invalid, and more than one.
+    if seen.hosts > 1 || !is_authority(value.as_bytes()) {
+        return Err(bad("host"));
+    }
+    Ok(())
+}
+
+fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
+    match parts.version {
+        // RFC 9112 §3.2: HTTP/1.0 alone may do without.
+        Version::HTTP_10 => Ok(()),
+        // RFC 9113 §8.3.1: `Host` must not differ from `:authority`; one of them names who is asked.
+        Version::HTTP_2 => match (parts.uri.authority(), parts.headers.get(HOST)) {
+            (Some(a), Some(h)) if !a.as_str().as_bytes().eq_ignore_ascii_case(h.as_bytes()) => {
+                Err(bad("host differs from :authority"))
+            }
+            (None, None) => Err(bad("no :authority and no host")),
+            _ => Ok(()),
+        },
+        _ if seen.hosts == 0 => Err(bad("no host")),
+        _ => Ok(()),
+    }
+}
+
+/// RFC 9110 §7.6.1: a client may name fields that are for this hop only; they are removed. Not so what the decision, the framing
+/// or the upstream's trust is built on: with these a client would choose what the upstream does not see.
+fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+    for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+        // RFC 9110 §5.6.1.2: empty elements of a list are ignored.
+        if option.is_empty() {
+            continue;
+        }
+        seen.connection_options += 1;
+        if seen.connection_options > CONNECTION_OPTIONS_MAX {
+            return Err(bad("too many connection options"));
+        }
+        let is = |name: &HeaderName| option.eq_ignore_ascii_case(name.as_str().as_bytes());
+        let forwarded = option
+            .get(..X_FORWARDED.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(X_FORWARDED.as_bytes()));
+        let identifies = identity.from.iter().any(|source| match source {
+            IdentitySource::Header(name) => is(name),
+            IdentitySource::Jwt(jwt) => is(&jwt.header),
+            IdentitySource::Cookie(_) => is(&COOKIE),
+            IdentitySource::Query(_) | IdentitySource::Path(_) => false,
+        });
+        if forwarded || identifies || is(&HOST) || is(&CONTENT_LENGTH) || !option.iter().all(is_token) {
+            return Err(bad("a connection option that is no client's to choose"));
+        }
+    }
+    Ok(())
+}
+
+/// A user has one id. Two lines of it, or a spelling with `_` that CGI and its like read as the same (RFC 3875 §4.1.18), would show one
+/// user to this proxy and another to the upstream.
+fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+    for (index, source) in identity.from.iter().enumerate() {
+        let wanted = match source {
+            IdentitySource::Header(name) => name,
+            IdentitySource::Jwt(jwt) => &jwt.header,
+            IdentitySource::Cookie(_) | IdentitySource::Query(_) | IdentitySource::Path(_) => continue,
+        };
+        if name == wanted {
+            let bit = 1u64.checked_shl(index as u32).unwrap_or(1 << 63);
+            if seen.identities & bit != 0 {
+                return Err(bad("more than one user id"));
+            }
+            seen.identities |= bit;
+        } else if headers::is_like(name.as_str(), wanted.as_str()) {
+            return Err(bad("a user id under a similar name"));
+        }
+    }
+    Ok(())
+}
+
+fn is_padded(value: &HeaderValue) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
+}
+
+/// RFC 9110 §8.6: digits and nothing else.
+fn decimal(value: &HeaderValue) -> Option<u64> {
+    let digits = value.as_bytes();
+    let all = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| all)?.parse().ok()
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
+}
+
+/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2), with a host. The comma is left out of what RFC 3986 allows in a name: it is what
+/// remains of two hosts that somebody has joined.
+fn is_authority(authority: &[u8]) -> bool {
+    let (host, port) = match authority.iter().rposition(|b| *b == b':') {
+        Some(colon) if !authority[colon..].contains(&b']') => (&authority[..colon], &authority[colon + 1..]),
+        _ => (authority, &b""[..]),
+    };
+    port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && is_host(host)
+}
+
+fn is_host(host: &[u8]) -> bool {
+    if let Some(literal) = host.strip_prefix(b"[") {
+        let inner = literal.strip_suffix(b"]").and_then(|l| std::str::from_utf8(l).ok());
+        return inner.is_some_and(|l| l.parse::<std::net::Ipv6Addr>().is_ok());
+    }
+    let mut rest = host;
+    while let Some((byte, after)) = rest.split_first() {
+        rest = match byte {
+            b'%' => match after {
+                [a, b, after @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => after,
+                _ => return false,
+            },
+            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => after,
+            _ => return false,
+        };
+    }
+    !host.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for good in
+            ["a", "a.example", "a.example:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a_b", "x%41", "a:"]
+        {
+            assert!(is_authority(good.as_bytes()), "{good}");
+        }
+        let bad = [
+            "", ":80", "a b", "a,b", "u@a", "a/b", "a:b", "a:1:2", "a:123456", "[::1", "[x]", "::1", "a%4",
+            "a\t", "ä", "a?b", "a#b", "a\\b", "[::1]x", "<a>",
+        ];
+        for bad in bad {
+            assert!(!is_authority(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_digits_only() {
+        let length = |text: &'static str| decimal(&HeaderValue::from_static(text));
+        assert_eq!((length("0"), length("007")), (Some(0), Some(7)));
+        for bad in ["", "+1", "-1", "1 ", "0x1", "1,1", "99999999999999999999"] {
+            assert_eq!(length(bad), None, "{bad}");
+        }
+    }
+}

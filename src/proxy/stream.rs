@@ -1,0 +1,157 @@
+//! HTTP/2 streams of one client connection: their tasks, how many run, and what is too much of a client.
+//!
+//! HTTP/2 gives a client two ways to keep a server busy for nothing that the library does not limit: a stream whose window stays shut
+//! holds its response (and the upstream's connection) for ever, and a stream that is reset as soon as it was accepted makes room for the
+//! next (CVE-2023-44487 at a slower pace). Both are bounded here.
+//!
+//! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and counted as the client's doing; a
+//! connection on which resets outweigh answers by [`RESETS_MAX`] takes no more streams.
+
+use pin_project_lite::pin_project;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, Sleep};
+
+/// Streams that a client may reset before they are answered, more than it lets be answered.
+const RESETS_MAX: u32 = 200;
+
+/// All streams of one connection.
+pub struct Streams {
+    running: Cell<usize>,
+    /// When the last of them ended.
+    quiet_since: Cell<Instant>,
+    resets: Cell<u32>,
+    abused: Notify,
+    patience: Duration,
+}
+
+impl Streams {
+    pub fn new(body_idle_timeout: Duration) -> Rc<Self> {
+        Rc::new(Streams {
+            running: Cell::new(0),
+            quiet_since: Cell::new(Instant::now()),
+            resets: Cell::new(0),
+            abused: Notify::new(),
+            patience: body_idle_timeout,
+        })
+    }
+
+    /// How long no stream has been open.
+    pub fn quiet_for(&self) -> Duration {
+        if self.running.get() > 0 { Duration::ZERO } else { self.quiet_since.get().elapsed() }
+    }
+
+    /// Ends when the client has reset too much.
+    pub async fn abused(&self) {
+        self.abused.notified().await;
+    }
+
+    fn ended(&self, state: &State) {
+        self.running.set(self.running.get().saturating_sub(1));
+        self.quiet_since.set(Instant::now());
+        let resets = match state.answered.get() {
+            true => self.resets.get().saturating_sub(1),
+            false => self.resets.get() + 1,
+        };
+        self.resets.set(resets);
+        if resets > RESETS_MAX {
+            self.abused.notify_one();
+        }
+    }
+}
+
+/// hyper's tasks (one an HTTP/2 stream) run where their connection does.
+#[derive(Clone)]
+pub struct Executor(pub Rc<Streams>);
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Executor {
+    fn execute(&self, future: F) {
+        self.0.running.set(self.0.running.get() + 1);
+        spawn_local(Stream { future, state: Rc::default(), streams: self.0.clone(), timer: None });
+    }
+}
+
+/// What the inside of a stream's task tells its outside.
+#[derive(Default)]
+struct State {
+    answered: Cell<bool>,
+    /// The client has been given a piece of a body, and has not asked for more.
+    offered_at: Cell<Option<Instant>>,
+}
+
+thread_local! {
+    /// The stream whose task runs on this thread at the moment.
+    static CURRENT: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
+}
+
+fn tell(what: impl FnOnce(&State)) {
+    CURRENT.with_borrow(|current| {
+        if let Some(state) = current {
+            what(state);
+        }
+    });
+}
+
+/// The head of the response is ready. Means nothing outside an HTTP/2 stream, as the two below.
+pub fn answered() {
+    tell(|state| state.answered.set(true));
+}
+
+/// A piece of the body was handed over.
+pub fn offered() {
+    tell(|state| state.offered_at.set(Some(Instant::now())));
+}
+
+/// The next piece is wanted.
+pub fn wanted() {
+    tell(|state| state.offered_at.set(None));
+}
+
+pin_project! {
+    struct Stream<F: Future> {
+        #[pin]
+        future: F,
+        state: Rc<State>,
+        streams: Rc<Streams>,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+
+    impl<F: Future> PinnedDrop for Stream<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.streams.ended(&this.state);
+        }
+    }
+}
+
+impl<F: Future> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let outer = CURRENT.replace(Some(this.state.clone()));
+        let polled = this.future.poll(cx);
+        CURRENT.set(outer);
+        if polled.is_ready() {
+            return Poll::Ready(());
+        }
+        match this.state.offered_at.get() {
+            None => *this.timer = None,
+            Some(at) => {
+                let until = at + this.streams.patience;
+                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+                if timer.deadline() != until {
+                    timer.as_mut().reset(until);
+                }
+                // Ready: the task ends, and dropping it resets the stream.
+                return timer.as_mut().poll(cx);
+            }
+        }
+        Poll::Pending
+    }
+}

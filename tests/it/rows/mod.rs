@@ -1,0 +1,295 @@
+//! The table of requests and faults, row by row: the very bytes over a socket, and the very bytes that an origin received. Each test is named
+//! after its row. Nothing here may ever count against an arm, unless the row says so: [`Scene::nobody_is_blamed`].
+
+mod arms;
+mod http2;
+mod requests;
+mod responses;
+mod slow;
+mod wire;
+
+use crate::world::{Config, Proxy, RELEASE, World, eventually, read_response, seconds};
+use std::io::{BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A proxy with every user in `new`, before two origins that record every byte.
+pub struct Scene {
+    pub proxy: Proxy,
+    pub stable: RawOrigin,
+    pub new: RawOrigin,
+    /// The folder that the proxy runs in, for as long as it does.
+    _world: World,
+}
+
+impl Scene {
+    pub fn start() -> Scene {
+        Scene::with(|_| {})
+    }
+
+    pub fn with(adjust: impl FnOnce(&mut Config)) -> Scene {
+        let (stable, new) = (RawOrigin::start(), RawOrigin::start());
+        let world = World::new();
+        let mut config = Config::new(stable.address, new.address).weight("100%").watchdog("enabled = false");
+        config.listen = "workers = 1".into();
+        config.rest = "[log]\nsample = \"100%\"\n".into();
+        adjust(&mut config);
+        let proxy = world.run(&config);
+        Scene { proxy, stable, new, _world: world }
+    }
+
+    pub fn connect(&self) -> Wire {
+        Wire::connect(self.proxy.http)
+    }
+
+    /// Sends the bytes on a connection of their own; what was answered.
+    pub fn send(&self, bytes: impl AsRef<[u8]>) -> Told {
+        let mut wire = self.connect();
+        wire.send(bytes);
+        wire.told()
+    }
+
+    /// What is refused: with this status, the end of the connection, and nothing at an origin. Says what was sent when not.
+    pub fn refuses(&self, status: u16, bytes: impl AsRef<[u8]>) {
+        let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
+        let before = self.received();
+        let mut wire = self.connect();
+        wire.send(&bytes);
+        let told = wire.told();
+        assert_eq!(told.status, status, "{shown:?} {told:?}");
+        assert!(wire.is_closed(), "left open after {shown:?}");
+        assert_eq!(self.received(), before, "an origin has received something of {shown:?}");
+    }
+
+    pub fn received(&self) -> usize {
+        self.stable.requests().len() + self.new.requests().len()
+    }
+
+    /// No request has counted as a failure of an arm.
+    pub fn nobody_is_blamed(&self) {
+        eventually(seconds(5), "all requests have ended", || {
+            let open = self.proxy.api().metric("grayling_requests_in_flight", &[("release", RELEASE)]);
+            (open.unwrap_or(0.0) == 0.0).then_some(())
+        });
+        for outcome in ["server_error", "connect_error", "timeout", "reset", "truncated", "saturated"] {
+            let counted = self.outcome(outcome);
+            assert_eq!(counted, 0.0, "{outcome} is counted against an arm");
+        }
+        assert!(self.proxy.api().trip().is_none());
+    }
+
+    pub fn outcome(&self, outcome: &str) -> f64 {
+        self.proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0)
+    }
+
+    /// Waits until so many have been counted with this outcome.
+    pub fn counts(&self, outcome: &str, wanted: f64) {
+        let what = format!("{wanted} of {outcome}");
+        eventually(seconds(5), &what, || (self.outcome(outcome) == wanted).then_some(()));
+    }
+}
+
+/// A head as most tests send it, with these lines in it.
+pub fn get(lines: &str) -> String {
+    format!("GET /x HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n{lines}\r\n")
+}
+
+pub fn post(lines: &str, body: &str) -> String {
+    format!("POST /x HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n{lines}\r\n{body}")
+}
+
+/// A client connection that sends bytes as they are.
+pub struct Wire {
+    from: BufReader<TcpStream>,
+}
+
+#[derive(Debug)]
+pub struct Told {
+    /// 0: nothing was answered before the end.
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Told {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+impl Wire {
+    pub fn connect(address: SocketAddr) -> Wire {
+        let stream = TcpStream::connect(address).expect("the proxy listens");
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(seconds(10))).unwrap();
+        stream.set_write_timeout(Some(seconds(10))).unwrap();
+        Wire { from: BufReader::new(stream) }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        // The proxy may have closed already: that is for the answer to tell.
+        let _ = self.from.get_mut().write_all(bytes.as_ref());
+    }
+
+    pub fn told(&mut self) -> Told {
+        match read_response(&mut self.from, false) {
+            Ok(r) => Told { status: r.status, body: r.text(), headers: r.headers },
+            Err(_) => Told { status: 0, headers: vec![], body: String::new() },
+        }
+    }
+
+    pub fn told_head(&mut self) -> Told {
+        match read_response(&mut self.from, true) {
+            Ok(r) => Told { status: r.status, body: r.text(), headers: r.headers },
+            Err(_) => Told { status: 0, headers: vec![], body: String::new() },
+        }
+    }
+
+    /// Has the proxy closed, with nothing more said?
+    pub fn is_closed(&mut self) -> bool {
+        match self.from.read(&mut [0; 64]) {
+            Ok(0) => true,
+            Ok(_) => false,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+
+    pub fn socket(&self) -> &TcpStream {
+        self.from.get_ref()
+    }
+
+    pub fn read_some(&mut self) -> Vec<u8> {
+        let mut piece = [0; 4096];
+        let n = self.from.read(&mut piece).unwrap_or(0);
+        piece[..n].to_vec()
+    }
+}
+
+/// An origin that records each request as it came, and answers with bytes that the test gives it.
+pub struct RawOrigin {
+    pub address: SocketAddr,
+    shared: Arc<Mutex<Recorded>>,
+}
+
+#[derive(Clone)]
+struct Recorded {
+    requests: Vec<(u32, Vec<u8>)>,
+    connections: u32,
+    script: Script,
+}
+
+/// What an origin does with each request.
+#[derive(Clone)]
+pub struct Script {
+    /// Sent piece by piece, with a pause between, so that each is a segment of its own.
+    pub pieces: Vec<Vec<u8>>,
+    pub then: Then,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Keep,
+    Close,
+}
+
+pub const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+impl RawOrigin {
+    pub fn start() -> RawOrigin {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        // A real server's backlog: four hundred streams connect at once.
+        let _ = socket2::SockRef::from(&listener).listen(4096);
+        let address = listener.local_addr().unwrap();
+        let script = Script { pieces: vec![OK.into()], then: Then::Keep };
+        let shared = Arc::new(Mutex::new(Recorded { requests: vec![], connections: 0, script }));
+        let of_thread = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let shared = of_thread.clone();
+                std::thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        RawOrigin { address, shared }
+    }
+
+    pub fn answers(&self, bytes: impl Into<Vec<u8>>) {
+        self.follows(Script { pieces: vec![bytes.into()], then: Then::Keep });
+    }
+
+    pub fn follows(&self, script: Script) {
+        self.shared.lock().unwrap().script = script;
+    }
+
+    /// Each whole request, byte for byte.
+    pub fn requests(&self) -> Vec<String> {
+        let recorded = self.shared.lock().unwrap();
+        recorded.requests.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()).collect()
+    }
+
+    pub fn last(&self) -> String {
+        eventually(seconds(5), "the origin has received a request", || self.requests().pop())
+    }
+
+    /// The connection that each request came on.
+    pub fn connections(&self) -> Vec<u32> {
+        self.shared.lock().unwrap().requests.iter().map(|(connection, _)| *connection).collect()
+    }
+}
+
+/// The lines of this name in a recorded request, `name: value` each.
+pub fn lines<'a>(request: &'a str, name: &str) -> Vec<&'a str> {
+    let head = request.split("\r\n\r\n").next().unwrap_or_default();
+    let is = |line: &&str| line.split(':').next().is_some_and(|n| n.eq_ignore_ascii_case(name));
+    head.split("\r\n").skip(1).filter(is).collect()
+}
+
+pub fn body(request: &str) -> &str {
+    request.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+fn serve(mut stream: TcpStream, shared: &Mutex<Recorded>) {
+    let _ = stream.set_nodelay(true);
+    let id = {
+        let mut recorded = shared.lock().unwrap();
+        recorded.connections += 1;
+        recorded.connections
+    };
+    let (mut buffer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    while let Ok(n @ 1..) = stream.read(&mut piece) {
+        buffer.extend_from_slice(&piece[..n]);
+        while let Some(length) = whole(&buffer) {
+            let request: Vec<u8> = buffer.drain(..length).collect();
+            let script = {
+                let mut recorded = shared.lock().unwrap();
+                recorded.requests.push((id, request));
+                recorded.script.clone()
+            };
+            for (i, piece) in script.pieces.iter().enumerate() {
+                if i > 0 {
+                    std::thread::sleep(Duration::from_millis(30)); // a segment of its own
+                }
+                if stream.write_all(piece).is_err() {
+                    return;
+                }
+            }
+            if script.then == Then::Close {
+                return;
+            }
+        }
+    }
+}
+
+/// The length of the first request in `buffer`, if it is whole.
+fn whole(buffer: &[u8]) -> Option<usize> {
+    let text = String::from_utf8_lossy(buffer);
+    let head = buffer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    if !lines(&text, "transfer-encoding").is_empty() {
+        let end = buffer[head..].windows(5).position(|w| w == b"0\r\n\r\n")?;
+        return Some(head + end + 5);
+    }
+    let length = lines(&text, "content-length").first().map_or(0, |line| {
+        line.split(':').nth(1).and_then(|v| v.trim().parse().ok()).expect("a length that is a number")
+    });
+    (buffer.len() >= head + length).then_some(head + length)
+}
