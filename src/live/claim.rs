@@ -116,7 +116,7 @@ impl Spellings {
         let (found, answers) = mpsc::channel();
         let mut asked = 0;
         for (u, upstream) in plan.upstreams.iter().enumerate() {
-            all.push(upstream.servers.iter().map(|s| literal(s)).collect());
+            all.push(upstream.servers.iter().map(literal).collect());
             for (i, server) in upstream.servers.iter().enumerate() {
                 if server.host.parse::<IpAddr>().is_err() {
                     let (found, name) = (found.clone(), (server.host.clone(), server.port));
