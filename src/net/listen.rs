@@ -4,7 +4,8 @@
 //! connections and nothing is shared on accept.
 //!
 //! [`ClientStream`] enforces `header_timeout`: hyper's own timer also runs between two requests, where
-//! `keepalive_timeout` is meant, so hyper gets that one, and the time a head takes is watched here, from its first byte.
+//! `keepalive_timeout` is meant, so hyper gets that one, and the time a head takes is watched here, from its first byte. For the first
+//! head of a connection it is counted from the connection's own beginning: one that never says anything is closed.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
@@ -16,10 +17,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 const BACKLOG: i32 = 4096;
+/// RFC 9113, 3.4.
+const PREFACE_BYTES: usize = 24;
 
 /// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the first was given.
 pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
@@ -50,8 +52,10 @@ pub struct Progress(Cell<Stage>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
-    /// Between two requests: no byte of the next one yet.
+    /// Nothing, or a part of HTTP/2's preface, has come in yet.
     #[default]
+    Fresh,
+    /// Between two requests: no byte of the next one yet.
     Idle,
     /// A head is coming in.
     Head,
@@ -70,21 +74,35 @@ impl Progress {
     }
 }
 
-/// A client's TCP stream with a deadline for request heads.
-pub struct ClientStream {
-    inner: TcpStream,
+/// A client's stream, TCP or TLS, with a deadline for request heads.
+pub struct ClientStream<S> {
+    inner: S,
     progress: Rc<Progress>,
     header_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes of HTTP/2's preface that have come in.
+    preface_bytes: usize,
 }
 
-impl ClientStream {
-    pub fn new(stream: TcpStream, progress: Rc<Progress>, header_timeout: Duration) -> Self {
-        ClientStream { inner: stream, progress, header_timeout, timer: None }
+impl<S> ClientStream<S> {
+    pub fn new(stream: S, progress: Rc<Progress>, header_timeout: Duration) -> Self {
+        ClientStream { inner: stream, progress, header_timeout, timer: None, preface_bytes: 0 }
+    }
+
+    /// Bytes have come in where none were before.
+    fn began(&mut self, bytes: &[u8]) {
+        if self.preface_bytes > 0 || bytes.starts_with(b"PRI") {
+            self.preface_bytes += bytes.len();
+            if self.preface_bytes >= PREFACE_BYTES {
+                self.progress.0.set(Stage::Busy);
+            }
+        } else {
+            self.progress.0.set(Stage::Head);
+        }
     }
 }
 
-impl AsyncRead for ClientStream {
+impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -96,10 +114,12 @@ impl AsyncRead for ClientStream {
         match (this.progress.0.get(), &polled) {
             (Stage::Busy, _) => this.timer = None,
             (Stage::Idle, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
-                let preface = buffer.filled()[before..].starts_with(b"PRI");
-                this.progress.0.set(if preface { Stage::Busy } else { Stage::Head });
+                this.progress.0.set(Stage::Head);
             }
-            (Stage::Head, Poll::Pending) => {
+            (Stage::Fresh, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
+                this.began(&buffer.filled()[before..]);
+            }
+            (Stage::Fresh | Stage::Head, Poll::Pending) => {
                 let timeout = this.header_timeout;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                 if timer.as_mut().poll(cx).is_ready() {
@@ -113,7 +133,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

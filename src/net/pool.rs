@@ -1,16 +1,24 @@
 //! Connections of one worker to the servers of upstreams: made, kept, handed out again.
 //!
-//! Invariants: a worker's pool is its own, so nothing here locks; a connection is kept only after its response has
+//! Invariants: a worker's pool is its own, so nothing here locks; an HTTP/1.1 connection is kept only after its response has
 //! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
 //! `connections_max` connections, divided among the workers (at least one each).
+//!
+//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries [`STREAMS_MAX`]
+//! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
+//! its own stream only. A connection retires after [`REQUESTS_MAX`] requests.
 
+use super::LocalExecutor;
+use super::tls::{self, Agreed};
+use crate::domain::plan::{Protocol, Scheme};
 use crate::live::clock;
 use crate::live::upstream::ServerLive;
-use http::{Request, Response};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -18,9 +26,22 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
+
+/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113, 6.5.2 recommends no less).
+const STREAMS_MAX: usize = 100;
+/// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and whatever is on its way to them at
+/// that moment is lost; this side knows when nothing is.
+const REQUESTS_MAX: usize = 500;
+const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// A server that is gone without a word must not keep the one connection that all share.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All pools of one worker.
 pub struct Pools<B> {
@@ -31,6 +52,10 @@ pub struct Pools<B> {
 
 struct ServerPool<B> {
     idle: RefCell<Vec<Idle<B>>>,
+    /// HTTP/2 connections, those that may take another request.
+    shared: RefCell<Vec<Rc<Shared<B>>>>,
+    /// An HTTP/2 connection is being made, and those who find no room wait for it.
+    connecting: Cell<bool>,
     open: Cell<usize>,
     /// A connection came back, or one has ended.
     freed: Notify,
@@ -38,8 +63,29 @@ struct ServerPool<B> {
 }
 
 struct Idle<B> {
-    sender: SendRequest<B>,
+    sender: http1::SendRequest<B>,
     since_ms: u64,
+}
+
+/// An HTTP/2 connection.
+struct Shared<B> {
+    sender: http2::SendRequest<B>,
+    scheme: &'static str,
+    authority: HeaderValue,
+    streams: Cell<usize>,
+    requests: Cell<usize>,
+    used_ms: Cell<u64>,
+}
+
+/// A request's part of an HTTP/2 connection; given back when dropped.
+struct Stream<B> {
+    shared: Rc<Shared<B>>,
+    pool: Rc<ServerPool<B>>,
+}
+
+enum Sender<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(Stream<B>),
 }
 
 /// What a connection may cost; from the upstream's config.
@@ -64,9 +110,10 @@ pub enum NoConnection {
     Busy,
 }
 
-/// A connection, lent to one exchange. Dropped without [`Lease::give_back`] it is closed.
+/// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an HTTP/1.1 connection is closed;
+/// a stream ends with its body.
 pub struct Lease<B> {
-    sender: SendRequest<B>,
+    sender: Sender<B>,
     pool: Rc<ServerPool<B>>,
     /// Was it used before? Then the server may have closed it in the meantime.
     pub reused: bool,
@@ -80,7 +127,7 @@ pub enum SendError<B> {
     Broken(hyper::Error),
 }
 
-impl<B: Body + 'static> Pools<B>
+impl<B: Body + Unpin + 'static> Pools<B>
 where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -93,11 +140,25 @@ where
     pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let pool = self.pool(server.id);
         pool.used_ms.set(clock::now_ms());
+        let deadline = Instant::now() + terms.connect_timeout;
+        let quota = self.quota(terms.connections_max);
+        match server.protocol {
+            Protocol::Http1 => self.exclusive(server, pool, terms, deadline, quota).await,
+            Protocol::Http2 => self.multiplexed(server, pool, terms, deadline, quota).await,
+        }
+    }
+
+    async fn exclusive(
+        &self,
+        server: &Arc<ServerLive>,
+        pool: Rc<ServerPool<B>>,
+        terms: Terms,
+        deadline: Instant,
+        quota: usize,
+    ) -> Result<Lease<B>, NoConnection> {
         if let Some(lease) = pool.take(terms.connection_idle) {
             return Ok(lease);
         }
-        let deadline = Instant::now() + terms.connect_timeout;
-        let quota = self.quota(terms.connections_max);
         while pool.open.get() >= quota {
             if timeout_at(deadline, pool.freed.notified()).await.is_err() {
                 return Err(NoConnection::Busy);
@@ -106,19 +167,57 @@ where
                 return Ok(lease);
             }
         }
-        pool.open.set(pool.open.get() + 1);
-        // Counts the connection down again however it ends, also if this future is dropped.
-        let open = Open(pool.clone());
-        let sender = match timeout_at(deadline, connect::<B>(server, open)).await {
-            Ok(connected) => connected?,
-            Err(_) => {
-                return Err(NoConnection::Unreachable(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "not within connect_timeout",
-                )));
-            }
+        let open = Open::new(&pool);
+        let sender = match timeout_at(deadline, connect(server)).await {
+            Ok(connected) => match connected? {
+                Stood::Plain(stream) => http1_over(stream, open).await?,
+                Stood::Tls(stream) => http1_over(*stream, open).await?,
+            },
+            Err(_) => return Err(too_late()),
         };
-        Ok(Lease { sender, pool, reused: false })
+        Ok(Lease { sender: Sender::Http1(sender), pool, reused: false })
+    }
+
+    async fn multiplexed(
+        &self,
+        server: &Arc<ServerLive>,
+        pool: Rc<ServerPool<B>>,
+        terms: Terms,
+        deadline: Instant,
+        quota: usize,
+    ) -> Result<Lease<B>, NoConnection> {
+        loop {
+            if let Some(stream) = pool.stream(terms.connection_idle, quota) {
+                return Ok(Lease { sender: Sender::Http2(stream), pool, reused: true });
+            }
+            if !pool.connecting.get() && pool.open.get() < quota {
+                break;
+            }
+            let connecting = pool.connecting.get();
+            if timeout_at(deadline, pool.freed.notified()).await.is_err() {
+                return Err(if connecting { too_late() } else { NoConnection::Busy });
+            }
+        }
+        // Lets the others go on however this ends, also if this future is dropped.
+        let _connecting = Connecting::begin(&pool);
+        let open = Open::new(&pool);
+        let sender = match timeout_at(deadline, connect(server)).await {
+            Ok(connected) => match connected? {
+                Stood::Plain(stream) => http2_over(stream, open).await?,
+                Stood::Tls(stream) => http2_over(*stream, open).await?,
+            },
+            Err(_) => return Err(too_late()),
+        };
+        let shared = Rc::new(Shared {
+            sender,
+            scheme: server.server.scheme.as_str(),
+            authority: server.authority.clone(),
+            streams: Cell::new(0),
+            requests: Cell::new(0),
+            used_ms: Cell::new(clock::now_ms()),
+        });
+        pool.shared.borrow_mut().push(shared.clone());
+        Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false })
     }
 
     /// This worker's part of `connections_max`.
@@ -132,6 +231,8 @@ where
         let fresh = || {
             Rc::new(ServerPool {
                 idle: RefCell::default(),
+                shared: RefCell::default(),
+                connecting: Cell::new(false),
                 open: Cell::new(0),
                 freed: Notify::new(),
                 used_ms: Cell::new(clock::now_ms()),
@@ -146,6 +247,7 @@ where
         let now = clock::now_ms();
         self.servers.borrow_mut().retain(|_, pool| {
             pool.idle.borrow_mut().retain(|i| i.fresh(connection_idle, now));
+            pool.shared.borrow_mut().retain(|s| s.fresh(connection_idle, now));
             pool.open.get() > 0 || now.saturating_sub(pool.used_ms.get()) < FORGET_MS
         });
     }
@@ -164,15 +266,75 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                return Some(Lease { sender: candidate.sender, pool: self.clone(), reused: true });
+                let sender = Sender::Http1(candidate.sender);
+                return Some(Lease { sender, pool: self.clone(), reused: true });
             }
         }
         None
     }
+
+    /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones grow old and are closed.
+    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Stream<B>> {
+        let now = clock::now_ms();
+        // It goes only where another may take its place.
+        let worn = |s: &Shared<B>| s.requests.get() >= REQUESTS_MAX && self.open.get() < quota;
+        let mut shared = self.shared.borrow_mut();
+        // One that retires is ended by hyper once the last of its streams is.
+        shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
+        let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
+        Some(Stream::begin(free.clone(), self))
+    }
 }
 
-/// One open connection of a pool.
+impl<B> Shared<B> {
+    fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
+        let unused_ms = now_ms.saturating_sub(self.used_ms.get());
+        !self.sender.is_closed() && (self.streams.get() > 0 || unused_ms < connection_idle.as_millis() as u64)
+    }
+}
+
+impl<B> Stream<B> {
+    fn begin(shared: Rc<Shared<B>>, pool: &Rc<ServerPool<B>>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        shared.requests.set(shared.requests.get() + 1);
+        Stream { shared, pool: pool.clone() }
+    }
+}
+
+impl<B> Drop for Stream<B> {
+    fn drop(&mut self) {
+        self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
+        self.shared.used_ms.set(clock::now_ms());
+        self.pool.freed.notify_one();
+    }
+}
+
+/// An HTTP/2 connection is being made.
+struct Connecting<B>(Rc<ServerPool<B>>);
+
+impl<B> Connecting<B> {
+    fn begin(pool: &Rc<ServerPool<B>>) -> Self {
+        pool.connecting.set(true);
+        Connecting(pool.clone())
+    }
+}
+
+impl<B> Drop for Connecting<B> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.freed.notify_waiters();
+    }
+}
+
+/// One open connection of a pool: counted down again however it ends.
 struct Open<B>(Rc<ServerPool<B>>);
+
+impl<B> Open<B> {
+    fn new(pool: &Rc<ServerPool<B>>) -> Self {
+        pool.open.set(pool.open.get() + 1);
+        Open(pool.clone())
+    }
+}
 
 impl<B> Drop for Open<B> {
     fn drop(&mut self) {
@@ -181,35 +343,94 @@ impl<B> Drop for Open<B> {
     }
 }
 
-async fn connect<B>(server: &ServerLive, open: Open<B>) -> Result<SendRequest<B>, NoConnection>
-where
-    B: Body + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+fn too_late() -> NoConnection {
+    NoConnection::Unreachable(io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout"))
+}
+
+/// A connection that stands, and that has proven whose it is where that was asked.
+enum Stood {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
+async fn connect(server: &ServerLive) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
     for address in addresses.iter() {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // Answers are small and written whole: waiting for more would only delay them.
-                let _ = stream.set_nodelay(true);
-                let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream));
-                let (sender, connection) =
-                    handshake.await.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
-                tokio::task::spawn_local(async move {
-                    // How it ended is told to the exchange that used it.
-                    let _ = connection.await;
-                    drop(open);
-                });
-                return Ok(sender);
-            }
+        let stream = match TcpStream::connect(address).await {
+            Ok(stream) => stream,
             Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
+            Err(error) => {
+                failure = NoConnection::Unreachable(error);
+                continue;
+            }
+        };
+        // Requests are small and written whole: waiting for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        match secure(server, stream).await {
+            Ok(stood) => return Ok(stood),
             Err(error) => failure = NoConnection::Unreachable(error),
         }
     }
     Err(failure)
+}
+
+async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<Stood> {
+    let Some(tls) = &server.tls else {
+        return match server.server.scheme {
+            Scheme::Http => Ok(Stood::Plain(stream)),
+            // Never in plain text by accident.
+            Scheme::Https => Err(io::Error::other("TLS is not set up")),
+        };
+    };
+    let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
+    match (server.protocol, agreed) {
+        (Protocol::Http2, Agreed::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
+        (Protocol::Http1, _) | (Protocol::Http2, Agreed::Http2) => Ok(Stood::Tls(Box::new(stream))),
+    }
+}
+
+async fn http1_over<S, B>(stream: S, open: Open<B>) -> Result<http1::SendRequest<B>, NoConnection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    tokio::task::spawn_local(async move {
+        // How it ended is told to the exchange that used it.
+        let _ = connection.await;
+        drop(open);
+    });
+    Ok(sender)
+}
+
+async fn http2_over<S, B>(stream: S, open: Open<B>) -> Result<http2::SendRequest<B>, NoConnection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let handshake = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake::<_, B>(TokioIo::new(stream))
+        .await;
+    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    tokio::task::spawn_local(async move {
+        // How it ended is told to the exchanges that used it.
+        let _ = connection.await;
+        drop(open);
+    });
+    Ok(sender)
 }
 
 /// Errors that say nothing about the server: descriptors, ports, memory, buffers, permission.
@@ -224,24 +445,79 @@ fn is_local(error: &io::Error) -> bool {
 }
 
 impl<B: Body + 'static> Lease<B> {
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request (in HTTP/1.1's form) and waits for the head of its response.
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
-        // A pooled connection is ready as soon as its task has seen the last response end.
-        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
-            return Err(SendError::Unsent(Box::new(request)));
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                // A pooled connection is ready as soon as its task has seen the last response end.
+                if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
+                    return Err(SendError::Unsent(Box::new(request)));
+                }
+                sender.try_send_request(request).await.map_err(unsent)
+            }
+            Sender::Http2(stream) => {
+                let (request, host) = http2_form(request, stream.shared.scheme, &stream.shared.authority);
+                match stream.shared.sender.clone().try_send_request(request).await {
+                    Ok(mut response) => {
+                        *response.version_mut() = Version::HTTP_11;
+                        Ok(response)
+                    }
+                    Err(error) => Err(match unsent(error) {
+                        SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
+                        broken @ SendError::Broken(_) => broken,
+                    }),
+                }
+            }
         }
-        self.sender.try_send_request(request).await.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
-            None => SendError::Broken(error.into_error()),
-        })
     }
 
     /// The response has ended and the request was sent whole: the connection may serve another.
     pub fn give_back(self) {
-        if self.sender.is_closed() {
-            return;
+        match self.sender {
+            Sender::Http1(sender) if !sender.is_closed() => {
+                self.pool.idle.borrow_mut().push(Idle { sender, since_ms: clock::now_ms() });
+                self.pool.freed.notify_one();
+            }
+            Sender::Http1(_) | Sender::Http2(_) => {}
         }
-        self.pool.idle.borrow_mut().push(Idle { sender: self.sender, since_ms: clock::now_ms() });
-        self.pool.freed.notify_one();
     }
+}
+
+/// hyper gives back what it has not begun to send.
+fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
+    match error.take_message() {
+        Some(request) => SendError::Unsent(Box::new(request)),
+        None => SendError::Broken(error.into_error()),
+    }
+}
+
+/// RFC 9113, 8.3.1: scheme and authority stand in the target, and no Host beside them. Also what Host was.
+fn http2_form<B>(
+    mut request: Request<B>,
+    scheme: &'static str,
+    server: &HeaderValue,
+) -> (Request<B>, Option<HeaderValue>) {
+    let host = request.headers_mut().remove(HOST);
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let target = |authority: &HeaderValue| {
+        Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
+    };
+    // A Host that is no authority has no place here; the server's own always is one.
+    let uri = host.as_ref().and_then(target).or_else(|| target(server));
+    if let Some(uri) = uri {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_2;
+    (request, host)
+}
+
+/// Back again, for another server that may speak HTTP/1.1.
+fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    *request.version_mut() = Version::HTTP_11;
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    request
 }

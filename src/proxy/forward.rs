@@ -89,7 +89,9 @@ fn prepare(
 
     let target = snapshot.routes[route].target;
     let found = match target {
-        Target::Release(_) => identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri),
+        Target::Release(_) => {
+            identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri, client.names.as_ref())
+        }
         Target::Upstream(_) => None,
     };
     let user_hash = found.as_ref().map(|f| UserSet::hash(&f.id));
@@ -123,7 +125,7 @@ fn prepare(
     };
     drop(found);
 
-    let forwarded = Forwarded { address: client.address, peer, scheme: "http", host: host.as_ref() };
+    let forwarded = Forwarded { address: client.address, peer, scheme: client.scheme, host: host.as_ref() };
     headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
     let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
     let upstream = match (target, &decided) {

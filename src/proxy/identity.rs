@@ -4,7 +4,10 @@
 //! `max_bytes` ends the search: both mean stable, counted, never random. Nothing here allocates for ids that stand in
 //! the request as they are.
 
-use crate::domain::plan::{Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise};
+use crate::domain::plan::{
+    CertificateName, Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise,
+};
+use crate::net::tls::CertificateNames;
 use http::header::COOKIE;
 use http::{HeaderMap, Uri};
 use jsonwebtoken::{Validation, dangerous, decode, decode_header};
@@ -17,9 +20,14 @@ pub struct Found<'a> {
     pub in_path: Option<usize>,
 }
 
-pub fn user_id<'a>(identity: &Identity, headers: &'a HeaderMap, uri: &'a Uri) -> Option<Found<'a>> {
+pub fn user_id<'a>(
+    identity: &Identity,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+    certificate: Option<&'a CertificateNames>,
+) -> Option<Found<'a>> {
     for source in &identity.from {
-        let Some((raw, in_path)) = read(source, headers, uri) else { continue };
+        let Some((raw, in_path)) = read(source, headers, uri, certificate) else { continue };
         let id = match raw {
             Cow::Borrowed(raw) => normalise(identity.normalise, raw),
             Cow::Owned(raw) => Cow::Owned(normalise(identity.normalise, &raw).into_owned()),
@@ -36,6 +44,7 @@ fn read<'a>(
     source: &IdentitySource,
     headers: &'a HeaderMap,
     uri: &'a Uri,
+    certificate: Option<&'a CertificateNames>,
 ) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
     match source {
         IdentitySource::Header(name) => {
@@ -44,6 +53,13 @@ fn read<'a>(
         IdentitySource::Cookie(name) => cookie(headers, name).map(|id| (Cow::Borrowed(id), None)),
         IdentitySource::Query(name) => query(uri, name).map(|id| (id, None)),
         IdentitySource::Path(pattern) => path(uri, pattern),
+        IdentitySource::ClientCert(name) => {
+            let id = match name {
+                CertificateName::Common => certificate?.common.as_deref()?,
+                CertificateName::Alternative => certificate?.alternative.as_deref()?,
+            };
+            Some((Cow::Borrowed(id), None))
+        }
         IdentitySource::Jwt(source) => jwt(headers, source).map(|id| (Cow::Owned(id), None)),
     }
 }
@@ -130,7 +146,7 @@ mod tests {
     fn id(from: IdentitySource, headers: &HeaderMap, uri: &str) -> Option<String> {
         let identity = Identity { from: vec![from], normalise: Normalise::None, max_bytes: 16 };
         let uri = uri.parse().unwrap();
-        user_id(&identity, headers, &uri).map(|f| String::from_utf8_lossy(&f.id).into_owned())
+        user_id(&identity, headers, &uri, None).map(|f| String::from_utf8_lossy(&f.id).into_owned())
     }
 
     fn with(name: &'static str, value: &[u8]) -> HeaderMap {
@@ -205,7 +221,7 @@ mod tests {
                 IdentitySource::Jwt(unverified),
             ] {
                 let identity = Identity { from: vec![from], normalise: Normalise::Digits, max_bytes: 16 };
-                let _ = user_id(&identity, &headers, &uri);
+                let _ = user_id(&identity, &headers, &uri, None);
             }
         }
     }

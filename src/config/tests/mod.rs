@@ -196,16 +196,16 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             servers,
-            "[\"https://x\"]",
+            "[\"ftp://x\"]",
             &[
-                "g.toml:4:12: invalid `servers`: this version does not have https to upstreams yet; write `http://…`",
+                "g.toml:4:12: invalid `servers`: only http:// and https:// are known; write `\"http://host:port\"`",
             ],
         ),
         (
             servers,
             "[\"localhost:9002\"]",
             &[
-                "g.toml:4:12: invalid `servers`: a server starts with http://; write `\"http://localhost:9002\"`",
+                "g.toml:4:12: invalid `servers`: a server starts with http:// or https://; write `\"http://localhost:9002\"`",
             ],
         ),
         (
@@ -332,8 +332,8 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             "[release.r]",
-            "[tls]\n[release.r]",
-            &["g.toml:7:2: unknown key `tls`: this version does not have it yet; remove it"],
+            "[fleet]\n[release.r]",
+            &["g.toml:7:2: unknown key `fleet`: this version does not have it yet; remove it"],
         ),
         // Warnings only.
         (
