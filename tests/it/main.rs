@@ -13,5 +13,6 @@ mod latch;
 mod posts;
 mod reload;
 mod tidy;
+mod tls;
 mod watchdog;
 mod world;

@@ -622,13 +622,13 @@ fn a_file_full_of_faults_is_told_in_part() {
 fn a_bracket_that_is_never_closed_is_one_fault() {
     let reference = include_str!("../../../config/reference.toml");
     for (from, to, expected) in [
-        ("hosts = []", "hosts = [", "g.toml:32:9: this is not TOML: this is never closed; add `]`"),
-        ("hosts = []", "hosts = {", "g.toml:32:9: this is not TOML: this is never closed; add `}`"),
-        ("[identity]", "[identity", "g.toml:34:1: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = [", "g.toml:46:9: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = {", "g.toml:46:9: this is not TOML: this is never closed; add `}`"),
+        ("[identity]", "[identity", "g.toml:48:1: this is not TOML: this is never closed; add `]`"),
         (
             "workers = 0",
             "workers = \"",
-            "g.toml:18:12: this is not TOML: invalid basic string, expected `\"`",
+            "g.toml:21:12: this is not TOML: invalid basic string, expected `\"`",
         ),
     ] {
         assert_eq!(lines(&reference.replacen(from, to, 1)), [expected]);

@@ -1,0 +1,148 @@
+//! An HTTP/2 origin in plain text, by prior knowledge: a thread with a runtime of its own, a behaviour switched at run time.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum H2Behaviour {
+    /// `NAME METHOD AUTHORITY PATH BODY-BYTES`.
+    Answer,
+    /// A body that ends in the middle: the stream is reset.
+    CutBody,
+    /// The body never ends.
+    Stall,
+    Delay(Duration),
+}
+
+struct Shared {
+    name: String,
+    behaviour: Mutex<H2Behaviour>,
+    connections: AtomicU64,
+    requests: AtomicU64,
+}
+
+pub struct H2Origin {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl H2Origin {
+    pub fn start(name: &str) -> H2Origin {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let shared = Arc::new(Shared {
+            name: name.into(),
+            behaviour: Mutex::new(H2Behaviour::Answer),
+            connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let inside = shared.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, inside) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        H2Origin { address, shared, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub fn behave(&self, behaviour: H2Behaviour) {
+        *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for H2Origin {
+    fn drop(&mut self) {
+        self.stop.take().map(|s| s.send(()));
+        self.thread.take().map(|t| t.join());
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(shared.clone(), request));
+            let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Either<Full<Bytes>, Pieces>>, Infallible> {
+    shared.requests.fetch_add(1, Ordering::Relaxed);
+    let (parts, body) = request.into_parts();
+    let received = body.collect().await.map_or(0, |b| b.to_bytes().len());
+    let behaviour = *shared.behaviour.lock().unwrap();
+    if let H2Behaviour::Delay(time) = behaviour {
+        tokio::time::sleep(time).await;
+    }
+    let authority = parts.uri.authority().map_or("-", |a| a.as_str());
+    let text = format!("{} {} {authority} {} {received}", shared.name, parts.method, parts.uri.path());
+    let body = match behaviour {
+        H2Behaviour::Answer | H2Behaviour::Delay(_) => Either::Left(Full::new(text.into())),
+        H2Behaviour::CutBody => Either::Right(Pieces::then(text, true)),
+        H2Behaviour::Stall => Either::Right(Pieces::then(text, false)),
+    };
+    Ok(Response::new(body))
+}
+
+/// A body of one piece, and then a fault or nothing for ever.
+struct Pieces {
+    first: Option<Bytes>,
+    /// A reset overtakes what is not on its way yet: it has to wait.
+    fault: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Pieces {
+    fn then(text: String, fails: bool) -> Pieces {
+        let fault = fails.then(|| Box::pin(tokio::time::sleep(Duration::from_millis(50))));
+        Pieces { first: Some(text.into()), fault }
+    }
+}
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(piece) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        let Some(fault) = &mut self.fault else { return Poll::Pending };
+        fault.as_mut().poll(cx).map(|()| Some(Err(io::Error::other("cut"))))
+    }
+}
