@@ -7,6 +7,7 @@
 
 use crate::admin::auth::AuthState;
 use crate::admin::routes;
+use crate::admin::serve::serve as admin_serve;
 use crate::config::{self, Report, watch::Watcher};
 use crate::domain::plan::{OnStateFailure, Plan};
 use crate::live::apply::{Live, Phase, Source};
@@ -91,11 +92,13 @@ impl Proxy {
         if let (Found::Lost(why), OnStateFailure::Refuse) = (&found, plan_state.on_failure) {
             return Err(StartError::StateRefused(why.clone()));
         }
+        let lost = matches!(found, Found::Lost(_));
+        let ledger_last = ledger.as_ref().map_or(0, Ledger::last);
         if let Found::Lost(why) = &found {
             tell_lost(&log, why);
         }
         let (listen_http, listen_admin) = (checked.plan.listen.http, checked.plan.listen.admin);
-        let workers = checked.plan.listen.workers;
+        let workers = checked.plan.listen.workers();
         let (http, sockets) = listen::bind_workers(listen_http, workers)
             .map_err(|source| StartError::Listen { name: "http", address: listen_http, source })?;
         let (https, tls_sockets) = match checked.plan.listen.https {
@@ -109,10 +112,19 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let live = Live::new(checked, source, found, log.clone()).map_err(StartError::Conflict)?;
+        let live =
+            Live::new(checked, source, found, ledger_last, log.clone()).map_err(StartError::Conflict)?;
         live.gauges.connections_room.store(room, Relaxed);
         let live = Arc::new(live);
 
+        if let (Some(directory), true) = (&directory, lost)
+            && let Err(error) = directory.keep_aside()
+        {
+            log.event(
+                "state_not_kept",
+                json!({"error": error.to_string(), "effect": "what was lost is overwritten"}),
+            );
+        }
         // The state is on disk, or known not to be, before the first request is decided.
         let scribe = Scribe { directory, ledger, log: log.clone() };
         let desk = live.desk.clone();
@@ -242,16 +254,19 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
         Err(error) => return Ok((None, None, Found::Lost(error.to_string()))),
     };
     let mut found = directory.load();
-    if let Found::Lost(why) = &found
-        && let Err(error) = directory.keep_aside()
-    {
-        found = Found::Lost(format!("{why}; and it cannot be kept aside: {error}"));
-        return Ok((None, None, found));
-    }
     let ledger = match Ledger::open(directory.path()) {
         Ok(mut ledger) => {
-            if let Found::Known(image) = &mut found {
-                rebuild(&mut ledger, image, log);
+            match &mut found {
+                // The state is saved before its entries are written: a ledger that knows more was written beside another state.
+                Found::Known(image) if image.ledger < ledger.last() => {
+                    let (path, last) = (directory.path().display(), ledger.last());
+                    found = Found::Lost(format!(
+                        "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
+                        image.ledger
+                    ));
+                }
+                Found::Known(image) => rebuild(&mut ledger, image, log),
+                Found::Empty | Found::Lost(_) => {}
             }
             Some(ledger)
         }
@@ -264,15 +279,13 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
 }
 
 /// Writes the entries again that a crash lost after the state was saved.
-fn rebuild(ledger: &mut Ledger, image: &mut Image, log: &Log) {
+fn rebuild(ledger: &mut Ledger, image: &Image, log: &Log) {
     let mut lost: Vec<_> = image.recent.iter().filter(|e| e.n > ledger.last()).cloned().collect();
     lost.iter_mut().for_each(|entry| entry.rebuilt = true);
     if !lost.is_empty() {
         let result = ledger.append(&lost).map_err(|e| e.to_string());
         log.event("ledger_rebuilt", json!({"entries": lost.len(), "error": result.err()}));
     }
-    // A state file that was restored from an old copy must not number entries twice.
-    image.ledger = image.ledger.max(ledger.last());
 }
 
 /// Raises the limit of open files to what is allowed, and answers how many connections that leaves room for.
@@ -285,8 +298,9 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
         Err(_) => limit.current,
     };
     // A connection of a client may need one to an upstream; some are for files, sockets and the admin API.
-    let room =
-        open_max.map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(128) / 2).unwrap_or(usize::MAX));
+    let room = open_max.map_or(usize::MAX, |n| {
+        usize::try_from(n.saturating_sub((n / 4).min(512)) / 2).unwrap_or(usize::MAX)
+    });
     if room < plan.limits.connections {
         log.event(
             "limit_clamped",
@@ -323,12 +337,11 @@ impl Control {
         let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
         runtime.block_on(async move {
             let router = routes::router(self.live.clone(), auth.clone());
-            let service = router.into_make_service_with_connect_info::<SocketAddr>();
             let mut stopping = stage.clone();
             for socket in sockets {
                 match tokio::net::TcpListener::from_std(socket) {
                     Ok(listener) => {
-                        tokio::spawn(axum::serve(listener, service.clone()).into_future());
+                        tokio::spawn(admin_serve(listener, router.clone()));
                     }
                     Err(error) => self.live.log.event("admin_failed", json!({"error": error.to_string()})),
                 }
@@ -350,6 +363,7 @@ impl Control {
                     Some(_) => self.reload(&auth).await,
                     None => std::future::pending().await,
                 },
+                () = self.live.reload_wanted.notified() => self.watcher.kick(),
                 ask = self.asked.recv() => match ask {
                     Some(Ask::Reload) => self.watcher.kick(),
                     None => std::future::pending().await,
@@ -383,7 +397,12 @@ impl Control {
         }
         let source = source(&self.path, &checked);
         let sha256 = source.sha256.clone();
-        match self.live.reload(checked, source) {
+        // Names of servers may have to be looked up.
+        let live = self.live.clone();
+        let Ok(applied) = tokio::task::spawn_blocking(move || live.reload(checked, source)).await else {
+            return;
+        };
+        match applied {
             Ok(findings) => {
                 let snapshot = self.live.snapshot();
                 auth.replace(&snapshot.plan.admin);

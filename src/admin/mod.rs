@@ -3,3 +3,4 @@
 pub mod auth;
 pub mod dto;
 pub mod routes;
+pub mod serve;

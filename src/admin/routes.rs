@@ -24,11 +24,7 @@ use serde_json::{Value, json};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use tower::ServiceBuilder;
-use tower::limit::GlobalConcurrencyLimitLayer;
 
-/// Requests answered at once; more wait. Behind it, people; the open paths are few and cheap.
-const REQUESTS_AT_ONCE: usize = 64;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long a change waits for the disk.
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -36,9 +32,6 @@ const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 const PROBE: Duration = Duration::from_secs(1);
 
 pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
-    let layers = ServiceBuilder::new()
-        .layer(GlobalConcurrencyLimitLayer::new(REQUESTS_AT_ONCE))
-        .layer(axum::middleware::from_fn_with_state(auth, guard));
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -60,7 +53,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method", None)
         })
-        .layer(layers)
+        .layer(axum::middleware::from_fn_with_state(auth, guard))
         .with_state(live)
 }
 

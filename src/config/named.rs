@@ -100,9 +100,9 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
             }
             Ok(UserSet::hash(&id))
         });
-        let mut hashes: Vec<u64> = listed.into_iter().map(|u| u.value).collect();
+        let mut users = UserSet::from_hashes(listed.into_iter().map(|u| u.value).collect());
         if let Some((path, span)) = sections::file(r, &s, "users_file") {
-            hashes.extend(outside::users(r, &path, &span, identity.normalise, identity.max_bytes));
+            users = users.and(outside::users(r, &path, &span, identity.normalise, identity.max_bytes));
         }
         let header = header_match(r, &s);
         if let (Some(header), Some(value)) = (&header, r.value(&s, "header")) {
@@ -116,7 +116,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
             let help = "give it `users`, `users_file`, `header` or `networks`";
             r.warn(&name.span, format!("segment `{}` holds nobody", name.value), "", Some(help.into()));
         }
-        let segment = Segment { name: name.value, users: UserSet::from_hashes(hashes), header, networks };
+        let segment = Segment { name: name.value, users, header, networks };
         entries.push(Entry { item: Arc::new(segment), span: name.span });
     }
     too_many(r, "segments", NAMES_MAX, entries.iter().map(|e| e.span.clone()));

@@ -6,13 +6,14 @@
 use super::read::{Reader, Span};
 use super::report::{Place, Severity, Source};
 use crate::domain::plan::{JwtKey, Normalise, normalise};
-use crate::domain::segment::UserSet;
+use crate::domain::segment::{UserSet, WeakUserSet};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A hundred million ids are 800 MB of memory; more is a mistake.
 const USERS_MAX: usize = 100_000_000;
@@ -67,9 +68,62 @@ pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &st
     r.fault_elsewhere(Severity::Error, place, message.to_string(), help.map(str::to_string));
 }
 
-/// One id a line; white space round it is dropped, blank lines are skipped. Returns the hashes of the ids.
-pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> Vec<u64> {
-    let Some(file) = open(r, path, span) else { return Vec::new() };
+/// The users of a file: one id a line; white space round it is dropped, blank lines are skipped.
+///
+/// A file that has not changed since it was last read is not read again as long as somebody still uses what it held: an edit of a
+/// weight must not wait for ten million lines.
+pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> UserSet {
+    let Some(file) = open(r, path, span) else { return UserSet::default() };
+    let Some(key) = file.metadata().ok().map(|m| UsersKey::of(path, &m, mode, max_bytes)) else {
+        return read_users(r, path, span, file, mode, max_bytes).0;
+    };
+    static READ: Mutex<Vec<(UsersKey, WeakUserSet)>> = Mutex::new(Vec::new());
+    let known = || READ.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = known().iter().find(|(k, _)| *k == key).and_then(|(_, users)| users.upgrade());
+    if let Some(users) = found {
+        return users;
+    }
+    let (users, faults) = read_users(r, path, span, file, mode, max_bytes);
+    if faults == 0 && !users.is_empty() {
+        let mut known = known();
+        known.retain(|(_, users)| users.upgrade().is_some());
+        known.push((key, users.downgrade()));
+    }
+    users
+}
+
+/// Which file it was, how it was, and how its lines were read.
+#[derive(PartialEq, Eq)]
+struct UsersKey {
+    path: PathBuf,
+    file: (u64, u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+    mode: Normalise,
+    max_bytes: usize,
+}
+
+impl UsersKey {
+    fn of(path: &Path, meta: &Metadata, mode: Normalise, max_bytes: usize) -> Self {
+        UsersKey {
+            path: path.to_owned(),
+            file: (meta.dev(), meta.ino(), meta.len()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+            mode,
+            max_bytes,
+        }
+    }
+}
+
+fn read_users(
+    r: &mut Reader<'_>,
+    path: &Path,
+    span: &Span,
+    file: File,
+    mode: Normalise,
+    max_bytes: usize,
+) -> (UserSet, usize) {
     // Eight bytes a user, lines of some ten: a guess that saves the copies of a growing list.
     let guess = file.metadata().map_or(0, |m| m.len() / 12).min(USERS_MAX as u64) as usize;
     let mut hashes = Vec::with_capacity(guess);
@@ -84,11 +138,13 @@ pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_
             Ok(_) => {}
             Err(e) => {
                 at_line(r, path, number, &format!("cannot be read: {e}"), None);
+                faults += 1;
                 break;
             }
         }
         if line.len() as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
             at_line(r, path, number, "a line of more than 64 KiB", Some("write one user id a line"));
+            faults += 1;
             break;
         }
         if number == 1 && line.starts_with(b"\xef\xbb\xbf") {
@@ -109,6 +165,7 @@ pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_
             hashes.push(UserSet::hash(&id));
             if hashes.len() > USERS_MAX {
                 at_line(r, path, number, &format!("more than {USERS_MAX} users"), None);
+                faults += 1;
                 break;
             }
             continue;
@@ -133,7 +190,7 @@ pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_
     if hashes.is_empty() && faults == 0 {
         r.warn(span, format!("`{}` names no user", r.display(path)), "", None);
     }
-    hashes
+    (UserSet::from_hashes(hashes), faults)
 }
 
 /// Lines `NAME TOKEN`; `#` starts a comment.

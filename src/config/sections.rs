@@ -29,10 +29,7 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
     let https = r.parsed(&scope, "https", value::address);
     let admin = r.parsed(&scope, "admin", value::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
-    let workers = match r.integer(&scope, "workers", 0, 0..=256) {
-        0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
-        n => n as usize,
-    };
+    let workers = r.integer(&scope, "workers", 0, 0..=256) as usize;
     let listen = Listen {
         http: http.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |a| a.value),
         https: https.as_ref().map(|a| a.value),

@@ -35,7 +35,7 @@ pub struct Listen {
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
-    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. Never 0 here.
+    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per core.
     pub workers: usize,
     /// Peers whose X-Forwarded-* are believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -90,6 +90,16 @@ pub struct Admin {
     pub token_file: Option<PathBuf>,
     /// Host values accepted besides IP literals and localhost; lower case, without port.
     pub hosts: Vec<String>,
+}
+
+impl Listen {
+    /// How many there are to be now. Asked once a process: the cores that a process may use can change.
+    pub fn workers(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
+            n => n,
+        }
+    }
 }
 
 /// Where the user id comes from; the first source that yields one wins.

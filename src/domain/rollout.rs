@@ -47,6 +47,8 @@ pub struct Trip {
     pub onset_to_trip_ms: Option<u64>,
     /// The servers of `new` at that time. No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
+    /// What else led users to those servers then: it is let be.
+    pub others: Vec<String>,
 }
 
 /// The weight is held where it was, for a person to decide.
@@ -68,10 +70,8 @@ pub enum Input {
     },
     Trip(Trip),
     Freeze(Freeze),
-    /// A person clears trip, freeze and hold, for the attempt that the file gives now.
-    Resume {
-        attempt: u64,
-    },
+    /// A person clears trip, freeze and hold. Not an attempt lower than was seen: that would forget what the higher one did.
+    Resume,
 }
 
 /// What an input did.
@@ -108,8 +108,8 @@ pub fn step(memory: &Memory, input: Input) -> (Memory, Step) {
             next.freeze = Some(freeze);
             (next, Step::Frozen)
         }
-        Input::Resume { attempt } => {
-            let cleared = Memory { attempt, ..Memory::default() };
+        Input::Resume => {
+            let cleared = Memory { attempt: memory.attempt, ..Memory::default() };
             let step = if cleared == *memory { Step::Unchanged } else { Step::Resumed };
             (cleared, step)
         }
@@ -147,7 +147,7 @@ impl Hold {
                 "the state directory could not be used at start, so earlier rollbacks may be forgotten; mend it, then: grayling resume {release} --reason TEXT"
             ),
             Hold::AttemptOld { seen } => format!(
-                "the file's attempt is lower than {seen}, which was seen before; write `attempt = {seen}` or higher, or: grayling resume {release} --reason TEXT"
+                "the file's attempt is lower than {seen}, which was seen before: write `attempt = {seen}` or higher in [release.{release}]"
             ),
             Hold::Awaits(Awaits::NoMemory) => format!(
                 "no memory of earlier rollbacks was found and [state] when_empty is \"hold\"; to begin: grayling resume {release} --reason TEXT"
@@ -227,6 +227,7 @@ mod tests {
             evidence: "{}".into(),
             onset_to_trip_ms: None,
             servers: vec![],
+            others: vec![],
         }
     }
 
@@ -239,7 +240,7 @@ mod tests {
             (1u64..4).prop_map(|attempt| Input::Configure { attempt }),
             Just(Input::Trip(trip())),
             (0u32..=1_000_000).prop_map(|w| Input::Freeze(freeze(Weight::from_parts(w)))),
-            (1u64..4).prop_map(|attempt| Input::Resume { attempt }),
+            Just(Input::Resume),
         ]
     }
 
@@ -253,7 +254,7 @@ mod tests {
                 let (next, what) = step(&memory, input.clone());
                 if memory.trip.is_some() && next.trip.is_none() {
                     let by_a_person = match input {
-                        Input::Resume { .. } => true,
+                        Input::Resume => true,
                         Input::Configure { attempt } => attempt > memory.attempt,
                         _ => false,
                     };

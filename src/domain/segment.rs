@@ -6,6 +6,7 @@
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A user is in it if any of its sources says so.
@@ -60,8 +61,10 @@ impl Segment {
 ///
 /// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
 /// Hashes are uniform, so interpolation finds one in a handful of probes (Perl, Itai, Avni 1978).
+///
+/// Cloning shares the ids.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct UserSet(Vec<u64>, u64);
+pub struct UserSet(Arc<[u64]>, u64);
 
 impl UserSet {
     pub fn from_hashes(mut hashes: Vec<u64>) -> Self {
@@ -69,7 +72,21 @@ impl UserSet {
         hashes.dedup();
         let fingerprint =
             hashes.iter().fold(hashes.len() as u64, |f, h| f.rotate_left(5) ^ h.wrapping_mul(PRIME));
-        UserSet(hashes, fingerprint)
+        UserSet(hashes.into(), fingerprint)
+    }
+
+    /// Those of both.
+    pub fn and(self, other: UserSet) -> UserSet {
+        match (self.is_empty(), other.is_empty()) {
+            (_, true) => self,
+            (true, false) => other,
+            (false, false) => Self::from_hashes(self.0.iter().chain(other.0.iter()).copied().collect()),
+        }
+    }
+
+    /// Holds on to the ids only as long as somebody else does.
+    pub fn downgrade(&self) -> WeakUserSet {
+        WeakUserSet(Arc::downgrade(&self.0), self.1)
     }
 
     /// Tells two sets apart without comparing ten million ids.
@@ -107,6 +124,16 @@ impl UserSet {
             }
         }
         self.0[low..high].contains(&wanted)
+    }
+}
+
+/// See [`UserSet::downgrade`].
+#[derive(Debug, Clone)]
+pub struct WeakUserSet(Weak<[u64]>, u64);
+
+impl WeakUserSet {
+    pub fn upgrade(&self) -> Option<UserSet> {
+        self.0.upgrade().map(|ids| UserSet(ids, self.1))
     }
 }
 

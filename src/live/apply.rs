@@ -6,6 +6,7 @@
 //! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
 //! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
+use super::claim;
 use super::clock;
 use super::ledger::Entry;
 use super::log::Log;
@@ -14,10 +15,10 @@ use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::tally::ArmTally;
-use super::writer::{Evidence, Writer, conflicts, file_origin};
+use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
-use crate::domain::rollout::{self, Awaits, Freeze, Input, Memory, State, Step, Trip};
+use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -43,6 +44,8 @@ pub struct Live {
     views: Mutex<BTreeMap<String, View>>,
     /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
     lost: Mutex<Option<String>>,
+    /// The file that was refused may be acceptable now.
+    pub reload_wanted: tokio::sync::Notify,
 }
 
 /// Global counts and limits, beside the snapshot.
@@ -153,21 +156,24 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person.
+    /// If `found` is lost, every release waits for a person. `ledger_last`: the number of the last entry on disk.
     pub fn new(
         checked: config::Checked,
         source: Source,
         found: Found,
+        ledger_last: u64,
         log: Log,
     ) -> Result<Live, Vec<String>> {
         let plan = Arc::new(checked.plan);
         let (mut image, lost) = match found {
             Found::Known(image) => (image, None),
             Found::Empty => (Image::default(), None),
-            Found::Lost(why) => (Image { hold_strangers: true, ..Image::default() }, Some(why)),
+            Found::Lost(why) => {
+                (Image { hold_strangers: true, ledger: ledger_last, ..Image::default() }, Some(why))
+            }
         };
         let empty = image.releases.is_empty() && image.ledger == 0;
-        let conflicts = conflicts(&plan, &image.releases);
+        let conflicts = claim::conflicts(&plan, None, &image.releases);
         if !conflicts.is_empty() {
             return Err(conflicts);
         }
@@ -185,9 +191,11 @@ impl Live {
                     Memory { attempt: release.attempt, awaits: Some(Awaits::NoMemory), ..Memory::default() };
                 image.releases.insert(release.name.clone(), held);
             }
+            image.hold_strangers = true;
         }
-        let workers = plan.listen.workers;
-        let stop_file = StopFile::beside(&source.path) == StopFile::Present;
+        let workers = plan.listen.workers();
+        // What cannot be looked up might be there.
+        let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
         let mut writer = Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
@@ -222,6 +230,7 @@ impl Live {
             direct,
             views: Mutex::default(),
             lost: Mutex::new(lost),
+            reload_wanted: tokio::sync::Notify::new(),
         })
     }
 
@@ -250,6 +259,7 @@ impl Live {
     pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), String> {
         let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
+        writer.image.hold_strangers = true;
         for memory in writer.image.releases.values_mut() {
             memory.awaits.get_or_insert(Awaits::StateLost);
         }
@@ -278,7 +288,7 @@ impl Live {
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        refused.extend(conflicts(&checked.plan, &writer.image.releases));
+        refused.extend(claim::conflicts(&checked.plan, Some(&before.plan), &writer.image.releases));
         if !refused.is_empty() {
             drop(writer);
             self.reload_failed(refused.join("; "));
@@ -360,7 +370,8 @@ impl Live {
                 detail: detail.clone(),
                 evidence: call.evidence.to_string(),
                 onset_to_trip_ms,
-                servers: release.new_servers(&before.plan),
+                others: claim::others(&before.plan, name, &release.new_servers(&before.plan)),
+                servers: live.new.spellings(),
             })
         };
         let (memory, _) = rollout::step(&memory, input);
@@ -394,8 +405,14 @@ impl Live {
         let Some(memory) = writer.image.releases.get(name).cloned() else {
             return Err(Refused::UnknownRelease(name.to_owned()));
         };
-        let attempt = live.map_or(memory.attempt, |r| r.release.attempt);
-        let (cleared, what) = rollout::step(&memory, Input::Resume { attempt });
+        if let Some(live) = live.filter(|r| r.release.attempt < memory.attempt) {
+            let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
+            return Err(Refused::NotNow(format!(
+                "attempt {} cannot be resumed: {why}",
+                live.release.attempt
+            )));
+        }
+        let (cleared, what) = rollout::step(&memory, Input::Resume);
         if what == Step::Unchanged {
             let stop = if writer.stop_file { "; a file grayling.stop holds it: remove the file" } else { "" };
             return Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held{stop}")));
@@ -430,12 +447,20 @@ impl Live {
             None => format!("{name} is forgotten: the file does not name it, and its servers are free again"),
         };
         let receipt = self.publish(&mut writer, next, vec![entry], None);
+        if writer.source.last_error.is_some() {
+            // What stood in the way of the file as it is now may be gone.
+            self.reload_wanted.notify_one();
+        }
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
 
     /// Obeys the stop file, whose `presence` the caller has looked up (a sick file system must not hold the lock).
     pub fn heed_stop_file(&self, presence: StopFile) {
-        let stop = presence == StopFile::Present;
+        let stop = match presence {
+            StopFile::Present => true,
+            StopFile::Absent => false,
+            StopFile::Unknown => return,
+        };
         let mut writer = self.writer();
         if stop == writer.stop_file {
             return;
@@ -478,10 +503,17 @@ impl Live {
 pub enum StopFile {
     Present,
     Absent,
+    /// The folder cannot be read: nothing changes.
+    Unknown,
 }
 
 impl StopFile {
     pub fn beside(config: &Path) -> StopFile {
-        if config.with_file_name("grayling.stop").exists() { StopFile::Present } else { StopFile::Absent }
+        // A link that leads nowhere is there as well.
+        match config.with_file_name("grayling.stop").symlink_metadata() {
+            Ok(_) => StopFile::Present,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => StopFile::Absent,
+            Err(_) => StopFile::Unknown,
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! the counters; one writer (`apply`) makes the next snapshot. They meet only here.
 
 pub mod apply;
+pub mod claim;
 pub mod clock;
 pub mod epoch;
 pub mod ledger;

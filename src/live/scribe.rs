@@ -11,12 +11,13 @@ use super::clock;
 use super::ledger::{Entry, Ledger};
 use super::log::Log;
 use super::snapshot::Snapshot;
-use super::state::{Image, RECENT_MAX, StateDirectory};
+use super::state::{Image, RECENT_MAX, Saved, StateDirectory};
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Between two tries to save, and between two looks whether what was saved is still there.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Where changes are handed in; shared with the thread.
@@ -148,34 +149,42 @@ pub struct Scribe {
 impl Scribe {
     /// The thread's body: until [`Desk::close`].
     pub fn run(mut self, desk: &Desk) {
-        let mut unsaved: Option<Image> = None;
+        // The last image, and the file that holds it; none if saving failed.
+        let mut last: Option<(Image, Option<Saved>)> = None;
         let mut unwritten: Vec<Entry> = vec![];
         loop {
             let (work, handed_in, closed) = {
-                let trouble = unsaved.is_some() || !unwritten.is_empty();
                 let idle = |i: &mut Inbox| i.work.is_none() && !i.closed;
-                let mut inbox = if trouble {
-                    let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                } else {
-                    desk.changed.wait_while(desk.inbox(), idle).unwrap_or_else(PoisonError::into_inner)
-                };
+                let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
+                let mut inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
                 (inbox.work.take(), inbox.handed_in, inbox.closed)
             };
             if work.is_none() && closed {
                 return;
             }
-            if let Some(image) = work.as_ref().map(|w| w.image.clone()).or(unsaved.take()) {
+            let image = match (&work, &last) {
+                (Some(work), _) => Some(work.image.clone()),
+                (None, Some((image, saved))) if !self.holds(saved) => Some(image.clone()),
+                _ => None,
+            };
+            if let Some(image) = image {
+                if work.is_none() && last.as_ref().is_some_and(|(_, saved)| saved.is_some()) {
+                    self.log.event(
+                        "state_gone",
+                        json!({"effect": "it was removed or replaced; it is written again"}),
+                    );
+                    unwritten.extend(self.reopen_ledger(&image));
+                }
                 let saved = self.save(&image);
                 let mut inbox = desk.inbox();
-                if let (Ok(()), Some(work)) = (&saved, &work) {
+                if let (Ok(_), Some(work)) = (&saved, &work) {
                     inbox.gap = Some(work.since.elapsed());
                 }
-                let error = saved.err();
+                let error = saved.as_ref().err().cloned();
                 if error != inbox.error {
                     self.tell_durability(error.as_deref());
                 }
-                unsaved = error.is_some().then_some(image);
+                last = Some((image, saved.ok()));
                 inbox.error = error;
             }
             if let Some(work) = work {
@@ -210,7 +219,28 @@ impl Scribe {
         }
     }
 
-    fn save(&self, image: &Image) -> Result<(), String> {
+    fn holds(&self, saved: &Option<Saved>) -> bool {
+        match (&self.directory, saved) {
+            (Some(directory), Some(saved)) => directory.holds(saved),
+            // It cannot be saved, and nothing that could be has been tried.
+            (None, _) => true,
+            (Some(_), None) => false,
+        }
+    }
+
+    /// The ledger of the directory as it is now; and the entries that it has lost, of those that are remembered.
+    fn reopen_ledger(&mut self, image: &Image) -> Vec<Entry> {
+        let Some(directory) = &self.directory else { return vec![] };
+        // A directory that was removed as a whole is made again.
+        let _ = std::fs::create_dir(directory.path());
+        let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
+        let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();
+        let lost = lost.map(|entry| Entry { rebuilt: true, ..entry }).collect();
+        self.ledger = Some(ledger);
+        lost
+    }
+
+    fn save(&self, image: &Image) -> Result<Saved, String> {
         let Some(directory) = &self.directory else {
             return Err("the state directory could not be used at start; mend it and restart".to_owned());
         };

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -55,6 +56,16 @@ pub struct StateDirectory {
     path: PathBuf,
     /// Held as long as the process lives.
     _lock: File,
+}
+
+/// Which file a save made: told apart from any other by device, inode and length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Saved(u64, u64, u64);
+
+impl Saved {
+    fn of(of: &fs::Metadata) -> Saved {
+        Saved(of.dev(), of.ino(), of.len())
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -111,22 +122,31 @@ impl StateDirectory {
     }
 
     /// Durable when it answers `Ok`.
-    pub fn save(&self, image: &Image) -> io::Result<()> {
+    pub fn save(&self, image: &Image) -> io::Result<Saved> {
         let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
         let mut file = File::create(&fresh)?;
         file.write_all(&render(image)?)?;
         file.sync_all()?;
+        let saved = Saved::of(&file.metadata()?);
         fs::rename(&fresh, &path)?;
-        File::open(&self.path)?.sync_all()
+        File::open(&self.path)?.sync_all()?;
+        Ok(saved)
     }
 
-    /// Moves a file that could not be understood out of the way, for people to look at.
+    /// Keeps a copy of a file that could not be understood, for people to look at. The file itself stays until the next
+    /// save: a start that fails in between must find it again.
     pub fn keep_aside(&self) -> io::Result<()> {
-        let aside = format!("{FILE}.unreadable-{}", super::clock::at_ms());
-        match fs::rename(self.path.join(FILE), self.path.join(aside)) {
+        let (path, aside) =
+            (self.path.join(FILE), self.path.join(format!("{FILE}.unreadable-{}", super::clock::at_ms())));
+        match fs::hard_link(&path, &aside).or_else(|_| fs::copy(&path, &aside).map(drop)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }
+    }
+
+    /// Is what was saved last still there? Somebody may remove or replace the directory under a running proxy.
+    pub fn holds(&self, saved: &Saved) -> bool {
+        fs::metadata(self.path.join(FILE)).is_ok_and(|m| Saved::of(&m) == *saved)
     }
 }
 
@@ -198,6 +218,8 @@ struct FileTrip {
     evidence: String,
     onset_to_trip_ms: Option<u64>,
     servers: Vec<String>,
+    #[serde(default)]
+    others: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -223,6 +245,7 @@ impl From<&Image> for FileImage {
                 evidence: t.evidence.clone(),
                 onset_to_trip_ms: t.onset_to_trip_ms,
                 servers: t.servers.clone(),
+                others: t.others.clone(),
             }),
             freeze: m.freeze.as_ref().map(|f| FileFreeze {
                 cause: f.cause.label().to_owned(),
@@ -265,6 +288,7 @@ impl TryFrom<FileImage> for Image {
                             evidence: t.evidence,
                             onset_to_trip_ms: t.onset_to_trip_ms,
                             servers: t.servers,
+                            others: t.others,
                         })
                     })
                     .transpose()?,
@@ -319,6 +343,7 @@ pub mod tests {
             evidence: "{\"e\":1}".into(),
             onset_to_trip_ms: Some(412),
             servers: vec!["http://127.0.0.1:9002".into()],
+            others: vec!["route `1`".into()],
         };
         let freeze = Freeze {
             cause: Cause::Ceiling,

@@ -74,6 +74,20 @@ impl UpstreamLive {
         }
     }
 
+    /// Every name and address of its servers, as they are known now.
+    pub fn spellings(&self) -> Vec<String> {
+        let of = |server: &Arc<ServerLive>| {
+            let addresses: Vec<String> = server
+                .addresses
+                .load()
+                .iter()
+                .map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()).to_string())
+                .collect();
+            std::iter::once(server.server.to_string()).chain(addresses)
+        };
+        self.servers.iter().flat_map(of).collect()
+    }
+
     /// Claims room for one request, if there is any.
     pub fn enter(&self) -> Option<InFlight> {
         let before = self.load.in_flight.fetch_add(1, Relaxed);

@@ -19,7 +19,7 @@ use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step};
 use crate::domain::segment::Segment;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(super) struct Writer {
@@ -299,33 +299,4 @@ fn same_segments(a: &[Arc<Segment>], b: &[Arc<Segment>]) -> bool {
 
 pub(super) fn file_origin() -> Origin {
     Origin { actor: "file".into(), reason: None }
-}
-
-/// Releases and routes of `plan` that would send users to the servers of a standing trip of another name.
-pub(super) fn conflicts(plan: &Plan, memories: &BTreeMap<String, Memory>) -> Vec<String> {
-    let servers = |upstream: usize| plan.upstreams[upstream].servers.iter().map(|s| s.to_string());
-    let mut found = vec![];
-    for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
-        let mut check = |upstream: usize, what: String| {
-            if let Some(server) = servers(upstream).find(|s| trip.servers.contains(s)) {
-                found.push(format!(
-                    "{what} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
-                     resume `{tripped}` first (grayling resume {tripped} --reason TEXT), or point it elsewhere"
-                ));
-            }
-        };
-        for release in plan.releases.iter().filter(|r| r.name != *tripped) {
-            check(release.new, format!("release `{}` (new)", release.name));
-            check(release.stable, format!("release `{}` (stable)", release.name));
-        }
-        for release in plan.releases.iter().filter(|r| r.name == *tripped && r.stable != r.new) {
-            check(release.stable, format!("release `{}` (stable)", release.name));
-        }
-        for route in &plan.routes {
-            if let Target::Upstream(upstream) = route.target {
-                check(upstream, format!("route `{}`", route.name));
-            }
-        }
-    }
-    found
 }

@@ -38,8 +38,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// Failures of `new` further apart than this are not one trouble.
 const ONSET_GAP: Duration = Duration::from_secs(10);
-/// E of the comparison at which nothing speaks against `new`.
-const CALM: f64 = 1.0;
+/// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it above 1.
+const CALM: f64 = 4.0;
 /// For all probes of stable together, before a trip.
 const PROBE: Duration = Duration::from_secs(1);
 

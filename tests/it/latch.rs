@@ -322,3 +322,127 @@ fn a_disk_that_fills_up_while_running_does_not_stop_a_rollback() {
         proxy.api().metric("grayling_state_durable", &[]).filter(|v| *v == 0.0)
     });
 }
+
+/// Two releases on the same two versions, each with a route of its own.
+fn shared(stable: &Origin, new: &Origin, weight_b: &str) -> String {
+    format!(
+        "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
+         [upstream.v1]\nservers = [\"http://{}\"]\n[upstream.v2]\nservers = [\"http://{}\"]\n\
+         [release.a]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"100%\"\n\
+         [release.b]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"{weight_b}\"\n\
+         [[route]]\npath = \"/a\"\nrelease = \"a\"\n[[route]]\npath = \"/b\"\nrelease = \"b\"\n\
+         [state]\ndirectory = \"../state\"\n",
+        stable.address, new.address
+    )
+}
+
+#[test]
+fn a_trip_leaves_alone_what_led_to_its_servers_before_and_lets_no_more_go_there() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let file = world.write_text(&shared(&stable, &new, "50%"));
+    let proxy = Proxy::start(&file);
+    let arm =
+        |proxy: &Proxy, path: &str| proxy.client().get(path, &[("x-user-id", "user-of-b-1")]).unwrap().text();
+    let of_b = arm(&proxy, "/b");
+    let mut admin = crate::world::Client::new(proxy.admin);
+    let json = [("host", "127.0.0.1"), ("content-type", "application/json")];
+    let rollback = |client: &mut crate::world::Client, verb: &str| {
+        client
+            .send("POST", &format!("/api/v1/releases/a/{verb}"), &json, b"{\"reason\":\"a test\"}")
+            .unwrap()
+            .status
+    };
+    assert_eq!(rollback(&mut admin, "rollback"), 200);
+    assert_eq!((arm(&proxy, "/a").as_str(), arm(&proxy, "/b")), ("stable", of_b.clone()));
+
+    let refused = || proxy.api().metric("grayling_config_reloads_total", &[("result", "failure")]);
+    world.write_text(&shared(&stable, &new, "60%"));
+    eventually(seconds(5), "a raise of the other is refused", || (refused() == Some(1.0)).then_some(()));
+    world.write_text(&shared(&stable, &new, "40%"));
+    let weight = |name: &str| proxy.api().metric("grayling_weight_ratio", &[("release", name)]);
+    eventually(seconds(5), "a lower weight is obeyed", || (weight("b") == Some(0.4)).then_some(()));
+    drop(proxy);
+    let proxy = Proxy::start(&file);
+    assert_eq!(arm(&proxy, "/a"), "stable");
+}
+
+#[test]
+fn another_spelling_of_a_tripped_server_is_refused_too() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address);
+    let proxy = world.run(&config);
+    assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+    let port = new.address.port();
+    for spelling in
+        [format!("localhost:{port}"), format!("LOCALHOST:{port}"), format!("[::ffff:127.0.0.1]:{port}")]
+    {
+        let text = config.text().replace("billing", "renamed").replace(&new.address.to_string(), &spelling);
+        let refused = || proxy.api().metric("grayling_config_reloads_total", &[("result", "failure")]);
+        let before = refused();
+        world.write_text(&text);
+        eventually(seconds(5), &format!("{spelling} is refused"), || (refused() > before).then_some(()));
+        assert!(
+            proxy.api().status()["config"]["last_error"].to_string().contains("rolled back"),
+            "{spelling}"
+        );
+    }
+}
+
+#[test]
+fn a_state_restored_from_an_old_copy_holds_every_release() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("100%");
+    let proxy = world.run(&config);
+    let file = world.path("state/grayling.state");
+    let old = std::fs::read(&file).unwrap();
+    assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+    drop(proxy);
+    std::fs::write(&file, old).unwrap();
+    let proxy = world.run(&config);
+    ask(&proxy, &users_in_new("user", 50, 5), "stable");
+    assert_eq!(proxy.api().metric("grayling_state_durable", &[]), Some(0.0));
+    assert_eq!(proxy.api().change("resume", "looked at it").status, 200);
+    ask(&proxy, &users_in_new("user", 50, 5), "new");
+    let numbers: Vec<u64> = proxy
+        .api()
+        .json("/api/v1/ledger")
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e["n"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "no number twice, none missing");
+}
+
+#[test]
+fn a_state_directory_removed_while_running_is_written_again() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("100%");
+    let mut proxy = world.run(&config);
+    assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+    std::fs::remove_dir_all(world.path("state")).unwrap();
+    eventually(seconds(10), "it is there again", || {
+        world.path("state/grayling.state").exists().then_some(())
+    });
+    proxy.kill();
+    let proxy = world.run(&config);
+    ask(&proxy, &users_in_new("user", 50, 5), "stable");
+    assert!(proxy.api().trip().is_some());
+}
+
+#[test]
+fn a_damaged_state_is_found_again_by_the_start_after_a_failed_one() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("100%");
+    drop(world.run(&config));
+    std::fs::write(world.path("state/grayling.state"), "damaged").unwrap();
+    let refusing = config.clone().state("directory = \"../state\"\non_failure = \"refuse\"");
+    assert!(Proxy::try_start(&world.write(&refusing)).is_err());
+    let proxy = world.run(&config);
+    ask(&proxy, &users_in_new("user", 50, 5), "stable");
+}

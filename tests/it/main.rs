@@ -9,6 +9,7 @@ mod basics;
 mod cohort;
 mod cohorts;
 mod demo;
+mod faults;
 mod latch;
 mod posts;
 mod reload;

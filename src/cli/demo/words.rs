@@ -22,8 +22,8 @@ pub fn title(screen: &mut Screen, chaos: Chaos, seconds: u64) -> std::io::Result
     let title = screen.paint(Hue::Bold, "grayling demo:");
     screen.line(format!("{title} {what} About {} seconds.\n", usual.min(seconds)))?;
     let staged = match chaos {
-        Chaos::Errors => "the new version starts to answer 500, at a moment nobody tells the proxy",
-        Chaos::Latency => "the new version becomes slow, at a moment nobody tells the proxy",
+        Chaos::Errors => "the new version starts to answer 500; the proxy is not told when",
+        Chaos::Latency => "the new version becomes slow; the proxy is not told when",
         Chaos::None => "nothing; both versions work",
     };
     screen.line(format!(
@@ -120,7 +120,7 @@ While that runs, from another terminal:
 {alias}  grayling status{admin}
   grayling ledger{admin}
   curl -i -H 'x-user-id: {user}' http://{}/balance
-                                         # 502 until {} answers again
+      # 502 until {} answers again
 
 To let users into new again, either of:
 
