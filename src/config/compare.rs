@@ -115,6 +115,9 @@ fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
             "the new certificate of `[tls]` {state}: the old one stays; put a valid pair in its place"
         ));
     } else {
+        if before.client_ca.is_some() && after.client_ca.is_none() {
+            findings.warning("`[tls]`: clients are no longer asked for a certificate".into());
+        }
         findings.note("`[tls]`: another certificate, key or client CA, for new connections".into());
     }
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 /// First pause of a server that refused; doubles with each further refusal.
 const ASIDE_FIRST: Duration = Duration::from_millis(500);
 const ASIDE_MAX: Duration = Duration::from_secs(10);
+/// Between two words in the log about why a server refuses.
+const TOLD_EVERY_MS: u64 = 10_000;
 
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
@@ -52,6 +54,7 @@ pub struct ServerLive {
     pub in_flight: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
+    told_ms: AtomicU64,
 }
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
@@ -145,6 +148,7 @@ impl ServerLive {
             in_flight: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
+            told_ms: AtomicU64::new(0),
         }
     }
 
@@ -167,6 +171,14 @@ impl ServerLive {
         let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
         let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
+    }
+
+    /// Is it time for a word about why it refuses? At most one in ten seconds.
+    pub fn worth_telling(&self) -> bool {
+        let now = clock::now_ms().max(1);
+        let last = self.told_ms.load(Relaxed);
+        (last == 0 || now.saturating_sub(last) >= TOLD_EVERY_MS)
+            && self.told_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
     }
 
     pub fn healthy(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::epoch::Randomised;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
-use crate::live::upstream::{Tried, UpstreamLive};
+use crate::live::upstream::{ServerLive, Tried, UpstreamLive};
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
 use http::header::HOST;
 use http::request::Parts;
@@ -245,7 +245,8 @@ async fn send(
         exchange.load(server.enter());
         let mut lease = match exchange.worker().pools.connection(server, terms).await {
             Ok(lease) => lease,
-            Err(NoConnection::Unreachable(_)) => {
+            Err(NoConnection::Unreachable(error)) => {
+                tell(exchange, upstream, server, &error);
                 refused(exchange, upstream, index);
                 tried.add(index);
                 continue;
@@ -345,6 +346,15 @@ fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<
     exchange
         .release()
         .filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
+}
+
+/// Why no connection to a server stands: a name, a port, a certificate. Without it a person would have to guess.
+fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error: &std::io::Error) {
+    if server.worth_telling() {
+        let (name, server) = (&upstream.config.name, server.server.to_string());
+        let told = json!({"upstream": name, "server": server, "error": error.to_string()});
+        exchange.worker().live.log.event("server_refused", told);
+    }
 }
 
 /// No connection to a server, through its own fault: it is left aside for a while, and strains the fuse.
