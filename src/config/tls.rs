@@ -248,3 +248,58 @@ fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
     digest.copy_from_slice(context.finish().as_ref());
     digest
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{FindingKind, compare, parse};
+    use crate::domain::plan::Plan;
+    use rcgen::{CertificateParams, KeyPair};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const REST: &str = "[upstream.a]\nservers = [\"http://127.0.0.1:9001\"]\n[[route]]\nupstream = \"a\"\n";
+
+    fn plan(folder: &Path, more: &str) -> Plan {
+        let text = format!(
+            "[listen]\nhttps = \"127.0.0.1:8443\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{more}{REST}"
+        );
+        parse(&text, &folder.join("g.toml")).map_err(|r| r.to_string()).unwrap().plan
+    }
+
+    fn renew(folder: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["a.example".to_string()]).unwrap();
+        std::fs::write(folder.join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(folder.join("k.pem"), key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn sessions_outlive_a_reload_that_has_nothing_to_do_with_them_and_no_other() {
+        let folder = std::env::temp_dir().join(format!("grayling-tls-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        renew(&folder);
+        let first = plan(&folder, "");
+        let mut second = plan(&folder, "");
+        assert!(compare(&first, &second).is_empty());
+        second.inherit(&first);
+        let same = |a: &Plan, b: &Plan| {
+            let config = |p: &Plan| p.tls.as_ref().unwrap().server.config.clone();
+            Arc::ptr_eq(&config(a), &config(b))
+        };
+        assert!(same(&first, &second));
+        std::fs::copy(folder.join("c.pem"), folder.join("ca.pem")).unwrap();
+        let mut mutual = plan(&folder, "client_ca = \"ca.pem\"\n");
+        mutual.inherit(&first);
+        assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
+        let lifted = compare(&mutual, &first);
+        assert!(
+            lifted.iter().any(|f| f.kind == FindingKind::Warning && f.message.contains("no longer asked"))
+        );
+        renew(&folder);
+        let mut renewed = plan(&folder, "");
+        renewed.inherit(&first);
+        assert!(!same(&first, &renewed));
+        assert!(compare(&first, &renewed).iter().all(|f| f.kind == FindingKind::Note));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

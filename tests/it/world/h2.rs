@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -31,6 +31,11 @@ struct Shared {
     behaviour: Mutex<H2Behaviour>,
     connections: AtomicU64,
     requests: AtomicU64,
+    /// `x-key` of every request that came whole.
+    keys: Mutex<Vec<String>>,
+    /// Connections are ended as soon as they stand.
+    deaf: AtomicBool,
+    hang_up: tokio::sync::Notify,
 }
 
 pub struct H2Origin {
@@ -50,6 +55,9 @@ impl H2Origin {
             behaviour: Mutex::new(H2Behaviour::Answer),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            keys: Mutex::default(),
+            deaf: AtomicBool::new(false),
+            hang_up: tokio::sync::Notify::new(),
         });
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let inside = shared.clone();
@@ -67,6 +75,20 @@ impl H2Origin {
 
     pub fn behave(&self, behaviour: H2Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Ends every connection in the middle of what it does.
+    pub fn hang_up(&self) {
+        self.shared.hang_up.notify_waiters();
+    }
+
+    /// From now on connections end as soon as they stand, or no longer.
+    pub fn deaf(&self, deaf: bool) {
+        self.shared.deaf.store(deaf, Ordering::Relaxed);
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.shared.keys.lock().unwrap().clone()
     }
 
     pub fn connections(&self) -> u64 {
@@ -90,11 +112,17 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         shared.connections.fetch_add(1, Ordering::Relaxed);
-        let shared = shared.clone();
+        let (shared, inside) = (shared.clone(), shared.clone());
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(shared.clone(), request));
             let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            if inside.deaf.load(Ordering::Relaxed) {
+                return;
+            }
+            tokio::select! {
+                _ = builder.serve_connection(TokioIo::new(stream), service) => {}
+                () = inside.hang_up.notified() => {}
+            }
         });
     }
 }
@@ -105,7 +133,11 @@ async fn answer(
 ) -> Result<Response<Either<Full<Bytes>, Pieces>>, Infallible> {
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let (parts, body) = request.into_parts();
-    let received = body.collect().await.map_or(0, |b| b.to_bytes().len());
+    let body = body.collect().await;
+    if let (Ok(_), Some(key)) = (&body, parts.headers.get("x-key")) {
+        shared.keys.lock().unwrap().push(key.to_str().unwrap_or_default().to_owned());
+    }
+    let received = body.map_or(0, |b| b.to_bytes().len());
     let behaviour = *shared.behaviour.lock().unwrap();
     if let H2Behaviour::Delay(time) = behaviour {
         tokio::time::sleep(time).await;
