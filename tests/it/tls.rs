@@ -335,6 +335,15 @@ fn a_client_that_says_nothing_is_closed_and_blocks_nobody() {
         });
         assert!(!timed_out, "it was not closed");
     }
+    // Nor one that shakes hands, and then says nothing; nor one that begins HTTP/2, and goes no further.
+    let mut mute = session(proxy.https(), &ca).unwrap();
+    let mut half = TcpStream::connect(proxy.http).unwrap();
+    half.write_all(b"PRI * HT").unwrap();
+    half.set_read_timeout(Some(seconds(5))).unwrap();
+    for ended in [mute.read(&mut [0; 9]), half.read(&mut [0; 99])] {
+        let open = ended.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!open, "it was not closed");
+    }
     // Beyond `connections` TLS clients are closed before a handshake; those in a handshake count.
     let full: Vec<TcpStream> = (0..12).map(|_| TcpStream::connect(proxy.https()).unwrap()).collect();
     eventually(seconds(5), "no more room", || session(proxy.https(), &ca).err());
@@ -519,4 +528,33 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
     // A server that is gone refuses; one connection is made anew when it is back.
     drop(new);
     assert_eq!(proxy.client().get_as(user).unwrap().text(), "stable GET grayling.test / 0");
+}
+
+#[test]
+fn clients_that_do_not_read_stall_nobody_else_on_the_http2_connection_they_share() {
+    let world = World::new();
+    let (stable, new) = (H2Origin::start("stable"), H2Origin::start("new"));
+    let mut config = Config::new(stable.address, new.address).upstreams("http2 = true").weight("0%");
+    config.listen = "workers = 1".into();
+    let proxy = world.run(&config);
+    stable.behave(H2Behaviour::Endless);
+    let stuck: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = TcpStream::connect(proxy.http).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    eventually(seconds(5), "all are at the origin", || (stable.requests() == 20).then_some(()));
+    stable.behave(H2Behaviour::Answer);
+    // The kernel's buffers fill first: all the while, and then, others are answered.
+    let mut client = proxy.client();
+    client.timeout = seconds(5);
+    let began = std::time::Instant::now();
+    while began.elapsed() < seconds(3) {
+        assert_eq!(client.get("/", &[]).unwrap().status, 200);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(stable.connections(), 1);
+    drop(stuck);
 }

@@ -21,8 +21,10 @@ pub enum H2Behaviour {
     Answer,
     /// A body that ends in the middle: the stream is reset.
     CutBody,
-    /// The body never ends.
+    /// A first piece, and then nothing for ever.
     Stall,
+    /// A body that never ends.
+    Endless,
     Delay(Duration),
 }
 
@@ -146,23 +148,31 @@ async fn answer(
     let text = format!("{} {} {authority} {} {received}", shared.name, parts.method, parts.uri.path());
     let body = match behaviour {
         H2Behaviour::Answer | H2Behaviour::Delay(_) => Either::Left(Full::new(text.into())),
-        H2Behaviour::CutBody => Either::Right(Pieces::then(text, true)),
-        H2Behaviour::Stall => Either::Right(Pieces::then(text, false)),
+        H2Behaviour::Endless => Either::Right(Pieces { first: None, then: Then::More }),
+        H2Behaviour::CutBody => Either::Right(Pieces::then(
+            text,
+            Then::Fault(Box::pin(tokio::time::sleep(Duration::from_millis(50)))),
+        )),
+        H2Behaviour::Stall => Either::Right(Pieces::then(text, Then::Nothing)),
     };
     Ok(Response::new(body))
 }
 
-/// A body of one piece, and then a fault or nothing for ever.
 struct Pieces {
     first: Option<Bytes>,
+    then: Then,
+}
+
+enum Then {
+    Nothing,
+    More,
     /// A reset overtakes what is not on its way yet: it has to wait.
-    fault: Option<Pin<Box<tokio::time::Sleep>>>,
+    Fault(Pin<Box<tokio::time::Sleep>>),
 }
 
 impl Pieces {
-    fn then(text: String, fails: bool) -> Pieces {
-        let fault = fails.then(|| Box::pin(tokio::time::sleep(Duration::from_millis(50))));
-        Pieces { first: Some(text.into()), fault }
+    fn then(text: String, then: Then) -> Pieces {
+        Pieces { first: Some(text.into()), then }
     }
 }
 
@@ -171,10 +181,14 @@ impl Body for Pieces {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        static PIECE: [u8; 16 << 10] = [b'x'; 16 << 10];
         if let Some(piece) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        let Some(fault) = &mut self.fault else { return Poll::Pending };
-        fault.as_mut().poll(cx).map(|()| Some(Err(io::Error::other("cut"))))
+        match &mut self.then {
+            Then::Nothing => Poll::Pending,
+            Then::More => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PIECE))))),
+            Then::Fault(wait) => wait.as_mut().poll(cx).map(|()| Some(Err(io::Error::other("cut")))),
+        }
     }
 }
