@@ -39,6 +39,8 @@ const REQUESTS_MAX: usize = 500;
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// A response's head.
+const HEAD_BYTES: u32 = 64 << 10;
 /// A server that is gone without a word must not keep the one connection that all share.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -420,6 +422,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .handshake::<_, B>(TokioIo::new(stream))

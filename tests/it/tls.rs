@@ -482,7 +482,7 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
     let world = World::new();
     let (stable, new) = (H2Origin::start("stable"), H2Origin::start("new"));
     let mut config = Config::new(stable.address, new.address)
-        .upstreams("http2 = true\nconnection_idle = \"60s\"")
+        .upstreams("http2 = true\nresponse_timeout = \"1s\"\nconnection_idle = \"60s\"")
         .watchdog("enabled = false");
     config.listen = "workers = 1".into();
     let proxy = world.run(&config);
@@ -510,6 +510,9 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
         let cut = proxy.api().metric("grayling_requests_total", &[("arm", "new"), ("outcome", "truncated")]);
         (cut == Some(1.0)).then_some(())
     });
+    // One that is too late ends its own stream only, too.
+    new.behave(H2Behaviour::Delay(seconds(5)));
+    assert_eq!(proxy.client().get_as(user).unwrap().status, 504);
     new.behave(H2Behaviour::Answer);
     assert_eq!(proxy.client().get_as(user).unwrap().status, 200);
     stalled.set_nonblocking(true).unwrap();
