@@ -26,11 +26,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How long the first save of the state may take.
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the end waits for the disk.
+const SCRIBE_GRACE: Duration = Duration::from_secs(5);
 /// How long one admin connection may keep the end waiting.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -39,8 +41,6 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 pub enum StartError {
     #[error("{}", .0.render(config::Color::Plain))]
     Config(Report),
-    #[error("{}", .0.join("\n"))]
-    Conflict(Vec<String>),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]
@@ -112,8 +112,7 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let live =
-            Live::new(checked, source, found, ledger_last, log.clone()).map_err(StartError::Conflict)?;
+        let live = Live::new(checked, source, found, ledger_last, log.clone());
         live.gauges.connections_room.store(room, Relaxed);
         let live = Arc::new(live);
 
@@ -216,7 +215,13 @@ impl Proxy {
         let _ = self.stage.send(Stage::Stopping);
         self.control.take().map(JoinHandle::join);
         self.live.desk.close();
-        self.scribe.take().map(JoinHandle::join);
+        // A disk that hangs must not keep the process from ending: what it has not taken is told as not durable.
+        if let Some(scribe) = self.scribe.take() {
+            let until = Instant::now() + SCRIBE_GRACE;
+            while !scribe.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         self.live.log.flush();
     }
 }

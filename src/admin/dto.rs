@@ -37,6 +37,9 @@ pub struct Release {
     pub name: String,
     pub attempt: u64,
     pub state: ReleaseState,
+    /// The highest that was ever in force: only a higher one re-arms.
+    #[serde(default)]
+    pub attempt_seen: u64,
     /// In force.
     pub weight: f64,
     /// As the file has it.

@@ -13,7 +13,7 @@ use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::{clock, ledger, meter};
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -21,10 +21,10 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+const REASON_BYTES_MAX: usize = 4096;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long a change waits for the disk.
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -167,6 +167,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     dto::Release {
         name: release.name.clone(),
         attempt: release.attempt,
+        attempt_seen: memory.attempt.max(release.attempt),
         state: live_release.state.into(),
         weight: live_release.force.weight().percent(),
         weight_configured: release.weight.percent(),
@@ -210,7 +211,16 @@ struct ExplainQuery {
     release: Option<String>,
 }
 
-async fn explain(State(live): State<Arc<Live>>, Query(query): Query<ExplainQuery>) -> Response {
+async fn explain(
+    State(live): State<Arc<Live>>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(fault) => {
+            return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?user=ID&release=R".into()));
+        }
+    };
     let snapshot = live.desk.announced();
     let release = match &query.release {
         Some(name) => snapshot.releases.iter().find(|r| r.release.name == *name),
@@ -253,7 +263,16 @@ struct LedgerQuery {
     since: u64,
 }
 
-async fn entries(State(live): State<Arc<Live>>, Query(query): Query<LedgerQuery>) -> Response {
+async fn entries(
+    State(live): State<Arc<Live>>,
+    query: Result<Query<LedgerQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(fault) => {
+            return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?since=NUMBER".into()));
+        }
+    };
     let directory = live.snapshot().plan.state.directory.clone();
     let read = tokio::task::spawn_blocking(move || ledger::read(&directory, query.since)).await;
     match read {
@@ -277,29 +296,32 @@ async fn rollback(
         Ok(Json(body)) => body.reason,
         Err(fault) => return malformed(&fault),
     };
+    if let Err(answer) = short(reason.as_deref()) {
+        return answer;
+    }
     let snapshot = live.snapshot();
     let Some(release) = snapshot.releases.iter().find(|r| r.release.name == name) else {
         return unknown(&snapshot, &name);
     };
     let stable = release.stable.clone();
-    let probed = tokio::task::spawn_blocking(move || {
-        let recent = stable.last_sign().is_some_and(|at| clock::now().saturating_sub(at) <= PROBE);
-        recent
-            || stable
-                .servers
-                .iter()
-                .any(|s| s.addresses.load().iter().any(|a| TcpStream::connect_timeout(a, PROBE).is_ok()))
-    });
-    let sign = if probed.await.unwrap_or(false) { StableSign::Answers } else { StableSign::Silent };
     let call = TripCall {
         cause: verdict::Cause::Manual,
         detail: reason.clone().unwrap_or_else(|| "by hand".to_owned()),
         origin: Origin { actor, reason },
         evidence: Value::Null,
         onset: None,
-        stable: sign,
+        stable: StableSign::Answers,
     };
-    told(&live, live.trip(&name, call)).await
+    // A task of its own: a client that does not wait for the answer must not call the rollback off.
+    let change = tokio::spawn(async move {
+        let probed = tokio::task::spawn_blocking(move || stable.takes_connections(PROBE)).await;
+        let sign = if probed.unwrap_or(true) { StableSign::Answers } else { StableSign::Silent };
+        told(&live, live.trip(&name, TripCall { stable: sign, ..call })).await
+    });
+    match change.await {
+        Ok(answer) => answer,
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the rollback was broken off", None),
+    }
 }
 
 async fn resume(
@@ -312,6 +334,9 @@ async fn resume(
         Ok(Json(body)) => body.reason.filter(|r| !r.trim().is_empty()),
         Err(fault) => return malformed(&fault),
     };
+    if let Err(answer) = short(reason.as_deref()) {
+        return answer;
+    }
     if reason.is_none() {
         let hint = Some("{\"reason\": \"why users may go to new again\"}".to_owned());
         return refuse(StatusCode::BAD_REQUEST, "a resume needs a reason", hint);
@@ -337,6 +362,17 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
         }
     }
     Json(dto::ChangeAnswer { state: changed.state.into(), ledger: changed.ledger, message }).into_response()
+}
+
+/// A reason is kept for ever, in the state file too.
+fn short(reason: Option<&str>) -> Result<(), Response> {
+    match reason {
+        Some(reason) if reason.len() > REASON_BYTES_MAX => {
+            let hint = Some(format!("at most {REASON_BYTES_MAX} bytes; link to the rest"));
+            Err(refuse(StatusCode::BAD_REQUEST, "the reason is too long", hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn malformed(fault: &JsonRejection) -> Response {

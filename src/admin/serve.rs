@@ -19,8 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-/// Connections at once; further ones are closed.
-pub const CONNECTIONS_MAX: usize = 128;
+/// Connections at once from elsewhere, and from this machine, which keeps room of its own; further ones are closed.
+const CONNECTIONS_MAX: usize = 96;
+const CONNECTIONS_LOCAL_MAX: usize = 64;
+/// A connection is closed at this age, whatever it does: one that reads nothing holds its room no longer.
+const AGE_MAX: Duration = Duration::from_secs(60);
 /// For a request head, and between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// For a request with its body and its answer's head.
@@ -28,17 +31,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (room, local) =
+        (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_LOCAL_MAX)));
     loop {
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors, or a client that was gone already.
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
+        let room = if peer.ip().to_canonical().is_loopback() { &local } else { &room };
         if let Ok(permit) = room.clone().try_acquire_owned() {
             let router = router.clone();
             tokio::spawn(async move {
-                connection(stream, peer, router).await;
+                let _ = tokio::time::timeout(AGE_MAX, connection(stream, peer, router)).await;
                 drop(permit);
             });
         }

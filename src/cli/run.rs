@@ -38,7 +38,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let proxy = match started {
             Ok(proxy) => proxy,
-            Err(error @ (StartError::Config(_) | StartError::Conflict(_))) => {
+            Err(error @ StartError::Config(_)) => {
                 return Err(InvalidConfig(error.to_string()).into());
             }
             Err(error) => return Err(error.into()),

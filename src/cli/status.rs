@@ -285,7 +285,7 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     let frozen = r.state == ReleaseState::Frozen;
     let effect = if frozen { "it goes on" } else { "users come back" };
     let resume = format!("grayling resume {name} --reason \"...\"");
-    let attempt = format!("attempt = {}", r.attempt + 1);
+    let attempt = format!("attempt = {}", r.attempt.max(r.attempt_seen) + 1);
     let ledger = "grayling ledger";
     let width = resume.len();
     let _ = writeln!(out, "  What to type next:");

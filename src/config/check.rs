@@ -167,7 +167,9 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
         Place::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
             span.start < cut && !broken_lines.contains(&line_of(text, span.start))
         }
-        Place::Shown { span, .. } => seen.insert(line_of(text, span.start)),
+        Place::Shown { span, .. } if fault.message == NOT_TOML => seen.insert(line_of(text, span.start)),
+        // Of another file.
+        Place::Shown { .. } => true,
         Place::Named { .. } => true,
     });
     plan

@@ -48,7 +48,17 @@ pub struct Trip {
     /// The servers of `new` at that time. No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
     /// What else led users to those servers then: it is let be.
-    pub others: Vec<String>,
+    pub others: Vec<Other>,
+}
+
+/// A way by which users came to the servers of a tripped `new` beside it, as it was then.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Other {
+    /// What it is, and of which users.
+    pub claim: String,
+    /// What its routes match.
+    pub routes: Vec<String>,
+    pub weight: Weight,
 }
 
 /// The weight is held where it was, for a person to decide.
@@ -64,9 +74,10 @@ pub struct Freeze {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
-    /// A file was applied that gives this attempt.
+    /// A file was applied that gives this attempt and weight.
     Configure {
         attempt: u64,
+        weight: Weight,
     },
     Trip(Trip),
     Freeze(Freeze),
@@ -90,14 +101,20 @@ pub enum Step {
 pub fn step(memory: &Memory, input: Input) -> (Memory, Step) {
     let mut next = memory.clone();
     match input {
-        Input::Configure { attempt } if memory.attempt == 0 => {
+        Input::Configure { attempt, .. } if memory.attempt == 0 => {
             next.attempt = attempt;
             (next, Step::Met)
         }
-        Input::Configure { attempt } if attempt > memory.attempt => {
+        Input::Configure { attempt, .. } if attempt > memory.attempt => {
             (Memory { attempt, awaits: memory.awaits, ..Memory::default() }, Step::Rearmed)
         }
-        Input::Configure { .. } => (next, Step::Unchanged),
+        Input::Configure { weight, .. } => {
+            // Frozen: a lower weight is obeyed, and then nothing raises it again.
+            if let Some(freeze) = &mut next.freeze {
+                freeze.weight = freeze.weight.min(weight);
+            }
+            (next, Step::Unchanged)
+        }
         Input::Trip(_) if memory.trip.is_some() => (next, Step::Unchanged),
         Input::Trip(trip) => {
             next.trip = Some(trip);
@@ -128,8 +145,14 @@ pub struct Circumstances {
 pub enum Hold {
     Tripped,
     StopFile,
-    AttemptOld { seen: u64 },
+    AttemptOld {
+        seen: u64,
+    },
     Awaits(Awaits),
+    /// Its `new` are the servers of another release's standing trip.
+    Barred {
+        by: String,
+    },
     Frozen,
 }
 
@@ -144,13 +167,16 @@ impl Hold {
                 "a file grayling.stop stands beside the config file; remove it to go on".to_owned()
             }
             Hold::Awaits(Awaits::StateLost) => format!(
-                "the state directory could not be used at start, so earlier rollbacks may be forgotten; mend it, then: grayling resume {release} --reason TEXT"
+                "earlier rollbacks may be forgotten: the state directory could not be used at a start, or knew nothing of this release; look at it, then: grayling resume {release} --reason TEXT"
             ),
             Hold::AttemptOld { seen } => format!(
                 "the file's attempt is lower than {seen}, which was seen before: write `attempt = {seen}` or higher in [release.{release}]"
             ),
             Hold::Awaits(Awaits::NoMemory) => format!(
                 "no memory of earlier rollbacks was found and [state] when_empty is \"hold\"; to begin: grayling resume {release} --reason TEXT"
+            ),
+            Hold::Barred { by } => format!(
+                "its `new` are the servers of {by}, which is rolled back; resume {by} first (grayling resume {by} --reason TEXT), or point it elsewhere"
             ),
             Hold::Frozen => format!(
                 "frozen; a lower weight in the file is obeyed, a higher one is not; to go on: grayling resume {release} --reason TEXT"
@@ -237,7 +263,8 @@ mod tests {
 
     fn any_input() -> impl Strategy<Value = Input> {
         prop_oneof![
-            (1u64..4).prop_map(|attempt| Input::Configure { attempt }),
+            (1u64..4, 0u32..=1_000_000)
+                .prop_map(|(attempt, w)| Input::Configure { attempt, weight: Weight::from_parts(w) }),
             Just(Input::Trip(trip())),
             (0u32..=1_000_000).prop_map(|w| Input::Freeze(freeze(Weight::from_parts(w)))),
             Just(Input::Resume),
@@ -255,7 +282,7 @@ mod tests {
                 if memory.trip.is_some() && next.trip.is_none() {
                     let by_a_person = match input {
                         Input::Resume => true,
-                        Input::Configure { attempt } => attempt > memory.attempt,
+                        Input::Configure { attempt, .. } => attempt > memory.attempt,
                         _ => false,
                     };
                     prop_assert!(by_a_person, "{input:?} lifted a trip");
@@ -276,8 +303,8 @@ mod tests {
 
     #[test]
     fn an_older_attempt_than_was_seen_is_held() {
-        let (memory, _) = step(&Memory::default(), Input::Configure { attempt: 3 });
-        let (memory, what) = step(&memory, Input::Configure { attempt: 2 });
+        let (memory, _) = step(&Memory::default(), Input::Configure { attempt: 3, weight: Weight::FULL });
+        let (memory, what) = step(&memory, Input::Configure { attempt: 2, weight: Weight::FULL });
         assert_eq!(what, Step::Unchanged);
         let (held, why) = force(&memory, Weight::FULL, 2, Circumstances::default());
         assert_eq!((held, why), (Force::Held, Some(Hold::AttemptOld { seen: 3 })));
@@ -290,5 +317,9 @@ mod tests {
         let at = |w| force(&memory, Weight::from_parts(w), 1, Circumstances::default()).0;
         assert_eq!(at(10_000), Force::At(Weight::from_parts(10_000)));
         assert_eq!(at(500_000), Force::At(five));
+        let one = Weight::from_parts(10_000);
+        let (memory, _) = step(&memory, Input::Configure { attempt: 1, weight: one });
+        let (force, _) = force(&memory, five, 1, Circumstances::default());
+        assert_eq!(force, Force::At(one), "lowered once, it is not raised again");
     }
 }

@@ -6,7 +6,7 @@
 //! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
 //! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
-use super::claim;
+use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::ledger::Entry;
 use super::log::Log;
@@ -14,7 +14,7 @@ use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
-use super::tally::ArmTally;
+use super::tally::{ArmTally, Counter, PerWorker};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
@@ -28,6 +28,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// For all names of upstreams together, where a standing trip asks what they lead to.
+const RESOLVE: Duration = Duration::from_secs(1);
+
 /// What all threads of one proxy share.
 pub struct Live {
     snapshot: ArcSwap<Snapshot>,
@@ -40,6 +43,8 @@ pub struct Live {
     pub gauges: Gauges,
     /// Counts of routes that go to an upstream directly.
     pub direct: Arc<ArmTally>,
+    /// Requests that the proxy refused before any release was found.
+    pub rejected: PerWorker<Counter>,
     /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, View>>,
     /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
@@ -157,13 +162,7 @@ impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
     /// If `found` is lost, every release waits for a person. `ledger_last`: the number of the last entry on disk.
-    pub fn new(
-        checked: config::Checked,
-        source: Source,
-        found: Found,
-        ledger_last: u64,
-        log: Log,
-    ) -> Result<Live, Vec<String>> {
+    pub fn new(checked: config::Checked, source: Source, found: Found, ledger_last: u64, log: Log) -> Live {
         let plan = Arc::new(checked.plan);
         let (mut image, lost) = match found {
             Found::Known(image) => (image, None),
@@ -173,10 +172,19 @@ impl Live {
             }
         };
         let empty = image.releases.is_empty() && image.ledger == 0;
-        let conflicts = claim::conflicts(&plan, None, &image.releases);
-        if !conflicts.is_empty() {
-            return Err(conflicts);
+        let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
+            true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
+            false => vec![],
+        };
+        for conflict in &conflicts {
+            let effect = match &conflict.bars {
+                Bar::Release { name, .. } => format!("{name} is held at 0%"),
+                Bar::Routes(_) => "its routes are answered 503".to_owned(),
+            };
+            log.event("conflict", serde_json::json!({"error": conflict.message, "effect": effect}));
         }
+        let told: Vec<&str> = conflicts.iter().map(|c| c.message.as_str()).collect();
+        let source = Source { last_error: (!told.is_empty()).then(|| told.join("\n")), ..source };
         if image.hold_strangers {
             for release in &plan.releases {
                 image.releases.entry(release.name.clone()).or_insert_with(|| Memory {
@@ -196,7 +204,15 @@ impl Live {
         let workers = plan.listen.workers();
         // What cannot be looked up might be there.
         let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
-        let mut writer = Writer { image, source, stop_file, counts: HashMap::new(), epochs: 0, evidence: 0 };
+        let mut writer = Writer {
+            image,
+            source,
+            stop_file,
+            counts: HashMap::new(),
+            epochs: 0,
+            evidence: 0,
+            barred: conflicts.into_iter().map(|c| c.bars).collect(),
+        };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
@@ -219,7 +235,7 @@ impl Live {
         gauges.last_reload_ok.store(true, Relaxed);
         gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
         let first = desk.hand_in(writer.image.clone(), entries, None, snapshot.clone());
-        Ok(Live {
+        Live {
             first,
             snapshot: ArcSwap::new(snapshot),
             writer: Mutex::new(writer),
@@ -228,10 +244,11 @@ impl Live {
             workers,
             gauges,
             direct,
+            rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::default(),
             lost: Mutex::new(lost),
             reload_wanted: tokio::sync::Notify::new(),
-        })
+        }
     }
 
     /// The one load a request makes.
@@ -250,8 +267,9 @@ impl Live {
 
     /// Why changes are not durable, or earlier ones may be forgotten; `None`: all is well.
     pub fn state_error(&self) -> Option<String> {
+        let waits = |r: &Arc<ReleaseLive>| matches!(r.hold, Some(Hold::Awaits(_)));
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.desk.error().or(lost)
+        self.desk.error().or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
     }
 
     /// To be called once the scribe runs, before the first request: if the first save fails, nothing that is decided later
@@ -282,13 +300,19 @@ impl Live {
 
     /// A file was read: bring it into force, or say everything that speaks against it. Answers the findings that do not.
     pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
+        // Before the lock: a resolver that does not answer must hold up no rollback.
+        let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
+        let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
         let findings = config::compare(&before.plan, &checked.plan);
+        let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        refused.extend(claim::conflicts(&checked.plan, Some(&before.plan), &writer.image.releases));
+        let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases);
+        refused.extend(conflicts.into_iter().map(|c| c.message));
+        refused.extend(writer.frozen_against(&before, &checked.plan));
         if !refused.is_empty() {
             drop(writer);
             self.reload_failed(refused.join("; "));
@@ -302,6 +326,7 @@ impl Live {
             }
         }
         writer.source = source;
+        writer.barred = vec![];
         let next = Arc::new(writer.assemble(plan, Some((&before, &rearmed)), &self.direct, self.workers));
         let entries = writer.changes(&before, &next, &rearmed);
         self.publish(&mut writer, next, entries, None);

@@ -1,104 +1,190 @@
 //! Who leads users to which servers, and whom a standing trip forbids to.
 //!
-//! A trip remembers the servers of its `new`: while it stands, no release or route of another name may *begin* to send users there. What led
-//! there already when it tripped goes on: another release on the same servers has a watchdog of its own, and a restart with the
-//! same file must not fail. But such a release may not send more users there either.
+//! A trip remembers the servers of its `new`: while it stands, nothing of another name may *begin* to send users there, and nothing may send
+//! more of them. What led there already when it tripped goes on as it was: another release on the same servers has a watchdog of its
+//! own, and a restart with the same file must not change anything. A reload that breaks this is refused; a start is not, since stable must be
+//! served: what conflicts is held at 0%, or answered 503.
 //!
-//! Invariant: servers are compared by address as well as by name, so another spelling is no way round.
+//! Invariants: a claim is let be only if it is the same as, or narrower than, the one that the trip remembers: routes, salt, segments, weight;
+//! servers are compared by address as well as by name, so another spelling is no way round.
 
-use crate::domain::plan::{Plan, Server, Target};
-use crate::domain::rollout::{Memory, Trip};
+use crate::domain::cohort::Weight;
+use crate::domain::plan::{Plan, Release, Route, Server, Target};
+use crate::domain::rollout::{Memory, Other, Trip};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// One way by which a plan leads users to an upstream.
 struct Claim<'a> {
-    /// As people are told, and as a trip remembers it.
+    /// For people.
     label: String,
     upstream: usize,
     /// The release whose `new` it is.
     new_of: Option<&'a str>,
+    /// As a trip remembers it.
+    other: Other,
+    bars: Bar,
+}
+
+/// What is taken out of service where a start finds a conflict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bar {
+    /// This release is held at 0%; by whose trip.
+    Release { name: String, by: String },
+    /// These routes (by index) are answered 503.
+    Routes(Vec<usize>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    pub message: String,
+    pub bars: Bar,
 }
 
 fn claims(plan: &Plan) -> Vec<Claim<'_>> {
     let mut claims = vec![];
-    for release in &plan.releases {
+    for (index, release) in plan.releases.iter().enumerate() {
         let name = &release.name;
+        let own = |r: &Route| r.target == Target::Release(index);
+        let routes: Vec<usize> =
+            plan.routes.iter().enumerate().filter(|(_, r)| own(r)).map(|(i, _)| i).collect();
+        let patterns: Vec<String> = routes.iter().map(|i| pattern(&plan.routes[*i])).collect();
         claims.push(Claim {
             label: format!("release `{name}` (new)"),
             upstream: release.new,
             new_of: Some(name.as_str()),
+            other: Other { claim: users(release), routes: patterns.clone(), weight: release.weight },
+            bars: Bar::Release { name: name.clone(), by: String::new() },
         });
         claims.push(Claim {
             label: format!("release `{name}` (stable)"),
             upstream: release.stable,
             new_of: None,
+            other: Other { claim: format!("stable of {name}"), routes: patterns, weight: Weight::FULL },
+            bars: Bar::Routes(routes),
         });
     }
-    for route in &plan.routes {
+    for (index, route) in plan.routes.iter().enumerate() {
         if let Target::Upstream(upstream) = route.target {
-            claims.push(Claim { label: format!("route `{}`", route.name), upstream, new_of: None });
+            let other = Other { claim: "route".into(), routes: vec![pattern(route)], weight: Weight::FULL };
+            claims.push(Claim {
+                label: format!("route `{}`", route.name),
+                upstream,
+                new_of: None,
+                other,
+                bars: Bar::Routes(vec![index]),
+            });
         }
     }
     claims
 }
 
-/// Every spelling of a server: its name in the file, and the addresses that it has now. May ask the resolver.
-pub fn spellings(server: &Server) -> Vec<String> {
-    let addresses: Vec<SocketAddr> = match server.host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip.to_canonical(), server.port)],
-        Err(_) => {
-            (server.host.as_str(), server.port).to_socket_addrs().map(Iterator::collect).unwrap_or_default()
-        }
-    };
-    let spelled = addresses.iter().map(SocketAddr::to_string);
-    std::iter::once(server.to_string()).chain(spelled).collect()
+/// What a route matches; its name does not matter.
+fn pattern(route: &Route) -> String {
+    let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+    format!("{} {} {}", route.host.as_deref().unwrap_or("*"), route.path, methods.join(","))
+}
+
+/// Which users a release sends to `new`, but for the weight.
+fn users(release: &Release) -> String {
+    let mut text = format!("new of {} by {:?}", release.name, release.salt_text);
+    for segment in &release.segments {
+        let (users, header) = (segment.users.fingerprint(), &segment.header);
+        text.push_str(&format!(" + {} {users:x} {header:?} {:?}", segment.name, segment.networks));
+    }
+    text
 }
 
 /// What leads to these servers now, besides the `new` of `tripped`: what a trip lets be.
-pub fn others(plan: &Plan, tripped: &str, servers: &[String]) -> Vec<String> {
+pub fn others(plan: &Plan, tripped: &str, servers: &[String]) -> Vec<Other> {
     let leads = |claim: &Claim<'_>| {
         plan.upstreams[claim.upstream].servers.iter().any(|s| servers.contains(&s.to_string()))
     };
     let other = claims(plan).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
-    other.map(|claim| claim.label).collect()
+    other.map(|claim| claim.other).collect()
 }
 
-/// Everything in `plan` that a standing trip forbids. `before` is the plan in force, if there is one.
-pub fn conflicts(plan: &Plan, before: Option<&Plan>, memories: &BTreeMap<String, Memory>) -> Vec<String> {
-    let trips: Vec<(&String, &Trip)> =
-        memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))).collect();
-    if trips.is_empty() {
-        return vec![];
-    }
-    let spelled: Vec<Vec<(String, Vec<String>)>> = plan
-        .upstreams
-        .iter()
-        .map(|u| u.servers.iter().map(|s| (s.to_string(), spellings(s))).collect())
-        .collect();
-    let mut found = vec![];
-    for (tripped, trip) in trips {
-        for claim in claims(plan).iter().filter(|c| c.new_of != Some(tripped.as_str())) {
-            let leads =
-                spelled[claim.upstream].iter().find(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
-            let Some((server, _)) = leads else { continue };
-            let known = trip.others.contains(&claim.label);
-            let more = claim.new_of.is_some_and(|name| raises(name, plan, before));
-            if known && !more {
-                continue;
+/// Every spelling of every server of a plan, by upstream and server. Made before any lock is taken: it may ask the resolver.
+pub struct Spellings(Vec<Vec<Vec<String>>>);
+
+impl Spellings {
+    /// Names that are not resolved within `at_most`, all together, are known by their text only.
+    pub fn of(plan: &Plan, at_most: Duration) -> Spellings {
+        let mut all: Vec<Vec<Vec<String>>> = vec![];
+        let (found, answers) = mpsc::channel();
+        let mut asked = 0;
+        for (u, upstream) in plan.upstreams.iter().enumerate() {
+            all.push(upstream.servers.iter().map(|s| literal(s)).collect());
+            for (i, server) in upstream.servers.iter().enumerate() {
+                if server.host.parse::<IpAddr>().is_err() {
+                    let (found, name) = (found.clone(), (server.host.clone(), server.port));
+                    let look_up = move || {
+                        let addresses = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+                        // Nobody listens any more if it took too long.
+                        let _ = found.send((u, i, addresses.unwrap_or_default()));
+                    };
+                    if std::thread::Builder::new().name("resolve".into()).spawn(look_up).is_ok() {
+                        asked += 1;
+                    }
+                }
             }
-            let what = if known { "would send more users" } else { "would send users" };
-            found.push(format!(
-                "{} {what} to {server}, the `new` of release `{tripped}`, which is rolled back; \
+        }
+        let until = Instant::now() + at_most;
+        for _ in 0..asked {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok((u, i, addresses)) = answers.recv_timeout(left) else { break };
+            all[u][i].extend(addresses.into_iter().map(address));
+        }
+        Spellings(all)
+    }
+}
+
+/// What is known of a server without asking anybody.
+fn literal(server: &Server) -> Vec<String> {
+    let ip = server.host.parse::<IpAddr>().ok();
+    let spelled = ip.map(|ip| address(SocketAddr::new(ip, server.port)));
+    std::iter::once(server.to_string()).chain(spelled).collect()
+}
+
+/// One spelling for one address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
+pub fn address(of: SocketAddr) -> String {
+    let ip = match of.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, of.port()).to_string()
+}
+
+/// Everything in `plan` that a standing trip forbids.
+pub fn conflicts(plan: &Plan, spellings: &Spellings, memories: &BTreeMap<String, Memory>) -> Vec<Conflict> {
+    let mut found = vec![];
+    for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
+        for claim in claims(plan).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
+            let servers = plan.upstreams[claim.upstream].servers.iter().zip(&spellings.0[claim.upstream]);
+            let mut led = servers.filter(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
+            let Some((server, _)) = led.next().filter(|_| !lets_be(trip, &claim.other)) else { continue };
+            let message = format!(
+                "{} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
                  resume `{tripped}` first (grayling resume {tripped} --reason TEXT), or point it elsewhere",
                 claim.label
-            ));
+            );
+            let bars = match claim.bars {
+                Bar::Release { name, .. } => Bar::Release { name, by: tripped.clone() },
+                routes => routes,
+            };
+            found.push(Conflict { message, bars });
         }
     }
     found
 }
 
-fn raises(release: &str, plan: &Plan, before: Option<&Plan>) -> bool {
-    let weight = |plan: &Plan| plan.release(release).map(|r| r.weight);
-    before.is_some_and(|before| weight(plan) > weight(before))
+fn lets_be(trip: &Trip, claim: &Other) -> bool {
+    trip.others.iter().any(|known| {
+        known.claim == claim.claim
+            && claim.weight <= known.weight
+            && claim.routes.iter().all(|r| known.routes.contains(r))
+    })
 }

@@ -75,8 +75,14 @@ pub fn render(live: &Live) -> String {
         process(live);
         let snapshot = live.desk.announced();
         requests(&snapshot);
+        let rejected = live.rejected.iter().map(|c| c.read()).sum();
+        let (none, outcome) = ("none", Outcome::Rejected.label());
+        counter!(REQUESTS, "release" => none, "arm" => none, "cohort" => none, "route" => none, "outcome" => outcome)
+            .absolute(rejected);
         releases(live, &snapshot);
-        metrics_process::Collector::default().collect();
+        let process = metrics_process::Collector::default();
+        process.describe();
+        process.collect();
     });
     let mut text = handle.render();
     histograms(live, &mut text);

@@ -11,7 +11,7 @@ use super::clock;
 use super::ledger::{Entry, Ledger};
 use super::log::Log;
 use super::snapshot::Snapshot;
-use super::state::{Image, RECENT_MAX, Saved, StateDirectory};
+use super::state::{Image, Saved, StateDirectory};
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Between two tries to save, and between two looks whether what was saved is still there.
 const RETRY: Duration = Duration::from_secs(1);
+const HANGS: Duration = Duration::from_secs(2);
+/// Entries that wait for a ledger that cannot be written; then the oldest are lost, and that is told.
+const UNWRITTEN_MAX: usize = 4096;
 
 /// Where changes are handed in; shared with the thread.
 pub struct Desk {
@@ -32,13 +35,23 @@ struct Inbox {
     /// Numbers of the last change handed in, and of the last one announced.
     handed_in: u64,
     done: u64,
-    /// Why the last save failed.
+    /// The newest snapshot handed in, and since when something of it is not announced.
+    latest: Arc<Snapshot>,
+    behind_since: Option<Instant>,
+    /// Why the last save failed, or the last append to the ledger.
     error: Option<String>,
     /// How long the last durable change was in memory only.
     gap: Option<Duration>,
     /// Causes of announced rollbacks, for the metric: (release, cause) → how often.
     rollbacks: std::collections::BTreeMap<(String, &'static str), u64>,
     closed: bool,
+}
+
+impl Inbox {
+    /// A disk that takes this long may never answer; nobody must be told an old story meanwhile.
+    fn hangs(&self) -> bool {
+        self.behind_since.is_some_and(|since| since.elapsed() > HANGS)
+    }
 }
 
 struct Work {
@@ -60,6 +73,8 @@ impl Desk {
                 work: None,
                 handed_in: 0,
                 done: 0,
+                latest: snapshot.clone(),
+                behind_since: None,
                 error,
                 gap: None,
                 rollbacks: Default::default(),
@@ -85,6 +100,8 @@ impl Desk {
     ) -> Receipt {
         let mut inbox = self.inbox();
         inbox.handed_in += 1;
+        inbox.latest = snapshot.clone();
+        inbox.behind_since.get_or_insert_with(Instant::now);
         let work = match inbox.work.take() {
             None => {
                 let rollbacks = rollback.into_iter().collect();
@@ -114,14 +131,17 @@ impl Desk {
         }
     }
 
-    /// What status and metrics show: the last announced snapshot.
+    /// What status and metrics show: the last announced snapshot; the newest, if the disk does not answer.
     pub fn announced(&self) -> Arc<Snapshot> {
-        self.announced.load_full()
+        let inbox = self.inbox();
+        if inbox.hangs() { inbox.latest.clone() } else { self.announced.load_full() }
     }
 
     /// Why changes are in memory only; `None`: they are durable.
     pub fn error(&self) -> Option<String> {
-        self.inbox().error.clone()
+        let inbox = self.inbox();
+        let hangs = || inbox.hangs().then(|| "the state directory does not answer".to_owned());
+        inbox.error.clone().or_else(hangs)
     }
 
     pub fn gap(&self) -> Option<Duration> {
@@ -164,11 +184,15 @@ impl Scribe {
             }
             let image = match (&work, &last) {
                 (Some(work), _) => Some(work.image.clone()),
-                (None, Some((image, saved))) if !self.holds(saved) => Some(image.clone()),
+                // Something failed, or what was saved is gone: again.
+                (None, Some((image, saved))) if !self.holds(saved) || !unwritten.is_empty() => {
+                    Some(image.clone())
+                }
                 _ => None,
             };
             if let Some(image) = image {
-                if work.is_none() && last.as_ref().is_some_and(|(_, saved)| saved.is_some()) {
+                let gone = |saved: &Option<Saved>| saved.is_some() && !self.holds(saved);
+                if work.is_none() && last.as_ref().is_some_and(|(_, saved)| gone(saved)) {
                     self.log.event(
                         "state_gone",
                         json!({"effect": "it was removed or replaced; it is written again"}),
@@ -209,12 +233,27 @@ impl Scribe {
                 }
                 unwritten.extend(work.entries);
             }
-            if self.append(&unwritten) {
-                unwritten.clear();
+            match self.append(&unwritten) {
+                Ok(()) => unwritten.clear(),
+                Err(why) => {
+                    let mut inbox = desk.inbox();
+                    if inbox.error.is_none() {
+                        self.tell_durability(Some(&why));
+                        inbox.error = Some(why);
+                    }
+                }
             }
-            let excess = unwritten.len().saturating_sub(RECENT_MAX);
-            unwritten.drain(..excess);
-            desk.inbox().done = handed_in;
+            let excess = unwritten.len().saturating_sub(UNWRITTEN_MAX);
+            if excess > 0 {
+                let lost: Vec<u64> = unwritten.drain(..excess).map(|entry| entry.n).collect();
+                self.log.event("ledger_entries_lost", json!({"first": lost.first(), "last": lost.last()}));
+            }
+            let mut inbox = desk.inbox();
+            inbox.done = handed_in;
+            if inbox.work.is_none() {
+                inbox.behind_since = None;
+            }
+            drop(inbox);
             desk.changed.notify_all();
         }
     }
@@ -231,8 +270,12 @@ impl Scribe {
     /// The ledger of the directory as it is now; and the entries that it has lost, of those that are remembered.
     fn reopen_ledger(&mut self, image: &Image) -> Vec<Entry> {
         let Some(directory) = &self.directory else { return vec![] };
-        // A directory that was removed as a whole is made again.
-        let _ = std::fs::create_dir(directory.path());
+        // A directory that was removed as a whole is made again, and locked again: another process must not take it. Where only
+        // the file is gone the lock is still ours, and cannot be taken a second time.
+        if let Ok(again) = StateDirectory::open(directory.path()) {
+            self.directory = Some(again);
+        }
+        let Some(directory) = &self.directory else { return vec![] };
         let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
         let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();
         let lost = lost.map(|entry| Entry { rebuilt: true, ..entry }).collect();
@@ -249,10 +292,13 @@ impl Scribe {
             .map_err(|e| format!("{}: cannot save the state: {e}", directory.path().display()))
     }
 
-    fn append(&mut self, entries: &[Entry]) -> bool {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), String> {
         match &mut self.ledger {
-            Some(ledger) => ledger.append(entries).is_ok(),
-            None => true,
+            Some(ledger) => ledger
+                .append(entries)
+                .map_err(|e| format!("{}: cannot write the ledger: {e}", ledger.path().display())),
+            // Told already: the directory could not be used at start.
+            None => Ok(()),
         }
     }
 

@@ -54,6 +54,8 @@ pub struct RouteLive {
     pub name: Arc<str>,
     pub target: Target,
     pub counts: RouteCounts,
+    /// It would lead users to the servers of a standing trip: 503.
+    pub barred: bool,
 }
 
 /// `grayling_requests_total` of a route.

@@ -11,7 +11,7 @@
 
 use super::ledger::{self, Entry};
 use crate::domain::cohort::Weight;
-use crate::domain::rollout::{Awaits, Freeze, Memory, Trip};
+use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Trip};
 use crate::domain::verdict::Cause;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -219,7 +219,15 @@ struct FileTrip {
     onset_to_trip_ms: Option<u64>,
     servers: Vec<String>,
     #[serde(default)]
-    others: Vec<String>,
+    others: Vec<FileOther>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileOther {
+    claim: String,
+    routes: Vec<String>,
+    weight_ppm: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -245,7 +253,15 @@ impl From<&Image> for FileImage {
                 evidence: t.evidence.clone(),
                 onset_to_trip_ms: t.onset_to_trip_ms,
                 servers: t.servers.clone(),
-                others: t.others.clone(),
+                others: t
+                    .others
+                    .iter()
+                    .map(|o| FileOther {
+                        claim: o.claim.clone(),
+                        routes: o.routes.clone(),
+                        weight_ppm: o.weight.parts(),
+                    })
+                    .collect(),
             }),
             freeze: m.freeze.as_ref().map(|f| FileFreeze {
                 cause: f.cause.label().to_owned(),
@@ -288,7 +304,15 @@ impl TryFrom<FileImage> for Image {
                             evidence: t.evidence,
                             onset_to_trip_ms: t.onset_to_trip_ms,
                             servers: t.servers,
-                            others: t.others,
+                            others: t
+                                .others
+                                .into_iter()
+                                .map(|o| Other {
+                                    claim: o.claim,
+                                    routes: o.routes,
+                                    weight: Weight::from_parts(o.weight_ppm),
+                                })
+                                .collect(),
                         })
                     })
                     .transpose()?,
@@ -343,7 +367,7 @@ pub mod tests {
             evidence: "{\"e\":1}".into(),
             onset_to_trip_ms: Some(412),
             servers: vec!["http://127.0.0.1:9002".into()],
-            others: vec!["route `1`".into()],
+            others: vec![Other { claim: "route".into(), routes: vec!["* /b ".into()], weight: Weight::FULL }],
         };
         let freeze = Freeze {
             cause: Cause::Ceiling,

@@ -8,7 +8,7 @@ use super::clock;
 use crate::domain::plan::{Built, Protocol, Scheme, Server, Transport, Upstream};
 use arc_swap::ArcSwap;
 use rustls::pki_types::ServerName;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -29,6 +29,7 @@ pub struct UpstreamLive {
 #[derive(Default)]
 pub struct Load {
     pub in_flight: AtomicUsize,
+    turn: AtomicUsize,
     /// `now_ms` of the last connection accepted or answer received; 0: none yet.
     last_sign_ms: AtomicU64,
 }
@@ -52,12 +53,29 @@ pub struct ServerLive {
     /// What the name resolves to now; never empty once resolved.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     pub in_flight: AtomicUsize,
+    turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
     told_ms: AtomicU64,
 }
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
+
+/// An answer this young proves that an upstream lives.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// Addresses that one probe asks.
+const PROBES_MAX: usize = 16;
+
+/// Errors of a connect that say nothing about the other side: descriptors, ports, memory, buffers, permission.
+pub fn is_local(error: &std::io::Error) -> bool {
+    const EPERM: i32 = 1;
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    matches!(error.raw_os_error(), Some(EPERM | ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS))
+}
 
 impl UpstreamLive {
     /// The running form of `config`; servers and load are taken over from `before`, the upstream of the same name.
@@ -80,12 +98,8 @@ impl UpstreamLive {
     /// Every name and address of its servers, as they are known now.
     pub fn spellings(&self) -> Vec<String> {
         let of = |server: &Arc<ServerLive>| {
-            let addresses: Vec<String> = server
-                .addresses
-                .load()
-                .iter()
-                .map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()).to_string())
-                .collect();
+            let addresses: Vec<String> =
+                server.addresses.load().iter().map(|a| super::claim::address(*a)).collect();
             std::iter::once(server.server.to_string()).chain(addresses)
         };
         self.servers.iter().flat_map(of).collect()
@@ -105,11 +119,12 @@ impl UpstreamLive {
     /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
     pub fn choose(&self, tried: &Tried) -> Option<(usize, &Arc<ServerLive>)> {
         let now = clock::now_ms();
-        self.servers
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !tried.has(*i))
-            .min_by_key(|(_, s)| (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed)))
+        // Among equals another one each time: where requests come one by one, all loads are 0.
+        let count = self.servers.len();
+        let turn = if count > 1 { self.load.turn.fetch_add(1, Relaxed) % count } else { 0 };
+        self.servers.iter().enumerate().filter(|(i, _)| !tried.has(*i)).min_by_key(|(i, s)| {
+            (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed), (i + count - turn) % count)
+        })
     }
 
     pub fn answered(&self) {
@@ -120,6 +135,38 @@ impl UpstreamLive {
     pub fn last_sign(&self) -> Option<Duration> {
         let last = self.load.last_sign_ms.load(Relaxed);
         (last != 0).then(|| Duration::from_millis(last))
+    }
+
+    /// Does it take connections? A sign of life within the last second will do; else all addresses are asked at once, for at
+    /// most `within`. What this machine could not do (no descriptor, no port) says nothing against it. Blocks.
+    pub fn takes_connections(&self, within: Duration) -> bool {
+        if self.last_sign().is_some_and(|at| clock::now().saturating_sub(at) <= SIGN_OF_LIFE) {
+            return true;
+        }
+        let (found, answers) = std::sync::mpsc::channel();
+        let addresses: Vec<SocketAddr> =
+            self.servers.iter().flat_map(|s| s.addresses.load().as_ref().clone()).take(PROBES_MAX).collect();
+        let mut asked = 0;
+        for address in addresses {
+            let found = found.clone();
+            let probe = move || {
+                let takes = match TcpStream::connect_timeout(&address, within) {
+                    Ok(_) => true,
+                    Err(error) => is_local(&error),
+                };
+                // Nobody listens any more if another answered first.
+                let _ = found.send(takes);
+            };
+            match std::thread::Builder::new().name("probe".into()).spawn(probe) {
+                Ok(_) => asked += 1,
+                Err(_) => return true,
+            }
+        }
+        let until = std::time::Instant::now() + within;
+        (0..asked).any(|_| {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            answers.recv_timeout(left + Duration::from_millis(50)).unwrap_or(false)
+        })
     }
 
     /// Servers that are not left aside.
@@ -146,10 +193,16 @@ impl ServerLive {
             tls: built.zip(name).map(|(built, name)| ServerTls { built, name }),
             addresses: ArcSwap::from_pointee(literal),
             in_flight: AtomicUsize::new(0),
+            turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
             told_ms: AtomicU64::new(0),
         }
+    }
+
+    /// Where to begin among its addresses: with another one each time.
+    pub fn next_address(&self) -> usize {
+        self.turn.fetch_add(1, Relaxed)
     }
 
     /// Counts one exchange as this server's load.

@@ -5,6 +5,7 @@
 
 use super::apply::Origin;
 use super::apply::Source;
+use super::claim::Bar;
 use super::clock;
 use super::epoch::Epoch;
 use super::ledger::Entry;
@@ -29,6 +30,8 @@ pub(super) struct Writer {
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
     pub evidence: u64,
+    /// What a start found in conflict with a standing trip.
+    pub barred: Vec<Bar>,
 }
 
 /// What becomes of the watchdog's evidence when the weight in force changes.
@@ -47,7 +50,14 @@ impl Writer {
 
     fn force(&self, release: &Release) -> (Force, Option<Hold>, State) {
         let memory = self.image.releases.get(&release.name).cloned().unwrap_or_default();
-        let (force, hold) = rollout::force(&memory, release.weight, release.attempt, self.now());
+        let (mut force, mut hold) = rollout::force(&memory, release.weight, release.attempt, self.now());
+        let bar = self.barred.iter().find_map(|b| match b {
+            Bar::Release { name, by } if *name == release.name => Some(by.clone()),
+            _ => None,
+        });
+        if let (Some(by), None) = (bar, &memory.trip) {
+            (force, hold) = (Force::Held, Some(Hold::Barred { by }));
+        }
         let state = State::of(&memory, hold.as_ref(), force);
         (force, hold, state)
     }
@@ -57,7 +67,8 @@ impl Writer {
         let stranger =
             Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
-        let (next, what) = rollout::step(memory, Input::Configure { attempt: release.attempt });
+        let (next, what) =
+            rollout::step(memory, Input::Configure { attempt: release.attempt, weight: release.weight });
         self.image.releases.insert(release.name.clone(), next);
         what
     }
@@ -100,7 +111,10 @@ impl Writer {
                 .or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers))))
                 .clone()
         };
-        let routes = plan.routes.iter().map(|route| {
+        let barred =
+            |i: usize| self.barred.iter().any(|b| matches!(b, Bar::Routes(routes) if routes.contains(&i)));
+        let barred: Vec<bool> = (0..plan.routes.len()).map(barred).collect();
+        let routes = plan.routes.iter().zip(barred).map(|(route, barred)| {
             let route_counts = match route.target {
                 Target::Release(i) => {
                     let release = &plan.releases[i];
@@ -123,7 +137,7 @@ impl Writer {
                     tally: direct.clone(),
                 },
             };
-            RouteLive { name: route.name.as_str().into(), target: route.target, counts: route_counts }
+            RouteLive { name: route.name.as_str().into(), target: route.target, counts: route_counts, barred }
         });
         let routes = Arc::new(routes.collect());
         self.counts = counts;
@@ -281,9 +295,29 @@ impl Writer {
         }
     }
 
+    /// What a file may not change while a release is frozen: a new salt or a new segment lets users in as well as a weight does.
+    pub(super) fn frozen_against(&self, before: &Snapshot, plan: &Plan) -> Vec<String> {
+        let frozen = before.releases.iter().filter(|r| r.state == State::Frozen);
+        let pairs = frozen.filter_map(|old| Some((old, plan.release(&old.release.name)?)));
+        let lets_in = pairs.filter(|(old, new)| {
+            let known = |s: &&Arc<Segment>| old.release.segments.iter().any(|k| k.same(s));
+            new.attempt <= old.release.attempt
+                && (new.salt != old.release.salt || !new.segments.iter().all(|s| known(&s)))
+        });
+        lets_in
+            .map(|(_, new)| {
+                let name = &new.name;
+                format!(
+                    "release `{name}` is frozen: its salt cannot change, and no segment can join; \
+                     first: grayling resume {name} --reason TEXT"
+                )
+            })
+            .collect()
+    }
+
     /// Numbers an entry, and keeps it among the latest.
     pub(super) fn record(&mut self, mut entry: Entry) -> Entry {
-        self.image.ledger += 1;
+        self.image.ledger = self.image.ledger.saturating_add(1);
         entry.n = self.image.ledger;
         let recent = &mut self.image.recent;
         recent.push(entry.clone());

@@ -4,8 +4,7 @@
 //! connections and nothing is shared on accept.
 //!
 //! [`ClientStream`] enforces `header_timeout`: hyper's own timer also runs between two requests, where
-//! `keepalive_timeout` is meant, so hyper gets that one, and the time a head takes is watched here, from its first byte. For the first
-//! head of a connection it is counted from the connection's own beginning: one that never says anything is closed.
+//! `keepalive_timeout` is meant, so hyper gets that one, and the time a head takes is watched here, from its first byte.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
@@ -20,11 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 const BACKLOG: i32 = 4096;
-/// RFC 9113, 3.4.
-const PREFACE_BYTES: usize = 24;
 
 /// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the first was given.
 pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    if workers > 1 && address.port() != 0 {
+        // With SO_REUSEPORT a second process would silently take a share of the users: without it, it is told.
+        drop(bind(address, false)?);
+    }
     let first = bind(address, workers > 1)?;
     let address = first.local_addr()?;
     let mut sockets = vec![first];
@@ -52,10 +53,8 @@ pub struct Progress(Cell<Stage>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
-    /// Nothing, or a part of HTTP/2's preface, has come in yet.
-    #[default]
-    Fresh,
     /// Between two requests: no byte of the next one yet.
+    #[default]
     Idle,
     /// A head is coming in.
     Head,
@@ -80,25 +79,15 @@ pub struct ClientStream<S> {
     progress: Rc<Progress>,
     header_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes of HTTP/2's preface that have come in.
-    preface_bytes: usize,
+    /// Bytes of the HTTP/2 preface (RFC 9113 §3.4) that have come; none any more once something else came.
+    preface: Option<usize>,
 }
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<S> ClientStream<S> {
     pub fn new(stream: S, progress: Rc<Progress>, header_timeout: Duration) -> Self {
-        ClientStream { inner: stream, progress, header_timeout, timer: None, preface_bytes: 0 }
-    }
-
-    /// Bytes have come in where none were before.
-    fn began(&mut self, bytes: &[u8]) {
-        if self.preface_bytes > 0 || bytes.starts_with(b"PRI") {
-            self.preface_bytes += bytes.len();
-            if self.preface_bytes >= PREFACE_BYTES {
-                self.progress.0.set(Stage::Busy);
-            }
-        } else {
-            self.progress.0.set(Stage::Head);
-        }
+        ClientStream { inner: stream, progress, header_timeout, timer: None, preface: Some(0) }
     }
 }
 
@@ -113,13 +102,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for ClientStream<S> {
         let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
         match (this.progress.0.get(), &polled) {
             (Stage::Busy, _) => this.timer = None,
-            (Stage::Idle, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
+            (Stage::Idle | Stage::Head, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
                 this.progress.0.set(Stage::Head);
+                if let Some(seen) = this.preface {
+                    let came = &buffer.filled()[before..];
+                    let wanted = &PREFACE[seen..];
+                    let n = came.len().min(wanted.len());
+                    this.preface = (came[..n] == wanted[..n]).then_some(seen + n);
+                    if this.preface == Some(PREFACE.len()) {
+                        this.progress.0.set(Stage::Busy);
+                    }
+                }
             }
-            (Stage::Fresh, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
-                this.began(&buffer.filled()[before..]);
-            }
-            (Stage::Fresh | Stage::Head, Poll::Pending) => {
+            // A connection that has never said anything has not earned the patience for one between two requests.
+            (Stage::Idle, Poll::Pending) if this.preface != Some(0) => this.timer = None,
+            (Stage::Idle | Stage::Head, Poll::Pending) => {
                 let timeout = this.header_timeout;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                 if timer.as_mut().poll(cx).is_ready() {

@@ -12,7 +12,7 @@ use super::LocalExecutor;
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::live::clock;
-use crate::live::upstream::ServerLive;
+use crate::live::upstream::{ServerLive, is_local};
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
@@ -170,12 +170,9 @@ where
             }
         }
         let open = Open::new(&pool);
-        let sender = match timeout_at(deadline, connect(server)).await {
-            Ok(connected) => match connected? {
-                Stood::Plain(stream) => http1_over(stream, open).await?,
-                Stood::Tls(stream) => http1_over(*stream, open).await?,
-            },
-            Err(_) => return Err(too_late()),
+        let sender = match connect(server, terms.connect_timeout).await? {
+            Stood::Plain(stream) => http1_over(stream, open).await?,
+            Stood::Tls(stream) => http1_over(*stream, open).await?,
         };
         Ok(Lease { sender: Sender::Http1(sender), pool, reused: false })
     }
@@ -197,18 +194,19 @@ where
             }
             let connecting = pool.connecting.get();
             if timeout_at(deadline, pool.freed.notified()).await.is_err() {
-                return Err(if connecting { too_late() } else { NoConnection::Busy });
+                return Err(if connecting {
+                    NoConnection::Unreachable(too_late())
+                } else {
+                    NoConnection::Busy
+                });
             }
         }
         // Lets the others go on however this ends, also if this future is dropped.
         let _connecting = Connecting::begin(&pool);
         let open = Open::new(&pool);
-        let sender = match timeout_at(deadline, connect(server)).await {
-            Ok(connected) => match connected? {
-                Stood::Plain(stream) => http2_over(stream, open).await?,
-                Stood::Tls(stream) => http2_over(*stream, open).await?,
-            },
-            Err(_) => return Err(too_late()),
+        let sender = match connect(server, terms.connect_timeout).await? {
+            Stood::Plain(stream) => http2_over(stream, open).await?,
+            Stood::Tls(stream) => http2_over(*stream, open).await?,
         };
         let shared = Rc::new(Shared {
             sender,
@@ -345,8 +343,8 @@ impl<B> Drop for Open<B> {
     }
 }
 
-fn too_late() -> NoConnection {
-    NoConnection::Unreachable(io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout"))
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout")
 }
 
 /// A connection that stands, and that has proven whose it is where that was asked.
@@ -355,23 +353,26 @@ enum Stood {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-async fn connect(server: &ServerLive) -> Result<Stood, NoConnection> {
+/// Tries the addresses in turn, beginning with another one each time; each gets its share of the time that is left, so that a dead
+/// one does not use up that of the others. A handshake is part of it.
+async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
-    for address in addresses.iter() {
-        let stream = match TcpStream::connect(address).await {
-            Ok(stream) => stream,
-            Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
-            Err(error) => {
-                failure = NoConnection::Unreachable(error);
-                continue;
-            }
+    let (until, count, first) = (Instant::now() + at_most, addresses.len(), server.next_address());
+    for tried in 0..count {
+        let address = addresses[(first + tried) % count];
+        let share = until.saturating_duration_since(Instant::now()) / (count - tried) as u32;
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            // Requests are small and written whole: waiting for more would only delay them.
+            let _ = stream.set_nodelay(true);
+            secure(server, stream).await
         };
-        // Requests are small and written whole: waiting for more would only delay them.
-        let _ = stream.set_nodelay(true);
-        match secure(server, stream).await {
+        let connected = timeout_at(Instant::now() + share, connecting).await;
+        match connected.unwrap_or_else(|_| Err(too_late())) {
             Ok(stood) => return Ok(stood),
+            Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
             Err(error) => failure = NoConnection::Unreachable(error),
         }
     }
@@ -434,17 +435,6 @@ where
         drop(open);
     });
     Ok(sender)
-}
-
-/// Errors that say nothing about the server: descriptors, ports, memory, buffers, permission.
-fn is_local(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const EADDRNOTAVAIL: i32 = 99;
-    const ENOBUFS: i32 = 105;
-    const ENOMEM: i32 = 12;
-    const EPERM: i32 = 1;
-    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | EADDRNOTAVAIL | ENOBUFS | ENOMEM | EPERM))
 }
 
 impl<B: Body + 'static> Lease<B> {

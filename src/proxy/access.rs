@@ -4,7 +4,7 @@
 //! are never written in clear; a user appears as a keyed hash, and only where the config has a key.
 
 use super::exchange::{Served, Story, Told};
-use crate::domain::plan::LogFormat;
+use crate::domain::plan::{Identity, IdentitySource, LogFormat};
 use crate::live::clock;
 use aws_lc_rs::hmac;
 use serde_json::{Map, Value, json};
@@ -16,14 +16,15 @@ pub fn hashed_user(key: &hmac::Key, user_id: &[u8]) -> Box<str> {
     tag.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into()
 }
 
-pub fn line(told: &Told<'_>, format: LogFormat) -> String {
+pub fn line(told: &Told<'_>, identity: &Identity, format: LogFormat) -> String {
+    let path = path(told.story, identity);
     match format {
-        LogFormat::Json => json_line(told),
-        LogFormat::Combined => combined_line(told),
+        LogFormat::Json => json_line(told, &path),
+        LogFormat::Combined => combined_line(told, &path),
     }
 }
 
-fn json_line(told: &Told<'_>) -> String {
+fn json_line(told: &Told<'_>, path: &str) -> String {
     let story = told.story;
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| {
@@ -32,7 +33,7 @@ fn json_line(told: &Told<'_>) -> String {
     put("at", clock::rfc3339(clock::at_ms()).into());
     put("event", "request".into());
     put("method", story.method.as_str().into());
-    put("path", path(story).into());
+    put("path", path.into());
     put("status", status(told).into());
     put("outcome", told.outcome.label().into());
     put("route", told.route.into());
@@ -61,12 +62,12 @@ fn json_line(told: &Told<'_>) -> String {
 }
 
 /// `client - user [time] "request" status bytes "-" "-"`, as Apache has it.
-fn combined_line(told: &Told<'_>) -> String {
+fn combined_line(told: &Told<'_>, path: &str) -> String {
     let story = told.story;
     let now = jiff::Timestamp::now();
     let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
     let user = story.user.as_deref().unwrap_or("-");
-    let path: String = path(story).chars().flat_map(char::escape_default).collect();
+    let path: String = path.chars().flat_map(char::escape_default).collect();
     let (method, status, bytes) = (&story.method, status(told), told.bytes);
     format!("{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"", story.address)
 }
@@ -75,10 +76,21 @@ fn status(told: &Told<'_>) -> u16 {
     if told.client_gone { 499 } else { told.status.as_u16() }
 }
 
-/// The path without query, and with `{id}` where a user id stood.
-fn path(story: &Story) -> Cow<'_, str> {
+/// The path without query, and with `{id}` wherever the config says that a user id may stand, whichever source named the user.
+fn path<'a>(story: &'a Story, identity: &Identity) -> Cow<'a, str> {
     let path = story.uri.path();
-    let Some(hidden) = story.id_in_path else { return path.into() };
-    let mask = |(i, segment)| if i == hidden + 1 { "{id}" } else { segment };
-    path.split('/').enumerate().map(mask).collect::<Vec<_>>().join("/").into()
+    let mut segments: Vec<&str> = path.split('/').skip(1).collect();
+    let mut hidden = false;
+    for source in &identity.from {
+        let IdentitySource::Path(pattern) = source else { continue };
+        let fits = pattern.segments.len() <= segments.len()
+            && pattern.segments.iter().zip(&segments).all(|(p, s)| p.as_deref().is_none_or(|p| p == *s));
+        if fits {
+            for (i, _) in pattern.segments.iter().enumerate().filter(|(_, p)| p.is_none()) {
+                segments[i] = "{id}";
+                hidden = true;
+            }
+        }
+    }
+    if hidden { format!("/{}", segments.join("/")).into() } else { path.into() }
 }

@@ -5,6 +5,7 @@
 //! the upstream is waited for, not while the client is; what the client did to its own body is blamed on the client.
 
 use super::exchange::Exchange;
+use super::forward;
 use super::serve::Worker;
 use crate::domain::outcome::Outcome;
 use crate::net::pool::Lease;
@@ -73,6 +74,7 @@ impl Upload {
     }
 
     fn complete(&self) {
+        self.moved_at.set(Instant::now());
         self.stage.set(Stage::Whole);
         self.became_whole.notify_one();
     }
@@ -255,9 +257,13 @@ impl Download {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            // The upstream may have answered before it had the whole request: a client that breaks its body breaks both.
+            Poll::Ready(Some(Err(_))) if self.exchange.upload().client_fault().is_some() => {
+                Poll::Ready(Some(Err(Outcome::Cancelled)))
+            }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending => {
+            Poll::Pending => loop {
                 let deadlines = self.deadlines;
                 let timer = self.timer.get_or_insert_with(|| {
                     let idle = Instant::now() + deadlines.idle;
@@ -265,8 +271,16 @@ impl Download {
                     Box::pin(tokio::time::sleep_until(until))
                 });
                 ready!(timer.as_mut().poll(cx));
-                Poll::Ready(Some(Err(Outcome::Timeout)))
-            }
+                let late = forward::woke_late(timer.deadline());
+                let waits_for_client = self.exchange.upload().upstream_waits_since().is_none();
+                let over = deadlines.total.is_some_and(|total| total <= Instant::now());
+                if late || (waits_for_client && !over) {
+                    let again = if late { forward::GRACE } else { deadlines.idle };
+                    timer.as_mut().reset(Instant::now() + again);
+                    continue;
+                }
+                return Poll::Ready(Some(Err(Outcome::Timeout)));
+            },
         }
     }
 }
@@ -286,8 +300,8 @@ impl Body for ResponseBody {
         let Some(download) = slot else { return Poll::Ready(None) };
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
-                if download.inner.is_end_stream() {
-                    // hyper may not ask again.
+                if frame.is_trailers() || download.inner.is_end_stream() {
+                    // hyper does not ask again.
                     if let Some(download) = slot.take() {
                         download.ended();
                     }
@@ -331,6 +345,7 @@ impl Drop for ResponseBody {
             && let Some(download) = slot.take()
             && download.exchange.may_change_something()
             && download.exchange.upload().whole()
+            && download.exchange.worker().detaches()
         {
             let worker = download.exchange.worker().clone();
             download.exchange.upload().client_gone.set(true);

@@ -14,6 +14,8 @@ pub enum Failure {
     MethodNotServed,
     UriTooLong,
     NoRoute,
+    /// The route leads to the servers of a version that is rolled back.
+    Barred,
     /// `[limits] requests_in_flight`.
     Overload,
     /// The client sent a body that is not HTTP.
@@ -27,9 +29,11 @@ impl Failure {
     pub fn outcome(self) -> Outcome {
         match self {
             Failure::Upstream(outcome) => outcome,
-            Failure::MethodNotServed | Failure::UriTooLong | Failure::NoRoute | Failure::Overload => {
-                Outcome::Rejected
-            }
+            Failure::MethodNotServed
+            | Failure::UriTooLong
+            | Failure::NoRoute
+            | Failure::Barred
+            | Failure::Overload => Outcome::Rejected,
             Failure::BadRequestBody | Failure::SlowRequestBody => Outcome::Cancelled,
         }
     }
@@ -50,6 +54,7 @@ impl Failure {
             Failure::MethodNotServed => (StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
             Failure::UriTooLong => (StatusCode::URI_TOO_LONG, "the request target is too long"),
             Failure::NoRoute => (StatusCode::NOT_FOUND, "no route matches"),
+            Failure::Barred => (StatusCode::SERVICE_UNAVAILABLE, "this version is rolled back"),
             Failure::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy"),
             Failure::BadRequestBody => (StatusCode::BAD_REQUEST, "the request body is malformed"),
             Failure::SlowRequestBody => (StatusCode::REQUEST_TIMEOUT, "the request body came too slowly"),

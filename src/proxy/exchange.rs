@@ -43,6 +43,8 @@ pub struct Exchange {
     progress: Option<Rc<Progress>>,
     /// Answered, by the evidence: with the ticket under which.
     settled: Option<Ticket>,
+    /// The head said 5xx.
+    failed_head: bool,
     open: bool,
 }
 
@@ -71,8 +73,6 @@ pub enum Served {
 pub struct Story {
     pub method: Method,
     pub uri: Uri,
-    /// The path segment that is a user id, and must not be written.
-    pub id_in_path: Option<usize>,
     pub request_id: Option<HeaderValue>,
     pub address: IpAddr,
     /// Keyed hash of the user id, where the config has a key.
@@ -128,6 +128,7 @@ impl Exchange {
             room: None,
             progress: None,
             settled: None,
+            failed_head: false,
             open: true,
         };
         exchange.arm_counts(|counts| counts.in_flight.add(1));
@@ -197,6 +198,7 @@ impl Exchange {
             return;
         }
         let succeeded = Outcome::of_status(status).blame() == Blame::Nobody;
+        self.failed_head = !succeeded;
         self.arm_counts(|counts| {
             counts.response.record(took);
             if succeeded {
@@ -224,6 +226,8 @@ impl Exchange {
     /// `new` could not be reached: this is counted now, whatever stable answers.
     pub fn failed_over(&mut self) {
         self.count(Outcome::ConnectError);
+        // It takes up no room in `new` any more.
+        self.rooms = [None, None];
         self.served = Served::ByStable;
     }
 
@@ -237,6 +241,9 @@ impl Exchange {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
+        // A client that leaves after a 500 does not undo it.
+        let undone = self.failed_head && outcome == Outcome::Cancelled;
+        let outcome = if undone { Outcome::ServerError } else { outcome };
         if self.served == Served::AsDecided {
             self.count(outcome);
         }
@@ -261,7 +268,8 @@ impl Exchange {
                 took,
                 bytes: self.bytes,
             };
-            self.worker.live.log.line(super::access::line(&told, log.format));
+            let identity = &self.snapshot.plan.identity;
+            self.worker.live.log.line(super::access::line(&told, identity, log.format));
         }
     }
 

@@ -30,6 +30,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// Answers one request.
@@ -47,6 +48,7 @@ pub async fn answer(
             false => exchange(prepared).await,
         },
         Err(failure) => {
+            worker.live.rejected.of(worker.index).add(1);
             if http1 {
                 client.progress.request_ended();
             }
@@ -80,6 +82,10 @@ fn prepare(
     let name = host.as_ref().map_or("", |h| host_name(h.to_str().unwrap_or("")));
     let route = snapshot.table.find(name, parts.uri.path(), &parts.method).ok_or(Failure::NoRoute)?;
 
+    if snapshot.routes[route].barred {
+        return Err(Failure::Barred);
+    }
+
     let trusted = |ip| snapshot.plan.listen.trusted_proxies.iter().any(|n| n.contains(&ip));
     let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
     let address = match peer {
@@ -94,11 +100,11 @@ fn prepare(
         }
         Target::Upstream(_) => None,
     };
-    let user_hash = found.as_ref().map(|f| UserSet::hash(&f.id));
+    let user_hash = found.as_deref().map(UserSet::hash);
     let decided = match target {
         Target::Release(index) => {
             let live = &snapshot.releases[index];
-            let user_id = found.as_ref().map(|f| f.id.as_ref());
+            let user_id = found.as_deref();
             let subject = Subject { user_id, headers: Some(&parts.headers), address: Some(address) };
             let decision = decide(&live.release, live.force, &subject);
             Some(Decided {
@@ -115,8 +121,7 @@ fn prepare(
     };
     let user_key = worker.user_key(&snapshot.plan.log);
     let story = Story {
-        id_in_path: found.as_ref().and_then(|f| f.in_path),
-        user: found.as_ref().zip(user_key).map(|(f, key)| access::hashed_user(&key, &f.id)),
+        user: found.as_deref().zip(user_key).map(|(id, key)| access::hashed_user(&key, id)),
         sampled: worker.samples(snapshot.plan.log.sample, user_hash),
         method: parts.method.clone(),
         uri: parts.uri.clone(),
@@ -188,6 +193,8 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
             let total = upstream.config.total_timeout.map(|total| began + total);
             let deadlines = Deadlines { idle: upstream.config.idle_timeout, total };
             let (mut parts, body) = response.into_parts();
+            // The upstream's own version is its own affair (RFC 9110 §2.5).
+            parts.version = Version::HTTP_11;
             headers::drop_hop_by_hop(&mut parts.headers);
             if let Some(arm) = exchange.exposed_arm() {
                 parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
@@ -308,6 +315,11 @@ async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant)
     loop {
         let next = total.map_or(until, |total| total.min(until));
         sleep_until(next).await;
+        if woke_late(next) {
+            // Starved: what the upstream has sent meanwhile must be read before it is blamed.
+            until = Instant::now() + GRACE;
+            continue;
+        }
         if total.is_some_and(|total| total <= Instant::now()) {
             return;
         }
@@ -317,6 +329,14 @@ async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant)
             None => Instant::now() + patience,
         };
     }
+}
+
+/// More time for an upstream when it was this machine that was late.
+pub const GRACE: Duration = Duration::from_millis(250);
+
+/// Did this thread wake up long after the deadline it slept for?
+pub fn woke_late(deadline: Instant) -> bool {
+    deadline.elapsed() > Duration::from_millis(100)
 }
 
 /// `new` takes no connection and nothing was sent: counts that, and hands the request to stable where the config says so.

@@ -42,7 +42,10 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
 /// Drops every `x-grayling-*` that a client sent. Before anything reads the headers.
 pub fn drop_reserved(headers: &mut HeaderMap) {
     // Nearly no request has one: the names are looked at before anything is allocated.
-    while let Some(name) = headers.keys().find(|n| n.as_str().starts_with("x-grayling-")).cloned() {
+    // Gateways behind (CGI, WSGI) take `_` for `-`.
+    let plain = |b: u8| if b == b'_' { b'-' } else { b };
+    let reserved = |n: &&HeaderName| n.as_str().bytes().map(plain).take(11).eq(*b"x-grayling-");
+    while let Some(name) = headers.keys().find(reserved).cloned() {
         headers.remove(name);
     }
 }
@@ -249,7 +252,12 @@ mod tests {
 
     #[test]
     fn what_a_client_sends_in_our_name_is_dropped() {
-        let mut map = headers(&[("x-grayling-arm", "new"), ("x-grayling-arm", "new"), ("x-grayling-x", "")]);
+        let mut map = headers(&[
+            ("x-grayling-arm", "new"),
+            ("x-grayling-arm", "new"),
+            ("x-grayling-x", ""),
+            ("x_grayling_arm", "new"),
+        ]);
         drop_reserved(&mut map);
         assert!(map.is_empty());
     }

@@ -14,20 +14,14 @@ use jsonwebtoken::{Validation, dangerous, decode, decode_header};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// A found id, and the path segment that it stood in, if it came from the path (it must not reach a log).
-pub struct Found<'a> {
-    pub id: Cow<'a, [u8]>,
-    pub in_path: Option<usize>,
-}
-
 pub fn user_id<'a>(
     identity: &Identity,
     headers: &'a HeaderMap,
     uri: &'a Uri,
     certificate: Option<&'a CertificateNames>,
-) -> Option<Found<'a>> {
+) -> Option<Cow<'a, [u8]>> {
     for source in &identity.from {
-        let Some((raw, in_path)) = read(source, headers, uri, certificate) else { continue };
+        let Some(raw) = read(source, headers, uri, certificate) else { continue };
         let id = match raw {
             Cow::Borrowed(raw) => normalise(identity.normalise, raw),
             Cow::Owned(raw) => Cow::Owned(normalise(identity.normalise, &raw).into_owned()),
@@ -35,7 +29,7 @@ pub fn user_id<'a>(
         if id.is_empty() {
             continue;
         }
-        return (id.len() <= identity.max_bytes).then_some(Found { id, in_path });
+        return (id.len() <= identity.max_bytes).then_some(id);
     }
     None
 }
@@ -45,22 +39,19 @@ fn read<'a>(
     headers: &'a HeaderMap,
     uri: &'a Uri,
     certificate: Option<&'a CertificateNames>,
-) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
+) -> Option<Cow<'a, [u8]>> {
     match source {
-        IdentitySource::Header(name) => {
-            Some((Cow::Borrowed(headers.get(name)?.as_bytes().trim_ascii()), None))
-        }
-        IdentitySource::Cookie(name) => cookie(headers, name).map(|id| (Cow::Borrowed(id), None)),
-        IdentitySource::Query(name) => query(uri, name).map(|id| (id, None)),
+        IdentitySource::Header(name) => Some(headers.get(name)?.as_bytes().trim_ascii().into()),
+        IdentitySource::Cookie(name) => cookie(headers, name).map(Cow::Borrowed),
+        IdentitySource::Query(name) => query(uri, name),
         IdentitySource::Path(pattern) => path(uri, pattern),
-        IdentitySource::ClientCert(name) => {
-            let id = match name {
-                CertificateName::Common => certificate?.common.as_deref()?,
-                CertificateName::Alternative => certificate?.alternative.as_deref()?,
-            };
-            Some((Cow::Borrowed(id), None))
+        IdentitySource::ClientCert(CertificateName::Common) => {
+            certificate?.common.as_deref().map(Cow::Borrowed)
         }
-        IdentitySource::Jwt(source) => jwt(headers, source).map(|id| (Cow::Owned(id), None)),
+        IdentitySource::ClientCert(CertificateName::Alternative) => {
+            certificate?.alternative.as_deref().map(Cow::Borrowed)
+        }
+        IdentitySource::Jwt(source) => jwt(headers, source).map(Cow::Owned),
     }
 }
 
@@ -89,15 +80,15 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
     percent_encoding::percent_decode_str(text).into()
 }
 
-fn path<'a>(uri: &'a Uri, pattern: &PathPattern) -> Option<(Cow<'a, [u8]>, Option<usize>)> {
+fn path<'a>(uri: &'a Uri, pattern: &PathPattern) -> Option<Cow<'a, [u8]>> {
     let mut segments = uri.path().strip_prefix('/')?.split('/');
     let mut found = None;
-    for (index, wanted) in pattern.segments.iter().enumerate() {
+    for wanted in &pattern.segments {
         let segment = segments.next()?;
         match wanted {
             Some(literal) if literal == segment => {}
             Some(_) => return None,
-            None => found = Some((decoded(segment), Some(index))),
+            None => found = Some(decoded(segment)),
         }
     }
     found
@@ -146,7 +137,7 @@ mod tests {
     fn id(from: IdentitySource, headers: &HeaderMap, uri: &str) -> Option<String> {
         let identity = Identity { from: vec![from], normalise: Normalise::None, max_bytes: 16 };
         let uri = uri.parse().unwrap();
-        user_id(&identity, headers, &uri, None).map(|f| String::from_utf8_lossy(&f.id).into_owned())
+        user_id(&identity, headers, &uri, None).map(|id| String::from_utf8_lossy(&id).into_owned())
     }
 
     fn with(name: &'static str, value: &[u8]) -> HeaderMap {

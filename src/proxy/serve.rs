@@ -35,6 +35,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
+/// How long an exchange goes on without its client.
+const DETACHED_MAX: Duration = Duration::from_secs(300);
 const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that one client connection may have open.
 const STREAMS_MAX: u32 = 256;
@@ -196,8 +198,16 @@ impl Worker {
     pub fn detach(&self, future: impl Future<Output = ()> + 'static) {
         if let Some(detached) = self.detached.borrow_mut().as_mut() {
             while detached.try_join_next().is_some() {}
-            detached.spawn_local(future);
+            detached.spawn_local(async {
+                // An answer without end has nobody to read it.
+                let _ = tokio::time::timeout(DETACHED_MAX, future).await;
+            });
         }
+    }
+
+    /// Not at the very end: then what is dropped is cancelled.
+    pub fn detaches(&self) -> bool {
+        self.detached.try_borrow().is_ok_and(|d| d.is_some())
     }
 
     fn next_detached(&self) -> Option<impl Future<Output = ()> + use<>> {

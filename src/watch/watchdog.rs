@@ -14,10 +14,8 @@ use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
 use crate::live::epoch::{Epoch, Final};
 use crate::live::snapshot::ReleaseLive;
-use crate::live::upstream::UpstreamLive;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -41,7 +39,8 @@ const ONSET_GAP: Duration = Duration::from_secs(10);
 /// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it above 1.
 const CALM: f64 = 4.0;
 /// For all probes of stable together, before a trip.
-const PROBE: Duration = Duration::from_secs(1);
+const PROBE: Duration = Duration::from_millis(500);
+const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs until `stop`. `config` is the file beside which `grayling.stop` may appear.
 pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
@@ -102,6 +101,8 @@ struct Watched {
     onset: Option<Onset>,
     /// End of the last interval after which the comparison had nothing against `new`.
     calm_until: Duration,
+    /// When stable was last asked whether it takes connections.
+    probed: Duration,
     told: State,
 }
 
@@ -131,6 +132,7 @@ impl Watched {
             deadline: DEADLINE_UNKNOWN,
             onset: None,
             calm_until: clock::now(),
+            probed: Duration::ZERO,
             told: State::Quiet,
         }
     }
@@ -231,7 +233,14 @@ impl Watched {
             };
             return;
         }
-        let sign = if answers(&release.stable, now) { StableSign::Answers } else { StableSign::Silent };
+        // Frozen already: only a stable that has come back makes a difference, and asking it takes a while.
+        let frozen = release.state == crate::domain::rollout::State::Frozen;
+        if frozen && now < self.probed + PROBE_AGAIN {
+            return;
+        }
+        self.probed = now;
+        let sign =
+            if release.stable.takes_connections(PROBE) { StableSign::Answers } else { StableSign::Silent };
         let call = TripCall {
             cause,
             origin: Origin { actor: "watchdog".into(), reason: None },
@@ -276,17 +285,6 @@ fn interval(of: &Final) -> Interval {
             }),
         },
     }
-}
-
-/// Does stable take connections? A sign of life within the last second will do; else it is asked.
-fn answers(stable: &UpstreamLive, now: Duration) -> bool {
-    if stable.last_sign().is_some_and(|at| now.saturating_sub(at) <= PROBE) {
-        return true;
-    }
-    let addresses: Vec<_> =
-        stable.servers.iter().flat_map(|s| s.addresses.load().iter().copied().collect::<Vec<_>>()).collect();
-    let each = PROBE / addresses.len().max(1) as u32;
-    addresses.iter().any(|a| TcpStream::connect_timeout(a, each.max(Duration::from_millis(50))).is_ok())
 }
 
 /// The numbers behind a verdict, as the ledger keeps them.

@@ -368,6 +368,35 @@ fn a_trip_leaves_alone_what_led_to_its_servers_before_and_lets_no_more_go_there(
 }
 
 #[test]
+fn what_a_trip_lets_be_cannot_be_widened_and_a_start_with_a_conflict_serves_stable() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("100%");
+    let text = |path: &str| {
+        let direct = format!("\n[[route]]\npath = \"{path}\"\nupstream = \"v2\"\n");
+        config.text().replace("[limits]", &format!("{direct}\n[limits]"))
+    };
+    let file = world.write_text(&text("/beta"));
+    let proxy = Proxy::start(&file);
+    assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+    assert_eq!(proxy.client().get("/beta", &[]).unwrap().text(), "new", "it led there before the trip");
+    let refused = || proxy.api().metric("grayling_config_reloads_total", &[("result", "failure")]);
+    world.write_text(&text("/app"));
+    eventually(seconds(5), "the wider route is refused", || (refused() == Some(1.0)).then_some(()));
+    drop(proxy);
+
+    // The same file at a start: stable is served, and nobody comes to the tripped version.
+    let proxy = Proxy::start(&file);
+    assert_eq!(proxy.client().get("/app", &[]).unwrap().status, 503);
+    ask(&proxy, &users_in_new("user", 50, 5), "stable");
+    assert!(proxy.api().status()["config"]["last_error"].to_string().contains("rolled back"));
+    assert_eq!(proxy.api().change("resume", "mended").status, 200);
+    eventually(seconds(5), "the route is open again", || {
+        (proxy.client().get("/app", &[]).unwrap().status == 200).then_some(())
+    });
+}
+
+#[test]
 fn another_spelling_of_a_tripped_server_is_refused_too() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));

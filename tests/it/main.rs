@@ -9,6 +9,7 @@ mod basics;
 mod cohort;
 mod cohorts;
 mod demo;
+mod early;
 mod faults;
 mod latch;
 mod posts;
