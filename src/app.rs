@@ -55,6 +55,7 @@ pub enum StartError {
 pub struct Proxy {
     pub live: Arc<Live>,
     pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
     stage: watch::Sender<Stage>,
     stop: Arc<AtomicBool>,
@@ -100,6 +101,14 @@ impl Proxy {
         let workers = checked.plan.listen.workers();
         let (http, sockets) = listen::bind_workers(listen_http, workers)
             .map_err(|source| StartError::Listen { name: "http", address: listen_http, source })?;
+        let (https, tls_sockets) = match checked.plan.listen.https {
+            None => (None, vec![]),
+            Some(address) => {
+                let (address, sockets) = listen::bind_workers(address, workers)
+                    .map_err(|source| StartError::Listen { name: "https", address, source })?;
+                (Some(address), sockets)
+            }
+        };
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
@@ -127,6 +136,7 @@ impl Proxy {
         let mut proxy = Proxy {
             live: live.clone(),
             http,
+            https,
             admin,
             stage,
             stop: stop.clone(),
@@ -153,11 +163,13 @@ impl Proxy {
         );
         // Names must stand before the first user comes; a name that does not resolve must not keep the others waiting.
         let _ = wait.recv_timeout(Duration::from_secs(6));
-        for (index, socket) in sockets.into_iter().enumerate() {
+        let mut tls_sockets = tls_sockets.into_iter();
+        for (index, http) in sockets.into_iter().enumerate() {
+            let doors = serve::Doors { http, https: tls_sockets.next() };
             let (live, staged) = (live.clone(), staged.clone());
             let name = format!("worker-{index}");
             let body = move || {
-                if let Err(error) = serve::run(index, socket, live.clone(), staged) {
+                if let Err(error) = serve::run(index, doors, live.clone(), staged) {
                     live.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
                 }
             };
@@ -166,7 +178,8 @@ impl Proxy {
         let watched = live.clone();
         let run = move || watchdog::run(&watched, &path, &stop);
         proxy.watchdog = Some(Builder::new().name("watchdog".into()).spawn(run)?);
-        for (name, address) in [("http", http), ("admin", admin)] {
+        for (name, address) in [("http", Some(http)), ("https", https), ("admin", Some(admin))] {
+            let Some(address) = address else { continue };
             log.event("listening", json!({"name": name, "address": address.to_string()}));
         }
         live.gauges.enter(Phase::Serving);
@@ -373,7 +386,10 @@ impl Control {
             self.live.log.event("reload_failed", json!({"errors": errors, "effect": "nothing changed"}));
         };
         let checked = match loaded.result {
-            Ok(checked) => checked,
+            Ok(mut checked) => {
+                checked.plan.inherit(&self.live.snapshot().plan);
+                checked
+            }
             Err(report) => {
                 let lines = report.lines();
                 self.live.reload_failed(lines.join("\n"));

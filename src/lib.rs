@@ -15,7 +15,7 @@
 //!
 //! * [`domain`]: what everything means, pure: no clock, no I/O, no async. Time is an argument.
 //! * [`config`]: TOML → Plan, with every fault at once; the file changed.
-//! * [`net`]: sockets: listening, names, pooled connections.
+//! * [`net`]: sockets: listening, TLS, names, pooled connections.
 //! * [`live`]: what the threads share: one snapshot, one writer, counters, the state directory.
 //! * [`proxy`]: the data plane; `proxy::forward` tells one request from top to bottom.
 //! * [`watch`]: slow tasks that judge: the watchdog.

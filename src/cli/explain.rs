@@ -234,11 +234,13 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         Plan {
             listen: plan::Listen {
                 http: any,
+                https: None,
                 admin: any,
                 workers: 1,
                 trusted_proxies: vec![],
                 expose_arm: false,
             },
+            tls: None,
             admin: plan::Admin { token_file: None, hosts: vec![] },
             identity: Identity { from: vec![], normalise: Normalise::Lowercase, max_bytes: 16 },
             upstreams: vec![],

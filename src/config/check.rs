@@ -5,7 +5,7 @@
 
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
-use super::{named, sections};
+use super::{named, sections, tls};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -176,9 +176,12 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
 }
 
 fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
-    let (listen, listen_admin) = sections::listen(reader, root);
-    let admin = sections::admin(reader, root, &listen, listen_admin);
-    let identity = sections::identity(reader, root);
+    let (listen, places) = sections::listen(reader, root);
+    let tls = tls::tls(reader, root, &listen, places.https.as_ref());
+    let admin = sections::admin(reader, root, &listen, places.admin);
+    // Where the section is faulty, that has been said.
+    let mutual = listen.https.is_some() && tls.as_ref().is_none_or(|tls| tls.client_ca.is_some());
+    let identity = sections::identity(reader, root, mutual);
     let limits = sections::limits(reader, root);
     let state = sections::state(reader, root);
     let log = sections::log(reader, root);
@@ -187,9 +190,11 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let releases = named::releases(reader, root, &upstreams, &segments);
     let routes = named::routes(reader, root, &upstreams, &releases);
     named::unused(reader, root, &upstreams, &segments, &releases, &routes);
+    let https = listen.https.is_some();
     let bare = |list: Vec<named::Entry<_>>| list.into_iter().map(|e| e.item).collect();
     Some(Plan {
         listen,
+        tls: tls.filter(|_| https),
         admin,
         identity,
         upstreams: bare(upstreams),

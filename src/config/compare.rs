@@ -6,7 +6,7 @@
 //! Whether a lower `attempt` is held, and what a trip does with a raised one, is the state machine's and not decided here.
 
 use crate::domain::cohort::{BUCKETS, Weight};
-use crate::domain::plan::{Plan, Release, Upstream};
+use crate::domain::plan::{Plan, Release, Tls, Upstream};
 use crate::domain::segment::Segment;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -61,6 +61,7 @@ pub fn compare(old: &Plan, new: &Plan) -> Vec<Finding> {
             changed_upstream(&mut findings, before, upstream);
         }
     }
+    certificate(&mut findings, old, new);
     rest(&mut findings, old, new);
     findings.0.sort_by_key(|f| f.kind);
     findings.0
@@ -92,10 +93,33 @@ fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
         }
     };
     fixed("[listen] http", old.listen.http.to_string(), new.listen.http.to_string());
+    let https = |plan: &Plan| plan.listen.https.map_or("none".to_string(), |address| address.to_string());
+    fixed("[listen] https", https(old), https(new));
     fixed("[listen] admin", old.listen.admin.to_string(), new.listen.admin.to_string());
     fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
     let directory = |plan: &Plan| plan.state.directory.display().to_string();
     fixed("[state] directory", directory(old), directory(new));
+}
+
+/// A renewed pair is taken. One that clients would refuse is not, as long as the one in force is better.
+fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
+    let (Some(before), Some(after)) = (&old.tls, &new.tls) else { return };
+    if before.server == after.server {
+        return;
+    }
+    let now = after.checked_at_s;
+    let holds = |tls: &Tls| (tls.not_before_s..=tls.not_after_s).contains(&now);
+    if holds(before) && !holds(after) {
+        let state = if now > after.not_after_s { "has expired" } else { "is not valid yet" };
+        findings.refused(format!(
+            "the new certificate of `[tls]` {state}: the old one stays; put a valid pair in its place"
+        ));
+    } else {
+        if before.client_ca.is_some() && after.client_ca.is_none() {
+            findings.warning("`[tls]`: clients are no longer asked for a certificate".into());
+        }
+        findings.note("`[tls]`: another certificate, key or client CA, for new connections".into());
+    }
 }
 
 /// Of the users in no segment, the parts that change arms.
@@ -275,6 +299,9 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
     };
     if limits(before) != limits(after) {
         findings.note(format!("upstream `{}`: time-outs or limits change", after.name));
+    }
+    if before.transport != after.transport {
+        findings.note(format!("upstream `{}`: `http2` or the CA of its servers changes", after.name));
     }
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 pub struct File {
     pub listen: Option<Listen>,
+    pub tls: Option<Tls>,
     pub admin: Option<Admin>,
     pub identity: Option<Identity>,
     /// The versions of the service: `[upstream.NAME]`.
@@ -53,9 +54,9 @@ pub struct Address(pub String);
 #[schemars(extend("pattern" = r"^[0-9a-fA-F:.]+/[0-9]+$|\$\{"))]
 pub struct Network(pub String);
 
-/// Scheme, host and port, as in "http://127.0.0.1:9001".
+/// Scheme, host and port, as in "http://127.0.0.1:9001" or "https://billing.internal:9443".
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(extend("pattern" = r"^http://[^/?#@]+$|\$\{"))]
+#[schemars(extend("pattern" = r"^https?://[^/?#@]+$|\$\{"))]
 pub struct Server(pub String);
 
 /// Where users and operators come in.
@@ -65,6 +66,8 @@ pub struct Listen {
     /// HTTP/1.1, and HTTP/2 with prior knowledge.
     #[schemars(extend("default" = "127.0.0.1:8080"))]
     pub http: Option<Address>,
+    /// HTTP/1.1 and HTTP/2 by ALPN; needs `[tls]`.
+    pub https: Option<Address>,
     /// Metrics, commands. Anything but loopback needs `[admin] token_file`.
     #[schemars(extend("default" = "127.0.0.1:9900"))]
     pub admin: Option<Address>,
@@ -77,6 +80,18 @@ pub struct Listen {
     /// `x-grayling-arm` on responses.
     #[schemars(extend("default" = false))]
     pub expose_arm: Option<bool>,
+}
+
+/// For `[listen] https`. The files are watched: a renewed pair is taken without a restart.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM: the certificate, then those between it and the root; relative to this file.
+    pub certificate: Option<String>,
+    /// PEM: its private key; relative to this file.
+    pub key: Option<String>,
+    /// PEM: who signs the certificates that clients must show; relative to this file.
+    pub client_ca: Option<String>,
 }
 
 /// The admin address.
@@ -118,6 +133,18 @@ pub enum IdentitySource {
     Path(String),
     /// A claim of a JSON web token.
     Jwt(Jwt),
+    /// A name of the certificate that the client has shown; needs `[tls] client_ca`.
+    #[serde(rename = "client_cert")]
+    ClientCert(CertificateName),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateName {
+    /// The common name of its subject.
+    Cn,
+    /// The first alternative name that is a DNS name, a URI or an e-mail address.
+    San,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -171,6 +198,11 @@ pub struct Upstream {
     /// Of this upstream; beyond: 503, counted against this arm.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 2000))]
     pub requests_in_flight_max: Option<u64>,
+    /// HTTP/2 to its servers: with prior knowledge over http, by ALPN over https.
+    #[schemars(extend("default" = false))]
+    pub http2: Option<bool>,
+    /// PEM: who signs the certificates of its https servers; relative to this file. Default: the system's.
+    pub ca_file: Option<String>,
 }
 
 /// A user is in it if any of these says so.

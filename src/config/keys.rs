@@ -6,12 +6,16 @@
 pub const KNOWN: &[(&str, &[&str])] = &[
     (
         "",
-        &["listen", "admin", "identity", "upstream", "segment", "release", "route", "limits", "state", "log"],
+        &[
+            "listen", "tls", "admin", "identity", "upstream", "segment", "release", "route", "limits",
+            "state", "log",
+        ],
     ),
-    ("listen", &["http", "admin", "workers", "trusted_proxies", "expose_arm"]),
+    ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "expose_arm"]),
+    ("tls", &["certificate", "key", "client_ca"]),
     ("admin", &["token_file", "hosts"]),
     ("identity", &["from", "normalise", "max_bytes"]),
-    ("identity.from", &["header", "cookie", "query", "path", "jwt"]),
+    ("identity.from", &["header", "cookie", "query", "path", "jwt", "client_cert"]),
     ("identity.from.jwt", &["header", "claim", "jwks_file", "unverified"]),
     (
         "upstream.*",
@@ -24,6 +28,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "connection_idle",
             "connections_max",
             "requests_in_flight_max",
+            "http2",
+            "ca_file",
         ],
     ),
     ("segment.*", &["users", "users_file", "header", "networks"]),
@@ -67,10 +73,9 @@ pub const KNOWN: &[(&str, &[&str])] = &[
 
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["tls", "alert", "journal", "fleet", "flag", "schema_phase"]),
-    ("listen", &["https", "proxy_protocol"]),
-    ("identity.from", &["client_cert"]),
-    ("upstream.*", &["http2", "ca_file", "health"]),
+    ("", &["alert", "journal", "fleet", "flag", "schema_phase"]),
+    ("listen", &["proxy_protocol"]),
+    ("upstream.*", &["health"]),
     ("release.*", &["wave", "open_hours", "outcome", "compare", "shadow"]),
     (
         "release.*.watchdog",

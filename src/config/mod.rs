@@ -2,6 +2,7 @@
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
 //! * `keys`, `value`, `read`, `check`, `sections`, `named`: TOML text → Plan, every fault with its place
+//! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
 //! * `compare`: what a change of plan moves, refuses, warns of
 //! * `watch`: the file changed
@@ -17,6 +18,7 @@ mod outside;
 mod read;
 pub mod report;
 mod sections;
+mod tls;
 pub mod value;
 pub mod watch;
 

@@ -59,7 +59,9 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             }
             _ => {}
         }
+        let placed: Vec<_> = servers.iter().map(|s| (s.value.clone(), s.span.clone())).collect();
         let upstream = Upstream {
+            transport: super::tls::transport(r, &s, &placed),
             name: name.value,
             servers: servers.into_iter().map(|s| s.value).collect(),
             connect_timeout: r.duration(&s, "connect_timeout", "1s", "1ms"..="5m"),
@@ -248,7 +250,9 @@ fn arms_apart(
     if stable == new {
         let help = "name the upstream of the version to be released";
         r.fault(span, "`stable` and `new` are the same upstream", "", Some(help.into()));
-    } else if let Some(both) = a.servers.iter().find(|server| b.servers.contains(server)) {
+    } else if let Some(both) =
+        a.servers.iter().find(|server| b.servers.iter().any(|other| other.same_place(server)))
+    {
         let message = format!("`{both}` is a server of `stable` and of `new`");
         let why = "a rollback would not take it out";
         r.fault(span, message, why, Some("give the two versions servers of their own".into()));
@@ -441,7 +445,7 @@ fn shared_servers(
         let Some(new) = upstreams.get(entry.item.new) else { continue };
         let shares = |i: usize| {
             let servers: &[Server] = &upstreams[i].item.servers;
-            servers.iter().any(|s| new.item.servers.contains(s))
+            servers.iter().any(|s| new.item.servers.iter().any(|n| n.same_place(s)))
         };
         for (i, upstream) in upstreams.iter().enumerate() {
             if targets.contains(&Target::Upstream(i)) && shares(i) {

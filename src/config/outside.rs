@@ -48,7 +48,7 @@ fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
         .ok()
 }
 
-fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+pub(super) fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
     let shown = r.display(path);
     let mut bytes = Vec::new();
@@ -63,7 +63,7 @@ fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &str, help: Option<&str>) {
+pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &str, help: Option<&str>) {
     let place = Place::Named { path: r.display(path), line };
     r.fault_elsewhere(Severity::Error, place, message.to_string(), help.map(str::to_string));
 }

@@ -5,8 +5,8 @@ use super::read::{Reader, Scope, Span, found};
 use super::value;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{
-    Admin, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, LogFormat, Normalise,
-    OnStateFailure, State, WhenEmpty,
+    Admin, CertificateName, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, LogFormat,
+    Normalise, OnStateFailure, State, WhenEmpty,
 };
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -17,15 +17,22 @@ use toml::de::DeValue;
 const NETWORKS_MAX: usize = 10_000;
 const SOURCES_MAX: usize = 16;
 
-/// The section, and where its `admin` stands.
-pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Span) {
+/// Where the addresses stand, for what other sections have to say of them.
+pub struct Places {
+    pub admin: Span,
+    pub https: Option<Span>,
+}
+
+pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
     let scope = r.scope(root, "listen", "listen");
     let http = r.parsed(&scope, "http", value::address);
+    let https = r.parsed(&scope, "https", value::address);
     let admin = r.parsed(&scope, "admin", value::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
     let workers = r.integer(&scope, "workers", 0, 0..=256) as usize;
     let listen = Listen {
         http: http.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |a| a.value),
+        https: https.as_ref().map(|a| a.value),
         admin: admin.map_or(SocketAddr::from(([127, 0, 0, 1], 9900)), |a| a.value),
         workers,
         trusted_proxies: networks(r, &scope, "trusted_proxies"),
@@ -39,6 +46,13 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Span) {
             Some("give `admin` another port".into()),
         );
     }
+    if let Some(https) = https.as_ref().filter(|h| h.value.port() != 0)
+        && let Some(other) =
+            [("http", listen.http), ("admin", listen.admin)].into_iter().find(|o| o.1 == https.value)
+    {
+        let message = format!("`{}` and `https` are the same address", other.0);
+        r.fault(&https.span, message, "", Some("give `https` another port".into()));
+    }
     if let Some(net) = listen.trusted_proxies.iter().find(|n| n.prefix_len() == 0) {
         let span = r.value(&scope, "trusted_proxies").map_or(scope.span.clone(), Spanned::span);
         r.warn(
@@ -48,7 +62,7 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Span) {
             Some("name the networks of your own proxies".into()),
         );
     }
-    (listen, admin_span)
+    (listen, Places { admin: admin_span, https: https.map(|a| a.span) })
 }
 
 pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> {
@@ -90,7 +104,8 @@ pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::pa
     Some((r.file(&text.value), text.span))
 }
 
-pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>) -> Identity {
+/// `mutual`: do clients show a certificate?
+pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity {
     let scope = r.scope(root, "identity", "identity");
     let normalise = r.choice(
         &scope,
@@ -108,7 +123,18 @@ pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>) -> Identity {
         None => from.push(IdentitySource::Header(http::HeaderName::from_static("x-user-id"))),
         Some(value) => {
             for element in r.array(&scope, "from", SOURCES_MAX) {
-                from.extend(source(r, element));
+                let source = source(r, element);
+                if !mutual && matches!(source, Some(IdentitySource::ClientCert(_))) {
+                    let why = "no client shows a certificate";
+                    let help = "add `client_ca = \"tls/ca.pem\"` under `[tls]`, or remove `client_cert`";
+                    r.absent(
+                        &element.span(),
+                        "`client_cert` without `[tls] client_ca`",
+                        why,
+                        Some(help.into()),
+                    );
+                }
+                from.extend(source);
             }
             if value.get_ref().as_array().is_some_and(|a| a.is_empty()) {
                 let why = "without a user id everybody goes to stable";
@@ -139,6 +165,10 @@ fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<I
         ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", value::token)?.value)),
         ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", value::parameter)?.value)),
         ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", value::path_pattern)?.value)),
+        ["client_cert"] => {
+            let names = [("cn", CertificateName::Common), ("san", CertificateName::Alternative)];
+            Some(IdentitySource::ClientCert(r.choice(&scope, "client_cert", &names)))
+        }
         ["jwt"] => jwt(r, &scope).map(IdentitySource::Jwt),
         _ => {
             let help = "write one pair of braces for each, in the order they are tried";

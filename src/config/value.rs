@@ -3,9 +3,10 @@
 //! Invariants: pure; nothing overflows; whatever is refused says what to type where that can be known.
 
 use crate::domain::cohort::{Weight, WeightError};
-use crate::domain::plan::{PathPattern, Server};
+use crate::domain::plan::{PathPattern, Scheme, Server};
 use http::{HeaderName, Method};
 use ipnet::IpNet;
+use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -159,21 +160,25 @@ pub fn network(text: &str) -> Parsed<(IpNet, bool)> {
     }
 }
 
-/// `http://host:port`, nothing after it.
+/// `http://host:port` or `https://host:port`, nothing after it.
 pub fn server(text: &str) -> Parsed<Server> {
-    let Some(rest) = text.strip_prefix("http://") else {
-        if text.starts_with("https://") {
-            return bad_help("this version does not have https to upstreams yet", "write `http://…`");
+    let (scheme, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        (Some(rest), _) => (Scheme::Http, rest),
+        (_, Some(rest)) => (Scheme::Https, rest),
+        _ if text.contains("://") => {
+            return bad_help("only http:// and https:// are known", "write `\"http://host:port\"`");
         }
-        if text.contains("://") {
-            return bad_help("only http:// is known", "write `\"http://host:port\"`");
+        _ => {
+            return bad_help(
+                "a server starts with http:// or https://",
+                format!("write `\"http://{text}\"`"),
+            );
         }
-        return bad_help("a server starts with http://", format!("write `\"http://{text}\"`"));
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = &rest[..end];
     if end < rest.len() {
-        return bad_help("a server has no path", format!("write `\"http://{authority}\"`"));
+        return bad_help("a server has no path", format!("write `\"{}://{authority}\"`", scheme.as_str()));
     }
     if authority.contains('@') {
         return bad("a server has no user name or password");
@@ -193,6 +198,7 @@ pub fn server(text: &str) -> Parsed<Server> {
         },
     };
     let port = match port.map(str::parse::<u16>) {
+        None if scheme == Scheme::Https => 443,
         None => 80,
         Some(Ok(port)) if port > 0 => port,
         Some(_) => return bad("the port is a number from 1 to 65535"),
@@ -205,7 +211,10 @@ pub fn server(text: &str) -> Parsed<Server> {
         Ok(ip) => ip.to_string(),
         Err(_) => dns_name(host)?,
     };
-    Ok(Server { host, port })
+    if scheme == Scheme::Https && ServerName::try_from(host.trim_end_matches('.')).is_err() {
+        return bad(format!("no certificate can be for `{host}`"));
+    }
+    Ok(Server { scheme, host, port })
 }
 
 fn dns_name(text: &str) -> Parsed<String> {

@@ -17,6 +17,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Plan {
     pub listen: Listen,
+    /// Iff [`Listen::https`] is there.
+    pub tls: Option<Tls>,
     pub admin: Admin,
     pub identity: Identity,
     pub upstreams: Vec<Arc<Upstream>>,
@@ -31,6 +33,7 @@ pub struct Plan {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
     pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
     /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per core.
     pub workers: usize,
@@ -38,6 +41,48 @@ pub struct Listen {
     pub trusted_proxies: Vec<IpNet>,
     /// `x-grayling-arm` on responses.
     pub expose_arm: bool,
+}
+
+/// What the https listener shows to clients, and asks of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Clients must show a certificate that this signed.
+    pub client_ca: Option<PathBuf>,
+    /// When the certificate holds, in seconds since 1970; and when it was looked at.
+    pub not_before_s: u64,
+    pub not_after_s: u64,
+    pub checked_at_s: u64,
+    pub server: Built<rustls::ServerConfig>,
+}
+
+/// What was made of files, and a digest of what stood in them: alike iff the files were.
+pub struct Built<T> {
+    pub config: Arc<T>,
+    pub digest: [u8; 32],
+}
+
+impl<T> Clone for Built<T> {
+    fn clone(&self) -> Self {
+        Built { config: self.config.clone(), digest: self.digest }
+    }
+}
+
+impl<T> PartialEq for Built<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl<T> Eq for Built<T> {}
+
+impl<T> std::fmt::Debug for Built<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Built(")?;
+        self.digest.iter().take(8).try_for_each(|b| write!(f, "{b:02x}"))?;
+        f.write_str(")")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +118,18 @@ pub enum IdentitySource {
     Query(String),
     Path(PathPattern),
     Jwt(JwtSource),
+    /// Of the certificate that the client has shown (mutual TLS).
+    ClientCert(CertificateName),
+}
+
+/// Which name of a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CertificateName {
+    #[default]
+    /// The common name of its subject; none if there are several.
+    Common,
+    /// The first alternative name that is a DNS name, a URI or an e-mail address.
+    Alternative,
 }
 
 /// `/accounts/{id}`: matches a prefix on segment boundaries, and yields the segment in braces.
@@ -166,11 +223,43 @@ pub struct Upstream {
     /// Per server.
     pub connections_max: usize,
     pub requests_in_flight_max: usize,
+    pub transport: Transport,
+}
+
+/// How the servers of an upstream are spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transport {
+    pub protocol: Protocol,
+    /// For those that are `https`; there iff one is.
+    pub tls: Option<Built<rustls::ClientConfig>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    Http2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
 }
 
 /// `http://host:port` of the config, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
+    pub scheme: Scheme,
     /// Lower case; a DNS name, or an IP literal without brackets.
     pub host: String,
     pub port: u16,
@@ -178,11 +267,19 @@ pub struct Server {
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "http://[{}]:{}", self.host, self.port)
+        let (scheme, host, port) = (self.scheme.as_str(), &self.host, self.port);
+        if host.contains(':') {
+            write!(f, "{scheme}://[{host}]:{port}")
         } else {
-            write!(f, "http://{}:{}", self.host, self.port)
+            write!(f, "{scheme}://{host}:{port}")
         }
+    }
+}
+
+impl Server {
+    /// The same program, however it is spoken to.
+    pub fn same_place(&self, other: &Server) -> bool {
+        self.host == other.host && self.port == other.port
     }
 }
 
@@ -321,6 +418,15 @@ pub enum LogFormat {
 }
 
 impl Plan {
+    /// Takes over what stays the same: clients may resume their TLS sessions after a reload that had nothing to do with them.
+    pub fn inherit(&mut self, before: &Plan) {
+        if let (Some(tls), Some(old)) = (&mut self.tls, &before.tls)
+            && tls.server == old.server
+        {
+            tls.server = old.server.clone();
+        }
+    }
+
     pub fn release(&self, name: &str) -> Option<&Arc<Release>> {
         self.releases.iter().find(|r| r.name == name)
     }

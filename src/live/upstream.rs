@@ -1,11 +1,13 @@
 //! What the workers share of an upstream: its servers' addresses and health, and how much is in flight.
 //!
-//! Invariants: a server outlives reloads as long as its address stays in the upstream, so a reload forgets no health;
+//! Invariants: a server outlives reloads as long as its address stays in the upstream and it is spoken to in the same way, so a
+//! reload forgets no health, and no connection outlives the CA that vouched for it;
 //! the limits are plain atomics that every worker sees; only what the server did leaves it aside, never a local fault.
 
 use super::clock;
-use crate::domain::plan::{Server, Upstream};
+use crate::domain::plan::{Built, Protocol, Scheme, Server, Transport, Upstream};
 use arc_swap::ArcSwap;
+use rustls::pki_types::ServerName;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,6 +16,8 @@ use std::time::Duration;
 /// First pause of a server that refused; doubles with each further refusal.
 const ASIDE_FIRST: Duration = Duration::from_millis(500);
 const ASIDE_MAX: Duration = Duration::from_secs(10);
+/// Between two words in the log about why a server refuses.
+const TOLD_EVERY_MS: u64 = 10_000;
 
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
@@ -30,10 +34,20 @@ pub struct Load {
     last_sign_ms: AtomicU64,
 }
 
+/// How a server proves who it is.
+pub struct ServerTls {
+    pub built: Built<rustls::ClientConfig>,
+    /// Whom its certificate must name; SNI, if it is no IP address.
+    pub name: ServerName<'static>,
+}
+
 pub struct ServerLive {
     /// Unique in this process: what a worker's pool is found by.
     pub id: u64,
     pub server: Server,
+    pub protocol: Protocol,
+    /// There iff the server is https.
+    pub tls: Option<ServerTls>,
     /// `host:port` for the Host header of an HTTP/1.0 client that sent none.
     pub authority: http::HeaderValue,
     /// What the name resolves to now; never empty once resolved.
@@ -42,6 +56,7 @@ pub struct ServerLive {
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
+    told_ms: AtomicU64,
 }
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
@@ -65,9 +80,14 @@ pub fn is_local(error: &std::io::Error) -> bool {
 impl UpstreamLive {
     /// The running form of `config`; servers and load are taken over from `before`, the upstream of the same name.
     pub fn new(config: Arc<Upstream>, before: Option<&UpstreamLive>) -> Self {
-        let known = |server: &Server| before.and_then(|b| b.servers.iter().find(|s| s.server == *server));
-        let servers =
-            config.servers.iter().map(|s| known(s).cloned().unwrap_or_else(|| Arc::new(ServerLive::new(s))));
+        let transport = &config.transport;
+        let known = |server: &Server| {
+            before
+                .filter(|b| b.config.transport == *transport)
+                .and_then(|b| b.servers.iter().find(|s| s.server == *server))
+        };
+        let fresh = |server: &Server| Arc::new(ServerLive::new(server, transport));
+        let servers = config.servers.iter().map(|s| known(s).cloned().unwrap_or_else(|| fresh(s)));
         UpstreamLive {
             servers: servers.collect(),
             load: before.map(|b| b.load.clone()).unwrap_or_default(),
@@ -156,9 +176,12 @@ impl UpstreamLive {
 }
 
 impl ServerLive {
-    fn new(server: &Server) -> Self {
+    fn new(server: &Server, transport: &Transport) -> Self {
         let text = server.to_string();
-        let authority = text.strip_prefix("http://").unwrap_or(&text);
+        let authority = text.split_once("://").map_or(text.as_str(), |(_, authority)| authority);
+        // A DNS name may end with a dot; the one in a certificate does not (RFC 6066, 3).
+        let name = ServerName::try_from(server.host.trim_end_matches('.').to_string()).ok();
+        let built = transport.tls.clone().filter(|_| server.scheme == Scheme::Https);
         let literal =
             server.host.parse().map(|ip| vec![SocketAddr::new(ip, server.port)]).unwrap_or_default();
         ServerLive {
@@ -166,11 +189,14 @@ impl ServerLive {
             authority: http::HeaderValue::from_str(authority)
                 .unwrap_or(http::HeaderValue::from_static("upstream")),
             server: server.clone(),
+            protocol: transport.protocol,
+            tls: built.zip(name).map(|(built, name)| ServerTls { built, name }),
             addresses: ArcSwap::from_pointee(literal),
             in_flight: AtomicUsize::new(0),
             turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
+            told_ms: AtomicU64::new(0),
         }
     }
 
@@ -198,6 +224,14 @@ impl ServerLive {
         let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
         let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
+    }
+
+    /// Is it time for a word about why it refuses? At most one in ten seconds.
+    pub fn worth_telling(&self) -> bool {
+        let now = clock::now_ms().max(1);
+        let last = self.told_ms.load(Relaxed);
+        (last == 0 || now.saturating_sub(last) >= TOLD_EVERY_MS)
+            && self.told_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
     }
 
     pub fn healthy(&self) -> bool {
@@ -245,7 +279,7 @@ mod tests {
     use super::*;
 
     fn upstream(servers: usize) -> UpstreamLive {
-        let server = |i| Server { host: "127.0.0.1".into(), port: 9000 + i as u16 };
+        let server = |i| Server { scheme: Scheme::Http, host: "127.0.0.1".into(), port: 9000 + i as u16 };
         let config = Upstream {
             name: "u".into(),
             servers: (0..servers).map(server).collect(),
@@ -256,6 +290,7 @@ mod tests {
             connection_idle: Duration::from_secs(4),
             connections_max: 4,
             requests_in_flight_max: 2,
+            transport: Transport { protocol: Protocol::Http1, tls: None },
         };
         UpstreamLive::new(Arc::new(config), None)
     }

@@ -18,7 +18,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 const BACKLOG: i32 = 4096;
@@ -103,9 +102,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// RFC 9110 §15.5.9. Nothing else can be on its way to the client then: it is between two answers.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// A client's TCP stream with deadlines for request heads and for writing.
-pub struct ClientStream {
-    inner: TcpStream,
+/// A client's stream, TCP or TLS, with deadlines for request heads and for writing.
+pub struct ClientStream<S> {
+    inner: S,
     progress: Rc<Progress>,
     patience: Patience,
     /// What is expected next of [`PREFACE`]; nothing once it was HTTP/1 after all.
@@ -114,8 +113,8 @@ pub struct ClientStream {
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl ClientStream {
-    pub fn new(stream: TcpStream, progress: Rc<Progress>, patience: Patience) -> Self {
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
+    pub fn new(stream: S, progress: Rc<Progress>, patience: Patience) -> Self {
         ClientStream { inner: stream, progress, patience, preface: PREFACE, timer: None, write_timer: None }
     }
 
@@ -156,7 +155,7 @@ impl ClientStream {
     }
 }
 
-impl AsyncRead for ClientStream {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -184,7 +183,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.written(cx, polled)

@@ -1,34 +1,50 @@
 //! Connections of one worker to the servers of upstreams: made, kept, handed out again.
 //!
-//! Invariants: a worker's pool is its own, so nothing here locks; a connection is kept only after its response has
+//! Invariants: a worker's pool is its own, so nothing here locks; an HTTP/1.1 connection is kept only after its response has
 //! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
-//! `connections_max` connections, divided among the workers (at least one each); a server that sends [`HEAD_BYTES_MAX`] without a final
-//! response head (a flood of 1xx, which the HTTP library skips one by one) loses the connection.
+//! `connections_max` connections, divided among the workers (at least one each).
+//!
+//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries [`STREAMS_MAX`]
+//! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
+//! its own stream only. A connection retires after [`REQUESTS_MAX`] requests.
 
+use super::LocalExecutor;
+use super::head_room::{HeadRoom, ServerStream};
+use super::tls::{self, Agreed};
+use crate::domain::plan::{Protocol, Scheme};
 use crate::live::clock;
 use crate::live::upstream::{ServerLive, is_local};
-use http::{Request, Response};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// What a server may send before the head of its response is complete, interim responses included.
-/// Far above what one read can bring, for the first piece of a body may come with the head.
-pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113, 6.5.2 recommends no less).
+const STREAMS_MAX: usize = 100;
+/// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and whatever is on its way to them at
+/// that moment is lost; this side knows when nothing is.
+const REQUESTS_MAX: usize = 500;
+const STREAM_WINDOW_BYTES: u32 = 128 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+/// A response's head.
+const HEAD_BYTES: u32 = 64 << 10;
+/// A server that is gone without a word must not keep the one connection that all share.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All pools of one worker.
 pub struct Pools<B> {
@@ -39,6 +55,10 @@ pub struct Pools<B> {
 
 struct ServerPool<B> {
     idle: RefCell<Vec<Idle<B>>>,
+    /// HTTP/2 connections, those that may take another request.
+    shared: RefCell<Vec<Rc<Shared<B>>>>,
+    /// An HTTP/2 connection is being made, and those who find no room wait for it.
+    connecting: Cell<bool>,
     open: Cell<usize>,
     /// A connection came back, or one has ended.
     freed: Notify,
@@ -46,9 +66,30 @@ struct ServerPool<B> {
 }
 
 struct Idle<B> {
-    sender: SendRequest<B>,
+    sender: http1::SendRequest<B>,
     head: Rc<HeadRoom>,
     since_ms: u64,
+}
+
+/// An HTTP/2 connection.
+struct Shared<B> {
+    sender: http2::SendRequest<B>,
+    scheme: &'static str,
+    authority: HeaderValue,
+    streams: Cell<usize>,
+    requests: Cell<usize>,
+    used_ms: Cell<u64>,
+}
+
+/// A request's part of an HTTP/2 connection; given back when dropped.
+struct Stream<B> {
+    shared: Rc<Shared<B>>,
+    pool: Rc<ServerPool<B>>,
+}
+
+enum Sender<B> {
+    Http1(http1::SendRequest<B>, Rc<HeadRoom>),
+    Http2(Stream<B>),
 }
 
 /// What a connection may cost; from the upstream's config.
@@ -73,10 +114,10 @@ pub enum NoConnection {
     Busy,
 }
 
-/// A connection, lent to one exchange. Dropped without [`Lease::give_back`] it is closed.
+/// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an HTTP/1.1 connection is closed;
+/// a stream ends with its body.
 pub struct Lease<B> {
-    sender: SendRequest<B>,
-    head: Rc<HeadRoom>,
+    sender: Sender<B>,
     pool: Rc<ServerPool<B>>,
     /// Was it used before? Then the server may have closed it in the meantime.
     pub reused: bool,
@@ -90,7 +131,7 @@ pub enum SendError<B> {
     Broken(hyper::Error),
 }
 
-impl<B: Body + 'static> Pools<B>
+impl<B: Body + Unpin + 'static> Pools<B>
 where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -103,11 +144,25 @@ where
     pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let pool = self.pool(server.id);
         pool.used_ms.set(clock::now_ms());
+        let deadline = Instant::now() + terms.connect_timeout;
+        let quota = self.quota(terms.connections_max);
+        match server.protocol {
+            Protocol::Http1 => self.exclusive(server, pool, terms, deadline, quota).await,
+            Protocol::Http2 => self.multiplexed(server, pool, terms, deadline, quota).await,
+        }
+    }
+
+    async fn exclusive(
+        &self,
+        server: &Arc<ServerLive>,
+        pool: Rc<ServerPool<B>>,
+        terms: Terms,
+        deadline: Instant,
+        quota: usize,
+    ) -> Result<Lease<B>, NoConnection> {
         if let Some(lease) = pool.take(terms.connection_idle) {
             return Ok(lease);
         }
-        let deadline = Instant::now() + terms.connect_timeout;
-        let quota = self.quota(terms.connections_max);
         while pool.open.get() >= quota {
             if timeout_at(deadline, pool.freed.notified()).await.is_err() {
                 return Err(NoConnection::Busy);
@@ -116,11 +171,55 @@ where
                 return Ok(lease);
             }
         }
-        pool.open.set(pool.open.get() + 1);
-        // Counts the connection down again however it ends, also if this future is dropped.
-        let open = Open(pool.clone());
-        let (sender, head) = connect::<B>(server, open, terms.connect_timeout).await?;
-        Ok(Lease { sender, head, pool, reused: false })
+        let open = Open::new(&pool);
+        let sender = match connect(server, terms.connect_timeout).await? {
+            Stood::Plain(stream) => http1_over(stream, open).await?,
+            Stood::Tls(stream) => http1_over(*stream, open).await?,
+        };
+        Ok(Lease { sender, pool, reused: false })
+    }
+
+    async fn multiplexed(
+        &self,
+        server: &Arc<ServerLive>,
+        pool: Rc<ServerPool<B>>,
+        terms: Terms,
+        deadline: Instant,
+        quota: usize,
+    ) -> Result<Lease<B>, NoConnection> {
+        loop {
+            if let Some(stream) = pool.stream(terms.connection_idle, quota) {
+                return Ok(Lease { sender: Sender::Http2(stream), pool, reused: true });
+            }
+            if !pool.connecting.get() && pool.open.get() < quota {
+                break;
+            }
+            let connecting = pool.connecting.get();
+            if timeout_at(deadline, pool.freed.notified()).await.is_err() {
+                return Err(if connecting {
+                    NoConnection::Unreachable(too_late())
+                } else {
+                    NoConnection::Busy
+                });
+            }
+        }
+        // Lets the others go on however this ends, also if this future is dropped.
+        let _connecting = Connecting::begin(&pool);
+        let open = Open::new(&pool);
+        let sender = match connect(server, terms.connect_timeout).await? {
+            Stood::Plain(stream) => http2_over(stream, open).await?,
+            Stood::Tls(stream) => http2_over(*stream, open).await?,
+        };
+        let shared = Rc::new(Shared {
+            sender,
+            scheme: server.server.scheme.as_str(),
+            authority: server.authority.clone(),
+            streams: Cell::new(0),
+            requests: Cell::new(0),
+            used_ms: Cell::new(clock::now_ms()),
+        });
+        pool.shared.borrow_mut().push(shared.clone());
+        Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false })
     }
 
     /// This worker's part of `connections_max`.
@@ -134,6 +233,8 @@ where
         let fresh = || {
             Rc::new(ServerPool {
                 idle: RefCell::default(),
+                shared: RefCell::default(),
+                connecting: Cell::new(false),
                 open: Cell::new(0),
                 freed: Notify::new(),
                 used_ms: Cell::new(clock::now_ms()),
@@ -148,6 +249,7 @@ where
         let now = clock::now_ms();
         self.servers.borrow_mut().retain(|_, pool| {
             pool.idle.borrow_mut().retain(|i| i.fresh(connection_idle, now));
+            pool.shared.borrow_mut().retain(|s| s.fresh(connection_idle, now));
             pool.open.get() > 0 || now.saturating_sub(pool.used_ms.get()) < FORGET_MS
         });
     }
@@ -166,16 +268,75 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                let Idle { sender, head, .. } = candidate;
-                return Some(Lease { sender, head, pool: self.clone(), reused: true });
+                let sender = Sender::Http1(candidate.sender, candidate.head);
+                return Some(Lease { sender, pool: self.clone(), reused: true });
             }
         }
         None
     }
+
+    /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones grow old and are closed.
+    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Stream<B>> {
+        let now = clock::now_ms();
+        // It goes only where another may take its place.
+        let worn = |s: &Shared<B>| s.requests.get() >= REQUESTS_MAX && self.open.get() < quota;
+        let mut shared = self.shared.borrow_mut();
+        // One that retires is ended by hyper once the last of its streams is.
+        shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
+        let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
+        Some(Stream::begin(free.clone(), self))
+    }
 }
 
-/// One open connection of a pool.
+impl<B> Shared<B> {
+    fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
+        let unused_ms = now_ms.saturating_sub(self.used_ms.get());
+        !self.sender.is_closed() && (self.streams.get() > 0 || unused_ms < connection_idle.as_millis() as u64)
+    }
+}
+
+impl<B> Stream<B> {
+    fn begin(shared: Rc<Shared<B>>, pool: &Rc<ServerPool<B>>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        shared.requests.set(shared.requests.get() + 1);
+        Stream { shared, pool: pool.clone() }
+    }
+}
+
+impl<B> Drop for Stream<B> {
+    fn drop(&mut self) {
+        self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
+        self.shared.used_ms.set(clock::now_ms());
+        self.pool.freed.notify_one();
+    }
+}
+
+/// An HTTP/2 connection is being made.
+struct Connecting<B>(Rc<ServerPool<B>>);
+
+impl<B> Connecting<B> {
+    fn begin(pool: &Rc<ServerPool<B>>) -> Self {
+        pool.connecting.set(true);
+        Connecting(pool.clone())
+    }
+}
+
+impl<B> Drop for Connecting<B> {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.freed.notify_waiters();
+    }
+}
+
+/// One open connection of a pool: counted down again however it ends.
 struct Open<B>(Rc<ServerPool<B>>);
+
+impl<B> Open<B> {
+    fn new(pool: &Rc<ServerPool<B>>) -> Self {
+        pool.open.set(pool.open.get() + 1);
+        Open(pool.clone())
+    }
+}
 
 impl<B> Drop for Open<B> {
     fn drop(&mut self) {
@@ -184,18 +345,19 @@ impl<B> Drop for Open<B> {
     }
 }
 
+fn too_late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout")
+}
+
+/// A connection that stands, and that has proven whose it is where that was asked.
+enum Stood {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+}
+
 /// Tries the addresses in turn, beginning with another one each time; each gets its share of the time that is left, so that a dead
-/// one does not use up that of the others.
-async fn connect<B>(
-    server: &ServerLive,
-    open: Open<B>,
-    at_most: Duration,
-) -> Result<(SendRequest<B>, Rc<HeadRoom>), NoConnection>
-where
-    B: Body + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+/// one does not use up that of the others. A handshake is part of it.
+async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
@@ -203,24 +365,15 @@ where
     for tried in 0..count {
         let address = addresses[(first + tried) % count];
         let share = until.saturating_duration_since(Instant::now()) / (count - tried) as u32;
-        let timed_out = || io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout");
-        let connected = timeout_at(Instant::now() + share, TcpStream::connect(address)).await;
-        match connected.unwrap_or_else(|_| Err(timed_out())) {
-            Ok(stream) => {
-                // Answers are small and written whole: waiting for more would only delay them.
-                let _ = stream.set_nodelay(true);
-                let head = Rc::<HeadRoom>::default();
-                let stream = ServerStream { inner: stream, head: head.clone() };
-                let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream));
-                let (sender, connection) =
-                    handshake.await.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
-                tokio::task::spawn_local(async move {
-                    // How it ended is told to the exchange that used it.
-                    let _ = connection.await;
-                    drop(open);
-                });
-                return Ok((sender, head));
-            }
+        let connecting = async {
+            let stream = TcpStream::connect(address).await?;
+            // Requests are small and written whole: waiting for more would only delay them.
+            let _ = stream.set_nodelay(true);
+            secure(server, stream).await
+        };
+        let connected = timeout_at(Instant::now() + share, connecting).await;
+        match connected.unwrap_or_else(|_| Err(too_late())) {
+            Ok(stood) => return Ok(stood),
             Err(error) if is_local(&error) => return Err(NoConnection::Local(error)),
             Err(error) => failure = NoConnection::Unreachable(error),
         }
@@ -228,89 +381,142 @@ where
     Err(failure)
 }
 
+async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<Stood> {
+    let Some(tls) = &server.tls else {
+        return match server.server.scheme {
+            Scheme::Http => Ok(Stood::Plain(stream)),
+            // Never in plain text by accident.
+            Scheme::Https => Err(io::Error::other("TLS is not set up")),
+        };
+    };
+    let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
+    match (server.protocol, agreed) {
+        (Protocol::Http2, Agreed::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
+        (Protocol::Http1, _) | (Protocol::Http2, Agreed::Http2) => Ok(Stood::Tls(Box::new(stream))),
+    }
+}
+
+async fn http1_over<S, B>(stream: S, open: Open<B>) -> Result<Sender<B>, NoConnection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (stream, head) = ServerStream::new(stream);
+    let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await;
+    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    tokio::task::spawn_local(async move {
+        // How it ended is told to the exchange that used it.
+        let _ = connection.await;
+        drop(open);
+    });
+    Ok(Sender::Http1(sender, head))
+}
+
+async fn http2_over<S, B>(stream: S, open: Open<B>) -> Result<http2::SendRequest<B>, NoConnection>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    B: Body + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let handshake = http2::Builder::new(LocalExecutor)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .handshake::<_, B>(TokioIo::new(stream))
+        .await;
+    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    tokio::task::spawn_local(async move {
+        // How it ended is told to the exchanges that used it.
+        let _ = connection.await;
+        drop(open);
+    });
+    Ok(sender)
+}
+
 impl<B: Body + 'static> Lease<B> {
-    /// Sends a request and waits for the head of its response.
+    /// Sends a request (in HTTP/1.1's form) and waits for the head of its response.
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
-        // A pooled connection is ready as soon as its task has seen the last response end.
-        if poll_fn(|cx| self.sender.poll_ready(cx)).await.is_err() {
-            return Err(SendError::Unsent(Box::new(request)));
+        match &mut self.sender {
+            Sender::Http1(sender, head) => {
+                // A pooled connection is ready as soon as its task has seen the last response end.
+                if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
+                    return Err(SendError::Unsent(Box::new(request)));
+                }
+                head.opens();
+                let sent = sender.try_send_request(request).await;
+                head.closes();
+                sent.map_err(unsent)
+            }
+            Sender::Http2(stream) => {
+                let (request, host) = http2_form(request, stream.shared.scheme, &stream.shared.authority);
+                match stream.shared.sender.clone().try_send_request(request).await {
+                    Ok(mut response) => {
+                        *response.version_mut() = Version::HTTP_11;
+                        Ok(response)
+                    }
+                    Err(error) => Err(match unsent(error) {
+                        SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
+                        broken @ SendError::Broken(_) => broken,
+                    }),
+                }
+            }
         }
-        self.head.0.set(Some(HEAD_BYTES_MAX));
-        let sent = self.sender.try_send_request(request).await;
-        self.head.0.set(None);
-        sent.map_err(|mut error| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request)),
-            None => SendError::Broken(error.into_error()),
-        })
     }
 
     /// The response has ended and the request was sent whole: the connection may serve another.
     pub fn give_back(self) {
-        if self.sender.is_closed() {
-            return;
+        match self.sender {
+            Sender::Http1(sender, head) if !sender.is_closed() => {
+                self.pool.idle.borrow_mut().push(Idle { sender, head, since_ms: clock::now_ms() });
+                self.pool.freed.notify_one();
+            }
+            Sender::Http1(..) | Sender::Http2(_) => {}
         }
-        self.pool.idle.borrow_mut().push(Idle {
-            sender: self.sender,
-            head: self.head,
-            since_ms: clock::now_ms(),
-        });
-        self.pool.freed.notify_one();
     }
 }
 
-/// How much more a server may send before its head is there; `None` while no head is waited for.
-#[derive(Default)]
-struct HeadRoom(Cell<Option<usize>>);
-
-/// A connection to a server that counts what comes while a head is waited for.
-struct ServerStream {
-    inner: TcpStream,
-    head: Rc<HeadRoom>,
-}
-
-impl AsyncRead for ServerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        if self.head.0.get() == Some(0) {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "no end of the response head",
-            )));
-        }
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if let Some(room) = self.head.0.get() {
-            self.head.0.set(Some(room.saturating_sub(buffer.filled().len() - before)));
-        }
-        polled
+/// hyper gives back what it has not begun to send.
+fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
+    match error.take_message() {
+        Some(request) => SendError::Unsent(Box::new(request)),
+        None => SendError::Broken(error.into_error()),
     }
 }
 
-impl AsyncWrite for ServerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+/// RFC 9113, 8.3.1: scheme and authority stand in the target, and no Host beside them. Also what Host was.
+fn http2_form<B>(
+    mut request: Request<B>,
+    scheme: &'static str,
+    server: &HeaderValue,
+) -> (Request<B>, Option<HeaderValue>) {
+    let host = request.headers_mut().remove(HOST);
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let target = |authority: &HeaderValue| {
+        Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
+    };
+    // A Host that is no authority has no place here; the server's own always is one.
+    let uri = host.as_ref().and_then(target).or_else(|| target(server));
+    if let Some(uri) = uri {
+        *request.uri_mut() = uri;
     }
+    *request.version_mut() = Version::HTTP_2;
+    (request, host)
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+/// Back again, for another server that may speak HTTP/1.1.
+fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    *request.version_mut() = Version::HTTP_11;
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
     }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
-    }
+    request
 }

@@ -22,7 +22,7 @@ use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::epoch::Randomised;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
-use crate::live::upstream::{Tried, UpstreamLive};
+use crate::live::upstream::{ServerLive, Tried, UpstreamLive};
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -103,7 +103,8 @@ fn prepare(
     let target = snapshot.routes[route].target;
     let found = match target {
         Target::Release(_) => {
-            identity::user_id(&snapshot.plan.identity, &parts.headers, &parts.uri, &reading.normal)
+            let (headers, uri, names) = (&parts.headers, &parts.uri, client.names.as_ref());
+            identity::user_id(&snapshot.plan.identity, headers, uri, &reading.normal, names)
         }
         Target::Upstream(_) => None,
     };
@@ -142,7 +143,7 @@ fn prepare(
     drop(found);
 
     let forwarded =
-        Forwarded { address: client.address, peer, scheme: "http", host: host.as_ref(), admitted };
+        Forwarded { address: client.address, peer, scheme: client.scheme, host: host.as_ref(), admitted };
     headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
     let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
     let upstream = match (target, &decided) {
@@ -276,7 +277,8 @@ async fn send(
         exchange.load(server.enter());
         let mut lease = match exchange.worker().pools.connection(server, terms).await {
             Ok(lease) => lease,
-            Err(NoConnection::Unreachable(_)) => {
+            Err(NoConnection::Unreachable(error)) => {
+                tell(exchange, upstream, server, &error);
                 refused(exchange, upstream, index);
                 tried.add(index);
                 continue;
@@ -392,6 +394,15 @@ fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<
     exchange
         .release()
         .filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
+}
+
+/// Why no connection to a server stands: a name, a port, a certificate. Without it a person would have to guess.
+fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error: &std::io::Error) {
+    if server.worth_telling() {
+        let (name, server) = (&upstream.config.name, server.server.to_string());
+        let told = json!({"upstream": name, "server": server, "error": error.to_string()});
+        exchange.worker().live.log.event("server_refused", told);
+    }
 }
 
 /// No connection to a server, through its own fault: it is left aside for a while, and strains the fuse.

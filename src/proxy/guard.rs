@@ -182,7 +182,7 @@ fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) ->
             IdentitySource::Header(name) => is(name),
             IdentitySource::Jwt(jwt) => is(&jwt.header),
             IdentitySource::Cookie(_) => is(&COOKIE),
-            IdentitySource::Query(_) | IdentitySource::Path(_) => false,
+            IdentitySource::Query(_) | IdentitySource::Path(_) | IdentitySource::ClientCert(_) => false,
         });
         if forwarded || identifies || is(&HOST) || is(&CONTENT_LENGTH) || !option.iter().all(is_token) {
             return Err(bad("a connection option that is no client's to choose"));
@@ -198,7 +198,10 @@ fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Res
         let wanted = match source {
             IdentitySource::Header(name) => name,
             IdentitySource::Jwt(jwt) => &jwt.header,
-            IdentitySource::Cookie(_) | IdentitySource::Query(_) | IdentitySource::Path(_) => continue,
+            IdentitySource::Cookie(_)
+            | IdentitySource::Query(_)
+            | IdentitySource::Path(_)
+            | IdentitySource::ClientCert(_) => continue,
         };
         if name == wanted {
             let bit = 1u64.checked_shl(index as u32).unwrap_or(1 << 63);

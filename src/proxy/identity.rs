@@ -4,22 +4,26 @@
 //! `max_bytes` ends the search: both mean stable, counted, never random. Nothing here allocates for ids that stand in
 //! the request as they are.
 
-use crate::domain::plan::{Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise};
+use crate::domain::plan::{
+    CertificateName, Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise,
+};
+use crate::net::tls::CertificateNames;
 use http::header::COOKIE;
 use http::{HeaderMap, Uri};
 use jsonwebtoken::{Validation, dangerous, decode, decode_header};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// `path`: the request's, in its normal form.
+/// `path`: the request's, in its normal form. `certificate`: of a client that has shown one.
 pub fn user_id<'a>(
     identity: &Identity,
     headers: &'a HeaderMap,
     uri: &'a Uri,
     path: &'a str,
+    certificate: Option<&'a CertificateNames>,
 ) -> Option<Cow<'a, [u8]>> {
     for source in &identity.from {
-        let Some(raw) = read(source, headers, uri, path) else { continue };
+        let Some(raw) = read(source, headers, uri, path, certificate) else { continue };
         let id = match raw {
             Cow::Borrowed(raw) => normalise(identity.normalise, raw),
             Cow::Owned(raw) => Cow::Owned(normalise(identity.normalise, &raw).into_owned()),
@@ -37,12 +41,19 @@ fn read<'a>(
     headers: &'a HeaderMap,
     uri: &'a Uri,
     path: &'a str,
+    certificate: Option<&'a CertificateNames>,
 ) -> Option<Cow<'a, [u8]>> {
     match source {
         IdentitySource::Header(name) => Some(headers.get(name)?.as_bytes().trim_ascii().into()),
         IdentitySource::Cookie(name) => cookie(headers, name).map(Cow::Borrowed),
         IdentitySource::Query(name) => query(uri, name),
         IdentitySource::Path(pattern) => in_path(path, pattern),
+        IdentitySource::ClientCert(CertificateName::Common) => {
+            certificate?.common.as_deref().map(Cow::Borrowed)
+        }
+        IdentitySource::ClientCert(CertificateName::Alternative) => {
+            certificate?.alternative.as_deref().map(Cow::Borrowed)
+        }
         IdentitySource::Jwt(source) => jwt(headers, source).map(Cow::Owned),
     }
 }
@@ -129,7 +140,8 @@ mod tests {
     fn id(from: IdentitySource, headers: &HeaderMap, uri: &str) -> Option<String> {
         let identity = Identity { from: vec![from], normalise: Normalise::None, max_bytes: 16 };
         let uri = uri.parse().unwrap();
-        user_id(&identity, headers, &uri, uri.path()).map(|id| String::from_utf8_lossy(&id).into_owned())
+        user_id(&identity, headers, &uri, uri.path(), None)
+            .map(|id| String::from_utf8_lossy(&id).into_owned())
     }
 
     fn with(name: &'static str, value: &[u8]) -> HeaderMap {
@@ -204,7 +216,7 @@ mod tests {
                 IdentitySource::Jwt(unverified),
             ] {
                 let identity = Identity { from: vec![from], normalise: Normalise::Digits, max_bytes: 16 };
-                let _ = user_id(&identity, &headers, &uri, uri.path());
+                let _ = user_id(&identity, &headers, &uri, uri.path(), None);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::live::apply::Live;
 use crate::live::clock;
 use crate::net::listen::{ClientStream, Patience, Progress};
 use crate::net::pool::Pools;
+use crate::net::tls::{self, Agreed, CertificateNames};
 use aws_lc_rs::hmac;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -24,11 +25,12 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
@@ -70,9 +72,26 @@ pub struct Worker {
     detached: RefCell<Option<JoinSet<()>>>,
 }
 
+/// A worker's sockets.
+pub struct Doors {
+    pub http: StdListener,
+    pub https: Option<StdListener>,
+}
+
+/// Which of them a client came in by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Http,
+    Https,
+}
+
 /// A client connection.
 pub struct Client {
     pub address: IpAddr,
+    /// "http" or "https".
+    pub scheme: &'static str,
+    /// Of the certificate that it has shown.
+    pub names: Option<CertificateNames>,
     pub progress: Rc<Progress>,
 }
 
@@ -80,12 +99,7 @@ pub struct Client {
 ///
 /// # Errors
 /// The runtime or the socket cannot be set up.
-pub fn run(
-    index: usize,
-    listener: StdListener,
-    live: Arc<Live>,
-    stage: watch::Receiver<Stage>,
-) -> io::Result<()> {
+pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<Stage>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = Rc::new(Worker {
         index,
@@ -96,11 +110,11 @@ pub fn run(
         live,
     });
     let local = LocalSet::new();
-    let listener = {
+    let (http, https) = {
         let _context = runtime.enter();
-        TcpListener::from_std(listener)?
+        (TcpListener::from_std(doors.http)?, doors.https.map(TcpListener::from_std).transpose()?)
     };
-    let served = local.block_on(&runtime, worker.clone().serve(listener, stage));
+    let served = local.block_on(&runtime, worker.clone().serve(http, https, stage));
     // From here on nothing new may be spawned: what is dropped now is cancelled.
     // (Out of the cell first: what is dropped may look for it.)
     let detached = worker.detached.borrow_mut().take();
@@ -112,15 +126,16 @@ pub fn run(
 impl Worker {
     async fn serve(
         self: Rc<Self>,
-        listener: TcpListener,
+        http: TcpListener,
+        https: Option<TcpListener>,
         mut stage: watch::Receiver<Stage>,
     ) -> io::Result<()> {
         let sweeper = spawn_local(self.clone().sweep());
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => self.connect(&mut connections, stream, address.ip(), &stage),
+                (door, accepted) = accept(&http, https.as_ref()) => match accepted {
+                    Ok((stream, address)) => self.connect(&mut connections, stream, address.ip(), door, &stage),
                     // Out of descriptors, or a client that was gone before it was accepted: neither ends the worker.
                     Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 },
@@ -129,10 +144,10 @@ impl Worker {
             }
         }
         // Whoever is in the backlog has been promised an answer by the kernel.
-        while let Some(Ok((stream, address))) = now_or_never(listener.accept()).await {
-            self.connect(&mut connections, stream, address.ip(), &stage);
+        while let Some((door, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
+            self.connect(&mut connections, stream, address.ip(), door, &stage);
         }
-        drop(listener);
+        drop((http, https));
         let drain = self.live.snapshot().plan.limits.drain;
         let finished = async {
             while connections.join_next().await.is_some() {}
@@ -154,6 +169,7 @@ impl Worker {
         connections: &mut JoinSet<()>,
         stream: TcpStream,
         address: IpAddr,
+        door: Door,
         stage: &watch::Receiver<Stage>,
     ) {
         let snapshot = self.live.snapshot();
@@ -161,10 +177,24 @@ impl Worker {
         let room = limits.connections.min(self.live.gauges.connections_room.load(Relaxed));
         if self.live.gauges.connections.fetch_add(1, Relaxed) >= room {
             self.live.gauges.connections.fetch_sub(1, Relaxed);
-            refuse(&stream);
+            // A TLS client could not read an answer before its handshake, which is what there is no room for.
+            if door == Door::Http {
+                refuse(&stream);
+            }
             return;
         }
-        connections.spawn_local(connection(self.clone(), stream, address, limits.clone(), stage.clone()));
+        let tls = match (door, &snapshot.plan.tls) {
+            (Door::Http, _) => None,
+            (Door::Https, Some(tls)) => Some(tls.server.config.clone()),
+            // No plan comes into force that takes [tls] from a listener.
+            (Door::Https, None) => {
+                self.live.gauges.connections.fetch_sub(1, Relaxed);
+                return;
+            }
+        };
+        let counted = Counted(self.live.clone());
+        let arrival = Arrival { stream, address: address.to_canonical(), tls, _counted: counted };
+        connections.spawn_local(connection(self.clone(), arrival, limits.clone(), stage.clone()));
     }
 
     /// Room for one more request in the whole process.
@@ -245,25 +275,55 @@ impl Drop for RequestRoom {
     }
 }
 
-async fn connection(
-    worker: Rc<Worker>,
+/// A connection that has just been accepted, and counted.
+struct Arrival {
     stream: TcpStream,
     address: IpAddr,
-    limits: Limits,
+    /// What to shake hands with, on the https socket: the pair that is in force as the client comes in.
+    tls: Option<Arc<rustls::ServerConfig>>,
+    _counted: Counted,
+}
+
+async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage: watch::Receiver<Stage>) {
+    let Arrival { stream, address, tls, _counted } = arrival;
+    let _ = stream.set_nodelay(true);
+    let Some(config) = tls else {
+        let client = Client { address, scheme: "http", names: None, progress: Rc::default() };
+        serve(worker, stream, client, None, &limits, stage).await;
+        return;
+    };
+    // Also against a client that says nothing. A handshake that fails is the client's own affair.
+    let handshake = tokio::time::timeout(limits.header_timeout, tls::accept(config, stream));
+    if let Ok(Ok(accepted)) = handshake.await {
+        let client = Client { address, scheme: "https", names: accepted.names, progress: Rc::default() };
+        serve(worker, accepted.stream, client, Some(accepted.agreed), &limits, stage).await;
+    }
+}
+
+/// `agreed`: by ALPN; in plain text the first bytes tell.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    worker: Rc<Worker>,
+    stream: S,
+    client: Client,
+    agreed: Option<Agreed>,
+    limits: &Limits,
     mut stage: watch::Receiver<Stage>,
 ) {
-    let _counted = Counted(worker.live.clone());
-    let _ = stream.set_nodelay(true);
-    let client = Rc::new(Client { address: address.to_canonical(), progress: Rc::default() });
+    let client = Rc::new(client);
     let patience = Patience {
         idle: limits.header_timeout,
         head: limits.header_timeout,
         write: limits.body_idle_timeout,
     };
     let io = ClientStream::new(stream, client.progress.clone(), patience);
-    let streams = Streams::new(limits.body_idle_timeout);
-    let builder = builder(&limits, Executor(streams.clone()));
     let progress = client.progress.clone();
+    let streams = Streams::new(limits.body_idle_timeout);
+    let builder = builder(limits, Executor(streams.clone()));
+    let builder = match agreed {
+        None => builder,
+        Some(Agreed::Http1) => builder.http1_only(),
+        Some(Agreed::Http2) => builder.http2_only(),
+    };
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = forward::answer(worker.clone(), client.clone(), request);
         async {
@@ -279,7 +339,7 @@ async fn connection(
             // How a client's connection ends is told by its exchanges.
             _ = connection.as_mut() => return,
             _ = stage.changed() => {}
-            grace = outstays(&progress, &streams, &limits) => {
+            grace = outstays(&progress, &streams, limits) => {
                 // GOAWAY first.
                 connection.as_mut().graceful_shutdown();
                 let _ = tokio::time::timeout(grace, connection).await;
@@ -347,6 +407,22 @@ fn refuse(stream: &TcpStream) {
     const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     // The socket is fresh: its buffer takes these few bytes, or the client is gone.
     let _ = stream.try_write(FULL);
+}
+
+async fn accept(
+    http: &TcpListener,
+    https: Option<&TcpListener>,
+) -> (Door, io::Result<(TcpStream, SocketAddr)>) {
+    let tls = async {
+        match https {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        accepted = http.accept() => (Door::Http, accepted),
+        accepted = tls => (Door::Https, accepted),
+    }
 }
 
 async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {

@@ -16,5 +16,6 @@ mod posts;
 mod reload;
 mod rows;
 mod tidy;
+mod tls;
 mod watchdog;
 mod world;

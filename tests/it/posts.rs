@@ -1,7 +1,7 @@
 //! Every POST is sent once: under resets, truncations and refusals no key reaches two origins, or one origin twice, and
 //! what the client was told is done is done, once.
 
-use crate::world::{Behaviour, Client, Config, Origin, Random, World, figure, turn};
+use crate::world::{Behaviour, Client, Config, H2Behaviour, H2Origin, Origin, Random, World, figure, turn};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -82,4 +82,69 @@ fn every_post_is_sent_once_under_resets_truncations_and_refusals() {
     // The faults were there, and did not drown the test.
     assert!(succeeded.len() > 2_000 && succeeded.len() < POSTS as usize, "{} succeeded", succeeded.len());
     assert!(arms.iter().all(|n| *n > 1_000), "{arms:?}");
+}
+
+/// The requests of many users share a connection, which breaks under them again and again.
+#[test]
+fn every_post_is_sent_once_over_http2_too() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (H2Origin::start("stable"), H2Origin::start("new"));
+    let config = Config::new(stable.address, new.address)
+        .weight("50%")
+        .watchdog("enabled = false")
+        .upstreams("http2 = true\nresponse_timeout = \"2s\"\nconnect_timeout = \"1s\"");
+    let proxy = world.run(&config);
+    for origin in [&stable, &new] {
+        origin.behave(H2Behaviour::Delay(Duration::from_millis(3)));
+    }
+    let done = AtomicBool::new(false);
+    let address = proxy.http;
+    let succeeded: HashSet<String> = std::thread::scope(|scope| {
+        let breaks = scope.spawn(|| {
+            let mut random = Random::new(11);
+            while !done.load(Ordering::Relaxed) {
+                let origin = if random.chance(0.5) { &new } else { &stable };
+                origin.deaf(random.chance(0.5));
+                origin.hang_up();
+                std::thread::sleep(Duration::from_millis(2 + random.below(20)));
+                origin.deaf(false);
+                std::thread::sleep(Duration::from_millis(10 + random.below(60)));
+            }
+        });
+        let threads: Vec<_> = (0..2 * THREADS)
+            .map(|t| {
+                scope.spawn(move || {
+                    let mut client = Client::new(address);
+                    let mut succeeded = HashSet::new();
+                    for n in (t..POSTS).step_by(2 * THREADS as usize) {
+                        let (key, user) = (format!("key-{n}"), format!("user-{}", n % 997));
+                        let headers = [("x-user-id", user.as_str()), ("x-key", key.as_str())];
+                        if client.post("/pay", &headers, key.as_bytes()).is_ok_and(|a| a.status == 200) {
+                            succeeded.insert(key);
+                        }
+                    }
+                    succeeded
+                })
+            })
+            .collect();
+        let succeeded = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        done.store(true, Ordering::Relaxed);
+        breaks.join().unwrap();
+        succeeded
+    });
+    let mut seen: HashMap<String, u32> = HashMap::new();
+    for key in [stable.keys(), new.keys()].concat() {
+        *seen.entry(key).or_insert(0) += 1;
+    }
+    figure(&format!(
+        "{} of {POSTS} POSTs over HTTP/2 succeeded; origins received {}",
+        succeeded.len(),
+        seen.len()
+    ));
+    let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "sent more than once: {twice:?}");
+    let lost: Vec<_> = succeeded.iter().filter(|key| !seen.contains_key(*key)).collect();
+    assert!(lost.is_empty(), "answered with 2xx, but at no origin: {lost:?}");
+    assert!(succeeded.len() > 2_000 && succeeded.len() < POSTS as usize, "{} succeeded", succeeded.len());
 }

@@ -196,16 +196,16 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             servers,
-            "[\"https://x\"]",
+            "[\"ftp://x\"]",
             &[
-                "g.toml:4:12: invalid `servers`: this version does not have https to upstreams yet; write `http://…`",
+                "g.toml:4:12: invalid `servers`: only http:// and https:// are known; write `\"http://host:port\"`",
             ],
         ),
         (
             servers,
             "[\"localhost:9002\"]",
             &[
-                "g.toml:4:12: invalid `servers`: a server starts with http://; write `\"http://localhost:9002\"`",
+                "g.toml:4:12: invalid `servers`: a server starts with http:// or https://; write `\"http://localhost:9002\"`",
             ],
         ),
         (
@@ -332,8 +332,8 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             "[release.r]",
-            "[tls]\n[release.r]",
-            &["g.toml:7:2: unknown key `tls`: this version does not have it yet; remove it"],
+            "[fleet]\n[release.r]",
+            &["g.toml:7:2: unknown key `fleet`: this version does not have it yet; remove it"],
         ),
         // Warnings only.
         (
@@ -622,13 +622,13 @@ fn a_file_full_of_faults_is_told_in_part() {
 fn a_bracket_that_is_never_closed_is_one_fault() {
     let reference = include_str!("../../../config/reference.toml");
     for (from, to, expected) in [
-        ("hosts = []", "hosts = [", "g.toml:32:9: this is not TOML: this is never closed; add `]`"),
-        ("hosts = []", "hosts = {", "g.toml:32:9: this is not TOML: this is never closed; add `}`"),
-        ("[identity]", "[identity", "g.toml:34:1: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = [", "g.toml:46:9: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = {", "g.toml:46:9: this is not TOML: this is never closed; add `}`"),
+        ("[identity]", "[identity", "g.toml:48:1: this is not TOML: this is never closed; add `]`"),
         (
             "workers = 0",
             "workers = \"",
-            "g.toml:18:12: this is not TOML: invalid basic string, expected `\"`",
+            "g.toml:21:12: this is not TOML: invalid basic string, expected `\"`",
         ),
     ] {
         assert_eq!(lines(&reference.replacen(from, to, 1)), [expected]);

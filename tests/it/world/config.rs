@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 pub struct Config {
     pub stable: Vec<SocketAddr>,
     pub new: Vec<SocketAddr>,
+    /// `http` or `https`, of stable and of new.
+    pub schemes: [&'static str; 2],
     /// With its percent sign.
     pub weight: String,
     pub attempt: u64,
@@ -30,6 +32,7 @@ impl Config {
         Config {
             stable: vec![stable],
             new: vec![new],
+            schemes: ["http", "http"],
             weight: "20%".into(),
             attempt: 1,
             listen: "workers = 2".into(),
@@ -75,9 +78,11 @@ impl Config {
 
     pub fn text(&self) -> String {
         let Config { weight, attempt, listen, upstreams, release, watchdog, limits, state, rest, .. } = self;
-        let servers =
-            |all: &[SocketAddr]| all.iter().map(|a| format!("\"http://{a}\"")).collect::<Vec<_>>().join(", ");
-        let (stable, new) = (servers(&self.stable), servers(&self.new));
+        let servers = |scheme: &str, all: &[SocketAddr]| {
+            all.iter().map(|a| format!("\"{scheme}://{a}\"")).collect::<Vec<_>>().join(", ")
+        };
+        let [stable, new] = self.schemes;
+        let (stable, new) = (servers(stable, &self.stable), servers(new, &self.new));
         let upstream_new = self.upstream_new.as_ref().unwrap_or(upstreams);
         format!(
             r#"[listen]

@@ -4,16 +4,20 @@
 //! a condition with a deadline ([`eventually`]), and whatever was started ends when its value is dropped.
 
 mod admin;
+mod certificates;
 mod client;
 mod config;
+mod h2;
 mod load;
 mod nginx;
 mod origin;
 mod proxy;
 
 pub use admin::{Admin, Series};
+pub use certificates::{Authority, Validity, put};
 pub use client::{Client, Response, raw, read_response};
 pub use config::{Config, RELEASE};
+pub use h2::{H2Behaviour, H2Origin};
 pub use load::{Load, wrk};
 pub use nginx::Nginx;
 pub use origin::{Behaviour, Origin};

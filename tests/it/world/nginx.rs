@@ -2,6 +2,7 @@
 
 use super::{Client, World, eventually, seconds};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 pub struct Nginx {
@@ -12,10 +13,21 @@ pub struct Nginx {
 impl Nginx {
     /// Answers 200 with `NAME USER-ID` to everything.
     pub fn start(world: &World, name: &str) -> Nginx {
+        Nginx::start_with(world, name, "", "")
+    }
+
+    /// Speaks TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN. Answers with what the request came by as well.
+    pub fn start_tls(world: &World, name: &str, certificate: &Path, key: &Path) -> Nginx {
+        let pair =
+            format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
+        Nginx::start_with(world, name, "ssl http2", &pair)
+    }
+
+    fn start_with(world: &World, name: &str, listen: &str, server: &str) -> Nginx {
         // nginx cannot be given port 0: we look for a free one, and for another if it was taken meanwhile.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-            if let Some(child) = start_on(world, name, address) {
+            if let Some(child) = start_on(world, name, address, listen, server) {
                 return Nginx { address, child };
             }
         }
@@ -30,10 +42,11 @@ impl Drop for Nginx {
     }
 }
 
-fn start_on(world: &World, name: &str, address: SocketAddr) -> Option<Child> {
+fn start_on(world: &World, name: &str, address: SocketAddr, listen: &str, server: &str) -> Option<Child> {
     let folder = world.path(&format!("nginx-{name}"));
     std::fs::create_dir_all(&folder).unwrap();
     let (at, file) = (folder.display(), folder.join("nginx.conf"));
+    let protocol = if listen.is_empty() { "" } else { " $server_protocol $host $ssl_server_name" };
     let config = format!(
         r#"daemon off;
 master_process off;
@@ -49,8 +62,9 @@ http {{
   scgi_temp_path {at}/scgi;
   default_type text/plain;
   server {{
-    listen {address};
-    location / {{ return 200 "{name} $http_x_user_id\n"; }}
+    listen {address} {listen};
+    {server}
+    location / {{ return 200 "{name} $http_x_user_id{protocol}\n"; }}
   }}
 }}
 "#
@@ -73,6 +87,9 @@ http {{
     eventually(seconds(10), "nginx answers, or ends", || {
         if child.try_wait().expect("our own child").is_some() {
             return Some(false);
+        }
+        if !listen.is_empty() {
+            return std::net::TcpStream::connect(address).ok().map(|_| true);
         }
         let answer = Client::new(address).get("/", &[]).ok()?;
         Some(answer.text().starts_with(name))

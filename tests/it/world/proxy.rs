@@ -70,6 +70,11 @@ impl Proxy {
         }
     }
 
+    /// Where it listens for TLS; panics if it does not.
+    pub fn https(&self) -> SocketAddr {
+        listening(&self.log, "https").expect("it listens for https")
+    }
+
     pub fn client(&self) -> Client {
         Client::new(self.http)
     }

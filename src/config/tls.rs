@@ -1,0 +1,305 @@
+//! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls configurations, every fault named.
+//!
+//! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing of a key is ever shown; the crypto
+//! provider is named everywhere (rustls panics where it must choose between two).
+
+use super::outside::{at_line, small};
+use super::read::{Reader, Scope, Span};
+use super::sections::file;
+use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use x509_cert::der::Decode;
+
+type Chain = Vec<CertificateDer<'static>>;
+
+/// The section; `None` where there is no https listener.
+pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<&Span>) -> Option<Tls> {
+    let scope = r.scope(root, "tls", "tls");
+    let pair = (file(r, &scope, "certificate"), file(r, &scope, "key"));
+    let client_ca = file(r, &scope, "client_ca");
+    for (key, found) in [("certificate", &pair.0), ("key", &pair.1)] {
+        // One of the wrong type has been reported already.
+        let wanted = https.is_some() || pair.0.is_some() || pair.1.is_some() || client_ca.is_some();
+        let unsaid = r.value(&scope, key).is_none_or(|v| v.get_ref().as_str() == Some(""));
+        if wanted && found.is_none() && unsaid {
+            let span = https.unwrap_or(&scope.span);
+            let help = format!(
+                "add `{key} = \"tls/{}.pem\"` under `[tls]`",
+                if key == "key" { "key" } else { "cert" }
+            );
+            r.absent(
+                span,
+                format!("`[tls] {key}` is missing"),
+                "https needs a certificate and its key",
+                Some(help),
+            );
+        }
+    }
+    let (certificate, key) = (pair.0?, pair.1?);
+    if listen.https.is_none() {
+        let help = "add `https = \"127.0.0.1:8443\"` under `[listen]`, or remove `[tls]`";
+        r.warn(&scope.span, "`[tls]` is not used", "no address listens for https", Some(help.into()));
+    }
+    let read = |r: &mut Reader<'_>, (path, span): &(PathBuf, Span)| small(r, path, span);
+    let texts = (read(r, &certificate), read(r, &key));
+    let ca_text = client_ca.as_ref().map(|file| small(r, &file.0, &file.1));
+    let (certificate_text, key_text) = (texts.0?, texts.1?);
+    let chain = certificates(r, &certificate.0, &certificate_text);
+    let private = private_key(r, &key.0, &key_text);
+    let mut seen = vec![&certificate_text, &key_text];
+    let roots = match (&client_ca, &ca_text) {
+        (Some((path, _)), Some(text)) => {
+            let text = text.as_ref()?;
+            seen.push(text);
+            Some(authorities(r, path, text)?)
+        }
+        _ => None,
+    };
+    let (chain, private) = (chain?, private?);
+    let (not_before_s, not_after_s) = validity(&chain[0]);
+    let checked_at_s = now_s();
+    if checked_at_s > not_after_s || checked_at_s < not_before_s {
+        let state = if checked_at_s > not_after_s { "has expired" } else { "is not valid yet" };
+        let message = format!("the certificate of `[tls]` {state}");
+        let help = "renew it; the new pair is taken without a restart";
+        r.warn(&certificate.1, message, "clients refuse it", Some(help.into()));
+    }
+    let digest = digest(&seen);
+    match server(chain, private, roots) {
+        Ok(config) => Some(Tls {
+            certificate: certificate.0,
+            key: key.0,
+            client_ca: client_ca.map(|(path, _)| path),
+            not_before_s,
+            not_after_s,
+            checked_at_s,
+            server: Built { config: Arc::new(config), digest },
+        }),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let message =
+                format!("this is not the key of the certificate in `{}`", r.display(&certificate.0));
+            let help = "put the pair in place together; what is in force stays until it fits";
+            at_line(r, &key.0, 0, &message, Some(help));
+            None
+        }
+        Err(error) => {
+            at_line(r, &certificate.0, 0, &format!("the pair cannot be used: {error}"), None);
+            None
+        }
+    }
+}
+
+/// How the servers of an upstream are spoken to.
+pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span)]) -> Transport {
+    let http2 = r.boolean(scope, "http2").is_some_and(|b| b.value);
+    let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let ca = file(r, scope, "ca_file");
+    let Some((_, https)) = servers.iter().find(|(server, _)| server.scheme == Scheme::Https) else {
+        if let Some((_, span)) = ca {
+            r.warn(&span, "`ca_file` is not used", "no server of this upstream is https", None);
+        }
+        return Transport { protocol, tls: None };
+    };
+    let verified = match ca {
+        Some((path, span)) => {
+            small(r, &path, &span).and_then(|text| Some((authorities(r, &path, &text)?, digest(&[&text]))))
+        }
+        None => system(r, https),
+    };
+    let tls = verified.and_then(|(roots, digest)| match client(roots, protocol) {
+        Ok(config) => Some(Built { config: Arc::new(config), digest }),
+        Err(error) => {
+            r.fault(https, "TLS to this server cannot be set up", &error.to_string(), None);
+            None
+        }
+    });
+    Transport { protocol, tls }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn server(
+    chain: Chain,
+    key: PrivateKeyDer<'static>,
+    clients: Option<RootCertStore>,
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+            builder.with_client_cert_verifier(verifier.map_err(|e| rustls::Error::General(e.to_string()))?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Kept by the clients, so that workers share nothing; the keys are this configuration's own: a session that was begun under
+    // another CA is not resumed under this one.
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    Ok(config)
+}
+
+fn client(roots: RootCertStore, protocol: Protocol) -> Result<ClientConfig, rustls::Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = match protocol {
+        Protocol::Http1 => vec![b"http/1.1".to_vec()],
+        Protocol::Http2 => vec![b"h2".to_vec()],
+    };
+    Ok(config)
+}
+
+fn certificates(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<Chain> {
+    let chain: Result<Chain, _> = CertificateDer::pem_slice_iter(text).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Some(chain),
+        Ok(_) => {
+            let help = "it begins with `-----BEGIN CERTIFICATE-----`";
+            at_line(r, path, 0, "no certificate in it", Some(help));
+            None
+        }
+        Err(_) => {
+            at_line(r, path, 0, "not PEM, or cut off", Some("write it again, whole"));
+            None
+        }
+    }
+}
+
+fn private_key(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<PrivateKeyDer<'static>> {
+    let key = PrivateKeyDer::from_pem_slice(text);
+    if key.is_err() {
+        let encrypted = text.windows(9).any(|w| w == b"ENCRYPTED");
+        let (message, help) = match encrypted {
+            true => {
+                ("the key is encrypted", "write it without a password: `openssl pkey -in KEY -out PLAIN`")
+            }
+            false => ("no private key in it", "it begins with `-----BEGIN PRIVATE KEY-----`"),
+        };
+        at_line(r, path, 0, message, Some(help));
+    }
+    key.ok()
+}
+
+fn authorities(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(r, path, text)? {
+        if let Err(error) = roots.add(certificate) {
+            at_line(r, path, 0, &format!("not a certificate authority: {error}"), None);
+            return None;
+        }
+    }
+    Some(roots)
+}
+
+/// What this machine trusts.
+fn system(r: &mut Reader<'_>, span: &Span) -> Option<(RootCertStore, [u8; 32])> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let texts: Vec<Vec<u8>> = found.certs.iter().map(|c| c.to_vec()).collect();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let help = "add `ca_file = \"ca.pem\"` to the upstream, or install the package ca-certificates";
+        r.fault(
+            span,
+            "this machine knows no certificate authority",
+            "the server cannot be verified",
+            Some(help.into()),
+        );
+        return None;
+    }
+    Some((roots, digest(&texts.iter().collect::<Vec<_>>())))
+}
+
+/// Seconds since 1970. What cannot be read holds always: rustls has looked at it already.
+fn validity(certificate: &CertificateDer<'_>) -> (u64, u64) {
+    match x509_cert::Certificate::from_der(certificate) {
+        Ok(parsed) => {
+            let validity = parsed.tbs_certificate.validity;
+            (
+                validity.not_before.to_unix_duration().as_secs(),
+                validity.not_after.to_unix_duration().as_secs(),
+            )
+        }
+        Err(_) => (0, u64::MAX),
+    }
+}
+
+fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
+    let mut context = ::aws_lc_rs::digest::Context::new(&::aws_lc_rs::digest::SHA256);
+    for text in texts {
+        context.update(&(text.len() as u64).to_le_bytes());
+        context.update(text);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{FindingKind, compare, parse};
+    use crate::domain::plan::Plan;
+    use rcgen::{CertificateParams, KeyPair};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    const REST: &str = "[upstream.a]\nservers = [\"http://127.0.0.1:9001\"]\n[[route]]\nupstream = \"a\"\n";
+
+    fn plan(folder: &Path, more: &str) -> Plan {
+        let text = format!(
+            "[listen]\nhttps = \"127.0.0.1:8443\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{more}{REST}"
+        );
+        parse(&text, &folder.join("g.toml")).map_err(|r| r.to_string()).unwrap().plan
+    }
+
+    fn renew(folder: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["a.example".to_string()]).unwrap();
+        std::fs::write(folder.join("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(folder.join("k.pem"), key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn sessions_outlive_a_reload_that_has_nothing_to_do_with_them_and_no_other() {
+        let folder = std::env::temp_dir().join(format!("grayling-tls-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        renew(&folder);
+        let first = plan(&folder, "");
+        let mut second = plan(&folder, "");
+        assert!(compare(&first, &second).is_empty());
+        second.inherit(&first);
+        let same = |a: &Plan, b: &Plan| {
+            let config = |p: &Plan| p.tls.as_ref().unwrap().server.config.clone();
+            Arc::ptr_eq(&config(a), &config(b))
+        };
+        assert!(same(&first, &second));
+        std::fs::copy(folder.join("c.pem"), folder.join("ca.pem")).unwrap();
+        let mut mutual = plan(&folder, "client_ca = \"ca.pem\"\n");
+        mutual.inherit(&first);
+        assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
+        let lifted = compare(&mutual, &first);
+        assert!(
+            lifted.iter().any(|f| f.kind == FindingKind::Warning && f.message.contains("no longer asked"))
+        );
+        renew(&folder);
+        let mut renewed = plan(&folder, "");
+        renewed.inherit(&first);
+        assert!(!same(&first, &renewed));
+        assert!(compare(&first, &renewed).iter().all(|f| f.kind == FindingKind::Note));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! TLS of a connection, on both sides: the handshake, what it agreed on, and the names in a client's certificate.
+//!
+//! Invariants: a handshake belongs to one connection and has a deadline of its caller's; the protocol is what ALPN agreed on and
+//! is never guessed; what a certificate holds is read once a connection, and nothing in it can panic.
+
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::io;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use x509_cert::Certificate;
+use x509_cert::der::asn1::{ObjectIdentifier, PrintableStringRef, Utf8StringRef};
+use x509_cert::der::{Decode, Tag, Tagged};
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// RFC 4519, 2.3.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// What the two sides speak. Without ALPN it is HTTP/1.1 (RFC 9113, 3.3: HTTP/2 over TLS is agreed on by ALPN only).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Agreed {
+    Http1,
+    Http2,
+}
+
+impl Agreed {
+    fn from_alpn(protocol: Option<&[u8]>) -> Agreed {
+        if protocol == Some(b"h2") { Agreed::Http2 } else { Agreed::Http1 }
+    }
+}
+
+/// The names of a client's certificate that may be a user id.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// The common name of the subject, if there is exactly one.
+    pub common: Option<Vec<u8>>,
+    /// The first alternative name that is a DNS name, a URI or an e-mail address.
+    pub alternative: Option<Vec<u8>>,
+}
+
+/// A client's connection after its handshake.
+pub struct Accepted {
+    pub stream: server::TlsStream<TcpStream>,
+    pub agreed: Agreed,
+    /// Verified; there iff the listener asks for certificates.
+    pub names: Option<CertificateNames>,
+}
+
+/// The server's side of a handshake.
+///
+/// # Errors
+/// The client broke it off, or there is nothing that both sides accept.
+pub async fn accept(config: Arc<ServerConfig>, stream: TcpStream) -> io::Result<Accepted> {
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let session = stream.get_ref().1;
+    let agreed = Agreed::from_alpn(session.alpn_protocol());
+    let names = session.peer_certificates().and_then(|chain| chain.first()).map(names);
+    Ok(Accepted { stream, agreed, names })
+}
+
+/// The client's side of a handshake with an upstream's server; `config` says whom to trust and what to speak.
+///
+/// # Errors
+/// The server cannot be verified as `name`, or does not speak what was asked.
+pub async fn connect(
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> io::Result<(client::TlsStream<TcpStream>, Agreed)> {
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    let agreed = Agreed::from_alpn(stream.get_ref().1.alpn_protocol());
+    Ok((stream, agreed))
+}
+
+fn names(certificate: &CertificateDer<'_>) -> CertificateNames {
+    let Ok(parsed) = Certificate::from_der(certificate) else { return CertificateNames::default() };
+    let subject = &parsed.tbs_certificate.subject;
+    let mut common =
+        subject.0.iter().flat_map(|rdn| rdn.0.iter()).filter(|a| a.oid == COMMON_NAME).map(|a| {
+            // Text that is bytes of ASCII or UTF-8; older kinds would need a table.
+            match a.value.tag() {
+                Tag::Utf8String => {
+                    a.value.decode_as::<Utf8StringRef<'_>>().ok().map(|t| t.as_bytes().to_vec())
+                }
+                Tag::PrintableString => {
+                    a.value.decode_as::<PrintableStringRef<'_>>().ok().map(|t| t.as_bytes().to_vec())
+                }
+                _ => None,
+            }
+        });
+    let common = match (common.next(), common.next()) {
+        (Some(only), None) => only,
+        // Which of several is the user cannot be known.
+        _ => None,
+    };
+    let alternative = match parsed.tbs_certificate.get::<SubjectAltName>() {
+        Ok(Some((_, names))) => names.0.into_iter().find_map(|name| match name {
+            GeneralName::DnsName(text)
+            | GeneralName::UniformResourceIdentifier(text)
+            | GeneralName::Rfc822Name(text) => Some(text.as_bytes().to_vec()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    CertificateNames { common, alternative }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+
+    fn made(edit: impl FnOnce(&mut CertificateParams)) -> CertificateNames {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        edit(&mut params);
+        names(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+    }
+
+    #[test]
+    fn the_names_of_a_certificate_are_its_common_name_and_the_first_alternative_that_is_text() {
+        let found = made(|p| {
+            p.distinguished_name.push(DnType::OrganizationName, "Billing");
+            p.distinguished_name.push(DnType::CommonName, "älice");
+            p.subject_alt_names = vec![
+                SanType::IpAddress("127.0.0.1".parse().unwrap()),
+                SanType::URI("spiffe://billing/alice".try_into().unwrap()),
+                SanType::DnsName("alice.example".try_into().unwrap()),
+            ];
+        });
+        assert_eq!(found.common.as_deref(), Some("älice".as_bytes()));
+        assert_eq!(found.alternative.as_deref(), Some(&b"spiffe://billing/alice"[..]));
+        assert_eq!(made(|_| {}), CertificateNames::default());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_in_place_of_a_certificate_panic(cut in 0usize..600, at in 0usize..600, byte: u8) {
+            let params = CertificateParams::new(vec!["a.example".to_string()]).unwrap();
+            let mut der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
+            let at = at % der.len();
+            der[at] = byte;
+            names(&CertificateDer::from(der.clone()));
+            der.truncate(cut);
+            names(&CertificateDer::from(der));
+        }
+    }
+}
