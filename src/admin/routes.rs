@@ -296,7 +296,7 @@ async fn rollback(
         Ok(Json(body)) => body.reason,
         Err(fault) => return malformed(&fault),
     };
-    if let Err(answer) = short(reason.as_deref()) {
+    if let Some(answer) = too_long(reason.as_deref()) {
         return answer;
     }
     let snapshot = live.snapshot();
@@ -334,7 +334,7 @@ async fn resume(
         Ok(Json(body)) => body.reason.filter(|r| !r.trim().is_empty()),
         Err(fault) => return malformed(&fault),
     };
-    if let Err(answer) = short(reason.as_deref()) {
+    if let Some(answer) = too_long(reason.as_deref()) {
         return answer;
     }
     if reason.is_none() {
@@ -365,14 +365,10 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
 }
 
 /// A reason is kept for ever, in the state file too.
-fn short(reason: Option<&str>) -> Result<(), Response> {
-    match reason {
-        Some(reason) if reason.len() > REASON_BYTES_MAX => {
-            let hint = Some(format!("at most {REASON_BYTES_MAX} bytes; link to the rest"));
-            Err(refuse(StatusCode::BAD_REQUEST, "the reason is too long", hint))
-        }
-        _ => Ok(()),
-    }
+fn too_long(reason: Option<&str>) -> Option<Response> {
+    let hint = format!("at most {REASON_BYTES_MAX} bytes; link to the rest");
+    let long = reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX);
+    long.then(|| refuse(StatusCode::BAD_REQUEST, "the reason is too long", Some(hint)))
 }
 
 fn malformed(fault: &JsonRejection) -> Response {
