@@ -9,7 +9,7 @@
 //! servers are compared by address as well as by name, so another spelling is no way round.
 
 use crate::domain::cohort::Weight;
-use crate::domain::plan::{Plan, Release, Route, Server, Target};
+use crate::domain::plan::{Plan, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{Memory, Other, Trip};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -100,7 +100,7 @@ fn users(release: &Release) -> String {
 /// What leads to these servers now, besides the `new` of `tripped`: what a trip lets be.
 pub fn others(plan: &Plan, tripped: &str, servers: &[String]) -> Vec<Other> {
     let leads = |claim: &Claim<'_>| {
-        plan.upstreams[claim.upstream].servers.iter().any(|s| servers.contains(&s.to_string()))
+        plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
     };
     let other = claims(plan).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
     other.map(|claim| claim.other).collect()
@@ -141,11 +141,12 @@ impl Spellings {
     }
 }
 
-/// What is known of a server without asking anybody.
+/// What is known of a server without asking anybody. With and without TLS it is the same one.
 fn literal(server: &Server) -> Vec<String> {
     let ip = server.host.parse::<IpAddr>().ok();
     let spelled = ip.map(|ip| address(SocketAddr::new(ip, server.port)));
-    std::iter::once(server.to_string()).chain(spelled).collect()
+    let texts = [Scheme::Http, Scheme::Https].map(|scheme| Server { scheme, ..server.clone() }.to_string());
+    texts.into_iter().chain(spelled).collect()
 }
 
 /// One spelling for one address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
@@ -187,4 +188,17 @@ fn lets_be(trip: &Trip, claim: &Other) -> bool {
             && claim.weight <= known.weight
             && claim.routes.iter().all(|r| known.routes.contains(r))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_the_same_with_and_without_tls_also_where_its_name_does_not_resolve() {
+        let server = |scheme| Server { scheme, host: "billing.invalid".into(), port: 9001 };
+        let remembered = server(Scheme::Http).to_string();
+        assert!(literal(&server(Scheme::Https)).contains(&remembered));
+        assert_eq!(literal(&server(Scheme::Https)), literal(&server(Scheme::Http)));
+    }
 }
