@@ -45,7 +45,7 @@ pub enum StartError {
     State(#[from] StateError),
     #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]
     StateRefused(String),
-    #[error("cannot listen on {address} ({name} of [listen]): {source}")]
+    #[error("cannot listen on {address} ({name} of [listen])")]
     Listen { name: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),

@@ -19,6 +19,17 @@ pub struct Status {
     #[serde(default)]
     pub state_error: Option<String>,
     pub releases: Vec<Release>,
+    /// Releases that the file does not name any more, whose rollback still stands: nobody may be sent to their servers.
+    #[serde(default)]
+    pub removed: Vec<Removed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Removed {
+    pub name: String,
+    pub cause: String,
+    pub at: String,
+    pub servers: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

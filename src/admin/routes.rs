@@ -118,6 +118,16 @@ async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
         },
         state_error: live.state_error(),
         releases,
+        removed: live
+            .removed_trips()
+            .into_iter()
+            .map(|(name, trip)| dto::Removed {
+                name,
+                cause: trip.cause.label().to_owned(),
+                at: clock::rfc3339(trip.at_ms),
+                servers: trip.servers,
+            })
+            .collect(),
     })
 }
 

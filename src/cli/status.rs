@@ -58,7 +58,8 @@ async fn fetch(client: &Client) -> anyhow::Result<Status> {
 }
 
 fn exit_code(args: &Args, status: &Status) -> ExitCode {
-    let rolled_back = status.releases.iter().any(|r| r.state == ReleaseState::RolledBack);
+    let rolled_back =
+        status.releases.iter().any(|r| r.state == ReleaseState::RolledBack) || !status.removed.is_empty();
     if args.exit_code && rolled_back { ExitCode::from(EXIT_ROLLED_BACK) } else { ExitCode::SUCCESS }
 }
 
@@ -168,6 +169,16 @@ fn render(status: &Status, colour: Colour) -> String {
         out.push('\n');
         release(&mut out, r, colour);
     }
+    for r in &status.removed {
+        let (name, cause, at) = (shown(&r.name), shown(&r.cause), shown(&r.at));
+        let told = colour.paint(Hue::Red, "still rolled back");
+        let _ = write!(
+            out,
+            "\n{name}  {told} ({cause}, {at}), though the config does not name it any more\n  \
+             nobody may be sent to {}; to forget it:  grayling resume {name} --reason TEXT\n",
+            shown(&r.servers.join(", "))
+        );
+    }
     out
 }
 
@@ -184,7 +195,7 @@ fn headline(status: &Status, colour: Colour) -> String {
         let _ = write!(out, "\n{told}, revision {} stays in force: {}", config.revision, shown(fault));
     }
     if let Some(fault) = &status.state_error {
-        let told = colour.paint(Hue::Red, "Trips are in memory only");
+        let told = colour.paint(Hue::Red, "Rollbacks may be forgotten");
         let _ = write!(out, "\n{told}: {}", shown(fault));
     }
     out
@@ -448,7 +459,7 @@ cbs-v2  progressing, attempt 1
         let expected = "\
 grayling 0.1.0, up 13m 32s, config revision 4 of 2026-11-23T06:02:11Z
 The last reload failed, revision 4 stays in force: grayling.toml:3:1: unknown key
-Trips are in memory only: state/latch.json: no space left
+Rollbacks may be forgotten: state/latch.json: no space left
 no release in the config
 ";
         assert_eq!(render(&fetched(answer).await, Colour::Plain), expected);

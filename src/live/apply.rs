@@ -293,6 +293,15 @@ impl Live {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Standing trips of releases that the file does not name any more.
+    pub fn removed_trips(&self) -> Vec<(String, Trip)> {
+        let named = self.snapshot.load();
+        let writer = self.writer();
+        let trips = writer.image.releases.iter().filter_map(|(name, m)| Some((name, m.trip.clone()?)));
+        let removed = trips.filter(|(name, _)| named.plan.release(name).is_none());
+        removed.map(|(name, trip)| (name.clone(), trip)).collect()
+    }
+
     fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic under this lock can only come from a bug in assembling; the old snapshot is then still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)

@@ -209,6 +209,7 @@ fn row_36_and_rule_3_no_other_name_leads_to_the_servers_of_a_tripped_new() {
     eventually(seconds(5), "it is gone", || {
         (proxy.api().status()["releases"].as_array().map(Vec::len) == Some(0)).then_some(())
     });
+    assert_eq!(proxy.api().status()["removed"][0]["name"], RELEASE, "its trip is not forgotten");
     world.write(&config);
     eventually(seconds(5), "it is there again", || {
         (proxy.api().status()["releases"].as_array().map(Vec::len) == Some(1)).then_some(())
