@@ -44,7 +44,7 @@ pub struct Size(pub String);
 #[schemars(extend("pattern" = r"^ *[0-9]+(\.[0-9]{1,4})? *% *$|\$\{"))]
 pub struct Percent(pub String);
 
-/// An address to listen on, as in "127.0.0.1:8080" or "[::]:8080".
+/// An address to listen on, as in `"127.0.0.1:8080"` or `"[::]:8080"`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(extend("pattern" = r"^([0-9.]+|\[[0-9a-fA-F:.%]+\]):[0-9]+$|\$\{"))]
 pub struct Address(pub String);
@@ -54,7 +54,7 @@ pub struct Address(pub String);
 #[schemars(extend("pattern" = r"^[0-9a-fA-F:.]+/[0-9]+$|\$\{"))]
 pub struct Network(pub String);
 
-/// Scheme, host and port, as in "http://127.0.0.1:9001" or "https://billing.internal:9443".
+/// Scheme, host and port, as in `"http://127.0.0.1:9001"` or `"https://billing.internal:9443"`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(extend("pattern" = r"^https?://[^/?#@]+$|\$\{"))]
 pub struct Server(pub String);

@@ -3,7 +3,7 @@
 //! The guarantee is a fingerprint of the contents, taken every second. Events of the directories that hold the files only make
 //! it quick: a directory survives what an editor, a `mv`, or the swap of a ConfigMap's `..data` link does to the file in it,
 //! and a watch on the file itself would not. A file that is still being written is waited for: the fingerprint must be the
-//! same twice, [`SETTLE`] apart.
+//! same twice, `SETTLE` apart.
 //!
 //! Invariants: contents that were delivered are not delivered again, however often the file is touched (but for a
 //! [`Watcher::kick`]); a file that is gone, unreadable or a directory is a content of its own, and so a change; the channel holds

@@ -162,7 +162,7 @@ pub struct FinalCounts {
     pub entered_failed: u64,
     /// By cohort of entry.
     pub first_failures: [u64; COHORTS],
-    /// See [`distinct::user_bit`]: enough to tell five users from one.
+    /// A bit in 64 for each user who failed, by bucket: enough to tell five users from one.
     pub users_failed: u64,
 }
 

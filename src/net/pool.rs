@@ -4,9 +4,9 @@
 //! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
 //! `connections_max` connections, divided among the workers (at least one each).
 //!
-//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries [`STREAMS_MAX`]
+//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries `STREAMS_MAX`
 //! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
-//! its own stream only. A connection retires after [`REQUESTS_MAX`] requests.
+//! its own stream only. A connection retires after `REQUESTS_MAX` requests.
 
 use super::LocalExecutor;
 use super::head_room::{HeadRoom, ServerStream};

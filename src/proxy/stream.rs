@@ -5,7 +5,7 @@
 //! next (CVE-2023-44487 at a slower pace). Both are bounded here.
 //!
 //! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and counted as the client's doing; a
-//! connection on which resets outweigh answers by [`RESETS_MAX`] takes no more streams.
+//! connection on which resets outweigh answers by `RESETS_MAX` takes no more streams.
 
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
