@@ -365,7 +365,7 @@ impl Live {
         let already = |state, what: &str| Changed {
             state,
             ledger: writer.image.ledger,
-            message: format!("{name} is {what} already"),
+            message: format!("it was {what} before"),
             receipt: None,
         };
         if memory.trip.is_some() {
@@ -424,9 +424,9 @@ impl Live {
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let receipt = self.publish(&mut writer, next, vec![entry], rollback);
         let message = if freeze {
-            format!("{name} is frozen at {}: {detail}", live.force.weight())
+            format!("held at {}: {detail}", live.force.weight())
         } else {
-            format!("{name} is rolled back: every user is on stable")
+            "every user is on stable".to_owned()
         };
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
@@ -477,8 +477,8 @@ impl Live {
         let ledger = entry.n;
         let state = after.map_or(State::Pending, |r| r.state);
         let message = match after {
-            Some(r) => format!("{name} is at {} again", r.force.weight()),
-            None => format!("{name} is forgotten: the file does not name it, and its servers are free again"),
+            Some(r) => format!("{} of users are in new", r.force.weight()),
+            None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
         };
         let receipt = self.publish(&mut writer, next, vec![entry], None);
         if writer.source.last_error.is_some() {
