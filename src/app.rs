@@ -12,13 +12,15 @@ use crate::config::{self, Report, watch::Watcher};
 use crate::domain::plan::{OnStateFailure, Plan};
 use crate::live::apply::{Live, Phase, Source};
 use crate::live::clock;
+use crate::live::keeper::{self, Shelf};
 use crate::live::ledger::Ledger;
 use crate::live::log::Log;
 use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
-use crate::watch::watchdog;
+use crate::watch::probes::Probes;
+use crate::watch::watchdog::{self, Archive};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -33,6 +35,9 @@ use tokio::sync::watch;
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the end waits for the disk.
 const SCRIBE_GRACE: Duration = Duration::from_secs(5);
+/// Descriptors that are for neither clients nor servers: a quarter, within these bounds.
+const DESCRIPTORS_MIN: u64 = 64;
+const DESCRIPTORS_MAX: u64 = 512;
 /// How long one admin connection may keep the end waiting.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -63,6 +68,8 @@ pub struct Proxy {
     watchdog: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     scribe: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
+    shelf: Arc<Shelf>,
     asks: tokio::sync::mpsc::Sender<Ask>,
 }
 
@@ -125,6 +132,18 @@ impl Proxy {
             );
         }
         // The state is on disk, or known not to be, before the first request is decided.
+        let shelf = Arc::new(Shelf::default());
+        let archive = directory
+            .as_ref()
+            .map(|directory| Archive { directory: directory.path().to_owned(), shelf: shelf.clone() });
+        let keeper = match &archive {
+            None => None,
+            Some(Archive { directory, .. }) => {
+                let (shelf, directory, log) = (shelf.clone(), directory.clone(), log.clone());
+                let body = move || keeper::run(&shelf, &directory, &log);
+                Some(Builder::new().name("keeper".into()).spawn(body)?)
+            }
+        };
         let scribe = Scribe { directory, ledger, log: log.clone() };
         let desk = live.desk.clone();
         let scribe = Builder::new().name("scribe".into()).spawn(move || scribe.run(&desk))?;
@@ -144,6 +163,8 @@ impl Proxy {
             watchdog: None,
             control: None,
             scribe: Some(scribe),
+            keeper,
+            shelf,
             asks,
         };
         if let Err(why) = durable {
@@ -176,7 +197,7 @@ impl Proxy {
             proxy.workers.push(Builder::new().name(name).spawn(body)?);
         }
         let watched = live.clone();
-        let run = move || watchdog::run(&watched, &path, &stop);
+        let run = move || watchdog::run(&watched, &path, &stop, archive.as_ref());
         proxy.watchdog = Some(Builder::new().name("watchdog".into()).spawn(run)?);
         for (name, address) in [("http", Some(http)), ("https", https), ("admin", Some(admin))] {
             let Some(address) = address else { continue };
@@ -215,10 +236,11 @@ impl Proxy {
         let _ = self.stage.send(Stage::Stopping);
         self.control.take().map(JoinHandle::join);
         self.live.desk.close();
+        self.shelf.close();
         // A disk that hangs must not keep the process from ending: what it has not taken is told as not durable.
-        if let Some(scribe) = self.scribe.take() {
-            let until = Instant::now() + SCRIBE_GRACE;
-            while !scribe.is_finished() && Instant::now() < until {
+        let until = Instant::now() + SCRIBE_GRACE;
+        for writes in [self.scribe.take(), self.keeper.take()].into_iter().flatten() {
+            while !writes.is_finished() && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -302,9 +324,10 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    // A connection of a client may need one to an upstream; some are for files, sockets and the admin API.
+    // Half for clients, half for servers; some are for files, sockets and the admin API.
     let room = open_max.map_or(usize::MAX, |n| {
-        usize::try_from(n.saturating_sub((n / 4).min(512)) / 2).unwrap_or(usize::MAX)
+        let rest = n.saturating_sub((n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
+        usize::try_from(rest / 2).unwrap_or(usize::MAX).max(1)
     });
     if room < plan.limits.connections {
         log.event(
@@ -352,7 +375,7 @@ impl Control {
                 }
             }
             tokio::spawn(names(self.live.clone(), resolved));
-            let follow = self.follow(auth);
+            let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}
                 _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
@@ -361,11 +384,18 @@ impl Control {
         runtime.shutdown_timeout(ADMIN_GRACE);
     }
 
-    async fn follow(mut self, auth: Arc<AuthState>) {
+    async fn follow(mut self, auth: Arc<AuthState>, mut stage: watch::Receiver<Stage>) {
+        let mut probes = Probes::new(self.live.log.clone());
+        probes.follow(&self.live.snapshot());
         loop {
             tokio::select! {
+                // Nothing new comes in: what servers said last holds until the end.
+                _ = stage.wait_for(|s| *s != Stage::Serving), if !probes.stopped() => probes.stop(),
                 change = self.changes.recv() => match change {
-                    Some(_) => self.reload(&auth).await,
+                    Some(_) => {
+                        self.reload(&auth).await;
+                        probes.follow(&self.live.snapshot());
+                    }
                     None => std::future::pending().await,
                 },
                 () = self.live.reload_wanted.notified() => self.watcher.kick(),

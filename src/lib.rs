@@ -45,3 +45,7 @@ pub mod live;
 pub mod net;
 pub mod proxy;
 pub mod watch;
+
+#[cfg(test)]
+#[path = "../tests/mutate.rs"]
+mod mutate;

@@ -153,6 +153,9 @@ pub struct ArmStatus {
 pub struct ServerStatus {
     pub name: String,
     pub healthy: bool,
+    /// What its health probes say against it; absent: nothing, or it is not probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -165,7 +165,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
                 .iter()
                 .map(|s| dto::Signal {
                     signal: s.signal.to_owned(),
-                    stratum: s.stratum.to_owned(),
+                    stratum: s.stratum.to_string(),
                     evidence_ratio: Some(s.evidence_ratio),
                     detail: s.detail.clone(),
                 })
@@ -210,7 +210,11 @@ fn arm_status(release: &ReleaseLive, view: &View, arm: Arm) -> dto::ArmStatus {
         servers: upstream
             .servers
             .iter()
-            .map(|s| dto::ServerStatus { name: s.server.to_string(), healthy: s.healthy() })
+            .map(|s| dto::ServerStatus {
+                name: s.server.to_string(),
+                healthy: s.healthy(),
+                down: s.why_down().map(|why| why.to_string()),
+            })
             .collect(),
     }
 }

@@ -222,11 +222,16 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             on_unreachable: plan::OnUnreachable::Stable,
             on_anomaly: plan::OnAnomaly::Rollback,
             on_both_bad: plan::OnAnomaly::Rollback,
+            outcome: Default::default(),
             watchdog: plan::Watchdog {
                 enabled: true,
                 alpha: 0.001,
                 errors_max: 0.05,
                 latency_p99_max: Duration::from_secs(2),
+                mode: plan::WatchdogMode::Enforce,
+                latency_tolerance: 0.2,
+                latency_notice: 0.03,
+                by_route: true,
                 tick: Duration::from_millis(100),
             },
         };
@@ -238,6 +243,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 admin: any,
                 workers: 1,
                 trusted_proxies: vec![],
+                proxy_protocol: false,
                 expose_arm: false,
             },
             tls: None,
@@ -257,6 +263,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 body_idle_timeout: Duration::ZERO,
                 keepalive_timeout: Duration::ZERO,
                 drain: Duration::ZERO,
+                websocket_grace: Duration::ZERO,
             },
             state: plan::State {
                 directory: "state".into(),

@@ -280,7 +280,12 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
     }
     for (name, arm) in [("stable", &r.arms.stable), ("new", &r.arms.new)] {
         for server in arm.servers.iter().filter(|s| !s.healthy) {
-            let told = format!("{name}: {} does not accept connections", shown(&server.name));
+            let told = match &server.down {
+                Some(why) => {
+                    format!("{name}: {} fails its health probe: {}", shown(&server.name), shown(why))
+                }
+                None => format!("{name}: {} does not accept connections", shown(&server.name)),
+            };
             let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
         }
     }

@@ -61,6 +61,7 @@ pub fn compare(old: &Plan, new: &Plan) -> Vec<Finding> {
             changed_upstream(&mut findings, before, upstream);
         }
     }
+    proxy_protocol(&mut findings, old, new);
     certificate(&mut findings, old, new);
     rest(&mut findings, old, new);
     findings.0.sort_by_key(|f| f.kind);
@@ -99,6 +100,19 @@ fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
     fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
     let directory = |plan: &Plan| plan.state.directory.display().to_string();
     fixed("[state] directory", directory(old), directory(new));
+}
+
+/// The proxies in front must change over in the same moment: whoever has not is refused.
+fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
+    match (old.listen.proxy_protocol, new.listen.proxy_protocol) {
+        (false, true) => findings.warning(
+            "`[listen] proxy_protocol`: new connections from `trusted_proxies` are closed unless they begin with a PROXY header".into(),
+        ),
+        (true, false) => findings.warning(
+            "`[listen] proxy_protocol`: new connections that begin with a PROXY header are answered 400".into(),
+        ),
+        _ => {}
+    }
 }
 
 /// A renewed pair is taken. One that clients would refuse is not, as long as the one in force is better.
@@ -299,6 +313,15 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
     };
     if limits(before) != limits(after) {
         findings.note(format!("upstream `{}`: time-outs or limits change", after.name));
+    }
+    let health = match (&before.health, &after.health) {
+        (None, Some(after)) => Some(format!("its servers are probed at {}", after.path)),
+        (Some(_), None) => Some("its servers are no longer probed; all count as up".to_string()),
+        (before, after) if before != after => Some("`health` changes".to_string()),
+        _ => None,
+    };
+    if let Some(health) = health {
+        findings.note(format!("upstream `{}`: {health}", after.name));
     }
     if before.transport != after.transport {
         findings.note(format!("upstream `{}`: `http2` or the CA of its servers changes", after.name));

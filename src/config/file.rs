@@ -74,9 +74,12 @@ pub struct Listen {
     /// Data plane threads; 0: one per core.
     #[schemars(range(min = 0, max = 256), extend("default" = 0))]
     pub workers: Option<u64>,
-    /// Peers whose X-Forwarded-* are believed.
+    /// Peers whose X-Forwarded-* and PROXY header are believed.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Option<Vec<Network>>,
+    /// Those peers begin every connection with a PROXY header, version 1 or 2. Needs `trusted_proxies`.
+    #[schemars(extend("default" = false))]
+    pub proxy_protocol: Option<bool>,
     /// `x-grayling-arm` on responses.
     #[schemars(extend("default" = false))]
     pub expose_arm: Option<bool>,
@@ -203,6 +206,19 @@ pub struct Upstream {
     pub http2: Option<bool>,
     /// PEM: who signs the certificates of its https servers; relative to this file. Default: the system's.
     pub ca_file: Option<String>,
+    /// Asks each server by itself whether it is well; one that is not is left out.
+    pub health: Option<Health>,
+}
+
+/// Three answers in a row other than 2xx take a server out, two in a row bring it back.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Begins with `/`; may have a query.
+    pub path: String,
+    /// From the beginning of a probe to that of the next, give or take a tenth.
+    #[schemars(extend("default" = "2s"))]
+    pub interval: Option<Duration>,
 }
 
 /// A user is in it if any of these says so.
@@ -258,6 +274,7 @@ pub struct Release {
     /// What both arms over a ceiling for 30 s do.
     #[schemars(extend("default" = "rollback"))]
     pub on_both_bad: Option<OnAnomaly>,
+    pub outcome: Option<OutcomeRules>,
     pub watchdog: Option<Watchdog>,
 }
 
@@ -276,12 +293,46 @@ pub enum OnAnomaly {
     Freeze,
 }
 
+/// What counts as a failure of an arm, beside time-outs, resets and truncations.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OutcomeRules {
+    /// Statuses, "429", and ranges of them, "500-599".
+    #[schemars(extend("default" = ["500-599"]))]
+    pub status: Option<Vec<String>>,
+    /// A response with this header and value.
+    pub header: Option<HeaderMatch>,
+    /// A result code in a JSON body.
+    pub body: Option<BodyRule>,
+    /// `grpc-status`, in trailers or in the head.
+    #[schemars(extend("default" = false))]
+    pub grpc: Option<bool>,
+}
+
+/// Read as the body passes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BodyRule {
+    /// As in `$.result.code`, `$.items[0].code`.
+    pub path: String,
+    /// A failure if it is this.
+    pub equals: Option<String>,
+    /// A failure if it is there and is not this.
+    pub not_equals: Option<String>,
+    /// A longer body is not judged.
+    #[schemars(extend("default" = "16KiB"))]
+    pub max: Option<Size>,
+}
+
 /// Absent: on, with the defaults.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Watchdog {
     #[schemars(extend("default" = true))]
     pub enabled: Option<bool>,
+    /// `report`: says what it would do, and does nothing.
+    #[schemars(extend("default" = "enforce"))]
+    pub mode: Option<WatchdogMode>,
     /// Chance of flipping a release that is not worse.
     #[schemars(range(min = 1e-9, max = 0.1), extend("default" = 0.001))]
     pub alpha: Option<f64>,
@@ -291,9 +342,31 @@ pub struct Watchdog {
     /// Likewise for its 99th percentile.
     #[schemars(extend("default" = "2s"))]
     pub latency_p99_max: Option<Duration>,
+    /// Slower than stable by more, beyond chance: `new` is taken out.
+    #[schemars(extend("default" = "20%"))]
+    pub latency_tolerance: Option<Percent>,
+    /// Slower than stable by more, beyond chance: the watchdog says so, and waves hold.
+    #[schemars(extend("default" = "3%"))]
+    pub latency_notice: Option<Percent>,
+    /// What is judged apart as well as together: each route, or nothing.
+    #[schemars(extend("default" = ["route"]))]
+    pub strata: Option<Vec<Stratum>>,
     /// Between two looks, from 50ms to 250ms.
     #[schemars(extend("default" = "100ms"))]
     pub tick: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogMode {
+    Enforce,
+    Report,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Stratum {
+    Route,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -337,9 +410,12 @@ pub struct Limits {
     /// Between two requests of a connection.
     #[schemars(extend("default" = "75s"))]
     pub keepalive_timeout: Option<Duration>,
-    /// For requests in flight after TERM.
+    /// For requests in flight, and for WebSockets, after TERM.
     #[schemars(extend("default" = "30s"))]
     pub drain: Option<Duration>,
+    /// For the WebSockets of `new`, after a rollback.
+    #[schemars(extend("default" = "30s"))]
+    pub websocket_grace: Option<Duration>,
 }
 
 /// What remembers a rollback over restarts.

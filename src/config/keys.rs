@@ -11,7 +11,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "state", "log",
         ],
     ),
-    ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "expose_arm"]),
+    ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "proxy_protocol", "expose_arm"]),
     ("tls", &["certificate", "key", "client_ca"]),
     ("admin", &["token_file", "hosts"]),
     ("identity", &["from", "normalise", "max_bytes"]),
@@ -30,8 +30,10 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "requests_in_flight_max",
             "http2",
             "ca_file",
+            "health",
         ],
     ),
+    ("upstream.*.health", &["path", "interval"]),
     ("segment.*", &["users", "users_file", "header", "networks"]),
     ("segment.*.header", &["name", "equals"]),
     (
@@ -48,10 +50,26 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "outcome",
             "watchdog",
         ],
     ),
-    ("release.*.watchdog", &["enabled", "alpha", "errors_max", "latency_p99_max", "tick"]),
+    ("release.*.outcome", &["status", "header", "body", "grpc"]),
+    ("release.*.outcome.body", &["path", "equals", "not_equals", "max"]),
+    (
+        "release.*.watchdog",
+        &[
+            "enabled",
+            "mode",
+            "alpha",
+            "errors_max",
+            "latency_p99_max",
+            "latency_tolerance",
+            "latency_notice",
+            "strata",
+            "tick",
+        ],
+    ),
     ("route", &["name", "host", "path", "methods", "release", "upstream"]),
     (
         "limits",
@@ -65,6 +83,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "body_idle_timeout",
             "keepalive_timeout",
             "drain",
+            "websocket_grace",
         ],
     ),
     ("state", &["directory", "on_failure", "when_empty"]),
@@ -74,23 +93,9 @@ pub const KNOWN: &[(&str, &[&str])] = &[
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["alert", "journal", "fleet", "flag", "schema_phase"]),
-    ("listen", &["proxy_protocol"]),
-    ("upstream.*", &["health"]),
-    ("release.*", &["wave", "open_hours", "outcome", "compare", "shadow"]),
-    (
-        "release.*.watchdog",
-        &[
-            "mode",
-            "latency_tolerance",
-            "latency_notice",
-            "margin_errors",
-            "margin_latency",
-            "strata",
-            "harm_users_max",
-        ],
-    ),
+    ("release.*", &["wave", "open_hours", "compare", "shadow"]),
+    ("release.*.watchdog", &["margin_errors", "margin_latency", "harm_users_max"]),
     ("route", &["dual_write"]),
-    ("limits", &["websocket_grace"]),
 ];
 
 pub fn known(section: &str) -> &'static [&'static str] {

@@ -2,14 +2,16 @@
 
 use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};
-use super::sections::{header_match, networks};
+use super::sections::{header_match, health, networks};
 use super::value::{self, name};
 use super::{outside, sections};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::plan::{
-    Identity, OnAnomaly, OnUnreachable, Release, Route, Server, Target, Upstream, Watchdog, normalise,
+    Identity, OnAnomaly, OnUnreachable, Release, Route, SERVERS_MAX, Server, Target, Upstream, Watchdog,
+    WatchdogMode, normalise,
 };
 use crate::domain::segment::{Segment, UserSet};
+use crate::domain::success::{BodyRule, Fails, Rules};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use toml::Spanned;
@@ -17,7 +19,6 @@ use toml::Spanned;
 /// Every name is a metric label: their number is bounded.
 const NAMES_MAX: usize = 256;
 const ROUTES_MAX: usize = 1024;
-const SERVERS_MAX: usize = 256;
 /// Lists longer than this belong into a `users_file`.
 const USERS_MAX: usize = 100_000;
 
@@ -71,6 +72,7 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
             connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
+            health: health(r, &s),
         };
         if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout"))
             && total < upstream.connect_timeout
@@ -222,6 +224,7 @@ pub fn releases(
             on_unreachable: r.choice(&s, "on_unreachable", &reach),
             on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
             on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
+            outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
             name: name.value,
             salt_text,
@@ -259,6 +262,60 @@ fn arms_apart(
     }
 }
 
+/// What a release calls a failure.
+fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
+    let s = r.scope(release, "outcome", "release.*.outcome");
+    let given = r.value(&s, "status").is_some();
+    let status = r.list(&s, "status", 32, value::status_range).into_iter().map(|range| range.value).collect();
+    let header = match r.value(&s, "header") {
+        Some(_) => sections::header_match(r, &s),
+        None => None,
+    };
+    Rules {
+        status: if given { status } else { Rules::default().status },
+        header: header.map(|h| (h.name, h.equals)),
+        body: body_rule(r, &s),
+        grpc: r.boolean(&s, "grpc").is_some_and(|grpc| grpc.value),
+    }
+}
+
+fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
+    let value = r.value(outcome, "body")?;
+    let example = "write `body = { path = \"$.resultCode\", not_equals = \"0\" }`";
+    let s = r.table(value, "release.*.outcome.body", "`body`".into());
+    s.table?;
+    if r.value(&s, "path").is_none() {
+        r.absent(&s.span, "`body` has no `path`", "", Some(example.into()));
+    }
+    // A path begins with a dollar: nothing is expanded in it.
+    let written = r
+        .value(&s, "path")
+        .and_then(|v| Some(Located { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
+    let path = match written {
+        Some(text) => r.parse(text, "path", value::json_path),
+        None => r.parsed(&s, "path", value::json_path),
+    };
+    let (equals, not_equals) = (r.string(&s, "equals"), r.string(&s, "not_equals"));
+    let fails = match (equals, not_equals) {
+        (Some(bad), None) => Some(Fails::If(bad.value)),
+        (None, Some(good)) => Some(Fails::Unless(good.value)),
+        (Some(_), Some(second)) => {
+            let help = "keep the one that tells a failure";
+            r.fault(&second.span, "`body` has `equals` and `not_equals`", "", Some(help.into()));
+            None
+        }
+        (None, None) => {
+            if r.value(&s, "equals").or(r.value(&s, "not_equals")).is_none() {
+                let message = "`body` has neither `equals` nor `not_equals`";
+                r.absent(&s.span, message, "", Some(example.into()));
+            }
+            None
+        }
+    };
+    let bytes_max = r.size(&s, "max", "16KiB", "1KiB"..="1MiB");
+    Some(BodyRule { path: path?.value, fails: fails?, bytes_max })
+}
+
 fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
     let s = r.scope(release, "watchdog", "release.*.watchdog");
     let enabled = r.boolean(&s, "enabled");
@@ -272,7 +329,21 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         let help = "write a ceiling above 0%, as in `\"5%\"`";
         r.fault(&errors_max.span, "`errors_max` of 0% trips at the first failure", "", Some(help.into()));
     }
+    let tolerance = r.percent(&s, "latency_tolerance", Weight::from_parts(200_000));
+    let notice = r.percent(&s, "latency_notice", Weight::from_parts(30_000));
+    if notice.value > tolerance.value {
+        let (a, b) = (notice.value, tolerance.value);
+        let message = format!("`latency_notice` ({a}) is above `latency_tolerance` ({b})");
+        let help = format!("write at most \"{b}\", or raise `latency_tolerance`");
+        r.fault(&notice.span, message, "what flips would never be noticed before", Some(help));
+    }
+    let strata_given = r.value(&s, "strata").is_some();
+    let strata = r.list(&s, "strata", 1, value::stratum);
     Watchdog {
+        mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
+        latency_tolerance: tolerance.value.ratio(),
+        latency_notice: notice.value.ratio(),
+        by_route: !strata_given || !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
         alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
         errors_max: errors_max.value.ratio(),

@@ -59,8 +59,28 @@ pub struct Report {
     more: usize,
 }
 
+/// Of a word of a fault. What repeats a value of the file may repeat a whole page that a quote has swallowed.
+const WORDS_CHARS_MAX: usize = 400;
+
+/// A fault is one line, and what stands in a file writes nothing else to a terminal.
+fn one_line(text: &mut String) {
+    if text.chars().any(char::is_control) {
+        *text = text
+            .chars()
+            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
+            .collect();
+    }
+    if let Some((end, _)) = text.char_indices().nth(WORDS_CHARS_MAX) {
+        text.truncate(end);
+        text.push('…');
+    }
+}
+
 impl Report {
-    pub fn push(&mut self, fault: Fault) {
+    pub fn push(&mut self, mut fault: Fault) {
+        for text in [&mut fault.message, &mut fault.label].into_iter().chain(&mut fault.help) {
+            one_line(text);
+        }
         let alike = self.faults.iter().filter(|f| f.severity == fault.severity).count();
         if alike < FAULTS_MAX {
             self.faults.push(fault);

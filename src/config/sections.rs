@@ -5,8 +5,8 @@ use super::read::{Reader, Scope, Span, found};
 use super::value;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{
-    Admin, CertificateName, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, LogFormat,
-    Normalise, OnStateFailure, State, WhenEmpty,
+    Admin, CertificateName, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log,
+    LogFormat, Normalise, OnStateFailure, State, WhenEmpty,
 };
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -30,12 +30,14 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
     let admin = r.parsed(&scope, "admin", value::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
     let workers = r.integer(&scope, "workers", 0, 0..=256) as usize;
+    let proxy_protocol = r.boolean(&scope, "proxy_protocol").filter(|p| p.value);
     let listen = Listen {
         http: http.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |a| a.value),
         https: https.as_ref().map(|a| a.value),
         admin: admin.map_or(SocketAddr::from(([127, 0, 0, 1], 9900)), |a| a.value),
         workers,
         trusted_proxies: networks(r, &scope, "trusted_proxies"),
+        proxy_protocol: proxy_protocol.is_some(),
         expose_arm: r.boolean(&scope, "expose_arm").is_some_and(|b| b.value),
     };
     if listen.http == listen.admin && listen.http.port() != 0 {
@@ -52,6 +54,16 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
     {
         let message = format!("`{}` and `https` are the same address", other.0);
         r.fault(&https.span, message, "", Some("give `https` another port".into()));
+    }
+    // Networks that could not be read have been reported already.
+    let named = r
+        .value(&scope, "trusted_proxies")
+        .is_some_and(|v| !v.get_ref().as_array().is_some_and(|a| a.is_empty()));
+    if let Some(on) = proxy_protocol.filter(|_| !named) {
+        let why = "nobody's PROXY header would be believed";
+        let help =
+            "name the networks of the proxies that send it, as in `trusted_proxies = [\"10.0.0.0/8\"]`";
+        r.absent(&on.span, "`proxy_protocol` without `trusted_proxies`", why, Some(help.into()));
     }
     if let Some(net) = listen.trusted_proxies.iter().find(|n| n.prefix_len() == 0) {
         let span = r.value(&scope, "trusted_proxies").map_or(scope.span.clone(), Spanned::span);
@@ -237,6 +249,7 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
         body_idle_timeout: r.duration(&scope, "body_idle_timeout", "30s", "100ms"..="1h"),
         keepalive_timeout: r.duration(&scope, "keepalive_timeout", "75s", "100ms"..="1h"),
         drain: r.duration(&scope, "drain", "30s", "0s"..="1h"),
+        websocket_grace: r.duration(&scope, "websocket_grace", "30s", "0s"..="1h"),
     };
     if limits.uri_bytes > limits.header_bytes {
         let span =
@@ -276,6 +289,24 @@ pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
     let key_file = file(r, &scope, "user_key_file");
     let user_key = key_file.and_then(|(path, span)| outside::user_key(r, &path, &span));
     Log { format, sample, slow, user_key }
+}
+
+/// A table with `path` and `interval`.
+pub fn health(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<Health> {
+    let value = r.value(parent, "health")?;
+    let help = || Some("write `health = { path = \"/healthz\", interval = \"2s\" }`".to_string());
+    if let DeValue::String(_) = value.get_ref() {
+        r.fault(&value.span(), "`health` is not a table", &found(value.get_ref()), help());
+        return None;
+    }
+    let scope = r.table(value, "upstream.*.health", "`health`".into());
+    scope.table?;
+    if r.value(&scope, "path").is_none() {
+        r.absent(&scope.span, "`health` has no `path`", "", help());
+    }
+    let interval = r.duration(&scope, "interval", "2s", "100ms"..="1h");
+    let path = r.parsed(&scope, "path", value::probe_path)?;
+    Some(Health { path: path.value, interval })
 }
 
 /// A table with `name` and `equals`.

@@ -4,6 +4,7 @@
 
 use crate::domain::cohort::{Weight, WeightError};
 use crate::domain::plan::{PathPattern, Scheme, Server};
+use crate::domain::success::Step;
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;
@@ -261,6 +262,28 @@ pub fn host(text: &str) -> Parsed<String> {
     dns_name(text)
 }
 
+/// What a probe asks for: a path, maybe with a query, as it goes over the wire.
+pub fn probe_path(text: &str) -> Parsed<http::uri::PathAndQuery> {
+    if let Some((_, rest)) = text.split_once("://") {
+        let path = rest.find('/').map_or("/", |at| &rest[at..]);
+        return bad_help(
+            "a path, not a URL: every server is asked by its own address",
+            format!("write `\"{path}\"`"),
+        );
+    }
+    if !text.starts_with('/') {
+        return bad_help("a path begins with `/`", format!("write `\"/{text}\"`"));
+    }
+    if text.contains('#') {
+        return bad("a fragment (`#`) is never sent to a server");
+    }
+    match text.parse() {
+        Ok(path) if text.bytes().all(|b| b.is_ascii_graphic()) && text.len() <= 1024 => Ok(path),
+        _ if text.len() > 1024 => bad("longer than 1024 bytes"),
+        _ => bad_help("not a path", "write other than letters, digits and punctuation of ASCII as %XX"),
+    }
+}
+
 /// The path of a route: starts with `/`, and ends with one only if it is nothing else.
 pub fn route_path(text: &str) -> Parsed<String> {
     if !text.starts_with('/') {
@@ -271,6 +294,11 @@ pub fn route_path(text: &str) -> Parsed<String> {
     }
     if let Some(c) = text.chars().find(|c| !c.is_ascii_graphic() || "%?#\\".contains(*c)) {
         return bad(format!("a path of a route cannot have `{}`", c.escape_default()));
+    }
+    if let Some((path, _)) = text.split_once(';') {
+        let why =
+            "a path of a route cannot have `;`: many servers cut parameters off before they look at the path";
+        return bad_help(why, format!("write `\"{}\"`", if path.is_empty() { "/" } else { path }));
     }
     if text.contains('*') {
         return bad_help(
@@ -326,21 +354,31 @@ pub fn header_name(text: &str) -> Parsed<HeaderName> {
     let Ok(name) = text.parse::<HeaderName>() else {
         return bad("not the name of a header");
     };
-    if name.as_str().starts_with("x-grayling-") {
+    // As CGI and its like read it: they take `_` for `-`, and so do we when we remove it.
+    if name.as_str().replace('_', "-").starts_with("x-grayling-") {
         return bad("headers `x-grayling-*` are removed from every request before anything reads them");
     }
-    const HOP: [&str; 8] = [
+    // proxy/headers.rs takes these off; a test there holds the two together.
+    const NOT_FORWARDED: [&str; 11] = [
         "connection",
+        "expect",
+        "http2-settings",
         "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
         "proxy-connection",
         "te",
         "trailer",
         "transfer-encoding",
         "upgrade",
-        "host",
     ];
-    if HOP.contains(&name.as_str()) || name == http::header::CONTENT_LENGTH {
-        return bad(format!("`{name}` belongs to the connection, not to the user"));
+    if NOT_FORWARDED.contains(&name.as_str()) {
+        let why =
+            format!("`{name}` is for one connection and never forwarded: no upstream could see what it says");
+        return bad_help(why, "write a header that reaches the upstream, as in `\"x-user-id\"`");
+    }
+    if name == http::header::HOST || name == http::header::CONTENT_LENGTH {
+        return bad(format!("`{name}` belongs to the request, not to the user"));
     }
     Ok(name)
 }
@@ -351,6 +389,59 @@ pub fn method(text: &str) -> Parsed<Method> {
         Ok(method) if text.bytes().all(|b| !b.is_ascii_lowercase()) => Ok(method),
         Ok(_) => bad_help("methods are upper case", format!("write `\"{}\"`", text.to_ascii_uppercase())),
         Err(_) => bad("not a method"),
+    }
+}
+
+/// `"500-599"` or `"429"`, inclusive.
+pub fn status_range(text: &str) -> Parsed<(u16, u16)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (100..=599).contains(s));
+    match (status(low), status(high)) {
+        (Some(low), Some(high)) if low <= high => Ok((low, high)),
+        (Some(low), Some(high)) => bad_help("the range is empty", format!("write `\"{high}-{low}\"`")),
+        _ => bad_help("statuses are 100 to 599", "write `\"500-599\"` or `\"429\"`"),
+    }
+}
+
+/// `$.a.b[0]`: names and positions, no filters.
+pub fn json_path(text: &str) -> Parsed<Vec<Step>> {
+    let help = "write the way from the root, as in `\"$.result.code\"` or `\"$.items[0].code\"`";
+    let Some(mut rest) = text.strip_prefix('$') else {
+        return bad_help("a path begins with `$`", help);
+    };
+    let mut steps = Vec::new();
+    while !rest.is_empty() {
+        if let Some(after) = rest.strip_prefix('.') {
+            let end = after.find(['.', '[']).unwrap_or(after.len());
+            let key = &after[..end];
+            if key.is_empty() || key.contains(['*', '?', ']', '\'', '"']) || key.chars().any(char::is_control)
+            {
+                return bad_help("only plain names and positions are understood", help);
+            }
+            steps.push(Step::Key(key.to_string()));
+            rest = &after[end..];
+        } else if let Some((index, after)) = rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+            let Ok(index) = index.parse() else {
+                return bad_help("only plain names and positions are understood", help);
+            };
+            steps.push(Step::Index(index));
+            rest = after;
+        } else {
+            return bad_help("only plain names and positions are understood", help);
+        }
+    }
+    match steps.len() {
+        0 => bad_help("it names the whole body", help),
+        1..=32 => Ok(steps),
+        _ => bad("more than 32 steps"),
+    }
+}
+
+/// What the watchdog judges apart.
+pub fn stratum(text: &str) -> Parsed<()> {
+    match text {
+        "route" => Ok(()),
+        _ => bad_help("only routes can be judged apart", "write `[\"route\"]`, or `[]` for none"),
     }
 }
 

@@ -7,7 +7,7 @@
 //! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.
 
 use super::distinct;
-use super::evidence::Pair;
+use super::engine::cell::Pair;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -53,6 +53,23 @@ fn ratio(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
+/// One final interval, all requests of the release that arrived in it.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Interval {
+    pub end: Duration,
+    /// All that arrived, pinned users too; without those that the client aborted or the proxy failed.
+    pub requests: Pair,
+    /// Blamed on the upstream, or not answered by the deadline of the interval.
+    pub failed: Pair,
+    /// Answered with a 4xx.
+    pub client_errors: Pair,
+    /// Bitmap of the users whom `new` failed (`distinct::user_bit`).
+    pub users_failed: u64,
+    /// Clients who left before a response head came, after a wait that is unusual for stable (more than a quarter of the c
+    /// by which intervals become final). Not a failure of anybody; but a sign that stable is in trouble too.
+    pub gave_up_stable: u64,
+}
+
 /// How `new` stands to a ceiling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
@@ -82,6 +99,7 @@ pub fn standing(sample: &Sample, limit: f64) -> Standing {
 struct Entry {
     end: Duration,
     sample: Sample,
+    client_errors: Pair,
     users_failed: u64,
     gave_up: u64,
 }
@@ -90,6 +108,7 @@ struct Entry {
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Sum {
     pub sample: Sample,
+    pub client_errors: Pair,
     /// Surely [`USERS_MIN`] different users were failed by `new`.
     pub enough_users: bool,
     /// Clients of stable who waited in vain and left.
@@ -114,9 +133,16 @@ pub struct Window {
 }
 
 impl Window {
-    /// Intervals come in order. `users_failed`: bitmap of the users whom `new` failed; `gave_up`: clients of stable.
-    pub fn push(&mut self, end: Duration, sample: Sample, users_failed: u64, gave_up: u64) {
-        self.entries.push_back(Entry { end, sample, users_failed, gave_up });
+    /// Intervals come in order.
+    pub fn push(&mut self, of: &Interval) {
+        let end = of.end;
+        self.entries.push_back(Entry {
+            end,
+            sample: Sample { requests: of.requests, bad: of.failed },
+            client_errors: of.client_errors,
+            users_failed: of.users_failed,
+            gave_up: of.gave_up_stable,
+        });
         while self.entries.len() > INTERVALS_MAX
             || self.entries.front().is_some_and(|first| end.saturating_sub(first.end) >= WINDOW)
         {
@@ -136,6 +162,7 @@ impl Window {
         for entry in self.entries.iter().rev().take_while(|e| last.saturating_sub(e.end) < span) {
             sum.sample.requests += entry.sample.requests;
             sum.sample.bad += entry.sample.bad;
+            sum.client_errors += entry.client_errors;
             sum.gave_up += entry.gave_up;
             users |= entry.users_failed;
         }
@@ -168,22 +195,27 @@ mod tests {
         }
     }
 
+    fn interval(end: Duration, of: Sample, users_failed: u64, gave_up_stable: u64) -> Interval {
+        let (requests, failed) = (of.requests, of.bad);
+        Interval { end, requests, failed, users_failed, gave_up_stable, ..Interval::default() }
+    }
+
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
         let mut window = Window::default();
         let at = |i: u64| Duration::from_millis(100 * i);
         for i in 0..3000 {
-            window.push(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64), 0);
+            window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64), 0));
         }
         assert_eq!(window.entries.len(), 600);
         assert_eq!(
             window.sum(WINDOW),
-            Sum { sample: sample(600, 0, 1200, 0), enough_users: true, gave_up: 0 }
+            Sum { sample: sample(600, 0, 1200, 0), enough_users: true, ..Sum::default() }
         );
         assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
-        window.push(at(9000), sample(1, 1, 1, 1), 1, 3);
+        window.push(&interval(at(9000), sample(1, 1, 1, 1), 1, 3));
         let last = window.sum(WINDOW);
-        assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), enough_users: false, gave_up: 3 });
+        assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), gave_up: 3, ..Sum::default() });
         assert_eq!(last.guarded(), sample(1, 1, 4, 4));
     }
 }

@@ -28,9 +28,18 @@ impl Salt {
 
     /// The bucket of a (normalised) user id under this salt.
     pub fn bucket(self, user_id: &[u8]) -> Bucket {
-        let h = xxh3_64_with_seed(user_id, self.0);
-        Bucket(((u128::from(h) * u128::from(BUCKETS)) >> 64) as u32)
+        Bucket(part(self.hash(user_id), BUCKETS))
     }
+
+    /// `h` of the specification above.
+    pub fn hash(self, user_id: &[u8]) -> u64 {
+        xxh3_64_with_seed(user_id, self.0)
+    }
+}
+
+/// Which of so many equal parts of the hash this is in.
+pub fn part(hash: u64, of: u32) -> u32 {
+    ((u128::from(hash) * u128::from(of)) >> 64) as u32
 }
 
 /// Where a user stands, `0 ..= 999_999`.
@@ -38,6 +47,10 @@ impl Salt {
 pub struct Bucket(u32);
 
 impl Bucket {
+    pub fn of_hash(hash: u64) -> Bucket {
+        Bucket(part(hash, BUCKETS))
+    }
+
     pub fn index(self) -> u32 {
         self.0
     }

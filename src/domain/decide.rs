@@ -4,6 +4,7 @@
 //! user id, salt, weight, segments and hold the answer is the same; while held nobody is in `new`.
 
 use super::cohort::{Bucket, Weight};
+use super::engine::users::Unit;
 use super::plan::Release;
 use super::segment::Subject;
 
@@ -58,6 +59,8 @@ pub struct Decision {
     pub reason: Reason,
     /// `None` without a user id.
     pub bucket: Option<Bucket>,
+    /// The same, as fine as the watchdog tells users apart.
+    pub unit: Option<Unit>,
 }
 
 impl Decision {
@@ -86,10 +89,11 @@ impl Force {
 
 pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decision {
     let Some(id) = subject.user_id else {
-        return Decision { arm: Arm::Stable, reason: Reason::NoUserId, bucket: None };
+        return Decision { arm: Arm::Stable, reason: Reason::NoUserId, bucket: None, unit: None };
     };
-    let bucket = release.salt.bucket(id);
-    let to = |arm, reason| Decision { arm, reason, bucket: Some(bucket) };
+    let hash = release.salt.hash(id);
+    let bucket = Bucket::of_hash(hash);
+    let to = |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(Unit::of_hash(hash)) };
     let Force::At(weight) = force else {
         return to(Arm::Stable, Reason::Tripped);
     };

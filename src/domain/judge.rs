@@ -10,10 +10,12 @@
 //!   `new` must still be failing: an outage that ends in one arm a little earlier is no regression, and its evidence is dropped;
 //! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
 
-use super::ceiling::{BAD_MIN, RECENT, Sample, Standing, Sum, WINDOW, Window, standing};
-use super::evidence::{Errors, PRIOR, Pair, Round, Users};
+use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Standing, Sum, WINDOW, Window, standing};
+use super::engine::cell::Pair;
+use super::engine::{self, Engine, Final};
 use super::histogram::Histogram;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a crossed ceiling must last when stable is not clearly better.
@@ -28,25 +30,14 @@ const STALE: Duration = Duration::from_secs(75);
 const SLOW_SHARE: f64 = 0.01;
 /// Bad requests of an arm in ten seconds that are more than noise.
 const BAD_NOW_MIN: u64 = 5;
+/// What more than a tenth of stable's answers exceed.
+const USUAL: f64 = 0.9;
+/// Failures that are not final yet by which slowness is known to be failing.
+const FAILING: u64 = 3;
+/// A signal's stratum where no route stands out.
+const ALL: &str = "all";
 /// E at which to call it suspicious.
 const SUSPICIOUS: f64 = 10.0;
-
-/// One final interval, all requests of the release that arrived in it.
-#[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Interval {
-    pub end: Duration,
-    /// All that arrived, pinned users too; without those that the client aborted or the proxy failed.
-    pub requests: Pair,
-    /// Blamed on the upstream, or not answered by the deadline of the interval.
-    pub failed: Pair,
-    /// Bitmap of the users whom `new` failed (`distinct::user_bit`).
-    pub users_failed: u64,
-    /// Clients who left before a response head came, after a wait that is unusual for stable (more than a quarter of the c
-    /// by which intervals become final). Not a failure of anybody; but a sign that stable is in trouble too.
-    pub gave_up_stable: u64,
-    /// Of the users whom the hash alone placed.
-    pub users: Users,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ticks {
@@ -104,8 +95,9 @@ struct Crossing {
 #[derive(Clone, Debug)]
 pub struct Judge {
     limits: Limits,
-    share: f64,
-    errors: Errors,
+    engine: Engine,
+    /// Names of the routes that are judged apart.
+    strata: Arc<[Arc<str>]>,
     window: Window,
     /// Since when each ceiling (errors, latency) has been over without a break.
     over_since: [Option<Duration>; 2],
@@ -121,12 +113,12 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// `share` of users in `new`: the weight in force, `0.0 ..= 1.0`.
-    pub fn new(limits: Limits, share: f64) -> Judge {
+    /// `strata`: names of the engine's strata.
+    pub fn new(limits: Limits, engine: Engine, strata: Arc<[Arc<str>]>) -> Judge {
         Judge {
             limits,
-            share,
-            errors: Errors::new(share),
+            engine,
+            strata,
             window: Window::default(),
             over_since: [None; 2],
             deferred: false,
@@ -138,34 +130,43 @@ impl Judge {
         }
     }
 
-    /// A new attempt, or a resume: nothing of the past counts.
-    pub fn restart(&mut self, share: f64) {
-        *self = Judge::new(self.limits, share);
-    }
-
-    /// The next interval is of a round with another weight, and with cleared flags of users.
-    pub fn round(&mut self, why: Round, share: f64) {
-        self.errors.round(why, share);
-        self.share = share;
-        if why == Round::Spoilt {
-            (self.deferred, self.worse_since) = (false, None);
-        }
-    }
-
     /// Edited limits hold from the next look on; evidence stays.
     pub fn set_limits(&mut self, limits: Limits) {
+        self.engine.set_levels(limits.latency_tolerance, limits.latency_notice);
         self.limits = limits;
     }
 
-    pub fn errors(&self) -> &Errors {
-        &self.errors
+    /// Other routes are judged apart.
+    pub fn stratify(&mut self, strata: Arc<[Arc<str>]>, now: Duration) {
+        self.engine.stratify(strata.len(), now);
+        self.strata = strata;
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn engine_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    pub fn into_engine(self) -> Engine {
+        self.engine
+    }
+
+    /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
+    pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
+        let mut finals = vec![];
+        self.engine.tick(now, deadline, |of| finals.push(interval(&of)));
+        for of in &finals {
+            self.push(of);
+            told(of);
+        }
     }
 
     /// Final intervals, each once and in order.
-    pub fn push(&mut self, interval: &Interval) {
-        let sample = Sample { requests: interval.requests, bad: interval.failed };
-        self.window.push(interval.end, sample, interval.users_failed, interval.gave_up_stable);
-        self.errors.push(&interval.users);
+    fn push(&mut self, interval: &Interval) {
+        self.window.push(interval);
         self.started.get_or_insert(interval.end);
         if interval.requests.stable > 0 {
             self.seen_stable = Some(interval.end);
@@ -176,12 +177,13 @@ impl Judge {
     }
 
     pub fn look(&mut self, look: &Look<'_>) -> Judgement {
-        let Limits { alpha, errors_max, latency_p99_max } = self.limits;
+        let Limits { alpha, errors_max, latency_p99_max, latency_tolerance, latency_notice } = self.limits;
         let [sum_minute, sum_recent, sum_current] =
             [WINDOW, RECENT, CURRENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
         let (slow, slow_recent) = (look.minute.sample(latency_p99_max), look.recent.sample(latency_p99_max));
-        let e_value = self.errors.e_value();
+        let e_value = self.engine.e_value();
+        let loudest = self.loudest();
 
         let enough = |of: Sum| if of.enough_users { of.guarded() } else { Sample::default() };
         let failures = Crossing {
@@ -193,7 +195,15 @@ impl Judge {
         let by_errors = self.ceiling(0, look.now, failures, errors_max);
         let slowness = Crossing { minute: slow, recent: slow_recent, all: slow_recent, current: slow_recent };
         let by_latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
-        let compared = self.comparison(look.now, e_value, &sum_recent.guarded());
+        let worse_now = match loudest {
+            engine::Signal::Errors => sum_recent.guarded(),
+            engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
+            engine::Signal::Latency => {
+                look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
+            }
+        };
+        let compared = self.comparison(look.now, e_value, cause(loudest), &worse_now);
+        let noticed = self.engine.notice() >= 1.0 / alpha;
 
         let control = if self.controlled() { "" } else { "; no control: ceilings only" };
         let percent = |share: f64| 100.0 * share;
@@ -203,10 +213,25 @@ impl Judge {
         );
         let p99 = |h: &Histogram| h.quantile(0.99);
         let (p99_new, p99_stable) = (p99(look.minute.new), p99(look.minute.stable));
+        let client_errors = format!(
+            "new {} of {}, stable {} of {} with 4xx",
+            sum_minute.client_errors.new,
+            minute.requests.new,
+            sum_minute.client_errors.stable,
+            minute.requests.stable
+        );
         let spell = |p: Option<Duration>| match p {
             Some(p) => format!("{:.0} ms", p.as_secs_f64() * 1e3),
             None => "unknown".to_owned(),
         };
+        let p50 = |h: &Histogram| h.quantile(0.5);
+        let medians = format!(
+            "p50 of new {}, of stable {}; p99 {}, {}",
+            spell(p50(look.minute.new)),
+            spell(p50(look.minute.stable)),
+            spell(p99_new),
+            spell(p99_stable)
+        );
         let slow_text = format!(
             "p99 of new {}, of stable {}; {} of {} above {:.0} ms",
             spell(p99_new),
@@ -217,13 +242,26 @@ impl Judge {
         );
 
         let (state, verdict, reason) = match (&compared, by_errors, by_latency) {
-            (Say::Trips(cause), ..) => (
-                State::Tripped,
-                Verdict::Breach(*cause),
-                format!(
-                    "users of new fail more often than users of stable, beyond chance ({counts} in the last minute)"
-                ),
-            ),
+            (Say::Trips(cause), ..) => {
+                let what = match loudest {
+                    engine::Signal::Errors => {
+                        format!(
+                            "users of new fail more often than users of stable, beyond chance ({counts} in the last minute"
+                        )
+                    }
+                    engine::Signal::ClientErrors => format!(
+                        "users of new get 4xx answers more often than users of stable, beyond chance ({client_errors} in the last minute"
+                    ),
+                    engine::Signal::Latency => format!(
+                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}",
+                        percent(latency_tolerance)
+                    ),
+                };
+                let route = self.stratum(loudest);
+                let route =
+                    if &*route == ALL { String::new() } else { format!("; most of all on route {route}") };
+                (State::Tripped, Verdict::Breach(*cause), format!("{what}{route})"))
+            }
             (_, Say::Trips(cause), _) => (
                 State::Tripped,
                 Verdict::Breach(cause),
@@ -255,7 +293,22 @@ impl Judge {
                     Verdict::Inconclusive,
                     format!("waiting to be sure: {counts}; {slow_text}"),
                 ),
-                None if e_value >= SUSPICIOUS => (State::Suspicious, Verdict::Inconclusive, counts.clone()),
+                None if e_value >= SUSPICIOUS => {
+                    let (signal, route) = (label(loudest), self.stratum(loudest));
+                    (
+                        State::Suspicious,
+                        Verdict::Inconclusive,
+                        format!("{signal}, {route}: {counts}; {medians}"),
+                    )
+                }
+                None if noticed => (
+                    State::Suspicious,
+                    Verdict::Inconclusive,
+                    format!(
+                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}): waves hold",
+                        percent(latency_notice)
+                    ),
+                ),
                 None if minute.requests.new == 0 => {
                     (State::Quiet, Verdict::Inconclusive, "no request of new in the last minute".to_owned())
                 }
@@ -263,21 +316,37 @@ impl Judge {
             },
         };
 
-        let scaled = (e_value / PRIOR).ln() / (1.0 / (alpha * PRIOR)).ln();
         let towards = |of: &Sample, limit: f64| {
             let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
             (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
         };
         let signal =
-            |signal, evidence_ratio, detail| Signal { signal, stratum: "all", evidence_ratio, detail };
+            |signal, stratum, evidence_ratio, detail| Signal { signal, stratum, evidence_ratio, detail };
+        let all = || Arc::<str>::from(ALL);
+        let scaled =
+            |e: f64, nothing: f64| ((e / nothing).ln() / (1.0 / (alpha * nothing)).ln()).clamp(0.0, 1.0);
+        let compared_signal = |of: engine::Signal, detail: String| {
+            let ratio = scaled(self.engine.evidence(of), Engine::nothing(of));
+            signal(label(of), self.stratum(of), ratio, format!("{detail}{control}"))
+        };
+        let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
         let signals = vec![
-            signal("errors", scaled.clamp(0.0, 1.0), format!("{counts}{control}")),
+            compared_signal(engine::Signal::Errors, counts.clone()),
+            compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
+            compared_signal(engine::Signal::Latency, format!("{medians}{not_yet}")),
+            signal(
+                "latency_notice",
+                all(),
+                scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5),
+                format!("slower by more than {:.0}%: {medians}{not_yet}{control}", percent(latency_notice)),
+            ),
             signal(
                 "errors_max",
+                all(),
                 towards(&minute, errors_max),
                 format!("{:.2}% of {:.2}%", percent(minute.new_ratio()), percent(errors_max)),
             ),
-            signal("latency_p99_max", towards(&slow, SLOW_SHARE), slow_text),
+            signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
         ];
         let evidence = Evidence {
             window: WINDOW,
@@ -290,21 +359,45 @@ impl Judge {
             p99_stable,
             alpha,
             e_value,
-            carried: self.errors.carried(),
-            first: self.errors.first().wealth(),
-            once: self.errors.once().wealth(),
-            clean: self.errors.clean(),
-            share: self.share,
+            e_errors: self.engine.evidence(engine::Signal::Errors),
+            e_client_errors: self.engine.evidence(engine::Signal::ClientErrors),
+            e_latency: self.engine.evidence(engine::Signal::Latency),
+            e_notice: self.engine.notice(),
+            client_errors: sum_minute.client_errors,
+            rows: self.engine.rows(loudest),
+            clean: self.engine.clean(),
+            share: self.engine.share(),
         };
-        let spoilt = matches!(compared, Say::Waits) && self.worse_since.is_none();
-        let renew =
-            if spoilt { Some(Round::Spoilt) } else { self.errors.exhausted().then_some(Round::Other) };
-        Judgement { state, verdict, reason, signals, evidence, renew }
+        if matches!(compared, Say::Waits) && self.worse_since.is_none() {
+            // What was won came of an outage that both had.
+            self.engine.spoil(look.now);
+            (self.deferred, self.worse_since) = (false, None);
+        }
+        Judgement { state, verdict, reason, signals, evidence }
+    }
+
+    /// Which signal speaks against `new` most, beside what it says of nothing. A request that failed never succeeded in time either: where
+    /// failures speak at all, it is them.
+    fn loudest(&self) -> engine::Signal {
+        let of = |signal: &engine::Signal| self.engine.evidence(*signal) / Engine::nothing(*signal);
+        let loudest = engine::Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));
+        let failing = of(&engine::Signal::Errors) >= SUSPICIOUS || self.engine.failing().new >= FAILING;
+        loudest
+            .filter(|signal| *signal != engine::Signal::Latency || !failing)
+            .unwrap_or(engine::Signal::Errors)
+    }
+
+    /// The route on which a signal is loudest, if it is louder there than in all.
+    fn stratum(&self, signal: engine::Signal) -> Arc<str> {
+        let (stratum, e) = self.engine.loudest(signal).unzip();
+        let loud = e.is_some_and(|e| e >= SUSPICIOUS);
+        stratum.filter(|_| loud).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
     }
 
     /// Does the hash put users into both arms?
     fn controlled(&self) -> bool {
-        self.share > 0.0 && self.share < 1.0
+        let share = self.engine.weight().ratio();
+        share > 0.0 && share < 1.0
     }
 
     fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Say {
@@ -349,20 +442,20 @@ impl Judge {
         self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
     }
 
-    fn comparison(&mut self, now: Duration, e_value: f64, recent: &Sample) -> Say {
+    fn comparison(&mut self, now: Duration, e_value: f64, cause: Cause, recent: &Sample) -> Say {
         let crossed = e_value >= 1.0 / self.limits.alpha;
         // In a shared outage and the minute after it, evidence may come of an end that was not quite the same in both arms.
-        let aftermath = self.stable_bad[0].is_some_and(|at| now.saturating_sub(at) < WINDOW);
+        let aftermath = self.stable_bad.iter().flatten().any(|at| now.saturating_sub(*at) < WINDOW);
         self.deferred = e_value >= SUSPICIOUS && (self.deferred || aftermath);
         if !self.deferred {
             self.worse_since = None;
-            return if crossed { Say::Trips(Cause::Errors) } else { Say::Nothing };
+            return if crossed { Say::Trips(cause) } else { Say::Nothing };
         }
         let calm = self.calm(0, now);
         if recent.clearly_worse() && recent.bad.new >= BAD_NOW_MIN {
             let since = *self.worse_since.get_or_insert(now);
             if crossed && (calm || now.saturating_sub(since) >= RECENT) {
-                return Say::Trips(Cause::Errors);
+                return Say::Trips(cause);
             }
         } else {
             self.worse_since = None;
@@ -394,6 +487,30 @@ impl Judge {
             ));
         }
         None
+    }
+}
+
+fn cause(signal: engine::Signal) -> Cause {
+    match signal {
+        engine::Signal::Errors => Cause::Errors,
+        engine::Signal::ClientErrors => Cause::ClientErrors,
+        engine::Signal::Latency => Cause::Latency,
+    }
+}
+
+fn label(signal: engine::Signal) -> &'static str {
+    cause(signal).label()
+}
+
+fn interval(of: &Final) -> Interval {
+    let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
+    Interval {
+        end: of.end,
+        requests: both(|c| c.requests.saturating_sub(c.excused)),
+        failed: both(|c| c.failed()),
+        client_errors: both(|c| c.client_errors),
+        users_failed: of.new.users_failed,
+        gave_up_stable: of.stable.gave_up,
     }
 }
 

@@ -1,39 +1,51 @@
 //! Drives the judge with simulated arms: bad versions must trip, shared trouble must not.
 
-use super::super::evidence::tests::Dice;
+use super::super::cohort::Weight;
+use super::super::decide::Arm;
+use super::super::engine::tests::Dice;
+use super::super::engine::users::{Baseline, UNITS, Unit};
+use super::super::engine::{Event, Request, Settings, What};
 use super::*;
 
-const LIMITS: Limits = Limits { alpha: 0.001, errors_max: 0.05, latency_p99_max: Duration::from_secs(2) };
+const LIMITS: Limits = Limits {
+    alpha: 0.001,
+    errors_max: 0.05,
+    latency_p99_max: Duration::from_secs(2),
+    latency_tolerance: 0.2,
+    latency_notice: 0.03,
+};
 const TICK: Duration = Duration::from_millis(100);
+const DEADLINE: Duration = Duration::from_millis(250);
 
-/// A stream of users who come often: a pool of `users`, each in an arm, with cohort and flag.
+fn judge(share: f64) -> Judge {
+    let settings =
+        Settings { alpha: LIMITS.alpha, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, strata: 0 };
+    let weight = Weight::from_parts((share * 1e6) as u32);
+    Judge::new(LIMITS, Engine::new(settings, weight, Baseline::default(), Duration::ZERO), [].into())
+}
+
+/// A stream of users who come often.
 struct Sim {
     dice: Dice,
     judge: Judge,
-    pool: Vec<(bool, Option<usize>, bool, bool)>,
-    share: f64,
-    round_began: Duration,
+    pool: Vec<Unit>,
+    weight: Weight,
     /// Clients of stable give up before it fails.
     impatient: bool,
     i: u32,
+    ids: u64,
     histograms: [Histogram; 2],
 }
 
 impl Sim {
     fn new(seed: u64, share: f64) -> Sim {
         let mut dice = Dice::new(seed);
-        let pool = (0..20_000).map(|_| (dice.chance(share), None, false, false)).collect();
+        let pool =
+            (0..20_000).map(|_| Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32)).collect();
         let histograms = [Histogram::default(), Histogram::default()];
-        Sim {
-            dice,
-            judge: Judge::new(LIMITS, share),
-            pool,
-            share,
-            round_began: Duration::ZERO,
-            impatient: false,
-            i: 0,
-            histograms,
-        }
+        let judge = judge(share);
+        let weight = judge.engine().weight();
+        Sim { dice, judge, pool, weight, impatient: false, i: 0, ids: 0, histograms }
     }
 
     fn now(&self) -> Duration {
@@ -42,47 +54,25 @@ impl Sim {
 
     /// One tick of `n` requests that fail with the chances given.
     fn tick(&mut self, n: usize, p_new: f64, p_stable: f64) -> Judgement {
-        let as_cohort = super::super::evidence::entry_cohort(self.now() - self.round_began);
+        let at = self.now();
         self.i += 1;
-        let mut at = Interval { end: self.now(), ..Interval::default() };
-        at.users.entered_as = as_cohort;
-        let one = |pair: &mut Pair, new| *if new { &mut pair.new } else { &mut pair.stable } += 1;
         for _ in 0..n {
-            let who = self.dice.below(self.pool.len());
-            let (new, cohort, entered, flagged) = &mut self.pool[who];
-            let new = *new;
-            let failed = self.dice.chance(if new { p_new } else { p_stable });
-            if failed && !new && self.impatient {
-                at.gave_up_stable += 1;
-                continue;
-            }
-            one(&mut at.requests, new);
-            if !*entered {
-                (*entered, *cohort) = (true, as_cohort);
-                one(&mut at.users.entered, new);
-                if failed {
-                    one(&mut at.users.entered_failed, new);
-                }
-            }
-            if failed {
-                one(&mut at.failed, new);
-                if new {
-                    at.users_failed |= 1 << (who % 64);
-                }
-                if let (false, Some(cohort)) = (*flagged, *cohort) {
-                    one(&mut at.users.first_failures[cohort], new);
-                }
-                *flagged = true;
+            let unit = self.pool[(self.dice.uniform() * self.pool.len() as f64) as usize];
+            let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
+            let failed = self.dice.uniform() < if arm == Arm::New { p_new } else { p_stable };
+            self.ids += 1;
+            let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum: None };
+            let what = match failed {
+                true if arm == Arm::Stable && self.impatient => What::Left { unusual: true },
+                true => What::Failed,
+                false => What::Answered,
+            };
+            for what in [What::Arrived, what] {
+                self.judge.engine_mut().push(&Event { request, what, after: Duration::from_millis(20) });
             }
         }
-        self.judge.push(&at);
-        let judgement = self.look(Ticks::OnTime);
-        if let Some(why) = judgement.renew {
-            self.pool.iter_mut().for_each(|user| (user.1, user.2, user.3) = (None, false, false));
-            self.judge.round(why, self.share);
-            self.round_began = self.now();
-        }
-        judgement
+        self.judge.tick(TICK * self.i, DEADLINE, |_| {});
+        self.look(Ticks::OnTime)
     }
 
     fn look(&mut self, ticks: Ticks) -> Judgement {
@@ -195,7 +185,7 @@ fn few_failures_or_few_users_do_not_cross_a_ceiling() {
     let none = Histogram::default();
     let latency = Latency { new: &none, stable: &none };
     let verdict = |users, intervals| {
-        let mut judge = Judge::new(LIMITS, 0.5);
+        let mut judge = judge(0.5);
         (1..=intervals).for_each(|i| judge.push(&at(i, users)));
         judge
             .look(&Look { now: TICK * intervals, ticks: Ticks::OnTime, minute: latency, recent: latency })
@@ -225,7 +215,7 @@ fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
 #[test]
 fn blindness_is_never_health() {
     let mut sim = Sim::new(5, 0.999);
-    sim.pool.iter_mut().for_each(|user| user.0 = true);
+    sim.pool = vec![Unit::from_index(0)];
     let last = sim.run(15.0, 20, 0.0, 0.0).expect("no trip");
     assert_eq!((last.state, last.verdict), (State::Blind, Verdict::Inconclusive));
     let mut sim = Sim::new(6, 0.5);
@@ -250,11 +240,10 @@ fn a_judgement_tells_its_numbers() {
     let mut sim = Sim::new(9, 0.2);
     let judgement = sim.run(10.0, 40, 0.0, 0.0).expect("no trip");
     let (new, stable) = (judgement.evidence.minute.requests.new, judgement.evidence.minute.requests.stable);
-    assert_eq!(new + stable, 4000);
+    // The last intervals are not final yet.
+    assert!((3800..=4000).contains(&(new + stable)), "{new} {stable}");
     assert_eq!(judgement.signals[0].detail, format!("new 0 of {new}, stable 0 of {stable}"));
     assert!(judgement.signals.iter().all(|s| (0.0..=1.0).contains(&s.evidence_ratio)));
-    sim.judge.restart(0.2);
-    assert_eq!(sim.judge.errors().e_value(), PRIOR);
 }
 
 #[test]

@@ -6,10 +6,11 @@
 
 use super::cohort::{Salt, Weight};
 use super::segment::Segment;
+use super::success;
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +38,10 @@ pub struct Listen {
     pub admin: SocketAddr,
     /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per core.
     pub workers: usize,
-    /// Peers whose X-Forwarded-* are believed.
+    /// Peers whose X-Forwarded-* and PROXY header are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Those of `trusted_proxies` begin every connection with a PROXY header.
+    pub proxy_protocol: bool,
     /// `x-grayling-arm` on responses.
     pub expose_arm: bool,
 }
@@ -99,6 +102,11 @@ impl Listen {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
             n => n,
         }
+    }
+
+    /// Is this a proxy in front, whose word on whom it speaks for is taken?
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
@@ -205,10 +213,13 @@ pub fn normalise(mode: Normalise, user_id: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// Servers of one upstream: a request remembers which of them it has tried.
+pub const SERVERS_MAX: usize = 256;
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
-    /// At least one; no two alike.
+    /// At least one, at most [`SERVERS_MAX`]; no two alike.
     pub servers: Vec<Server>,
     /// Until a connection stands, or one of those busy comes free.
     pub connect_timeout: Duration,
@@ -224,6 +235,15 @@ pub struct Upstream {
     pub connections_max: usize,
     pub requests_in_flight_max: usize,
     pub transport: Transport,
+    /// There iff its servers are probed.
+    pub health: Option<Health>,
+}
+
+/// What each server is asked, to be known as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub path: http::uri::PathAndQuery,
+    pub interval: Duration,
 }
 
 /// How the servers of an upstream are spoken to.
@@ -302,6 +322,8 @@ pub struct Release {
     pub on_unreachable: OnUnreachable,
     pub on_anomaly: OnAnomaly,
     pub on_both_bad: OnAnomaly,
+    /// What counts as a failure of an arm, beside time-outs, resets, truncations.
+    pub outcome: success::Rules,
     pub watchdog: Watchdog,
 }
 
@@ -333,8 +355,23 @@ pub struct Watchdog {
     /// Share of failures of `new` over the last minute, `0.0 ..= 1.0`.
     pub errors_max: f64,
     pub latency_p99_max: Duration,
+    pub mode: WatchdogMode,
+    /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance, it flips.
+    pub latency_tolerance: f64,
+    /// Likewise: beyond it the watchdog says so, and waves hold.
+    pub latency_notice: f64,
+    /// Routes are judged apart as well as together.
+    pub by_route: bool,
     /// The length of a slot, and the pause between two looks.
     pub tick: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WatchdogMode {
+    #[default]
+    Enforce,
+    /// Says what it would do, and does nothing.
+    Report,
 }
 
 #[derive(Debug, Clone)]
@@ -369,8 +406,10 @@ pub struct Limits {
     pub body_idle_timeout: Duration,
     /// Between two requests of a connection.
     pub keepalive_timeout: Duration,
-    /// For requests in flight after TERM.
+    /// For requests in flight, and for WebSockets, after TERM.
     pub drain: Duration,
+    /// For the WebSockets of a release's `new`, from when it is held at 0%.
+    pub websocket_grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 //! the ledger, and read back as they are written.
 
 use super::ceiling::Sample;
-use super::evidence::{Pair, ROWS, Round};
+use super::engine::cell::Pair;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a release was taken out.
@@ -13,18 +14,30 @@ pub enum Cause {
     Fuse,
     Ceiling,
     Errors,
+    ClientErrors,
+    Latency,
     BothArms,
     Manual,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 5] = [Cause::Fuse, Cause::Ceiling, Cause::Errors, Cause::BothArms, Cause::Manual];
+    pub const ALL: [Cause; 7] = [
+        Cause::Fuse,
+        Cause::Ceiling,
+        Cause::Errors,
+        Cause::ClientErrors,
+        Cause::Latency,
+        Cause::BothArms,
+        Cause::Manual,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
             Cause::Fuse => "fuse",
             Cause::Ceiling => "ceiling",
             Cause::Errors => "errors",
+            Cause::ClientErrors => "client_errors",
+            Cause::Latency => "latency",
             Cause::BothArms => "both_arms",
             Cause::Manual => "manual",
         }
@@ -70,7 +83,8 @@ pub enum Verdict {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Signal {
     pub signal: &'static str,
-    pub stratum: &'static str,
+    /// A route's name, or "all".
+    pub stratum: Arc<str>,
     /// Logarithmic: 0 none, 1 trips.
     pub evidence_ratio: f64,
     pub detail: String,
@@ -90,11 +104,17 @@ pub struct Evidence {
     pub p99_new: Option<Duration>,
     pub p99_stable: Option<Duration>,
     pub alpha: f64,
-    /// Trips at 1/alpha.
+    /// Trips at 1/alpha; the sum of the next three.
     pub e_value: f64,
-    pub carried: f64,
-    pub first: [f64; ROWS],
-    pub once: [f64; ROWS],
+    pub e_errors: f64,
+    pub e_client_errors: f64,
+    pub e_latency: f64,
+    /// Of "slower by more than the notice level".
+    pub e_notice: f64,
+    /// Answers with 4xx in the last minute.
+    pub client_errors: Pair,
+    /// What carries the strongest signal: label and wealth.
+    pub rows: Vec<(String, f64)>,
     /// Users who can still be evidence.
     pub clean: Pair,
     /// Share of users in `new`.
@@ -109,9 +129,6 @@ pub struct Judgement {
     pub reason: String,
     pub signals: Vec<Signal>,
     pub evidence: Evidence,
-    /// Asks for a new round: the flags of users cleared, then `Judge::round` with this reason. Nothing breaks if it
-    /// comes late or never, but little is seen until then.
-    pub renew: Option<Round>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -119,6 +136,10 @@ pub struct Limits {
     pub alpha: f64,
     pub errors_max: f64,
     pub latency_p99_max: Duration,
+    /// Slower than stable by more, beyond chance: a trip. `0.2`: a fifth.
+    pub latency_tolerance: f64,
+    /// Likewise: a notice.
+    pub latency_notice: f64,
 }
 
 #[cfg(test)]
@@ -130,6 +151,6 @@ mod tests {
         for cause in Cause::ALL {
             assert_eq!(Cause::parse(cause.label()), Some(cause));
         }
-        assert_eq!(Cause::parse("latency"), None);
+        assert_eq!(Cause::parse("mood"), None);
     }
 }

@@ -8,8 +8,9 @@
 
 use super::claim::{self, Bar, Spellings};
 use super::clock;
+use super::feed::Feed;
 use super::ledger::Entry;
-use super::log::Log;
+use super::log::{Log, Seldom};
 use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
@@ -18,6 +19,7 @@ use super::tally::{ArmTally, Counter, PerWorker};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
+use crate::domain::refusal::Refusal;
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
 use arc_swap::ArcSwap;
@@ -41,6 +43,8 @@ pub struct Live {
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
+    /// What happens to requests of releases, for the watchdog.
+    pub feed: Feed,
     /// Counts of routes that go to an upstream directly.
     pub direct: Arc<ArmTally>,
     /// Requests that the proxy refused before any release was found.
@@ -57,10 +61,15 @@ pub struct Live {
 #[derive(Default)]
 pub struct Gauges {
     pub connections: AtomicUsize,
-    /// What the limit of open files leaves room for.
+    /// Connections to servers, of all workers.
+    pub server_connections: AtomicUsize,
+    /// What the limit of open files leaves room for: so many of clients, and as many to servers.
     pub connections_room: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
     pub ticks_late: AtomicU64,
+    /// Connections that were closed for their PROXY header, by [`Refusal`].
+    proxy_headers_refused: [AtomicU64; Refusal::ALL.len()],
+    proxy_header_told: Seldom,
     pub reloads_ok: AtomicU64,
     pub reloads_failed: AtomicU64,
     pub reload_ok_at_ms: AtomicU64,
@@ -87,6 +96,16 @@ impl Gauges {
 
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// Counts it. Is it time for a word about why?
+    pub fn proxy_header_refused(&self, refusal: Refusal) -> bool {
+        self.proxy_headers_refused[refusal.index()].fetch_add(1, Relaxed);
+        self.proxy_header_told.is_due()
+    }
+
+    pub fn proxy_headers_refused(&self, refusal: Refusal) -> u64 {
+        self.proxy_headers_refused[refusal.index()].load(Relaxed)
     }
 }
 
@@ -243,6 +262,7 @@ impl Live {
             log,
             workers,
             gauges,
+            feed: Feed::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::default(),
@@ -510,14 +530,6 @@ impl Live {
         let mut entries = vec![writer.record(entry)];
         entries.extend(writer.changes(&before, &next, &[]));
         self.publish(&mut writer, next, entries, None);
-    }
-
-    /// A new round of evidence for a release, with cleared flags of its users; the weight stays.
-    pub fn renew_epoch(&self, name: &str) {
-        let mut writer = self.writer();
-        let before = self.snapshot.load_full();
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::NewRound));
-        self.snapshot.store(next);
     }
 
     fn publish(

@@ -149,6 +149,7 @@ fn scan(file: &File) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn entry(n: u64) -> Entry {
         Entry {
@@ -180,5 +181,27 @@ mod tests {
         ledger.append(&[entry(4)]).unwrap();
         let numbers: Vec<u64> = read(&dir, 1).unwrap().iter().map(|e| e.n).collect();
         assert_eq!(numbers, [2, 3, 4]);
+    }
+
+    proptest! {
+        #![proptest_config(crate::mutate::cases(128))]
+
+        #[test]
+        fn a_damaged_ledger_is_opened_and_goes_on(bytes in crate::mutate::damaged(
+            [(1..4).map(|n| serde_json::to_string(&entry(n)).unwrap() + "\n").collect::<String>(), String::new()],
+            ["\n", "\r\n", "{", "}", "\"n\":", "\"n\":7,", "\"n\":18446744073709551615,", "-1", "1e99", "null", "\0", ",", "\"", "\\"],
+        )) {
+            let dir = crate::live::state::tests::scratch("ledger-damaged");
+            std::fs::write(dir.join(FILE), &bytes).unwrap();
+            let mut ledger = Ledger::open(&dir).unwrap();
+            let kept = std::fs::read(ledger.path()).unwrap();
+            prop_assert!(bytes.starts_with(&kept) && (kept.is_empty() || kept.ends_with(b"\n")), "more than a torn tail is gone");
+            let last = ledger.last();
+            prop_assert!(read(&dir, 0).unwrap().iter().all(|e| e.n <= last));
+            let Some(next) = last.checked_add(1) else { return Ok(()) };
+            ledger.append(&[entry(next)]).unwrap();
+            prop_assert_eq!(read(&dir, last).unwrap(), vec![entry(next)]);
+            prop_assert_eq!(Ledger::open(&dir).unwrap().last(), next);
+        }
     }
 }

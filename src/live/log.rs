@@ -3,6 +3,7 @@
 //! Invariants: nobody waits for it; the queue is bounded, and what does not fit is dropped and counted; a line is one
 //! line whatever a client sent, since every value is escaped by the JSON writer.
 
+use super::clock;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Arc;
@@ -11,6 +12,24 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// Lines that may wait for a slow reader.
 const QUEUE_LINES_MAX: usize = 8192;
+
+/// A word that may be due with every connection is written once in a while.
+#[derive(Default)]
+pub struct Seldom {
+    /// Of the last word, in milliseconds of [`clock::now`]; 0: there was none.
+    told_ms: AtomicU64,
+}
+
+impl Seldom {
+    const EVERY_MS: u64 = 10_000;
+
+    pub fn is_due(&self) -> bool {
+        let now = clock::now_ms().max(1);
+        let last = self.told_ms.load(Relaxed);
+        (last == 0 || now.saturating_sub(last) >= Seldom::EVERY_MS)
+            && self.told_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+    }
+}
 
 #[derive(Clone)]
 pub struct Log {

@@ -13,6 +13,7 @@ use crate::domain::decide::Arm;
 use crate::domain::histogram::PROMETHEUS_LE;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::Target;
+use crate::domain::refusal::Refusal;
 use crate::domain::rollout::State;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -24,7 +25,9 @@ const REQUESTS: &str = "grayling_requests_total";
 const DURATION: &str = "grayling_request_duration_seconds";
 const RESPONSE: &str = "grayling_upstream_response_seconds";
 const IN_FLIGHT: &str = "grayling_requests_in_flight";
+const WEBSOCKETS: &str = "grayling_websockets";
 const CONNECTIONS: &str = "grayling_connections";
+const PROXY_HEADERS: &str = "grayling_proxy_headers_refused_total";
 const WEIGHT: &str = "grayling_weight_ratio";
 const WEIGHT_CONFIGURED: &str = "grayling_weight_configured_ratio";
 const SHARE: &str = "grayling_share_ratio";
@@ -46,7 +49,12 @@ const BUILD: &str = "grayling_build_info";
 fn describe() {
     describe_counter!(REQUESTS, "Exchanges, by how they ended.");
     describe_gauge!(IN_FLIGHT, "Exchanges that have not ended.");
+    describe_gauge!(WEBSOCKETS, "WebSockets that are open.");
     describe_gauge!(CONNECTIONS, "Client connections.");
+    describe_counter!(
+        PROXY_HEADERS,
+        "Connections of trusted proxies that were closed for their PROXY header."
+    );
     describe_gauge!(WEIGHT, "Share of users in new that is in force.");
     describe_gauge!(WEIGHT_CONFIGURED, "Share of users in new that the file says.");
     describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
@@ -62,7 +70,10 @@ fn describe() {
     describe_gauge!(DURABLE, "0: rollbacks are in memory only.");
     describe_gauge!(SAVE_SECONDS, "How long the last change was in memory only.");
     describe_counter!(LOG_DROPPED, "Log lines dropped because their reader was too slow.");
-    describe_gauge!(SERVERS_HEALTHY, "Servers of an arm that are not left aside.");
+    describe_gauge!(
+        SERVERS_HEALTHY,
+        "Servers of an arm that are neither left aside nor down by their health probes."
+    );
     describe_gauge!(BUILD, "1, with the version that runs.");
 }
 
@@ -92,6 +103,9 @@ pub fn render(live: &Live) -> String {
 fn process(live: &Live) {
     let gauges = &live.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
+    for refusal in Refusal::ALL {
+        counter!(PROXY_HEADERS, "cause" => refusal.label()).absolute(gauges.proxy_headers_refused(refusal));
+    }
     counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
     gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
     gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
@@ -156,6 +170,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         for arm in Arm::BOTH {
             let in_flight = release.tally.arm(arm).in_flight();
             gauge!(IN_FLIGHT, "release" => name(), "arm" => arm.label()).set(in_flight as f64);
+            let tunnels = release.tally.arm(arm).tunnels();
+            gauge!(WEBSOCKETS, "release" => name(), "arm" => arm.label()).set(tunnels as f64);
             let healthy = release.upstream(arm).healthy();
             gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
         }
@@ -179,6 +195,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     }
     let direct = live.direct.in_flight();
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
+    gauge!(WEBSOCKETS, "release" => "none", "arm" => "none").set(live.direct.tunnels() as f64);
 }
 
 type Read = fn(&ArmTally) -> LatencySum;

@@ -4,7 +4,9 @@
 pub mod apply;
 pub mod claim;
 pub mod clock;
-pub mod epoch;
+
+pub mod feed;
+pub mod keeper;
 pub mod ledger;
 pub mod log;
 pub mod meter;

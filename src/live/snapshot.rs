@@ -3,11 +3,11 @@
 //! Invariants: immutable once published; a request loads it once and keeps it to its end, so a reload or a trip in
 //! the middle of a request changes nothing for it; every index of the plan is valid here.
 
-use super::epoch::Epoch;
 use super::route::RouteTable;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
 use crate::domain::decide::{Arm, Force};
+use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{Hold, State};
 use http::HeaderValue;
@@ -34,7 +34,10 @@ pub struct ReleaseLive {
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,
     pub tally: Arc<ReleaseTally>,
-    pub epoch: Arc<Epoch>,
+    /// What decides about a user's arm is the same as long as this number is; unique in the process.
+    pub epoch: u64,
+    /// Its routes that the watchdog judges apart, by name: at most [`STRATA_MAX`].
+    pub strata: Arc<[Arc<str>]>,
     /// Which evidence the watchdog keeps for it: changes with attempt, resume and salt, not with the weight.
     pub evidence_id: u64,
     /// Value of `x-grayling-release`.
@@ -42,6 +45,20 @@ pub struct ReleaseLive {
 }
 
 impl ReleaseLive {
+    /// The routes that lead to a release (by its index), each name once.
+    pub fn strata(plan: &Plan, release: usize) -> Arc<[Arc<str>]> {
+        let mut names: Vec<Arc<str>> = vec![];
+        if !plan.releases[release].watchdog.by_route {
+            return names.into();
+        }
+        for route in plan.routes.iter().filter(|route| route.target == Target::Release(release)) {
+            if names.len() < STRATA_MAX && !names.iter().any(|name| **name == *route.name) {
+                names.push(route.name.as_str().into());
+            }
+        }
+        names.into()
+    }
+
     pub fn upstream(&self, arm: Arm) -> &Arc<UpstreamLive> {
         match arm {
             Arm::Stable => &self.stable,
@@ -56,6 +73,8 @@ pub struct RouteLive {
     pub counts: RouteCounts,
     /// It would lead users to the servers of a standing trip: 503.
     pub barred: bool,
+    /// Its number among the routes of its release that the watchdog judges apart.
+    pub stratum: Option<u8>,
 }
 
 /// `grayling_requests_total` of a route.

@@ -96,6 +96,8 @@ impl Latencies {
 #[derive(Default)]
 pub struct ArmCounts {
     pub in_flight: Counter,
+    /// WebSockets that are open: their exchanges have ended.
+    pub tunnels: Counter,
     pub requests: Counter,
     pub failures: Counter,
     /// Whole exchange.
@@ -148,6 +150,10 @@ impl ArmTally {
 
     pub fn in_flight(&self) -> u64 {
         self.workers.iter().fold(0u64, |n, w| n.wrapping_add(w.in_flight.read()))
+    }
+
+    pub fn tunnels(&self) -> u64 {
+        self.workers.iter().fold(0u64, |n, w| n.wrapping_add(w.tunnels.read()))
     }
 
     pub fn requests(&self) -> u64 {
@@ -224,16 +230,16 @@ impl FuseBox {
         self.strained.store(false, Relaxed);
     }
 
-    /// This server, of so many, refused; stable gave a sign of life at that time.
-    pub fn refused(&self, server: usize, servers: usize, stable_alive: Option<Duration>) -> Blown {
+    /// This server refused; `out`: which of all get no request; stable gave a sign of life at that time.
+    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Blown {
         let mut fuse = self.lock();
-        if fuse.servers() != servers {
-            *fuse = Fuse::new(servers);
+        if fuse.servers() != out.len() {
+            *fuse = Fuse::new(out.len());
         }
         if !self.strained.swap(true, Relaxed) {
             self.since_ms.store(clock::now_ms(), Relaxed);
         }
-        fuse.refused(server, clock::now(), stable_alive)
+        fuse.refused(server, out, clock::now(), stable_alive)
     }
 
     /// Stable gave a sign of life: were the refusals already enough?

@@ -2,22 +2,23 @@
 //!
 //! Invariants: a server outlives reloads as long as its address stays in the upstream and it is spoken to in the same way, so a
 //! reload forgets no health, and no connection outlives the CA that vouched for it;
+//! two things keep a server from being chosen: it refused a connection (aside, for a while), or it failed its health probes (down, until
+//! probes succeed). A probe that succeeds ends both; a request that succeeds ends only the first;
 //! the limits are plain atomics that every worker sees; only what the server did leaves it aside, never a local fault.
 
 use super::clock;
-use crate::domain::plan::{Built, Protocol, Scheme, Server, Transport, Upstream};
-use arc_swap::ArcSwap;
+use super::log::Seldom;
+use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::ServerName;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// First pause of a server that refused; doubles with each further refusal.
 const ASIDE_FIRST: Duration = Duration::from_millis(500);
 const ASIDE_MAX: Duration = Duration::from_secs(10);
-/// Between two words in the log about why a server refuses.
-const TOLD_EVERY_MS: u64 = 10_000;
 
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
@@ -53,11 +54,28 @@ pub struct ServerLive {
     /// What the name resolves to now; never empty once resolved.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     pub in_flight: AtomicUsize,
+    /// Requests that it has whole and has not answered yet: those that wait for it, and not for their clients.
+    awaited: AtomicUsize,
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
-    told_ms: AtomicU64,
+    told: Seldom,
+    /// By its health probes.
+    down: AtomicBool,
+    why_down: ArcSwapOption<String>,
 }
+
+/// What becomes of servers that are down by their health probes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Down {
+    /// They are asked when no other is left: nobody else can serve.
+    Last,
+    /// They are not asked: for `new`, whose users stable can serve.
+    Never,
+}
+
+/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113, 6.5.2 recommends no less).
+pub const STREAMS_MAX: usize = 100;
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
 
@@ -115,15 +133,31 @@ impl UpstreamLive {
         None
     }
 
+    /// There is no room left: is it its clients that hold it, by bodies that they do not send and answers that they do not read? So it
+    /// is unless three quarters of the room wait for the upstream itself, which clients cannot bring about. Where in doubt the arm is not
+    /// blamed: one that hangs is seen by what it does not answer.
+    pub fn is_held_by_clients(&self) -> bool {
+        let streams = match self.config.transport.protocol {
+            Protocol::Http1 => 1,
+            Protocol::Http2 => STREAMS_MAX,
+        };
+        let at_once = self.config.connections_max.saturating_mul(self.servers.len()).saturating_mul(streams);
+        let room = self.config.requests_in_flight_max.min(at_once);
+        let awaited: usize = self.servers.iter().map(|s| s.awaited.load(Relaxed)).sum();
+        awaited.saturating_mul(4) < room.saturating_mul(3)
+    }
+
     /// The server to try next: among those not in `tried`, healthy ones first, then the least loaded. When all are
     /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
-    pub fn choose(&self, tried: &Tried) -> Option<(usize, &Arc<ServerLive>)> {
+    pub fn choose(&self, tried: &Tried, down: Down) -> Option<(usize, &Arc<ServerLive>)> {
         let now = clock::now_ms();
         // Among equals another one each time: where requests come one by one, all loads are 0.
         let count = self.servers.len();
         let turn = if count > 1 { self.load.turn.fetch_add(1, Relaxed) % count } else { 0 };
-        self.servers.iter().enumerate().filter(|(i, _)| !tried.has(*i)).min_by_key(|(i, s)| {
-            (s.aside_until_ms.load(Relaxed) > now, s.in_flight.load(Relaxed), (i + count - turn) % count)
+        let open = |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == Down::Last || !s.down());
+        self.servers.iter().enumerate().filter(open).min_by_key(|(i, s)| {
+            let aside = s.aside_until_ms.load(Relaxed) > now;
+            (s.down(), aside, s.in_flight.load(Relaxed), (i + count - turn) % count)
         })
     }
 
@@ -169,7 +203,7 @@ impl UpstreamLive {
         })
     }
 
-    /// Servers that are not left aside.
+    /// Servers that are neither left aside nor down.
     pub fn healthy(&self) -> usize {
         self.servers.iter().filter(|s| s.healthy()).count()
     }
@@ -193,10 +227,13 @@ impl ServerLive {
             tls: built.zip(name).map(|(built, name)| ServerTls { built, name }),
             addresses: ArcSwap::from_pointee(literal),
             in_flight: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
             turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
-            told_ms: AtomicU64::new(0),
+            told: Seldom::default(),
+            down: AtomicBool::new(false),
+            why_down: ArcSwapOption::empty(),
         }
     }
 
@@ -209,6 +246,12 @@ impl ServerLive {
     pub fn enter(self: &Arc<Self>) -> ServerLoad {
         self.in_flight.fetch_add(1, Relaxed);
         ServerLoad(self.clone())
+    }
+
+    /// It has a whole request, until what is returned is dropped.
+    pub fn awaited(self: &Arc<Self>) -> Awaited {
+        self.awaited.fetch_add(1, Relaxed);
+        Awaited(self.clone())
     }
 
     /// A connection stands, or an answer came.
@@ -226,16 +269,28 @@ impl ServerLive {
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
     }
 
-    /// Is it time for a word about why it refuses? At most one in ten seconds.
+    /// Is it time for a word about why it refuses?
     pub fn worth_telling(&self) -> bool {
-        let now = clock::now_ms().max(1);
-        let last = self.told_ms.load(Relaxed);
-        (last == 0 || now.saturating_sub(last) >= TOLD_EVERY_MS)
-            && self.told_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
+        self.told.is_due()
     }
 
     pub fn healthy(&self) -> bool {
-        self.aside_until_ms.load(Relaxed) <= clock::now_ms()
+        !self.down() && self.aside_until_ms.load(Relaxed) <= clock::now_ms()
+    }
+
+    /// Do its health probes say so? A server that is not probed never is.
+    pub fn down(&self) -> bool {
+        self.down.load(Relaxed)
+    }
+
+    pub fn why_down(&self) -> Option<Arc<String>> {
+        self.why_down.load_full()
+    }
+
+    /// `None`: up.
+    pub fn set_down(&self, why: Option<String>) {
+        self.down.store(why.is_some(), Relaxed);
+        self.why_down.store(why.map(Arc::new));
     }
 }
 
@@ -257,20 +312,29 @@ impl Drop for ServerLoad {
     }
 }
 
-/// Which servers of an upstream a request has tried.
+/// A request that a server has whole and has not answered; ends when dropped.
+pub struct Awaited(Arc<ServerLive>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.awaited.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Which servers of an upstream a request has tried: a bit each.
 #[derive(Default)]
-pub struct Tried(u64);
+pub struct Tried([u64; SERVERS_MAX.div_ceil(64)]);
 
 impl Tried {
-    /// More servers than this in one upstream are refused by the config.
-    pub const SERVERS_MAX: usize = 64;
-
     pub fn add(&mut self, index: usize) {
-        self.0 |= 1 << (index % Self::SERVERS_MAX);
+        if let Some(word) = self.0.get_mut(index / 64) {
+            *word |= 1 << (index % 64);
+        }
     }
 
+    /// What it has no bit for counts as tried, so that no loop over servers is without end.
     fn has(&self, index: usize) -> bool {
-        self.0 & (1 << (index % Self::SERVERS_MAX)) != 0
+        self.0.get(index / 64).is_none_or(|word| word & (1 << (index % 64)) != 0)
     }
 }
 
@@ -291,6 +355,7 @@ mod tests {
             connections_max: 4,
             requests_in_flight_max: 2,
             transport: Transport { protocol: Protocol::Http1, tls: None },
+            health: None,
         };
         UpstreamLive::new(Arc::new(config), None)
     }
@@ -303,7 +368,7 @@ mod tests {
         up.servers[2].refused();
         let mut tried = Tried::default();
         let mut order = vec![];
-        while let Some((i, _)) = up.choose(&tried) {
+        while let Some((i, _)) = up.choose(&tried, Down::Last) {
             order.push(i);
             tried.add(i);
         }
@@ -311,6 +376,41 @@ mod tests {
         assert_eq!(up.healthy(), 2);
         up.servers[2].accepted();
         assert_eq!(up.healthy(), 3);
+    }
+
+    #[test]
+    fn a_server_that_is_down_comes_after_all_others_or_never() {
+        let up = upstream(3);
+        up.servers[0].set_down(Some("status 503".into()));
+        up.servers[1].refused();
+        let order = |down| {
+            let (mut tried, mut order) = (Tried::default(), vec![]);
+            while let Some((i, _)) = up.choose(&tried, down) {
+                order.push(i);
+                tried.add(i);
+            }
+            order
+        };
+        assert_eq!((order(Down::Last), order(Down::Never)), (vec![2, 1, 0], vec![2, 1]));
+        assert_eq!(up.healthy(), 1);
+        up.servers.iter().for_each(|s| s.set_down(Some("refused".into())));
+        assert_eq!((order(Down::Last).len(), order(Down::Never).len()), (3, 0));
+        // What served a request has proven that it takes connections, not that it is well.
+        up.servers[1].accepted();
+        assert!(up.servers[1].down());
+    }
+
+    #[test]
+    fn each_server_is_tried_once_however_many_the_config_allows() {
+        let up = upstream(SERVERS_MAX);
+        let (mut tried, mut order) = (Tried::default(), vec![]);
+        while let Some((i, _)) = up.choose(&tried, Down::Last) {
+            order.push(i);
+            tried.add(i);
+            assert!(order.len() <= SERVERS_MAX, "a server comes again: {order:?}");
+        }
+        order.sort_unstable();
+        assert_eq!(order, Vec::from_iter(0..SERVERS_MAX));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use super::apply::Origin;
 use super::apply::Source;
 use super::claim::Bar;
 use super::clock;
-use super::epoch::Epoch;
 use super::ledger::Entry;
 use super::route::RouteTable;
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
@@ -38,8 +37,6 @@ pub(super) struct Writer {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     Keeps,
-    /// Keeps what was won, but counts its users anew.
-    NewRound,
     StartsAfresh,
 }
 
@@ -92,15 +89,16 @@ impl Writer {
             .map(|u| Arc::new(UpstreamLive::new(u.clone(), old_upstream(&u.name))))
             .collect();
         let mut releases = vec![];
-        for release in &plan.releases {
+        for (i, release) in plan.releases.iter().enumerate() {
             let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
             let evidence = match earlier {
                 Some(e) if rearmed(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
                 _ => Evidence::Keeps,
             };
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
-            let live =
-                self.release(release.clone(), earlier.map(Arc::as_ref), stable, new, evidence, workers);
+            let strata = ReleaseLive::strata(&plan, i);
+            let before = earlier.map(Arc::as_ref);
+            let live = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
             releases.push(Arc::new(live));
         }
         let mut counts = HashMap::new();
@@ -137,7 +135,18 @@ impl Writer {
                     tally: direct.clone(),
                 },
             };
-            RouteLive { name: route.name.as_str().into(), target: route.target, counts: route_counts, barred }
+            let stratum = match route.target {
+                Target::Release(i) => releases[i].strata.iter().position(|name| **name == *route.name),
+                Target::Upstream(_) => None,
+            };
+            let stratum = stratum.map(|i| i as u8);
+            RouteLive {
+                name: route.name.as_str().into(),
+                target: route.target,
+                counts: route_counts,
+                barred,
+                stratum,
+            }
         });
         let routes = Arc::new(routes.collect());
         self.counts = counts;
@@ -163,8 +172,8 @@ impl Writer {
             if !which(&old.release.name) {
                 return old.clone();
             }
-            let (stable, new) = (old.stable.clone(), old.new.clone());
-            Arc::new(self.release(old.release.clone(), Some(old), stable, new, evidence, workers))
+            let (stable, new, strata) = (old.stable.clone(), old.new.clone(), old.strata.clone());
+            Arc::new(self.release(old.release.clone(), Some(old), [stable, new], strata, evidence, workers))
         });
         Snapshot {
             revision: before.revision,
@@ -180,8 +189,8 @@ impl Writer {
         &mut self,
         release: Arc<Release>,
         before: Option<&ReleaseLive>,
-        stable: Arc<UpstreamLive>,
-        new: Arc<UpstreamLive>,
+        [stable, new]: [Arc<UpstreamLive>; 2],
+        strata: Arc<[Arc<str>]>,
         evidence: Evidence,
         workers: usize,
     ) -> ReleaseLive {
@@ -198,17 +207,20 @@ impl Writer {
             |b| b.evidence_id,
         );
         let same_epoch = keep.filter(|b| {
-            evidence == Evidence::Keeps
-                && b.force == force
+            b.force == force
+                && b.strata == strata
                 && b.release.salt == release.salt
                 && b.release.watchdog.tick == release.watchdog.tick
                 && same_segments(&b.release.segments, &release.segments)
                 && same_segments(&b.release.excluded, &release.excluded)
         });
-        let epoch = same_epoch.map(|b| b.epoch.clone()).unwrap_or_else(|| {
-            self.epochs += 1;
-            Arc::new(Epoch::new(self.epochs, release.watchdog.tick, workers, clock::now()))
-        });
+        let epoch = same_epoch.map_or_else(
+            || {
+                self.epochs += 1;
+                self.epochs
+            },
+            |b| b.epoch,
+        );
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseLive {
             tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
@@ -221,6 +233,7 @@ impl Writer {
             stable,
             new,
             epoch,
+            strata,
             evidence_id,
         }
     }

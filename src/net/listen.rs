@@ -7,14 +7,19 @@
 //! (hyper's own timer also runs between two requests, where `keepalive_timeout` is meant, so hyper gets that one); the first byte of all
 //! has `keepalive_timeout`, which hyper does not watch while it waits to see which protocol it is; and a client that takes nothing of
 //! what is written to it for `body_idle_timeout` is closed.
+//!
+//! A connection that is closed while its client still sends is reset by the kernel, and the answer (a 431, a 413 of the upstream) may never be
+//! read. So the end is said first, and what still comes is thrown away for a second at most (RFC 9112 §9.6). Not so of a tunnel, of which
+//! only one direction has ended then.
 
 use socket2::{Domain, Protocol, Socket, Type};
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -40,6 +45,8 @@ pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAd
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // On Linux what is accepted inherits it, at no cost.
+    socket.set_tcp_keepalive(&super::keepalive())?;
     if shared {
         socket.set_reuse_port(true)?;
     }
@@ -49,14 +56,15 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Where a client connection stands; shared with the service that answers its requests.
+/// Where a client connection stands; shared with the service that answers its requests. Atomic only because hyper wants to be able to
+/// send a connection that may become a tunnel to another thread.
 #[derive(Default)]
-pub struct Progress(Cell<Stage>);
+pub struct Progress(AtomicU8);
 
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Stage {
     /// No byte yet.
-    #[default]
     Fresh,
     /// Between two requests: no byte of the next one yet.
     Idle,
@@ -66,22 +74,42 @@ enum Stage {
     Busy,
     /// HTTP/2, which has its own limits.
     Http2,
+    /// No HTTP any more: there is no head to wait for.
+    Tunnel,
+}
+
+impl Stage {
+    const ALL: [Stage; 6] =
+        [Stage::Fresh, Stage::Idle, Stage::Head, Stage::Busy, Stage::Http2, Stage::Tunnel];
 }
 
 impl Progress {
     pub fn request_began(&self) {
         if !self.is_http2() {
-            self.0.set(Stage::Busy);
+            self.enter(Stage::Busy);
         }
     }
 
     pub fn is_http2(&self) -> bool {
-        self.0.get() == Stage::Http2
+        self.stage() == Stage::Http2
     }
 
     /// The response has been handed over whole: what comes next is a new head. HTTP/1 only.
     pub fn request_ended(&self) {
-        self.0.set(Stage::Idle);
+        self.enter(Stage::Idle);
+    }
+
+    /// What was HTTP/1.1 is a tunnel from now on.
+    pub fn switched(&self) {
+        self.enter(Stage::Tunnel);
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::ALL[usize::from(self.0.load(Relaxed)) % Stage::ALL.len()]
     }
 }
 
@@ -96,6 +124,10 @@ pub struct Patience {
     pub write: Duration,
 }
 
+/// How long, and how much, a client may go on sending after the end of what it is told.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
 /// RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -105,17 +137,20 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nc
 /// A client's stream, TCP or TLS, with deadlines for request heads and for writing.
 pub struct ClientStream<S> {
     inner: S,
-    progress: Rc<Progress>,
+    progress: Arc<Progress>,
     patience: Patience,
     /// What is expected next of [`PREFACE`]; nothing once it was HTTP/1 after all.
     preface: &'static [u8],
     timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Since the end was said: until when, and how much was thrown away.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
-    pub fn new(stream: S, progress: Rc<Progress>, patience: Patience) -> Self {
-        ClientStream { inner: stream, progress, patience, preface: PREFACE, timer: None, write_timer: None }
+    pub fn new(stream: S, progress: Arc<Progress>, patience: Patience) -> Self {
+        let (timer, write_timer, linger) = (None, None, None);
+        ClientStream { inner: stream, progress, patience, preface: PREFACE, timer, write_timer, linger }
     }
 
     /// Bytes came while no request was being answered.
@@ -124,13 +159,14 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         let is_preface = compared > 0 && bytes[..compared] == self.preface[..compared];
         self.preface = if is_preface { &self.preface[compared..] } else { b"" };
         let stage = if is_preface && self.preface.is_empty() { Stage::Http2 } else { Stage::Head };
-        if self.progress.0.replace(stage) != stage {
+        if self.progress.stage() != stage {
+            self.progress.enter(stage);
             self.timer = None;
         }
     }
 
     fn too_slow(&mut self, cx: &mut Context<'_>) -> io::Error {
-        let may_be_told = self.progress.0.get() == Stage::Head && self.write_timer.is_none();
+        let may_be_told = self.progress.stage() == Stage::Head && self.write_timer.is_none();
         if may_be_told && self.preface.is_empty() {
             // The buffer of a socket that nothing was written to takes these few bytes, or the client is gone.
             let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
@@ -164,9 +200,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
-        let stage = this.progress.0.get();
+        let stage = this.progress.stage();
         match (stage, &polled) {
-            (Stage::Busy | Stage::Http2, _) => this.timer = None,
+            (Stage::Busy | Stage::Http2 | Stage::Tunnel, _) => this.timer = None,
             (_, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
                 this.began(&buffer.filled()[before..])
             }
@@ -183,7 +219,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.written(cx, polled)
@@ -194,7 +230,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            std::task::ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        // The client of a tunnel may go on: what it sends is the server's.
+        if this.progress.stage() == Stage::Tunnel {
+            return Poll::Ready(Ok(()));
+        }
+        let (until, thrown) = this.linger.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), 0));
+        let mut piece = [const { MaybeUninit::uninit() }; 4096];
+        while *thrown < LINGER_BYTES_MAX {
+            let mut piece = ReadBuf::uninit(&mut piece);
+            match Pin::new(&mut this.inner).poll_read(cx, &mut piece) {
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() => *thrown += piece.filled().len(),
+                // The client has ended, too.
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => return until.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

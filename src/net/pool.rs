@@ -4,51 +4,57 @@
 //! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
 //! `connections_max` connections, divided among the workers (at least one each).
 //!
+//! Tunnels: a connection whose server has agreed to leave HTTP is not the pool's to hand out again, but it counts as open until the tunnel
+//! ends. They last for hours, so they take up at most three quarters of a server's connections: the rest is for requests.
+//!
 //! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries `STREAMS_MAX`
 //! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
 //! its own stream only. A connection retires after `REQUESTS_MAX` requests.
 
 use super::LocalExecutor;
-use super::head_room::{HeadRoom, ServerStream};
+use super::head_room::{HeadRoom, OverTcp, ServerStream};
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
+use crate::live::apply::Live;
 use crate::live::clock;
-use crate::live::upstream::{ServerLive, is_local};
+use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113, 6.5.2 recommends no less).
-const STREAMS_MAX: usize = 100;
 /// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and whatever is on its way to them at
 /// that moment is lost; this side knows when nothing is.
 const REQUESTS_MAX: usize = 500;
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
+/// Streams before a server has said how many it takes: nginx, for one, refuses what is over its own bound before that bound is known here.
+const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// A response's head.
-const HEAD_BYTES: u32 = 64 << 10;
+pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// A server that is gone without a word must not keep the one connection that all share.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All pools of one worker.
 pub struct Pools<B> {
-    workers: usize,
+    live: Arc<Live>,
     worker: usize,
     servers: RefCell<HashMap<u64, Rc<ServerPool<B>>>>,
 }
@@ -60,6 +66,8 @@ struct ServerPool<B> {
     /// An HTTP/2 connection is being made, and those who find no room wait for it.
     connecting: Cell<bool>,
     open: Cell<usize>,
+    /// Those of them that are a tunnel, or are asked to become one.
+    tunnels: Cell<usize>,
     /// A connection came back, or one has ended.
     freed: Notify,
     used_ms: Cell<u64>,
@@ -67,7 +75,7 @@ struct ServerPool<B> {
 
 struct Idle<B> {
     sender: http1::SendRequest<B>,
-    head: Rc<HeadRoom>,
+    head: Arc<HeadRoom>,
     since_ms: u64,
 }
 
@@ -88,7 +96,7 @@ struct Stream<B> {
 }
 
 enum Sender<B> {
-    Http1(http1::SendRequest<B>, Rc<HeadRoom>),
+    Http1(http1::SendRequest<B>, Arc<HeadRoom>),
     Http2(Stream<B>),
 }
 
@@ -112,6 +120,9 @@ pub enum NoConnection {
     /// All connections that the server may have were busy for `connect_timeout`.
     #[error("all connections are busy")]
     Busy,
+    /// As many tunnels as the server's connections have room for.
+    #[error("no room for a tunnel")]
+    Tunnels,
 }
 
 /// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an HTTP/1.1 connection is closed;
@@ -121,6 +132,14 @@ pub struct Lease<B> {
     pool: Rc<ServerPool<B>>,
     /// Was it used before? Then the server may have closed it in the meantime.
     pub reused: bool,
+    /// Of a request that asks for a tunnel.
+    tunnel: Option<Reserved<B>>,
+}
+
+/// The connection of a tunnel, as the pool counts it: for as long as this lives.
+pub struct TunnelRoom<B> {
+    _open: Open<B>,
+    _reserved: Reserved<B>,
 }
 
 /// A request that could not be sent.
@@ -136,8 +155,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub fn new(worker: usize, workers: usize) -> Self {
-        Pools { workers, worker, servers: RefCell::default() }
+    pub fn new(worker: usize, live: Arc<Live>) -> Self {
+        Pools { live, worker, servers: RefCell::default() }
     }
 
     /// A connection to `server`: one that is free, else a new one, else the next that comes free.
@@ -150,6 +169,24 @@ where
             Protocol::Http1 => self.exclusive(server, pool, terms, deadline, quota).await,
             Protocol::Http2 => self.multiplexed(server, pool, terms, deadline, quota).await,
         }
+    }
+
+    /// A connection that is to become a tunnel, if the server has room for one more.
+    pub async fn tunnel(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
+        let quota = self.quota(terms.connections_max);
+        let reserved = Reserved::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.live);
+        let reserved = reserved.ok_or(NoConnection::Tunnels)?;
+        let lease = self.connection(server, terms).await?;
+        Ok(Lease { tunnel: Some(reserved), ..lease })
+    }
+
+    /// Must the next request to `server` wait for a connection?
+    pub fn is_full(&self, server: &ServerLive, terms: Terms) -> bool {
+        let pool = self.pool(server.id);
+        let shared = pool.shared.borrow();
+        pool.open.get() >= self.quota(terms.connections_max)
+            && pool.idle.borrow().is_empty()
+            && shared.iter().all(|c| c.streams.get() >= STREAMS_MAX)
     }
 
     async fn exclusive(
@@ -171,12 +208,12 @@ where
                 return Ok(lease);
             }
         }
-        let open = Open::new(&pool);
+        let open = Open::new(&pool, &self.live)?;
         let sender = match connect(server, terms.connect_timeout).await? {
             Stood::Plain(stream) => http1_over(stream, open).await?,
             Stood::Tls(stream) => http1_over(*stream, open).await?,
         };
-        Ok(Lease { sender, pool, reused: false })
+        Ok(Lease { sender, pool, reused: false, tunnel: None })
     }
 
     async fn multiplexed(
@@ -189,7 +226,7 @@ where
     ) -> Result<Lease<B>, NoConnection> {
         loop {
             if let Some(stream) = pool.stream(terms.connection_idle, quota) {
-                return Ok(Lease { sender: Sender::Http2(stream), pool, reused: true });
+                return Ok(Lease { sender: Sender::Http2(stream), pool, reused: true, tunnel: None });
             }
             if !pool.connecting.get() && pool.open.get() < quota {
                 break;
@@ -205,7 +242,7 @@ where
         }
         // Lets the others go on however this ends, also if this future is dropped.
         let _connecting = Connecting::begin(&pool);
-        let open = Open::new(&pool);
+        let open = Open::new(&pool, &self.live)?;
         let sender = match connect(server, terms.connect_timeout).await? {
             Stood::Plain(stream) => http2_over(stream, open).await?,
             Stood::Tls(stream) => http2_over(*stream, open).await?,
@@ -219,13 +256,13 @@ where
             used_ms: Cell::new(clock::now_ms()),
         });
         pool.shared.borrow_mut().push(shared.clone());
-        Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false })
+        Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false, tunnel: None })
     }
 
     /// This worker's part of `connections_max`.
     fn quota(&self, connections_max: usize) -> usize {
-        let more = usize::from(self.worker < connections_max % self.workers);
-        (connections_max / self.workers + more).max(1)
+        let more = usize::from(self.worker < connections_max % self.live.workers);
+        (connections_max / self.live.workers + more).max(1)
     }
 
     fn pool(&self, server: u64) -> Rc<ServerPool<B>> {
@@ -236,6 +273,7 @@ where
                 shared: RefCell::default(),
                 connecting: Cell::new(false),
                 open: Cell::new(0),
+                tunnels: Cell::new(0),
                 freed: Notify::new(),
                 used_ms: Cell::new(clock::now_ms()),
             })
@@ -269,7 +307,7 @@ impl<B> ServerPool<B> {
         while let Some(candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
                 let sender = Sender::Http1(candidate.sender, candidate.head);
-                return Some(Lease { sender, pool: self.clone(), reused: true });
+                return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
         }
         None
@@ -329,19 +367,55 @@ impl<B> Drop for Connecting<B> {
 }
 
 /// One open connection of a pool: counted down again however it ends.
-struct Open<B>(Rc<ServerPool<B>>);
+struct Open<B>(Rc<ServerPool<B>>, Arc<Live>);
 
 impl<B> Open<B> {
-    fn new(pool: &Rc<ServerPool<B>>) -> Self {
+    /// What is left of the descriptors is for others: clients at the door, the admin API, the disk.
+    fn new(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Result<Self, NoConnection> {
+        let gauges = &live.gauges;
+        // Gives itself back if it is one too many.
+        let open = Open::taken_over(pool, live);
+        if gauges.server_connections.load(Relaxed) > gauges.connections_room.load(Relaxed) {
+            return Err(NoConnection::Local(io::Error::other(
+                "too many connections for the limit of open files",
+            )));
+        }
+        Ok(open)
+    }
+}
+
+impl<B> Open<B> {
+    /// A connection that stands already.
+    fn taken_over(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Self {
+        live.gauges.server_connections.fetch_add(1, Relaxed);
         pool.open.set(pool.open.get() + 1);
-        Open(pool.clone())
+        Open(pool.clone(), live.clone())
     }
 }
 
 impl<B> Drop for Open<B> {
     fn drop(&mut self) {
+        self.1.gauges.server_connections.fetch_sub(1, Relaxed);
         self.0.open.set(self.0.open.get().saturating_sub(1));
         self.0.freed.notify_one();
+    }
+}
+
+/// A place among the tunnels to a server; given back when dropped.
+struct Reserved<B>(Rc<ServerPool<B>>, Arc<Live>);
+
+impl<B> Reserved<B> {
+    fn within(at_most: usize, pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Option<Self> {
+        (pool.tunnels.get() < at_most).then(|| {
+            pool.tunnels.set(pool.tunnels.get() + 1);
+            Reserved(pool.clone(), live.clone())
+        })
+    }
+}
+
+impl<B> Drop for Reserved<B> {
+    fn drop(&mut self) {
+        self.0.tunnels.set(self.0.tunnels.get().saturating_sub(1));
     }
 }
 
@@ -350,14 +424,14 @@ fn too_late() -> io::Error {
 }
 
 /// A connection that stands, and that has proven whose it is where that was asked.
-enum Stood {
+pub(super) enum Stood {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
 /// Tries the addresses in turn, beginning with another one each time; each gets its share of the time that is left, so that a dead
 /// one does not use up that of the others. A handshake is part of it.
-async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
+pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
@@ -369,6 +443,7 @@ async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConn
             let stream = TcpStream::connect(address).await?;
             // Requests are small and written whole: waiting for more would only delay them.
             let _ = stream.set_nodelay(true);
+            let _ = SockRef::from(&stream).set_tcp_keepalive(&super::keepalive());
             secure(server, stream).await
         };
         let connected = timeout_at(Instant::now() + share, connecting).await;
@@ -398,7 +473,7 @@ async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<Stood> {
 
 async fn http1_over<S, B>(stream: S, open: Open<B>) -> Result<Sender<B>, NoConnection>
 where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -407,8 +482,8 @@ where
     let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
-        // How it ended is told to the exchange that used it.
-        let _ = connection.await;
+        // How it ended is told to the exchange that used it; of a tunnel, to whoever runs it.
+        let _ = connection.with_upgrades().await;
         drop(open);
     });
     Ok(Sender::Http1(sender, head))
@@ -423,6 +498,7 @@ where
 {
     let handshake = http2::Builder::new(LocalExecutor)
         .timer(TokioTimer::new())
+        .initial_max_send_streams(STREAMS_FIRST)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -449,7 +525,7 @@ impl<B: Body + 'static> Lease<B> {
                 if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
                     return Err(SendError::Unsent(Box::new(request)));
                 }
-                head.opens();
+                head.opens(self.reused);
                 let sent = sender.try_send_request(request).await;
                 head.closes();
                 sent.map_err(unsent)
@@ -468,6 +544,15 @@ impl<B: Body + 'static> Lease<B> {
                 }
             }
         }
+    }
+
+    /// The server has switched: the connection is a tunnel's now. `None` for a lease that was not [`Pools::tunnel`]'s.
+    pub fn switched(self) -> Option<TunnelRoom<B>> {
+        // hyper's part of the connection ends, and its count with it.
+        self.tunnel.map(|reserved| {
+            let open = Open::taken_over(&self.pool, &reserved.1);
+            TunnelRoom { _open: open, _reserved: reserved }
+        })
     }
 
     /// The response has ended and the request was sent whole: the connection may serve another.

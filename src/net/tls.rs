@@ -136,16 +136,44 @@ mod tests {
         assert_eq!(made(|_| {}), CertificateNames::default());
     }
 
-    proptest! {
-        #[test]
-        fn no_bytes_in_place_of_a_certificate_panic(cut in 0usize..600, at in 0usize..600, byte: u8) {
-            let params = CertificateParams::new(vec!["a.example".to_string()]).unwrap();
-            let mut der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec();
-            let at = at % der.len();
-            der[at] = byte;
-            names(&CertificateDer::from(der.clone()));
-            der.truncate(cut);
-            names(&CertificateDer::from(der));
-        }
+    #[test]
+    fn no_bytes_in_place_of_a_certificate_panic_however_damaged() {
+        let signed = |edit: &dyn Fn(&mut CertificateParams)| {
+            let mut params = CertificateParams::new(vec!["a.example".to_string()]).unwrap();
+            edit(&mut params);
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+        };
+        let seeds = [
+            signed(&|_| {}),
+            signed(&|p| p.distinguished_name.push(DnType::CommonName, "alice")),
+            signed(&|p| p.subject_alt_names = vec![SanType::URI("spiffe://a/b".try_into().unwrap())]),
+        ];
+        // Tags and lengths of DER, and the object identifiers of a common name and of alternative names.
+        let words: [&[u8]; 12] = [
+            &[0x30],
+            &[0x31],
+            &[0x0c],
+            &[0x13],
+            &[0x1e],
+            &[0x80],
+            &[0x84, 0xff, 0xff, 0xff, 0xff],
+            &[0],
+            &[0xff],
+            &[6, 3, 0x55, 4, 3],
+            &[6, 3, 0x55, 0x1d, 0x11],
+            &[0x86],
+        ];
+        let mut runner = proptest::test_runner::TestRunner::new(crate::mutate::cases(400));
+        let held = runner.run(&crate::mutate::damaged(seeds, words), |bytes| {
+            let found = names(&CertificateDer::from(bytes.clone()));
+            let of = [found.common, found.alternative];
+            prop_assert!(
+                of.iter()
+                    .flatten()
+                    .all(|name| bytes.windows(name.len().max(1)).any(|w| w == name) || name.is_empty())
+            );
+            Ok(())
+        });
+        held.unwrap();
     }
 }

@@ -6,9 +6,10 @@
 
 use super::exchange::Exchange;
 use super::forward;
+use super::result_code::Reader;
 use super::serve::Worker;
 use super::stream;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Blame, Outcome};
 use crate::net::pool::Lease;
 use bytes::Bytes;
 use http::StatusCode;
@@ -25,11 +26,18 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
+/// A client that was waited for as long as this, in all, may be why the upstream gave the exchange up: no common server has less patience
+/// with a body (uWSGI 4 s, Kestrel 5 s).
+const DAWDLE: Duration = Duration::from_secs(3);
+
 /// How far the request body has come, and what became of it; shared with the exchange.
 pub struct Upload {
     stage: Cell<Stage>,
     /// Waiting for the client to send more: then silence is not the upstream's.
     waits_for_client: Cell<bool>,
+    /// For how long the client was waited for in all, before the wait that is on: to send more, or to take what came.
+    waited: Cell<Duration>,
+    waits_since: Cell<Option<Instant>>,
     moved_at: Cell<Instant>,
     became_whole: Notify,
     /// The client went away, and the exchange goes on without it.
@@ -58,6 +66,8 @@ impl Upload {
         Rc::new(Upload {
             stage: Cell::new(if body.is_end_stream() { Stage::Whole } else { Stage::Running }),
             waits_for_client: Cell::new(false),
+            waited: Cell::default(),
+            waits_since: Cell::default(),
             moved_at: Cell::new(Instant::now()),
             became_whole: Notify::new(),
             client_gone: Cell::new(false),
@@ -80,6 +90,11 @@ impl Upload {
         self.became_whole.notify_one();
     }
 
+    /// The upstream's time begins only now.
+    pub fn move_on(&self) {
+        self.moved_at.set(Instant::now());
+    }
+
     /// When its last piece came; at first, when the request did.
     pub fn moved_at(&self) -> Instant {
         self.moved_at.get()
@@ -91,6 +106,36 @@ impl Upload {
             Stage::Slow => Some(ClientFault::Slow),
             Stage::Running | Stage::Whole => None,
         }
+    }
+
+    /// The client is waited for from now on.
+    fn waits(&self) {
+        if self.waits_since.get().is_none() {
+            self.waits_since.set(Some(Instant::now()));
+        }
+    }
+
+    /// It has moved.
+    fn waits_no_more(&self) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited.set(self.waited.get() + since.elapsed());
+        }
+    }
+
+    /// For how long the client was waited for, in all.
+    fn client_took(&self) -> Duration {
+        let waits = self.waits_since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        self.waited.get() + waits
+    }
+
+    /// Has the client taken so long that an upstream may have lost patience with it?
+    pub fn client_dawdled(&self) -> bool {
+        self.client_took() >= DAWDLE
+    }
+
+    /// Was half of this time or more the client's?
+    pub fn client_took_half_of(&self, total: Duration) -> bool {
+        self.client_took() >= total / 2
     }
 
     /// When the upstream's time to answer began: when the last piece of the body moved. `None` while the client is waited for.
@@ -127,6 +172,7 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.timer = None;
                 this.upload.waits_for_client.set(false);
+                this.upload.waits_no_more();
                 this.upload.moved_at.set(Instant::now());
                 if this.inner.is_end_stream() {
                     this.upload.complete();
@@ -145,11 +191,13 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
             Poll::Ready(None) => {
+                this.upload.waits_no_more();
                 this.upload.complete();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 this.upload.waits_for_client.set(true);
+                this.upload.waits();
                 let timeout = this.idle_timeout;
                 let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                 ready!(timer.as_mut().poll(cx));
@@ -203,6 +251,10 @@ pub struct Download {
     status: StatusCode,
     deadlines: Deadlines,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Reads the result code, where the release has one.
+    code: Option<Reader>,
+    /// What the trailers said.
+    by_trailers: Option<Outcome>,
 }
 
 /// Times of the upstream's config that bear on a response body.
@@ -212,11 +264,17 @@ pub struct Deadlines {
     pub idle: Duration,
     /// Of the whole exchange.
     pub total: Option<Instant>,
+    /// How long that was, from its beginning.
+    pub whole: Option<Duration>,
 }
 
 impl ResponseBody {
     pub fn text(text: String) -> Self {
         ResponseBody::Text(Some(text.into()))
+    }
+
+    pub fn nothing() -> Self {
+        ResponseBody::Text(None)
     }
 
     pub fn upstream(
@@ -225,8 +283,10 @@ impl ResponseBody {
         lease: Lease<RequestBody>,
         status: StatusCode,
         deadlines: Deadlines,
+        code: Option<Reader>,
     ) -> Self {
-        let download = Download { inner, exchange, lease: Some(lease), status, deadlines, timer: None };
+        let (lease, timer, by_trailers) = (Some(lease), None, None);
+        let download = Download { inner, exchange, lease, status, deadlines, timer, code, by_trailers };
         if download.inner.is_end_stream() {
             download.ended();
             return ResponseBody::Upstream(None);
@@ -246,7 +306,27 @@ impl Download {
         if let Some(lease) = self.lease.take().filter(|_| self.exchange.upload().whole()) {
             lease.give_back();
         }
-        self.exchange.end(Outcome::of_status(self.status), self.status);
+        let outcome = self.outcome();
+        self.exchange.end(outcome, self.status);
+    }
+
+    /// What the head said, unless the body or its trailers say worse.
+    fn outcome(&self) -> Outcome {
+        let by_head = self.exchange.by_head();
+        let Some(rules) = self.exchange.rules().filter(|_| by_head.blame() == Blame::Nobody) else {
+            return by_head;
+        };
+        let fails = |code: &Reader| rules.body.as_ref().is_some_and(|rule| code.fails(rule));
+        if self.code.as_ref().is_some_and(fails) {
+            return Outcome::ServerError;
+        }
+        self.by_trailers.unwrap_or(by_head)
+    }
+
+    /// A break in mid-body: what the client did may be the reason.
+    fn is_the_clients(&self) -> bool {
+        let upload = self.exchange.upload();
+        upload.client_fault().is_some() || upload.client_dawdled()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Outcome>>> {
@@ -255,13 +335,18 @@ impl Download {
                 self.timer = None;
                 if let Some(data) = frame.data_ref() {
                     self.exchange.passed(data.len());
+                    if let Some(code) = &mut self.code {
+                        code.passes(data);
+                    }
+                }
+                if let Some(trailers) = frame.trailers_ref() {
+                    self.by_trailers = self.exchange.rules().and_then(|rules| rules.of_grpc(trailers));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            // The upstream may have answered before it had the whole request: a client that breaks its body breaks both.
-            Poll::Ready(Some(Err(_))) if self.exchange.upload().client_fault().is_some() => {
-                Poll::Ready(Some(Err(Outcome::Cancelled)))
-            }
+            // The upstream may have answered before it had the whole request: a client that breaks its body breaks both. And one that
+            // reads slowly makes the upstream wait to write.
+            Poll::Ready(Some(Err(_))) if self.is_the_clients() => Poll::Ready(Some(Err(Outcome::Cancelled))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => loop {
@@ -280,7 +365,11 @@ impl Download {
                     timer.as_mut().reset(Instant::now() + again);
                     continue;
                 }
-                return Poll::Ready(Some(Err(Outcome::Timeout)));
+                // It is the whole exchange that took too long: whose time was it?
+                let upload = self.exchange.upload();
+                let excused = over && deadlines.whole.is_some_and(|t| upload.client_took_half_of(t));
+                let outcome = if excused { Outcome::Cancelled } else { Outcome::Timeout };
+                return Poll::Ready(Some(Err(outcome)));
             },
         }
     }
@@ -300,9 +389,14 @@ impl Body for ResponseBody {
         };
         let Some(download) = slot else { return Poll::Ready(None) };
         stream::wanted();
+        let upload = download.exchange.upload();
+        if upload.whole() {
+            upload.waits_no_more();
+        }
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
                 stream::offered();
+                download.exchange.upload().waits();
                 if frame.is_trailers() || download.inner.is_end_stream() {
                     // hyper does not ask again.
                     if let Some(download) = slot.take() {

@@ -23,6 +23,10 @@ pub enum Failure {
     Barred,
     /// `[limits] requests_in_flight`.
     Overload,
+    /// More WebSockets than the server's connections have room for.
+    TooManyTunnels,
+    /// A WebSocket to an upstream that is spoken to in HTTP/2.
+    TunnelNotServed,
     /// The client sent a body that is not HTTP.
     BadRequestBody,
     /// The client sent its body too slowly.
@@ -41,6 +45,8 @@ impl Failure {
             | Failure::BadRequest(_)
             | Failure::NoRoute
             | Failure::Barred
+            | Failure::TooManyTunnels
+            | Failure::TunnelNotServed
             | Failure::Overload => Outcome::Rejected,
             Failure::BadRequestBody | Failure::SlowRequestBody => Outcome::Cancelled,
         }
@@ -70,6 +76,10 @@ impl Failure {
             Failure::NoRoute => (StatusCode::NOT_FOUND, "no route matches"),
             Failure::Barred => (StatusCode::SERVICE_UNAVAILABLE, "this version is rolled back"),
             Failure::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy"),
+            Failure::TooManyTunnels => (StatusCode::SERVICE_UNAVAILABLE, "too many websockets are open"),
+            Failure::TunnelNotServed => {
+                (StatusCode::NOT_IMPLEMENTED, "no websockets here: this service is spoken to in HTTP/2")
+            }
             Failure::BadRequestBody => (StatusCode::BAD_REQUEST, "the request body is malformed"),
             Failure::SlowRequestBody => (StatusCode::REQUEST_TIMEOUT, "the request body came too slowly"),
         }
@@ -89,7 +99,12 @@ impl Failure {
             | Failure::BadRequest(_)
             | Failure::BadRequestBody
             | Failure::SlowRequestBody => true,
-            Failure::Upstream(_) | Failure::NoRoute | Failure::Barred | Failure::Overload => false,
+            Failure::Upstream(_)
+            | Failure::NoRoute
+            | Failure::Barred
+            | Failure::TooManyTunnels
+            | Failure::TunnelNotServed
+            | Failure::Overload => false,
         }
     }
 

@@ -6,17 +6,19 @@
 
 use super::body::Upload;
 use super::serve::{RequestRoom, Worker};
-use crate::domain::cohort::Bucket;
 use crate::domain::decide::Arm;
+use crate::domain::engine::What;
+use crate::domain::engine::users::Unit;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::Target;
+use crate::domain::success::Rules;
 use crate::live::clock;
-use crate::live::epoch::{Ending, Randomised, Ticket};
+use crate::live::feed::{Arrival, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
-use crate::live::tally::ArmCounts;
+use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
 use crate::live::upstream::{InFlight, ServerLoad};
 use crate::net::listen::Progress;
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,8 +31,8 @@ pub struct Exchange {
     route: usize,
     /// `None` on a route that goes to an upstream directly.
     decided: Option<Decided>,
-    /// Its place in the evidence: from when the request was received whole. Until then silence may be the client's.
-    ticket: Option<Ticket>,
+    /// Its place in the evidence.
+    place: Place,
     began: Duration,
     story: Story,
     served: Served,
@@ -40,12 +42,21 @@ pub struct Exchange {
     load: Option<ServerLoad>,
     room: Option<RequestRoom>,
     /// Of an HTTP/1 connection: its next head begins when this exchange has ended.
-    progress: Option<Rc<Progress>>,
-    /// Answered, by the evidence: with the ticket under which.
-    settled: Option<Ticket>,
-    /// The head said 5xx.
-    failed_head: bool,
+    progress: Option<Arc<Progress>>,
+    /// What the head said; more may follow in the body and its trailers.
+    by_head: Outcome,
     open: bool,
+}
+
+/// A request's place in the evidence.
+enum Place {
+    /// It is not received whole yet: until then silence may be the client's.
+    Unclaimed,
+    Waits(Ticket),
+    /// The head said that the arm has not failed; only a body that breaks undoes that.
+    Answered(Ticket),
+    /// Nothing more will be told, or there was no room.
+    Left,
 }
 
 /// What was decided about a request of a release.
@@ -56,10 +67,11 @@ pub struct Decided {
     pub arm: Arm,
     pub cohort: Cohort,
     pub reason: &'static str,
-    pub bucket: Option<Bucket>,
+    pub unit: Option<Unit>,
     /// Tells users apart in sketches; also chooses those whose requests are logged.
     pub user_hash: Option<u64>,
-    pub randomised: Randomised,
+    /// The hash alone chose the arm.
+    pub drawn: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,7 +130,7 @@ impl Exchange {
             upload,
             route,
             decided,
-            ticket: None,
+            place: Place::Unclaimed,
             began,
             story,
             served: Served::AsDecided,
@@ -127,8 +139,7 @@ impl Exchange {
             load: None,
             room: None,
             progress: None,
-            settled: None,
-            failed_head: false,
+            by_head: Outcome::Ok,
             open: true,
         };
         exchange.arm_counts(|counts| counts.in_flight.add(1));
@@ -140,8 +151,25 @@ impl Exchange {
 
     /// The request is there, whole: from now on the upstream's time counts.
     pub fn received(&mut self) {
-        if let Some(d) = self.decided {
-            self.ticket = Some(self.ticket_or_now(&d));
+        if let (Place::Unclaimed, Some(d)) = (&self.place, self.decided) {
+            let arrival = Arrival {
+                epoch: self.snapshot.releases[d.release].epoch,
+                at: clock::now(),
+                arm: d.arm,
+                unit: d.unit,
+                drawn: d.drawn,
+                stratum: self.snapshot.routes[self.route].stratum,
+            };
+            let ticket = self.worker.live.feed.arrive(self.worker.index, &arrival);
+            self.place = ticket.map_or(Place::Left, Place::Waits);
+        }
+    }
+
+    /// What follows is a wait that is not the upstream's: gives its place in the evidence back, until it is [`Self::received`] again.
+    pub fn excuse(&mut self) {
+        if let Place::Waits(_) = self.place {
+            self.tell(What::Excused);
+            self.place = Place::Unclaimed;
         }
     }
 
@@ -161,6 +189,15 @@ impl Exchange {
         self.decided.map(|d| &self.snapshot.releases[d.release])
     }
 
+    /// What the release calls a success.
+    pub fn rules(&self) -> Option<&Rules> {
+        self.decided.map(|d| &self.snapshot.releases[d.release].release.outcome)
+    }
+
+    pub fn by_head(&self) -> Outcome {
+        self.by_head
+    }
+
     pub fn arm(&self) -> Option<Arm> {
         self.decided.map(|d| d.arm)
     }
@@ -168,7 +205,11 @@ impl Exchange {
     /// The arm that answers, where the config says that clients may see it.
     pub fn exposed_arm(&self) -> Option<Arm> {
         let expose = self.snapshot.plan.listen.expose_arm;
-        self.arm().filter(|_| expose).map(|arm| match self.served {
+        self.serving_arm().filter(|_| expose)
+    }
+
+    fn serving_arm(&self) -> Option<Arm> {
+        self.arm().map(|arm| match self.served {
             Served::AsDecided => arm,
             Served::ByStable => Arm::Stable,
         })
@@ -183,7 +224,7 @@ impl Exchange {
     }
 
     /// What it takes up until its end: room in the process, and the turn on its connection.
-    pub fn occupies(&mut self, room: RequestRoom, progress: Option<Rc<Progress>>) {
+    pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
         (self.room, self.progress) = (Some(room), progress);
     }
 
@@ -192,31 +233,54 @@ impl Exchange {
         self.load = Some(load);
     }
 
-    /// The head of the response is there, `took` after the upstream had the request.
-    pub fn answered(&mut self, status: StatusCode, took: Duration) {
+    /// The head of the response is there, `took` after the upstream had the request; `None`: it still waited for the client.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, took: Option<Duration>) {
+        self.by_head = match self.rules() {
+            Some(rules) => rules.of_head(status, headers),
+            None => Outcome::of_status(status),
+        };
         if self.served == Served::ByStable {
             return;
         }
-        let succeeded = Outcome::of_status(status).blame() == Blame::Nobody;
-        self.failed_head = !succeeded;
-        self.arm_counts(|counts| {
-            counts.response.record(took);
-            if succeeded {
-                counts.success.record(took);
-            }
-        });
-        if let Some(d) = self.decided.filter(|_| succeeded) {
-            let ticket = self.ticket_or_now(&d);
-            self.snapshot.releases[d.release].epoch.head(self.worker.index, ticket);
-            self.settled = Some(ticket);
+        let succeeded = self.by_head.blame() == Blame::Nobody;
+        if let Some(took) = took {
+            self.arm_counts(|counts| {
+                counts.response.record(took);
+                if succeeded {
+                    counts.success.record(took);
+                }
+            });
+        }
+        if succeeded {
+            self.tell(if self.by_head == Outcome::ClientError { What::ClientError } else { What::Answered });
         }
     }
 
-    /// Its place in the evidence; one that was answered before it was received whole takes its place now.
-    fn ticket_or_now(&self, d: &Decided) -> Ticket {
-        let epoch = &self.snapshot.releases[d.release].epoch;
-        let arrive = || epoch.arrive(self.worker.index, d.arm, d.bucket, d.randomised, clock::now());
-        self.ticket.unwrap_or_else(arrive)
+    /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes its place now.
+    fn tell(&mut self, what: What) {
+        if matches!(what, What::Answered | What::ClientError | What::Failed) {
+            self.received();
+        }
+        let (feed, worker, now) = (&self.worker.live.feed, self.worker.index, clock::now());
+        self.place = match (std::mem::replace(&mut self.place, Place::Left), what) {
+            (Place::Waits(mut ticket), What::Answered | What::ClientError) => {
+                feed.tell(worker, &mut ticket, what, now);
+                Place::Answered(ticket)
+            }
+            (Place::Waits(mut ticket), _) => {
+                feed.tell(worker, &mut ticket, what, now);
+                feed.leave(worker, ticket);
+                Place::Left
+            }
+            (Place::Answered(mut ticket), what) => {
+                if what == What::Failed {
+                    feed.tell(worker, &mut ticket, What::Broke, now);
+                }
+                feed.leave(worker, ticket);
+                Place::Left
+            }
+            (Place::Unclaimed | Place::Left, _) => Place::Left,
+        };
     }
 
     pub fn passed(&mut self, bytes: usize) {
@@ -242,8 +306,8 @@ impl Exchange {
             return;
         }
         // A client that leaves after a 500 does not undo it.
-        let undone = self.failed_head && outcome == Outcome::Cancelled;
-        let outcome = if undone { Outcome::ServerError } else { outcome };
+        let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
+        let outcome = if undone { self.by_head } else { outcome };
         if self.served == Served::AsDecided {
             self.count(outcome);
         }
@@ -273,26 +337,32 @@ impl Exchange {
         }
     }
 
-    fn count(&self, outcome: Outcome) {
+    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the tunnel instead, and the release that may
+    /// call it back, if it leads to `new`.
+    pub fn switched(mut self) -> (Switched, Option<String>) {
+        let arm = self.serving_arm();
+        let release = self.release().filter(|_| arm == Some(Arm::New)).map(|r| r.release.name.clone());
+        let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
+            (_, Some(release), Some(arm)) => Tallied::Release(release.tally.clone(), arm),
+            (RouteCounts::Upstream { tally, .. }, ..) => Tallied::Upstream(tally.clone()),
+            (RouteCounts::Release(_), ..) => Tallied::Nowhere,
+        };
+        self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
+        (Switched::begin(tally, self.worker.index), release)
+    }
+
+    fn count(&mut self, outcome: Outcome) {
         let (worker, now) = (self.worker.index, clock::now());
+        self.tell(match outcome.blame() {
+            Blame::Upstream => What::Failed,
+            Blame::Client => What::Left { unusual: false },
+            Blame::Nobody | Blame::Proxy => What::Excused,
+        });
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (RouteCounts::Release(counts), Some(d)) => {
                 let release = &self.snapshot.releases[d.release];
                 counts[d.arm.index()][d.cohort.index(&release.release)].count(worker, outcome);
-                let end = |ticket: Ticket, ending| release.epoch.end(worker, ticket, ending, now);
-                match (outcome.blame(), self.settled) {
-                    // It has answered: only a body that breaks makes that undone.
-                    (Blame::Upstream, Some(ticket)) => release.epoch.broke(worker, ticket, now),
-                    (_, Some(_)) => {}
-                    (Blame::Upstream, None) => end(self.ticket_or_now(d), Ending::Failed),
-                    (Blame::Client, None) => {
-                        self.ticket.into_iter().for_each(|t| end(t, Ending::GaveUp));
-                    }
-                    (Blame::Nobody | Blame::Proxy, None) => {
-                        self.ticket.into_iter().for_each(|t| end(t, Ending::Excused));
-                    }
-                }
             }
             (RouteCounts::Upstream { counts, .. }, _) => counts.count(worker, outcome),
             (RouteCounts::Release(_), None) => {}
@@ -320,6 +390,41 @@ impl Exchange {
             (RouteCounts::Release(_), None) => {}
         }
         debug_assert!(matches!(route.target, Target::Release(_)) == self.decided.is_some());
+    }
+}
+
+/// An open tunnel, counted for the arm that has agreed to it; until dropped. Holds the counters only: a tunnel outlives many snapshots.
+pub struct Switched {
+    tally: Tallied,
+    worker: usize,
+}
+
+enum Tallied {
+    Release(Arc<ReleaseTally>, Arm),
+    Upstream(Arc<ArmTally>),
+    /// A route to a release without a decision: there is none.
+    Nowhere,
+}
+
+impl Switched {
+    fn begin(tally: Tallied, worker: usize) -> Self {
+        let switched = Switched { tally, worker };
+        switched.counts(|counts| counts.tunnels.add(1));
+        switched
+    }
+
+    fn counts(&self, count: impl FnOnce(&ArmCounts)) {
+        match &self.tally {
+            Tallied::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
+            Tallied::Upstream(tally) => count(tally.workers.of(self.worker)),
+            Tallied::Nowhere => {}
+        }
+    }
+}
+
+impl Drop for Switched {
+    fn drop(&mut self) {
+        self.counts(|counts| counts.tunnels.subtract(1));
     }
 }
 

@@ -1,5 +1,6 @@
 //! A request, from top to bottom: take the snapshot → match the route → find the user → decide → rewrite headers →
-//! send → wrap the body, so that the outcome is counted when the stream ends.
+//! send → wrap the body, so that the outcome is counted when the stream ends. (Where a WebSocket was agreed to, it is
+//! counted with the 101, and the client's connection goes on as a tunnel.)
 //!
 //! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
 //! machine; nothing here waits for anything but the upstream and the client.
@@ -12,24 +13,27 @@ use super::guard;
 use super::headers::{self, Forwarded, Framing, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
 use super::path;
+use super::result_code::Reader;
 use super::serve::{Client, Worker};
+use super::tunnel::Ask;
+use super::websocket::{self, Handshake};
 use crate::domain::decide::{Arm, Reason, decide};
 use crate::domain::fuse::{self, Blown};
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::{OnUnreachable, Target};
+use crate::domain::plan::{OnUnreachable, Protocol, Target, WatchdogMode};
 use crate::domain::segment::{Subject, UserSet};
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
-use crate::live::epoch::Randomised;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
-use crate::live::upstream::{ServerLive, Tried, UpstreamLive};
+use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -67,12 +71,14 @@ struct Prepared {
     request: Request<RequestBody>,
     upload: Rc<Upload>,
     upstream: Arc<UpstreamLive>,
+    /// There iff it asks for a WebSocket.
+    ask: Option<Ask>,
 }
 
 /// From the snapshot to the decision, and the headers that go upstream.
 fn prepare(
     worker: &Rc<Worker>,
-    client: &Client,
+    client: &Rc<Client>,
     snapshot: Arc<Snapshot>,
     request: Request<Incoming>,
 ) -> Result<Prepared, Failure> {
@@ -93,7 +99,7 @@ fn prepare(
         return Err(Failure::Barred);
     }
 
-    let trusted = |ip| snapshot.plan.listen.trusted_proxies.iter().any(|n| n.contains(&ip));
+    let trusted = |ip| snapshot.plan.listen.trusts(ip);
     let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
     let address = match peer {
         Peer::Trusted => headers::forwarded_address(&parts.headers, trusted).unwrap_or(client.address),
@@ -120,9 +126,9 @@ fn prepare(
                 arm: decision.arm,
                 cohort: cohort(decision.reason),
                 reason: decision.reason.label(),
-                bucket: decision.bucket,
+                unit: decision.unit,
                 user_hash,
-                randomised: if decision.randomised() { Randomised::Yes } else { Randomised::No },
+                drawn: decision.randomised(),
             })
         }
         Target::Upstream(_) => None,
@@ -142,9 +148,18 @@ fn prepare(
     };
     drop(found);
 
+    let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_asked(&parts));
     let forwarded =
         Forwarded { address: client.address, peer, scheme: client.scheme, host: host.as_ref(), admitted };
     headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
+    let ask = match upgrade {
+        Some(upgrade) => {
+            let handshake = Handshake::read(&parts, &body)?;
+            websocket::ask(&mut parts.headers);
+            Some(Ask { handshake, upgrade, client: client.clone() })
+        }
+        None => None,
+    };
     let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
     let upstream = match (target, &decided) {
         (Target::Release(index), Some(decided)) => {
@@ -171,7 +186,7 @@ fn prepare(
     let mut exchange = Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story);
     exchange.occupies(room, progress);
     let request = Request::from_parts(parts, RequestBody::new(body, upload.clone(), body_idle_timeout));
-    Ok(Prepared { exchange, request, upload, upstream })
+    Ok(Prepared { exchange, request, upload, upstream, ask })
 }
 
 /// The route of the path's normal form. Where a server may read another path out of it, and a route with a path is concerned, it would be
@@ -190,17 +205,21 @@ fn route(
             return Err(Failure::BadRequest("an ambiguous path"));
         }
     }
+    if reading.bare.as_deref().is_some_and(|bare| find(bare) != route) {
+        return Err(Failure::BadRequest("an ambiguous path"));
+    }
     route.ok_or(Failure::NoRoute)
 }
 
 /// From the decision to the head of the response; the body carries the exchange to its end.
 async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
-    let Prepared { mut exchange, request, upload, upstream } = prepared;
+    let Prepared { mut exchange, request, upload, upstream, ask } = prepared;
+    let handshake = ask.as_ref().map(|ask| &ask.handshake);
     let began = Instant::now();
-    let sent = match send(&mut exchange, &upstream, request, &upload, began).await {
+    let sent = match send(&mut exchange, &upstream, request, &upload, handshake, began).await {
         Err(Unsent::Unreachable(request)) => match fall_back(&mut exchange, request) {
             Ok((stable, request)) => {
-                let sent = send(&mut exchange, &stable, request, &upload, began).await;
+                let sent = send(&mut exchange, &stable, request, &upload, handshake, began).await;
                 if let Some(release) = exchange.release()
                     && release.tally.fuse.judge(release.stable.last_sign()) == Blown::Yes
                 {
@@ -214,9 +233,14 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
     };
     match sent {
         Ok(((response, lease), upstream)) => {
-            exchange.answered(response.status(), upload.moved_at().elapsed());
-            let total = upstream.config.total_timeout.map(|total| began + total);
-            let deadlines = Deadlines { idle: upstream.config.idle_timeout, total };
+            let took = upload.upstream_waits_since().map(|since| since.elapsed());
+            exchange.answered(response.status(), response.headers(), took);
+            if let Some(ask) = ask.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                return ask.agreed(exchange, response, lease);
+            }
+            let whole = upstream.config.total_timeout;
+            let total = whole.map(|whole| began + whole);
+            let deadlines = Deadlines { idle: upstream.config.idle_timeout, total, whole };
             let (mut parts, body) = response.into_parts();
             // The upstream's own version is its own affair (RFC 9110 §2.5).
             parts.version = Version::HTTP_11;
@@ -224,7 +248,8 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
             if let Some(arm) = exchange.exposed_arm() {
                 parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
             }
-            let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines);
+            let code = exchange.rules().and_then(|rules| Reader::of(rules, parts.status, &parts.headers));
+            let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines, code);
             Response::from_parts(parts, body)
         }
         Err(unsent) => {
@@ -259,23 +284,44 @@ async fn send(
     upstream: &Arc<UpstreamLive>,
     mut request: Request<RequestBody>,
     upload: &Upload,
+    handshake: Option<&Handshake>,
     began: Instant,
 ) -> Result<Sent, Unsent> {
     let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
-    let Some(room) = upstream.enter() else { return failed(Outcome::Saturated) };
+    if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
+        return Err(Unsent::Failed(Failure::TunnelNotServed));
+    }
+    let full = |held| {
+        let by_clients = held || upstream.is_held_by_clients();
+        let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
+        Err(Unsent::Failed(failure))
+    };
+    let Some(room) = upstream.enter() else { return full(false) };
     exchange.hold(room);
     let terms = Terms {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
     };
+    // Users of `new` have stable to go to; whoever else is here has nobody.
+    let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
     let mut tried = Tried::default();
-    while let Some((index, server)) = upstream.choose(&tried) {
+    while let Some((index, server)) = upstream.choose(&tried, down) {
         if !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, server.authority.clone());
         }
         exchange.load(server.enter());
-        let mut lease = match exchange.worker().pools.connection(server, terms).await {
+        let worker = exchange.worker().clone();
+        // Who waits because clients hold the connections does not wait for the upstream.
+        let held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
+        if held {
+            exchange.excuse();
+        }
+        let leased = match handshake {
+            Some(_) => worker.pools.tunnel(server, terms).await,
+            None => worker.pools.connection(server, terms).await,
+        };
+        let mut lease = match leased {
             Ok(lease) => lease,
             Err(NoConnection::Unreachable(error)) => {
                 tell(exchange, upstream, server, &error);
@@ -284,8 +330,17 @@ async fn send(
                 continue;
             }
             Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
-            Err(NoConnection::Busy) => return failed(Outcome::Saturated),
+            Err(NoConnection::Busy) => return full(held),
+            Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
         };
+        if held {
+            upload.move_on();
+        }
+        let mut awaited = None;
+        if upload.whole() {
+            exchange.received();
+            awaited = Some(server.awaited());
+        }
         if !lease.reused {
             server.accepted();
         }
@@ -296,15 +351,29 @@ async fn send(
                 tokio::select! {
                     biased;
                     sent = &mut sending => break sent,
-                    () = upload.until_whole(), if !upload.whole() => exchange.received(),
-                    () = &mut too_late => return failed(Outcome::Timeout),
+                    () = upload.until_whole(), if !upload.whole() => {
+                        exchange.received();
+                        awaited = Some(server.awaited());
+                    }
+                    () = &mut too_late => {
+                        // The whole exchange took too long: whose time was it?
+                        let total = upstream.config.total_timeout;
+                        let slow = total.is_some_and(|t| began.elapsed() >= t && upload.client_took_half_of(t));
+                        let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
+                        return Err(Unsent::Failed(failure));
+                    }
                 }
             }
         };
+        drop(awaited);
         match sent {
             Ok(response) => {
                 server.accepted();
-                if headers::framing(&response) == Framing::Faulty {
+                let framing = match handshake {
+                    Some(handshake) => handshake.framing(&response),
+                    None => headers::framing(&response),
+                };
+                if framing == Framing::Faulty {
                     return failed(Outcome::Reset);
                 }
                 upstream.answered();
@@ -326,6 +395,8 @@ async fn send(
                 return Err(Unsent::Failed(match upload.client_fault() {
                     Some(ClientFault::Broken) => Failure::BadRequestBody,
                     Some(ClientFault::Slow) => Failure::SlowRequestBody,
+                    // The upstream did not wait for the rest as long as this machine would have.
+                    None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
                     None => Failure::Upstream(Outcome::Reset),
                 }));
             }
@@ -409,8 +480,9 @@ fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error
 fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = fused(exchange, upstream) {
-        let servers = upstream.servers.len();
-        if release.tally.fuse.refused(server, servers, release.stable.last_sign()) == Blown::Yes {
+        // Those that are down get no request, so nobody can have tried them.
+        let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
+        if release.tally.fuse.refused(server, &out, release.stable.last_sign()) == Blown::Yes {
             blow(exchange, release);
         }
     }
@@ -418,20 +490,42 @@ fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
 
 /// `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
 fn blow(exchange: &Exchange, release: &ReleaseLive) {
-    if !release.release.watchdog.enabled {
+    let watchdog = &release.release.watchdog;
+    if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;
     }
     let servers = release.release.new_servers(&exchange.snapshot().plan);
     let call = TripCall {
         cause: Cause::Fuse,
         origin: Origin { actor: "fuse".into(), reason: None },
-        detail: format!("no server of new takes a connection ({})", servers.join(", ")),
+        detail: unusable(&release.new),
         evidence: json!({"refused_in_a_row_min": fuse::IN_A_ROW, "servers": servers}),
         onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };
     // It names a release of the present or of an earlier snapshot; one that is gone needs no fuse.
     let _ = exchange.worker().live.trip(&release.release.name, call);
+}
+
+/// Why none of its servers can be used: those that are down by their probes were not asked for a connection.
+fn unusable(new: &UpstreamLive) -> String {
+    let (mut refusing, mut down) = (vec![], vec![]);
+    for server in &new.servers {
+        match server.why_down() {
+            Some(why) => down.push(format!("{} ({why})", server.server)),
+            None => refusing.push(server.server.to_string()),
+        }
+    }
+    let (refusing, failing) = (refusing.join(", "), down.join(", "));
+    match (refusing.is_empty(), down.is_empty()) {
+        (_, true) => format!("no server of new takes a connection ({refusing})"),
+        (true, false) => format!("no server of new can be used: all fail their health probes: {failing}"),
+        (false, false) => {
+            format!(
+                "no server of new can be used: no connection to {refusing}; down by health probes: {failing}"
+            )
+        }
+    }
 }
 
 fn cohort(reason: Reason) -> Cohort {
@@ -461,7 +555,13 @@ fn host_name(authority: &str) -> &str {
     }
 }
 
+/// RFC 9112 §3.2.1, RFC 9113 §8.3.1: an empty path is sent as `/`. The library would send that of `http://a#b` empty, which is no request
+/// line, and that of `http://a?b` over HTTP/2 as `?b`.
 fn origin_form(uri: &Uri) -> Uri {
-    let path = uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    Uri::from(path)
+    let shown = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
+    let with_path = match shown {
+        Some(query) if query.as_str().starts_with('?') => format!("/{}", query.as_str()).parse().ok(),
+        shown => shown,
+    };
+    Uri::from(with_path.unwrap_or(PathAndQuery::from_static("/")))
 }

@@ -122,7 +122,10 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     }
     // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS alone; the authority form for CONNECT alone.
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
-    if !target.starts_with('/') && !asterisk {
+    // RFC 9112 §3.2.2, RFC 3986 §3: a target in absolute form (`http://a?x`) may have no path. In HTTP/2 `:path` begins with one.
+    let absolute = parts.version != Version::HTTP_2 && parts.uri.authority().is_some();
+    let without_path = absolute && target.starts_with('?');
+    if !(target.starts_with('/') || asterisk || without_path) {
         return Err(bad("request target"));
     }
     // RFC 9110 §4.2: the schemes that are served here.

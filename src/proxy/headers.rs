@@ -22,6 +22,18 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Beside `Connection` and what it names.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    HTTP2_SETTINGS,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
@@ -127,17 +139,7 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
+    for name in HOP_BY_HOP {
         headers.remove(name);
     }
 }
@@ -206,7 +208,7 @@ pub fn forwarded_address(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) 
     let mut found = None;
     for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
         for word in value.to_str().ok()?.rsplit(',') {
-            let address: IpAddr = word.trim().parse().ok()?;
+            let address = word.trim().parse::<IpAddr>().ok()?.to_canonical();
             found = Some(address);
             if !trusted(address) {
                 return found;
@@ -283,6 +285,13 @@ mod tests {
     }
 
     #[test]
+    fn a_config_names_no_header_that_does_not_pass() {
+        for name in HOP_BY_HOP.into_iter().chain([CONNECTION, EXPECT]) {
+            assert!(crate::config::value::header_name(name.as_str()).is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_stranger_cannot_forge_where_it_comes_from() {
         let mut map = headers(&[
             ("x-forwarded-for", "1.2.3.4"),
@@ -314,6 +323,9 @@ mod tests {
         let trusted = |ip: IpAddr| ip.to_string().starts_with("10.");
         let map = headers(&[("x-forwarded-for", "6.6.6.6, 1.2.3.4"), ("x-forwarded-for", "10.0.0.1")]);
         assert_eq!(forwarded_address(&map, trusted), Some("1.2.3.4".parse().unwrap()));
+        // IPv4 in IPv6 clothes, as a hop that listens on both writes it.
+        let mapped = headers(&[("x-forwarded-for", "::ffff:1.2.3.4, ::ffff:10.0.0.1")]);
+        assert_eq!(forwarded_address(&mapped, trusted), Some("1.2.3.4".parse().unwrap()));
         let garbage = headers(&[("x-forwarded-for", "unknown")]);
         assert_eq!(forwarded_address(&garbage, trusted), None);
     }

@@ -195,6 +195,63 @@ mod tests {
         assert_eq!(id(source(), &with("authorization", none), "/"), None);
     }
 
+    #[test]
+    fn a_damaged_token_names_nobody_but_its_user() {
+        let secret = b"a-secret-of-more-than-thirty-two-bytes";
+        let key = |algorithms: &[Algorithm]| JwtKey {
+            id: None,
+            algorithms: algorithms.to_vec(),
+            key: DecodingKey::from_secret(secret),
+        };
+        let source = IdentitySource::Jwt(JwtSource {
+            header: HeaderName::from_static("authorization"),
+            claim: "sub".into(),
+            trust: JwtTrust::Keys {
+                file: "jwks.json".into(),
+                keys: vec![key(&[Algorithm::HS256, Algorithm::HS512])],
+            },
+        });
+        let identity = Identity { from: vec![source], normalise: Normalise::None, max_bytes: 64 };
+        let signed = |algorithm, claims: Value| {
+            let token = encode(&Header::new(algorithm), &claims, &EncodingKey::from_secret(secret)).unwrap();
+            format!("Bearer {token}")
+        };
+        let seeds = [
+            signed(Algorithm::HS256, json!({"sub": "carol"})),
+            signed(Algorithm::HS512, json!({"sub": 42, "nbf": 1, "aud": "x"})),
+            signed(Algorithm::HS256, json!({"sub": "expired", "exp": 1})),
+            // Signed by nobody, and by somebody else.
+            "bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUifQ.".to_string(),
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJldmUifQ.c2lnbmVkLWJ5LXNvbWVib2R5LWVsc2U".to_string(),
+        ];
+        let words = [
+            ".",
+            "..",
+            " ",
+            "Bearer ",
+            "=",
+            "-",
+            "_",
+            "+",
+            "/",
+            "e30",
+            "eyJhbGciOiJub25lIn0",
+            "eyJzdWIiOiJldmUifQ",
+            "A",
+            "\t",
+        ];
+        let mut runner = proptest::test_runner::TestRunner::new(crate::mutate::cases(400));
+        let held = runner.run(&crate::mutate::damaged(seeds, words), |bytes| {
+            let Ok(value) = HeaderValue::from_bytes(&bytes) else { return Ok(()) };
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("authorization"), value)]);
+            let uri = Uri::from_static("/");
+            let found = user_id(&identity, &headers, &uri, "/", None);
+            prop_assert!(matches!(found.as_deref(), None | Some(b"carol" | b"42")), "{found:?}");
+            Ok(())
+        });
+        held.unwrap();
+    }
+
     proptest! {
         #[test]
         fn nothing_that_a_client_sends_panics(value in proptest::collection::vec(0x20u8..0x7f, 0..200), path in "/[!-~]{0,60}") {

@@ -9,5 +9,11 @@ pub mod guard;
 pub mod headers;
 pub mod identity;
 pub mod path;
+pub mod result_code;
 pub mod serve;
 pub mod stream;
+pub mod tunnel;
+pub mod websocket;
+
+#[cfg(test)]
+mod damaged;

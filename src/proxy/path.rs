@@ -2,7 +2,8 @@
 //!
 //! Invariants: the path itself is forwarded as it came, only the match sees this; normalising twice changes nothing more; a path that is in
 //! normal form already, which nearly all are, costs one look at its bytes. What the RFC leaves as data but many servers read as a separator
-//! (`%2f`, `\`, `%5c`, `..;`) is not guessed at: it yields two readings, and the caller refuses it where a route depends on them.
+//! (`%2f`, `\`, `%5c`, `..;`), or cut off as parameters (`;x`), is not guessed at: it yields further readings, and the caller refuses it
+//! where a route depends on them.
 
 use std::borrow::Cow;
 
@@ -11,16 +12,20 @@ pub struct Reading<'a> {
     pub normal: Cow<'a, str>,
     /// How a server would read it that takes encoded and backward slashes for separators, where that is another path.
     pub lenient: Option<String>,
+    /// How a server would read it that besides cuts the parameters off every segment, as servlet containers do: there iff it has any.
+    /// They are legal, so this one matters only where it takes another route.
+    pub bare: Option<String>,
 }
 
 pub fn read(path: &str) -> Reading<'_> {
     if is_plain(path.as_bytes()) {
-        return Reading { normal: Cow::Borrowed(path), lenient: None };
+        return Reading { normal: Cow::Borrowed(path), lenient: None, bare: bare(path) };
     }
     let decoded = decode_unreserved(path);
     let normal = without_dots(&decoded);
-    let lenient = Some(without_dots(&separated(&decoded))).filter(|lenient| *lenient != normal);
-    Reading { normal: Cow::Owned(normal), lenient }
+    let separated = separated(&decoded);
+    let lenient = Some(without_dots(&separated)).filter(|lenient| *lenient != normal);
+    Reading { normal: Cow::Owned(normal), lenient, bare: bare(&separated) }
 }
 
 /// No escape, no backslash, no empty segment, none that begins with a dot and is no name.
@@ -64,6 +69,11 @@ fn decode_unreserved(path: &str) -> String {
                 }
                 at += 3;
             }
+            // No escape at all. As it stands it could become one, with what an escape behind it decodes to.
+            None if *byte == b'%' => {
+                decoded.push_str("%25");
+                at += 1;
+            }
             None => {
                 let length = path[at..].chars().next().map_or(1, char::len_utf8);
                 decoded.push_str(&path[at..at + length]);
@@ -86,6 +96,17 @@ fn separated(decoded: &str) -> String {
         false => segment.to_owned(),
     };
     slashes.split('/').map(cut).collect::<Vec<_>>().join("/")
+}
+
+/// Without the parameters of any segment. Some servers decode before they look for them.
+fn bare(separated: &str) -> Option<String> {
+    const ENCODED: &str = "%3B";
+    if !separated.contains(';') && !separated.contains(ENCODED) {
+        return None;
+    }
+    let decoded = separated.replace(ENCODED, ";");
+    let names = decoded.split('/').map(|segment| segment.split(';').next().unwrap_or_default());
+    Some(without_dots(&names.collect::<Vec<_>>().join("/")))
 }
 
 /// RFC 3986 §5.2.4, and empty segments merged.
@@ -134,7 +155,9 @@ mod tests {
             ("/a/b/..", "/a/"),
             ("/%61%7Eb", "/a~b"),
             ("/a%2fb", "/a%2Fb"),
-            ("/%zz%4", "/%zz%4"),
+            ("/%zz%4", "/%25zz%254"),
+            // Else this would be an escaped slash.
+            ("/a%%32fb", "/a%252fb"),
             ("/.well-known/x", "/.well-known/x"),
             ("/...", "/..."),
         ] {
@@ -159,7 +182,95 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_path_with_parameters_has_a_reading_without_them() {
+        for (path, wanted) in [
+            ("/admin;x/y", Some("/admin/y")),
+            ("/admin%3bx/y", Some("/admin/y")),
+            ("/;x/admin", Some("/admin")),
+            ("/x/..%3bx/admin;y", Some("/admin")),
+            ("/x%2fadmin;y/", Some("/x/admin/")),
+            ("/api/cars;color=red/1", Some("/api/cars/1")),
+            ("/a/b", None),
+            ("/a%20b", None),
+        ] {
+            assert_eq!(read(path).bare.as_deref(), wanted, "{path}");
+        }
+        // Legal as they are: they cost the path its normal form no more than a letter does.
+        assert!(matches!(read("/cars;color=red/1").normal, Cow::Borrowed(_)));
+    }
+
+    /// As the most lenient of servers would: everything decoded once, every kind of slash, parameters cut off.
+    fn leniently(path: &str) -> String {
+        let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
+        let mut kept: Vec<&[u8]> = Vec::new();
+        for segment in decoded.split(|b| *b == b'/' || *b == b'\\') {
+            match segment.split(|b| *b == b';').next().unwrap_or_default() {
+                b".." => drop(kept.pop()),
+                b"" | b"." => {}
+                name => kept.push(name),
+            }
+        }
+        format!("/{}", String::from_utf8_lossy(&kept.join(&b"/"[..])))
+    }
+
+    fn is_below(path: &str, prefix: &str) -> bool {
+        path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// Another spelling of the same path (RFC 3986 §6.2.2): one choice for each of its characters.
+    fn spelled(path: &str, choices: &[u8]) -> String {
+        let mut spelled = String::new();
+        for (i, c) in path.chars().enumerate() {
+            match (c, choices.get(i).copied().unwrap_or(0) % 6) {
+                ('/', 1) => spelled.push_str("//"),
+                ('/', 2) => spelled.push_str("/./"),
+                ('/', 3) => spelled.push_str("/x/../"),
+                ('/', 4) => spelled.push_str("/%2e/"),
+                ('/', 5) => spelled.push_str("/y/%2E%2e/"),
+                (c, 1 | 2) if c != '/' => spelled.push_str(&format!("%{:02x}", c as u32)),
+                (c, 3) if c != '/' => spelled.push_str(&format!("%{:02X}", c as u32)),
+                (c, _) => spelled.push(c),
+            }
+        }
+        spelled
+    }
+
     proptest! {
+        #![proptest_config(crate::mutate::cases(512))]
+
+        #[test]
+        fn a_damaged_path_has_one_normal_form_and_no_server_leads_it_elsewhere_unnoticed(bytes in crate::mutate::damaged(
+            ["/admin/users/42", "/a/b/../../admin/x", "/a/%2e%2e/admin", "/a%2f..%2fadmin", "/a\\..\\admin", "/a/..;x/admin;y/z", "/%61dmin//x/./"],
+            ["/", "//", "%2f", "%2F", "%5c", "\\", ".", "..", "/../", "/./", "%2e", "%252e", "%", "%6", ";", "%3b", "..;", "admin", "%61", "%00", "é", "%c3%a9", "~"],
+        )) {
+            let text = String::from_utf8_lossy(&bytes);
+            let path = format!("/{}", text.trim_start_matches('/'));
+            let reading = read(&path);
+            let normal = reading.normal.into_owned();
+            prop_assert_eq!(&*read(&normal).normal, &normal);
+            prop_assert!(normal.starts_with('/') && !normal.contains("//"), "{normal}");
+            prop_assert!(normal.split('/').all(|s| s != "." && s != ".."), "{normal}");
+            if let Some(lenient) = &reading.lenient {
+                prop_assert!(lenient.starts_with('/') && *lenient != normal);
+            }
+            if let Ok(route) = crate::config::value::route_path(&path) {
+                prop_assert_eq!(&*read(&route).normal, &route, "a route that no request matches");
+            }
+            // A server that reads it as a path below the prefix: so do we, or we have seen that somebody may.
+            let elsewhere = is_below(&leniently(&path), "/admin") && !is_below(&normal, "/admin");
+            let seen = [&reading.lenient, &reading.bare].into_iter().flatten().any(|other| is_below(other, "/admin"));
+            prop_assert!(!elsewhere || seen, "{path} is {normal}");
+        }
+
+        #[test]
+        fn spellings_of_one_path_have_one_normal_form(path in "(/[a-zA-Z0-9~_-]{1,5}){1,4}/?", choices: [u8; 28]) {
+            let other = spelled(&path, &choices);
+            let reading = read(&other);
+            prop_assert_eq!(&*reading.normal, &path, "{}", other);
+            prop_assert_eq!(reading.lenient, None, "{}", other);
+        }
+
         #[test]
         fn normalising_twice_changes_nothing_more(path in "/(\\.|/|%2[eEfF]|%5c|%|[a-c;]|é){0,24}") {
             let once = normal(&path);

@@ -8,12 +8,15 @@
 use super::body::{RequestBody, ResponseBody};
 use super::forward;
 use super::stream::{self, Executor, Streams};
+use super::tunnel::{Recalls, Tunnel};
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Limits, Log};
+use crate::domain::refusal::Refusal;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::net::listen::{ClientStream, Patience, Progress};
 use crate::net::pool::Pools;
+use crate::net::proxy_protocol;
 use crate::net::tls::{self, Agreed, CertificateNames};
 use aws_lc_rs::hmac;
 use http::{Request, Response};
@@ -21,11 +24,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulConnection;
+use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -70,6 +76,8 @@ pub struct Worker {
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
     /// Exchanges that go on without their client; also what keeps them from being spawned at the very end.
     detached: RefCell<Option<JoinSet<()>>>,
+    /// What tunnels are called back by.
+    pub recalls: Recalls,
 }
 
 /// A worker's sockets.
@@ -87,12 +95,21 @@ enum Door {
 
 /// A client connection.
 pub struct Client {
+    /// Of the peer, or whom its PROXY header speaks for: whoever speaks HTTP here.
     pub address: IpAddr,
     /// "http" or "https".
     pub scheme: &'static str,
     /// Of the certificate that it has shown.
     pub names: Option<CertificateNames>,
-    pub progress: Rc<Progress>,
+    pub progress: Arc<Progress>,
+    /// What its connection goes on as, once HTTP has ended.
+    pub tunnel: Cell<Option<Tunnel>>,
+}
+
+impl Client {
+    fn new(address: IpAddr, scheme: &'static str, names: Option<CertificateNames>) -> Self {
+        Client { address, scheme, names, progress: Arc::default(), tunnel: Cell::new(None) }
+    }
 }
 
 /// The body of a worker thread: serves until told to stop.
@@ -103,10 +120,11 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = Rc::new(Worker {
         index,
-        pools: Pools::new(index, live.workers),
+        pools: Pools::new(index, live.clone()),
         random: Cell::new(seed(index)),
         user_key: RefCell::default(),
         detached: RefCell::new(Some(JoinSet::new())),
+        recalls: Recalls::default(),
         live,
     });
     let local = LocalSet::new();
@@ -193,7 +211,10 @@ impl Worker {
             }
         };
         let counted = Counted(self.live.clone());
-        let arrival = Arrival { stream, address: address.to_canonical(), tls, _counted: counted };
+        let address = address.to_canonical();
+        let listen = &snapshot.plan.listen;
+        let announced = listen.proxy_protocol && listen.trusts(address);
+        let arrival = Arrival { stream, address, announced, tls, _counted: counted };
         connections.spawn_local(connection(self.clone(), arrival, limits.clone(), stage.clone()));
     }
 
@@ -260,6 +281,7 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP).await;
             let snapshot = self.live.snapshot();
+            self.recalls.look(&snapshot);
             let longest = snapshot.plan.upstreams.iter().map(|u| u.connection_idle).max();
             self.pools.sweep(longest.unwrap_or(Duration::ZERO));
         }
@@ -279,35 +301,55 @@ impl Drop for RequestRoom {
 struct Arrival {
     stream: TcpStream,
     address: IpAddr,
+    /// A PROXY header comes first, and says whose the connection is. From anybody else it would be bad HTTP, or no TLS.
+    announced: bool,
     /// What to shake hands with, on the https socket: the pair that is in force as the client comes in.
     tls: Option<Arc<rustls::ServerConfig>>,
     _counted: Counted,
 }
 
 async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage: watch::Receiver<Stage>) {
-    let Arrival { stream, address, tls, _counted } = arrival;
+    let Arrival { mut stream, mut address, announced, tls, _counted } = arrival;
     let _ = stream.set_nodelay(true);
+    if announced {
+        match proxy_protocol::take(&mut stream, limits.header_timeout).await {
+            Ok(header) => address = header.source.unwrap_or(address),
+            Err(refusal) => return tell_refusal(&worker.live, address, refusal),
+        }
+    }
     let Some(config) = tls else {
-        let client = Client { address, scheme: "http", names: None, progress: Rc::default() };
+        let client = Client::new(address, "http", None);
         serve(worker, stream, client, None, &limits, stage).await;
         return;
     };
     // Also against a client that says nothing. A handshake that fails is the client's own affair.
     let handshake = tokio::time::timeout(limits.header_timeout, tls::accept(config, stream));
     if let Ok(Ok(accepted)) = handshake.await {
-        let client = Client { address, scheme: "https", names: accepted.names, progress: Rc::default() };
+        let client = Client::new(address, "https", accepted.names);
         serve(worker, accepted.stream, client, Some(accepted.agreed), &limits, stage).await;
     }
 }
 
+/// A proxy that does not send what it is configured to: its connection is closed without a word, so the log has one.
+fn tell_refusal(live: &Live, peer: IpAddr, refusal: Refusal) {
+    if live.gauges.proxy_header_refused(refusal) {
+        let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
+                    check-send-proxy; nginx: proxy_protocol on)";
+        live.log.event(
+            "proxy_header_refused",
+            json!({"peer": peer.to_string(), "cause": refusal.label(), "hint": hint}),
+        );
+    }
+}
+
 /// `agreed`: by ALPN; in plain text the first bytes tell.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Rc<Worker>,
     stream: S,
     client: Client,
     agreed: Option<Agreed>,
     limits: &Limits,
-    mut stage: watch::Receiver<Stage>,
+    stage: watch::Receiver<Stage>,
 ) {
     let client = Rc::new(client);
     let patience = Patience {
@@ -316,30 +358,49 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         write: limits.body_idle_timeout,
     };
     let io = ClientStream::new(stream, client.progress.clone(), patience);
-    let progress = client.progress.clone();
+    let io = TokioIo::new(io);
     let streams = Streams::new(limits.body_idle_timeout);
     let builder = builder(limits, Executor(streams.clone()));
-    let builder = match agreed {
-        None => builder,
-        Some(Agreed::Http1) => builder.http1_only(),
-        Some(Agreed::Http2) => builder.http2_only(),
-    };
-    let service = service_fn(move |request: Request<Incoming>| {
-        let answer = forward::answer(worker.clone(), client.clone(), request);
+    let service = service_fn(|request: Request<Incoming>| {
+        // Boxed: hyper keeps room for it as long as the connection stands.
+        let answer = Box::pin(forward::answer(worker.clone(), client.clone(), request));
         async {
             let response = answer.await;
             stream::answered();
             Ok::<Response<ResponseBody>, Infallible>(response)
         }
     });
-    let connection = builder.serve_connection(TokioIo::new(io), service);
-    let mut connection = std::pin::pin!(connection);
+    match agreed {
+        Some(Agreed::Http2) => {
+            let builder = builder.http2_only();
+            let connection = builder.serve_connection(io, service);
+            converse(pin!(connection), &client, &streams, limits, stage).await;
+        }
+        // HTTP/1.1 may become a tunnel. The library that can hand a connection over does not insist on what ALPN has agreed to.
+        Some(Agreed::Http1) | None => {
+            let connection = builder.serve_connection_with_upgrades(io, service);
+            converse(pin!(connection), &client, &streams, limits, stage).await;
+        }
+    }
+    if let Some(tunnel) = client.tunnel.take() {
+        tunnel.run(&worker, limits.body_idle_timeout).await;
+    }
+}
+
+/// A connection as long as it speaks HTTP.
+async fn converse(
+    mut connection: Pin<&mut impl GracefulConnection>,
+    client: &Client,
+    streams: &Streams,
+    limits: &Limits,
+    mut stage: watch::Receiver<Stage>,
+) {
     if *stage.borrow() == Stage::Serving {
         tokio::select! {
             // How a client's connection ends is told by its exchanges.
             _ = connection.as_mut() => return,
             _ = stage.changed() => {}
-            grace = outstays(&progress, &streams, limits) => {
+            grace = outstays(&client.progress, streams, limits) => {
                 // GOAWAY first.
                 connection.as_mut().graceful_shutdown();
                 let _ = tokio::time::timeout(grace, connection).await;

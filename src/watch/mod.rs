@@ -2,4 +2,5 @@
 //!
 //! Never imports `proxy`: they meet in `live`.
 
+pub mod probes;
 pub mod watchdog;

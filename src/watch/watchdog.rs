@@ -1,22 +1,25 @@
-//! The watchdog's thread: each tick it takes the intervals that have become final, lets the judge of each release
-//! look at them, and trips what is in breach. All thinking is in `domain::judge`; here is only the feeding.
+//! The watchdog's thread: each tick it takes what has happened to requests, lets the judge of each release look at it, and
+//! trips what is in breach. All thinking is in `domain`; here is only the feeding.
 //!
 //! Invariants: it never sleeps through anything: in every weight, frozen, at 100%; it has a thread of its own and waits
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
-use crate::domain::cohort::Weight;
+use crate::domain::cohort::{Salt, Weight};
 use crate::domain::decide::Arm;
-use crate::domain::evidence::{Pair, Round, Users};
-use crate::domain::judge::{Interval, Judge, Latency, Look, Ticks};
+use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::engine::users::Baseline;
+use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::judge::{Judge, Latency, Look, Ticks};
+use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::{Cause, Evidence, Judgement, Limits, State, Verdict};
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
-use crate::live::epoch::{Epoch, Final};
+use crate::live::keeper::{self, Shelf};
 use crate::live::snapshot::ReleaseLive;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -38,22 +41,46 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const ONSET_GAP: Duration = Duration::from_secs(10);
 /// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it above 1.
 const CALM: f64 = 4.0;
+/// Evidence is written so often, and at most so many bytes a second of it.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+const KEEP_BYTES_A_SECOND: u64 = 1 << 20;
+/// Epochs of a release whose requests may still be in flight.
+const EPOCHS: usize = 64;
 /// For all probes of stable together, before a trip.
 const PROBE: Duration = Duration::from_millis(500);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
+/// Where evidence outlives the process.
+pub struct Archive {
+    /// The state directory.
+    pub directory: PathBuf,
+    pub shelf: Arc<Shelf>,
+}
+
 /// Runs until `stop`. `config` is the file beside which `grayling.stop` may appear.
-pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
-    let mut watched: BTreeMap<String, Watched> = BTreeMap::new();
+pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
+    // What an earlier process has kept of the releases that are there at start.
+    let kept = |release: &Arc<ReleaseLive>| {
+        let name = &release.release.name;
+        let dog = Watched::restored(release, &keeper::read(&archive?.directory, name)?, clock::now())?;
+        let e_value = dog.judge.engine().e_value();
+        live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
+        Some((name.clone(), dog))
+    };
+    let mut watched: BTreeMap<String, Watched> = live.snapshot().releases.iter().filter_map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
+    let mut lost = 0;
+    // What has happened since the last tick, by epoch.
+    let mut events: HashMap<u64, Vec<Event>> = HashMap::new();
     while !stop.load(Relaxed) {
         let snapshot = live.snapshot();
         let tick = snapshot.releases.iter().map(|r| r.release.watchdog.tick).min();
         std::thread::sleep(tick.unwrap_or(LATE).max(TICK_MIN));
         let now = clock::now();
-        let ticks = if now.saturating_sub(last) > tick.unwrap_or(LATE) + LATE {
+        let starved = live.feed.lost() > std::mem::replace(&mut lost, live.feed.lost());
+        let ticks = if starved || now.saturating_sub(last) > tick.unwrap_or(LATE) + LATE {
             live.gauges.ticks_late.fetch_add(1, Relaxed);
             Ticks::Late
         } else {
@@ -62,6 +89,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
         last = now;
         live.heed_stop_file(StopFile::beside(config));
 
+        live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
+        // Loaded after the events were taken: it knows all of their epochs but those of releases that are gone.
         let snapshot = live.snapshot();
         if now.as_secs() / 60 != minute {
             minute = now.as_secs() / 60;
@@ -77,12 +106,24 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
         live.views().retain(|name, _| snapshot.releases.iter().any(|r| r.release.name == *name));
         for release in &snapshot.releases {
             let name = &release.release.name;
-            let fresh = || Watched::new(release);
-            let dog = watched.entry(name.clone()).or_insert_with(fresh);
-            if dog.evidence_id != release.evidence_id {
-                *dog = Watched::new(release);
-            }
+            let dog = match watched.remove(name) {
+                Some(dog) if dog.evidence_id == release.evidence_id => dog,
+                Some(dog) => dog.renewed(release, now),
+                None => Watched::new(release, Baseline::default(), now),
+            };
+            let dog = watched.entry(name.clone()).or_insert(dog);
+            dog.feed(release, &mut events, now);
             dog.tick(live, release, now, ticks, observe);
+            if let Some(archive) = archive {
+                dog.keep(release, archive, now);
+            }
+        }
+        events.clear();
+    }
+    for release in &live.snapshot().releases {
+        if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
+            dog.keep_by = Duration::ZERO;
+            dog.keep(release, archive, clock::now());
         }
     }
 }
@@ -90,11 +131,13 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool) {
 /// What is kept of one release, as long as its evidence is the same.
 struct Watched {
     evidence_id: u64,
+    salt: Salt,
     judge: Judge,
-    /// The round being judged, and those that began after it.
-    rounds: VecDeque<RoundOfEpoch>,
-    /// Why the next round begins, if the judge asked for it.
-    renewing: Option<Round>,
+    strata: Arc<[Arc<str>]>,
+    /// The present epoch last, and those before it.
+    epochs: VecDeque<u64>,
+    /// The servers of `new`: one that was not there before is cold.
+    servers: Vec<String>,
     /// How long after its end an interval is final.
     deadline: Duration,
     /// When the present failures of `new` began, if there are any.
@@ -104,14 +147,8 @@ struct Watched {
     /// When stable was last asked whether it takes connections.
     probed: Duration,
     told: State,
-}
-
-struct RoundOfEpoch {
-    epoch: Arc<Epoch>,
-    weight: Weight,
-    why: Round,
-    /// When the next one began.
-    ended: Option<Duration>,
+    /// When the evidence is next written.
+    keep_by: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -121,26 +158,115 @@ struct Onset {
 }
 
 impl Watched {
-    fn new(release: &ReleaseLive) -> Self {
-        let weight = release.force.weight();
-        let round = RoundOfEpoch { epoch: release.epoch.clone(), weight, why: Round::Other, ended: None };
+    fn new(release: &ReleaseLive, baseline: Baseline, now: Duration) -> Self {
+        let engine = Engine::new(settings(release), release.force.weight(), baseline, now);
         Watched {
             evidence_id: release.evidence_id,
-            judge: Judge::new(limits(release), weight.ratio()),
-            rounds: VecDeque::from([round]),
-            renewing: None,
+            salt: release.release.salt,
+            judge: Judge::new(limits(release), engine, release.strata.clone()),
+            strata: release.strata.clone(),
+            epochs: VecDeque::from([release.epoch]),
+            servers: release.new.config.servers.iter().map(|s| s.to_string()).collect(),
             deadline: DEADLINE_UNKNOWN,
             onset: None,
-            calm_until: clock::now(),
+            calm_until: now,
             probed: Duration::ZERO,
             told: State::Quiet,
+            keep_by: now,
         }
+    }
+
+    /// As an earlier process left it, if that was of the same attempt, salt and routes, and did not stand at a trip: what was acted upon is in the state
+    /// file, and a person may have cleared it since.
+    fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
+        let mut dog = Watched::new(release, Baseline::default(), now);
+        let mut eye = Eye::open(bytes)?;
+        let mut same = eye.text()? == release.release.name;
+        same &= eye.text()? == release.release.salt_text;
+        same &= eye.u64()? == release.release.attempt;
+        same &= eye.u64()? == release.strata.len() as u64;
+        for name in release.strata.iter() {
+            same &= eye.text()? == **name;
+        }
+        same.then_some(())?;
+        let settings = settings(release);
+        let mut engine = Engine::restore(settings, &mut eye, now)?;
+        if engine.e_value() >= 1.0 / settings.alpha {
+            return None;
+        }
+        engine.weigh(release.force.weight(), now);
+        dog.judge = Judge::new(limits(release), engine, release.strata.clone());
+        Some(dog)
+    }
+
+    /// Hands the evidence in to be written, every few seconds; a large one less often.
+    fn keep(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.keep_by {
+            return;
+        }
+        let mut pen = Pen::new();
+        pen.text(&release.release.name);
+        pen.text(&release.release.salt_text);
+        pen.u64(release.release.attempt);
+        pen.u64(self.strata.len() as u64);
+        self.strata.iter().for_each(|name| pen.text(name));
+        self.judge.engine().save(now, &mut pen);
+        let bytes = pen.finish();
+        self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
+        archive.shelf.hand_in(&release.release.name, bytes);
+    }
+
+    /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
+    fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
+        let known = self.salt == release.release.salt;
+        let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
+        Watched::new(release, baseline, now)
+    }
+
+    /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
+    fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>>, now: Duration) {
+        let patience = self.deadline / 4;
+        let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
+            for mut event in events.remove(&epoch).unwrap_or_default() {
+                event.request.drawn &= drawn;
+                if let What::Left { unusual } = &mut event.what {
+                    *unusual = event.after > patience;
+                }
+                judge.engine_mut().push(&event);
+            }
+        };
+        let mut present = self.epochs.back().copied();
+        for epoch in &self.epochs {
+            push(&mut self.judge, *epoch, Some(*epoch) == present);
+        }
+        if present != Some(release.epoch) {
+            present = Some(release.epoch);
+            self.epochs.push_back(release.epoch);
+            if self.epochs.len() > EPOCHS {
+                self.epochs.pop_front();
+            }
+            self.follow(release, now);
+            push(&mut self.judge, release.epoch, Some(release.epoch) == present);
+        }
+    }
+
+    /// What decides about a user's arm has changed.
+    fn follow(&mut self, release: &ReleaseLive, now: Duration) {
+        if self.strata != release.strata {
+            self.strata = release.strata.clone();
+            self.judge.stratify(release.strata.clone(), now);
+        }
+        self.judge.engine_mut().weigh(release.force.weight(), now);
     }
 
     fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
         self.judge.set_limits(limits(release));
-        self.follow(release, now);
-        self.take_final(now);
+        let servers = || release.new.config.servers.iter().map(|s| s.to_string());
+        if servers().any(|server| !self.servers.contains(&server)) {
+            self.judge.engine_mut().cold_start();
+            self.servers = servers().collect();
+        }
+        self.take_final(release, now);
         let (minute, recent) = {
             let mut views = live.views();
             let view = views.entry(release.release.name.clone()).or_default();
@@ -160,13 +286,6 @@ impl Watched {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
-        if let Some(why) = judgement.renew
-            && self.renewing.is_none()
-            && self.rounds.len() == 1
-        {
-            self.renewing = Some(why);
-            live.renew_epoch(&release.release.name);
-        }
         self.act(live, release, &mut judgement, now);
         if judgement.state != self.told {
             self.told = judgement.state;
@@ -180,41 +299,16 @@ impl Watched {
         }
     }
 
-    /// A new epoch in the snapshot is the next round.
-    fn follow(&mut self, release: &ReleaseLive, now: Duration) {
-        let Some(last) = self.rounds.back_mut() else { return };
-        if last.epoch.id == release.epoch.id {
-            return;
-        }
-        let weight = release.force.weight();
-        last.ended = Some(now);
-        let raised = if weight > last.weight { Round::Raised } else { Round::Other };
-        let why = if weight == last.weight { self.renewing.take().unwrap_or(Round::Other) } else { raised };
-        self.rounds.push_back(RoundOfEpoch { epoch: release.epoch.clone(), weight, why, ended: None });
-    }
-
-    /// Feeds the judge with what has become final, round by round.
-    fn take_final(&mut self, now: Duration) {
-        while let Some(round) = self.rounds.front() {
-            let (judge, onset, calm_until) = (&mut self.judge, &mut self.onset, &mut self.calm_until);
-            round.epoch.judge(now, self.deadline, |of| {
-                let interval = interval(&of);
-                if interval.failed.new > 0 {
-                    note_failure(onset, interval.end.saturating_sub(round.epoch.tick()));
-                }
-                judge.push(&interval);
-                if judge.errors().e_value() <= CALM {
-                    *calm_until = interval.end;
-                }
-            });
-            let over = round.ended.is_some_and(|ended| round.epoch.judged_beyond(ended));
-            if !over || self.rounds.len() == 1 {
-                return;
+    /// Lets the judge see what has become final.
+    fn take_final(&mut self, release: &ReleaseLive, now: Duration) {
+        let (onset, tick) = (&mut self.onset, release.release.watchdog.tick);
+        self.judge.tick(now, self.deadline, |interval| {
+            if interval.failed.new > 0 {
+                note_failure(onset, interval.end.saturating_sub(tick));
             }
-            self.rounds.pop_front();
-            if let Some(next) = self.rounds.front() {
-                self.judge.round(next.why, next.weight.ratio());
-            }
+        });
+        if self.judge.engine().e_value() <= CALM {
+            self.calm_until = now.saturating_sub(self.deadline);
         }
     }
 
@@ -225,11 +319,14 @@ impl Watched {
             return;
         }
         let Verdict::Breach(cause) = judgement.verdict else { return };
-        if held || !release.release.watchdog.enabled {
-            judgement.state = State::Quiet;
-            judgement.reason = match held {
-                true => "nobody is in new".to_owned(),
-                false => format!("switched off; it would have acted: {}", judgement.reason),
+        let watchdog = &release.release.watchdog;
+        let report = watchdog.mode == WatchdogMode::Report;
+        if held || report || !watchdog.enabled {
+            judgement.state = if report { State::Suspicious } else { State::Quiet };
+            judgement.reason = match (held, report) {
+                (true, _) => "nobody is in new".to_owned(),
+                (_, true) => format!("report only; it would have taken new out: {}", judgement.reason),
+                _ => format!("switched off; it would have acted: {}", judgement.reason),
             };
             return;
         }
@@ -246,9 +343,13 @@ impl Watched {
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
             evidence: evidence(&judgement.evidence, cause),
-            onset: self
-                .onset
-                .map(|o| if cause == Cause::Errors { o.first.max(self.calm_until) } else { o.first }),
+            onset: self.onset.map(|o| {
+                if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
+                    o.first.max(self.calm_until)
+                } else {
+                    o.first
+                }
+            }),
             stable: sign,
         };
         // A release that has just left the plan needs no trip.
@@ -258,7 +359,24 @@ impl Watched {
 
 fn limits(release: &ReleaseLive) -> Limits {
     let of = &release.release.watchdog;
-    Limits { alpha: of.alpha, errors_max: of.errors_max, latency_p99_max: of.latency_p99_max }
+    Limits {
+        alpha: of.alpha,
+        errors_max: of.errors_max,
+        latency_p99_max: of.latency_p99_max,
+        latency_tolerance: of.latency_tolerance,
+        latency_notice: of.latency_notice,
+    }
+}
+
+fn settings(release: &ReleaseLive) -> Settings {
+    let of = &release.release.watchdog;
+    Settings {
+        alpha: of.alpha,
+        tick: of.tick,
+        latency_tolerance: of.latency_tolerance,
+        latency_notice: of.latency_notice,
+        strata: release.strata.len(),
+    }
 }
 
 fn note_failure(onset: &mut Option<Onset>, at: Duration) {
@@ -266,25 +384,6 @@ fn note_failure(onset: &mut Option<Onset>, at: Duration) {
         Some(o) if at.saturating_sub(o.last) <= ONSET_GAP => Onset { first: o.first, last: at },
         _ => Onset { first: at, last: at },
     });
-}
-
-fn interval(of: &Final) -> Interval {
-    let both = |read: fn(&crate::live::epoch::FinalCounts) -> u64| Pair::new(read(&of.new), read(&of.stable));
-    Interval {
-        end: of.end,
-        requests: both(|c| c.requests - c.excused.min(c.requests)),
-        failed: both(|c| c.failed),
-        users_failed: of.new.users_failed,
-        gave_up_stable: of.stable.gave_up,
-        users: Users {
-            entered: both(|c| c.entered),
-            entered_failed: both(|c| c.entered_failed),
-            entered_as: of.entered_as,
-            first_failures: std::array::from_fn(|i| {
-                Pair::new(of.new.first_failures[i], of.stable.first_failures[i])
-            }),
-        },
-    }
 }
 
 /// The numbers behind a verdict, as the ledger keeps them.
@@ -305,9 +404,12 @@ fn evidence(of: &Evidence, cause: Cause) -> Value {
         "latency_p99_max_ms": ms(Some(of.latency_p99_max)),
         "alpha": of.alpha,
         "e_value": of.e_value,
-        "e_value_carried": of.carried,
-        "wealth_first": of.first,
-        "wealth_once": of.once,
+        "e_value_errors": of.e_errors,
+        "e_value_client_errors": of.e_client_errors,
+        "e_value_latency": of.e_latency,
+        "e_value_notice": of.e_notice,
+        "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
+        "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
         "share": of.share,
     })

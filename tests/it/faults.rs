@@ -24,6 +24,63 @@ fn outcome(proxy: &Proxy, arm: &str, outcome: &str) -> f64 {
     proxy.api().metric("grayling_requests_total", &[("arm", arm), ("outcome", outcome)]).unwrap_or(0.0)
 }
 
+/// What the business calls a failure, whatever the status: each rule of `[release.X.outcome]`, seen in the metrics.
+#[test]
+fn what_the_config_calls_a_failure_counts_as_one() {
+    const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    let cases: [(&str, String, &str); 9] = [
+        ("", "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
+        ("status = [\"502-504\"]", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into(), "ok"),
+        ("status = [\"429\"]", "HTTP/1.1 429 No\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
+        (
+            "header = { name = \"x-result\", equals = \"FAILED\" }",
+            "HTTP/1.1 200 OK\r\nx-result: FAILED\r\ncontent-length: 2\r\n\r\nhm".into(),
+            "server_error",
+        ),
+        (
+            "body = { path = \"$.result.code\", not_equals = \"0\" }",
+            format!("{JSON}content-length: 24\r\n\r\n{{\"result\": {{\"code\": 17}}}}"),
+            "server_error",
+        ),
+        (
+            "body = { path = \"$.result.code\", not_equals = \"0\" }",
+            format!("{JSON}transfer-encoding: chunked\r\n\r\nc\r\n{{\"result\": {{\r\nc\r\n\"code\": 170}}\r\n1\r\n}}\r\n0\r\n\r\n"),
+            "server_error",
+        ),
+        (
+            "body = { path = \"$.result.code\", not_equals = \"0\" }",
+            format!("{JSON}content-length: 23\r\n\r\n{{\"result\": {{\"code\": 0}}}}"),
+            "ok",
+        ),
+        ("grpc = true", "HTTP/1.1 200 OK\r\ngrpc-status: 13\r\ncontent-length: 0\r\n\r\n".into(), "server_error"),
+        (
+            "grpc = true",
+            "HTTP/1.1 200 OK\r\ntrailer: grpc-status\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ngrpc-status: 14\r\n\r\n"
+                .into(),
+            "server_error",
+        ),
+    ];
+    for (rule, response, outcome) in cases {
+        let world = World::new();
+        let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+        stable.behave(Behaviour::Respond(Box::leak(response.clone().into_boxed_str())));
+        let mut config = Config::new(stable.address, new.address).weight("0%");
+        config.rest = format!("[release.billing.outcome]\n{rule}\n");
+        let proxy = world.run(&config);
+        let answer = proxy.client().get_as("alice").unwrap();
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        assert!(
+            body.contains("chunked") || body.len() < 5 || !answer.body.is_empty(),
+            "the body comes through"
+        );
+        let api = proxy.api();
+        eventually(seconds(5), &format!("{rule}: {response:?} is counted as {outcome}"), || {
+            (api.metric("grayling_requests_total", &[("arm", "stable"), ("outcome", outcome)]) == Some(1.0))
+                .then_some(())
+        });
+    }
+}
+
 #[test]
 fn row_26_a_body_cut_short_never_ends_cleanly_and_counts_though_the_status_was_200() {
     let (world, stable, new) = pair();

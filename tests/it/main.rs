@@ -10,12 +10,22 @@ mod cohort;
 mod cohorts;
 mod demo;
 mod early;
+mod evidence;
 mod faults;
+mod health;
+mod hostile;
 mod latch;
 mod posts;
+mod proxy_protocol;
 mod reload;
 mod rows;
 mod tidy;
 mod tls;
+mod tools;
 mod watchdog;
+mod websocket;
+mod wire_damaged;
 mod world;
+
+#[path = "../mutate.rs"]
+mod mutate;

@@ -137,7 +137,7 @@ fn both_alike_in(scene: impl FnOnce() -> Scene, fault: &str, breaks: impl Fn(&Or
 }
 
 #[test]
-fn both_versions_answering_500_is_nobodys_fault() {
+fn row_31_both_versions_answering_500_is_nobodys_fault() {
     both_alike("answer 500", |origin| origin.behave(Behaviour::Status(500, 1.0)));
 }
 

@@ -1,6 +1,7 @@
 //! That the table of keys, the mirror, the schema, the reference and the starter file say the same.
 
 use super::*;
+use crate::domain::plan::SERVERS_MAX;
 
 #[test]
 fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defaults() {
@@ -51,7 +52,9 @@ fn the_reference_says_default_and_reload_of_every_key() {
             if bare[word.len()..].starts_with("  ") || bare[word.len()..].starts_with(" ins") {
                 assert!(bare.contains("Default: ") && bare.contains("Reload: "), "{bare}");
                 told.push(("identity.from.jwt".into(), word.clone()));
-                told.push(("segment.*.header".into(), word));
+                told.push(("release.*.outcome.body".into(), word.clone()));
+                told.push(("segment.*.header".into(), word.clone()));
+                told.push(("upstream.*.health".into(), word));
             }
         }
         if let Some((key, _)) = bare.split_once(" = ").filter(|(key, _)| !key.contains([' ', '"', '`'])) {
@@ -98,9 +101,12 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "identity.from" => def("IdentitySource"),
             "identity.from.jwt" => def("Jwt"),
             "upstream.*" => def("Upstream"),
+            "upstream.*.health" => def("Health"),
             "segment.*" => def("Segment"),
             "segment.*.header" => def("HeaderMatch"),
             "release.*" => def("Release"),
+            "release.*.outcome" => def("OutcomeRules"),
+            "release.*.outcome.body" => def("BodyRule"),
             "release.*.watchdog" => def("Watchdog"),
             "route" => def("Route"),
             "limits" => def("Limits"),
@@ -112,4 +118,19 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
         known.sort();
         assert_eq!(mirrored, known, "[{section}]");
     }
+}
+
+#[test]
+fn an_upstream_has_at_most_as_many_servers_as_a_request_can_try() {
+    let schema: serde_json::Value = serde_json::from_str(&file::schema()).unwrap();
+    assert_eq!(schema["$defs"]["Upstream"]["properties"]["servers"]["maxItems"], SERVERS_MAX);
+    let with = |count: usize| {
+        let servers: Vec<String> =
+            (0..count).map(|n| format!("\"http://10.0.{}.{}:1\"", n / 200, n % 200)).collect();
+        check(&BASE.replacen("[\"http://127.0.0.1:9001\"]", &format!("[{}]", servers.join(", ")), 1))
+    };
+    let servers = with(SERVERS_MAX).map_err(|r| r.render(Color::Plain)).unwrap();
+    assert_eq!(servers.plan.upstreams[0].servers.len(), SERVERS_MAX);
+    let faults = with(SERVERS_MAX + 1).map(|_| ()).unwrap_err().lines();
+    assert!(faults.iter().any(|l| l.contains("`servers` has more than 256 elements")), "{faults:?}");
 }

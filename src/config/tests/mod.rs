@@ -1,6 +1,7 @@
 //! Faults and their messages as a person sees them; and that no text makes the checker panic.
 
 mod agreement;
+mod damaged;
 
 use super::check::examine;
 use super::*;
@@ -272,6 +273,21 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             "[release.r]",
+            "[listen]\nproxy_protocol = true\ntrusted_proxies = []\n[release.r]",
+            &[
+                "g.toml:8:18: `proxy_protocol` without `trusted_proxies`: nobody's PROXY header would be believed; \
+                name the networks of the proxies that send it, as in `trusted_proxies = [\"10.0.0.0/8\"]`",
+            ],
+        ),
+        (
+            "[release.r]",
+            "[listen]\nproxy_protocol = \"yes\"\n[release.r]",
+            &[
+                "g.toml:8:18: `proxy_protocol` is neither true nor false: found a string; write `proxy_protocol = true` or `proxy_protocol = false`",
+            ],
+        ),
+        (
+            "[release.r]",
             "[listen]\nadmin = \"0.0.0.0:9900\"\n[release.r]",
             &["g.toml:8:9: `[admin] token_file` is missing: \
             the admin address can be reached from other machines; \
@@ -310,6 +326,14 @@ fn each_fault_says_where_why_and_what_to_type() {
             "[identity]\nfrom = [{ header = \"X-Grayling-Arm\" }]\n[release.r]",
             &[
                 "g.toml:8:20: invalid `header`: headers `x-grayling-*` are removed from every request before anything reads them",
+            ],
+        ),
+        (
+            "[release.r]",
+            "[identity]\nfrom = [{ header = \"Proxy-Authorization\" }]\n[release.r]",
+            &[
+                "g.toml:8:20: invalid `header`: `proxy-authorization` is for one connection and never forwarded: \
+            no upstream could see what it says; write a header that reaches the upstream, as in `\"x-user-id\"`",
             ],
         ),
         (
@@ -594,6 +618,16 @@ proptest! {
 }
 
 #[test]
+fn a_quote_that_swallows_the_file_is_told_in_one_line() {
+    let text = edited(&[("[\"http://127.0.0.1:9002\"]", "[\"\"\"//127.0.0.1:9002\"]")]);
+    let found = lines(&text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains(r#"9002"]\n[segment.testers]\nusers"#), "{found:?}");
+    let escape = lines(&edited(&[("\"5%\"", "\"\\u001b[31m%\"")]));
+    assert!(!escape.concat().contains('\u{1b}'), "{escape:?}");
+}
+
+#[test]
 fn a_users_file_is_taken_anew_when_it_changes() {
     let folder = Folder::new();
     folder.write("g.toml", edited(&[("users = [\"alice\"]", "users_file = \"users\"")]));
@@ -622,9 +656,9 @@ fn a_file_full_of_faults_is_told_in_part() {
 fn a_bracket_that_is_never_closed_is_one_fault() {
     let reference = include_str!("../../../config/reference.toml");
     for (from, to, expected) in [
-        ("hosts = []", "hosts = [", "g.toml:46:9: this is not TOML: this is never closed; add `]`"),
-        ("hosts = []", "hosts = {", "g.toml:46:9: this is not TOML: this is never closed; add `}`"),
-        ("[identity]", "[identity", "g.toml:48:1: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = [", "g.toml:51:9: this is not TOML: this is never closed; add `]`"),
+        ("hosts = []", "hosts = {", "g.toml:51:9: this is not TOML: this is never closed; add `}`"),
+        ("[identity]", "[identity", "g.toml:53:1: this is not TOML: this is never closed; add `]`"),
         (
             "workers = 0",
             "workers = \"",

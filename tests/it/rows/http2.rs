@@ -2,7 +2,7 @@
 
 use super::wire::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GET, GOAWAY, HEADERS, Http2, PING, RST_STREAM,
-    WINDOW_UPDATE, block, frame, get_with,
+    SETTINGS, WINDOW_UPDATE, block, frame, get_with,
 };
 use super::{OK, Scene, Script, Then, body, get, lines};
 use crate::world::{eventually, figure, seconds, turn};
@@ -27,6 +27,19 @@ fn instead<'a>(without: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a 
     let pseudo = more.iter().filter(|(name, _)| name.starts_with(':')).copied();
     let rest = more.iter().filter(|(name, _)| !name.starts_with(':')).copied();
     pseudo.chain(kept).chain(rest).collect()
+}
+
+#[test]
+fn row_17_a_tunnel_over_http2_is_not_offered_so_that_browsers_take_http_1_1() {
+    let scene = Scene::start();
+    let mut http2 = Http2::connect(scene.proxy.http, &[]);
+    let settings = http2.next().unwrap().expect("SETTINGS come first");
+    assert_eq!(settings.kind, SETTINGS);
+    // RFC 8441 §3: SETTINGS_ENABLE_CONNECT_PROTOCOL.
+    assert!(settings.payload.chunks(6).all(|pair| pair[..2] != [0, 8]), "{:?}", settings.payload);
+    let extended = instead(":method", &[(":method", "CONNECT"), (":protocol", "websocket")]);
+    refuses(&scene, 405, &extended);
+    scene.nobody_is_blamed();
 }
 
 #[test]

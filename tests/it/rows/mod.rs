@@ -6,7 +6,8 @@ mod http2;
 mod requests;
 mod responses;
 mod slow;
-mod wire;
+mod table;
+pub mod wire;
 
 use crate::world::{Config, Proxy, RELEASE, World, eventually, read_response, seconds};
 use std::io::{BufReader, ErrorKind, Read, Write};
@@ -120,7 +121,10 @@ impl Told {
 
 impl Wire {
     pub fn connect(address: SocketAddr) -> Wire {
-        let stream = TcpStream::connect(address).expect("the proxy listens");
+        Wire::over(TcpStream::connect(address).expect("the proxy listens"))
+    }
+
+    pub fn over(stream: TcpStream) -> Wire {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(seconds(10))).unwrap();
         stream.set_write_timeout(Some(seconds(10))).unwrap();
@@ -157,6 +161,15 @@ impl Wire {
 
     pub fn socket(&self) -> &TcpStream {
         self.from.get_ref()
+    }
+
+    /// So many bytes, or what became of them.
+    pub fn hear(&mut self, length: usize) -> String {
+        let mut bytes = vec![0; length];
+        match self.from.read_exact(&mut bytes) {
+            Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) => format!("({error})"),
+        }
     }
 
     pub fn read_some(&mut self) -> Vec<u8> {
@@ -227,6 +240,11 @@ impl RawOrigin {
         recorded.requests.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
+    /// Each whole request since the last look.
+    pub fn take(&self) -> Vec<Vec<u8>> {
+        self.shared.lock().unwrap().requests.drain(..).map(|(_, bytes)| bytes).collect()
+    }
+
     pub fn last(&self) -> String {
         eventually(seconds(5), "the origin has received a request", || self.requests().pop())
     }
@@ -285,11 +303,34 @@ fn whole(buffer: &[u8]) -> Option<usize> {
     let text = String::from_utf8_lossy(buffer);
     let head = buffer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
     if !lines(&text, "transfer-encoding").is_empty() {
-        let end = buffer[head..].windows(5).position(|w| w == b"0\r\n\r\n")?;
-        return Some(head + end + 5);
+        return Some(head + chunked(&buffer[head..])?);
     }
     let length = lines(&text, "content-length").first().map_or(0, |line| {
         line.split(':').nth(1).and_then(|v| v.trim().parse().ok()).expect("a length that is a number")
     });
     (buffer.len() >= head + length).then_some(head + length)
+}
+
+/// The length of a chunked body (RFC 9112 §7.1), if it is whole: chunk by chunk, for what ends a body may stand in a chunk.
+fn chunked(body: &[u8]) -> Option<usize> {
+    let line = |at: usize| Some(at + body.get(at..)?.windows(2).position(|w| w == b"\r\n")?);
+    let mut at = 0;
+    loop {
+        let end = line(at)?;
+        let size = String::from_utf8_lossy(&body[at..end]);
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default(), 16).expect("a size");
+        at = end + 2;
+        if size == 0 {
+            break;
+        }
+        at += size + 2;
+    }
+    loop {
+        let end = line(at)?;
+        let last = end == at;
+        at = end + 2;
+        if last {
+            return Some(at);
+        }
+    }
 }

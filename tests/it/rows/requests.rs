@@ -202,7 +202,11 @@ fn row_08_the_authority_of_an_absolute_target_replaces_host() {
     assert_eq!(lines(&received, "x-forwarded-host"), ["x-forwarded-host: real.example:81"]);
     assert_eq!(scene.send(request("http://real.example")).status, 200);
     assert!(scene.new.last().starts_with("GET / HTTP/1.1\r\n"));
+    assert_eq!(scene.send(request("http://real.example?q=1")).status, 200);
+    assert!(scene.new.last().starts_with("GET /?q=1 HTTP/1.1\r\n"), "{}", scene.new.last());
     for bad in [
+        "?q=1",
+        "http://?q=1",
         "http://user:pw@real.example/",
         "http://user@real.example/",
         "ftp://real.example/",
@@ -256,14 +260,31 @@ fn row_11_routes_match_the_normal_form_what_is_ambiguous_is_400_and_the_path_goe
     });
     let ask =
         |path: &str| scene.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-user-id: a\r\n\r\n")).status;
-    for path in
-        ["/api", "//api/x", "/x/../api/x", "/%61pi/x", "/./api//x", "/%2e%2E/api", "/api/x%20y?a=%2f/../"]
-    {
+    for path in [
+        "/api",
+        "//api/x",
+        "/x/../api/x",
+        "/%61pi/x",
+        "/./api//x",
+        "/%2e%2E/api",
+        "/api/x%20y?a=%2f/../",
+        "/api/cars;color=red/1",
+    ] {
         assert_eq!(ask(path), 200, "{path}");
         assert!(api.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}: {}", api.last());
     }
     let of_api = api.requests().len();
-    for path in ["/apix", "/api/../x", "/api/%2e%2e/x", "/x%2fy", "/x\\y", "/x?y=/../api"] {
+    for path in [
+        "/apix",
+        "/api/../x",
+        "/api/%2e%2e/x",
+        "/x%2fy",
+        "/x\\y",
+        "/x?y=/../api",
+        "/x;y/api",
+        "/apix;y",
+        "/x;/y?;/api",
+    ] {
         assert_eq!(ask(path), 200, "{path}");
         assert!(scene.new.last().starts_with(&format!("GET {path} HTTP/1.1\r\n")), "{path}");
     }
@@ -277,6 +298,10 @@ fn row_11_routes_match_the_normal_form_what_is_ambiguous_is_400_and_the_path_goe
         "/api\\x",
         "/x/..;/api",
         "/api/..;a=b/x",
+        "/api;x",
+        "/api;x/y",
+        "/api%3Bx/y",
+        "/;x/api",
     ] {
         scene.refuses(400, format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-user-id: a\r\n\r\n"));
     }

@@ -58,21 +58,6 @@ fn row_18_a_101_nobody_asked_for_and_a_flood_of_1xx_are_502_and_the_connection_i
 }
 
 #[test]
-fn row_17_a_websocket_upgrade_is_not_tunnelled_yet_and_a_101_to_it_is_502() {
-    let scene = Scene::start();
-    let ask = get(
-        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
-    );
-    assert_eq!(scene.send(&ask).status, 200);
-    let received = scene.new.last();
-    assert_eq!((super::lines(&received, "upgrade"), super::lines(&received, "connection")), (vec![], vec![]));
-    scene
-        .new
-        .answers("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
-    assert_eq!(scene.send(&ask).status, 502);
-}
-
-#[test]
 fn row_24_bad_framing_in_a_response_is_502() {
     let scene = Scene::start();
     let heads = [

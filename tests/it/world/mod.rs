@@ -20,7 +20,7 @@ pub use config::{Config, RELEASE};
 pub use h2::{H2Behaviour, H2Origin};
 pub use load::{Load, wrk};
 pub use nginx::Nginx;
-pub use origin::{Behaviour, Origin};
+pub use origin::{Behaviour, HEALTHZ, Origin, Received, Service};
 pub use proxy::{Proxy, grayling};
 
 use std::path::{Path, PathBuf};

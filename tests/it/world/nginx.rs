@@ -2,11 +2,12 @@
 
 use super::{Client, World, eventually, seconds};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 pub struct Nginx {
     pub address: SocketAddr,
+    folder: PathBuf,
     child: Child,
 }
 
@@ -28,10 +29,22 @@ impl Nginx {
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
             if let Some(child) = start_on(world, name, address, listen, server) {
-                return Nginx { address, child };
+                return Nginx { address, folder: folder(world, name), child };
             }
         }
         panic!("nginx does not start; its error log is in {}", world.folder().display());
+    }
+
+    /// Its `/healthz` says 503, or again 204.
+    pub fn sick(&self, sick: bool) {
+        let file = self.folder.join("sick");
+        let done = if sick { std::fs::write(file, "") } else { std::fs::remove_file(file) };
+        done.expect("its own folder");
+    }
+
+    /// Its log of the requests to `/healthz`.
+    pub fn probes(&self) -> String {
+        std::fs::read_to_string(self.folder.join("healthz.log")).unwrap_or_default()
     }
 }
 
@@ -42,8 +55,12 @@ impl Drop for Nginx {
     }
 }
 
+fn folder(world: &World, name: &str) -> PathBuf {
+    world.path(&format!("nginx-{name}"))
+}
+
 fn start_on(world: &World, name: &str, address: SocketAddr, listen: &str, server: &str) -> Option<Child> {
-    let folder = world.path(&format!("nginx-{name}"));
+    let folder = folder(world, name);
     std::fs::create_dir_all(&folder).unwrap();
     let (at, file) = (folder.display(), folder.join("nginx.conf"));
     let protocol = if listen.is_empty() { "" } else { " $server_protocol $host $ssl_server_name" };
@@ -64,6 +81,11 @@ http {{
   server {{
     listen {address} {listen};
     {server}
+    location = /healthz {{
+      access_log {at}/healthz.log;
+      if (-f {at}/sick) {{ return 503; }}
+      return 204;
+    }}
     location / {{ return 200 "{name} $http_x_user_id{protocol}\n"; }}
   }}
 }}

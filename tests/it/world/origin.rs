@@ -6,12 +6,17 @@ use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// What health probes ask for.
+pub const HEALTHZ: &str = "/healthz";
 /// Requests that are kept; more are only counted.
 const RECORD_MAX: usize = 50_000;
+
+/// The body of `/large` of [`Behaviour::AsAsked`]: more than the buffers between an origin and a client that does not read.
+const LARGE_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Behaviour {
@@ -30,8 +35,67 @@ pub enum Behaviour {
     CloseAfter,
     /// Answers 200 with the request as it was received.
     Echo,
+    /// The path says it: `/hang` is never answered, `/large` has a body of [`LARGE_BYTES`], anything else is answered.
+    AsAsked,
     /// Each request draws one of these: an answer, a reset, a cut body, a 500. For the POSTs that are sent once.
     Chaos(f64),
+    /// These very bytes.
+    Respond(&'static str),
+    /// As a real one: some time, some failures.
+    Service(Service),
+}
+
+/// A service with latencies and failures of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Service {
+    pub median_ms: f64,
+    /// Standard deviation of the log.
+    pub spread: f64,
+    /// This share takes so many ms instead.
+    pub tail: f64,
+    pub tail_ms: f64,
+    /// This share is answered with 500.
+    pub fails: f64,
+    /// Users differ: some are slow, some fail always, by a hash of their id and whichever version serves them.
+    pub ugly: bool,
+    /// This status to every request whose path begins so.
+    pub broken: Option<(&'static str, u16)>,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        let (median_ms, spread) = (8.0, 0.25);
+        Service { median_ms, spread, tail: 0.0, tail_ms: 0.0, fails: 0.0, ugly: false, broken: None }
+    }
+}
+
+impl Service {
+    fn serve(&self, request: &Received, random: &Mutex<Random>) -> (Duration, u16) {
+        let (normal, slow, fails) = {
+            let mut random = random.lock().unwrap();
+            let mut uniform = || random.below(1 << 40) as f64 / (1u64 << 40) as f64;
+            let radius = (-2.0 * (1.0 - uniform()).ln()).sqrt();
+            (
+                radius * (std::f64::consts::TAU * uniform()).cos(),
+                uniform() < self.tail,
+                uniform() < self.fails,
+            )
+        };
+        let user = request.header("x-user-id").unwrap_or_default();
+        let trait_of = xxhash_rust::xxh3::xxh3_64(user.as_bytes()) % 200;
+        let slower = match trait_of {
+            _ if !self.ugly => 1.0,
+            0..4 => 10.0,
+            of => 0.6 + of as f64 / 150.0,
+        };
+        let ms = if slow { self.tail_ms } else { self.median_ms * (self.spread * normal).exp() * slower };
+        let status = match self.broken {
+            Some((path, status)) if request.path.starts_with(path) => status,
+            _ if fails || (self.ugly && trait_of == 7) => 500,
+            _ => 200,
+        };
+        (Duration::from_secs_f64(ms / 1e3), status)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +121,8 @@ impl Received {
 struct Shared {
     name: String,
     behaviour: Mutex<Behaviour>,
+    /// To [`HEALTHZ`], where that differs.
+    to_probes: Mutex<Option<Behaviour>>,
     received: Mutex<Vec<Received>>,
     total: AtomicU64,
     /// Requests whose connection ended before the body was whole.
@@ -75,11 +141,21 @@ pub struct Origin {
 
 impl Origin {
     pub fn start(name: &str) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Origin::start_on(name, [127, 0, 0, 1])
+    }
+
+    /// On every address of this machine, which has all of 127.0.0.0/8: many servers to a proxy, one thread to a test.
+    pub fn start_on_all(name: &str) -> Origin {
+        Origin::start_on(name, [0, 0, 0, 0])
+    }
+
+    fn start_on(name: &str, ip: [u8; 4]) -> Origin {
+        let listener = TcpListener::bind(SocketAddr::from((ip, 0))).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             behaviour: Mutex::new(Behaviour::Answer),
+            to_probes: Mutex::default(),
             received: Mutex::default(),
             total: AtomicU64::new(0),
             unfinished: AtomicU64::new(0),
@@ -94,6 +170,11 @@ impl Origin {
 
     pub fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// What [`HEALTHZ`] says, whatever everything else does.
+    pub fn behave_to_probes(&self, behaviour: Behaviour) {
+        *self.shared.to_probes.lock().unwrap() = Some(behaviour);
     }
 
     /// From now on connections are refused, and those that stand are closed.
@@ -122,6 +203,11 @@ impl Origin {
         for (_, stream) in self.shared.open.lock().unwrap().drain() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
+    }
+
+    /// Connections that stand.
+    pub fn open(&self) -> usize {
+        self.shared.open.lock().unwrap().len()
     }
 
     pub fn received(&self) -> Vec<Received> {
@@ -188,8 +274,14 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
             return Ok(End::Close);
         };
         let request = Received { method, path, headers, body: body.unwrap_or_default() };
+        let behaviour = *shared.behaviour.lock().unwrap();
+        let service = match behaviour {
+            Behaviour::Service(service) => Some(service.serve(&request, &shared.random)),
+            _ => None,
+        };
         let echo = format!("{line}\n{:?}\n{}", request.headers, String::from_utf8_lossy(&request.body));
         let head_only = request.method == "HEAD";
+        let probed = request.path == HEALTHZ;
         shared.total.fetch_add(1, Ordering::SeqCst);
         {
             let mut received = shared.received.lock().unwrap();
@@ -197,7 +289,22 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
                 received.push(request);
             }
         }
-        let behaviour = *shared.behaviour.lock().unwrap();
+        if let Some((time, status)) = service.filter(|_| !probed) {
+            std::thread::sleep(time);
+            answer(stream, status, &shared.name, head_only)?;
+            continue;
+        }
+        let to_probes = shared.to_probes.lock().unwrap().filter(|_| probed);
+        let behaviour = to_probes.unwrap_or(behaviour);
+        let behaviour = match (behaviour, line.split(' ').nth(1)) {
+            (Behaviour::AsAsked, Some("/hang")) => Behaviour::Hang,
+            (Behaviour::AsAsked, Some("/large")) => {
+                answer(stream, 200, large(), head_only)?;
+                continue;
+            }
+            (Behaviour::AsAsked, _) => Behaviour::Answer,
+            (other, _) => other,
+        };
         match draw(shared, behaviour) {
             Behaviour::Hang => {
                 // Until the peer gives up, the origin is told to stop, or the behaviour has changed for a new request.
@@ -215,11 +322,14 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
             }
             Behaviour::Status(status, _) => answer(stream, status, &shared.name, head_only)?,
             Behaviour::Echo => answer(stream, 200, &echo, head_only)?,
+            Behaviour::Respond(bytes) => write_all(stream, bytes.as_bytes())?,
             Behaviour::CloseAfter => {
                 answer(stream, 200, &shared.name, head_only)?;
                 return Ok(End::Close);
             }
-            Behaviour::Answer | Behaviour::Chaos(_) => answer(stream, 200, &shared.name, head_only)?,
+            Behaviour::Answer | Behaviour::AsAsked | Behaviour::Chaos(_) | Behaviour::Service(_) => {
+                answer(stream, 200, &shared.name, head_only)?
+            }
         }
     }
 }
@@ -237,6 +347,11 @@ fn draw(shared: &Shared, behaviour: Behaviour) -> Behaviour {
         },
         other => other,
     }
+}
+
+fn large() -> &'static str {
+    static BODY: OnceLock<String> = OnceLock::new();
+    BODY.get_or_init(|| "x".repeat(LARGE_BYTES))
 }
 
 fn answer(stream: &TcpStream, status: u16, body: &str, head_only: bool) -> io::Result<()> {

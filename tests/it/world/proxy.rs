@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub struct Proxy {
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
     stderr: Arc<Mutex<String>>,
+    unread: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -35,7 +37,18 @@ impl Proxy {
     }
 
     pub fn try_start(config: &Path) -> Result<Proxy, String> {
-        let mut child = Command::new(binary())
+        Proxy::try_start_by(Command::new(binary()), config)
+    }
+
+    /// With no more than so many open files.
+    pub fn start_with_descriptors(config: &Path, max: u32) -> Proxy {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")]).arg(binary());
+        Proxy::try_start_by(shell, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
+    }
+
+    fn try_start_by(mut command: Command, config: &Path) -> Result<Proxy, String> {
+        let mut child = command
             .args(["run", "-c"])
             .arg(config)
             .stdin(Stdio::null())
@@ -45,14 +58,15 @@ impl Proxy {
             .expect("the binary that cargo has built starts");
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = Arc::new(Mutex::new(String::new()));
-        collect_lines(child.stdout.take().expect("piped"), Arc::clone(&log));
+        let unread = Arc::new(AtomicBool::new(false));
+        collect_lines(child.stdout.take().expect("piped"), Arc::clone(&log), Arc::clone(&unread));
         collect_text(child.stderr.take().expect("piped"), Arc::clone(&stderr));
 
         let start = std::time::Instant::now();
         loop {
             let (http, admin) = (listening(&log, "http"), listening(&log, "admin"));
             if let (Some(http), Some(admin)) = (http, admin) {
-                return Ok(Proxy { child, http, admin, log, stderr });
+                return Ok(Proxy { child, http, admin, log, stderr, unread });
             }
             let ended = child.try_wait().expect("our own child").map(|s| s.to_string());
             if ended.is_some() || start.elapsed() > seconds(20) {
@@ -81,6 +95,11 @@ impl Proxy {
 
     pub fn api(&self) -> Admin {
         Admin::new(self.admin)
+    }
+
+    /// Stops reading its log, as a log shipper that hangs does.
+    pub fn leave_log_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
     }
 
     pub fn pid(&self) -> u32 {
@@ -148,9 +167,12 @@ fn listening(log: &Mutex<Vec<String>>, name: &str) -> Option<SocketAddr> {
     })
 }
 
-fn collect_lines(from: impl Read + Send + 'static, into: Arc<Mutex<Vec<String>>>) {
+fn collect_lines(from: impl Read + Send + 'static, into: Arc<Mutex<Vec<String>>>, unread: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
+            while unread.load(Ordering::Relaxed) && Arc::strong_count(&unread) > 1 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
             let mut lines = into.lock().unwrap();
             if lines.len() < LOG_LINES_MAX {
                 lines.push(line);

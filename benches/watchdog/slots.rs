@@ -1,0 +1,68 @@
+//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests of `new`.
+
+use crate::dice::{Dice, Latencies};
+use grayling::domain::engine::ERROR_ODDS;
+use grayling::domain::engine::cell::Pair;
+use grayling::domain::engine::first;
+use grayling::domain::engine::latency::{Ages, GROUPS_MAX, ROWS, Table};
+use grayling::domain::engine::mixture::Mixture;
+use grayling::domain::histogram::EDGES;
+
+/// Stable's table of latencies, and the share of requests in each of its groups.
+pub struct Law {
+    table: Table,
+    groups: Vec<f64>,
+}
+
+impl Law {
+    pub fn new(latencies: &Latencies) -> Law {
+        let shares = latencies.buckets(1.0);
+        let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
+        let table = Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>());
+        let mut groups = vec![0.0; table.groups()];
+        for (bucket, share) in shares.iter().enumerate() {
+            groups[table.group(bucket)] += share;
+        }
+        Law { table, groups }
+    }
+
+    fn answers(&self, dice: &mut Dice, mut n: u64) -> [u64; GROUPS_MAX] {
+        let (mut rest, mut out) = (1.0, [0; GROUPS_MAX]);
+        for (group, share) in self.groups.iter().enumerate() {
+            let hits =
+                if group + 1 == self.groups.len() { n } else { dice.binomial(n, (share / rest).min(1.0)) };
+            (out[group], n, rest) = (hits, n - hits, (rest - share).max(1e-12));
+        }
+        out
+    }
+}
+
+/// No difference: sup of ½ errors + ¼ latency + ¼ client errors, over so many requests of new.
+pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
+    let mut dice = Dice::new(seed);
+    // Long enough for two of new and two of stable; a hundred of new make it faster, and no different.
+    let rate = (100.0 / share).max(500.0);
+    let [mut errors, mut refused] = [(); 2].map(|()| Mixture::new(ERROR_ODDS.len()));
+    let mut latency = Mixture::new(*ROWS);
+    let (mut seen, mut sup) = (0, 0.0f64);
+    while seen < requests {
+        let mut take = || (dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
+        let (new, stable) = take();
+        let arrived = Pair::new(new, stable);
+        seen += arrived.new;
+        let failed = Pair::new(dice.binomial(arrived.new, 0.001), dice.binomial(arrived.stable, 0.001));
+        first::bet(&mut errors, arrived, failed);
+        let client = Pair::new(dice.binomial(arrived.new, 0.01), dice.binomial(arrived.stable, 0.01));
+        first::bet(&mut refused, arrived, client);
+        let new = law.answers(&mut dice, arrived.new - failed.new);
+        let stable = law.answers(&mut dice, arrived.stable - failed.stable);
+        let mut ages = Ages { arrived, ..Ages::default() };
+        for (done, (new, stable)) in ages.done.iter_mut().zip(new.into_iter().zip(stable)) {
+            *done = Pair::new(new, stable);
+        }
+        law.table.bet_body(&ages, &mut latency);
+        (0..law.table.tail_ends().count()).for_each(|row| law.table.bet_tail(row, &ages, &mut latency));
+        sup = sup.max(0.5 * errors.mean() + 0.25 * (latency.mean() + refused.mean()));
+    }
+    sup
+}

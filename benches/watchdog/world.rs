@@ -1,0 +1,406 @@
+//! Traffic through the engine, event by event: users who differ, in the arm that the hash gave them; outcomes at their own time.
+//!
+//! Invariants: arrivals are told in the order of time, and each outcome in the tick in which it happens; the engine is told nothing that the proxy would not
+//! know; the arms differ by [`Fault`] alone.
+
+use crate::dice::{Dice, Latencies};
+use crate::rivals::Rivals;
+use grayling::domain::cohort::Weight;
+use grayling::domain::decide::Arm;
+use grayling::domain::engine::users::{Baseline, UNITS, Unit};
+use grayling::domain::engine::{Engine, Event, Request, Settings, What};
+use grayling::domain::histogram::Histogram;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const TICK: Duration = Duration::from_millis(100);
+/// Outcomes further away than this many ticks never come.
+const HORIZON: usize = 512;
+pub const ALPHA: f64 = 0.001;
+
+/// Who comes.
+#[derive(Clone, Copy)]
+pub enum Crowd {
+    /// Alike, and each for the first time.
+    Strangers,
+    Regulars(Regulars),
+}
+
+#[derive(Clone, Copy)]
+pub struct Regulars {
+    pub users: usize,
+    /// σ of log latency between users.
+    pub sigma: f64,
+    /// 2% ten times slower, poison accounts (0.2% fail always), frail (1.8% fail one time in five); the most frequent user fails always, in one run of three.
+    pub ugly: bool,
+    /// User = users · u^heavy: 1 all alike; 2 and more: few make most of the traffic.
+    pub heavy: i32,
+}
+
+impl Crowd {
+    pub fn ugly(users: usize) -> Crowd {
+        Crowd::Regulars(Regulars { users, sigma: 0.6, ugly: true, heavy: 2 })
+    }
+}
+
+/// What is wrong with `new`.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Fault {
+    None,
+    /// This much more of requests fail.
+    Points(f64),
+    /// Each user's failures come this many times as often.
+    Times(f64),
+    /// All answers take this many times as long.
+    Stretch(f64),
+    /// The slowest 2% take twice as long.
+    Tail,
+    /// A share stalls for so many ms more.
+    Stall(f64, f64),
+    /// Never answers; fails after 30 s.
+    Hang,
+    /// Answers 404 on this route.
+    NotFound(u8),
+    /// Half the failures, a tenth faster.
+    Better,
+}
+
+/// What befalls both arms.
+#[derive(Clone, Copy)]
+pub struct Weather {
+    /// Share that fails in an outage, after this many ms in `new` and in stable.
+    pub outage: Option<(f64, f64, f64)>,
+    /// A brown-out: all latency is longer by this.
+    pub slower: f64,
+    /// Requests per tick are multiplied by this.
+    pub load: f64,
+    /// This share of the requests of `new` does not come.
+    pub missing: f64,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Weather { outage: None, slower: 1.0, load: 1.0, missing: 0.0 }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Person {
+    unit: Unit,
+    times: f32,
+    fails: f32,
+    harmed: bool,
+    seen: bool,
+}
+
+/// Time spent in the engine.
+#[derive(Clone, Copy, Default)]
+pub struct Clock {
+    pub push: Duration,
+    pub tick: Duration,
+    pub events: u64,
+    pub ticks: u64,
+}
+
+/// An outcome to come; what the rivals see of it.
+type Due = (Event, Arm);
+
+pub struct World {
+    pub engine: Engine,
+    pub dice: Dice,
+    latencies: Arc<Latencies>,
+    people: Vec<Person>,
+    crowd: Crowd,
+    weight: Weight,
+    pub routes: u8,
+    /// Requests per tick, of both arms.
+    pub rate: usize,
+    pub fails: f64,
+    pub fault: Fault,
+    pub weather: Weather,
+    tick: u64,
+    ids: u64,
+    due: Vec<Vec<Due>>,
+    spare: Vec<Due>,
+    /// Stable's successes; its p99.9 makes the deadline.
+    usual: Histogram,
+    deadline: Duration,
+    /// Requests of new at the end of each tick.
+    arrived: Vec<u64>,
+    pub new_requests: u64,
+    pub requests: u64,
+    /// Of the route that fails.
+    pub route_requests: u64,
+    pub harmed: u64,
+    pub rivals: Option<Rivals>,
+    /// Users of new, and those of them who have come since the weight was set.
+    of_new: [u64; 2],
+    pub clock: Option<Clock>,
+    arrivals: Vec<Event>,
+}
+
+pub fn settings(strata: usize) -> Settings {
+    Settings { alpha: ALPHA, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, strata }
+}
+
+pub fn percent(percent: f64) -> Weight {
+    Weight::from_parts((percent * 10_000.0).round() as u32)
+}
+
+impl World {
+    pub fn new(seed: u64, crowd: Crowd, rate: usize, routes: u8, latencies: &Arc<Latencies>) -> World {
+        let mut dice = Dice::new(seed);
+        let people = match crowd {
+            Crowd::Strangers => Vec::new(),
+            Crowd::Regulars(of) => people(&mut dice, of),
+        };
+        let settings = settings(usize::from(routes));
+        World {
+            engine: Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO),
+            dice,
+            latencies: latencies.clone(),
+            people,
+            crowd,
+            weight: Weight::ZERO,
+            routes,
+            rate,
+            fails: 0.001,
+            fault: Fault::None,
+            weather: Weather::default(),
+            tick: 0,
+            ids: 0,
+            due: (0..HORIZON).map(|_| Vec::new()).collect(),
+            spare: Vec::new(),
+            usual: Histogram::default(),
+            deadline: Duration::from_secs(2),
+            arrived: Vec::new(),
+            new_requests: 0,
+            requests: 0,
+            route_requests: 0,
+            harmed: 0,
+            rivals: None,
+            of_new: [0; 2],
+            clock: None,
+            arrivals: Vec::new(),
+        }
+    }
+
+    /// Before anything else.
+    pub fn notice_at(&mut self, latency_notice: f64) {
+        let settings = Settings { latency_notice, ..settings(usize::from(self.routes)) };
+        self.engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
+    }
+
+    pub fn now(&self) -> Duration {
+        TICK * self.tick as u32
+    }
+
+    pub fn weigh(&mut self, weight: Weight) {
+        self.weight = weight;
+        self.of_new = [0; 2];
+        for person in &mut self.people {
+            person.seen = false;
+            self.of_new[0] += u64::from(person.unit.bucket() < weight.parts());
+        }
+        self.engine.weigh(weight, self.now());
+    }
+
+    /// A tick of traffic, then a look.
+    pub fn tick(&mut self) {
+        let load = (self.rate as f64 * self.weather.load).round().max(1.0) as usize;
+        let start = self.now();
+        for i in 0..load {
+            self.request(start + TICK * i as u32 / load as u32);
+        }
+        let began = self.clock.map(|_| Instant::now());
+        for event in &self.arrivals {
+            self.engine.push(event);
+        }
+        self.tick += 1;
+        let slot = (self.tick as usize - 1) % HORIZON;
+        let mut due = std::mem::replace(&mut self.due[slot], std::mem::take(&mut self.spare));
+        for (event, _) in &due {
+            self.engine.push(event);
+        }
+        let pushed = began.map(|began| began.elapsed());
+        for (event, arm) in &due {
+            if *arm == Arm::Stable && event.what == What::Answered {
+                self.usual.record(event.after);
+            }
+            if let Some(rivals) = &mut self.rivals {
+                rivals.completed(event);
+            }
+        }
+        if self.tick.is_multiple_of(50) {
+            self.deadline = match self.usual.quantile(0.999).filter(|_| self.usual.total() >= 100) {
+                Some(p999) => (p999 * 4).clamp(Duration::from_millis(250), Duration::from_secs(60)),
+                None => Duration::from_secs(2),
+            };
+            if self.tick.is_multiple_of(3000) {
+                self.usual.counts.iter_mut().for_each(|n| *n /= 2);
+            }
+        }
+        let events = (self.arrivals.len() + due.len()) as u64;
+        self.arrivals.clear();
+        due.clear();
+        self.spare = due;
+        let began = self.clock.map(|_| Instant::now());
+        self.engine.tick(self.now(), self.deadline, |_| {});
+        if let (Some(clock), Some(pushed), Some(began)) = (&mut self.clock, pushed, began) {
+            clock.push += pushed;
+            clock.tick += began.elapsed();
+            clock.events += events;
+            clock.ticks += 1;
+        }
+        self.arrived.push(self.new_requests);
+        let (now, harmed) = (self.now(), self.harmed);
+        if let Some(rivals) = &mut self.rivals {
+            rivals.tick(now, harmed);
+        }
+    }
+
+    pub fn ticks(&mut self, n: usize) {
+        (0..n).for_each(|_| self.tick());
+    }
+
+    /// Share of the users of new who have come.
+    pub fn seen_of_new(&self) -> f64 {
+        self.of_new[1] as f64 / self.of_new[0].max(1) as f64
+    }
+
+    /// What stable's answers are like.
+    pub fn usual(&self) -> &Histogram {
+        &self.usual
+    }
+
+    /// At least so many requests of both arms.
+    pub fn requests(&mut self, n: u64) {
+        let until = self.requests + n;
+        while self.requests < until {
+            self.tick();
+        }
+    }
+
+    /// Requests of new that had come by the end of the last final interval.
+    pub fn new_final(&self) -> u64 {
+        let ticks = (self.deadline.as_millis() as usize).div_ceil(TICK.as_millis() as usize);
+        self.arrived.len().checked_sub(1 + ticks).map_or(0, |i| self.arrived[i])
+    }
+
+    fn request(&mut self, at: Duration) {
+        let (who, unit, times, fails) = match self.crowd {
+            Crowd::Strangers => {
+                let unit = Unit::from_index((self.dice.bits() >> 33) as u32 % UNITS);
+                (usize::MAX, unit, 1.0, self.fails)
+            }
+            Crowd::Regulars(of) => {
+                let who = (self.people.len() as f64 * self.dice.uniform().powi(of.heavy)) as usize;
+                let person = &self.people[who];
+                let fails = if person.fails < 0.0 { self.fails } else { f64::from(person.fails) };
+                (who, person.unit, f64::from(person.times), fails)
+            }
+        };
+        let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
+        let missing = self.weather.missing;
+        if arm == Arm::New && missing > 0.0 && self.dice.chance(missing) {
+            return;
+        }
+        let stratum = (self.routes > 1).then(|| self.dice.below(usize::from(self.routes)) as u8);
+        self.ids += 1;
+        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum };
+        self.requests += 1;
+        if arm == Arm::New {
+            self.new_requests += 1;
+            if let Some(person) = self.people.get_mut(who)
+                && !std::mem::replace(&mut person.seen, true)
+            {
+                self.of_new[1] += 1;
+            }
+            if let Fault::NotFound(route) = self.fault {
+                self.route_requests += u64::from(stratum.is_none_or(|s| s == route));
+            }
+        }
+        self.arrivals.push(Event { request, what: What::Arrived, after: Duration::ZERO });
+        if let Some((ms, what)) = self.outcome(who, arm, stratum, times, fails) {
+            let after = Duration::from_nanos((ms * 1e6) as u64);
+            let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
+            if then < self.tick as usize + HORIZON {
+                self.due[then % HORIZON].push((Event { request, what, after }, arm));
+            }
+        }
+    }
+
+    fn outcome(
+        &mut self,
+        who: usize,
+        arm: Arm,
+        stratum: Option<u8>,
+        times: f64,
+        fails: f64,
+    ) -> Option<(f64, What)> {
+        if let Some((share, new_ms, stable_ms)) = self.weather.outage
+            && self.dice.chance(share)
+        {
+            return Some((if arm == Arm::New { new_ms } else { stable_ms }, What::Failed));
+        }
+        let (base, slow) = self.latencies.draw(&mut self.dice);
+        let mut ms = base * times * self.weather.slower;
+        let u = self.dice.uniform();
+        let mut what = if u < fails { What::Failed } else { What::Answered };
+        if arm == Arm::Stable || self.fault == Fault::None {
+            return Some((ms, what));
+        }
+        let sound = (ms, what);
+        match self.fault {
+            Fault::None => {}
+            Fault::Points(p) if u < fails + p => what = What::Failed,
+            Fault::Times(by) if u < fails * by => what = What::Failed,
+            Fault::Points(_) | Fault::Times(_) => {}
+            Fault::Stretch(by) => ms *= by,
+            Fault::Tail => ms *= if slow { 2.0 } else { 1.0 },
+            Fault::Stall(share, more) => ms += if self.dice.chance(share) { more } else { 0.0 },
+            Fault::Hang => (ms, what) = (30_000.0, What::Failed),
+            Fault::NotFound(route) if stratum.is_none_or(|s| s == route) => {
+                (ms, what) = (5.0, What::ClientError);
+            }
+            Fault::NotFound(_) => {}
+            Fault::Better => {
+                ms *= 0.9;
+                if u >= fails * 0.5 {
+                    what = What::Answered;
+                }
+            }
+        }
+        if (ms > sound.0 || what != sound.1)
+            && let Some(person) = self.people.get_mut(who)
+            && !std::mem::replace(&mut person.harmed, true)
+        {
+            self.harmed += 1;
+        }
+        Some((ms, what))
+    }
+}
+
+fn people(dice: &mut Dice, of: Regulars) -> Vec<Person> {
+    let mut people: Vec<Person> = (0..of.users)
+        .map(|_| {
+            let unit = Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
+            let mut times = (of.sigma * dice.normal()).exp();
+            // Below zero: as all others do.
+            let mut fails = -1.0;
+            if of.ugly {
+                times *= if dice.chance(0.02) { 10.0 } else { 1.0 };
+                fails = match dice.uniform() {
+                    u if u < 0.002 => 1.0,
+                    u if u < 0.02 => 0.2,
+                    _ => -1.0,
+                };
+            }
+            Person { unit, times: times as f32, fails, harmed: false, seen: false }
+        })
+        .collect();
+    if of.ugly && dice.chance(1.0 / 3.0) {
+        people[0].fails = 1.0;
+    }
+    people
+}

@@ -1,0 +1,269 @@
+//! Files that are damaged on purpose: the config, and those that it names.
+
+use super::report::Place;
+use super::*;
+use crate::domain::plan::{IdentitySource, JwtTrust};
+use crate::mutate::{cases, damaged};
+use std::time::Duration;
+
+const WORDS: &[&str] = &[
+    "\n",
+    "\r\n",
+    "\r",
+    "\"",
+    "\"\"\"",
+    "'",
+    "[",
+    "]",
+    "[[",
+    "]]",
+    "{",
+    "}",
+    "=",
+    ",",
+    ".",
+    "#",
+    "\\",
+    "\\u0000",
+    "\\uD800",
+    "\0",
+    "\u{feff}",
+    "é",
+    "\u{202e}",
+    "true",
+    "false",
+    "nan",
+    "-1",
+    "0",
+    "5",
+    "9223372036854775808",
+    "1e400",
+    "1979-05-27",
+    "[]",
+    "{}",
+    "\"\"",
+    "\"5%\"",
+    "\"0.0001%\"",
+    "\"100.0001%\"",
+    "\"5 %\"",
+    "\"10s\"",
+    "\"18446744073709551615h\"",
+    "\"1KiB\"",
+    "\"99999999999GiB\"",
+    "\"${PORT}\"",
+    "${X}",
+    "$",
+    "$$",
+    "http://",
+    "https://[::1]:1",
+    "127.0.0.1:0",
+    "0.0.0.0/0",
+    "::/0",
+    "[listen]\n",
+    "[upstream.a]\n",
+    "[[route]]\n",
+    "[release.r]\n",
+    "[release.r.watchdog]\n",
+    "[segment.testers]\n",
+    "[identity]\n",
+    "[limits]\n",
+    "proxy_protocol = true\n",
+    "trusted_proxies = [\"10.0.0.1/8\"]\n",
+    "https = \"127.0.0.1:1\"\n",
+    "weight = \"7%\"\n",
+    "from = [{ path = \"/a/{id}\" }]\n",
+    "users = [\"x\"]\n",
+];
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// It is refused with every fault in its place, or it means what the mirror reads, twice the same.
+    #[test]
+    fn a_damaged_config_is_refused_in_its_place_or_has_one_meaning(bytes in damaged([STARTER, REFERENCE, BASE], WORDS)) {
+        let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };
+        let report = match check(&text) {
+            Ok(checked) => {
+                prop_assert!(toml::from_str::<file::File>(&text).is_ok());
+                prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan).is_empty());
+                prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::domain::cohort::Weight::FULL));
+                prop_assert!(!checked.plan.routes.is_empty());
+                checked.warnings
+            }
+            Err(report) => {
+                prop_assert!(report.errors() > 0);
+                report
+            }
+        };
+        for fault in report.faults() {
+            let Place::Shown { source, span } = &fault.place else { continue };
+            prop_assert!(span.start <= span.end && span.end <= source.text.len(), "{span:?} of {}", source.text.len());
+            prop_assert!(source.text.is_char_boundary(span.start) && source.text.is_char_boundary(span.end), "{span:?}");
+            for word in [&fault.message, &fault.label].into_iter().chain(&fault.help) {
+                prop_assert!(!word.chars().any(char::is_control) && word.len() < 2000, "{word:?}");
+            }
+        }
+        prop_assert_eq!(report.is_empty(), report.render(Color::Plain).is_empty());
+        report.render(Color::Ansi);
+        prop_assert!(report.lines().iter().all(|line| !line.contains('\n')));
+    }
+
+    /// What is accepted is what a child would make of it: the number, times its unit.
+    #[test]
+    fn a_damaged_value_is_refused_or_is_its_number_times_its_unit(bytes in damaged(
+        ["250ms", "10s", "15m", "1h", "32KiB", "1MiB", "64B", "2GiB", "5%", "0.25%", "100%", "12.3456%"],
+        ["ms", "s", "m", "h", "B", "KiB", "MiB", "GiB", "%", " ", ".", "-", "+", "0", "00000000", "9999999999999999999", "e3", "_", "\u{a0}", "\u{ff11}"],
+    )) {
+        let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(()) };
+        let digits: String = text.trim().chars().take_while(char::is_ascii_digit).collect();
+        let (unit, number) = (text.trim()[digits.len()..].trim(), digits.parse::<u128>().ok());
+        if let Ok(duration) = value::duration(text) {
+            let scale = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)].into_iter().find(|(name, _)| *name == unit);
+            let wanted = number.zip(scale).map(|(n, (_, scale))| n * scale);
+            prop_assert_eq!(Some(duration.as_millis()), wanted, "{:?}", text);
+            prop_assert!(duration.subsec_nanos() % 1_000_000 == 0 && duration < Duration::MAX);
+        }
+        if let Ok(size) = value::size(text) {
+            let scale = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30)].into_iter().find(|(name, _)| *name == unit);
+            prop_assert_eq!(Some(size as u128), number.zip(scale).map(|(n, (_, bits))| n << bits), "{:?}", text);
+            prop_assert_eq!(value::size(&value::show_size(size)).ok(), Some(size));
+        }
+        if let Ok(weight) = value::percent(text) {
+            let fraction = unit.strip_suffix('%').map(str::trim).unwrap_or("?");
+            let decimals = format!("{:0<4}", fraction.strip_prefix('.').unwrap_or(fraction));
+            let wanted = number.zip(decimals.parse::<u128>().ok()).map(|(n, d)| n * 10_000 + d);
+            prop_assert!(decimals.len() == 4 && Some(u128::from(weight.parts())) == wanted, "{text:?} is {weight}");
+            prop_assert_eq!(value::percent(&weight.to_string()).ok(), Some(weight));
+        }
+    }
+
+    #[test]
+    fn no_damaged_word_makes_a_reader_of_values_panic_or_take_what_it_could_not_use(bytes in damaged(
+        ["127.0.0.1:8080", "[::1]:80", "10.0.0.0/8", "::/0", "http://a.example:9001", "https://[::1]:1", "/accounts/{id}/x", "x-user-id", "a.example", "GET", "${A}$$", "uid"],
+        [":", "/", "//", "[", "]", "{", "}", "{id}", "%", "%2f", "..", ".", "@", "?", "#", " ", "$", "${", "0", "65536", "::", "é", "\0", "\n", "-", "_", "HTTP://", "x-grayling-"],
+    )) {
+        let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(()) };
+        if let Ok(path) = value::route_path(text) {
+            prop_assert!(path.starts_with('/') && !path.contains("//") && (path == "/" || !path.ends_with('/')), "{path}");
+        }
+        if let Ok(pattern) = value::path_pattern(text) {
+            prop_assert_eq!(pattern.segments.iter().filter(|s| s.is_none()).count(), 1);
+        }
+        if let Ok(server) = value::server(text) {
+            prop_assert_eq!(value::server(&server.to_string()).ok(), Some(server));
+        }
+        if let Ok(name) = value::header_name(text) {
+            prop_assert!(!name.as_str().starts_with("x-grayling-"));
+        }
+        if let Ok((network, _)) = value::network(text) {
+            prop_assert!(network.contains(&network.network()));
+        }
+        let _ = (value::address(text), value::host(text), value::method(text), value::name(text), value::token(text), value::parameter(text));
+        let _ = value::expand(text, &environment);
+    }
+}
+
+/// Users, tokens, keys: whatever stands in them, faults name the file, and secrets are never shown.
+#[test]
+fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() {
+    const SECRET: &str = "5ecret0123456789";
+    let folder = Folder::new();
+    let text = edited(&[
+        ("users = [\"alice\"]", "users_file = \"users\""),
+        (
+            "[release.r]",
+            "[admin]\ntoken_file = \"tokens\"\n[log]\nuser_key_file = \"key\"\n[identity]\nnormalise = \"trim\"\nfrom = [{ jwt = { jwks_file = \"jwks\" } }]\n[release.r]",
+        ),
+    ]);
+    folder.write("g.toml", &text);
+    let good = [
+        ("users", "alice\nbob\r\n  carol \n\nälice\n".to_string()),
+        ("tokens", format!("# who\nops {SECRET}{SECRET}\nann {SECRET}{SECRET}x\n")),
+        ("key", format!("{SECRET}\n")),
+        ("jwks", r#"{"keys": [{"kty": "oct", "kid": "s", "k": "NWVjcmV0MDEyMzQ1Njc4OTVlY3JldDAxMjM0NTY3ODk"}, {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}, {"kty": "RSA", "n": "AQAB", "e": "AQAB", "use": "sig"}, {"kty": "EC", "crv": "P-256", "x": "AQAB", "y": "AQAB"}]}"#.to_string()),
+    ];
+    let put = |name: &str, bytes: &[u8]| drop(folder.write(name, bytes));
+    good.iter().for_each(|(name, text)| put(name, text.as_bytes()));
+    let words = [
+        "\n",
+        "\r",
+        "\0",
+        " ",
+        "\t",
+        "#",
+        "\u{feff}",
+        "\u{ff}",
+        "\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "null",
+        "1e999",
+        "\"kty\": \"oct\"",
+        "\"alg\": \"HS256\"",
+        "\"alg\": \"none\"",
+        "\"use\": \"enc\"",
+        "\"k\": \"\"",
+        "\"keys\"",
+        "RSA",
+        "EC",
+        "P-384",
+        "====",
+        SECRET,
+    ];
+    let which = 0..good.len();
+    let strategy = (which, damaged(good.iter().map(|(_, text)| text.clone()), words));
+    let mut runner = proptest::test_runner::TestRunner::new(cases(300));
+    let held = runner.run(&strategy, |(which, bytes)| {
+        let name = good[which].0;
+        put(name, &bytes);
+        let loaded = load(&folder.0.join("g.toml"));
+        put(name, good[which].1.as_bytes());
+        prop_assert_eq!(loaded.files.len(), 5);
+        match loaded.result {
+            Err(report) => {
+                let told = report.render(Color::Plain) + &report.lines().join("\n");
+                prop_assert!(
+                    report
+                        .lines()
+                        .iter()
+                        .any(|l| l.contains(&format!("/{name}")) || l.contains(&format!("`{name}"))),
+                    "{told}"
+                );
+                // The list of users is no secret, and the one file whose lines are shown.
+                prop_assert!(name == "users" || !told.contains(&SECRET[..8]), "{told}");
+            }
+            Ok(checked) => {
+                let users = &checked.plan.segments[0].users;
+                prop_assert!(users.len() <= bytes.split(|b| *b == b'\n').count().max(4));
+                if name == "users" {
+                    let ids =
+                        bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|id| !id.is_empty());
+                    for (i, id) in ids.enumerate() {
+                        // A mark of the encoding at the beginning is no part of the first id.
+                        let id =
+                            if i == 0 { id.strip_prefix("\u{feff}".as_bytes()).unwrap_or(id) } else { id };
+                        prop_assert!(
+                            users.contains(id.trim_ascii()) || id.trim_ascii().is_empty(),
+                            "{:?}",
+                            String::from_utf8_lossy(id)
+                        );
+                    }
+                }
+                let IdentitySource::Jwt(jwt) = &checked.plan.identity.from[0] else { return Ok(()) };
+                let JwtTrust::Keys { keys, .. } = &jwt.trust else { return Ok(()) };
+                prop_assert!(!keys.is_empty() && keys.iter().all(|k| !k.algorithms.is_empty()));
+                let families = |key: &crate::domain::plan::JwtKey| -> Vec<_> {
+                    key.algorithms.iter().map(|a| a.family()).collect()
+                };
+                let one_family = keys.iter().all(|key| families(key).windows(2).all(|w| w[0] == w[1]));
+                prop_assert!(one_family, "a key for two kinds of algorithm");
+            }
+        }
+        Ok(())
+    });
+    held.unwrap();
+}

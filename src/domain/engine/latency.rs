@@ -1,0 +1,233 @@
+//! Latency as *time to success*: age groups cut at stable's own quantiles, and the alternatives that are bet on.
+//!
+//! Two kinds of rows. The *body* rows are log-rank chains over the groups up to p95: `new` stretched by 3 … 900% finishes fewer of its requests in each
+//! group. The *tail* rows ask one question each: "still running after the cut?", with an odds ratio. A failed request never succeeds and
+//! stays at risk: censoring it would blame the arm with the longer time-out in a shared outage. Only what the client aborted is
+//! censored, at the age of the abort.
+//!
+//! Invariants: a table is made of stable's answers only, before the requests that it judges have arrived; cuts ascend; chain rows are never positive.
+
+use super::cell::{Bet, Pair, cell};
+use super::mixture::Mixture;
+use std::sync::LazyLock;
+
+const BODY: [f64; 10] = [0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 0.95];
+const TAIL: [f64; 4] = [0.98, 0.99, 0.995, 0.999];
+/// The body rows: `new` is slower by this share.
+const STRETCH: [f64; 7] = [0.03, 0.07, 0.15, 0.30, 0.70, 2.0, 9.0];
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Cut {
+    /// A quantile of stable.
+    At(f64),
+    /// This many times p99.9.
+    Times(f64),
+}
+
+/// The tail rows: odds of still running after the cut.
+const EXCEED: [(Cut, &[f64]); 7] = [
+    (Cut::At(0.90), &[1.5, 4.0]),
+    (Cut::At(0.98), &[1.4, 2.5, 8.0]),
+    (Cut::At(0.99), &[1.4, 2.5, 8.0, 50.0]),
+    (Cut::At(0.995), &[2.0, 5.0, 30.0]),
+    (Cut::At(0.999), &[2.0, 5.0, 30.0, 300.0]),
+    (Cut::Times(2.0), &[3.0, 10.0, 100.0]),
+    (Cut::Times(4.0), &[5.0, 50.0, 3000.0]),
+];
+
+/// Rows of the latency mixture: body, then tail.
+pub static ROWS: LazyLock<usize> =
+    LazyLock::new(|| STRETCH.len() + EXCEED.iter().map(|(_, odds)| odds.len()).sum::<usize>());
+
+/// What a row of the latency mixture bets on.
+pub fn label(row: usize) -> String {
+    if let Some(stretch) = STRETCH.get(row) {
+        return format!("slower by {:.0}%", 100.0 * stretch);
+    }
+    let mut tail = EXCEED.iter().flat_map(|(cut, odds)| odds.iter().map(move |o| (cut, o)));
+    match tail.nth(row - STRETCH.len()) {
+        Some((Cut::At(level), odds)) => format!("still running after p{}, odds × {odds}", 100.0 * level),
+        Some((Cut::Times(by), odds)) => format!("still running after {by} × p99.9, odds × {odds}"),
+        None => String::new(),
+    }
+}
+
+/// More groups than any table has.
+pub const GROUPS_MAX: usize = 17;
+
+/// How age is cut, and what is bet on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// Bucket of the histogram → group.
+    group: Vec<u8>,
+    /// Upper end of each group but the last, in the unit of the edges.
+    cuts: Vec<f64>,
+    /// Body rows: log odds of finishing, per group.
+    chain: Vec<Vec<f64>>,
+    /// Tail rows: the last group before the cut, and the log odds ratio.
+    exceed: Vec<(usize, f64)>,
+    body_end: usize,
+    /// Buckets above these are slower than p98, p99.9.
+    slow: [usize; 2],
+    /// Mid-rank of each bucket among stable's answers.
+    rank: Vec<f32>,
+}
+
+impl Table {
+    /// `edges`: inner borders of the buckets, ascending; `counts`: stable's answers in them.
+    pub fn new(edges: &[f64], counts: &[f64]) -> Table {
+        let total: f64 = counts.iter().map(|c| c + 0.01).sum();
+        let mut sum = 0.0;
+        let cdf: Vec<f64> = counts
+            .iter()
+            .map(|c| {
+                sum += c + 0.01;
+                sum / total
+            })
+            .collect();
+        let f = &cdf[..edges.len()];
+        let at = |level: f64| nearest(f, level);
+        let top = edges[at(0.999)];
+        let times = |by: f64| edges.partition_point(|e| *e < by * top).min(edges.len() - 1);
+        let place = |cut: Cut| match cut {
+            Cut::At(level) => at(level),
+            Cut::Times(by) => times(by),
+        };
+        let levels = BODY.iter().chain(&TAIL).map(|l| at(*l));
+        let mut borders: Vec<usize> = levels.chain([times(2.0), times(4.0)]).collect();
+        borders.sort_unstable();
+        borders.dedup();
+        let number = |border: usize| borders.partition_point(|b| *b < border);
+        let group = (0..counts.len()).map(|bucket| number(bucket) as u8).collect();
+
+        let log_edges: Vec<f64> = edges.iter().map(|e| e.ln()).collect();
+        let survival: Vec<f64> = f.iter().map(|f| (1.0 - f).clamp(1e-7, 1.0)).collect();
+        let log_survival: Vec<f64> = survival.iter().map(|s| s.ln()).collect();
+        let body_end = number(at(0.95));
+        let chain = STRETCH.iter().map(|stretch| {
+            let mut row = vec![0.0; borders.len() + 1];
+            let (mut p0, mut p1) = (1.0, 1.0);
+            for (g, border) in borders.iter().enumerate().take(body_end + 1) {
+                let q0 = survival[*border];
+                let q1 = interpolate(&log_edges, &log_survival, log_edges[*border] - stretch.ln_1p()).exp();
+                let hazard = |q: f64, p: f64| (1.0 - q / p).clamp(1e-6, 1.0 - 1e-6);
+                let odds = |h: f64| (h / (1.0 - h)).ln();
+                row[g] = (odds(hazard(q1, p1)) - odds(hazard(q0, p0))).min(0.0);
+                (p0, p1) = (q0, q1);
+            }
+            row
+        });
+        let exceed = EXCEED
+            .iter()
+            .flat_map(|(cut, odds)| odds.iter().map(|o| (number(place(*cut)), o.ln())))
+            .collect();
+        let mut below = 0.0;
+        let rank = cdf
+            .iter()
+            .map(|c| {
+                let mid = (below + c) / 2.0;
+                below = *c;
+                mid as f32
+            })
+            .collect();
+        Table {
+            group,
+            chain: chain.collect(),
+            exceed,
+            body_end,
+            cuts: borders.iter().map(|b| edges[*b]).collect(),
+            slow: [cdf.partition_point(|c| *c < 0.98), cdf.partition_point(|c| *c < 0.999)],
+            rank,
+        }
+    }
+
+    pub fn groups(&self) -> usize {
+        self.cuts.len() + 1
+    }
+
+    pub fn group(&self, bucket: usize) -> usize {
+        usize::from(self.group[bucket])
+    }
+
+    /// Upper ends of the groups, the last one's (endless) left out.
+    pub fn cuts(&self) -> &[f64] {
+        &self.cuts
+    }
+
+    /// Is it slower than p98, p99.9 of stable?
+    pub fn slow(&self, bucket: usize) -> [bool; 2] {
+        self.slow.map(|border| bucket > border)
+    }
+
+    /// Share of stable's answers that are faster, `0 ..= 1`.
+    pub fn rank(&self, bucket: usize) -> f32 {
+        self.rank[bucket]
+    }
+
+    /// The last group that the body rows need.
+    pub fn body_end(&self) -> usize {
+        self.body_end
+    }
+
+    /// The last group that a tail row needs.
+    pub fn tail_ends(&self) -> impl Iterator<Item = usize> + '_ {
+        self.exceed.iter().map(|(end, _)| *end)
+    }
+
+    /// The body rows bet, once the groups up to [`Table::body_end`] are final.
+    pub fn bet_body(&self, slot: &Ages, mixture: &mut Mixture) {
+        for (row, chain) in self.chain.iter().enumerate() {
+            let (mut at_risk, mut sum) = (slot.arrived, Bet::default());
+            for (g, lambda) in chain.iter().enumerate() {
+                if *lambda != 0.0 && slot.done[g].total() > 0 {
+                    sum += cell(at_risk, slot.done[g], *lambda);
+                }
+                at_risk.take(slot.done[g]);
+                at_risk.take(slot.censored[g]);
+            }
+            mixture.push(row, sum);
+        }
+    }
+
+    /// A tail row bets, once the groups up to its end are final.
+    pub fn bet_tail(&self, row: usize, slot: &Ages, mixture: &mut Mixture) {
+        let (end, lambda) = self.exceed[row];
+        let (mut at_risk, mut running) = (slot.arrived, slot.arrived);
+        for g in 0..=end {
+            at_risk.take(slot.censored[g]);
+            running.take(slot.censored[g]);
+            running.take(slot.done[g]);
+        }
+        if running.total() > 0 {
+            mixture.push(self.chain.len() + row, cell(at_risk, running, lambda));
+        }
+    }
+}
+
+/// One slot's requests by age group.
+#[derive(Clone, Copy, Default, Debug, PartialEq)]
+pub struct Ages {
+    pub arrived: Pair,
+    /// Succeeded in this group.
+    pub done: [Pair; GROUPS_MAX],
+    /// Aborted by the client in this group.
+    pub censored: [Pair; GROUPS_MAX],
+}
+
+fn nearest(ascending: &[f64], level: f64) -> usize {
+    let distance = |i: usize| (ascending[i] - level).abs();
+    (0..ascending.len()).fold(0, |best, i| if distance(i) < distance(best) { i } else { best })
+}
+
+/// Linear between the points; 0 before the first, the last value after the last.
+fn interpolate(x: &[f64], y: &[f64], at: f64) -> f64 {
+    let after = x.partition_point(|p| *p <= at);
+    if after == 0 {
+        return 0.0;
+    }
+    if after == x.len() {
+        return y[after - 1];
+    }
+    let slope = (y[after] - y[after - 1]) / (x[after] - x[after - 1]);
+    slope * (at - x[after - 1]) + y[after - 1]
+}

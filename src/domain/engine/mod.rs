@@ -1,0 +1,183 @@
+//! The comparison of the two arms that may be looked at ten times a second for days: what happened, event by event, in; evidence out.
+//!
+//! # Parts
+//!
+//! E = ¼ FIRST + ¼ ONCE + ½ WINDOW; beyond 1/α is a trip. [`first`] is a safe log-rank test over each user's first request, with latency judged while
+//! requests hang; [`once`] is one over users' first failure, client error, very slow answer; [`window`] compares clusters of users with their own past, and sees
+//! what happens to users who have been seen, and have failed, before. Within each, errors have half of the weight, latency and client errors a quarter.
+//!
+//! With several strata (routes), E is half the pooled one and half the mean over strata, of which each has a FIRST and a ONCE of its own: a bug in refunds does not drown in
+//! reads. Any such average keeps α.
+//!
+//! # Draws
+//!
+//! The hash draws *users*. H₀, "new is no worse", says that who comes when, and what befalls him, does not depend on the arm: the labels of users are
+//! exchangeable. A *draw* is a set of users whose labels are a fresh coin, and the side of each:
+//!
+//! - The first weight: everybody. A weight above the highest before: those at or above that highest; movers against stayers. What was won stays and is bet
+//!   on, and a budget of α of its own is added, ten times at most in an attempt.
+//! - A lower weight: those who leave `new` leave the comparison. The rest is as it was (a thinned sample).
+//! - A weight raised again below the highest: no fresh coin is left. Everybody is drawn again, what was won before is kept as a *summand* (one coin is never
+//!   multiplied twice), and all such draws of an attempt share one more budget.
+//!
+//! # Time
+//!
+//! Requests are grouped by *arrival*, in intervals. An interval is *final* at its end + the deadline; what is unanswered by then has failed. Counting as
+//! things happen would blame whichever arm has the shorter time-out.
+//!
+//! # Two levels
+//!
+//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what alerts and holds. H₀ is then "no slower than that".
+//!
+//! Invariants: pure, time is an argument; a request counts in the draw under which it was decided, or in none; closing rules never look at labels; what is
+//! kept is bounded by the users, the requests in flight and the deadline.
+
+pub mod cell;
+pub mod first;
+pub mod latency;
+pub mod mixture;
+pub mod once;
+mod process;
+pub mod save;
+pub mod users;
+pub mod window;
+
+pub use process::Engine;
+
+use crate::domain::decide::Arm;
+use std::time::Duration;
+use users::Unit;
+
+/// Odds of failing that are bet on.
+pub const ERROR_ODDS: [f64; 8] = [1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 40.0, 1000.0];
+pub const LEVELS: usize = 2;
+/// Routes that are judged apart; more are in the pooled comparison only.
+pub const STRATA_MAX: usize = 16;
+
+/// How much slower `new` may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// By `latency_tolerance`: beyond it, a trip.
+    Flip,
+    /// By `latency_notice`: beyond it, an alert; waves hold.
+    Notice,
+}
+
+impl Level {
+    pub const ALL: [Level; LEVELS] = [Level::Flip, Level::Notice];
+}
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    Errors,
+    ClientErrors,
+    Latency,
+}
+
+impl Signal {
+    pub const ALL: [Signal; 3] = [Signal::Errors, Signal::ClientErrors, Signal::Latency];
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Settings {
+    pub alpha: f64,
+    /// Length of an interval.
+    pub tick: Duration,
+    /// `0.2`: a fifth slower is tolerated.
+    pub latency_tolerance: f64,
+    pub latency_notice: f64,
+    /// Routes judged apart; 0 or 1: pooled only.
+    pub strata: usize,
+}
+
+impl Settings {
+    fn divisors(&self) -> [f64; LEVELS] {
+        [1.0 + self.latency_tolerance, 1.0 + self.latency_notice]
+    }
+}
+
+/// A request of the release, as it arrived.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Request {
+    /// Told apart from all others in flight.
+    pub id: u64,
+    pub at: Duration,
+    pub arm: Arm,
+    /// `None`: no user id.
+    pub unit: Option<Unit>,
+    /// The hash alone chose the arm, under the weight that is in force here.
+    pub drawn: bool,
+    /// Its route, if that is judged apart.
+    pub stratum: Option<u8>,
+}
+
+/// What happened to it, and how long after it arrived.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Event {
+    pub request: Request,
+    pub what: What,
+    pub after: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    Arrived,
+    /// The head of a response that is no failure of the arm.
+    Answered,
+    /// The same, with a status that blames the client.
+    ClientError,
+    /// Failed without such a head.
+    Failed,
+    /// The client, or the proxy, ended it before.
+    Excused,
+    /// As `Excused`, by a client who went away without a head; after a wait that is unusual for stable?
+    Left {
+        unusual: bool,
+    },
+    /// After `Answered` or `ClientError`: it failed all the same.
+    Broke,
+}
+
+/// All requests of one arm in one final interval, pinned users too.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counts {
+    pub requests: u64,
+    pub answered: u64,
+    /// Of those: with a 4xx.
+    pub client_errors: u64,
+    /// Ended by the client or the proxy: neither a success nor a failure.
+    pub excused: u64,
+    /// Of those: clients who left without a head after an unusual wait.
+    pub gave_up: u64,
+    /// Told to have failed, before the deadline or after.
+    pub told_failed: u64,
+    /// A bit in 64 for each user who was failed.
+    pub users_failed: u64,
+}
+
+impl Counts {
+    fn mark(&mut self, unit: Option<Unit>) {
+        self.told_failed += 1;
+        if let Some(unit) = unit {
+            // Buckets are evenly spread: their low bits make a fair choice of one bit in 64.
+            self.users_failed |= 1 << (unit.bucket() % 64);
+        }
+    }
+
+    /// Failed, or not answered by the deadline.
+    pub fn failed(&self) -> u64 {
+        self.requests.saturating_sub(self.answered + self.excused)
+    }
+}
+
+/// A final interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Final {
+    pub end: Duration,
+    pub new: Counts,
+    pub stable: Counts,
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

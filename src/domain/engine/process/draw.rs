@@ -1,0 +1,166 @@
+//! Whose labels are a fresh coin, and what another weight makes of it; see [`crate::domain::engine`] for the rules.
+//!
+//! Invariants: a user is compared only on the side that his bucket is on; a draw begins with users unseen; every budget is granted once.
+
+use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
+use crate::domain::cohort::{BUCKETS, Weight};
+use crate::domain::decide::Arm;
+use crate::domain::engine::Signal;
+use crate::domain::engine::cell::Pair;
+use crate::domain::engine::first::First;
+use crate::domain::engine::once::{Mark, Once};
+use crate::domain::engine::users::{CLUSTERS, Unit};
+use crate::domain::engine::window::Split;
+use std::time::Duration;
+
+/// Which users are compared, and on which side: by bucket, `0 ..= 1_000_000`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Draw {
+    /// Buckets below are not in it.
+    pub(super) from: u32,
+    /// `from ..` here: new.
+    pub(super) new_below: u32,
+    /// From here on: stable.
+    pub(super) stable_from: u32,
+}
+
+impl Draw {
+    pub(super) fn side(&self, unit: Unit) -> Option<Arm> {
+        match unit.bucket() {
+            bucket if bucket < self.from => None,
+            bucket if bucket < self.new_below => Some(Arm::New),
+            bucket if bucket >= self.stable_from => Some(Arm::Stable),
+            _ => None,
+        }
+    }
+
+    /// Expected share of `new` among those compared.
+    pub(super) fn share(&self) -> f64 {
+        let (new, stable) = (self.new_below - self.from, BUCKETS - self.stable_from);
+        f64::from(new) / f64::from((new + stable).max(1))
+    }
+
+    /// Everybody, at this weight.
+    pub(super) fn of_all(weight: Weight) -> Draw {
+        Draw { from: 0, new_below: weight.parts(), stable_from: weight.parts() }
+    }
+
+    /// WINDOW compares all clusters: those below the draw have their past to be compared with.
+    pub(super) fn split(&self) -> Split {
+        let buckets = BUCKETS / CLUSTERS as u32;
+        Split {
+            below: (self.new_below / buckets) as usize,
+            from: self.stable_from.div_ceil(buckets) as usize,
+        }
+    }
+}
+
+impl Engine {
+    /// Another weight is in force. What is in flight leaves the comparison.
+    pub fn weigh(&mut self, weight: Weight, now: Duration) {
+        let was = std::mem::replace(&mut self.weight, weight);
+        if weight == was {
+            return;
+        }
+        self.forget_what_is_on_its_way();
+        let highest = self.highest;
+        self.highest = highest.max(weight);
+        match () {
+            () if weight > highest && highest == Weight::ZERO => self.begin(Draw::of_all(weight), now),
+            () if weight > highest => {
+                self.begin(Draw { from: highest.parts(), ..Draw::of_all(weight) }, now);
+                self.grant();
+            }
+            () if weight == Weight::ZERO => self.draw.new_below = self.draw.from,
+            () if weight < was && weight.parts() > self.draw.from && self.draw.new_below > weight.parts() => {
+                self.thin(weight);
+            }
+            () => self.draw_again(now),
+        }
+    }
+
+    /// All evidence of this draw is kept, and a budget of its own is added, as long as there are any left.
+    fn grant(&mut self) {
+        let budget = self.raises_left > 0;
+        self.raises_left = self.raises_left.saturating_sub(1);
+        let mass = std::mem::replace(&mut self.mass, 1.0);
+        self.scopes().for_each(|scope| {
+            scope.first.grant(mass, budget);
+            scope.once.grant(mass, budget);
+        });
+    }
+
+    /// What was won came of a shared outage: it is dropped.
+    pub fn spoil(&mut self, now: Duration) {
+        self.forget_what_is_on_its_way();
+        self.draw_again(now);
+        self.carried.fill(0.0);
+        self.windows.drop_sums();
+    }
+
+    /// Other routes are judged apart: everybody is drawn again.
+    pub fn stratify(&mut self, strata: usize, now: Duration) {
+        self.forget_what_is_on_its_way();
+        self.draw_again(now);
+        self.settings.strata = strata;
+        self.strata = (0..apart(strata)).map(|_| Scope::new(STRATUM_SHIFT)).collect();
+    }
+
+    fn forget_what_is_on_its_way(&mut self) {
+        self.open.clear();
+        self.intervals.iter_mut().for_each(|i| i.waiting = 0);
+        self.scopes().for_each(|scope| scope.first.forget());
+    }
+
+    fn draw_again(&mut self, now: Duration) {
+        let drawn = Signal::ALL.map(|signal| self.drawn(signal));
+        self.carried.iter_mut().zip(drawn).for_each(|(carried, won)| *carried += won);
+        self.carried[NOTICE] += self.drawn_notice();
+        self.again += 1.0;
+        // 1/2, 1/6, 1/12, …: sums to 1, and the hundredth still has a ten-thousandth.
+        self.mass = 1.0 / (self.again * (self.again + 1.0));
+        self.begin(Draw::of_all(self.weight), now);
+        self.scopes().for_each(|scope| {
+            (scope.first, scope.once) = (First::default(), Once::default());
+        });
+    }
+
+    /// Users of this draw have not been seen yet.
+    fn begin(&mut self, draw: Draw, now: Duration) {
+        (self.draw, self.drawn_at, self.drawn_before) = (draw, now, Duration::ZERO);
+        for interval in &mut self.intervals {
+            interval.entered.fill(Pair::default());
+            interval.bad.clear();
+            interval.scored.clear();
+        }
+        self.scopes().for_each(|scope| {
+            scope.once.restart();
+            scope.marks.clear();
+        });
+        self.windows.wave(draw.split());
+    }
+
+    /// Users from this weight on have left `new`, and so the comparison.
+    fn thin(&mut self, weight: Weight) {
+        let share = self.draw.share();
+        for i in 0..self.intervals.len() {
+            let cohort = self.cohort(self.oldest + i as u64);
+            let entered = std::mem::take(&mut self.intervals[i].entered);
+            let scopes = std::iter::once(&mut self.pooled).chain(&mut self.strata);
+            for (scope, users) in scopes.zip(entered) {
+                scope.once.entered(cohort, users, share);
+            }
+        }
+        let leavers = Draw { from: weight.parts(), ..self.draw };
+        self.scopes().for_each(|scope| {
+            let leave: Vec<_> =
+                scope.marks.iter().filter(|(unit, _)| leavers.side(*unit) == Some(Arm::New)).collect();
+            for (unit, mark) in leave {
+                scope.once.leave(mark, Arm::New);
+                *scope.marks.at(unit) = Mark::default();
+            }
+        });
+        self.draw.new_below = weight.parts();
+        self.windows.thin(self.draw.split());
+    }
+}

@@ -1,0 +1,75 @@
+//! The engine as bytes and back; [`crate::domain::engine::save`] has the format.
+//!
+//! Invariants: what is read back is what was won and known when it was written; nothing in flight is kept.
+
+use super::*;
+use crate::domain::cohort::BUCKETS;
+use crate::domain::engine::first::First;
+use crate::domain::engine::once::{Mark, Once};
+use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::engine::users::{Baseline, Paged};
+use crate::domain::engine::window::Windows;
+use crate::domain::engine::{Settings, Signal};
+
+impl Engine {
+    /// All that is won and known, as [`crate::domain::engine::save`] has it; what is in flight is left out.
+    pub fn save(&self, now: Duration, pen: &mut Pen) {
+        pen.u64(self.strata.len() as u64);
+        for parts in [self.weight, self.highest].map(Weight::parts) {
+            pen.u32(parts);
+        }
+        for bucket in [self.draw.from, self.draw.new_below, self.draw.stable_from] {
+            pen.u32(bucket);
+        }
+        pen.u64((now.saturating_sub(self.drawn_at) + self.drawn_before).as_secs());
+        pen.u32(u32::from(self.raises_left));
+        pen.f64(self.again);
+        pen.f64(self.mass);
+        pen.f64s(&self.carried);
+        pen.u64(self.seen_new);
+        pen.f64s(&self.usual);
+        for (number, scope) in std::iter::once(&self.pooled).chain(&self.strata).enumerate() {
+            let entering: Vec<_> = (self.intervals.iter().enumerate())
+                .filter_map(|(i, interval)| {
+                    let users = *interval.entered.get(number)?;
+                    Some((self.cohort(self.oldest + i as u64), users))
+                })
+                .collect();
+            scope.first.save(pen);
+            scope.once.save(pen, &entering, self.draw.share());
+            scope.marks.save(pen, Mark::bits);
+        }
+        self.windows.save(pen);
+        self.baseline.save(pen);
+    }
+
+    /// The engine as it was saved, under the weight of then; `None`: it was saved with other strata, or not by [`Engine::save`].
+    pub fn restore(settings: Settings, eye: &mut Eye<'_>, now: Duration) -> Option<Engine> {
+        let strata = apart(settings.strata);
+        (eye.u64()? == strata as u64).then_some(())?;
+        let weight = Weight::from_parts(eye.u32()?);
+        let highest = Weight::from_parts(eye.u32()?).max(weight);
+        let draw = Draw { from: eye.u32()?, new_below: eye.u32()?, stable_from: eye.u32()? };
+        let sound =
+            draw.from <= draw.new_below && draw.new_below <= draw.stable_from && draw.stable_from <= BUCKETS;
+        sound.then_some(())?;
+        let mut engine = Engine::new(settings, weight, Baseline::default(), now);
+        (engine.highest, engine.draw) = (highest, draw);
+        engine.drawn_before = Duration::from_secs(eye.u64()?.min(1 << 40));
+        engine.raises_left = eye.u32()?.min(u32::from(RAISES)) as u8;
+        engine.again = eye.f64()?;
+        engine.mass = eye.f64()?.min(1.0);
+        engine.carried = eye.f64s(Signal::ALL.len() + 1)?.try_into().ok()?;
+        engine.seen_new = eye.u64()?;
+        engine.usual = eye.f64s(histogram::BUCKETS)?;
+        for scope in engine.scopes() {
+            scope.first = First::restore(eye)?;
+            scope.once = Once::restore(eye)?;
+            scope.marks = Paged::restore(eye, scope.marks.shift(), Mark::from_bits)?;
+        }
+        engine.windows = Windows::new(WINDOW_ROWS, draw.split(), settings.alpha).restore(eye)?;
+        engine.baseline = Baseline::restore(eye)?;
+        eye.end()?;
+        Some(engine)
+    }
+}

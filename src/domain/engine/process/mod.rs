@@ -1,0 +1,586 @@
+//! The engine: puts events into intervals, and final intervals into FIRST, ONCE and WINDOW; see [`super`] for what each of them is.
+//!
+//! Invariants: an event changes only the interval in which its request arrived, or, if that is final already, nothing but the
+//! failure that it was; users, draws and scopes change in the order of time.
+
+mod draw;
+mod keeping;
+mod telling;
+
+use super::cell::Pair;
+use super::first::{Exit, First};
+use super::latency::Table;
+use super::once::{self, Kind, Kinds, Mark, Once};
+use super::users::{Baseline, Paged, Unit};
+use super::window::{self, Windows};
+use super::{Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX, Settings, Signal, What};
+use crate::domain::cohort::Weight;
+use crate::domain::decide::Arm;
+use crate::domain::histogram;
+use draw::Draw;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Users of a stratum are told apart by bucket; the pooled comparison has units.
+const STRATUM_SHIFT: u32 = 4;
+/// Raises that bring a budget of their own, per attempt.
+const RAISES: u8 = 10;
+/// Requests of a fresh `new` that are left out of latency: caches, connections, just-in-time compilers.
+const WARM_UP: u64 = 500;
+/// Answers of stable that a table of latencies needs, and how often it is made anew.
+const TABLE_MIN: f64 = 5000.0;
+const TABLE_EVERY: Duration = Duration::from_secs(60);
+
+/// Rows that [`Engine::rows`] tells.
+const ROWS_TOLD: usize = 5;
+/// Intervals that are kept at most: a longer deadline is cut.
+const INTERVALS_MAX: u64 = 4096;
+
+/// FIRST and ONCE of all requests, or of one route's.
+#[derive(Clone, Debug)]
+struct Scope {
+    first: First,
+    once: Once,
+    marks: Paged<Mark>,
+}
+
+impl Scope {
+    fn new(shift: u32) -> Scope {
+        Scope { first: First::default(), once: Once::default(), marks: Paged::new(shift) }
+    }
+
+    fn evidence(&self, signal: Signal) -> [f64; 2] {
+        let (first, once) = (&self.first, &self.once);
+        let slow = |level: Level| {
+            let of = |kind| once.mixture(kind).mean();
+            0.5 * of(Kind::Slow98(level as usize)) + 0.5 * of(Kind::Slow999(level as usize))
+        };
+        match signal {
+            Signal::Errors => [first.errors().mean(), once.mixture(Kind::Failed).mean()],
+            Signal::ClientErrors => [first.client_errors().mean(), once.mixture(Kind::ClientError).mean()],
+            Signal::Latency => [first.latency(Level::Flip).mean(), slow(Level::Flip)],
+        }
+    }
+
+    fn notice(&self) -> [f64; 2] {
+        let of = |kind| self.once.mixture(kind).mean();
+        let notice = Level::Notice as usize;
+        let slow = 0.5 * of(Kind::Slow98(notice)) + 0.5 * of(Kind::Slow999(notice));
+        [self.first.latency(Level::Notice).mean(), slow]
+    }
+}
+
+/// One scope's, or the pooled, share of the whole: by signal.
+fn signal_share(signal: Signal) -> f64 {
+    match signal {
+        Signal::Errors => 0.5,
+        Signal::ClientErrors | Signal::Latency => 0.25,
+    }
+}
+
+/// Rows of WINDOW: body rank, slower than p98, than p99.9; failed; client error; the first three again for notice.
+const WINDOW_ROWS: [f64; window::ROWS] = [0.125, 0.0625, 0.0625, 0.5, 0.25, 0.5, 0.25, 0.25];
+
+const FAILED_ROW: usize = 3;
+const NOTICE_ROWS: std::ops::Range<usize> = 5..8;
+/// Index of notice in what is carried.
+const NOTICE: usize = Signal::ALL.len();
+
+fn window_rows(signal: Signal) -> std::ops::Range<usize> {
+    match signal {
+        Signal::Errors => 3..4,
+        Signal::ClientErrors => 4..5,
+        Signal::Latency => 0..3,
+    }
+}
+
+/// A drawn request that is in flight, or is a user's first and may still break.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    interval: u64,
+    unit: Unit,
+    arm: Arm,
+    stratum: Option<u8>,
+    factor: f64,
+    /// First of its user in the pooled scope, in its stratum.
+    first: [bool; 2],
+    answered: bool,
+}
+
+/// A drawn request's outcome, until its interval is final.
+#[derive(Clone, Copy, Debug)]
+struct Scored {
+    cluster: u16,
+    rank: [f32; LEVELS],
+    kinds: Kinds,
+    /// Only a correction of one that was counted: it failed after all.
+    correction: bool,
+}
+
+impl Scored {
+    fn correction(unit: Unit) -> Scored {
+        let cluster = unit.cluster() as u16;
+        Scored { cluster, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
+    }
+
+    fn rows(&self) -> [f32; window::ROWS] {
+        let has = |kind| f32::from(u8::from(self.kinds.has(kind)));
+        let [flip, notice] = Level::ALL.map(|level| level as usize);
+        [
+            self.rank[flip],
+            has(Kind::Slow98(flip)),
+            has(Kind::Slow999(flip)),
+            has(Kind::Failed),
+            has(Kind::ClientError),
+            self.rank[notice],
+            has(Kind::Slow98(notice)),
+            has(Kind::Slow999(notice)),
+        ]
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Interval {
+    counts: [Counts; 2],
+    /// As of its first event: a table that came into being while its requests failed would be held against those who failed last.
+    table: Option<Arc<Table>>,
+    /// Users who entered the draw, pooled and by stratum.
+    entered: Vec<Pair>,
+    /// Drawn requests that something befell.
+    bad: Vec<(Unit, Arm, Option<u8>, Kinds)>,
+    scored: Vec<Scored>,
+    /// Drawn and unanswered.
+    waiting: u32,
+    /// Answered first requests that are still in the table of open ones.
+    kept: Vec<u64>,
+}
+
+/// The evidence of one attempt of one release.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    settings: Settings,
+    weight: Weight,
+    highest: Weight,
+    draw: Draw,
+    drawn_at: Duration,
+    /// Its age when this process took it over.
+    drawn_before: Duration,
+    raises_left: u8,
+    /// Draws so far that share one budget.
+    again: f64,
+    /// Prior mass of FIRST and ONCE of this draw.
+    mass: f64,
+    /// What earlier draws had won: by signal, and for notice.
+    carried: [f64; Signal::ALL.len() + 1],
+    pooled: Scope,
+    strata: Vec<Scope>,
+    windows: Windows,
+    baseline: Baseline,
+    /// Relative latencies of stable's answers, and the table made of them.
+    usual: Vec<f64>,
+    table: Option<Arc<Table>>,
+    table_at: Duration,
+    seen_new: u64,
+    /// Number of the oldest interval that is not final.
+    oldest: u64,
+    intervals: VecDeque<Interval>,
+    open: HashMap<u64, Open>,
+    coin: u64,
+}
+
+impl Engine {
+    /// `baseline`: what is known of users from before the attempt.
+    pub fn new(settings: Settings, weight: Weight, baseline: Baseline, now: Duration) -> Engine {
+        let strata = apart(settings.strata);
+        let draw = Draw::of_all(weight);
+        Engine {
+            settings,
+            weight,
+            highest: weight,
+            draw,
+            drawn_at: now,
+            drawn_before: Duration::ZERO,
+            raises_left: RAISES,
+            again: 0.0,
+            mass: 1.0,
+            carried: [0.0; Signal::ALL.len() + 1],
+            pooled: Scope::new(0),
+            strata: (0..strata).map(|_| Scope::new(STRATUM_SHIFT)).collect(),
+            windows: Windows::new(WINDOW_ROWS, draw.split(), settings.alpha),
+            baseline,
+            usual: vec![0.0; histogram::BUCKETS],
+            table: None,
+            table_at: now,
+            seen_new: 0,
+            oldest: number(now, settings.tick),
+            intervals: VecDeque::new(),
+            open: HashMap::new(),
+            coin: 0x9e37_79b9_7f4a_7c15,
+        }
+    }
+
+    /// What it has learnt of users, for the next attempt.
+    pub fn into_baseline(self) -> Baseline {
+        self.baseline
+    }
+
+    /// A server of `new` is fresh: its next requests are slow for reasons of their own.
+    pub fn cold_start(&mut self) {
+        self.seen_new = 0;
+    }
+
+    pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64) {
+        (self.settings.latency_tolerance, self.settings.latency_notice) = (latency_tolerance, latency_notice);
+    }
+
+    pub fn weight(&self) -> Weight {
+        self.weight
+    }
+
+    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: had
+    /// some clusters no past of the time of an outage, whoever is compared with them would look the worse for it, or the better.
+    fn placed(&self, request: &Request) -> Option<Unit> {
+        let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
+        let counts = request.drawn && request.at >= self.drawn_at;
+        request.unit.filter(|unit| counts && arm(*unit) == request.arm)
+    }
+
+    fn scopes(&mut self) -> impl Iterator<Item = &mut Scope> {
+        std::iter::once(&mut self.pooled).chain(&mut self.strata)
+    }
+
+    pub fn push(&mut self, event: &Event) {
+        let Event { request, what, after } = *event;
+        let at = number(request.at, self.settings.tick);
+        if at < self.oldest {
+            return self.push_late(&request, what, after);
+        }
+        let index = (at - self.oldest) as usize;
+        // A clock that jumps ahead is none: the caller's is monotonic and `tick` follows it.
+        if index as u64 >= 2 * INTERVALS_MAX {
+            return;
+        }
+        self.open_interval(index);
+        if what == What::Arrived {
+            return self.arrive(&request, at);
+        }
+        let counts = &mut self.intervals[index].counts[request.arm.index()];
+        match what {
+            What::Answered => counts.answered += 1,
+            What::ClientError => {
+                counts.answered += 1;
+                counts.client_errors += 1;
+            }
+            What::Failed => counts.mark(request.unit),
+            What::Excused => counts.excused += 1,
+            What::Left { unusual } => {
+                counts.excused += 1;
+                counts.gave_up += u64::from(unusual);
+            }
+            What::Broke => {
+                counts.answered = counts.answered.saturating_sub(1);
+                counts.mark(request.unit);
+            }
+            What::Arrived => {}
+        }
+        if what == What::Answered {
+            self.learn(&request, after);
+        }
+        self.outcome(&request, what, after, index);
+    }
+
+    fn open_interval(&mut self, index: usize) {
+        if index >= self.intervals.len() {
+            let table = self.table().cloned();
+            let opened = || Interval { table: table.clone(), ..Interval::default() };
+            self.intervals.resize_with(index + 1, opened);
+        }
+    }
+
+    fn arrive(&mut self, request: &Request, at: u64) {
+        let index = (at - self.oldest) as usize;
+        let scopes = 1 + self.strata.len();
+        let cohort = self.cohort(at);
+        self.intervals[index].counts[request.arm.index()].requests += 1;
+        self.seen_new += u64::from(request.arm == Arm::New);
+        let Some(unit) = self.placed(request) else { return };
+        let interval = &mut self.intervals[index];
+        let compared = self.draw.side(unit) == Some(request.arm);
+        let factor = self.baseline.factor(unit);
+        interval.waiting += 1;
+        interval.entered.resize(scopes, Pair::default());
+        let mut first = [false; 2];
+        let of_stratum = request.stratum.map(|s| 1 + usize::from(s));
+        for (flag, number) in first.iter_mut().zip([Some(0), of_stratum]) {
+            let Some(number) = number.filter(|n| compared && *n < scopes) else { continue };
+            let scope = if number == 0 { &mut self.pooled } else { &mut self.strata[number - 1] };
+            let mark = scope.marks.at(unit);
+            if !mark.seen() {
+                *mark = Mark::entered(cohort);
+                *interval.entered[number].of(request.arm) += 1;
+                scope.first.enter(at, request.arm, factor, interval.table.as_ref());
+                *flag = true;
+            }
+        }
+        let (arm, stratum) = (request.arm, request.stratum);
+        let open = Open { interval: at, unit, arm, stratum, factor, first, answered: false };
+        self.open.insert(request.id, open);
+    }
+
+    /// What stable's answers are like, relative to the user's own past.
+    fn learn(&mut self, request: &Request, after: Duration) {
+        if request.arm != Arm::Stable {
+            return;
+        }
+        let us = after.as_secs_f64() * 1e6;
+        let factor = match request.unit {
+            Some(unit) if self.highest == Weight::ZERO => {
+                self.coin ^= self.coin << 13;
+                self.coin ^= self.coin >> 7;
+                self.coin ^= self.coin << 17;
+                self.baseline.learn(unit, us, self.coin as f64 / u64::MAX as f64);
+                self.baseline.factor(unit)
+            }
+            Some(unit) => self.baseline.factor(unit),
+            None => 1.0,
+        };
+        self.usual[bucket(us / factor)] += 1.0;
+    }
+
+    /// A drawn request of an interval that is not final has come out.
+    fn outcome(&mut self, request: &Request, what: What, after: Duration, index: usize) {
+        let at = self.oldest + index as u64;
+        let Some(open) = self.open.get_mut(&request.id).filter(|open| open.interval == at) else {
+            // Not drawn; or it was answered, was no first, and breaks now.
+            if what == What::Broke
+                && let Some(unit) = self.placed(request)
+            {
+                let interval = &mut self.intervals[index];
+                let kinds = failed_kinds(interval.table.is_some());
+                interval.bad.push((unit, request.arm, request.stratum, kinds));
+                interval.scored.push(Scored::correction(unit));
+            }
+            return;
+        };
+        // Told twice. Counted twice, it would hide another that never answers.
+        if open.answered && what != What::Broke {
+            return;
+        }
+        let interval = &mut self.intervals[index];
+        let table = interval.table.as_ref();
+        let exit = match what {
+            What::Arrived => return,
+            What::Answered => Exit::Done,
+            What::ClientError => Exit::ClientError,
+            What::Failed | What::Broke => Exit::Failed,
+            What::Excused | What::Left { .. } => Exit::Censored,
+        };
+        let divisors = match request.arm {
+            Arm::New => self.settings.divisors(),
+            Arm::Stable => [1.0; LEVELS],
+        };
+        let us = after.as_secs_f64() * 1e6;
+        let buckets = divisors.map(|by| bucket(us / open.factor / by));
+        let scopes = [Some(&mut self.pooled), open.stratum.and_then(|s| self.strata.get_mut(usize::from(s)))];
+        for (scope, _) in scopes.into_iter().zip(open.first).filter(|(_, first)| *first) {
+            let Some(scope) = scope else { continue };
+            match what {
+                What::Broke => scope.first.broke(open.interval, open.arm),
+                _ => scope.first.exit(open.interval, open.arm, exit, buckets),
+            }
+        }
+        let mut kinds = Kinds::default();
+        if exit == Exit::Failed {
+            kinds = failed_kinds(table.is_some());
+        } else if let Some(table) = table {
+            for (level, bucket) in buckets.iter().enumerate() {
+                let [p98, p999] = table.slow(*bucket);
+                kinds = if p98 { kinds.with(Kind::Slow98(level)) } else { kinds };
+                kinds = if p999 { kinds.with(Kind::Slow999(level)) } else { kinds };
+            }
+        }
+        if exit == Exit::ClientError {
+            kinds = kinds.with(Kind::ClientError);
+        }
+        if kinds != Kinds::default() {
+            interval.bad.push((open.unit, open.arm, open.stratum, kinds));
+        }
+        if what == What::Broke {
+            interval.scored.push(Scored::correction(open.unit));
+        } else {
+            let rank = match table {
+                Some(_) if exit == Exit::Failed => [1.0; LEVELS],
+                Some(table) => buckets.map(|b| table.rank(b)),
+                None => [0.0; LEVELS],
+            };
+            interval.scored.push(Scored {
+                cluster: open.unit.cluster() as u16,
+                rank,
+                kinds,
+                correction: false,
+            });
+            interval.waiting = interval.waiting.saturating_sub(1);
+        }
+        open.answered = true;
+        let may_break = matches!(exit, Exit::Done | Exit::ClientError) && open.first.contains(&true);
+        if may_break {
+            interval.kept.push(request.id);
+        } else {
+            self.open.remove(&request.id);
+        }
+    }
+
+    /// The interval of the request is final: unanswered, it has failed already. Only a body that breaks is news.
+    fn push_late(&mut self, request: &Request, what: What, after: Duration) {
+        let tick = self.settings.tick;
+        let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
+        if !matches!(what, What::Failed | What::Broke) || index as u64 >= 2 * INTERVALS_MAX {
+            return;
+        }
+        self.open_interval(index);
+        let placed = self.placed(request);
+        let interval = &mut self.intervals[index];
+        let counts = &mut interval.counts[request.arm.index()];
+        counts.mark(request.unit);
+        if what == What::Broke {
+            counts.requests += 1;
+            if let Some(unit) = placed {
+                let kinds = failed_kinds(interval.table.is_some());
+                interval.bad.push((unit, request.arm, request.stratum, kinds));
+                interval.scored.push(Scored::correction(unit));
+            }
+        }
+    }
+
+    /// Time goes on: intervals become final (`deadline` after their end), and are told to `take`, oldest first.
+    pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final)) {
+        let tick = self.settings.tick;
+        let deadline = deadline.min(tick * INTERVALS_MAX as u32);
+        let until = number(now.saturating_sub(deadline), tick);
+        while self.oldest < until {
+            let interval = self.intervals.pop_front().unwrap_or_default();
+            let at = self.oldest;
+            self.oldest += 1;
+            take(Final {
+                end: tick * u32::try_from(at + 1).unwrap_or(u32::MAX),
+                new: interval.counts[Arm::New.index()],
+                stable: interval.counts[Arm::Stable.index()],
+            });
+            self.settle(at, interval);
+            if self.intervals.is_empty() && self.open.is_empty() {
+                self.oldest = until;
+            }
+        }
+        let (share, divisors) = (self.draw.share(), self.settings.divisors());
+        let present = number(now, tick);
+        self.scopes().for_each(|scope| {
+            scope.first.close(present, share);
+            scope.first.judge(now, tick, deadline, divisors);
+        });
+        if now >= self.table_at + TABLE_EVERY || self.table.is_none() {
+            self.tabulate(now);
+        }
+    }
+
+    /// Puts a final interval into ONCE and WINDOW.
+    fn settle(&mut self, at: u64, mut interval: Interval) {
+        for id in &interval.kept {
+            self.open.remove(id);
+        }
+        if interval.waiting > 0 {
+            let compares_latency = interval.table.is_some();
+            let kinds = failed_kinds(compares_latency);
+            let rank = [f32::from(u8::from(compares_latency)); LEVELS];
+            self.open.retain(|_, open| {
+                let unanswered = open.interval == at && !open.answered;
+                if unanswered {
+                    interval.bad.push((open.unit, open.arm, open.stratum, kinds));
+                    interval.scored.push(Scored {
+                        cluster: open.unit.cluster() as u16,
+                        rank,
+                        kinds,
+                        correction: false,
+                    });
+                }
+                !unanswered
+            });
+        }
+        let somebody_is_in_new = self.draw.share() > 0.0;
+        if somebody_is_in_new {
+            self.settle_once(at, &interval);
+        }
+        for scored in interval.scored {
+            let cluster = scored.cluster;
+            match scored.correction {
+                true => self.windows.correct(usize::from(cluster), FAILED_ROW, 1.0),
+                false => self.windows.push(cluster, &scored.rows()),
+            }
+        }
+        self.windows.interval_ends(!somebody_is_in_new);
+    }
+
+    fn settle_once(&mut self, at: u64, interval: &Interval) {
+        let share = self.draw.share();
+        let cohort = self.cohort(at);
+        let entered = interval.entered.iter().copied().chain(std::iter::repeat(Pair::default()));
+        self.scopes().zip(entered).for_each(|(scope, users)| scope.once.entered(cohort, users, share));
+        for (unit, arm, stratum, kinds) in &interval.bad {
+            let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
+            for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
+                // Whoever never entered the draw has no place to be marked.
+                if scope.marks.read(*unit).seen() {
+                    scope.once.event(scope.marks.at(*unit), *arm, *kinds);
+                }
+            }
+        }
+        self.scopes().for_each(|scope| scope.once.score());
+    }
+
+    /// A table of stable's usual latencies; the older half weighs half.
+    fn tabulate(&mut self, now: Duration) {
+        if self.usual.iter().sum::<f64>() >= TABLE_MIN {
+            let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
+            self.table = Some(Arc::new(Table::new(&edges, &self.usual)));
+            self.table_at = now;
+            self.usual.iter_mut().for_each(|n| *n /= 2.0);
+        }
+    }
+
+    /// The latency table, once `new` has been warmed up, or while it has never had anybody.
+    fn table(&self) -> Option<&Arc<Table>> {
+        self.table.as_ref().filter(|_| self.seen_new >= WARM_UP || self.highest == Weight::ZERO)
+    }
+
+    /// One for all who enter in an interval, by the interval's start.
+    fn cohort(&self, interval: u64) -> Option<usize> {
+        let start = Duration::from_nanos((self.settings.tick.as_nanos() as u64).saturating_mul(interval));
+        once::entry_cohort(start.saturating_sub(self.drawn_at) + self.drawn_before)
+    }
+}
+
+/// One route alone is all there is: nothing to judge apart.
+fn apart(strata: usize) -> usize {
+    if strata > 1 { strata.min(STRATA_MAX) } else { 0 }
+}
+
+fn alone(of: [f64; 2], part: usize) -> [f64; 2] {
+    std::array::from_fn(|i| if i == part { of[i] } else { 0.0 })
+}
+
+fn number(at: Duration, tick: Duration) -> u64 {
+    (at.as_nanos() / tick.as_nanos().max(1)) as u64
+}
+
+fn bucket(us: f64) -> usize {
+    histogram::index(us.max(0.0).round() as u64)
+}
+
+/// A failure is no answer, however fast: it is as slow as can be.
+fn failed_kinds(compares_latency: bool) -> Kinds {
+    let failed = Kinds::default().with(Kind::Failed);
+    if !compares_latency {
+        return failed;
+    }
+    (0..LEVELS).fold(failed, |kinds, level| kinds.with(Kind::Slow98(level)).with(Kind::Slow999(level)))
+}

@@ -1,0 +1,140 @@
+//! What the engine has found: E by signal, by route, by row.
+//!
+//! Invariants: reading changes nothing; the signals' shares of E sum to it.
+
+use super::*;
+use crate::domain::engine::cell::Pair;
+use crate::domain::engine::mixture::{self, Mixture};
+use crate::domain::engine::once::{self, Kind};
+use crate::domain::engine::{ERROR_ODDS, Level, Signal, latency};
+
+/// How much louder one stratum must be than the next to be the one that is meant.
+const FAR_LOUDER: f64 = 10.0;
+
+impl Engine {
+    /// Beyond 1/α: a trip.
+    pub fn e_value(&self) -> f64 {
+        Signal::ALL.iter().map(|signal| self.evidence(*signal)).sum()
+    }
+
+    /// Failures of requests whose intervals are not final yet: no evidence, but what the matter is.
+    pub fn failing(&self) -> Pair {
+        let of = |arm: Arm| self.intervals.iter().map(|i| i.counts[arm.index()].told_failed).sum();
+        Pair::new(of(Arm::New), of(Arm::Stable))
+    }
+
+    /// What a signal adds to E.
+    pub fn evidence(&self, signal: Signal) -> f64 {
+        let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
+        self.carried[signal as usize] + self.drawn(signal) + 0.5 * self.pooled_share() * window
+    }
+
+    /// What FIRST, ONCE and WINDOW add to E in a signal, and last what earlier draws had won.
+    pub fn parts(&self, signal: Signal) -> [f64; 4] {
+        let of =
+            |part: usize| signal_share(signal) * self.of_draw(|scope| alone(scope.evidence(signal), part));
+        let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
+        [of(0), of(1), 0.5 * self.pooled_share() * window, self.carried[signal as usize]]
+    }
+
+    /// The same of [`Engine::notice`].
+    pub fn notice_parts(&self) -> [f64; 4] {
+        let of = |part: usize| self.of_draw(|scope| alone(scope.notice(), part));
+        let window: f64 = NOTICE_ROWS.map(|row| self.windows.sum(row)).sum();
+        [of(0), of(1), 0.5 * self.pooled_share() * window, self.carried[NOTICE]]
+    }
+
+    /// E of "slower by more than the notice level".
+    pub fn notice(&self) -> f64 {
+        let window: f64 = NOTICE_ROWS.map(|row| self.windows.sum(row)).sum();
+        self.carried[NOTICE] + self.drawn_notice() + 0.5 * self.pooled_share() * window
+    }
+
+    /// The stratum that a signal comes from, with its own E of it: one that speaks louder than all together, or far louder than any other.
+    pub fn loudest(&self, signal: Signal) -> Option<(usize, f64)> {
+        let of = |scope: &Scope| scope.evidence(signal).iter().sum::<f64>() / 2.0;
+        let mut each: Vec<(usize, f64)> = self.strata.iter().map(of).enumerate().collect();
+        each.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let (loudest, next) = (*each.first()?, each.get(1)?.1);
+        (loudest.1 > of(&self.pooled) || loudest.1 >= FAR_LOUDER * next).then_some(loudest)
+    }
+
+    /// [`Engine::evidence`] while nothing speaks against `new`.
+    pub fn nothing(signal: Signal) -> f64 {
+        0.5 * mixture::PRIOR * signal_share(signal)
+    }
+
+    /// What carries a signal most, of all that is judged together: label and wealth.
+    pub fn rows(&self, signal: Signal) -> Vec<(String, f64)> {
+        let (first, once) = (&self.pooled.first, &self.pooled.once);
+        let of = |mixture: &Mixture, label: &dyn Fn(usize) -> String| -> Vec<(String, f64)> {
+            mixture.wealth().iter().enumerate().map(|(row, w)| (label(row), *w)).collect()
+        };
+        let odds = |part: &'static str| move |row: usize| format!("{part}, odds × {}", ERROR_ODDS[row]);
+        let slow = |part: &'static str| move |row: usize| format!("{part}, odds × {}", once::SLOW_ODDS[row]);
+        let flip = Level::Flip as usize;
+        let mut rows = match signal {
+            Signal::Errors => [
+                of(first.errors(), &odds("first request of a user")),
+                of(once.mixture(Kind::Failed), &odds("first failure of a user")),
+            ]
+            .concat(),
+            Signal::ClientErrors => [
+                of(first.client_errors(), &odds("first request of a user")),
+                of(once.mixture(Kind::ClientError), &odds("first 4xx of a user")),
+            ]
+            .concat(),
+            Signal::Latency => [
+                of(first.latency(Level::Flip), &latency::label),
+                of(once.mixture(Kind::Slow98(flip)), &slow("first above p98 of a user")),
+                of(once.mixture(Kind::Slow999(flip)), &slow("first above p99.9 of a user")),
+            ]
+            .concat(),
+        };
+        let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
+        rows.push(("users against their own past".to_owned(), window));
+        rows.sort_by(|a, b| b.1.total_cmp(&a.1));
+        rows.truncate(ROWS_TOLD);
+        rows
+    }
+
+    /// Users who can still fail for the first time, and be evidence.
+    pub fn clean(&self) -> Pair {
+        self.pooled.once.clean(Kind::Failed)
+    }
+
+    /// Expected share of `new` among those compared; 0 or 1: no control.
+    pub fn share(&self) -> f64 {
+        self.draw.share()
+    }
+
+    /// Is latency compared: is stable's usual known, and has `new` been warmed up?
+    pub fn compares_latency(&self) -> bool {
+        self.table.is_some() && self.seen_new >= WARM_UP
+    }
+
+    /// Drawn requests that are still followed.
+    pub fn in_flight(&self) -> usize {
+        self.open.len()
+    }
+
+    fn pooled_share(&self) -> f64 {
+        if self.strata.is_empty() { 1.0 } else { 0.5 }
+    }
+
+    /// What FIRST and ONCE of this draw add to E in a signal.
+    pub(super) fn drawn(&self, signal: Signal) -> f64 {
+        signal_share(signal) * self.of_draw(|scope| scope.evidence(signal))
+    }
+
+    pub(super) fn drawn_notice(&self) -> f64 {
+        self.of_draw(Scope::notice)
+    }
+
+    fn of_draw(&self, of: impl Fn(&Scope) -> [f64; 2]) -> f64 {
+        let sum = |scope: &Scope| of(scope).iter().sum::<f64>();
+        let pooled = self.pooled_share() * 0.25 * sum(&self.pooled);
+        let strata = self.strata.iter().map(sum).sum::<f64>() / self.strata.len().max(1) as f64;
+        self.mass * (pooled + 0.5 * 0.5 * strata)
+    }
+}

@@ -1,0 +1,159 @@
+//! The engine as bytes and back, so that a restart does not forget days of evidence.
+//!
+//! ```text
+//! "grayling-evidence 1\n", then little-endian fields in the order of the structs that write them (numbers as f64, f32, u64, u32, u16; lists
+//! with their length before them), then xxh3-64 of all that stands before.
+//! ```
+//!
+//! What is in flight, and slots that are not final, are not kept: their users are known to have been seen, and their tables are never judged.
+//! That costs evidence and no validity. Invariants: what is read back is what was written, or nothing; no length in a file is trusted beyond
+//! the bytes that are there; a file of another version is nothing.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+const MAGIC: &[u8] = b"grayling-evidence 1\n";
+
+/// Bytes on their way out.
+#[derive(Default)]
+pub struct Pen(Vec<u8>);
+
+impl Pen {
+    pub fn new() -> Pen {
+        Pen(MAGIC.to_vec())
+    }
+
+    pub fn finish(mut self) -> Vec<u8> {
+        let sum = xxh3_64(&self.0);
+        self.u64(sum);
+        self.0
+    }
+
+    pub fn u64(&mut self, value: u64) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub fn u32(&mut self, value: u32) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub fn u16(&mut self, value: u16) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub fn f64(&mut self, value: f64) {
+        self.0.extend(value.to_le_bytes());
+    }
+
+    pub fn f64s(&mut self, values: &[f64]) {
+        self.u64(values.len() as u64);
+        values.iter().for_each(|v| self.f64(*v));
+    }
+
+    /// `n` values.
+    pub fn f32s(&mut self, n: usize, values: impl Iterator<Item = f32>) {
+        self.u64(n as u64);
+        self.0.reserve(4 * n);
+        values.take(n).for_each(|v| self.0.extend(v.to_le_bytes()));
+    }
+
+    pub fn text(&mut self, text: &str) {
+        self.u64(text.len() as u64);
+        self.0.extend(text.as_bytes());
+    }
+}
+
+/// Bytes on their way in. Every read may find that there is nothing more.
+pub struct Eye<'a>(&'a [u8]);
+
+impl<'a> Eye<'a> {
+    /// `None`: not a file of ours, of another version, or damaged.
+    pub fn open(bytes: &'a [u8]) -> Option<Eye<'a>> {
+        let (body, sum) = bytes.split_last_chunk::<8>()?;
+        let rest = body.strip_prefix(MAGIC)?;
+        (xxh3_64(body) == u64::from_le_bytes(*sum)).then_some(Eye(rest))
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    pub fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    pub fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    /// A number that evidence may be: finite, and not negative.
+    pub fn f64(&mut self) -> Option<f64> {
+        self.take().map(f64::from_le_bytes).filter(|v| v.is_finite() && *v >= 0.0)
+    }
+
+    /// A length of things of so many bytes each, all of which are there.
+    pub fn length(&mut self, bytes: usize) -> Option<usize> {
+        let n = usize::try_from(self.u64()?).ok()?;
+        (n.checked_mul(bytes)? <= self.0.len()).then_some(n)
+    }
+
+    pub fn f64s(&mut self, n: usize) -> Option<Vec<f64>> {
+        (self.length(8)? == n).then_some(())?;
+        (0..n).map(|_| self.f64()).collect()
+    }
+
+    /// As many as one of `lengths`.
+    pub fn f32s_of(&mut self, lengths: &[usize]) -> Option<Vec<f32>> {
+        let n = self.length(4).filter(|n| lengths.contains(n))?;
+        let all: Option<Vec<f32>> = (0..n).map(|_| self.take().map(f32::from_le_bytes)).collect();
+        all.filter(|all| all.iter().all(|v| v.is_finite()))
+    }
+
+    pub fn text(&mut self) -> Option<String> {
+        let n = self.length(1)?;
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        String::from_utf8(head.to_vec()).ok()
+    }
+
+    /// All has been read.
+    pub fn end(&self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_changed_byte_is_found(texts in prop::collection::vec(".{0,20}", 0..5), at: prop::sample::Index, flip in 1u8..) {
+            let mut pen = Pen::new();
+            texts.iter().for_each(|t| pen.text(t));
+            let mut bytes = pen.finish();
+            let mut eye = Eye::open(&bytes).expect("whole");
+            for text in &texts {
+                prop_assert_eq!(eye.text(), Some(text.clone()));
+            }
+            prop_assert_eq!(eye.end(), Some(()));
+            let i = at.index(bytes.len());
+            bytes[i] ^= flip;
+            prop_assert!(Eye::open(&bytes).is_none());
+        }
+
+        #[test]
+        fn no_length_is_trusted(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let mut eye = Eye(&bytes);
+            let _ = eye.text();
+            let _ = eye.f32s_of(&[1 << 40, 3]);
+            let _ = eye.length(usize::MAX);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What is remembered of each user: a table of small values by *unit*, a sixteen-millionth of the hash.
+//!
+//! A unit refines a bucket (unit / 16 is the bucket), so no weight cuts through one; users who share a unit act as one. Memory is bounded and grows
+//! with the users seen: pages of 64 units, and a directory of a megabyte.
+//!
+//! Invariants: a unit that was never written reads as the default; nothing is ever forgotten except by [`Paged::clear`].
+
+use super::save::{Eye, Pen};
+
+/// Units in each bucket of the hash.
+const UNITS_IN_BUCKET: u32 = 16;
+/// Units of the hash in all.
+pub const UNITS: u32 = crate::domain::cohort::BUCKETS * UNITS_IN_BUCKET;
+/// Groups of buckets that WINDOW compares; the unit of randomisation there.
+pub const CLUSTERS: usize = 10_000;
+const PAGE: usize = 64;
+
+/// A user, as the evidence knows him.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub struct Unit(u32);
+
+impl Unit {
+    /// `index` below [`UNITS`]; what is more is the last one.
+    pub fn from_index(index: u32) -> Unit {
+        Unit(index.min(UNITS - 1))
+    }
+
+    /// The hash is [`crate::domain::cohort::Salt::hash`].
+    pub fn of_hash(hash: u64) -> Unit {
+        Unit(crate::domain::cohort::part(hash, UNITS))
+    }
+
+    pub fn index(self) -> u32 {
+        self.0
+    }
+
+    /// Bucket of the cohort hash, `0 ..= 999_999`.
+    pub fn bucket(self) -> u32 {
+        self.0 / UNITS_IN_BUCKET
+    }
+
+    pub fn cluster(self) -> usize {
+        (self.0 / (UNITS / CLUSTERS as u32)) as usize
+    }
+}
+
+/// A value for each unit; pages come into being when written.
+#[derive(Clone, Debug)]
+pub struct Paged<T> {
+    /// Units that share a value are 2^shift.
+    shift: u32,
+    /// Page number + 1; 0: none.
+    directory: Vec<u32>,
+    pages: Vec<[T; PAGE]>,
+}
+
+impl<T: Copy + Default + PartialEq> Paged<T> {
+    pub fn new(shift: u32) -> Paged<T> {
+        let places = (UNITS >> shift) as usize + 1;
+        Paged { shift, directory: vec![0; places.div_ceil(PAGE)], pages: Vec::new() }
+    }
+
+    pub fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    pub fn read(&self, unit: Unit) -> T {
+        let place = (unit.0 >> self.shift) as usize;
+        match self.directory[place / PAGE] {
+            0 => T::default(),
+            page => self.pages[page as usize - 1][place % PAGE],
+        }
+    }
+
+    pub fn at(&mut self, unit: Unit) -> &mut T {
+        let place = (unit.0 >> self.shift) as usize;
+        let entry = &mut self.directory[place / PAGE];
+        if *entry == 0 {
+            self.pages.push([T::default(); PAGE]);
+            *entry = self.pages.len() as u32;
+        }
+        &mut self.pages[*entry as usize - 1][place % PAGE]
+    }
+
+    /// As (unit, 16 bits) each.
+    pub fn save(&self, pen: &mut Pen, bits: impl Fn(T) -> u16) {
+        pen.u64(self.iter().count() as u64);
+        for (unit, value) in self.iter() {
+            pen.u32(unit.0);
+            pen.u16(bits(value));
+        }
+    }
+
+    pub fn restore(eye: &mut Eye<'_>, shift: u32, value: impl Fn(u16) -> T) -> Option<Paged<T>> {
+        let mut paged = Paged::new(shift);
+        for _ in 0..eye.length(6)? {
+            let (unit, bits) = (Unit::from_index(eye.u32()?), eye.u16()?);
+            *paged.at(unit) = value(bits);
+        }
+        Some(paged)
+    }
+
+    pub fn clear(&mut self) {
+        self.directory.fill(0);
+        self.pages.clear();
+    }
+
+    /// All values that were written, each with its (first) unit, in the order of the units.
+    pub fn iter(&self) -> impl Iterator<Item = (Unit, T)> + '_ {
+        let shift = self.shift;
+        self.directory.iter().enumerate().filter(|(_, page)| **page != 0).flat_map(move |(i, page)| {
+            let of = &self.pages[*page as usize - 1];
+            of.iter()
+                .enumerate()
+                .filter(|(_, v)| **v != T::default())
+                .map(move |(j, v)| (Unit((((i * PAGE + j) as u32) << shift).min(UNITS - 1)), *v))
+        })
+    }
+}
+
+/// What a user is like: his usual latency on stable, learnt before `new` had anybody and frozen then.
+///
+/// Any label-blind covariate leaves the comparison valid; a bad one only costs power. Eleven bits of level (1% steps of the mean log latency, shrunk to
+/// the population by one pseudo-observation) and five of count.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    users: Paged<u16>,
+    sum: f64,
+    count: f64,
+}
+
+/// A user's latency is taken as at most this many times slower, or faster, than usual.
+const FACTOR_MAX: f64 = 4.0;
+
+impl Default for Baseline {
+    fn default() -> Self {
+        Baseline { users: Paged::new(0), sum: 0.0, count: 0.0 }
+    }
+}
+
+impl Baseline {
+    /// A success of stable. `coin` is uniform in `0.0 .. 1.0`: rounding without bias.
+    pub fn learn(&mut self, unit: Unit, latency_us: f64, coin: f64) {
+        let log = latency_us.max(1.0).ln();
+        self.sum += log;
+        self.count += 1.0;
+        let population = 100.0 * self.sum / self.count;
+        let at = self.users.at(unit);
+        let (level, n) = match *at {
+            0 => (population.round(), 0),
+            seen => (f64::from(seen >> 5), seen & 31),
+        };
+        let n = (n + 1).min(31);
+        let level = level + ((100.0 * log - level) / f64::from(n + 1) + coin).floor();
+        *at = (level.clamp(0.0, 2047.0) as u16) << 5 | n;
+    }
+
+    pub fn save(&self, pen: &mut Pen) {
+        pen.f64(self.sum);
+        pen.f64(self.count);
+        self.users.save(pen, |bits| bits);
+    }
+
+    pub fn restore(eye: &mut Eye<'_>) -> Option<Baseline> {
+        let (sum, count) = (eye.f64()?, eye.f64()?);
+        Some(Baseline { sum, count, users: Paged::restore(eye, 0, |bits| bits)? })
+    }
+
+    /// How many times slower than the population this user is.
+    pub fn factor(&self, unit: Unit) -> f64 {
+        if self.count == 0.0 {
+            return 1.0;
+        }
+        match self.users.read(unit) {
+            0 => 1.0,
+            seen => {
+                let relative = f64::from(seen >> 5) / 100.0 - self.sum / self.count.max(1.0);
+                relative.exp().clamp(1.0 / FACTOR_MAX, FACTOR_MAX)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_table_reads_what_was_written_and_nothing_else(
+            writes in prop::collection::vec((0..UNITS, 1u16..), 0..50), shift in 0u32..5,
+        ) {
+            let mut table = Paged::new(shift);
+            let mut told = std::collections::BTreeMap::new();
+            for (index, value) in writes {
+                *table.at(Unit::from_index(index)) = value;
+                told.insert(index >> shift, value);
+            }
+            for (place, value) in &told {
+                prop_assert_eq!(table.read(Unit::from_index(place << shift)), *value);
+            }
+            prop_assert_eq!(table.iter().count(), told.len());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_weight_cuts_through_a_unit(hash: u64) {
+            let bucket = crate::domain::cohort::Bucket::of_hash(hash).index();
+            prop_assert_eq!(Unit::of_hash(hash).bucket(), bucket);
+            prop_assert_eq!(Unit::of_hash(hash).cluster() as u32, bucket / 100);
+        }
+    }
+
+    #[test]
+    fn ten_thousand_users_cost_little_memory() {
+        let mut table = Paged::<u16>::new(0);
+        for i in 0..10_000 {
+            *table.at(Unit::from_index(i * 1600)) = 1;
+        }
+        let bytes = table.directory.len() * 4 + table.pages.len() * PAGE * 2;
+        assert!(bytes < 2_500_000, "{bytes}");
+    }
+
+    #[test]
+    fn a_user_slower_than_others_is_known_after_a_few_answers() {
+        let (slow, usual) = (Unit::from_index(5), Unit::from_index(77_777));
+        let mut baseline = Baseline::default();
+        for i in 0..1000 {
+            baseline.learn(Unit::from_index(1000 + i), 40_000.0, 0.5);
+        }
+        for _ in 0..20 {
+            baseline.learn(slow, 120_000.0, 0.5);
+        }
+        assert!((2.5..3.2).contains(&baseline.factor(slow)), "{}", baseline.factor(slow));
+        assert_eq!(baseline.factor(usual), 1.0);
+    }
+}

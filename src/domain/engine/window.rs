@@ -1,0 +1,515 @@
+//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score against its own mean before the wave.
+//!
+//! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one exact e-value per window and score, whatever users are
+//! like. Windows overlap and share users, so they are **added, never multiplied**: S = Σ prior(window) · e(window), with priors that sum to 1. S only
+//! grows, and its mean at the end is at most 1: it may be added to a supermartingale and watched for ever (Markov at the stopping time).
+//!
+//! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level comes into being with its first window. The scores of a cluster
+//! lie side by side: a request touches one place, and a window is judged in all scores at once.
+//!
+//! Invariants: only final outcomes, in the order in which their intervals became final; a cluster that the weight cuts through is left out.
+
+use super::save::{Eye, Pen};
+use super::users::CLUSTERS;
+
+/// Requests of both arms in the smallest window, at least.
+pub const UNIT: u32 = 4096;
+/// Windows of `UNIT` · 2^level.
+const LEVELS_MAX: usize = 16;
+/// Requests that came together, whose mean is taken from the score of each: what befell everybody for a while cannot speak against whoever happened to come
+/// then, even if fewer of one arm came. At least so many, and whole intervals: in one, whoever fails last comes last.
+const TOGETHER: usize = 256;
+/// Scores of a request.
+pub const ROWS: usize = 8;
+/// Requests that a cluster's own mean is shrunk by.
+const SHRINK: f64 = 20.0;
+
+/// Which clusters are `new`, and which are left out.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Split {
+    /// Clusters below are `new`.
+    pub below: usize,
+    /// Clusters from here on are stable.
+    pub from: usize,
+}
+
+/// One cluster's sums over a span of traffic.
+#[derive(Clone, Copy, Default, Debug)]
+struct Tally {
+    requests: f32,
+    scores: [f32; ROWS],
+}
+
+impl Tally {
+    fn add(&mut self, requests: f32, scores: &[f32; ROWS]) {
+        self.requests += requests;
+        for (mine, more) in self.scores.iter_mut().zip(scores) {
+            *mine += more;
+        }
+    }
+}
+
+/// Of all clusters; of none while nothing has been counted.
+#[derive(Clone, Default, Debug)]
+struct Block(Vec<Tally>);
+
+impl Block {
+    fn clear(&mut self) {
+        self.0.fill(Tally::default());
+    }
+
+    fn all(&mut self) -> &mut [Tally] {
+        if self.0.is_empty() {
+            self.0 = vec![Tally::default(); CLUSTERS];
+        }
+        &mut self.0
+    }
+
+    fn add(&mut self, other: &Block) {
+        if other.0.is_empty() {
+            return;
+        }
+        for (mine, theirs) in self.all().iter_mut().zip(&other.0) {
+            mine.add(theirs.requests, &theirs.scores);
+        }
+    }
+
+    fn save(&self, pen: &mut Pen) {
+        let of = |tally: &Tally| std::iter::once(tally.requests).chain(tally.scores);
+        pen.f32s(self.0.len() * (1 + ROWS), self.0.iter().flat_map(of));
+    }
+
+    fn restore(eye: &mut Eye<'_>) -> Option<Block> {
+        let all = eye.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
+        let tally = |of: &[f32]| {
+            let (requests, scores) = of.split_first()?;
+            Some(Tally { requests: *requests, scores: scores.try_into().ok()? })
+        };
+        all.chunks_exact(1 + ROWS).map(tally).collect::<Option<Vec<_>>>().map(Block)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Windows {
+    /// Share of the prior of each score.
+    shares: [f64; ROWS],
+    split: Split,
+    /// ln 1/α: what a window should be sharp at.
+    needs: f64,
+    /// Per level: the block being filled, and the two before it.
+    levels: Vec<[Block; 3]>,
+    /// All before the wave, and the means of it.
+    past: Block,
+    base: Vec<[f32; ROWS]>,
+    /// All full units of the wave, and what was learnt in it; becomes the past with the next one.
+    wave: Block,
+    /// Cluster and scores of those who come together now.
+    together: Vec<(u16, [f32; ROWS])>,
+    in_unit: u32,
+    units: u64,
+    /// S, by score.
+    sums: [f64; ROWS],
+}
+
+impl Windows {
+    pub fn new(shares: [f64; ROWS], split: Split, alpha: f64) -> Windows {
+        Windows {
+            sums: [0.0; ROWS],
+            shares,
+            split,
+            needs: (1.0 / alpha).ln(),
+            levels: vec![Default::default()],
+            past: Block::default(),
+            base: Vec::new(),
+            wave: Block::default(),
+            together: Vec::new(),
+            in_unit: 0,
+            units: 0,
+        }
+    }
+
+    /// Other clusters are `new` from here on: what came before is each cluster's past. S stays, and no budget is added: its priors go on.
+    pub fn wave(&mut self, split: Split) {
+        self.split = split;
+        self.together.clear();
+        self.past.add(&self.wave);
+        self.past.add(&self.levels[0][0]);
+        self.wave.clear();
+        self.levels = vec![Default::default()];
+        self.in_unit = 0;
+        self.rebase();
+    }
+
+    /// Each cluster's own mean before the wave.
+    fn rebase(&mut self) {
+        self.base.clear();
+        self.base.resize(self.past.0.len(), [0.0; ROWS]);
+        let (mut total, mut sums) = (0.0, [0.0; ROWS]);
+        for of in &self.past.0 {
+            total += f64::from(of.requests);
+            sums.iter_mut().zip(of.scores).for_each(|(sum, score)| *sum += f64::from(score));
+        }
+        for (base, of) in self.base.iter_mut().zip(&self.past.0) {
+            for ((base, score), sum) in base.iter_mut().zip(of.scores).zip(sums) {
+                let mean = sum / f64::max(total, 1.0);
+                *base = ((f64::from(score) + SHRINK * mean) / (f64::from(of.requests) + SHRINK)) as f32;
+            }
+        }
+    }
+
+    /// What was won is dropped.
+    pub fn drop_sums(&mut self) {
+        self.sums = [0.0; ROWS];
+    }
+
+    pub fn save(&self, pen: &mut Pen) {
+        pen.f64s(&self.sums);
+        pen.u64(self.units);
+        pen.u32(self.in_unit);
+        pen.u64(self.levels.len() as u64);
+        self.levels.iter().flatten().for_each(|block| block.save(pen));
+        self.past.save(pen);
+        self.wave.save(pen);
+    }
+
+    /// `self` as it was saved; the split and the shares are those of now.
+    pub fn restore(mut self, eye: &mut Eye<'_>) -> Option<Windows> {
+        self.sums = eye.f64s(ROWS)?.try_into().ok()?;
+        self.units = eye.u64()?;
+        self.in_unit = eye.u32()?.min(UNIT - 1);
+        let levels = eye.u64()?;
+        if !(1..=LEVELS_MAX as u64).contains(&levels) {
+            return None;
+        }
+        let mut block = || Block::restore(eye);
+        self.levels.clear();
+        for _ in 0..levels {
+            self.levels.push([block()?, block()?, block()?]);
+        }
+        (self.past, self.wave) = (block()?, block()?);
+        self.rebase();
+        Some(self)
+    }
+
+    /// Fewer clusters are `new`; the others are compared as before.
+    pub fn thin(&mut self, split: Split) {
+        self.split = split;
+    }
+
+    /// A final request of a user whom the hash alone placed.
+    pub fn push(&mut self, cluster: u16, scores: &[f32; ROWS]) {
+        self.together.push((cluster, *scores));
+    }
+
+    /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no window's.
+    pub fn interval_ends(&mut self, nobody: bool) {
+        let n = self.together.len();
+        if n < TOGETHER {
+            return;
+        }
+        let mut mean = [0.0; ROWS];
+        for (_, scores) in &self.together {
+            mean.iter_mut().zip(scores).for_each(|(mean, score)| *mean += score / n as f32);
+        }
+        let block = if nobody { &mut self.wave } else { &mut self.levels[0][0] }.all();
+        for (cluster, scores) in self.together.drain(..) {
+            let rest = std::array::from_fn(|row| scores[row] - mean[row]);
+            block[usize::from(cluster)].add(1.0, &rest);
+        }
+        self.in_unit += if nobody { 0 } else { n as u32 };
+        if self.in_unit >= UNIT {
+            self.in_unit = 0;
+            self.units += 1;
+            self.wave.add(&self.levels[0][0]);
+            self.close_unit();
+        }
+    }
+
+    /// A request that was scored before had this as well.
+    pub fn correct(&mut self, cluster: usize, row: usize, score: f32) {
+        self.levels[0][0].all()[cluster].scores[row] += score;
+    }
+
+    /// Block 0 of level 0 is full: score the last 2 and the last 3 blocks of this level (at level 0 the last one too), fold it into the next level, and so on.
+    fn close_unit(&mut self) {
+        let mut rest = Rest::default();
+        self.base.resize(CLUSTERS, [0.0; ROWS]);
+        for level in 0.. {
+            // Index of the block of this level that closes now: 1, 2, …
+            let j = self.units >> level;
+            let mut window = self.levels[level][0].clone();
+            for length in 1..=3 {
+                if length > 1 {
+                    if j < length {
+                        break;
+                    }
+                    window.add(&self.levels[level][length as usize - 1]);
+                } else if level > 0 {
+                    continue;
+                }
+                let ways = if level == 0 { 3.0 } else { 2.0 };
+                let prior = window_prior(level, j) / ways;
+                rest.of(&window.0, &self.base, self.split);
+                for (row, sum) in self.sums.iter_mut().enumerate() {
+                    let share = self.shares[row] * prior;
+                    if let Some(log_e) = rest.log_e(row, self.needs - share.ln()) {
+                        *sum += share * log_e.min(600.0).exp();
+                    }
+                }
+            }
+            let last = level + 1 == LEVELS_MAX;
+            if !last {
+                if self.levels.len() == level + 1 {
+                    self.levels.push(Default::default());
+                }
+                let (below, above) = self.levels.split_at_mut(level + 1);
+                above[0][0].add(&below[level][0]);
+            }
+            let [filling, one, two] = &mut self.levels[level];
+            std::mem::swap(one, two);
+            std::mem::swap(filling, one);
+            filling.clear();
+            if last || self.units & ((1 << (level + 1)) - 1) != 0 {
+                return;
+            }
+        }
+    }
+
+    /// S of one score, its share of the prior included.
+    pub fn sum(&self, row: usize) -> f64 {
+        self.sums[row]
+    }
+
+    pub fn units(&self) -> u64 {
+        self.units
+    }
+}
+
+/// Sums to at most 1 over level ≥ 0, j ≥ 1 (1.07 > Σ 1/(m ln² m), m ≥ 3).
+fn window_prior(level: usize, j: u64) -> f64 {
+    let (level, m) = (level as f64, j as f64 + 2.0);
+    1.0 / ((level + 1.0) * (level + 2.0)) / (1.07 * m * m.ln() * m.ln())
+}
+
+/// What is left of each active cluster's scores in a window once its own past, and what befell everybody, are taken out.
+#[derive(Default)]
+struct Rest {
+    /// Active clusters in order: the first `new` of them are `new`.
+    rest: Vec<[f64; ROWS]>,
+    new: usize,
+    squares: [f64; ROWS],
+}
+
+impl Rest {
+    fn of(&mut self, window: &[Tally], base: &[[f32; ROWS]], split: Split) {
+        let active = || {
+            let of = |b: std::ops::Range<usize>| window[b.clone()].iter().zip(&base[b]);
+            let stable = split.from.min(window.len())..window.len();
+            of(0..split.below).chain(of(stable)).filter(|(tally, _)| tally.requests > 0.0)
+        };
+        let (mut excess, mut count) = ([0.0; ROWS], 0.0);
+        for (tally, base) in active() {
+            let n = f64::from(tally.requests);
+            count += n;
+            for row in 0..ROWS {
+                excess[row] += f64::from(tally.scores[row]) - n * f64::from(base[row]);
+            }
+        }
+        // What hurts both arms goes here.
+        let shift = excess.map(|excess| excess / f64::max(count, 1.0));
+        let mut squares = [0.0; ROWS];
+        self.rest.clear();
+        for (tally, base) in active() {
+            let n = f64::from(tally.requests);
+            let mut rest = [0.0; ROWS];
+            for row in 0..ROWS {
+                rest[row] = f64::from(tally.scores[row]) - n * (f64::from(base[row]) + shift[row]);
+                squares[row] += rest[row] * rest[row];
+            }
+            self.rest.push(rest);
+        }
+        self.new = window[..split.below].iter().filter(|tally| tally.requests > 0.0).count();
+        // Winsorised: heavy clusters cannot rule.
+        let m = self.rest.len() as f64;
+        let cap = squares.map(|squares| 4.0 * (squares / m).sqrt());
+        let mut mean = [0.0; ROWS];
+        for rest in &mut self.rest {
+            for row in 0..ROWS {
+                rest[row] = rest[row].max(-cap[row]).min(cap[row]);
+                mean[row] += rest[row];
+            }
+        }
+        let mean = mean.map(|sum| sum / m);
+        self.squares = [0.0; ROWS];
+        for rest in &mut self.rest {
+            for row in 0..ROWS {
+                rest[row] -= mean[row];
+                self.squares[row] += rest[row] * rest[row];
+            }
+        }
+    }
+
+    /// ln e of one score; `None` if it is dull (e is taken as 0, which is valid). `needs`: nats that it must reach; picks the tilt, label-blind.
+    fn log_e(&self, row: usize, needs: f64) -> Option<f64> {
+        let (m, n1) = (self.rest.len(), self.new);
+        if n1 < 1 || m - n1 < 1 || self.squares[row] <= 0.0 {
+            return None;
+        }
+        let total: f64 = self.rest[..n1].iter().map(|rest| rest[row]).sum();
+        let pi = n1 as f64 / m as f64;
+        let sd = (pi * (1.0 - pi) * self.squares[row]).sqrt();
+        if sd <= 0.0 || total < 3.0 * sd {
+            return None;
+        }
+        let rest: Vec<f64> = self.rest.iter().map(|rest| rest[row]).collect();
+        Some(log_e(&rest, n1, needs))
+    }
+}
+
+/// `rest`: of mean 0, its first `n1` clusters are `new`.
+fn log_e(rest: &[f64], n1: usize, needs: f64) -> f64 {
+    let m = rest.len();
+    let squares = rest.iter().map(|r| r * r).sum::<f64>();
+    let top = rest.iter().fold(0.0, |top, r| f64::max(top, r.abs()));
+    let total: f64 = rest[..n1].iter().sum();
+    let pi = n1 as f64 / m as f64;
+    let v0 = m as f64 * pi * (1.0 - pi);
+    let sd = (pi * (1.0 - pi) * squares).sqrt();
+    // The tilt that is sharp exactly at `needs`: λK′ − K = needs.
+    let lambda_max = 8.0 / top;
+    let mut lambda = (2.0 * needs).sqrt() / sd;
+    let (mut k, mut vt, mut h) = (0.0, 0.0, 0.0);
+    for step in 0..8 {
+        lambda = lambda.max(1e-3 * lambda_max).min(lambda_max);
+        let (mut k1, mut k2) = (0.0, 0.0);
+        (k, vt, h) = (0.0, 0.0, 0.0);
+        for r in rest {
+            let g = (lambda * r).exp_m1();
+            k += (pi * g).ln_1p();
+            h += g;
+            let p = pi * (1.0 + g) / (1.0 + pi * g);
+            let v = p * (1.0 - p);
+            k1 += p * r;
+            k2 += v * r * r;
+            vt += v;
+        }
+        let f = lambda * k1 - k - needs;
+        if step == 7 || f.abs() < 0.3 || (lambda >= lambda_max && f < 0.0) {
+            break;
+        }
+        lambda -= f / f64::max(lambda * k2, 1e-12);
+    }
+    // Independent coins of probability π, conditioned on their sum being n₁: the ratio of the two point probabilities is at most
+    // 0.4688 √(2π) √(V₀/Vt) e^{1/(12 V₀)} (Baillon, Cominetti, Vaisman; Robbins). Hoeffding: with replacement.
+    let conditioned = k + 0.1614 + 0.5 * (v0 / vt).ln() + 1.0 / (12.0 * v0);
+    let hoeffding = n1 as f64 * (h / m as f64).ln_1p();
+    lambda * total - conditioned.min(hoeffding)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn vectors() -> Value {
+        let text = include_str!("../../../tests/data/watchdog_windows.json");
+        serde_json::from_str(text).expect("vectors are JSON")
+    }
+
+    fn floats(value: &Value) -> Vec<f32> {
+        value
+            .as_array()
+            .map(|a| a.iter().filter_map(|x| x.as_f64()).map(|x| x as f32).collect())
+            .unwrap_or_default()
+    }
+
+    /// The first score alone.
+    fn log_e(score: &[f32], requests: &[f32], base: &[f32], split: Split, needs: f64) -> Option<f64> {
+        let row = |x: &f32| std::array::from_fn(|row| if row == 0 { *x } else { 0.0 });
+        let tally = |(n, y): (&f32, &f32)| Tally { requests: *n, scores: row(y) };
+        let window: Vec<Tally> = requests.iter().zip(score).map(tally).collect();
+        let mut rest = Rest::default();
+        rest.of(&window, &base.iter().map(row).collect::<Vec<_>>(), split);
+        rest.log_e(0, needs)
+    }
+
+    fn cases(value: &Value) -> &[Value] {
+        value.as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    #[test]
+    fn windows_match_the_reference() {
+        let vectors = vectors();
+        let mut spoke = 0;
+        for case in cases(&vectors["log_e_cases"]) {
+            let below = case[3].as_u64().unwrap_or(0) as usize;
+            let split = Split { below, from: below };
+            let needs = case[4].as_f64().unwrap_or(0.0);
+            let got = log_e(&floats(&case[0]), &floats(&case[1]), &floats(&case[2]), split, needs);
+            match (got, case[5].as_f64()) {
+                (Some(got), Some(want)) => {
+                    assert!((got - want).abs() <= 1e-9 * want.abs().max(1.0), "{got} for {want}");
+                    spoke += 1;
+                }
+                (got, want) => assert_eq!(got, want),
+            }
+        }
+        assert!(spoke >= 20, "{spoke}");
+        for case in cases(&vectors["prior_cases"]) {
+            let prior = window_prior(case[0].as_u64().unwrap_or(0) as usize, case[1].as_u64().unwrap_or(0));
+            let want = case[2].as_f64().unwrap_or(0.0);
+            assert!((prior - want).abs() <= 1e-12, "{prior} for {want}");
+        }
+    }
+
+    /// All choices of which clusters are `new`, of small ugly populations: the mean of e is at most 1.
+    #[test]
+    fn a_window_is_fair_whatever_users_are_like() {
+        let mut state = 7u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 11) as f64 / (1u64 << 53) as f64
+        };
+        for case in 0..60 {
+            let clusters = 6 + (uniform() * 8.0) as usize;
+            let n1 = 1 + (uniform() * 3.0) as usize;
+            let requests: Vec<f32> = (0..clusters).map(|_| 1.0 + (uniform() * 8.0) as f32).collect();
+            let score: Vec<f32> = requests
+                .iter()
+                .enumerate()
+                .map(|(i, n)| match case % 3 {
+                    0 => n * uniform() as f32,
+                    1 => (uniform().powf(-1.0) as f32).min(1e6),
+                    _ => {
+                        if i == 0 {
+                            1.0
+                        } else {
+                            0.0
+                        }
+                    }
+                })
+                .collect();
+            let needs = [0.5, 2.0, 5.0][case % 3];
+            let (mut sum, mut count) = (0.0, 0.0);
+            for chosen in (0u32..1 << clusters).filter(|set| set.count_ones() as usize == n1) {
+                let order: Vec<usize> = (0..clusters)
+                    .filter(|i| chosen >> i & 1 == 1)
+                    .chain((0..clusters).filter(|i| chosen >> i & 1 == 0))
+                    .collect();
+                let pick = |of: &[f32]| order.iter().map(|i| of[*i]).collect::<Vec<_>>();
+                let split = Split { below: n1, from: n1 };
+                let e = log_e(&pick(&score), &pick(&requests), &vec![0.0; clusters], split, needs);
+                sum += e.map_or(0.0, f64::exp);
+                count += 1.0;
+            }
+            assert!(sum / count <= 1.0 + 1e-9, "case {case}: {}", sum / count);
+        }
+    }
+
+    #[test]
+    fn priors_of_all_windows_sum_to_at_most_one() {
+        let sum: f64 =
+            (0..LEVELS_MAX).map(|level| (1..200_000u64).map(|j| window_prior(level, j)).sum::<f64>()).sum();
+        assert!((0.5..=1.0).contains(&sum), "{sum}");
+    }
+}

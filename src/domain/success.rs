@@ -1,0 +1,143 @@
+//! What a release calls a success: rules of the config over the status, a header, the gRPC status, and a code inside a JSON body.
+//!
+//! "Transaction success" is what the business means, not what HTTP says: a billing system may answer 200 with a fault inside. What a rule calls a failure
+//! is an [`Outcome::ServerError`] of the arm.
+//!
+//! Invariants: a body is read as it passes, never held up, and never kept beyond the rule's bound; what cannot be read (compressed, too long, no
+//! JSON, no such place in it) is no failure: silence of a rule blames nobody.
+
+use super::outcome::Outcome;
+use http::{HeaderMap, HeaderName, StatusCode};
+
+/// `[release.X.outcome]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// Inclusive ranges of statuses that are failures.
+    pub status: Vec<(u16, u16)>,
+    /// A response with this header and value is a failure.
+    pub header: Option<(HeaderName, Vec<u8>)>,
+    pub body: Option<BodyRule>,
+    /// `grpc-status`, in trailers or in the head.
+    pub grpc: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules { status: vec![(500, 599)], header: None, body: None, grpc: false }
+    }
+}
+
+/// A result code in a JSON body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BodyRule {
+    pub path: Vec<Step>,
+    pub fails: Fails,
+    /// A longer body is not judged by it.
+    pub bytes_max: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Key(String),
+    Index(usize),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fails {
+    If(String),
+    Unless(String),
+}
+
+impl Fails {
+    pub fn at(&self, code: &str) -> bool {
+        match self {
+            Fails::If(bad) => code == bad,
+            Fails::Unless(good) => code != good,
+        }
+    }
+}
+
+impl Rules {
+    /// As far as the head says.
+    pub fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
+        let code = status.as_u16();
+        if self.status.iter().any(|(low, high)| (*low..=*high).contains(&code)) {
+            return Outcome::ServerError;
+        }
+        if let Some((name, value)) = &self.header
+            && headers.get_all(name).iter().any(|v| v.as_bytes() == value.as_slice())
+        {
+            return Outcome::ServerError;
+        }
+        match self.of_grpc(headers) {
+            Some(outcome) => outcome,
+            // Ranges may leave some 5xx out: then they are no failures.
+            None if status.is_client_error() => Outcome::ClientError,
+            None => Outcome::Ok,
+        }
+    }
+
+    /// What `grpc-status` says, if it is there: the statuses that blame the server, as gRPC's own documents tell them from the caller's
+    /// (grpc/doc/statuscodes.md).
+    pub fn of_grpc(&self, headers: &HeaderMap) -> Option<Outcome> {
+        if !self.grpc {
+            return None;
+        }
+        let status = headers.get("grpc-status")?.to_str().ok()?.parse::<u16>().unwrap_or(2);
+        Some(match status {
+            // OK; CANCELLED is the caller's wish.
+            0 | 1 => Outcome::Ok,
+            // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNAUTHENTICATED.
+            3 | 5 | 6 | 7 | 9 | 10 | 11 | 16 => Outcome::ClientError,
+            // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, and what is unheard of.
+            _ => Outcome::ServerError,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_head_is_judged_by_status_header_and_grpc() {
+        let of = |rules: &Rules, status, pairs: &[(&'static str, &'static str)]| {
+            rules.of_head(StatusCode::from_u16(status).unwrap(), &headers(pairs))
+        };
+        let plain = Rules::default();
+        assert_eq!(
+            [200, 302, 404, 499, 500, 599].map(|s| of(&plain, s, &[])),
+            [
+                Outcome::Ok,
+                Outcome::Ok,
+                Outcome::ClientError,
+                Outcome::ClientError,
+                Outcome::ServerError,
+                Outcome::ServerError,
+            ]
+        );
+        let own = Rules { status: vec![(502, 504), (429, 429)], ..Rules::default() };
+        assert_eq!(
+            [500, 503, 429, 404].map(|s| of(&own, s, &[])),
+            [Outcome::Ok, Outcome::ServerError, Outcome::ServerError, Outcome::ClientError,]
+        );
+        let header = (HeaderName::from_static("x-result"), b"FAILED".to_vec());
+        let by_header = Rules { header: Some(header), ..Rules::default() };
+        assert_eq!(of(&by_header, 200, &[("x-result", "FAILED")]), Outcome::ServerError);
+        assert_eq!(of(&by_header, 200, &[("x-result", "fine")]), Outcome::Ok);
+        let grpc = Rules { grpc: true, ..Rules::default() };
+        for (status, want) in [
+            ("0", Outcome::Ok),
+            ("5", Outcome::ClientError),
+            ("14", Outcome::ServerError),
+            ("x", Outcome::ServerError),
+        ] {
+            assert_eq!(of(&grpc, 200, &[("grpc-status", status)]), want, "{status}");
+        }
+        assert_eq!(of(&plain, 200, &[("grpc-status", "14")]), Outcome::Ok, "gRPC is asked for");
+    }
+}

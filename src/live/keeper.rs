@@ -1,0 +1,96 @@
+//! Keeps the watchdog's evidence on disk: one small thread beside the scribe, so that no trip ever waits for it.
+//!
+//! `evidence-NAME` in the state directory, written anew and renamed. A file that is lost, old or damaged costs evidence, never safety: what a trip
+//! needs is in the state file. Invariants: per release one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
+
+use super::log::Log;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// A file larger than this is not read: a release's evidence is smaller, whatever its users.
+const BYTES_MAX: u64 = 512 << 20;
+
+/// Where evidence is handed in; shared with the thread.
+#[derive(Default)]
+pub struct Shelf {
+    inbox: Mutex<Inbox>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    waiting: BTreeMap<String, Vec<u8>>,
+    closed: bool,
+}
+
+impl Shelf {
+    /// Never waits for the disk.
+    pub fn hand_in(&self, release: &str, bytes: Vec<u8>) {
+        self.inbox().waiting.insert(release.to_owned(), bytes);
+        self.changed.notify_all();
+    }
+
+    /// Ends the thread once all is written.
+    pub fn close(&self) {
+        self.inbox().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread's body: until [`Shelf::close`].
+pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
+    let mut failing = false;
+    loop {
+        let (waiting, closed) = {
+            let idle = |inbox: &mut Inbox| inbox.waiting.is_empty() && !inbox.closed;
+            let waited = shelf.changed.wait_while(shelf.inbox(), idle);
+            let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
+            (std::mem::take(&mut inbox.waiting), inbox.closed)
+        };
+        for (release, bytes) in &waiting {
+            let saved = write(directory, release, bytes);
+            if let Err(error) = &saved
+                && !failing
+            {
+                let effect =
+                    "a restart would forget what the watchdog has seen so far; rollbacks are kept elsewhere";
+                log.event(
+                    "evidence_not_kept",
+                    json!({"release": release, "error": error.to_string(), "effect": effect}),
+                );
+            }
+            failing = saved.is_err();
+        }
+        if closed && waiting.is_empty() {
+            return;
+        }
+    }
+}
+
+/// What was kept of a release; `None`: nothing that can be read.
+pub fn read(directory: &Path, release: &str) -> Option<Vec<u8>> {
+    let file = std::fs::File::open(path(directory, release)).ok()?;
+    let mut bytes = vec![];
+    file.take(BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+    (bytes.len() as u64 <= BYTES_MAX).then_some(bytes)
+}
+
+/// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by its checksum.
+fn write(directory: &Path, release: &str, bytes: &[u8]) -> io::Result<()> {
+    let path = path(directory, release);
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, bytes)?;
+    std::fs::rename(&beside, &path)
+}
+
+/// Names are letters, digits, `.`, `_` and `-`: fit for a file.
+fn path(directory: &Path, release: &str) -> PathBuf {
+    directory.join(format!("evidence-{release}.bin"))
+}

@@ -1,0 +1,172 @@
+//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on without reading them says, before the first of them, whose they are
+//! (haproxy.org, proxy-protocol.txt, 2020/03/05; sections below are of it).
+//!
+//! Invariants: never a byte beyond the header is taken from the stream, however it was cut into pieces (they are looked at first, and only
+//! those of the header are read); nothing is decided on half a header; what is kept of one is at most [`V2_BYTES_MAX`] and one look.
+//!
+//! Who may send a header is the caller's affair: whether there is one is never guessed (§2), for a stranger who may send one may be anybody.
+//! Of the header only the source address counts. Destination and ports are checked and dropped; TLVs are skipped unread, checksums too.
+//!
+//! The `ppp` crate would read a header, but not find its end: a half line that ends in a space is a fault to it, a whole line with a word
+//! missing is half a one, and so is UNKNOWN with more words than usual; LOCAL must have a family that fits, which §2.2 says to ignore. What is
+//! left for it would be less than what guards it. Tests hold this parser against it.
+
+use crate::domain::refusal::Refusal;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// §2.1: the longest line there is, with its CRLF.
+pub const V1_BYTES_MAX: usize = 107;
+/// The longest header of version 2 that is taken; the field for its length would allow 64 KiB. Known TLVs (host names, certificate names,
+/// ids of cloud endpoints) are some hundred bytes.
+pub const V2_BYTES_MAX: usize = 4096;
+
+/// §2.2: begins every header of version 2.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// §2.1: begins every header of version 1.
+const WORD: &[u8] = b"PROXY ";
+/// §2.2: the signature, version and command, family and protocol, length.
+const V2_FIXED_BYTES: usize = 16;
+/// §2: every honest header fits into one segment of this size.
+const LOOK_BYTES: usize = 536;
+
+/// A whole header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// In bytes, up to where the connection's own begin.
+    pub length: usize,
+    /// The client that the proxy speaks for. `None`: the proxy itself (LOCAL), or one that has no such address (UNKNOWN, a UNIX socket).
+    pub source: Option<IpAddr>,
+}
+
+/// Takes the header off the stream, and leaves what comes after it where it is.
+///
+/// # Errors
+/// There is none that could be believed: the connection is to be closed.
+pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, Refusal> {
+    match tokio::time::timeout(patience, read(stream)).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(_)) => Err(Refusal::Cut),
+        Err(_) => Err(Refusal::Slow),
+    }
+}
+
+async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
+    let mut bytes = Vec::new();
+    let mut look = vec![0; LOOK_BYTES];
+    loop {
+        let seen = stream.peek(&mut look).await?;
+        if seen == 0 {
+            return Ok(Err(Refusal::Cut));
+        }
+        let before = bytes.len();
+        bytes.extend_from_slice(&look[..seen]);
+        match parse(&bytes) {
+            Ok(Some(header)) => {
+                stream.read_exact(&mut look[..header.length - before]).await?;
+                return Ok(Ok(header));
+            }
+            // All that was seen is of the header: it is read, or the same bytes would be seen for ever.
+            Ok(None) => drop(stream.read_exact(&mut look[..seen]).await?),
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+    }
+}
+
+/// The header that `bytes` begin with; `None`: it may yet become one.
+///
+/// Invariants: of a longer text the answer is the same once it is not `None`; a header's length is within `bytes`.
+///
+/// # Errors
+/// No bytes that could follow would make it one.
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+    let may_begin = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
+    if may_begin(SIGNATURE) {
+        binary(bytes)
+    } else if may_begin(WORD) {
+        line(bytes)
+    } else {
+        Err(Refusal::Absent)
+    }
+}
+
+/// §2.1. The end of the line is waited for before anything in it is looked at.
+fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+    let bytes = &bytes[..bytes.len().min(V1_BYTES_MAX)];
+    let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() == V1_BYTES_MAX { Err(Refusal::TooLong) } else { Ok(None) };
+    };
+    let words: Vec<&[u8]> = bytes[..end].split(|byte| *byte == b' ').collect();
+    let source = match words[..] {
+        // Whatever else stands in the line is to be ignored.
+        [_, b"UNKNOWN", ..] => None,
+        [_, b"TCP4", from, to, from_port, to_port] => {
+            Some(endpoints::<Ipv4Addr>([from, to], [from_port, to_port])?.into())
+        }
+        [_, b"TCP6", from, to, from_port, to_port] => {
+            Some(endpoints::<Ipv6Addr>([from, to], [from_port, to_port])?.into())
+        }
+        _ => return Err(Refusal::Malformed),
+    };
+    Ok(Some(Header { length: end + 2, source: source.map(|ip: IpAddr| ip.to_canonical()) }))
+}
+
+/// The source of two addresses of one family.
+fn endpoints<T: FromStr>(addresses: [&[u8]; 2], ports: [&[u8]; 2]) -> Result<T, Refusal> {
+    let address = |word| std::str::from_utf8(word).ok().and_then(|text| text.parse::<T>().ok());
+    match addresses.map(address) {
+        [Some(source), Some(_)] if ports.into_iter().all(is_port) => Ok(source),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// Decimal, without a heading zero.
+fn is_port(word: &[u8]) -> bool {
+    let digits = word.iter().all(u8::is_ascii_digit) && (word == b"0" || !word.starts_with(b"0"));
+    digits && std::str::from_utf8(word).is_ok_and(|text| text.parse::<u16>().is_ok())
+}
+
+/// §2.2.
+fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+    let Some(&[version_command, family_protocol, high, low]) = bytes.get(SIGNATURE.len()..V2_FIXED_BYTES)
+    else {
+        return Ok(None);
+    };
+    let is_local = match version_command {
+        0x20 => true,
+        0x21 => false,
+        _ => return Err(Refusal::Malformed),
+    };
+    let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
+    if length > V2_BYTES_MAX {
+        return Err(Refusal::TooLong);
+    }
+    let Some(block) = bytes.get(V2_FIXED_BYTES..length) else { return Ok(None) };
+    let source = if is_local { None } else { address(family_protocol, block)? };
+    Ok(Some(Header { length, source }))
+}
+
+/// §2.2: the source address leads the block, of which an IPv4 pair takes 12 bytes, an IPv6 pair 36, a UNIX pair 216; TLVs follow.
+fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, Refusal> {
+    let (family, protocol) = (family_protocol >> 4, family_protocol & 0x0f);
+    let source: Option<IpAddr> = match family {
+        0 => None,
+        1 if block.len() >= 12 => block.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        2 if block.len() >= 36 => block.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        3 if block.len() >= 216 => None,
+        _ => return Err(Refusal::Malformed),
+    };
+    match protocol {
+        // Unspecified: what is said of addresses is to be ignored.
+        0 => Ok(None),
+        1 | 2 => Ok(source.map(|ip| ip.to_canonical())),
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! The result code inside a JSON body, read as the body passes.
+//!
+//! Invariants: no piece is held up; nothing is kept beyond the rule's bound; what cannot be read (compressed, too long, no JSON, no such place in it) is
+//! no failure.
+
+use crate::domain::success::{BodyRule, Rules, Step};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::Value;
+
+/// Keeps the pieces of a body as they pass, up to the bound.
+#[derive(Debug)]
+pub struct Reader {
+    kept: Vec<u8>,
+    bytes_max: usize,
+    over: bool,
+}
+
+impl Reader {
+    /// For this response's body, if a rule wants to know it and can.
+    pub fn of(rules: &Rules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
+        let rule = rules.body.as_ref()?;
+        let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|e| e.as_bytes() == b"identity");
+        let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        let json = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).is_some_and(is_json);
+        (plain && json && !bodiless).then(|| Reader {
+            kept: Vec::new(),
+            bytes_max: rule.bytes_max,
+            over: false,
+        })
+    }
+
+    pub fn passes(&mut self, piece: &[u8]) {
+        if self.over || self.kept.len() + piece.len() > self.bytes_max {
+            (self.over, self.kept) = (true, Vec::new());
+        } else {
+            self.kept.extend_from_slice(piece);
+        }
+    }
+
+    /// The body is whole: does the rule call it a failure?
+    pub fn fails(&self, rule: &BodyRule) -> bool {
+        if self.over {
+            return false;
+        }
+        let Ok(body) = serde_json::from_slice::<Value>(&self.kept) else { return false };
+        let place = rule.path.iter().try_fold(&body, |at, step| match step {
+            Step::Key(key) => at.get(key),
+            Step::Index(i) => at.get(i),
+        });
+        let code = match place {
+            Some(Value::String(text)) => text.clone(),
+            Some(value @ (Value::Number(_) | Value::Bool(_) | Value::Null)) => value.to_string(),
+            Some(Value::Array(_) | Value::Object(_)) | None => return false,
+        };
+        rule.fails.at(&code)
+    }
+}
+
+/// `application/json`, or any `+json` (RFC 6839).
+fn is_json(content_type: &str) -> bool {
+    let media = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || media == "text/json" || media.ends_with("+json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::success::Fails;
+    use http::HeaderName;
+    use proptest::prelude::*;
+
+    fn rule(path: &[Step], fails: Fails) -> BodyRule {
+        BodyRule { path: path.to_vec(), fails, bytes_max: 64 }
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect()
+    }
+
+    fn read(body: &str, rule: &BodyRule, pieces: usize) -> bool {
+        let rules = Rules { body: Some(rule.clone()), ..Rules::default() };
+        let json = headers(&[("content-type", "application/json; charset=utf-8")]);
+        let mut reader = Reader::of(&rules, StatusCode::OK, &json).expect("JSON is read");
+        body.as_bytes().chunks(pieces).for_each(|piece| reader.passes(piece));
+        reader.fails(rule)
+    }
+
+    #[test]
+    fn a_code_inside_a_200_decides() {
+        let code = rule(&[Step::Key("resultCode".into())], Fails::Unless("0".into()));
+        for (body, fails) in [
+            (r#"{"resultCode": 0}"#, false),
+            (r#"{"resultCode": "0"}"#, false),
+            (r#"{"resultCode": 17}"#, true),
+            (r#"{"resultCode": "E17"}"#, true),
+            (r#"{"resultCode": null}"#, true),
+            (r#"{"resultCode": {"is": "more"}}"#, false),
+            (r#"{"other": 1}"#, false),
+            (r#"{"resultCode": 17"#, false),
+            ("", false),
+        ] {
+            for pieces in [1, 3, 100] {
+                assert_eq!(read(body, &code, pieces), fails, "{body}");
+            }
+        }
+        let long = format!(r#"{{"resultCode": 17, "pad": "{}"}}"#, "x".repeat(64));
+        assert!(!read(&long, &code, 10), "a body over the bound is not judged");
+        let deep =
+            rule(&[Step::Key("a".into()), Step::Index(1), Step::Key("ok".into())], Fails::If("false".into()));
+        assert!(read(r#"{"a": [1, {"ok": false}]}"#, &deep, 5));
+        assert!(!read(r#"{"a": [1, {"ok": true}]}"#, &deep, 5));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_read() {
+        let rules = Rules { body: Some(rule(&[], Fails::If("0".into()))), ..Rules::default() };
+        let readable = |pairs: &[(&'static str, &'static str)], status| {
+            Reader::of(&rules, StatusCode::from_u16(status).unwrap(), &headers(pairs)).is_some()
+        };
+        assert!(readable(&[("content-type", "application/problem+json")], 200));
+        assert!(!readable(&[("content-type", "application/json"), ("content-encoding", "gzip")], 200));
+        assert!(!readable(&[("content-type", "text/html")], 200));
+        assert!(!readable(&[], 200));
+        assert!(!readable(&[("content-type", "application/json")], 204));
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_survived_within_the_bound(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
+            let rule = rule(&[Step::Key("a".into())], Fails::Unless("0".into()));
+            let mut reader = Reader { kept: vec![], bytes_max: 64, over: false };
+            for piece in &pieces {
+                reader.passes(piece);
+                prop_assert!(reader.kept.len() <= 64);
+            }
+            reader.fails(&rule);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! A WebSocket after its handshake: bytes both ways, until either side ends it, the release is rolled back, or the drain is over.
+//!
+//! It runs in the task of the client's connection, so it counts as one and the drain owns it. It holds no room for requests: its exchange
+//! ended with the 101. What bounds tunnels is `[limits] connections`, and `connections_max` of the upstream.
+//!
+//! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel costs two buffers, whatever the
+//! peers do; how one ends is nobody's fault. It may be silent for ever (TCP's keepalive finds a peer that is gone), but a peer
+//! that takes nothing of what it is sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
+//! its last word. A tunnel of `new` outlives the hold of its release at 0% by no more than `websocket_grace`, and [`Recalls::look`]'s period;
+//! one of stable is never cut.
+
+use super::body::{RequestBody, ResponseBody};
+use super::exchange::{Exchange, Switched};
+use super::headers::{self, X_GRAYLING_ARM};
+use super::serve::{Client, Worker};
+use super::websocket::{self, Handshake};
+use crate::domain::decide::Force;
+use crate::live::snapshot::Snapshot;
+use crate::net::pool::{Lease, TunnelRoom};
+use http::Response;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+/// On its way in one direction; two of these are what a tunnel costs.
+const PIECE_BYTES: usize = 4 * 1024;
+
+/// A request that asks for a tunnel.
+pub struct Ask {
+    pub handshake: Handshake,
+    /// The client's side, once the 101 is written.
+    pub upgrade: OnUpgrade,
+    pub client: Rc<Client>,
+}
+
+/// A tunnel that both sides have agreed to.
+pub struct Tunnel {
+    client: OnUpgrade,
+    server: OnUpgrade,
+    /// Of a tunnel to `new`: the release that may call it back.
+    release: Option<String>,
+    _room: Option<TunnelRoom<RequestBody>>,
+    _counted: Switched,
+}
+
+impl Ask {
+    /// The upstream has agreed: ends the exchange, leaves the tunnel to the client's connection, and answers with what the client is told.
+    pub fn agreed(
+        self,
+        exchange: Exchange,
+        response: Response<Incoming>,
+        lease: Lease<RequestBody>,
+    ) -> Response<ResponseBody> {
+        let exposed = exchange.exposed_arm();
+        let (counted, release) = exchange.switched();
+        let (mut parts, body) = response.into_parts();
+        drop(body);
+        headers::drop_hop_by_hop(&mut parts.headers);
+        websocket::agree(&mut parts.headers);
+        if let Some(arm) = exposed {
+            parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
+        }
+        // There with every 101 that the HTTP library reads.
+        if let Some(server) = parts.extensions.remove::<OnUpgrade>() {
+            let room = lease.switched();
+            let tunnel = Tunnel { client: self.upgrade, server, release, _room: room, _counted: counted };
+            self.client.progress.switched();
+            self.client.tunnel.replace(Some(tunnel));
+        }
+        Response::from_parts(parts, ResponseBody::nothing())
+    }
+}
+
+impl Tunnel {
+    /// To the end. `stall`: how long a peer may take nothing.
+    pub async fn run(self, worker: &Worker, stall: Duration) {
+        // Either may be gone before it has switched.
+        let (Ok(client), Ok(server)) = (self.client.await, self.server.await) else { return };
+        let recalled = async {
+            match &self.release {
+                Some(release) => worker.recalls.recalled(worker, release).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = join(TokioIo::new(client), TokioIo::new(server), stall) => {}
+            () = recalled => {}
+        }
+    }
+}
+
+/// Passes everything on, both ways, until both have said their last word, or one of them breaks.
+async fn join(client: impl AsyncRead + AsyncWrite, server: impl AsyncRead + AsyncWrite, stall: Duration) {
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_server, to_server) = tokio::io::split(server);
+    let moved = Cell::new(Instant::now());
+    let mut up = pin!(pass(from_client, to_server, stall, &moved));
+    let mut down = pin!(pass(from_server, to_client, stall, &moved));
+    tokio::select! {
+        ended = &mut up => if ended.is_ok() { last_words(down, stall, &moved).await },
+        ended = &mut down => if ended.is_ok() { last_words(up, stall, &moved).await },
+    }
+}
+
+/// One direction. Its end is passed on as well: the other may go on.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    stall: Duration,
+    moved: &Cell<Instant>,
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let read = from.read(&mut piece).await?;
+        moved.set(Instant::now());
+        let written = async {
+            match &piece[..read] {
+                [] => to.shutdown().await,
+                bytes => {
+                    to.write_all(bytes).await?;
+                    to.flush().await
+                }
+            }
+        };
+        timeout(stall, written).await??;
+        if read == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// One side has ended: the other may finish, but not be silent.
+async fn last_words(rest: impl Future<Output = io::Result<()>>, stall: Duration, moved: &Cell<Instant>) {
+    let silent = async {
+        while moved.get().elapsed() < stall {
+            sleep_until(moved.get() + stall).await;
+        }
+    };
+    moved.set(Instant::now());
+    tokio::select! {
+        // There is nobody left to tell.
+        _ = rest => {}
+        () = silent => {}
+    }
+}
+
+/// Which releases are held at 0% (rolled back, stopped by hand), as the tunnels of one worker are told.
+#[derive(Default)]
+pub struct Recalls(watch::Sender<BTreeSet<String>>);
+
+impl Recalls {
+    /// Looks for releases that have been held, or let go. For a timer. One that has left the file stays as it was.
+    pub fn look(&self, snapshot: &Snapshot) {
+        self.0.send_if_modified(|held| {
+            let before = held.len();
+            let mut let_go = false;
+            for live in &snapshot.releases {
+                match live.force {
+                    Force::Held => _ = held.insert(live.release.name.clone()),
+                    Force::At(_) => let_go |= held.remove(&live.release.name),
+                }
+            }
+            let_go || held.len() != before
+        });
+    }
+
+    /// Ends when this release has been held for `websocket_grace` without a break.
+    async fn recalled(&self, worker: &Worker, release: &str) {
+        let mut held = self.0.subscribe();
+        loop {
+            // The sender lives as long as the worker.
+            let _ = held.wait_for(|held| held.contains(release)).await;
+            let grace = worker.live.snapshot().plan.limits.websocket_grace;
+            tokio::select! {
+                () = sleep(grace) => return,
+                _ = held.wait_for(|held| !held.contains(release)) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use tokio::io::{DuplexStream, duplex};
+
+    const STALL: Duration = Duration::from_secs(60);
+
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    /// Says all of it in these pieces, ends, and answers with everything it has heard.
+    async fn peer(stream: DuplexStream, pieces: &[Vec<u8>]) -> Vec<u8> {
+        let (mut from, mut to) = tokio::io::split(stream);
+        let speak = async {
+            for piece in pieces {
+                to.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            to.shutdown().await.unwrap();
+        };
+        let mut heard = vec![];
+        let (_, read) = tokio::join!(speak, from.read_to_end(&mut heard));
+        read.unwrap();
+        heard
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3 * PIECE_BYTES), 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn each_side_hears_all_that_the_other_says_and_its_end(
+            up in pieces(), down in pieces(), room in 1usize..2 * PIECE_BYTES,
+        ) {
+            let (client, of_client) = duplex(room);
+            let (server, of_server) = duplex(room);
+            let ((), by_client, by_server) = run(async {
+                tokio::join!(join(of_client, of_server, STALL), peer(client, &up), peer(server, &down))
+            });
+            prop_assert_eq!(by_server, up.concat());
+            prop_assert_eq!(by_client, down.concat());
+        }
+    }
+
+    #[test]
+    fn a_side_that_breaks_ends_both() {
+        run(async {
+            let (client, of_client) = duplex(16);
+            let (mut server, of_server) = duplex(16);
+            let speaks = async {
+                drop(client);
+                // Until nobody takes it any more.
+                while server.write_all(&[7; 64]).await.is_ok() {}
+            };
+            tokio::join!(join(of_client, of_server, STALL), speaks);
+        });
+    }
+
+    #[test]
+    fn a_side_that_takes_nothing_ends_both_in_time() {
+        run(async {
+            let (client, of_client) = duplex(16);
+            let (mut server, of_server) = duplex(16);
+            let flood = async { while server.write_all(&[7; 64]).await.is_ok() {} };
+            tokio::join!(join(of_client, of_server, Duration::from_millis(50)), flood);
+            drop(client);
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! The opening handshake of a WebSocket (RFC 6455 §4, RFC 9110 §7.8): which request asks for one, and which answer agrees to it.
+//!
+//! Invariants: `websocket` alone is ever switched to; a request that names anything beside it is an ordinary one, whose `Upgrade` is removed
+//! as always. A handshake that is none is refused before it is routed; a 101 that is not the answer to this very key is none.
+
+use super::error::Failure;
+use super::headers::Framing;
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body;
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+/// RFC 6455 §1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// RFC 6455 §4.1.
+const KEY_BYTES: usize = 16;
+
+/// A client's handshake, as the answer will be compared with it.
+pub struct Handshake {
+    accept: String,
+}
+
+/// Does the request ask for a WebSocket and for nothing else? To be asked before the hop-by-hop fields are removed.
+pub fn is_asked(parts: &Parts) -> bool {
+    // RFC 9110 §7.8: in HTTP/1.0 an Upgrade must be ignored; HTTP/2 has none.
+    parts.version == Version::HTTP_11 && switches(&parts.headers)
+}
+
+/// One `Upgrade`, to `websocket`, and named by `Connection`.
+fn switches(headers: &HeaderMap) -> bool {
+    let is = |token: &[u8], word: &str| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes());
+    let mut options = headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    one(headers, &UPGRADE).is_some_and(|v| is(v.as_bytes(), "websocket"))
+        && options.any(|option| is(option, "upgrade"))
+}
+
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    lines.next().filter(|_| lines.next().is_none())
+}
+
+impl Handshake {
+    /// Of a request that asks for it, after the hop-by-hop fields were removed: what `Connection` took away is not there.
+    pub fn read(parts: &Parts, body: &impl Body) -> Result<Handshake, Failure> {
+        if parts.method != Method::GET {
+            return Err(Failure::BadRequest("a websocket handshake is a GET"));
+        }
+        if !body.is_end_stream() {
+            return Err(Failure::BadRequest("a websocket handshake has no body"));
+        }
+        // Which version it is, is between client and server.
+        if one(&parts.headers, &SEC_WEBSOCKET_VERSION).is_none() {
+            return Err(Failure::BadRequest("a websocket handshake has one sec-websocket-version"));
+        }
+        let key = one(&parts.headers, &SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+        let random = |key: &&[u8]| BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES);
+        let key = key.filter(random).ok_or(Failure::BadRequest(
+            "a websocket handshake has one sec-websocket-key, of 16 bytes in base64",
+        ))?;
+        Ok(Handshake { accept: accept(key) })
+    }
+
+    /// The answer to the handshake. Anything but a 101 is framed as any other.
+    pub fn framing<B>(&self, response: &Response<B>) -> Framing {
+        let headers = response.headers();
+        let accepted = one(headers, &SEC_WEBSOCKET_ACCEPT).is_some_and(|v| v == self.accept.as_str());
+        match response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            true if accepted && switches(headers) => Framing::Sound,
+            true => Framing::Faulty,
+            false => super::headers::framing(response),
+        }
+    }
+}
+
+/// Says in the head that the connection is to become a WebSocket, after everything hop-by-hop was removed from it.
+pub fn ask(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, WEBSOCKET);
+}
+
+/// The same for the head of a 101: it has no body (RFC 9110 §8.6), whatever the server says.
+pub fn agree(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
+    ask(headers);
+}
+
+/// RFC 6455 §4.2.2. SHA-1 proves here that the server has understood, not that it is to be trusted.
+fn accept(key: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(key);
+    context.update(GUID);
+    BASE64_STANDARD.encode(context.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+    use http_body_util::{Empty, Full};
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    fn parts(lines: &[(&str, &str)]) -> Parts {
+        let request = lines.iter().fold(Request::builder(), |r, (name, value)| r.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn handshake(lines: &[(&str, &str)]) -> Result<Handshake, Failure> {
+        Handshake::read(&parts(lines), &Empty::<&[u8]>::new())
+    }
+
+    #[test]
+    fn the_accept_of_rfc_6455_section_1_3() {
+        assert_eq!(accept(KEY.as_bytes()), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn one_token_that_connection_names_asks_for_it() {
+        for lines in [
+            &[("connection", "Upgrade"), ("upgrade", "WebSocket")][..],
+            &[("connection", "keep-alive, upgrade"), ("upgrade", "websocket")],
+            &[("connection", "keep-alive"), ("connection", "UPGRADE"), ("upgrade", "websocket")],
+        ] {
+            assert!(is_asked(&parts(lines)), "{lines:?}");
+        }
+        for lines in [
+            &[("connection", "upgrade"), ("upgrade", "websocket, h2c")][..],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")],
+            &[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "websocket")],
+            &[("connection", "upgrade"), ("upgrade", "websocket/13")],
+            &[("connection", "upgrade"), ("upgrade", "h2c")],
+            &[("connection", "upgrades"), ("upgrade", "websocket")],
+            &[("upgrade", "websocket")],
+            &[("connection", "upgrade")],
+        ] {
+            assert!(!is_asked(&parts(lines)), "{lines:?}");
+        }
+        for version in [Version::HTTP_10, Version::HTTP_2] {
+            let mut parts = parts(&[("connection", "upgrade"), ("upgrade", "websocket")]);
+            parts.version = version;
+            assert!(!is_asked(&parts), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_has_one_key_one_version_and_no_body() {
+        let version = ("sec-websocket-version", "13");
+        assert!(handshake(&[("sec-websocket-key", KEY), version]).is_ok());
+        // Which one is the server's to say.
+        assert!(handshake(&[("sec-websocket-key", KEY), ("sec-websocket-version", "8")]).is_ok());
+        for lines in [
+            &[version][..],
+            &[("sec-websocket-key", KEY)],
+            &[("sec-websocket-key", KEY), version, version],
+            &[("sec-websocket-key", KEY), ("sec-websocket-key", KEY), version],
+            &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ"), version],
+            &[("sec-websocket-key", "c2hvcnQ="), version],
+            &[("sec-websocket-key", ""), version],
+            &[("sec-websocket-key", "not base64, not at all!!"), version],
+        ] {
+            assert!(handshake(lines).is_err(), "{lines:?}");
+        }
+        let whole = parts(&[("sec-websocket-key", KEY), version]);
+        assert!(Handshake::read(&whole, &Full::new(&b"x"[..])).is_err());
+        let mut posted = whole;
+        posted.method = Method::POST;
+        assert!(Handshake::read(&posted, &Empty::<&[u8]>::new()).is_err());
+    }
+
+    #[test]
+    fn only_the_answer_to_this_key_agrees() {
+        let handshake = handshake(&[("sec-websocket-key", KEY), ("sec-websocket-version", "13")]);
+        let handshake = handshake.ok().unwrap();
+        let framing = |status: u16, lines: &[(&str, &str)]| {
+            let response = lines
+                .iter()
+                .fold(Response::builder().status(status), |r, (name, value)| r.header(*name, *value));
+            handshake.framing(&response.body(()).unwrap())
+        };
+        let [connection, upgrade] = [("connection", "Upgrade"), ("upgrade", "websocket")];
+        let accept = ("sec-websocket-accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(framing(101, &[connection, upgrade, accept]), Framing::Sound);
+        assert_eq!(framing(200, &[]), Framing::Sound);
+        for lines in [
+            &[connection, upgrade][..],
+            &[connection, accept],
+            &[upgrade, accept],
+            &[connection, ("upgrade", "h2c"), accept],
+            &[connection, upgrade, accept, accept],
+            &[connection, upgrade, ("sec-websocket-accept", "S3pPLMBiTxaQ9kYGzzhZRbK+xOo=")],
+        ] {
+            assert_eq!(framing(101, lines), Framing::Faulty, "{lines:?}");
+        }
+        // No handshake asks for another interim answer.
+        assert_eq!(framing(103, &[connection, upgrade, accept]), Framing::Faulty);
+    }
+}

@@ -1,0 +1,278 @@
+//! nginx and HAProxy on both sides of grayling: in front as its clients, behind as its origins, in every protocol that Debian's versions speak.
+
+use super::{Server, free, run};
+use crate::world::{
+    Authority, Behaviour, Client, Config, Origin, Proxy, Validity, World, eventually, figure, seconds, turn,
+    wrk,
+};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Which way a hop is made.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Hop {
+    Nginx,
+    Haproxy,
+    HaproxyH2,
+    /// Behind grayling only: over TLS with a CA of one's own, HTTP/2 by ALPN.
+    NginxTls,
+    HaproxyTls,
+}
+
+impl Hop {
+    fn http2(self) -> bool {
+        matches!(self, Hop::HaproxyH2 | Hop::NginxTls | Hop::HaproxyTls)
+    }
+
+    fn tls(self) -> bool {
+        matches!(self, Hop::NginxTls | Hop::HaproxyTls)
+    }
+}
+
+/// A server that hands everything on to `to`.
+fn hop(world: &World, name: &str, hop: Hop, side: Side, to: SocketAddr) -> (Server, SocketAddr) {
+    let at = free();
+    let config = world.path("config");
+    let config = config.display();
+    let server = match hop {
+        Hop::Nginx | Hop::NginxTls => {
+            let (listen, pair) = match hop {
+                Hop::NginxTls => (
+                    "ssl http2",
+                    format!("ssl_certificate {config}/server.pem; ssl_certificate_key {config}/server.key;"),
+                ),
+                _ => ("", String::new()),
+            };
+            let http = format!(
+                "upstream next {{ server {to}; keepalive 64; }}\n\
+                 server {{ listen {at} {listen} backlog=4096; {pair} client_max_body_size 0; location / {{\n\
+                 proxy_pass http://next; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;\n\
+                 proxy_request_buffering off; proxy_buffering off; proxy_next_upstream off; }} }}"
+            );
+            Server::nginx(world, name, at, &http)
+        }
+        Hop::Haproxy | Hop::HaproxyH2 | Hop::HaproxyTls => {
+            let bind = match (hop, side) {
+                (Hop::HaproxyTls, _) => format!("ssl crt {config}/both.pem alpn h2"),
+                (Hop::HaproxyH2, Side::Behind) => "proto h2".into(),
+                _ => String::new(),
+            };
+            let speaks = if hop == Hop::HaproxyH2 && side == Side::Front { "proto h2" } else { "" };
+            let sections =
+                format!("listen all\n  bind {at} {bind}\n  http-reuse safe\n  server next {to} {speaks}");
+            Server::haproxy(world, name, at, &sections)
+        }
+    };
+    (server, at)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    Front,
+    Behind,
+}
+
+fn world() -> World {
+    let world = World::new();
+    let ca = Authority::new("test CA");
+    let (certificate, key) = ca.server(&world, "server", Validity::Now);
+    ca.write(&world, "ca.pem");
+    let both = [certificate, key].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    std::fs::write(world.path("config/both.pem"), both).unwrap();
+    world
+}
+
+/// grayling in front of one server, all users in stable.
+fn grayling(world: &World, behind: Hop, origin: SocketAddr) -> Proxy {
+    let mut config = Config::new(origin, free()).weight("0%").watchdog("enabled = false");
+    if behind.http2() {
+        config.upstreams = "http2 = true\n".into();
+    }
+    if behind.tls() {
+        config.schemes = ["https", "https"];
+        config.upstreams.push_str("ca_file = \"ca.pem\"");
+    }
+    world.run(&config)
+}
+
+/// Outcomes other than `ok`.
+fn not_ok(proxy: &Proxy) -> Vec<(String, f64)> {
+    let all = proxy.api().metrics().into_iter();
+    all.filter(|((name, labels), n)| {
+        name == "grayling_requests_total" && *n > 0.0 && labels["outcome"] != "ok"
+    })
+    .map(|((_, labels), n)| (labels["outcome"].clone(), n))
+    .collect()
+}
+
+#[test]
+fn bodies_come_through_nginx_and_haproxy_on_both_sides_byte_for_byte() {
+    use Hop::{Haproxy, HaproxyH2, HaproxyTls, Nginx, NginxTls};
+    let chains = [
+        (Nginx, Nginx),
+        (Haproxy, Haproxy),
+        (HaproxyH2, HaproxyH2),
+        (Nginx, NginxTls),
+        (HaproxyH2, HaproxyTls),
+        (Haproxy, NginxTls),
+    ];
+    let body: Vec<u8> =
+        (0..6_000_000u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26).collect();
+    for (front, behind) in chains {
+        let world = world();
+        let origin = Origin::start("origin");
+        origin.behave(Behaviour::Echo);
+        let (_behind, address) = hop(&world, "behind", behind, Side::Behind, origin.address);
+        let proxy = grayling(&world, behind, address);
+        let (_front, address) = hop(&world, "front", front, Side::Front, proxy.http);
+        std::fs::write(world.path("body"), &body).unwrap();
+        let (sent, came) = (world.path("body"), world.path("came"));
+        // With a length, and chunked: once each.
+        for how in ["content-length: 6000000", "transfer-encoding: chunked"] {
+            let file = format!("@{}", sent.display());
+            let url = format!("http://{address}/pay");
+            let said = run(
+                "curl",
+                [
+                    "-sS",
+                    "-H",
+                    how,
+                    "--data-binary",
+                    &file,
+                    "-o",
+                    came.to_str().unwrap(),
+                    "-w",
+                    "%{http_code}",
+                    &url,
+                ],
+            );
+            assert_eq!(said.text, "200", "{front:?} → {behind:?}, {how}");
+            let back = std::fs::read(&came).unwrap();
+            assert!(back.ends_with(&body), "{front:?} → {behind:?}, {how}: {} bytes came back", back.len());
+        }
+        let received = origin.received();
+        assert!(received.iter().all(|r| r.body == body), "{front:?} → {behind:?}");
+        assert_eq!(received.len(), 2, "{front:?} → {behind:?}");
+        assert_eq!(not_ok(&proxy), [], "{front:?} → {behind:?}");
+    }
+    figure("nginx and HAProxy on both sides, 6 chains, h1, h2c and TLS: 12 bodies of 6 MB intact both ways");
+}
+
+/// A server that answers by itself, with a keep-alive that ends often.
+fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
+    let at = free();
+    let config = world.path("config");
+    let config = config.display();
+    let server = match kind {
+        Hop::Nginx | Hop::NginxTls => {
+            let (listen, pair) = match kind {
+                Hop::NginxTls => (
+                    "ssl http2",
+                    format!("ssl_certificate {config}/server.pem; ssl_certificate_key {config}/server.key;"),
+                ),
+                _ => ("", String::new()),
+            };
+            // Over HTTP/2 nginx's own bound of a thousand: at it, nginx forgets what is on its way, and grayling retires before.
+            let keep = if kind == Hop::Nginx { "keepalive_requests 50; keepalive_timeout 1s;" } else { "" };
+            let http = format!(
+                "{keep}\n\
+                 server {{ listen {at} {listen} backlog=4096; {pair} location / {{ return 200 \"ok\\n\"; }} }}"
+            );
+            Server::nginx(world, "origin", at, &http)
+        }
+        Hop::Haproxy | Hop::HaproxyH2 | Hop::HaproxyTls => {
+            let bind = match kind {
+                Hop::HaproxyTls => format!("ssl crt {config}/both.pem alpn h2"),
+                Hop::HaproxyH2 => "proto h2".into(),
+                _ => String::new(),
+            };
+            let sections = format!(
+                "frontend all\n  bind {at} {bind}\n  timeout http-keep-alive 1s\n  http-request return status 200 content-type text/plain string ok"
+            );
+            Server::haproxy(world, "origin", at, &sections)
+        }
+    };
+    (server, at)
+}
+
+#[test]
+fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_to_none() {
+    let _turn = turn();
+    let world = world();
+    let (_origin, address) = answering(&world, Hop::Nginx);
+    let proxy = grayling(&world, Hop::Nginx, address);
+    let at = proxy.http;
+    // Three hundred callers, each a call a second: what nginx closes after a second is asked for at that very moment.
+    let callers: Vec<_> = (0..300)
+        .map(|n| {
+            std::thread::spawn(move || {
+                let mut client = Client::new(at);
+                let mut failed = 0;
+                for _ in 0..8 {
+                    failed += u64::from(!client.get_as(&format!("u{n}")).is_ok_and(|a| a.status == 200));
+                    std::thread::sleep(Duration::from_millis(985 + n % 30));
+                }
+                failed
+            })
+        })
+        .collect();
+    let failed: u64 = callers.into_iter().map(|c| c.join().unwrap()).sum();
+    figure(&format!("nginx closing after 1 s, called every second: {failed} of 2400 failed"));
+    // What crosses on the wire cannot be known; what has arrived is.
+    assert!(failed <= 2, "{failed} of 2400 failed");
+}
+
+#[test]
+fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protocol_can_save() {
+    use Hop::{Haproxy, HaproxyH2, HaproxyTls, Nginx, NginxTls};
+    let _turn = turn();
+    let (reloads, callers) = (3, 16);
+    for kind in [Nginx, Haproxy, HaproxyH2, NginxTls, HaproxyTls] {
+        let world = world();
+        let (origin, address) = answering(&world, kind);
+        let proxy = grayling(&world, kind, address);
+        let load = wrk(&world, proxy.http, callers, seconds(3));
+        for _ in 0..reloads {
+            std::thread::sleep(Duration::from_millis(750)); // the load goes on between reloads
+            origin.reload();
+        }
+        let counted = load.finish();
+        let failed = counted.non_2xx + counted.socket_errors;
+        figure(&format!(
+            "{kind:?} as origin, reloaded 3 times: {failed} of {} failed {:?}",
+            counted.requests,
+            not_ok(&proxy)
+        ));
+        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 rarely one request, of HTTP/2, where all
+        // share the connection, what was under way when GOAWAY came.
+        let crossing = if kind.http2() { u64::from(callers) } else { 1 };
+        assert!(
+            counted.requests > 1000 && failed <= reloads * crossing,
+            "{kind:?}: {counted:?} {:?}",
+            not_ok(&proxy)
+        );
+    }
+    for kind in [Nginx, HaproxyH2] {
+        let world = world();
+        let (_origin, address) = answering(&world, Nginx);
+        let proxy = grayling(&world, Nginx, address);
+        let (front, address) = hop(&world, "front", kind, Side::Front, proxy.http);
+        let load = wrk(&world, address, 16, seconds(2));
+        std::thread::sleep(seconds(1)); // under way
+        front.reload();
+        let counted = load.finish();
+        figure(&format!(
+            "{kind:?} in front, reloaded: {} answered, {} of them no 2xx, {} connections lost, grayling {:?}",
+            counted.requests,
+            counted.non_2xx,
+            counted.socket_errors,
+            not_ok(&proxy)
+        ));
+        // A connection that the front closes as a request arrives on it is the front's affair.
+        let lost = counted.socket_errors * 100 > counted.requests;
+        assert!(counted.requests > 200 && counted.non_2xx == 0 && !lost, "{kind:?}: {counted:?}");
+        eventually(seconds(5), "nothing is left in flight", || {
+            (proxy.api().metric("grayling_requests_in_flight", &[]).unwrap_or(0.0) == 0.0).then_some(())
+        });
+    }
+}
