@@ -9,7 +9,6 @@ use crate::domain::decide::Arm;
 use crate::live::clock;
 use crate::live::recent::Slice;
 use crate::live::snapshot::ReleaseLive;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -46,7 +45,7 @@ struct Point {
     arms: [Figures; 2],
 }
 
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Default)]
 struct Figures {
     /// Requests a second.
     rate: f32,
@@ -85,8 +84,8 @@ impl History {
             if let Some(last) = track.last.take() {
                 let took = now.saturating_sub(last.at);
                 let figures = [0, 1].map(|i: usize| Figures::of(&arms[i].since(&last.arms[i]), took));
-                let users =
-                    Arm::BOTH.map(|arm| u32::try_from(release.tally.arm(arm).distinct_users()).unwrap_or(u32::MAX));
+                let users = Arm::BOTH
+                    .map(|arm| u32::try_from(release.tally.arm(arm).distinct_users()).unwrap_or(u32::MAX));
                 let point = Point {
                     at: now,
                     weight: release.force.weight().percent() as f32,
@@ -115,6 +114,12 @@ impl History {
     }
 }
 
+/// Four figures are enough, and make the answer half as long.
+fn short(value: f32) -> f64 {
+    let unit = 10f64.powi(3 - f64::from(value.abs().max(1e-6)).log10().floor() as i32);
+    (f64::from(value) * unit).round() / unit
+}
+
 /// `at` in seconds since the Unix epoch.
 fn columns<'a>(points: impl Iterator<Item = &'a Point> + Clone, now: Duration) -> Value {
     let wall = clock::at_ms();
@@ -122,17 +127,17 @@ fn columns<'a>(points: impl Iterator<Item = &'a Point> + Clone, now: Duration) -
     let arm = |i: usize| {
         let of = points.clone().map(move |p| p.arms[i]);
         json!({
-            "rate": of.clone().map(|f| f.rate).collect::<Vec<_>>(),
-            "error_ratio": of.clone().map(|f| f.error_ratio).collect::<Vec<_>>(),
-            "p50_ms": of.clone().map(|f| f.p50_ms).collect::<Vec<_>>(),
-            "p99_ms": of.map(|f| f.p99_ms).collect::<Vec<_>>(),
+            "rate": of.clone().map(|f| short(f.rate)).collect::<Vec<_>>(),
+            "error_ratio": of.clone().map(|f| f.error_ratio.map(short)).collect::<Vec<_>>(),
+            "p50_ms": of.clone().map(|f| f.p50_ms.map(short)).collect::<Vec<_>>(),
+            "p99_ms": of.map(|f| f.p99_ms.map(short)).collect::<Vec<_>>(),
             "users": points.clone().map(|p| p.users[i]).collect::<Vec<_>>(),
         })
     };
     json!({
         "at": points.clone().map(at).collect::<Vec<_>>(),
-        "weight": points.clone().map(|p| p.weight).collect::<Vec<_>>(),
-        "evidence": points.clone().map(|p| p.evidence).collect::<Vec<_>>(),
+        "weight": points.clone().map(|p| short(p.weight)).collect::<Vec<_>>(),
+        "evidence": points.clone().map(|p| p.evidence.map(short)).collect::<Vec<_>>(),
         "stable": arm(Arm::Stable.index()),
         "new": arm(Arm::New.index()),
     })

@@ -45,7 +45,8 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
     );
     let tag = format!("\"{}\"", hash(&text));
     // Base64 and words of this file: both are fit for a header.
-    let header = |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+    let header =
+        |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     Page { policy: header(policy), tag: header(tag), text: text.into() }
 });
 
@@ -94,7 +95,14 @@ mod tests {
     #[test]
     fn our_own_script_makes_no_markup_of_text() {
         for script in &SCRIPTS[1..] {
-            for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "new Function", "setAttribute('on"] {
+            for way in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "new Function",
+                "setAttribute('on",
+            ] {
                 assert!(!script.contains(way), "{way}");
             }
         }
@@ -104,7 +112,9 @@ mod tests {
     fn uplot_is_the_file_that_its_authors_published() {
         let list = include_str!("dashboard/uPlot.sha256");
         let published = |name: &str| list.lines().find_map(|l| l.strip_suffix(name)).map(str::trim).unwrap();
-        let hex = |text: &str| digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex = |text: &str| {
+            digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>()
+        };
         assert_eq!(hex(SCRIPTS[0]), published("uPlot.iife.min.js"));
         assert_eq!(hex(STYLES[0]), published("uPlot.min.css"));
         assert!(include_str!("dashboard/uPlot.LICENSE").starts_with("The MIT License"));

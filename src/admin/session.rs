@@ -54,10 +54,7 @@ pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) 
 }
 
 /// Signs in: `{"token": "..."}`.
-pub async fn begin(
-    Extension(auth): Extension<Arc<AuthState>>,
-    request: Request,
-) -> Response {
+pub async fn begin(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = Json::<dto::SignIn>::from_request(Request::from_parts(parts.clone(), body), &()).await;
     let sent = match body {

@@ -196,9 +196,7 @@ mod tests {
         ledger.append(&[entry(4)]).unwrap();
         let numbers: Vec<u64> = read(&dir, 1).unwrap().iter().map(|e| e.n).collect();
         assert_eq!(numbers, [2, 3, 4]);
-        let numbers = |since, n| {
-            read_last(&dir, since, n).unwrap().iter().map(|e| e.n).collect::<Vec<_>>()
-        };
+        let numbers = |since, n| read_last(&dir, since, n).unwrap().iter().map(|e| e.n).collect::<Vec<_>>();
         assert_eq!((numbers(0, 2), numbers(3, 2), numbers(4, 2)), (vec![3, 4], vec![4], vec![]));
     }
 

@@ -22,6 +22,7 @@ function drawMarks(u, plot) {
   const { ctx } = u, { left, top, width, height } = u.bbox, dpr = devicePixelRatio;
   ctx.save();
   ctx.font = `${11 * dpr}px system-ui, sans-serif`;
+  ctx.textBaseline = 'bottom'; ctx.textAlign = 'left';
   const limits = charts.limits;
   if (plot.limit && limits) {
     const [value, label] = plot.limit(limits), y = Math.round(u.valToPos(value, 'y', true));
@@ -29,11 +30,12 @@ function drawMarks(u, plot) {
       ctx.strokeStyle = ctx.fillStyle = colour('--bad');
       ctx.lineWidth = 1.5 * dpr; ctx.setLineDash([7 * dpr, 4 * dpr]);
       ctx.beginPath(); ctx.moveTo(left, y); ctx.lineTo(left + width, y); ctx.stroke();
-      ctx.textAlign = 'left'; ctx.fillText(label, left + 4 * dpr, y - 4 * dpr);
+      ctx.fillText(label, left + 4 * dpr, y - 2 * dpr);
     }
   }
   ctx.setLineDash([]);
-  let edge = -1e9;
+  // Where the last label ended: of what is grave, at the top, and of the rest, at the bottom.
+  const edges = { true: -1e9, false: -1e9 };
   for (const e of app.ledger) {
     const at = Date.parse(e.at) / 1e3;
     if ((e.release && e.release !== charts.release) || !MARKS[e.kind] || at < u.scales.x.min || at > u.scales.x.max) continue;
@@ -43,7 +45,7 @@ function drawMarks(u, plot) {
     ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, top + height); ctx.stroke();
     const text = e.kind === 'weight' && e.weight_after !== null ? percent(e.weight_after) : MARKS[e.kind], wide = ctx.measureText(text).width;
     const right = x + wide + 6 * dpr > left + width, from = right ? x - wide - 3 * dpr : x + 3 * dpr;
-    if (from > edge) { ctx.textAlign = 'left'; ctx.fillText(text, from, top + height - 5 * dpr); edge = from + wide + 4 * dpr; }
+    if (from > edges[grave]) { ctx.fillText(text, from, grave ? top + 14 * dpr : top + height - 2 * dpr); edges[grave] = from + wide + 4 * dpr; }
   }
   ctx.restore();
 }
@@ -69,19 +71,27 @@ function columns(plot, s) {
 
 function make(plot, series, width) {
   const axis = { stroke: () => colour('--dim'), grid: { stroke: () => colour('--line'), width: 1 }, ticks: { stroke: () => colour('--line'), width: 1 }, font: '12px system-ui, sans-serif' };
+  const tens = (u, splits) => splits.map((v) => plot.log && Math.abs(Math.log10(v) - Math.round(Math.log10(v))) > 1e-9 ? null : v);
   return new uPlot({
-    width, height: 190, cursor: { sync: { key: 'grayling' }, drag: { x: false, y: false } }, legend: { live: true },
+    width, height: 190, cursor: { sync: { key: 'grayling' }, drag: { x: false, y: false } }, legend: { show: false },
     scales: { x: { time: true }, y: { distr: plot.log ? 3 : 1, range: range(plot) } },
     axes: [
       { ...axis, space: 70, values: (u, ticks) => ticks.map((t) => clock(new Date(t * 1e3)).slice(0, u.scales.x.max - u.scales.x.min < 300 ? 8 : 5)) },
-      { ...axis, size: 64, values: (u, ticks) => ticks.map((v) => v === null || (plot.log && Math.abs(Math.log10(v) % 1) > 1e-9) ? '' : plot.format(v)) },
+      { ...axis, size: 64, filter: tens, grid: { ...axis.grid, filter: tens }, ticks: { ...axis.ticks, filter: tens }, values: (u, ticks) => ticks.map((v) => v === null ? '' : plot.format(v)) },
     ],
     series: [
-      { label: 'time', value: (u, v) => v === null || v === undefined ? '–' : clock(new Date(v * 1e3)) },
-      ...plot.lines.map(([label, name, , dash]) => ({ label, stroke: () => colour(name), width: 2, dash, spanGaps: false, points: { size: 4 }, value: (u, v) => plot.format(v === undefined ? null : v) })),
+      {},
+      ...plot.lines.map(([label, name, , dash]) => ({ label, stroke: () => colour(name), width: 2, dash, spanGaps: false, points: { size: 4 } })),
     ],
-    hooks: { draw: [(u) => drawMarks(u, plot)] },
+    hooks: { draw: [(u) => drawMarks(u, plot)], setCursor: [(u) => figures(plot, u.data, u.cursor.idx)] },
   }, columns(plot, series), document.getElementById(`plot-${plot.id}`));
+}
+
+/** The figures under the cursor; the latest where there is none. */
+function figures(plot, data, at) {
+  const i = at === null || at === undefined ? data[0].length - 1 : at, when = at === null || at === undefined ? 'now' : clock(new Date(data[0][i] * 1e3));
+  show(document.getElementById(`now-${plot.id}`), `${when}: `, plot.lines.map(([label, name, , dash], k) => [k ? ' · ' : '',
+    el('i', { class: dash ? 'rule dashed' : 'rule', style: { borderTopColor: `var(${name})` } }), `${label} ${plot.format(data[k + 1][i])}`]));
 }
 
 /** The place for the graphs, which are kept as they are while the rest of the view changes. */
@@ -107,8 +117,7 @@ function drawCharts() {
   charts.stamp = stamp;
   PLOTS.forEach((p, i) => {
     charts.made[i].setData(columns(p, s));
-    const last = (values) => values[values.length - 1];
-    document.getElementById(`now-${p.id}`).textContent = p.lines.map(([label, , of]) => `${label} ${p.format(last(of(s)))}`).join(' · ');
+    figures(p, charts.made[i].data, charts.made[i].cursor.idx);
   });
 }
 

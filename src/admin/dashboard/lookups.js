@@ -107,6 +107,7 @@ function beside(left, right) {
   } else for (let k = 0; k < Math.max(a.length, b.length); k++) row(k < a.length ? k : undefined, k < b.length ? k : undefined);
   const cells = (lines, k, differs) => [el('td', { class: 'n' }, k === undefined ? '' : `${k + 1}${differs ? ' ◂' : ''}`), el('td', null, k === undefined ? '' : lines[k])];
   return el('table', { class: 'diff', id: 'beside' },
+    el('colgroup', null, ['n', '', 'n', ''].map((c) => el('col', { class: c }))),
     el('thead', null, el('tr', null, el('th', { colspan: 2, scope: 'col' }, 'In force'), el('th', { colspan: 2, scope: 'col' }, 'The file as it stands'))),
     el('tbody', null, rows.map(([i, j]) => { const differs = i === undefined || j === undefined || a[i] !== b[j]; return el('tr', { class: differs ? 'differs' : '' }, cells(a, i, differs), cells(b, j, differs)); })));
 }

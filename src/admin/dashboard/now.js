@@ -5,19 +5,20 @@ const link = (name) => `#/release/${encodeURIComponent(name)}`;
 
 /** Users in new against those in stable; the dotted line is the target. */
 function bar(r) {
-  const share = usersShare(r), target = r.weight, actual = share === null ? 0 : share;
+  // The users are those of five minutes; a rollback takes all of them out with their next request.
+  const out = r.state === 'rolled_back', share = out ? 0 : usersShare(r), target = r.weight, actual = share === null ? 0 : share;
   const at = (x) => `${Math.max(0, Math.min(100, x))}%`;
   const said = share === null ? 'nobody was seen' : `${measured(share)} of users are in new`;
   return el('div', null,
     el('div', { class: 'bar', role: 'img', 'aria-label': `${said}; the target is ${percent(target)}` },
-      el('div', { class: 'in', style: { width: at(actual), minWidth: r.arms.new.users ? '5px' : '0', visibility: r.arms.new.users ? 'visible' : 'hidden' } }),
+      el('div', { class: 'in', style: { width: at(actual), minWidth: '5px', visibility: actual > 0 ? 'visible' : 'hidden' } }),
       el('div', { class: 'target', style: { left: at(target) } }),
       el('span', { class: target > 60 ? 'flag left' : 'flag', style: { left: at(target) } }, `target ${percent(target)}`),
       actual < 75 && el('span', { class: 'rest' }, `stable ${r.arms.stable.upstream}`)),
     el('p', { class: 'legend' },
-      el('span', null, el('i', { class: 'key new' }), `new ${r.arms.new.upstream}: `, el('b', null, `${count(r.arms.new.users)} users`), share === null ? '' : ` (${measured(share)})`),
+      el('span', null, el('i', { class: 'key new' }), `new ${r.arms.new.upstream}: `, el('b', null, out ? 'nobody' : `${count(r.arms.new.users)} users`), out ? (r.arms.new.users ? ` (${count(r.arms.new.users)} were, in the last five minutes)` : '') : share === null ? '' : ` (${measured(share)})`),
       el('span', null, el('i', { class: 'key stable' }), `stable ${r.arms.stable.upstream}: `, el('b', null, `${count(r.arms.stable.users)} users`)),
-      el('span', { class: 'dim' }, r.share_actual === null ? 'no request in the last minute' : `${measured(r.share_actual)} of the last minute's requests went to new`)));
+      !out && el('span', { class: 'dim' }, r.share_actual === null ? 'no request in the last minute' : `${measured(r.share_actual)} of the last minute's requests went to new`)));
 }
 
 function rollBackButton(r) {
@@ -77,7 +78,7 @@ function notices() {
   }
   if (app.lastWord && performance.now() < app.lastWord.until) notice('watch', '▲', app.lastWord.text);
   if (!status) return all;
-  if (status.config.last_error) {
+  if (status.config.last_error && route().view !== 'config') {
     notice('bad', '✖ The config file is not in force.', `Revision ${status.config.revision} is. `, `${status.config.last_error.split('\n')[0]} `, el('a', { href: '#/config' }, 'See the lines'));
   }
   if (status.state_error) notice('bad', '✖ A restart may forget rollbacks.', status.state_error);

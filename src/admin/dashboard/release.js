@@ -60,7 +60,7 @@ function evidence(r) {
   const scale = dog.signals.length > 0 && el('div', { class: 'meter' }, el('span', { class: 'name dim' }, 'odds against chance'), el('div', { class: 'scale' },
     at.map(([n, x]) => el('span', { class: x === 0 ? 'first' : '', style: { left: `${x * 100}%` } }, `${count(n)}×`)), el('span', { class: 'last', style: { left: '100%' } }, `${count(1 / alpha)}× rolls back`)), el('span', null, ''));
   return el('div', null,
-    el('p', null, el('b', null, DOG[dog.state] || dog.state), ' ', dog.detail),
+    el('p', null, el('b', null, DOG[dog.state] || dog.state), ' ', r.state === 'rolled_back' ? 'It goes on looking; with nobody in new there is nothing to compare.' : dog.detail),
     dog.limits && el('p', { class: 'dim' }, dog.limits.enabled ? `Ceilings of the file: ${measured(dog.limits.errors_max * 100)} failed, p99 ${millis(dog.limits.latency_p99_max_ms)}; slower than stable by ${measured(dog.limits.latency_tolerance * 100)}. A release that is not worse is taken out with a chance of at most ${trimmed(alpha * 100, 4)}%.${dog.limits.report_only ? ' Mode "report": it says what it would do, and does nothing.' : ''}` : 'Switched off in the file: nothing is taken out.'),
     scale, dog.signals.map(meter));
 }
@@ -75,11 +75,11 @@ function frozenEvidence(r, status) {
   return el('section', { class: 'frozen', 'aria-label': 'What it was decided on' },
     el('h3', null, frozen ? 'Why it was frozen' : 'Why it was rolled back'),
     el('dl', { class: 'answers' },
-      fact('Why', el('b', null, CAUSES[t.cause] || t.cause), `: ${t.detail}`),
+      fact('Why', el('b', null, t.cause.replaceAll('_', ' ')), `: ${t.detail || CAUSES[t.cause] || ''}`),
       fact('Since when', since(t.at, now), t.onset_to_trip_ms ? `; ${millis(t.onset_to_trip_ms)} after the first sign` : '', `; by ${t.actor}`),
-      fact('How many users', users === null ? 'not known any more' : `${count(users)} were in new in the five minutes before`),
+      fact('How many', users === null ? 'not known any more' : `${count(users)} users were in new in the five minutes before`),
       fact('What now', frozen ? `The weight is held at ${percent(r.weight)}. Roll back, or resume.` : `Everybody is on stable. For a new build: attempt = ${Math.max(r.attempt, r.attempt_seen) + 1} under [release.${r.name}]. For the same build: `, ' ', el('button', { class: 'small', onclick: () => resume(r.name, r.weight_configured) }, 'Resume…'))),
-    e.new && el('div', { class: 'scroll' }, el('table', null, el('caption', { class: 'dim' }, `The ${span(e.window_s || 60)} before, as they were then`),
+    e.new && el('div', { class: 'scroll' }, el('table', null, el('caption', { class: 'dim' }, `The ${e.window_s === 60 ? 'minute' : span(e.window_s)} before it`),
       el('thead', null, el('tr', null, ['', 'requests', 'failed', 'ratio', 'p99'].map((h, i) => el('th', { scope: 'col', class: i ? 'num' : '' }, h)))), el('tbody', null, pair('new'), pair('stable')))),
     t.evidence && el('details', null, el('summary', null, 'All of the evidence'), el('pre', null, JSON.stringify(t.evidence, null, 2))));
 }

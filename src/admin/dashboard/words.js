@@ -124,15 +124,15 @@ function answers(r, status) {
     const t = r.trip, by = t.actor === 'watchdog' || t.actor === 'fuse' ? `the ${t.actor}` : t.actor;
     a.tone = 'bad'; a.verdict = t.cause === 'manual' ? 'watch' : 'bad';
     a.inside = `Nobody: every user is on stable. (The file says ${percent(r.weight_configured)}.)`;
-    a.worse = t.cause === 'manual' ? 'A person took it out.' : 'It was.';
-    a.why = t.cause === 'manual' ? `“${t.detail}”` : `${CAUSES[t.cause] || t.cause}: ${t.detail}`;
+    a.worse = t.cause === 'manual' ? 'A person took it out:' : 'It was:';
+    a.why = t.cause === 'manual' ? `“${t.detail}”.` : `${t.detail || CAUSES[t.cause]}.`;
     a.acted = `Yes: rolled back by ${by} at ${since(t.at, now)}${t.onset_to_trip_ms ? `, ${millis(t.onset_to_trip_ms)} after the first sign` : ''}.`;
     a.todo = `Users are safe; nothing is urgent. Mend new, then raise attempt to ${Math.max(r.attempt, r.attempt_seen) + 1} in the file, or resume.`;
     a.calls = 'resume';
   } else if (r.state === 'frozen' && r.trip) {
     const t = r.trip;
     a.tone = 'bad'; a.verdict = 'bad';
-    a.worse = t.cause === 'manual' ? 'See the reason.' : 'It was.'; a.why = `${CAUSES[t.cause] || t.cause}: ${t.detail}`;
+    a.worse = t.cause === 'manual' ? 'A person asked:' : 'It was:'; a.why = `${t.detail || CAUSES[t.cause]}.`;
     a.acted = `It froze the release at ${percent(r.weight)} at ${since(t.at, now)}: nobody new comes in, nobody is taken out.`;
     a.todo = 'Decide now: roll back if stable answers, or resume to go on.';
     a.calls = 'resume';
@@ -143,7 +143,7 @@ function answers(r, status) {
     a.calls = /grayling resume/.test(r.held) ? 'resume' : null;
     a.state += ', held';
   } else {
-    a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".' : 'No.';
+    a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
     a.todo = a.tone === 'bad' ? 'Look at what both versions share: the database, the network, the load. A rollback of new is always safe.'
       : a.tone === 'watch' ? 'Look at the evidence. If you cannot wait, roll back: it is always safe.'
       : quiet ? 'See whether traffic should be reaching this proxy.'
