@@ -131,38 +131,17 @@ impl Hub {
 
     /// Hands an event to every stream; waits for none.
     fn send(&self, event: &Bytes) {
-        let mut lost = 0;
-        self.streams().open.retain_mut(|stream| {
-            if stream.lost > 0 && stream.to.try_send(dropped(stream.lost)).is_ok() {
-                stream.lost = 0;
-            }
-            match stream.to.try_send(event.clone()) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    stream.lost += 1;
-                    lost += 1;
-                    true
-                }
-                Err(TrySendError::Closed(_)) => false,
-            }
-        });
+        let lost = self.streams().send(event);
         self.live.gauges.events_dropped.fetch_add(lost, Relaxed);
     }
 
     /// A new stream; `None`: there are too many.
     fn open(&self) -> Option<(mpsc::Receiver<Bytes>, OwnedSemaphorePermit)> {
         let room = self.room.clone().try_acquire_owned().ok()?;
-        let (to, from) = mpsc::channel(QUEUE);
-        // A new queue has room for two.
-        let _ = to.try_send(Bytes::from_static(b"retry: 1000\n\n"));
-        let mut streams = self.streams();
-        match &streams.latest {
-            Some((at, summary)) if clock::now().saturating_sub(*at) < EVERY => {
-                let _ = to.try_send(summary.clone());
-            }
-            _ => self.wanted.notify_one(),
+        let (from, fresh) = self.streams().open(clock::now());
+        if !fresh {
+            self.wanted.notify_one();
         }
-        streams.open.push(Stream { to, lost: 0 });
         Some((from, room))
     }
 
@@ -172,6 +151,39 @@ impl Hub {
 
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Streams {
+    /// A new one, and whether it has a summary to begin with that is fresh at `now`.
+    fn open(&mut self, now: Duration) -> (mpsc::Receiver<Bytes>, bool) {
+        let (to, from) = mpsc::channel(QUEUE);
+        // A new queue has room for both.
+        let _ = to.try_send(Bytes::from_static(b"retry: 1000\n\n"));
+        let latest = self.latest.as_ref().filter(|(at, _)| now.saturating_sub(*at) < EVERY);
+        let fresh = latest.is_some_and(|(_, summary)| to.try_send(summary.clone()).is_ok());
+        self.open.push(Stream { to, lost: 0 });
+        (from, fresh)
+    }
+
+    /// Answers how many streams had no room for it.
+    fn send(&mut self, event: &Bytes) -> u64 {
+        let mut full = 0;
+        self.open.retain_mut(|stream| {
+            if stream.lost > 0 && stream.to.try_send(dropped(stream.lost)).is_ok() {
+                stream.lost = 0;
+            }
+            match stream.to.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    stream.lost += 1;
+                    full += 1;
+                    true
+                }
+                Err(TrySendError::Closed(_)) => false,
+            }
+        });
+        full
     }
 }
 
@@ -244,5 +256,45 @@ impl http_body::Body for EventBody {
 impl Drop for EventBody {
     fn drop(&mut self) {
         self.live.gauges.event_streams.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(from: &mut mpsc::Receiver<Bytes>) -> Vec<String> {
+        std::iter::from_fn(|| from.try_recv().ok()).map(|b| String::from_utf8(b.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_loses_events_that_others_get_and_is_told_how_many() {
+        let mut streams = Streams::default();
+        let ((mut slow, _), (mut quick, _)) = (streams.open(EVERY), streams.open(EVERY));
+        let mut got = taken(&mut quick);
+        let mut lost = 0;
+        for n in 0..40 {
+            lost += streams.send(&event("n", &n));
+            got.extend(taken(&mut quick));
+        }
+        assert_eq!((got.len(), got[40].as_str()), (41, "event: n\ndata: 39\n\n"));
+        // One place of its queue holds the greeting.
+        let kept = QUEUE as u64 - 1;
+        assert_eq!((taken(&mut slow).len() as u64, lost), (QUEUE as u64, 40 - kept));
+        streams.send(&event("n", &40));
+        let told = format!("event: dropped\ndata: {{\"events\":{}}}\n\n", 40 - kept);
+        assert_eq!(taken(&mut slow), [told, "event: n\ndata: 40\n\n".to_owned()]);
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_and_who_comes_begins_with_what_is_fresh() {
+        let mut streams = Streams::default();
+        drop(streams.open(Duration::ZERO));
+        streams.send(&event("n", &1));
+        assert!(streams.open.is_empty());
+        streams.latest = Some((Duration::from_secs(10), event("status", &1)));
+        let (mut from, fresh) = streams.open(Duration::from_millis(10_900));
+        assert!(fresh && taken(&mut from).last().unwrap().starts_with("event: status"));
+        assert!(!streams.open(Duration::from_millis(11_000)).1, "a second old: a new one is made");
     }
 }

@@ -142,3 +142,25 @@ fn columns<'a>(points: impl Iterator<Item = &'a Point> + Clone, now: Duration) -
         "new": arm(Arm::New.index()),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_told_short_and_not_bent() {
+        let told = [0.0, 1.0, 0.000_583_2, 22.345_678, 99.99, 1234.56, 87_654.3, 1e-9].map(short);
+        assert_eq!(told, [0.0, 1.0, 0.000_583_2, 22.35, 99.99, 1235.0, 87_650.0, 0.0]);
+    }
+
+    #[test]
+    fn an_arm_without_a_request_has_a_rate_and_nothing_else() {
+        let idle = Figures::of(&Slice::default(), STEP);
+        assert_eq!(idle.rate, 0.0);
+        assert!(idle.error_ratio.is_none() && idle.p50_ms.is_none() && idle.p99_ms.is_none());
+        let mut busy = Slice { requests: 50, failures: 5, ..Slice::default() };
+        busy.latency.counts[10] = 50;
+        let busy = Figures::of(&busy, STEP);
+        assert_eq!((busy.rate, busy.error_ratio), (10.0, Some(0.1)));
+    }
+}

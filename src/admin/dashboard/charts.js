@@ -34,7 +34,7 @@ function drawMarks(u, plot) {
     }
   }
   ctx.setLineDash([]);
-  // Where the last label ended: of what is grave, at the top, and of the rest, at the bottom.
+  // Where the last label ended: of what is grave, halfway up, and of the rest, at the bottom.
   const edges = { true: -1e9, false: -1e9 };
   for (const e of app.ledger) {
     const at = Date.parse(e.at) / 1e3;
@@ -45,7 +45,7 @@ function drawMarks(u, plot) {
     ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, top + height); ctx.stroke();
     const text = e.kind === 'weight' && e.weight_after !== null ? percent(e.weight_after) : MARKS[e.kind], wide = ctx.measureText(text).width;
     const right = x + wide + 6 * dpr > left + width, from = right ? x - wide - 3 * dpr : x + 3 * dpr;
-    if (from > edges[grave]) { ctx.fillText(text, from, grave ? top + 14 * dpr : top + height - 2 * dpr); edges[grave] = from + wide + 4 * dpr; }
+    if (from > edges[grave]) { ctx.fillText(text, from, grave ? top + height / 2 : top + height - 2 * dpr); edges[grave] = from + wide + 4 * dpr; }
   }
   ctx.restore();
 }

@@ -1,6 +1,7 @@
 'use strict';
 // The view "Now": every release as a card with a bar of its users and four answers; and what stands above all views.
 
+const MANY = 3;
 const link = (name) => `#/release/${encodeURIComponent(name)}`;
 
 /** Users in new against those in stable; the dotted line is the target. */
@@ -52,7 +53,10 @@ function viewNow() {
     list.length === 0 && el('p', { class: 'summary' }, 'The config has no release: every request goes where its route says.'),
     list.length > 1 && el('p', { class: 'summary' }, tally(list)),
     list.map(([r, a]) => el('section', { class: `card ${a.tone}`, 'aria-label': r.name },
-      cardHead(r, a, 'h2'), bar(r), answerList(r, a), el('p', null, el('a', { href: link(r.name) }, 'Graphs and evidence')))),
+      cardHead(r, a, 'h2'), bar(r),
+      // Among many, those without a finding are told in a line, so that the others are found.
+      list.length > MANY && a.tone === 'ok' ? el('p', null, a.inside, ' Is it worse? ', el('b', null, a.worse), ' ', a.todo === 'Nothing.' ? 'Nothing to do.' : a.todo) : answerList(r, a),
+      el('p', null, el('a', { href: link(r.name) }, 'Graphs and evidence')))),
   ];
 }
 
@@ -74,7 +78,7 @@ function notices() {
   const notice = (kind, title, ...rest) => all.push(el('div', { class: `notice ${kind}`, role: 'status' }, el('b', null, title), ' ', rest));
   if (isStale() || app.fault) {
     const since = status ? `What stands below is ${span(age() / 1000)} old.` : 'Nothing has been heard yet.';
-    notice('bad', '✖ Stale.', `${(app.fault || 'Nothing comes in.').split('\n')[0]}: ${since} The proxy may be serving all the same. Trying again…`);
+    notice('bad', '✖ Stale.', `${(app.fault || 'nothing comes in').split('\n')[0]}. ${since} The proxy may be serving all the same. Trying again…`);
   }
   if (app.lastWord && performance.now() < app.lastWord.until) notice('watch', '▲', app.lastWord.text);
   if (!status) return all;

@@ -118,7 +118,9 @@ function answers(r, status) {
   else if (dog.state === 'both_arms') { a.tone = 'bad'; a.verdict = 'bad'; a.worse = 'Both versions are bad.'; a.why = `Not blamed on new. ${dog.detail} ${sides(r)}`; }
   else if (dog.state === 'blind') { a.tone = 'unknown'; a.verdict = 'unknown'; a.worse = 'Cannot tell: the watchdog is blind.'; a.why = `${dog.detail}. ${sides(r)}`; }
   else if (dog.state === 'suspicious') { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'Perhaps.'; a.why = `Evidence is ${near}${top ? ` (${top.signal}: ${top.detail})` : ''}. ${sides(r)}`; }
-  else { a.worse = fresh.requests ? 'No, nothing beyond chance.' : 'Nothing to compare.'; a.why = `${fresh.requests ? `Evidence: ${near}. ` : 'No request went to new. '}${sides(r)}`; }
+  else if (!fresh.requests) { a.worse = 'Nothing to compare.'; a.why = `No request went to new. ${sides(r)}`; }
+  else if (!stable.requests) { a.worse = 'No sign of it.'; a.why = `Nobody is left in stable to compare with: only the ceilings of the file hold. ${sides(r)}`; }
+  else { a.worse = fresh.requests < 100 ? 'No sign of it, in few requests.' : 'No, nothing beyond chance.'; a.why = `Evidence: ${near}. ${sides(r)}`; }
 
   if (r.state === 'rolled_back' && r.trip) {
     const t = r.trip, by = t.actor === 'watchdog' || t.actor === 'fuse' ? `the ${t.actor}` : t.actor;
@@ -145,6 +147,7 @@ function answers(r, status) {
   } else {
     a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
     a.todo = a.tone === 'bad' ? 'Look at what both versions share: the database, the network, the load. A rollback of new is always safe.'
+      : limits && !limits.enabled ? `Switch it on again (enabled under [release.${r.name}.watchdog]), or look at the figures yourself.`
       : a.tone === 'watch' ? 'Look at the evidence. If you cannot wait, roll back: it is always safe.'
       : quiet ? 'See whether traffic should be reaching this proxy.'
       : a.tone === 'unknown' ? 'See why it is blind; until then look at the figures yourself.'
