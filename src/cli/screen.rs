@@ -30,7 +30,9 @@ impl Screen {
         let mut out = String::from(if self.size == Some(size) { HOME } else { CLEAR });
         self.size = Some(size);
         for line in fit(picture, size.0, size.1) {
-            let _ = write!(out, "{line}{LINE_END}\r\n");
+            // Where a line fills its last row, that would erase its last character.
+            let filled = width(&line) > 0 && width(&line).is_multiple_of(size.1);
+            let _ = write!(out, "{line}{}\r\n", if filled { "" } else { LINE_END });
         }
         out.push_str(REST);
         text::print(&out)

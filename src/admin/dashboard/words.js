@@ -139,9 +139,9 @@ function answers(r, status) {
     a.todo = 'Decide now: roll back if stable answers, or resume to go on.';
     a.calls = 'resume';
   } else if (r.held) {
-    if (a.tone === 'ok') a.tone = 'watch';
-    a.acted = `Held at ${percent(r.weight)}; the file says ${percent(r.weight_configured)}.`;
-    a.todo = r.held;
+    if (a.tone === 'ok' || a.tone === 'unknown') a.tone = 'watch';
+    a.acted = `Not the watchdog. It is held at ${percent(r.weight)}; the file says ${percent(r.weight_configured)}.`;
+    a.todo = `${r.held.slice(0, 1).toUpperCase()}${r.held.slice(1)}.`;
     a.calls = /grayling resume/.test(r.held) ? 'resume' : null;
     a.state += ', held';
   } else {
