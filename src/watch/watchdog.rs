@@ -369,6 +369,7 @@ fn limits(release: &ReleaseLive) -> Limits {
         latency_p99_max: of.latency_p99_max,
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
+        latency_floor: of.latency_floor,
     }
 }
 
@@ -379,6 +380,7 @@ fn settings(release: &ReleaseLive) -> Settings {
         tick: of.tick,
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
+        latency_floor: of.latency_floor,
         strata: release.strata.len(),
     }
 }

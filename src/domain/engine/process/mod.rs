@@ -230,8 +230,9 @@ impl Engine {
         self.seen_new = 0;
     }
 
-    pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64) {
-        (self.settings.latency_tolerance, self.settings.latency_notice) = (latency_tolerance, latency_notice);
+    /// What counts as slower, edited. What is final stays as it was judged.
+    pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64, latency_floor: Duration) {
+        self.settings = Settings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
     }
 
     pub fn weight(&self) -> Weight {
@@ -333,7 +334,7 @@ impl Engine {
         if request.arm != Arm::Stable {
             return;
         }
-        let us = after.as_secs_f64() * 1e6;
+        let us = self.settings.compared_us(after, 1.0);
         let factor = match request.unit {
             Some(unit) if self.highest == Weight::ZERO => {
                 self.coin ^= self.coin << 13;
@@ -380,8 +381,7 @@ impl Engine {
             Arm::New => self.settings.divisors(),
             Arm::Stable => [1.0; LEVELS],
         };
-        let us = after.as_secs_f64() * 1e6;
-        let buckets = divisors.map(|by| bucket(us / open.factor / by));
+        let buckets = divisors.map(|by| bucket(self.settings.compared_us(after, by) / open.factor));
         let scopes = [Some(&mut self.pooled), open.stratum.and_then(|s| self.strata.get_mut(usize::from(s)))];
         for (scope, _) in scopes.into_iter().zip(open.first).filter(|(_, first)| *first) {
             let Some(scope) = scope else { continue };
