@@ -267,6 +267,21 @@ pub struct ChangeRequest {
     pub reason: Option<String>,
 }
 
+/// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    pub path: std::path::PathBuf,
+    pub text: Option<String>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+    /// Why it is not in force: a line a fault.
+    pub last_error: Option<String>,
+    /// The same with the lines at fault, and carets under them, where lines are at fault.
+    pub last_report: Option<String>,
+    /// When what is in force was loaded.
+    pub loaded_at: String,
+}
+
 /// `GET /api/v1/session`: who the page speaks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {

@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod dto;
 pub mod events;
+pub mod file;
 pub mod history;
 pub mod page;
 pub mod routes;

@@ -6,7 +6,7 @@
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::dto;
 use super::events::{self, Hub};
-use super::{page, session};
+use super::{file, page, session};
 use crate::domain::decide::{Arm, decide};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout;
@@ -23,13 +23,10 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
 const REASON_BYTES_MAX: usize = 4096;
-/// Of the config file as it stands, for a look.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Entries that `last=N` gives at most.
 const LAST_MAX: usize = 1000;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
@@ -47,6 +44,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/config/file", get(file::file))
         .route("/api/v1/ledger", get(entries))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/history", get(events::history))
@@ -97,28 +95,7 @@ async fn metrics(State(live): State<Arc<Live>>) -> Response {
 
 async fn config(State(live): State<Arc<Live>>) -> Response {
     let source = live.source();
-    let path = source.path.clone();
-    // Apart: a file system that hangs holds up this answer, and no other.
-    let file = tokio::task::spawn_blocking(move || read_file(&path)).await;
-    let (file_text, file_error) = match file.unwrap_or_else(|_| Err("it cannot be read".to_owned())) {
-        Ok(text) => (Some(text), None),
-        Err(why) => (None, Some(why)),
-    };
-    Json(json!({
-        "path": source.path, "text": source.text, "sha256": source.sha256,
-        "loaded_at": clock::rfc3339(source.loaded_at_ms),
-        "last_error": source.last_error, "last_report": source.last_report,
-        "file_text": file_text, "file_error": file_error,
-    }))
-    .into_response()
-}
-
-/// The config file as it stands now.
-fn read_file(path: &std::path::Path) -> Result<String, String> {
-    let mut bytes = vec![];
-    let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    read.map_err(|why| why.to_string())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Json(json!({"path": source.path, "text": source.text, "sha256": source.sha256})).into_response()
 }
 
 async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {

@@ -39,7 +39,7 @@ function explained(x) {
     el('dl', { class: 'answers' },
       fact('Release', x.release),
       fact('Bucket', x.bucket === null ? 'none' : `${count(x.bucket)} of 1,000,000`),
-      fact('Enters new', x.enters_at === null ? 'never: no bucket' : x.reason === 'excluded' ? 'never, while the segment is excluded' : x.reason === 'segment' ? `is in by segment; by weight from ${percent(x.enters_at)} on` : `at a weight of ${percent(x.enters_at)}${x.weight === null ? '' : `; in force: ${percent(x.weight)}`}`)),
+      fact('Enters new', x.enters_at === null ? 'never: no bucket' : x.reason === 'excluded' ? 'never, while the segment is excluded' : x.reason === 'segment' ? `is in by segment; by weight from ${percent(x.enters_at)} on` : `at a weight of ${percent(x.enters_at)}${x.wave ? `, in wave ${x.wave}` : ''}${x.weight === null ? '' : `; in force: ${percent(x.weight)}`}`)),
     el('p', { class: 'dim' }, 'Segments by header or network look at the request itself, and are not seen here.'));
 }
 
@@ -63,7 +63,10 @@ function viewLedger() {
 }
 
 async function loadConfig() {
-  try { lookup.config = await apiSignedIn('/api/v1/config'); lookup.configFault = null; } catch (fault) { lookup.configFault = fault.message; }
+  try {
+    const [running, file] = [await apiSignedIn('/api/v1/config'), await apiSignedIn('/api/v1/config/file')];
+    lookup.config = { ...file, running: running.text }; lookup.configFault = null;
+  } catch (fault) { lookup.configFault = fault.message; }
   changed();
 }
 
@@ -76,14 +79,14 @@ function viewConfig() {
     el('p', null, `Revision ${state.revision} is in force since ${since(state.loaded_at, serverNow())}. `, el('button', { class: 'small', onclick: loadConfig }, 'Look again'))];
   if (lookup.configFault) return [head, el('p', { class: 'notice' }, lookup.configFault)];
   if (!c) return [head, el('p', null, 'loading…')];
-  const same = c.file_text === c.text;
+  const same = c.text === c.running;
   return [head,
     el('p', { class: 'mono' }, c.path),
     c.last_error && el('div', { class: 'notice', role: 'alert' }, el('b', null, '✖ The file as it stands is not in force.'), c.last_report ? '' : ` ${c.last_error}`),
     c.last_report && el('pre', { id: 'report' }, c.last_report),
-    c.file_error && el('p', { class: 'notice' }, el('b', null, '✖ The file cannot be read: '), c.file_error),
+    c.error && el('p', { class: 'notice' }, el('b', null, '✖ The file cannot be read: '), c.error),
     same && !c.last_error && el('p', null, el('b', { class: 'state ok' }, '✓ The file and what is in force are the same.')),
-    same ? el('pre', { id: 'config-text' }, c.text) : c.file_text !== null ? beside(c.text, c.file_text) : el('pre', null, c.text)];
+    same || c.text === null ? el('pre', { id: 'config-text' }, c.running) : beside(c.running, c.text)];
 }
 
 /** Two texts side by side, with the lines marked that differ (longest common subsequence; plain beyond 3,000 lines). */

@@ -23,12 +23,26 @@ function spans() {
 }
 
 function gates(r) {
-  if (!r.wave && !r.gates.length) {
+  if (!r.wave && !r.gates.length && !r.progress) {
     return el('p', null, `The weight is set by hand: ${percent(r.weight_configured)} in the file${r.weight === r.weight_configured ? ', and in force' : `, ${percent(r.weight)} in force`}. No waves, no gates.`);
   }
+  const p = r.progress, now = serverNow();
   const word = { pass: '✓ pass', fail: '✖ fail', inconclusive: '… waits' };
   return el('div', null,
-    r.wave && el('p', null, 'Now in wave ', el('b', null, r.wave), ` (${percent(r.weight)} in force).`),
+    r.waves && r.waves.length > 0 && el('ol', { class: 'waves' }, r.waves.map((w, i) => {
+      const at = p ? p.number - 1 : r.waves.findIndex((x) => x.name === r.wave), done = i < at || r.state === 'complete', here = i === at && !done;
+      return el('li', { class: done ? 'done' : here ? 'here' : '', 'aria-current': here ? 'step' : null },
+        el('b', null, `${done ? '✓' : here ? '●' : '○'} ${w.name}`), ` ${percent(w.weight)}${w.segments.length ? ` + ${w.segments.join(', ')}` : ''}`,
+        el('span', { class: 'dim' }, here && p ? `baked ${span(Math.min(p.baked_s, w.bake_s))} of ${span(w.bake_s)}` : `bakes ${span(w.bake_s)}`, w.open === 'by-hand' && !done && !here ? ', opened by hand' : ''));
+    })),
+    el('p', null, r.wave ? ['Now in wave ', el('b', null, r.wave), ` (${percent(r.weight)} in force). `] : 'Before the first wave. ',
+      p && p.next ? ['Next: ', el('b', null, p.next), '. '] : '', p && p.open_hours ? `Waves open ${p.open_hours}. ` : ''),
+    p && p.paused && el('p', { class: 'notice watch' }, el('b', null, '▲ Paused'), ` by ${p.paused.actor} at ${since(p.paused.at, now)}: ${p.paused.reason}`),
+    p && p.held_s !== null && el('p', { class: 'notice watch' }, el('b', null, `▲ Held for ${span(p.held_s)}`), p.missing.length ? ` by: ${p.missing.join('; ')}` : ''),
+    p && p.power && el('p', { class: 'dim' }, p.power),
+    p && !['rolled_back', 'frozen'].includes(r.state) && el('p', { class: 'spans' },
+      p.paused ? el('button', { class: 'small', onclick: () => step(r, 'resume') }, 'Go on…') : el('button', { class: 'small', onclick: () => step(r, 'pause') }, 'Pause…'),
+      p.next && el('button', { class: 'small', onclick: () => step(r, 'promote') }, `Open ${p.next} now…`)),
     r.gates.length > 0 && el('div', { class: 'scroll' }, el('table', null,
       el('thead', null, el('tr', null, ['Gate', 'Verdict', 'Figures, and what it waits for'].map((h) => el('th', { scope: 'col' }, h)))),
       el('tbody', null, r.gates.map((g) => el('tr', null, el('th', { scope: 'row' }, g.name), el('td', null, el('span', { class: `verdict ${g.verdict}` }, word[g.verdict] || g.verdict)), el('td', { class: 'wide' }, g.detail)))))));

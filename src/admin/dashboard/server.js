@@ -192,6 +192,19 @@ async function resume(name, weight) {
   if (answer) said(`${name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
+const STEPS = {
+  pause: ['Pause', 'The waves stay where they are; the watchdog goes on looking.'],
+  resume: ['Go on with', 'The waves go on from where they are.'],
+  promote: ['Open the next wave of', 'It opens at once, whatever its gates say: which ones are skipped is written in the ledger.'],
+};
+
+/** A step along the plan by hand. */
+async function step(r, verb) {
+  const [title, text] = STEPS[verb];
+  const answer = await ask({ title: `${title} ${r.name}?`, label: 'Reason, for the ledger', required: true, action: title.split(' ')[0], text: [text], send: (why) => change(r.name, verb, why) });
+  if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
+}
+
 /** Without a token that the server knows, asks for it in this dialog's place. */
 async function change(name, verb, why) {
   const body = why ? { reason: why } : {};

@@ -153,7 +153,10 @@ function answers(r, status) {
       : a.tone === 'unknown' ? 'See why it is blind; until then look at the figures yourself.'
       : r.weight === 0 && !fresh.users ? 'Nothing. To let users in, raise the weight in the file.' : 'Nothing.';
     const waits = r.gates.filter((g) => g.verdict !== 'pass');
-    if (waits.length && a.tone === 'ok') a.todo = `Nothing. The next wave waits for: ${waits.map((g) => g.name).join(', ')}.`;
+    const p = r.progress;
+    if (r.state === 'paused') { a.tone = a.tone === 'ok' ? 'watch' : a.tone; a.todo = `Paused${p && p.paused ? ` by ${p.paused.actor}: “${p.paused.reason}”` : ''}. To go on: resume (in the release's view).`; }
+    else if (p && p.held_s !== null && a.tone === 'ok') { a.tone = 'watch'; a.todo = `The next wave${p.next ? `, ${p.next},` : ''} is held: ${p.missing.join('; ') || waits.map((g) => g.name).join(', ')}.`; }
+    else if (waits.length && a.tone === 'ok') a.todo = `Nothing. The next wave waits for: ${waits.map((g) => g.name).join(', ')}.`;
   }
   if (down.length && a.tone === 'ok') { a.tone = 'watch'; a.todo = 'A server is out: see below.'; }
   return a;
