@@ -5,14 +5,14 @@
 //! - Changes need a token, and off loopback every GET does. On loopback without a token file a change is allowed;
 //!   its actor is then [`LOCAL`]. The page sends it in a cookie (`session`); a change by cookie needs an `Origin`, which every browser sends.
 //! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name the host as they like.
-//! - The page itself, which holds no data, and signing in are open to every peer, under our hosts.
+//! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a 401 as well: it asks for the token.
 //!
 //! Invariants: what cannot be proven is refused (an unknown peer is not on loopback, an unreadable token file knows
 //! nobody); tokens are compared in constant time; the token file is read anew for every request that needs it, so a
 //! token removed from it is worth nothing from then on.
 
 use super::dto::{ErrorBody, Session};
-use super::session;
+use super::{page, session};
 use crate::domain::plan;
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -94,7 +94,14 @@ pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: 
             parts.extensions.insert(actor);
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            let asks = parts.uri.path() == "/" && parts.method == Method::GET;
+            let mut response = refusal.into_response();
+            if asks && response.status() == StatusCode::UNAUTHORIZED {
+                page::as_answer(&mut response);
+            }
+            response
+        }
     }
 }
 
@@ -108,7 +115,7 @@ async fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     if reads && changes(path) {
         return Err(Refusal::MustBePost);
     }
-    let actor = if (reads && (OPEN.contains(&path) || path == "/")) || (!reads && path == session::PATH) {
+    let actor = if (reads && OPEN.contains(&path)) || (!reads && path == session::PATH) {
         Actor(LOCAL.to_owned())
     } else {
         let need = need(access, parts, if reads { Wish::Read } else { Wish::Change });

@@ -58,21 +58,33 @@ fn source(text: &str) -> String {
     format!("'sha256-{}'", hash(text))
 }
 
-pub async fn page(headers: HeaderMap) -> Response {
-    let common = [
+fn headers() -> [(HeaderName, HeaderValue); 6] {
+    [
         (header::CONTENT_SECURITY_POLICY, PAGE.policy.clone()),
-        (header::ETAG, PAGE.tag.clone()),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
         (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
         (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
-    ];
-    if headers.get(header::IF_NONE_MATCH) == Some(&PAGE.tag) {
-        return (StatusCode::NOT_MODIFIED, common).into_response();
+    ]
+}
+
+pub async fn page(sent: HeaderMap) -> Response {
+    let tag = [(header::ETAG, PAGE.tag.clone())];
+    if sent.get(header::IF_NONE_MATCH) == Some(&PAGE.tag) {
+        return (StatusCode::NOT_MODIFIED, headers(), tag).into_response();
     }
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))];
-    (common, kind, PAGE.text.clone()).into_response()
+    let mut response = tag.into_response();
+    as_answer(&mut response);
+    response
+}
+
+/// The page as the body of an answer, whose status and other headers stay.
+pub fn as_answer(response: &mut Response) {
+    *response.body_mut() = PAGE.text.clone().into();
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response.headers_mut().extend(headers().into_iter().chain([kind]));
 }
 
 #[cfg(test)]
@@ -85,10 +97,11 @@ mod tests {
         assert!(!text.contains("<!-- style -->") && !text.contains("<!-- script -->"));
         assert_eq!((text.matches("<script>").count(), text.matches("</script").count()), (1, 1));
         assert_eq!((text.matches("<style>").count(), text.matches("</style").count()), (1, 1));
-        for way in [" src=", "@import", "url(", "//cdn", "style=\"", " onclick", "importScripts", "eval("] {
+        for way in [" src=", "@import", "url(", "//cdn", "style=\"", " onclick=\"", "importScripts", "eval("]
+        {
             assert!(!text.contains(way), "{way}");
         }
-        let addresses: Vec<&str> = text.match_indices("https://").map(|(at, _)| &text[at..at + 26]).collect();
+        let addresses: Vec<&str> = text.match_indices("https://").map(|(at, _)| &text[at..at + 28]).collect();
         assert_eq!(addresses, ["https://github.com/leeoniya/"], "the banner of uPlot, and no other");
     }
 

@@ -3,7 +3,7 @@
 //! The cookie holds the token itself, so a token that leaves the token file is worth nothing from then on, wherever it is kept. Cookies are
 //! shared by all ports of a host, so its name has the port: two proxies on one machine do not sign each other's users out.
 //!
-//! Invariants: strict (no other site's page makes the browser send it), http-only, only for the API's paths, `Secure` where the page came over https; a
+//! Invariants: strict (no other site's page makes the browser send it), http-only, `Secure` where the page came over https; a
 //! change by cookie needs an `Origin` as well (see `auth`).
 
 use super::auth::{AuthState, port_named, refuse};
@@ -43,7 +43,7 @@ fn cookie(parts: &Parts, value: &str) -> Option<HeaderValue> {
     let https = parts.headers.get(header::ORIGIN).is_some_and(|o| o.as_bytes().starts_with(b"https://"));
     let secure = if https { "; Secure" } else { "" };
     let name = cookie_name(port_named(parts));
-    let text = format!("{name}={value}; Path=/api/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}");
+    let text = format!("{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{secure}");
     HeaderValue::from_str(&text).ok()
 }
 
@@ -140,7 +140,7 @@ mod tests {
             let answer = self.router.clone().oneshot(request).await.unwrap();
             let cookie = answer.headers().get(header::SET_COOKIE).map(|v| v.to_str().unwrap().to_owned());
             let status = answer.status().as_u16();
-            let body = axum::body::to_bytes(answer.into_body(), 1 << 16).await.unwrap();
+            let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
             (status, cookie, String::from_utf8(body.to_vec()).unwrap())
         }
 
@@ -168,8 +168,7 @@ mod tests {
         let server = Server::new("kept");
         let (status, cookie) = server.signs_in(FAR, "http://10.0.0.1:9900", &token_text()).await;
         let value = URL_SAFE_NO_PAD.encode(token_text());
-        let expected =
-            format!("grayling-9900={value}; Path=/api/; Max-Age=2592000; HttpOnly; SameSite=Strict");
+        let expected = format!("grayling-9900={value}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Strict");
         assert_eq!((status, cookie.as_deref()), (200, Some(expected.as_str())));
         let (_, cookie) = server.signs_in(FAR, "https://10.0.0.1", &token_text()).await;
         let cookie = cookie.unwrap();
@@ -180,7 +179,7 @@ mod tests {
         let out = format!("DELETE {PATH}\nhost: 10.0.0.1:9900\norigin: http://10.0.0.1:9900");
         let (status, cookie, _) = server.ask(FAR, &out).await;
         assert_eq!(status, 204);
-        assert!(cookie.unwrap().starts_with("grayling-9900=; Path=/api/; Max-Age=0;"));
+        assert!(cookie.unwrap().starts_with("grayling-9900=; Path=/; Max-Age=0;"));
     }
 
     #[tokio::test]
@@ -206,10 +205,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_and_signing_in_are_open_and_nothing_else_is() {
+    async fn signing_in_is_open_and_the_page_asks_for_it() {
         let server = Server::new("open");
         let host = "host: 10.0.0.1:9900";
-        assert_eq!(server.ask(FAR, &format!("GET /\n{host}")).await.0, 200);
+        let (status, _, body) = server.ask(FAR, &format!("GET /\n{host}")).await;
+        assert!(status == 401 && body.starts_with("<!doctype html>"), "it asks for the token: {body}");
+        assert_eq!(server.ask(NEAR, &format!("GET /\n{host}")).await.0, 200);
+        assert!(server.ask(FAR, "GET /api/v1/status\nhost: 10.0.0.1:9900").await.2.starts_with('{'));
         assert_eq!(server.ask(FAR, "GET /\nhost: evil.example").await.0, 403);
         assert_eq!(server.ask(FAR, &format!("GET {PATH}\n{host}")).await.0, 401);
         assert_eq!(server.ask(FAR, &format!("POST /\n{host}\ncontent-type: application/json")).await.0, 401);

@@ -1,9 +1,11 @@
 //! The page in a real browser: what a person sees of a rollback, and what they can do about it. One browser a test: starting one costs seconds.
 
 use crate::world::{
-    Behaviour, Browser, Config, Load, Origin, Proxy, RELEASE, World, bucket, eventually, seconds, turn,
+    Behaviour, Browser, Config, Load, Origin, Proxy, RELEASE, World, bucket, eventually, not_tested, seconds,
+    turn,
 };
 use serde_json::Value;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 const TOKEN: &str = "4a6f1bc05d7e4b0f9d52";
@@ -160,4 +162,44 @@ fn the_token_is_asked_for_once_and_no_script_can_read_it() {
 
     browser.click("#foot button");
     browser.reads("#foot", "changes need your token");
+}
+
+/// An address of this machine by which it is no loopback peer to itself; nothing is sent to find it.
+fn address_of_this_machine() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+#[test]
+fn from_elsewhere_the_page_comes_empty_and_asks_for_the_token_first() {
+    let Some(ip) = address_of_this_machine() else {
+        return not_tested("the page from elsewhere: this machine has no address but loopback");
+    };
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    std::fs::create_dir_all(world.path("config")).unwrap();
+    std::fs::write(world.path("config/tokens"), format!("alice {TOKEN}\n")).unwrap();
+    let mut config = Config::new(stable.address, new.address);
+    config.rest = "[admin]\ntoken_file = \"tokens\"\n".into();
+    let text = config.text().replace("admin = \"127.0.0.1:0\"", "admin = \"0.0.0.0:0\"");
+    let proxy = Proxy::start(&world.write_text(&text));
+    let browser = Browser::start(world.folder());
+    let url = format!("http://{ip}:{}/", proxy.admin.port());
+    browser.open(&url);
+    browser.reads("#ask-title", "Who are you?");
+    assert!(!browser.text("body").contains(RELEASE), "{}", browser.text("body"));
+    browser.type_into("#ask-field", TOKEN);
+    browser.click("#ask-act");
+    browser.reads(".state", "Progressing");
+    browser.open(&url);
+    browser.reads(".state", "Progressing");
+    browser.reads("#foot", "signed in as alice");
+
+    // The token leaves the file: so does whoever came with it.
+    std::fs::write(world.path("config/tokens"), "bob 00112233445566778899\n").unwrap();
+    browser.open(&url);
+    browser.reads("#ask-title", "Who are you?");
+    assert!(!browser.text("main").contains(RELEASE), "{}", browser.text("main"));
 }
