@@ -10,8 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const STREAMS: usize = 50;
-const PAIRS: usize = 12;
-const SECONDS: u32 = 3;
+const PAIRS: usize = 50;
+const SLICE: Duration = Duration::from_millis(500);
+/// Between opening or closing the streams and looking.
+const SETTLE: Duration = Duration::from_millis(100);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// Nanoseconds of CPU, by kind of thread, and requests.
@@ -46,58 +48,57 @@ fn measure(folder: &Path) -> Result<(), String> {
 }
 
 fn compare(pid: u32, http: SocketAddr, admin: SocketAddr) -> Result<(), String> {
-    load(http, 2)?;
-    let mut pairs = vec![];
-    for pair in 0..PAIRS {
-        // Which comes first changes from pair to pair.
-        let mut taken = [Spent::default(); 2];
-        for which in [pair % 2, 1 - pair % 2] {
-            let open: Vec<Reader> =
-                (0..which * STREAMS).map(|_| Reader::start(admin)).collect::<Result<_, _>>()?;
-            let before = spent(pid, admin)?;
-            load(http, SECONDS)?;
-            let after = spent(pid, admin)?;
-            taken[which] = Spent {
-                workers: after.workers - before.workers,
-                control: after.control - before.control,
-                requests: after.requests - before.requests,
-            };
-            let events: u64 = open.into_iter().map(Reader::stop).sum();
-            if which == 1 && events < (STREAMS as u64) * u64::from(SECONDS - 1) {
-                return Err(format!("the streams gave {events} events only: nothing was measured"));
-            }
-        }
-        pairs.push(taken);
-    }
-    let per_request = |s: &Spent| s.workers as f64 / 1e3 / s.requests as f64;
+    let mut load = load(http)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let result = (0..PAIRS).map(|pair| slices(pair, pid, admin)).collect::<Result<Vec<_>, _>>();
+    let _ = load.kill();
+    let _ = load.wait();
+    let pairs = result?;
+    let per_request = |s: &Spent| s.workers as f64 / 1e3 / s.requests.max(1) as f64;
+    let a_second = |n: u64| n as f64 / SLICE.as_secs_f64();
     let column = |of: &dyn Fn(&[Spent; 2]) -> f64| median(pairs.iter().map(of).collect());
-    println!("{PAIRS} pairs of {SECONDS} s each, one worker, wrk with 32 connections");
-    println!(
-        "CPU of the data plane, us/request:  no stream {:.2}, {STREAMS} streams {:.2}",
-        column(&|p| per_request(&p[0])),
-        column(&|p| per_request(&p[1]))
-    );
+    let line = |what: &str, of: &dyn Fn(&Spent) -> f64| {
+        let (without, with) = (column(&|p| of(&p[0])), column(&|p| of(&p[1])));
+        println!("{what:<36} no stream {without:>9.2}   {STREAMS} streams {with:>9.2}");
+    };
+    println!("{PAIRS} pairs of {SLICE:?} each, one worker, wrk with 32 connections");
+    line("CPU of the data plane, us/request:", &per_request);
+    line("CPU of the control thread, ms/s:", &|s| a_second(s.control) / 1e6);
+    line("requests/s:", &|s| a_second(s.requests));
     let mut ratios: Vec<f64> = pairs.iter().map(|p| per_request(&p[1]) / per_request(&p[0])).collect();
     ratios.sort_by(f64::total_cmp);
+    // Ranks between which the median lies in 95 of 100 such series (binomial, normal approximation).
+    let half = 0.98 * (PAIRS as f64).sqrt();
+    let rank = |r: f64| ratios[(r.round().max(0.0) as usize).min(PAIRS - 1)];
+    let (low, high) = (rank(PAIRS as f64 / 2.0 - half - 1.0), rank(PAIRS as f64 / 2.0 + half));
     println!(
-        "  ratio: median {:.4}; of the pairs {:.3} to {:.3}, quartiles {:.3} and {:.3}",
-        median(ratios.clone()),
-        ratios[0],
-        ratios[PAIRS - 1],
-        ratios[PAIRS / 4],
-        ratios[PAIRS * 3 / 4]
-    );
-    println!(
-        "CPU of the control thread, ms/s:    no stream {:.2}, {STREAMS} streams {:.2}",
-        column(&|p| p[0].control as f64 / 1e6 / f64::from(SECONDS)),
-        column(&|p| p[1].control as f64 / 1e6 / f64::from(SECONDS))
-    );
-    println!(
-        "requests/s:                         no stream {:.0}, {STREAMS} streams {:.0}",
-        column(&|p| p[0].requests as f64 / f64::from(SECONDS)),
-        column(&|p| p[1].requests as f64 / f64::from(SECONDS))
+        "CPU of the data plane, with over without: median {:.3}, between {low:.3} and {high:.3}",
+        median(ratios.clone())
     );
     Ok(())
+}
+
+/// One slice with no stream and one with all of them; which comes first changes from pair to pair.
+fn slices(pair: usize, pid: u32, admin: SocketAddr) -> Result<[Spent; 2], String> {
+    let mut taken = [Spent::default(); 2];
+    for which in [pair % 2, 1 - pair % 2] {
+        let open: Vec<Reader> =
+            (0..which * STREAMS).map(|_| Reader::start(admin)).collect::<Result<_, _>>()?;
+        std::thread::sleep(SETTLE);
+        let before = spent(pid, admin)?;
+        std::thread::sleep(SLICE);
+        let after = spent(pid, admin)?;
+        taken[which] = Spent {
+            workers: after.workers - before.workers,
+            control: after.control - before.control,
+            requests: after.requests - before.requests,
+        };
+        let events: u64 = open.into_iter().map(Reader::stop).sum();
+        if events < (which * STREAMS) as u64 {
+            return Err(format!("the streams gave {events} events only: nothing was measured"));
+        }
+    }
+    Ok(taken)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -178,12 +179,11 @@ fn proxy(folder: &Path) -> Result<(Child, SocketAddr, SocketAddr), String> {
     }
 }
 
-fn load(http: SocketAddr, seconds: u32) -> Result<(), String> {
+/// For longer than it is needed; it is ended then.
+fn load(http: SocketAddr) -> Result<Child, String> {
     let mut wrk = Command::new("wrk");
-    let wrk =
-        wrk.args(["-t1", "-c32", &format!("-d{seconds}s"), &format!("http://{http}/")]).stdout(Stdio::null());
-    let status = wrk.status().map_err(|e| format!("wrk: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("wrk: {status}")) }
+    let wrk = wrk.args(["-t1", "-c32", "-d300s", &format!("http://{http}/")]).stdout(Stdio::null());
+    wrk.spawn().map_err(|e| format!("wrk: {e}"))
 }
 
 fn spent(pid: u32, admin: SocketAddr) -> Result<Spent, String> {

@@ -8,7 +8,7 @@
 //! | `dropped` | `{"events": N}`: so many were lost to this reader, who should ask for the ledger and the history again |
 //!
 //! Invariants: a summary is computed once for all streams, and not at all while there is none; there are at most [`STREAMS_MAX`] streams, each with a
-//! queue of [`QUEUE`] events: what finds it full is dropped and counted, and nobody waits for a reader.
+//! queue of 16 events: what finds it full is dropped and counted, and nobody waits for a reader.
 
 use super::auth::refuse;
 use super::history::{History, STEP};

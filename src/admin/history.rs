@@ -2,7 +2,7 @@
 //!
 //! One point each [`STEP`]: what was counted since the point before, both arms side by side. Kept in memory only.
 //!
-//! Invariants: bounded memory ([`POINTS_MAX`] points of under 100 bytes for each of at most [`RELEASES_MAX`] releases); times are monotonic inside, and
+//! Invariants: bounded memory (720 points of under 100 bytes for each of at most 256 releases); times are monotonic inside, and
 //! become wall clock when they are told, so that they ascend whatever the wall clock does; a figure without a request behind it is `null`.
 
 use crate::domain::decide::Arm;
