@@ -43,7 +43,7 @@ function drawMarks(u, plot) {
     ctx.strokeStyle = ctx.fillStyle = colour(grave ? '--bad' : '--dim');
     ctx.lineWidth = (grave ? 2 : 1) * dpr;
     ctx.beginPath(); ctx.moveTo(x, top); ctx.lineTo(x, top + height); ctx.stroke();
-    const text = e.kind === 'weight' && e.weight_after !== null ? percent(e.weight_after) : MARKS[e.kind], wide = ctx.measureText(text).width;
+    const text = (e.kind === 'weight' || e.kind === 'wave') && e.weight_after !== null ? percent(e.weight_after) : MARKS[e.kind], wide = ctx.measureText(text).width;
     const right = x + wide + 6 * dpr > left + width, from = right ? x - wide - 3 * dpr : x + 3 * dpr;
     if (from > edges[grave]) { ctx.fillText(text, from, grave ? top + height / 2 : top + height - 2 * dpr); edges[grave] = from + wide + 4 * dpr; }
   }

@@ -38,14 +38,14 @@ function gates(r) {
     el('p', null, r.wave ? ['Now in wave ', el('b', null, r.wave), ` (${percent(r.weight)} in force). `] : 'Before the first wave. ',
       p && p.next ? ['Next: ', el('b', null, p.next), '. '] : '', p && p.open_hours ? `Waves open ${p.open_hours}. ` : ''),
     p && p.paused && el('p', { class: 'notice watch' }, el('b', null, '▲ Paused'), ` by ${p.paused.actor} at ${since(p.paused.at, now)}: ${p.paused.reason}`),
-    p && p.held_s !== null && el('p', { class: 'notice watch' }, el('b', null, `▲ Held for ${span(p.held_s)}`), p.missing.length ? ` by: ${p.missing.join('; ')}` : ''),
+    p && p.held_s !== null && el('p', { class: 'notice watch' }, el('b', null, `▲ Held for ${span(p.held_s)}`), p.missing.length ? `, waiting for: ${p.missing.map((m) => m.split(':')[0].replaceAll('_', ' ')).join(', ')}.` : ''),
     p && p.power && el('p', { class: 'dim' }, p.power),
     p && !['rolled_back', 'frozen'].includes(r.state) && el('p', { class: 'spans' },
       p.paused ? el('button', { class: 'small', onclick: () => step(r, 'resume') }, 'Go on…') : el('button', { class: 'small', onclick: () => step(r, 'pause') }, 'Pause…'),
       p.next && el('button', { class: 'small', onclick: () => step(r, 'promote') }, `Open ${p.next} now…`)),
     r.gates.length > 0 && el('div', { class: 'scroll' }, el('table', null,
       el('thead', null, el('tr', null, ['Gate', 'Verdict', 'Figures, and what it waits for'].map((h) => el('th', { scope: 'col' }, h)))),
-      el('tbody', null, r.gates.map((g) => el('tr', null, el('th', { scope: 'row' }, g.name), el('td', null, el('span', { class: `verdict ${g.verdict}` }, word[g.verdict] || g.verdict)), el('td', { class: 'wide' }, g.detail)))))));
+      el('tbody', null, r.gates.map((g) => el('tr', null, el('th', { scope: 'row' }, g.name.replaceAll('_', ' ')), el('td', null, el('span', { class: `verdict ${g.verdict}` }, word[g.verdict] || g.verdict)), el('td', { class: 'wide' }, g.detail)))))));
 }
 
 function arms(r) {

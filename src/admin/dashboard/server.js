@@ -15,7 +15,7 @@ const listeners = [];
 const changed = () => listeners.forEach((f) => f());
 const age = () => performance.now() - app.heard;
 const isStale = () => app.status !== null && age() > LATE_MS;
-const serverNow = () => app.status ? Date.parse(app.status.at) + age() : Date.now();
+const serverNow = () => (app.status && Date.parse(app.status.at) + age()) || Date.now();
 
 /** The answer's JSON; throws an Error with `status`, its message what the server says and hints. */
 async function api(path, method, body) {

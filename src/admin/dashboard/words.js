@@ -80,6 +80,8 @@ const CAUSES = {
   both_arms: 'both versions were bad: taken out as a precaution', manual: 'a person decided it', fleet: 'another replica decided it',
 };
 const STATES = { pending: 'Pending', progressing: 'Progressing', paused: 'Paused', complete: 'Complete', frozen: 'FROZEN', rolled_back: 'ROLLED BACK' };
+/** A wave that is held for longer is worth a look. */
+const HELD_LONG_S = 7200;
 const ICONS = { ok: '✓', watch: '▲', bad: '✖', unknown: '?' };
 
 const failed = (a) => `${count(a.failures)} of ${count(a.requests)} failed${a.requests ? ` (${ratio(a.error_ratio)})` : ''}`;
@@ -153,10 +155,16 @@ function answers(r, status) {
       : a.tone === 'unknown' ? 'See why it is blind; until then look at the figures yourself.'
       : r.weight === 0 && !fresh.users ? 'Nothing. To let users in, raise the weight in the file.' : 'Nothing.';
     const waits = r.gates.filter((g) => g.verdict !== 'pass');
-    const p = r.progress;
-    if (r.state === 'paused') { a.tone = a.tone === 'ok' ? 'watch' : a.tone; a.todo = `Paused${p && p.paused ? ` by ${p.paused.actor}: “${p.paused.reason}”` : ''}. To go on: resume (in the release's view).`; }
-    else if (p && p.held_s !== null && a.tone === 'ok') { a.tone = 'watch'; a.todo = `The next wave${p.next ? `, ${p.next},` : ''} is held: ${p.missing.join('; ') || waits.map((g) => g.name).join(', ')}.`; }
-    else if (waits.length && a.tone === 'ok') a.todo = `Nothing. The next wave waits for: ${waits.map((g) => g.name).join(', ')}.`;
+    const p = r.progress, fails = waits.filter((g) => g.verdict === 'fail'), names = (of) => of.map((g) => g.name.replaceAll('_', ' ')).join(', ');
+    const next = p && p.next ? `The next wave, ${p.next},` : 'The last step';
+    if (p && p.held_s !== null) a.state += ', held';
+    if (a.tone !== 'ok') { /* what is said already comes first */ }
+    else if (r.state === 'paused') { a.tone = 'watch'; a.todo = `Paused${p && p.paused ? ` by ${p.paused.actor}: “${p.paused.reason}”` : ''}. To go on: resume, in the view of the release.`; }
+    else if (fails.length) { a.tone = 'watch'; a.todo = `${next} does not open: new does not pass ${names(fails)}. Look at the gates.`; }
+    else if (p && p.held_s !== null) {
+      if (p.held_s >= HELD_LONG_S) a.tone = 'watch';
+      a.todo = `Nothing${p.held_s >= HELD_LONG_S ? ' urgent' : ''}. ${next} has waited for ${span(p.held_s)}, for: ${names(waits)}.`;
+    } else if (waits.length) a.todo = `Nothing. ${next} waits for: ${names(waits)}.`;
   }
   if (down.length && a.tone === 'ok') { a.tone = 'watch'; a.todo = 'A server is out: see below.'; }
   return a;
