@@ -131,3 +131,22 @@ fn a_stream_outlives_the_age_of_ordinary_connections() {
         stream.next("status");
     }
 }
+
+#[test]
+fn a_reader_that_reads_nothing_is_let_go_and_holds_up_nobody() {
+    let world = World::new();
+    let (_stable, _new, proxy) = scene(&world);
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    deaf.set_recv_buffer_size(2048).unwrap();
+    deaf.connect(&proxy.admin.into()).unwrap();
+    let mut deaf = TcpStream::from(deaf);
+    deaf.write_all(b"GET /api/v1/events HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut other = Stream::open(proxy.admin).unwrap();
+    let streams = |n: f64| (proxy.api().metric("grayling_event_streams", &[])? == n).then_some(());
+    eventually(seconds(30), "both are there", || streams(2.0));
+    // Others are told all along, until what the deaf one was sent has waited too long.
+    eventually(seconds(120), "the deaf one is let go", || {
+        other.next("status");
+        streams(1.0)
+    });
+}
