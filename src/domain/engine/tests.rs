@@ -311,6 +311,29 @@ fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     }
 }
 
+/// With the raise both versions get quicker, or `new` loses the head start that it had for having few users.
+#[test]
+fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
+    type Ms = fn(Arm) -> f64;
+    let cases: [(&str, Ms, Ms); 2] = [
+        ("both quicker", |_| 40.0, |_| 1.0),
+        ("new was quicker", |arm| if arm == Arm::New { 30.0 } else { 40.0 }, |_| 40.0),
+    ];
+    for (name, before, after) in cases {
+        let at = |ms: Ms| {
+            move |d: &mut Dice, _: usize, arm: Arm, _: u8| {
+                Some((ms(arm) * (0.5 * d.normal()).exp(), What::Answered))
+            }
+        };
+        for seed in 0..3 {
+            let mut world = World::new(seed, 5000, 20.0, 0);
+            assert_eq!(world.run(60_000, &at(before)), None, "{name}, {seed}: before");
+            world.raise(22.0);
+            assert_eq!(world.run(60_000, &at(after)), None, "{name}, {seed}: after");
+        }
+    }
+}
+
 /// A shared outage in which stable fails soon and `new` late, while stable's usual latency becomes known: who failed last is not the slower one.
 #[test]
 fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {

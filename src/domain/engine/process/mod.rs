@@ -239,8 +239,8 @@ impl Engine {
         self.weight
     }
 
-    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: had
-    /// some clusters no past of the time of an outage, whoever is compared with them would look the worse for it, or the better.
+    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: it
+    /// compares with a time at which nobody was in `new`.
     fn placed(&self, request: &Request) -> Option<Unit> {
         let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let counts = request.drawn && request.at >= self.drawn_at;
