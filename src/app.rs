@@ -100,7 +100,7 @@ impl Proxy {
             return Err(StartError::StateRefused(why.clone()));
         }
         let lost = matches!(found, Found::Lost(_));
-        let ledger_last = ledger.as_ref().map_or(0, Ledger::last);
+        let ledger_end = ledger.as_ref().map(|ledger| ledger.end().clone()).unwrap_or_default();
         if let Found::Lost(why) = &found {
             tell_lost(&log, why);
         }
@@ -119,7 +119,7 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let live = Live::new(checked, source, found, ledger_last, log.clone());
+        let live = Live::new(checked, source, found, ledger_end, log.clone());
         live.gauges.connections_room.store(room, Relaxed);
         let live = Arc::new(live);
 
@@ -285,11 +285,11 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
         Ok(mut ledger) => {
             match &mut found {
                 // The state is saved before its entries are written: a ledger that knows more was written beside another state.
-                Found::Known(image) if image.ledger < ledger.last() => {
+                Found::Known(image) if image.ledger.n < ledger.last() => {
                     let (path, last) = (directory.path().display(), ledger.last());
                     found = Found::Lost(format!(
                         "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
-                        image.ledger
+                        image.ledger.n
                     ));
                 }
                 Found::Known(image) => rebuild(&mut ledger, image, log),

@@ -3,12 +3,14 @@
 
 pub mod apply;
 pub mod claim;
+pub mod chain;
 pub mod clock;
-
+pub mod evidence;
 pub mod feed;
 pub mod keeper;
 pub mod ledger;
 pub mod log;
+pub mod membership;
 pub mod meter;
 pub mod recent;
 pub mod route;
@@ -17,4 +19,5 @@ pub mod snapshot;
 pub mod state;
 pub mod tally;
 pub mod upstream;
+pub mod verify;
 mod writer;

@@ -231,7 +231,7 @@ impl FuseBox {
     }
 
     /// This server refused; `out`: which of all get no request; stable gave a sign of life at that time.
-    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Blown {
+    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
         let mut fuse = self.lock();
         if fuse.servers() != out.len() {
             *fuse = Fuse::new(out.len());
@@ -243,7 +243,7 @@ impl FuseBox {
     }
 
     /// Stable gave a sign of life: were the refusals already enough?
-    pub fn judge(&self, stable_alive: Option<Duration>) -> Blown {
+    pub fn judge(&self, stable_alive: Option<Duration>) -> Option<Blown> {
         self.lock().judge(clock::now(), stable_alive)
     }
 

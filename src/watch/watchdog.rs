@@ -12,12 +12,13 @@ use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{Engine, Event, Settings, What};
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
-use crate::domain::verdict::{Cause, Evidence, Judgement, Limits, State, Verdict};
+use crate::domain::verdict::{Cause, Judgement, Limits, State, Verdict};
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
+use crate::live::evidence;
 use crate::live::keeper::{self, Shelf};
 use crate::live::snapshot::ReleaseLive;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -342,7 +343,7 @@ impl Watched {
             cause,
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
-            evidence: evidence(&judgement.evidence, cause),
+            evidence: evidence::of_watchdog(&judgement.evidence, cause),
             onset: self.onset.map(|o| {
                 if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
                     o.first.max(self.calm_until)
@@ -384,33 +385,4 @@ fn note_failure(onset: &mut Option<Onset>, at: Duration) {
         Some(o) if at.saturating_sub(o.last) <= ONSET_GAP => Onset { first: o.first, last: at },
         _ => Onset { first: at, last: at },
     });
-}
-
-/// The numbers behind a verdict, as the ledger keeps them.
-fn evidence(of: &Evidence, cause: Cause) -> Value {
-    let ms = |d: Option<Duration>| d.map(|d| d.as_secs_f64() * 1e3);
-    let arm = |requests: u64, bad: u64, p99: Option<Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
-    json!({
-        "cause": cause.label(),
-        "window_s": of.window.as_secs(),
-        "new": arm(of.minute.requests.new, of.minute.bad.new, of.p99_new),
-        "stable": arm(of.minute.requests.stable, of.minute.bad.stable, of.p99_stable),
-        "last_10s": {
-            "new": {"requests": of.recent.requests.new, "failures": of.recent.bad.new},
-            "stable": {"requests": of.recent.requests.stable, "failures": of.recent.bad.stable},
-        },
-        "slow": {"new": of.slow.bad.new, "of_new": of.slow.requests.new, "stable": of.slow.bad.stable, "of_stable": of.slow.requests.stable},
-        "errors_max": of.errors_max,
-        "latency_p99_max_ms": ms(Some(of.latency_p99_max)),
-        "alpha": of.alpha,
-        "e_value": of.e_value,
-        "e_value_errors": of.e_errors,
-        "e_value_client_errors": of.e_client_errors,
-        "e_value_latency": of.e_latency,
-        "e_value_notice": of.e_notice,
-        "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
-        "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
-        "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
-        "share": of.share,
-    })
 }
