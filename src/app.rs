@@ -19,6 +19,7 @@ use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
+use crate::watch::alert;
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
 use serde_json::json;
@@ -339,7 +340,7 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
     room
 }
 
-/// The control plane: admin, the file, names. One thread, one runtime.
+/// The control plane: admin, the file, names, alerts. One thread, one runtime.
 struct Control {
     live: Arc<Live>,
     watcher: Watcher,
@@ -375,6 +376,7 @@ impl Control {
                 }
             }
             tokio::spawn(names(self.live.clone(), resolved));
+            tokio::spawn(alert::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

@@ -2,5 +2,6 @@
 
 pub mod auth;
 pub mod dto;
+pub mod record;
 pub mod routes;
 pub mod serve;

@@ -4,7 +4,7 @@
 //! it is not; every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
-use super::dto;
+use super::{dto, record};
 use crate::domain::decide::{Arm, decide};
 use crate::domain::plan::normalise;
 use crate::domain::rollout;
@@ -12,7 +12,7 @@ use crate::domain::segment::Subject;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
-use crate::live::{clock, ledger, meter};
+use crate::live::{clock, meter};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -40,7 +40,9 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
-        .route("/api/v1/ledger", get(entries))
+        .route("/api/v1/ledger", get(record::entries))
+        .route("/api/v1/ledger/lines", get(record::lines))
+        .route("/api/v1/ledger/end", get(record::end))
         .route("/api/v1/releases/{release}/rollback", post(rollback))
         .route("/api/v1/releases/{release}/resume", post(resume))
         .fallback(|| async {
@@ -64,6 +66,7 @@ async fn front() -> &'static str {
      GET  /api/v1/explain?user=ID[&release=R]\n\
      GET  /api/v1/config\n\
      GET  /api/v1/ledger?since=N\n\
+     GET  /api/v1/ledger/lines?from=BYTE  /api/v1/ledger/end\n\
      POST /api/v1/releases/R/rollback   {\"reason\": \"...\"}\n\
      POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n"
 }
@@ -269,33 +272,6 @@ async fn explain(
         segment,
     };
     Json(explained).into_response()
-}
-
-#[derive(Deserialize)]
-struct LedgerQuery {
-    #[serde(default)]
-    since: u64,
-}
-
-async fn entries(
-    State(live): State<Arc<Live>>,
-    query: Result<Query<LedgerQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(fault) => {
-            return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?since=NUMBER".into()));
-        }
-    };
-    let directory = live.snapshot().plan.state.directory.clone();
-    let read = tokio::task::spawn_blocking(move || ledger::read(&directory, query.since)).await;
-    match read {
-        Ok(Ok(entries)) => Json(entries).into_response(),
-        Ok(Err(e)) => {
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the ledger cannot be read: {e}"), None)
-        }
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the ledger cannot be read", None),
-    }
 }
 
 type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;

@@ -17,9 +17,13 @@ mod run;
 mod schema;
 mod status;
 pub mod text;
+mod verify;
 
+use crate::config;
+use crate::domain::plan::Plan;
 use clap::{Parser, Subcommand};
-use std::io;
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Runtime failure.
@@ -102,6 +106,15 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
 
+/// The plan of a config file; its faults as an error that ends in their exit code.
+fn plan_of(path: &Path) -> anyhow::Result<Plan> {
+    let color = if io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
+    match config::load(path).result {
+        Ok(checked) => Ok(checked.plan),
+        Err(report) => Err(InvalidConfig(report.render(color)).into()),
+    }
+}
+
 /// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands end.
 pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
     // Only stdout leaves a bare I/O error at the top: those of files and connections come with a text of their own.
@@ -152,6 +165,9 @@ mod tests {
             "grayling resume --reason fixed",
             "grayling resume r --reason fixed",
             "grayling ledger --since 4 --json",
+            "grayling ledger --verify --json",
+            "grayling ledger --verify -c grayling.toml",
+            "grayling ledger --verify --state state --anchor 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             "grayling health --admin http://127.0.0.1:1",
             "grayling completions zsh",
             "grayling demo --chaos latency --seconds 20 --http 127.0.0.1:0 --admin 127.0.0.1:0",
@@ -165,7 +181,9 @@ mod tests {
             "grayling explain --user alice -c f --admin http://127.0.0.1:9900",
             "grayling resume r",
             "grayling resume r --reason ",
-            "grayling ledger --verify",
+            "grayling ledger --state state",
+            "grayling ledger --verify --state state --admin http://127.0.0.1:1",
+            "grayling ledger --verify --anchor 12",
             "grayling ledger --since -1",
             "grayling pause r --reason x",
             "grayling demo --chaos cents",

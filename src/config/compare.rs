@@ -354,6 +354,10 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
     section("[listen] trusted_proxies or expose_arm", listen(old), listen(new));
     let state = |p: &Plan| format!("{:?} {:?}", p.state.on_failure, p.state.when_empty);
     section("[state] on_failure or when_empty", state(old), state(new));
+    // Addresses and keys of theirs are not to be shown.
+    if old.alerts != new.alerts {
+        findings.note("`[alert]` changes".into());
+    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub struct File {
     pub limits: Option<Limits>,
     pub state: Option<State>,
     pub log: Option<Log>,
+    /// Who is told of what needs a person: `[alert.NAME]`.
+    pub alert: Option<BTreeMap<String, Alert>>,
 }
 
 /// A number and its unit: ms, s, m or h, as in "250ms" or "10s".
@@ -468,6 +470,25 @@ pub struct Log {
 pub enum LogFormat {
     Json,
     Combined,
+}
+
+/// Exactly one of `alertmanager`, `slack_file` and `webhook`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alert {
+    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it is over.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub alertmanager: Option<String>,
+    /// Its first line is the address of an incoming webhook of Slack; relative to this file.
+    pub slack_file: Option<String>,
+    /// An address that takes signed calls (Standard Webhooks); needs `secret_file`.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub webhook: Option<String>,
+    /// Lines `whsec_BASE64`; calls are signed with each; relative to this file.
+    pub secret_file: Option<String>,
+    /// How often an Alertmanager is told again of an alert that stands.
+    #[schemars(extend("default" = "30s"))]
+    pub repeat: Option<Duration>,
 }
 
 /// The JSON schema of the file, with a line end.

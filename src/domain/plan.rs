@@ -29,6 +29,7 @@ pub struct Plan {
     pub limits: Limits,
     pub state: State,
     pub log: Log,
+    pub alerts: Vec<Receiver>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -447,6 +448,53 @@ pub struct Log {
     pub slow: Duration,
     /// Key for the hash under which user ids are written; `None`: ids are left out.
     pub user_key: Option<Vec<u8>>,
+}
+
+/// Who is told of what needs a person.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Label in metrics and logs.
+    pub name: String,
+    pub kind: ReceiverKind,
+    pub address: Address,
+    /// There iff the address is https.
+    pub tls: Option<Built<rustls::ClientConfig>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum ReceiverKind {
+    /// Told again, so often, while an alert stands.
+    Alertmanager {
+        repeat: Duration,
+    },
+    Slack,
+    /// Signed with each of the secrets (Standard Webhooks).
+    Webhook {
+        secrets: Vec<Vec<u8>>,
+    },
+}
+
+/// Where alerts are posted to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    pub scheme: Scheme,
+    pub host: String,
+    pub port: u16,
+    /// With query. May be a secret: shown nowhere.
+    pub path: String,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Address { scheme, host, port, path: _ } = self;
+        Server { scheme: *scheme, host: host.clone(), port: *port }.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiver({} at {})", self.name, self.address)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

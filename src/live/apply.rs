@@ -6,6 +6,7 @@
 //! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
 //! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
+use super::alerts::AlertCounts;
 use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
@@ -43,6 +44,7 @@ pub struct Live {
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
+    pub alerts: AlertCounts,
     /// What happens to requests of releases, for the watchdog.
     pub feed: Feed,
     /// Counts of routes that go to an upstream directly.
@@ -265,6 +267,7 @@ impl Live {
             log,
             workers,
             gauges,
+            alerts: AlertCounts::default(),
             feed: Feed::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),

@@ -32,7 +32,9 @@ pub enum Again {
 /// Gates of waves keep theirs under `gates`; they belong here too.
 pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
     let Some(cause) = cause else { return Again::None };
-    let Some(cause) = Cause::parse(cause) else { return Again::Other(format!("no cause is called `{cause}`")) };
+    let Some(cause) = Cause::parse(cause) else {
+        return Again::Other(format!("no cause is called `{cause}`"));
+    };
     if cause == Cause::Manual {
         return Again::ByHand;
     }
@@ -275,26 +277,38 @@ mod tests {
     use proptest::prelude::*;
 
     fn table() -> impl Strategy<Value = Sample> {
-        (0u64..400, 0u64..200, 0u64..4000, 0u64..400)
-            .prop_map(|(n1, k1, n0, k0)| Sample { requests: Pair::new(n1 + k1, n0 + k0), bad: Pair::new(k1, k0) })
+        (0u64..400, 0u64..200, 0u64..4000, 0u64..400).prop_map(|(n1, k1, n0, k0)| Sample {
+            requests: Pair::new(n1 + k1, n0 + k0),
+            bad: Pair::new(k1, k0),
+        })
     }
 
     fn ceiling() -> impl Strategy<Value = grounds::Ceiling> {
-        (table(), table(), table(), table(), 0.0f64..0.5, 0u64..60_000, any::<bool>(), any::<bool>()).prop_map(
-            |(minute, recent, all, current, limit, over_ms, calm, controlled)| grounds::Ceiling {
+        (table(), table(), table(), table(), 0.0f64..0.5, 0u64..60_000, any::<bool>(), any::<bool>())
+            .prop_map(|(minute, recent, all, current, limit, over_ms, calm, controlled)| grounds::Ceiling {
                 of: grounds::Crossing { minute, recent, all, current },
                 limit,
                 over_ms,
                 calm,
                 controlled,
-            },
-        )
+            })
     }
 
     fn any_grounds() -> impl Strategy<Value = grounds::Grounds> {
-        let part = || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
+        let part =
+            || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
         let parts = proptest::array::uniform3(proptest::array::uniform4(part()));
-        (parts, 1e-9f64..0.1, 0u64..9, any::<bool>(), any::<bool>(), table(), 0u64..20_000, ceiling(), ceiling())
+        (
+            parts,
+            1e-9f64..0.1,
+            0u64..9,
+            any::<bool>(),
+            any::<bool>(),
+            table(),
+            0u64..20_000,
+            ceiling(),
+            ceiling(),
+        )
             .prop_map(|(parts, alpha, failing, deferred, calm, worse, worse_ms, errors, latency)| {
                 let e = parts.map(|row| row.iter().sum());
                 let comparison =
@@ -329,9 +343,13 @@ mod tests {
 
     #[test]
     fn a_fuse_and_too_much_harm_are_found_again() {
-        let blown = Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+        let blown =
+            Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
         assert_eq!(again(Some("fuse"), &of_fuse(blown.clone(), &[])), Again::Same);
-        assert!(matches!(again(Some("fuse"), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])), Again::Other(_)));
+        assert!(matches!(
+            again(Some("fuse"), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])),
+            Again::Other(_)
+        ));
         let harm = |users| of_harm(grounds::Harm { users, users_max: 3 }, 9);
         assert_eq!(again(Some("harm"), &harm(4)), Again::Same);
         assert!(matches!(again(Some("harm"), &harm(3)), Again::Other(_)));

@@ -10,7 +10,7 @@ use super::membership::Membership;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 pub const FILE: &str = "ledger.jsonl";
@@ -161,6 +161,19 @@ pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
         }
     }
     Ok(entries)
+}
+
+/// At most so many bytes of the file, from there on; none at its end, or if there is no ledger.
+pub fn piece(directory: &Path, from: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(directory.join(FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = vec![];
+    file.take(bytes_max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Does the directory hold a ledger with anything in it?

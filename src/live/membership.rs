@@ -47,7 +47,10 @@ pub enum Was {
     In,
     Out,
     /// As far as the ledger tells, `otherwise`; but these segments may have decided.
-    Unclear { otherwise: bool, segments: Vec<String> },
+    Unclear {
+        otherwise: bool,
+        segments: Vec<String>,
+    },
 }
 
 impl Membership {

@@ -1,9 +1,10 @@
 //! What the threads share at run time. The data plane reads a snapshot and writes its own counters; the watchdog reads
 //! the counters; one writer (`apply`) makes the next snapshot. They meet only here.
 
+pub mod alerts;
 pub mod apply;
-pub mod claim;
 pub mod chain;
+pub mod claim;
 pub mod clock;
 pub mod evidence;
 pub mod feed;

@@ -386,7 +386,8 @@ pub mod tests {
             detail: "d".into(),
             weight: Weight::from_parts(50_000),
         };
-        let mut image = Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
+        let mut image =
+            Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
         image.releases.insert("a".into(), Memory { attempt: 2, trip: Some(trip), ..Memory::default() });
         image.releases.insert(
             "b".into(),

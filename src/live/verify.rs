@@ -44,6 +44,11 @@ impl Report {
         self.faults.is_empty()
     }
 
+    /// All that is wrong is at the end: an entry may be on its way to the disk.
+    pub fn may_be_unfinished(&self) -> bool {
+        !self.sound() && self.faults.iter().all(|fault| fault.line == 0 || fault.line == self.lines)
+    }
+
     fn fault(&mut self, line: u64, what: impl Into<String>) {
         match self.faults.len() < FAULTS_TOLD_MAX {
             true => self.faults.push(Fault { line, what: what.into() }),
@@ -100,7 +105,10 @@ impl Verifier {
             Some(sealed) => {
                 self.follows(line, &entry);
                 if !sealed.fits() {
-                    self.report.fault(line, format!("entry {} was changed: its hash does not fit its text", entry.n));
+                    self.report.fault(
+                        line,
+                        format!("entry {} was changed: its hash does not fit its text", entry.n),
+                    );
                 }
                 if self.anchor.as_deref() == Some(sealed.hash) {
                     self.report.anchor = Some(entry.n);
@@ -110,7 +118,10 @@ impl Verifier {
                 self.chained = true;
             }
             None if self.chained || !entry.hash.is_empty() => {
-                self.report.fault(line, format!("entry {} has no hash at its end: it was changed, or put there", entry.n));
+                self.report.fault(
+                    line,
+                    format!("entry {} has no hash at its end: it was changed, or put there", entry.n),
+                );
                 self.prev = None;
             }
             None => {
@@ -166,7 +177,9 @@ impl Verifier {
         } else if self.prev.as_ref().is_some_and(|prev| *prev != entry.prev) {
             let what = match n {
                 1 => "entry 1 is said to follow another one".to_owned(),
-                _ => format!("entry {n} does not follow from the line before it: one of the two was replaced"),
+                _ => {
+                    format!("entry {n} does not follow from the line before it: one of the two was replaced")
+                }
             };
             self.report.fault(line, what);
         }
@@ -174,7 +187,9 @@ impl Verifier {
 
     fn verdict(&mut self, line: u64, entry: &Entry) {
         // Before there was a field for the cause, it stood before the detail.
-        let named = || matches!(&*entry.kind, "trip" | "freeze").then(|| entry.detail.split(':').next().unwrap_or(""));
+        let named = || {
+            matches!(&*entry.kind, "trip" | "freeze").then(|| entry.detail.split(':').next().unwrap_or(""))
+        };
         match evidence::again(entry.cause.as_deref().or_else(named), &entry.evidence) {
             Again::None => {}
             Again::ByHand => self.report.by_hand += 1,
@@ -211,7 +226,12 @@ impl Verifier {
             _ => {}
         }
         if let (Some(anchor), None) = (&self.anchor, report.anchor) {
-            report.fault(0, format!("no entry has the hash {anchor}, which was noted elsewhere: the ledger was written anew"));
+            report.fault(
+                0,
+                format!(
+                    "no entry has the hash {anchor}, which was noted elsewhere: the ledger was written anew"
+                ),
+            );
         }
         self.report
     }

@@ -99,7 +99,10 @@ fn lines_that_are_removed_swapped_doubled_or_cut_off_are_found_and_named() {
     };
     let mut removed = lines.clone();
     removed.remove(2);
-    assert_eq!(told(&removed), (3, "entry 3 is missing before entry 4: lines were removed or swapped".into()));
+    assert_eq!(
+        told(&removed),
+        (3, "entry 3 is missing before entry 4: lines were removed or swapped".into())
+    );
     assert!(told(&lines[2..]).1.contains("begins at entry 3: entries 1 to 2 are missing"));
     let mut swapped = lines.clone();
     swapped.swap(1, 2);
@@ -129,7 +132,11 @@ fn a_ledger_written_anew_fits_itself_and_neither_the_state_nor_a_noted_hash() {
     let forged: Vec<Vec<u8>> =
         entries.iter().map(|e| (serde_json::to_string(e).unwrap() + "\n").into_bytes()).collect();
     assert!(verified(&forged.concat(), None).sound());
-    assert!(verified(&forged.concat(), Some(&known)).faults[0].what.contains("not the one that the state file knows"));
+    assert!(
+        verified(&forged.concat(), Some(&known)).faults[0]
+            .what
+            .contains("not the one that the state file knows")
+    );
     let mut verifier = Verifier::new(Some(known.hash.clone()));
     forged.iter().for_each(|line| verifier.line(line));
     assert!(verifier.finish(None).faults[0].what.contains("noted elsewhere"));

@@ -5,9 +5,9 @@
 
 use super::apply::Origin;
 use super::apply::Source;
+use super::chain;
 use super::claim::Bar;
 use super::clock;
-use super::chain;
 use super::ledger::Entry;
 use super::membership::Membership;
 use super::route::RouteTable;
@@ -262,7 +262,10 @@ impl Writer {
                 continue;
             };
             let mut detail = match kind {
-                "membership" => "the file says otherwise who is in new: its salt, the segments, or how ids are read".to_owned(),
+                "membership" => {
+                    "the file says otherwise who is in new: its salt, the segments, or how ids are read"
+                        .to_owned()
+                }
                 "attempt" => {
                     format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
                 }

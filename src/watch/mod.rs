@@ -2,5 +2,8 @@
 //!
 //! Never imports `proxy`: they meet in `live`.
 
+pub mod alert;
+mod post;
 pub mod probes;
+mod receiver;
 pub mod watchdog;

@@ -15,6 +15,7 @@ mod faults;
 mod health;
 mod hostile;
 mod latch;
+mod ledger;
 mod posts;
 mod proxy_protocol;
 mod reload;

@@ -1,0 +1,80 @@
+//! The ledger over the wire: entries as JSON; and its very bytes with what they must end in, for whoever computes the chain again.
+//!
+//! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the control plane's thread.
+
+use super::auth::refuse;
+use super::dto;
+use crate::live::apply::Live;
+use crate::live::ledger;
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes of one answer.
+const PIECE_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Deserialize)]
+pub struct Since {
+    #[serde(default)]
+    since: u64,
+}
+
+/// `GET /api/v1/ledger?since=N`.
+pub async fn entries(State(live): State<Arc<Live>>, query: Result<Query<Since>, QueryRejection>) -> Response {
+    let since = match query {
+        Ok(Query(query)) => query.since,
+        Err(fault) => return malformed(&fault, "?since=NUMBER"),
+    };
+    match read(&live, move |directory| ledger::read(&directory, since)).await {
+        Ok(entries) => Json(entries).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+#[derive(Deserialize)]
+pub struct From {
+    #[serde(default)]
+    from: u64,
+}
+
+/// `GET /api/v1/ledger/lines?from=BYTE`: the file as it stands, from there on; empty at its end.
+pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, QueryRejection>) -> Response {
+    let from = match query {
+        Ok(Query(query)) => query.from,
+        Err(fault) => return malformed(&fault, "?from=BYTE"),
+    };
+    match read(&live, move |directory| ledger::piece(&directory, from, PIECE_BYTES_MAX)).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// `GET /api/v1/ledger/end`: the last entry as the proxy knows it.
+pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
+    let end = live.ledger_end();
+    Json(dto::LedgerEnd { n: end.n, hash: end.hash })
+}
+
+async fn read<T: Send + 'static>(
+    live: &Live,
+    read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
+) -> Result<T, Response> {
+    let directory: &Path = &live.snapshot().plan.state.directory;
+    let directory = directory.to_owned();
+    let why = match tokio::task::spawn_blocking(move || read(directory)).await {
+        Ok(Ok(read)) => return Ok(read),
+        Ok(Err(error)) => format!("the ledger cannot be read: {error}"),
+        Err(_) => "the ledger cannot be read".to_owned(),
+    };
+    Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, why, None))
+}
+
+fn malformed(fault: &QueryRejection, hint: &str) -> Response {
+    refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some(hint.to_owned()))
+}
