@@ -1,11 +1,12 @@
-//! The ledger over the wire: entries as JSON; and its very bytes with what they must end in, for whoever computes the chain again.
+//! The records of the state directory over the wire: the ledger's entries as JSON, and its very bytes with what they must end in, for whoever computes
+//! the chain again; the users whom `new` has failed.
 //!
 //! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the control plane's thread.
 
 use super::auth::refuse;
 use super::dto;
 use crate::live::apply::Live;
-use crate::live::ledger;
+use crate::live::{keeper, ledger};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -59,6 +60,32 @@ pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, Que
 pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
     let end = live.ledger_end();
     Json(dto::LedgerEnd { n: end.n, hash: end.hash })
+}
+
+#[derive(Deserialize)]
+pub struct Attempt {
+    release: String,
+    attempt: u64,
+}
+
+/// `GET /api/v1/failed?release=R&attempt=N`: the users whom `new` has failed in it, as the file has them; nothing if nobody is listed.
+pub async fn failed(
+    State(live): State<Arc<Live>>,
+    query: Result<Query<Attempt>, QueryRejection>,
+) -> Response {
+    let Attempt { release, attempt } = match query {
+        Ok(Query(query)) => query,
+        Err(fault) => return malformed(&fault, "?release=NAME&attempt=NUMBER"),
+    };
+    // It becomes part of a file's name.
+    if !release.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return refuse(StatusCode::BAD_REQUEST, "this is not the name of a release", None);
+    }
+    let file = crate::live::failed::file(&release, attempt);
+    match read(&live, move |directory| Ok(keeper::read(&directory, &file).unwrap_or_default())).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Err(refused) => refused,
+    }
 }
 
 async fn read<T: Send + 'static>(

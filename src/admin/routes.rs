@@ -43,6 +43,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
         .route("/api/v1/ledger", get(record::entries))
         .route("/api/v1/ledger/lines", get(record::lines))
         .route("/api/v1/ledger/end", get(record::end))
+        .route("/api/v1/failed", get(record::failed))
         .route("/api/v1/releases/{release}/rollback", post(rollback))
         .route("/api/v1/releases/{release}/resume", post(resume))
         .fallback(|| async {
@@ -67,6 +68,7 @@ async fn front() -> &'static str {
      GET  /api/v1/config\n\
      GET  /api/v1/ledger?since=N\n\
      GET  /api/v1/ledger/lines?from=BYTE  /api/v1/ledger/end\n\
+     GET  /api/v1/failed?release=R&attempt=N\n\
      POST /api/v1/releases/R/rollback   {\"reason\": \"...\"}\n\
      POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n"
 }

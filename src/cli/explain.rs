@@ -222,6 +222,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 latency_tolerance: 0.2,
                 latency_notice: 0.03,
                 by_route: true,
+                harm_users_max: 0,
                 tick: Duration::from_millis(100),
             },
         };
@@ -259,6 +260,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 directory: "state".into(),
                 on_failure: plan::OnStateFailure::StableOnly,
                 when_empty: plan::WhenEmpty::Start,
+                failed_users: plan::FailedUsers::Off,
             },
             log: plan::Log {
                 format: plan::LogFormat::Json,

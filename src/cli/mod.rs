@@ -4,6 +4,7 @@
 //! scripts goes to stdout through [`text::print`], what went wrong to stderr, once, here. A reader that goes away
 //! (`| head`) is not an error.
 
+mod affected;
 mod check;
 mod client;
 mod completions;
@@ -73,6 +74,8 @@ enum Command {
     Resume(release::ResumeArgs),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
+    /// Tell who was in the new version in a time, and whom it failed.
+    Affected(affected::Args),
     /// Exit 0 if the proxy is ready, else 1: a probe for containers.
     Health(health::Args),
     /// Print the JSON schema of the config file.
@@ -95,6 +98,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollback(args) => release::rollback(args),
         Command::Resume(args) => release::resume(args),
         Command::Ledger(args) => ledger::run(args),
+        Command::Affected(args) => affected::run(args),
         Command::Health(args) => health::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Completions(args) => completions::run(args),
@@ -166,6 +170,8 @@ mod tests {
             "grayling resume r --reason fixed",
             "grayling ledger --since 4 --json",
             "grayling ledger --verify --json",
+            "grayling affected --since 2h",
+            "grayling affected r --since 2026-11-23T06:00:00Z --until 30m --users u.txt -c grayling.toml --json",
             "grayling ledger --verify -c grayling.toml",
             "grayling ledger --verify --state state --anchor 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             "grayling health --admin http://127.0.0.1:1",
@@ -182,6 +188,9 @@ mod tests {
             "grayling resume r",
             "grayling resume r --reason ",
             "grayling ledger --state state",
+            "grayling affected",
+            "grayling affected --since yesterday",
+            "grayling affected --since 2h --key-file k --state state -c grayling.toml",
             "grayling ledger --verify --state state --admin http://127.0.0.1:1",
             "grayling ledger --verify --anchor 12",
             "grayling ledger --since -1",

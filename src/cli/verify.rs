@@ -163,6 +163,8 @@ impl Verified {
         line("verdicts", verdicts);
         if !of.head.is_empty() {
             line("head", format!("{} {}", of.last, of.head));
+        }
+        if of.sound() && !of.head.is_empty() {
             line(
                 "",
                 "A chain finds changes, not a rewrite by someone who can compute it anew: note the".into(),

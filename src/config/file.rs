@@ -353,6 +353,9 @@ pub struct Watchdog {
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,
+    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0: no limit.
+    #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
+    pub harm_users_max: Option<u64>,
     /// Between two looks, from 50ms to 250ms.
     #[schemars(extend("default" = "100ms"))]
     pub tick: Option<Duration>,
@@ -433,6 +436,18 @@ pub struct State {
     /// Nothing is known of earlier rollbacks: start, or 0% until `resume`.
     #[schemars(extend("default" = "start"))]
     pub when_empty: Option<WhenEmpty>,
+    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under the key of `[log] user_key_file`
+    /// (without a key they are only counted), by their ids in clear, or not at all.
+    #[schemars(extend("default" = "hashed"))]
+    pub failed_users: Option<FailedUsers>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FailedUsers {
+    Hashed,
+    Clear,
+    Off,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

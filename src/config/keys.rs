@@ -67,6 +67,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_tolerance",
             "latency_notice",
             "strata",
+            "harm_users_max",
             "tick",
         ],
     ),
@@ -86,7 +87,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "websocket_grace",
         ],
     ),
-    ("state", &["directory", "on_failure", "when_empty"]),
+    ("state", &["directory", "on_failure", "when_empty", "failed_users"]),
     ("log", &["format", "sample", "slow", "user_key_file"]),
     ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat"]),
 ];
@@ -95,7 +96,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
 const LATER: &[(&str, &[&str])] = &[
     ("", &["journal", "fleet", "flag", "schema_phase"]),
     ("release.*", &["wave", "open_hours", "compare", "shadow"]),
-    ("release.*.watchdog", &["margin_errors", "margin_latency", "harm_users_max"]),
+    ("release.*.watchdog", &["margin_errors", "margin_latency"]),
     ("route", &["dual_write"]),
     ("alert.*", &["stuck_after"]),
 ];

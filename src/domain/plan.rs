@@ -363,6 +363,8 @@ pub struct Watchdog {
     pub latency_notice: f64,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
+    /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
+    pub harm_users_max: u64,
     /// The length of a slot, and the pause between two looks.
     pub tick: Duration,
 }
@@ -418,6 +420,17 @@ pub struct State {
     pub directory: PathBuf,
     pub on_failure: OnStateFailure,
     pub when_empty: WhenEmpty,
+    pub failed_users: FailedUsers,
+}
+
+/// How the users whom `new` has failed are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailedUsers {
+    /// By a hash under the key of the log; without a key they are only counted.
+    #[default]
+    Hashed,
+    Clear,
+    Off,
 }
 
 /// The state directory cannot be read or written at start.

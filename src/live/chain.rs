@@ -78,6 +78,6 @@ pub fn split(line: &[u8]) -> Option<Sealed<'_>> {
     let line = line.strip_suffix(b"\"")?;
     let (body, hash) = line.split_at_checked(line.len().checked_sub(DIGITS)?)?;
     let digit = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
-    let hash = std::str::from_utf8(hash).ok().filter(|hash| hash.as_bytes().iter().all(|b| digit(b)))?;
+    let hash = std::str::from_utf8(hash).ok().filter(|hash| hash.as_bytes().iter().all(digit))?;
     Some(Sealed { body: body.strip_suffix(br#","hash":""#)?, hash })
 }

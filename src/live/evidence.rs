@@ -239,8 +239,8 @@ pub fn of_harm(harm: grounds::Harm, requests: u64) -> Value {
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
 }
 
-/// The numbers behind a verdict of the watchdog.
-pub fn of_watchdog(of: &Evidence, cause: Cause) -> Value {
+/// The numbers behind a verdict of the watchdog; `users_failed`: since the evidence began.
+pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
     let grounds::Grounds { comparison, errors, latency } = of.grounds;
@@ -266,6 +266,7 @@ pub fn of_watchdog(of: &Evidence, cause: Cause) -> Value {
         "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
         "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
+        "users_failed": users_failed,
         "share": of.share,
         "grounds": written(&Grounds::Watchdog(Box::new(grounds))),
     })

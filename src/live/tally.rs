@@ -5,6 +5,7 @@
 //! names from the config only.
 
 use super::clock;
+use super::failed::FailedUsers;
 use crate::domain::decide::Arm;
 use crate::domain::distinct;
 use crate::domain::fuse::{Blown, Fuse};
@@ -202,6 +203,7 @@ pub struct ReleaseTally {
     pub arms: [ArmTally; 2],
     pub user_id_missing: PerWorker<Counter>,
     pub fuse: FuseBox,
+    pub failed: FailedUsers,
 }
 
 /// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one load where it can.
@@ -263,6 +265,7 @@ impl ReleaseTally {
             arms: [ArmTally::new(workers), ArmTally::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
             fuse: FuseBox::default(),
+            failed: FailedUsers::default(),
         }
     }
 

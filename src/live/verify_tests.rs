@@ -146,6 +146,19 @@ fn a_ledger_written_anew_fits_itself_and_neither_the_state_nor_a_noted_hash() {
 }
 
 #[test]
+fn one_line_that_is_replaced_does_not_fit_the_next_even_if_its_own_hash_does() {
+    let mut lines = honest();
+    let mut forged: Entry = serde_json::from_slice(&lines[1]).unwrap();
+    forged.actor = "nobody".into();
+    let prev = forged.prev.clone();
+    chain::seal(&mut forged, &prev).unwrap();
+    lines[1] = (serde_json::to_string(&forged).unwrap() + "\n").into_bytes();
+    let report = verified(&lines.concat(), None);
+    let what = "entry 3 does not follow from the line before it: one of the two was replaced";
+    assert_eq!(report.faults, [Fault { line: 3, what: what.into() }]);
+}
+
+#[test]
 fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fits() {
     let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let mut forged = entry(1, "trip", Some("fuse"), of_fuse(blown, &[]));

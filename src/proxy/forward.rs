@@ -5,10 +5,9 @@
 //! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
 //! machine; nothing here waits for anything but the upstream and the client.
 
-use super::access;
 use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upload};
 use super::error::Failure;
-use super::exchange::{Decided, Exchange, Story};
+use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
 use super::headers::{self, Forwarded, Framing, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
@@ -20,11 +19,12 @@ use super::websocket::{self, Handshake};
 use crate::domain::decide::{Arm, Reason, decide};
 use crate::domain::fuse::Blown;
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::{OnUnreachable, Protocol, Target, WatchdogMode};
+use crate::domain::plan::{FailedUsers, OnUnreachable, Protocol, Target, WatchdogMode};
 use crate::domain::segment::{Subject, UserSet};
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::evidence;
+use crate::live::failed;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
@@ -136,7 +136,11 @@ fn prepare(
     };
     let user_key = worker.user_key(&snapshot.plan.log);
     let story = Story {
-        user: found.as_deref().zip(user_key).map(|(id, key)| access::hashed_user(&key, id)),
+        user: found.as_deref().zip(user_key).map(|(id, key)| failed::hashed(&key, id)),
+        clear: match (&decided, snapshot.plan.state.failed_users) {
+            (Some(Decided { arm: Arm::New, .. }), FailedUsers::Clear) => found.as_deref().map(ClearId::of),
+            _ => None,
+        },
         sampled: worker.samples(snapshot.plan.log.sample, user_hash),
         method: parts.method.clone(),
         // In the form that was matched: the segment to hide is counted in that.

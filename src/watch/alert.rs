@@ -62,7 +62,7 @@ impl Kind {
             Kind::Freeze => "GraylingFrozen",
             Kind::BothArms => "GraylingBothArmsFailing",
             Kind::LatencyNotice => "GraylingNewIsSlower",
-            Kind::ReloadFailed => "GraylingConfigRefused",
+            Kind::ReloadFailed => "GraylingReloadFailed",
             Kind::StateNotDurable => "GraylingStateNotDurable",
         }
     }
@@ -298,7 +298,7 @@ mod tests {
         let mut at =
             |s: u64, seen: &[Alert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
         let trip = alert(Kind::Trip, 7);
-        assert_eq!(at(1, &[trip.clone()]), [(Kind::Trip, 7, false)]);
+        assert_eq!(at(1, std::slice::from_ref(&trip)), [(Kind::Trip, 7, false)]);
         assert_eq!(at(2, &[trip]), []);
         let again = alert(Kind::Trip, 9);
         assert_eq!(

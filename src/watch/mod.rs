@@ -1,4 +1,4 @@
-//! One file, one slow task each: the watchdog.
+//! One file, one slow task each: the watchdog, health probes, alerts (and each of their receivers).
 //!
 //! Never imports `proxy`: they meet in `live`.
 

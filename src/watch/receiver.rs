@@ -16,6 +16,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -41,6 +42,8 @@ pub struct Box {
 struct Shared {
     waiting: Mutex<VecDeque<Notice>>,
     bell: Notify,
+    /// Cut off at the old end, and not counted yet.
+    dropped: AtomicU64,
 }
 
 impl Box {
@@ -60,8 +63,7 @@ impl Box {
     }
 
     pub fn put(&self, notice: Notice) {
-        self.shared.waiting().push_back(notice);
-        self.shared.bell.notify_one();
+        self.shared.put(notice);
     }
 }
 
@@ -72,6 +74,16 @@ impl Drop for Box {
 }
 
 impl Shared {
+    fn put(&self, notice: Notice) {
+        let mut waiting = self.waiting();
+        waiting.push_back(notice);
+        let excess = waiting.len().saturating_sub(WAITING_MAX);
+        waiting.drain(..excess);
+        drop(waiting);
+        self.dropped.fetch_add(excess as u64, Relaxed);
+        self.bell.notify_one();
+    }
+
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Notice>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,18 +102,15 @@ impl Teller {
     async fn tell_events(mut self) {
         let (mut backoff, mut refused_since) = (BACKOFF_MIN, None);
         loop {
-            let next = {
-                let mut waiting = self.shared.waiting();
-                let excess = waiting.len().saturating_sub(WAITING_MAX);
-                waiting.drain(..excess);
-                let (next, left) = (waiting.front().cloned(), waiting.len() as u64);
-                drop(waiting);
-                self.live.alerts.change(&self.receiver.name, |count| {
-                    count.dropped += excess as u64;
-                    count.waiting = left;
-                });
-                next
+            let (next, left) = {
+                let waiting = self.shared.waiting();
+                (waiting.front().cloned(), waiting.len() as u64)
             };
+            let dropped = self.shared.dropped.swap(0, Relaxed);
+            self.live.alerts.change(&self.receiver.name, |count| {
+                count.dropped += dropped;
+                count.waiting = left;
+            });
             let Some(notice) = next else {
                 self.shared.bell.notified().await;
                 continue;
@@ -146,9 +155,6 @@ impl Teller {
                 let key = (notice.alert.kind, notice.alert.release.clone());
                 states.insert(key, notice);
             }
-            self.live.alerts.change(&self.receiver.name, |count| {
-                count.waiting = if self.failing { states.len() as u64 } else { 0 };
-            });
             if states.is_empty() {
                 self.shared.bell.notified().await;
                 continue;
@@ -158,11 +164,14 @@ impl Teller {
             self.count(&told);
             let pause = match told {
                 Ok(()) => {
+                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = 0);
                     states.retain(|_, notice| notice.over_ms.is_none());
                     backoff = BACKOFF_MIN;
                     repeat
                 }
                 Err(error) => {
+                    let waiting = states.len() as u64;
+                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
                     let pause = error.retry_after().unwrap_or(backoff);
                     backoff = (2 * backoff).min(BACKOFF_MAX);
                     // What comes meanwhile is told with the rest.
@@ -298,6 +307,14 @@ mod tests {
             (&over["labels"], &over["endsAt"]),
             (&stands["labels"], &json!("2023-11-14T22:14:10.000Z"))
         );
+    }
+
+    #[test]
+    fn a_full_box_loses_its_old_end_and_counts_it() {
+        let shared = Shared::default();
+        (0..WAITING_MAX as i64 + 3).for_each(|i| shared.put(notice(Some(i))));
+        let first = shared.waiting().front().and_then(|n| n.over_ms);
+        assert_eq!((shared.waiting().len(), first, shared.dropped.load(Relaxed)), (WAITING_MAX, Some(3), 3));
     }
 
     #[test]

@@ -10,12 +10,14 @@ use crate::domain::decide::Arm;
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::{Cause, Judgement, Limits, State, Verdict};
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
 use crate::live::evidence;
+use crate::live::failed;
 use crate::live::keeper::{self, Shelf};
 use crate::live::snapshot::ReleaseLive;
 use serde_json::json;
@@ -63,11 +65,18 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     // What an earlier process has kept of the releases that are there at start.
     let kept = |release: &Arc<ReleaseLive>| {
         let name = &release.release.name;
-        let dog = Watched::restored(release, &keeper::read(&archive?.directory, name)?, clock::now())?;
+        let dog = Watched::restored(
+            release,
+            &keeper::read(&archive?.directory, &keeper::evidence_file(name))?,
+            clock::now(),
+        )?;
         let e_value = dog.judge.engine().e_value();
         live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         Some((name.clone(), dog))
     };
+    if let Some(archive) = archive {
+        live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
+    }
     let mut watched: BTreeMap<String, Watched> = live.snapshot().releases.iter().filter_map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
@@ -117,14 +126,16 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             dog.tick(live, release, now, ticks, observe);
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
+                dog.keep_failed(release, archive, now);
             }
         }
         events.clear();
     }
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
-            dog.keep_by = Duration::ZERO;
+            (dog.keep_by, dog.keep_failed_by) = (Duration::ZERO, Duration::ZERO);
             dog.keep(release, archive, clock::now());
+            dog.keep_failed(release, archive, clock::now());
         }
     }
 }
@@ -148,8 +159,9 @@ struct Watched {
     /// When stable was last asked whether it takes connections.
     probed: Duration,
     told: State,
-    /// When the evidence is next written.
+    /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
+    keep_failed_by: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -174,6 +186,7 @@ impl Watched {
             probed: Duration::ZERO,
             told: State::Quiet,
             keep_by: now,
+            keep_failed_by: now,
         }
     }
 
@@ -214,7 +227,20 @@ impl Watched {
         self.judge.engine().save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in(&release.release.name, bytes);
+        archive.shelf.hand_in(keeper::evidence_file(&release.release.name), bytes);
+    }
+
+    /// The same of the users whom `new` has failed, where there are more than before.
+    fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.keep_failed_by {
+            return;
+        }
+        let name = &release.release.name;
+        for (attempt, bytes) in release.tally.failed.to_write(name) {
+            self.keep_failed_by =
+                now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
+            archive.shelf.hand_in(failed::file(name, attempt), bytes);
+        }
     }
 
     /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
@@ -287,7 +313,8 @@ impl Watched {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
-        self.act(live, release, &mut judgement, now);
+        let harm = self.harm(release, &mut judgement);
+        self.act(live, release, &mut judgement, harm, now);
         if judgement.state != self.told {
             self.told = judgement.state;
             live.log.event(
@@ -313,7 +340,28 @@ impl Watched {
         }
     }
 
-    fn act(&mut self, live: &Live, release: &ReleaseLive, judgement: &mut Judgement, now: Duration) {
+    /// Too many users failed is a breach, whatever the comparison says; where that has found one, it is that one.
+    fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (Harm, u64) {
+        let users_max = release.release.watchdog.harm_users_max;
+        let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
+        if harm.is_too_much() && !matches!(judgement.verdict, Verdict::Breach(_)) {
+            (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Harm));
+            judgement.reason = format!(
+                "new has failed {} users, and harm_users_max is {users_max} ({requests} requests; {})",
+                harm.users, judgement.reason
+            );
+        }
+        (harm, requests)
+    }
+
+    fn act(
+        &mut self,
+        live: &Live,
+        release: &ReleaseLive,
+        judgement: &mut Judgement,
+        (harm, requests): (Harm, u64),
+        now: Duration,
+    ) {
         let held = release.force.weight() == Weight::ZERO && release.release.segments.is_empty();
         if release.state == crate::domain::rollout::State::RolledBack {
             judgement.state = State::Tripped;
@@ -343,7 +391,10 @@ impl Watched {
             cause,
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
-            evidence: evidence::of_watchdog(&judgement.evidence, cause),
+            evidence: match cause {
+                Cause::Harm => evidence::of_harm(harm, requests),
+                _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
+            },
             onset: self.onset.map(|o| {
                 if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
                     o.first.max(self.calm_until)
@@ -355,7 +406,18 @@ impl Watched {
         };
         // A release that has just left the plan needs no trip.
         let _ = live.trip(&release.release.name, call);
+        // Its users are wanted now.
+        self.keep_failed_by = now;
     }
+}
+
+/// Whom an earlier process has failed in the present attempt.
+fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
+    let (name, attempt) = (&release.release.name, release.release.attempt);
+    let Some(bytes) = keeper::read(&archive.directory, &failed::file(name, attempt)) else { return };
+    let key = live.snapshot().plan.log.user_key.as_deref().map(failed::key);
+    let number = |id: &failed::Id| failed::number_of(key.as_ref(), id);
+    release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 
 fn limits(release: &ReleaseLive) -> Limits {

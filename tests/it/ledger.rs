@@ -131,7 +131,8 @@ fn a_line_that_a_crash_lost_is_written_again_and_fits_the_chain() {
     let config = Config::new(stable.address, new.address);
     let state = world.path("state");
     let file = state.join("ledger.jsonl");
-    let losses: [fn(&[u8]) -> Vec<u8>; 3] = [
+    type Loss = fn(&[u8]) -> Vec<u8>;
+    let losses: [Loss; 3] = [
         |whole| lines(whole).split_last().map(|(_, rest)| rest.concat()).unwrap(),
         |whole| whole[..whole.len() - 40].to_vec(),
         |whole| lines(whole)[0].clone(),
