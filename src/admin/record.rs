@@ -17,6 +17,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Of the latest entries.
+const LAST_MAX: usize = 1000;
 /// Bytes of one answer.
 const PIECE_BYTES_MAX: usize = 4 << 20;
 
@@ -24,15 +26,21 @@ const PIECE_BYTES_MAX: usize = 4 << 20;
 pub struct Since {
     #[serde(default)]
     since: u64,
+    /// Only so many, the latest.
+    last: Option<usize>,
 }
 
-/// `GET /api/v1/ledger?since=N`.
+/// `GET /api/v1/ledger?since=N&last=N`.
 pub async fn entries(State(live): State<Arc<Live>>, query: Result<Query<Since>, QueryRejection>) -> Response {
-    let since = match query {
-        Ok(Query(query)) => query.since,
+    let Since { since, last } = match query {
+        Ok(Query(query)) => query,
         Err(fault) => return malformed(&fault, "?since=NUMBER"),
     };
-    match read(&live, move |directory| ledger::read(&directory, since)).await {
+    let all = move |directory: PathBuf| match last {
+        Some(n) => ledger::read_last(&directory, since, n.min(LAST_MAX)),
+        None => ledger::read(&directory, since),
+    };
+    match read(&live, all).await {
         Ok(entries) => Json(entries).into_response(),
         Err(refused) => refused,
     }

@@ -43,6 +43,8 @@ const RELOADS: &str = "grayling_config_reloads_total";
 const DURABLE: &str = "grayling_state_durable";
 const SAVE_SECONDS: &str = "grayling_state_last_save_seconds";
 const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
+const EVENT_STREAMS: &str = "grayling_event_streams";
+const EVENTS_DROPPED: &str = "grayling_events_dropped_total";
 const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
 const ALERTS_SENT: &str = "grayling_alerts_sent_total";
 const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
@@ -73,6 +75,8 @@ fn describe() {
     describe_gauge!(DURABLE, "0: rollbacks are in memory only.");
     describe_gauge!(SAVE_SECONDS, "How long the last change was in memory only.");
     describe_counter!(LOG_DROPPED, "Log lines dropped because their reader was too slow.");
+    describe_gauge!(EVENT_STREAMS, "Streams of events that are open: pages, mostly.");
+    describe_counter!(EVENTS_DROPPED, "Events dropped because the reader of a stream was too slow.");
     describe_gauge!(
         SERVERS_HEALTHY,
         "Servers of an arm that are neither left aside nor down by their health probes."
@@ -127,6 +131,8 @@ fn process(live: &Live) {
         counter!(ALERTS_DROPPED, "receiver" => name()).absolute(count.dropped);
         gauge!(ALERTS_WAITING, "receiver" => name()).set(count.waiting as f64);
     }
+    gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
+    counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
 }
