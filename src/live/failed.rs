@@ -9,7 +9,7 @@
 //!
 //! A request counts here if its user was in `new` by the decision, got his answer from there (or none), and that was the arm's failure. A fail-over
 //! that stable has served is none. Invariants: a lock on the way of requests that fail, nothing on that of those that succeed; bounded by
-//! [`USERS_MAX`] users and [`ID_BYTES_MAX`] bytes of ids, beyond which requests are only counted; ids are written as `[state] failed_users` says,
+//! [`USERS_MAX`] users and 16 MiB of ids, beyond which requests are only counted; ids are written as `[state] failed_users` says,
 //! and never in clear unless it says so.
 
 use super::clock;

@@ -1,10 +1,10 @@
 //! What needs a person, and that the receivers of the config are told: when it begins, and when it is over.
 //!
 //! An alert is a state, not an event: five times a second it is asked what stands (of the *announced* snapshot: what is told is durable), and
-//! what has changed since goes to every receiver's own box ([`super::receiver`]). So nothing is lost in a restart either: what stands
+//! what has changed since goes to every receiver's own box (`receiver.rs`). So nothing is lost in a restart either: what stands
 //! then is told again, with the time at which it began.
 //!
-//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes by itself must be away for [`OVER`] before it is
+//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes by itself must be away for half a minute before it is
 //! called over; labels are names from the config and words from this file.
 
 use super::receiver::Box as Mailbox;
@@ -179,6 +179,9 @@ pub async fn run(live: Arc<Live>) {
         let seen = look(&live, reload_failed);
         for notice in standing.follow(seen, clock::now(), clock::at_ms()) {
             let (alert, over) = (&notice.alert, notice.over_ms.is_some());
+            if boxes.is_empty() {
+                continue;
+            }
             live.log.event(
                 "alert",
                 json!({"alert": alert.kind.label(), "release": alert.release, "state": if over { "resolved" } else { "firing" },

@@ -53,7 +53,7 @@ fn each_fault_of_an_alert_says_where_and_what_to_type() {
 #[test]
 fn files_with_secrets_are_read_and_their_lines_are_shown_in_no_fault() {
     let folder = Folder::new();
-    folder.write("good", &format!("# the old one beside the new one\n{SECRET}\n{SECRET}\n"));
+    folder.write("good", format!("# the old one beside the new one\n{SECRET}\n{SECRET}\n"));
     folder.write("short", "whsec_c2hvcnQ=\n");
     folder.write("bare", "hunter2hunter2hunter2hunter2\n");
     folder.write("slack", "https://hooks.slack.com/services/T0/B0/secret\n");
