@@ -311,6 +311,13 @@ pub struct ChangeAnswer {
 /// One of the array that `GET /api/v1/ledger?since=N` answers.
 pub use crate::live::ledger::Entry as LedgerEntry;
 
+/// `GET /api/v1/ledger/end`: number and hash of the last entry, as the running proxy knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEnd {
+    pub n: u64,
+    pub hash: String,
+}
+
 /// The body of `GET /readyz`, whether it is 200 or 503.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyDetails {

@@ -4,9 +4,8 @@
 //! it is not; every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
-use super::dto;
 use super::events::{self, Hub};
-use super::{file, page, session};
+use super::{dto, file, page, record, session};
 use crate::domain::decide::{Arm, decide};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout;
@@ -14,7 +13,7 @@ use crate::domain::segment::Subject;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
-use crate::live::{clock, ledger, meter};
+use crate::live::{clock, meter};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -27,8 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const REASON_BYTES_MAX: usize = 4096;
-/// Entries that `last=N` gives at most.
-const LAST_MAX: usize = 1000;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long a change waits for the disk.
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -45,7 +42,10 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
         .route("/api/v1/config/file", get(file::file))
-        .route("/api/v1/ledger", get(entries))
+        .route("/api/v1/ledger", get(record::entries))
+        .route("/api/v1/ledger/lines", get(record::lines))
+        .route("/api/v1/ledger/end", get(record::end))
+        .route("/api/v1/failed", get(record::failed))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/history", get(events::history))
         .route(session::PATH, get(session::show).post(session::begin).delete(session::end))
@@ -293,39 +293,6 @@ async fn explain(
         segment,
     };
     Json(explained).into_response()
-}
-
-#[derive(Deserialize)]
-struct LedgerQuery {
-    #[serde(default)]
-    since: u64,
-    /// Only so many, the latest.
-    last: Option<usize>,
-}
-
-async fn entries(
-    State(live): State<Arc<Live>>,
-    query: Result<Query<LedgerQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(fault) => {
-            return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?since=NUMBER".into()));
-        }
-    };
-    let directory = live.snapshot().plan.state.directory.clone();
-    let read = tokio::task::spawn_blocking(move || match query.last {
-        Some(n) => ledger::read_last(&directory, query.since, n.min(LAST_MAX)),
-        None => ledger::read(&directory, query.since),
-    })
-    .await;
-    match read {
-        Ok(Ok(entries)) => Json(entries).into_response(),
-        Ok(Err(e)) => {
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the ledger cannot be read: {e}"), None)
-        }
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the ledger cannot be read", None),
-    }
 }
 
 type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;

@@ -6,17 +6,15 @@
 
 use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
-use super::{InvalidConfig, block_on};
+use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
-use crate::config;
 use crate::domain::cohort::BUCKETS;
 use crate::domain::decide::{Force, Reason, decide};
 use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -67,14 +65,6 @@ async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow:
     let release = client.release(release, "explain --user ID --release").await?;
     let path = format!("/api/v1/explain?user={}&release={}", encoded(user), encoded(&release));
     Ok(client.get(&path).await?)
-}
-
-fn plan_of(path: &Path) -> anyhow::Result<Plan> {
-    let color = if std::io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
-    match config::load(path).result {
-        Ok(checked) => Ok(checked.plan),
-        Err(report) => Err(InvalidConfig(report.render(color)).into()),
-    }
 }
 
 fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
@@ -233,6 +223,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 latency_notice: 0.03,
                 latency_floor: Duration::from_millis(2),
                 by_route: true,
+                harm_users_max: 0,
                 tick: Duration::from_millis(100),
             },
         };
@@ -270,6 +261,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 directory: "state".into(),
                 on_failure: plan::OnStateFailure::StableOnly,
                 when_empty: plan::WhenEmpty::Start,
+                failed_users: plan::FailedUsers::Off,
             },
             log: plan::Log {
                 format: plan::LogFormat::Json,
@@ -277,6 +269,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 slow: Duration::ZERO,
                 user_key: None,
             },
+            alerts: vec![],
         }
     }
 

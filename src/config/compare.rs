@@ -352,8 +352,13 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
     section("[admin]", format!("{:?}", old.admin), format!("{:?}", new.admin));
     let listen = |p: &Plan| format!("{:?} {:?}", p.listen.trusted_proxies, p.listen.expose_arm);
     section("[listen] trusted_proxies or expose_arm", listen(old), listen(new));
-    let state = |p: &Plan| format!("{:?} {:?}", p.state.on_failure, p.state.when_empty);
-    section("[state] on_failure or when_empty", state(old), state(new));
+    let state =
+        |p: &Plan| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
+    section("[state] on_failure, when_empty or failed_users", state(old), state(new));
+    // Addresses and keys of theirs are not to be shown.
+    if old.alerts != new.alerts {
+        findings.note("`[alert]` changes".into());
+    }
 }
 
 #[cfg(test)]

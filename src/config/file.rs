@@ -27,6 +27,8 @@ pub struct File {
     pub limits: Option<Limits>,
     pub state: Option<State>,
     pub log: Option<Log>,
+    /// Who is told of what needs a person: `[alert.NAME]`.
+    pub alert: Option<BTreeMap<String, Alert>>,
 }
 
 /// A number and its unit: ms, s, m or h, as in "250ms" or "10s".
@@ -354,6 +356,9 @@ pub struct Watchdog {
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,
+    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0: no limit.
+    #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
+    pub harm_users_max: Option<u64>,
     /// Between two looks, from 50ms to 250ms.
     #[schemars(extend("default" = "100ms"))]
     pub tick: Option<Duration>,
@@ -434,6 +439,18 @@ pub struct State {
     /// Nothing is known of earlier rollbacks: start, or 0% until `resume`.
     #[schemars(extend("default" = "start"))]
     pub when_empty: Option<WhenEmpty>,
+    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under the key of `[log] user_key_file`
+    /// (without a key they are only counted), by their ids in clear, or not at all.
+    #[schemars(extend("default" = "hashed"))]
+    pub failed_users: Option<FailedUsers>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FailedUsers {
+    Hashed,
+    Clear,
+    Off,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -471,6 +488,25 @@ pub struct Log {
 pub enum LogFormat {
     Json,
     Combined,
+}
+
+/// Exactly one of `alertmanager`, `slack_file` and `webhook`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alert {
+    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it is over.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub alertmanager: Option<String>,
+    /// Its first line is the address of an incoming webhook of Slack; relative to this file.
+    pub slack_file: Option<String>,
+    /// An address that takes signed calls (Standard Webhooks); needs `secret_file`.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub webhook: Option<String>,
+    /// Lines `whsec_BASE64`; calls are signed with each; relative to this file.
+    pub secret_file: Option<String>,
+    /// How often an Alertmanager is told again of an alert that stands.
+    #[schemars(extend("default" = "30s"))]
+    pub repeat: Option<Duration>,
 }
 
 /// The JSON schema of the file, with a line end.

@@ -8,7 +8,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
         "",
         &[
             "listen", "tls", "admin", "identity", "upstream", "segment", "release", "route", "limits",
-            "state", "log",
+            "state", "log", "alert",
         ],
     ),
     ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "proxy_protocol", "expose_arm"]),
@@ -68,6 +68,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_notice",
             "latency_floor",
             "strata",
+            "harm_users_max",
             "tick",
         ],
     ),
@@ -87,16 +88,18 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "websocket_grace",
         ],
     ),
-    ("state", &["directory", "on_failure", "when_empty"]),
+    ("state", &["directory", "on_failure", "when_empty", "failed_users"]),
     ("log", &["format", "sample", "slow", "user_key_file"]),
+    ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat"]),
 ];
 
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["alert", "journal", "fleet", "flag", "schema_phase"]),
+    ("", &["journal", "fleet", "flag", "schema_phase"]),
     ("release.*", &["wave", "open_hours", "compare", "shadow"]),
-    ("release.*.watchdog", &["margin_errors", "margin_latency", "harm_users_max"]),
+    ("release.*.watchdog", &["margin_errors", "margin_latency"]),
     ("route", &["dual_write"]),
+    ("alert.*", &["stuck_after"]),
 ];
 
 pub fn known(section: &str) -> &'static [&'static str] {

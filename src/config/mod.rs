@@ -1,7 +1,7 @@
 //! The config file → [`crate::domain::plan::Plan`], or every reason why not; what an edit changes; and that it changed.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `read`, `check`, `sections`, `named`: TOML text → Plan, every fault with its place
+//! * `keys`, `value`, `read`, `check`, `sections`, `named`, `alerts`: TOML text → Plan, every fault with its place
 //! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
 //! * `compare`: what a change of plan moves, refuses, warns of
@@ -9,6 +9,7 @@
 //!
 //! Invariants: a Plan exists only if no fault was found; nothing here keeps state; nothing here panics whatever the file has.
 
+mod alerts;
 pub mod check;
 pub mod compare;
 pub mod file;

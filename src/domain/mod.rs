@@ -9,6 +9,7 @@ pub mod decide;
 pub mod distinct;
 pub mod engine;
 pub mod fuse;
+pub mod grounds;
 pub mod histogram;
 pub mod judge;
 pub mod outcome;

@@ -29,6 +29,7 @@ pub struct Plan {
     pub limits: Limits,
     pub state: State,
     pub log: Log,
+    pub alerts: Vec<Receiver>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -364,6 +365,8 @@ pub struct Watchdog {
     pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
+    /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
+    pub harm_users_max: u64,
     /// The length of a slot, and the pause between two looks.
     pub tick: Duration,
 }
@@ -419,6 +422,17 @@ pub struct State {
     pub directory: PathBuf,
     pub on_failure: OnStateFailure,
     pub when_empty: WhenEmpty,
+    pub failed_users: FailedUsers,
+}
+
+/// How the users whom `new` has failed are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailedUsers {
+    /// By a hash under the key of the log; without a key they are only counted.
+    #[default]
+    Hashed,
+    Clear,
+    Off,
 }
 
 /// The state directory cannot be read or written at start.
@@ -449,6 +463,53 @@ pub struct Log {
     pub slow: Duration,
     /// Key for the hash under which user ids are written; `None`: ids are left out.
     pub user_key: Option<Vec<u8>>,
+}
+
+/// Who is told of what needs a person.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Label in metrics and logs.
+    pub name: String,
+    pub kind: ReceiverKind,
+    pub address: Address,
+    /// There iff the address is https.
+    pub tls: Option<Built<rustls::ClientConfig>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum ReceiverKind {
+    /// Told again, so often, while an alert stands.
+    Alertmanager {
+        repeat: Duration,
+    },
+    Slack,
+    /// Signed with each of the secrets (Standard Webhooks).
+    Webhook {
+        secrets: Vec<Vec<u8>>,
+    },
+}
+
+/// Where alerts are posted to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    pub scheme: Scheme,
+    pub host: String,
+    pub port: u16,
+    /// With query. May be a secret: shown nowhere.
+    pub path: String,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Address { scheme, host, port, path: _ } = self;
+        Server { scheme: *scheme, host: host.clone(), port: *port }.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiver({} at {})", self.name, self.address)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

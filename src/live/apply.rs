@@ -6,10 +6,11 @@
 //! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
 //! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
+use super::alerts::AlertCounts;
 use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
-use super::ledger::Entry;
+use super::ledger::{End, Entry};
 use super::log::{Log, Seldom};
 use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
@@ -43,6 +44,7 @@ pub struct Live {
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
+    pub alerts: AlertCounts,
     /// What happens to requests of releases, for the watchdog.
     pub feed: Feed,
     /// Counts of routes that go to an upstream directly.
@@ -185,17 +187,19 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person. `ledger_last`: the number of the last entry on disk.
-    pub fn new(checked: config::Checked, source: Source, found: Found, ledger_last: u64, log: Log) -> Live {
+    /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
+    pub fn new(checked: config::Checked, source: Source, found: Found, ledger: End, log: Log) -> Live {
         let plan = Arc::new(checked.plan);
         let (mut image, lost) = match found {
+            // Of a version that knew no hashes: the chain begins at what stands there.
+            Found::Known(image) if image.ledger.hash.is_empty() => {
+                (Image { ledger: End { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
+            }
             Found::Known(image) => (image, None),
             Found::Empty => (Image::default(), None),
-            Found::Lost(why) => {
-                (Image { hold_strangers: true, ledger: ledger_last, ..Image::default() }, Some(why))
-            }
+            Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
-        let empty = image.releases.is_empty() && image.ledger == 0;
+        let empty = image.releases.is_empty() && image.ledger.n == 0;
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
             true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
             false => vec![],
@@ -236,6 +240,7 @@ impl Live {
             epochs: 0,
             evidence: 0,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
+            told: HashMap::new(),
         };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
@@ -252,7 +257,7 @@ impl Live {
                 weight_after: Some(release.force.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
             };
-            entries.push(writer.record(entry));
+            entries.push(writer.record(entry, &snapshot));
         }
         let desk = Desk::new(snapshot.clone(), None);
         let gauges = Gauges::default();
@@ -267,6 +272,7 @@ impl Live {
             log,
             workers,
             gauges,
+            alerts: AlertCounts::default(),
             feed: Feed::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
@@ -312,6 +318,11 @@ impl Live {
         self.publish(&mut writer, next, entries, None);
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
         Err(why)
+    }
+
+    /// The last entry of the ledger, as the state file has it or is about to.
+    pub fn ledger_end(&self) -> End {
+        self.writer().image.ledger.clone()
     }
 
     pub fn views(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
@@ -392,7 +403,7 @@ impl Live {
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let already = |state, what: &str| Changed {
             state,
-            ledger: writer.image.ledger,
+            ledger: writer.image.ledger.n,
             message: format!("it was {what} before"),
             receipt: None,
         };
@@ -445,9 +456,10 @@ impl Live {
             weight_before: Some(live.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence: call.evidence,
+            cause: Some(call.cause.label().to_owned()),
             ..writer.entry(kind, Some(&release), &call.origin, format!("{}: {detail}", call.cause.label()))
         };
-        let entry = writer.record(entry);
+        let entry = writer.record(entry, &next);
         let (state, ledger) = (if freeze { State::Frozen } else { State::RolledBack }, entry.n);
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let receipt = self.publish(&mut writer, next, vec![entry], rollback);
@@ -501,7 +513,7 @@ impl Live {
                 "resumed; evidence starts afresh".into(),
             )
         };
-        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry });
+        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
         let state = after.map_or(State::Pending, |r| r.state);
         let message = match after {
@@ -535,7 +547,7 @@ impl Live {
             false => ("unstop", "grayling.stop is gone"),
         };
         let entry = writer.entry(kind, None, &file_origin(), detail.to_owned());
-        let mut entries = vec![writer.record(entry)];
+        let mut entries = vec![writer.record(entry, &next)];
         entries.extend(writer.changes(&before, &next, &[]));
         self.publish(&mut writer, next, entries, None);
     }

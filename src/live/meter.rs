@@ -46,6 +46,9 @@ const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
 const EVENT_STREAMS: &str = "grayling_event_streams";
 const EVENTS_DROPPED: &str = "grayling_events_dropped_total";
 const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
+const ALERTS_SENT: &str = "grayling_alerts_sent_total";
+const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
+const ALERTS_WAITING: &str = "grayling_alerts_waiting";
 const BUILD: &str = "grayling_build_info";
 
 fn describe() {
@@ -78,6 +81,9 @@ fn describe() {
         SERVERS_HEALTHY,
         "Servers of an arm that are neither left aside nor down by their health probes."
     );
+    describe_counter!(ALERTS_SENT, "Calls to a receiver of alerts, by result: each is one try.");
+    describe_counter!(ALERTS_DROPPED, "Alerts that a receiver was never told of: it was away for too long.");
+    describe_gauge!(ALERTS_WAITING, "Alerts that a receiver has not taken yet.");
     describe_gauge!(BUILD, "1, with the version that runs.");
 }
 
@@ -118,6 +124,13 @@ fn process(live: &Live) {
     gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
     gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
     counter!(LOG_DROPPED).absolute(live.log.dropped());
+    for (receiver, count) in live.alerts.read() {
+        let name = || receiver.clone();
+        counter!(ALERTS_SENT, "receiver" => name(), "result" => "success").absolute(count.taken);
+        counter!(ALERTS_SENT, "receiver" => name(), "result" => "failure").absolute(count.failed);
+        counter!(ALERTS_DROPPED, "receiver" => name()).absolute(count.dropped);
+        gauge!(ALERTS_WAITING, "receiver" => name()).set(count.waiting as f64);
+    }
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");

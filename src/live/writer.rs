@@ -5,9 +5,11 @@
 
 use super::apply::Origin;
 use super::apply::Source;
+use super::chain;
 use super::claim::Bar;
 use super::clock;
 use super::ledger::Entry;
+use super::membership::Membership;
 use super::route::RouteTable;
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use super::state::{Image, RECENT_MAX};
@@ -31,6 +33,8 @@ pub(super) struct Writer {
     pub evidence: u64,
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
+    /// Who is in `new` beside the weight, as the ledger has it last; by release.
+    pub told: HashMap<String, Membership>,
 }
 
 /// What becomes of the watchdog's evidence when the weight in force changes.
@@ -247,11 +251,21 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.release.weight) != Some(release.release.weight);
-            let kind = if rearmed.contains(name) { "attempt" } else { "weight" };
-            if weight_before == weight_after && !configured && kind == "weight" {
+            let membership = Membership::of(&release.release, &after.plan.identity);
+            let kind = if rearmed.contains(name) {
+                "attempt"
+            } else if weight_before != weight_after || configured {
+                "weight"
+            } else if self.told.get(name) != Some(&membership) {
+                "membership"
+            } else {
                 continue;
-            }
+            };
             let mut detail = match kind {
+                "membership" => {
+                    "the file says otherwise who is in new: its salt, the segments, or how ids are read"
+                        .to_owned()
+                }
                 "attempt" => {
                     format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
                 }
@@ -265,7 +279,7 @@ impl Writer {
                 weight_after: Some(weight_after.percent()),
                 ..self.entry(kind, Some(&release.release), &file_origin(), detail)
             };
-            entries.push(self.record(entry));
+            entries.push(self.record(entry, after));
         }
         for old in &before.releases {
             if !after.releases.iter().any(|r| r.release.name == old.release.name) {
@@ -279,7 +293,7 @@ impl Writer {
                         "not in the file any more".into(),
                     )
                 };
-                entries.push(self.record(entry));
+                entries.push(self.record(entry, after));
             }
         }
         entries
@@ -298,12 +312,17 @@ impl Writer {
             release: release.map(|r| r.name.clone()),
             attempt: release.map(|r| r.attempt),
             kind: kind.to_owned(),
+            cause: None,
             actor: origin.actor.clone(),
             reason: origin.reason.clone(),
             detail,
             weight_before: None,
             weight_after: None,
+            held: None,
+            membership: None,
             evidence: Value::Null,
+            prev: String::new(),
+            hash: String::new(),
             rebuilt: false,
         }
     }
@@ -328,10 +347,31 @@ impl Writer {
             .collect()
     }
 
-    /// Numbers an entry, and keeps it among the latest.
-    pub(super) fn record(&mut self, mut entry: Entry) -> Entry {
-        self.image.ledger = self.image.ledger.saturating_add(1);
-        entry.n = self.image.ledger;
+    /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps it among the latest.
+    /// `next`: what is in force with it.
+    pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
+        let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
+        match (next.releases.iter().find(named), &entry.release) {
+            (Some(live), Some(name)) => {
+                entry.held = Some(live.force == Force::Held);
+                let membership = Membership::of(&live.release, &next.plan.identity);
+                if self.told.get(name) != Some(&membership) {
+                    self.told.insert(name.clone(), membership.clone());
+                    entry.membership = Some(membership);
+                }
+            }
+            (None, Some(name)) => {
+                entry.held = Some(true);
+                self.told.remove(name);
+            }
+            (_, None) => {}
+        }
+        entry.n = self.image.ledger.n.saturating_add(1);
+        // Numbers, words and lists of them: JSON can always say that.
+        if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {
+            self.image.ledger.hash = entry.hash.clone();
+        }
+        self.image.ledger.n = entry.n;
         let recent = &mut self.image.recent;
         recent.push(entry.clone());
         let excess = recent.len().saturating_sub(RECENT_MAX);

@@ -1,6 +1,9 @@
-//! One file, one slow task each: the watchdog.
+//! One file, one slow task each: the watchdog, health probes, alerts (and each of their receivers).
 //!
 //! Never imports `proxy`: they meet in `live`.
 
+pub mod alert;
+mod post;
 pub mod probes;
+mod receiver;
 pub mod watchdog;

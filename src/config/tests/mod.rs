@@ -1,6 +1,7 @@
 //! Faults and their messages as a person sees them; and that no text makes the checker panic.
 
 mod agreement;
+mod alerts;
 mod damaged;
 
 use super::check::examine;
