@@ -19,6 +19,7 @@ use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
+use crate::watch::conductor;
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
 use serde_json::json;
@@ -375,6 +376,7 @@ impl Control {
                 }
             }
             tokio::spawn(names(self.live.clone(), resolved));
+            tokio::spawn(conductor::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

@@ -2,5 +2,6 @@
 
 pub mod auth;
 pub mod dto;
+mod progress;
 pub mod routes;
 pub mod serve;

@@ -5,7 +5,7 @@
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::dto;
-use crate::domain::decide::{Arm, decide};
+use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::normalise;
 use crate::domain::rollout;
 use crate::domain::segment::Subject;
@@ -43,6 +43,8 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
         .route("/api/v1/ledger", get(entries))
         .route("/api/v1/releases/{release}/rollback", post(rollback))
         .route("/api/v1/releases/{release}/resume", post(resume))
+        .route("/api/v1/releases/{release}/pause", post(pause))
+        .route("/api/v1/releases/{release}/promote", post(promote))
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
@@ -65,7 +67,9 @@ async fn front() -> &'static str {
      GET  /api/v1/config\n\
      GET  /api/v1/ledger?since=N\n\
      POST /api/v1/releases/R/rollback   {\"reason\": \"...\"}\n\
-     POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n"
+     POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n\
+     POST /api/v1/releases/R/pause      {\"reason\": \"...\"}\n\
+     POST /api/v1/releases/R/promote    {\"reason\": \"...\"}\n"
 }
 
 async fn readyz(State(live): State<Arc<Live>>) -> Response {
@@ -180,13 +184,15 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         attempt_seen: memory.attempt.max(release.attempt),
         state: live_release.state.into(),
         weight: live_release.force.weight().percent(),
-        weight_configured: release.weight.percent(),
-        wave: None,
+        weight_configured: live_release.reach.weight.percent(),
+        wave: live_release.wave().map(|w| w.name.clone()),
+        waves: super::progress::waves(live_release),
+        progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
         trip,
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
-        gates: vec![],
+        gates: super::progress::gates(live_release, view),
         watchdog,
     }
 }
@@ -267,6 +273,8 @@ async fn explain(
         enters_at: decision.bucket.map(|b| b.enters_at().percent()),
         weight: Some(release.force.weight().percent()),
         segment,
+        wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
+        power: live.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
     };
     Json(explained).into_response()
 }
@@ -338,7 +346,31 @@ async fn rollback(
     }
 }
 
-async fn resume(
+/// A change that never happens without a reason.
+#[derive(Clone, Copy)]
+struct Verb {
+    name: &'static str,
+    reason: &'static str,
+    change: fn(&Live, &str, &Origin) -> Result<Changed, Refused>,
+}
+
+async fn resume(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+    let reason = "why users may go to new again, or the waves go on";
+    reasoned(Verb { name: "resume", reason, change: Live::resume }, live, actor, name, body).await
+}
+
+async fn pause(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+    let reason = "why the waves stay where they are";
+    reasoned(Verb { name: "pause", reason, change: Live::pause }, live, actor, name, body).await
+}
+
+async fn promote(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+    let reason = "why the next wave may open now";
+    reasoned(Verb { name: "promote", reason, change: Live::promote }, live, actor, name, body).await
+}
+
+async fn reasoned(
+    verb: Verb,
     State(live): State<Arc<Live>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
@@ -352,13 +384,12 @@ async fn resume(
         return answer;
     }
     if reason.is_none() {
-        let hint = Some("{\"reason\": \"why users may go to new again\"}".to_owned());
-        return refuse(StatusCode::BAD_REQUEST, "a resume needs a reason", hint);
+        let hint = format!("{{\"reason\": \"{}\"}}", verb.reason);
+        return refuse(StatusCode::BAD_REQUEST, format!("a {} needs a reason", verb.name), Some(hint));
     }
-    let resumed = live.resume(&name, &Origin { actor, reason });
-    match resumed {
+    match (verb.change)(&live, &name, &Origin { actor, reason }) {
         Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), &name),
-        resumed => told(&live, resumed).await,
+        changed => told(&live, changed).await,
     }
 }
 

@@ -50,9 +50,15 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "open_hours",
+            "wave",
             "outcome",
             "watchdog",
         ],
+    ),
+    (
+        "release.*.wave",
+        &["name", "segments", "weight", "bake", "requests_min", "users_min", "open"],
     ),
     ("release.*.outcome", &["status", "header", "body", "grpc"]),
     ("release.*.outcome.body", &["path", "equals", "not_equals", "max"]),
@@ -66,6 +72,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_p99_max",
             "latency_tolerance",
             "latency_notice",
+            "margin_errors",
+            "margin_latency",
             "strata",
             "tick",
         ],
@@ -93,8 +101,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["alert", "journal", "fleet", "flag", "schema_phase"]),
-    ("release.*", &["wave", "open_hours", "compare", "shadow"]),
-    ("release.*.watchdog", &["margin_errors", "margin_latency", "harm_users_max"]),
+    ("release.*", &["compare", "shadow"]),
+    ("release.*.watchdog", &["harm_users_max"]),
     ("route", &["dual_write"]),
 ];
 

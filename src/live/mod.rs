@@ -6,6 +6,7 @@ pub mod claim;
 pub mod clock;
 
 pub mod feed;
+pub mod gates;
 pub mod keeper;
 pub mod ledger;
 pub mod log;
@@ -17,4 +18,5 @@ pub mod snapshot;
 pub mod state;
 pub mod tally;
 pub mod upstream;
+mod waves;
 mod writer;

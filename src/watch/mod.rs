@@ -1,6 +1,7 @@
-//! One file, one slow task each: the watchdog.
+//! One file, one slow task each: the watchdog, the waves, the health probes.
 //!
 //! Never imports `proxy`: they meet in `live`.
 
+pub mod conductor;
 pub mod probes;
 pub mod watchdog;

@@ -5,14 +5,16 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
-use crate::domain::cohort::{Salt, Weight};
-use crate::domain::decide::Arm;
+use crate::domain::cohort::Salt;
+use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::{Cause, Evidence, Judgement, Limits, State, Verdict};
+use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
 use crate::live::keeper::{self, Shelf};
@@ -149,6 +151,8 @@ struct Watched {
     told: State,
     /// When the evidence is next written.
     keep_by: Duration,
+    /// What the present wave shows, and its stage.
+    trial: Option<(u64, Trial)>,
 }
 
 #[derive(Clone, Copy)]
@@ -173,6 +177,7 @@ impl Watched {
             probed: Duration::ZERO,
             told: State::Quiet,
             keep_by: now,
+            trial: None,
         }
     }
 
@@ -226,6 +231,7 @@ impl Watched {
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>>, now: Duration) {
         let patience = self.deadline / 4;
+        let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             for mut event in events.remove(&epoch).unwrap_or_default() {
                 event.request.drawn &= drawn;
@@ -233,6 +239,11 @@ impl Watched {
                     *unusual = event.after > patience;
                 }
                 judge.engine_mut().push(&event);
+                if let Some((_, trial)) = &mut trial {
+                    let engine = judge.engine();
+                    let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+                    trial.push(&event, &Yardstick { table, factor });
+                }
             }
         };
         let mut present = self.epochs.back().copied();
@@ -248,6 +259,16 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
+        self.trial = trial;
+    }
+
+    /// The trial of the present wave: the one that runs, or a new one if another has begun.
+    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<(u64, Trial)> {
+        let wave = release.wave().filter(|_| !release.finished)?;
+        let margins = release.release.watchdog.margins;
+        let runs = self.trial.take().filter(|(stage, t)| *stage == release.stage && t.margins() == margins);
+        let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
+        Some(runs.unwrap_or_else(|| (release.stage, begins())))
     }
 
     /// What decides about a user's arm has changed.
@@ -296,6 +317,10 @@ impl Watched {
         }
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
+            view.looked = now;
+            if observe {
+                view.trial = self.trial.as_ref().map(|(stage, trial)| (*stage, trial.reading()));
+            }
         }
     }
 
@@ -307,13 +332,19 @@ impl Watched {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
+        if let Some((_, trial)) = &mut self.trial {
+            trial.tick(now, self.deadline);
+        }
         if self.judge.engine().e_value() <= CALM {
             self.calm_until = now.saturating_sub(self.deadline);
         }
     }
 
     fn act(&mut self, live: &Live, release: &ReleaseLive, judgement: &mut Judgement, now: Duration) {
-        let held = release.force.weight() == Weight::ZERO && release.release.segments.is_empty();
+        let held = match release.force {
+            Force::Held => true,
+            Force::At(reach) => reach == Reach::NOBODY,
+        };
         if release.state == crate::domain::rollout::State::RolledBack {
             judgement.state = State::Tripped;
             return;
