@@ -75,19 +75,20 @@ pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins.
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%.
     pub fn waves(text: &str) -> Vec<Wave> {
         let mut reach = Reach::NOBODY;
         let wave = |word: &str| {
             let mut parts = word.split(':');
-            let name = parts.next().unwrap_or_default().to_owned();
-            match Weight::parse(name.trim_start_matches(|c: char| c.is_alphabetic() || c == '=')) {
+            let called = parts.next().unwrap_or_default();
+            let (name, weight) = called.split_once('=').unwrap_or((called, called));
+            match Weight::parse(weight) {
                 Ok(weight) => reach.weight = weight,
                 Err(_) => reach.segments += 1,
             }
             let bake = parts.next().and_then(|m| m.strip_suffix('m')?.parse::<u64>().ok());
             Wave {
-                name: name.split('=').next().unwrap_or_default().to_owned(),
+                name: name.to_owned(),
                 reach,
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
