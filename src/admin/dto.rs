@@ -315,6 +315,44 @@ pub struct ChangeAnswer {
     pub message: String,
 }
 
+/// `GET /api/v1/config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    pub text: String,
+    pub path: std::path::PathBuf,
+    /// Of the file's bytes, in hex.
+    pub sha256: String,
+    /// How far each release has come: no file knows.
+    #[serde(default)]
+    pub releases: std::collections::BTreeMap<String, Standing>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// The present wave; `null` before the first one, and for a weight set by hand.
+    #[serde(default)]
+    pub wave: Option<String>,
+    /// What that wave gives.
+    #[serde(default)]
+    pub weight_configured: f64,
+    #[serde(default)]
+    pub segments_configured: usize,
+    #[serde(default)]
+    pub finished: bool,
+    /// In force.
+    #[serde(default)]
+    pub weight: f64,
+    #[serde(default)]
+    pub segments: usize,
+    /// Requests a second in the last minute; those of stable in the last five, and its failures.
+    #[serde(default)]
+    pub rate: f64,
+    #[serde(default)]
+    pub requests: u64,
+    #[serde(default)]
+    pub failures: u64,
+}
+
 /// One of the array that `GET /api/v1/ledger?since=N` answers.
 pub use crate::live::ledger::Entry as LedgerEntry;
 

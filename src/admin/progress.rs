@@ -3,7 +3,8 @@
 //! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not known is left out.
 
 use super::dto;
-use crate::domain::gate;
+use crate::config::Standing;
+use crate::domain::gate::{self, Traffic};
 use crate::domain::rollout::Pause;
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::wave::Door;
@@ -67,4 +68,20 @@ pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
 pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
     gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.reach.weight.ratio())
+}
+
+/// Where a release stands, for who compares files.
+pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
+    let configured = of.progress.as_ref().map_or(of.reach, |p| p.reach);
+    dto::Standing {
+        wave: of.progress.as_ref().map(|p| p.wave.clone()),
+        weight_configured: configured.weight.percent(),
+        segments_configured: configured.segments,
+        finished: of.progress.as_ref().is_some_and(|p| p.finished),
+        weight: of.reach.weight.percent(),
+        segments: of.reach.segments,
+        rate: traffic.map_or(0.0, |t| t.rate),
+        requests: traffic.map_or(0, |t| t.requests),
+        failures: traffic.map_or(0, |t| t.failures),
+    }
 }

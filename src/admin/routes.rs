@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,7 +100,17 @@ async fn metrics(State(live): State<Arc<Live>>) -> Response {
 
 async fn config(State(live): State<Arc<Live>>) -> Response {
     let source = live.source();
-    Json(json!({"path": source.path, "text": source.text, "sha256": source.sha256})).into_response()
+    let standings = live.standings().into_iter();
+    let views = live.views();
+    let traffic = |name: &str| views.get(name).map(|view| view.traffic());
+    let releases = standings.map(|(name, s)| (name.clone(), super::progress::standing(&s, traffic(&name))));
+    let running = dto::Running {
+        text: source.text,
+        path: source.path,
+        sha256: source.sha256,
+        releases: releases.collect(),
+    };
+    Json(running).into_response()
 }
 
 async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {

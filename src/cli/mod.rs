@@ -67,6 +67,10 @@ enum Command {
     Rollback(release::RollbackArgs),
     /// Let users into the new version again after a rollback.
     Resume(release::ResumeArgs),
+    /// Hold the waves of a release where they are.
+    Pause(release::PauseArgs),
+    /// Open the next wave of a release, whatever its gates say.
+    Promote(release::PromoteArgs),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
     /// Exit 0 if the proxy is ready, else 1: a probe for containers.
@@ -90,6 +94,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args),
         Command::Rollback(args) => release::rollback(args),
         Command::Resume(args) => release::resume(args),
+        Command::Pause(args) => release::pause(args),
+        Command::Promote(args) => release::promote(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Health(args) => health::run(args),
         Command::Schema(args) => schema::run(args),

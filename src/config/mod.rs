@@ -28,5 +28,5 @@ mod waves;
 mod tests;
 
 pub use check::{Checked, Loaded, load, parse};
-pub use compare::{Finding, FindingKind, compare};
+pub use compare::{Finding, FindingKind, Standing, Standings, compare};
 pub use report::{Color, Fault, Report, Severity};

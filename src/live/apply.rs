@@ -353,7 +353,7 @@ impl Live {
         let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let findings = config::compare(&before.plan, &checked.plan);
+        let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
         let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);

@@ -10,6 +10,7 @@ use super::ledger::Entry;
 use super::scribe::Receipt;
 use super::snapshot::ReleaseLive;
 use super::writer::{Evidence, Writer};
+use crate::config::Standings;
 use crate::domain::gate::{self, Verdict};
 use crate::domain::rollout::climb::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, Pause, State, Step};
@@ -127,6 +128,11 @@ impl Live {
         let evidence = json!({"wave": wave, "gates": gates::written(outlook, decision)});
         let origin = Origin { actor: ACTOR.into(), reason: None };
         self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).receipt
+    }
+
+    /// Where each release stands.
+    pub fn standings(&self) -> Standings {
+        self.writer().standings(&self.snapshot())
     }
 
     /// Another release's standing trip that forbids more users on the servers of this one's `new`.

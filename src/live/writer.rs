@@ -13,6 +13,7 @@ use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use super::state::{Image, RECENT_MAX};
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
+use crate::config::{Standing, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
@@ -340,6 +341,18 @@ impl Writer {
             evidence: Value::Null,
             rebuilt: false,
         }
+    }
+
+    /// Where each release stands.
+    pub(super) fn standings(&self, now: &Snapshot) -> Standings {
+        let of = |r: &Arc<ReleaseLive>| {
+            let reach = match r.force {
+                Force::At(reach) => reach,
+                Force::Held => Reach::NOBODY,
+            };
+            (r.release.name.clone(), Standing { progress: self.memory(&r.release).progress, reach })
+        };
+        now.releases.iter().map(of).collect()
     }
 
     /// What a file may not change while a release is frozen: a new salt or a new segment lets users in as well as a weight does.
