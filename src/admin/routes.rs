@@ -374,7 +374,12 @@ async fn pause(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<Strin
     reasoned(Verb { name: "pause", reason, change: Live::pause }, live, actor, name, body).await
 }
 
-async fn promote(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+async fn promote(
+    live: State<Arc<Live>>,
+    actor: Extension<Actor>,
+    name: Path<String>,
+    body: Body,
+) -> Response {
     let reason = "why the next wave may open now";
     reasoned(Verb { name: "promote", reason, change: Live::promote }, live, actor, name, body).await
 }

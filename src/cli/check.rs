@@ -5,7 +5,9 @@
 
 use crate::admin::dto::Running;
 use crate::config::compare::too_short;
-use crate::config::{Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse};
+use crate::config::{
+    Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
+};
 use crate::domain::cohort::Weight;
 use crate::domain::gate::Traffic;
 use crate::domain::rollout::Progress;

@@ -187,7 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_promote_tells_what_it_skips_and_a_pause_how_it_ends() {
-        let promoted = json!({"state": "progressing", "ledger": 19, "message": "wave `5%` is open; it skips bake"});
+        let promoted =
+            json!({"state": "progressing", "ledger": 19, "message": "wave `5%` is open; it skips bake"});
         let paused = json!({"state": "paused", "ledger": 20, "message": "paused in wave `5%`"});
         let server = admin(&[
             ("POST /api/v1/releases/a/promote", 200, promoted),

@@ -148,13 +148,18 @@ fn keys(status: &Status) -> Vec<String> {
         let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
         let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
         let held = r.progress.as_ref().map(|p| p.held_s.is_some());
-        format!("{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}", r.name, (r.attempt, r.state, &r.wave, &r.held))
+        format!(
+            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}",
+            r.name,
+            (r.attempt, r.state, &r.wave, &r.held)
+        )
     };
     std::iter::once(proxy).chain(status.releases.iter().map(release)).collect()
 }
 
 fn line(r: &Release) -> String {
-    let mut out = format!("{}: {}{}, weight {}", shown(&r.name), r.state.words(), climb::place(r), weights(r));
+    let mut out =
+        format!("{}: {}{}, weight {}", shown(&r.name), r.state.words(), climb::place(r), weights(r));
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
         let _ = write!(out, ", {}", told(r, trip));

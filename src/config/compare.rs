@@ -179,7 +179,8 @@ fn changed(
     standing: &Standing,
 ) {
     let name = &after.name;
-    let (was, is) = (waves::reach(before, standing).weight, waves::reach_after(before, after, standing).weight);
+    let (was, is) =
+        (waves::reach(before, standing).weight, waves::reach_after(before, after, standing).weight);
     let raise = is.parts().saturating_sub(was.parts());
     // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
     // and the second save is a decision of its own.
@@ -208,10 +209,8 @@ fn changed(
         ));
     } else if was != is {
         let arm = if raise > 0 { "new" } else { "stable" };
-        findings.note(format!(
-            "release `{name}`: weight {} to {}: {share} of users move to `{arm}`",
-            was, is
-        ));
+        findings
+            .note(format!("release `{name}`: weight {} to {}: {share} of users move to `{arm}`", was, is));
     }
     waves::changed(findings, before, after, standing);
     if before.watchdog.enabled && !after.watchdog.enabled {

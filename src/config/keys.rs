@@ -56,10 +56,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "watchdog",
         ],
     ),
-    (
-        "release.*.wave",
-        &["name", "segments", "weight", "bake", "requests_min", "users_min", "open"],
-    ),
+    ("release.*.wave", &["name", "segments", "weight", "bake", "requests_min", "users_min", "open"]),
     ("release.*.outcome", &["status", "header", "body", "grpc"]),
     ("release.*.outcome.body", &["path", "equals", "not_equals", "max"]),
     (

@@ -28,7 +28,12 @@ pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segm
     let Some(value) = r.value(release, "wave") else {
         if let Some(hours) = open_hours {
             let help = "remove it, or write the plan as `[[release.NAME.wave]]`";
-            r.warn(&hours.span, "`open_hours` without waves", "a weight set by hand obeys no hours", Some(help.into()));
+            r.warn(
+                &hours.span,
+                "`open_hours` without waves",
+                "a weight set by hand obeys no hours",
+                Some(help.into()),
+            );
         }
         return plan;
     };
@@ -137,10 +142,14 @@ fn hours(text: &str) -> value::Parsed<OpenHours> {
     OpenHours::parse(text).map_err(|error| {
         let help = match &error {
             HoursError::Day(_) => "days are Mon, Tue, Wed, Thu, Fri, Sat, Sun; as in `Mon-Thu` or `Mon,Wed`",
-            HoursError::Time(_) => "a time is hours and minutes, from `00:00` to `24:00`, as in `09:00-16:00`",
+            HoursError::Time(_) => {
+                "a time is hours and minutes, from `00:00` to `24:00`, as in `09:00-16:00`"
+            }
             HoursError::Zone(_) => "a zone of the IANA database, as in `Europe/London` or `UTC`",
             HoursError::Empty => "for the whole day, write `00:00-24:00`",
-            HoursError::Shape => "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`",
+            HoursError::Shape => {
+                "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`"
+            }
         };
         value::Bad { why: error.to_string(), help: Some(help.into()) }
     })
@@ -221,15 +230,27 @@ requests_min = 9000
     fn every_fault_of_a_plan_says_what_to_type() {
         for (release, word) in [
             ("weight = \"5%\"\n[[release.r.wave]]\nweight = \"5%\"", "waves or `weight`, not both"),
-            ("segments = [\"testers\"]\n[[release.r.wave]]\nweight = \"5%\"", "waves or `segments`, not both"),
-            ("[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"1%\"", "write at least \"5%\""),
-            ("[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"5%\"", "two waves are called `5%`"),
+            (
+                "segments = [\"testers\"]\n[[release.r.wave]]\nweight = \"5%\"",
+                "waves or `segments`, not both",
+            ),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"1%\"",
+                "write at least \"5%\"",
+            ),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"5%\"",
+                "two waves are called `5%`",
+            ),
             ("[[release.r.wave]]\nsegments = [\"tester\"]", "did you mean `\"testers\"`?"),
             ("[[release.r.wave]]\nweight = \"5%\"\nopen = \"byhand\"", "did you mean `\"by-hand\"`?"),
             ("[[release.r.wave]]\nwieght = \"5%\"", "did you mean `weight`?"),
             ("[release.r.wave]\nweight = \"5%\"", "with two brackets"),
             ("wave = []", "a plan without a wave"),
-            ("open_hours = \"9-5\"\n[[release.r.wave]]\nweight = \"5%\"", "Mon-Thu 09:00-16:00 Europe/London"),
+            (
+                "open_hours = \"9-5\"\n[[release.r.wave]]\nweight = \"5%\"",
+                "Mon-Thu 09:00-16:00 Europe/London",
+            ),
             ("[release.r.watchdog]\nmargin_errors = \"0%\"", "holds every wave for ever"),
         ] {
             let faults = check(release).map(|_| ()).expect_err(release);
@@ -241,7 +262,10 @@ requests_min = 9000
     fn a_wave_that_can_never_pass_or_does_nothing_is_warned_of() {
         for (release, word) in [
             ("[[release.r.wave]]\nsegments = [\"staff\"]", "asks for 5 users, and its segments name 1"),
-            ("[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nbake = \"1h\"", "a wave that lets nobody in"),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nbake = \"1h\"",
+                "a wave that lets nobody in",
+            ),
             ("weight = \"5%\"\nopen_hours = \"Mon 09:00-16:00 UTC\"", "`open_hours` without waves"),
         ] {
             let warnings = check(release).unwrap().warnings.lines();

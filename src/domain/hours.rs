@@ -85,7 +85,8 @@ impl OpenHours {
 
     /// Milliseconds since the Unix epoch.
     pub fn hold(&self, at_ms: i64) -> bool {
-        Timestamp::from_millisecond(at_ms).is_ok_and(|at| self.holds_at(&at.to_zoned_datetime(self.zone.clone())))
+        Timestamp::from_millisecond(at_ms)
+            .is_ok_and(|at| self.holds_at(&at.to_zoned_datetime(self.zone.clone())))
     }
 
     fn holds_at(&self, local: &ZonedDateTime) -> bool {

@@ -203,7 +203,9 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             next.pause = Some(pause);
             (next, Step::Paused)
         }
-        Input::Open { opener, .. } if memory.is_held() || (opener == Opener::Gates && memory.pause.is_some()) => {
+        Input::Open { opener, .. }
+            if memory.is_held() || (opener == Opener::Gates && memory.pause.is_some()) =>
+        {
             (next, Step::Unchanged)
         }
         Input::Open { waves, .. } => {

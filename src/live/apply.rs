@@ -512,12 +512,7 @@ impl Live {
         let entry = Entry {
             weight_before: weight(live),
             weight_after: weight(after),
-            ..writer.entry(
-                "resume",
-                live.map(|r| &*r.release),
-                origin,
-                detail.into(),
-            )
+            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail.into())
         };
         let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry });
         let ledger = entry.n;

@@ -77,7 +77,10 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     for (gate, recorded) in gates.iter().zip(recorded) {
         if *recorded != verdict(gate) {
             let found = verdict(gate);
-            return Err(format!("the gate `{}` is recorded as {recorded}, the numbers give {found}", gate.name));
+            return Err(format!(
+                "the gate `{}` is recorded as {recorded}, the numbers give {found}",
+                gate.name
+            ));
         }
     }
     if !decision.follows(&gates) {
@@ -171,7 +174,12 @@ fn read_proof(of: &Value) -> Result<Proof, String> {
         Value::Null => None,
         _ => {
             let label = text(dog, "state")?;
-            Some(State::ALL.into_iter().find(|s| s.label() == label).ok_or(format!("`{label}` is no state"))?)
+            Some(
+                State::ALL
+                    .into_iter()
+                    .find(|s| s.label() == label)
+                    .ok_or(format!("`{label}` is no state"))?,
+            )
         }
     };
     Ok(Proof {

@@ -173,7 +173,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         if !release.release.waves.is_empty() {
             gauge!(WAVE, "release" => name()).set(release.present.map_or(0.0, |i| i as f64 + 1.0));
             let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());
-            let held = outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
+            let held =
+                outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
             let held = held.map_or(0.0, |h| clock::now().saturating_sub(h.since).as_secs_f64());
             gauge!(WAVE_HELD, "release" => name()).set(held);
         }

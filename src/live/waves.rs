@@ -69,9 +69,9 @@ impl Live {
         };
         // The door is what a person opens; it is not skipped.
         let outlook = outlook.filter(|(stage, _)| *stage == live.stage).map(|(_, outlook)| outlook);
-        let skipped: Option<Vec<&gate::Gate>> = outlook.as_ref().map(|o| {
-            o.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gate::OPEN).collect()
-        });
+        let skipped: Option<Vec<&gate::Gate>> = outlook
+            .as_ref()
+            .map(|o| o.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gate::OPEN).collect());
         let told = match &skipped {
             None => "no gate had been judged yet".to_owned(),
             Some(gates) if gates.is_empty() => "skips no gate".to_owned(),
@@ -83,7 +83,10 @@ impl Live {
         let wave = &waves[index];
         let detail = format!("opens wave `{}`; {told}", wave.name);
         let paused = if memory.pause.is_some() { "; still paused" } else { "" };
-        let message = format!("wave `{}` is open, {} of users are in new; it {told}{paused}", wave.name, wave.reach.weight);
+        let message = format!(
+            "wave `{}` is open, {} of users are in new; it {told}{paused}",
+            wave.name, wave.reach.weight
+        );
         let skipped: Vec<&str> = skipped.unwrap_or_default().iter().map(|g| g.name).collect();
         let mut evidence = json!({"wave": told_wave(&live, index, wave), "skipped": skipped});
         if let Some(outlook) = &outlook {
@@ -115,9 +118,11 @@ impl Live {
                 };
                 (Decision::Open, format!("{after}wave `{}` opens", waves[index].name), Some(index))
             }
-            Step::Finished => {
-                (Decision::Finish, format!("`{present}` has passed every gate: the plan is fulfilled"), live.present)
-            }
+            Step::Finished => (
+                Decision::Finish,
+                format!("`{present}` has passed every gate: the plan is fulfilled"),
+                live.present,
+            ),
             _ if outlook.act == Act::TellHold => {
                 let missing = outlook.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
                 (Decision::Hold, format!("held in `{present}`: {missing}"), live.present)

@@ -241,9 +241,8 @@ impl Writer {
             |b| b.epoch,
         );
         let named = |release: &Release, i: Option<usize>| Some(release.waves.get(i?)?.name.clone());
-        let same_stage = keep.filter(|b| {
-            b.force == force && named(&b.release, b.present) == named(&release, present)
-        });
+        let same_stage =
+            keep.filter(|b| b.force == force && named(&b.release, b.present) == named(&release, present));
         let stage = same_stage.map_or_else(
             || {
                 self.stages += 1;

@@ -34,7 +34,8 @@ pub async fn run(live: Arc<Live>) {
 
 fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms: i64) {
     let snapshot = live.snapshot();
-    let planned = |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
+    let planned =
+        |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
     climbs.retain(|name, _| planned(name));
     let durable = live.state_error().is_none();
     for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
@@ -50,7 +51,9 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
         };
         let baked = climb.baked(release.stage, now);
         let proof = match release.wave() {
-            Some(wave) => live.views().get(name).and_then(|view| proof(release, wave, view, baked, now)).map(Some),
+            Some(wave) => {
+                live.views().get(name).and_then(|view| proof(release, wave, view, baked, now)).map(Some)
+            }
             None => Some(None),
         };
         let barred_by = live.barred_by(release);
@@ -79,7 +82,14 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
             e_notice: judgement.evidence.e_notice,
             alpha: judgement.evidence.alpha,
         },
-        None => Watchdog { state: None, passes: false, reason: String::new(), e_value: 0.0, e_notice: 0.0, alpha: 1.0 },
+        None => Watchdog {
+            state: None,
+            passes: false,
+            reason: String::new(),
+            e_value: 0.0,
+            e_notice: 0.0,
+            alpha: 1.0,
+        },
     };
     let of = |arm: Arm| release.upstream(arm);
     Some(Proof {

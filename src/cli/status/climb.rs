@@ -18,7 +18,12 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
     if let Some(p) = &r.progress {
         waves(out, r, p, colour);
         if let Some(pause) = &p.paused {
-            let told = format!("paused by {} at {}: {}", shown(&pause.actor), shown(&pause.at), shown(&pause.reason));
+            let told = format!(
+                "paused by {} at {}: {}",
+                shown(&pause.actor),
+                shown(&pause.at),
+                shown(&pause.reason)
+            );
             let _ = writeln!(out, "  paused    {}", colour.paint(Hue::Yellow, &told));
         }
         if let Some(power) = &p.power {
@@ -39,7 +44,11 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
 fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
     let each = r.waves.iter().enumerate().map(|(i, w)| {
         let (name, present) = (shown(&w.name), p.number as usize);
-        let reach = if w.name == percent(w.weight) { name.clone() } else { format!("{name} ({})", percent(w.weight)) };
+        let reach = if w.name == percent(w.weight) {
+            name.clone()
+        } else {
+            format!("{name} ({})", percent(w.weight))
+        };
         let by_hand = if w.open == "by-hand" { " by hand" } else { "" };
         match (i + 1).cmp(&present) {
             std::cmp::Ordering::Less => colour.paint(Hue::Dim, &name),
@@ -50,7 +59,8 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
     let hours = p.open_hours.as_ref().map(|h| format!("   ({})", shown(h))).unwrap_or_default();
     let _ = writeln!(out, "  waves     {}{hours}", each.collect::<Vec<_>>().join(" → "));
     if let Some(held_s) = p.held_s {
-        let told = format!("held for {}, though it is baked; see the gates", super::text::seconds(held_s as u64));
+        let told =
+            format!("held for {}, though it is baked; see the gates", super::text::seconds(held_s as u64));
         let _ = writeln!(out, "            {}", colour.paint(Hue::Yellow, &told));
     }
 }

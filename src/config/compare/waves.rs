@@ -49,8 +49,13 @@ pub fn changed(findings: &mut Findings, before: &Release, after: &Release, stand
         None => "it begins before its first wave".to_owned(),
     };
     match (before.waves.is_empty(), after.waves.is_empty()) {
-        (true, _) => return findings.note(format!("release `{name}`: waves, and no weight set by hand any more: {on}")),
-        (_, true) => return findings.note(format!("release `{name}`: its weight is set by hand from now on")),
+        (true, _) => {
+            return findings
+                .note(format!("release `{name}`: waves, and no weight set by hand any more: {on}"));
+        }
+        (_, true) => {
+            return findings.note(format!("release `{name}`: its weight is set by hand from now on"));
+        }
         _ => {}
     }
     let (was, is) = (place(&standing.progress, &before.waves), place(&going_on, &after.waves));
@@ -58,13 +63,22 @@ pub fn changed(findings: &mut Findings, before: &Release, after: &Release, stand
     match (old, new) {
         (Some(old), Some(new)) if old.name == new.name => {
             if old.reach != new.reach {
-                findings.note(format!("release `{name}`: the present wave, `{}`, reaches elsewhere: it bakes again", new.name));
+                findings.note(format!(
+                    "release `{name}`: the present wave, `{}`, reaches elsewhere: it bakes again",
+                    new.name
+                ));
             } else if old != new {
-                findings.note(format!("release `{name}`: the present wave, `{}`, is judged by its new gates", new.name));
+                findings.note(format!(
+                    "release `{name}`: the present wave, `{}`, is judged by its new gates",
+                    new.name
+                ));
             }
         }
         (Some(old), _) if !rearmed => {
-            findings.warning(format!("release `{name}`: the present wave, `{}`, is gone: {on}, and bakes again", old.name));
+            findings.warning(format!(
+                "release `{name}`: the present wave, `{}`, is gone: {on}, and bakes again",
+                old.name
+            ));
         }
         _ => {}
     }
@@ -124,7 +138,8 @@ stable = "v1"
 new = "v2"
 step_max = "40%"
 "#;
-    const WAVES: &str = "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
+    const WAVES: &str =
+        "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
 
     fn plan(release: &str) -> Plan {
         let text = format!("{BASE}{release}");
@@ -184,7 +199,8 @@ step_max = "40%"
 
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
-        let by_hand = Standing { progress: None, reach: Reach { weight: Weight::from_parts(50_000), segments: 0 } };
+        let by_hand =
+            Standing { progress: None, reach: Reach { weight: Weight::from_parts(50_000), segments: 0 } };
         let standings = [("r".to_owned(), by_hand)].into();
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),
@@ -213,7 +229,10 @@ step_max = "40%"
         let slow = told(100.0);
         assert_eq!(slow.len(), 3, "{slow:?}");
         assert!(slow[1].starts_with("release `r`: wave `5%` bakes for 10 min, and needs about "), "{slow:?}");
-        assert!(slow[1].ends_with("to show 0.1 points at the present traffic: it will hold until then"), "{slow:?}");
+        assert!(
+            slow[1].ends_with("to show 0.1 points at the present traffic: it will hold until then"),
+            "{slow:?}"
+        );
         assert_eq!(told(100_000.0), Vec::<String>::new());
     }
 }

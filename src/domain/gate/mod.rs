@@ -134,7 +134,11 @@ pub fn judge(input: &Input) -> Vec<Gate> {
     }
     let durable = match input.durable {
         true => gate("state", Verdict::Pass, "decisions are on disk".into()),
-        false => gate("state", Verdict::Inconclusive, "a crash would forget decisions: mend the state directory".into()),
+        false => gate(
+            "state",
+            Verdict::Inconclusive,
+            "a crash would forget decisions: mend the state directory".into(),
+        ),
     };
     gates.push(durable);
     if let Some(by) = &input.barred_by {
@@ -228,7 +232,8 @@ fn latency(of: &Proof) -> Gate {
     }
     let e = of.reading.e_body;
     let margin = 100.0 * of.margins.latency;
-    let mut detail = format!("not slower by {margin:.0}% by E {}, of {} answers of new", e_of(e), of.reading.timed.new);
+    let mut detail =
+        format!("not slower by {margin:.0}% by E {}, of {} answers of new", e_of(e), of.reading.timed.new);
     if of.reading.timed.new == 0 {
         detail.push_str("; too little is known of stable yet");
     }
@@ -252,7 +257,8 @@ fn tail(of: &Proof) -> Gate {
         n.stable,
         e_of(e)
     );
-    let much = slow.new >= 5 * FAILURES_TOLD && ratio(slow.new, n.new) > RATIO_MAX * ratio(slow.stable, n.stable).max(0.01);
+    let much = slow.new >= 5 * FAILURES_TOLD
+        && ratio(slow.new, n.new) > RATIO_MAX * ratio(slow.stable, n.stable).max(0.01);
     let verdict = match () {
         () if e >= 1.0 / BETA => Verdict::Pass,
         () if much => Verdict::Fail,
@@ -269,7 +275,8 @@ fn share(of: &Proof) -> Gate {
     }
     let n = of.reading.compared;
     let actual = ratio(n.new, n.total());
-    let detail = format!("{:.2}% of requests went to new, {:.2}% are configured", 100.0 * actual, 100.0 * of.share);
+    let detail =
+        format!("{:.2}% of requests went to new, {:.2}% are configured", 100.0 * actual, 100.0 * of.share);
     let off = (actual - of.share).abs() > SHARE_OFF * of.share.min(1.0 - of.share);
     match () {
         () if n.total() == 0 => gate(name, Verdict::Inconclusive, "no request to compare yet".into()),
@@ -283,7 +290,8 @@ fn share(of: &Proof) -> Gate {
 
 fn servers(of: &Proof) -> Gate {
     let Servers { all, healthy } = of.servers;
-    let detail = format!("new {} of {} healthy, stable {} of {}", healthy.new, all.new, healthy.stable, all.stable);
+    let detail =
+        format!("new {} of {} healthy, stable {} of {}", healthy.new, all.new, healthy.stable, all.stable);
     let well = healthy == all && all.new > 0 && all.stable > 0;
     gate("servers", if well { Verdict::Pass } else { Verdict::Fail }, detail)
 }
@@ -297,8 +305,12 @@ fn watchdog(of: &Proof) -> Gate {
     let noticed = dog.e_notice >= 1.0 / dog.alpha;
     let evidence = format!("E {:.2} of {E_HOLDS:.0}", dog.e_value);
     match state {
-        State::Tripped | State::BothArms => gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason)),
-        _ if dog.e_value >= E_HOLDS || noticed => gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason)),
+        State::Tripped | State::BothArms => {
+            gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason))
+        }
+        _ if dog.e_value >= E_HOLDS || noticed => {
+            gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason))
+        }
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
         _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
     }

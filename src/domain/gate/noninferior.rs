@@ -55,7 +55,8 @@ impl Failures {
         let mut bad: Vec<u64> = new.iter().chain(&stable).map(|(block, _)| *block).collect();
         bad.sort_unstable();
         bad.dedup();
-        let share = |of: &[(u64, f64)], block: u64| of.iter().find(|(b, _)| *b == block).map_or(0.0, |(_, s)| *s);
+        let share =
+            |of: &[(u64, f64)], block: u64| of.iter().find(|(b, _)| *b == block).map_or(0.0, |(_, s)| *s);
         for (log, bet) in self.difference.iter_mut().zip(BETS) {
             *log += (blocks - bad.len() as u64) as f64 * (bet * self.margin).ln_1p();
             for block in &bad {
@@ -187,7 +188,10 @@ impl Spread {
 }
 
 /// `groups` of one arm: requests in each, and the sum over them.
-pub fn design_effect<'a>(arms: [Spread; 2], groups: impl Fn(usize) -> Box<dyn Iterator<Item = (f64, f64)> + 'a>) -> f64 {
+pub fn design_effect<'a>(
+    arms: [Spread; 2],
+    groups: impl Fn(usize) -> Box<dyn Iterator<Item = (f64, f64)> + 'a>,
+) -> f64 {
     let (mut clustered, mut independent) = (0.0, 0.0);
     for (i, arm) in arms.iter().enumerate().filter(|(_, arm)| arm.n > 0.0) {
         let between: f64 = groups(i).map(|(n, sum)| (sum - arm.mean() * n).powi(2)).sum();
@@ -232,7 +236,8 @@ pub(super) mod tests {
     fn a_new_exactly_at_its_margin_is_promoted_in_one_of_twenty_at_most() {
         for (margin, stable, new) in [(0.01, 0.001, 0.011), (0.001, 0.002, 0.003), (0.001, 0.01, 0.015)] {
             let runs = 400;
-            let passed = (0..runs).filter(|seed| passes_after(*seed, margin, stable, new, 8_000).is_some()).count();
+            let passed =
+                (0..runs).filter(|seed| passes_after(*seed, margin, stable, new, 8_000).is_some()).count();
             assert!(passed as f64 <= 0.05 * runs as f64 + 9.0, "{passed} of {runs} at {margin}");
         }
     }
@@ -265,7 +270,10 @@ pub(super) mod tests {
         }
         assert!(failures.e_value(1.0) > 1e3, "taken for many users it would pass");
         // Stable: 100 users with 90 requests, and one with 1,000, all of which failed.
-        let arms = [Spread { n: 10_000.0, sum: 1_000.0, squares: 1_000.0 }, Spread { n: 1_000.0, ..Spread::default() }];
+        let arms = [
+            Spread { n: 10_000.0, sum: 1_000.0, squares: 1_000.0 },
+            Spread { n: 1_000.0, ..Spread::default() },
+        ];
         let groups = |arm: usize| -> Box<dyn Iterator<Item = (f64, f64)>> {
             match arm {
                 0 => Box::new(std::iter::repeat_n((90.0, 0.0), 100).chain([(1_000.0, 1_000.0)])),

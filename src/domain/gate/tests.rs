@@ -1,9 +1,12 @@
 use super::*;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
+use crate::domain::engine::latency::Table;
 use crate::domain::engine::users::Unit;
 use crate::domain::engine::{Event, Request, What};
+use crate::domain::histogram;
 use noninferior::tests::Dice;
+use std::sync::Arc;
 use trial::{Trial, Yardstick};
 
 /// A wave at 20% of which everything is well.
@@ -44,7 +47,8 @@ pub fn good() -> Proof {
 
 /// A wave of which nothing was seen.
 pub fn silent() -> Proof {
-    let watchdog = Watchdog { passes: false, reason: "no request of new in the last minute".into(), ..good().watchdog };
+    let watchdog =
+        Watchdog { passes: false, reason: "no request of new in the last minute".into(), ..good().watchdog };
     let reading = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
     Proof { reading, watchdog, ..good() }
 }
@@ -122,7 +126,11 @@ fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
 #[test]
 fn doors_are_gates_too() {
     let at = |door, hours: Option<bool>| {
-        let hours = hours.map(|open| Hours { text: "Mon-Thu 09:00-16:00 UTC".into(), open, next: Some("Mon 09:00".into()) });
+        let hours = hours.map(|open| Hours {
+            text: "Mon-Thu 09:00-16:00 UTC".into(),
+            open,
+            next: Some("Mon 09:00".into()),
+        });
         let gates = judge(&Input { door: Some(DoorState { door, hours }), ..input(Some(good())) });
         gates.into_iter().filter(|g| g.verdict != Verdict::Pass).map(|g| g.detail).collect::<Vec<_>>()
     };
@@ -147,47 +155,83 @@ fn power_is_told_in_the_time_that_the_traffic_takes() {
 }
 
 /// Users come again and again, each at `rate` a second in all; told event by event, as the watchdog hears it.
+#[derive(Clone, Copy)]
 struct Crowd {
     users: u32,
     share: f64,
-    /// A share of users fails always; every request of `new`, of stable at random.
+    /// A share of users fails always, wherever they are.
     poisoned: f64,
+    /// Of the requests of stable, of new.
     fails: [f64; 2],
+    /// How many times slower `new` is; σ of the log between users.
+    slower: f64,
+    users_differ: f64,
+}
+
+const CROWD: Crowd =
+    Crowd { users: 1_000, share: 0.2, poisoned: 0.0, fails: [0.0; 2], slower: 1.0, users_differ: 0.0 };
+
+/// Of a log-normal latency: median 40 ms, σ 0.5.
+fn table() -> Arc<Table> {
+    let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
+    let (mut counts, mut dice) = (vec![0.0; histogram::BUCKETS], Dice(11));
+    (0..50_000).for_each(|_| counts[histogram::index(latency_us(&mut dice) as u64)] += 1.0);
+    Arc::new(Table::new(&edges, &counts))
+}
+
+fn normal(dice: &mut Dice) -> f64 {
+    (-2.0 * (1.0 - dice.uniform()).ln()).sqrt() * (std::f64::consts::TAU * dice.uniform()).cos()
+}
+
+fn latency_us(dice: &mut Dice) -> f64 {
+    40e3 * (0.5 * normal(dice)).exp()
 }
 
 impl Crowd {
-    /// Until it passes by errors; `None`: not within so many requests.
-    fn trial(&self, seed: u64, margins: Margins, requests: u64) -> (Trial, Option<u64>) {
+    /// So many requests, or until `passes`: how many that took, of both arms.
+    fn trial(
+        &self,
+        seed: u64,
+        margins: Margins,
+        requests: u64,
+        table: Option<&Arc<Table>>,
+        passes: impl Fn(&Reading) -> bool,
+    ) -> (Trial, Option<u64>) {
         let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((self.share * 1e6) as u32));
         let (mut trial, mut dice) = (Trial::new(margins, weight, tick, Duration::ZERO), Dice(seed));
-        let mut passed = None;
         for n in 0..requests {
             let at = Duration::from_micros(2_000 * n);
-            let user = (dice.uniform() * f64::from(self.users)) as u32;
-            // Where users stand is drawn anew in each run.
-            let place = Dice(seed << 32 | u64::from(user)).uniform();
-            let poisoned = Dice(!(seed << 32 | u64::from(user))).uniform() < self.poisoned;
+            let user = (dice.uniform() * f64::from(self.users)) as u64;
+            // Where users stand, and what they are like, is drawn anew in each run.
+            let place = Dice(seed << 32 | user).uniform();
+            let mut of_user = Dice(!(seed << 32 | user));
+            let poisoned = of_user.uniform() < self.poisoned;
+            let usual = (self.users_differ * normal(&mut of_user)).exp();
             let unit = Unit::from_index((place * 16e6) as u32);
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None };
             let failed = poisoned || dice.uniform() < self.fails[arm.index()];
             let what = if failed { What::Failed } else { What::Answered };
-            let yardstick = Yardstick { table: None, factor: 1.0 };
+            let slower = if arm == Arm::New { self.slower } else { 1.0 };
+            let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
+            let yardstick = Yardstick { table, factor: 1.0 };
             trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
-            trial.push(&Event { request, what, after: Duration::from_millis(10) }, &yardstick);
+            trial.push(&Event { request, what, after }, &yardstick);
             trial.tick(at, Duration::from_millis(250));
-            if n % 5_000 == 0 && passed.is_none() && trial.reading().e_errors >= 1.0 / BETA {
-                passed = Some(n);
+            if n % 1_000 == 0 && passes(&trial.reading()) {
+                return (trial, Some(n));
             }
         }
-        (trial, passed)
+        (trial, None)
     }
 }
 
+const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1 };
+
 #[test]
 fn a_trial_counts_what_came_and_whom_it_befell() {
-    let crowd = Crowd { users: 1_000, share: 0.2, poisoned: 0.0, fails: [0.01, 0.03] };
-    let (trial, _) = crowd.trial(5, Margins { errors: 0.001, latency: 0.1 }, 20_000);
+    let crowd = Crowd { fails: [0.01, 0.03], ..CROWD };
+    let (trial, _) = crowd.trial(5, MARGINS, 20_000, None, |_| false);
     let r = trial.reading();
     assert!((3_000..5_000).contains(&r.requests.new) && r.requests.total() > 19_700, "{r:?}");
     assert!((80..170).contains(&r.failed.new) && (110..210).contains(&r.failed.stable), "{r:?}");
@@ -197,8 +241,8 @@ fn a_trial_counts_what_came_and_whom_it_befell() {
 
 #[test]
 fn a_share_that_lost_half_of_new_is_beyond_chance() {
-    let crowd = Crowd { users: 20_000, share: 0.2, poisoned: 0.0, fails: [0.0, 0.0] };
-    let (trial, _) = crowd.trial(7, Margins { errors: 0.01, latency: 0.1 }, 10_000);
+    let crowd = Crowd { users: 20_000, ..CROWD };
+    let (trial, _) = crowd.trial(7, MARGINS, 10_000, None, |_| false);
     assert!(trial.reading().share_z.abs() < 4.0, "{:?}", trial.reading());
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(400_000));
     let mut lost = Trial::new(Margins { errors: 0.01, latency: 0.1 }, weight, tick, Duration::ZERO);
@@ -206,8 +250,18 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
     for n in 0..10_000u64 {
         let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
         let arm = if unit.bucket() < 200_000 { Arm::New } else { Arm::Stable };
-        let request = Request { id: n, at: Duration::from_millis(n), arm, unit: Some(unit), drawn: true, stratum: None };
-        lost.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &Yardstick { table: None, factor: 1.0 });
+        let request = Request {
+            id: n,
+            at: Duration::from_millis(n),
+            arm,
+            unit: Some(unit),
+            drawn: true,
+            stratum: None,
+        };
+        lost.push(
+            &Event { request, what: What::Arrived, after: Duration::ZERO },
+            &Yardstick { table: None, factor: 1.0 },
+        );
     }
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());
 }
@@ -216,9 +270,39 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
 #[test]
 fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
     // A tenth of a point more in `new`, and one user in a hundred fails always, wherever he is.
-    let crowd = Crowd { users: 2_000, share: 0.2, poisoned: 0.01, fails: [0.001, 0.006] };
-    let margins = Margins { errors: 0.005, latency: 0.1 };
+    let crowd = Crowd { users: 2_000, poisoned: 0.01, fails: [0.001, 0.006], ..CROWD };
+    let margins = Margins { errors: 0.005, ..MARGINS };
     let runs = 60;
-    let passed = (0..runs).filter(|seed| crowd.trial(*seed, margins, 60_000).1.is_some()).count();
+    let passes = |r: &Reading| r.e_errors >= 1.0 / BETA;
+    let passed =
+        (0..runs).filter(|seed| crowd.trial(*seed, margins, 60_000, None, passes).1.is_some()).count();
     assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}");
+}
+
+/// T13 for latency: users alike, and users who are slow or fast by nature.
+#[test]
+fn a_new_slower_by_its_very_margin_is_promoted_in_one_of_twenty_at_most() {
+    let table = table();
+    let passes = |r: &Reading| r.e_body >= 1.0 / BETA;
+    for users_differ in [0.0, 0.6] {
+        let crowd = Crowd { slower: 1.1, users_differ, ..CROWD };
+        let runs = 60;
+        let passed = (0..runs)
+            .filter(|seed| crowd.trial(*seed, MARGINS, 20_000, Some(&table), passes).1.is_some())
+            .count();
+        assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}, users differ by {users_differ}");
+    }
+}
+
+#[test]
+fn a_new_as_fast_as_stable_passes_soon_and_with_it_its_tail() {
+    let table = table();
+    let both = |r: &Reading| r.e_body >= 1.0 / BETA && r.e_tail >= 1.0 / BETA;
+    let body = |r: &Reading| r.e_body >= 1.0 / BETA;
+    for seed in 0..10 {
+        let (_, soon) = CROWD.trial(seed, MARGINS, 20_000, Some(&table), body);
+        assert!(soon.is_some(), "body");
+        let (trial, later) = CROWD.trial(seed, MARGINS, 80_000, Some(&table), both);
+        assert!(later.is_some(), "body and tail: {:?}", trial.reading());
+    }
 }

@@ -145,7 +145,8 @@ impl Trial {
         }
         if index >= self.intervals.len() {
             let table = yardstick.table.cloned();
-            self.intervals.resize_with(index + 1, || Interval { table: table.clone(), ..Interval::default() });
+            self.intervals
+                .resize_with(index + 1, || Interval { table: table.clone(), ..Interval::default() });
         }
         let (interval, arm) = (&mut self.intervals[index], request.arm);
         match what {
@@ -157,7 +158,9 @@ impl Trial {
                     *known = rank.max(*known);
                 }
             }
-            What::Excused | What::Left { .. } => *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1),
+            What::Excused | What::Left { .. } => {
+                *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
+            }
             What::Answered | What::ClientError | What::Failed | What::Broke => {}
         }
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
@@ -272,7 +275,8 @@ impl Trial {
         let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
         let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32| {
             let spread = |arm: Arm| {
-                let (all, some) = of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
+                let (all, some) =
+                    of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
                 Spread { n: all, sum: some, squares: some }
             };
             design_effect(Arm::BOTH.map(spread), |i| {
@@ -304,7 +308,8 @@ impl Trial {
     fn share_z(&self) -> f64 {
         let all = self.clusters.iter().map(|c| f64::from(c.requests));
         let (sum, squares) = all.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
-        let new: f64 = self.clusters.iter().filter(|c| c.arm == Some(Arm::New)).map(|c| f64::from(c.requests)).sum();
+        let new: f64 =
+            self.clusters.iter().filter(|c| c.arm == Some(Arm::New)).map(|c| f64::from(c.requests)).sum();
         let variance = self.share * (1.0 - self.share) * (squares - sum * sum / CLUSTERS as f64);
         if variance > 0.0 { (new - self.share * sum) / variance.sqrt() } else { 0.0 }
     }

@@ -27,8 +27,9 @@ pub struct Climb {
     stage: u64,
     since: Duration,
     held: Option<Held>,
-    /// The verdicts of the last hold that was told.
+    /// The verdicts of the last hold that was told, and when.
     told: Vec<(&'static str, Verdict)>,
+    told_at: Duration,
     tellings: u32,
 }
 
@@ -63,12 +64,13 @@ pub struct Outlook {
     pub act: Act,
 }
 
-/// Holds of one wave that are written down; a gate that wavers must not fill a disk.
-const TELLINGS_MAX: u32 = 8;
+/// Holds of one wave that are written down, and the time between two; a gate that wavers must not fill a disk.
+const TELLINGS_MAX: u32 = 16;
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 impl Climb {
     pub fn new(stage: u64, now: Duration) -> Climb {
-        Climb { stage, since: now, held: None, told: vec![], tellings: 0 }
+        Climb { stage, since: now, held: None, told: vec![], told_at: now, tellings: 0 }
     }
 
     /// How long the present wave has baked: what an input for [`Climb::look`] is made with.
@@ -100,14 +102,21 @@ impl Climb {
             }),
         };
         let verdicts: Vec<_> = missing().map(|g| (g.name, g.verdict)).collect();
-        let news = self.held.is_some() && self.told != verdicts && self.tellings < TELLINGS_MAX;
+        let due = self.tellings == 0 || now.saturating_sub(self.told_at) >= TELL_EVERY;
+        let news = self.held.is_some() && self.told != verdicts && due && self.tellings < TELLINGS_MAX;
         let act = match () {
-            () if passes && !standing.paused => if last { Act::Finish } else { Act::Open },
+            () if passes && !standing.paused => {
+                if last {
+                    Act::Finish
+                } else {
+                    Act::Open
+                }
+            }
             () if news => Act::TellHold,
             () => Act::Wait,
         };
         if act == Act::TellHold {
-            self.told = verdicts;
+            (self.told, self.told_at) = (verdicts, now);
             self.tellings += 1;
         }
         Outlook { baked, gates, input: Some(input), held: self.held.clone(), act }

@@ -159,7 +159,10 @@ impl Rollout {
         let facts = Facts { proof, door, durable: self.durable, barred_by: None };
         let outlook = self.climb.look(&standing, Some(facts), self.now);
         match outlook.act {
-            Act::Open => assert!(matches!(self.apply(Input::Open { waves: &plan, opener: Opener::Gates }), Step::Opened(_))),
+            Act::Open => assert!(matches!(
+                self.apply(Input::Open { waves: &plan, opener: Opener::Gates }),
+                Step::Opened(_)
+            )),
             Act::Finish => assert_eq!(self.apply(Input::Finish { waves: &plan }), Step::Finished),
             Act::Wait | Act::TellHold => {}
         }
