@@ -243,3 +243,83 @@ fn optional(of: &Value, key: &str) -> Option<String> {
 fn both(of: &Value, key: &str) -> Result<Pair, String> {
     Ok(Pair::new(whole(&of[key], "new")?, whole(&of[key], "stable")?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::gate::tests::{good, input as facts, silent};
+    use crate::domain::rollout::climb::{Act, Climb, Standing};
+    use crate::domain::wave::tests::waves;
+    use proptest::prelude::*;
+
+    fn outlook(input: Input) -> Outlook {
+        let plan = waves("20%:10m 100%:10m");
+        let standing = Standing {
+            stage: 1,
+            waves: &plan,
+            present: Some(0),
+            finished: false,
+            held: false,
+            paused: false,
+        };
+        Climb::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
+    }
+
+    /// As it stands in the ledger, after a way through text.
+    fn entry(outlook: &Outlook, decision: Decision) -> Value {
+        let text = json!({"gates": written(outlook, decision)}).to_string();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_verdict_is_found_again_from_what_the_ledger_keeps() {
+        let passed = outlook(facts(Some(good())));
+        assert_eq!(passed.act, Act::Open);
+        let found = recompute(&entry(&passed, Decision::Open)).unwrap();
+        assert_eq!((found.decision, found.gates), (Decision::Open, passed.gates.clone()));
+        let held = outlook(facts(Some(silent())));
+        assert_eq!(recompute(&entry(&held, Decision::Hold)).unwrap().gates, held.gates);
+        assert!(recompute(&entry(&held, Decision::Promote)).is_ok(), "a person may");
+        assert!(recompute(&entry(&held, Decision::Open)).unwrap_err().contains("does not follow"));
+        assert!(recompute(&entry(&passed, Decision::Hold)).is_err());
+        let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
+        let door = Some(DoorState { door: Door::ByHand, hours: Some(hours) });
+        let first = outlook(Input { door, proof: None, durable: false, barred_by: Some("b".into()) });
+        assert!(recompute(&entry(&first, Decision::Hold)).is_ok());
+    }
+
+    #[test]
+    fn a_changed_number_is_found_where_it_changes_a_verdict() {
+        let entry = entry(&outlook(facts(Some(good()))), Decision::Open);
+        for (path, value) in [
+            ("/gates/input/proof/e_errors", json!(19.0)),
+            ("/gates/input/proof/failed/new", json!(21)),
+            ("/gates/input/proof/users/new", json!(4)),
+            ("/gates/input/proof/servers_healthy/stable", json!(2)),
+            ("/gates/input/proof/watchdog/e_value", json!(11.0)),
+            ("/gates/input/durable", json!(false)),
+            ("/gates/input/proof/requests", json!(null)),
+            ("/gates/verdicts/3/verdict", json!("fail")),
+            ("/gates/decision", json!("hold")),
+            ("/gates/decision", json!("perhaps")),
+        ] {
+            let mut forged = entry.clone();
+            *forged.pointer_mut(path).unwrap_or_else(|| panic!("no {path}")) = value;
+            assert!(recompute(&forged).is_err(), "{path}");
+        }
+    }
+
+    proptest! {
+        /// Doubles survive the way through the ledger's text well enough for the same words.
+        #[test]
+        fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
+            let mut proof = good();
+            let r = &mut proof.reading;
+            (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
+            (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
+            let outlook = outlook(facts(Some(proof)));
+            let decision = if gate::passes(&outlook.gates) { Decision::Open } else { Decision::Hold };
+            prop_assert_eq!(recompute(&entry(&outlook, decision)).map(|r| r.gates), Ok(outlook.gates.clone()));
+        }
+    }
+}

@@ -191,9 +191,14 @@ step_max = "40%"
                 "Note: release `r`: weight 5% to 4%: 1% of users move to `stable`",
             ]
         );
+        let last = WAVES.replacen("\"20%\" }, { weight = \"100%\"", "\"46%\", name = \"5%\"", 1).replacen(
+            "{ weight = \"5%\" }, ",
+            "",
+            1,
+        );
         assert_eq!(
-            edit("\"5%\"", "\"50%\", name = \"5%\"")[0],
-            "Refused: release `r`: from 5% to 50% is more than `step_max` (40%) allows: 45% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
+            findings(WAVES, &last, &at("5%"))[0],
+            "Refused: release `r`: from 5% to 46% is more than `step_max` (40%) allows: 45% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
         );
     }
 

@@ -83,8 +83,8 @@ fn each_fault_says_where_why_and_what_to_type() {
         (weight, "drain = \"5s\"", &["g.toml:11:1: unknown key `drain`; `drain` belongs into `[limits]`"]),
         (
             weight,
-            "open_hours = \"x\"",
-            &["g.toml:11:1: unknown key `open_hours`: this version does not have it yet; remove it"],
+            "shadow = \"x\"",
+            &["g.toml:11:1: unknown key `shadow`: this version does not have it yet; remove it"],
         ),
         (
             weight,
