@@ -1,7 +1,7 @@
 //! How far a release has come in its plan, for people: the waves on one line, then what the next one waits for.
 
-use super::super::text::{Colour, Hue, percent, shown};
 use crate::admin::dto::{Progress, Release, ReleaseState};
+use crate::cli::text::{self, Colour, Hue, percent, shown};
 use std::fmt::Write;
 
 /// `, wave 5% (2 of 4)`.
@@ -19,7 +19,7 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
         waves(out, r, p, colour);
         if let Some(pause) = &p.paused {
             let told = format!(
-                "paused by {} at {}: {}",
+                "by {} at {}: {}",
                 shown(&pause.actor),
                 shown(&pause.at),
                 shown(&pause.reason)
@@ -59,8 +59,7 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
     let hours = p.open_hours.as_ref().map(|h| format!("   ({})", shown(h))).unwrap_or_default();
     let _ = writeln!(out, "  waves     {}{hours}", each.collect::<Vec<_>>().join(" → "));
     if let Some(held_s) = p.held_s {
-        let told =
-            format!("held for {}, though it is baked; see the gates", super::text::seconds(held_s as u64));
+        let told = format!("held for {}, though it is baked; see the gates", text::seconds(held_s as u64));
         let _ = writeln!(out, "            {}", colour.paint(Hue::Yellow, &told));
     }
 }
@@ -89,5 +88,56 @@ fn hue(verdict: &str) -> Hue {
         "pass" => Hue::Green,
         "fail" => Hue::Red,
         _ => Hue::Yellow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn release(state: &str, progress: serde_json::Value) -> Release {
+        let wave = |name: &str, weight: f64, open: &str| json!({"name": name, "weight": weight, "bake_s": 600.0, "open": open});
+        let text = json!({
+            "name": "v2", "attempt": 1, "state": state, "weight": 5.0, "weight_configured": 5.0, "wave": "5%",
+            "waves": [wave("testers", 0.0, "auto"), wave("5%", 5.0, "auto"), wave("half", 50.0, "by-hand")],
+            "progress": progress,
+            "gates": [{"name": "errors", "verdict": "inconclusive", "detail": "E 3.91 of 20"}],
+            "arms": {"stable": {}, "new": {}}, "watchdog": {"state": "quiet"},
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn the_climb_is_told_with_what_it_waits_for_and_what_to_type() {
+        let held = release(
+            "progressing",
+            json!({"number": 2, "next": "half", "held_s": 7260.0, "missing": ["errors: E 3.91 of 20"],
+                   "power": "0.1 points at 5%: about 40 min at this rate", "open_hours": "Mon 09:00-16:00 UTC"}),
+        );
+        assert_eq!(place(&held), ", wave 5% (2 of 3)");
+        let mut out = String::new();
+        render(&mut out, &held, Colour::Plain);
+        let expected = "  waves     testers → [5%] → half (50%) by hand   (Mon 09:00-16:00 UTC)
+            held for 2h 1m, though it is baked; see the gates
+  to see    0.1 points at 5%: about 40 min at this rate
+  gates
+    errors        inconclusive  E 3.91 of 20
+  to open wave half all the same:  grayling promote v2 --reason \"...\"
+";
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn a_pause_says_by_whom_and_how_it_ends() {
+        let paused = json!({"at": "2026-11-25T10:00:00Z", "actor": "ann", "reason": "month end"});
+        let mut out = String::new();
+        render(
+            &mut out,
+            &release("paused", json!({"number": 2, "next": "half", "paused": paused})),
+            Colour::Plain,
+        );
+        assert!(out.contains("  paused    by ann at 2026-11-25T10:00:00Z: month end\n"), "{out}");
+        assert!(out.ends_with("  to let the waves go on:  grayling resume v2 --reason \"...\"\n"), "{out}");
     }
 }

@@ -1,3 +1,5 @@
+//! Gates one by one, and trials of simulated crowds: what they count, how often they promote what they should not, and how soon what they should.
+
 use super::*;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
