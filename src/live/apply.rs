@@ -3,8 +3,8 @@
 //! A change takes the writer's lock, makes the next snapshot, publishes it (the next request obeys), and hands image and
 //! ledger entries to the scribe, which makes them durable and announces them.
 //!
-//! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
-//! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
+//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its plan whose gates passed), a person's `promote` along
+//! that plan (both in `waves`), a person's `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
 use super::claim::{self, Bar, Spellings};
 use super::clock;

@@ -24,9 +24,9 @@ pub struct Entry {
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `attempt`, `trip`, `freeze`, `resume`, `stop`, `removed`.
+    /// What was decided: `start`, `weight`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `removed`.
     pub kind: String,
-    /// `file`, `watchdog`, `fuse`, or the name of a token.
+    /// `file`, `watchdog`, `fuse`, `waves`, or the name of a token.
     pub actor: String,
     /// As a person gave it.
     #[serde(default)]

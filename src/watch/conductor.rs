@@ -10,7 +10,7 @@ use crate::domain::gate::{DoorState, Hours, Input, Proof, Servers, Watchdog};
 use crate::domain::rollout::climb::{Act, Climb, Standing};
 use crate::domain::verdict::Verdict;
 use crate::domain::wave::Wave;
-use crate::live::apply::{Live, View};
+use crate::live::apply::{Live, Phase, View};
 use crate::live::clock;
 use crate::live::snapshot::ReleaseLive;
 use std::collections::BTreeMap;
@@ -28,6 +28,10 @@ pub async fn run(live: Arc<Live>) {
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
+        // Nothing begins while the proxy starts, or ends.
+        if live.gauges.phase() != Phase::Serving {
+            continue;
+        }
         look(&live, &mut climbs, clock::now(), clock::at_ms());
     }
 }

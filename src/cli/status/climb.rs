@@ -18,12 +18,8 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
     if let Some(p) = &r.progress {
         waves(out, r, p, colour);
         if let Some(pause) = &p.paused {
-            let told = format!(
-                "by {} at {}: {}",
-                shown(&pause.actor),
-                shown(&pause.at),
-                shown(&pause.reason)
-            );
+            let told =
+                format!("by {} at {}: {}", shown(&pause.actor), shown(&pause.at), shown(&pause.reason));
             let _ = writeln!(out, "  paused    {}", colour.paint(Hue::Yellow, &told));
         }
         if let Some(power) = &p.power {

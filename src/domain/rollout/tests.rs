@@ -456,6 +456,34 @@ fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
     );
 }
 
+/// The machine itself, whoever drives it.
+#[test]
+fn gates_open_nothing_while_a_person_or_a_trip_holds() {
+    let plan = waves("1%:10m 5%:10m");
+    let open = |memory: &Memory, opener| step(memory, Input::Open { waves: &plan, opener }).1;
+    let started = Memory { progress: Some(Progress::entering(&plan[0])), attempt: 1, ..Memory::default() };
+    let pause = Pause { at_ms: 0, actor: "ann".into(), reason: String::new() };
+    let paused = Memory { pause: Some(pause), ..started.clone() };
+    assert_eq!(open(&started, Opener::Gates), Step::Opened(1));
+    assert_eq!(
+        (open(&paused, Opener::Gates), open(&paused, Opener::Person)),
+        (Step::Unchanged, Step::Opened(1))
+    );
+    for held in [
+        Memory { trip: Some(trip()), ..started.clone() },
+        Memory { freeze: Some(freeze(Weight::FULL)), ..started.clone() },
+        Memory { awaits: Some(Awaits::StateLost), ..started.clone() },
+    ] {
+        assert_eq!(
+            (open(&held, Opener::Gates), open(&held, Opener::Person)),
+            (Step::Unchanged, Step::Unchanged)
+        );
+        assert_eq!(step(&held, Input::Finish { waves: &plan[..1] }).1, Step::Unchanged);
+    }
+    assert_eq!(step(&started, Input::Finish { waves: &plan }).1, Step::Unchanged, "it is not the last one");
+    assert_eq!(step(&started, Input::Finish { waves: &plan[..1] }).1, Step::Finished);
+}
+
 fn any_command() -> impl Strategy<Value = String> {
     let plans = prop_oneof![
         Just("plan testers:10m 1%:10m 5%:10m 20%:10m 100%:10m"),
