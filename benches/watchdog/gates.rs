@@ -69,7 +69,7 @@ impl Run<'_> {
             let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None };
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
-            let yardstick = Yardstick { table: Some(self.table), factor: 1.0 };
+            let yardstick = Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO };
             trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
             let what = if failed { What::Failed } else { What::Answered };
             trial.push(&Event { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &yardstick);

@@ -2,6 +2,11 @@
 
 pub mod auth;
 pub mod dto;
+pub mod events;
+pub mod file;
+pub mod history;
+pub mod page;
 mod progress;
 pub mod routes;
 pub mod serve;
+pub mod session;

@@ -392,6 +392,9 @@ pub struct Watchdog {
     /// So much slower than stable `new` may be and still be promoted.
     #[schemars(extend("default" = "10%"))]
     pub margin_latency: Option<Percent>,
+    /// Quicker answers count as this quick, so that differences below it are none; 0s: every difference counts.
+    #[schemars(extend("default" = "2ms"))]
+    pub latency_floor: Option<Duration>,
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,

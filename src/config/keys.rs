@@ -71,6 +71,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_notice",
             "margin_errors",
             "margin_latency",
+            "latency_floor",
             "strata",
             "tick",
         ],

@@ -370,6 +370,8 @@ pub struct Watchdog {
     pub latency_notice: f64,
     /// The worst that `new` may be and still be promoted.
     pub margins: Margins,
+    /// Quicker answers count as this quick: differences below it are none.
+    pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
     /// The length of a slot, and the pause between two looks.

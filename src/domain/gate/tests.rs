@@ -216,7 +216,7 @@ impl Crowd {
             let what = if failed { What::Failed } else { What::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
             let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
-            let yardstick = Yardstick { table, factor: 1.0 };
+            let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO };
             trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
             trial.push(&Event { request, what, after }, &yardstick);
             trial.tick(at, Duration::from_millis(250));
@@ -262,7 +262,7 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
         };
         lost.push(
             &Event { request, what: What::Arrived, after: Duration::ZERO },
-            &Yardstick { table: None, factor: 1.0 },
+            &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO },
         );
     }
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());

@@ -37,6 +37,8 @@ pub struct Margins {
 pub struct Yardstick<'a> {
     pub table: Option<&'a Arc<Table>>,
     pub factor: f64,
+    /// Quicker answers count as this quick.
+    pub floor: Duration,
 }
 
 /// What a wave has shown. E-values are tempered already; see [`super::noninferior`].
@@ -190,8 +192,12 @@ impl Trial {
             What::Answered | What::ClientError => *interval.answered.of(arm) += 1,
         }
         if let Some(table) = &interval.table {
-            let us = (after.as_secs_f64() * 1e6 / yardstick.factor).max(1.0);
-            let faster = if arm == Arm::New { us / (1.0 + self.margins.latency) } else { us };
+            let compared = |by: f64| {
+                let quick = (after.as_secs_f64() / by).max(yardstick.floor.as_secs_f64());
+                (1e6 * quick / yardstick.factor).max(1.0)
+            };
+            let us = compared(1.0);
+            let faster = if arm == Arm::New { compared(1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
                 What::Answered | What::ClientError => {
