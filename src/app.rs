@@ -20,9 +20,9 @@ use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
-use crate::watch::alert;
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
+use crate::watch::{alert, conductor};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -381,6 +381,7 @@ impl Control {
             }
             tokio::spawn(names(self.live.clone(), resolved));
             tokio::spawn(alert::run(self.live.clone()));
+            tokio::spawn(conductor::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

@@ -4,7 +4,7 @@
 //! type. The token goes nowhere but into the request, and never into an error.
 
 use super::text::shown;
-use crate::admin::dto::{ErrorBody, Status};
+use crate::admin::dto::{ErrorBody, Running, Status};
 use anyhow::Context;
 use bytes::Bytes;
 use http::uri::Authority;
@@ -100,7 +100,7 @@ impl Client {
     }
 
     /// What runs there, for `check --against`.
-    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<super::check::Running> {
+    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<Running> {
         let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
         let client = Client::new(&args)?;
         super::block_on(async move { Ok(client.get("/api/v1/config").await?) })

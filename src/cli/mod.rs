@@ -73,6 +73,10 @@ enum Command {
     Rollback(release::RollbackArgs),
     /// Let users into the new version again after a rollback.
     Resume(release::ResumeArgs),
+    /// Hold the waves of a release where they are.
+    Pause(release::PauseArgs),
+    /// Open the next wave of a release, whatever its gates say.
+    Promote(release::PromoteArgs),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
     /// Tell who was in the new version in a time, and whom it failed.
@@ -98,6 +102,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args),
         Command::Rollback(args) => release::rollback(args),
         Command::Resume(args) => release::resume(args),
+        Command::Pause(args) => release::pause(args),
+        Command::Promote(args) => release::promote(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Affected(args) => affected::run(args),
         Command::Health(args) => health::run(args),
@@ -169,6 +175,8 @@ mod tests {
             "grayling rollback r --reason slow",
             "grayling resume --reason fixed",
             "grayling resume r --reason fixed",
+            "grayling pause --reason lunch",
+            "grayling promote r --reason content",
             "grayling ledger --since 4 --json",
             "grayling ledger --verify --json",
             "grayling affected --since 2h",
@@ -195,7 +203,9 @@ mod tests {
             "grayling ledger --verify --state state --admin http://127.0.0.1:1",
             "grayling ledger --verify --anchor 12",
             "grayling ledger --since -1",
-            "grayling pause r --reason x",
+            "grayling pause r",
+            "grayling promote r",
+            "grayling affected r",
             "grayling demo --chaos cents",
             "grayling completions cobol",
         ] {

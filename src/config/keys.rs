@@ -50,10 +50,13 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "open_hours",
+            "wave",
             "outcome",
             "watchdog",
         ],
     ),
+    ("release.*.wave", &["name", "segments", "weight", "bake", "requests_min", "users_min", "open"]),
     ("release.*.outcome", &["status", "header", "body", "grpc"]),
     ("release.*.outcome.body", &["path", "equals", "not_equals", "max"]),
     (
@@ -66,6 +69,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_p99_max",
             "latency_tolerance",
             "latency_notice",
+            "margin_errors",
+            "margin_latency",
             "latency_floor",
             "strata",
             "harm_users_max",
@@ -96,8 +101,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["journal", "fleet", "flag", "schema_phase"]),
-    ("release.*", &["wave", "open_hours", "compare", "shadow"]),
-    ("release.*.watchdog", &["margin_errors", "margin_latency"]),
+    ("release.*", &["compare", "shadow"]),
     ("route", &["dual_write"]),
     ("alert.*", &["stuck_after"]),
 ];

@@ -292,7 +292,7 @@ mod tests {
         renew(&folder);
         let first = plan(&folder, "");
         let mut second = plan(&folder, "");
-        assert!(compare(&first, &second).is_empty());
+        assert!(compare(&first, &second, &Default::default()).is_empty());
         second.inherit(&first);
         let same = |a: &Plan, b: &Plan| {
             let config = |p: &Plan| p.tls.as_ref().unwrap().server.config.clone();
@@ -303,7 +303,7 @@ mod tests {
         let mut mutual = plan(&folder, "client_ca = \"ca.pem\"\n");
         mutual.inherit(&first);
         assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
-        let lifted = compare(&mutual, &first);
+        let lifted = compare(&mutual, &first, &Default::default());
         assert!(
             lifted.iter().any(|f| f.kind == FindingKind::Warning && f.message.contains("no longer asked"))
         );
@@ -311,7 +311,7 @@ mod tests {
         let mut renewed = plan(&folder, "");
         renewed.inherit(&first);
         assert!(!same(&first, &renewed));
-        assert!(compare(&first, &renewed).iter().all(|f| f.kind == FindingKind::Note));
+        assert!(compare(&first, &renewed, &Default::default()).iter().all(|f| f.kind == FindingKind::Note));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -5,8 +5,11 @@
 //! documented bounds; relative file names have been made absolute against the config file's folder.
 
 use super::cohort::{Salt, Weight};
+use super::gate::Margins;
+use super::hours::OpenHours;
 use super::segment::Segment;
 use super::success;
+use super::wave::{Course, Reach, Wave};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
@@ -313,11 +316,16 @@ pub struct Release {
     pub salt_text: String,
     pub salt: Salt,
     pub attempt: u64,
+    /// As set by hand; with waves, that of the last one: the most that this file may ever put in force.
     pub weight: Weight,
     /// The most that a reload may raise the weight by.
     pub step_max: Weight,
-    /// In `new` whatever the weight, unless tripped or excluded.
+    /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on that it joins in, in that order.
     pub segments: Vec<Arc<Segment>>,
+    /// Empty: the weight is set by hand.
+    pub waves: Vec<Wave>,
+    /// When waves may open by themselves.
+    pub open_hours: Option<OpenHours>,
     /// Never in `new`.
     pub excluded: Vec<Arc<Segment>>,
     pub on_unreachable: OnUnreachable,
@@ -361,6 +369,8 @@ pub struct Watchdog {
     pub latency_tolerance: f64,
     /// Likewise: beyond it the watchdog says so, and waves hold.
     pub latency_notice: f64,
+    /// The worst that `new` may be and still be promoted.
+    pub margins: Margins,
     /// Quicker answers count as this quick: differences below it are none.
     pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
@@ -535,6 +545,14 @@ impl Plan {
 }
 
 impl Release {
+    pub fn course(&self) -> Course<'_> {
+        if self.waves.is_empty() {
+            Course::ByHand(Reach { weight: self.weight, segments: self.segments.len() })
+        } else {
+            Course::Waves(&self.waves)
+        }
+    }
+
     /// `host:port` of every server of `new`: what a trip remembers.
     pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
         plan.upstreams[self.new].servers.iter().map(Server::to_string).collect()

@@ -3,8 +3,8 @@
 //! A change takes the writer's lock, makes the next snapshot, publishes it (the next request obeys), and hands image and
 //! ledger entries to the scribe, which makes them durable and announces them.
 //!
-//! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
-//! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
+//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its plan whose gates passed), a person's `promote` along
+//! that plan (both in `waves`), a person's `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
 use super::alerts::AlertCounts;
 use super::claim::{self, Bar, Spellings};
@@ -19,8 +19,11 @@ use super::state::{Found, Image};
 use super::tally::{ArmTally, Counter, PerWorker};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
+use crate::domain::decide::Arm;
+use crate::domain::gate::{Reading, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
+use crate::domain::rollout::climb::Outlook;
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
 use arc_swap::ArcSwap;
@@ -117,10 +120,24 @@ impl Gauges {
 #[derive(Default)]
 pub struct View {
     pub judgement: Option<Judgement>,
+    /// Monotonic time of that.
+    pub looked: Duration,
     pub recent: [Recent; 2],
+    /// What the wave of this stage ([`ReleaseLive::stage`]) has shown.
+    pub trial: Option<(u64, Reading)>,
+    /// How its next step looks. `held` there: since when the wave is held although it is baked, and what is missing.
+    pub outlook: Option<(u64, Outlook)>,
 }
 
 impl View {
+    /// The traffic of the last minute, and how stable did in five.
+    pub fn traffic(&self) -> Traffic {
+        let [minute, five] = [60, 300].map(Duration::from_secs);
+        let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
+        let stable = self.recent[Arm::Stable.index()].last(five);
+        Traffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
+    }
+
     /// Share of the requests of the last `window` that went to `new`; `None` without requests.
     pub fn share(&self, window: Duration) -> Option<f64> {
         let [stable, new] = [0, 1].map(|arm| self.recent[arm].last(window).requests);
@@ -239,19 +256,21 @@ impl Live {
             counts: HashMap::new(),
             epochs: 0,
             evidence: 0,
+            stages: 0,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
         };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
-            writer.meet(release);
+            writer.meet(release, None);
         }
         let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
         for release in &snapshot.releases {
-            let detail = match &release.hold {
-                Some(hold) => format!("started, held: {}", hold.explain(&release.release.name)),
-                None => "started".to_owned(),
+            let detail = match (&release.hold, release.wave()) {
+                (Some(hold), _) => format!("started, held: {}", hold.explain(&release.release.name)),
+                (None, Some(wave)) => format!("started in wave `{}`, which bakes again", wave.name),
+                (None, None) => "started".to_owned(),
             };
             let entry = Entry {
                 weight_after: Some(release.force.weight().percent()),
@@ -338,7 +357,7 @@ impl Live {
         removed.map(|(name, trip)| (name.clone(), trip)).collect()
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic under this lock can only come from a bug in assembling; the old snapshot is then still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -350,7 +369,7 @@ impl Live {
         let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let findings = config::compare(&before.plan, &checked.plan);
+        let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
         let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
@@ -366,7 +385,7 @@ impl Live {
         let plan = Arc::new(checked.plan);
         let mut rearmed = vec![];
         for release in &plan.releases {
-            if writer.meet(release) == Step::Rearmed {
+            if writer.meet(release, Some(&before)) == Step::Rearmed {
                 rearmed.push(release.name.clone());
             }
         }
@@ -489,8 +508,15 @@ impl Live {
         let (cleared, what) = rollout::step(&memory, Input::Resume);
         if what == Step::Unchanged {
             let stop = if writer.stop_file { "; a file grayling.stop holds it: remove the file" } else { "" };
-            return Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held{stop}")));
+            return Err(Refused::NotNow(format!(
+                "{name} is neither rolled back nor frozen nor held nor paused{stop}"
+            )));
         }
+        let unpaused = what == Step::Unpaused;
+        let (evidence, detail) = match unpaused {
+            true => (Evidence::Keeps, "the waves go on"),
+            false => (Evidence::StartsAfresh, "resumed; evidence starts afresh"),
+        };
         match live {
             // A release that the file does not name any more is forgotten: its servers are free again.
             None => writer.image.releases.remove(name),
@@ -500,24 +526,25 @@ impl Live {
             writer.image.hold_strangers = false;
             *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::StartsAfresh));
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
         let after = next.releases.iter().find(|r| r.release.name == name);
         let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
         let entry = Entry {
             weight_before: weight(live),
             weight_after: weight(after),
-            ..writer.entry(
-                "resume",
-                live.map(|r| &*r.release),
-                origin,
-                "resumed; evidence starts afresh".into(),
-            )
+            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail.into())
         };
         let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
         let state = after.map_or(State::Pending, |r| r.state);
         let message = match after {
-            Some(r) => format!("{} of users are in new", r.force.weight()),
+            Some(r) if unpaused => format!("the waves go on; {} of users are in new", r.force.weight()),
+            Some(r) => match r.wave() {
+                Some(wave) => {
+                    format!("{} of users are in new; wave `{}` bakes again", r.force.weight(), wave.name)
+                }
+                None => format!("{} of users are in new", r.force.weight()),
+            },
             None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
         };
         let receipt = self.publish(&mut writer, next, vec![entry], None);
@@ -552,7 +579,7 @@ impl Live {
         self.publish(&mut writer, next, entries, None);
     }
 
-    fn publish(
+    pub(super) fn publish(
         &self,
         writer: &mut Writer,
         next: Arc<Snapshot>,

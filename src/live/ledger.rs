@@ -29,12 +29,12 @@ pub struct Entry {
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `stop`, `unstop`, `removed`.
+    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`.
     pub kind: String,
     /// Of a trip or a freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// `file`, `watchdog`, `fuse`, or the name of a token.
+    /// `file`, `watchdog`, `fuse`, `waves`, or the name of a token.
     pub actor: String,
     /// As a person gave it.
     #[serde(default)]

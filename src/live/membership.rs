@@ -6,6 +6,7 @@
 use crate::domain::cohort::{Bucket, Salt, Weight};
 use crate::domain::plan::{Identity, Normalise, Release, normalise};
 use crate::domain::segment::{Segment, UserSet};
+use crate::domain::wave::Reach;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -54,13 +55,15 @@ pub enum Was {
 }
 
 impl Membership {
-    pub fn of(release: &Release, identity: &Identity) -> Membership {
+    /// `reach`: how many of its segments are in so far.
+    pub fn of(release: &Release, reach: Reach, identity: &Identity) -> Membership {
         let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s)).collect();
+        let joined = reach.segments.min(release.segments.len());
         Membership {
             salt: release.salt_text.clone(),
             normalise: word(identity.normalise).to_owned(),
             id_bytes_max: identity.max_bytes,
-            segments: listed(&release.segments),
+            segments: listed(&release.segments[..joined]),
             excluded: listed(&release.excluded),
         }
     }
@@ -163,6 +166,11 @@ mod tests {
         (checked.plan.releases[0].clone(), checked.plan.identity)
     }
 
+    /// As a weight set by hand has it: all segments.
+    fn all(release: &Release, weight: Weight) -> Reach {
+        Reach { weight, segments: release.segments.len() }
+    }
+
     const LISTS: &str = "[identity]\nnormalise = \"lowercase\"\n[segment.testers]\nusers = [\"u1\", \"u2\", \"U3\"]\n[segment.vip]\nusers = [\"u3\", \"u4\"]\n\
                          [release.r]\nstable = \"a\"\nnew = \"b\"\nsalt = \"s\"\nsegments = [\"testers\"]\nexcluded = [\"vip\"]\n";
 
@@ -170,13 +178,13 @@ mod tests {
         #[test]
         fn what_is_told_afterwards_is_what_was_decided(user in "[uU ][0-9]{1,3} ?", weight in 0u32..=1_000_000) {
             let (release, identity) = release(LISTS);
-            let kept = serde_json::to_string(&Membership::of(&release, &identity)).unwrap();
+            let kept = serde_json::to_string(&Membership::of(&release, all(&release, Weight::ZERO), &identity)).unwrap();
             let kept: Membership = serde_json::from_str(&kept).unwrap();
             let id = kept.normalised(user.as_bytes()).unwrap();
             prop_assert_eq!(&id, &normalise(identity.normalise, user.as_bytes()));
             let weight = Weight::from_parts(weight);
             let subject = Subject { user_id: Some(&id), headers: None, address: None };
-            let arm = decide(&release, Force::At(weight), &subject).arm;
+            let arm = decide(&release, Force::At(all(&release, weight)), &subject).arm;
             let was = kept.was_in(&id, weight, &|_| None);
             prop_assert_eq!(was, if arm == Arm::New { Was::In } else { Was::Out });
         }
@@ -186,7 +194,7 @@ mod tests {
     fn what_a_request_decided_is_not_guessed() {
         let text = "[segment.inside]\nnetworks = [\"10.0.0.0/8\"]\n[release.r]\nstable = \"a\"\nnew = \"b\"\nsegments = [\"inside\"]\n";
         let (release, identity) = release(text);
-        let kept = Membership::of(&release, &identity);
+        let kept = Membership::of(&release, all(&release, Weight::ZERO), &identity);
         let was = |weight| kept.was_in(b"alice", weight, &|_| None);
         assert_eq!(was(Weight::FULL), Was::In);
         assert_eq!(was(Weight::ZERO), Was::Unclear { otherwise: false, segments: vec!["inside".into()] });
@@ -197,7 +205,10 @@ mod tests {
         let users: UserSet = (0..=LISTED_MAX).map(|i| format!("u{i}")).collect();
         let segment = Segment { name: "many".into(), users: users.clone(), ..Segment::default() };
         let (release, identity) = release("[release.r]\nstable = \"a\"\nnew = \"b\"\n");
-        let kept = Membership { segments: vec![Listed::of(&segment)], ..Membership::of(&release, &identity) };
+        let kept = Membership {
+            segments: vec![Listed::of(&segment)],
+            ..Membership::of(&release, all(&release, Weight::ZERO), &identity)
+        };
         assert_eq!(kept.segments[0].numbers, None);
         let unclear = Was::Unclear { otherwise: false, segments: vec!["many".into()] };
         assert_eq!(kept.was_in(b"u7", Weight::ZERO, &|_| None), unclear);

@@ -7,6 +7,7 @@
 //! *announced* ones, so that what a scrape has shown no crash takes back.
 
 use super::apply::Live;
+use super::clock;
 use super::snapshot::{Cohort, RouteCounts, Snapshot};
 use super::tally::{ArmTally, LatencySum};
 use crate::domain::decide::Arm;
@@ -32,6 +33,8 @@ const WEIGHT: &str = "grayling_weight_ratio";
 const WEIGHT_CONFIGURED: &str = "grayling_weight_configured_ratio";
 const SHARE: &str = "grayling_share_ratio";
 const STATE: &str = "grayling_release_state";
+const WAVE: &str = "grayling_wave";
+const WAVE_HELD: &str = "grayling_wave_held_seconds";
 const ROLLBACKS: &str = "grayling_rollbacks_total";
 const EVIDENCE: &str = "grayling_watchdog_evidence_ratio";
 const WATCHDOG_STATE: &str = "grayling_watchdog_state";
@@ -64,6 +67,8 @@ fn describe() {
     describe_gauge!(WEIGHT_CONFIGURED, "Share of users in new that the file says.");
     describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
     describe_gauge!(STATE, "1 for the state that the release is in.");
+    describe_gauge!(WAVE, "Number of the present wave, from 1; 0: before the first.");
+    describe_gauge!(WAVE_HELD, "How long the present wave has been held although it is baked.");
     describe_counter!(ROLLBACKS, "Rollbacks announced since the start.");
     describe_gauge!(EVIDENCE, "Evidence against new, logarithmic: 0 none, 1 trips.");
     describe_gauge!(WATCHDOG_STATE, "1 for the state that the watchdog is in.");
@@ -179,10 +184,18 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
-        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.release.weight.ratio());
+        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.reach.weight.ratio());
         for state in State::ALL {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
+        }
+        if !release.release.waves.is_empty() {
+            gauge!(WAVE, "release" => name()).set(release.present.map_or(0.0, |i| i as f64 + 1.0));
+            let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());
+            let held =
+                outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
+            let held = held.map_or(0.0, |h| clock::now().saturating_sub(h.since).as_secs_f64());
+            gauge!(WAVE_HELD, "release" => name()).set(held);
         }
         let missing = release.tally.user_id_missing.iter().map(|c| c.read()).sum();
         counter!(USER_ID_MISSING, "release" => name()).absolute(missing);

@@ -11,8 +11,9 @@
 
 use super::ledger::{self, End, Entry};
 use crate::domain::cohort::Weight;
-use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Trip};
+use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
+use crate::domain::wave::Reach;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -207,6 +208,27 @@ struct FileMemory {
     trip: Option<FileTrip>,
     freeze: Option<FileFreeze>,
     awaits: Option<FileAwaits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<FileProgress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pause: Option<FilePause>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileProgress {
+    wave: String,
+    weight_ppm: u32,
+    segments: usize,
+    finished: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePause {
+    at_ms: i64,
+    actor: String,
+    reason: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -283,6 +305,17 @@ impl From<&Image> for FileImage {
                 Awaits::NoMemory => FileAwaits::NoMemory,
                 Awaits::StateLost => FileAwaits::StateLost,
             }),
+            progress: m.progress.as_ref().map(|p| FileProgress {
+                wave: p.wave.clone(),
+                weight_ppm: p.reach.weight.parts(),
+                segments: p.reach.segments,
+                finished: p.finished,
+            }),
+            pause: m.pause.as_ref().map(|p| FilePause {
+                at_ms: p.at_ms,
+                actor: p.actor.clone(),
+                reason: p.reason.clone(),
+            }),
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
@@ -342,6 +375,12 @@ impl TryFrom<FileImage> for Image {
                     FileAwaits::NoMemory => Awaits::NoMemory,
                     FileAwaits::StateLost => Awaits::StateLost,
                 }),
+                progress: m.progress.map(|p| Progress {
+                    wave: p.wave,
+                    reach: Reach { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
+                    finished: p.finished,
+                }),
+                pause: m.pause.map(|p| Pause { at_ms: p.at_ms, actor: p.actor, reason: p.reason }),
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
@@ -391,7 +430,14 @@ pub mod tests {
         image.releases.insert("a".into(), Memory { attempt: 2, trip: Some(trip), ..Memory::default() });
         image.releases.insert(
             "b".into(),
-            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), trip: None },
+            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), ..Memory::default() },
+        );
+        let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
+        let progress = Progress { wave: "5%".into(), reach, finished: true };
+        let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into() };
+        image.releases.insert(
+            "c".into(),
+            Memory { attempt: 1, progress: Some(progress), pause: Some(pause), ..Memory::default() },
         );
         image
     }

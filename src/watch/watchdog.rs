@@ -5,15 +5,17 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
-use crate::domain::cohort::{Salt, Weight};
-use crate::domain::decide::Arm;
+use crate::domain::cohort::Salt;
+use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::{Cause, Judgement, Limits, State, Verdict};
+use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
 use crate::live::evidence;
@@ -162,6 +164,8 @@ struct Watched {
     /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
     keep_failed_by: Duration,
+    /// What the present wave shows, and its stage.
+    trial: Option<(u64, Trial)>,
 }
 
 #[derive(Clone, Copy)]
@@ -187,6 +191,7 @@ impl Watched {
             told: State::Quiet,
             keep_by: now,
             keep_failed_by: now,
+            trial: None,
         }
     }
 
@@ -253,6 +258,7 @@ impl Watched {
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>>, now: Duration) {
         let patience = self.deadline / 4;
+        let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             for mut event in events.remove(&epoch).unwrap_or_default() {
                 event.request.drawn &= drawn;
@@ -260,6 +266,12 @@ impl Watched {
                     *unusual = event.after > patience;
                 }
                 judge.engine_mut().push(&event);
+                if let Some((_, trial)) = &mut trial {
+                    let engine = judge.engine();
+                    let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+                    let floor = release.release.watchdog.latency_floor;
+                    trial.push(&event, &Yardstick { table, factor, floor });
+                }
             }
         };
         let mut present = self.epochs.back().copied();
@@ -275,6 +287,16 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
+        self.trial = trial;
+    }
+
+    /// The trial of the present wave: the one that runs, or a new one if another has begun.
+    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<(u64, Trial)> {
+        let wave = release.wave().filter(|_| !release.finished)?;
+        let margins = release.release.watchdog.margins;
+        let runs = self.trial.take().filter(|(stage, t)| *stage == release.stage && t.margins() == margins);
+        let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
+        Some(runs.unwrap_or_else(|| (release.stage, begins())))
     }
 
     /// What decides about a user's arm has changed.
@@ -324,6 +346,10 @@ impl Watched {
         }
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
+            view.looked = now;
+            if observe {
+                view.trial = self.trial.as_ref().map(|(stage, trial)| (*stage, trial.reading()));
+            }
         }
     }
 
@@ -335,6 +361,9 @@ impl Watched {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
+        if let Some((_, trial)) = &mut self.trial {
+            trial.tick(now, self.deadline);
+        }
         if self.judge.engine().e_value() <= CALM {
             self.calm_until = now.saturating_sub(self.deadline);
         }
@@ -362,7 +391,10 @@ impl Watched {
         (harm, requests): (Harm, u64),
         now: Duration,
     ) {
-        let held = release.force.weight() == Weight::ZERO && release.release.segments.is_empty();
+        let held = match release.force {
+            Force::Held => true,
+            Force::At(reach) => reach == Reach::NOBODY,
+        };
         if release.state == crate::domain::rollout::State::RolledBack {
             judgement.state = State::Tripped;
             return;

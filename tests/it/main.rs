@@ -28,6 +28,7 @@ mod tidy;
 mod tls;
 mod tools;
 mod watchdog;
+mod waves;
 mod websocket;
 mod wire_damaged;
 mod world;

@@ -105,6 +105,7 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "segment.*" => def("Segment"),
             "segment.*.header" => def("HeaderMatch"),
             "release.*" => def("Release"),
+            "release.*.wave" => def("Wave"),
             "release.*.outcome" => def("OutcomeRules"),
             "release.*.outcome.body" => def("BodyRule"),
             "release.*.watchdog" => def("Watchdog"),
