@@ -4,6 +4,7 @@
 //! (times in whole milliseconds, numbers that read back to the last bit, infinity as the word `inf`); reading never fails on
 //! what a later version adds to `evidence`, and never guesses what is missing.
 
+use super::gates::{self, Decision};
 use crate::domain::ceiling::Sample;
 use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
@@ -27,10 +28,16 @@ pub enum Again {
     Other(String),
 }
 
-/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), and its evidence.
-///
-/// Gates of waves keep theirs under `gates`; they belong here too.
+/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), and its evidence. The gates of waves keep theirs
+/// under `gates`: see [`gates::recompute`].
 pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
+    if evidence.get("gates").is_some_and(|gates| !gates.is_null()) {
+        return match gates::recompute(evidence) {
+            Ok(found) if found.decision == Decision::Promote => Again::ByHand,
+            Ok(_) => Again::Same,
+            Err(why) => Again::Other(why),
+        };
+    }
     let Some(cause) = cause else { return Again::None };
     let Some(cause) = Cause::parse(cause) else {
         return Again::Other(format!("no cause is called `{cause}`"));

@@ -2,7 +2,7 @@
 
 use super::{all_recomputed, comes_to, gate};
 use crate::world::{
-    Behaviour, Config, Nginx, Origin, Proxy, Service, World, eventually, figure, seconds, turn, wrk,
+    Behaviour, Config, Nginx, Origin, Proxy, Service, World, eventually, figure, grayling, seconds, turn, wrk,
 };
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,12 @@ fn from_testers_to_everybody_on_evidence() {
         .filter_map(|e| e["evidence"]["wave"]["name"].as_str())
         .collect();
     assert_eq!(opened, ["testers", "20%", "50%", "100%"]);
-    assert!(all_recomputed(&ledger) >= 5);
+    let found = all_recomputed(&ledger);
+    assert!(found >= 5);
+    let verified = grayling(&["ledger", "--verify", "--admin", &format!("http://{}", scene.proxy.admin)]);
+    let told = String::from_utf8_lossy(&verified.stdout);
+    let wanted = format!("{found} found again from the evidence");
+    assert!(verified.status.success() && told.contains(&wanted), "{wanted}: {told}");
     // The numbers are there: whoever is in doubt can judge again.
     let last = ledger.iter().rfind(|e| e["evidence"]["gates"]["decision"] == "open").unwrap();
     let proof = &last["evidence"]["gates"]["input"]["proof"];
