@@ -12,12 +12,16 @@ use crate::domain::rollout::State;
 use crate::domain::verdict;
 use crate::live::apply::Live;
 use crate::live::clock;
+use crate::live::ledger::Entry;
 use crate::live::snapshot::ReleaseLive;
+use crate::live::timeline;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a state that flickers must be away.
@@ -160,6 +164,8 @@ pub async fn run(live: Arc<Live>) {
     let mut standing = Standing::default();
     let mut boxes: Vec<Mailbox> = vec![];
     let mut reload_failed: Option<i64> = None;
+    // A rollback that a script has lifted before the next look is told all the same.
+    let mut decided = live.desk.told.subscribe();
     loop {
         let plan = live.snapshot().plan.clone();
         boxes.retain(|mailbox| plan.alerts.contains(mailbox.receiver()));
@@ -176,7 +182,15 @@ pub async fn run(live: Arc<Live>) {
         } else {
             reload_failed.get_or_insert_with(clock::at_ms);
         }
-        let seen = look(&live, reload_failed);
+        // In this order: what was announced before the look is seen by it, unless it is over already.
+        let brief: Vec<Alert> =
+            std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
+        let mut seen = look(&live, reload_failed);
+        for alert in brief {
+            if !seen.iter().any(|known| known.kind == alert.kind && known.release == alert.release) {
+                seen.push(alert);
+            }
+        }
         for notice in standing.follow(seen, clock::now(), clock::at_ms()) {
             let (alert, over) = (&notice.alert, notice.over_ms.is_some());
             if boxes.is_empty() {
@@ -191,6 +205,37 @@ pub async fn run(live: Arc<Live>) {
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// The next entry that was announced; those that this was too slow for are left out.
+fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
+    loop {
+        match decided.try_recv() {
+            Ok(entry) => return Some(entry),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+        }
+    }
+}
+
+/// A rollback or a freeze, as the ledger has it.
+fn of_entry(entry: &Entry) -> Option<Alert> {
+    let (kind, what) = match &*entry.kind {
+        "trip" => (Kind::Trip, "the new version was taken out"),
+        "freeze" => (Kind::Freeze, "it was frozen"),
+        _ => return None,
+    };
+    let release = entry.release.clone()?;
+    let cause = entry.cause.as_deref().and_then(verdict::Cause::parse)?;
+    Some(Alert {
+        kind,
+        attempt: entry.attempt,
+        cause: Some(cause.label()),
+        since_ms: timeline::at_ms(&entry.at)?,
+        summary: format!("{release}: {what} ({}, by {}), and let go at once", cause.label(), entry.actor),
+        detail: entry.detail.clone(),
+        release: Some(release),
+    })
 }
 
 fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
