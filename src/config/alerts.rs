@@ -86,7 +86,8 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
         Scheme::Http => None,
         Scheme::Https => Some(super::tls::by_the_system(r, &address.span)?),
     };
-    Some(Receiver { name: name.value, kind, address: address.value, tls })
+    let stuck_after = r.duration(s, "stuck_after", "2h", "1s"..="720h");
+    Some(Receiver { name: name.value, kind, address: address.value, tls, stuck_after })
 }
 
 /// `http://host:port/path`, or https.

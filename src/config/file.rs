@@ -551,6 +551,9 @@ pub struct Alert {
     /// How often an Alertmanager is told again of an alert that stands.
     #[schemars(extend("default" = "30s"))]
     pub repeat: Option<Duration>,
+    /// A wave that has baked, and is held for longer than this, is told.
+    #[schemars(extend("default" = "2h"))]
+    pub stuck_after: Option<Duration>,
 }
 
 /// The JSON schema of the file, with a line end.

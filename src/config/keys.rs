@@ -95,7 +95,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("state", &["directory", "on_failure", "when_empty", "failed_users"]),
     ("log", &["format", "sample", "slow", "user_key_file"]),
-    ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat"]),
+    ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat", "stuck_after"]),
 ];
 
 /// Keys of versions to come.
@@ -103,7 +103,6 @@ const LATER: &[(&str, &[&str])] = &[
     ("", &["journal", "fleet", "flag", "schema_phase"]),
     ("release.*", &["compare", "shadow"]),
     ("route", &["dual_write"]),
-    ("alert.*", &["stuck_after"]),
 ];
 
 pub fn known(section: &str) -> &'static [&'static str] {

@@ -484,6 +484,8 @@ pub struct Receiver {
     pub address: Address,
     /// There iff the address is https.
     pub tls: Option<Built<rustls::ClientConfig>>,
+    /// A wave that is held for longer is told.
+    pub stuck_after: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq)]

@@ -33,17 +33,19 @@ pub enum Kind {
     Freeze,
     BothArms,
     LatencyNotice,
+    StuckWave,
     ReloadFailed,
     StateNotDurable,
 }
 
 impl Kind {
     #[cfg(test)]
-    const ALL: [Kind; 6] = [
+    const ALL: [Kind; 7] = [
         Kind::Trip,
         Kind::Freeze,
         Kind::BothArms,
         Kind::LatencyNotice,
+        Kind::StuckWave,
         Kind::ReloadFailed,
         Kind::StateNotDurable,
     ];
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Freeze => "freeze",
             Kind::BothArms => "both_arms",
             Kind::LatencyNotice => "latency_notice",
+            Kind::StuckWave => "stuck_wave",
             Kind::ReloadFailed => "reload_failed",
             Kind::StateNotDurable => "state_not_durable",
         }
@@ -66,6 +69,7 @@ impl Kind {
             Kind::Freeze => "GraylingFrozen",
             Kind::BothArms => "GraylingBothArmsFailing",
             Kind::LatencyNotice => "GraylingNewIsSlower",
+            Kind::StuckWave => "GraylingWaveHeld",
             Kind::ReloadFailed => "GraylingReloadFailed",
             Kind::StateNotDurable => "GraylingStateNotDurable",
         }
@@ -75,7 +79,7 @@ impl Kind {
     pub fn severity(self) -> &'static str {
         match self {
             Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
-            Kind::LatencyNotice | Kind::ReloadFailed => "ticket",
+            Kind::LatencyNotice | Kind::StuckWave | Kind::ReloadFailed => "ticket",
         }
     }
 
@@ -83,7 +87,7 @@ impl Kind {
     fn flickers(self) -> bool {
         match self {
             Kind::Trip | Kind::Freeze | Kind::ReloadFailed => false,
-            Kind::BothArms | Kind::LatencyNotice | Kind::StateNotDurable => true,
+            Kind::BothArms | Kind::LatencyNotice | Kind::StuckWave | Kind::StateNotDurable => true,
         }
     }
 }
@@ -101,6 +105,8 @@ pub struct Alert {
     pub summary: String,
     /// With the numbers, and what to type.
     pub detail: String,
+    /// How long it has stood before it is worth telling: each receiver has patience of its own with a wave.
+    pub held: Option<Duration>,
 }
 
 /// An alert that has begun, or is over.
@@ -153,27 +159,27 @@ impl Standing {
         });
         changed
     }
+}
 
-    fn all(&self) -> impl Iterator<Item = Notice> + '_ {
-        self.0.values().map(|(alert, _)| Notice { alert: alert.clone(), over_ms: None })
-    }
+/// A receiver, and what it knows of.
+struct Told {
+    mailbox: Mailbox,
+    standing: Standing,
 }
 
 /// Looks and tells, until it is dropped.
 pub async fn run(live: Arc<Live>) {
-    let mut standing = Standing::default();
-    let mut boxes: Vec<Mailbox> = vec![];
+    let mut receivers: Vec<Told> = vec![];
     let mut reload_failed: Option<i64> = None;
     // A rollback that a script has lifted before the next look is told all the same.
     let mut decided = live.desk.told.subscribe();
     loop {
         let plan = live.snapshot().plan.clone();
-        boxes.retain(|mailbox| plan.alerts.contains(mailbox.receiver()));
+        receivers.retain(|told| plan.alerts.contains(told.mailbox.receiver()));
         for receiver in &plan.alerts {
-            if !boxes.iter().any(|mailbox| mailbox.receiver() == receiver) {
+            if !receivers.iter().any(|told| told.mailbox.receiver() == receiver) {
                 let mailbox = Mailbox::open(receiver.clone(), live.clone());
-                standing.all().for_each(|notice| mailbox.put(notice));
-                boxes.push(mailbox);
+                receivers.push(Told { mailbox, standing: Standing::default() });
             }
         }
         live.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
@@ -191,17 +197,19 @@ pub async fn run(live: Arc<Live>) {
                 seen.push(alert);
             }
         }
-        for notice in standing.follow(seen, clock::now(), clock::at_ms()) {
-            let (alert, over) = (&notice.alert, notice.over_ms.is_some());
-            if boxes.is_empty() {
-                continue;
+        for Told { mailbox, standing } in &mut receivers {
+            let patience = mailbox.receiver().stuck_after;
+            let due = |alert: &&Alert| alert.held.is_none_or(|held| held >= patience);
+            let due = seen.iter().filter(due).cloned().collect();
+            for notice in standing.follow(due, clock::now(), clock::at_ms()) {
+                let (alert, over) = (&notice.alert, notice.over_ms.is_some());
+                live.log.event(
+                    "alert",
+                    json!({"alert": alert.kind.label(), "release": alert.release, "state": if over { "resolved" } else { "firing" },
+                           "summary": alert.summary, "receiver": mailbox.receiver().name}),
+                );
+                mailbox.put(notice);
             }
-            live.log.event(
-                "alert",
-                json!({"alert": alert.kind.label(), "release": alert.release, "state": if over { "resolved" } else { "firing" },
-                       "summary": alert.summary, "receivers": boxes.len()}),
-            );
-            boxes.iter().for_each(|mailbox| mailbox.put(notice.clone()));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -234,6 +242,7 @@ fn of_entry(entry: &Entry) -> Option<Alert> {
         since_ms: timeline::at_ms(&entry.at)?,
         summary: format!("{release}: {what} ({}, by {}), and let go at once", cause.label(), entry.actor),
         detail: entry.detail.clone(),
+        held: None,
         release: Some(release),
     })
 }
@@ -248,6 +257,7 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
         since_ms,
         summary: summary.to_owned(),
         detail,
+        held: None,
     };
     let mut seen = vec![];
     if let Some(since) = reload_failed {
@@ -280,6 +290,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         since_ms,
         summary,
         detail,
+        held: None,
     };
     let mut seen = vec![];
     let memory = match release.state {
@@ -301,7 +312,22 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let detail = format!("{why}\ngrayling rollback {name}, or: grayling resume {name} --reason TEXT");
         seen.push(of(Kind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
-    let judgement = live.views().get(name).and_then(|view| view.judgement.clone());
+    let (judgement, outlook) = match live.views().get(name) {
+        Some(view) => (view.judgement.clone(), view.outlook.clone()),
+        None => (None, None),
+    };
+    if let Some(held) =
+        outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, outlook)| outlook.held)
+        && release.hold.is_none()
+    {
+        let waits = clock::now().saturating_sub(held.since);
+        let wave = release.wave().map_or("the start", |wave| wave.name.as_str());
+        let summary = format!("{name}: `{wave}` has baked, and the next wave does not open");
+        let detail =
+            format!("{}\nTo see each gate with its numbers: grayling status", held.missing.join("\n"));
+        let since_ms = at_ms - i64::try_from(waits.as_millis()).unwrap_or(0);
+        seen.push(Alert { held: Some(waits), ..of(Kind::StuckWave, None, since_ms, summary, detail) });
+    }
     if let Some(judgement) =
         judgement.filter(|_| release.release.watchdog.enabled && release.state != State::RolledBack)
     {
@@ -333,6 +359,7 @@ mod tests {
             since_ms,
             summary: "s".into(),
             detail: "d".into(),
+            held: None,
         }
     }
 

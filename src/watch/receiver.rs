@@ -206,7 +206,7 @@ impl Teller {
 fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, at_ms: i64) -> Post {
     let alerts: Vec<Value> = notices
         .map(|notice| {
-            let Alert { kind, release, attempt, cause, since_ms, summary, detail } = &notice.alert;
+            let Alert { kind, release, attempt, cause, since_ms, summary, detail, held: _ } = &notice.alert;
             let mut labels =
                 json!({"alertname": kind.alertname(), "severity": kind.severity(), "source": "grayling"});
             let more = [("release", release.clone()), ("cause", cause.map(str::to_owned))];
@@ -238,7 +238,7 @@ fn slack(notice: &Notice) -> Post {
 
 /// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of the call.
 fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
-    let Alert { kind, release, attempt, cause, since_ms, summary, detail } = &notice.alert;
+    let Alert { kind, release, attempt, cause, since_ms, summary, detail, held: _ } = &notice.alert;
     let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };
     let told_of = clock::rfc3339(notice.over_ms.unwrap_or(*since_ms));
     let mut post = Post::json(&json!({
@@ -282,6 +282,7 @@ mod tests {
             since_ms: 1_700_000_000_000,
             summary: "billing <out> & about".into(),
             detail: "new 41 of 812".into(),
+            held: None,
         };
         Notice { alert, over_ms }
     }

@@ -383,3 +383,34 @@ fn a_refused_file_a_lost_state_and_a_new_receiver_are_told_of() {
     let _proxy = world.run(&told);
     eventually(SOON, "a state that is not durable is told of", || of("state_not_durable", "firing"));
 }
+
+#[test]
+fn a_wave_that_is_held_is_told_to_those_whose_patience_is_over() {
+    let world = World::new();
+    std::fs::create_dir_all(world.path("config")).unwrap();
+    std::fs::write(world.path("config/webhook.secret"), format!("{SECRET}\n")).unwrap();
+    let [soon, late] = [0, 0].map(|port| Receiver::start(port, Some(SECRET)));
+    let to = |name: &str, port: u16, after: &str| {
+        format!(
+            "[alert.{name}]\nwebhook = \"http://127.0.0.1:{port}/\"\nsecret_file = \"webhook.secret\"\nstuck_after = \"{after}\"\n"
+        )
+    };
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    // Nobody comes: the first wave is baked, and shows nothing.
+    let mut config = Config::new(stable.address, new.address)
+        .waves(&["weight = \"1%\", bake = \"0s\"", "weight = \"5%\", bake = \"0s\""]);
+    config.rest = to("soon", soon.port, "1s") + &to("late", late.port, "1h");
+    let proxy = world.run(&config);
+    let told = eventually(SOON, "a held wave is told", || {
+        soon.calls().into_iter().map(|call| call["body"]["data"].clone()).find(|d| d["alert"] == "stuck_wave")
+    });
+    let said = told.to_string();
+    assert!(said.contains("`1%` has baked") && said.contains("requests: 0 of 500 of new"), "{said}");
+    assert_eq!(late.calls().len(), 0, "an hour is not over: {:?}", late.calls());
+    // Its gates are not what keeps the release from being told of other things.
+    rollback(&proxy.api());
+    eventually(SOON, "the rollback is told to both", || {
+        let trips = |r: &Receiver| r.calls().iter().any(|c| c["body"]["data"]["alert"] == "trip");
+        (trips(&soon) && trips(&late)).then_some(())
+    });
+}
