@@ -1,6 +1,6 @@
 //! `grayling check`: every fault of a config file at once; and with `--against`, what it would change in a running proxy.
 //!
-//! Faults go to stderr as a compiler prints them, one line of summary to stdout. Exit 0, or 78 (EX_CONFIG) if the file
+//! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file
 //! would be refused: by itself, or as a reload of what runs.
 
 use crate::admin::dto::Running;
@@ -9,8 +9,12 @@ use crate::config::{
     Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
 };
 use crate::domain::cohort::Weight;
+use crate::domain::foresight::time_to_see;
 use crate::domain::gate::Traffic;
+use crate::domain::gate::seconds;
+use crate::domain::plan::Release;
 use crate::domain::rollout::Progress;
+use crate::domain::wave::Course;
 use crate::domain::wave::Reach;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -102,6 +106,7 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         }
     };
     let mut summary = format!("{shown}: {}\n", described(&checked));
+    checked.plan.releases.iter().for_each(|release| summary.push_str(&foreseen(release)));
     let mut refused = false;
     let changes = running.map(|running| {
         let (lines, findings) = differences(running, file, &checked);
@@ -198,6 +203,41 @@ fn described(checked: &Checked) -> String {
     text
 }
 
+/// What is imagined where no traffic is known: so many requests a second of both versions, and such a share of them that fails.
+const RATE: f64 = 500.0;
+const FAILING: f64 = 0.001;
+
+/// What the watchdog's settings imply, at each weight.
+fn foreseen(release: &Release) -> String {
+    let watchdog = &release.watchdog;
+    if !watchdog.enabled {
+        return String::new();
+    }
+    let mut weights = vec![];
+    match release.course() {
+        Course::ByHand(reach) => weights.push(reach.weight),
+        Course::Waves(waves) => weights.extend(waves.iter().map(|wave| wave.reach.weight)),
+    }
+    weights.dedup();
+    let seen = |weight: Weight, times| {
+        let time = time_to_see(watchdog.alpha, weight.ratio(), FAILING, times, RATE)?;
+        Some(format!("about {}", seconds(time)))
+    };
+    let lines: Vec<String> = weights
+        .into_iter()
+        .filter_map(|weight| Some(format!("  {weight}: {}, {}\n", seen(weight, 2.0)?, seen(weight, 10.0)?)))
+        .collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(
+        "release `{}`: of {RATE} requests/s, a failure rate that doubled from {}%, and one ten times as high, are seen after\n{}",
+        release.name,
+        100.0 * FAILING,
+        lines.concat()
+    )
+}
+
 fn faults(report: &Report) -> Vec<JsonFault> {
     let fault = |f: &Fault| {
         let (line, column) = f.position();
@@ -232,10 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn a_good_file_is_summed_up_in_one_line() {
+    fn a_good_file_is_summed_up_with_what_its_watchdog_will_see() {
         let (file, _) = starter();
         let told = examine(&file, None, Color::Plain);
-        assert_eq!(told.summary, format!("{}: ok, 1 release, 1 route\n", file.display()));
+        let seen = "release `v2`: of 500 requests/s, a failure rate that doubled from 0.1%, and one ten times as high, are seen after\n  5%: about 17 min, about 31 s\n";
+        assert_eq!(told.summary, format!("{}: ok, 1 release, 1 route\n{seen}", file.display()));
         assert_eq!((told.faults.as_str(), told.refused), ("", false));
     }
 

@@ -8,6 +8,7 @@ pub mod cohort;
 pub mod decide;
 pub mod distinct;
 pub mod engine;
+pub mod foresight;
 pub mod fuse;
 pub mod gate;
 pub mod grounds;
