@@ -6,6 +6,7 @@
 //! Invariants: every thread has an owner here that can stop it; no weight is used before the state has been read.
 
 use crate::admin::auth::AuthState;
+use crate::admin::events::Hub;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
 use crate::config::{self, Report, watch::Watcher};
@@ -270,6 +271,7 @@ fn source(path: &Path, checked: &config::Checked) -> Source {
         sha256: checked.sha256.clone(),
         loaded_at_ms: clock::at_ms(),
         last_error: None,
+        last_report: None,
     }
 }
 
@@ -364,7 +366,9 @@ impl Control {
         };
         let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
         runtime.block_on(async move {
-            let router = routes::router(self.live.clone(), auth.clone());
+            let hub = Hub::new(self.live.clone());
+            tokio::spawn(hub.clone().run());
+            let router = routes::router(self.live.clone(), auth.clone(), hub);
             let mut stopping = stage.clone();
             for socket in sockets {
                 match tokio::net::TcpListener::from_std(socket) {
@@ -422,7 +426,7 @@ impl Control {
             }
             Err(report) => {
                 let lines = report.lines();
-                self.live.reload_failed(lines.join("\n"));
+                self.live.reload_failed(lines.join("\n"), Some(report.render(config::Color::Plain)));
                 failed(lines);
                 return;
             }

@@ -140,7 +140,8 @@ pub struct World {
 }
 
 pub fn settings(strata: usize) -> Settings {
-    Settings { alpha: ALPHA, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, strata }
+    let latency_floor = Duration::from_millis(2);
+    Settings { alpha: ALPHA, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, latency_floor, strata }
 }
 
 pub fn percent(percent: f64) -> Weight {

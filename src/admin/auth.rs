@@ -3,14 +3,16 @@
 //! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points a name of its own
 //!   at this address (DNS rebinding) gets nothing. An `Origin` must be that same host.
 //! - Changes need a token, and off loopback every GET does. On loopback without a token file a change is allowed;
-//!   its actor is then [`LOCAL`].
+//!   its actor is then [`LOCAL`]. The page sends it in a cookie (`session`); a change by cookie needs an `Origin`, which every browser sends.
 //! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name the host as they like.
+//! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a 401 as well: it asks for the token.
 //!
 //! Invariants: what cannot be proven is refused (an unknown peer is not on loopback, an unreadable token file knows
 //! nobody); tokens are compared in constant time; the token file is read anew for every request that needs it, so a
 //! token removed from it is worth nothing from then on.
 
-use super::dto::ErrorBody;
+use super::dto::{ErrorBody, Session};
+use super::{page, session};
 use crate::domain::plan;
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -52,6 +54,23 @@ impl AuthState {
         AuthState(ArcSwap::from_pointee(Access::of(admin)))
     }
 
+    /// Whose token this is.
+    pub(super) async fn owner(&self, token: &[u8]) -> Result<String, Refusal> {
+        owner(&self.0.load_full(), token.to_owned()).await
+    }
+
+    /// Who asks, as far as a page wants to know.
+    pub(super) async fn session(&self, parts: &Parts) -> Session {
+        let access = self.0.load_full();
+        match need(&access, parts, Wish::Change) {
+            Need::Nothing => Session { actor: Some(LOCAL.to_owned()), token_needed: false },
+            Need::Token => {
+                let actor = identify(&access, parts, Need::Token).await.ok();
+                Session { actor: actor.map(|Actor(name)| name), token_needed: true }
+            }
+        }
+    }
+
     /// From now on `admin` is in force.
     pub fn replace(&self, admin: &plan::Admin) {
         self.0.store(Arc::new(Access::of(admin)));
@@ -75,7 +94,14 @@ pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: 
             parts.extensions.insert(actor);
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(refusal) => refusal.into_response(),
+        Err(refusal) => {
+            let asks = parts.uri.path() == "/" && parts.method == Method::GET;
+            let mut response = refusal.into_response();
+            if asks && response.status() == StatusCode::UNAUTHORIZED {
+                page::as_answer(&mut response);
+            }
+            response
+        }
     }
 }
 
@@ -89,7 +115,7 @@ async fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     if reads && changes(path) {
         return Err(Refusal::MustBePost);
     }
-    let actor = if reads && OPEN.contains(&path) {
+    let actor = if (reads && OPEN.contains(&path)) || (!reads && path == session::PATH) {
         Actor(LOCAL.to_owned())
     } else {
         let need = need(access, parts, if reads { Wish::Read } else { Wish::Change });
@@ -133,12 +159,29 @@ async fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, R
     if need == Need::Nothing {
         return Ok(Actor(LOCAL.to_owned()));
     }
+    let sent = match bearer(&parts.headers) {
+        Some(token) => token.to_owned(),
+        None => {
+            let token = session::token(&parts.headers, port_named(parts)).ok_or(match access.tokens {
+                Some(_) => Refusal::TokenNeeded,
+                None => Refusal::NoTokensKnown,
+            })?;
+            let reads = matches!(parts.method, Method::GET | Method::HEAD);
+            if !reads && !parts.headers.contains_key(header::ORIGIN) {
+                return Err(Refusal::OriginMissing);
+            }
+            token
+        }
+    };
+    owner(access, sent).await.map(Actor)
+}
+
+async fn owner(access: &Access, sent: Vec<u8>) -> Result<String, Refusal> {
     let tokens = access.tokens.clone().ok_or(Refusal::NoTokensKnown)?;
-    let sent = bearer(&parts.headers).ok_or(Refusal::TokenNeeded)?.to_owned();
     // Read apart: a slow disk must not hold up who asks for /livez.
     let known = tokio::task::spawn_blocking(move || tokens.read()).await;
     let known = known.ok().and_then(Result::ok).ok_or(Refusal::TokenFileUnreadable)?;
-    known.name_of(&sent).map(|name| Actor(name.to_owned())).ok_or(Refusal::TokenUnknown)
+    known.name_of(&sent).map(str::to_owned).ok_or(Refusal::TokenUnknown)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -159,6 +202,11 @@ fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)
+}
+
+/// The port that the client believes to talk to; none: the default one.
+pub(super) fn port_named(parts: &Parts) -> Option<u16> {
+    named(parts)?.port_u16()
 }
 
 /// Where the client believes to be: the Host header, or the authority of HTTP/2 and of the absolute form; if both are
@@ -204,13 +252,15 @@ fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
 
 /// Why a request did not get through. The texts never quote a token, nor where the token file is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
+pub(super) enum Refusal {
     #[error("the request does not say, once and clearly, which host it means")]
     HostMissing,
     #[error("the host `{0}` is not one of this server's")]
     HostForeign(String),
     #[error("requests from pages of other sites are refused")]
     OriginForeign,
+    #[error("a change by the page's cookie needs an Origin")]
+    OriginMissing,
     #[error("GET changes nothing here")]
     MustBePost,
     #[error("this needs a token")]
@@ -228,7 +278,10 @@ enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Refusal::HostMissing | Refusal::HostForeign(_) | Refusal::OriginForeign => StatusCode::FORBIDDEN,
+            Refusal::HostMissing
+            | Refusal::HostForeign(_)
+            | Refusal::OriginForeign
+            | Refusal::OriginMissing => StatusCode::FORBIDDEN,
             Refusal::MustBePost => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::TokenNeeded | Refusal::TokenUnknown | Refusal::NoTokensKnown => StatusCode::UNAUTHORIZED,
             Refusal::TokenFileUnreadable => StatusCode::SERVICE_UNAVAILABLE,
@@ -242,6 +295,7 @@ impl Refusal {
             Refusal::HostForeign(host) => {
                 format!("use an IP address or localhost, or add \"{host}\" to `hosts` under [admin]")
             }
+            Refusal::OriginMissing => "outside a browser send `Authorization: Bearer TOKEN`".into(),
             Refusal::OriginForeign => "open the page under the address of this server itself".into(),
             Refusal::MustBePost => {
                 "send POST with content-type application/json and {\"reason\": \"...\"}".into()

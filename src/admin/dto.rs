@@ -14,6 +14,9 @@ use serde_json::Value;
 pub struct Status {
     pub version: String,
     pub uptime_s: u64,
+    /// By the server's clock: when this was put together.
+    #[serde(default)]
+    pub at: String,
     pub config: Config,
     /// Why trips are in memory only; `null` while the state file can be written.
     #[serde(default)]
@@ -169,8 +172,26 @@ pub struct Gate {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Watchdog {
     pub state: WatchdogState,
+    /// Why this state, in a sentence.
+    #[serde(default)]
+    pub detail: String,
     #[serde(default)]
     pub signals: Vec<Signal>,
+    /// What it holds `new` against, from the file.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+}
+
+/// `[release.X.watchdog]`. Shares are 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    pub enabled: bool,
+    /// `mode = "report"`: it says what it would do, and does nothing.
+    pub report_only: bool,
+    pub alpha: f64,
+    pub errors_max: f64,
+    pub latency_p99_max_ms: f64,
+    pub latency_tolerance: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,6 +265,37 @@ pub struct Explain {
 pub struct ChangeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    pub path: std::path::PathBuf,
+    pub text: Option<String>,
+    /// Why it cannot be read.
+    pub error: Option<String>,
+    /// Why it is not in force: a line a fault.
+    pub last_error: Option<String>,
+    /// The same with the lines at fault, and carets under them, where lines are at fault.
+    pub last_report: Option<String>,
+    /// When what is in force was loaded.
+    pub loaded_at: String,
+}
+
+/// `GET /api/v1/session`: who the page speaks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// `null`: nobody yet.
+    pub actor: Option<String>,
+    /// Does a change need a token here?
+    pub token_needed: bool,
+}
+
+/// The body of `POST /api/v1/session`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignIn {
+    pub token: String,
 }
 
 /// The answer to a change.

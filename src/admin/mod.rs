@@ -2,5 +2,10 @@
 
 pub mod auth;
 pub mod dto;
+pub mod events;
+pub mod file;
+pub mod history;
+pub mod page;
 pub mod routes;
 pub mod serve;
+pub mod session;

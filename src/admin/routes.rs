@@ -5,8 +5,10 @@
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::dto;
+use super::events::{self, Hub};
+use super::{file, page, session};
 use crate::domain::decide::{Arm, decide};
-use crate::domain::plan::normalise;
+use crate::domain::plan::{self, normalise};
 use crate::domain::rollout;
 use crate::domain::segment::Subject;
 use crate::domain::verdict;
@@ -25,47 +27,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const REASON_BYTES_MAX: usize = 4096;
+/// Entries that `last=N` gives at most.
+const LAST_MAX: usize = 1000;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long a change waits for the disk.
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
 /// How long stable may take to accept a connection before a rollback by hand becomes a freeze.
 const PROBE: Duration = Duration::from_secs(1);
 
-pub fn router(live: Arc<Live>, auth: Arc<AuthState>) -> Router {
+pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/", get(front))
+        .route("/", get(page::page))
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/config/file", get(file::file))
         .route("/api/v1/ledger", get(entries))
+        .route("/api/v1/events", get(events::events))
+        .route("/api/v1/history", get(events::history))
+        .route(session::PATH, get(session::show).post(session::begin).delete(session::end))
         .route("/api/v1/releases/{release}/rollback", post(rollback))
         .route("/api/v1/releases/{release}/resume", post(resume))
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
                 "there is nothing at this path",
-                Some("see GET / for what there is".into()),
+                Some("the page is at /, the API under /api/v1/ (README.md, \"The admin API\")".into()),
             )
         })
         .method_not_allowed_fallback(|| async {
             refuse(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method", None)
         })
+        .layer(Extension(hub))
+        .layer(Extension(auth.clone()))
         .layer(axum::middleware::from_fn_with_state(auth, guard))
         .with_state(live)
-}
-
-async fn front() -> &'static str {
-    "grayling admin API\n\n\
-     GET  /livez  /readyz  /metrics\n\
-     GET  /api/v1/status\n\
-     GET  /api/v1/explain?user=ID[&release=R]\n\
-     GET  /api/v1/config\n\
-     GET  /api/v1/ledger?since=N\n\
-     POST /api/v1/releases/R/rollback   {\"reason\": \"...\"}\n\
-     POST /api/v1/releases/R/resume     {\"reason\": \"...\"}\n"
 }
 
 async fn readyz(State(live): State<Arc<Live>>) -> Response {
@@ -100,16 +99,22 @@ async fn config(State(live): State<Arc<Live>>) -> Response {
 }
 
 async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
+    Json(status_of(&live))
+}
+
+/// What `/api/v1/status` answers.
+pub fn status_of(live: &Live) -> dto::Status {
     let source = live.source();
     let snapshot = live.desk.announced();
     let views = live.views();
     let empty = View::default();
     let release =
-        |r: &Arc<ReleaseLive>| release_status(&live, r, views.get(&r.release.name).unwrap_or(&empty));
+        |r: &Arc<ReleaseLive>| release_status(live, r, views.get(&r.release.name).unwrap_or(&empty));
     let releases = snapshot.releases.iter().map(release).collect();
-    Json(dto::Status {
+    dto::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_s: clock::now().as_secs(),
+        at: clock::rfc3339(clock::at_ms()),
         config: dto::Config {
             revision: snapshot.revision,
             sha256: source.sha256,
@@ -128,7 +133,7 @@ async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
                 servers: trip.servers,
             })
             .collect(),
-    })
+    }
 }
 
 fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::Release {
@@ -160,6 +165,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let watchdog = match &view.judgement {
         Some(judgement) => dto::Watchdog {
             state: judgement.state.into(),
+            detail: judgement.reason.clone(),
             signals: judgement
                 .signals
                 .iter()
@@ -170,9 +176,15 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
                     detail: s.detail.clone(),
                 })
                 .collect(),
+            limits: Some(limits(release)),
         },
         // It has not looked yet.
-        None => dto::Watchdog { state: dto::WatchdogState::Blind, signals: vec![] },
+        None => dto::Watchdog {
+            state: dto::WatchdogState::Blind,
+            detail: "it has not looked yet".to_owned(),
+            signals: vec![],
+            limits: Some(limits(release)),
+        },
     };
     dto::Release {
         name: release.name.clone(),
@@ -188,6 +200,18 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
         gates: vec![],
         watchdog,
+    }
+}
+
+fn limits(release: &plan::Release) -> dto::Limits {
+    let of = &release.watchdog;
+    dto::Limits {
+        enabled: of.enabled,
+        report_only: of.mode == plan::WatchdogMode::Report,
+        alpha: of.alpha,
+        errors_max: of.errors_max,
+        latency_p99_max_ms: of.latency_p99_max.as_secs_f64() * 1e3,
+        latency_tolerance: of.latency_tolerance,
     }
 }
 
@@ -275,6 +299,8 @@ async fn explain(
 struct LedgerQuery {
     #[serde(default)]
     since: u64,
+    /// Only so many, the latest.
+    last: Option<usize>,
 }
 
 async fn entries(
@@ -288,7 +314,11 @@ async fn entries(
         }
     };
     let directory = live.snapshot().plan.state.directory.clone();
-    let read = tokio::task::spawn_blocking(move || ledger::read(&directory, query.since)).await;
+    let read = tokio::task::spawn_blocking(move || match query.last {
+        Some(n) => ledger::read_last(&directory, query.since, n.min(LAST_MAX)),
+        None => ledger::read(&directory, query.since),
+    })
+    .await;
     match read {
         Ok(Ok(entries)) => Json(entries).into_response(),
         Ok(Err(e)) => {

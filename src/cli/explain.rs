@@ -231,6 +231,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 mode: plan::WatchdogMode::Enforce,
                 latency_tolerance: 0.2,
                 latency_notice: 0.03,
+                latency_floor: Duration::from_millis(2),
                 by_route: true,
                 tick: Duration::from_millis(100),
             },

@@ -15,6 +15,7 @@ mod ledger;
 mod release;
 mod run;
 mod schema;
+mod screen;
 mod status;
 pub mod text;
 

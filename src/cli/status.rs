@@ -1,20 +1,21 @@
 //! `grayling status`: every release, both arms side by side, what the watchdog thinks, and what to type next.
 //!
-//! `-w` repeats it: on a terminal the picture is redrawn each second; into a pipe goes a line when something changed
-//! (state, weight, trip, watchdog, config), not when a counter moved.
+//! `-w` repeats it: on a terminal the picture is redrawn each second, in place, and says when it is stale; into a pipe goes a line when something
+//! changed (state, weight, trip, watchdog, config), not when a counter moved.
 
 use super::client::{AdminArgs, Client};
+use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
-/// Clears the terminal and goes to its first place.
-const CLEAR: &str = "\x1b[H\x1b[2J";
+/// Silence that is told.
+const LATE: Duration = Duration::from_millis(2500);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -66,11 +67,12 @@ fn exit_code(args: &Args, status: &Status) -> ExitCode {
 async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
     let mut status = fetch(client).await?;
     let colour = Colour::of_stdout();
-    let redraws = stdout().is_terminal() && !args.json;
+    let mut screen = (stdout().is_terminal() && !args.json).then(Screen::default);
     let mut changes = Changes::default();
+    let mut heard = Instant::now();
     loop {
-        if redraws {
-            text::print(&format!("{CLEAR}{}", render(&status, colour)))?;
+        if let Some(screen) = &mut screen {
+            screen.draw(&picture(&status, heard.elapsed(), None, colour))?;
         } else if args.json {
             if changes.seen(&status) {
                 text::print(&format!("{}\n", serde_json::to_string(&status)?))?;
@@ -81,20 +83,48 @@ async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
         if exit_code(args, &status) != ExitCode::SUCCESS {
             return Ok(exit_code(args, &status));
         }
+        let mut fault = None;
         status = loop {
             tokio::time::sleep(PAUSE).await;
-            match fetch(client).await {
-                Ok(status) => break status,
+            let mut answer = std::pin::pin!(fetch(client));
+            let answer = loop {
+                tokio::select! {
+                    answer = &mut answer => break answer,
+                    // What hangs is told too.
+                    () = tokio::time::sleep(PAUSE) => if let Some(screen) = &mut screen {
+                        screen.draw(&picture(&status, heard.elapsed(), fault.as_deref(), colour))?;
+                    }
+                }
+            };
+            match (answer, &mut screen) {
+                (Ok(status), _) => break status,
                 // The proxy may come back: whoever watches wants to see that too.
-                Err(fault) if redraws => text::print(&format!("{CLEAR}no answer: {fault:#}\n"))?,
-                Err(fault) => {
+                (Err(why), Some(screen)) => {
+                    fault = Some(format!("{why:#}"));
+                    screen.draw(&picture(&status, heard.elapsed(), fault.as_deref(), colour))?;
+                }
+                (Err(why), None) => {
                     if changes.failed() {
-                        text::complain(&format!("no answer: {fault:#}"));
+                        text::complain(&format!("no answer: {why:#}"));
                     }
                 }
             }
         };
+        heard = Instant::now();
     }
+}
+
+/// What a terminal shows: how fresh it is, then the status as it was last heard.
+fn picture(status: &Status, age: Duration, fault: Option<&str>, colour: Colour) -> String {
+    let told = match fault {
+        None if age < LATE => colour.paint(Hue::Dim, "live, each second; Ctrl-C ends"),
+        fault => {
+            let why = fault.map(|why| format!(": {}", shown(why))).unwrap_or_default();
+            let told = format!("STALE: nothing heard for {}", text::seconds(age.as_secs()));
+            format!("{}{why}", colour.paint(Hue::Red, &told))
+        }
+    };
+    format!("{told}\n{}", render(status, colour))
 }
 
 /// What was told last, to tell only what is new.
@@ -225,7 +255,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
         };
         let _ = writeln!(
             out,
-            "    {:<13} {:<8} {evidence}{}",
+            "    {:<15} {:<8} {evidence}{}",
             shown(&s.signal),
             shown(&s.stratum),
             shown(&s.detail)
@@ -415,8 +445,8 @@ cbs-v2  progressing, attempt 1
     new cbs-v2          812      41  5.05%  3.4 ms  1.24 s    431          0   1 of 1
     stable: http://127.0.0.1:9011 does not accept connections
   watchdog  suspicious
-    errors        all       61% of a trip  new 41 of 812, stable 9 of 15432
-    fuse          all                      0 of 5 refusals in a row
+    errors          all       61% of a trip  new 41 of 812, stable 9 of 15432
+    fuse            all                      0 of 5 refusals in a row
 ";
         assert_eq!(render(&fetched(answer()).await, Colour::Plain), expected);
     }
@@ -479,6 +509,24 @@ no release in the config
             text.contains("    new            0       0      -    -    -      0          0        0\n"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_stale_picture_says_so_above_what_was_last_heard() {
+        let status = fetched(answer()).await;
+        let of = |seconds, fault| picture(&status, Duration::from_secs(seconds), fault, Colour::Plain);
+        assert!(
+            of(1, None).starts_with("live, each second; Ctrl-C ends\ngrayling 0.1.0, up"),
+            "{}",
+            of(1, None)
+        );
+        assert!(of(7, None).starts_with("STALE: nothing heard for 7s\ngrayling"), "{}", of(7, None));
+        let told = of(75, Some("nothing listens\nhere"));
+        assert!(
+            told.starts_with("STALE: nothing heard for 1m 15s: nothing listens here\ngrayling"),
+            "{told}"
+        );
+        assert!(told.ends_with(&render(&status, Colour::Plain)));
     }
 
     #[tokio::test]

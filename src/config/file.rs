@@ -348,6 +348,9 @@ pub struct Watchdog {
     /// Slower than stable by more, beyond chance: the watchdog says so, and waves hold.
     #[schemars(extend("default" = "3%"))]
     pub latency_notice: Option<Percent>,
+    /// Quicker answers count as this quick, so that differences below it are none; 0s: every difference counts.
+    #[schemars(extend("default" = "2ms"))]
+    pub latency_floor: Option<Duration>,
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,

@@ -66,6 +66,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_p99_max",
             "latency_tolerance",
             "latency_notice",
+            "latency_floor",
             "strata",
             "tick",
         ],

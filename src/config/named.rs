@@ -343,6 +343,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
         latency_tolerance: tolerance.value.ratio(),
         latency_notice: notice.value.ratio(),
+        latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
         by_route: !strata_given || !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
         alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),

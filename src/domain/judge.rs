@@ -132,7 +132,7 @@ impl Judge {
 
     /// Edited limits hold from the next look on; evidence stays.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.engine.set_levels(limits.latency_tolerance, limits.latency_notice);
+        self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;
     }
 
@@ -177,7 +177,8 @@ impl Judge {
     }
 
     pub fn look(&mut self, look: &Look<'_>) -> Judgement {
-        let Limits { alpha, errors_max, latency_p99_max, latency_tolerance, latency_notice } = self.limits;
+        let Limits { alpha, errors_max, latency_p99_max, latency_tolerance, latency_notice, .. } =
+            self.limits;
         let [sum_minute, sum_recent, sum_current] =
             [WINDOW, RECENT, CURRENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
@@ -221,6 +222,7 @@ impl Judge {
             minute.requests.stable
         );
         let spell = |p: Option<Duration>| match p {
+            Some(p) if p < Duration::from_millis(10) => format!("{:.1} ms", p.as_secs_f64() * 1e3),
             Some(p) => format!("{:.0} ms", p.as_secs_f64() * 1e3),
             None => "unknown".to_owned(),
         };

@@ -13,13 +13,20 @@ const LIMITS: Limits = Limits {
     latency_p99_max: Duration::from_secs(2),
     latency_tolerance: 0.2,
     latency_notice: 0.03,
+    latency_floor: Duration::ZERO,
 };
 const TICK: Duration = Duration::from_millis(100);
 const DEADLINE: Duration = Duration::from_millis(250);
 
 fn judge(share: f64) -> Judge {
-    let settings =
-        Settings { alpha: LIMITS.alpha, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, strata: 0 };
+    let settings = Settings {
+        alpha: LIMITS.alpha,
+        tick: TICK,
+        latency_tolerance: 0.2,
+        latency_notice: 0.03,
+        latency_floor: Duration::ZERO,
+        strata: 0,
+    };
     let weight = Weight::from_parts((share * 1e6) as u32);
     Judge::new(LIMITS, Engine::new(settings, weight, Baseline::default(), Duration::ZERO), [].into())
 }

@@ -360,6 +360,8 @@ pub struct Watchdog {
     pub latency_tolerance: f64,
     /// Likewise: beyond it the watchdog says so, and waves hold.
     pub latency_notice: f64,
+    /// Quicker answers count as this quick: differences below it are none.
+    pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
     /// The length of a slot, and the pause between two looks.

@@ -140,6 +140,8 @@ pub struct Limits {
     pub latency_tolerance: f64,
     /// Likewise: a notice.
     pub latency_notice: f64,
+    /// Quicker answers count as this quick.
+    pub latency_floor: Duration,
 }
 
 #[cfg(test)]

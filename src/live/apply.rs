@@ -74,6 +74,9 @@ pub struct Gauges {
     pub reloads_failed: AtomicU64,
     pub reload_ok_at_ms: AtomicU64,
     pub last_reload_ok: AtomicBool,
+    /// Event streams that are open, and events that their readers were too slow for.
+    pub event_streams: AtomicUsize,
+    pub events_dropped: AtomicU64,
     phase: AtomicU8,
 }
 
@@ -132,6 +135,8 @@ pub struct Source {
     pub loaded_at_ms: i64,
     /// Why the file as it stands now is not in force.
     pub last_error: Option<String>,
+    /// The same with the lines at fault and carets under them, where a line is at fault.
+    pub last_report: Option<String>,
 }
 
 /// Who asks for a change.
@@ -344,7 +349,7 @@ impl Live {
         refused.extend(writer.frozen_against(&before, &checked.plan));
         if !refused.is_empty() {
             drop(writer);
-            self.reload_failed(refused.join("; "));
+            self.reload_failed(refused.join("; "), None);
             return Err(refused);
         }
         let plan = Arc::new(checked.plan);
@@ -366,8 +371,11 @@ impl Live {
     }
 
     /// The file cannot be brought into force: nothing changes, and everybody who looks is told why.
-    pub fn reload_failed(&self, why: String) {
-        self.writer().source.last_error = Some(why);
+    pub fn reload_failed(&self, why: String, report: Option<String>) {
+        {
+            let source = &mut self.writer().source;
+            (source.last_error, source.last_report) = (Some(why), report);
+        }
         self.gauges.reloads_failed.fetch_add(1, Relaxed);
         self.gauges.last_reload_ok.store(false, Relaxed);
     }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -122,6 +123,20 @@ pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// The latest `n` entries after number `since`, oldest first.
+pub fn read_last(directory: &Path, since: u64, n: usize) -> io::Result<Vec<Entry>> {
+    let mut latest = VecDeque::new();
+    let mut since = since;
+    loop {
+        let page = read(directory, since)?;
+        let Some(last) = page.iter().map(|e| e.n).max() else { return Ok(latest.into()) };
+        since = last;
+        latest.extend(page);
+        let excess = latest.len().saturating_sub(n);
+        latest.drain(..excess);
+    }
+}
+
 /// Does the directory hold a ledger with anything in it?
 pub fn exists(directory: &Path) -> bool {
     std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
@@ -181,6 +196,8 @@ mod tests {
         ledger.append(&[entry(4)]).unwrap();
         let numbers: Vec<u64> = read(&dir, 1).unwrap().iter().map(|e| e.n).collect();
         assert_eq!(numbers, [2, 3, 4]);
+        let numbers = |since, n| read_last(&dir, since, n).unwrap().iter().map(|e| e.n).collect::<Vec<_>>();
+        assert_eq!((numbers(0, 2), numbers(3, 2), numbers(4, 2)), (vec![3, 4], vec![4], vec![]));
     }
 
     proptest! {

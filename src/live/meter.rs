@@ -43,6 +43,8 @@ const RELOADS: &str = "grayling_config_reloads_total";
 const DURABLE: &str = "grayling_state_durable";
 const SAVE_SECONDS: &str = "grayling_state_last_save_seconds";
 const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
+const EVENT_STREAMS: &str = "grayling_event_streams";
+const EVENTS_DROPPED: &str = "grayling_events_dropped_total";
 const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
 const BUILD: &str = "grayling_build_info";
 
@@ -70,6 +72,8 @@ fn describe() {
     describe_gauge!(DURABLE, "0: rollbacks are in memory only.");
     describe_gauge!(SAVE_SECONDS, "How long the last change was in memory only.");
     describe_counter!(LOG_DROPPED, "Log lines dropped because their reader was too slow.");
+    describe_gauge!(EVENT_STREAMS, "Streams of events that are open: pages, mostly.");
+    describe_counter!(EVENTS_DROPPED, "Events dropped because the reader of a stream was too slow.");
     describe_gauge!(
         SERVERS_HEALTHY,
         "Servers of an arm that are neither left aside nor down by their health probes."
@@ -114,6 +118,8 @@ fn process(live: &Live) {
     gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
     gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
     counter!(LOG_DROPPED).absolute(live.log.dropped());
+    gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
+    counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
 }

@@ -37,7 +37,17 @@ impl Slice {
         self.success.add(&other.success);
     }
 
-    fn since(&self, before: &Slice) -> Slice {
+    /// Of all that an arm has counted since the start of the process.
+    pub fn of(tally: &ArmTally) -> Slice {
+        Slice {
+            requests: tally.requests(),
+            failures: tally.failures(),
+            latency: tally.response().histogram,
+            success: tally.success().histogram,
+        }
+    }
+
+    pub fn since(&self, before: &Slice) -> Slice {
         Slice {
             requests: self.requests.saturating_sub(before.requests),
             failures: self.failures.saturating_sub(before.failures),
@@ -54,12 +64,7 @@ fn difference(after: &Histogram, before: &Histogram) -> Histogram {
 impl Recent {
     /// Takes up what was counted since the last call.
     pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
-        let total = Slice {
-            requests: tally.requests(),
-            failures: tally.failures(),
-            latency: tally.response().histogram,
-            success: tally.success().histogram,
-        };
+        let total = Slice::of(tally);
         let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
         self.last = Some(total);
         if self.slices.is_empty() || now >= self.slice_began + SLICE {

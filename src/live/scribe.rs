@@ -22,12 +22,16 @@ const RETRY: Duration = Duration::from_secs(1);
 const HANGS: Duration = Duration::from_secs(2);
 /// Entries that wait for a ledger that cannot be written; then the oldest are lost, and that is told.
 const UNWRITTEN_MAX: usize = 4096;
+/// Announced entries that a listener may be behind.
+const TOLD: usize = 64;
 
 /// Where changes are handed in; shared with the thread.
 pub struct Desk {
     inbox: Mutex<Inbox>,
     changed: Condvar,
     announced: ArcSwap<Snapshot>,
+    /// Entries as they are announced, for whoever listens; who is too slow misses the oldest.
+    pub told: tokio::sync::broadcast::Sender<Entry>,
 }
 
 struct Inbox {
@@ -82,6 +86,7 @@ impl Desk {
             }),
             changed: Condvar::new(),
             announced: ArcSwap::new(snapshot),
+            told: tokio::sync::broadcast::Sender::new(TOLD),
         })
     }
 
@@ -230,6 +235,8 @@ impl Scribe {
                             "in_memory_only_us": in_memory_only.as_micros() as u64,
                         }),
                     );
+                    // Nobody may be listening.
+                    let _ = desk.told.send(entry.clone());
                 }
                 unwritten.extend(work.entries);
             }

@@ -338,11 +338,15 @@ impl Watched {
         self.probed = now;
         let sign =
             if release.stable.takes_connections(PROBE) { StableSign::Answers } else { StableSign::Silent };
+        let mut evidence = evidence(&judgement.evidence, cause);
+        let users = |arm| release.tally.arm(arm).distinct_users();
+        // How many it was about: those of five minutes.
+        evidence["users"] = json!({"new": users(Arm::New), "stable": users(Arm::Stable)});
         let call = TripCall {
             cause,
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
-            evidence: evidence(&judgement.evidence, cause),
+            evidence,
             onset: self.onset.map(|o| {
                 if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
                     o.first.max(self.calm_until)
@@ -365,6 +369,7 @@ fn limits(release: &ReleaseLive) -> Limits {
         latency_p99_max: of.latency_p99_max,
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
+        latency_floor: of.latency_floor,
     }
 }
 
@@ -375,6 +380,7 @@ fn settings(release: &ReleaseLive) -> Settings {
         tick: of.tick,
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
+        latency_floor: of.latency_floor,
         strata: release.strata.len(),
     }
 }

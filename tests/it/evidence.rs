@@ -110,8 +110,8 @@ fn a_new_whose_tail_grew_is_flipped() {
 
 #[test]
 fn a_new_that_fails_ten_times_as_often_is_flipped() {
-    let worse = Service { fails: 0.02, ..SOUND };
-    flips("failures from 0.1% to 2%", "errors", seconds(60), worse, |_| {});
+    let worse = Service { fails: 0.01, ..SOUND };
+    flips("failures from 0.1% to 1%", "errors", seconds(60), worse, |_| {});
 }
 
 #[test]
@@ -133,12 +133,15 @@ fn a_new_that_answers_404_to_everyone_on_one_route_is_flipped() {
 fn a_new_that_is_a_little_slower_is_noticed_and_left_in() {
     let _turn = turn();
     let scene = scene(SOUND, |_| {});
+    let (onset, before) = (Instant::now(), scene.new.total());
     scene.new.behave(Behaviour::Service(Service { median_ms: 9.2, ..SOUND }));
     let api = scene.proxy.api();
-    eventually(seconds(90), "the notice level is crossed", || {
+    let took = eventually(seconds(90), "the notice level is crossed", || {
         assert!(api.trip().is_none(), "a sixth slower is tolerated: {}", scene.proxy.said());
-        (ratio(&api, "latency_notice") >= 1.0).then_some(())
+        (ratio(&api, "latency_notice") >= 1.0).then(|| onset.elapsed())
     });
+    let requests = scene.new.total() - before;
+    figure(&format!("p50 +15%: noticed after {} ms, {requests} requests of new", took.as_millis()));
     assert_eq!(api.release()["watchdog"]["state"], "suspicious");
     left_alone("p50 +15%", seconds(3), &scene);
     drop(scene.load);

@@ -130,7 +130,8 @@ impl<'a> Story<'a> {
         ))?;
         self.screen.line(format!("  new     v2 on {}; the same, so far\n", stage.new.address))?;
         let user = users::name(first_user());
-        self.screen.line("While it runs, from another terminal:\n")?;
+        self.screen.line(format!("While it runs, in a browser:  http://{}\n", stage.admin.address))?;
+        self.screen.line("or from another terminal:\n")?;
         self.screen.line(format!("{}  grayling status -w{}", alias(), admin_option(stage)))?;
         self.screen
             .line(format!("  curl -i -H 'x-user-id: {user}' http://{}/balance\n", stage.http.address))?;

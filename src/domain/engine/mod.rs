@@ -87,6 +87,9 @@ pub struct Settings {
     /// `0.2`: a fifth slower is tolerated.
     pub latency_tolerance: f64,
     pub latency_notice: f64,
+    /// Quicker answers count as this quick, in both arms. An arm that few use is the colder one (connections, caches, the scheduler), and a difference of
+    /// microseconds is nobody's reason to go back.
+    pub latency_floor: Duration,
     /// Routes judged apart; 0 or 1: pooled only.
     pub strata: usize,
 }
@@ -94,6 +97,12 @@ pub struct Settings {
 impl Settings {
     fn divisors(&self) -> [f64; LEVELS] {
         [1.0 + self.latency_tolerance, 1.0 + self.latency_notice]
+    }
+
+    /// An answer's µs as they are compared: `by` times quicker, and never quicker than the floor. It is monotone, and the same for both arms but for `by`, so H₀, "no
+    /// slower than `by` times stable", stays what it was.
+    fn compared_us(&self, after: Duration, by: f64) -> f64 {
+        (after.as_secs_f64() / by).max(self.latency_floor.as_secs_f64()) * 1e6
     }
 }
 

@@ -169,6 +169,7 @@ fn settings(strata: usize) -> Settings {
         tick: Duration::from_millis(100),
         latency_tolerance: 0.2,
         latency_notice: 0.03,
+        latency_floor: Duration::ZERO,
         strata,
     }
 }
@@ -310,6 +311,29 @@ fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     }
 }
 
+/// With the raise both versions get quicker, or `new` loses the head start that it had for having few users.
+#[test]
+fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
+    type Ms = fn(Arm) -> f64;
+    let cases: [(&str, Ms, Ms); 2] = [
+        ("both quicker", |_| 40.0, |_| 1.0),
+        ("new was quicker", |arm| if arm == Arm::New { 30.0 } else { 40.0 }, |_| 40.0),
+    ];
+    for (name, before, after) in cases {
+        let at = |ms: Ms| {
+            move |d: &mut Dice, _: usize, arm: Arm, _: u8| {
+                Some((ms(arm) * (0.5 * d.normal()).exp(), What::Answered))
+            }
+        };
+        for seed in 0..3 {
+            let mut world = World::new(seed, 5000, 20.0, 0);
+            assert_eq!(world.run(60_000, &at(before)), None, "{name}, {seed}: before");
+            world.raise(22.0);
+            assert_eq!(world.run(60_000, &at(after)), None, "{name}, {seed}: after");
+        }
+    }
+}
+
 /// A shared outage in which stable fails soon and `new` late, while stable's usual latency becomes known: who failed last is not the slower one.
 #[test]
 fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {
@@ -351,6 +375,29 @@ fn a_fault_is_seen_within_requests_of_new() {
             assert!(seen.is_some_and(|n| n <= limit), "{name}, late {late}: {seen:?} of {limit}");
         }
     }
+}
+
+/// The arm that few use is colder by microseconds, always. A real delay is seen all the same.
+#[test]
+fn a_difference_below_the_floor_is_none() {
+    let floor = Duration::from_millis(2);
+    let cold = |d: &mut Dice, _: usize, arm: Arm, _: u8| {
+        let ms = if arm == Arm::New { 0.6 } else { 0.2 };
+        Some((ms * (0.5 * d.normal()).exp(), What::Answered))
+    };
+    let tried = |floor: Duration, answer: &Answer| {
+        let mut world = World::new(7, 5000, 5.0, 0);
+        world.engine.set_levels(0.2, 0.03, floor);
+        let flipped = world.run(30_000, answer).is_some();
+        (flipped, world.engine.notice() >= 1000.0)
+    };
+    assert_eq!(tried(floor, &cold), (false, false));
+    assert!(tried(Duration::ZERO, &cold).0, "with no floor every difference counts");
+    let slow = move |d: &mut Dice, u: usize, arm: Arm, r: u8| match arm {
+        Arm::New => Some((4.0, What::Answered)),
+        Arm::Stable => cold(d, u, arm, r),
+    };
+    assert!(tried(floor, &slow).0, "twice the floor");
 }
 
 #[test]

@@ -1,4 +1,7 @@
-//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score against its own mean before the wave.
+//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score against its own *past*: its mean while nobody was in `new`.
+//!
+//! What a cluster was like in an earlier wave is no past. There the score of those in `new` had the tolerance taken off, and `new` may have been quicker for having
+//! few users: held against that, whoever stays in `new` gets worse when load moves, though no worse than stable.
 //!
 //! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one exact e-value per window and score, whatever users are
 //! like. Windows overlap and share users, so they are **added, never multiplied**: S = Σ prior(window) · e(window), with priors that sum to 1. S only
@@ -98,11 +101,9 @@ pub struct Windows {
     needs: f64,
     /// Per level: the block being filled, and the two before it.
     levels: Vec<[Block; 3]>,
-    /// All before the wave, and the means of it.
+    /// All while nobody was in `new`, and the means of it as of the wave's beginning.
     past: Block,
     base: Vec<[f32; ROWS]>,
-    /// All full units of the wave, and what was learnt in it; becomes the past with the next one.
-    wave: Block,
     /// Cluster and scores of those who come together now.
     together: Vec<(u16, [f32; ROWS])>,
     in_unit: u32,
@@ -121,26 +122,22 @@ impl Windows {
             levels: vec![Default::default()],
             past: Block::default(),
             base: Vec::new(),
-            wave: Block::default(),
             together: Vec::new(),
             in_unit: 0,
             units: 0,
         }
     }
 
-    /// Other clusters are `new` from here on: what came before is each cluster's past. S stays, and no budget is added: its priors go on.
+    /// Other clusters are `new` from here on. S stays, and no budget is added: its priors go on.
     pub fn wave(&mut self, split: Split) {
         self.split = split;
         self.together.clear();
-        self.past.add(&self.wave);
-        self.past.add(&self.levels[0][0]);
-        self.wave.clear();
         self.levels = vec![Default::default()];
         self.in_unit = 0;
         self.rebase();
     }
 
-    /// Each cluster's own mean before the wave.
+    /// Each cluster's own mean in the past.
     fn rebase(&mut self) {
         self.base.clear();
         self.base.resize(self.past.0.len(), [0.0; ROWS]);
@@ -169,7 +166,6 @@ impl Windows {
         pen.u64(self.levels.len() as u64);
         self.levels.iter().flatten().for_each(|block| block.save(pen));
         self.past.save(pen);
-        self.wave.save(pen);
     }
 
     /// `self` as it was saved; the split and the shares are those of now.
@@ -186,7 +182,7 @@ impl Windows {
         for _ in 0..levels {
             self.levels.push([block()?, block()?, block()?]);
         }
-        (self.past, self.wave) = (block()?, block()?);
+        self.past = block()?;
         self.rebase();
         Some(self)
     }
@@ -211,7 +207,7 @@ impl Windows {
         for (_, scores) in &self.together {
             mean.iter_mut().zip(scores).for_each(|(mean, score)| *mean += score / n as f32);
         }
-        let block = if nobody { &mut self.wave } else { &mut self.levels[0][0] }.all();
+        let block = if nobody { &mut self.past } else { &mut self.levels[0][0] }.all();
         for (cluster, scores) in self.together.drain(..) {
             let rest = std::array::from_fn(|row| scores[row] - mean[row]);
             block[usize::from(cluster)].add(1.0, &rest);
@@ -220,7 +216,6 @@ impl Windows {
         if self.in_unit >= UNIT {
             self.in_unit = 0;
             self.units += 1;
-            self.wave.add(&self.levels[0][0]);
             self.close_unit();
         }
     }

@@ -4,9 +4,11 @@ use super::run;
 use crate::world::{Authority, Config, Origin, Validity, World, figure, put};
 use serde_json::Value;
 
-/// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to revoke it with, a name without DNS), and
-/// against the order of suites: rustls takes the client's, as Mozilla's profiles advise where no suite is weak.
-const EXPLAINED: [&str; 6] = [
+/// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to revoke it with, a name without DNS),
+/// against the order of suites: rustls takes the client's, as Mozilla's profiles advise where no suite is weak; and against this machine's own
+/// openssl, which it asks with.
+const EXPLAINED: [&str; 7] = [
+    "engine_problem",
     "cert_chain_of_trust",
     "cert_crl",
     "cert_revocation",

@@ -4,6 +4,7 @@
 //! a condition with a deadline ([`eventually`]), and whatever was started ends when its value is dropped.
 
 mod admin;
+mod browser;
 mod certificates;
 mod client;
 mod config;
@@ -14,6 +15,7 @@ mod origin;
 mod proxy;
 
 pub use admin::{Admin, Series};
+pub use browser::Browser;
 pub use certificates::{Authority, Validity, put};
 pub use client::{Client, Response, raw, read_response};
 pub use config::{Config, RELEASE};

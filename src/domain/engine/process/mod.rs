@@ -230,16 +230,17 @@ impl Engine {
         self.seen_new = 0;
     }
 
-    pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64) {
-        (self.settings.latency_tolerance, self.settings.latency_notice) = (latency_tolerance, latency_notice);
+    /// What counts as slower, edited. What is final stays as it was judged.
+    pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64, latency_floor: Duration) {
+        self.settings = Settings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
     }
 
     pub fn weight(&self) -> Weight {
         self.weight
     }
 
-    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: had
-    /// some clusters no past of the time of an outage, whoever is compared with them would look the worse for it, or the better.
+    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: it
+    /// compares with a time at which nobody was in `new`.
     fn placed(&self, request: &Request) -> Option<Unit> {
         let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let counts = request.drawn && request.at >= self.drawn_at;
@@ -333,7 +334,7 @@ impl Engine {
         if request.arm != Arm::Stable {
             return;
         }
-        let us = after.as_secs_f64() * 1e6;
+        let us = self.settings.compared_us(after, 1.0);
         let factor = match request.unit {
             Some(unit) if self.highest == Weight::ZERO => {
                 self.coin ^= self.coin << 13;
@@ -380,8 +381,7 @@ impl Engine {
             Arm::New => self.settings.divisors(),
             Arm::Stable => [1.0; LEVELS],
         };
-        let us = after.as_secs_f64() * 1e6;
-        let buckets = divisors.map(|by| bucket(us / open.factor / by));
+        let buckets = divisors.map(|by| bucket(self.settings.compared_us(after, by) / open.factor));
         let scopes = [Some(&mut self.pooled), open.stratum.and_then(|s| self.strata.get_mut(usize::from(s)))];
         for (scope, _) in scopes.into_iter().zip(open.first).filter(|(_, first)| *first) {
             let Some(scope) = scope else { continue };

@@ -1,0 +1,300 @@
+//! Server-sent events (WHATWG HTML, section 9.2): what a page is fed with. `GET /api/v1/events`.
+//!
+//! | event | data |
+//! |---|---|
+//! | `status` | what `/api/v1/status` answers: each second, and right after a change |
+//! | `change` | an entry of the ledger, as it is announced |
+//! | `point` | the newest point of `/api/v1/history`, every five seconds |
+//! | `dropped` | `{"events": N}`: so many were lost to this reader, who should ask for the ledger and the history again |
+//!
+//! Invariants: a summary is computed once for all streams, and not at all while there is none; there are at most [`STREAMS_MAX`] streams, each with a
+//! queue of 16 events: what finds it full is dropped and counted, and nobody waits for a reader.
+
+use super::auth::refuse;
+use super::history::{History, STEP};
+use super::routes::status_of;
+use super::serve::Lease;
+use crate::live::apply::Live;
+use crate::live::clock;
+use axum::body::Body;
+use axum::extract::Query;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use bytes::Bytes;
+use http_body::Frame;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+
+pub const STREAMS_MAX: usize = 64;
+/// Events that a stream may be behind.
+const QUEUE: usize = 16;
+const EVERY: Duration = Duration::from_secs(1);
+/// A stream that has taken nothing for so long is closed.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Where events are made, once for all streams.
+pub struct Hub {
+    live: Arc<Live>,
+    history: Mutex<History>,
+    streams: Mutex<Streams>,
+    room: Arc<Semaphore>,
+    /// Somebody came while there was no summary to show.
+    wanted: Notify,
+}
+
+#[derive(Default)]
+struct Streams {
+    open: Vec<Stream>,
+    /// The last summary, and when it was made.
+    latest: Option<(Duration, Bytes)>,
+}
+
+struct Stream {
+    to: mpsc::Sender<Bytes>,
+    /// Events lost since it was last told.
+    lost: u64,
+}
+
+impl Hub {
+    pub fn new(live: Arc<Live>) -> Arc<Hub> {
+        Arc::new(Hub {
+            live,
+            history: Mutex::default(),
+            streams: Mutex::default(),
+            room: Arc::new(Semaphore::new(STREAMS_MAX)),
+            wanted: Notify::new(),
+        })
+    }
+
+    /// The one task: for as long as the control plane runs.
+    pub async fn run(self: Arc<Self>) {
+        let mut told = self.live.desk.told.subscribe();
+        let (mut second, mut step) = (interval(EVERY), interval(STEP));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        step.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                entry = told.recv() => {
+                    match entry {
+                        Ok(entry) => self.send(&event("change", &entry)),
+                        Err(RecvError::Lagged(n)) => self.send(&event("dropped", &json!({"events": n}))),
+                        Err(RecvError::Closed) => return,
+                    }
+                    // A change is seen at once; many at once are summed up together.
+                    if told.is_empty() {
+                        self.summarise();
+                    }
+                }
+                () = self.wanted.notified() => self.summarise(),
+                _ = second.tick() => self.summarise(),
+                _ = step.tick() => self.note(),
+            }
+        }
+    }
+
+    fn summarise(&self) {
+        if self.streams().open.is_empty() {
+            return;
+        }
+        let summary = event("status", &status_of(&self.live));
+        self.streams().latest = Some((clock::now(), summary.clone()));
+        self.send(&summary);
+    }
+
+    /// The next point of the history; made also while nobody looks.
+    fn note(&self) {
+        let strongest = |view: &crate::live::apply::View| {
+            let signals = view.judgement.as_ref()?.signals.iter();
+            signals.map(|s| s.evidence_ratio).max_by(f64::total_cmp)
+        };
+        let evidence: BTreeMap<String, f64> = {
+            let views = self.live.views();
+            views.iter().filter_map(|(name, view)| Some((name.clone(), strongest(view)?))).collect()
+        };
+        let snapshot = self.live.desk.announced();
+        let releases = snapshot.releases.iter().map(Arc::as_ref);
+        let point = self.history().observe(releases, &evidence, clock::now());
+        self.send(&event("point", &point));
+    }
+
+    /// Hands an event to every stream; waits for none.
+    fn send(&self, event: &Bytes) {
+        let lost = self.streams().send(event);
+        self.live.gauges.events_dropped.fetch_add(lost, Relaxed);
+    }
+
+    /// A new stream; `None`: there are too many.
+    fn open(&self) -> Option<(mpsc::Receiver<Bytes>, OwnedSemaphorePermit)> {
+        let room = self.room.clone().try_acquire_owned().ok()?;
+        let (from, fresh) = self.streams().open(clock::now());
+        if !fresh {
+            self.wanted.notify_one();
+        }
+        Some((from, room))
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Streams {
+    /// A new one, and whether it has a summary to begin with that is fresh at `now`.
+    fn open(&mut self, now: Duration) -> (mpsc::Receiver<Bytes>, bool) {
+        let (to, from) = mpsc::channel(QUEUE);
+        // A new queue has room for both.
+        let _ = to.try_send(Bytes::from_static(b"retry: 1000\n\n"));
+        let latest = self.latest.as_ref().filter(|(at, _)| now.saturating_sub(*at) < EVERY);
+        let fresh = latest.is_some_and(|(_, summary)| to.try_send(summary.clone()).is_ok());
+        self.open.push(Stream { to, lost: 0 });
+        (from, fresh)
+    }
+
+    /// Answers how many streams had no room for it.
+    fn send(&mut self, event: &Bytes) -> u64 {
+        let mut full = 0;
+        self.open.retain_mut(|stream| {
+            if stream.lost > 0 && stream.to.try_send(dropped(stream.lost)).is_ok() {
+                stream.lost = 0;
+            }
+            match stream.to.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    stream.lost += 1;
+                    full += 1;
+                    true
+                }
+                Err(TrySendError::Closed(_)) => false,
+            }
+        });
+        full
+    }
+}
+
+fn event(name: &str, data: &impl Serialize) -> Bytes {
+    // JSON has no line end of its own. What is serialised here are plain values with text keys: it cannot fail.
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+fn dropped(events: u64) -> Bytes {
+    event("dropped", &json!({ "events": events }))
+}
+
+pub async fn events(Extension(hub): Extension<Arc<Hub>>, lease: Option<Extension<Lease>>) -> Response {
+    let Some((from, room)) = hub.open() else {
+        let hint = "close a page, or poll /api/v1/status".to_owned();
+        let error = format!("there are {STREAMS_MAX} streams already");
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, error, Some(hint));
+    };
+    hub.live.gauges.event_streams.fetch_add(1, Relaxed);
+    let lease = lease.map(|Extension(lease)| lease);
+    if let Some(lease) = &lease {
+        lease.becomes_stream();
+    }
+    let body = EventBody { from, lease, live: hub.live.clone(), _room: room };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // nginx in front would hold events back until its buffer is full.
+        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    (headers, Body::new(body)).into_response()
+}
+
+#[derive(Deserialize)]
+pub struct HistoryQuery {
+    release: Option<String>,
+}
+
+pub async fn history(Extension(hub): Extension<Arc<Hub>>, Query(query): Query<HistoryQuery>) -> Response {
+    let told = hub.history().tell(query.release.as_deref(), clock::now());
+    Json(told).into_response()
+}
+
+/// The body of a stream's answer: it never ends by itself.
+struct EventBody {
+    from: mpsc::Receiver<Bytes>,
+    lease: Option<Lease>,
+    live: Arc<Live>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for EventBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let event = std::task::ready!(self.from.poll_recv(cx));
+        // It is asked for the next event once there is room for it: the reader reads.
+        if let Some(lease) = &self.lease {
+            lease.extend(STALLED);
+        }
+        Poll::Ready(event.map(|event| Ok(Frame::data(event))))
+    }
+}
+
+impl Drop for EventBody {
+    fn drop(&mut self) {
+        self.live.gauges.event_streams.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(from: &mut mpsc::Receiver<Bytes>) -> Vec<String> {
+        std::iter::from_fn(|| from.try_recv().ok()).map(|b| String::from_utf8(b.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_loses_events_that_others_get_and_is_told_how_many() {
+        let mut streams = Streams::default();
+        let ((mut slow, _), (mut quick, _)) = (streams.open(EVERY), streams.open(EVERY));
+        let mut got = taken(&mut quick);
+        let mut lost = 0;
+        for n in 0..40 {
+            lost += streams.send(&event("n", &n));
+            got.extend(taken(&mut quick));
+        }
+        assert_eq!((got.len(), got[40].as_str()), (41, "event: n\ndata: 39\n\n"));
+        // One place of its queue holds the greeting.
+        let kept = QUEUE as u64 - 1;
+        assert_eq!((taken(&mut slow).len() as u64, lost), (QUEUE as u64, 40 - kept));
+        streams.send(&event("n", &40));
+        let told = format!("event: dropped\ndata: {{\"events\":{}}}\n\n", 40 - kept);
+        assert_eq!(taken(&mut slow), [told, "event: n\ndata: 40\n\n".to_owned()]);
+    }
+
+    #[test]
+    fn who_is_gone_is_forgotten_and_who_comes_begins_with_what_is_fresh() {
+        let mut streams = Streams::default();
+        drop(streams.open(Duration::ZERO));
+        streams.send(&event("n", &1));
+        assert!(streams.open.is_empty());
+        streams.latest = Some((Duration::from_secs(10), event("status", &1)));
+        let (mut from, fresh) = streams.open(Duration::from_millis(10_900));
+        assert!(fresh && taken(&mut from).last().unwrap().starts_with("event: status"));
+        assert!(!streams.open(Duration::from_millis(11_000)).1, "a second old: a new one is made");
+    }
+}

@@ -1,0 +1,41 @@
+//! `GET /api/v1/config/file`: the config file as it stands on the disk, and what is wrong with it, for a look at it beside what is in force.
+//!
+//! Invariants: it changes nothing, and brings nothing into force; a file system that hangs holds up this answer and no other.
+
+use super::dto;
+use crate::live::apply::Live;
+use crate::live::clock;
+use axum::Json;
+use axum::extract::State;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What is longer is cut off.
+const BYTES_MAX: u64 = 4 << 20;
+
+pub async fn file(State(live): State<Arc<Live>>) -> Json<dto::ConfigFile> {
+    let source = live.source();
+    let path = source.path.clone();
+    let read = tokio::task::spawn_blocking(move || read(&path)).await;
+    let (text, error) = match read.unwrap_or_else(|_| Err("it cannot be read".to_owned())) {
+        Ok(text) => (Some(text), None),
+        Err(why) => (None, Some(why)),
+    };
+    Json(dto::ConfigFile {
+        path: source.path,
+        text,
+        error,
+        last_error: source.last_error,
+        last_report: source.last_report,
+        loaded_at: clock::rfc3339(source.loaded_at_ms),
+    })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let mut bytes = vec![];
+    let read = File::open(path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes));
+    read.map_err(|why| why.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

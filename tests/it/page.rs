@@ -1,0 +1,205 @@
+//! The page in a real browser: what a person sees of a rollback, and what they can do about it. One browser a test: starting one costs seconds.
+
+use crate::world::{
+    Behaviour, Browser, Config, Load, Origin, Proxy, RELEASE, World, bucket, eventually, not_tested, seconds,
+    turn,
+};
+use serde_json::Value;
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+const TOKEN: &str = "4a6f1bc05d7e4b0f9d52";
+const PAUSE: Duration = Duration::from_millis(40);
+
+fn page(proxy: &Proxy) -> String {
+    format!("http://{}/", proxy.admin)
+}
+
+/// Has the page been loaded again since [`mark`]?
+fn mark(browser: &Browser) {
+    browser.script("window.marked = true");
+}
+
+fn is_marked(browser: &Browser) -> bool {
+    browser.script("return window.marked === true") == Value::Bool(true)
+}
+
+#[test]
+fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address);
+    let proxy = world.run(&config);
+    let load = Load::start(proxy.http, 16, PAUSE);
+    let browser = Browser::start(world.folder());
+    browser.open(&page(&proxy));
+    mark(&browser);
+
+    // Healthy: the four answers.
+    browser.reads(".state", "Progressing");
+    eventually(seconds(60), "both arms have answered", || {
+        (stable.total() > 1_500 && new.total() > 300).then_some(())
+    });
+    browser.reads(".answers", "No, nothing beyond chance.");
+    assert!(browser.text(".answers").contains("Did it act?\nNo"), "{}", browser.text(".answers"));
+    browser.reads("#feed", "live");
+
+    // It breaks: the page tells the rollback by itself.
+    new.behave(Behaviour::Status(500, 0.5));
+    let told = browser.reads(".state", "ROLLED BACK");
+    assert!(told.starts_with('✖'), "not by a colour alone: {told}");
+    let answers = browser.reads(".answers", "rolled back by the watchdog");
+    assert!(
+        answers.contains("Nobody: every user is on stable") && answers.contains("Users are safe"),
+        "{answers}"
+    );
+    assert_eq!(browser.text(".card .danger"), "Rolled back");
+    assert!(browser.script("return document.title").as_str().unwrap().contains("rolled back"));
+    assert!(is_marked(&browser), "it was told, not loaded again");
+
+    // The evidence stands frozen in the release's view.
+    browser.type_into("body", "2");
+    let frozen = browser.reads(".frozen", "Why it was rolled back");
+    assert!(frozen.contains("users were in new in the five minutes before"), "{frozen}");
+    browser.reads("#figure-errors", "now:");
+    eventually(seconds(60), "a graph is drawn", || {
+        (browser.script("return document.querySelectorAll('#charts canvas').length") == 4).then_some(())
+    });
+
+    // Resume, with a reason that is no markup.
+    new.behave(Behaviour::Answer);
+    browser.type_into("body", "1");
+    browser.click(".answers button");
+    browser.type_into("#ask-field", "fixed <img src=x onerror=\"document.title='owned'\"> & retested");
+    browser.click("#ask-act");
+    browser.reads(".state", "Progressing");
+    assert_eq!(proxy.api().weight(), 0.2);
+
+    // Roll back: one button, one confirmation, the reason is there already.
+    browser.click(".card .danger");
+    browser.reads("#ask-title", &format!("Roll back {RELEASE}?"));
+    assert_eq!(proxy.api().weight(), 0.2, "not before it is confirmed");
+    browser.click("#ask-act");
+    browser.reads(".state", "ROLLED BACK");
+    assert_eq!(proxy.api().weight(), 0.0);
+    let last = proxy.api().json("/api/v1/ledger?last=1");
+    let reason = last[0]["reason"].as_str().unwrap().to_owned();
+    assert!(last[0]["kind"] == "trip" && reason.starts_with("from the page"), "{last}");
+
+    // The ledger, with the reason as text.
+    browser.type_into("body", "4");
+    browser.reads("#ledger", "fixed <img src=x onerror=");
+    assert_eq!(browser.script("return document.querySelectorAll('main img').length"), 0);
+    assert!(!browser.script("return document.title").as_str().unwrap().contains("owned"));
+
+    // A user.
+    browser.type_into("body", "3");
+    browser.type_into("#user", "user-17");
+    browser.click("main form button");
+    let bucket = bucket(RELEASE, b"user-17");
+    let told = browser.reads("#explained", "everybody is on stable");
+    let plain = told.replace(',', "");
+    assert!(plain.contains(&format!("{bucket} of 1000000")), "{told}");
+    let enters = format!("{:.4}", f64::from(bucket + 1) / 10_000.0);
+    assert!(told.contains(enters.trim_end_matches('0').trim_end_matches('.')), "{enters}: {told}");
+
+    // A broken file: the lines at fault, under them the caret.
+    world.write_text(&config.text().replace("stable = ", "stabel = "));
+    browser.reads("#notices", "The config file is not in force");
+    browser.type_into("body", "\u{e004}"); // Tab: out of the field
+    browser.click("#views a:last-child");
+    browser.reads("#report", "stabel = \"v1\"");
+    assert!(browser.text("#report").contains("^^^^^^"), "{}", browser.text("#report"));
+    browser.reads("#beside .differs", "stabel");
+
+    // Silence is told, and its end.
+    proxy.signal("STOP");
+    browser.reads("#feed", "STALE");
+    proxy.signal("CONT");
+    browser.reads("#feed", "live");
+    assert!(is_marked(&browser));
+    let complaints = browser.complaints();
+    assert_eq!(complaints, Vec::<String>::new(), "no violation of the policy, no exception");
+    load.stop();
+}
+
+#[test]
+fn the_token_is_asked_for_once_and_no_script_can_read_it() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    std::fs::create_dir_all(world.path("config")).unwrap();
+    std::fs::write(world.path("config/tokens"), format!("alice {TOKEN}\n")).unwrap();
+    let mut config = Config::new(stable.address, new.address);
+    config.rest = "[admin]\ntoken_file = \"tokens\"\n".into();
+    let proxy = world.run(&config);
+    let browser = Browser::start(world.folder());
+    browser.open(&page(&proxy));
+    browser.reads("#foot", "changes need your token");
+
+    browser.click(".card .danger");
+    browser.click("#ask-act");
+    browser.reads("#ask-title", "Who are you?");
+    browser.type_into("#ask-field", "not the token");
+    browser.click("#ask-act");
+    browser.reads("#ask .fault", "the token is not known");
+    assert_eq!(proxy.api().weight(), 0.2);
+    browser.script("document.getElementById('ask-field').value = ''");
+    browser.type_into("#ask-field", TOKEN);
+    browser.click("#ask-act");
+    browser.reads(".answers", "rolled back by alice");
+    assert_eq!(browser.script("return document.cookie"), "");
+
+    // The next change, and the next page, know who it is.
+    browser.open(&page(&proxy));
+    browser.reads("#foot", "signed in as alice");
+    browser.click(".answers button");
+    browser.type_into("#ask-field", "it was a drill");
+    browser.click("#ask-act");
+    browser.reads(".state", "Progressing");
+    let last = proxy.api().json("/api/v1/ledger?last=1");
+    assert_eq!((&last[0]["actor"], &last[0]["reason"]), (&"alice".into(), &"it was a drill".into()));
+
+    browser.click("#foot button");
+    browser.reads("#foot", "changes need your token");
+}
+
+/// An address of this machine by which it is no loopback peer to itself; nothing is sent to find it.
+fn address_of_this_machine() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+#[test]
+fn from_elsewhere_the_page_comes_empty_and_asks_for_the_token_first() {
+    let Some(ip) = address_of_this_machine() else {
+        return not_tested("the page from elsewhere: this machine has no address but loopback");
+    };
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    std::fs::create_dir_all(world.path("config")).unwrap();
+    std::fs::write(world.path("config/tokens"), format!("alice {TOKEN}\n")).unwrap();
+    let mut config = Config::new(stable.address, new.address);
+    config.rest = "[admin]\ntoken_file = \"tokens\"\n".into();
+    let text = config.text().replace("admin = \"127.0.0.1:0\"", "admin = \"0.0.0.0:0\"");
+    let proxy = Proxy::start(&world.write_text(&text));
+    let browser = Browser::start(world.folder());
+    let url = format!("http://{ip}:{}/", proxy.admin.port());
+    browser.open(&url);
+    browser.reads("#ask-title", "Who are you?");
+    assert!(!browser.text("body").contains(RELEASE), "{}", browser.text("body"));
+    browser.type_into("#ask-field", TOKEN);
+    browser.click("#ask-act");
+    browser.reads(".state", "Progressing");
+    browser.open(&url);
+    browser.reads(".state", "Progressing");
+    browser.reads("#foot", "signed in as alice");
+
+    // The token leaves the file: so does whoever came with it.
+    std::fs::write(world.path("config/tokens"), "bob 00112233445566778899\n").unwrap();
+    browser.open(&url);
+    browser.reads("#ask-title", "Who are you?");
+    assert!(!browser.text("main").contains(RELEASE), "{}", browser.text("main"));
+}
