@@ -12,8 +12,9 @@
 //! only one direction has ended then.
 
 use super::alarm::Alarm;
+use super::tls::Agreed;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -143,6 +144,8 @@ pub struct ClientStream<S> {
     patience: Patience,
     /// What is expected next of [`PREFACE`]; nothing once it was HTTP/1 after all.
     preface: &'static [u8],
+    /// What was read to see which protocol it is.
+    ahead: Vec<u8>,
     /// When it has been silent, or busy with a head, for too long: of the stage that it was seen in.
     silent_until: Option<(Stage, Instant)>,
     alarm: Alarm,
@@ -158,11 +161,50 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             progress,
             patience,
             preface: PREFACE,
+            ahead: Vec::new(),
             silent_until: None,
             alarm: Alarm::default(),
             write_timer: None,
             linger: None,
         }
+    }
+
+    /// Waits for the first bytes, which say what the client speaks.
+    ///
+    /// # Errors
+    /// There were none in time, or none at all.
+    pub async fn speaks(&mut self) -> io::Result<Agreed>
+    where
+        S: AsyncRead,
+    {
+        while !self.preface.is_empty() {
+            let mut bytes = [MaybeUninit::uninit(); PREFACE.len()];
+            let mut bytes = ReadBuf::uninit(&mut bytes[..self.preface.len()]);
+            poll_fn(|cx| self.poll_more(cx, &mut bytes)).await?;
+            if bytes.filled().is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.ahead.extend_from_slice(bytes.filled());
+        }
+        Ok(if self.progress.is_http2() { Agreed::Http2 } else { Agreed::Http1 })
+    }
+
+    /// Reads, within the time that the client has.
+    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead,
+    {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let stage = self.progress.stage();
+        if polled.is_pending() {
+            ready!(self.waits(stage, cx));
+            return Poll::Ready(Err(self.too_slow(cx)));
+        }
+        if matches!(stage, Stage::Fresh | Stage::Idle | Stage::Head) && buffer.filled().len() > before {
+            self.began(&buffer.filled()[before..]);
+        }
+        polled
     }
 
     /// Bytes came while no request was being answered.
@@ -235,20 +277,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
-        let stage = this.progress.stage();
-        if polled.is_pending() {
-            if this.waits(stage, cx).is_ready() {
-                return Poll::Ready(Err(this.too_slow(cx)));
-            }
-            return Poll::Pending;
+        if !self.ahead.is_empty() {
+            let fits = self.ahead.len().min(buffer.remaining());
+            let rest = self.ahead.split_off(fits);
+            buffer.put_slice(&std::mem::replace(&mut self.ahead, rest));
+            return Poll::Ready(Ok(()));
         }
-        if matches!(stage, Stage::Fresh | Stage::Idle | Stage::Head) && buffer.filled().len() > before {
-            this.began(&buffer.filled()[before..]);
-        }
-        polled
+        self.poll_more(cx, buffer)
     }
 }
 

@@ -22,10 +22,9 @@ use crate::net::tls::{self, Agreed, CertificateNames};
 use aws_lc_rs::hmac;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulConnection;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -330,7 +329,7 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
         return;
     };
     // Also against a client that says nothing. A handshake that fails is the client's own affair.
-    let handshake = tokio::time::timeout(limits.header_timeout, tls::accept(config, stream));
+    let handshake = Box::pin(tokio::time::timeout(limits.header_timeout, tls::accept(config, stream)));
     if let Ok(Ok(accepted)) = handshake.await {
         let client = Client::new(address, "https", accepted.names);
         serve(worker, accepted.stream, client, Some(accepted.agreed), &limits, stage).await;
@@ -356,7 +355,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     client: Client,
     agreed: Option<Agreed>,
     limits: &Limits,
-    stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<Stage>,
 ) {
     let client = Rc::new(client);
     let patience = Patience {
@@ -365,10 +364,20 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         head: limits.header_timeout,
         write: limits.body_idle_timeout,
     };
-    let io = ClientStream::new(stream, client.progress.clone(), patience);
-    let io = TokioIo::new(io);
+    let mut stream = ClientStream::new(stream, client.progress.clone(), patience);
+    let speaks = match agreed {
+        Some(agreed) => agreed,
+        None => tokio::select! {
+            speaks = stream.speaks() => match speaks {
+                Ok(speaks) => speaks,
+                Err(_) => return,
+            },
+            // A client that has said nothing is promised nothing.
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+        },
+    };
+    let io = TokioIo::new(stream);
     let streams = Streams::new(limits.body_idle_timeout);
-    let builder = builder(limits, Executor(streams.clone()));
     let service = service_fn(|request: Request<Incoming>| {
         let answer = forward::answer(&worker, &client, request);
         async {
@@ -377,26 +386,28 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Ok::<Response<ResponseBody>, Infallible>(response)
         }
     });
-    match agreed {
-        Some(Agreed::Http2) => {
-            let builder = builder.http2_only();
-            let connection = builder.serve_connection(io, service);
-            converse(pin!(connection), &client, &streams, limits, stage).await;
+    // Each in a box of its own: there are many of the one, and the other takes up a lot of room.
+    match speaks {
+        Agreed::Http1 => {
+            // It may become a tunnel.
+            let connection = Box::pin(http1(limits).serve_connection(io, service).with_upgrades());
+            converse(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
         }
-        // HTTP/1.1 may become a tunnel. The library that can hand a connection over does not insist on what ALPN has agreed to.
-        Some(Agreed::Http1) | None => {
-            let connection = builder.serve_connection_with_upgrades(io, service);
-            converse(pin!(connection), &client, &streams, limits, stage).await;
+        Agreed::Http2 => {
+            let connection = Box::pin(http2(limits, Executor(streams.clone())).serve_connection(io, service));
+            let finish = |c: Pin<&mut http2::Connection<_, _, _>>| c.graceful_shutdown();
+            Box::pin(converse(connection, finish, &client, &streams, limits, stage)).await;
         }
     }
     if let Some(tunnel) = client.tunnel.take() {
-        tunnel.run(&worker, limits.body_idle_timeout).await;
+        Box::pin(tunnel.run(&worker, limits.body_idle_timeout)).await;
     }
 }
 
-/// A connection as long as it speaks HTTP.
-async fn converse(
-    mut connection: Pin<&mut impl GracefulConnection>,
+/// A connection as long as it speaks HTTP. `finish`: tells it to end after what is in flight.
+async fn converse<C: Future>(
+    mut connection: Pin<Box<C>>,
+    finish: impl Fn(Pin<&mut C>),
     client: &Client,
     streams: &Streams,
     limits: &Limits,
@@ -408,13 +419,13 @@ async fn converse(
             Told::Drain => {}
             Told::Outstays(grace) => {
                 // GOAWAY first.
-                connection.as_mut().graceful_shutdown();
+                finish(connection.as_mut());
                 let _ = tokio::time::timeout(grace, connection).await;
                 return;
             }
         }
     }
-    connection.as_mut().graceful_shutdown();
+    finish(connection.as_mut());
     let _ = connection.await;
 }
 
@@ -430,7 +441,7 @@ enum Told {
 /// Polled at every turn of the connection, so it looks at what cannot have happened as cheaply as can be: the stage by its version, once
 /// the task is to be woken by it; and at HTTP/2's affairs where it is HTTP/2.
 async fn until_told(
-    mut connection: Pin<&mut impl GracefulConnection>,
+    mut connection: Pin<&mut impl Future>,
     client: &Client,
     streams: &Streams,
     limits: &Limits,
@@ -477,10 +488,9 @@ async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Du
     }
 }
 
-fn builder(limits: &Limits, executor: Executor) -> auto::Builder<Executor> {
-    let mut builder = auto::Builder::new(executor);
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         // Heads, and the time between two requests, are timed by the stream.
         .header_read_timeout(None)
         // hyper wants room for at least one read.
@@ -488,10 +498,14 @@ fn builder(limits: &Limits, executor: Executor) -> auto::Builder<Executor> {
         .half_close(false);
     // What is within the library's own bound is told by the guard, and costs nothing here.
     if limits.header_count > HEADERS_OF_HYPER {
-        builder.http1().max_headers(limits.header_count);
+        builder.max_headers(limits.header_count);
     }
     builder
-        .http2()
+}
+
+fn http2(limits: &Limits, executor: Executor) -> http2::Builder<Executor> {
+    let mut builder = http2::Builder::new(executor);
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
