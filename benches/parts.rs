@@ -176,8 +176,14 @@ fn counting(c: &mut Criterion) {
 /// A tick of 100 ms at 10,000 requests a second.
 fn ticking(c: &mut Criterion) {
     const TICK: Duration = Duration::from_millis(100);
-    let settings =
-        Settings { alpha: 0.001, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, strata: 1 };
+    let settings = Settings {
+        alpha: 0.001,
+        tick: TICK,
+        latency_tolerance: 0.2,
+        latency_notice: 0.03,
+        latency_floor: Duration::from_millis(2),
+        strata: 1,
+    };
     let mut engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
     engine.weigh(Weight::from_parts(200_000), Duration::ZERO);
     let (mut now, mut id) = (Duration::ZERO, 0u64);

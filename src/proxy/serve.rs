@@ -455,10 +455,9 @@ async fn until_told(
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Told::Ended);
         }
-        if !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true) {
-            if changed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Told::Drain);
-            }
+        let look = !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true);
+        if look && changed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Told::Drain);
         }
         if client.progress.is_http2()
             && let Poll::Ready(grace) = outstays.as_mut().poll(cx)
