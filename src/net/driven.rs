@@ -5,10 +5,10 @@
 //! wake-ups, two turns of the scheduler, and cold caches. Here the future lies beside its handle, and is polled by whoever waits
 //! for a response or for a piece of its body.
 //!
-//! All that may wake the future wakes a [`Relay`], which wakes the task that uses the connection at the moment. Handle and future also
+//! All that may wake the future wakes a relay, which wakes the task that uses the connection at the moment. Handle and future also
 //! wake each other, while that very task polls them: that is noted, and followed up on the spot.
 //!
-//! Invariants: a wake is never lost: it polls the future again before [`Driven::poll`] returns, or it wakes the user; nobody is woken for
+//! Invariants: a wake is never lost: it polls the future again before whoever polls has his answer, or it wakes the user; nobody is woken for
 //! a connection that nobody uses, but it is noted, and looked at before the next use. Dropped: closed.
 
 use super::head_room::{HeadRoom, OverTcp, ServerStream};
