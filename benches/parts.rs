@@ -8,6 +8,7 @@ use grayling::domain::engine::users::{Baseline, Unit};
 use grayling::domain::engine::{Engine, Event, Request, Settings, What};
 use grayling::domain::plan::Plan;
 use grayling::domain::segment::{Subject, UserSet};
+use grayling::domain::wave::Reach;
 use grayling::live::feed::{Arrival, Feed};
 use grayling::live::route::RouteTable;
 use grayling::live::tally::ArmTally;
@@ -86,7 +87,8 @@ fn deciding(c: &mut Criterion) {
     let headers = head();
     let address = "192.0.2.1".parse().ok();
     let subject = Subject { user_id: Some(b"account-4711"), headers: Some(&headers), address };
-    let force = Force::At(plan.releases[0].weight);
+    let segments = plan.releases[0].segments.len();
+    let force = Force::At(Reach { weight: plan.releases[0].weight, segments });
     c.bench_function("decide, 4 segments", |b| {
         b.iter(|| decide(&plan.releases[0], force, black_box(&subject)));
     });

@@ -22,6 +22,7 @@ use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
+use crate::watch::{alert, conductor};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -101,7 +102,7 @@ impl Proxy {
             return Err(StartError::StateRefused(why.clone()));
         }
         let lost = matches!(found, Found::Lost(_));
-        let ledger_last = ledger.as_ref().map_or(0, Ledger::last);
+        let ledger_end = ledger.as_ref().map(|ledger| ledger.end().clone()).unwrap_or_default();
         if let Found::Lost(why) = &found {
             tell_lost(&log, why);
         }
@@ -120,7 +121,7 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let live = Live::new(checked, source, found, ledger_last, log.clone());
+        let live = Live::new(checked, source, found, ledger_end, log.clone());
         live.gauges.connections_room.store(room, Relaxed);
         let live = Arc::new(live);
 
@@ -287,11 +288,11 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
         Ok(mut ledger) => {
             match &mut found {
                 // The state is saved before its entries are written: a ledger that knows more was written beside another state.
-                Found::Known(image) if image.ledger < ledger.last() => {
+                Found::Known(image) if image.ledger.n < ledger.last() => {
                     let (path, last) = (directory.path().display(), ledger.last());
                     found = Found::Lost(format!(
                         "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
-                        image.ledger
+                        image.ledger.n
                     ));
                 }
                 Found::Known(image) => rebuild(&mut ledger, image, log),
@@ -341,7 +342,7 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
     room
 }
 
-/// The control plane: admin, the file, names. One thread, one runtime.
+/// The control plane: admin, the file, names, alerts. One thread, one runtime.
 struct Control {
     live: Arc<Live>,
     watcher: Watcher,
@@ -379,6 +380,8 @@ impl Control {
                 }
             }
             tokio::spawn(names(self.live.clone(), resolved));
+            tokio::spawn(alert::run(self.live.clone()));
+            tokio::spawn(conductor::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

@@ -8,6 +8,7 @@
 
 mod dice;
 mod faults;
+mod gates;
 mod harmless;
 mod rivals;
 mod slots;
@@ -27,11 +28,7 @@ fn main() {
     println!("| # | scenario | limit | runs | reached | met |\n|---|---|---|---|---|---|");
     harmless::rows(&bench, &latencies);
     faults::rows(&bench, &latencies);
-    for (id, what) in [("T13", "gate exactly at its margin"), ("T14", "gate, equal arms")] {
-        if bench.wants(id) {
-            table::row(id, what, "", 0, "not built yet", None);
-        }
-    }
+    gates::rows(&bench, &latencies);
     if bench.wants("T16") {
         table::row("T16", "vectors", "1e-9", 0, "held by the tests beside the engine", Some(true));
     }

@@ -58,8 +58,15 @@ pub struct Release {
     pub weight: f64,
     /// As the file has it.
     pub weight_configured: f64,
+    /// The present wave's name; `null` before the first one, and for a weight set by hand.
     #[serde(default)]
     pub wave: Option<String>,
+    /// Of the plan, in its order; empty for a weight set by hand.
+    #[serde(default)]
+    pub waves: Vec<Wave>,
+    /// How the next step looks; `null` for a weight set by hand.
+    #[serde(default)]
+    pub progress: Option<Progress>,
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
@@ -72,6 +79,51 @@ pub struct Release {
     #[serde(default)]
     pub gates: Vec<Gate>,
     pub watchdog: Watchdog,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wave {
+    pub name: String,
+    pub weight: f64,
+    /// In `new` in this wave, whatever the weight.
+    #[serde(default)]
+    pub segments: Vec<String>,
+    pub bake_s: f64,
+    /// `auto` or `by-hand`.
+    pub open: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Of the present wave, from 1; 0: before the first.
+    pub number: u64,
+    /// How long it has baked; a restart begins anew.
+    #[serde(default)]
+    pub baked_s: f64,
+    /// The wave that opens next; `null` in the last one.
+    #[serde(default)]
+    pub next: Option<String>,
+    /// Baked, and held all the same, for so long; `null`: it is not held.
+    #[serde(default)]
+    pub held_s: Option<f64>,
+    /// What it waits for then, gate by gate.
+    #[serde(default)]
+    pub missing: Vec<String>,
+    /// How long the present wave needs to show a deviation of its margin.
+    #[serde(default)]
+    pub power: Option<String>,
+    #[serde(default)]
+    pub paused: Option<Paused>,
+    #[serde(default)]
+    pub open_hours: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Paused {
+    pub at: String,
+    pub actor: String,
+    pub reason: String,
 }
 
 /// The last that applies.
@@ -91,6 +143,7 @@ impl From<rollout::State> for ReleaseState {
         match state {
             rollout::State::Pending => ReleaseState::Pending,
             rollout::State::Progressing => ReleaseState::Progressing,
+            rollout::State::Paused => ReleaseState::Paused,
             rollout::State::Complete => ReleaseState::Complete,
             rollout::State::Frozen => ReleaseState::Frozen,
             rollout::State::RolledBack => ReleaseState::RolledBack,
@@ -257,9 +310,15 @@ pub struct Explain {
     /// The segment that decided, where one did.
     #[serde(default)]
     pub segment: Option<String>,
+    /// The wave in which this user enters; `null`: in none, or the weight is set by hand.
+    #[serde(default)]
+    pub wave: Option<String>,
+    /// How long the present wave needs to show a deviation of its margin.
+    #[serde(default)]
+    pub power: Option<String>,
 }
 
-/// The body of `POST /api/v1/releases/R/rollback|resume`.
+/// The body of `POST /api/v1/releases/R/rollback|resume|pause|promote`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeRequest {
@@ -308,8 +367,53 @@ pub struct ChangeAnswer {
     pub message: String,
 }
 
+/// `GET /api/v1/config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    pub text: String,
+    pub path: std::path::PathBuf,
+    /// Of the file's bytes, in hex.
+    pub sha256: String,
+    /// How far each release has come: no file knows.
+    #[serde(default)]
+    pub releases: std::collections::BTreeMap<String, Standing>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Standing {
+    /// The present wave; `null` before the first one, and for a weight set by hand.
+    #[serde(default)]
+    pub wave: Option<String>,
+    /// What that wave gives.
+    #[serde(default)]
+    pub weight_configured: f64,
+    #[serde(default)]
+    pub segments_configured: usize,
+    #[serde(default)]
+    pub finished: bool,
+    /// In force.
+    #[serde(default)]
+    pub weight: f64,
+    #[serde(default)]
+    pub segments: usize,
+    /// Requests a second in the last minute; those of stable in the last five, and its failures.
+    #[serde(default)]
+    pub rate: f64,
+    #[serde(default)]
+    pub requests: u64,
+    #[serde(default)]
+    pub failures: u64,
+}
+
 /// One of the array that `GET /api/v1/ledger?since=N` answers.
 pub use crate::live::ledger::Entry as LedgerEntry;
+
+/// `GET /api/v1/ledger/end`: number and hash of the last entry, as the running proxy knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEnd {
+    pub n: u64,
+    pub hash: String,
+}
 
 /// The body of `GET /readyz`, whether it is 200 or 503.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,8 @@ pub mod events;
 pub mod file;
 pub mod history;
 pub mod page;
+mod progress;
+pub mod record;
 pub mod routes;
 pub mod serve;
 pub mod session;

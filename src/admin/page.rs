@@ -14,6 +14,8 @@ use std::sync::LazyLock;
 
 const FRAME: &str = include_str!("dashboard/page.html");
 const STYLES: [&str; 2] = [include_str!("dashboard/uPlot.min.css"), include_str!("dashboard/page.css")];
+/// It asks to come along with every copy.
+const LICENSE: &str = include_str!("dashboard/uPlot.LICENSE");
 /// In this order: each uses names of those before it.
 const SCRIPTS: [&str; 8] = [
     include_str!("dashboard/uPlot.iife.min.js"),
@@ -33,7 +35,7 @@ struct Page {
 }
 
 static PAGE: LazyLock<Page> = LazyLock::new(|| {
-    let (style, script) = (STYLES.join("\n"), SCRIPTS.join("\n"));
+    let (style, script) = (STYLES.join("\n"), format!("/* uPlot:\n{LICENSE}*/\n{}", SCRIPTS.join("\n")));
     let text = FRAME
         .replace("<!-- style -->", &format!("<style>{style}</style>"))
         .replace("<!-- script -->", &format!("<script>{script}</script>"));
@@ -130,6 +132,6 @@ mod tests {
         };
         assert_eq!(hex(SCRIPTS[0]), published("uPlot.iife.min.js"));
         assert_eq!(hex(STYLES[0]), published("uPlot.min.css"));
-        assert!(include_str!("dashboard/uPlot.LICENSE").starts_with("The MIT License"));
+        assert!(LICENSE.starts_with("The MIT License") && !LICENSE.contains("*/"));
     }
 }

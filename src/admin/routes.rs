@@ -4,17 +4,16 @@
 //! it is not; every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
-use super::dto;
 use super::events::{self, Hub};
-use super::{file, page, session};
-use crate::domain::decide::{Arm, decide};
+use super::{dto, file, page, record, session};
+use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout;
 use crate::domain::segment::Subject;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
-use crate::live::{clock, ledger, meter};
+use crate::live::{clock, meter};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -22,13 +21,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
 const REASON_BYTES_MAX: usize = 4096;
-/// Entries that `last=N` gives at most.
-const LAST_MAX: usize = 1000;
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// How long a change waits for the disk.
 const DURABLE_WITHIN: Duration = Duration::from_secs(3);
@@ -45,12 +42,17 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
         .route("/api/v1/config/file", get(file::file))
-        .route("/api/v1/ledger", get(entries))
+        .route("/api/v1/ledger", get(record::entries))
+        .route("/api/v1/ledger/lines", get(record::lines))
+        .route("/api/v1/ledger/end", get(record::end))
+        .route("/api/v1/failed", get(record::failed))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/history", get(events::history))
         .route(session::PATH, get(session::show).post(session::begin).delete(session::end))
         .route("/api/v1/releases/{release}/rollback", post(rollback))
         .route("/api/v1/releases/{release}/resume", post(resume))
+        .route("/api/v1/releases/{release}/pause", post(pause))
+        .route("/api/v1/releases/{release}/promote", post(promote))
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
@@ -95,7 +97,17 @@ async fn metrics(State(live): State<Arc<Live>>) -> Response {
 
 async fn config(State(live): State<Arc<Live>>) -> Response {
     let source = live.source();
-    Json(json!({"path": source.path, "text": source.text, "sha256": source.sha256})).into_response()
+    let standings = live.standings().into_iter();
+    let views = live.views();
+    let traffic = |name: &str| views.get(name).map(|view| view.traffic());
+    let releases = standings.map(|(name, s)| (name.clone(), super::progress::standing(&s, traffic(&name))));
+    let running = dto::Running {
+        text: source.text,
+        path: source.path,
+        sha256: source.sha256,
+        releases: releases.collect(),
+    };
+    Json(running).into_response()
 }
 
 async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
@@ -192,13 +204,15 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         attempt_seen: memory.attempt.max(release.attempt),
         state: live_release.state.into(),
         weight: live_release.force.weight().percent(),
-        weight_configured: release.weight.percent(),
-        wave: None,
+        weight_configured: live_release.reach.weight.percent(),
+        wave: live_release.wave().map(|w| w.name.clone()),
+        waves: super::progress::waves(live_release),
+        progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
         trip,
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
-        gates: vec![],
+        gates: super::progress::gates(live_release, view),
         watchdog,
     }
 }
@@ -291,41 +305,10 @@ async fn explain(
         enters_at: decision.bucket.map(|b| b.enters_at().percent()),
         weight: Some(release.force.weight().percent()),
         segment,
+        wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
+        power: live.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
     };
     Json(explained).into_response()
-}
-
-#[derive(Deserialize)]
-struct LedgerQuery {
-    #[serde(default)]
-    since: u64,
-    /// Only so many, the latest.
-    last: Option<usize>,
-}
-
-async fn entries(
-    State(live): State<Arc<Live>>,
-    query: Result<Query<LedgerQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(fault) => {
-            return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some("?since=NUMBER".into()));
-        }
-    };
-    let directory = live.snapshot().plan.state.directory.clone();
-    let read = tokio::task::spawn_blocking(move || match query.last {
-        Some(n) => ledger::read_last(&directory, query.since, n.min(LAST_MAX)),
-        None => ledger::read(&directory, query.since),
-    })
-    .await;
-    match read {
-        Ok(Ok(entries)) => Json(entries).into_response(),
-        Ok(Err(e)) => {
-            refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("the ledger cannot be read: {e}"), None)
-        }
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the ledger cannot be read", None),
-    }
 }
 
 type Body = Result<Json<dto::ChangeRequest>, JsonRejection>;
@@ -368,7 +351,36 @@ async fn rollback(
     }
 }
 
-async fn resume(
+/// A change that never happens without a reason.
+#[derive(Clone, Copy)]
+struct Verb {
+    name: &'static str,
+    reason: &'static str,
+    change: fn(&Live, &str, &Origin) -> Result<Changed, Refused>,
+}
+
+async fn resume(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+    let reason = "why users may go to new again, or the waves go on";
+    reasoned(Verb { name: "resume", reason, change: Live::resume }, live, actor, name, body).await
+}
+
+async fn pause(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
+    let reason = "why the waves stay where they are";
+    reasoned(Verb { name: "pause", reason, change: Live::pause }, live, actor, name, body).await
+}
+
+async fn promote(
+    live: State<Arc<Live>>,
+    actor: Extension<Actor>,
+    name: Path<String>,
+    body: Body,
+) -> Response {
+    let reason = "why the next wave may open now";
+    reasoned(Verb { name: "promote", reason, change: Live::promote }, live, actor, name, body).await
+}
+
+async fn reasoned(
+    verb: Verb,
     State(live): State<Arc<Live>>,
     Extension(Actor(actor)): Extension<Actor>,
     Path(name): Path<String>,
@@ -382,13 +394,12 @@ async fn resume(
         return answer;
     }
     if reason.is_none() {
-        let hint = Some("{\"reason\": \"why users may go to new again\"}".to_owned());
-        return refuse(StatusCode::BAD_REQUEST, "a resume needs a reason", hint);
+        let hint = format!("{{\"reason\": \"{}\"}}", verb.reason);
+        return refuse(StatusCode::BAD_REQUEST, format!("a {} needs a reason", verb.name), Some(hint));
     }
-    let resumed = live.resume(&name, &Origin { actor, reason });
-    match resumed {
+    match (verb.change)(&live, &name, &Origin { actor, reason }) {
         Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), &name),
-        resumed => told(&live, resumed).await,
+        changed => told(&live, changed).await,
     }
 }
 

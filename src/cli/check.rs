@@ -3,8 +3,16 @@
 //! Faults go to stderr as a compiler prints them, one line of summary to stdout. Exit 0, or 78 (EX_CONFIG) if the file
 //! would be refused: by itself, or as a reload of what runs.
 
-use crate::config::{Checked, Color, Fault, Finding, FindingKind, Report, Severity, compare, load, parse};
-use serde::{Deserialize, Serialize};
+use crate::admin::dto::Running;
+use crate::config::compare::too_short;
+use crate::config::{
+    Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
+};
+use crate::domain::cohort::Weight;
+use crate::domain::gate::Traffic;
+use crate::domain::rollout::Progress;
+use crate::domain::wave::Reach;
+use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,14 +37,6 @@ pub struct Args {
     /// Prints faults, warnings and changes as one JSON object.
     #[arg(long)]
     pub json: bool,
-}
-
-/// `GET /api/v1/config` of the admin API.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct Running {
-    pub text: String,
-    pub path: PathBuf,
-    pub sha256: String,
 }
 
 /// `ask` fetches the config of the proxy at `--against`; it is called only then.
@@ -130,11 +130,35 @@ fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Ve
             return (format!("warning: {message}\n"), vec![Finding { kind: FindingKind::Warning, message }]);
         }
     };
-    let findings = compare(&before.plan, &checked.plan);
-    if findings.is_empty() {
-        return ("nothing would change\n".into(), findings);
-    }
-    (findings.iter().map(|f| format!("{}: {}\n", word(f.kind), f.message)).collect(), findings)
+    let mut findings = compare(&before.plan, &checked.plan, &standings(running));
+    let mut told = match findings.is_empty() {
+        true => "nothing would change\n".to_owned(),
+        false => String::new(),
+    };
+    let traffic = running.releases.iter().map(|(name, s)| {
+        let (rate, requests, failures) = (s.rate, s.requests, s.failures);
+        (name.clone(), Traffic { rate, requests, failures })
+    });
+    findings.extend(too_short(&checked.plan, &traffic.collect()));
+    told.extend(findings.iter().map(|f| format!("{}: {}\n", word(f.kind), f.message)));
+    (told, findings)
+}
+
+fn standings(running: &Running) -> Standings {
+    // Percentages with four decimals: exact in a double.
+    let reach = |percent: f64, segments| Reach {
+        weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
+        segments,
+    };
+    let standing = |s: &crate::admin::dto::Standing| Standing {
+        progress: s.wave.as_ref().map(|wave| Progress {
+            wave: wave.clone(),
+            reach: reach(s.weight_configured, s.segments_configured),
+            finished: s.finished,
+        }),
+        reach: reach(s.weight, s.segments),
+    };
+    running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect()
 }
 
 fn word(kind: FindingKind) -> &'static str {
@@ -198,7 +222,8 @@ mod tests {
     use super::*;
 
     fn running(text: &str) -> Running {
-        Running { text: text.into(), path: "config/grayling.toml".into(), sha256: String::new() }
+        let path = "config/grayling.toml".into();
+        Running { text: text.into(), path, sha256: String::new(), releases: Default::default() }
     }
 
     fn starter() -> (PathBuf, &'static str) {

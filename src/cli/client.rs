@@ -4,7 +4,7 @@
 //! type. The token goes nowhere but into the request, and never into an error.
 
 use super::text::shown;
-use crate::admin::dto::{ErrorBody, Status};
+use crate::admin::dto::{ErrorBody, Running, Status};
 use anyhow::Context;
 use bytes::Bytes;
 use http::uri::Authority;
@@ -70,6 +70,17 @@ impl Client {
         self.read(status, &body)
     }
 
+    /// An answer that is no JSON.
+    pub async fn bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        let (status, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
+        if status.is_success() { Ok(body) } else { Err(self.refusal(status, &body)) }
+    }
+
+    /// Of the proxy that is asked.
+    pub fn address(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
         let body = serde_json::to_vec(body)?;
         let (status, body) = self.exchange(Method::POST, path, body.into()).await?;
@@ -89,7 +100,7 @@ impl Client {
     }
 
     /// What runs there, for `check --against`.
-    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<super::check::Running> {
+    pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<Running> {
         let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
         let client = Client::new(&args)?;
         super::block_on(async move { Ok(client.get("/api/v1/config").await?) })
@@ -107,12 +118,16 @@ impl Client {
 
     fn read<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
         if !status.is_success() {
-            return Err(match serde_json::from_slice(body) {
-                Ok(body) => ClientError::Answer { status, body },
-                Err(fault) => self.strange(status, body, &fault),
-            });
+            return Err(self.refusal(status, body));
         }
         serde_json::from_slice(body).map_err(|fault| self.strange(status, body, &fault))
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(body) => ClientError::Answer { status, body },
+            Err(fault) => self.strange(status, body, &fault),
+        }
     }
 
     fn strange(&self, status: StatusCode, body: &[u8], fault: &serde_json::Error) -> ClientError {

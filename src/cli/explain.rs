@@ -6,17 +6,16 @@
 
 use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
-use super::{InvalidConfig, block_on};
+use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
-use crate::config;
 use crate::domain::cohort::BUCKETS;
-use crate::domain::decide::{Force, Reason, decide};
+use crate::domain::decide::{Force, Reason, decide, enters};
 use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
+use crate::domain::wave::Reach;
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -69,14 +68,6 @@ async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow:
     Ok(client.get(&path).await?)
 }
 
-fn plan_of(path: &Path) -> anyhow::Result<Plan> {
-    let color = if std::io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
-    match config::load(path).result {
-        Ok(checked) => Ok(checked.plan),
-        Err(report) => Err(InvalidConfig(report.render(color)).into()),
-    }
-}
-
 fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
     let names = || plan.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
     let name = release.map_or_else(|| one_of(names(), "explain --user ID --release"), Ok)?;
@@ -86,7 +77,10 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     };
     let id = as_found(&plan.identity, user.as_bytes());
     let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
-    let decision = decide(release, Force::At(release.weight), &subject);
+    // With waves: where the plan leads to in the end. How far it has come, no file knows.
+    let all = Reach { weight: release.weight, segments: release.segments.len() };
+    let decision = decide(release, Force::At(all), &subject);
+    let wave = enters(release, &subject).map(|i| release.waves[i].name.clone());
     let segment = match decision.reason {
         Reason::Segment(i) => Some(release.segments[i].name.clone()),
         Reason::Excluded(i) => Some(release.excluded[i].name.clone()),
@@ -100,6 +94,8 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
         enters_at: decision.bucket.map(|b| b.enters_at().percent()),
         weight: Some(release.weight.percent()),
         segment,
+        wave,
+        power: None,
     })
 }
 
@@ -111,7 +107,12 @@ fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
 
 fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> String {
     let (user, arm) = (shown(user), colour.paint(Hue::Bold, &shown(&answer.arm)));
-    let mut out = format!("{user} gets {arm} in {}: {}\n", shown(&answer.release), why(answer));
+    // A file knows where its waves lead to, and not how far they have come.
+    let once = match &answer.wave {
+        Some(wave) if source == Source::File => format!(" from wave `{}` on", shown(wave)),
+        _ => String::new(),
+    };
+    let mut out = format!("{user} gets {arm} in {}{once}: {}\n", shown(&answer.release), why(answer));
     if let Some(bucket) = answer.bucket {
         let _ =
             writeln!(out, "  bucket     {} of {}", text::count(bucket.into()), text::count(BUCKETS.into()));
@@ -119,9 +120,15 @@ fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> Strin
     if let Some(enters_at) = answer.enters_at {
         let _ = writeln!(out, "  enters at  {}", percent(enters_at));
     }
+    if let Some(wave) = &answer.wave {
+        let _ = writeln!(out, "  wave       enters in `{}`", shown(wave));
+    }
     if let Some(weight) = answer.weight {
         let place = if source == Source::File { "in the file" } else { "in force" };
         let _ = writeln!(out, "  weight     {} {place}", percent(weight));
+    }
+    if let Some(power) = &answer.power {
+        let _ = writeln!(out, "  to see     {}", shown(power));
     }
     if source == Source::File {
         out.push_str(
@@ -179,6 +186,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             enters_at: None,
             weight: None,
             segment: segment.map(str::to_owned),
+            wave: None,
+            power: None,
         };
         let told = |a: Explain| render(&a, "u", Source::Proxy, Colour::Plain);
         assert_eq!(
@@ -218,6 +227,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             weight: Weight::from_parts(weight),
             step_max: Weight::FULL,
             segments: vec![testers],
+            waves: vec![],
+            open_hours: None,
             excluded: vec![vip],
             on_unreachable: plan::OnUnreachable::Stable,
             on_anomaly: plan::OnAnomaly::Rollback,
@@ -231,8 +242,10 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 mode: plan::WatchdogMode::Enforce,
                 latency_tolerance: 0.2,
                 latency_notice: 0.03,
+                margins: crate::domain::gate::Margins { errors: 0.001, latency: 0.1 },
                 latency_floor: Duration::from_millis(2),
                 by_route: true,
+                harm_users_max: 0,
                 tick: Duration::from_millis(100),
             },
         };
@@ -270,6 +283,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 directory: "state".into(),
                 on_failure: plan::OnStateFailure::StableOnly,
                 when_empty: plan::WhenEmpty::Start,
+                failed_users: plan::FailedUsers::Off,
             },
             log: plan::Log {
                 format: plan::LogFormat::Json,
@@ -277,6 +291,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 slow: Duration::ZERO,
                 user_key: None,
             },
+            alerts: vec![],
         }
     }
 

@@ -1,28 +1,75 @@
 //! `grayling ledger`: the decisions, oldest first, with who took them and on what evidence.
 
-use super::block_on;
 use super::client::{AdminArgs, Client};
 use super::text::{self, Colour, Hue, percent, shown};
+use super::{EXIT_FAILURE, block_on, plan_of, verify};
 use crate::admin::dto::LedgerEntry;
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   grayling ledger
-  grayling ledger --since 17 --json    the entries after number 17, for scripts")]
+  grayling ledger --since 17 --json          the entries after number 17, for scripts
+  grayling ledger --verify                   computes the chain and every verdict again; exit 1 if something is wrong
+  grayling ledger --verify -c grayling.toml  the same of the file's state directory, without a running proxy")]
 pub struct Args {
     /// Only the entries after this number.
     #[arg(long, value_name = "N")]
     since: Option<u64>,
+    /// Compute the hashes and every verdict again, and say what is wrong.
+    #[arg(long, conflicts_with = "since")]
+    verify: bool,
+    /// Verify the ledger in the state directory of this config file, without asking a proxy.
+    #[arg(short, long, value_name = "FILE", requires = "verify", conflicts_with_all = ["admin", "token_file", "state"])]
+    config: Option<PathBuf>,
+    /// Verify the ledger in this state directory.
+    #[arg(long, value_name = "DIR", requires = "verify", conflicts_with_all = ["admin", "token_file"])]
+    state: Option<PathBuf>,
+    /// A hash (the head of an earlier time, noted elsewhere) that must still be there.
+    #[arg(long, value_name = "HASH", requires = "verify", value_parser = a_hash)]
+    anchor: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
-    /// Print the entries as a JSON array.
+    /// Print the entries as a JSON array; with --verify, what was found.
     #[arg(long)]
     json: bool,
 }
 
+fn a_hash(text: &str) -> Result<String, String> {
+    let hash = text.to_ascii_lowercase();
+    let fits = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+    fits.then_some(hash)
+        .ok_or_else(|| "64 hexadecimal digits, as --verify prints them after `head`".to_owned())
+}
+
+fn run_verify(args: &Args) -> anyhow::Result<ExitCode> {
+    let anchor = args.anchor.as_deref();
+    let directory = match (&args.state, &args.config) {
+        (Some(directory), _) => Some(directory.clone()),
+        (None, Some(file)) => Some(plan_of(file)?.state.directory),
+        (None, None) => None,
+    };
+    let verified = match directory {
+        Some(directory) => verify::offline(&directory, anchor)?,
+        None => {
+            let client = Client::new(&args.admin)?;
+            block_on(verify::online(&client, anchor))?
+        }
+    };
+    if args.json {
+        text::print_json(&verified.json())?;
+    } else {
+        text::print(&verified.text(Colour::of_stdout()))?;
+    }
+    Ok(if verified.sound() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) })
+}
+
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.verify {
+        return run_verify(&args);
+    }
     let client = Client::new(&args.admin)?;
     let entries = block_on(entries(&client, args.since))?;
     if args.json {

@@ -4,6 +4,7 @@
 //! scripts goes to stdout through [`text::print`], what went wrong to stderr, once, here. A reader that goes away
 //! (`| head`) is not an error.
 
+mod affected;
 mod check;
 mod client;
 mod completions;
@@ -18,9 +19,13 @@ mod schema;
 mod screen;
 mod status;
 pub mod text;
+mod verify;
 
+use crate::config;
+use crate::domain::plan::Plan;
 use clap::{Parser, Subcommand};
-use std::io;
+use std::io::{self, IsTerminal};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Runtime failure.
@@ -68,8 +73,14 @@ enum Command {
     Rollback(release::RollbackArgs),
     /// Let users into the new version again after a rollback.
     Resume(release::ResumeArgs),
+    /// Hold the waves of a release where they are.
+    Pause(release::PauseArgs),
+    /// Open the next wave of a release, whatever its gates say.
+    Promote(release::PromoteArgs),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
+    /// Tell who was in the new version in a time, and whom it failed.
+    Affected(affected::Args),
     /// Exit 0 if the proxy is ready, else 1: a probe for containers.
     Health(health::Args),
     /// Print the JSON schema of the config file.
@@ -91,7 +102,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args),
         Command::Rollback(args) => release::rollback(args),
         Command::Resume(args) => release::resume(args),
+        Command::Pause(args) => release::pause(args),
+        Command::Promote(args) => release::promote(args),
         Command::Ledger(args) => ledger::run(args),
+        Command::Affected(args) => affected::run(args),
         Command::Health(args) => health::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Completions(args) => completions::run(args),
@@ -102,6 +116,15 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
+
+/// The plan of a config file; its faults as an error that ends in their exit code.
+fn plan_of(path: &Path) -> anyhow::Result<Plan> {
+    let color = if io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
+    match config::load(path).result {
+        Ok(checked) => Ok(checked.plan),
+        Err(report) => Err(InvalidConfig(report.render(color)).into()),
+    }
+}
 
 /// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands end.
 pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
@@ -152,7 +175,14 @@ mod tests {
             "grayling rollback r --reason slow",
             "grayling resume --reason fixed",
             "grayling resume r --reason fixed",
+            "grayling pause --reason lunch",
+            "grayling promote r --reason content",
             "grayling ledger --since 4 --json",
+            "grayling ledger --verify --json",
+            "grayling affected --since 2h",
+            "grayling affected r --since 2026-11-23T06:00:00Z --until 30m --users u.txt -c grayling.toml --json",
+            "grayling ledger --verify -c grayling.toml",
+            "grayling ledger --verify --state state --anchor 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             "grayling health --admin http://127.0.0.1:1",
             "grayling completions zsh",
             "grayling demo --chaos latency --seconds 20 --http 127.0.0.1:0 --admin 127.0.0.1:0",
@@ -166,9 +196,16 @@ mod tests {
             "grayling explain --user alice -c f --admin http://127.0.0.1:9900",
             "grayling resume r",
             "grayling resume r --reason ",
-            "grayling ledger --verify",
+            "grayling ledger --state state",
+            "grayling affected",
+            "grayling affected --since yesterday",
+            "grayling affected --since 2h --key-file k --state state -c grayling.toml",
+            "grayling ledger --verify --state state --admin http://127.0.0.1:1",
+            "grayling ledger --verify --anchor 12",
             "grayling ledger --since -1",
-            "grayling pause r --reason x",
+            "grayling pause r",
+            "grayling promote r",
+            "grayling affected r",
             "grayling demo --chaos cents",
             "grayling completions cobol",
         ] {

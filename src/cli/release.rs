@@ -1,4 +1,4 @@
-//! `grayling rollback` and `resume`: a person's decisions on a release.
+//! `grayling rollback`, `resume`, `pause` and `promote`: a person's decisions on a release.
 
 use super::block_on;
 use super::client::{AdminArgs, Client, encoded};
@@ -26,11 +26,42 @@ pub struct RollbackArgs {
 #[command(after_help = "Example:
   grayling resume cbs-v2 --reason \"fixed in build 1142, checked by hand\"
 
-Clears a rollback: the weight of the config file is in force again, and the evidence starts afresh.")]
+Clears a rollback or a freeze: the weight of the config file is in force again, and the evidence starts afresh; with waves, the
+one that was rolled back bakes again. If there is neither, it ends a pause.")]
 pub struct ResumeArgs {
     /// The release; may be left out where there is one.
     release: Option<String>,
     /// Why it is safe now; for the ledger.
+    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  grayling pause cbs-v2 --reason \"month end: nothing moves\"
+
+Holds the waves where they are, until `resume`. The weight stays, and the watchdog goes on.")]
+pub struct PauseArgs {
+    /// The release; may be left out where there is one.
+    release: Option<String>,
+    /// Why; for the ledger.
+    #[arg(long, value_name = "TEXT", value_parser = not_blank)]
+    reason: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  grayling promote cbs-v2 --reason \"testers are content\"
+
+Opens the next wave, whatever the gates say, and tells which of them it skips. Refused while the release is rolled back, frozen or held.")]
+pub struct PromoteArgs {
+    /// The release; may be left out where there is one.
+    release: Option<String>,
+    /// Why it may; for the ledger.
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     reason: String,
     #[command(flatten)]
@@ -52,6 +83,14 @@ pub fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
 
 pub fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
     change("resume", args.release, Some(args.reason), args.common)
+}
+
+pub fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
+    change("pause", args.release, Some(args.reason), args.common)
+}
+
+pub fn promote(args: PromoteArgs) -> anyhow::Result<ExitCode> {
+    change("promote", args.release, Some(args.reason), args.common)
 }
 
 fn change(
@@ -86,6 +125,7 @@ fn render(verb: &str, release: &str, answer: &ChangeAnswer) -> String {
     let release = shown(release);
     let next = match verb {
         "rollback" => format!("\n  to let users in again:  grayling resume {release} --reason \"...\""),
+        "pause" => format!("\n  to let the waves go on: grayling resume {release} --reason \"...\""),
         _ => "\n  to see how it does:     grayling status -w".to_owned(),
     };
     let (state, message) = (answer.state.words(), shown(&answer.message));
@@ -143,6 +183,26 @@ mod tests {
             server.requests(),
             [r#"POST /api/v1/releases/a%2Fb/resume [-] [application/json] {"reason":"fixed"}"#]
         );
+    }
+
+    #[tokio::test]
+    async fn a_promote_tells_what_it_skips_and_a_pause_how_it_ends() {
+        let promoted =
+            json!({"state": "progressing", "ledger": 19, "message": "wave `5%` is open; it skips bake"});
+        let paused = json!({"state": "paused", "ledger": 20, "message": "paused in wave `5%`"});
+        let server = admin(&[
+            ("POST /api/v1/releases/a/promote", 200, promoted),
+            ("POST /api/v1/releases/a/pause", 200, paused),
+        ])
+        .await;
+        let asked = |verb: &'static str| ask(&server.client, verb, Some("a".into()), Some("why".into()));
+        let (release, answer) = asked("promote").await.unwrap();
+        assert_eq!(
+            render("promote", &release, &answer),
+            "a is progressing: wave `5%` is open; it skips bake (ledger entry 19)\n  to see how it does:     grayling status -w\n"
+        );
+        let (release, answer) = asked("pause").await.unwrap();
+        assert!(render("pause", &release, &answer).ends_with("grayling resume a --reason \"...\"\n"));
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 //! `-w` repeats it: on a terminal the picture is redrawn each second, in place, and says when it is stale; into a pipe goes a line when something
 //! changed (state, weight, trip, watchdog, config), not when a counter moved.
 
+mod climb;
+
 use super::client::{AdminArgs, Client};
 use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
@@ -175,16 +177,25 @@ fn keys(status: &Status) -> Vec<String> {
     let release = |r: &Release| {
         let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
         let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
-        format!("{}\n{:?}{weights:?}{trip:?}{watchdog:?}", r.name, (r.attempt, r.state, &r.wave, &r.held))
+        let held = r.progress.as_ref().map(|p| p.held_s.is_some());
+        format!(
+            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}",
+            r.name,
+            (r.attempt, r.state, &r.wave, &r.held)
+        )
     };
     std::iter::once(proxy).chain(status.releases.iter().map(release)).collect()
 }
 
 fn line(r: &Release) -> String {
-    let mut out = format!("{}: {}, weight {}", shown(&r.name), r.state.words(), weights(r));
+    let mut out =
+        format!("{}: {}{}, weight {}", shown(&r.name), r.state.words(), climb::place(r), weights(r));
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
         let _ = write!(out, ", {}", told(r, trip));
+    }
+    for missing in r.progress.iter().flat_map(|p| &p.missing) {
+        let _ = write!(out, ", held by {}", shown(missing));
     }
     out
 }
@@ -234,8 +245,7 @@ fn headline(status: &Status, colour: Colour) -> String {
 fn release(out: &mut String, r: &Release, colour: Colour) {
     let state = colour.paint(hue(r.state), r.state.words());
     let name = colour.paint(Hue::Bold, &shown(&r.name));
-    let wave = r.wave.as_deref().map(|w| format!(", wave {}", shown(w))).unwrap_or_default();
-    let _ = writeln!(out, "{name}  {state}, attempt {}{wave}", r.attempt);
+    let _ = writeln!(out, "{name}  {state}, attempt {}{}", r.attempt, climb::place(r));
     let share = match r.share_actual {
         Some(share) => format!("{} of the last minute's requests went to new", measured_percent(share)),
         None => "no request in the last minute".to_owned(),
@@ -261,12 +271,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
             shown(&s.detail)
         );
     }
-    if !r.gates.is_empty() {
-        out.push_str("  gates\n");
-    }
-    for g in &r.gates {
-        let _ = writeln!(out, "    {:<13} {:<12}  {}", shown(&g.name), shown(&g.verdict), shown(&g.detail));
-    }
+    climb::render(out, r, colour);
     if let Some(trip) = &r.trip {
         tripped(out, r, trip, colour);
     }

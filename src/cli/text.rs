@@ -129,7 +129,8 @@ pub fn evidence(value: &serde_json::Value) -> String {
         Value::String(text) => shown(text),
         Value::Object(fields) => {
             let mut out = String::new();
-            for (name, field) in fields {
+            // The grounds are for `ledger --verify`: what they say is said beside them in words.
+            for (name, field) in fields.iter().filter(|(name, _)| *name != "grounds") {
                 let told = match field {
                     Value::Object(_) => format!("({})", evidence(field)),
                     _ => evidence(field),

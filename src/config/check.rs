@@ -5,7 +5,7 @@
 
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
-use super::{named, sections, tls};
+use super::{alerts, named, sections, tls};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -185,6 +185,7 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let limits = sections::limits(reader, root);
     let state = sections::state(reader, root);
     let log = sections::log(reader, root);
+    let alerts = alerts::receivers(reader, root);
     let upstreams = named::upstreams(reader, root);
     let segments = named::segments(reader, root, &identity);
     let releases = named::releases(reader, root, &upstreams, &segments);
@@ -204,6 +205,7 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
         limits,
         state,
         log,
+        alerts,
     })
 }
 

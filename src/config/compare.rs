@@ -3,13 +3,21 @@
 //! Shares are exact, in parts per million of the users who are in no segment. With one salt a weight that goes from `a` to
 //! `b` moves |a − b| of them; under another salt the two sets are independent, and a + b − 2·a·b change arms.
 //!
+//! How far a plan of waves has come is not in the file: whoever compares says where each release stands.
+//!
 //! Whether a lower `attempt` is held, and what a trip does with a raised one, is the state machine's and not decided here.
 
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
+use crate::domain::rollout::Progress;
 use crate::domain::segment::Segment;
+use crate::domain::wave::Reach;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
+
+mod waves;
+pub use waves::too_short;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FindingKind {
@@ -29,20 +37,33 @@ pub struct Finding {
 /// A raise by more than this many parts is worth a warning.
 const RAISE_NOTABLE: u32 = BUCKETS / 4;
 
+/// Where a release stands, by name. Those that are not in it stand before their first wave.
+pub type Standings = BTreeMap<String, Standing>;
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Standing {
+    pub progress: Option<Progress>,
+    /// What is in force.
+    pub reach: Reach,
+}
+
 /// Refusals first, then warnings, then notes.
-pub fn compare(old: &Plan, new: &Plan) -> Vec<Finding> {
+pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
     sockets(&mut findings, old, new);
+    let nowhere = Standing::default();
+    let standing = |name: &str| standings.get(name).unwrap_or(&nowhere);
     for release in &new.releases {
         match old.release(&release.name) {
-            Some(before) => changed(&mut findings, old, new, before, release),
+            Some(before) => changed(&mut findings, old, new, before, release, standing(&release.name)),
             None => added(&mut findings, release),
         }
     }
     for release in old.releases.iter().filter(|r| new.release(&r.name).is_none()) {
         findings.warning(format!(
             "release `{}` is removed: {} of users go where the routes now say; a trip of it is remembered",
-            release.name, release.weight
+            release.name,
+            waves::reach(release, standing(&release.name)).weight
         ));
     }
     for segment in &new.segments {
@@ -68,18 +89,18 @@ pub fn compare(old: &Plan, new: &Plan) -> Vec<Finding> {
     findings.0
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
     fn refused(&mut self, message: String) {
         self.0.push(Finding { kind: FindingKind::Refused, message });
     }
 
-    fn warning(&mut self, message: String) {
+    pub(super) fn warning(&mut self, message: String) {
         self.0.push(Finding { kind: FindingKind::Warning, message });
     }
 
-    fn note(&mut self, message: String) {
+    pub(super) fn note(&mut self, message: String) {
         self.0.push(Finding { kind: FindingKind::Note, message });
     }
 }
@@ -137,9 +158,9 @@ fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
 }
 
 /// Of the users in no segment, the parts that change arms.
-pub fn moved(old: &Release, new: &Release) -> Weight {
-    let (a, b) = (u64::from(old.weight.parts()), u64::from(new.weight.parts()));
-    let parts = if old.salt == new.salt {
+pub fn moved(old: Weight, new: Weight, same_salt: bool) -> Weight {
+    let (a, b) = (u64::from(old.parts()), u64::from(new.parts()));
+    let parts = if same_salt {
         a.abs_diff(b)
     } else {
         // In parts²: a·N + b·N − 2·a·b, at most N²/1 = 10¹²; halves round up.
@@ -149,9 +170,18 @@ pub fn moved(old: &Release, new: &Release) -> Weight {
     Weight::from_parts(parts as u32)
 }
 
-fn changed(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after: &Release) {
+fn changed(
+    findings: &mut Findings,
+    old: &Plan,
+    new: &Plan,
+    before: &Release,
+    after: &Release,
+    standing: &Standing,
+) {
     let name = &after.name;
-    let raise = after.weight.parts().saturating_sub(before.weight.parts());
+    let (was, is) =
+        (waves::reach(before, standing).weight, waves::reach_after(before, after, standing).weight);
+    let raise = is.parts().saturating_sub(was.parts());
     // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
     // and the second save is a decision of its own.
     let step_max = before.step_max.min(after.step_max);
@@ -161,13 +191,13 @@ fn changed(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, af
         } else {
             "; go there in smaller steps, or raise `step_max` in an edit of its own first"
         };
-        let highest = Weight::from_parts(before.weight.parts() + step_max.parts());
+        let highest = Weight::from_parts(was.parts() + step_max.parts());
         findings.refused(format!(
             "release `{name}`: from {} to {} is more than `step_max` ({step_max}) allows: {highest} at most{also}",
-            before.weight, after.weight
+            was, is
         ));
     }
-    let share = moved(before, after);
+    let share = moved(was, is, before.salt == after.salt);
     if before.salt != after.salt {
         findings.warning(format!(
             "release `{name}`: the salt changed, every user is dealt anew: {share} of users change arms"
@@ -175,15 +205,14 @@ fn changed(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, af
     } else if raise > RAISE_NOTABLE {
         findings.warning(format!(
             "release `{name}`: the weight goes up by more than 25 points, from {} to {}: {share} of users move to `new`",
-            before.weight, after.weight
+            was, is
         ));
-    } else if before.weight != after.weight {
+    } else if was != is {
         let arm = if raise > 0 { "new" } else { "stable" };
-        findings.note(format!(
-            "release `{name}`: weight {} to {}: {share} of users move to `{arm}`",
-            before.weight, after.weight
-        ));
+        findings
+            .note(format!("release `{name}`: weight {} to {}: {share} of users move to `{arm}`", was, is));
     }
+    waves::changed(findings, before, after, standing);
     if before.watchdog.enabled && !after.watchdog.enabled {
         findings.warning(format!("release `{name}`: the watchdog is switched off"));
     } else if before.watchdog != after.watchdog {
@@ -226,15 +255,19 @@ fn arms(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after
 }
 
 fn added(findings: &mut Findings, release: &Release) {
-    let message = format!("release `{}` is new: {} of users go to `new`", release.name, release.weight);
+    let weight = waves::reach(release, &Standing::default()).weight;
+    let message = match release.waves.first() {
+        Some(first) => format!("release `{}` is new, before its first wave, `{}`", release.name, first.name),
+        None => format!("release `{}` is new: {weight} of users go to `new`", release.name),
+    };
     // Else a release that is taken out and put back would be raised past what guards it.
-    if release.weight > release.step_max {
-        let (weight, step_max) = (release.weight, release.step_max);
+    if weight > release.step_max {
+        let step_max = release.step_max;
         findings.refused(format!(
             "release `{}` is new: from nothing to {weight} is more than its `step_max` ({step_max}) allows",
             release.name
         ));
-    } else if release.weight.parts() > RAISE_NOTABLE {
+    } else if weight.parts() > RAISE_NOTABLE {
         findings.warning(message);
     } else {
         findings.note(message);
@@ -352,8 +385,13 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
     section("[admin]", format!("{:?}", old.admin), format!("{:?}", new.admin));
     let listen = |p: &Plan| format!("{:?} {:?}", p.listen.trusted_proxies, p.listen.expose_arm);
     section("[listen] trusted_proxies or expose_arm", listen(old), listen(new));
-    let state = |p: &Plan| format!("{:?} {:?}", p.state.on_failure, p.state.when_empty);
-    section("[state] on_failure or when_empty", state(old), state(new));
+    let state =
+        |p: &Plan| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
+    section("[state] on_failure, when_empty or failed_users", state(old), state(new));
+    // Addresses and keys of theirs are not to be shown.
+    if old.alerts != new.alerts {
+        findings.note("`[alert]` changes".into());
+    }
 }
 
 #[cfg(test)]
@@ -393,7 +431,7 @@ release = "r"
             assert!(text.contains(from), "{from}");
             text = text.replacen(from, to, 1);
         }
-        let findings = compare(&plan(BASE), &plan(&text));
+        let findings = compare(&plan(BASE), &plan(&text), &Standings::new());
         findings.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
     }
 
@@ -503,7 +541,7 @@ release = "r"
                 .count();
             let found = count as f64 / f64::from(users);
             // Five standard deviations of a share of 4000.
-            prop_assert!((found - moved(&x, &y).ratio()).abs() < 5.0 * 0.5 / f64::from(users).sqrt());
+            prop_assert!((found - moved(x.weight, y.weight, x.salt == y.salt).ratio()).abs() < 5.0 * 0.5 / f64::from(users).sqrt());
         }
     }
 }

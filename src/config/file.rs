@@ -27,6 +27,8 @@ pub struct File {
     pub limits: Option<Limits>,
     pub state: Option<State>,
     pub log: Option<Log>,
+    /// Who is told of what needs a person: `[alert.NAME]`.
+    pub alert: Option<BTreeMap<String, Alert>>,
 }
 
 /// A number and its unit: ms, s, m or h, as in "250ms" or "10s".
@@ -240,7 +242,7 @@ pub struct HeaderMatch {
     pub equals: String,
 }
 
-/// A gray release, its weight set by hand.
+/// A gray release: its weight set by hand, or raised wave by wave.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
@@ -253,7 +255,7 @@ pub struct Release {
     /// Raise it for a new build behind `new`, or to re-arm after a rollback.
     #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 1))]
     pub attempt: Option<u64>,
-    /// The share of users in `new`.
+    /// The share of users in `new`; not beside waves.
     #[schemars(extend("default" = "0%"))]
     pub weight: Option<Percent>,
     /// A reload that raises the weight by more is refused.
@@ -274,8 +276,46 @@ pub struct Release {
     /// What both arms over a ceiling for 30 s do.
     #[schemars(extend("default" = "rollback"))]
     pub on_both_bad: Option<OnAnomaly>,
+    /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00 Europe/London".
+    pub open_hours: Option<String>,
+    /// The steps of the plan, instead of a weight: each opens when the one before has proved itself.
+    #[schemars(length(min = 1, max = 64))]
+    pub wave: Option<Vec<Wave>>,
     pub outcome: Option<OutcomeRules>,
     pub watchdog: Option<Watchdog>,
+}
+
+/// One step: segments add up from wave to wave, the weight never goes down.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Wave {
+    /// It is known by it. Default: its weight, or the segments that join.
+    pub name: Option<String>,
+    /// Join `new` with this wave.
+    #[schemars(extend("default" = []))]
+    pub segments: Option<Vec<String>>,
+    /// Default: that of the wave before.
+    pub weight: Option<Percent>,
+    /// It is judged no earlier than this after it opened.
+    #[schemars(extend("default" = "10m"))]
+    pub bake: Option<Duration>,
+    /// Of `new`, in this wave.
+    #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 500))]
+    pub requests_min: Option<u64>,
+    /// Distinct ones, in this wave; of each arm, where there are two.
+    #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 5))]
+    pub users_min: Option<u64>,
+    /// What opens it, once the wave before has proved itself.
+    #[schemars(extend("default" = "auto"))]
+    pub open: Option<Open>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Open {
+    Auto,
+    /// `grayling promote`.
+    ByHand,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -348,12 +388,21 @@ pub struct Watchdog {
     /// Slower than stable by more, beyond chance: the watchdog says so, and waves hold.
     #[schemars(extend("default" = "3%"))]
     pub latency_notice: Option<Percent>,
+    /// By so many points of failures more than stable `new` may have and still be promoted to the next wave.
+    #[schemars(extend("default" = "0.1%"))]
+    pub margin_errors: Option<Percent>,
+    /// So much slower than stable `new` may be and still be promoted.
+    #[schemars(extend("default" = "10%"))]
+    pub margin_latency: Option<Percent>,
     /// Quicker answers count as this quick, so that differences below it are none; 0s: every difference counts.
     #[schemars(extend("default" = "2ms"))]
     pub latency_floor: Option<Duration>,
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,
+    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0: no limit.
+    #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
+    pub harm_users_max: Option<u64>,
     /// Between two looks, from 50ms to 250ms.
     #[schemars(extend("default" = "100ms"))]
     pub tick: Option<Duration>,
@@ -434,6 +483,18 @@ pub struct State {
     /// Nothing is known of earlier rollbacks: start, or 0% until `resume`.
     #[schemars(extend("default" = "start"))]
     pub when_empty: Option<WhenEmpty>,
+    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under the key of `[log] user_key_file`
+    /// (without a key they are only counted), by their ids in clear, or not at all.
+    #[schemars(extend("default" = "hashed"))]
+    pub failed_users: Option<FailedUsers>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FailedUsers {
+    Hashed,
+    Clear,
+    Off,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -471,6 +532,25 @@ pub struct Log {
 pub enum LogFormat {
     Json,
     Combined,
+}
+
+/// Exactly one of `alertmanager`, `slack_file` and `webhook`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Alert {
+    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it is over.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub alertmanager: Option<String>,
+    /// Its first line is the address of an incoming webhook of Slack; relative to this file.
+    pub slack_file: Option<String>,
+    /// An address that takes signed calls (Standard Webhooks); needs `secret_file`.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub webhook: Option<String>,
+    /// Lines `whsec_BASE64`; calls are signed with each; relative to this file.
+    pub secret_file: Option<String>,
+    /// How often an Alertmanager is told again of an alert that stands.
+    #[schemars(extend("default" = "30s"))]
+    pub repeat: Option<Duration>,
 }
 
 /// The JSON schema of the file, with a line end.

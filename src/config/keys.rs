@@ -8,7 +8,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
         "",
         &[
             "listen", "tls", "admin", "identity", "upstream", "segment", "release", "route", "limits",
-            "state", "log",
+            "state", "log", "alert",
         ],
     ),
     ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "proxy_protocol", "expose_arm"]),
@@ -50,10 +50,13 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "open_hours",
+            "wave",
             "outcome",
             "watchdog",
         ],
     ),
+    ("release.*.wave", &["name", "segments", "weight", "bake", "requests_min", "users_min", "open"]),
     ("release.*.outcome", &["status", "header", "body", "grpc"]),
     ("release.*.outcome.body", &["path", "equals", "not_equals", "max"]),
     (
@@ -66,8 +69,11 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_p99_max",
             "latency_tolerance",
             "latency_notice",
+            "margin_errors",
+            "margin_latency",
             "latency_floor",
             "strata",
+            "harm_users_max",
             "tick",
         ],
     ),
@@ -87,16 +93,17 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "websocket_grace",
         ],
     ),
-    ("state", &["directory", "on_failure", "when_empty"]),
+    ("state", &["directory", "on_failure", "when_empty", "failed_users"]),
     ("log", &["format", "sample", "slow", "user_key_file"]),
+    ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat"]),
 ];
 
 /// Keys of versions to come.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["alert", "journal", "fleet", "flag", "schema_phase"]),
-    ("release.*", &["wave", "open_hours", "compare", "shadow"]),
-    ("release.*.watchdog", &["margin_errors", "margin_latency", "harm_users_max"]),
+    ("", &["journal", "fleet", "flag", "schema_phase"]),
+    ("release.*", &["compare", "shadow"]),
     ("route", &["dual_write"]),
+    ("alert.*", &["stuck_after"]),
 ];
 
 pub fn known(section: &str) -> &'static [&'static str] {

@@ -1,7 +1,8 @@
 //! The config file → [`crate::domain::plan::Plan`], or every reason why not; what an edit changes; and that it changed.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `read`, `check`, `sections`, `named`: TOML text → Plan, every fault with its place
+//! * `keys`, `value`, `read`, `check`, `sections`, `named`, `alerts`: TOML text → Plan, every fault with its place
+//! * `waves`: the steps of a release's plan
 //! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
 //! * `compare`: what a change of plan moves, refuses, warns of
@@ -9,6 +10,7 @@
 //!
 //! Invariants: a Plan exists only if no fault was found; nothing here keeps state; nothing here panics whatever the file has.
 
+mod alerts;
 pub mod check;
 pub mod compare;
 pub mod file;
@@ -21,10 +23,11 @@ mod sections;
 mod tls;
 pub mod value;
 pub mod watch;
+mod waves;
 
 #[cfg(test)]
 mod tests;
 
 pub use check::{Checked, Loaded, load, parse};
-pub use compare::{Finding, FindingKind, compare};
+pub use compare::{Finding, FindingKind, Standing, Standings, compare};
 pub use report::{Color, Fault, Report, Severity};

@@ -4,8 +4,9 @@ use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::value::{self, name};
-use super::{outside, sections};
+use super::{outside, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
+use crate::domain::gate::Margins;
 use crate::domain::plan::{
     Identity, OnAnomaly, OnUnreachable, Release, Route, SERVERS_MAX, Server, Target, Upstream, Watchdog,
     WatchdogMode, normalise,
@@ -126,7 +127,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
 }
 
 /// The index of what `text` names; else a fault that says what there is.
-fn lookup<'n>(
+pub(super) fn lookup<'n>(
     r: &mut Reader<'_>,
     text: &Located<String>,
     kind: &str,
@@ -199,7 +200,9 @@ pub fn releases(
             }
             list
         };
-        let (inside, excluded) = (chosen(r, "segments"), chosen(r, "excluded"));
+        let plan = waves::waves(r, &s, segments);
+        let (mut inside, excluded) = (chosen(r, "segments"), chosen(r, "excluded"));
+        inside.extend(plan.segments);
         for (segment, span) in &inside {
             if excluded.iter().any(|(e, _)| e.name == segment.name) {
                 let message = format!("segment `{}` is in `segments` and in `excluded`", segment.name);
@@ -212,18 +215,21 @@ pub fn releases(
             ("reads", OnUnreachable::Reads),
             ("error", OnUnreachable::Error),
         ];
+        let by_hand = r.percent(&s, "weight", Weight::ZERO).value;
         let release = Release {
             stable: stable.map_or(usize::MAX, |(i, _)| i),
             new: new.map_or(usize::MAX, |(i, _)| i),
             salt: Salt::new(&salt_text),
             attempt: r.integer(&s, "attempt", 1, 1..=1_000_000_000),
-            weight: r.percent(&s, "weight", Weight::ZERO).value,
+            weight: plan.waves.last().map_or(by_hand, |last| last.reach.weight),
             step_max: step_max.value,
             segments: inside.into_iter().map(|(s, _)| s).collect(),
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
             on_unreachable: r.choice(&s, "on_unreachable", &reach),
             on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
             on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
+            waves: plan.waves,
+            open_hours: plan.open_hours,
             outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
             name: name.value,
@@ -343,13 +349,32 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
         latency_tolerance: tolerance.value.ratio(),
         latency_notice: notice.value.ratio(),
+        harm_users_max: r.integer(&s, "harm_users_max", 0, 0..=100_000),
         latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
         by_route: !strata_given || !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
         alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
         errors_max: errors_max.value.ratio(),
         latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
+        margins: margins(r, &s),
         tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
+    }
+}
+
+/// A margin of nothing can never be shown.
+fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> Margins {
+    let mut margin = |key: &str, default: u32, example: &str| {
+        let read = r.percent(watchdog, key, Weight::from_parts(default));
+        if read.value == Weight::ZERO {
+            let message = format!("`{key}` of 0% holds every wave for ever");
+            let help = format!("write a margin above 0%, as in `\"{example}\"`");
+            r.fault(&read.span, message, "no number of requests shows that nothing differs", Some(help));
+        }
+        read.value.ratio()
+    };
+    Margins {
+        errors: margin("margin_errors", 1_000, "0.1%"),
+        latency: margin("margin_latency", 100_000, "10%"),
     }
 }
 

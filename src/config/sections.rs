@@ -5,8 +5,8 @@ use super::read::{Reader, Scope, Span, found};
 use super::value;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{
-    Admin, CertificateName, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log,
-    LogFormat, Normalise, OnStateFailure, State, WhenEmpty,
+    Admin, CertificateName, FailedUsers, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits,
+    Listen, Log, LogFormat, Normalise, OnStateFailure, State, WhenEmpty,
 };
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -278,6 +278,11 @@ pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
             &[("stable_only", OnStateFailure::StableOnly), ("refuse", OnStateFailure::Refuse)],
         ),
         when_empty: r.choice(&scope, "when_empty", &[("start", WhenEmpty::Start), ("hold", WhenEmpty::Hold)]),
+        failed_users: r.choice(
+            &scope,
+            "failed_users",
+            &[("hashed", FailedUsers::Hashed), ("clear", FailedUsers::Clear), ("off", FailedUsers::Off)],
+        ),
     }
 }
 

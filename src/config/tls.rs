@@ -122,6 +122,18 @@ pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span
     Transport { protocol, tls }
 }
 
+/// For HTTP/1.1 with whoever a certificate authority of this machine vouches for.
+pub fn by_the_system(r: &mut Reader<'_>, span: &Span) -> Option<Built<ClientConfig>> {
+    let (roots, digest) = system(r, span)?;
+    match client(roots, Protocol::Http1) {
+        Ok(config) => Some(Built { config: Arc::new(config), digest }),
+        Err(error) => {
+            r.fault(span, "TLS to this address cannot be set up", &error.to_string(), None);
+            None
+        }
+    }
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -208,7 +220,7 @@ fn system(r: &mut Reader<'_>, span: &Span) -> Option<(RootCertStore, [u8; 32])> 
     let texts: Vec<Vec<u8>> = found.certs.iter().map(|c| c.to_vec()).collect();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        let help = "add `ca_file = \"ca.pem\"` to the upstream, or install the package ca-certificates";
+        let help = "install the package ca-certificates; for an upstream, `ca_file = \"ca.pem\"` does too";
         r.fault(
             span,
             "this machine knows no certificate authority",
@@ -280,7 +292,7 @@ mod tests {
         renew(&folder);
         let first = plan(&folder, "");
         let mut second = plan(&folder, "");
-        assert!(compare(&first, &second).is_empty());
+        assert!(compare(&first, &second, &Default::default()).is_empty());
         second.inherit(&first);
         let same = |a: &Plan, b: &Plan| {
             let config = |p: &Plan| p.tls.as_ref().unwrap().server.config.clone();
@@ -291,7 +303,7 @@ mod tests {
         let mut mutual = plan(&folder, "client_ca = \"ca.pem\"\n");
         mutual.inherit(&first);
         assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
-        let lifted = compare(&mutual, &first);
+        let lifted = compare(&mutual, &first, &Default::default());
         assert!(
             lifted.iter().any(|f| f.kind == FindingKind::Warning && f.message.contains("no longer asked"))
         );
@@ -299,7 +311,7 @@ mod tests {
         let mut renewed = plan(&folder, "");
         renewed.inherit(&first);
         assert!(!same(&first, &renewed));
-        assert!(compare(&first, &renewed).iter().all(|f| f.kind == FindingKind::Note));
+        assert!(compare(&first, &renewed, &Default::default()).iter().all(|f| f.kind == FindingKind::Note));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -7,6 +7,7 @@ use super::cohort::{Bucket, Weight};
 use super::engine::users::Unit;
 use super::plan::Release;
 use super::segment::Subject;
+use super::wave::{self, Reach};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Arm {
@@ -70,19 +71,19 @@ impl Decision {
     }
 }
 
-/// What is in force for a release right now: the weight, after trips and holds.
+/// What is in force for a release right now: how far it reaches, after trips and holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Force {
     /// Nobody is in `new`, whatever weight and segments say.
     Held,
-    At(Weight),
+    At(Reach),
 }
 
 impl Force {
     pub fn weight(self) -> Weight {
         match self {
             Force::Held => Weight::ZERO,
-            Force::At(weight) => weight,
+            Force::At(reach) => reach.weight,
         }
     }
 }
@@ -94,14 +95,23 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
     let hash = release.salt.hash(id);
     let bucket = Bucket::of_hash(hash);
     let to = |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(Unit::of_hash(hash)) };
-    let Force::At(weight) = force else {
+    let Force::At(Reach { weight, segments }) = force else {
         return to(Arm::Stable, Reason::Tripped);
     };
     if let Some(i) = release.excluded.iter().position(|s| s.holds(subject)) {
         return to(Arm::Stable, Reason::Excluded(i));
     }
-    if let Some(i) = release.segments.iter().position(|s| s.holds(subject)) {
+    if let Some(i) = release.segments.iter().take(segments).position(|s| s.holds(subject)) {
         return to(Arm::New, Reason::Segment(i));
     }
     to(if weight.holds(bucket) { Arm::New } else { Arm::Stable }, Reason::Weight)
+}
+
+/// The wave in which this user enters, if he ever does: by index.
+pub fn enters(release: &Release, subject: &Subject<'_>) -> Option<usize> {
+    let bucket = Bucket::of_hash(release.salt.hash(subject.user_id?));
+    if release.excluded.iter().any(|s| s.holds(subject)) {
+        return None;
+    }
+    wave::first_with(&release.waves, bucket, release.segments.iter().position(|s| s.holds(subject)))
 }

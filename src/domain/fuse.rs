@@ -20,19 +20,36 @@ pub struct Fuse {
     in_a_row: u32,
     /// Failed tries per server of `new` since the last success.
     tried: Vec<u32>,
-    /// When the failures became enough.
-    dead_since: Option<Duration>,
+    /// When the failures became enough, and which servers were down by their probes then.
+    dead: Option<(Duration, Vec<bool>)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blown {
-    Yes,
-    No,
+/// Why it has blown: times are whole milliseconds of one clock.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Blown {
+    pub in_a_row: u32,
+    /// By server of `new`: failed tries, and whether it was down by its probes.
+    pub servers: Vec<(u32, bool)>,
+    /// When the failures became enough.
+    pub dead_ms: u64,
+    /// When stable last accepted or answered.
+    pub stable_ms: u64,
+    pub now_ms: u64,
+}
+
+impl Blown {
+    /// Does it follow from these numbers?
+    pub fn follows(&self) -> bool {
+        self.in_a_row >= IN_A_ROW
+            && self.servers.iter().all(|(tries, out)| *tries >= TRIES_PER_SERVER || *out)
+            && self.stable_ms >= self.dead_ms
+            && self.now_ms.saturating_sub(self.stable_ms) <= STABLE_ALIVE.as_millis() as u64
+    }
 }
 
 impl Fuse {
     pub fn new(servers: usize) -> Fuse {
-        Fuse { in_a_row: 0, tried: vec![0; servers], dead_since: None }
+        Fuse { in_a_row: 0, tried: vec![0; servers], dead: None }
     }
 
     /// How many servers of `new` it watches.
@@ -53,30 +70,31 @@ impl Fuse {
         out: &[bool],
         now: Duration,
         stable_alive: Option<Duration>,
-    ) -> Blown {
+    ) -> Option<Blown> {
         self.in_a_row = self.in_a_row.saturating_add(1);
         if let Some(tries) = self.tried.get_mut(server) {
             *tries = tries.saturating_add(1);
         }
         let is_out = |i: usize| out.get(i).copied().unwrap_or(false);
         let tried = self.tried.iter().enumerate().all(|(i, tries)| *tries >= TRIES_PER_SERVER || is_out(i));
-        let dead = self.in_a_row >= IN_A_ROW && tried;
-        if dead {
-            self.dead_since.get_or_insert(now);
+        if self.in_a_row >= IN_A_ROW && tried && self.dead.is_none() {
+            self.dead = Some((now, (0..self.tried.len()).map(is_out).collect()));
         }
         self.judge(now, stable_alive)
     }
 
     /// Also to be asked when stable answers: the failures may have come first.
-    pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Blown {
-        // Signs of life are kept in whole milliseconds.
-        let proven = |since: Duration, at: Duration| at.as_millis() >= since.as_millis();
-        match (self.dead_since, stable_alive) {
-            (Some(since), Some(at)) if proven(since, at) && now.saturating_sub(at) <= STABLE_ALIVE => {
-                Blown::Yes
-            }
-            _ => Blown::No,
-        }
+    pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Option<Blown> {
+        let ((since, out), alive) = (self.dead.as_ref()?, stable_alive?);
+        let ms = |at: Duration| at.as_millis() as u64;
+        let blown = Blown {
+            in_a_row: self.in_a_row,
+            servers: self.tried.iter().copied().zip(out.iter().copied()).collect(),
+            dead_ms: ms(*since),
+            stable_ms: ms(alive),
+            now_ms: ms(now),
+        };
+        Some(blown).filter(Blown::follows)
     }
 }
 
@@ -90,23 +108,23 @@ mod tests {
     #[test]
     fn it_blows_at_the_fifth_refusal_in_a_row() {
         let mut fuse = Fuse::new(1);
-        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE) == Blown::No));
-        assert_eq!(fuse.refused(0, &[], NOW, ALIVE), Blown::Yes);
+        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
+        assert!(fuse.refused(0, &[], NOW, ALIVE).is_some_and(|blown| blown.follows()));
     }
 
     #[test]
     fn every_server_must_have_been_tried_twice() {
         let mut fuse = Fuse::new(2);
-        (0..9).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, ALIVE), Blown::No));
-        assert_eq!(fuse.refused(1, &[], NOW, ALIVE), Blown::No);
-        assert_eq!(fuse.refused(1, &[], NOW, ALIVE), Blown::Yes);
+        (0..9).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, ALIVE), None));
+        assert_eq!(fuse.refused(1, &[], NOW, ALIVE), None);
+        assert!(fuse.refused(1, &[], NOW, ALIVE).is_some());
     }
 
     #[test]
     fn a_server_that_is_down_by_its_probes_need_not_have_been_tried() {
         let mut fuse = Fuse::new(2);
-        assert!((0..4).all(|_| fuse.refused(0, &[false, true], NOW, ALIVE) == Blown::No));
-        assert_eq!(fuse.refused(0, &[false, true], NOW, ALIVE), Blown::Yes);
+        assert!((0..4).all(|_| fuse.refused(0, &[false, true], NOW, ALIVE).is_none()));
+        assert!(fuse.refused(0, &[false, true], NOW, ALIVE).is_some());
     }
 
     #[test]
@@ -114,15 +132,15 @@ mod tests {
         let mut fuse = Fuse::new(1);
         (0..4).for_each(|_| _ = fuse.refused(0, &[], NOW, ALIVE));
         fuse.connected();
-        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE) == Blown::No));
+        assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
     }
 
     #[test]
     fn it_never_blows_while_stable_is_silent() {
         let mut fuse = Fuse::new(1);
         for alive in [None, NOW.checked_sub(Duration::from_millis(1))] {
-            (0..20).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, alive), Blown::No));
+            (0..20).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, alive), None));
         }
-        assert_eq!(fuse.judge(NOW, ALIVE), Blown::Yes);
+        assert!(fuse.judge(NOW, ALIVE).is_some());
     }
 }

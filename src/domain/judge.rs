@@ -10,16 +10,15 @@
 //!   `new` must still be failing: an outage that ends in one arm a little earlier is no regression, and its evidence is dropped;
 //! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
 
-use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Standing, Sum, WINDOW, Window, standing};
+use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Sum, WINDOW, Window};
 use super::engine::cell::Pair;
 use super::engine::{self, Engine, Final};
+use super::grounds::{BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, SUSPICIOUS, Say};
 use super::histogram::Histogram;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a crossed ceiling must last when stable is not clearly better.
-pub const HOLD: Duration = Duration::from_secs(30);
 /// A precaution needs both arms to be bad in the very last seconds too.
 const CURRENT: Duration = Duration::from_secs(2);
 /// No request of stable for so long while `new` has some: blind.
@@ -28,16 +27,10 @@ const SILENCE: Duration = RECENT;
 const STALE: Duration = Duration::from_secs(75);
 /// More than this share above `latency_p99_max` is what "p99 above it" means.
 const SLOW_SHARE: f64 = 0.01;
-/// Bad requests of an arm in ten seconds that are more than noise.
-const BAD_NOW_MIN: u64 = 5;
 /// What more than a tenth of stable's answers exceed.
 const USUAL: f64 = 0.9;
-/// Failures that are not final yet by which slowness is known to be failing.
-const FAILING: u64 = 3;
 /// A signal's stratum where no route stands out.
 const ALL: &str = "all";
-/// E at which to call it suspicious.
-const SUSPICIOUS: f64 = 10.0;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ticks {
@@ -70,26 +63,6 @@ pub struct Look<'a> {
     pub minute: Latency<'a>,
     /// The last ten seconds.
     pub recent: Latency<'a>,
-}
-
-/// What a ceiling says at one look.
-enum Say {
-    Nothing,
-    Waits,
-    Both,
-    Trips(Cause),
-}
-
-/// The samples that a ceiling is held against.
-#[derive(Clone, Copy)]
-struct Crossing {
-    minute: Sample,
-    /// Decides whether stable is clearly better now; nothing if too few users are in it.
-    recent: Sample,
-    /// The same, whatever the number of users: is `new` still bad?
-    all: Sample,
-    /// The last seconds: an outage that is over is no reason for a precaution.
-    current: Sample,
 }
 
 #[derive(Clone, Debug)]
@@ -183,8 +156,15 @@ impl Judge {
             [WINDOW, RECENT, CURRENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
         let (slow, slow_recent) = (look.minute.sample(latency_p99_max), look.recent.sample(latency_p99_max));
-        let e_value = self.engine.e_value();
-        let loudest = self.loudest();
+        let signals = engine::Signal::ALL;
+        let mut comparison = Comparison {
+            alpha,
+            e: signals.map(|signal| self.engine.evidence(signal)),
+            parts: signals.map(|signal| self.engine.parts(signal)),
+            failing: self.engine.failing().new,
+            ..Comparison::default()
+        };
+        let (e_value, loudest) = (comparison.e_value(), comparison.loudest());
 
         let enough = |of: Sum| if of.enough_users { of.guarded() } else { Sample::default() };
         let failures = Crossing {
@@ -193,17 +173,19 @@ impl Judge {
             all: sum_recent.guarded(),
             current: sum_current.guarded(),
         };
-        let by_errors = self.ceiling(0, look.now, failures, errors_max);
+        let errors = self.ceiling(0, look.now, failures, errors_max);
         let slowness = Crossing { minute: slow, recent: slow_recent, all: slow_recent, current: slow_recent };
-        let by_latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
-        let worse_now = match loudest {
+        let latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
+        comparison.worse = match loudest {
             engine::Signal::Errors => sum_recent.guarded(),
             engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
             engine::Signal::Latency => {
                 look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
             }
         };
-        let compared = self.comparison(look.now, e_value, cause(loudest), &worse_now);
+        self.compare(look.now, &mut comparison);
+        let grounds = Grounds { comparison, errors, latency };
+        let (compared, by_errors, by_latency) = (comparison.say(), errors.say(), latency.say());
         let noticed = self.engine.notice() >= 1.0 / alpha;
 
         let control = if self.controlled() { "" } else { "; no control: ceilings only" };
@@ -243,7 +225,7 @@ impl Judge {
             latency_p99_max.as_secs_f64() * 1e3
         );
 
-        let (state, verdict, reason) = match (&compared, by_errors, by_latency) {
+        let (state, verdict, reason) = match (compared, by_errors, by_latency) {
             (Say::Trips(cause), ..) => {
                 let what = match loudest {
                     engine::Signal::Errors => {
@@ -262,7 +244,7 @@ impl Judge {
                 let route = self.stratum(loudest);
                 let route =
                     if &*route == ALL { String::new() } else { format!("; most of all on route {route}") };
-                (State::Tripped, Verdict::Breach(*cause), format!("{what}{route})"))
+                (State::Tripped, Verdict::Breach(cause), format!("{what}{route})"))
             }
             (_, Say::Trips(cause), _) => (
                 State::Tripped,
@@ -290,7 +272,7 @@ impl Judge {
             ),
             (c, e, l) => match self.blind(look) {
                 Some(why) => (State::Blind, Verdict::Inconclusive, why),
-                None if [c, &e, &l].iter().any(|s| matches!(s, Say::Waits)) => (
+                None if [c, e, l].iter().any(|s| matches!(s, Say::Waits)) => (
                     State::Suspicious,
                     Verdict::Inconclusive,
                     format!("waiting to be sure: {counts}; {slow_text}"),
@@ -361,14 +343,15 @@ impl Judge {
             p99_stable,
             alpha,
             e_value,
-            e_errors: self.engine.evidence(engine::Signal::Errors),
-            e_client_errors: self.engine.evidence(engine::Signal::ClientErrors),
-            e_latency: self.engine.evidence(engine::Signal::Latency),
+            e_errors: comparison.e[engine::Signal::Errors as usize],
+            e_client_errors: comparison.e[engine::Signal::ClientErrors as usize],
+            e_latency: comparison.e[engine::Signal::Latency as usize],
             e_notice: self.engine.notice(),
             client_errors: sum_minute.client_errors,
             rows: self.engine.rows(loudest),
             clean: self.engine.clean(),
             share: self.engine.share(),
+            grounds,
         };
         if matches!(compared, Say::Waits) && self.worse_since.is_none() {
             // What was won came of an outage that both had.
@@ -376,17 +359,6 @@ impl Judge {
             (self.deferred, self.worse_since) = (false, None);
         }
         Judgement { state, verdict, reason, signals, evidence }
-    }
-
-    /// Which signal speaks against `new` most, beside what it says of nothing. A request that failed never succeeded in time either: where
-    /// failures speak at all, it is them.
-    fn loudest(&self) -> engine::Signal {
-        let of = |signal: &engine::Signal| self.engine.evidence(*signal) / Engine::nothing(*signal);
-        let loudest = engine::Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));
-        let failing = of(&engine::Signal::Errors) >= SUSPICIOUS || self.engine.failing().new >= FAILING;
-        loudest
-            .filter(|signal| *signal != engine::Signal::Latency || !failing)
-            .unwrap_or(engine::Signal::Errors)
     }
 
     /// The route on which a signal is loudest, if it is louder there than in all.
@@ -402,40 +374,20 @@ impl Judge {
         share > 0.0 && share < 1.0
     }
 
-    fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Say {
-        let Crossing { minute, recent, all, current } = of;
+    fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Ceiling {
         let ails = |of: &Sample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= limit / 2.0;
-        if ails(&all) || ails(&current) {
+        if ails(&of.all) || ails(&of.current) {
             self.stable_bad[which] = Some(now);
         }
-        let mut stands = standing(&minute, limit);
-        if stands == Standing::Under || all.new_ratio() <= limit {
-            self.over_since[which] = None;
-            return Say::Nothing;
-        }
-        let since = *self.over_since[which].get_or_insert(now);
-        let lasted = now.saturating_sub(since) >= HOLD;
-        if !self.calm(which, now) {
-            stands = Standing::Both;
-        } else if standing(&recent, limit) == Standing::New {
-            stands = Standing::New;
-        }
-        match stands {
-            Standing::New => Say::Trips(Cause::Ceiling),
-            Standing::Unclear if lasted || (!self.controlled() && minute.requests.stable == 0) => {
-                Say::Trips(Cause::Ceiling)
+        let since = match of.is_over(limit) {
+            true => *self.over_since[which].get_or_insert(now),
+            false => {
+                self.over_since[which] = None;
+                now
             }
-            Standing::Both if lasted && minute.clearly_worse() && all.clearly_worse() => {
-                Say::Trips(Cause::Ceiling)
-            }
-            Standing::Both
-                if lasted && current.new_ratio() > limit && current.stable_ratio() >= limit / 2.0 =>
-            {
-                Say::Trips(Cause::BothArms)
-            }
-            Standing::Both => Say::Both,
-            Standing::Unclear | Standing::Under => Say::Waits,
-        }
+        };
+        let over_ms = whole_ms(now, since);
+        Ceiling { of, limit, over_ms, calm: self.calm(which, now), controlled: self.controlled() }
     }
 
     /// Has stable not been bad for a while? The window that says so is ten seconds long itself: what `new` does then, it does at least ten
@@ -444,29 +396,17 @@ impl Judge {
         self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
     }
 
-    fn comparison(&mut self, now: Duration, e_value: f64, cause: Cause, recent: &Sample) -> Say {
-        let crossed = e_value >= 1.0 / self.limits.alpha;
+    /// Notes what of the comparison lies in time.
+    fn compare(&mut self, now: Duration, of: &mut Comparison) {
         // In a shared outage and the minute after it, evidence may come of an end that was not quite the same in both arms.
         let aftermath = self.stable_bad.iter().flatten().any(|at| now.saturating_sub(*at) < WINDOW);
-        self.deferred = e_value >= SUSPICIOUS && (self.deferred || aftermath);
-        if !self.deferred {
-            self.worse_since = None;
-            return if crossed { Say::Trips(cause) } else { Say::Nothing };
-        }
-        let calm = self.calm(0, now);
-        if recent.clearly_worse() && recent.bad.new >= BAD_NOW_MIN {
-            let since = *self.worse_since.get_or_insert(now);
-            if crossed && (calm || now.saturating_sub(since) >= RECENT) {
-                return Say::Trips(cause);
-            }
+        self.deferred = of.e_value() >= SUSPICIOUS && (self.deferred || aftermath);
+        if self.deferred && of.is_worse() {
+            of.worse_ms = whole_ms(now, *self.worse_since.get_or_insert(now));
         } else {
             self.worse_since = None;
         }
-        match (calm, crossed) {
-            (true, _) => Say::Waits,
-            (false, true) => Say::Both,
-            (false, false) => Say::Nothing,
-        }
+        (of.deferred, of.calm) = (self.deferred, self.calm(0, now));
     }
 
     fn blind(&self, look: &Look<'_>) -> Option<String> {
@@ -492,16 +432,12 @@ impl Judge {
     }
 }
 
-fn cause(signal: engine::Signal) -> Cause {
-    match signal {
-        engine::Signal::Errors => Cause::Errors,
-        engine::Signal::ClientErrors => Cause::ClientErrors,
-        engine::Signal::Latency => Cause::Latency,
-    }
+fn label(signal: engine::Signal) -> &'static str {
+    signal.cause().label()
 }
 
-fn label(signal: engine::Signal) -> &'static str {
-    cause(signal).label()
+fn whole_ms(now: Duration, since: Duration) -> u64 {
+    now.saturating_sub(since).as_millis() as u64
 }
 
 fn interval(of: &Final) -> Interval {

@@ -84,7 +84,17 @@ impl Sim {
 
     fn look(&mut self, ticks: Ticks) -> Judgement {
         let latency = Latency { new: &self.histograms[1], stable: &self.histograms[0] };
-        self.judge.look(&Look { now: TICK * self.i, ticks, minute: latency, recent: latency })
+        let judgement =
+            self.judge.look(&Look { now: TICK * self.i, ticks, minute: latency, recent: latency });
+        // Each verdict of each of these simulations follows from its grounds alone.
+        let cause = match judgement.verdict {
+            Verdict::Breach(cause) => Some(cause),
+            Verdict::Pass | Verdict::Inconclusive => None,
+        };
+        let grounds = judgement.evidence.grounds;
+        assert_eq!(grounds.cause(), cause, "{grounds:?}");
+        assert!(grounds.comparison.adds_up(), "{:?}", grounds.comparison);
+        judgement
     }
 
     /// Ticks of a phase; stops at the first trip.

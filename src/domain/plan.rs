@@ -5,8 +5,11 @@
 //! documented bounds; relative file names have been made absolute against the config file's folder.
 
 use super::cohort::{Salt, Weight};
+use super::gate::Margins;
+use super::hours::OpenHours;
 use super::segment::Segment;
 use super::success;
+use super::wave::{Course, Reach, Wave};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;
@@ -29,6 +32,7 @@ pub struct Plan {
     pub limits: Limits,
     pub state: State,
     pub log: Log,
+    pub alerts: Vec<Receiver>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -312,11 +316,16 @@ pub struct Release {
     pub salt_text: String,
     pub salt: Salt,
     pub attempt: u64,
+    /// As set by hand; with waves, that of the last one: the most that this file may ever put in force.
     pub weight: Weight,
     /// The most that a reload may raise the weight by.
     pub step_max: Weight,
-    /// In `new` whatever the weight, unless tripped or excluded.
+    /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on that it joins in, in that order.
     pub segments: Vec<Arc<Segment>>,
+    /// Empty: the weight is set by hand.
+    pub waves: Vec<Wave>,
+    /// When waves may open by themselves.
+    pub open_hours: Option<OpenHours>,
     /// Never in `new`.
     pub excluded: Vec<Arc<Segment>>,
     pub on_unreachable: OnUnreachable,
@@ -360,10 +369,14 @@ pub struct Watchdog {
     pub latency_tolerance: f64,
     /// Likewise: beyond it the watchdog says so, and waves hold.
     pub latency_notice: f64,
+    /// The worst that `new` may be and still be promoted.
+    pub margins: Margins,
     /// Quicker answers count as this quick: differences below it are none.
     pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
+    /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
+    pub harm_users_max: u64,
     /// The length of a slot, and the pause between two looks.
     pub tick: Duration,
 }
@@ -419,6 +432,17 @@ pub struct State {
     pub directory: PathBuf,
     pub on_failure: OnStateFailure,
     pub when_empty: WhenEmpty,
+    pub failed_users: FailedUsers,
+}
+
+/// How the users whom `new` has failed are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FailedUsers {
+    /// By a hash under the key of the log; without a key they are only counted.
+    #[default]
+    Hashed,
+    Clear,
+    Off,
 }
 
 /// The state directory cannot be read or written at start.
@@ -451,6 +475,53 @@ pub struct Log {
     pub user_key: Option<Vec<u8>>,
 }
 
+/// Who is told of what needs a person.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Label in metrics and logs.
+    pub name: String,
+    pub kind: ReceiverKind,
+    pub address: Address,
+    /// There iff the address is https.
+    pub tls: Option<Built<rustls::ClientConfig>>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub enum ReceiverKind {
+    /// Told again, so often, while an alert stands.
+    Alertmanager {
+        repeat: Duration,
+    },
+    Slack,
+    /// Signed with each of the secrets (Standard Webhooks).
+    Webhook {
+        secrets: Vec<Vec<u8>>,
+    },
+}
+
+/// Where alerts are posted to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    pub scheme: Scheme,
+    pub host: String,
+    pub port: u16,
+    /// With query. May be a secret: shown nowhere.
+    pub path: String,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Address { scheme, host, port, path: _ } = self;
+        Server { scheme: *scheme, host: host.clone(), port: *port }.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiver({} at {})", self.name, self.address)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     #[default]
@@ -474,6 +545,14 @@ impl Plan {
 }
 
 impl Release {
+    pub fn course(&self) -> Course<'_> {
+        if self.waves.is_empty() {
+            Course::ByHand(Reach { weight: self.weight, segments: self.segments.len() })
+        } else {
+            Course::Waves(&self.waves)
+        }
+    }
+
     /// `host:port` of every server of `new`: what a trip remembers.
     pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
         plan.upstreams[self.new].servers.iter().map(Server::to_string).collect()

@@ -1,16 +1,23 @@
 //! What is remembered of a release beside its file, and what that does to its weight.
 //!
-//! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) → what is in force`.
+//! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) → what is in force`. When the next wave may open
+//! is [`climb`]'s; here stands what an opening, and everything else, does to what is remembered.
 //!
 //! Invariants (each has a test that tries to break it):
 //! * A trip is a latch: only `Resume` and a higher attempt clear it. Not a reload, a restart, or an older attempt.
-//! * What is in force is never above the file's weight.
+//! * What is in force is never above the file's weight, or the plan's present wave.
+//! * Waves open one at a time, in their order; none while something holds the release.
 //! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
 //! * A freeze holds the weight at most where it was; it never raises it.
+
+pub mod climb;
+mod progress;
 
 use super::cohort::Weight;
 use super::decide::Force;
 use super::verdict::Cause;
+use super::wave::{Course, Reach, Wave};
+pub use progress::Progress;
 
 /// What survives a restart, of one release.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -21,6 +28,37 @@ pub struct Memory {
     pub freeze: Option<Freeze>,
     /// Held until a person says `resume`, because earlier trips may be forgotten.
     pub awaits: Option<Awaits>,
+    /// The present wave; `None` before the first one, and for a weight set by hand.
+    pub progress: Option<Progress>,
+    pub pause: Option<Pause>,
+}
+
+impl Memory {
+    /// Index of the present wave.
+    pub fn present(&self, waves: &[Wave]) -> Option<usize> {
+        self.progress.as_ref()?.place(waves)
+    }
+
+    /// What the file gives at this point of its plan.
+    pub fn reach(&self, course: Course<'_>) -> Reach {
+        match course {
+            Course::ByHand(reach) => reach,
+            Course::Waves(waves) => self.present(waves).map_or(Reach::NOBODY, |i| waves[i].reach),
+        }
+    }
+
+    /// Does anything hold the release that only a person lifts?
+    fn is_held(&self) -> bool {
+        self.trip.is_some() || self.freeze.is_some() || self.awaits.is_some()
+    }
+}
+
+/// A person holds the waves where they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pause {
+    pub at_ms: i64,
+    pub actor: String,
+    pub reason: String,
 }
 
 /// Why earlier trips may be forgotten.
@@ -73,16 +111,35 @@ pub struct Freeze {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub enum Input {
-    /// A file was applied that gives this attempt and weight.
+pub enum Input<'a> {
+    /// A file was applied. `standing`: what was in force before it, where that is known.
     Configure {
         attempt: u64,
-        weight: Weight,
+        course: Course<'a>,
+        standing: Reach,
     },
     Trip(Trip),
     Freeze(Freeze),
-    /// A person clears trip, freeze and hold. Not an attempt lower than was seen: that would forget what the higher one did.
+    /// A person clears trip, freeze and hold; if there is none of them, a pause. Not an attempt lower than was seen: that would forget what the higher one did.
     Resume,
+    Pause(Pause),
+    /// The next wave opens.
+    Open {
+        waves: &'a [Wave],
+        opener: Opener,
+    },
+    /// The last wave has proved itself.
+    Finish {
+        waves: &'a [Wave],
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opener {
+    /// Every gate of the wave before passed.
+    Gates,
+    /// A person, whatever the gates say.
+    Person,
 }
 
 /// What an input did.
@@ -96,24 +153,32 @@ pub enum Step {
     Tripped,
     Frozen,
     Resumed,
+    Paused,
+    Unpaused,
+    /// The wave of this index.
+    Opened(usize),
+    Finished,
 }
 
-pub fn step(memory: &Memory, input: Input) -> (Memory, Step) {
+pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
     let mut next = memory.clone();
     match input {
-        Input::Configure { attempt, .. } if memory.attempt == 0 => {
-            next.attempt = attempt;
-            (next, Step::Met)
-        }
-        Input::Configure { attempt, .. } if attempt > memory.attempt => {
+        Input::Configure { attempt, .. } if memory.attempt != 0 && attempt > memory.attempt => {
             (Memory { attempt, awaits: memory.awaits, ..Memory::default() }, Step::Rearmed)
         }
-        Input::Configure { weight, .. } => {
+        Input::Configure { attempt, course, standing } => {
+            let what = if memory.attempt == 0 { Step::Met } else { Step::Unchanged };
+            next.attempt = next.attempt.max(attempt);
+            next.progress = Progress::under(memory.progress.as_ref(), course, standing);
+            if let Course::ByHand(_) = course {
+                next.pause = None;
+            }
             // Frozen: a lower weight is obeyed, and then nothing raises it again.
+            let weight = next.reach(course).weight;
             if let Some(freeze) = &mut next.freeze {
                 freeze.weight = freeze.weight.min(weight);
             }
-            (next, Step::Unchanged)
+            (next, what)
         }
         Input::Trip(_) if memory.trip.is_some() => (next, Step::Unchanged),
         Input::Trip(trip) => {
@@ -125,10 +190,38 @@ pub fn step(memory: &Memory, input: Input) -> (Memory, Step) {
             next.freeze = Some(freeze);
             (next, Step::Frozen)
         }
+        Input::Resume if memory.is_held() => {
+            (next.trip, next.freeze, next.awaits) = (None, None, None);
+            (next, Step::Resumed)
+        }
         Input::Resume => {
-            let cleared = Memory { attempt: memory.attempt, ..Memory::default() };
-            let step = if cleared == *memory { Step::Unchanged } else { Step::Resumed };
-            (cleared, step)
+            let step = if next.pause.take().is_some() { Step::Unpaused } else { Step::Unchanged };
+            (next, step)
+        }
+        Input::Pause(_) if memory.pause.is_some() => (next, Step::Unchanged),
+        Input::Pause(pause) => {
+            next.pause = Some(pause);
+            (next, Step::Paused)
+        }
+        Input::Open { opener, .. }
+            if memory.is_held() || (opener == Opener::Gates && memory.pause.is_some()) =>
+        {
+            (next, Step::Unchanged)
+        }
+        Input::Open { waves, .. } => {
+            let index = memory.present(waves).map_or(0, |i| i + 1);
+            let Some(wave) = waves.get(index) else { return (next, Step::Unchanged) };
+            next.progress = Some(Progress::entering(wave));
+            (next, Step::Opened(index))
+        }
+        Input::Finish { .. } if memory.is_held() || memory.pause.is_some() => (next, Step::Unchanged),
+        Input::Finish { waves } => {
+            let last = memory.present(waves).is_some_and(|i| i + 1 == waves.len());
+            match next.progress.as_mut().filter(|p| last && !p.finished) {
+                Some(progress) => progress.finished = true,
+                None => return (next, Step::Unchanged),
+            }
+            (next, Step::Finished)
         }
     }
 }
@@ -185,8 +278,8 @@ impl Hold {
     }
 }
 
-/// What is in force for a release whose file says `weight` and `attempt`; and why, if that is less.
-pub fn force(memory: &Memory, weight: Weight, attempt: u64, now: Circumstances) -> (Force, Option<Hold>) {
+/// What is in force for a release whose file gives `reach` and `attempt`; and why, if that is less.
+pub fn force(memory: &Memory, reach: Reach, attempt: u64, now: Circumstances) -> (Force, Option<Hold>) {
     let held = if memory.trip.is_some() {
         Some(Hold::Tripped)
     } else if now.stop_file {
@@ -198,128 +291,63 @@ pub fn force(memory: &Memory, weight: Weight, attempt: u64, now: Circumstances) 
     };
     match (held, &memory.freeze) {
         (Some(hold), _) => (Force::Held, Some(hold)),
-        (None, Some(freeze)) => (Force::At(weight.min(freeze.weight)), Some(Hold::Frozen)),
-        (None, None) => (Force::At(weight), None),
+        (None, Some(freeze)) => {
+            (Force::At(Reach { weight: reach.weight.min(freeze.weight), ..reach }), Some(Hold::Frozen))
+        }
+        (None, None) => (Force::At(reach), None),
     }
 }
 
-/// `state` of the admin API, for a weight set by hand.
+/// `state` of the admin API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     Pending,
     Progressing,
+    Paused,
     Complete,
     Frozen,
     RolledBack,
 }
 
 impl State {
-    pub const ALL: [State; 5] =
-        [State::Pending, State::Progressing, State::Complete, State::Frozen, State::RolledBack];
+    pub const ALL: [State; 6] = [
+        State::Pending,
+        State::Progressing,
+        State::Paused,
+        State::Complete,
+        State::Frozen,
+        State::RolledBack,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
             State::Pending => "pending",
             State::Progressing => "progressing",
+            State::Paused => "paused",
             State::Complete => "complete",
             State::Frozen => "frozen",
             State::RolledBack => "rolled_back",
         }
     }
 
-    pub fn of(memory: &Memory, hold: Option<&Hold>, force: Force) -> State {
-        match (hold, &memory.trip, force) {
-            (_, Some(_), _) => State::RolledBack,
-            (Some(Hold::Frozen), ..) => State::Frozen,
-            (Some(_), ..) => State::Pending,
-            (None, None, Force::At(Weight::FULL)) => State::Complete,
-            (None, None, _) => State::Progressing,
+    /// The last that applies.
+    pub fn of(memory: &Memory, course: Course<'_>, hold: Option<&Hold>, force: Force) -> State {
+        let finished = match course {
+            Course::ByHand(_) => force.weight() == Weight::FULL,
+            Course::Waves(_) => memory.progress.as_ref().is_some_and(|p| p.finished),
+        };
+        let waits = matches!(course, Course::Waves(_)) && memory.progress.is_none();
+        match hold {
+            _ if memory.trip.is_some() => State::RolledBack,
+            Some(Hold::Frozen) => State::Frozen,
+            None if finished => State::Complete,
+            _ if memory.pause.is_some() => State::Paused,
+            Some(_) => State::Pending,
+            None if waits => State::Pending,
+            None => State::Progressing,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn trip() -> Trip {
-        Trip {
-            cause: Cause::Errors,
-            attempt: 1,
-            at_ms: 0,
-            actor: "watchdog".into(),
-            detail: String::new(),
-            evidence: "{}".into(),
-            onset_to_trip_ms: None,
-            servers: vec![],
-            others: vec![],
-        }
-    }
-
-    fn freeze(weight: Weight) -> Freeze {
-        Freeze { cause: Cause::Errors, at_ms: 0, actor: "watchdog".into(), detail: String::new(), weight }
-    }
-
-    fn any_input() -> impl Strategy<Value = Input> {
-        prop_oneof![
-            (1u64..4, 0u32..=1_000_000)
-                .prop_map(|(attempt, w)| Input::Configure { attempt, weight: Weight::from_parts(w) }),
-            Just(Input::Trip(trip())),
-            (0u32..=1_000_000).prop_map(|w| Input::Freeze(freeze(Weight::from_parts(w)))),
-            Just(Input::Resume),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn a_trip_is_lifted_only_by_resume_or_a_higher_attempt(
-            inputs in proptest::collection::vec((any_input(), 1u64..4, 0u32..=1_000_000, any::<bool>()), 0..60)
-        ) {
-            let mut memory = Memory::default();
-            for (input, attempt, weight, stop_file) in inputs {
-                let (next, what) = step(&memory, input.clone());
-                if memory.trip.is_some() && next.trip.is_none() {
-                    let by_a_person = match input {
-                        Input::Resume => true,
-                        Input::Configure { attempt, .. } => attempt > memory.attempt,
-                        _ => false,
-                    };
-                    prop_assert!(by_a_person, "{input:?} lifted a trip");
-                    prop_assert!(matches!(what, Step::Resumed | Step::Rearmed));
-                }
-                memory = next;
-                let weight = Weight::from_parts(weight);
-                let now = Circumstances { stop_file };
-                let (force, hold) = force(&memory, weight, attempt, now);
-                prop_assert!(force.weight() <= weight);
-                if memory.trip.is_some() || stop_file || attempt < memory.attempt {
-                    prop_assert_eq!(force, Force::Held);
-                }
-                prop_assert_eq!(hold.is_none(), force == Force::At(weight) && memory.freeze.is_none());
-            }
-        }
-    }
-
-    #[test]
-    fn an_older_attempt_than_was_seen_is_held() {
-        let (memory, _) = step(&Memory::default(), Input::Configure { attempt: 3, weight: Weight::FULL });
-        let (memory, what) = step(&memory, Input::Configure { attempt: 2, weight: Weight::FULL });
-        assert_eq!(what, Step::Unchanged);
-        let (held, why) = force(&memory, Weight::FULL, 2, Circumstances::default());
-        assert_eq!((held, why), (Force::Held, Some(Hold::AttemptOld { seen: 3 })));
-    }
-
-    #[test]
-    fn a_frozen_weight_goes_down_but_not_up() {
-        let five = Weight::from_parts(50_000);
-        let (memory, _) = step(&Memory { attempt: 1, ..Memory::default() }, Input::Freeze(freeze(five)));
-        let at = |w| force(&memory, Weight::from_parts(w), 1, Circumstances::default()).0;
-        assert_eq!(at(10_000), Force::At(Weight::from_parts(10_000)));
-        assert_eq!(at(500_000), Force::At(five));
-        let one = Weight::from_parts(10_000);
-        let (memory, _) = step(&memory, Input::Configure { attempt: 1, weight: one });
-        let (force, _) = force(&memory, five, 1, Circumstances::default());
-        assert_eq!(force, Force::At(one), "lowered once, it is not raised again");
-    }
-}
+mod tests;

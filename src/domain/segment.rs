@@ -99,6 +99,11 @@ impl UserSet {
         xxh3_64(user_id)
     }
 
+    /// The numbers under which its users are kept, in order.
+    pub fn hashes(&self) -> &[u64] {
+        &self.0
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }

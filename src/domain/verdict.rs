@@ -5,6 +5,7 @@
 
 use super::ceiling::Sample;
 use super::engine::cell::Pair;
+use super::grounds::Grounds;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,20 @@ pub enum Cause {
     Errors,
     ClientErrors,
     Latency,
+    /// More users failed than is allowed, whatever the rate.
+    Harm,
     BothArms,
     Manual,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 7] = [
+    pub const ALL: [Cause; 8] = [
         Cause::Fuse,
         Cause::Ceiling,
         Cause::Errors,
         Cause::ClientErrors,
         Cause::Latency,
+        Cause::Harm,
         Cause::BothArms,
         Cause::Manual,
     ];
@@ -38,6 +42,7 @@ impl Cause {
             Cause::Errors => "errors",
             Cause::ClientErrors => "client_errors",
             Cause::Latency => "latency",
+            Cause::Harm => "harm",
             Cause::BothArms => "both_arms",
             Cause::Manual => "manual",
         }
@@ -119,6 +124,8 @@ pub struct Evidence {
     pub clean: Pair,
     /// Share of users in `new`.
     pub share: f64,
+    /// What the verdict follows from.
+    pub grounds: Grounds,
 }
 
 #[derive(Clone, PartialEq, Debug)]

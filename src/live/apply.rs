@@ -3,13 +3,14 @@
 //! A change takes the writer's lock, makes the next snapshot, publishes it (the next request obeys), and hands image and
 //! ledger entries to the scribe, which makes them durable and announces them.
 //!
-//! Invariants (the rules of state): nothing raises a weight but the file, a person's `resume`, and a new `attempt`; a
-//! trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
+//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its plan whose gates passed), a person's `promote` along
+//! that plan (both in `waves`), a person's `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
+use super::alerts::AlertCounts;
 use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
-use super::ledger::Entry;
+use super::ledger::{End, Entry};
 use super::log::{Log, Seldom};
 use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
@@ -18,8 +19,11 @@ use super::state::{Found, Image};
 use super::tally::{ArmTally, Counter, PerWorker};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
+use crate::domain::decide::Arm;
+use crate::domain::gate::{Reading, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
+use crate::domain::rollout::climb::Outlook;
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
 use arc_swap::ArcSwap;
@@ -43,6 +47,7 @@ pub struct Live {
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
+    pub alerts: AlertCounts,
     /// What happens to requests of releases, for the watchdog.
     pub feed: Feed,
     /// Counts of routes that go to an upstream directly.
@@ -115,10 +120,24 @@ impl Gauges {
 #[derive(Default)]
 pub struct View {
     pub judgement: Option<Judgement>,
+    /// Monotonic time of that.
+    pub looked: Duration,
     pub recent: [Recent; 2],
+    /// What the wave of this stage ([`ReleaseLive::stage`]) has shown.
+    pub trial: Option<(u64, Reading)>,
+    /// How its next step looks. `held` there: since when the wave is held although it is baked, and what is missing.
+    pub outlook: Option<(u64, Outlook)>,
 }
 
 impl View {
+    /// The traffic of the last minute, and how stable did in five.
+    pub fn traffic(&self) -> Traffic {
+        let [minute, five] = [60, 300].map(Duration::from_secs);
+        let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
+        let stable = self.recent[Arm::Stable.index()].last(five);
+        Traffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
+    }
+
     /// Share of the requests of the last `window` that went to `new`; `None` without requests.
     pub fn share(&self, window: Duration) -> Option<f64> {
         let [stable, new] = [0, 1].map(|arm| self.recent[arm].last(window).requests);
@@ -185,17 +204,19 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person. `ledger_last`: the number of the last entry on disk.
-    pub fn new(checked: config::Checked, source: Source, found: Found, ledger_last: u64, log: Log) -> Live {
+    /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
+    pub fn new(checked: config::Checked, source: Source, found: Found, ledger: End, log: Log) -> Live {
         let plan = Arc::new(checked.plan);
         let (mut image, lost) = match found {
+            // Of a version that knew no hashes: the chain begins at what stands there.
+            Found::Known(image) if image.ledger.hash.is_empty() => {
+                (Image { ledger: End { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
+            }
             Found::Known(image) => (image, None),
             Found::Empty => (Image::default(), None),
-            Found::Lost(why) => {
-                (Image { hold_strangers: true, ledger: ledger_last, ..Image::default() }, Some(why))
-            }
+            Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
-        let empty = image.releases.is_empty() && image.ledger == 0;
+        let empty = image.releases.is_empty() && image.ledger.n == 0;
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
             true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
             false => vec![],
@@ -235,24 +256,27 @@ impl Live {
             counts: HashMap::new(),
             epochs: 0,
             evidence: 0,
+            stages: 0,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
+            told: HashMap::new(),
         };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
-            writer.meet(release);
+            writer.meet(release, None);
         }
         let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
         for release in &snapshot.releases {
-            let detail = match &release.hold {
-                Some(hold) => format!("started, held: {}", hold.explain(&release.release.name)),
-                None => "started".to_owned(),
+            let detail = match (&release.hold, release.wave()) {
+                (Some(hold), _) => format!("started, held: {}", hold.explain(&release.release.name)),
+                (None, Some(wave)) => format!("started in wave `{}`, which bakes again", wave.name),
+                (None, None) => "started".to_owned(),
             };
             let entry = Entry {
                 weight_after: Some(release.force.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
             };
-            entries.push(writer.record(entry));
+            entries.push(writer.record(entry, &snapshot));
         }
         let desk = Desk::new(snapshot.clone(), None);
         let gauges = Gauges::default();
@@ -267,6 +291,7 @@ impl Live {
             log,
             workers,
             gauges,
+            alerts: AlertCounts::default(),
             feed: Feed::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
@@ -314,6 +339,11 @@ impl Live {
         Err(why)
     }
 
+    /// The last entry of the ledger, as the state file has it or is about to.
+    pub fn ledger_end(&self) -> End {
+        self.writer().image.ledger.clone()
+    }
+
     pub fn views(&self) -> MutexGuard<'_, BTreeMap<String, View>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -327,7 +357,7 @@ impl Live {
         removed.map(|(name, trip)| (name.clone(), trip)).collect()
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         // A panic under this lock can only come from a bug in assembling; the old snapshot is then still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -339,7 +369,7 @@ impl Live {
         let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
-        let findings = config::compare(&before.plan, &checked.plan);
+        let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
         let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
@@ -355,7 +385,7 @@ impl Live {
         let plan = Arc::new(checked.plan);
         let mut rearmed = vec![];
         for release in &plan.releases {
-            if writer.meet(release) == Step::Rearmed {
+            if writer.meet(release, Some(&before)) == Step::Rearmed {
                 rearmed.push(release.name.clone());
             }
         }
@@ -392,7 +422,7 @@ impl Live {
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let already = |state, what: &str| Changed {
             state,
-            ledger: writer.image.ledger,
+            ledger: writer.image.ledger.n,
             message: format!("it was {what} before"),
             receipt: None,
         };
@@ -445,9 +475,10 @@ impl Live {
             weight_before: Some(live.force.weight().percent()),
             weight_after: after.map(|r| r.force.weight().percent()),
             evidence: call.evidence,
+            cause: Some(call.cause.label().to_owned()),
             ..writer.entry(kind, Some(&release), &call.origin, format!("{}: {detail}", call.cause.label()))
         };
-        let entry = writer.record(entry);
+        let entry = writer.record(entry, &next);
         let (state, ledger) = (if freeze { State::Frozen } else { State::RolledBack }, entry.n);
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let receipt = self.publish(&mut writer, next, vec![entry], rollback);
@@ -477,8 +508,15 @@ impl Live {
         let (cleared, what) = rollout::step(&memory, Input::Resume);
         if what == Step::Unchanged {
             let stop = if writer.stop_file { "; a file grayling.stop holds it: remove the file" } else { "" };
-            return Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held{stop}")));
+            return Err(Refused::NotNow(format!(
+                "{name} is neither rolled back nor frozen nor held nor paused{stop}"
+            )));
         }
+        let unpaused = what == Step::Unpaused;
+        let (evidence, detail) = match unpaused {
+            true => (Evidence::Keeps, "the waves go on"),
+            false => (Evidence::StartsAfresh, "resumed; evidence starts afresh"),
+        };
         match live {
             // A release that the file does not name any more is forgotten: its servers are free again.
             None => writer.image.releases.remove(name),
@@ -488,24 +526,25 @@ impl Live {
             writer.image.hold_strangers = false;
             *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, Evidence::StartsAfresh));
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
         let after = next.releases.iter().find(|r| r.release.name == name);
         let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
         let entry = Entry {
             weight_before: weight(live),
             weight_after: weight(after),
-            ..writer.entry(
-                "resume",
-                live.map(|r| &*r.release),
-                origin,
-                "resumed; evidence starts afresh".into(),
-            )
+            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail.into())
         };
-        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry });
+        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
         let state = after.map_or(State::Pending, |r| r.state);
         let message = match after {
-            Some(r) => format!("{} of users are in new", r.force.weight()),
+            Some(r) if unpaused => format!("the waves go on; {} of users are in new", r.force.weight()),
+            Some(r) => match r.wave() {
+                Some(wave) => {
+                    format!("{} of users are in new; wave `{}` bakes again", r.force.weight(), wave.name)
+                }
+                None => format!("{} of users are in new", r.force.weight()),
+            },
             None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
         };
         let receipt = self.publish(&mut writer, next, vec![entry], None);
@@ -535,12 +574,12 @@ impl Live {
             false => ("unstop", "grayling.stop is gone"),
         };
         let entry = writer.entry(kind, None, &file_origin(), detail.to_owned());
-        let mut entries = vec![writer.record(entry)];
+        let mut entries = vec![writer.record(entry, &next)];
         entries.extend(writer.changes(&before, &next, &[]));
         self.publish(&mut writer, next, entries, None);
     }
 
-    fn publish(
+    pub(super) fn publish(
         &self,
         writer: &mut Writer,
         next: Arc<Snapshot>,

@@ -1,13 +1,16 @@
-//! Keeps the watchdog's evidence on disk: one small thread beside the scribe, so that no trip ever waits for it.
+//! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed. One small thread beside the scribe, so that no
+//! trip ever waits for it.
 //!
-//! `evidence-NAME` in the state directory, written anew and renamed. A file that is lost, old or damaged costs evidence, never safety: what a trip
-//! needs is in the state file. Invariants: per release one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
+//! Files of the state directory, each written anew and renamed; only their owner may read them. A file that is lost, old or damaged costs evidence, never safety: what a trip
+//! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
 
 use super::log::Log;
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A file larger than this is not read: a release's evidence is smaller, whatever its users.
@@ -28,8 +31,8 @@ struct Inbox {
 
 impl Shelf {
     /// Never waits for the disk.
-    pub fn hand_in(&self, release: &str, bytes: Vec<u8>) {
-        self.inbox().waiting.insert(release.to_owned(), bytes);
+    pub fn hand_in(&self, file: String, bytes: Vec<u8>) {
+        self.inbox().waiting.insert(file, bytes);
         self.changed.notify_all();
     }
 
@@ -54,8 +57,8 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
             let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
             (std::mem::take(&mut inbox.waiting), inbox.closed)
         };
-        for (release, bytes) in &waiting {
-            let saved = write(directory, release, bytes);
+        for (file, bytes) in &waiting {
+            let saved = write(&directory.join(file), bytes);
             if let Err(error) = &saved
                 && !failing
             {
@@ -63,7 +66,7 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
                     "a restart would forget what the watchdog has seen so far; rollbacks are kept elsewhere";
                 log.event(
                     "evidence_not_kept",
-                    json!({"release": release, "error": error.to_string(), "effect": effect}),
+                    json!({"file": file, "error": error.to_string(), "effect": effect}),
                 );
             }
             failing = saved.is_err();
@@ -74,23 +77,24 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
     }
 }
 
-/// What was kept of a release; `None`: nothing that can be read.
-pub fn read(directory: &Path, release: &str) -> Option<Vec<u8>> {
-    let file = std::fs::File::open(path(directory, release)).ok()?;
+/// What was kept; `None`: nothing that can be read.
+pub fn read(directory: &Path, file: &str) -> Option<Vec<u8>> {
+    let file = File::open(directory.join(file)).ok()?;
     let mut bytes = vec![];
     file.take(BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 <= BYTES_MAX).then_some(bytes)
 }
 
 /// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by its checksum.
-fn write(directory: &Path, release: &str, bytes: &[u8]) -> io::Result<()> {
-    let path = path(directory, release);
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    std::fs::write(&beside, bytes)?;
-    std::fs::rename(&beside, &path)
+    // One that an earlier version has left may be readable by others.
+    let _ = std::fs::remove_file(&beside);
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+    std::fs::rename(&beside, path)
 }
 
 /// Names are letters, digits, `.`, `_` and `-`: fit for a file.
-fn path(directory: &Path, release: &str) -> PathBuf {
-    directory.join(format!("evidence-{release}.bin"))
+pub fn evidence_file(release: &str) -> String {
+    format!("evidence-{release}.bin")
 }

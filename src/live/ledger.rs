@@ -1,13 +1,17 @@
-//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a line.
+//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a line, each chained to the one before
+//! ([`super::chain`]).
 //!
 //! Invariants: numbers grow by one; a line is on disk before `append` answers; a torn last line (a crash in the middle
-//! of a write) is cut off when the file is opened, and the entry is written again from the state file.
+//! of a write) is cut off when the file is opened, and the entry is written again from the state file, with the hash that it had.
+//! Lines of a version that knew no hashes are read, and stay as they are.
 
+use super::chain::{self, Digest};
+use super::membership::Membership;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 pub const FILE: &str = "ledger.jsonl";
@@ -25,9 +29,12 @@ pub struct Entry {
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `attempt`, `trip`, `freeze`, `resume`, `stop`, `removed`.
+    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`.
     pub kind: String,
-    /// `file`, `watchdog`, `fuse`, or the name of a token.
+    /// Of a trip or a freeze.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// `file`, `watchdog`, `fuse`, `waves`, or the name of a token.
     pub actor: String,
     /// As a person gave it.
     #[serde(default)]
@@ -37,9 +44,20 @@ pub struct Entry {
     pub weight_before: Option<f64>,
     #[serde(default)]
     pub weight_after: Option<f64>,
+    /// Nobody is in `new` from here on, whatever weight and segments say; absent where no release is concerned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<bool>,
+    /// Who is in `new` beside the weight, from here on; absent: as in the release's entry before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<Membership>,
     #[serde(default)]
     pub evidence: Value,
-    /// Written again from the state file, after a crash lost the line.
+    /// `hash` of the entry before; see [`super::chain`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prev: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+    /// Written again from the state file, after a crash lost the line. The last field: it is no part of what is hashed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebuilt: bool,
 }
@@ -47,8 +65,22 @@ pub struct Entry {
 pub struct Ledger {
     path: PathBuf,
     file: File,
-    /// Number of the last entry on disk; 0: none.
-    last: u64,
+    end: End,
+}
+
+/// Where the chain goes on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct End {
+    /// Number of the last entry; 0: none.
+    pub n: u64,
+    /// What the next one has in `prev`.
+    pub hash: String,
+}
+
+impl Default for End {
+    fn default() -> Self {
+        End { n: 0, hash: chain::ORIGIN.to_owned() }
+    }
 }
 
 impl Ledger {
@@ -56,17 +88,21 @@ impl Ledger {
     pub fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join(FILE);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        let (whole, last) = scan(&file)?;
+        let (whole, end) = scan(&file)?;
         if file.metadata()?.len() > whole {
             file.set_len(whole)?;
             file.sync_data()?;
         }
         file.seek(SeekFrom::End(0))?;
-        Ok(Ledger { path, file, last })
+        Ok(Ledger { path, file, end })
     }
 
     pub fn last(&self) -> u64 {
-        self.last
+        self.end.n
+    }
+
+    pub fn end(&self) -> &End {
+        &self.end
     }
 
     /// Writes the entries that the file does not have yet, and waits until they are on disk.
@@ -75,18 +111,23 @@ impl Ledger {
     /// The disk is full or gone. What was half written is cut off again, so that the next try starts clean.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut text = Vec::new();
-        for entry in entries.iter().filter(|e| e.n > self.last) {
+        let mut last = None;
+        for entry in entries.iter().filter(|e| e.n > self.end.n) {
             serde_json::to_writer(&mut text, entry)?;
             text.push(b'\n');
+            last = Some(entry);
         }
-        if text.is_empty() {
-            return Ok(());
-        }
+        let Some(last) = last else { return Ok(()) };
         let before = self.file.metadata()?.len();
         let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
         match written {
+            Ok(()) if last.hash.is_empty() => {
+                // Of an earlier version's state file: what follows is chained to all that stands there now.
+                self.end = scan(&File::open(&self.path)?)?.1;
+                Ok(())
+            }
             Ok(()) => {
-                self.last = entries.iter().map(|e| e.n).max().unwrap_or(self.last).max(self.last);
+                self.end = End { n: last.n, hash: last.hash.clone() };
                 Ok(())
             }
             Err(error) => {
@@ -123,6 +164,19 @@ pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
+/// At most so many bytes of the file, from there on; none at its end, or if there is no ledger.
+pub fn piece(directory: &Path, from: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut file = match File::open(directory.join(FILE)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) => return Err(e),
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = vec![];
+    file.take(bytes_max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The latest `n` entries after number `since`, oldest first.
 pub fn read_last(directory: &Path, since: u64, n: usize) -> io::Result<Vec<Entry>> {
     let mut latest = VecDeque::new();
@@ -142,21 +196,32 @@ pub fn exists(directory: &Path) -> bool {
     std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
 }
 
-/// Length of the part that consists of whole, readable lines at the start, and the last number in it.
-fn scan(file: &File) -> io::Result<(u64, u64)> {
-    let (mut whole, mut last) = (0, 0);
+/// Length of the part that consists of whole lines, and where the chain goes on after it.
+fn scan(file: &File) -> io::Result<(u64, End)> {
+    let (mut whole, mut end, mut chained) = (0, End::default(), false);
+    let mut unchained = Digest::default();
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     loop {
         line.clear();
         let n = reader.read_until(b'\n', &mut line)?;
         if n == 0 || line.last() != Some(&b'\n') {
-            return Ok((whole, last));
+            if !chained && whole > 0 {
+                end.hash = unchained.finish();
+            }
+            return Ok((whole, end));
         }
         whole += n as u64;
-        // A line damaged in the middle stays, for people to see; only a torn tail is cut.
-        if let Ok(entry) = serde_json::from_slice::<Entry>(&line) {
-            last = last.max(entry.n);
+        if !chained {
+            unchained.add(&line);
+        }
+        // A line damaged in the middle stays, for people to see, and is not believed; only a torn tail is cut.
+        let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
+        let fits = chain::split(line.trim_ascii_end()).is_some_and(|sealed| sealed.fits());
+        match (entry.hash.is_empty(), fits) {
+            (true, _) => end.n = end.n.max(entry.n),
+            (false, true) => (end, chained) = (End { n: end.n.max(entry.n), hash: entry.hash }, true),
+            (false, false) => {}
         }
     }
 }
@@ -173,12 +238,17 @@ mod tests {
             release: Some("r".into()),
             attempt: Some(1),
             kind: "trip".into(),
+            cause: Some("errors".into()),
             actor: "watchdog".into(),
             reason: None,
             detail: "d".into(),
             weight_before: Some(5.0),
             weight_after: Some(0.0),
+            held: Some(true),
+            membership: None,
             evidence: Value::Null,
+            prev: String::new(),
+            hash: String::new(),
             rebuilt: false,
         }
     }

@@ -7,6 +7,7 @@
 //! *announced* ones, so that what a scrape has shown no crash takes back.
 
 use super::apply::Live;
+use super::clock;
 use super::snapshot::{Cohort, RouteCounts, Snapshot};
 use super::tally::{ArmTally, LatencySum};
 use crate::domain::decide::Arm;
@@ -32,6 +33,8 @@ const WEIGHT: &str = "grayling_weight_ratio";
 const WEIGHT_CONFIGURED: &str = "grayling_weight_configured_ratio";
 const SHARE: &str = "grayling_share_ratio";
 const STATE: &str = "grayling_release_state";
+const WAVE: &str = "grayling_wave";
+const WAVE_HELD: &str = "grayling_wave_held_seconds";
 const ROLLBACKS: &str = "grayling_rollbacks_total";
 const EVIDENCE: &str = "grayling_watchdog_evidence_ratio";
 const WATCHDOG_STATE: &str = "grayling_watchdog_state";
@@ -46,6 +49,9 @@ const LOG_DROPPED: &str = "grayling_log_lines_dropped_total";
 const EVENT_STREAMS: &str = "grayling_event_streams";
 const EVENTS_DROPPED: &str = "grayling_events_dropped_total";
 const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
+const ALERTS_SENT: &str = "grayling_alerts_sent_total";
+const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
+const ALERTS_WAITING: &str = "grayling_alerts_waiting";
 const BUILD: &str = "grayling_build_info";
 
 fn describe() {
@@ -61,6 +67,8 @@ fn describe() {
     describe_gauge!(WEIGHT_CONFIGURED, "Share of users in new that the file says.");
     describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
     describe_gauge!(STATE, "1 for the state that the release is in.");
+    describe_gauge!(WAVE, "Number of the present wave, from 1; 0: before the first.");
+    describe_gauge!(WAVE_HELD, "How long the present wave has been held although it is baked.");
     describe_counter!(ROLLBACKS, "Rollbacks announced since the start.");
     describe_gauge!(EVIDENCE, "Evidence against new, logarithmic: 0 none, 1 trips.");
     describe_gauge!(WATCHDOG_STATE, "1 for the state that the watchdog is in.");
@@ -78,6 +86,9 @@ fn describe() {
         SERVERS_HEALTHY,
         "Servers of an arm that are neither left aside nor down by their health probes."
     );
+    describe_counter!(ALERTS_SENT, "Calls to a receiver of alerts, by result: each is one try.");
+    describe_counter!(ALERTS_DROPPED, "Alerts that a receiver was never told of: it was away for too long.");
+    describe_gauge!(ALERTS_WAITING, "Alerts that a receiver has not taken yet.");
     describe_gauge!(BUILD, "1, with the version that runs.");
 }
 
@@ -118,6 +129,13 @@ fn process(live: &Live) {
     gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
     gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
     counter!(LOG_DROPPED).absolute(live.log.dropped());
+    for (receiver, count) in live.alerts.read() {
+        let name = || receiver.clone();
+        counter!(ALERTS_SENT, "receiver" => name(), "result" => "success").absolute(count.taken);
+        counter!(ALERTS_SENT, "receiver" => name(), "result" => "failure").absolute(count.failed);
+        counter!(ALERTS_DROPPED, "receiver" => name()).absolute(count.dropped);
+        gauge!(ALERTS_WAITING, "receiver" => name()).set(count.waiting as f64);
+    }
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
@@ -166,10 +184,18 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
-        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.release.weight.ratio());
+        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.reach.weight.ratio());
         for state in State::ALL {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
+        }
+        if !release.release.waves.is_empty() {
+            gauge!(WAVE, "release" => name()).set(release.present.map_or(0.0, |i| i as f64 + 1.0));
+            let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());
+            let held =
+                outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
+            let held = held.map_or(0.0, |h| clock::now().saturating_sub(h.since).as_secs_f64());
+            gauge!(WAVE_HELD, "release" => name()).set(held);
         }
         let missing = release.tally.user_id_missing.iter().map(|c| c.read()).sum();
         counter!(USER_ID_MISSING, "release" => name()).absolute(missing);

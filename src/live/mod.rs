@@ -1,14 +1,19 @@
 //! What the threads share at run time. The data plane reads a snapshot and writes its own counters; the watchdog reads
 //! the counters; one writer (`apply`) makes the next snapshot. They meet only here.
 
+pub mod alerts;
 pub mod apply;
+pub mod chain;
 pub mod claim;
 pub mod clock;
-
+pub mod evidence;
+pub mod failed;
 pub mod feed;
+pub mod gates;
 pub mod keeper;
 pub mod ledger;
 pub mod log;
+pub mod membership;
 pub mod meter;
 pub mod recent;
 pub mod route;
@@ -16,5 +21,8 @@ pub mod scribe;
 pub mod snapshot;
 pub mod state;
 pub mod tally;
+pub mod timeline;
 pub mod upstream;
+pub mod verify;
+mod waves;
 mod writer;

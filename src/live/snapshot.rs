@@ -10,6 +10,7 @@ use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{Hold, State};
+use crate::domain::wave::{Reach, Wave};
 use http::HeaderValue;
 use std::sync::Arc;
 
@@ -31,6 +32,15 @@ pub struct ReleaseLive {
     pub force: Force,
     pub hold: Option<Hold>,
     pub state: State,
+    /// What the file gives at this point of its plan; in force unless something holds it.
+    pub reach: Reach,
+    /// Index of the present wave; `None` before the first one, and for a weight set by hand.
+    pub present: Option<usize>,
+    /// The last wave has proved itself.
+    pub finished: bool,
+    pub paused: bool,
+    /// The same as long as one and the same wave bakes; unique in the process.
+    pub stage: u64,
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,
     pub tally: Arc<ReleaseTally>,
@@ -57,6 +67,26 @@ impl ReleaseLive {
             }
         }
         names.into()
+    }
+
+    /// The present wave.
+    pub fn wave(&self) -> Option<&Wave> {
+        self.release.waves.get(self.present?)
+    }
+
+    /// What the file gives now, in a few words.
+    pub fn told(&self) -> String {
+        let weight = self.reach.weight;
+        match self.wave() {
+            Some(wave) => format!("wave `{}` of the file: {weight}", wave.name),
+            None if self.release.waves.is_empty() => format!("the file says {weight}"),
+            None => "before the first wave of the file".to_owned(),
+        }
+    }
+
+    /// The wave that would open next.
+    pub fn next_wave(&self) -> Option<&Wave> {
+        self.release.waves.get(self.present.map_or(0, |i| i + 1))
     }
 
     pub fn upstream(&self, arm: Arm) -> &Arc<UpstreamLive> {

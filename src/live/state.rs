@@ -1,7 +1,7 @@
 //! The state directory: what must survive a crash. Owns the format of `grayling.state`, its lock, and how it is saved.
 //!
 //! ```text
-//! grayling-state 1 0123456789abcdef      # name, version of the format, xxh3_64 of all that follows, in hex
+//! grayling-state 2 0123456789abcdef      # name, version of the format, xxh3_64 of all that follows, in hex
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
@@ -9,10 +9,11 @@
 //! and never a mixture; a file that cannot be understood to the last byte is [`Found::Lost`], never "empty", and is
 //! kept aside for people; one process at a time holds the lock.
 
-use super::ledger::{self, Entry};
+use super::ledger::{self, End, Entry};
 use crate::domain::cohort::Weight;
-use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Trip};
+use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
+use crate::domain::wave::Reach;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -23,8 +24,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
-/// Of the format. A reader that meets a higher one must not guess.
-const VERSION: u32 = 1;
+/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes.
+const VERSION: u32 = 2;
 
 /// What survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -32,8 +33,8 @@ pub struct Image {
     pub releases: BTreeMap<String, Memory>,
     /// State was lost once and not every release was resumed since: one that is not in `releases` is held as well.
     pub hold_strangers: bool,
-    /// Number of the last ledger entry.
-    pub ledger: u64,
+    /// The last ledger entry. Without a hash: a version that knew none has written it.
+    pub ledger: End,
     /// The latest entries, from which a line lost in a crash is written again.
     pub recent: Vec<Entry>,
 }
@@ -121,6 +122,13 @@ impl StateDirectory {
         }
     }
 
+    /// What the state file of a directory remembers, for whoever has no business with its lock; and why it says nothing.
+    pub fn look(path: &Path) -> Result<Image, String> {
+        let path = path.join(FILE);
+        let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        parse(&bytes).map_err(|why| format!("{}: {why}", path.display()))
+    }
+
     /// Durable when it answers `Ok`.
     pub fn save(&self, image: &Image) -> io::Result<Saved> {
         let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
@@ -167,7 +175,7 @@ fn parse(bytes: &[u8]) -> Result<Image, String> {
         return Err("not a state file of grayling".into());
     }
     match words.next().map(str::parse::<u32>) {
-        Some(Ok(VERSION)) => {}
+        Some(Ok(1..=VERSION)) => {}
         Some(Ok(v)) if v > VERSION => {
             return Err(format!("written by a newer grayling (format {v}, this one reads {VERSION})"));
         }
@@ -188,6 +196,8 @@ struct FileImage {
     releases: BTreeMap<String, FileMemory>,
     hold_strangers: bool,
     ledger: u64,
+    #[serde(default)]
+    ledger_hash: String,
     recent: Vec<Entry>,
 }
 
@@ -198,6 +208,27 @@ struct FileMemory {
     trip: Option<FileTrip>,
     freeze: Option<FileFreeze>,
     awaits: Option<FileAwaits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    progress: Option<FileProgress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pause: Option<FilePause>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileProgress {
+    wave: String,
+    weight_ppm: u32,
+    segments: usize,
+    finished: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePause {
+    at_ms: i64,
+    actor: String,
+    reason: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -274,11 +305,23 @@ impl From<&Image> for FileImage {
                 Awaits::NoMemory => FileAwaits::NoMemory,
                 Awaits::StateLost => FileAwaits::StateLost,
             }),
+            progress: m.progress.as_ref().map(|p| FileProgress {
+                wave: p.wave.clone(),
+                weight_ppm: p.reach.weight.parts(),
+                segments: p.reach.segments,
+                finished: p.finished,
+            }),
+            pause: m.pause.as_ref().map(|p| FilePause {
+                at_ms: p.at_ms,
+                actor: p.actor.clone(),
+                reason: p.reason.clone(),
+            }),
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
             hold_strangers: image.hold_strangers,
-            ledger: image.ledger,
+            ledger: image.ledger.n,
+            ledger_hash: image.ledger.hash.clone(),
             recent: image.recent.clone(),
         }
     }
@@ -332,13 +375,19 @@ impl TryFrom<FileImage> for Image {
                     FileAwaits::NoMemory => Awaits::NoMemory,
                     FileAwaits::StateLost => Awaits::StateLost,
                 }),
+                progress: m.progress.map(|p| Progress {
+                    wave: p.wave,
+                    reach: Reach { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
+                    finished: p.finished,
+                }),
+                pause: m.pause.map(|p| Pause { at_ms: p.at_ms, actor: p.actor, reason: p.reason }),
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
         Ok(Image {
             releases: releases.collect::<Result<_, String>>()?,
             hold_strangers: file.hold_strangers,
-            ledger: file.ledger,
+            ledger: End { n: file.ledger, hash: file.ledger_hash },
             recent: file.recent,
         })
     }
@@ -376,11 +425,19 @@ pub mod tests {
             detail: "d".into(),
             weight: Weight::from_parts(50_000),
         };
-        let mut image = Image { hold_strangers: true, ledger: 7, ..Image::default() };
+        let mut image =
+            Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
         image.releases.insert("a".into(), Memory { attempt: 2, trip: Some(trip), ..Memory::default() });
         image.releases.insert(
             "b".into(),
-            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), trip: None },
+            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), ..Memory::default() },
+        );
+        let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
+        let progress = Progress { wave: "5%".into(), reach, finished: true };
+        let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into() };
+        image.releases.insert(
+            "c".into(),
+            Memory { attempt: 1, progress: Some(progress), pause: Some(pause), ..Memory::default() },
         );
         image
     }
@@ -409,7 +466,7 @@ pub mod tests {
     #[test]
     fn a_newer_format_is_not_guessed_at() {
         let bytes = render(&image()).unwrap();
-        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 1", "grayling-state 2", 1);
+        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 2", "grayling-state 3", 1);
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
     }
 

@@ -5,6 +5,7 @@
 //! names from the config only.
 
 use super::clock;
+use super::failed::FailedUsers;
 use crate::domain::decide::Arm;
 use crate::domain::distinct;
 use crate::domain::fuse::{Blown, Fuse};
@@ -202,6 +203,7 @@ pub struct ReleaseTally {
     pub arms: [ArmTally; 2],
     pub user_id_missing: PerWorker<Counter>,
     pub fuse: FuseBox,
+    pub failed: FailedUsers,
 }
 
 /// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one load where it can.
@@ -231,7 +233,7 @@ impl FuseBox {
     }
 
     /// This server refused; `out`: which of all get no request; stable gave a sign of life at that time.
-    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Blown {
+    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
         let mut fuse = self.lock();
         if fuse.servers() != out.len() {
             *fuse = Fuse::new(out.len());
@@ -243,7 +245,7 @@ impl FuseBox {
     }
 
     /// Stable gave a sign of life: were the refusals already enough?
-    pub fn judge(&self, stable_alive: Option<Duration>) -> Blown {
+    pub fn judge(&self, stable_alive: Option<Duration>) -> Option<Blown> {
         self.lock().judge(clock::now(), stable_alive)
     }
 
@@ -263,6 +265,7 @@ impl ReleaseTally {
             arms: [ArmTally::new(workers), ArmTally::new(workers)],
             user_id_missing: PerWorker::new(workers, Counter::default),
             fuse: FuseBox::default(),
+            failed: FailedUsers::default(),
         }
     }
 

@@ -5,19 +5,23 @@
 
 use super::apply::Origin;
 use super::apply::Source;
+use super::chain;
 use super::claim::Bar;
 use super::clock;
 use super::ledger::Entry;
+use super::membership::Membership;
 use super::route::RouteTable;
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use super::state::{Image, RECENT_MAX};
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
+use crate::config::{Standing, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step};
 use crate::domain::segment::Segment;
+use crate::domain::wave::Reach;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,8 +33,11 @@ pub(super) struct Writer {
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
     pub evidence: u64,
+    pub stages: u64,
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
+    /// Who is in `new` beside the weight, as the ledger has it last; by release.
+    pub told: HashMap<String, Membership>,
 }
 
 /// What becomes of the watchdog's evidence when the weight in force changes.
@@ -45,9 +52,14 @@ impl Writer {
         Circumstances { stop_file: self.stop_file }
     }
 
-    fn force(&self, release: &Release) -> (Force, Option<Hold>, State) {
-        let memory = self.image.releases.get(&release.name).cloned().unwrap_or_default();
-        let (mut force, mut hold) = rollout::force(&memory, release.weight, release.attempt, self.now());
+    fn memory(&self, release: &Release) -> Memory {
+        self.image.releases.get(&release.name).cloned().unwrap_or_default()
+    }
+
+    fn force(&self, release: &Release, memory: &Memory) -> (Force, Option<Hold>, State) {
+        let course = release.course();
+        let reach = memory.reach(course);
+        let (mut force, mut hold) = rollout::force(memory, reach, release.attempt, self.now());
         let bar = self.barred.iter().find_map(|b| match b {
             Bar::Release { name, by } if *name == release.name => Some(by.clone()),
             _ => None,
@@ -55,19 +67,28 @@ impl Writer {
         if let (Some(by), None) = (bar, &memory.trip) {
             (force, hold) = (Force::Held, Some(Hold::Barred { by }));
         }
-        let state = State::of(&memory, hold.as_ref(), force);
+        let state = State::of(memory, course, hold.as_ref(), force);
         (force, hold, state)
     }
 
-    /// Takes note of the attempt that a file gives.
-    pub(super) fn meet(&mut self, release: &Release) -> Step {
+    /// Takes note of the attempt and the plan that a file gives. `before`: what was in force.
+    pub(super) fn meet(&mut self, release: &Release, before: Option<&Snapshot>) -> Step {
+        let (next, what) = self.met(release, before);
+        self.image.releases.insert(release.name.clone(), next);
+        what
+    }
+
+    fn met(&self, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
         let stranger =
             Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
-        let (next, what) =
-            rollout::step(memory, Input::Configure { attempt: release.attempt, weight: release.weight });
-        self.image.releases.insert(release.name.clone(), next);
-        what
+        let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
+        let standing = match old.map(|r| r.force) {
+            Some(Force::At(reach)) => reach,
+            Some(Force::Held) | None => Reach::NOBODY,
+        };
+        let (attempt, course) = (release.attempt, release.course());
+        rollout::step(memory, Input::Configure { attempt, course, standing })
     }
 
     /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.
@@ -194,7 +215,9 @@ impl Writer {
         evidence: Evidence,
         workers: usize,
     ) -> ReleaseLive {
-        let (force, hold, state) = self.force(&release);
+        let memory = self.memory(&release);
+        let (force, hold, state) = self.force(&release, &memory);
+        let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
         let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
         if let (Some(before), None) = (before, keep) {
             before.tally.fuse.renew();
@@ -211,7 +234,7 @@ impl Writer {
                 && b.strata == strata
                 && b.release.salt == release.salt
                 && b.release.watchdog.tick == release.watchdog.tick
-                && same_segments(&b.release.segments, &release.segments)
+                && same_segments(in_force(&b.release, force), in_force(&release, force))
                 && same_segments(&b.release.excluded, &release.excluded)
         });
         let epoch = same_epoch.map_or_else(
@@ -220,6 +243,16 @@ impl Writer {
                 self.epochs
             },
             |b| b.epoch,
+        );
+        let named = |release: &Release, i: Option<usize>| Some(release.waves.get(i?)?.name.clone());
+        let same_stage =
+            keep.filter(|b| b.force == force && named(&b.release, b.present) == named(&release, present));
+        let stage = same_stage.map_or_else(
+            || {
+                self.stages += 1;
+                self.stages
+            },
+            |b| b.stage,
         );
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseLive {
@@ -230,6 +263,11 @@ impl Writer {
             force,
             hold,
             state,
+            reach,
+            present,
+            finished: memory.progress.is_some_and(|p| p.finished),
+            paused: memory.pause.is_some(),
+            stage,
             stable,
             new,
             epoch,
@@ -246,16 +284,26 @@ impl Writer {
             let old = before.releases.iter().find(|r| r.release.name == *name);
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
-            let configured = old.map(|r| r.release.weight) != Some(release.release.weight);
-            let kind = if rearmed.contains(name) { "attempt" } else { "weight" };
-            if weight_before == weight_after && !configured && kind == "weight" {
+            let configured = old.map(|r| r.reach) != Some(release.reach);
+            let membership = Membership::of(&release.release, release.reach, &after.plan.identity);
+            let kind = if rearmed.contains(name) {
+                "attempt"
+            } else if weight_before != weight_after || configured {
+                "weight"
+            } else if self.told.get(name) != Some(&membership) {
+                "membership"
+            } else {
                 continue;
-            }
+            };
             let mut detail = match kind {
+                "membership" => {
+                    "the file says otherwise who is in new: its salt, the segments, or how ids are read"
+                        .to_owned()
+                }
                 "attempt" => {
                     format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
                 }
-                _ => format!("the file says {}", release.release.weight),
+                _ => release.told(),
             };
             if let Some(hold) = &release.hold {
                 detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
@@ -265,7 +313,7 @@ impl Writer {
                 weight_after: Some(weight_after.percent()),
                 ..self.entry(kind, Some(&release.release), &file_origin(), detail)
             };
-            entries.push(self.record(entry));
+            entries.push(self.record(entry, after));
         }
         for old in &before.releases {
             if !after.releases.iter().any(|r| r.release.name == old.release.name) {
@@ -279,7 +327,7 @@ impl Writer {
                         "not in the file any more".into(),
                     )
                 };
-                entries.push(self.record(entry));
+                entries.push(self.record(entry, after));
             }
         }
         entries
@@ -298,14 +346,31 @@ impl Writer {
             release: release.map(|r| r.name.clone()),
             attempt: release.map(|r| r.attempt),
             kind: kind.to_owned(),
+            cause: None,
             actor: origin.actor.clone(),
             reason: origin.reason.clone(),
             detail,
             weight_before: None,
             weight_after: None,
+            held: None,
+            membership: None,
             evidence: Value::Null,
+            prev: String::new(),
+            hash: String::new(),
             rebuilt: false,
         }
+    }
+
+    /// Where each release stands.
+    pub(super) fn standings(&self, now: &Snapshot) -> Standings {
+        let of = |r: &Arc<ReleaseLive>| {
+            let reach = match r.force {
+                Force::At(reach) => reach,
+                Force::Held => Reach::NOBODY,
+            };
+            (r.release.name.clone(), Standing { progress: self.memory(&r.release).progress, reach })
+        };
+        now.releases.iter().map(of).collect()
     }
 
     /// What a file may not change while a release is frozen: a new salt or a new segment lets users in as well as a weight does.
@@ -313,9 +378,12 @@ impl Writer {
         let frozen = before.releases.iter().filter(|r| r.state == State::Frozen);
         let pairs = frozen.filter_map(|old| Some((old, plan.release(&old.release.name)?)));
         let lets_in = pairs.filter(|(old, new)| {
-            let known = |s: &&Arc<Segment>| old.release.segments.iter().any(|k| k.same(s));
+            let was = in_force(&old.release, old.force);
+            let reach = self.met(new, Some(before)).0.reach(new.course());
+            let is = in_force(new, Force::At(reach));
+            let known = |s: &&Arc<Segment>| was.iter().any(|k| k.same(s));
             new.attempt <= old.release.attempt
-                && (new.salt != old.release.salt || !new.segments.iter().all(|s| known(&s)))
+                && (new.salt != old.release.salt || !is.iter().all(|s| known(&s)))
         });
         lets_in
             .map(|(_, new)| {
@@ -328,15 +396,44 @@ impl Writer {
             .collect()
     }
 
-    /// Numbers an entry, and keeps it among the latest.
-    pub(super) fn record(&mut self, mut entry: Entry) -> Entry {
-        self.image.ledger = self.image.ledger.saturating_add(1);
-        entry.n = self.image.ledger;
+    /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps it among the latest.
+    /// `next`: what is in force with it.
+    pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
+        let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
+        match (next.releases.iter().find(named), &entry.release) {
+            (Some(live), Some(name)) => {
+                entry.held = Some(live.force == Force::Held);
+                let membership = Membership::of(&live.release, live.reach, &next.plan.identity);
+                if self.told.get(name) != Some(&membership) {
+                    self.told.insert(name.clone(), membership.clone());
+                    entry.membership = Some(membership);
+                }
+            }
+            (None, Some(name)) => {
+                entry.held = Some(true);
+                self.told.remove(name);
+            }
+            (_, None) => {}
+        }
+        entry.n = self.image.ledger.n.saturating_add(1);
+        // Numbers, words and lists of them: JSON can always say that.
+        if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {
+            self.image.ledger.hash = entry.hash.clone();
+        }
+        self.image.ledger.n = entry.n;
         let recent = &mut self.image.recent;
         recent.push(entry.clone());
         let excess = recent.len().saturating_sub(RECENT_MAX);
         recent.drain(..excess);
         entry
+    }
+}
+
+/// The segments that are in `new` now.
+fn in_force(release: &Release, force: Force) -> &[Arc<Segment>] {
+    match force {
+        Force::Held => &[],
+        Force::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
     }
 }
 

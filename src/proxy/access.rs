@@ -6,15 +6,8 @@
 use super::exchange::{Served, Story, Told};
 use crate::domain::plan::{Identity, IdentitySource, LogFormat};
 use crate::live::clock;
-use aws_lc_rs::hmac;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
-
-/// How a user id is written: the first 64 bits of its HMAC-SHA256 under the config's key, in hex.
-pub fn hashed_user(key: &hmac::Key, user_id: &[u8]) -> Box<str> {
-    let tag = hmac::sign(key, user_id);
-    tag.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into()
-}
 
 pub fn line(told: &Told<'_>, identity: &Identity, format: LogFormat) -> String {
     let path = path(told.story, identity);

@@ -11,9 +11,10 @@ use crate::domain::decide::Arm;
 use crate::domain::engine::What;
 use crate::domain::engine::users::Unit;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::domain::plan::Target;
+use crate::domain::plan::{FailedUsers, Target};
 use crate::domain::success::Rules;
 use crate::live::clock;
+use crate::live::failed::{self, Failure, Id};
 use crate::live::feed::{Arrival, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
@@ -90,8 +91,39 @@ pub struct Story {
     pub address: IpAddr,
     /// Keyed hash of the user id, where the config has a key.
     pub user: Option<Box<str>>,
+    /// The user id, where the config wants the users whom `new` fails listed in clear.
+    pub clear: Option<ClearId>,
     /// This user's ordinary requests are written.
     pub sampled: bool,
+}
+
+/// A user id that is kept in place: only a long one takes memory of its own.
+pub enum ClearId {
+    Short([u8; CLEAR_SHORT], u8),
+    Long(Box<[u8]>),
+}
+
+const CLEAR_SHORT: usize = 39;
+
+impl ClearId {
+    pub fn of(id: &[u8]) -> ClearId {
+        let mut short = [0; CLEAR_SHORT];
+        match short.get_mut(..id.len()) {
+            Some(place) => {
+                place.copy_from_slice(id);
+                ClearId::Short(short, id.len() as u8)
+            }
+            None => ClearId::Long(id.into()),
+        }
+    }
+
+    fn text(&self) -> String {
+        let bytes = match self {
+            ClearId::Short(bytes, length) => &bytes[..usize::from(*length)],
+            ClearId::Long(bytes) => bytes,
+        };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
 }
 
 /// A closed exchange, as the log tells it.
@@ -328,6 +360,9 @@ impl Exchange {
         let outcome = if undone { self.by_head } else { outcome };
         if self.served == Served::AsDecided {
             self.count(outcome, now);
+            if outcome.blame() == Blame::Upstream {
+                self.note_failed();
+            }
         }
         self.arm_counts(|counts| counts.in_flight.subtract(1));
         (self.rooms, self.load, self.room) = ([None, None], None, None);
@@ -367,6 +402,25 @@ impl Exchange {
         };
         self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
         (Switched::begin(tally, self.worker.index), release)
+    }
+
+    /// `new` has failed this user: for the list.
+    fn note_failed(&self) {
+        let Some(Decided { release, arm: Arm::New, user_hash: Some(user_hash), .. }) = self.decided else {
+            return;
+        };
+        let live = &self.snapshot.releases[release];
+        let story = &self.story;
+        live.tally.failed.note(Failure {
+            attempt: live.release.attempt,
+            evidence_id: live.evidence_id,
+            number: failed::number(story.user.as_deref(), user_hash),
+            id: match self.snapshot.plan.state.failed_users {
+                FailedUsers::Hashed => story.user.as_deref().map(|hash| Id::Hash(hash.to_owned())),
+                FailedUsers::Clear => story.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUsers::Off => None,
+            },
+        });
     }
 
     fn count(&mut self, outcome: Outcome, now: Duration) {

@@ -5,10 +5,9 @@
 //! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
 //! machine; nothing here waits for anything but the upstream and the client.
 
-use super::access;
 use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upload};
 use super::error::Failure;
-use super::exchange::{Decided, Exchange, Story};
+use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
 use super::headers::{self, Forwarded, Framing, Peer, RequestId, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
@@ -18,13 +17,15 @@ use super::serve::{Client, Worker};
 use super::tunnel::Ask;
 use super::websocket::{self, Handshake};
 use crate::domain::decide::{Arm, Reason, decide};
-use crate::domain::fuse::{self, Blown};
+use crate::domain::fuse::Blown;
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::{OnUnreachable, Protocol, Target, WatchdogMode};
+use crate::domain::plan::{FailedUsers, OnUnreachable, Protocol, Target, WatchdogMode};
 use crate::domain::segment::{Subject, UserSet};
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::clock;
+use crate::live::evidence;
+use crate::live::failed;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
 use crate::net::alarm::Alarm;
@@ -142,7 +143,11 @@ fn prepare(
     };
     let user_key = worker.user_key(&snapshot.plan.log);
     let mut story = Story {
-        user: found.as_deref().zip(user_key).map(|(id, key)| access::hashed_user(&key, id)),
+        user: found.as_deref().zip(user_key).map(|(id, key)| failed::hashed(&key, id)),
+        clear: match (&decided, snapshot.plan.state.failed_users) {
+            (Some(Decided { arm: Arm::New, .. }), FailedUsers::Clear) => found.as_deref().map(ClearId::of),
+            _ => None,
+        },
         sampled: worker.samples(snapshot.plan.log.sample, user_hash),
         method: parts.method.clone(),
         // In the form that was matched: the segment to hide is counted in that.
@@ -233,9 +238,9 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
                 // Boxed: nearly no request needs the room.
                 let sent = Box::pin(again).await;
                 if let Some(release) = exchange.release()
-                    && release.tally.fuse.judge(release.stable.last_sign()) == Blown::Yes
+                    && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
                 {
-                    blow(&exchange, release);
+                    blow(&exchange, release, blown);
                 }
                 sent.map(|sent| (sent, stable))
             }
@@ -510,14 +515,14 @@ fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     if let Some(release) = fused(exchange, upstream) {
         // Those that are down get no request, so nobody can have tried them.
         let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
-        if release.tally.fuse.refused(server, &out, release.stable.last_sign()) == Blown::Yes {
-            blow(exchange, release);
+        if let Some(blown) = release.tally.fuse.refused(server, &out, release.stable.last_sign()) {
+            blow(exchange, release, blown);
         }
     }
 }
 
 /// `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
-fn blow(exchange: &Exchange, release: &ReleaseLive) {
+fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;
@@ -527,7 +532,7 @@ fn blow(exchange: &Exchange, release: &ReleaseLive) {
         cause: Cause::Fuse,
         origin: Origin { actor: "fuse".into(), reason: None },
         detail: unusable(&release.new),
-        evidence: json!({"refused_in_a_row_min": fuse::IN_A_ROW, "servers": servers}),
+        evidence: evidence::of_fuse(blown, &servers),
         onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };

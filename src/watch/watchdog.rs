@@ -5,19 +5,24 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
-use crate::domain::cohort::{Salt, Weight};
-use crate::domain::decide::Arm;
+use crate::domain::cohort::Salt;
+use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::gate::trial::{Trial, Yardstick};
+use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
-use crate::domain::verdict::{Cause, Evidence, Judgement, Limits, State, Verdict};
+use crate::domain::verdict::{Cause, Judgement, Limits, State, Verdict};
+use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
+use crate::live::evidence;
+use crate::live::failed;
 use crate::live::keeper::{self, Shelf};
 use crate::live::snapshot::ReleaseLive;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,11 +67,18 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     // What an earlier process has kept of the releases that are there at start.
     let kept = |release: &Arc<ReleaseLive>| {
         let name = &release.release.name;
-        let dog = Watched::restored(release, &keeper::read(&archive?.directory, name)?, clock::now())?;
+        let dog = Watched::restored(
+            release,
+            &keeper::read(&archive?.directory, &keeper::evidence_file(name))?,
+            clock::now(),
+        )?;
         let e_value = dog.judge.engine().e_value();
         live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         Some((name.clone(), dog))
     };
+    if let Some(archive) = archive {
+        live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
+    }
     let mut watched: BTreeMap<String, Watched> = live.snapshot().releases.iter().filter_map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
@@ -116,14 +128,16 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             dog.tick(live, release, now, ticks, observe);
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
+                dog.keep_failed(release, archive, now);
             }
         }
         events.clear();
     }
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
-            dog.keep_by = Duration::ZERO;
+            (dog.keep_by, dog.keep_failed_by) = (Duration::ZERO, Duration::ZERO);
             dog.keep(release, archive, clock::now());
+            dog.keep_failed(release, archive, clock::now());
         }
     }
 }
@@ -147,8 +161,11 @@ struct Watched {
     /// When stable was last asked whether it takes connections.
     probed: Duration,
     told: State,
-    /// When the evidence is next written.
+    /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
+    keep_failed_by: Duration,
+    /// What the present wave shows, and its stage.
+    trial: Option<(u64, Trial)>,
 }
 
 #[derive(Clone, Copy)]
@@ -173,6 +190,8 @@ impl Watched {
             probed: Duration::ZERO,
             told: State::Quiet,
             keep_by: now,
+            keep_failed_by: now,
+            trial: None,
         }
     }
 
@@ -213,7 +232,20 @@ impl Watched {
         self.judge.engine().save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in(&release.release.name, bytes);
+        archive.shelf.hand_in(keeper::evidence_file(&release.release.name), bytes);
+    }
+
+    /// The same of the users whom `new` has failed, where there are more than before.
+    fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.keep_failed_by {
+            return;
+        }
+        let name = &release.release.name;
+        for (attempt, bytes) in release.tally.failed.to_write(name) {
+            self.keep_failed_by =
+                now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
+            archive.shelf.hand_in(failed::file(name, attempt), bytes);
+        }
     }
 
     /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
@@ -226,6 +258,7 @@ impl Watched {
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>>, now: Duration) {
         let patience = self.deadline / 4;
+        let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             for mut event in events.remove(&epoch).unwrap_or_default() {
                 event.request.drawn &= drawn;
@@ -233,6 +266,12 @@ impl Watched {
                     *unusual = event.after > patience;
                 }
                 judge.engine_mut().push(&event);
+                if let Some((_, trial)) = &mut trial {
+                    let engine = judge.engine();
+                    let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+                    let floor = release.release.watchdog.latency_floor;
+                    trial.push(&event, &Yardstick { table, factor, floor });
+                }
             }
         };
         let mut present = self.epochs.back().copied();
@@ -248,6 +287,16 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
+        self.trial = trial;
+    }
+
+    /// The trial of the present wave: the one that runs, or a new one if another has begun.
+    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<(u64, Trial)> {
+        let wave = release.wave().filter(|_| !release.finished)?;
+        let margins = release.release.watchdog.margins;
+        let runs = self.trial.take().filter(|(stage, t)| *stage == release.stage && t.margins() == margins);
+        let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
+        Some(runs.unwrap_or_else(|| (release.stage, begins())))
     }
 
     /// What decides about a user's arm has changed.
@@ -286,7 +335,8 @@ impl Watched {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
-        self.act(live, release, &mut judgement, now);
+        let harm = self.harm(release, &mut judgement);
+        self.act(live, release, &mut judgement, harm, now);
         if judgement.state != self.told {
             self.told = judgement.state;
             live.log.event(
@@ -296,6 +346,10 @@ impl Watched {
         }
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
+            view.looked = now;
+            if observe {
+                view.trial = self.trial.as_ref().map(|(stage, trial)| (*stage, trial.reading()));
+            }
         }
     }
 
@@ -307,13 +361,40 @@ impl Watched {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
+        if let Some((_, trial)) = &mut self.trial {
+            trial.tick(now, self.deadline);
+        }
         if self.judge.engine().e_value() <= CALM {
             self.calm_until = now.saturating_sub(self.deadline);
         }
     }
 
-    fn act(&mut self, live: &Live, release: &ReleaseLive, judgement: &mut Judgement, now: Duration) {
-        let held = release.force.weight() == Weight::ZERO && release.release.segments.is_empty();
+    /// Too many users failed is a breach, whatever the comparison says; where that has found one, it is that one.
+    fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (Harm, u64) {
+        let users_max = release.release.watchdog.harm_users_max;
+        let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
+        if harm.is_too_much() && !matches!(judgement.verdict, Verdict::Breach(_)) {
+            (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Harm));
+            judgement.reason = format!(
+                "new has failed {} users, and harm_users_max is {users_max} ({requests} requests; {})",
+                harm.users, judgement.reason
+            );
+        }
+        (harm, requests)
+    }
+
+    fn act(
+        &mut self,
+        live: &Live,
+        release: &ReleaseLive,
+        judgement: &mut Judgement,
+        (harm, requests): (Harm, u64),
+        now: Duration,
+    ) {
+        let held = match release.force {
+            Force::Held => true,
+            Force::At(reach) => reach == Reach::NOBODY,
+        };
         if release.state == crate::domain::rollout::State::RolledBack {
             judgement.state = State::Tripped;
             return;
@@ -338,7 +419,10 @@ impl Watched {
         self.probed = now;
         let sign =
             if release.stable.takes_connections(PROBE) { StableSign::Answers } else { StableSign::Silent };
-        let mut evidence = evidence(&judgement.evidence, cause);
+        let mut evidence = match cause {
+            Cause::Harm => evidence::of_harm(harm, requests),
+            _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
+        };
         let users = |arm| release.tally.arm(arm).distinct_users();
         // How many it was about: those of five minutes.
         evidence["users"] = json!({"new": users(Arm::New), "stable": users(Arm::Stable)});
@@ -358,7 +442,18 @@ impl Watched {
         };
         // A release that has just left the plan needs no trip.
         let _ = live.trip(&release.release.name, call);
+        // Its users are wanted now.
+        self.keep_failed_by = now;
     }
+}
+
+/// Whom an earlier process has failed in the present attempt.
+fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
+    let (name, attempt) = (&release.release.name, release.release.attempt);
+    let Some(bytes) = keeper::read(&archive.directory, &failed::file(name, attempt)) else { return };
+    let key = live.snapshot().plan.log.user_key.as_deref().map(failed::key);
+    let number = |id: &failed::Id| failed::number_of(key.as_ref(), id);
+    release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 
 fn limits(release: &ReleaseLive) -> Limits {
@@ -390,33 +485,4 @@ fn note_failure(onset: &mut Option<Onset>, at: Duration) {
         Some(o) if at.saturating_sub(o.last) <= ONSET_GAP => Onset { first: o.first, last: at },
         _ => Onset { first: at, last: at },
     });
-}
-
-/// The numbers behind a verdict, as the ledger keeps them.
-fn evidence(of: &Evidence, cause: Cause) -> Value {
-    let ms = |d: Option<Duration>| d.map(|d| d.as_secs_f64() * 1e3);
-    let arm = |requests: u64, bad: u64, p99: Option<Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
-    json!({
-        "cause": cause.label(),
-        "window_s": of.window.as_secs(),
-        "new": arm(of.minute.requests.new, of.minute.bad.new, of.p99_new),
-        "stable": arm(of.minute.requests.stable, of.minute.bad.stable, of.p99_stable),
-        "last_10s": {
-            "new": {"requests": of.recent.requests.new, "failures": of.recent.bad.new},
-            "stable": {"requests": of.recent.requests.stable, "failures": of.recent.bad.stable},
-        },
-        "slow": {"new": of.slow.bad.new, "of_new": of.slow.requests.new, "stable": of.slow.bad.stable, "of_stable": of.slow.requests.stable},
-        "errors_max": of.errors_max,
-        "latency_p99_max_ms": ms(Some(of.latency_p99_max)),
-        "alpha": of.alpha,
-        "e_value": of.e_value,
-        "e_value_errors": of.e_errors,
-        "e_value_client_errors": of.e_client_errors,
-        "e_value_latency": of.e_latency,
-        "e_value_notice": of.e_notice,
-        "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
-        "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
-        "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
-        "share": of.share,
-    })
 }

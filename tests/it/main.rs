@@ -5,6 +5,8 @@
 // A test that cannot go on says so by panicking; clippy knows that of `#[test]` functions only, not of what they call.
 #![allow(clippy::unwrap_used)]
 
+mod affected;
+mod alerts;
 mod basics;
 mod cohort;
 mod cohorts;
@@ -16,6 +18,7 @@ mod faults;
 mod health;
 mod hostile;
 mod latch;
+mod ledger;
 mod page;
 mod posts;
 mod proxy_protocol;
@@ -25,6 +28,7 @@ mod tidy;
 mod tls;
 mod tools;
 mod watchdog;
+mod waves;
 mod websocket;
 mod wire_damaged;
 mod world;

@@ -33,7 +33,7 @@ fn the_reference_says_default_and_reload_of_every_key() {
         let bare = line.trim().trim_start_matches('#').trim_start_matches([' ', '{']);
         if let Some(header) = line.strip_prefix('[') {
             let parts: Vec<&str> = header.trim_matches(['[', ']']).split('.').collect();
-            let named = ["upstream", "segment", "release"].contains(&parts[0]) && parts.len() > 1;
+            let named = ["upstream", "segment", "release", "alert"].contains(&parts[0]) && parts.len() > 1;
             section =
                 if named { [&[parts[0], "*"], &parts[2..]].concat().join(".") } else { parts.join(".") };
             if parts.len() == 1 || parts.len() == 2 {
@@ -105,6 +105,7 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "segment.*" => def("Segment"),
             "segment.*.header" => def("HeaderMatch"),
             "release.*" => def("Release"),
+            "release.*.wave" => def("Wave"),
             "release.*.outcome" => def("OutcomeRules"),
             "release.*.outcome.body" => def("BodyRule"),
             "release.*.watchdog" => def("Watchdog"),
@@ -112,6 +113,7 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "limits" => def("Limits"),
             "state" => def("State"),
             "log" => def("Log"),
+            "alert.*" => def("Alert"),
             other => panic!("no mirror of [{other}]"),
         };
         let mut known: Vec<String> = known.iter().map(|k| k.to_string()).collect();

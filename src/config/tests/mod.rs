@@ -1,6 +1,7 @@
 //! Faults and their messages as a person sees them; and that no text makes the checker panic.
 
 mod agreement;
+mod alerts;
 mod damaged;
 
 use super::check::examine;
@@ -83,8 +84,8 @@ fn each_fault_says_where_why_and_what_to_type() {
         (weight, "drain = \"5s\"", &["g.toml:11:1: unknown key `drain`; `drain` belongs into `[limits]`"]),
         (
             weight,
-            "open_hours = \"x\"",
-            &["g.toml:11:1: unknown key `open_hours`: this version does not have it yet; remove it"],
+            "shadow = \"x\"",
+            &["g.toml:11:1: unknown key `shadow`: this version does not have it yet; remove it"],
         ),
         (
             weight,
@@ -606,7 +607,7 @@ proptest! {
                 prop_assert!(toml::from_str::<file::File>(&text).is_ok(), "{:?}", toml::from_str::<file::File>(&text).err());
                 let again = check(&checked.text).unwrap();
                 prop_assert_eq!(format!("{:?}", again.plan), format!("{:?}", checked.plan));
-                prop_assert_eq!(compare(&again.plan, &checked.plan), vec![]);
+                prop_assert_eq!(compare(&again.plan, &checked.plan, &Standings::new()), vec![]);
             }
             Err(report) => {
                 prop_assert!(report.errors() > 0);

@@ -41,7 +41,7 @@ impl Pair {
     }
 
     pub fn total(self) -> u64 {
-        self.new + self.stable
+        self.new.saturating_add(self.stable)
     }
 
     pub fn take(&mut self, other: Pair) {

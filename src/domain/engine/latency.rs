@@ -69,6 +69,7 @@ pub struct Table {
     body_end: usize,
     /// Buckets above these are slower than p98, p99.9.
     slow: [usize; 2],
+    p99: usize,
     /// Mid-rank of each bucket among stable's answers.
     rank: Vec<f32>,
 }
@@ -137,6 +138,7 @@ impl Table {
             body_end,
             cuts: borders.iter().map(|b| edges[*b]).collect(),
             slow: [cdf.partition_point(|c| *c < 0.98), cdf.partition_point(|c| *c < 0.999)],
+            p99: cdf.partition_point(|c| *c < 0.99),
             rank,
         }
     }
@@ -159,6 +161,10 @@ impl Table {
         self.slow.map(|border| bucket > border)
     }
 
+    pub fn above_p99(&self, bucket: usize) -> bool {
+        bucket > self.p99
+    }
+
     /// Share of stable's answers that are faster, `0 ..= 1`.
     pub fn rank(&self, bucket: usize) -> f32 {
         self.rank[bucket]
@@ -176,7 +182,12 @@ impl Table {
 
     /// The body rows bet, once the groups up to [`Table::body_end`] are final.
     pub fn bet_body(&self, slot: &Ages, mixture: &mut Mixture) {
-        for (row, chain) in self.chain.iter().enumerate() {
+        self.body(slot).enumerate().for_each(|(row, bet)| mixture.push(row, bet));
+    }
+
+    /// What the body rows bet on a slot of which the groups up to [`Table::body_end`] are final.
+    pub fn body(&self, slot: &Ages) -> impl Iterator<Item = Bet> {
+        self.chain.iter().map(|chain| {
             let (mut at_risk, mut sum) = (slot.arrived, Bet::default());
             for (g, lambda) in chain.iter().enumerate() {
                 if *lambda != 0.0 && slot.done[g].total() > 0 {
@@ -185,8 +196,8 @@ impl Table {
                 at_risk.take(slot.done[g]);
                 at_risk.take(slot.censored[g]);
             }
-            mixture.push(row, sum);
-        }
+            sum
+        })
     }
 
     /// A tail row bets, once the groups up to its end are final.

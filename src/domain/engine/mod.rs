@@ -45,6 +45,7 @@ pub mod window;
 pub use process::Engine;
 
 use crate::domain::decide::Arm;
+use crate::domain::verdict::Cause;
 use std::time::Duration;
 use users::Unit;
 
@@ -77,6 +78,15 @@ pub enum Signal {
 
 impl Signal {
     pub const ALL: [Signal; 3] = [Signal::Errors, Signal::ClientErrors, Signal::Latency];
+
+    /// Of a trip that it brings about.
+    pub fn cause(self) -> Cause {
+        match self {
+            Signal::Errors => Cause::Errors,
+            Signal::ClientErrors => Cause::ClientErrors,
+            Signal::Latency => Cause::Latency,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]

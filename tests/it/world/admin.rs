@@ -39,7 +39,7 @@ impl Admin {
         ours.unwrap_or_else(|| panic!("no release {RELEASE} in {status}"))
     }
 
-    /// `rollback`, `resume`: the answer as it came.
+    /// `rollback`, `resume`, `pause`, `promote`: the answer as it came.
     pub fn change(&self, verb: &str, reason: &str) -> Response {
         self.try_change(verb, reason).expect("the admin answers")
     }
@@ -74,6 +74,11 @@ impl Admin {
     /// The weight in force, `0.0 ..= 1.0`.
     pub fn weight(&self) -> f64 {
         self.metric("grayling_weight_ratio", &[("release", RELEASE)]).expect("grayling_weight_ratio is there")
+    }
+
+    /// Every decision so far.
+    pub fn ledger(&self) -> Vec<Value> {
+        self.json("/api/v1/ledger?since=0").as_array().cloned().unwrap_or_default()
     }
 
     pub fn trip(&self) -> Option<Value> {

@@ -10,6 +10,8 @@ pub struct Config {
     pub schemes: [&'static str; 2],
     /// With its percent sign.
     pub weight: String,
+    /// Instead of a weight: each wave as an inline table.
+    pub waves: Vec<String>,
     pub attempt: u64,
     /// More lines, each for its table.
     pub listen: String,
@@ -34,6 +36,7 @@ impl Config {
             new: vec![new],
             schemes: ["http", "http"],
             weight: "20%".into(),
+            waves: vec![],
             attempt: 1,
             listen: "workers = 2".into(),
             upstreams: String::new(),
@@ -49,6 +52,12 @@ impl Config {
 
     pub fn weight(mut self, weight: &str) -> Config {
         self.weight = weight.into();
+        self
+    }
+
+    /// Each as in `weight = "5%", bake = "1s"`.
+    pub fn waves(mut self, waves: &[&str]) -> Config {
+        self.waves = waves.iter().map(|w| format!("{{ {w} }}")).collect();
         self
     }
 
@@ -78,12 +87,16 @@ impl Config {
     }
 
     pub fn text(&self) -> String {
-        let Config { weight, attempt, listen, upstreams, release, watchdog, limits, state, rest, .. } = self;
+        let Config { attempt, listen, upstreams, release, watchdog, limits, state, rest, .. } = self;
         let servers = |scheme: &str, all: &[SocketAddr]| {
             all.iter().map(|a| format!("\"{scheme}://{a}\"")).collect::<Vec<_>>().join(", ")
         };
         let [stable, new] = self.schemes;
         let (stable, new) = (servers(stable, &self.stable), servers(new, &self.new));
+        let climb = match self.waves.is_empty() {
+            true => format!("weight = \"{}\"", self.weight),
+            false => format!("wave = [\n  {}\n]", self.waves.join(",\n  ")),
+        };
         let upstream_new = self.upstream_new.as_ref().unwrap_or(upstreams);
         format!(
             r#"[listen]
@@ -102,7 +115,7 @@ servers = [{new}]
 [release.{RELEASE}]
 stable = "v1"
 new = "v2"
-weight = "{weight}"
+{climb}
 attempt = {attempt}
 {release}
 

@@ -14,21 +14,32 @@ pub struct Nginx {
 impl Nginx {
     /// Answers 200 with `NAME USER-ID` to everything.
     pub fn start(world: &World, name: &str) -> Nginx {
-        Nginx::start_with(world, name, "", "")
+        Nginx::start_with(world, name, "", "", None)
+    }
+
+    /// In front of an application, which answers.
+    pub fn start_before(world: &World, name: &str, application: SocketAddr) -> Nginx {
+        Nginx::start_with(world, name, "", "", Some(application))
     }
 
     /// Speaks TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN. Answers with what the request came by as well.
     pub fn start_tls(world: &World, name: &str, certificate: &Path, key: &Path) -> Nginx {
         let pair =
             format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
-        Nginx::start_with(world, name, "ssl http2", &pair)
+        Nginx::start_with(world, name, "ssl http2", &pair, None)
     }
 
-    fn start_with(world: &World, name: &str, listen: &str, server: &str) -> Nginx {
+    fn start_with(
+        world: &World,
+        name: &str,
+        listen: &str,
+        server: &str,
+        application: Option<SocketAddr>,
+    ) -> Nginx {
         // nginx cannot be given port 0: we look for a free one, and for another if it was taken meanwhile.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
-            if let Some(child) = start_on(world, name, address, listen, server) {
+            if let Some(child) = start_on(world, name, address, listen, server, application) {
                 return Nginx { address, folder: folder(world, name), child };
             }
         }
@@ -59,11 +70,26 @@ fn folder(world: &World, name: &str) -> PathBuf {
     world.path(&format!("nginx-{name}"))
 }
 
-fn start_on(world: &World, name: &str, address: SocketAddr, listen: &str, server: &str) -> Option<Child> {
+fn start_on(
+    world: &World,
+    name: &str,
+    address: SocketAddr,
+    listen: &str,
+    server: &str,
+    application: Option<SocketAddr>,
+) -> Option<Child> {
     let folder = folder(world, name);
     std::fs::create_dir_all(&folder).unwrap();
     let (at, file) = (folder.display(), folder.join("nginx.conf"));
     let protocol = if listen.is_empty() { "" } else { " $server_protocol $host $ssl_server_name" };
+    let (upstream, answer) = match application {
+        None => (String::new(), format!(r#"return 200 "{name} $http_x_user_id{protocol}\n";"#)),
+        Some(address) => (
+            format!("upstream application {{ server {address}; keepalive 128; }}"),
+            r#"proxy_pass http://application; proxy_http_version 1.1; proxy_set_header Connection "";"#
+                .to_owned(),
+        ),
+    };
     let config = format!(
         r#"daemon off;
 master_process off;
@@ -78,6 +104,7 @@ http {{
   uwsgi_temp_path {at}/uwsgi;
   scgi_temp_path {at}/scgi;
   default_type text/plain;
+  {upstream}
   server {{
     listen {address} {listen};
     {server}
@@ -86,7 +113,7 @@ http {{
       if (-f {at}/sick) {{ return 503; }}
       return 204;
     }}
-    location / {{ return 200 "{name} $http_x_user_id{protocol}\n"; }}
+    location / {{ {answer} }}
   }}
 }}
 "#

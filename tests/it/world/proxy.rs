@@ -47,6 +47,13 @@ impl Proxy {
         Proxy::try_start_by(shell, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
     }
 
+    /// With these authorities as all that the machine trusts.
+    pub fn start_trusting(config: &Path, authorities: &Path) -> Proxy {
+        let mut command = Command::new(binary());
+        command.env("SSL_CERT_FILE", authorities).env_remove("SSL_CERT_DIR");
+        Proxy::try_start_by(command, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
+    }
+
     fn try_start_by(mut command: Command, config: &Path) -> Result<Proxy, String> {
         let mut child = command
             .args(["run", "-c"])

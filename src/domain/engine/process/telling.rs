@@ -113,6 +113,16 @@ impl Engine {
         self.table.is_some() && self.seen_new >= WARM_UP
     }
 
+    /// What answers are held against as they arrive now; `None` while too little is known.
+    pub fn yardstick(&self) -> Option<&Arc<Table>> {
+        self.table()
+    }
+
+    /// How slow a user is beside others, from before the attempt.
+    pub fn factor(&self, unit: Option<Unit>) -> f64 {
+        unit.map_or(1.0, |unit| self.baseline.factor(unit))
+    }
+
     /// Drawn requests that are still followed.
     pub fn in_flight(&self) -> usize {
         self.open.len()

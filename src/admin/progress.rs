@@ -1,0 +1,87 @@
+//! How far a release has come in its plan, as the status tells it.
+//!
+//! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not known is left out.
+
+use super::dto;
+use crate::config::Standing;
+use crate::domain::gate::{self, Traffic};
+use crate::domain::rollout::Pause;
+use crate::domain::rollout::climb::Outlook;
+use crate::domain::wave::Door;
+use crate::live::apply::View;
+use crate::live::clock;
+use crate::live::snapshot::ReleaseLive;
+
+fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a Outlook> {
+    view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
+}
+
+pub fn waves(release: &ReleaseLive) -> Vec<dto::Wave> {
+    let segments = |n: usize| release.release.segments.iter().take(n).map(|s| s.name.clone()).collect();
+    let wave = |w: &crate::domain::wave::Wave| dto::Wave {
+        name: w.name.clone(),
+        weight: w.reach.weight.percent(),
+        segments: segments(w.reach.segments),
+        bake_s: w.bake.as_secs_f64(),
+        open: match w.door {
+            Door::Auto => "auto",
+            Door::ByHand => "by-hand",
+        }
+        .to_owned(),
+    };
+    release.release.waves.iter().map(wave).collect()
+}
+
+pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Option<dto::Progress> {
+    if release.release.waves.is_empty() {
+        return None;
+    }
+    let outlook = outlook(release, view);
+    let held = outlook.and_then(|o| o.held.as_ref());
+    let rounded = |s: f64| (s * 10.0).round() / 10.0;
+    Some(dto::Progress {
+        number: release.present.map_or(0, |i| i as u64 + 1),
+        baked_s: rounded(outlook.map_or(0.0, |o| o.baked.as_secs_f64())),
+        next: release.next_wave().map(|w| w.name.clone()),
+        held_s: held.map(|h| rounded(clock::now().saturating_sub(h.since).as_secs_f64())),
+        missing: held.map(|h| h.missing.clone()).unwrap_or_default(),
+        power: power(release, view),
+        paused: pause.filter(|_| release.paused).map(|p| dto::Paused {
+            at: clock::rfc3339(p.at_ms),
+            actor: p.actor,
+            reason: p.reason,
+        }),
+        open_hours: release.release.open_hours.as_ref().map(ToString::to_string),
+    })
+}
+
+pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
+    let gate = |g: &gate::Gate| dto::Gate {
+        name: g.name.to_owned(),
+        verdict: g.verdict.label().to_owned(),
+        detail: g.detail.clone(),
+    };
+    outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
+}
+
+/// What the present wave can see, and when.
+pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
+    let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
+    gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.reach.weight.ratio())
+}
+
+/// Where a release stands, for who compares files.
+pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
+    let configured = of.progress.as_ref().map_or(of.reach, |p| p.reach);
+    dto::Standing {
+        wave: of.progress.as_ref().map(|p| p.wave.clone()),
+        weight_configured: configured.weight.percent(),
+        segments_configured: configured.segments,
+        finished: of.progress.as_ref().is_some_and(|p| p.finished),
+        weight: of.reach.weight.percent(),
+        segments: of.reach.segments,
+        rate: traffic.map_or(0.0, |t| t.rate),
+        requests: traffic.map_or(0, |t| t.requests),
+        failures: traffic.map_or(0, |t| t.failures),
+    }
+}

@@ -1,0 +1,115 @@
+//! The records of the state directory over the wire: the ledger's entries as JSON, and its very bytes with what they must end in, for whoever computes
+//! the chain again; the users whom `new` has failed.
+//!
+//! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the control plane's thread.
+
+use super::auth::refuse;
+use super::dto;
+use crate::live::apply::Live;
+use crate::live::{keeper, ledger};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Of the latest entries.
+const LAST_MAX: usize = 1000;
+/// Bytes of one answer.
+const PIECE_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Deserialize)]
+pub struct Since {
+    #[serde(default)]
+    since: u64,
+    /// Only so many, the latest.
+    last: Option<usize>,
+}
+
+/// `GET /api/v1/ledger?since=N&last=N`.
+pub async fn entries(State(live): State<Arc<Live>>, query: Result<Query<Since>, QueryRejection>) -> Response {
+    let Since { since, last } = match query {
+        Ok(Query(query)) => query,
+        Err(fault) => return malformed(&fault, "?since=NUMBER"),
+    };
+    let all = move |directory: PathBuf| match last {
+        Some(n) => ledger::read_last(&directory, since, n.min(LAST_MAX)),
+        None => ledger::read(&directory, since),
+    };
+    match read(&live, all).await {
+        Ok(entries) => Json(entries).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+#[derive(Deserialize)]
+pub struct From {
+    #[serde(default)]
+    from: u64,
+}
+
+/// `GET /api/v1/ledger/lines?from=BYTE`: the file as it stands, from there on; empty at its end.
+pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, QueryRejection>) -> Response {
+    let from = match query {
+        Ok(Query(query)) => query.from,
+        Err(fault) => return malformed(&fault, "?from=BYTE"),
+    };
+    match read(&live, move |directory| ledger::piece(&directory, from, PIECE_BYTES_MAX)).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// `GET /api/v1/ledger/end`: the last entry as the proxy knows it.
+pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
+    let end = live.ledger_end();
+    Json(dto::LedgerEnd { n: end.n, hash: end.hash })
+}
+
+#[derive(Deserialize)]
+pub struct Attempt {
+    release: String,
+    attempt: u64,
+}
+
+/// `GET /api/v1/failed?release=R&attempt=N`: the users whom `new` has failed in it, as the file has them; nothing if nobody is listed.
+pub async fn failed(
+    State(live): State<Arc<Live>>,
+    query: Result<Query<Attempt>, QueryRejection>,
+) -> Response {
+    let Attempt { release, attempt } = match query {
+        Ok(Query(query)) => query,
+        Err(fault) => return malformed(&fault, "?release=NAME&attempt=NUMBER"),
+    };
+    // It becomes part of a file's name.
+    if !release.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        return refuse(StatusCode::BAD_REQUEST, "this is not the name of a release", None);
+    }
+    let file = crate::live::failed::file(&release, attempt);
+    match read(&live, move |directory| Ok(keeper::read(&directory, &file).unwrap_or_default())).await {
+        Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+async fn read<T: Send + 'static>(
+    live: &Live,
+    read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
+) -> Result<T, Response> {
+    let directory: &Path = &live.snapshot().plan.state.directory;
+    let directory = directory.to_owned();
+    let why = match tokio::task::spawn_blocking(move || read(directory)).await {
+        Ok(Ok(read)) => return Ok(read),
+        Ok(Err(error)) => format!("the ledger cannot be read: {error}"),
+        Err(_) => "the ledger cannot be read".to_owned(),
+    };
+    Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, why, None))
+}
+
+fn malformed(fault: &QueryRejection, hint: &str) -> Response {
+    refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some(hint.to_owned()))
+}

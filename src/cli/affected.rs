@@ -1,0 +1,534 @@
+//! `grayling affected`: who was in `new` between two times, and whom it has failed.
+//!
+//! The cohort is a function, and the ledger has what goes into it: so it is worked out here, from the ledger alone. Whom `new` has failed stands in
+//! files beside it. Invariants: what cannot be told from them is said to be so, for each release that it concerns; a ledger that is not sound is said to be so.
+
+use super::client::{AdminArgs, Client, encoded, one_of};
+use super::text::{self, Colour, Hue, count, shown};
+use super::{block_on, plan_of, verify};
+use crate::domain::plan::Plan;
+use crate::domain::segment::UserSet;
+use crate::live::ledger::{self, Entry};
+use crate::live::membership::Listed;
+use crate::live::timeline::{Part, Timeline};
+use crate::live::verify::Verifier;
+use crate::live::{clock, failed, keeper};
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Users that are printed for people; scripts get all.
+const SHOWN_MAX: usize = 1000;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  grayling affected cbs-v2 --since 2h                        the weights of the last two hours, and whom new has failed
+  grayling affected --since 2026-11-23T06:00:00Z --until 2026-11-23T09:30:00Z --users subscribers.txt --json
+  grayling affected --since 3d -c grayling.toml --users u.txt    from the state directory, without a running proxy
+
+Times are RFC 3339, or how long ago: 90s, 15m, 2h, 3d.")]
+pub struct Args {
+    /// The release; may be left out where the ledger knows one.
+    release: Option<String>,
+    /// From when on.
+    #[arg(long, value_name = "T", value_parser = a_time)]
+    since: i64,
+    /// Until when [default: now].
+    #[arg(long, value_name = "T", value_parser = a_time)]
+    until: Option<i64>,
+    /// Look these users up: one id a line, as it stands in requests.
+    #[arg(long, value_name = "FILE")]
+    users: Option<PathBuf>,
+    /// Read the state directory of this config file, instead of asking a proxy; also its users files and its key.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["admin", "token_file", "state"])]
+    config: Option<PathBuf>,
+    /// Read this state directory, instead of asking a proxy.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token_file"])]
+    state: Option<PathBuf>,
+    /// The key under which ids of failed users are hashed (`[log] user_key_file`).
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    key_file: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Milliseconds since 1970.
+fn a_time(text: &str) -> Result<i64, String> {
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Ok(at.as_millisecond());
+    }
+    let ago = text.find(|c: char| !c.is_ascii_digit()).and_then(|end| {
+        let seconds = match &text[end..] {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return None,
+        };
+        text[..end].parse::<i64>().ok()?.checked_mul(seconds * 1000)
+    });
+    let at = ago.and_then(|ago| clock::at_ms().checked_sub(ago));
+    at.ok_or_else(|| "write a time as 2026-11-23T06:00:00Z, or how long ago: 90s, 15m, 2h, 3d".to_owned())
+}
+
+/// Where the records are.
+enum Source {
+    Directory(PathBuf),
+    Proxy(Client),
+}
+
+impl Source {
+    fn entries(&self) -> anyhow::Result<(Vec<Entry>, bool)> {
+        let (mut entries, mut verifier) = (vec![], Verifier::new(None));
+        let mut take = |line: &[u8]| {
+            verifier.line(line);
+            entries.extend(serde_json::from_slice::<Entry>(line));
+        };
+        match self {
+            Source::Proxy(client) => block_on(verify::lines(client, &mut take))?,
+            Source::Directory(directory) => {
+                let path = directory.join(ledger::FILE);
+                let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let (mut input, mut line) = (BufReader::new(file), vec![]);
+                while input.read_until(b'\n', &mut line)? > 0 {
+                    take(&line);
+                    line.clear();
+                }
+            }
+        }
+        Ok((entries, verifier.finish(None).sound()))
+    }
+
+    fn failed(&self, release: &str, attempt: u64) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Source::Directory(directory) => {
+                Ok(keeper::read(directory, &failed::file(release, attempt)).unwrap_or_default())
+            }
+            Source::Proxy(client) => {
+                let path = format!("/api/v1/failed?release={}&attempt={attempt}", encoded(release));
+                Ok(block_on(async { Ok(client.bytes(&path).await?.to_vec()) })?)
+            }
+        }
+    }
+}
+
+/// Whom `new` has failed in the time, as far as it is written down.
+#[derive(Default)]
+struct Failed {
+    by_hash: HashMap<String, failed::Listed>,
+    by_user: HashMap<String, failed::Listed>,
+    /// Requests of users who are not listed.
+    others: u64,
+    key: Option<aws_lc_rs::hmac::Key>,
+}
+
+impl Failed {
+    fn take(&mut self, bytes: &[u8], since_ms: i64, until_ms: i64) {
+        let Some((listed, others)) = failed::read(bytes) else { return };
+        self.others += others;
+        let at = |text: &str| crate::live::timeline::at_ms(text);
+        let within = |l: &failed::Listed| {
+            at(&l.last).is_none_or(|last| last >= since_ms)
+                && at(&l.first).is_none_or(|first| first < until_ms)
+        };
+        for one in listed.into_iter().filter(within) {
+            let (map, id) = match &one.id {
+                failed::Id::Hash(hash) => (&mut self.by_hash, hash.clone()),
+                failed::Id::User(user) => (&mut self.by_user, user.clone()),
+            };
+            match map.get_mut(&id) {
+                // In two attempts.
+                Some(both) => {
+                    both.requests += one.requests;
+                    both.first = both.first.clone().min(one.first);
+                    both.last = both.last.clone().max(one.last);
+                }
+                None => _ = map.insert(id, one),
+            }
+        }
+    }
+
+    fn of(&self, user: &[u8]) -> Option<&failed::Listed> {
+        let clear = std::str::from_utf8(user).ok().and_then(|user| self.by_user.get(user));
+        clear.or_else(|| self.by_hash.get(&*failed::hashed(self.key.as_ref()?, user)))
+    }
+
+    fn len(&self) -> usize {
+        self.by_hash.len() + self.by_user.len()
+    }
+
+    /// Ids are hashed, and the key is not here.
+    fn unreadable(&self) -> bool {
+        !self.by_hash.is_empty() && self.key.is_none()
+    }
+}
+
+/// A user who was, or may have been, in `new`.
+struct User {
+    id: String,
+    parts: Vec<Part>,
+    failed: Option<failed::Listed>,
+}
+
+struct Answer {
+    release: String,
+    since_ms: i64,
+    until_ms: i64,
+    timeline: Timeline,
+    /// `None`: nobody was asked for.
+    users: Option<Vec<User>>,
+    asked: usize,
+    failed: Failed,
+    notes: Vec<String>,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plan = args.config.as_deref().map(plan_of).transpose()?;
+    let source = match (&args.state, &plan) {
+        (Some(directory), _) => Source::Directory(directory.clone()),
+        (None, Some(plan)) => Source::Directory(plan.state.directory.clone()),
+        (None, None) => Source::Proxy(Client::new(&args.admin)?),
+    };
+    let key = match (&args.key_file, &plan) {
+        (Some(path), _) => Some(read_key(path)?),
+        (None, plan) => plan.as_ref().and_then(|plan| plan.log.user_key.clone()),
+    };
+    let answer = work_out(&args, &source, plan.as_ref(), key)?;
+    if args.json {
+        text::print_json(&answer.json())?;
+    } else {
+        text::print(&answer.text(Colour::of_stdout()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn work_out(
+    args: &Args,
+    source: &Source,
+    plan: Option<&Plan>,
+    key: Option<Vec<u8>>,
+) -> anyhow::Result<Answer> {
+    let (since_ms, until_ms) = (args.since, args.until.unwrap_or_else(clock::at_ms));
+    anyhow::ensure!(since_ms < until_ms, "--since must be before --until, which is now unless it is given");
+    let (entries, sound) = source.entries()?;
+    let mut names: Vec<String> = entries.iter().filter_map(|e| e.release.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let release = match &args.release {
+        Some(name) if names.contains(name) => name.clone(),
+        Some(name) => {
+            let listed = names.iter().map(|n| shown(n)).collect::<Vec<_>>().join(", ");
+            anyhow::bail!("the ledger knows no release `{}`; it knows: {listed}", shown(name))
+        }
+        None => one_of(names, "affected")?,
+    };
+    let timeline = Timeline::of(entries.iter(), &release, since_ms, until_ms);
+    let mut failed = Failed { key: key.as_deref().map(failed::key), ..Failed::default() };
+    for attempt in timeline.attempts() {
+        failed.take(&source.failed(&release, attempt)?, since_ms, until_ms);
+    }
+    let known = |listed: &Listed| -> Option<UserSet> {
+        let segments = plan?.segments.iter();
+        segments.map(|s| s.users.clone()).find(|users| listed.is_of(users))
+    };
+    let (mut users, mut asked) = (None, 0);
+    if let Some(path) = &args.users {
+        let mut found = vec![];
+        each_user(path, |user| {
+            asked += 1;
+            let parts = timeline.follow(user, &known);
+            // As it was hashed: the form that the newest entry says.
+            let membership = timeline.stretches.iter().rev().find_map(|s| s.membership.as_ref());
+            let normal = membership.and_then(|m| m.normalised(user).map(|id| id.into_owned()));
+            let was_failed = failed.of(normal.as_deref().unwrap_or(user)).cloned();
+            if !parts.is_empty() || was_failed.is_some() {
+                found.push(User {
+                    id: String::from_utf8_lossy(user).into_owned(),
+                    parts,
+                    failed: was_failed,
+                });
+            }
+        })?;
+        users = Some(found);
+    }
+    let notes = notes(&timeline, &known, &failed, sound, since_ms);
+    Ok(Answer { release, since_ms, until_ms, timeline, users, asked, failed, notes })
+}
+
+/// What the answer does not tell.
+fn notes(
+    timeline: &Timeline,
+    known: &dyn Fn(&Listed) -> Option<UserSet>,
+    failed: &Failed,
+    sound: bool,
+    since_ms: i64,
+) -> Vec<String> {
+    let mut notes = vec![];
+    if !sound {
+        notes.push("the ledger has faults, so this may be wrong: see `grayling ledger --verify`".to_owned());
+    }
+    match timeline.begins_ms {
+        None => {}
+        Some(begins) if begins > since_ms => {
+            notes.push(format!(
+                "the ledger tells of this release from {} on, and of nothing before",
+                clock::rfc3339(begins)
+            ));
+        }
+        Some(_) => {}
+    }
+    if timeline.stretches.iter().any(|s| s.held != Some(true) && s.membership.is_none()) {
+        notes.push(
+            "entries of an earlier version do not say who was in new: those times are unclear for everybody"
+                .to_owned(),
+        );
+    }
+    let mut seen: Vec<&str> = vec![];
+    for stretch in timeline.stretches.iter().filter(|s| s.held != Some(true)) {
+        let Some(membership) = &stretch.membership else { continue };
+        for (listed, brings) in membership
+            .segments
+            .iter()
+            .map(|l| (l, "into"))
+            .chain(membership.excluded.iter().map(|l| (l, "out of")))
+        {
+            if seen.contains(&&*listed.name) {
+                continue;
+            }
+            if listed.by_request {
+                notes.push(format!(
+                    "segment {}: a header or an address of the request brought users {brings} new; the ledger does not know whose",
+                    listed.name
+                ));
+                seen.push(&listed.name);
+            } else if listed.numbers.is_none() && known(listed).is_none() {
+                notes.push(format!(
+                    "segment {}: its list of {} users is known by count and fingerprint only; with -c FILE, whose list is still that one, its users are told apart",
+                    listed.name,
+                    count(listed.users as u64)
+                ));
+                seen.push(&listed.name);
+            }
+        }
+    }
+    if !timeline.clock_went_back.is_empty() {
+        let entries = timeline.clock_went_back.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        notes
+            .push(format!("the clock was put back before entry {entries}: times about then are not certain"));
+    }
+    if !timeline.starts_ms.is_empty() {
+        notes.push("the proxy was started within this time: until when it had been running before, the ledger does not know".to_owned());
+    }
+    if timeline.stretches.iter().any(|s| s.held != Some(true)) {
+        notes.push("single requests of users in new went to stable where new could not be connected to (on_unreachable); a request under way when something changed was decided by what stood before".to_owned());
+    }
+    if failed.unreadable() {
+        notes.push("failed users are listed by keyed hash: give the key (--key-file FILE, or -c FILE) to tell who they are".to_owned());
+    }
+    if failed.others > 0 {
+        notes.push(format!(
+            "{} failed requests were of users who are not listed: there was no room, or no key",
+            count(failed.others)
+        ));
+    }
+    notes
+}
+
+fn each_user(path: &Path, mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut input = BufReader::new(File::open(path).with_context(cannot)?);
+    let mut line = vec![];
+    loop {
+        line.clear();
+        if input.read_until(b'\n', &mut line).with_context(cannot)? == 0 {
+            return Ok(());
+        }
+        let user = line.trim_ascii();
+        if !user.is_empty() {
+            take(user);
+        }
+    }
+}
+
+fn read_key(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut key = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    while key.last().is_some_and(|b| b"\r\n".contains(b)) {
+        key.pop();
+    }
+    Ok(key)
+}
+
+impl Answer {
+    fn counts(&self) -> (usize, usize, usize) {
+        let users = self.users.as_deref().unwrap_or_default();
+        let surely = users.iter().filter(|u| u.parts.iter().any(|p| p.unclear.is_empty())).count();
+        let perhaps = users
+            .iter()
+            .filter(|u| !u.parts.is_empty() && u.parts.iter().all(|p| !p.unclear.is_empty()))
+            .count();
+        (surely, perhaps, users.iter().filter(|u| u.failed.is_some()).count())
+    }
+
+    fn json(&self) -> Value {
+        let time = clock::rfc3339;
+        let listed = |l: &failed::Listed| json!({"requests": l.requests, "first": l.first, "last": l.last});
+        let user = |u: &User| {
+            let part = |p: &Part| json!({"from": time(p.from_ms), "to": time(p.to_ms), "unclear": p.unclear});
+            let surely = u.parts.iter().any(|p| p.unclear.is_empty());
+            let was = if surely {
+                "in"
+            } else if u.parts.is_empty() {
+                "out"
+            } else {
+                "unclear"
+            };
+            json!({"user": u.id, "was": was, "in_new": u.parts.iter().map(part).collect::<Vec<_>>(),
+                   "failed": u.failed.as_ref().map(listed)})
+        };
+        let (surely, perhaps, failed) = self.counts();
+        let names = |listed: &[Listed]| listed.iter().map(|l| l.name.clone()).collect::<Vec<_>>();
+        let stretches = self.timeline.stretches.iter().map(|s| {
+            json!({"from": time(s.from_ms), "to": time(s.to_ms), "entry": s.entry, "attempt": s.attempt, "weight": s.weight.percent(), "held": s.held,
+                   "segments": s.membership.as_ref().map(|m| names(&m.segments)), "excluded": s.membership.as_ref().map(|m| names(&m.excluded))})
+        });
+        let all_failed = self.failed.by_hash.values().chain(self.failed.by_user.values()).map(|l| {
+            let mut told = listed(l);
+            match &l.id {
+                failed::Id::Hash(hash) => told["hash"] = hash.as_str().into(),
+                failed::Id::User(user) => told["user"] = user.as_str().into(),
+            }
+            told
+        });
+        json!({
+            "release": self.release, "since": time(self.since_ms), "until": time(self.until_ms),
+            "weights": stretches.collect::<Vec<_>>(),
+            "asked": self.users.as_ref().map(|_| self.asked),
+            "in_new": self.users.as_ref().map(|_| surely),
+            "unclear": self.users.as_ref().map(|_| perhaps),
+            "failed": self.users.as_ref().map(|_| failed),
+            // Without --users: all that are listed.
+            "failed_users": self.users.is_none().then(|| all_failed.collect::<Vec<_>>()),
+            "users": self.users.as_ref().map(|users| users.iter().map(user).collect::<Vec<_>>()),
+            "notes": self.notes,
+        })
+    }
+
+    fn text(&self, colour: Colour) -> String {
+        let time = clock::rfc3339;
+        let title = format!("{}  {} to {}", shown(&self.release), time(self.since_ms), time(self.until_ms));
+        let mut out = format!("{}\n\n", colour.paint(Hue::Bold, &title));
+        if self.timeline.stretches.is_empty() {
+            let _ = writeln!(out, "  the ledger tells of nobody in new in this time");
+        }
+        for stretch in &self.timeline.stretches {
+            let who = match (stretch.held, &stretch.membership) {
+                (Some(true), _) => "nobody".to_owned(),
+                (_, membership) => {
+                    let names = |listed: &[Listed]| {
+                        listed.iter().map(|l| shown(&l.name)).collect::<Vec<_>>().join(", ")
+                    };
+                    let mut who = stretch.weight.to_string();
+                    match membership {
+                        None => who.push_str(", and who else is not known"),
+                        Some(m) => {
+                            if !m.segments.is_empty() {
+                                _ = write!(who, ", and {}", names(&m.segments));
+                            }
+                            if !m.excluded.is_empty() {
+                                _ = write!(who, ", but not {}", names(&m.excluded));
+                            }
+                        }
+                    }
+                    who
+                }
+            };
+            let _ = writeln!(
+                out,
+                "  {}  {}  entry {:<5} in new: {who}",
+                time(stretch.from_ms),
+                time(stretch.to_ms),
+                stretch.entry
+            );
+        }
+        out.push('\n');
+        match &self.users {
+            None => {
+                let _ = writeln!(
+                    out,
+                    "{} users are listed as failed by new in this time.",
+                    count(self.failed.len() as u64)
+                );
+            }
+            Some(users) => {
+                let (surely, perhaps, failed) = self.counts();
+                let number = |n: usize| count(n as u64);
+                let _ = writeln!(
+                    out,
+                    "Of {} users, {} were in new, {} may have been, {} were failed by it.",
+                    number(self.asked),
+                    number(surely),
+                    number(perhaps),
+                    if self.failed.unreadable() { "? ".trim_end().to_owned() } else { number(failed) }
+                );
+                for user in users.iter().take(SHOWN_MAX) {
+                    let _ = writeln!(out, "\n  {}", colour.paint(Hue::Bold, &shown(&user.id)));
+                    for part in &user.parts {
+                        let unclear = if part.unclear.is_empty() {
+                            String::new()
+                        } else {
+                            format!("  perhaps: {}", shown(&part.unclear.join("; ")))
+                        };
+                        let _ = writeln!(out, "    {}  {}{unclear}", time(part.from_ms), time(part.to_ms));
+                    }
+                    if let Some(failed) = &user.failed {
+                        let told = format!(
+                            "failed {} times, first {}, last {}",
+                            count(failed.requests),
+                            failed.first,
+                            failed.last
+                        );
+                        let _ = writeln!(out, "    {}", colour.paint(Hue::Red, &shown(&told)));
+                    }
+                }
+                if users.len() > SHOWN_MAX {
+                    let _ = writeln!(
+                        out,
+                        "\n  and {} more: --json has them all",
+                        number(users.len() - SHOWN_MAX)
+                    );
+                }
+            }
+        }
+        if !self.notes.is_empty() {
+            out.push('\n');
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note: {}", shown(note));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(a_time("1970-01-01T00:00:01Z"), Ok(1000));
+        assert_eq!(a_time("1970-01-01T01:00:01.5+01:00"), Ok(1500));
+        let ago = clock::at_ms() - a_time("2h").unwrap();
+        assert!((7_200_000..7_260_000).contains(&ago), "{ago}");
+        for wrong in ["", "2", "h", "2w", "-2h", "yesterday", "99999999999999999999h", "2026-11-23"] {
+            assert!(a_time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

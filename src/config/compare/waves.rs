@@ -1,0 +1,243 @@
+//! What an edited plan of waves does to a release that is on its way: what is behind, what is ahead, and where it goes on.
+
+use super::{Finding, FindingKind, Findings, Standing};
+use crate::domain::gate::{self, Traffic, points, time_needed};
+use crate::domain::plan::{Plan, Release};
+use crate::domain::rollout::Progress;
+use crate::domain::wave::{Course, Reach, Wave};
+use std::collections::BTreeMap;
+
+/// What the file gives a release that stands there.
+pub fn reach(release: &Release, standing: &Standing) -> Reach {
+    under(standing.progress.as_ref(), release.course(), standing.reach)
+}
+
+/// The same after an edit.
+pub fn reach_after(before: &Release, after: &Release, standing: &Standing) -> Reach {
+    match after.attempt > before.attempt {
+        true => under(None, after.course(), Reach::NOBODY),
+        false => reach(after, standing),
+    }
+}
+
+fn under(progress: Option<&Progress>, course: Course<'_>, standing: Reach) -> Reach {
+    match course {
+        Course::ByHand(reach) => reach,
+        Course::Waves(waves) => Progress::under(progress, course, standing)
+            .and_then(|p| Some(waves[p.place(waves)?].reach))
+            .unwrap_or(Reach::NOBODY),
+    }
+}
+
+pub fn changed(findings: &mut Findings, before: &Release, after: &Release, standing: &Standing) {
+    let name = &after.name;
+    if before.open_hours != after.open_hours {
+        let told = |r: &Release| r.open_hours.as_ref().map_or("none".to_owned(), ToString::to_string);
+        findings.note(format!("release `{name}`: open_hours {} to {}", told(before), told(after)));
+    }
+    if before.waves == after.waves {
+        return;
+    }
+    let place = |p: &Option<Progress>, waves: &[Wave]| p.as_ref().and_then(|p| p.place(waves));
+    let rearmed = after.attempt > before.attempt;
+    let going_on = match rearmed {
+        true => None,
+        false => Progress::under(standing.progress.as_ref(), after.course(), standing.reach),
+    };
+    let on = match &going_on {
+        Some(progress) => format!("it goes on in wave `{}`", progress.wave),
+        None => "it begins before its first wave".to_owned(),
+    };
+    match (before.waves.is_empty(), after.waves.is_empty()) {
+        (true, _) => {
+            return findings
+                .note(format!("release `{name}`: waves, and no weight set by hand any more: {on}"));
+        }
+        (_, true) => {
+            return findings.note(format!("release `{name}`: its weight is set by hand from now on"));
+        }
+        _ => {}
+    }
+    let (was, is) = (place(&standing.progress, &before.waves), place(&going_on, &after.waves));
+    let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
+    match (old, new) {
+        (Some(old), Some(new)) if old.name == new.name => {
+            if old.reach != new.reach {
+                findings.note(format!(
+                    "release `{name}`: the present wave, `{}`, reaches elsewhere: it bakes again",
+                    new.name
+                ));
+            } else if old != new {
+                findings.note(format!(
+                    "release `{name}`: the present wave, `{}`, is judged by its new gates",
+                    new.name
+                ));
+            }
+        }
+        (Some(old), _) if !rearmed => {
+            findings.warning(format!(
+                "release `{name}`: the present wave, `{}`, is gone: {on}, and bakes again",
+                old.name
+            ));
+        }
+        _ => {}
+    }
+    let names = |waves: &[Wave]| waves.iter().map(|w| format!("`{}`", w.name)).collect::<Vec<_>>().join(", ");
+    let behind = |waves: &[Wave], i: Option<usize>| waves[..i.unwrap_or(0)].to_vec();
+    let ahead = |waves: &[Wave], i: Option<usize>| waves[i.map_or(0, |i| i + 1)..].to_vec();
+    if behind(&before.waves, was) != behind(&after.waves, is) {
+        findings.note(format!("release `{name}`: waves behind it change, which is history: nothing happens"));
+    }
+    let (old, new) = (ahead(&before.waves, was), ahead(&after.waves, is));
+    if old != new {
+        let left = if new.is_empty() { "none".to_owned() } else { names(&new) };
+        findings.note(format!("release `{name}`: waves ahead change; to come: {left}"));
+    }
+}
+
+/// Waves that cannot show within their bake what their margin promises, at the traffic that there is: they will hold until they can.
+pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Finding> {
+    let mut findings = vec![];
+    for release in &plan.releases {
+        let Some(traffic) = traffic.get(&release.name) else { continue };
+        let margin = release.watchdog.margins.errors;
+        for wave in release.waves.iter().filter(|w| w.controlled()) {
+            let needed = time_needed(traffic, margin, wave.reach.weight.ratio());
+            if let Some(needed) = needed.filter(|needed| *needed > wave.bake) {
+                let message = format!(
+                    "release `{}`: wave `{}` bakes for {}, and needs about {} to show {} points at the present traffic: it will hold until then",
+                    release.name,
+                    wave.name,
+                    gate::seconds(wave.bake),
+                    gate::seconds(needed),
+                    points(margin)
+                );
+                findings.push(Finding { kind: FindingKind::Warning, message });
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::compare::{Standings, compare};
+    use crate::domain::cohort::Weight;
+    use std::path::Path;
+
+    const BASE: &str = r#"
+[upstream.v1]
+servers = ["http://127.0.0.1:9001"]
+[upstream.v2]
+servers = ["http://127.0.0.1:9002"]
+[[route]]
+release = "r"
+[release.r]
+stable = "v1"
+new = "v2"
+step_max = "40%"
+"#;
+    const WAVES: &str =
+        "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
+
+    fn plan(release: &str) -> Plan {
+        let text = format!("{BASE}{release}");
+        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+    }
+
+    /// In the wave of this weight, which is called by it.
+    fn at(weight: &str) -> Standings {
+        let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
+        let progress = Some(Progress { wave: weight.into(), reach, finished: false });
+        [("r".to_owned(), Standing { progress, reach })].into()
+    }
+
+    fn findings(before: &str, after: &str, standings: &Standings) -> Vec<String> {
+        let found = compare(&plan(before), &plan(after), standings);
+        found.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
+    }
+
+    #[test]
+    fn an_edited_plan_says_what_becomes_of_the_present_wave() {
+        let edit = |from: &str, to: &str| {
+            assert!(WAVES.contains(from), "{from}");
+            findings(WAVES, &WAVES.replacen(from, to, 1), &at("5%"))
+        };
+        assert_eq!(edit("1%", "1%"), Vec::<String>::new());
+        assert_eq!(
+            edit("{ weight = \"1%\" }, ", ""),
+            ["Note: release `r`: waves behind it change, which is history: nothing happens"]
+        );
+        assert_eq!(
+            edit("\"20%\"", "\"50%\""),
+            ["Note: release `r`: waves ahead change; to come: `50%`, `100%`"]
+        );
+        assert_eq!(
+            edit("\"5%\"", "\"8%\", name = \"5%\""),
+            [
+                "Note: release `r`: weight 5% to 8%: 3% of users move to `new`",
+                "Note: release `r`: the present wave, `5%`, reaches elsewhere: it bakes again",
+            ]
+        );
+        assert_eq!(
+            edit("\"5%\"", "\"5%\", bake = \"1h\""),
+            ["Note: release `r`: the present wave, `5%`, is judged by its new gates"]
+        );
+        assert_eq!(
+            edit("\"5%\"", "\"4%\""),
+            [
+                "Warning: release `r`: the present wave, `5%`, is gone: it goes on in wave `4%`, and bakes again",
+                "Note: release `r`: weight 5% to 4%: 1% of users move to `stable`",
+            ]
+        );
+        let last = WAVES.replacen("\"20%\" }, { weight = \"100%\"", "\"46%\", name = \"5%\"", 1).replacen(
+            "{ weight = \"5%\" }, ",
+            "",
+            1,
+        );
+        assert_eq!(
+            findings(WAVES, &last, &at("5%"))[0],
+            "Refused: release `r`: from 5% to 46% is more than `step_max` (40%) allows: 45% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
+        );
+    }
+
+    #[test]
+    fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
+        let by_hand =
+            Standing { progress: None, reach: Reach { weight: Weight::from_parts(50_000), segments: 0 } };
+        let standings = [("r".to_owned(), by_hand)].into();
+        assert_eq!(
+            findings("weight = \"5%\"", WAVES, &standings),
+            ["Note: release `r`: waves, and no weight set by hand any more: it goes on in wave `5%`"]
+        );
+        assert_eq!(
+            findings(WAVES, "weight = \"5%\"", &at("5%")),
+            ["Note: release `r`: its weight is set by hand from now on"]
+        );
+        assert_eq!(
+            findings(WAVES, &format!("attempt = 2\n{WAVES}"), &at("5%")),
+            [
+                "Note: release `r`: weight 5% to 0%: 5% of users move to `stable`",
+                "Note: release `r`: attempt 1 to 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bake_too_short_for_its_margin_is_warned_of() {
+        let traffic = Traffic { rate: 100.0, requests: 30_000, failures: 30 };
+        let told = |rate: f64| {
+            let all = [("r".to_owned(), Traffic { rate, ..traffic })].into();
+            too_short(&plan(WAVES), &all).into_iter().map(|f| f.message).collect::<Vec<_>>()
+        };
+        let slow = told(100.0);
+        assert_eq!(slow.len(), 3, "{slow:?}");
+        assert!(slow[1].starts_with("release `r`: wave `5%` bakes for 10 min, and needs about "), "{slow:?}");
+        assert!(
+            slow[1].ends_with("to show 0.1 points at the present traffic: it will hold until then"),
+            "{slow:?}"
+        );
+        assert_eq!(told(100_000.0), Vec::<String>::new());
+    }
+}

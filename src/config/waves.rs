@@ -1,0 +1,275 @@
+//! `[[release.X.wave]]` and `open_hours`: the steps of a release's plan.
+//!
+//! Invariants of what is made here: names are unique; segments only join and the weight never goes down from wave to wave.
+
+use super::named::{Entry, lookup};
+use super::read::{Reader, Scope, Span, found};
+use super::value::{self, name};
+use crate::domain::cohort::Weight;
+use crate::domain::hours::{HoursError, OpenHours};
+use crate::domain::segment::Segment;
+use crate::domain::wave::{Door, Reach, Wave};
+use std::sync::Arc;
+use toml::Spanned;
+
+const WAVES_MAX: usize = 64;
+
+#[derive(Default)]
+pub struct Waves {
+    pub waves: Vec<Wave>,
+    /// In the order in which they join, each once.
+    pub segments: Vec<(Arc<Segment>, Span)>,
+    pub open_hours: Option<OpenHours>,
+}
+
+pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segment>>]) -> Waves {
+    let open_hours = r.parsed(release, "open_hours", hours);
+    let mut plan = Waves::default();
+    let Some(value) = r.value(release, "wave") else {
+        if let Some(hours) = open_hours {
+            let help = "remove it, or write the plan as `[[release.NAME.wave]]`";
+            r.warn(
+                &hours.span,
+                "`open_hours` without waves",
+                "a weight set by hand obeys no hours",
+                Some(help.into()),
+            );
+        }
+        return plan;
+    };
+    let title = format!("[{}]", release.title.replace(']', ".wave]"));
+    let Some(array) = value.get_ref().as_array() else {
+        let help = format!("write `{title}`, with two brackets, for each wave");
+        r.fault(&value.span(), "`wave` is not a list", &found(value.get_ref()), Some(help));
+        return plan;
+    };
+    if array.is_empty() {
+        r.fault(&value.span(), "a plan without a wave", "", Some("remove `wave`, or add one".into()));
+    }
+    if array.len() > WAVES_MAX {
+        r.fault(&value.span(), format!("more than {WAVES_MAX} waves"), "", None);
+    }
+    for (key, help) in [
+        ("weight", "remove `weight`: the waves have theirs; or remove the waves, to set it by hand"),
+        ("segments", "move them into the first wave: segments add up from wave to wave"),
+    ] {
+        if let Some(both) = r.value(release, key) {
+            let message = format!("a release has waves or `{key}`, not both");
+            r.fault(&both.span(), message, "", Some(help.into()));
+        }
+    }
+    let mut reach = Reach::NOBODY;
+    for (i, element) in array.iter().take(WAVES_MAX).enumerate() {
+        let s = r.table(element, "release.*.wave", title.clone());
+        let wave = wave(r, &s, i, &mut reach, segments, &mut plan.segments);
+        if plan.waves.iter().any(|w| w.name == wave.name) {
+            let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
+            let help = "give each wave a `name` of its own: progress is remembered by it";
+            r.fault(&span, format!("two waves are called `{}`", wave.name), "", Some(help.into()));
+        }
+        plan.waves.push(wave);
+    }
+    plan.open_hours = open_hours.map(|hours| hours.value);
+    plan
+}
+
+fn wave(
+    r: &mut Reader<'_>,
+    s: &Scope<'_>,
+    position: usize,
+    reach: &mut Reach,
+    segments: &[Entry<Arc<Segment>>],
+    joined: &mut Vec<(Arc<Segment>, Span)>,
+) -> Wave {
+    let before = *reach;
+    let given = r.value(s, "weight").is_some();
+    let weight = r.percent(s, "weight", before.weight);
+    if weight.value < before.weight {
+        let message = format!("the weight goes down, from {} to {}", before.weight, weight.value);
+        let why = "a wave moves nobody out of `new`";
+        r.fault(&weight.span, message, why, Some(format!("write at least \"{}\"", before.weight)));
+    }
+    let mut names = vec![];
+    for text in r.list(s, "segments", 256, |t| Ok(t.to_string())) {
+        let known = segments.iter().map(|s| s.item.name.as_str());
+        let Some(i) = lookup(r, &text, "segment", known) else { continue };
+        names.push(text.value.clone());
+        // They add up: one that stands in an earlier wave too is no fault.
+        if !joined.iter().any(|(s, _)| s.name == text.value) {
+            joined.push((segments[i].item.clone(), text.span));
+        }
+    }
+    *reach = Reach { weight: weight.value.max(before.weight), segments: joined.len() };
+    if *reach == before && s.table.is_some() {
+        let help = "give it a `weight` above that of the wave before, or `segments` that join";
+        r.warn(&s.span, "a wave that lets nobody in", "it only waits", Some(help.into()));
+    }
+    let called = match (given, names.is_empty()) {
+        (true, _) => reach.weight.to_string(),
+        (false, false) => names.join("+"),
+        (false, true) => (position + 1).to_string(),
+    };
+    let users_min = r.integer(s, "users_min", 5, 1..=1_000_000_000);
+    let listed = |s: &Segment| s.header.is_none() && s.networks.is_empty();
+    if reach.weight == Weight::ZERO && joined.iter().all(|(s, _)| listed(s)) {
+        let users: usize = joined.iter().map(|(s, _)| s.users.len()).sum();
+        if (users as u64) < users_min {
+            let span = r.value(s, "users_min").map_or(s.span.clone(), Spanned::span);
+            let message = format!("this wave asks for {users_min} users, and its segments name {users}");
+            let help = format!("write `users_min = {}`, or name more users", users.max(1));
+            r.warn(&span, message, "it would hold for ever", Some(help));
+        }
+    }
+    Wave {
+        name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
+        reach: *reach,
+        bake: r.duration(s, "bake", "10m", "0s"..="720h"),
+        requests_min: r.integer(s, "requests_min", 500, 1..=1_000_000_000),
+        users_min,
+        door: r.choice(s, "open", &[("auto", Door::Auto), ("by-hand", Door::ByHand)]),
+    }
+}
+
+/// A name, or a percentage as one.
+fn name_of_wave(text: &str) -> value::Parsed<String> {
+    match Weight::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => name(text),
+    }
+}
+
+fn hours(text: &str) -> value::Parsed<OpenHours> {
+    OpenHours::parse(text).map_err(|error| {
+        let help = match &error {
+            HoursError::Day(_) => "days are Mon, Tue, Wed, Thu, Fri, Sat, Sun; as in `Mon-Thu` or `Mon,Wed`",
+            HoursError::Time(_) => {
+                "a time is hours and minutes, from `00:00` to `24:00`, as in `09:00-16:00`"
+            }
+            HoursError::Zone(_) => "a zone of the IANA database, as in `Europe/London` or `UTC`",
+            HoursError::Empty => "for the whole day, write `00:00-24:00`",
+            HoursError::Shape => {
+                "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`"
+            }
+        };
+        value::Bad { why: error.to_string(), help: Some(help.into()) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::domain::cohort::Weight;
+    use crate::domain::wave::Door;
+    use std::path::Path;
+    use std::time::Duration;
+
+    const BASE: &str = r#"
+[upstream.v1]
+servers = ["http://127.0.0.1:9001"]
+[upstream.v2]
+servers = ["http://127.0.0.1:9002"]
+[segment.testers]
+users = ["a", "b", "c", "d", "e"]
+[segment.staff]
+users = ["f"]
+[[route]]
+release = "r"
+[release.r]
+stable = "v1"
+new = "v2"
+"#;
+
+    fn check(release: &str) -> Result<crate::config::Checked, Vec<String>> {
+        let text = format!("{BASE}{release}");
+        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|report| report.lines())
+    }
+
+    #[test]
+    fn segments_add_up_and_what_is_left_out_is_that_of_the_wave_before() {
+        let checked = check(
+            r#"
+open_hours = "Mon-Thu 09:00-16:00 Europe/London"
+[[release.r.wave]]
+segments = ["testers"]
+bake = "2m"
+users_min = 3
+open = "by-hand"
+[[release.r.wave]]
+weight = "5%"
+[[release.r.wave]]
+name = "colleagues"
+segments = ["testers", "staff"]
+[[release.r.wave]]
+weight = "100%"
+requests_min = 9000
+"#,
+        )
+        .unwrap();
+        let release = &checked.plan.releases[0];
+        let told: Vec<_> = release
+            .waves
+            .iter()
+            .map(|w| (w.name.as_str(), w.reach.weight.to_string(), w.reach.segments, w.bake.as_secs()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("testers", "0%".to_owned(), 1, 120),
+                ("5%", "5%".to_owned(), 1, 600),
+                ("colleagues", "5%".to_owned(), 2, 600),
+                ("100%", "100%".to_owned(), 2, 600),
+            ]
+        );
+        assert_eq!((release.weight, release.segments.len()), (Weight::FULL, 2));
+        assert_eq!(release.waves[0].door, Door::ByHand);
+        assert_eq!((release.waves[0].users_min, release.waves[3].requests_min), (3, 9000));
+        assert_eq!(release.waves[1].bake, Duration::from_secs(600));
+        assert!(release.open_hours.is_some() && checked.warnings.is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_plan_says_what_to_type() {
+        for (release, word) in [
+            ("weight = \"5%\"\n[[release.r.wave]]\nweight = \"5%\"", "waves or `weight`, not both"),
+            (
+                "segments = [\"testers\"]\n[[release.r.wave]]\nweight = \"5%\"",
+                "waves or `segments`, not both",
+            ),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"1%\"",
+                "write at least \"5%\"",
+            ),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"5%\"",
+                "two waves are called `5%`",
+            ),
+            ("[[release.r.wave]]\nsegments = [\"tester\"]", "did you mean `\"testers\"`?"),
+            ("[[release.r.wave]]\nweight = \"5%\"\nopen = \"byhand\"", "did you mean `\"by-hand\"`?"),
+            ("[[release.r.wave]]\nwieght = \"5%\"", "did you mean `weight`?"),
+            ("[release.r.wave]\nweight = \"5%\"", "with two brackets"),
+            ("wave = []", "a plan without a wave"),
+            (
+                "open_hours = \"9-5\"\n[[release.r.wave]]\nweight = \"5%\"",
+                "Mon-Thu 09:00-16:00 Europe/London",
+            ),
+            ("[release.r.watchdog]\nmargin_errors = \"0%\"", "holds every wave for ever"),
+        ] {
+            let faults = check(release).map(|_| ()).expect_err(release);
+            assert!(faults.iter().any(|f| f.contains(word)), "{release}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_wave_that_can_never_pass_or_does_nothing_is_warned_of() {
+        for (release, word) in [
+            ("[[release.r.wave]]\nsegments = [\"staff\"]", "asks for 5 users, and its segments name 1"),
+            (
+                "[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nbake = \"1h\"",
+                "a wave that lets nobody in",
+            ),
+            ("weight = \"5%\"\nopen_hours = \"Mon 09:00-16:00 UTC\"", "`open_hours` without waves"),
+        ] {
+            let warnings = check(release).unwrap().warnings.lines();
+            assert!(warnings.iter().any(|w| w.contains(word)), "{release}: {warnings:?}");
+        }
+    }
+}

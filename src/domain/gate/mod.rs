@@ -1,0 +1,392 @@
+//! What must hold before the next wave opens. Each gate says *pass*, *fail* or *inconclusive*, with its numbers; only *pass* opens, so silence never does.
+//!
+//! [`judge`] is a pure function of [`Input`], and an input is what the ledger keeps of a decision: whoever doubts a verdict finds it again. Where all users of a wave are pinned, or all are
+//! in `new`, there is nobody to compare with: those gates pass, and say "no control".
+//!
+//! Invariants: an input without numbers never passes; the gates of a wave without a successor are the same but for the doors.
+
+pub mod noninferior;
+pub mod trial;
+
+use super::engine::cell::Pair;
+use super::verdict::State;
+use super::wave::Door;
+use noninferior::{BETA, RATIO_MAX, requests_needed};
+use std::fmt::Write;
+use std::time::Duration;
+pub use trial::{Margins, Reading};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Pass,
+    /// The numbers speak against it.
+    Fail,
+    /// They do not say yet.
+    Inconclusive,
+}
+
+impl Verdict {
+    pub fn label(self) -> &'static str {
+        match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Gate {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    /// For people, with the numbers.
+    pub detail: String,
+}
+
+/// All that a verdict is made from.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Input {
+    /// What the present wave has shown; `None`: there is none yet, and its first one waits at the door.
+    pub proof: Option<Proof>,
+    /// There if a wave follows.
+    pub door: Option<DoorState>,
+    /// Decisions survive a crash.
+    pub durable: bool,
+    /// Another release's rollback stands, and forbids more users on these servers.
+    pub barred_by: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Proof {
+    /// Does the hash put users into both arms?
+    pub controlled: bool,
+    pub baked: Duration,
+    pub bake: Duration,
+    pub requests_min: u64,
+    pub users_min: u64,
+    pub margins: Margins,
+    /// Share of users in `new`.
+    pub share: f64,
+    pub reading: Reading,
+    pub servers: Servers,
+    pub watchdog: Watchdog,
+}
+
+/// Servers of each arm, and those that are well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Servers {
+    pub all: Pair,
+    pub healthy: Pair,
+}
+
+/// What the watchdog thinks.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Watchdog {
+    /// `None`: it has not looked yet.
+    pub state: Option<State>,
+    /// It has looked, seen requests of `new`, and has nothing to say against it.
+    pub passes: bool,
+    pub reason: String,
+    pub e_value: f64,
+    /// Of "slower by more than the notice level".
+    pub e_notice: f64,
+    pub alpha: f64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DoorState {
+    pub door: Door,
+    pub hours: Option<Hours>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hours {
+    pub text: String,
+    pub open: bool,
+    /// When they begin next.
+    pub next: Option<String>,
+}
+
+/// E of the comparison from which on a wave holds.
+const E_HOLDS: f64 = 10.0;
+/// Standard deviations by which the share must differ to be no chance ...
+const SHARE_Z: f64 = 4.5;
+/// ... and relative to the weight, to matter.
+const SHARE_OFF: f64 = 0.05;
+/// Failures of `new` from which on they say something.
+const FAILURES_TOLD: u64 = 10;
+
+/// Gates that only time or a person passes; a wave that waits for nothing else is not stuck.
+pub const BAKE: &str = "bake";
+pub const OPEN: &str = "open";
+pub const OPEN_HOURS: &str = "open_hours";
+
+pub fn passes(gates: &[Gate]) -> bool {
+    !gates.is_empty() && gates.iter().all(|gate| gate.verdict == Verdict::Pass)
+}
+
+pub fn judge(input: &Input) -> Vec<Gate> {
+    let mut gates = vec![];
+    if let Some(proof) = &input.proof {
+        gates.extend([bake(proof), requests(proof), users(proof)]);
+        gates.extend([errors(proof), latency(proof), tail(proof), share(proof)]);
+        gates.extend([servers(proof), watchdog(proof)]);
+    }
+    let durable = match input.durable {
+        true => gate("state", Verdict::Pass, "decisions are on disk".into()),
+        false => gate(
+            "state",
+            Verdict::Inconclusive,
+            "a crash would forget decisions: mend the state directory".into(),
+        ),
+    };
+    gates.push(durable);
+    if let Some(by) = &input.barred_by {
+        let detail = format!("its `new` are servers of {by}, which is rolled back: resume {by} first");
+        gates.push(gate("barred", Verdict::Fail, detail));
+    }
+    if let Some(DoorState { door, hours }) = &input.door {
+        gates.push(match door {
+            Door::Auto => gate(OPEN, Verdict::Pass, "opens by itself".into()),
+            Door::ByHand => gate(OPEN, Verdict::Inconclusive, "a person opens it: grayling promote".into()),
+        });
+        if let Some(hours) = hours {
+            let next = hours.next.as_ref().map(|next| format!("; next {next}")).unwrap_or_default();
+            gates.push(match hours.open {
+                true => gate(OPEN_HOURS, Verdict::Pass, hours.text.clone()),
+                false => gate(OPEN_HOURS, Verdict::Inconclusive, format!("closed now: {}{next}", hours.text)),
+            });
+        }
+    }
+    gates
+}
+
+fn gate(name: &'static str, verdict: Verdict, detail: String) -> Gate {
+    Gate { name, verdict, detail }
+}
+
+fn when(holds: bool) -> Verdict {
+    if holds { Verdict::Pass } else { Verdict::Inconclusive }
+}
+
+fn bake(of: &Proof) -> Gate {
+    let detail = format!("{} of {}", seconds(of.baked), seconds(of.bake));
+    gate(BAKE, when(of.baked >= of.bake), detail)
+}
+
+fn requests(of: &Proof) -> Gate {
+    let detail = format!("{} of {} of new", of.reading.requests.new, of.requests_min);
+    let enough = of.reading.requests.new >= of.requests_min && of.reading.requests.new > 0;
+    gate("requests", when(enough), detail)
+}
+
+fn users(of: &Proof) -> Gate {
+    let Pair { new, stable } = of.reading.users;
+    let least = if of.controlled { new.min(stable) } else { new };
+    let seen = if of.controlled { format!("new {new}, stable {stable}") } else { format!("new {new}") };
+    gate("users", when(least >= of.users_min), format!("{seen}; {} needed", of.users_min))
+}
+
+const NO_CONTROL: &str = "no control: nobody to compare with";
+
+fn errors(of: &Proof) -> Gate {
+    let name = "errors";
+    if !of.controlled {
+        return gate(name, Verdict::Pass, NO_CONTROL.into());
+    }
+    let (n, bad, e) = (of.reading.compared, of.reading.failed, of.reading.e_errors);
+    let [new, stable] = [ratio(bad.new, n.new), ratio(bad.stable, n.stable)];
+    let limit = (stable + of.margins.errors).max(RATIO_MAX * stable);
+    let mut detail = format!(
+        "new {} of {} failed, stable {} of {}; no worse than {} points by E {}",
+        bad.new,
+        n.new,
+        bad.stable,
+        n.stable,
+        points(of.margins.errors),
+        e_of(e)
+    );
+    let needed = requests_needed(base(bad.stable, n.stable), of.margins.errors, of.share);
+    let verdict = match () {
+        () if e >= 1.0 / BETA => Verdict::Pass,
+        () if bad.new >= FAILURES_TOLD && new > limit && n.new as f64 >= needed.min(5_000.0) => {
+            detail.push_str("; it fails more often than it may");
+            Verdict::Fail
+        }
+        () => {
+            let more = needed * of.reading.design_errors.max(1.0) - n.new as f64;
+            if more > 0.0 {
+                let _ = write!(detail, "; about {} more requests of new", rounded(more));
+            }
+            users_repeat(&mut detail, of.reading.design_errors);
+            Verdict::Inconclusive
+        }
+    };
+    gate(name, verdict, detail)
+}
+
+fn latency(of: &Proof) -> Gate {
+    let name = "latency";
+    if !of.controlled {
+        return gate(name, Verdict::Pass, NO_CONTROL.into());
+    }
+    let e = of.reading.e_body;
+    let margin = 100.0 * of.margins.latency;
+    let mut detail =
+        format!("not slower by {margin:.0}% by E {}, of {} answers of new", e_of(e), of.reading.timed.new);
+    if of.reading.timed.new == 0 {
+        detail.push_str("; too little is known of stable yet");
+    }
+    if e < 1.0 / BETA {
+        users_repeat(&mut detail, of.reading.design_latency);
+    }
+    gate(name, when(e >= 1.0 / BETA), detail)
+}
+
+fn tail(of: &Proof) -> Gate {
+    let name = "latency_tail";
+    if !of.controlled {
+        return gate(name, Verdict::Pass, NO_CONTROL.into());
+    }
+    let (n, slow, e) = (of.reading.timed, of.reading.slow, of.reading.e_tail);
+    let detail = format!(
+        "above p99 of stable: new {} of {}, stable {} of {}; less than {RATIO_MAX} times as many by E {}",
+        slow.new,
+        n.new,
+        slow.stable,
+        n.stable,
+        e_of(e)
+    );
+    let much = slow.new >= 5 * FAILURES_TOLD
+        && ratio(slow.new, n.new) > RATIO_MAX * ratio(slow.stable, n.stable).max(0.01);
+    let verdict = match () {
+        () if e >= 1.0 / BETA => Verdict::Pass,
+        () if much => Verdict::Fail,
+        () => Verdict::Inconclusive,
+    };
+    gate(name, verdict, detail)
+}
+
+/// A share that is not the weight's is a fault of the set-up: the arms are then not what they are taken for.
+fn share(of: &Proof) -> Gate {
+    let name = "share";
+    if !of.controlled {
+        return gate(name, Verdict::Pass, NO_CONTROL.into());
+    }
+    let n = of.reading.compared;
+    let actual = ratio(n.new, n.total());
+    let detail =
+        format!("{:.2}% of requests went to new, {:.2}% are configured", 100.0 * actual, 100.0 * of.share);
+    let off = (actual - of.share).abs() > SHARE_OFF * of.share.min(1.0 - of.share);
+    match () {
+        () if n.total() == 0 => gate(name, Verdict::Inconclusive, "no request to compare yet".into()),
+        () if off && of.reading.share_z.abs() > SHARE_Z => {
+            let why = "beyond chance: a fault of the set-up and not of new (are user ids lost or doubled on one side, or is one arm not reached?)";
+            gate(name, Verdict::Fail, format!("{detail}, {why}"))
+        }
+        () => gate(name, Verdict::Pass, detail),
+    }
+}
+
+fn servers(of: &Proof) -> Gate {
+    let Servers { all, healthy } = of.servers;
+    let detail =
+        format!("new {} of {} healthy, stable {} of {}", healthy.new, all.new, healthy.stable, all.stable);
+    let well = healthy == all && all.new > 0 && all.stable > 0;
+    gate("servers", if well { Verdict::Pass } else { Verdict::Fail }, detail)
+}
+
+fn watchdog(of: &Proof) -> Gate {
+    let name = "watchdog";
+    let dog = &of.watchdog;
+    let Some(state) = dog.state else {
+        return gate(name, Verdict::Inconclusive, "it has not looked yet".into());
+    };
+    let noticed = dog.e_notice >= 1.0 / dog.alpha;
+    let evidence = format!("E {:.2} of {E_HOLDS:.0}", dog.e_value);
+    match state {
+        State::Tripped | State::BothArms => {
+            gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason))
+        }
+        _ if dog.e_value >= E_HOLDS || noticed => {
+            gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason))
+        }
+        State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
+        _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
+    }
+}
+
+fn users_repeat(detail: &mut String, design_effect: f64) {
+    if design_effect >= 1.5 {
+        let _ = write!(detail, "; users repeat themselves: {design_effect:.1} requests count as one");
+    }
+}
+
+/// Of stable, never quite zero: nothing that was not seen is known not to happen.
+fn base(bad: u64, of: u64) -> f64 {
+    (bad as f64 + 0.5) / (of as f64 + 1.0)
+}
+
+fn ratio(part: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { part as f64 / of as f64 }
+}
+
+fn e_of(e: f64) -> String {
+    let needed = 1.0 / BETA;
+    if e >= 1000.0 { format!("above 1000 of {needed:.0}") } else { format!("{e:.2} of {needed:.0}") }
+}
+
+/// `0.001` → `0.1`.
+pub fn points(share: f64) -> String {
+    let text = format!("{:.4}", 100.0 * share);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn rounded(n: f64) -> u64 {
+    let unit = 10f64.powf(n.max(1.0).log10().floor() - 1.0).max(1.0);
+    ((n / unit).ceil() * unit) as u64
+}
+
+/// For people: `40 s`, `12 min`, `3.5 h`.
+pub fn seconds(time: Duration) -> String {
+    let s = time.as_secs_f64();
+    match s {
+        s if s < 10.0 => format!("{:.1} s", (s * 10.0).floor() / 10.0),
+        s if s < 120.0 => format!("{:.0} s", s.floor()),
+        s if s < 7200.0 => format!("{:.0} min", (s / 60.0).floor()),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
+    }
+}
+
+/// What is known of a release's traffic.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Traffic {
+    /// Requests a second, of both arms.
+    pub rate: f64,
+    /// Of stable.
+    pub requests: u64,
+    pub failures: u64,
+}
+
+/// How long a wave at this share must last to show a deviation of `margin`, at this traffic. `None`: no traffic, or no control.
+pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duration> {
+    let rate = traffic.rate * share;
+    if rate <= 0.0 || share >= 1.0 {
+        return None;
+    }
+    let needed = requests_needed(base(traffic.failures, traffic.requests), margin, share);
+    Some(Duration::from_secs_f64((needed / rate).min(1e9)))
+}
+
+/// `0.1 points at 5%: about 40 min at this rate`.
+pub fn power(traffic: &Traffic, margin: f64, share: f64) -> Option<String> {
+    let time = time_needed(traffic, margin, share)?;
+    let percent = format!("{:.4}", 100.0 * share);
+    let percent = percent.trim_end_matches('0').trim_end_matches('.');
+    Some(format!("{} points at {percent}%: about {} at this rate", points(margin), seconds(time)))
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+pub(crate) mod tests;

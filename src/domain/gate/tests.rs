@@ -1,0 +1,310 @@
+//! Gates one by one, and trials of simulated crowds: what they count, how often they promote what they should not, and how soon what they should.
+
+use super::*;
+use crate::domain::cohort::Weight;
+use crate::domain::decide::Arm;
+use crate::domain::engine::latency::Table;
+use crate::domain::engine::users::Unit;
+use crate::domain::engine::{Event, Request, What};
+use crate::domain::histogram;
+use noninferior::tests::Dice;
+use std::sync::Arc;
+use trial::{Trial, Yardstick};
+
+/// A wave at 20% of which everything is well.
+pub fn good() -> Proof {
+    Proof {
+        controlled: true,
+        baked: Duration::from_secs(3600),
+        bake: Duration::from_secs(600),
+        requests_min: 500,
+        users_min: 5,
+        margins: Margins { errors: 0.001, latency: 0.1 },
+        share: 0.2,
+        reading: Reading {
+            requests: Pair::new(20_000, 80_000),
+            users: Pair::new(900, 4_000),
+            compared: Pair::new(20_000, 80_000),
+            failed: Pair::new(20, 80),
+            timed: Pair::new(20_000, 80_000),
+            slow: Pair::new(200, 800),
+            e_errors: 40.0,
+            e_body: 900.0,
+            e_tail: 33.0,
+            design_errors: 1.0,
+            design_latency: 1.0,
+            share_z: 0.1,
+        },
+        servers: Servers { all: Pair::new(2, 3), healthy: Pair::new(2, 3) },
+        watchdog: Watchdog {
+            state: Some(State::Quiet),
+            passes: true,
+            reason: "new 20 of 20000".into(),
+            e_value: 0.3,
+            e_notice: 0.2,
+            alpha: 0.001,
+        },
+    }
+}
+
+/// A wave of which nothing was seen.
+pub fn silent() -> Proof {
+    let watchdog =
+        Watchdog { passes: false, reason: "no request of new in the last minute".into(), ..good().watchdog };
+    let reading = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
+    Proof { reading, watchdog, ..good() }
+}
+
+pub fn input(proof: Option<Proof>) -> Input {
+    let door = Some(DoorState { door: Door::Auto, hours: None });
+    Input { proof, door, durable: true, barred_by: None }
+}
+
+fn verdicts(proof: Proof) -> Vec<(&'static str, Verdict)> {
+    let gates = judge(&input(Some(proof)));
+    gates.iter().filter(|g| g.verdict != Verdict::Pass).map(|g| (g.name, g.verdict)).collect()
+}
+
+#[test]
+fn each_thing_that_is_missing_holds_and_says_so() {
+    use Verdict::{Fail, Inconclusive};
+    type Spoil = fn(&mut Proof);
+    let table: [(Spoil, &[(&str, Verdict)]); 14] = [
+        (|_| {}, &[]),
+        (|p| p.baked = Duration::from_secs(599), &[("bake", Inconclusive)]),
+        (|p| p.reading.requests.new = 499, &[("requests", Inconclusive)]),
+        (|p| p.reading.users.stable = 4, &[("users", Inconclusive)]),
+        (|p| p.reading.e_errors = 19.9, &[("errors", Inconclusive)]),
+        (|p| (p.reading.e_errors, p.reading.failed.new) = (0.1, 200), &[("errors", Fail)]),
+        (|p| p.reading.e_body = 19.0, &[("latency", Inconclusive)]),
+        (|p| p.reading.e_tail = 19.0, &[("latency_tail", Inconclusive)]),
+        (|p| (p.reading.e_tail, p.reading.slow.new) = (0.0, 700), &[("latency_tail", Fail)]),
+        (|p| (p.reading.compared.new, p.reading.share_z) = (10_000, -20.0), &[("share", Fail)]),
+        (|p| p.servers.healthy.new = 1, &[("servers", Fail)]),
+        (|p| p.watchdog.e_value = 10.0, &[("watchdog", Fail)]),
+        (|p| p.watchdog.e_notice = 1_000.0, &[("watchdog", Fail)]),
+        (|p| p.watchdog.state = Some(State::Blind), &[("watchdog", Inconclusive)]),
+    ];
+    for (spoil, expected) in table {
+        let mut proof = good();
+        spoil(&mut proof);
+        assert_eq!(verdicts(proof), *expected);
+    }
+    let says = |proof: Proof, name: &str| {
+        judge(&input(Some(proof))).into_iter().find(|g| g.name == name).map(|g| g.detail).unwrap_or_default()
+    };
+    let mut off = good();
+    (off.reading.compared.new, off.reading.share_z) = (10_000, -20.0);
+    assert!(says(off, "share").contains("a fault of the set-up and not of new"));
+    let mut few = good();
+    (few.reading.e_errors, few.reading.compared.new) = (1.5, 4_000);
+    assert_eq!(
+        says(few, "errors"),
+        "new 20 of 4000 failed, stable 80 of 80000; no worse than 0.1 points by E 1.50 of 20; about 13000 more requests of new"
+    );
+}
+
+#[test]
+fn silence_never_passes() {
+    let missing: Vec<_> = verdicts(silent()).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(missing, ["requests", "users", "errors", "latency", "latency_tail", "share", "watchdog"]);
+    // Nor what was seen once, when it has fallen silent.
+    let late = Proof { watchdog: silent().watchdog, ..good() };
+    assert_eq!(verdicts(late), [("watchdog", Verdict::Inconclusive)]);
+    assert!(!passes(&[]));
+}
+
+#[test]
+fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
+    let reading = Reading { requests: Pair::new(700, 9_000), users: Pair::new(5, 0), ..silent().reading };
+    let gates = judge(&input(Some(Proof { controlled: false, reading, ..good() })));
+    assert!(passes(&gates), "{gates:?}");
+    let no_control = gates.iter().filter(|g| g.detail == NO_CONTROL).map(|g| g.name);
+    assert_eq!(no_control.collect::<Vec<_>>(), ["errors", "latency", "latency_tail", "share"]);
+    let alone = Proof { controlled: false, ..silent() };
+    assert_eq!(verdicts(alone).len(), 3, "requests, users, and the watchdog's silence");
+}
+
+#[test]
+fn doors_are_gates_too() {
+    let at = |door, hours: Option<bool>| {
+        let hours = hours.map(|open| Hours {
+            text: "Mon-Thu 09:00-16:00 UTC".into(),
+            open,
+            next: Some("Mon 09:00".into()),
+        });
+        let gates = judge(&Input { door: Some(DoorState { door, hours }), ..input(Some(good())) });
+        gates.into_iter().filter(|g| g.verdict != Verdict::Pass).map(|g| g.detail).collect::<Vec<_>>()
+    };
+    assert_eq!(at(Door::Auto, None), Vec::<String>::new());
+    assert_eq!(at(Door::Auto, Some(true)), Vec::<String>::new());
+    assert_eq!(at(Door::ByHand, None), ["a person opens it: grayling promote"]);
+    assert_eq!(at(Door::Auto, Some(false)), ["closed now: Mon-Thu 09:00-16:00 UTC; next Mon 09:00"]);
+    let forgetful = judge(&Input { durable: false, ..input(None) });
+    assert!(!passes(&forgetful) && passes(&judge(&input(None))));
+    assert!(!passes(&judge(&Input { barred_by: Some("other".into()), ..input(Some(good())) })));
+}
+
+#[test]
+fn power_is_told_in_the_time_that_the_traffic_takes() {
+    let traffic = Traffic { rate: 100.0, requests: 30_000, failures: 30 };
+    let told = power(&traffic, 0.002, 0.05).unwrap();
+    assert!(told.starts_with("0.2 points at 5%: about ") && told.ends_with(" min at this rate"), "{told}");
+    assert_eq!(power(&Traffic { rate: 0.0, ..traffic }, 0.002, 0.05), None);
+    assert_eq!(power(&traffic, 0.002, 1.0), None);
+    let minutes = |rate| time_needed(&Traffic { rate, ..traffic }, 0.002, 0.05).unwrap().as_secs() / 60;
+    assert!((10..40).contains(&minutes(100.0)) && minutes(50.0) >= 2 * minutes(100.0) - 1);
+}
+
+/// Users come again and again, each at `rate` a second in all; told event by event, as the watchdog hears it.
+#[derive(Clone, Copy)]
+struct Crowd {
+    users: u32,
+    share: f64,
+    /// A share of users fails always, wherever they are.
+    poisoned: f64,
+    /// Of the requests of stable, of new.
+    fails: [f64; 2],
+    /// How many times slower `new` is; σ of the log between users.
+    slower: f64,
+    users_differ: f64,
+}
+
+const CROWD: Crowd =
+    Crowd { users: 1_000, share: 0.2, poisoned: 0.0, fails: [0.0; 2], slower: 1.0, users_differ: 0.0 };
+
+/// Of a log-normal latency: median 40 ms, σ 0.5.
+fn table() -> Arc<Table> {
+    let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
+    let (mut counts, mut dice) = (vec![0.0; histogram::BUCKETS], Dice(11));
+    (0..50_000).for_each(|_| counts[histogram::index(latency_us(&mut dice) as u64)] += 1.0);
+    Arc::new(Table::new(&edges, &counts))
+}
+
+fn normal(dice: &mut Dice) -> f64 {
+    (-2.0 * (1.0 - dice.uniform()).ln()).sqrt() * (std::f64::consts::TAU * dice.uniform()).cos()
+}
+
+fn latency_us(dice: &mut Dice) -> f64 {
+    40e3 * (0.5 * normal(dice)).exp()
+}
+
+impl Crowd {
+    /// So many requests, or until `passes`: how many that took, of both arms.
+    fn trial(
+        &self,
+        seed: u64,
+        margins: Margins,
+        requests: u64,
+        table: Option<&Arc<Table>>,
+        passes: impl Fn(&Reading) -> bool,
+    ) -> (Trial, Option<u64>) {
+        let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((self.share * 1e6) as u32));
+        let (mut trial, mut dice) = (Trial::new(margins, weight, tick, Duration::ZERO), Dice(seed));
+        for n in 0..requests {
+            let at = Duration::from_micros(2_000 * n);
+            let user = (dice.uniform() * f64::from(self.users)) as u64;
+            // Where users stand, and what they are like, is drawn anew in each run.
+            let place = Dice(seed << 32 | user).uniform();
+            let mut of_user = Dice(!(seed << 32 | user));
+            let poisoned = of_user.uniform() < self.poisoned;
+            let usual = (self.users_differ * normal(&mut of_user)).exp();
+            let unit = Unit::from_index((place * 16e6) as u32);
+            let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
+            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None };
+            let failed = poisoned || dice.uniform() < self.fails[arm.index()];
+            let what = if failed { What::Failed } else { What::Answered };
+            let slower = if arm == Arm::New { self.slower } else { 1.0 };
+            let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
+            let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO };
+            trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
+            trial.push(&Event { request, what, after }, &yardstick);
+            trial.tick(at, Duration::from_millis(250));
+            if n % 1_000 == 0 && passes(&trial.reading()) {
+                return (trial, Some(n));
+            }
+        }
+        (trial, None)
+    }
+}
+
+const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1 };
+
+#[test]
+fn a_trial_counts_what_came_and_whom_it_befell() {
+    let crowd = Crowd { fails: [0.01, 0.03], ..CROWD };
+    let (trial, _) = crowd.trial(5, MARGINS, 20_000, None, |_| false);
+    let r = trial.reading();
+    assert!((3_000..5_000).contains(&r.requests.new) && r.requests.total() > 19_700, "{r:?}");
+    assert!((80..170).contains(&r.failed.new) && (110..210).contains(&r.failed.stable), "{r:?}");
+    assert!((150..250).contains(&r.users.new) && (700..900).contains(&r.users.stable), "{r:?}");
+    assert!(r.share_z.abs() < 4.0 && r.e_errors < 1.0 && (0.8..1.4).contains(&r.design_errors), "{r:?}");
+}
+
+#[test]
+fn a_share_that_lost_half_of_new_is_beyond_chance() {
+    let crowd = Crowd { users: 20_000, ..CROWD };
+    let (trial, _) = crowd.trial(7, MARGINS, 10_000, None, |_| false);
+    assert!(trial.reading().share_z.abs() < 4.0, "{:?}", trial.reading());
+    let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(400_000));
+    let mut lost = Trial::new(Margins { errors: 0.01, latency: 0.1 }, weight, tick, Duration::ZERO);
+    let mut dice = Dice(1);
+    for n in 0..10_000u64 {
+        let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
+        let arm = if unit.bucket() < 200_000 { Arm::New } else { Arm::Stable };
+        let request = Request {
+            id: n,
+            at: Duration::from_millis(n),
+            arm,
+            unit: Some(unit),
+            drawn: true,
+            stratum: None,
+        };
+        lost.push(
+            &Event { request, what: What::Arrived, after: Duration::ZERO },
+            &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO },
+        );
+    }
+    assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());
+}
+
+/// Users who fail always are a matter of chance, and of a few: no number of their requests shows that `new` is no worse.
+#[test]
+fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
+    // A tenth of a point more in `new`, and one user in a hundred fails always, wherever he is.
+    let crowd = Crowd { users: 2_000, poisoned: 0.01, fails: [0.001, 0.006], ..CROWD };
+    let margins = Margins { errors: 0.005, ..MARGINS };
+    let runs = 60;
+    let passes = |r: &Reading| r.e_errors >= 1.0 / BETA;
+    let passed =
+        (0..runs).filter(|seed| crowd.trial(*seed, margins, 60_000, None, passes).1.is_some()).count();
+    assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}");
+}
+
+/// T13 for latency: users alike, and users who are slow or fast by nature.
+#[test]
+fn a_new_slower_by_its_very_margin_is_promoted_in_one_of_twenty_at_most() {
+    let table = table();
+    let passes = |r: &Reading| r.e_body >= 1.0 / BETA;
+    for users_differ in [0.0, 0.6] {
+        let crowd = Crowd { slower: 1.1, users_differ, ..CROWD };
+        let runs = 60;
+        let passed = (0..runs)
+            .filter(|seed| crowd.trial(*seed, MARGINS, 20_000, Some(&table), passes).1.is_some())
+            .count();
+        assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}, users differ by {users_differ}");
+    }
+}
+
+#[test]
+fn a_new_as_fast_as_stable_passes_soon_and_with_it_its_tail() {
+    let table = table();
+    let both = |r: &Reading| r.e_body >= 1.0 / BETA && r.e_tail >= 1.0 / BETA;
+    let body = |r: &Reading| r.e_body >= 1.0 / BETA;
+    for seed in 0..10 {
+        let (_, soon) = CROWD.trial(seed, MARGINS, 20_000, Some(&table), body);
+        assert!(soon.is_some(), "body");
+        let (trial, later) = CROWD.trial(seed, MARGINS, 80_000, Some(&table), both);
+        assert!(later.is_some(), "body and tail: {:?}", trial.reading());
+    }
+}

@@ -1,0 +1,359 @@
+//! What the present wave has shown so far: counted from the same events that the watchdog judges, and begun anew with each wave.
+//!
+//! Requests are grouped by arrival in intervals, which count when they are final (a deadline after their end), and in *slots* of several, which close by how
+//! many came and never by what befell them. Only requests that the hash alone has placed are compared; all of them count as requests and users.
+//!
+//! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of buckets, a sketch of users for each arm, the
+//! intervals of one deadline.
+
+use super::noninferior::{Body, Failures, Spread, Tail, design_effect};
+use crate::domain::cohort::Weight;
+use crate::domain::decide::Arm;
+use crate::domain::distinct::{self, REGISTERS};
+use crate::domain::engine::cell::Pair;
+use crate::domain::engine::latency::{Ages, Table};
+use crate::domain::engine::users::{CLUSTERS, Unit};
+use crate::domain::engine::{Event, What};
+use crate::domain::histogram;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Requests of each arm that are to be expected in a slot.
+const EXPECTED_MIN: f64 = 2.0;
+/// Intervals that are kept at most.
+const INTERVALS_MAX: usize = 4096;
+
+/// The worst that `new` may be and still be promoted.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Margins {
+    /// A difference of shares: `0.001` is a tenth of a point.
+    pub errors: f64,
+    /// `0.1`: a tenth slower.
+    pub latency: f64,
+}
+
+/// What stable's answers are like, and this user's beside others': the engine's yardstick.
+pub struct Yardstick<'a> {
+    pub table: Option<&'a Arc<Table>>,
+    pub factor: f64,
+    /// Quicker answers count as this quick.
+    pub floor: Duration,
+}
+
+/// What a wave has shown. E-values are tempered already; see [`super::noninferior`].
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Reading {
+    /// Without those that the client or the proxy ended.
+    pub requests: Pair,
+    pub users: Pair,
+    /// Of these: placed by the hash alone, and final.
+    pub compared: Pair,
+    pub failed: Pair,
+    /// Answered, or silent for as long as it takes to be sure; and above stable's p99.
+    pub timed: Pair,
+    pub slow: Pair,
+    pub e_errors: f64,
+    pub e_body: f64,
+    pub e_tail: f64,
+    pub design_errors: f64,
+    pub design_latency: f64,
+    /// How far the share of requests that went to `new` is from the weight, in standard deviations.
+    pub share_z: f64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Cluster {
+    requests: u32,
+    failed: u32,
+    timed: u32,
+    slow: u32,
+    log_latency: f32,
+    arm: Option<Arm>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Interval {
+    all: Pair,
+    arrived: Pair,
+    excused: Pair,
+    answered: Pair,
+    told_failed: Pair,
+    broke: Pair,
+    /// With the arms swapped.
+    ages: Ages,
+    timed: Pair,
+    slow: Pair,
+    table: Option<Arc<Table>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Trial {
+    margins: Margins,
+    share: f64,
+    tick: Duration,
+    began: Duration,
+    oldest: u64,
+    intervals: VecDeque<Interval>,
+    /// Final intervals that are not bet on yet.
+    slot: Interval,
+    reading: Reading,
+    errors: Failures,
+    body: Body,
+    tail: Tail,
+    clusters: Vec<Cluster>,
+    /// Of ln µs, by arm.
+    latencies: [Spread; 2],
+    users: [Box<[u8; REGISTERS]>; 2],
+}
+
+impl Trial {
+    pub fn new(margins: Margins, weight: Weight, tick: Duration, now: Duration) -> Trial {
+        Trial {
+            margins,
+            share: weight.ratio(),
+            tick,
+            began: now,
+            oldest: number(now, tick),
+            intervals: VecDeque::new(),
+            slot: Interval::default(),
+            reading: Reading::default(),
+            errors: Failures::new(margins.errors),
+            body: Body::default(),
+            tail: Tail::default(),
+            clusters: vec![Cluster::default(); CLUSTERS],
+            latencies: [Spread::default(); 2],
+            users: std::array::from_fn(|_| Box::new([0; REGISTERS])),
+        }
+    }
+
+    pub fn margins(&self) -> Margins {
+        self.margins
+    }
+
+    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
+        let Event { request, what, after } = *event;
+        if request.at < self.began {
+            return;
+        }
+        let late = number(request.at, self.tick) < self.oldest;
+        // What breaks after its interval was final is one more that failed.
+        if late && what != What::Broke {
+            return;
+        }
+        let index = if late { 0 } else { (number(request.at, self.tick) - self.oldest) as usize };
+        if index >= INTERVALS_MAX {
+            return;
+        }
+        if index >= self.intervals.len() {
+            let table = yardstick.table.cloned();
+            self.intervals
+                .resize_with(index + 1, || Interval { table: table.clone(), ..Interval::default() });
+        }
+        let (interval, arm) = (&mut self.intervals[index], request.arm);
+        match what {
+            What::Arrived => {
+                *interval.all.of(arm) += 1;
+                if let Some(unit) = request.unit {
+                    let (register, rank) = distinct::register(spread(unit));
+                    let known = &mut self.users[arm.index()][register];
+                    *known = rank.max(*known);
+                }
+            }
+            What::Excused | What::Left { .. } => {
+                *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
+            }
+            What::Answered | What::ClientError | What::Failed | What::Broke => {}
+        }
+        let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
+        let cluster = &mut self.clusters[unit.cluster()];
+        cluster.arm = Some(arm);
+        match what {
+            What::Arrived => {
+                *interval.arrived.of(arm) += 1;
+                cluster.requests += 1;
+            }
+            What::Failed | What::Broke => {
+                cluster.failed += 1;
+                if what == What::Failed {
+                    *interval.told_failed.of(arm) += 1;
+                } else {
+                    *interval.broke.of(arm) += 1;
+                }
+                if late {
+                    *interval.arrived.of(arm) += 1;
+                    *interval.answered.of(arm) += 1;
+                }
+            }
+            What::Excused | What::Left { .. } => {
+                *interval.excused.of(arm) += 1;
+                cluster.requests = cluster.requests.saturating_sub(1);
+            }
+            What::Answered | What::ClientError => *interval.answered.of(arm) += 1,
+        }
+        if let Some(table) = &interval.table {
+            let compared = |by: f64| {
+                let quick = (after.as_secs_f64() / by).max(yardstick.floor.as_secs_f64());
+                (1e6 * quick / yardstick.factor).max(1.0)
+            };
+            let us = compared(1.0);
+            let faster = if arm == Arm::New { compared(1.0 + self.margins.latency) } else { us };
+            let group = table.group(bucket(faster));
+            match what {
+                What::Answered | What::ClientError => {
+                    *interval.ages.done[group].of(other(arm)) += 1;
+                    let slow = table.above_p99(bucket(us));
+                    *interval.timed.of(arm) += 1;
+                    *interval.slow.of(arm) += u64::from(slow);
+                    let log = us.ln();
+                    cluster.timed += 1;
+                    cluster.slow += u32::from(slow);
+                    cluster.log_latency += log as f32;
+                    let all = &mut self.latencies[arm.index()];
+                    (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
+                }
+                What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
+                What::Arrived | What::Failed | What::Broke => {}
+            }
+        }
+    }
+
+    /// Time goes on: what is final `deadline` after its interval counts.
+    pub fn tick(&mut self, now: Duration, deadline: Duration) {
+        let deadline = deadline.min(self.tick * INTERVALS_MAX as u32);
+        let until = number(now.saturating_sub(deadline), self.tick);
+        while self.oldest < until {
+            let Some(interval) = self.intervals.pop_front() else {
+                self.oldest = until;
+                break;
+            };
+            self.oldest += 1;
+            self.settle(interval);
+        }
+    }
+
+    fn settle(&mut self, interval: Interval) {
+        self.reading.requests += interval.all;
+        let same_table = match (&self.slot.table, &interval.table) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same_table {
+            self.bet();
+        }
+        self.slot.table = interval.table.clone();
+        self.slot.add(&interval);
+        let n = self.slot.arrived.total() as f64;
+        if n * self.share >= EXPECTED_MIN && n * (1.0 - self.share) >= EXPECTED_MIN {
+            self.bet();
+        }
+    }
+
+    /// Bets on the slot, and begins the next.
+    fn bet(&mut self) {
+        let slot = std::mem::take(&mut self.slot);
+        let mut compared = slot.arrived;
+        compared.take(slot.excused);
+        // What has not been answered by now has failed.
+        let mut failed = compared;
+        failed.take(slot.answered);
+        failed += slot.broke;
+        let failed = failed.capped(compared);
+        self.reading.compared += compared;
+        self.reading.failed += failed;
+        self.errors.push(compared, failed);
+        let Some(table) = &slot.table else { return };
+        let mut hung = compared;
+        hung.take(slot.answered);
+        hung.take(slot.told_failed);
+        let (mut timed, mut slow) = (slot.timed, slot.slow);
+        timed += hung;
+        slow += hung;
+        self.reading.timed += timed;
+        self.reading.slow += slow;
+        self.tail.push(timed, slow);
+        let ages = Ages { arrived: Pair::new(slot.arrived.stable, slot.arrived.new), ..slot.ages };
+        self.body.push(table.body(&ages));
+    }
+
+    pub fn reading(&self) -> Reading {
+        let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
+        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32| {
+            let spread = |arm: Arm| {
+                let (all, some) =
+                    of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
+                Spread { n: all, sum: some, squares: some }
+            };
+            design_effect(Arm::BOTH.map(spread), |i| {
+                Box::new(of(Arm::BOTH[i]).map(move |c| (f64::from(n(c)), f64::from(bad(c)))))
+            })
+        };
+        let design_errors = shares(|c| c.requests, |c| c.failed.min(c.requests));
+        let design_tail = shares(|c| c.timed, |c| c.slow);
+        let design_latency = design_effect(self.latencies, |i| {
+            Box::new(of(Arm::BOTH[i]).map(|c| (f64::from(c.timed), f64::from(c.log_latency))))
+        });
+        Reading {
+            users: Pair::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
+            e_errors: self.errors.e_value(design_errors),
+            e_body: self.body.e_value(design_latency),
+            e_tail: self.tail.e_value(design_tail),
+            design_errors,
+            design_latency,
+            share_z: self.share_z(),
+            ..self.reading
+        }
+    }
+
+    fn users_of(&self, arm: Arm) -> u64 {
+        distinct::estimate(self.users[arm.index()].iter().copied())
+    }
+
+    /// So many of the groups of users are in `new`, each with its own number of requests: how unlikely is the sum?
+    fn share_z(&self) -> f64 {
+        let all = self.clusters.iter().map(|c| f64::from(c.requests));
+        let (sum, squares) = all.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
+        let new: f64 =
+            self.clusters.iter().filter(|c| c.arm == Some(Arm::New)).map(|c| f64::from(c.requests)).sum();
+        let variance = self.share * (1.0 - self.share) * (squares - sum * sum / CLUSTERS as f64);
+        if variance > 0.0 { (new - self.share * sum) / variance.sqrt() } else { 0.0 }
+    }
+}
+
+impl Interval {
+    fn add(&mut self, other: &Interval) {
+        self.arrived += other.arrived;
+        self.excused += other.excused;
+        self.answered += other.answered;
+        self.told_failed += other.told_failed;
+        self.broke += other.broke;
+        self.timed += other.timed;
+        self.slow += other.slow;
+        let groups = self.ages.done.iter_mut().zip(&other.ages.done);
+        groups.chain(self.ages.censored.iter_mut().zip(&other.ages.censored)).for_each(|(a, b)| *a += *b);
+    }
+}
+
+fn number(at: Duration, tick: Duration) -> u64 {
+    (at.as_nanos() / tick.as_nanos().max(1)) as u64
+}
+
+fn bucket(us: f64) -> usize {
+    histogram::index(us.round() as u64)
+}
+
+fn other(arm: Arm) -> Arm {
+    match arm {
+        Arm::New => Arm::Stable,
+        Arm::Stable => Arm::New,
+    }
+}
+
+/// Units are a prefix of the hash: mixed anew (SplitMix64's finaliser), they make a sketch's hash.
+fn spread(unit: Unit) -> u64 {
+    let mut z = u64::from(unit.index()).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

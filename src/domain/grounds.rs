@@ -1,0 +1,228 @@
+//! What a verdict is made from, complete; and the verdict that follows from it, by these numbers alone.
+//!
+//! [`super::judge::Judge`] gathers grounds (it remembers since when things are as they are) and asks them what they say; the ledger keeps them,
+//! and whoever reads it asks them again. Invariants: pure and total: the same grounds say the same for ever, and no numbers, however
+//! forged, panic; times are whole milliseconds where a verdict hangs on them, so that what is written down is what was judged.
+//!
+//! What the comparison has won is the product of every table since the evidence began: that is here as its sums, not replayed.
+
+use super::ceiling::{RECENT, Sample, Standing, standing};
+use super::engine::Engine;
+use super::engine::Signal;
+use super::verdict::Cause;
+use std::time::Duration;
+
+/// How long a crossed ceiling must last when stable is not clearly better.
+pub const HOLD: Duration = Duration::from_secs(30);
+/// Bad requests of an arm in ten seconds that are more than noise.
+pub const BAD_NOW_MIN: u64 = 5;
+/// Failures that are not final yet by which slowness is known to be failing.
+const FAILING: u64 = 3;
+/// E at which to call it suspicious.
+pub const SUSPICIOUS: f64 = 10.0;
+
+/// What one of the three tests says at one look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Say {
+    Nothing,
+    Waits,
+    Both,
+    Trips(Cause),
+}
+
+/// The samples that a ceiling is held against.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Crossing {
+    pub minute: Sample,
+    /// Decides whether stable is clearly better now; nothing if too few users are in it.
+    pub recent: Sample,
+    /// The same, whatever the number of users: is `new` still bad?
+    pub all: Sample,
+    /// The last seconds: an outage that is over is no reason for a precaution.
+    pub current: Sample,
+}
+
+/// A ceiling at one look.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Ceiling {
+    pub of: Crossing,
+    /// The share of bad requests that is too much.
+    pub limit: f64,
+    /// Without a break.
+    pub over_ms: u64,
+    /// Stable has not been bad for a while.
+    pub calm: bool,
+    /// The hash puts users into both arms.
+    pub controlled: bool,
+}
+
+impl Crossing {
+    pub fn is_over(&self, limit: f64) -> bool {
+        standing(&self.minute, limit) != Standing::Under && self.all.new_ratio() > limit
+    }
+}
+
+impl Ceiling {
+    pub fn say(&self) -> Say {
+        let Ceiling { of, limit, .. } = *self;
+        let Crossing { minute, recent, all, current } = of;
+        if !of.is_over(limit) {
+            return Say::Nothing;
+        }
+        let mut stands = standing(&minute, limit);
+        if !self.calm {
+            stands = Standing::Both;
+        } else if standing(&recent, limit) == Standing::New {
+            stands = Standing::New;
+        }
+        let lasted = self.over_ms >= HOLD.as_millis() as u64;
+        match stands {
+            Standing::New => Say::Trips(Cause::Ceiling),
+            Standing::Unclear if lasted || (!self.controlled && minute.requests.stable == 0) => {
+                Say::Trips(Cause::Ceiling)
+            }
+            Standing::Both if lasted && minute.clearly_worse() && all.clearly_worse() => {
+                Say::Trips(Cause::Ceiling)
+            }
+            Standing::Both
+                if lasted && current.new_ratio() > limit && current.stable_ratio() >= limit / 2.0 =>
+            {
+                Say::Trips(Cause::BothArms)
+            }
+            Standing::Both => Say::Both,
+            Standing::Unclear | Standing::Under => Say::Waits,
+        }
+    }
+}
+
+/// The comparison at one look.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Comparison {
+    pub alpha: f64,
+    /// What each of [`Signal::ALL`] adds to E.
+    pub e: [f64; 3],
+    /// Of that: first requests, first failures, windows, and what earlier draws had won.
+    pub parts: [[f64; 4]; 3],
+    /// Failures of `new` that are not final yet.
+    pub failing: u64,
+    /// E rose in a shared outage or soon after: `new` must be clearly worse right now too.
+    pub deferred: bool,
+    pub calm: bool,
+    /// The last ten seconds, by what the loudest signal is about.
+    pub worse: Sample,
+    /// How long `new` has been clearly worse in them, without a break.
+    pub worse_ms: u64,
+}
+
+impl Comparison {
+    pub fn e_value(&self) -> f64 {
+        self.e.iter().sum()
+    }
+
+    pub fn crossed(&self) -> bool {
+        self.e_value() >= 1.0 / self.alpha
+    }
+
+    /// Which signal speaks against `new` most, beside what it says of nothing. A request that failed never succeeded in time either: where
+    /// failures speak at all, it is them.
+    pub fn loudest(&self) -> Signal {
+        let of = |signal: &Signal| self.e[*signal as usize] / Engine::nothing(*signal);
+        let loudest = Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));
+        let failing = of(&Signal::Errors) >= SUSPICIOUS || self.failing >= FAILING;
+        loudest.filter(|signal| *signal != Signal::Latency || !failing).unwrap_or(Signal::Errors)
+    }
+
+    /// Worse right now, by more than noise.
+    pub fn is_worse(&self) -> bool {
+        self.worse.clearly_worse() && self.worse.bad.new >= BAD_NOW_MIN
+    }
+
+    pub fn say(&self) -> Say {
+        let (crossed, cause) = (self.crossed(), self.loudest().cause());
+        if !self.deferred {
+            return if crossed { Say::Trips(cause) } else { Say::Nothing };
+        }
+        let lasted = self.worse_ms >= RECENT.as_millis() as u64;
+        if crossed && self.is_worse() && (self.calm || lasted) {
+            return Say::Trips(cause);
+        }
+        match (self.calm, crossed) {
+            (true, _) => Say::Waits,
+            (false, true) => Say::Both,
+            (false, false) => Say::Nothing,
+        }
+    }
+
+    /// Is what each signal adds what its parts add up to?
+    pub fn adds_up(&self) -> bool {
+        self.e.iter().zip(&self.parts).all(|(e, parts)| {
+            let sum: f64 = parts.iter().sum();
+            (e.is_infinite() && sum.is_infinite()) || (e - sum).abs() <= 1e-6 * e.abs().max(1e-9)
+        })
+    }
+}
+
+/// All that a look was judged on.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Grounds {
+    pub comparison: Comparison,
+    pub errors: Ceiling,
+    pub latency: Ceiling,
+}
+
+impl Grounds {
+    /// Of several reasons the first: comparison, failures, slowness.
+    pub fn cause(&self) -> Option<Cause> {
+        [self.comparison.say(), self.errors.say(), self.latency.say()].into_iter().find_map(|say| match say {
+            Say::Trips(cause) => Some(cause),
+            Say::Nothing | Say::Waits | Say::Both => None,
+        })
+    }
+}
+
+/// Distinct users whom `new` has failed, and how many are allowed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Harm {
+    pub users: u64,
+    pub users_max: u64,
+}
+
+impl Harm {
+    pub fn is_too_much(&self) -> bool {
+        self.users_max > 0 && self.users > self.users_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::cell::Pair;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> impl Strategy<Value = Sample> {
+        let n = || prop_oneof![0u64..60, any::<u64>()];
+        (n(), n(), n(), n())
+            .prop_map(|(a, b, c, d)| Sample { requests: Pair::new(a, b), bad: Pair::new(c, d) })
+    }
+
+    proptest! {
+        #[test]
+        fn forged_numbers_say_something_and_never_panic(
+            minute in sample(), recent in sample(), all in sample(), current in sample(),
+            limit: f64, over_ms: u64, calm: bool, controlled: bool,
+            e: [f64; 3], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64,
+        ) {
+            let ceiling = Ceiling { of: Crossing { minute, recent, all, current }, limit, over_ms, calm, controlled };
+            let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);
+            let comparison = Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms };
+            let grounds = Grounds { comparison, errors: ceiling, latency: ceiling };
+            prop_assert_eq!(grounds.cause(), grounds.cause());
+        }
+    }
+
+    #[test]
+    fn harm_is_more_than_is_allowed_and_no_limit_is_none() {
+        let says = |users, users_max| Harm { users, users_max }.is_too_much();
+        assert_eq!([says(3, 3), says(4, 3), says(9, 0)], [false, true, false]);
+    }
+}

@@ -1,0 +1,560 @@
+//! Scripts of whole rollouts, with time moved by hand; and random ones, against the rules of state.
+
+use super::climb::{Act, Climb, Standing};
+use super::*;
+use crate::domain::gate::tests::{good, silent};
+use crate::domain::gate::{DoorState, Hours, Input as Facts, Proof};
+use crate::domain::wave::tests::waves;
+use proptest::prelude::*;
+use std::time::Duration;
+
+fn trip() -> Trip {
+    Trip {
+        cause: Cause::Errors,
+        attempt: 1,
+        at_ms: 0,
+        actor: "watchdog".into(),
+        detail: String::new(),
+        evidence: "{}".into(),
+        onset_to_trip_ms: None,
+        servers: vec![],
+        others: vec![],
+    }
+}
+
+fn freeze(weight: Weight) -> Freeze {
+    Freeze { cause: Cause::Errors, at_ms: 0, actor: "watchdog".into(), detail: String::new(), weight }
+}
+
+/// A proxy without sockets: what is remembered, the time of this process, the file, and what the watchdog would say.
+#[derive(Clone)]
+struct Rollout {
+    memory: Memory,
+    climb: Climb,
+    now: Duration,
+    attempt: u64,
+    plan: Vec<Wave>,
+    by_hand: Weight,
+    stop_file: bool,
+    /// `good`, `worse`, or nothing at all.
+    shows: Shows,
+    hours_open: bool,
+    durable: bool,
+    stage: u64,
+    /// What the stage was made of.
+    staged: (Force, Option<String>),
+    told: Vec<Act>,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Shows {
+    Good,
+    Worse,
+    Nothing,
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Rollout {
+    fn new() -> Rollout {
+        Rollout {
+            memory: Memory::default(),
+            climb: Climb::new(0, Duration::ZERO),
+            now: Duration::ZERO,
+            attempt: 1,
+            plan: vec![],
+            by_hand: Weight::ZERO,
+            stop_file: false,
+            shows: Shows::Nothing,
+            hours_open: true,
+            durable: true,
+            stage: 0,
+            staged: (Force::Held, None),
+            told: vec![],
+        }
+    }
+
+    fn course(&self) -> Course<'_> {
+        match self.plan.is_empty() {
+            true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
+            false => Course::Waves(&self.plan),
+        }
+    }
+
+    fn force(&self) -> (Force, Option<Hold>) {
+        let now = Circumstances { stop_file: self.stop_file };
+        force(&self.memory, self.memory.reach(self.course()), self.attempt, now)
+    }
+
+    fn weight(&self) -> Weight {
+        self.force().0.weight()
+    }
+
+    fn wave(&self) -> Option<&Wave> {
+        self.plan.get(self.memory.present(&self.plan)?)
+    }
+
+    /// What is in force may be another stage now.
+    fn restage(&mut self, afresh: bool) {
+        let staged = (self.force().0, self.wave().map(|w| w.name.clone()));
+        if afresh || staged != self.staged {
+            self.stage += 1;
+        }
+        self.staged = staged;
+    }
+
+    fn apply(&mut self, input: Input<'_>) -> Step {
+        let (memory, what) = step(&self.memory, input);
+        self.memory = memory;
+        self.restage(matches!(what, Step::Resumed | Step::Rearmed));
+        what
+    }
+
+    fn configure(&mut self) {
+        let standing = match self.staged.0 {
+            Force::At(reach) => reach,
+            Force::Held => Reach::NOBODY,
+        };
+        let plan = self.plan.clone();
+        let course = match plan.is_empty() {
+            true => self.course(),
+            false => Course::Waves(&plan),
+        };
+        let (memory, what) = step(&self.memory, Input::Configure { attempt: self.attempt, course, standing });
+        self.memory = memory;
+        self.restage(what == Step::Rearmed);
+    }
+
+    fn look(&mut self) -> Act {
+        let plan = self.plan.clone();
+        let standing = Standing {
+            stage: self.stage,
+            waves: &plan,
+            present: self.memory.present(&plan),
+            finished: self.memory.progress.as_ref().is_some_and(|p| p.finished),
+            held: self.force().1.is_some(),
+            paused: self.memory.pause.is_some(),
+        };
+        if plan.is_empty() {
+            return Act::Wait;
+        }
+        let baked = self.climb.baked(self.stage, self.now);
+        let proof = standing.present.map(|i| Proof {
+            baked,
+            bake: plan[i].bake,
+            controlled: plan[i].controlled(),
+            ..match self.shows {
+                Shows::Good => good(),
+                Shows::Nothing => silent(),
+                Shows::Worse => {
+                    let mut worse = good();
+                    (worse.reading.e_errors, worse.reading.failed.new) = (0.01, 400);
+                    worse
+                }
+            }
+        });
+        let next = plan.get(standing.present.map_or(0, |i| i + 1));
+        let hours = Some(Hours { text: "hours".into(), open: self.hours_open, next: None });
+        let door = next.map(|w| DoorState { door: w.door, hours });
+        let facts = Facts { proof, door, durable: self.durable, barred_by: None };
+        let outlook = self.climb.look(&standing, Some(facts), self.now);
+        match outlook.act {
+            Act::Open => assert!(matches!(
+                self.apply(Input::Open { waves: &plan, opener: Opener::Gates }),
+                Step::Opened(_)
+            )),
+            Act::Finish => assert_eq!(self.apply(Input::Finish { waves: &plan }), Step::Finished),
+            Act::Wait | Act::TellHold => {}
+        }
+        if outlook.act != Act::Wait {
+            self.told.push(outlook.act);
+        }
+        // The clock of another stage runs from its beginning.
+        self.climb.baked(self.stage, self.now);
+        outlook.act
+    }
+
+    /// One line of a script.
+    fn run(&mut self, command: &str) {
+        let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+        let plan = self.plan.clone();
+        match verb {
+            "plan" => {
+                self.plan = waves(rest);
+                self.configure();
+            }
+            "weight" => {
+                (self.plan, self.by_hand) = (vec![], Weight::parse(rest).unwrap());
+                self.configure();
+            }
+            "attempt" => {
+                self.attempt = rest.parse().unwrap();
+                self.configure();
+            }
+            "touch" => self.configure(),
+            "good" => self.shows = Shows::Good,
+            "worse" => self.shows = Shows::Worse,
+            "silence" => self.shows = Shows::Nothing,
+            "hours" => self.hours_open = rest == "open",
+            "disk" => self.durable = rest == "fine",
+            "stop" => {
+                self.stop_file = rest == "on";
+                self.restage(false);
+            }
+            "wait" => {
+                let minutes: u32 = rest.trim_end_matches('m').parse().unwrap();
+                for _ in 0..minutes {
+                    self.now += MINUTE;
+                    self.look();
+                }
+            }
+            "restart" => {
+                // Memory is on disk; time, and what the watchdog thought, is not.
+                self.now = Duration::ZERO;
+                self.climb = Climb::new(u64::MAX, Duration::ZERO);
+                self.staged = (Force::Held, None);
+                self.configure();
+            }
+            "trip" => drop(self.apply(Input::Trip(trip()))),
+            "freeze" => drop(self.apply(Input::Freeze(freeze(self.weight())))),
+            "resume" => drop(self.apply(Input::Resume)),
+            "pause" => {
+                let (actor, reason) = ("ann".into(), "lunch".into());
+                self.apply(Input::Pause(Pause { at_ms: 0, actor, reason }));
+            }
+            "promote" => {
+                // As the writer does: not while anything holds it.
+                if self.force().1.is_none() {
+                    self.apply(Input::Open { waves: &plan, opener: Opener::Person });
+                }
+            }
+            other => panic!("no command `{other}`"),
+        }
+        self.look();
+    }
+
+    fn shown(&self) -> String {
+        let (force, hold) = self.force();
+        let state = State::of(&self.memory, self.course(), hold.as_ref(), force);
+        let wave = self.wave().map_or("-", |w| w.name.as_str());
+        format!("{} {wave} {}", state.label(), force.weight())
+    }
+}
+
+/// Runs a script: `command   -> state wave weight`, a line each.
+fn script(text: &str) -> Rollout {
+    let mut rollout = Rollout::new();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        let (command, expected) = line.split_once("->").unwrap_or((line, ""));
+        rollout.run(command.trim());
+        if !expected.is_empty() {
+            assert_eq!(rollout.shown(), expected.trim(), "after `{line}`");
+        }
+    }
+    rollout
+}
+
+const PLAN: &str = "plan testers:10m 1%:10m 5%:60m 20%:60m:by-hand 100%:60m";
+
+#[test]
+fn the_whole_climb() {
+    let rollout = script(&format!(
+        "good
+         {PLAN}         -> progressing testers 0%
+         wait 9m        -> progressing testers 0%
+         wait 1m        -> progressing 1% 1%
+         wait 10m       -> progressing 5% 5%
+         wait 59m       -> progressing 5% 5%
+         # The next one has a door that a person opens.
+         wait 600m      -> progressing 5% 5%
+         promote        -> progressing 20% 20%
+         wait 59m       -> progressing 20% 20%
+         wait 1m        -> progressing 100% 100%
+         # The last wave bakes too.
+         wait 59m       -> progressing 100% 100%
+         wait 1m        -> complete 100% 100%
+         wait 600m      -> complete 100% 100%
+         restart        -> complete 100% 100%
+         trip           -> rolled_back 100% 0%
+         resume         -> complete 100% 100%"
+    ));
+    assert_eq!(rollout.told.iter().filter(|a| **a == Act::Open).count(), 4, "{:?}", rollout.told);
+}
+
+#[test]
+fn a_wave_that_only_a_person_opens_waits_before_the_first_too() {
+    script(
+        "good
+         plan testers:10m:by-hand 100%:10m   -> pending - 0%
+         wait 600m                           -> pending - 0%
+         promote                             -> progressing testers 0%",
+    );
+}
+
+#[test]
+fn a_restart_goes_on_in_the_same_wave_and_bakes_again() {
+    script(&format!(
+        "good
+         {PLAN}
+         wait 10m       -> progressing 1% 1%
+         wait 9m
+         restart        -> progressing 1% 1%
+         wait 9m        -> progressing 1% 1%
+         wait 1m        -> progressing 5% 5%
+         pause          -> paused 5% 5%
+         restart        -> paused 5% 5%
+         wait 600m      -> paused 5% 5%
+         resume         -> progressing 5% 5%
+         trip           -> rolled_back 5% 0%
+         restart        -> rolled_back 5% 0%
+         wait 600m      -> rolled_back 5% 0%"
+    ));
+}
+
+#[test]
+fn silence_and_what_is_worse_hold_and_a_hold_is_told_once() {
+    let rollout = script(&format!(
+        "{PLAN}         -> progressing testers 0%
+         wait 600m      -> progressing testers 0%
+         good           -> progressing 1% 1%
+         worse
+         wait 600m      -> progressing 1% 1%
+         good           -> progressing 5% 5%
+         disk broken
+         wait 600m      -> progressing 5% 5%
+         disk fine
+         promote        -> progressing 20% 20%
+         hours closed
+         wait 600m      -> progressing 20% 20%
+         hours open     -> progressing 100% 100%"
+    ));
+    let holds = rollout.told.iter().filter(|a| **a == Act::TellHold).count();
+    assert!((3..=6).contains(&holds), "silent, worse, the disk and the door: {:?}", rollout.told);
+}
+
+#[test]
+fn after_a_trip_nothing_but_a_person_raises_and_the_wave_bakes_again() {
+    script(&format!(
+        "good
+         {PLAN}
+         wait 10m
+         wait 10m       -> progressing 5% 5%
+         trip           -> rolled_back 5% 0%
+         wait 600m      -> rolled_back 5% 0%
+         promote        -> rolled_back 5% 0%
+         touch          -> rolled_back 5% 0%
+         pause          -> rolled_back 5% 0%
+         resume         -> paused 5% 5%
+         resume         -> progressing 5% 5%
+         wait 9m        -> progressing 5% 5%
+         trip           -> rolled_back 5% 0%
+         attempt 2      -> progressing testers 0%
+         attempt 1      -> pending testers 0%
+         wait 600m      -> pending testers 0%
+         attempt 2      -> progressing testers 0%"
+    ));
+}
+
+#[test]
+fn a_freeze_holds_the_wave_and_obeys_a_lower_weight_only() {
+    script(
+        "good
+         plan 1%:10m 5%:10m 20%:10m      -> progressing 1% 1%
+         wait 10m                        -> progressing 5% 5%
+         freeze                          -> frozen 5% 5%
+         wait 600m                       -> frozen 5% 5%
+         promote                         -> frozen 5% 5%
+         plan 1%:10m 5%=3%:10m 20%:10m   -> frozen 5% 3%
+         plan 1%:10m 5%:10m 20%:10m      -> frozen 5% 3%
+         resume                          -> progressing 5% 5%
+         wait 9m                         -> progressing 5% 5%
+         wait 1m                         -> progressing 20% 20%",
+    );
+}
+
+#[test]
+fn a_pause_holds_the_plan_and_a_promote_opens_one_wave() {
+    script(
+        "good
+         plan 1%:10m 5%:10m 20%:10m      -> progressing 1% 1%
+         pause                           -> paused 1% 1%
+         wait 600m                       -> paused 1% 1%
+         promote                         -> paused 5% 5%
+         wait 600m                       -> paused 5% 5%
+         resume                          -> progressing 20% 20%
+         promote                         -> progressing 20% 20%
+         stop on                         -> pending 20% 0%
+         wait 600m                       -> pending 20% 0%
+         stop off                        -> progressing 20% 20%
+         # What was held bakes again.
+         wait 9m                         -> progressing 20% 20%
+         wait 1m                         -> complete 20% 20%",
+    );
+}
+
+#[test]
+fn an_edited_plan_does_what_one_expects() {
+    script(
+        "good
+         plan 1%:10m 5%:10m 20%:10m 50%:10m
+         wait 10m                                -> progressing 5% 5%
+         # Behind: history. Ahead: changes. Nothing is lost of the bake.
+         wait 5m
+         plan 2%:10m 5%:10m 10%:10m 50%:10m      -> progressing 5% 5%
+         wait 5m                                 -> progressing 10% 10%
+         # The present one: in force as edited, and it bakes again.
+         wait 5m
+         plan 5%:10m 10%=8%:10m 50%:10m          -> progressing 10% 8%
+         wait 9m                                 -> progressing 10% 8%
+         # A longer bake is waited for, a shorter one is over.
+         plan 5%:10m 10%=8%:30m 50%:10m
+         wait 19m                                -> progressing 10% 8%
+         plan 5%:10m 10%=8%:20m 50%:10m          -> progressing 50% 50%
+         # Gone: on in the last that reaches no further.
+         plan 5%:10m 20%:10m 60%:10m             -> progressing 20% 20%
+         plan 30%:10m 60%:10m:by-hand            -> progressing 30% 30%
+         # By hand and back: where it stands.
+         weight 40%                              -> progressing - 40%
+         plan 30%:60m 60%:60m                    -> progressing 30% 30%
+         plan 30%:60m                            -> progressing 30% 30%
+         wait 60m                                -> complete 30% 30%
+         plan 30%:60m 60%:60m:by-hand            -> progressing 30% 30%",
+    );
+}
+
+#[test]
+fn a_plan_whose_waves_all_reach_further_begins_anew() {
+    script(
+        "plan 5%:10m:by-hand 20%:10m   -> pending - 0%
+         promote                       -> progressing 5% 5%
+         plan 10%=50%:10m:by-hand      -> pending - 0%",
+    );
+}
+
+#[test]
+fn an_older_attempt_than_was_seen_is_held() {
+    let none = Course::ByHand(Reach { weight: Weight::FULL, segments: 0 });
+    let configure = |attempt| Input::Configure { attempt, course: none, standing: Reach::NOBODY };
+    let (memory, what) = step(&Memory::default(), configure(3));
+    assert_eq!(what, Step::Met);
+    let (memory, what) = step(&memory, configure(2));
+    assert_eq!((what, memory.attempt), (Step::Unchanged, 3));
+    let (held, why) = force(&memory, memory.reach(none), 2, Circumstances::default());
+    assert_eq!((held, why), (Force::Held, Some(Hold::AttemptOld { seen: 3 })));
+}
+
+#[test]
+fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
+    script(
+        "weight 5%     -> progressing - 5%
+         freeze        -> frozen - 5%
+         weight 50%    -> frozen - 5%
+         weight 1%     -> frozen - 1%
+         weight 5%     -> frozen - 1%
+         resume        -> progressing - 5%
+         weight 100%   -> complete - 100%",
+    );
+}
+
+/// The machine itself, whoever drives it.
+#[test]
+fn gates_open_nothing_while_a_person_or_a_trip_holds() {
+    let plan = waves("1%:10m 5%:10m");
+    let open = |memory: &Memory, opener| step(memory, Input::Open { waves: &plan, opener }).1;
+    let started = Memory { progress: Some(Progress::entering(&plan[0])), attempt: 1, ..Memory::default() };
+    let pause = Pause { at_ms: 0, actor: "ann".into(), reason: String::new() };
+    let paused = Memory { pause: Some(pause), ..started.clone() };
+    assert_eq!(open(&started, Opener::Gates), Step::Opened(1));
+    assert_eq!(
+        (open(&paused, Opener::Gates), open(&paused, Opener::Person)),
+        (Step::Unchanged, Step::Opened(1))
+    );
+    for held in [
+        Memory { trip: Some(trip()), ..started.clone() },
+        Memory { freeze: Some(freeze(Weight::FULL)), ..started.clone() },
+        Memory { awaits: Some(Awaits::StateLost), ..started.clone() },
+    ] {
+        assert_eq!(
+            (open(&held, Opener::Gates), open(&held, Opener::Person)),
+            (Step::Unchanged, Step::Unchanged)
+        );
+        assert_eq!(step(&held, Input::Finish { waves: &plan[..1] }).1, Step::Unchanged);
+    }
+    assert_eq!(step(&started, Input::Finish { waves: &plan }).1, Step::Unchanged, "it is not the last one");
+    assert_eq!(step(&started, Input::Finish { waves: &plan[..1] }).1, Step::Finished);
+}
+
+fn any_command() -> impl Strategy<Value = String> {
+    let plans = prop_oneof![
+        Just("plan testers:10m 1%:10m 5%:10m 20%:10m 100%:10m"),
+        Just("plan 1%:5m 5%:5m:by-hand 50%:5m"),
+        Just("plan 5%=7%:10m 20%:10m"),
+        Just("plan testers:1m staff:1m 30%:1m"),
+    ];
+    prop_oneof![
+        2 => plans.prop_map(str::to_owned),
+        8 => (1u32..30).prop_map(|m| format!("wait {m}m")),
+        1 => (0u32..=100).prop_map(|w| format!("weight {w}%")),
+        1 => (1u64..4).prop_map(|a| format!("attempt {a}")),
+        10 => prop::sample::select(&[
+            "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume", "pause", "promote",
+            "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine",
+        ][..]).prop_map(str::to_owned),
+    ]
+}
+
+proptest! {
+    #![proptest_config(crate::mutate::cases(10_000))]
+
+    /// The rules of state, over whatever happens in whatever order.
+    #[test]
+    fn no_sequence_of_events_breaks_the_rules_of_state(commands in prop::collection::vec(any_command(), 1..25)) {
+        let mut rollout = Rollout::new();
+        rollout.run("plan testers:10m 1%:10m 5%:10m 20%:10m 100%:10m");
+        for command in &commands {
+            let before = rollout.clone();
+            let verb = command.split(' ').next().unwrap_or_default();
+            // Minute by minute, so that what time alone does is seen.
+            if let Some(minutes) = command.strip_prefix("wait ") {
+                rollout.now += MINUTE * minutes.trim_end_matches('m').parse::<u32>().unwrap();
+                let shows = rollout.shows;
+                let index = rollout.memory.present(&rollout.plan);
+                rollout.look();
+                let (was, is) = (index.map_or(0, |i| i + 1), rollout.memory.present(&rollout.plan).map_or(0, |i| i + 1));
+                prop_assert!(is == was || is == was + 1, "a look opens one wave at most");
+                let compared = index.is_some_and(|i| rollout.plan[i].controlled());
+                if was > 0 && (shows == Shows::Nothing || (shows == Shows::Worse && compared)) {
+                    prop_assert_eq!(is, was, "opened a wave though {:?}", shows);
+                }
+            } else {
+                rollout.run(command);
+            }
+            let (was, is) = (before.weight(), rollout.weight());
+            // Never above the plan's present wave.
+            prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
+            // A trip is lifted by a person alone, and meanwhile nobody is in `new`.
+            if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
+                prop_assert!(["resume", "attempt"].contains(&verb), "{command} lifted a trip");
+                prop_assert!(verb == "resume" || rollout.attempt > before.memory.attempt);
+            }
+            if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
+                prop_assert_eq!(rollout.force().0, Force::Held);
+            }
+            // Whatever raises is the file, a person, or gates that passed.
+            let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
+            // The first wave has nothing before it that could show anything.
+            let first = before.memory.progress.is_none();
+            let by = ["plan", "weight", "attempt", "promote", "resume", "stop"].contains(&verb);
+            if is > was {
+                prop_assert!(by || by_gates || first, "{command} raised {was} to {is}");
+                prop_assert!(!(verb == "touch" && !by_gates && !first), "a touched file raised {was} to {is}");
+            }
+            if verb == "restart" && !by_gates && !first {
+                prop_assert!(is <= was, "a restart raised {was} to {is}");
+            }
+            if before.memory.freeze.is_some() && rollout.memory.freeze.is_some() {
+                prop_assert!(is <= was || before.stop_file || before.attempt < before.memory.attempt, "raised while frozen");
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Waves: the steps of a release's plan; and how far one of them reaches.
+//!
+//! A wave is known by its name. Invariants (`config::check` keeps them): names are unique within a release; from wave to wave segments only join and
+//! the weight never goes down, so that a wave moves nobody out of `new`.
+
+use super::cohort::{Bucket, Weight};
+use std::time::Duration;
+
+/// Who is in `new`: the users of the first so many of the release's segments, and a share of all others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Reach {
+    pub weight: Weight,
+    /// Of [`super::plan::Release::segments`], in its order.
+    pub segments: usize,
+}
+
+impl Reach {
+    /// Before any wave.
+    pub const NOBODY: Reach = Reach { weight: Weight::ZERO, segments: 0 };
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wave {
+    pub name: String,
+    pub reach: Reach,
+    /// It is judged no earlier than this after it opened.
+    pub bake: Duration,
+    /// Of `new`, in this wave.
+    pub requests_min: u64,
+    /// Distinct ones in this wave; of each arm, where there are two.
+    pub users_min: u64,
+    pub door: Door,
+}
+
+/// What opens a wave, once the one before has proved itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Door {
+    #[default]
+    Auto,
+    /// A person's `promote`.
+    ByHand,
+}
+
+/// How the file wants a release to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Course<'a> {
+    /// A weight set by hand.
+    ByHand(Reach),
+    Waves(&'a [Wave]),
+}
+
+impl<'a> Course<'a> {
+    /// None for a weight set by hand.
+    pub fn waves(self) -> &'a [Wave] {
+        match self {
+            Course::ByHand(_) => &[],
+            Course::Waves(waves) => waves,
+        }
+    }
+}
+
+impl Wave {
+    /// Does the hash put users into both arms, so that they can be compared?
+    pub fn controlled(&self) -> bool {
+        self.reach.weight > Weight::ZERO && self.reach.weight < Weight::FULL
+    }
+}
+
+/// The first wave that has a user in `new`: one of this bucket, in these segments (by index, ascending).
+pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Option<usize> {
+    waves.iter().position(|w| w.reach.weight.holds(bucket) || segment.is_some_and(|s| s < w.reach.segments))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%.
+    pub fn waves(text: &str) -> Vec<Wave> {
+        let mut reach = Reach::NOBODY;
+        let wave = |word: &str| {
+            let mut parts = word.split(':');
+            let called = parts.next().unwrap_or_default();
+            let (name, weight) = called.split_once('=').unwrap_or((called, called));
+            match Weight::parse(weight) {
+                Ok(weight) => reach.weight = weight,
+                Err(_) => reach.segments += 1,
+            }
+            let bake = parts.next().and_then(|m| m.strip_suffix('m')?.parse::<u64>().ok());
+            Wave {
+                name: name.to_owned(),
+                reach,
+                bake: Duration::from_secs(60 * bake.unwrap_or(10)),
+                requests_min: 500,
+                users_min: 5,
+                door: if parts.next() == Some("by-hand") { Door::ByHand } else { Door::Auto },
+            }
+        };
+        text.split_whitespace().map(wave).collect()
+    }
+
+    #[test]
+    fn a_user_enters_in_the_first_wave_that_holds_him() {
+        let waves = waves("testers:10m 1%:10m staff:10m 50%:10m");
+        let at = |bucket: &str, segment| first_with(&waves, bucket_at(bucket), segment);
+        assert_eq!(at("0.5%", None), Some(1));
+        assert_eq!(at("0.5%", Some(0)), Some(0));
+        assert_eq!(at("30%", Some(1)), Some(2));
+        assert_eq!(at("30%", None), Some(3));
+        assert_eq!(at("90%", None), None);
+    }
+
+    fn bucket_at(percent: &str) -> Bucket {
+        let parts = Weight::parse(percent).unwrap().parts();
+        Bucket::of_hash(((u128::from(parts) << 64) / 1_000_000 + 1) as u64)
+    }
+}

@@ -1,0 +1,83 @@
+//! The ledger's lines as a chain: each carries the hash of the line before it, and its own.
+//!
+//! ```text
+//! {"n":42, …, "prev":"64 hex digits","hash":"64 hex digits"}⏎
+//! {"n":43, …, "prev":"64 hex digits","hash":"64 hex digits","rebuilt":true}⏎
+//! ```
+//!
+//! `hash` is the SHA-256 of the line's bytes before `,"hash":`; `prev` is the `hash` of the line before. The first line of all has zeros in
+//! `prev`; the first one after lines of a version that knew no hashes has the SHA-256 of all bytes of those. `rebuilt` is no part of what is
+//! hashed: a line that a crash lost is written again as it was, and fits.
+//!
+//! What this finds: any change of what is written, by whoever cannot also write the state file and compute all later hashes anew. What
+//! it cannot find: a complete rewrite by someone who can. Against that, a hash is noted elsewhere.
+
+use super::ledger::Entry;
+use aws_lc_rs::digest::{Context, SHA256};
+use std::fmt::Write;
+
+/// `prev` of the first line of all.
+pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+const DIGITS: usize = ORIGIN.len();
+
+/// Bytes that come piece by piece, hashed.
+pub struct Digest(Context);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Digest(Context::new(&SHA256))
+    }
+}
+
+impl Digest {
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// In hexadecimal digits.
+    pub fn finish(self) -> String {
+        self.0.finish().as_ref().iter().fold(String::with_capacity(DIGITS), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    pub fn of(bytes: &[u8]) -> String {
+        let mut digest = Digest::default();
+        digest.add(bytes);
+        digest.finish()
+    }
+}
+
+/// Makes `entry` the one that follows the line with the hash `prev`.
+pub fn seal(entry: &mut Entry, prev: &str) -> serde_json::Result<()> {
+    (entry.prev, entry.hash, entry.rebuilt) = (prev.to_owned(), String::new(), false);
+    let open = serde_json::to_vec(entry)?;
+    // Without the brace that ends it.
+    entry.hash = Digest::of(open.strip_suffix(b"}").unwrap_or(&open));
+    Ok(())
+}
+
+/// The parts of a line, without its end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sealed<'a> {
+    pub body: &'a [u8],
+    pub hash: &'a str,
+}
+
+impl Sealed<'_> {
+    pub fn fits(&self) -> bool {
+        Digest::of(self.body) == self.hash
+    }
+}
+
+/// Takes a line apart; `None`: it has no hash where a hash belongs.
+pub fn split(line: &[u8]) -> Option<Sealed<'_>> {
+    let line = line.strip_suffix(br#","rebuilt":true}"#).or_else(|| line.strip_suffix(b"}"))?;
+    let line = line.strip_suffix(b"\"")?;
+    let (body, hash) = line.split_at_checked(line.len().checked_sub(DIGITS)?)?;
+    let digit = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+    let hash = std::str::from_utf8(hash).ok().filter(|hash| hash.as_bytes().iter().all(digit))?;
+    Some(Sealed { body: body.strip_suffix(br#","hash":""#)?, hash })
+}

@@ -1,0 +1,365 @@
+//! The grounds of a verdict as the ledger keeps them, and back: whoever reads an entry can find the same verdict from it.
+//!
+//! They stand under `grounds` in an entry's `evidence`, beside the figures for people. Invariants: what is written down is what was judged
+//! (times in whole milliseconds, numbers that read back to the last bit, infinity as the word `inf`); reading never fails on
+//! what a later version adds to `evidence`, and never guesses what is missing.
+
+use super::gates::{self, Decision};
+use crate::domain::ceiling::Sample;
+use crate::domain::engine::cell::Pair;
+use crate::domain::fuse::Blown;
+use crate::domain::grounds;
+use crate::domain::verdict::{Cause, Evidence};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// What became of looking for an entry's verdict again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Again {
+    /// No verdict: a weight, a start.
+    None,
+    /// A person's.
+    ByHand,
+    /// The same follows from what is recorded.
+    Same,
+    /// It was recorded by a version that kept too little.
+    Unknown,
+    /// Something else follows.
+    Other(String),
+}
+
+/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), and its evidence. The gates of waves keep theirs
+/// under `gates`: see [`gates::recompute`].
+pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
+    if evidence.get("gates").is_some_and(|gates| !gates.is_null()) {
+        return match gates::recompute(evidence) {
+            Ok(found) if found.decision == Decision::Promote => Again::ByHand,
+            Ok(_) => Again::Same,
+            Err(why) => Again::Other(why),
+        };
+    }
+    let Some(cause) = cause else { return Again::None };
+    let Some(cause) = Cause::parse(cause) else {
+        return Again::Other(format!("no cause is called `{cause}`"));
+    };
+    if cause == Cause::Manual {
+        return Again::ByHand;
+    }
+    let Some(grounds) = evidence.get("grounds") else { return Again::Unknown };
+    let grounds: Grounds = match Grounds::deserialize(grounds) {
+        Ok(grounds) => grounds,
+        Err(fault) => return Again::Other(format!("its grounds cannot be read: {fault}")),
+    };
+    let found = match &grounds {
+        Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
+        Grounds::Harm(harm) => grounds::Harm::from(*harm).is_too_much().then_some(Cause::Harm),
+        Grounds::Watchdog(of) => {
+            let of = grounds::Grounds::from(**of);
+            if !of.comparison.adds_up() {
+                return Again::Other("the parts of its evidence do not add up to what it says".to_owned());
+            }
+            of.cause()
+        }
+    };
+    match found {
+        Some(found) if found == cause => Again::Same,
+        Some(found) => Again::Other(format!(
+            "it says `{}`, and `{}` follows from its evidence",
+            cause.label(),
+            found.label()
+        )),
+        None => Again::Other(format!("it says `{}`, which does not follow from its evidence", cause.label())),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Grounds {
+    Watchdog(Box<Watchdog>),
+    Fuse(Fuse),
+    Harm(Harm),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Watchdog {
+    comparison: Comparison,
+    errors: Ceiling,
+    latency: Ceiling,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Comparison {
+    alpha: Number,
+    e: [Number; 3],
+    parts: [[Number; 4]; 3],
+    failing: u64,
+    deferred: bool,
+    calm: bool,
+    worse: Table,
+    worse_ms: u64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Ceiling {
+    limit: Number,
+    minute: Table,
+    recent: Table,
+    all: Table,
+    current: Table,
+    over_ms: u64,
+    calm: bool,
+    controlled: bool,
+}
+
+/// Requests and bad ones of `new`, then of stable.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Table([u64; 4]);
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Fuse {
+    in_a_row: u32,
+    /// Failed tries, and whether it was down by its probes; by server.
+    servers: Vec<(u32, bool)>,
+    dead_ms: u64,
+    stable_ms: u64,
+    now_ms: u64,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Harm {
+    users: u64,
+    users_max: u64,
+}
+
+/// A number that JSON may have no digits for.
+#[derive(Clone, Copy)]
+struct Number(f64);
+
+impl Serialize for Number {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            n if n.is_finite() => to.serialize_f64(n),
+            n if n > 0.0 => to.serialize_str("inf"),
+            _ => to.serialize_str("nan"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Value::deserialize(from)? {
+            Value::Number(n) => Ok(Number(n.as_f64().unwrap_or(f64::NAN))),
+            Value::String(word) if word == "inf" => Ok(Number(f64::INFINITY)),
+            Value::String(word) if word == "nan" => Ok(Number(f64::NAN)),
+            _ => Err(serde::de::Error::custom("not a number")),
+        }
+    }
+}
+
+impl From<Sample> for Table {
+    fn from(of: Sample) -> Self {
+        Table([of.requests.new, of.bad.new, of.requests.stable, of.bad.stable])
+    }
+}
+
+impl From<Table> for Sample {
+    fn from(Table([n1, k1, n0, k0]): Table) -> Self {
+        Sample { requests: Pair::new(n1, n0), bad: Pair::new(k1, k0) }
+    }
+}
+
+impl From<grounds::Ceiling> for Ceiling {
+    fn from(of: grounds::Ceiling) -> Self {
+        let grounds::Crossing { minute, recent, all, current } = of.of;
+        let (limit, over_ms, calm, controlled) = (Number(of.limit), of.over_ms, of.calm, of.controlled);
+        let [minute, recent, all, current] = [minute, recent, all, current].map(Table::from);
+        Ceiling { limit, minute, recent, all, current, over_ms, calm, controlled }
+    }
+}
+
+impl From<Ceiling> for grounds::Ceiling {
+    fn from(of: Ceiling) -> Self {
+        let [minute, recent, all, current] = [of.minute, of.recent, of.all, of.current].map(Sample::from);
+        let (limit, over_ms, calm, controlled) = (of.limit.0, of.over_ms, of.calm, of.controlled);
+        let of = grounds::Crossing { minute, recent, all, current };
+        grounds::Ceiling { of, limit, over_ms, calm, controlled }
+    }
+}
+
+impl From<grounds::Comparison> for Comparison {
+    fn from(of: grounds::Comparison) -> Self {
+        let grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms } = of;
+        let (alpha, e, parts) = (Number(alpha), e.map(Number), parts.map(|row| row.map(Number)));
+        Comparison { alpha, e, parts, failing, deferred, calm, worse: worse.into(), worse_ms }
+    }
+}
+
+impl From<Comparison> for grounds::Comparison {
+    fn from(of: Comparison) -> Self {
+        let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms } = of;
+        let (alpha, e, parts) = (alpha.0, e.map(|n| n.0), parts.map(|row| row.map(|n| n.0)));
+        grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse: worse.into(), worse_ms }
+    }
+}
+
+impl From<Watchdog> for grounds::Grounds {
+    fn from(of: Watchdog) -> Self {
+        let Watchdog { comparison, errors, latency } = of;
+        grounds::Grounds { comparison: comparison.into(), errors: errors.into(), latency: latency.into() }
+    }
+}
+
+impl Fuse {
+    fn blown(&self) -> Blown {
+        let Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms } = self.clone();
+        Blown { in_a_row, servers, dead_ms, stable_ms, now_ms }
+    }
+}
+
+impl From<Harm> for grounds::Harm {
+    fn from(Harm { users, users_max }: Harm) -> Self {
+        grounds::Harm { users, users_max }
+    }
+}
+
+fn written(grounds: &Grounds) -> Value {
+    // Numbers, words and lists of them: JSON can always say that.
+    serde_json::to_value(grounds).unwrap_or_default()
+}
+
+/// Of a blown fuse; `names`: the servers of `new`.
+pub fn of_fuse(blown: Blown, names: &[String]) -> Value {
+    let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
+    let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
+    json!({
+        "refused_in_a_row": in_a_row,
+        "refused_in_a_row_min": crate::domain::fuse::IN_A_ROW,
+        "servers": names,
+        "grounds": written(&grounds),
+    })
+}
+
+/// Of too many users failed.
+pub fn of_harm(harm: grounds::Harm, requests: u64) -> Value {
+    let grounds::Harm { users, users_max } = harm;
+    let grounds = written(&Grounds::Harm(Harm { users, users_max }));
+    json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
+}
+
+/// The numbers behind a verdict of the watchdog; `users_failed`: since the evidence began.
+pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
+    let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
+    let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
+    let grounds::Grounds { comparison, errors, latency } = of.grounds;
+    let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
+    json!({
+        "cause": cause.label(),
+        "window_s": of.window.as_secs(),
+        "new": arm(of.minute.requests.new, of.minute.bad.new, of.p99_new),
+        "stable": arm(of.minute.requests.stable, of.minute.bad.stable, of.p99_stable),
+        "last_10s": {
+            "new": {"requests": of.recent.requests.new, "failures": of.recent.bad.new},
+            "stable": {"requests": of.recent.requests.stable, "failures": of.recent.bad.stable},
+        },
+        "slow": {"new": of.slow.bad.new, "of_new": of.slow.requests.new, "stable": of.slow.bad.stable, "of_stable": of.slow.requests.stable},
+        "errors_max": of.errors_max,
+        "latency_p99_max_ms": ms(Some(of.latency_p99_max)),
+        "alpha": of.alpha,
+        "e_value": of.e_value,
+        "e_value_errors": of.e_errors,
+        "e_value_client_errors": of.e_client_errors,
+        "e_value_latency": of.e_latency,
+        "e_value_notice": of.e_notice,
+        "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
+        "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
+        "users_clean": {"new": of.clean.new, "stable": of.clean.stable},
+        "users_failed": users_failed,
+        "share": of.share,
+        "grounds": written(&Grounds::Watchdog(Box::new(grounds))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn table() -> impl Strategy<Value = Sample> {
+        (0u64..400, 0u64..200, 0u64..4000, 0u64..400).prop_map(|(n1, k1, n0, k0)| Sample {
+            requests: Pair::new(n1 + k1, n0 + k0),
+            bad: Pair::new(k1, k0),
+        })
+    }
+
+    fn ceiling() -> impl Strategy<Value = grounds::Ceiling> {
+        (table(), table(), table(), table(), 0.0f64..0.5, 0u64..60_000, any::<bool>(), any::<bool>())
+            .prop_map(|(minute, recent, all, current, limit, over_ms, calm, controlled)| grounds::Ceiling {
+                of: grounds::Crossing { minute, recent, all, current },
+                limit,
+                over_ms,
+                calm,
+                controlled,
+            })
+    }
+
+    fn any_grounds() -> impl Strategy<Value = grounds::Grounds> {
+        let part =
+            || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
+        let parts = proptest::array::uniform3(proptest::array::uniform4(part()));
+        (
+            parts,
+            1e-9f64..0.1,
+            0u64..9,
+            any::<bool>(),
+            any::<bool>(),
+            table(),
+            0u64..20_000,
+            ceiling(),
+            ceiling(),
+        )
+            .prop_map(|(parts, alpha, failing, deferred, calm, worse, worse_ms, errors, latency)| {
+                let e = parts.map(|row| row.iter().sum());
+                let comparison =
+                    grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms };
+                grounds::Grounds { comparison, errors, latency }
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn the_verdict_is_found_again_from_what_is_written_and_no_other(of in any_grounds()) {
+            prop_assume!(!of.comparison.e.iter().any(|e| e.is_nan()));
+            let grounds::Grounds { comparison, errors, latency } = of;
+            let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
+            let text = json!({"grounds": written(&Grounds::Watchdog(Box::new(grounds)))}).to_string();
+            let read: Value = serde_json::from_str(&text).unwrap();
+            for cause in Cause::ALL.into_iter().filter(|c| *c != Cause::Manual) {
+                let found = again(Some(cause.label()), &read);
+                prop_assert_eq!(found == Again::Same, of.cause() == Some(cause), "{:?} for {:?}", found, of);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_by_an_earlier_version_is_not_guessed_at() {
+        assert_eq!(again(Some("errors"), &json!({"e_value": 2000.0})), Again::Unknown);
+        assert_eq!(again(None, &Value::Null), Again::None);
+        assert_eq!(again(Some("manual"), &Value::Null), Again::ByHand);
+        assert!(matches!(again(Some("mood"), &Value::Null), Again::Other(_)));
+        assert!(matches!(again(Some("errors"), &json!({"grounds": {"watchdog": 7}})), Again::Other(_)));
+    }
+
+    #[test]
+    fn a_fuse_and_too_much_harm_are_found_again() {
+        let blown =
+            Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+        assert_eq!(again(Some("fuse"), &of_fuse(blown.clone(), &[])), Again::Same);
+        assert!(matches!(
+            again(Some("fuse"), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])),
+            Again::Other(_)
+        ));
+        let harm = |users| of_harm(grounds::Harm { users, users_max: 3 }, 9);
+        assert_eq!(again(Some("harm"), &harm(4)), Again::Same);
+        assert!(matches!(again(Some("harm"), &harm(3)), Again::Other(_)));
+    }
+}

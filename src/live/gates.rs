@@ -1,0 +1,329 @@
+//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts found again from what it kept.
+//!
+//! ```text
+//! evidence.gates = { "decision": "open", "input": { … every number … }, "verdicts": [ { "name", "verdict", "detail" }, … ] }
+//! ```
+//!
+//! Invariants: [`recompute`] uses nothing but the entry; a decision that does not follow from its input is an error, never a warning. The domain knows no JSON:
+//! it is written and read here.
+
+use crate::domain::engine::cell::Pair;
+use crate::domain::gate::{self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Watchdog};
+use crate::domain::rollout::climb::Outlook;
+use crate::domain::verdict::State;
+use crate::domain::wave::Door;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    Open,
+    Finish,
+    Hold,
+    Promote,
+}
+
+impl Decision {
+    const ALL: [Decision; 4] = [Decision::Open, Decision::Finish, Decision::Hold, Decision::Promote];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Decision::Open => "open",
+            Decision::Finish => "finish",
+            Decision::Hold => "hold",
+            Decision::Promote => "promote",
+        }
+    }
+
+    /// Can it be taken on these verdicts? A person may open whatever they say.
+    fn follows(self, gates: &[Gate]) -> bool {
+        match self {
+            Decision::Open | Decision::Finish => gate::passes(gates),
+            Decision::Hold => !gate::passes(gates),
+            Decision::Promote => true,
+        }
+    }
+}
+
+pub fn written(outlook: &Outlook, decision: Decision) -> Value {
+    json!({
+        "decision": decision.label(),
+        "input": outlook.input.as_ref().map(input),
+        "verdicts": outlook.gates.iter().map(verdict).collect::<Vec<_>>(),
+    })
+}
+
+/// What an entry's evidence (its `gates`) comes to, found again.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Recomputed {
+    pub decision: Decision,
+    pub gates: Vec<Gate>,
+}
+
+/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on.
+///
+/// # Errors
+/// What is missing or unreadable; a verdict that the numbers do not give; a decision that does not follow from them.
+pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
+    let of = &evidence["gates"];
+    let label = text(of, "decision")?;
+    let decision = Decision::ALL.into_iter().find(|d| d.label() == label);
+    let decision = decision.ok_or_else(|| format!("`{label}` is no decision"))?;
+    let recorded = of["verdicts"].as_array().ok_or("`verdicts` is missing")?;
+    // A person may open a wave before any gate was judged.
+    if decision == Decision::Promote && of["input"].is_null() && recorded.is_empty() {
+        return Ok(Recomputed { decision, gates: vec![] });
+    }
+    let gates = gate::judge(&read(&of["input"])?);
+    if recorded.len() != gates.len() {
+        return Err(format!("{} verdicts are recorded, the numbers give {}", recorded.len(), gates.len()));
+    }
+    for (gate, recorded) in gates.iter().zip(recorded) {
+        if *recorded != verdict(gate) {
+            let found = verdict(gate);
+            return Err(format!(
+                "the gate `{}` is recorded as {recorded}, the numbers give {found}",
+                gate.name
+            ));
+        }
+    }
+    if !decision.follows(&gates) {
+        return Err(format!("the decision `{label}` does not follow from its verdicts"));
+    }
+    Ok(Recomputed { decision, gates })
+}
+
+fn verdict(of: &Gate) -> Value {
+    json!({"name": of.name, "verdict": of.verdict.label(), "detail": of.detail})
+}
+
+fn pair(of: Pair) -> Value {
+    json!({"new": of.new, "stable": of.stable})
+}
+
+fn input(of: &Input) -> Value {
+    json!({
+        "proof": of.proof.as_ref().map(proof),
+        "door": of.door.as_ref().map(|d| json!({
+            "open": match d.door { Door::Auto => "auto", Door::ByHand => "by-hand" },
+            "hours": d.hours.as_ref().map(|h| json!({"text": h.text, "open": h.open, "next": h.next})),
+        })),
+        "durable": of.durable,
+        "barred_by": of.barred_by,
+    })
+}
+
+fn proof(of: &Proof) -> Value {
+    let r = &of.reading;
+    json!({
+        "controlled": of.controlled,
+        "baked_us": of.baked.as_micros() as u64,
+        "bake_us": of.bake.as_micros() as u64,
+        "requests_min": of.requests_min,
+        "users_min": of.users_min,
+        "margin_errors": of.margins.errors,
+        "margin_latency": of.margins.latency,
+        "share": of.share,
+        "requests": pair(r.requests),
+        "users": pair(r.users),
+        "compared": pair(r.compared),
+        "failed": pair(r.failed),
+        "timed": pair(r.timed),
+        "slow": pair(r.slow),
+        "e_errors": r.e_errors,
+        "e_latency": r.e_body,
+        "e_latency_tail": r.e_tail,
+        "design_effect_errors": r.design_errors,
+        "design_effect_latency": r.design_latency,
+        "share_z": r.share_z,
+        "servers": pair(of.servers.all),
+        "servers_healthy": pair(of.servers.healthy),
+        "watchdog": {
+            "state": of.watchdog.state.map(State::label),
+            "passes": of.watchdog.passes,
+            "reason": of.watchdog.reason,
+            "e_value": of.watchdog.e_value,
+            "e_notice": of.watchdog.e_notice,
+            "alpha": of.watchdog.alpha,
+        },
+    })
+}
+
+fn read(of: &Value) -> Result<Input, String> {
+    let there = |key: &str| Some(&of[key]).filter(|v| !v.is_null());
+    Ok(Input {
+        proof: there("proof").map(read_proof).transpose()?,
+        door: there("door").map(read_door).transpose()?,
+        durable: boolean(of, "durable")?,
+        barred_by: optional(of, "barred_by"),
+    })
+}
+
+fn read_door(of: &Value) -> Result<DoorState, String> {
+    let door = match text(of, "open")?.as_str() {
+        "auto" => Door::Auto,
+        "by-hand" => Door::ByHand,
+        other => return Err(format!("`{other}` is no way to open")),
+    };
+    let hours = match &of["hours"] {
+        Value::Null => None,
+        h => Some(Hours { text: text(h, "text")?, open: boolean(h, "open")?, next: optional(h, "next") }),
+    };
+    Ok(DoorState { door, hours })
+}
+
+fn read_proof(of: &Value) -> Result<Proof, String> {
+    let dog = &of["watchdog"];
+    let state = match &dog["state"] {
+        Value::Null => None,
+        _ => {
+            let label = text(dog, "state")?;
+            Some(
+                State::ALL
+                    .into_iter()
+                    .find(|s| s.label() == label)
+                    .ok_or(format!("`{label}` is no state"))?,
+            )
+        }
+    };
+    Ok(Proof {
+        controlled: boolean(of, "controlled")?,
+        baked: Duration::from_micros(whole(of, "baked_us")?),
+        bake: Duration::from_micros(whole(of, "bake_us")?),
+        requests_min: whole(of, "requests_min")?,
+        users_min: whole(of, "users_min")?,
+        margins: Margins { errors: number(of, "margin_errors")?, latency: number(of, "margin_latency")? },
+        share: number(of, "share")?,
+        reading: Reading {
+            requests: both(of, "requests")?,
+            users: both(of, "users")?,
+            compared: both(of, "compared")?,
+            failed: both(of, "failed")?,
+            timed: both(of, "timed")?,
+            slow: both(of, "slow")?,
+            e_errors: number(of, "e_errors")?,
+            e_body: number(of, "e_latency")?,
+            e_tail: number(of, "e_latency_tail")?,
+            design_errors: number(of, "design_effect_errors")?,
+            design_latency: number(of, "design_effect_latency")?,
+            share_z: number(of, "share_z")?,
+        },
+        servers: Servers { all: both(of, "servers")?, healthy: both(of, "servers_healthy")? },
+        watchdog: Watchdog {
+            state,
+            passes: boolean(dog, "passes")?,
+            reason: text(dog, "reason")?,
+            e_value: number(dog, "e_value")?,
+            e_notice: number(dog, "e_notice")?,
+            alpha: number(dog, "alpha")?,
+        },
+    })
+}
+
+fn missing(key: &str) -> String {
+    format!("`{key}` is missing, or not what it should be")
+}
+
+fn number(of: &Value, key: &str) -> Result<f64, String> {
+    of[key].as_f64().ok_or_else(|| missing(key))
+}
+
+fn whole(of: &Value, key: &str) -> Result<u64, String> {
+    of[key].as_u64().ok_or_else(|| missing(key))
+}
+
+fn boolean(of: &Value, key: &str) -> Result<bool, String> {
+    of[key].as_bool().ok_or_else(|| missing(key))
+}
+
+fn text(of: &Value, key: &str) -> Result<String, String> {
+    optional(of, key).ok_or_else(|| missing(key))
+}
+
+fn optional(of: &Value, key: &str) -> Option<String> {
+    of[key].as_str().map(str::to_owned)
+}
+
+fn both(of: &Value, key: &str) -> Result<Pair, String> {
+    Ok(Pair::new(whole(&of[key], "new")?, whole(&of[key], "stable")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::gate::tests::{good, input as facts, silent};
+    use crate::domain::rollout::climb::{Act, Climb, Standing};
+    use crate::domain::wave::tests::waves;
+    use proptest::prelude::*;
+
+    fn outlook(input: Input) -> Outlook {
+        let plan = waves("20%:10m 100%:10m");
+        let standing = Standing {
+            stage: 1,
+            waves: &plan,
+            present: Some(0),
+            finished: false,
+            held: false,
+            paused: false,
+        };
+        Climb::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
+    }
+
+    /// As it stands in the ledger, after a way through text.
+    fn entry(outlook: &Outlook, decision: Decision) -> Value {
+        let text = json!({"gates": written(outlook, decision)}).to_string();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_verdict_is_found_again_from_what_the_ledger_keeps() {
+        let passed = outlook(facts(Some(good())));
+        assert_eq!(passed.act, Act::Open);
+        let found = recompute(&entry(&passed, Decision::Open)).unwrap();
+        assert_eq!((found.decision, found.gates), (Decision::Open, passed.gates.clone()));
+        let held = outlook(facts(Some(silent())));
+        assert_eq!(recompute(&entry(&held, Decision::Hold)).unwrap().gates, held.gates);
+        assert!(recompute(&entry(&held, Decision::Promote)).is_ok(), "a person may");
+        assert!(recompute(&entry(&held, Decision::Open)).unwrap_err().contains("does not follow"));
+        assert!(recompute(&entry(&passed, Decision::Hold)).is_err());
+        let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
+        let door = Some(DoorState { door: Door::ByHand, hours: Some(hours) });
+        let first = outlook(Input { door, proof: None, durable: false, barred_by: Some("b".into()) });
+        assert!(recompute(&entry(&first, Decision::Hold)).is_ok());
+    }
+
+    #[test]
+    fn a_changed_number_is_found_where_it_changes_a_verdict() {
+        let entry = entry(&outlook(facts(Some(good()))), Decision::Open);
+        for (path, value) in [
+            ("/gates/input/proof/e_errors", json!(19.0)),
+            ("/gates/input/proof/failed/new", json!(21)),
+            ("/gates/input/proof/users/new", json!(4)),
+            ("/gates/input/proof/servers_healthy/stable", json!(2)),
+            ("/gates/input/proof/watchdog/e_value", json!(11.0)),
+            ("/gates/input/durable", json!(false)),
+            ("/gates/input/proof/requests", json!(null)),
+            ("/gates/verdicts/3/verdict", json!("fail")),
+            ("/gates/decision", json!("hold")),
+            ("/gates/decision", json!("perhaps")),
+        ] {
+            let mut forged = entry.clone();
+            *forged.pointer_mut(path).unwrap_or_else(|| panic!("no {path}")) = value;
+            assert!(recompute(&forged).is_err(), "{path}");
+        }
+    }
+
+    proptest! {
+        /// Doubles survive the way through the ledger's text well enough for the same words.
+        #[test]
+        fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
+            let mut proof = good();
+            let r = &mut proof.reading;
+            (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
+            (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);
+            let outlook = outlook(facts(Some(proof)));
+            let decision = if gate::passes(&outlook.gates) { Decision::Open } else { Decision::Hold };
+            prop_assert_eq!(recompute(&entry(&outlook, decision)).map(|r| r.gates), Ok(outlook.gates.clone()));
+        }
+    }
+}

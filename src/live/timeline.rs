@@ -1,0 +1,227 @@
+//! Who was in `new` when, from the ledger alone: its entries of one release laid out in time, and a user followed along them.
+//!
+//! Invariants: pure; nothing is guessed: a stretch of which the ledger does not tell enough is `Unclear`, with the reason. Times are those of the
+//! wall clock at which an entry was made, milliseconds since 1970; a request that was under way then was decided by what stood before.
+
+use super::ledger::Entry;
+use super::membership::{Listed, Membership, Was};
+use crate::domain::cohort::Weight;
+use crate::domain::segment::UserSet;
+use std::sync::Arc;
+
+/// What held from one entry to the next.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    pub from_ms: i64,
+    /// The end of what was asked for, for the last one.
+    pub to_ms: i64,
+    /// The entry that it began with.
+    pub entry: u64,
+    pub attempt: Option<u64>,
+    pub weight: Weight,
+    /// Nobody was in `new`; `None`: an earlier version did not tell.
+    pub held: Option<bool>,
+    /// `None`: likewise.
+    pub membership: Option<Arc<Membership>>,
+}
+
+/// A part of the time, of one user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    pub from_ms: i64,
+    pub to_ms: i64,
+    /// Why it is not certain; empty: it is.
+    pub unclear: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Timeline {
+    pub stretches: Vec<Stretch>,
+    /// When the ledger first tells of the release; `None`: never.
+    pub begins_ms: Option<i64>,
+    /// Entries whose time is before that of the one before: the clock was put back.
+    pub clock_went_back: Vec<u64>,
+    /// The proxy was started within the time: it had not been running for a while before.
+    pub starts_ms: Vec<i64>,
+}
+
+impl Timeline {
+    /// Of `release`, between two times. `entries`: all of the ledger, in order.
+    pub fn of<'a>(
+        entries: impl Iterator<Item = &'a Entry>,
+        release: &str,
+        since_ms: i64,
+        until_ms: i64,
+    ) -> Timeline {
+        let mut timeline = Timeline::default();
+        let (mut membership, mut last_ms) = (None, i64::MIN);
+        let mut all: Vec<Stretch> = vec![];
+        for entry in entries.filter(|e| e.release.as_deref() == Some(release)) {
+            let Some(weight) = entry.weight_after else { continue };
+            let Some(at_ms) = at_ms(&entry.at) else { continue };
+            if at_ms < last_ms {
+                timeline.clock_went_back.push(entry.n);
+            }
+            last_ms = at_ms;
+            timeline.begins_ms.get_or_insert(at_ms);
+            if entry.kind == "start" && (since_ms..until_ms).contains(&at_ms) {
+                timeline.starts_ms.push(at_ms);
+            }
+            if let Some(told) = &entry.membership {
+                membership = Some(Arc::new(told.clone()));
+            } else if entry.held.is_none() {
+                membership = None;
+            }
+            if let Some(before) = all.last_mut() {
+                // Where the clock was put back it held at all times in between: rather too much than a user missed.
+                (before.from_ms, before.to_ms) = (before.from_ms.min(at_ms), before.from_ms.max(at_ms));
+            }
+            // Rounded: a weight has four decimals, and fits.
+            let parts = (weight * 10_000.0).round().clamp(0.0, 1e6) as u32;
+            all.push(Stretch {
+                from_ms: at_ms,
+                to_ms: i64::MAX,
+                entry: entry.n,
+                attempt: entry.attempt,
+                weight: Weight::from_parts(parts),
+                held: entry.held,
+                membership: membership.clone(),
+            });
+        }
+        timeline.stretches = all
+            .into_iter()
+            .map(|s| Stretch { from_ms: s.from_ms.max(since_ms), to_ms: s.to_ms.min(until_ms), ..s })
+            .filter(|s| s.from_ms < s.to_ms)
+            .collect();
+        timeline
+    }
+
+    /// When a user was, or may have been, in `new`. `user`: as it stands in a request.
+    pub fn follow(&self, user: &[u8], known: &dyn Fn(&Listed) -> Option<UserSet>) -> Vec<Part> {
+        let mut parts: Vec<Part> = vec![];
+        for stretch in &self.stretches {
+            let Some(unclear) = stretch.has(user, known) else { continue };
+            match parts.last_mut().filter(|last| last.to_ms == stretch.from_ms && last.unclear == unclear) {
+                Some(last) => last.to_ms = stretch.to_ms,
+                None => parts.push(Part { from_ms: stretch.from_ms, to_ms: stretch.to_ms, unclear }),
+            }
+        }
+        parts
+    }
+
+    pub fn attempts(&self) -> Vec<u64> {
+        let mut attempts: Vec<u64> = self.stretches.iter().filter_map(|s| s.attempt).collect();
+        attempts.sort_unstable();
+        attempts.dedup();
+        attempts
+    }
+}
+
+impl Stretch {
+    /// `None`: the user was not in `new`. Else why that is not certain; empty: it is.
+    fn has(&self, user: &[u8], known: &dyn Fn(&Listed) -> Option<UserSet>) -> Option<Vec<String>> {
+        if self.held == Some(true) {
+            return None;
+        }
+        let (Some(membership), Some(false)) = (&self.membership, self.held) else {
+            let why =
+                format!("an earlier version wrote entry {}, which does not say who is in new", self.entry);
+            return Some(vec![why]);
+        };
+        let id = membership.normalised(user)?;
+        match membership.was_in(&id, self.weight, known) {
+            Was::In => Some(vec![]),
+            Was::Out => None,
+            Was::Unclear { otherwise, segments } => {
+                let otherwise = if otherwise { "was in new" } else { "was not in new" };
+                Some(
+                    segments
+                        .iter()
+                        .map(|name| format!("unless segment {name} decided, this user {otherwise}"))
+                        .collect(),
+                )
+            }
+        }
+    }
+}
+
+/// Of an entry.
+pub fn at_ms(at: &str) -> Option<i64> {
+    at.parse::<jiff::Timestamp>().ok().map(|t| t.as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock;
+    use super::*;
+    use serde_json::json;
+
+    fn entry(n: u64, at_ms: i64, kind: &str, weight: f64, held: Option<bool>, membership: bool) -> Entry {
+        let membership = membership.then(|| {
+            json!({"salt": "s", "normalise": "none", "id_bytes_max": 256, "excluded": [],
+                   "segments": [{"name": "by-header", "users": 0, "numbers": [], "by_request": true}]})
+        });
+        serde_json::from_value(json!({
+            "n": n, "at": clock::rfc3339(at_ms), "release": "r", "attempt": 1, "kind": kind, "actor": "file", "detail": "",
+            "weight_after": weight, "held": held, "membership": membership,
+        }))
+        .unwrap()
+    }
+
+    /// Users by where they enter: below 5%, between 5% and 20%, above.
+    fn users() -> [String; 3] {
+        let salt = crate::domain::cohort::Salt::new("s");
+        let of = |range: std::ops::Range<u32>| {
+            let mut all = (0..).map(|i| format!("u{i}"));
+            all.find(|u| range.contains(&salt.bucket(u.as_bytes()).index())).unwrap()
+        };
+        [of(0..50_000), of(50_000..200_000), of(200_000..1_000_000)]
+    }
+
+    #[test]
+    fn a_user_is_followed_over_weights_holds_and_restarts() {
+        let entries = [
+            entry(1, 1_000, "start", 5.0, Some(false), true),
+            entry(2, 2_000, "weight", 20.0, Some(false), false),
+            entry(3, 3_000, "trip", 0.0, Some(true), false),
+            entry(4, 4_000, "start", 0.0, Some(true), true),
+            entry(5, 5_000, "resume", 5.0, Some(false), false),
+        ];
+        let timeline = Timeline::of(entries.iter(), "r", 1_500, 6_000);
+        assert_eq!((timeline.begins_ms, &timeline.starts_ms[..]), (Some(1_000), &[4_000][..]));
+        let parts = |user: &str| -> Vec<(i64, i64, bool)> {
+            let parts = timeline.follow(user.as_bytes(), &|_| None);
+            parts.into_iter().map(|p| (p.from_ms, p.to_ms, p.unclear.is_empty())).collect()
+        };
+        let [low, middle, high] = users();
+        assert_eq!(parts(&low), [(1_500, 3_000, true), (5_000, 6_000, true)]);
+        // A header may have brought these in: that is not in the ledger.
+        assert_eq!(parts(&middle), [(1_500, 2_000, false), (2_000, 3_000, true), (5_000, 6_000, false)]);
+        assert_eq!(parts(&high), [(1_500, 3_000, false), (5_000, 6_000, false)]);
+        assert!(Timeline::of(entries.iter(), "other", 0, 9_000).begins_ms.is_none());
+    }
+
+    #[test]
+    fn what_an_earlier_version_did_not_tell_is_unclear() {
+        let entries =
+            [entry(1, 1_000, "start", 5.0, None, false), entry(2, 2_000, "start", 5.0, Some(false), true)];
+        let timeline = Timeline::of(entries.iter(), "r", 0, 3_000);
+        let parts = timeline.follow(users()[0].as_bytes(), &|_| None);
+        assert_eq!(parts.len(), 2);
+        assert!(parts[0].unclear[0].contains("entry 1") && parts[1].unclear.is_empty(), "{parts:?}");
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_loses_nobody() {
+        let entries = [
+            entry(1, 5_000, "start", 5.0, Some(false), true),
+            entry(2, 2_000, "trip", 0.0, Some(true), false),
+            entry(3, 6_000, "resume", 20.0, Some(false), false),
+        ];
+        let timeline = Timeline::of(entries.iter(), "r", 0, 9_000);
+        assert_eq!(timeline.clock_went_back, [2]);
+        let parts = timeline.follow(users()[0].as_bytes(), &|_| None);
+        let times: Vec<_> = parts.iter().map(|p| (p.from_ms, p.to_ms)).collect();
+        assert_eq!(times, [(2_000, 5_000), (6_000, 9_000)]);
+    }
+}

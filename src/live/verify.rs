@@ -1,0 +1,246 @@
+//! Is a ledger what was written? The chain is computed again, and each verdict is looked for again in its recorded grounds.
+//!
+//! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is missing, too much, swapped or cut is a fault,
+//! told with its line and in words; damage is no error: what can still be told is told. An end that was cut off at a line's end can be found
+//! only by what the state file (or the running proxy) knows: [`Verifier::finish`].
+
+use super::chain::{self, Digest, ORIGIN};
+use super::evidence::{self, Again};
+use super::ledger::{End, Entry};
+
+/// Faults that are told; more are counted.
+const FAULTS_TOLD_MAX: usize = 20;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fault {
+    /// From 1; 0: of the ledger as a whole.
+    pub line: u64,
+    pub what: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    pub lines: u64,
+    /// Numbers of the first entry and the last.
+    pub first: u64,
+    pub last: u64,
+    /// The last entry that was written without hashes; 0: none was.
+    pub unchained_to: u64,
+    /// Hash of the last entry; empty: it has none.
+    pub head: String,
+    /// Verdicts that were found again, those that persons took, and those recorded by a version that kept too little.
+    pub verdicts: u64,
+    pub by_hand: u64,
+    pub unknown: u64,
+    pub faults: Vec<Fault>,
+    /// Faults beyond those told.
+    pub more: u64,
+    /// A hash that was noted elsewhere is there: of which entry.
+    pub anchor: Option<u64>,
+}
+
+impl Report {
+    pub fn sound(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// All that is wrong is at the end: an entry may be on its way to the disk.
+    pub fn may_be_unfinished(&self) -> bool {
+        !self.sound() && self.faults.iter().all(|fault| fault.line == 0 || fault.line == self.lines)
+    }
+
+    fn fault(&mut self, line: u64, what: impl Into<String>) {
+        match self.faults.len() < FAULTS_TOLD_MAX {
+            true => self.faults.push(Fault { line, what: what.into() }),
+            false => self.more += 1,
+        }
+    }
+}
+
+/// Takes the lines of a ledger in order.
+pub struct Verifier {
+    report: Report,
+    /// What the next line's `prev` must be; `None`: the line before does not tell.
+    prev: Option<String>,
+    /// Lines since the last readable one that could not be read.
+    unreadable: u64,
+    chained: bool,
+    unchained: Digest,
+    anchor: Option<String>,
+}
+
+impl Verifier {
+    /// `anchor`: a hash that was noted elsewhere, and must be there.
+    pub fn new(anchor: Option<String>) -> Verifier {
+        Verifier {
+            report: Report::default(),
+            prev: Some(ORIGIN.to_owned()),
+            unreadable: 0,
+            chained: false,
+            unchained: Digest::default(),
+            anchor,
+        }
+    }
+
+    /// The next line, with its end.
+    pub fn line(&mut self, bytes: &[u8]) {
+        self.report.lines += 1;
+        let line = self.report.lines;
+        let Some(text) = bytes.strip_suffix(b"\n") else {
+            self.report.fault(line, "it has no end: a crash in the middle of writing it, or its last byte was changed (the next start of the proxy cuts it off, and writes the entry again)");
+            return;
+        };
+        let sealed = chain::split(text);
+        let Ok(entry) = serde_json::from_slice::<Entry>(text) else {
+            if !self.chained {
+                self.unchained.add(bytes);
+            }
+            self.report.fault(line, "this is not an entry: it was changed or cut");
+            self.unreadable += 1;
+            self.prev = sealed.map(|sealed| sealed.hash.to_owned());
+            return;
+        };
+        self.number(line, entry.n);
+        match sealed {
+            Some(sealed) => {
+                self.follows(line, &entry);
+                if !sealed.fits() {
+                    self.report.fault(
+                        line,
+                        format!("entry {} was changed: its hash does not fit its text", entry.n),
+                    );
+                }
+                if self.anchor.as_deref() == Some(sealed.hash) {
+                    self.report.anchor = Some(entry.n);
+                }
+                self.prev = Some(sealed.hash.to_owned());
+                self.report.head = sealed.hash.to_owned();
+                self.chained = true;
+            }
+            None if self.chained || !entry.hash.is_empty() => {
+                self.report.fault(
+                    line,
+                    format!("entry {} has no hash at its end: it was changed, or put there", entry.n),
+                );
+                self.prev = None;
+            }
+            None => {
+                self.unchained.add(bytes);
+                self.report.unchained_to = entry.n;
+            }
+        }
+        self.verdict(line, &entry);
+    }
+
+    fn number(&mut self, line: u64, n: u64) {
+        let last = self.report.last;
+        // Unreadable lines may have been the entries that seem to be missing, or have been written again since.
+        let next = last.saturating_add(1);
+        let what = match n {
+            _ if self.report.first == 0 && self.unreadable == 0 && n > 1 => Some(format!(
+                "the ledger begins at entry {n}: {} {} missing before it",
+                range(1, n - 1),
+                if n == 2 { "is" } else { "are" }
+            )),
+            n if n <= last || n == 0 => {
+                Some(format!("entry {n} stands after entry {last}: lines were swapped or put there twice"))
+            }
+            n if n > next.saturating_add(self.unreadable) => Some(format!(
+                "{} {} missing before entry {n}: lines were removed or swapped",
+                range(next, n - 1),
+                if next == n - 1 { "is" } else { "are" }
+            )),
+            _ => None,
+        };
+        if let Some(what) = what {
+            self.report.fault(line, what);
+            // What it follows cannot be told then.
+            self.prev = None;
+        }
+        if self.report.first == 0 {
+            self.report.first = n;
+        }
+        (self.report.last, self.unreadable) = (last.max(n), 0);
+    }
+
+    fn follows(&mut self, line: u64, entry: &Entry) {
+        let n = entry.n;
+        if !self.chained && self.report.unchained_to > 0 {
+            let unchained = std::mem::take(&mut self.unchained).finish();
+            if entry.prev != unchained {
+                let what = format!(
+                    "the entries without hashes, up to {}, are not what they were when entry {n} was written",
+                    self.report.unchained_to
+                );
+                self.report.fault(line, what);
+            }
+        } else if self.prev.as_ref().is_some_and(|prev| *prev != entry.prev) {
+            let what = match n {
+                1 => "entry 1 is said to follow another one".to_owned(),
+                _ => {
+                    format!("entry {n} does not follow from the line before it: one of the two was replaced")
+                }
+            };
+            self.report.fault(line, what);
+        }
+    }
+
+    fn verdict(&mut self, line: u64, entry: &Entry) {
+        // Before there was a field for the cause, it stood before the detail.
+        let named = || {
+            matches!(&*entry.kind, "trip" | "freeze").then(|| entry.detail.split(':').next().unwrap_or(""))
+        };
+        match evidence::again(entry.cause.as_deref().or_else(named), &entry.evidence) {
+            Again::None => {}
+            Again::ByHand => self.report.by_hand += 1,
+            Again::Same => self.report.verdicts += 1,
+            Again::Unknown => self.report.unknown += 1,
+            Again::Other(why) => self.report.fault(line, format!("the verdict of entry {}: {why}", entry.n)),
+        }
+    }
+
+    /// The end. `known`: the last entry by the state file, or the running proxy.
+    pub fn finish(mut self, known: Option<&End>) -> Report {
+        let (last, report) = (self.report.last, &mut self.report);
+        match known {
+            Some(known) if known.n > last => {
+                let what = match last {
+                    0 => format!("the ledger is empty; the state file knows entry {}", known.n),
+                    _ => format!(
+                        "the ledger ends at entry {last}, the state file knows entry {}: the end was cut off, or a crash lost it (then the next start of the proxy writes it again)",
+                        known.n
+                    ),
+                };
+                report.fault(0, what);
+            }
+            Some(known) if known.n < last => report.fault(
+                0,
+                format!(
+                    "the ledger goes on to entry {last}, the state file knows only {}: one of the two was put back from a copy",
+                    known.n
+                ),
+            ),
+            Some(known) if !known.hash.is_empty() && known.hash != report.head => {
+                report.fault(0, format!("the last entry, {last}, is not the one that the state file knows"));
+            }
+            _ => {}
+        }
+        if let (Some(anchor), None) = (&self.anchor, report.anchor) {
+            report.fault(
+                0,
+                format!(
+                    "no entry has the hash {anchor}, which was noted elsewhere: the ledger was written anew"
+                ),
+            );
+        }
+        self.report
+    }
+}
+
+fn range(from: u64, to: u64) -> String {
+    if from == to { format!("entry {from}") } else { format!("entries {from} to {to}") }
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

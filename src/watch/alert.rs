@@ -1,0 +1,379 @@
+//! What needs a person, and that the receivers of the config are told: when it begins, and when it is over.
+//!
+//! An alert is a state, not an event: five times a second it is asked what stands (of the *announced* snapshot: what is told is durable), and
+//! what has changed since goes to every receiver's own box (`receiver.rs`). So nothing is lost in a restart either: what stands
+//! then is told again, with the time at which it began.
+//!
+//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes by itself must be away for half a minute before it is
+//! called over; labels are names from the config and words from this file.
+
+use super::receiver::Box as Mailbox;
+use crate::domain::rollout::State;
+use crate::domain::verdict;
+use crate::live::apply::Live;
+use crate::live::clock;
+use crate::live::ledger::Entry;
+use crate::live::snapshot::ReleaseLive;
+use crate::live::timeline;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
+
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a state that flickers must be away.
+const OVER: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    Trip,
+    Freeze,
+    BothArms,
+    LatencyNotice,
+    ReloadFailed,
+    StateNotDurable,
+}
+
+impl Kind {
+    #[cfg(test)]
+    const ALL: [Kind; 6] = [
+        Kind::Trip,
+        Kind::Freeze,
+        Kind::BothArms,
+        Kind::LatencyNotice,
+        Kind::ReloadFailed,
+        Kind::StateNotDurable,
+    ];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            Kind::Trip => "trip",
+            Kind::Freeze => "freeze",
+            Kind::BothArms => "both_arms",
+            Kind::LatencyNotice => "latency_notice",
+            Kind::ReloadFailed => "reload_failed",
+            Kind::StateNotDurable => "state_not_durable",
+        }
+    }
+
+    /// `alertname` for an Alertmanager: as the rules in `config/prometheus` call the same.
+    pub fn alertname(self) -> &'static str {
+        match self {
+            Kind::Trip => "GraylingRolledBack",
+            Kind::Freeze => "GraylingFrozen",
+            Kind::BothArms => "GraylingBothArmsFailing",
+            Kind::LatencyNotice => "GraylingNewIsSlower",
+            Kind::ReloadFailed => "GraylingReloadFailed",
+            Kind::StateNotDurable => "GraylingStateNotDurable",
+        }
+    }
+
+    /// `page`: a person looks now; `ticket`: a person looks today.
+    pub fn severity(self) -> &'static str {
+        match self {
+            Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
+            Kind::LatencyNotice | Kind::ReloadFailed => "ticket",
+        }
+    }
+
+    /// May it go by itself, and come again?
+    fn flickers(self) -> bool {
+        match self {
+            Kind::Trip | Kind::Freeze | Kind::ReloadFailed => false,
+            Kind::BothArms | Kind::LatencyNotice | Kind::StateNotDurable => true,
+        }
+    }
+}
+
+/// One that stands, or stood.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Alert {
+    pub kind: Kind,
+    pub release: Option<String>,
+    pub attempt: Option<u64>,
+    pub cause: Option<&'static str>,
+    /// Wall clock, milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// One line.
+    pub summary: String,
+    /// With the numbers, and what to type.
+    pub detail: String,
+}
+
+/// An alert that has begun, or is over.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Notice {
+    pub alert: Alert,
+    /// When it was over; `None`: it stands.
+    pub over_ms: Option<i64>,
+}
+
+type Key = (Kind, Option<String>);
+
+/// What stands, and since when it was last seen.
+#[derive(Default)]
+struct Standing(BTreeMap<Key, (Alert, Duration)>);
+
+impl Standing {
+    /// Takes what is seen `now`; answers what has changed.
+    fn follow(&mut self, seen: Vec<Alert>, now: Duration, at_ms: i64) -> Vec<Notice> {
+        let mut changed = vec![];
+        for alert in seen {
+            let key = (alert.kind, alert.release.clone());
+            match self.0.get_mut(&key) {
+                // The same, though it may be told in other numbers now; a trip after a resume between two looks is another one.
+                Some((known, last)) if !alert.kind.flickers() && alert.since_ms == known.since_ms => {
+                    *last = now
+                }
+                Some((known, last)) if alert.kind.flickers() => {
+                    (known.detail, *last) = (alert.detail, now);
+                }
+                Some((known, last)) => {
+                    let over = std::mem::replace(known, alert.clone());
+                    *last = now;
+                    changed.push(Notice { alert: over, over_ms: Some(at_ms) });
+                    changed.push(Notice { alert, over_ms: None });
+                }
+                None => {
+                    self.0.insert(key, (alert.clone(), now));
+                    changed.push(Notice { alert, over_ms: None });
+                }
+            }
+        }
+        self.0.retain(|(kind, _), (alert, last)| {
+            let patience = if kind.flickers() { OVER } else { Duration::ZERO };
+            let stands = now == *last || now.saturating_sub(*last) < patience;
+            if !stands {
+                changed.push(Notice { alert: alert.clone(), over_ms: Some(at_ms) });
+            }
+            stands
+        });
+        changed
+    }
+
+    fn all(&self) -> impl Iterator<Item = Notice> + '_ {
+        self.0.values().map(|(alert, _)| Notice { alert: alert.clone(), over_ms: None })
+    }
+}
+
+/// Looks and tells, until it is dropped.
+pub async fn run(live: Arc<Live>) {
+    let mut standing = Standing::default();
+    let mut boxes: Vec<Mailbox> = vec![];
+    let mut reload_failed: Option<i64> = None;
+    // A rollback that a script has lifted before the next look is told all the same.
+    let mut decided = live.desk.told.subscribe();
+    loop {
+        let plan = live.snapshot().plan.clone();
+        boxes.retain(|mailbox| plan.alerts.contains(mailbox.receiver()));
+        for receiver in &plan.alerts {
+            if !boxes.iter().any(|mailbox| mailbox.receiver() == receiver) {
+                let mailbox = Mailbox::open(receiver.clone(), live.clone());
+                standing.all().for_each(|notice| mailbox.put(notice));
+                boxes.push(mailbox);
+            }
+        }
+        live.alerts.keep(|name| plan.alerts.iter().any(|r| r.name == name));
+        if live.gauges.last_reload_ok.load(Relaxed) {
+            reload_failed = None;
+        } else {
+            reload_failed.get_or_insert_with(clock::at_ms);
+        }
+        // In this order: what was announced before the look is seen by it, unless it is over already.
+        let brief: Vec<Alert> =
+            std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
+        let mut seen = look(&live, reload_failed);
+        for alert in brief {
+            if !seen.iter().any(|known| known.kind == alert.kind && known.release == alert.release) {
+                seen.push(alert);
+            }
+        }
+        for notice in standing.follow(seen, clock::now(), clock::at_ms()) {
+            let (alert, over) = (&notice.alert, notice.over_ms.is_some());
+            if boxes.is_empty() {
+                continue;
+            }
+            live.log.event(
+                "alert",
+                json!({"alert": alert.kind.label(), "release": alert.release, "state": if over { "resolved" } else { "firing" },
+                       "summary": alert.summary, "receivers": boxes.len()}),
+            );
+            boxes.iter().for_each(|mailbox| mailbox.put(notice.clone()));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The next entry that was announced; those that this was too slow for are left out.
+fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
+    loop {
+        match decided.try_recv() {
+            Ok(entry) => return Some(entry),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+        }
+    }
+}
+
+/// A rollback or a freeze, as the ledger has it.
+fn of_entry(entry: &Entry) -> Option<Alert> {
+    let (kind, what) = match &*entry.kind {
+        "trip" => (Kind::Trip, "the new version was taken out"),
+        "freeze" => (Kind::Freeze, "it was frozen"),
+        _ => return None,
+    };
+    let release = entry.release.clone()?;
+    let cause = entry.cause.as_deref().and_then(verdict::Cause::parse)?;
+    Some(Alert {
+        kind,
+        attempt: entry.attempt,
+        cause: Some(cause.label()),
+        since_ms: timeline::at_ms(&entry.at)?,
+        summary: format!("{release}: {what} ({}, by {}), and let go at once", cause.label(), entry.actor),
+        detail: entry.detail.clone(),
+        release: Some(release),
+    })
+}
+
+fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
+    let at_ms = clock::at_ms();
+    let of_all = |kind: Kind, since_ms: i64, summary: &str, detail: String| Alert {
+        kind,
+        release: None,
+        attempt: None,
+        cause: None,
+        since_ms,
+        summary: summary.to_owned(),
+        detail,
+    };
+    let mut seen = vec![];
+    if let Some(since) = reload_failed {
+        let why = live.source().last_error.unwrap_or_default();
+        let summary = "the config file as it stands is not in force: the one before is";
+        seen.push(of_all(
+            Kind::ReloadFailed,
+            since,
+            summary,
+            format!("{why}\nTo see all of it: grayling check"),
+        ));
+    }
+    if let Some(why) = live.state_error() {
+        let summary = "rollbacks are in memory only, or earlier ones may be forgotten";
+        seen.push(of_all(Kind::StateNotDurable, at_ms, summary, why));
+    }
+    for release in &live.desk.announced().releases {
+        seen.extend(of_release(live, release, at_ms));
+    }
+    seen
+}
+
+fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
+    let name = &release.release.name;
+    let of = |kind: Kind, cause, since_ms: i64, summary: String, detail: String| Alert {
+        kind,
+        release: Some(name.clone()),
+        attempt: Some(release.release.attempt),
+        cause,
+        since_ms,
+        summary,
+        detail,
+    };
+    let mut seen = vec![];
+    let memory = match release.state {
+        State::RolledBack | State::Frozen => live.memory(name).unwrap_or_default(),
+        _ => Default::default(),
+    };
+    if let (State::RolledBack, Some(trip)) = (release.state, memory.trip) {
+        let (cause, actor, why) = (trip.cause.label(), &trip.actor, &trip.detail);
+        let summary =
+            format!("{name}: the new version was taken out ({cause}, by {actor}); everybody is on stable");
+        let detail = format!(
+            "{why}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --reason TEXT"
+        );
+        seen.push(of(Kind::Trip, Some(cause), trip.at_ms, summary, detail));
+    }
+    if let (State::Frozen, Some(freeze)) = (release.state, memory.freeze) {
+        let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
+        let summary = format!("{name}: held at {weight} ({cause}); a person must decide");
+        let detail = format!("{why}\ngrayling rollback {name}, or: grayling resume {name} --reason TEXT");
+        seen.push(of(Kind::Freeze, Some(cause), freeze.at_ms, summary, detail));
+    }
+    let judgement = live.views().get(name).and_then(|view| view.judgement.clone());
+    if let Some(judgement) =
+        judgement.filter(|_| release.release.watchdog.enabled && release.state != State::RolledBack)
+    {
+        if judgement.state == verdict::State::BothArms {
+            let summary = format!("{name}: both versions are bad; not blamed on the new one");
+            seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
+        }
+        let notice =
+            judgement.signals.iter().find(|s| s.signal == "latency_notice" && s.evidence_ratio >= 1.0);
+        if let Some(signal) = notice {
+            let summary =
+                format!("{name}: the new version is slower than stable, beyond chance; it is left in");
+            seen.push(of(Kind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alert(kind: Kind, since_ms: i64) -> Alert {
+        Alert {
+            kind,
+            release: Some("r".into()),
+            attempt: Some(1),
+            cause: None,
+            since_ms,
+            summary: "s".into(),
+            detail: "d".into(),
+        }
+    }
+
+    fn told(notices: &[Notice]) -> Vec<(Kind, i64, bool)> {
+        notices.iter().map(|n| (n.alert.kind, n.alert.since_ms, n.over_ms.is_some())).collect()
+    }
+
+    #[test]
+    fn what_begins_and_what_is_over_is_told_once() {
+        let mut standing = Standing::default();
+        let mut at =
+            |s: u64, seen: &[Alert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
+        let trip = alert(Kind::Trip, 7);
+        assert_eq!(at(1, std::slice::from_ref(&trip)), [(Kind::Trip, 7, false)]);
+        assert_eq!(at(2, &[trip]), []);
+        let again = alert(Kind::Trip, 9);
+        assert_eq!(
+            at(3, &[again]),
+            [(Kind::Trip, 7, true), (Kind::Trip, 9, false)],
+            "resumed, and tripped again"
+        );
+        assert_eq!(at(4, &[]), [(Kind::Trip, 9, true)]);
+        assert_eq!(at(5, &[]), []);
+    }
+
+    #[test]
+    fn what_flickers_is_over_only_when_it_stays_away() {
+        let mut standing = Standing::default();
+        let mut at =
+            |s: u64, seen: &[Alert]| told(&standing.follow(seen.to_vec(), Duration::from_secs(s), 0));
+        assert_eq!(at(1, &[alert(Kind::BothArms, 1)]), [(Kind::BothArms, 1, false)]);
+        assert_eq!(at(20, &[]), []);
+        assert_eq!(at(21, &[alert(Kind::BothArms, 21)]), [], "the same as before");
+        assert_eq!(at(50, &[]), []);
+        assert_eq!(at(51, &[]), [(Kind::BothArms, 1, true)]);
+    }
+
+    #[test]
+    fn names_are_words_and_each_kind_has_its_own() {
+        let labels: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.label()).collect();
+        let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.alertname()).collect();
+        assert_eq!((labels.len(), names.len()), (Kind::ALL.len(), Kind::ALL.len()));
+    }
+}

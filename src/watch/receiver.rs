@@ -1,0 +1,333 @@
+//! One receiver of alerts: its box, the task that empties it, and how it is spoken to.
+//!
+//! An *Alertmanager* is told of states: what stands is posted again every `repeat`, what is over once it is taken; each says how long it holds, so that
+//! alerts of a grayling that is gone go by themselves. *Slack* and a *webhook* are told of each beginning and each end, in order, once.
+//!
+//! Invariants: putting into a box never waits; a box is bounded, and what overflows is lost from its old end and counted; a receiver that is slow or away is
+//! tried again, at first after a second and then ever more seldom, and holds up no other; what is secret (paths of addresses, keys) reaches no log.
+
+use super::alert::{Alert, Kind, Notice};
+use super::post::{Post, PostError};
+use crate::domain::plan::{Receiver, ReceiverKind};
+use crate::live::apply::Live;
+use crate::live::clock;
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Notices that wait for a receiver: weeks of them, unless something is very wrong.
+const WAITING_MAX: usize = 1000;
+const BACKOFF_MIN: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// One that is answered, and refused, for so long is given up: it would hold up all after it.
+const REFUSED_MAX: Duration = Duration::from_secs(900);
+/// Alerts that come without a new `repeat` are over by themselves after this, or four times that.
+const HOLDS_MIN: Duration = Duration::from_secs(300);
+
+/// Where notices wait; its task ends with it.
+pub struct Box {
+    receiver: Receiver,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    waiting: Mutex<VecDeque<Notice>>,
+    bell: Notify,
+    /// Cut off at the old end, and not counted yet.
+    dropped: AtomicU64,
+}
+
+impl Box {
+    pub fn open(receiver: Receiver, live: Arc<Live>) -> Box {
+        let shared = Arc::new(Shared::default());
+        live.alerts.change(&receiver.name, |_| {});
+        let teller = Teller { receiver: receiver.clone(), shared: shared.clone(), live, failing: false };
+        let task = match receiver.kind {
+            ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
+            ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
+        };
+        Box { receiver, shared, task }
+    }
+
+    pub fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    pub fn put(&self, notice: Notice) {
+        self.shared.put(notice);
+    }
+}
+
+impl Drop for Box {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn put(&self, notice: Notice) {
+        let mut waiting = self.waiting();
+        waiting.push_back(notice);
+        let excess = waiting.len().saturating_sub(WAITING_MAX);
+        waiting.drain(..excess);
+        drop(waiting);
+        self.dropped.fetch_add(excess as u64, Relaxed);
+        self.bell.notify_one();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Notice>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Teller {
+    receiver: Receiver,
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    /// The last call failed, and that was told.
+    failing: bool,
+}
+
+impl Teller {
+    /// Slack, webhook.
+    async fn tell_events(mut self) {
+        let (mut backoff, mut refused_since) = (BACKOFF_MIN, None);
+        loop {
+            let (next, left) = {
+                let waiting = self.shared.waiting();
+                (waiting.front().cloned(), waiting.len() as u64)
+            };
+            let dropped = self.shared.dropped.swap(0, Relaxed);
+            self.live.alerts.change(&self.receiver.name, |count| {
+                count.dropped += dropped;
+                count.waiting = left;
+            });
+            let Some(notice) = next else {
+                self.shared.bell.notified().await;
+                continue;
+            };
+            let post = match &self.receiver.kind {
+                ReceiverKind::Webhook { secrets } => webhook(&notice, secrets, clock::at_ms() / 1000),
+                _ => slack(&notice),
+            };
+            let told = post.send(&self.receiver.address, self.receiver.tls.as_ref()).await;
+            self.count(&told);
+            let done = match &told {
+                Ok(()) => true,
+                Err(PostError::Refused { lasting: true, .. }) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    since.elapsed() > REFUSED_MAX
+                }
+                Err(_) => false,
+            };
+            if done {
+                if told.is_err() {
+                    self.live.alerts.change(&self.receiver.name, |count| count.dropped += 1);
+                }
+                (backoff, refused_since) = (BACKOFF_MIN, None);
+                // While it was told, the old end may have been cut off.
+                let mut waiting = self.shared.waiting();
+                if waiting.front() == Some(&notice) {
+                    waiting.pop_front();
+                }
+                continue;
+            }
+            tokio::time::sleep(told.err().and_then(|e| e.retry_after()).unwrap_or(backoff)).await;
+            backoff = (2 * backoff).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Alertmanager.
+    async fn tell_states(mut self, repeat: Duration) {
+        let mut states: BTreeMap<(Kind, Option<String>), Notice> = BTreeMap::new();
+        let mut backoff = BACKOFF_MIN;
+        loop {
+            for notice in self.shared.waiting().drain(..) {
+                let key = (notice.alert.kind, notice.alert.release.clone());
+                states.insert(key, notice);
+            }
+            if states.is_empty() {
+                self.shared.bell.notified().await;
+                continue;
+            }
+            let post = alertmanager(states.values(), (4 * repeat).max(HOLDS_MIN), clock::at_ms());
+            let told = post.send(&self.receiver.address, self.receiver.tls.as_ref()).await;
+            self.count(&told);
+            let pause = match told {
+                Ok(()) => {
+                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = 0);
+                    states.retain(|_, notice| notice.over_ms.is_none());
+                    backoff = BACKOFF_MIN;
+                    repeat
+                }
+                Err(error) => {
+                    let waiting = states.len() as u64;
+                    self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
+                    let pause = error.retry_after().unwrap_or(backoff);
+                    backoff = (2 * backoff).min(BACKOFF_MAX);
+                    // What comes meanwhile is told with the rest.
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
+            };
+            let _ = tokio::time::timeout(pause, self.shared.bell.notified()).await;
+        }
+    }
+
+    fn count(&mut self, told: &Result<(), PostError>) {
+        let name = &self.receiver.name;
+        self.live.alerts.change(name, |count| match told {
+            Ok(()) => count.taken += 1,
+            Err(_) => count.failed += 1,
+        });
+        let place = self.receiver.address.to_string();
+        match (told, self.failing) {
+            (Err(error), false) => self.live.log.event(
+                "alert_not_told",
+                json!({"receiver": name, "address": place, "error": error.to_string(), "effect": "it is tried again"}),
+            ),
+            (Ok(()), true) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
+            _ => {}
+        }
+        self.failing = told.is_err();
+    }
+}
+
+/// Alertmanager's API, version 2: `POST /api/v2/alerts`.
+fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, at_ms: i64) -> Post {
+    let alerts: Vec<Value> = notices
+        .map(|notice| {
+            let Alert { kind, release, attempt, cause, since_ms, summary, detail } = &notice.alert;
+            let mut labels =
+                json!({"alertname": kind.alertname(), "severity": kind.severity(), "source": "grayling"});
+            let more = [("release", release.clone()), ("cause", cause.map(str::to_owned))];
+            for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+                labels[name] = value.into();
+            }
+            let mut annotations = json!({"summary": summary, "description": detail});
+            if let Some(attempt) = attempt {
+                annotations["attempt"] = attempt.to_string().into();
+            }
+            let ends_ms = notice.over_ms.unwrap_or(at_ms.saturating_add(holds.as_millis() as i64));
+            json!({"labels": labels, "annotations": annotations, "startsAt": clock::rfc3339(*since_ms),
+                   "endsAt": clock::rfc3339(ends_ms.max(since_ms.saturating_add(1)))})
+        })
+        .collect();
+    Post::json(&Value::Array(alerts))
+}
+
+/// Slack's incoming webhook. Its text has three characters that mean something else.
+fn slack(notice: &Notice) -> Post {
+    let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let Alert { summary, detail, since_ms, .. } = &notice.alert;
+    let text = match notice.over_ms {
+        None => format!("*{}*\n{}\n(since {})", plain(summary), plain(detail), clock::rfc3339(*since_ms)),
+        Some(over) => format!("over at {}: {}", clock::rfc3339(over), plain(summary)),
+    };
+    Post::json(&json!({ "text": text }))
+}
+
+/// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of the call.
+fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
+    let Alert { kind, release, attempt, cause, since_ms, summary, detail } = &notice.alert;
+    let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };
+    let told_of = clock::rfc3339(notice.over_ms.unwrap_or(*since_ms));
+    let mut post = Post::json(&json!({
+        "type": format!("grayling.alert.{state}"),
+        "timestamp": told_of,
+        "data": {
+            "alert": kind.label(), "state": state, "severity": kind.severity(), "release": release, "attempt": attempt,
+            "cause": cause, "summary": summary, "detail": detail, "since": clock::rfc3339(*since_ms),
+            "resolved_at": notice.over_ms.map(clock::rfc3339),
+        },
+    }));
+    let release = release.as_deref().unwrap_or_default();
+    let id = crate::live::chain::Digest::of(
+        format!("{}\n{release}\n{since_ms}\n{state}", kind.label()).as_bytes(),
+    );
+    let id = format!("msg_{}", &id[..32]);
+    let signed = [format!("{id}.{at_s}.").as_bytes(), &post.body].concat();
+    let signatures: Vec<String> = secrets
+        .iter()
+        .map(|secret| {
+            let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), &signed);
+            format!("v1,{}", STANDARD.encode(tag))
+        })
+        .collect();
+    post.header("webhook-id", id);
+    post.header("webhook-timestamp", at_s.to_string());
+    post.header("webhook-signature", signatures.join(" "));
+    post
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(over_ms: Option<i64>) -> Notice {
+        let alert = Alert {
+            kind: Kind::Trip,
+            release: Some("billing".into()),
+            attempt: Some(3),
+            cause: Some("errors"),
+            since_ms: 1_700_000_000_000,
+            summary: "billing <out> & about".into(),
+            detail: "new 41 of 812".into(),
+        };
+        Notice { alert, over_ms }
+    }
+
+    #[test]
+    fn an_alertmanager_is_told_until_when_an_alert_holds_and_when_it_was_over() {
+        let sent = |over_ms| {
+            let notice = notice(over_ms);
+            let post = alertmanager([&notice].into_iter(), Duration::from_secs(300), 1_700_000_100_000);
+            serde_json::from_slice::<Value>(&post.body).unwrap()[0].clone()
+        };
+        let stands = sent(None);
+        assert_eq!(
+            stands["labels"],
+            json!({"alertname": "GraylingRolledBack", "severity": "page", "source": "grayling", "release": "billing", "cause": "errors"})
+        );
+        assert_eq!(
+            [&stands["startsAt"], &stands["endsAt"]],
+            ["2023-11-14T22:13:20.000Z", "2023-11-14T22:20:00.000Z"]
+        );
+        let over = sent(Some(1_700_000_050_000));
+        assert_eq!(
+            (&over["labels"], &over["endsAt"]),
+            (&stands["labels"], &json!("2023-11-14T22:14:10.000Z"))
+        );
+    }
+
+    #[test]
+    fn a_full_box_loses_its_old_end_and_counts_it() {
+        let shared = Shared::default();
+        (0..WAITING_MAX as i64 + 3).for_each(|i| shared.put(notice(Some(i))));
+        let first = shared.waiting().front().and_then(|n| n.over_ms);
+        assert_eq!((shared.waiting().len(), first, shared.dropped.load(Relaxed)), (WAITING_MAX, Some(3), 3));
+    }
+
+    #[test]
+    fn what_slack_would_take_for_markup_is_text() {
+        let post = slack(&notice(None));
+        let text = serde_json::from_slice::<Value>(&post.body).unwrap()["text"].as_str().unwrap().to_owned();
+        assert!(text.starts_with("*billing &lt;out&gt; &amp; about*\nnew 41 of 812\n"), "{text}");
+    }
+
+    #[test]
+    fn a_webhook_keeps_its_id_over_tries_and_has_one_of_its_own_when_it_is_over() {
+        let id = |over, at| webhook(&notice(over), &[vec![7; 32]], at).headers[0].clone();
+        assert_eq!(id(None, 1), id(None, 2));
+        assert_ne!(id(None, 1), id(Some(1_700_000_050_000), 1));
+    }
+}
