@@ -13,6 +13,11 @@ pub fn now() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
+/// The same moment for timers.
+pub fn instant(now: Duration) -> Instant {
+    *START.get_or_init(Instant::now) + now
+}
+
 /// Whole milliseconds of [`now`], for atomics.
 pub fn now_ms() -> u64 {
     now().as_millis() as u64

@@ -7,10 +7,9 @@
 
 use crate::domain::plan::Route;
 use std::collections::HashMap;
-use xxhash_rust::xxh3::Xxh3Builder;
 
 pub struct RouteTable {
-    by_path: HashMap<String, Vec<Entry>, Xxh3Builder>,
+    by_path: HashMap<String, Vec<Entry>>,
     /// Segments of the deepest path: nothing deeper needs to be asked for.
     depth_max: usize,
 }
@@ -23,7 +22,7 @@ struct Entry {
 
 impl RouteTable {
     pub fn new(routes: &[Route]) -> Self {
-        let mut by_path: HashMap<String, Vec<Entry>, Xxh3Builder> = HashMap::default();
+        let mut by_path: HashMap<String, Vec<Entry>> = HashMap::default();
         for (index, route) in routes.iter().enumerate() {
             by_path.entry(route.path.clone()).or_default().push(Entry {
                 route: index,

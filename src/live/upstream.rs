@@ -150,10 +150,15 @@ impl UpstreamLive {
     /// The server to try next: among those not in `tried`, healthy ones first, then the least loaded. When all are
     /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
     pub fn choose(&self, tried: &Tried, down: Down) -> Option<(usize, &Arc<ServerLive>)> {
+        // Nearly always there is one, and nothing to choose.
+        if let [only] = self.servers.as_slice() {
+            let usable = !tried.has(0) && (down == Down::Last || !only.down());
+            return usable.then_some((0, only));
+        }
         let now = clock::now_ms();
         // Among equals another one each time: where requests come one by one, all loads are 0.
         let count = self.servers.len();
-        let turn = if count > 1 { self.load.turn.fetch_add(1, Relaxed) % count } else { 0 };
+        let turn = self.load.turn.fetch_add(1, Relaxed).checked_rem(count).unwrap_or(0);
         let open = |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == Down::Last || !s.down());
         self.servers.iter().enumerate().filter(open).min_by_key(|(i, s)| {
             let aside = s.aside_until_ms.load(Relaxed) > now;
@@ -161,8 +166,8 @@ impl UpstreamLive {
         })
     }
 
-    pub fn answered(&self) {
-        self.load.last_sign_ms.store(clock::now_ms().max(1), Relaxed);
+    pub fn answered(&self, now: Duration) {
+        self.load.last_sign_ms.store((now.as_millis() as u64).max(1), Relaxed);
     }
 
     /// When this upstream last accepted a connection or answered (monotonic).

@@ -144,6 +144,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ServerStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        super::poll_write_pieces(Pin::new(&mut self.inner), cx, slices)
     }
 }

@@ -3,27 +3,28 @@
 //! Every worker has a socket of its own on the same port (SO_REUSEPORT within one process), so the kernel spreads the
 //! connections and nothing is shared on accept.
 //!
-//! [`ClientStream`] enforces what hyper has no timer for, or one that means something else. A head has `header_timeout` from its first byte
-//! (hyper's own timer also runs between two requests, where `keepalive_timeout` is meant, so hyper gets that one); the first byte of all
-//! has `keepalive_timeout`, which hyper does not watch while it waits to see which protocol it is; and a client that takes nothing of
-//! what is written to it for `body_idle_timeout` is closed.
+//! [`ClientStream`] enforces what hyper has no timer for, or one that means something else. A head has `header_timeout` from its first byte,
+//! and so has the first byte of all; between two requests a client may be silent for `keepalive_timeout` (hyper has one timer for these,
+//! and sets it anew for each request); and a client that takes nothing of what is written to it for `body_idle_timeout` is closed.
 //!
 //! A connection that is closed while its client still sends is reset by the kernel, and the answer (a 431, a 413 of the upstream) may never be
 //! read. So the end is said first, and what still comes is thrown away for a second at most (RFC 9112 §9.6). Not so of a tunnel, of which
 //! only one direction has ended then.
 
+use super::alarm::Alarm;
+use super::tls::Agreed;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 const BACKLOG: i32 = 4096;
 
@@ -117,6 +118,8 @@ impl Progress {
 #[derive(Clone, Copy)]
 pub struct Patience {
     /// For its first byte.
+    pub first: Duration,
+    /// For the first byte of its next request.
     pub idle: Duration,
     /// From the first byte of a request's head to its last.
     pub head: Duration,
@@ -141,7 +144,11 @@ pub struct ClientStream<S> {
     patience: Patience,
     /// What is expected next of [`PREFACE`]; nothing once it was HTTP/1 after all.
     preface: &'static [u8],
-    timer: Option<Pin<Box<Sleep>>>,
+    /// What was read to see which protocol it is.
+    ahead: Vec<u8>,
+    /// When it has been silent, or busy with a head, for too long: of the stage that it was seen in.
+    silent_until: Option<(Stage, Instant)>,
+    alarm: Alarm,
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Since the end was said: until when, and how much was thrown away.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
@@ -149,8 +156,55 @@ pub struct ClientStream<S> {
 
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
     pub fn new(stream: S, progress: Arc<Progress>, patience: Patience) -> Self {
-        let (timer, write_timer, linger) = (None, None, None);
-        ClientStream { inner: stream, progress, patience, preface: PREFACE, timer, write_timer, linger }
+        ClientStream {
+            inner: stream,
+            progress,
+            patience,
+            preface: PREFACE,
+            ahead: Vec::new(),
+            silent_until: None,
+            alarm: Alarm::default(),
+            write_timer: None,
+            linger: None,
+        }
+    }
+
+    /// Waits for the first bytes, which say what the client speaks.
+    ///
+    /// # Errors
+    /// There were none in time, or none at all.
+    pub async fn speaks(&mut self) -> io::Result<Agreed>
+    where
+        S: AsyncRead,
+    {
+        while !self.preface.is_empty() {
+            let mut bytes = [MaybeUninit::uninit(); PREFACE.len()];
+            let mut bytes = ReadBuf::uninit(&mut bytes[..self.preface.len()]);
+            poll_fn(|cx| self.poll_more(cx, &mut bytes)).await?;
+            if bytes.filled().is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.ahead.extend_from_slice(bytes.filled());
+        }
+        Ok(if self.progress.is_http2() { Agreed::Http2 } else { Agreed::Http1 })
+    }
+
+    /// Reads, within the time that the client has.
+    fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead,
+    {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let stage = self.progress.stage();
+        if polled.is_pending() {
+            ready!(self.waits(stage, cx));
+            return Poll::Ready(Err(self.too_slow(cx)));
+        }
+        if matches!(stage, Stage::Fresh | Stage::Idle | Stage::Head) && buffer.filled().len() > before {
+            self.began(&buffer.filled()[before..]);
+        }
+        polled
     }
 
     /// Bytes came while no request was being answered.
@@ -161,8 +215,34 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         let stage = if is_preface && self.preface.is_empty() { Stage::Http2 } else { Stage::Head };
         if self.progress.stage() != stage {
             self.progress.enter(stage);
-            self.timer = None;
+            self.silent_until = None;
         }
+    }
+
+    /// Nothing has come. Ready if the client has had its time.
+    fn waits(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = match stage {
+            Stage::Fresh => self.patience.first,
+            Stage::Idle => self.patience.idle,
+            Stage::Head => self.patience.head,
+            Stage::Busy | Stage::Http2 | Stage::Tunnel => {
+                self.silent_until = None;
+                return Poll::Pending;
+            }
+        };
+        let until = match self.silent_until {
+            Some((of, until)) if of == stage => until,
+            _ => Instant::now() + patience,
+        };
+        self.silent_until = Some((stage, until));
+        ready!(self.alarm.poll(cx, until));
+        // It still has an answer to read, which has a time of its own.
+        if stage == Stage::Idle && self.write_timer.is_some() {
+            let until = Instant::now() + patience;
+            self.silent_until = Some((stage, until));
+            return self.alarm.poll(cx, until);
+        }
+        Poll::Ready(())
     }
 
     fn too_slow(&mut self, cx: &mut Context<'_>) -> io::Error {
@@ -197,25 +277,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.inner).poll_read(cx, buffer);
-        let stage = this.progress.stage();
-        match (stage, &polled) {
-            (Stage::Busy | Stage::Http2 | Stage::Tunnel, _) => this.timer = None,
-            (_, Poll::Ready(Ok(()))) if buffer.filled().len() > before => {
-                this.began(&buffer.filled()[before..])
-            }
-            (Stage::Fresh | Stage::Head, Poll::Pending) => {
-                let timeout = if stage == Stage::Head { this.patience.head } else { this.patience.idle };
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                if timer.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Err(this.too_slow(cx)));
-                }
-            }
-            _ => {}
+        if !self.ahead.is_empty() {
+            let fits = self.ahead.len().min(buffer.remaining());
+            let rest = self.ahead.split_off(fits);
+            buffer.put_slice(&std::mem::replace(&mut self.ahead, rest));
+            return Poll::Ready(Ok(()));
         }
-        polled
+        self.poll_more(cx, buffer)
     }
 }
 
@@ -226,13 +294,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The library does not read again between two requests until something has come: this is the last that is heard of it.
+        if self.progress.stage() == Stage::Idle && self.waits(Stage::Idle, cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.linger.is_none() {
-            std::task::ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
         // The client of a tunnel may go on: what it sends is the server's.
         if this.progress.stage() == Stage::Tunnel {
@@ -261,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        let polled = super::poll_write_pieces(Pin::new(&mut self.inner), cx, slices);
         self.written(cx, polled)
     }
 }

@@ -1,5 +1,7 @@
 //! Sockets: listening, TLS, resolving names, connections to upstreams.
 
+pub mod alarm;
+pub mod driven;
 pub mod head_room;
 pub mod listen;
 pub mod pool;
@@ -9,7 +11,12 @@ pub mod resolve;
 pub mod tls;
 
 use socket2::TcpKeepalive;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncWrite, ReadBuf};
 
 /// A connection may be silent for long, a tunnel for ever. That the other machine is still there is asked by TCP: one that is gone
 /// without a word is known after two minutes.
@@ -27,5 +34,27 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
         tokio::task::spawn_local(async move {
             future.await;
         });
+    }
+}
+
+/// Pieces that are copied together rather than handed over one by one: a head, and a short body.
+const GATHERED_BYTES_MAX: usize = 4 * 1024;
+
+/// Writes pieces. Where they are few bytes, as one: two pieces cost the kernel more than a copy.
+fn poll_write_pieces<S: AsyncWrite + Unpin>(
+    mut stream: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    pieces: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+    match pieces {
+        [piece] => stream.poll_write(cx, piece),
+        pieces if total <= GATHERED_BYTES_MAX => {
+            let mut gathered = [MaybeUninit::uninit(); GATHERED_BYTES_MAX];
+            let mut gathered = ReadBuf::uninit(&mut gathered);
+            pieces.iter().for_each(|piece| gathered.put_slice(piece));
+            stream.as_mut().poll_write(cx, gathered.filled())
+        }
+        pieces => stream.poll_write_vectored(cx, pieces),
     }
 }

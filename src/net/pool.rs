@@ -12,7 +12,8 @@
 //! its own stream only. A connection retires after `REQUESTS_MAX` requests.
 
 use super::LocalExecutor;
-use super::head_room::{HeadRoom, OverTcp, ServerStream};
+use super::driven::{Driven, Look};
+use super::head_room::OverTcp;
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::live::apply::Live;
@@ -20,18 +21,21 @@ use crate::live::clock;
 use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri, Version};
-use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use http_body::{Body, Frame};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{TrySendError, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -51,6 +55,12 @@ pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// A server that is gone without a word must not keep the one connection that all share.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that was used so recently is not closed for having been idle. If it is for another reason (a server that restarts), looking hardly
+/// helps: as many requests cross such a close on the wire, measured with nginx and HAProxy reloaded under load. And to look costs a request
+/// a fifth system call.
+const USED_JUST_NOW: Duration = Duration::from_millis(1);
+/// How long a connection may take to write the rest of a request that was answered early.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// All pools of one worker.
 pub struct Pools<B> {
@@ -74,9 +84,8 @@ struct ServerPool<B> {
 }
 
 struct Idle<B> {
-    sender: http1::SendRequest<B>,
-    head: Arc<HeadRoom>,
-    since_ms: u64,
+    connection: Driven<B>,
+    since: Duration,
 }
 
 /// An HTTP/2 connection.
@@ -96,7 +105,7 @@ struct Stream<B> {
 }
 
 enum Sender<B> {
-    Http1(http1::SendRequest<B>, Arc<HeadRoom>),
+    Http1(Driven<B>, Look),
     Http2(Stream<B>),
 }
 
@@ -159,10 +168,19 @@ where
         Pools { live, worker, servers: RefCell::default() }
     }
 
+    /// A connection to `server` that is free, if there is one.
+    pub fn free(&self, server: &ServerLive, terms: Terms, now: Duration) -> Option<Lease<B>> {
+        let pool = self.pool(server.id);
+        pool.used_ms.set(now.as_millis() as u64);
+        match server.protocol {
+            Protocol::Http1 => pool.take(terms.connection_idle, now),
+            Protocol::Http2 => pool.stream(terms.connection_idle, self.quota(terms.connections_max)),
+        }
+    }
+
     /// A connection to `server`: one that is free, else a new one, else the next that comes free.
     pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let pool = self.pool(server.id);
-        pool.used_ms.set(clock::now_ms());
         let deadline = Instant::now() + terms.connect_timeout;
         let quota = self.quota(terms.connections_max);
         match server.protocol {
@@ -197,15 +215,15 @@ where
         deadline: Instant,
         quota: usize,
     ) -> Result<Lease<B>, NoConnection> {
-        if let Some(lease) = pool.take(terms.connection_idle) {
-            return Ok(lease);
-        }
-        while pool.open.get() >= quota {
+        loop {
+            if let Some(lease) = pool.take(terms.connection_idle, clock::now()) {
+                return Ok(lease);
+            }
+            if pool.open.get() < quota {
+                break;
+            }
             if timeout_at(deadline, pool.freed.notified()).await.is_err() {
                 return Err(NoConnection::Busy);
-            }
-            if let Some(lease) = pool.take(terms.connection_idle) {
-                return Ok(lease);
             }
         }
         let open = Open::new(&pool, &self.live)?;
@@ -225,8 +243,8 @@ where
         quota: usize,
     ) -> Result<Lease<B>, NoConnection> {
         loop {
-            if let Some(stream) = pool.stream(terms.connection_idle, quota) {
-                return Ok(Lease { sender: Sender::Http2(stream), pool, reused: true, tunnel: None });
+            if let Some(lease) = pool.stream(terms.connection_idle, quota) {
+                return Ok(lease);
             }
             if !pool.connecting.get() && pool.open.get() < quota {
                 break;
@@ -286,7 +304,7 @@ where
         const FORGET_MS: u64 = 300_000;
         let now = clock::now_ms();
         self.servers.borrow_mut().retain(|_, pool| {
-            pool.idle.borrow_mut().retain(|i| i.fresh(connection_idle, now));
+            pool.idle.borrow_mut().retain_mut(|i| i.fresh(connection_idle, clock::now()));
             pool.shared.borrow_mut().retain(|s| s.fresh(connection_idle, now));
             pool.open.get() > 0 || now.saturating_sub(pool.used_ms.get()) < FORGET_MS
         });
@@ -294,27 +312,35 @@ where
 }
 
 impl<B> Idle<B> {
-    fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
-        !self.sender.is_closed() && now_ms.saturating_sub(self.since_ms) < connection_idle.as_millis() as u64
+    fn fresh(&mut self, connection_idle: Duration, now: Duration) -> bool {
+        now.saturating_sub(self.since) < connection_idle && !self.connection.is_closed()
     }
 }
 
 impl<B> ServerPool<B> {
     /// The connection used last, if one is free: the others grow old and are closed.
-    fn take(self: &Rc<Self>, connection_idle: Duration) -> Option<Lease<B>> {
-        let now = clock::now_ms();
+    fn take(self: &Rc<Self>, connection_idle: Duration, now: Duration) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(candidate) = idle.pop() {
+        while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                let sender = Sender::Http1(candidate.sender, candidate.head);
+                let just_now = now.saturating_sub(candidate.since) < USED_JUST_NOW;
+                let look = if just_now { Look::Lightly } else { Look::Closely };
+                let sender = Sender::Http1(candidate.connection, look);
                 return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
         }
         None
     }
 
+    /// For the next.
+    fn keep(&self, mut connection: Driven<B>, now: Duration) {
+        connection.rest();
+        self.idle.borrow_mut().push(Idle { connection, since: now });
+        self.freed.notify_one();
+    }
+
     /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones grow old and are closed.
-    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Stream<B>> {
+    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
         let now = clock::now_ms();
         // It goes only where another may take its place.
         let worn = |s: &Shared<B>| s.requests.get() >= REQUESTS_MAX && self.open.get() < quota;
@@ -322,7 +348,8 @@ impl<B> ServerPool<B> {
         // One that retires is ended by hyper once the last of its streams is.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
         let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
-        Some(Stream::begin(free.clone(), self))
+        let sender = Sender::Http2(Stream::begin(free.clone(), self));
+        Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None })
     }
 }
 
@@ -338,6 +365,46 @@ impl<B> Stream<B> {
         shared.streams.set(shared.streams.get() + 1);
         shared.requests.set(shared.requests.get() + 1);
         Stream { shared, pool: pool.clone() }
+    }
+}
+
+impl<B: Body + 'static> Stream<B> {
+    async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+        let (request, host) = http2_form(request, self.shared.scheme, &self.shared.authority);
+        match self.shared.sender.clone().try_send_request(request).await {
+            Ok(mut response) => {
+                *response.version_mut() = Version::HTTP_11;
+                Ok(response)
+            }
+            Err(error) => Err(match unsent(error) {
+                SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
+                broken @ SendError::Broken(_) => broken,
+            }),
+        }
+    }
+}
+
+pin_project! {
+    /// A head is waited for.
+    #[project = SendingProjection]
+    enum Sending<H1, H2> {
+        Http1 { #[pin] head: H1 },
+        Http2 { head: Pin<Box<H2>> },
+    }
+}
+
+impl<B, H1, H2> Future for Sending<H1, H2>
+where
+    H1: Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>>,
+    H2: Future<Output = Result<Response<Incoming>, SendError<B>>>,
+{
+    type Output = H2::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            SendingProjection::Http1 { head } => head.poll(cx).map_err(unsent),
+            SendingProjection::Http2 { head } => head.as_mut().poll(cx),
+        }
     }
 }
 
@@ -478,15 +545,9 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (stream, head) = ServerStream::new(stream);
-    let handshake = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await;
-    let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
-    tokio::task::spawn_local(async move {
-        // How it ended is told to the exchange that used it; of a tunnel, to whoever runs it.
-        let _ = connection.with_upgrades().await;
-        drop(open);
-    });
-    Ok(Sender::Http1(sender, head))
+    let connection = Driven::new(stream, open).await;
+    let connection = connection.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
+    Ok(Sender::Http1(connection, Look::Lightly))
 }
 
 async fn http2_over<S, B>(stream: S, open: Open<B>) -> Result<http2::SendRequest<B>, NoConnection>
@@ -517,52 +578,58 @@ where
 }
 
 impl<B: Body + 'static> Lease<B> {
-    /// Sends a request (in HTTP/1.1's form) and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+    /// Sends a request (in HTTP/1.1's form), and waits for the head of its response.
+    pub fn send(
+        &mut self,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Incoming>, SendError<B>>> {
+        // Given away before anything waits: a future would carry it along.
         match &mut self.sender {
-            Sender::Http1(sender, head) => {
-                // A pooled connection is ready as soon as its task has seen the last response end.
-                if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
-                    return Err(SendError::Unsent(Box::new(request)));
-                }
-                head.opens(self.reused);
-                let sent = sender.try_send_request(request).await;
-                head.closes();
-                sent.map_err(unsent)
-            }
-            Sender::Http2(stream) => {
-                let (request, host) = http2_form(request, stream.shared.scheme, &stream.shared.authority);
-                match stream.shared.sender.clone().try_send_request(request).await {
-                    Ok(mut response) => {
-                        *response.version_mut() = Version::HTTP_11;
-                        Ok(response)
-                    }
-                    Err(error) => Err(match unsent(error) {
-                        SendError::Unsent(request) => SendError::Unsent(Box::new(http1_form(*request, host))),
-                        broken @ SendError::Broken(_) => broken,
-                    }),
-                }
-            }
+            Sender::Http1(connection, look) => Sending::Http1 { head: connection.send(request, *look) },
+            Sender::Http2(stream) => Sending::Http2 { head: Box::pin(stream.send(request)) },
         }
     }
 
     /// The server has switched: the connection is a tunnel's now. `None` for a lease that was not [`Pools::tunnel`]'s.
     pub fn switched(self) -> Option<TunnelRoom<B>> {
         // hyper's part of the connection ends, and its count with it.
+        if let Sender::Http1(connection, _) = self.sender
+            && let Some(rest) = connection.into_rest()
+        {
+            tokio::task::spawn_local(rest);
+        }
         self.tunnel.map(|reserved| {
             let open = Open::taken_over(&self.pool, &reserved.1);
             TunnelRoom { _open: open, _reserved: reserved }
         })
     }
 
-    /// The response has ended and the request was sent whole: the connection may serve another.
-    pub fn give_back(self) {
-        match self.sender {
-            Sender::Http1(sender, head) if !sender.is_closed() => {
-                self.pool.idle.borrow_mut().push(Idle { sender, head, since_ms: clock::now_ms() });
-                self.pool.freed.notify_one();
-            }
-            Sender::Http1(..) | Sender::Http2(_) => {}
+    /// A piece of the response's body.
+    pub fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.sender {
+            Sender::Http1(connection, _) => connection.poll_frame(cx, body),
+            Sender::Http2(_) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// The response has ended and the request was received whole: the connection may serve another.
+    pub fn give_back(self, now: Duration) {
+        let Sender::Http1(mut connection, _) = self.sender else { return };
+        if connection.is_ready() {
+            self.pool.keep(connection, now);
+        } else if !connection.is_closed() {
+            // The response came before the request was written: the rest of it is the server's all the same.
+            let pool = self.pool;
+            tokio::task::spawn_local(async move {
+                let settled = timeout_at(Instant::now() + SETTLE_MAX, connection.settled()).await;
+                if settled.is_ok() && connection.is_ready() {
+                    pool.keep(connection, clock::now());
+                }
+            });
         }
     }
 }

@@ -45,9 +45,7 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
     put("duration_ms", json!((told.took.as_secs_f64() * 1e6).round() / 1e3));
     put("bytes", told.bytes.into());
     put("client", story.address.to_string().into());
-    if let Some(id) = &story.request_id {
-        put("request_id", String::from_utf8_lossy(id.as_bytes()).into());
-    }
+    put("request_id", story.request_id.to_string().into());
     if let Some(user) = &story.user {
         put("user", user.as_ref().into());
     }

@@ -10,6 +10,8 @@ use super::result_code::Reader;
 use super::serve::Worker;
 use super::stream;
 use crate::domain::outcome::{Blame, Outcome};
+use crate::live::clock;
+use crate::net::alarm::Alarm;
 use crate::net::pool::Lease;
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,7 +26,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 /// A client that was waited for as long as this, in all, may be why the upstream gave the exchange up: no common server has less patience
 /// with a body (uWSGI 4 s, Kestrel 5 s).
@@ -37,8 +39,9 @@ pub struct Upload {
     waits_for_client: Cell<bool>,
     /// For how long the client was waited for in all, before the wait that is on: to send more, or to take what came.
     waited: Cell<Duration>,
-    waits_since: Cell<Option<Instant>>,
-    moved_at: Cell<Instant>,
+    waits_since: Cell<Option<Duration>>,
+    /// Monotonic.
+    moved_at: Cell<Duration>,
     became_whole: Notify,
     /// The client went away, and the exchange goes on without it.
     pub client_gone: Cell<bool>,
@@ -62,13 +65,13 @@ pub enum ClientFault {
 }
 
 impl Upload {
-    pub fn of(body: &Incoming) -> Rc<Upload> {
+    pub fn of(body: &Incoming, now: Duration) -> Rc<Upload> {
         Rc::new(Upload {
             stage: Cell::new(if body.is_end_stream() { Stage::Whole } else { Stage::Running }),
             waits_for_client: Cell::new(false),
             waited: Cell::default(),
             waits_since: Cell::default(),
-            moved_at: Cell::new(Instant::now()),
+            moved_at: Cell::new(now),
             became_whole: Notify::new(),
             client_gone: Cell::new(false),
         })
@@ -85,18 +88,18 @@ impl Upload {
     }
 
     fn complete(&self) {
-        self.moved_at.set(Instant::now());
+        self.moved_at.set(clock::now());
         self.stage.set(Stage::Whole);
         self.became_whole.notify_one();
     }
 
     /// The upstream's time begins only now.
-    pub fn move_on(&self) {
-        self.moved_at.set(Instant::now());
+    pub fn move_on(&self, now: Duration) {
+        self.moved_at.set(now);
     }
 
     /// When its last piece came; at first, when the request did.
-    pub fn moved_at(&self) -> Instant {
+    pub fn moved_at(&self) -> Duration {
         self.moved_at.get()
     }
 
@@ -111,20 +114,21 @@ impl Upload {
     /// The client is waited for from now on.
     fn waits(&self) {
         if self.waits_since.get().is_none() {
-            self.waits_since.set(Some(Instant::now()));
+            self.waits_since.set(Some(clock::now()));
         }
     }
 
     /// It has moved.
     fn waits_no_more(&self) {
         if let Some(since) = self.waits_since.take() {
-            self.waited.set(self.waited.get() + since.elapsed());
+            self.waited.set(self.waited.get() + clock::now().saturating_sub(since));
         }
     }
 
     /// For how long the client was waited for, in all.
     fn client_took(&self) -> Duration {
-        let waits = self.waits_since.get().map_or(Duration::ZERO, |since| since.elapsed());
+        let waits = self.waits_since.get();
+        let waits = waits.map_or(Duration::ZERO, |since| clock::now().saturating_sub(since));
         self.waited.get() + waits
     }
 
@@ -139,7 +143,7 @@ impl Upload {
     }
 
     /// When the upstream's time to answer began: when the last piece of the body moved. `None` while the client is waited for.
-    pub fn upstream_waits_since(&self) -> Option<Instant> {
+    pub fn upstream_waits_since(&self) -> Option<Duration> {
         let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
         (!waits_for_client).then(|| self.moved_at.get())
     }
@@ -150,12 +154,14 @@ pub struct RequestBody {
     inner: Incoming,
     upload: Rc<Upload>,
     idle_timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Until when the client is waited for.
+    until: Option<Instant>,
+    alarm: Alarm,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, upload: Rc<Upload>, idle_timeout: Duration) -> Self {
-        RequestBody { inner, upload, idle_timeout, timer: None }
+        RequestBody { inner, upload, idle_timeout, until: None, alarm: Alarm::default() }
     }
 }
 
@@ -170,10 +176,10 @@ impl Body for RequestBody {
         let this = &mut *self;
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.timer = None;
+                this.until = None;
                 this.upload.waits_for_client.set(false);
                 this.upload.waits_no_more();
-                this.upload.moved_at.set(Instant::now());
+                this.upload.moved_at.set(clock::now());
                 if this.inner.is_end_stream() {
                     this.upload.complete();
                 }
@@ -199,8 +205,8 @@ impl Body for RequestBody {
                 this.upload.waits_for_client.set(true);
                 this.upload.waits();
                 let timeout = this.idle_timeout;
-                let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                ready!(timer.as_mut().poll(cx));
+                let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
+                ready!(this.alarm.poll(cx, until));
                 this.upload.stage.set(Stage::Slow);
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
@@ -235,26 +241,29 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 /// What a client receives.
-#[expect(clippy::large_enum_variant, reason = "a box would cost every response an allocation")]
 pub enum ResponseBody {
     /// Written by the proxy itself.
     Text(Option<Bytes>),
     /// Streamed from an upstream; `None` once it has ended.
-    Upstream(Option<Download>),
+    Upstream(Option<Box<Download>>),
 }
 
 /// A response body on its way, with what must happen at its end.
 pub struct Download {
     inner: Incoming,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     lease: Option<Lease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Until when the next piece is waited for. Monotonic.
+    until: Option<Duration>,
+    alarm: Alarm,
     /// Reads the result code, where the release has one.
     code: Option<Reader>,
     /// What the trailers said.
     by_trailers: Option<Outcome>,
+    /// It broke, and the client is not told yet.
+    broke: bool,
 }
 
 /// Times of the upstream's config that bear on a response body.
@@ -262,8 +271,8 @@ pub struct Download {
 pub struct Deadlines {
     /// Between two pieces.
     pub idle: Duration,
-    /// Of the whole exchange.
-    pub total: Option<Instant>,
+    /// Of the whole exchange. Monotonic.
+    pub total: Option<Duration>,
     /// How long that was, from its beginning.
     pub whole: Option<Duration>,
 }
@@ -279,19 +288,30 @@ impl ResponseBody {
 
     pub fn upstream(
         inner: Incoming,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         lease: Lease<RequestBody>,
         status: StatusCode,
         deadlines: Deadlines,
         code: Option<Reader>,
     ) -> Self {
-        let (lease, timer, by_trailers) = (Some(lease), None, None);
-        let download = Download { inner, exchange, lease, status, deadlines, timer, code, by_trailers };
+        let mut download = Download {
+            inner,
+            exchange,
+            lease: Some(lease),
+            status,
+            deadlines,
+            until: None,
+            alarm: Alarm::default(),
+            code,
+            by_trailers: None,
+            broke: false,
+        };
         if download.inner.is_end_stream() {
             download.ended();
             return ResponseBody::Upstream(None);
         }
-        ResponseBody::Upstream(Some(download))
+        // Boxed for the same reason as the exchange.
+        ResponseBody::Upstream(Some(Box::new(download)))
     }
 
     /// Reads to the end for the sake of the outcome: the client is gone.
@@ -302,12 +322,13 @@ impl ResponseBody {
 
 impl Download {
     /// The body arrived whole.
-    fn ended(mut self) {
+    fn ended(&mut self) {
+        let now = clock::now();
         if let Some(lease) = self.lease.take().filter(|_| self.exchange.upload().whole()) {
-            lease.give_back();
+            lease.give_back(now);
         }
         let outcome = self.outcome();
-        self.exchange.end(outcome, self.status);
+        self.exchange.end_at(outcome, self.status, now);
     }
 
     /// What the head said, unless the body or its trailers say worse.
@@ -330,9 +351,13 @@ impl Download {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Outcome>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        let polled = match &mut self.lease {
+            Some(lease) => lease.poll_frame(cx, &mut self.inner),
+            None => Poll::Ready(None),
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.timer = None;
+                self.until = None;
                 if let Some(data) = frame.data_ref() {
                     self.exchange.passed(data.len());
                     if let Some(code) = &mut self.code {
@@ -351,18 +376,17 @@ impl Download {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => loop {
                 let deadlines = self.deadlines;
-                let timer = self.timer.get_or_insert_with(|| {
-                    let idle = Instant::now() + deadlines.idle;
-                    let until = deadlines.total.map_or(idle, |total| total.min(idle));
-                    Box::pin(tokio::time::sleep_until(until))
+                let until = *self.until.get_or_insert_with(|| {
+                    let idle = clock::now() + deadlines.idle;
+                    deadlines.total.map_or(idle, |total| total.min(idle))
                 });
-                ready!(timer.as_mut().poll(cx));
-                let late = forward::woke_late(timer.deadline());
+                ready!(self.alarm.poll(cx, clock::instant(until).into()));
+                let now = clock::now();
+                let late = forward::woke_late(until, now);
                 let waits_for_client = self.exchange.upload().upstream_waits_since().is_none();
-                let over = deadlines.total.is_some_and(|total| total <= Instant::now());
+                let over = deadlines.total.is_some_and(|total| total <= now);
                 if late || (waits_for_client && !over) {
-                    let again = if late { forward::GRACE } else { deadlines.idle };
-                    timer.as_mut().reset(Instant::now() + again);
+                    self.until = Some(now + if late { forward::GRACE } else { deadlines.idle });
                     continue;
                 }
                 // It is the whole exchange that took too long: whose time was it?
@@ -393,30 +417,35 @@ impl Body for ResponseBody {
         if upload.whole() {
             upload.waits_no_more();
         }
+        if download.broke {
+            *slot = None;
+            return Poll::Ready(Some(Err(BodyError::Upstream)));
+        }
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
                 stream::offered();
-                download.exchange.upload().waits();
                 if frame.is_trailers() || download.inner.is_end_stream() {
                     // hyper does not ask again.
-                    if let Some(download) = slot.take() {
+                    if let Some(mut download) = slot.take() {
                         download.ended();
                     }
+                } else {
+                    download.exchange.upload().waits();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                if let Some(download) = slot.take() {
+                if let Some(mut download) = slot.take() {
                     download.ended();
                 }
                 Poll::Ready(None)
             }
             Some(Err(outcome)) => {
-                if let Some(mut download) = slot.take() {
-                    let status = download.status;
-                    download.exchange.end(outcome, status);
-                }
-                Poll::Ready(Some(Err(BodyError::Upstream)))
+                download.exchange.end(outcome, download.status);
+                // What came before is written first: hyper would throw it away with the connection.
+                download.broke = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
@@ -451,17 +480,18 @@ impl Drop for ResponseBody {
     }
 }
 
-/// An exchange that must not be cancelled by its client: if it is dropped when its request has been received whole, it goes on
-/// by itself to its end (a POST that was sent may have been carried out).
+/// An exchange on its way. One that must not be cancelled by its client goes on by itself to its end, if this is dropped when its
+/// request has been received whole (a POST that was sent may have been carried out).
 pub struct GoesOn<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
-    upload: Rc<Upload>,
-    worker: Rc<Worker>,
+    /// Of one that may change something.
+    keeps: Option<(Rc<Worker>, Rc<Upload>)>,
 }
 
 impl<F: Future<Output = http::Response<ResponseBody>> + 'static> GoesOn<F> {
-    pub fn new(worker: Rc<Worker>, upload: Rc<Upload>, future: F) -> Self {
-        GoesOn { future: Some(Box::pin(future)), upload, worker }
+    pub fn new(future: F, keeps: Option<(Rc<Worker>, Rc<Upload>)>) -> Self {
+        // Boxed: hyper keeps room for it as long as the connection stands.
+        GoesOn { future: Some(Box::pin(future)), keeps }
     }
 }
 
@@ -478,11 +508,12 @@ impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for Goes
 
 impl<F: Future + 'static> Drop for GoesOn<F> {
     fn drop(&mut self) {
-        if self.upload.whole()
+        if let Some((worker, upload)) = &self.keeps
+            && upload.whole()
             && let Some(future) = self.future.take()
         {
-            self.upload.client_gone.set(true);
-            self.worker.detach(finish(future));
+            upload.client_gone.set(true);
+            worker.detach(finish(future));
         }
     }
 }

@@ -169,7 +169,8 @@ proptest! {
         let peer = if believed { Peer::Trusted } else { Peer::Stranger };
         let host = parts.headers.get("host").cloned();
         let address = "192.0.2.1".parse().unwrap();
-        let forwarded = Forwarded { address, peer, scheme: "http", host: host.as_ref(), admitted };
+        let by = &headers::address_value(address);
+        let forwarded = Forwarded { by, peer, scheme: "http", host: host.as_ref(), admitted };
         headers::for_upstream(&mut parts.headers, &forwarded, || 7);
         prop_assert_eq!(&before, &user(&parts), "the upstream reads another user");
 

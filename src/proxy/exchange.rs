@@ -5,6 +5,7 @@
 //! and as nothing of stable.
 
 use super::body::Upload;
+use super::headers::RequestId;
 use super::serve::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
 use crate::domain::engine::What;
@@ -19,7 +20,7 @@ use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
 use crate::live::upstream::{InFlight, ServerLoad};
 use crate::net::listen::Progress;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ pub enum Served {
 pub struct Story {
     pub method: Method,
     pub uri: Uri,
-    pub request_id: Option<HeaderValue>,
+    pub request_id: RequestId,
     pub address: IpAddr,
     /// Keyed hash of the user id, where the config has a key.
     pub user: Option<Box<str>>,
@@ -147,8 +148,8 @@ impl Exchange {
         route: usize,
         decided: Option<Decided>,
         story: Story,
-    ) -> Exchange {
-        let began = clock::now();
+        began: Duration,
+    ) -> Box<Exchange> {
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
             match d.user_hash {
@@ -156,7 +157,8 @@ impl Exchange {
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
         }
-        let mut exchange = Exchange {
+        // Boxed: it passes through many hands, and each would copy it.
+        let mut exchange = Box::new(Exchange {
             worker,
             snapshot,
             upload,
@@ -173,20 +175,25 @@ impl Exchange {
             progress: None,
             by_head: Outcome::Ok,
             open: true,
-        };
+        });
         exchange.arm_counts(|counts| counts.in_flight.add(1));
         if exchange.upload.whole() {
-            exchange.received();
+            exchange.received(began);
         }
         exchange
     }
 
+    /// Monotonic time of its beginning.
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
     /// The request is there, whole: from now on the upstream's time counts.
-    pub fn received(&mut self) {
+    pub fn received(&mut self, now: Duration) {
         if let (Place::Unclaimed, Some(d)) = (&self.place, self.decided) {
             let arrival = Arrival {
                 epoch: self.snapshot.releases[d.release].epoch,
-                at: clock::now(),
+                at: now,
                 arm: d.arm,
                 unit: d.unit,
                 drawn: d.drawn,
@@ -200,7 +207,7 @@ impl Exchange {
     /// What follows is a wait that is not the upstream's: gives its place in the evidence back, until it is [`Self::received`] again.
     pub fn excuse(&mut self) {
         if let Place::Waits(_) = self.place {
-            self.tell(What::Excused);
+            self.tell(What::Excused, clock::now());
             self.place = Place::Unclaimed;
         }
     }
@@ -266,7 +273,13 @@ impl Exchange {
     }
 
     /// The head of the response is there, `took` after the upstream had the request; `None`: it still waited for the client.
-    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap, took: Option<Duration>) {
+    pub fn answered(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        took: Option<Duration>,
+        now: Duration,
+    ) {
         self.by_head = match self.rules() {
             Some(rules) => rules.of_head(status, headers),
             None => Outcome::of_status(status),
@@ -284,16 +297,17 @@ impl Exchange {
             });
         }
         if succeeded {
-            self.tell(if self.by_head == Outcome::ClientError { What::ClientError } else { What::Answered });
+            let what = if self.by_head == Outcome::ClientError { What::ClientError } else { What::Answered };
+            self.tell(what, now);
         }
     }
 
     /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes its place now.
-    fn tell(&mut self, what: What) {
+    fn tell(&mut self, what: What, now: Duration) {
         if matches!(what, What::Answered | What::ClientError | What::Failed) {
-            self.received();
+            self.received(now);
         }
-        let (feed, worker, now) = (&self.worker.live.feed, self.worker.index, clock::now());
+        let (feed, worker) = (&self.worker.live.feed, self.worker.index);
         self.place = match (std::mem::replace(&mut self.place, Place::Left), what) {
             (Place::Waits(mut ticket), What::Answered | What::ClientError) => {
                 feed.tell(worker, &mut ticket, what, now);
@@ -321,7 +335,7 @@ impl Exchange {
 
     /// `new` could not be reached: this is counted now, whatever stable answers.
     pub fn failed_over(&mut self) {
-        self.count(Outcome::ConnectError);
+        self.count(Outcome::ConnectError, clock::now());
         // It takes up no room in `new` any more.
         self.rooms = [None, None];
         self.served = Served::ByStable;
@@ -334,6 +348,10 @@ impl Exchange {
 
     /// Closes the books. `status`: what the client was told, or would have been.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
+        self.end_at(outcome, status, clock::now());
+    }
+
+    pub fn end_at(&mut self, outcome: Outcome, status: StatusCode, now: Duration) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
@@ -341,7 +359,7 @@ impl Exchange {
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
         let outcome = if undone { self.by_head } else { outcome };
         if self.served == Served::AsDecided {
-            self.count(outcome);
+            self.count(outcome, now);
             if outcome.blame() == Blame::Upstream {
                 self.note_failed();
             }
@@ -351,7 +369,7 @@ impl Exchange {
         if let Some(progress) = self.progress.take() {
             progress.request_ended();
         }
-        let took = clock::now().saturating_sub(self.began);
+        let took = now.saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
         if failed || self.story.sampled || took >= log.slow {
@@ -405,13 +423,14 @@ impl Exchange {
         });
     }
 
-    fn count(&mut self, outcome: Outcome) {
-        let (worker, now) = (self.worker.index, clock::now());
-        self.tell(match outcome.blame() {
+    fn count(&mut self, outcome: Outcome, now: Duration) {
+        let worker = self.worker.index;
+        let what = match outcome.blame() {
             Blame::Upstream => What::Failed,
             Blame::Client => What::Left { unusual: false },
             Blame::Nobody | Blame::Proxy => What::Excused,
-        });
+        };
+        self.tell(what, now);
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (RouteCounts::Release(counts), Some(d)) => {

@@ -9,7 +9,7 @@ use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upl
 use super::error::Failure;
 use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
-use super::headers::{self, Forwarded, Framing, Peer, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
+use super::headers::{self, Forwarded, Framing, Peer, RequestId, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
 use super::identity;
 use super::path;
 use super::result_code::Reader;
@@ -23,10 +23,12 @@ use crate::domain::plan::{FailedUsers, OnUnreachable, Protocol, Target, Watchdog
 use crate::domain::segment::{Subject, UserSet};
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
+use crate::live::clock;
 use crate::live::evidence;
 use crate::live::failed;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
+use crate::net::alarm::Alarm;
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -37,39 +39,43 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use std::borrow::Cow;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
 
-/// Answers one request.
-pub async fn answer(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
+/// Answers one request. Up to the decision at once; from there on as the clients and the upstream allow.
+pub fn answer(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
     request: Request<Incoming>,
-) -> Response<ResponseBody> {
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
     client.progress.request_began();
-    let snapshot = worker.live.snapshot();
     let http1 = request.version() != Version::HTTP_2;
-    match prepare(&worker, &client, snapshot, request) {
-        Ok(prepared) => match prepared.exchange.may_change_something() {
-            true => GoesOn::new(worker.clone(), prepared.upload.clone(), exchange(prepared)).await,
-            false => exchange(prepared).await,
-        },
-        Err(failure) => {
-            worker.live.rejected.of(worker.index).add(1);
-            if http1 {
-                client.progress.request_ended();
-            }
-            failure.response()
+    let exchange = prepare(worker, client, worker.live.snapshot(), request).map(|prepared| {
+        let changes = prepared.exchange.may_change_something();
+        let keeps = changes.then(|| (worker.clone(), prepared.upload.clone()));
+        GoesOn::new(exchange(prepared), keeps)
+    });
+    if exchange.is_err() {
+        worker.live.rejected.of(worker.index).add(1);
+        if http1 {
+            client.progress.request_ended();
+        }
+    }
+    async move {
+        match exchange {
+            Ok(exchange) => exchange.await,
+            Err(failure) => failure.response(),
         }
     }
 }
 
 /// A request that is decided and ready to be sent.
 struct Prepared {
-    exchange: Exchange,
-    request: Request<RequestBody>,
+    exchange: Box<Exchange>,
+    /// Until it is sent. In a box, as what becomes of it moves on often.
+    request: Box<Option<Request<RequestBody>>>,
     upload: Rc<Upload>,
     upstream: Arc<UpstreamLive>,
     /// There iff it asks for a WebSocket.
@@ -83,6 +89,7 @@ fn prepare(
     snapshot: Arc<Snapshot>,
     request: Request<Incoming>,
 ) -> Result<Prepared, Failure> {
+    let began = clock::now();
     let (mut parts, body) = request.into_parts();
     let http1 = parts.version != Version::HTTP_2;
     let room = worker.enter(&snapshot.plan.limits).ok_or(Failure::Overload)?;
@@ -135,7 +142,7 @@ fn prepare(
         Target::Upstream(_) => None,
     };
     let user_key = worker.user_key(&snapshot.plan.log);
-    let story = Story {
+    let mut story = Story {
         user: found.as_deref().zip(user_key).map(|(id, key)| failed::hashed(&key, id)),
         clear: match (&decided, snapshot.plan.state.failed_users) {
             (Some(Decided { arm: Arm::New, .. }), FailedUsers::Clear) => found.as_deref().map(ClearId::of),
@@ -148,15 +155,15 @@ fn prepare(
             Cow::Borrowed(_) => parts.uri.clone(),
             Cow::Owned(normal) => normal.parse().unwrap_or_default(),
         },
-        request_id: None,
+        request_id: RequestId::Made([0, 0]),
         address,
     };
     drop(found);
 
     let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_asked(&parts));
-    let forwarded =
-        Forwarded { address: client.address, peer, scheme: client.scheme, host: host.as_ref(), admitted };
-    headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
+    let (by, scheme) = (&client.address_value, client.scheme);
+    let forwarded = Forwarded { by, peer, scheme, host: host.as_ref(), admitted };
+    story.request_id = headers::for_upstream(&mut parts.headers, &forwarded, || worker.random());
     let ask = match upgrade {
         Some(upgrade) => {
             let handshake = Handshake::read(&parts, &body)?;
@@ -165,7 +172,6 @@ fn prepare(
         }
         None => None,
     };
-    let story = Story { request_id: headers::request_id(&parts.headers).cloned(), ..story };
     let upstream = match (target, &decided) {
         (Target::Release(index), Some(decided)) => {
             let live = &snapshot.releases[index];
@@ -175,22 +181,26 @@ fn prepare(
         }
         (Target::Upstream(index) | Target::Release(index), _) => snapshot.upstreams[index].clone(),
     };
-    if let Some(host) = host {
+    if let Some(host) = host.filter(|_| parts.uri.authority().is_some()) {
         parts.headers.insert(HOST, host);
     }
     if body.size_hint().exact().is_none() {
         // hyper sends a GET's body only if the head says that there is one.
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    parts.uri = origin_form(&parts.uri);
+    if parts.uri.authority().is_some() {
+        parts.uri = origin_form(&parts.uri);
+    }
     parts.version = Version::HTTP_11;
 
-    let upload = Upload::of(&body);
+    let upload = Upload::of(&body, began);
     let body_idle_timeout = snapshot.plan.limits.body_idle_timeout;
     let progress = http1.then(|| client.progress.clone());
-    let mut exchange = Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story);
+    let mut exchange =
+        Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began);
     exchange.occupies(room, progress);
-    let request = Request::from_parts(parts, RequestBody::new(body, upload.clone(), body_idle_timeout));
+    let body = RequestBody::new(body, upload.clone(), body_idle_timeout);
+    let request = Box::new(Some(Request::from_parts(parts, body)));
     Ok(Prepared { exchange, request, upload, upstream, ask })
 }
 
@@ -218,13 +228,15 @@ fn route(
 
 /// From the decision to the head of the response; the body carries the exchange to its end.
 async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
-    let Prepared { mut exchange, request, upload, upstream, ask } = prepared;
+    let Prepared { mut exchange, mut request, upload, upstream, ask } = prepared;
     let handshake = ask.as_ref().map(|ask| &ask.handshake);
-    let began = Instant::now();
-    let sent = match send(&mut exchange, &upstream, request, &upload, handshake, began).await {
-        Err(Unsent::Unreachable(request)) => match fall_back(&mut exchange, request) {
-            Ok((stable, request)) => {
-                let sent = send(&mut exchange, &stable, request, &upload, handshake, began).await;
+    let began = exchange.began();
+    let sent = match send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await {
+        Err(Unsent::Unreachable) => match fall_back(&mut exchange, &mut request) {
+            Ok(stable) => {
+                let again = send(&mut exchange, &stable, &mut request, &upload, handshake, clock::now());
+                // Boxed: nearly no request needs the room.
+                let sent = Box::pin(again).await;
                 if let Some(release) = exchange.release()
                     && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
                 {
@@ -237,9 +249,9 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
         sent => sent.map(|sent| (sent, upstream)),
     };
     match sent {
-        Ok(((response, lease), upstream)) => {
-            let took = upload.upstream_waits_since().map(|since| since.elapsed());
-            exchange.answered(response.status(), response.headers(), took);
+        Ok(((response, lease, now), upstream)) => {
+            let took = upload.upstream_waits_since().map(|since| now.saturating_sub(since));
+            exchange.answered(response.status(), response.headers(), took, now);
             if let Some(ask) = ask.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                 return ask.agreed(exchange, response, lease);
             }
@@ -268,29 +280,30 @@ async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
 /// No response head: why.
 enum Unsent {
     /// No server takes a connection, through no fault of this machine; nothing was sent.
-    Unreachable(Box<Request<RequestBody>>),
+    Unreachable,
     Failed(Failure),
 }
 
 impl Unsent {
     fn failure(&self) -> Failure {
         match self {
-            Unsent::Unreachable(_) => Failure::Upstream(Outcome::ConnectError),
+            Unsent::Unreachable => Failure::Upstream(Outcome::ConnectError),
             Unsent::Failed(failure) => *failure,
         }
     }
 }
 
-type Sent = (Response<Incoming>, Lease<RequestBody>);
+/// The head of the response, and when it was there.
+type Sent = (Response<Incoming>, Lease<RequestBody>, Duration);
 
 /// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response.
 async fn send(
     exchange: &mut Exchange,
     upstream: &Arc<UpstreamLive>,
-    mut request: Request<RequestBody>,
+    request: &mut Option<Request<RequestBody>>,
     upload: &Upload,
     handshake: Option<&Handshake>,
-    began: Instant,
+    mut now: Duration,
 ) -> Result<Sent, Unsent> {
     let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
     if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
@@ -312,19 +325,26 @@ async fn send(
     let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
     let mut tried = Tried::default();
     while let Some((index, server)) = upstream.choose(&tried, down) {
-        if !request.headers().contains_key(HOST) {
-            request.headers_mut().insert(HOST, server.authority.clone());
-        }
         exchange.load(server.enter());
         let worker = exchange.worker().clone();
-        // Who waits because clients hold the connections does not wait for the upstream.
-        let held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
-        if held {
-            exchange.excuse();
-        }
-        let leased = match handshake {
-            Some(_) => worker.pools.tunnel(server, terms).await,
-            None => worker.pools.connection(server, terms).await,
+        let mut held = false;
+        let free = handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten();
+        let leased = match free {
+            Some(free) => Ok(free),
+            None => {
+                // Who waits because clients hold the connections does not wait for the upstream.
+                held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
+                if held {
+                    exchange.excuse();
+                }
+                // Boxed: most requests find a connection that is free.
+                let leased = match handshake {
+                    Some(_) => Box::pin(worker.pools.tunnel(server, terms)).await,
+                    None => Box::pin(worker.pools.connection(server, terms)).await,
+                };
+                now = clock::now();
+                leased
+            }
         };
         let mut lease = match leased {
             Ok(lease) => lease,
@@ -339,31 +359,37 @@ async fn send(
             Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
         };
         if held {
-            upload.move_on();
+            upload.move_on(now);
         }
         let mut awaited = None;
         if upload.whole() {
-            exchange.received();
+            exchange.received(now);
             awaited = Some(server.awaited());
         }
         if !lease.reused {
             server.accepted();
         }
         let sent = {
+            let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
+            if !request.headers().contains_key(HOST) {
+                request.headers_mut().insert(HOST, server.authority.clone());
+            }
             let mut sending = std::pin::pin!(lease.send(request));
-            let mut too_late = std::pin::pin!(head_deadline(upload, upstream, began));
+            let began = exchange.began();
+            let mut too_late = std::pin::pin!(head_deadline(upload, upstream, began, now));
             loop {
                 tokio::select! {
                     biased;
                     sent = &mut sending => break sent,
                     () = upload.until_whole(), if !upload.whole() => {
-                        exchange.received();
+                        exchange.received(clock::now());
                         awaited = Some(server.awaited());
                     }
                     () = &mut too_late => {
                         // The whole exchange took too long: whose time was it?
                         let total = upstream.config.total_timeout;
-                        let slow = total.is_some_and(|t| began.elapsed() >= t && upload.client_took_half_of(t));
+                        let took = clock::now().saturating_sub(began);
+                        let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
                         let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
                         return Err(Unsent::Failed(failure));
                     }
@@ -371,6 +397,7 @@ async fn send(
             }
         };
         drop(awaited);
+        now = clock::now();
         match sent {
             Ok(response) => {
                 server.accepted();
@@ -381,16 +408,16 @@ async fn send(
                 if framing == Framing::Faulty {
                     return failed(Outcome::Reset);
                 }
-                upstream.answered();
+                upstream.answered(now);
                 if let Some(release) = fused(exchange, upstream) {
                     release.tally.fuse.connected();
                 }
-                return Ok((response, lease));
+                return Ok((response, lease, now));
             }
             // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
             // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
             Err(SendError::Unsent(unsent)) => {
-                request = *unsent;
+                *request = Some(*unsent);
                 if !lease.reused {
                     refused(exchange, upstream, index);
                     tried.add(index);
@@ -407,30 +434,32 @@ async fn send(
             }
         }
     }
-    Err(Unsent::Unreachable(Box::new(request)))
+    Err(Unsent::Unreachable)
 }
 
 /// Ends when the upstream has had its time for the response head. While the client's body is still coming in, the time starts
 /// again with each piece; while the client is waited for, it does not run.
-async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant) {
+async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Duration, sent: Duration) {
     let (patience, total) = (upstream.config.response_timeout, upstream.config.total_timeout);
     let total = total.map(|total| began + total);
-    let mut until = Instant::now() + patience;
+    let mut until = sent + patience;
+    let mut alarm = Alarm::default();
     loop {
         let next = total.map_or(until, |total| total.min(until));
-        sleep_until(next).await;
-        if woke_late(next) {
+        alarm.until(clock::instant(next).into()).await;
+        let now = clock::now();
+        if woke_late(next, now) {
             // Starved: what the upstream has sent meanwhile must be read before it is blamed.
-            until = Instant::now() + GRACE;
+            until = now + GRACE;
             continue;
         }
-        if total.is_some_and(|total| total <= Instant::now()) {
+        if total.is_some_and(|total| total <= now) {
             return;
         }
         until = match upload.upstream_waits_since() {
             Some(since) if since + patience > until => since + patience,
             Some(_) => return,
-            None => Instant::now() + patience,
+            None => now + patience,
         };
     }
 }
@@ -439,18 +468,17 @@ async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Instant)
 pub const GRACE: Duration = Duration::from_millis(250);
 
 /// Did this thread wake up long after the deadline it slept for?
-pub fn woke_late(deadline: Instant) -> bool {
-    deadline.elapsed() > Duration::from_millis(100)
+pub fn woke_late(deadline: Duration, now: Duration) -> bool {
+    now.saturating_sub(deadline) > Duration::from_millis(100)
 }
 
 /// `new` takes no connection and nothing was sent: counts that, and hands the request to stable where the config says so.
 fn fall_back(
     exchange: &mut Exchange,
-    mut request: Box<Request<RequestBody>>,
-) -> Result<(Arc<UpstreamLive>, Request<RequestBody>), Unsent> {
-    let Some(release) = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New)) else {
-        return Err(Unsent::Unreachable(request));
-    };
+    request: &mut Option<Request<RequestBody>>,
+) -> Result<Arc<UpstreamLive>, Unsent> {
+    let release = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New));
+    let (Some(release), Some(request)) = (release, request) else { return Err(Unsent::Unreachable) };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let allowed = match release.release.on_unreachable {
         OnUnreachable::Stable => true,
@@ -458,11 +486,11 @@ fn fall_back(
         OnUnreachable::Error => false,
     };
     if !allowed {
-        return Err(Unsent::Unreachable(request));
+        return Err(Unsent::Unreachable);
     }
     exchange.failed_over();
     request.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(Arm::Stable));
-    Ok((release.stable.clone(), *request))
+    Ok(release.stable.clone())
 }
 
 /// The release whose fuse a connection to `upstream` bears on: that of `new`, and not of a fail-over's stable.

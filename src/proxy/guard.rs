@@ -15,7 +15,7 @@
 use super::error::Failure;
 use super::headers::{self, X_FORWARDED, X_GRAYLING};
 use crate::domain::plan::{Identity, IdentitySource, Limits};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
 use http_body::Body;
@@ -57,16 +57,18 @@ pub fn admit(
             CONTENT_LENGTH => {
                 let length = decimal(value).filter(|_| seen.content_length.is_none());
                 seen.content_length = Some(length.ok_or(bad("content-length"))?);
+                seen.admitted.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
             }
             CONNECTION => connection_line(value, identity, &mut seen)?,
             // RFC 9110 §10.1.1: 100-continue is the only expectation there is.
-            EXPECT if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
-                return Err(Failure::Expectation);
+            EXPECT => {
+                if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Failure::Expectation);
+                }
+                seen.admitted.expects = true;
             }
             _ => {
-                seen.admitted.cookies += usize::from(*name == COOKIE);
-                seen.admitted.reserved |= headers::begins_like(name, X_GRAYLING);
-                seen.admitted.forwarded |= headers::begins_like(name, X_FORWARDED);
+                seen.admitted.note(name);
                 identity_line(name, identity, &mut seen)?;
             }
         }
@@ -86,10 +88,32 @@ pub fn admit(
 pub struct Admitted {
     /// There is an `x-grayling-*`.
     pub reserved: bool,
-    /// There is an `x-forwarded-*`.
+    /// There is a `Forwarded`, or an `x-forwarded-*`.
     pub forwarded: bool,
+    /// There is an `x-request-id` or a `traceparent`.
+    pub traced: bool,
+    pub expects: bool,
+    /// `Content-Length` has leading zeros.
+    pub padded_length: bool,
     /// Lines of `Cookie`.
     pub cookies: usize,
+}
+
+impl Admitted {
+    fn note(&mut self, name: &HeaderName) {
+        // Nearly no name begins like one of these.
+        match name.as_str().as_bytes() {
+            [b'x', ..] => {
+                self.reserved |= headers::begins_like(name, X_GRAYLING);
+                self.forwarded |= headers::begins_like(name, X_FORWARDED);
+                self.traced |= *name == headers::X_REQUEST_ID;
+            }
+            [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
+            [b'f', ..] => self.forwarded |= *name == FORWARDED,
+            [b't', ..] => self.traced |= *name == headers::TRACEPARENT,
+            _ => {}
+        }
+    }
 }
 
 /// What one pass over the headers has found.

@@ -7,33 +7,19 @@ use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    TRANSFER_ENCODING, VIA,
 };
 use http::{Response, Version};
+use std::fmt;
 use std::net::IpAddr;
 
 pub const X_GRAYLING: &str = "x-grayling-";
 pub const X_FORWARDED: &str = "x-forwarded-";
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// Beside `Connection` and what it names.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
@@ -124,83 +110,135 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
 
 /// Drops what is meant for one connection only.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .filter_map(|token| token.trim().parse().ok())
-            // The body's framing belongs to the message: hyper has resolved it already.
-            .filter(|name: &HeaderName| *name != http::header::CONTENT_LENGTH && *name != HOST)
-            .collect();
-        for name in named {
-            headers.remove(name);
+    // One look at the few names that are there costs less than a look-up of each of those that may be.
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
+        if name == CONNECTION {
+            drop_named(headers);
         }
-        headers.remove(CONNECTION);
+        headers.remove(name);
     }
-    for name in HOP_BY_HOP {
+}
+
+/// RFC 9110 §7.6.1, §11.7, RFC 9112 §6.1, and what older software sends.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
+/// What `Connection` names.
+fn drop_named(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        // The commonest: one is no field, the other goes anyway.
+        .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|token| token.parse().ok())
+        // The body's framing belongs to the message: hyper has resolved it already.
+        .filter(|name: &HeaderName| *name != CONTENT_LENGTH && *name != HOST)
+        .collect();
+    for name in named {
         headers.remove(name);
     }
 }
 
 /// What this proxy tells the upstream of the client.
 pub struct Forwarded<'a> {
-    pub address: IpAddr,
+    /// The client's address, for `X-Forwarded-For`.
+    pub by: &'a HeaderValue,
     pub peer: Peer,
     pub scheme: &'static str,
     pub host: Option<&'a HeaderValue>,
     pub admitted: Admitted,
 }
 
-/// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may change.
-pub fn for_upstream(headers: &mut HeaderMap, forwarded: &Forwarded<'_>, random: impl Fn() -> u64) {
+/// A client's address as `X-Forwarded-For` has it.
+pub fn address_value(address: IpAddr) -> HeaderValue {
+    let text = address.to_canonical().to_string();
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
+}
+
+/// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may change. Returns the id that the request goes by.
+pub fn for_upstream(
+    headers: &mut HeaderMap,
+    forwarded: &Forwarded<'_>,
+    random: impl Fn() -> u64,
+) -> RequestId {
+    let (admitted, peer) = (&forwarded.admitted, forwarded.peer);
     drop_hop_by_hop(headers);
-    canonical_length(headers);
-    if forwarded.admitted.cookies > 1 {
+    if admitted.padded_length {
+        canonical_length(headers);
+    }
+    if admitted.cookies > 1 {
         join_cookies(headers);
     }
-    if forwarded.admitted.forwarded && forwarded.peer == Peer::Stranger {
+    if admitted.forwarded && peer == Peer::Stranger {
         drop_all(headers, X_FORWARDED);
-    }
-    // The upstream's 100 is answered by this proxy, which reads the body when the upstream does.
-    headers.remove(EXPECT);
-    let address = HeaderValue::from_str(&forwarded.address.to_canonical().to_string());
-    if let Ok(address) = address {
-        match (forwarded.peer, headers.get(X_FORWARDED_FOR)) {
-            (Peer::Trusted, Some(_)) => {
-                headers.append(X_FORWARDED_FOR, address);
-            }
-            _ => {
-                headers.insert(X_FORWARDED_FOR, address);
-            }
-        }
-    }
-    if forwarded.peer == Peer::Stranger {
         headers.remove(FORWARDED);
     }
-    if forwarded.peer == Peer::Stranger || !headers.contains_key(X_FORWARDED_PROTO) {
+    if admitted.expects {
+        // The upstream's 100 is answered by this proxy, which reads the body when the upstream does.
+        headers.remove(EXPECT);
+    }
+    if peer == Peer::Trusted {
+        headers.append(X_FORWARDED_FOR, forwarded.by.clone());
+    } else {
+        headers.insert(X_FORWARDED_FOR, forwarded.by.clone());
+    }
+    if peer == Peer::Stranger || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarded.scheme));
     }
-    if forwarded.peer == Peer::Stranger || !headers.contains_key(X_FORWARDED_HOST) {
+    if peer == Peer::Stranger || !headers.contains_key(X_FORWARDED_HOST) {
         match forwarded.host {
             Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
             None => headers.remove(X_FORWARDED_HOST),
         };
     }
     headers.append(VIA, HeaderValue::from_static("1.1 grayling"));
-    if headers.get(X_REQUEST_ID).is_none_or(|id| id.is_empty() || id.len() > REQUEST_ID_BYTES_MAX) {
-        headers.insert(X_REQUEST_ID, hex_value(&[random(), random()], ""));
-    }
-    if !headers.contains_key(TRACEPARENT) {
+    if !(admitted.traced && headers.contains_key(TRACEPARENT)) {
         // W3C Trace Context §3.2: version, trace id, parent id, flags (not sampled).
         let (a, b, c) = (random() | 1, random(), random() | 1);
         headers.insert(TRACEPARENT, traceparent(a, b, c));
     }
+    if admitted.traced
+        && let Some(id) = headers.get(X_REQUEST_ID)
+        && !id.is_empty()
+        && id.len() <= REQUEST_ID_BYTES_MAX
+    {
+        return RequestId::Given(id.clone());
+    }
+    let id = [random(), random()];
+    headers.insert(X_REQUEST_ID, hex_value(&id));
+    RequestId::Made(id)
 }
 
-pub fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(X_REQUEST_ID)
+/// What a request is called in logs, here and behind.
+pub enum RequestId {
+    Given(HeaderValue),
+    /// 128 random bits.
+    Made([u64; 2]),
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestId::Given(id) => f.write_str(&String::from_utf8_lossy(id.as_bytes())),
+            RequestId::Made([high, low]) => write!(f, "{high:016x}{low:016x}"),
+        }
+    }
 }
 
 /// The client's address as trusted proxies tell it: the last of `x-forwarded-for` that is not one of them.
@@ -218,14 +256,11 @@ pub fn forwarded_address(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) 
     found
 }
 
-fn hex_value(words: &[u64], prefix: &str) -> HeaderValue {
-    let mut text = [0u8; 64];
-    let mut at = prefix.len();
-    text[..at].copy_from_slice(prefix.as_bytes());
-    for word in words {
-        at = hex(&mut text, at, *word);
-    }
-    HeaderValue::from_bytes(&text[..at]).unwrap_or(HeaderValue::from_static("0"))
+fn hex_value(words: &[u64; 2]) -> HeaderValue {
+    let mut text = [0u8; 32];
+    let at = hex(&mut text, 0, words[0]);
+    hex(&mut text, at, words[1]);
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
 fn traceparent(trace_high: u64, trace_low: u64, parent: u64) -> HeaderValue {
@@ -257,16 +292,22 @@ mod tests {
 
     fn forward(map: &mut HeaderMap, peer: Peer) {
         let host = HeaderValue::from_static("billing.example");
-        let admitted =
-            Admitted { reserved: false, forwarded: true, cookies: map.get_all(COOKIE).iter().count() };
+        let admitted = Admitted {
+            reserved: false,
+            forwarded: true,
+            traced: true,
+            expects: true,
+            padded_length: true,
+            cookies: map.get_all(COOKIE).iter().count(),
+        };
         let forwarded = Forwarded {
-            address: "10.0.0.9".parse().unwrap(),
+            by: &address_value("10.0.0.9".parse().unwrap()),
             peer,
             scheme: "http",
             host: Some(&host),
             admitted,
         };
-        for_upstream(map, &forwarded, || 0xab);
+        let _ = for_upstream(map, &forwarded, || 0xab);
     }
 
     #[test]
@@ -286,8 +327,23 @@ mod tests {
 
     #[test]
     fn a_config_names_no_header_that_does_not_pass() {
-        for name in HOP_BY_HOP.into_iter().chain([CONNECTION, EXPECT]) {
-            assert!(crate::config::value::header_name(name.as_str()).is_err(), "{name}");
+        let names = [
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "http2-settings",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+        ];
+        for name in names {
+            assert!(is_hop_by_hop(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in names.into_iter().chain(["expect"]) {
+            assert!(crate::config::value::header_name(name).is_err(), "{name}");
         }
     }
 

@@ -7,6 +7,7 @@
 
 use super::body::{RequestBody, ResponseBody};
 use super::forward;
+use super::headers;
 use super::stream::{self, Executor, Streams};
 use super::tunnel::{Recalls, Tunnel};
 use crate::domain::cohort::{BUCKETS, Weight};
@@ -19,27 +20,28 @@ use crate::net::pool::Pools;
 use crate::net::proxy_protocol;
 use crate::net::tls::{self, Agreed, CertificateNames};
 use aws_lc_rs::hmac;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulConnection;
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
-use tokio::task::{JoinSet, LocalSet, spawn_local};
+use tokio::task::{JoinSet, spawn_local};
 
 /// How long an exchange goes on without its client.
 const DETACHED_MAX: Duration = Duration::from_secs(300);
@@ -55,6 +57,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
 const ABUSER_GRACE: Duration = Duration::from_secs(1);
+/// More fields than these hyper refuses unless it is told otherwise; then it makes room for so many for each request.
+const HEADERS_OF_HYPER: usize = 100;
 /// Of a response, what waits for a client that reads slowly.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 
@@ -97,6 +101,8 @@ enum Door {
 pub struct Client {
     /// Of the peer, or whom its PROXY header speaks for: whoever speaks HTTP here.
     pub address: IpAddr,
+    /// What upstreams are told of it.
+    pub address_value: HeaderValue,
     /// "http" or "https".
     pub scheme: &'static str,
     /// Of the certificate that it has shown.
@@ -108,7 +114,8 @@ pub struct Client {
 
 impl Client {
     fn new(address: IpAddr, scheme: &'static str, names: Option<CertificateNames>) -> Self {
-        Client { address, scheme, names, progress: Arc::default(), tunnel: Cell::new(None) }
+        let address_value = headers::address_value(address);
+        Client { address, address_value, scheme, names, progress: Arc::default(), tunnel: Cell::new(None) }
     }
 }
 
@@ -117,7 +124,7 @@ impl Client {
 /// # Errors
 /// The runtime or the socket cannot be set up.
 pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<Stage>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker {
         index,
         pools: Pools::new(index, live.clone()),
@@ -127,17 +134,16 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
         recalls: Recalls::default(),
         live,
     });
-    let local = LocalSet::new();
     let (http, https) = {
         let _context = runtime.enter();
         (TcpListener::from_std(doors.http)?, doors.https.map(TcpListener::from_std).transpose()?)
     };
-    let served = local.block_on(&runtime, worker.clone().serve(http, https, stage));
+    let served = runtime.block_on(worker.clone().serve(http, https, stage));
     // From here on nothing new may be spawned: what is dropped now is cancelled.
     // (Out of the cell first: what is dropped may look for it.)
     let detached = worker.detached.borrow_mut().take();
     drop(detached);
-    drop(local);
+    drop(runtime);
     served
 }
 
@@ -323,7 +329,7 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
         return;
     };
     // Also against a client that says nothing. A handshake that fails is the client's own affair.
-    let handshake = tokio::time::timeout(limits.header_timeout, tls::accept(config, stream));
+    let handshake = Box::pin(tokio::time::timeout(limits.header_timeout, tls::accept(config, stream)));
     if let Ok(Ok(accepted)) = handshake.await {
         let client = Client::new(address, "https", accepted.names);
         serve(worker, accepted.stream, client, Some(accepted.agreed), &limits, stage).await;
@@ -349,67 +355,118 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     client: Client,
     agreed: Option<Agreed>,
     limits: &Limits,
-    stage: watch::Receiver<Stage>,
+    mut stage: watch::Receiver<Stage>,
 ) {
     let client = Rc::new(client);
     let patience = Patience {
-        idle: limits.header_timeout,
+        first: limits.header_timeout,
+        idle: limits.keepalive_timeout,
         head: limits.header_timeout,
         write: limits.body_idle_timeout,
     };
-    let io = ClientStream::new(stream, client.progress.clone(), patience);
-    let io = TokioIo::new(io);
+    let mut stream = ClientStream::new(stream, client.progress.clone(), patience);
+    let speaks = match agreed {
+        Some(agreed) => agreed,
+        None => tokio::select! {
+            speaks = stream.speaks() => match speaks {
+                Ok(speaks) => speaks,
+                Err(_) => return,
+            },
+            // A client that has said nothing is promised nothing.
+            _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
+        },
+    };
+    let io = TokioIo::new(stream);
     let streams = Streams::new(limits.body_idle_timeout);
-    let builder = builder(limits, Executor(streams.clone()));
     let service = service_fn(|request: Request<Incoming>| {
-        // Boxed: hyper keeps room for it as long as the connection stands.
-        let answer = Box::pin(forward::answer(worker.clone(), client.clone(), request));
+        let answer = forward::answer(&worker, &client, request);
         async {
             let response = answer.await;
             stream::answered();
             Ok::<Response<ResponseBody>, Infallible>(response)
         }
     });
-    match agreed {
-        Some(Agreed::Http2) => {
-            let builder = builder.http2_only();
-            let connection = builder.serve_connection(io, service);
-            converse(pin!(connection), &client, &streams, limits, stage).await;
+    // Each in a box of its own: there are many of the one, and the other takes up a lot of room.
+    match speaks {
+        Agreed::Http1 => {
+            // It may become a tunnel.
+            let connection = Box::pin(http1(limits).serve_connection(io, service).with_upgrades());
+            converse(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
         }
-        // HTTP/1.1 may become a tunnel. The library that can hand a connection over does not insist on what ALPN has agreed to.
-        Some(Agreed::Http1) | None => {
-            let connection = builder.serve_connection_with_upgrades(io, service);
-            converse(pin!(connection), &client, &streams, limits, stage).await;
+        Agreed::Http2 => {
+            let connection = Box::pin(http2(limits, Executor(streams.clone())).serve_connection(io, service));
+            let finish = |c: Pin<&mut http2::Connection<_, _, _>>| c.graceful_shutdown();
+            Box::pin(converse(connection, finish, &client, &streams, limits, stage)).await;
         }
     }
     if let Some(tunnel) = client.tunnel.take() {
-        tunnel.run(&worker, limits.body_idle_timeout).await;
+        Box::pin(tunnel.run(&worker, limits.body_idle_timeout)).await;
     }
 }
 
-/// A connection as long as it speaks HTTP.
-async fn converse(
-    mut connection: Pin<&mut impl GracefulConnection>,
+/// A connection as long as it speaks HTTP. `finish`: tells it to end after what is in flight.
+async fn converse<C: Future>(
+    mut connection: Pin<Box<C>>,
+    finish: impl Fn(Pin<&mut C>),
     client: &Client,
     streams: &Streams,
     limits: &Limits,
     mut stage: watch::Receiver<Stage>,
 ) {
     if *stage.borrow() == Stage::Serving {
-        tokio::select! {
-            // How a client's connection ends is told by its exchanges.
-            _ = connection.as_mut() => return,
-            _ = stage.changed() => {}
-            grace = outstays(&client.progress, streams, limits) => {
+        match until_told(connection.as_mut(), client, streams, limits, &mut stage).await {
+            Told::Ended => return,
+            Told::Drain => {}
+            Told::Outstays(grace) => {
                 // GOAWAY first.
-                connection.as_mut().graceful_shutdown();
+                finish(connection.as_mut());
                 let _ = tokio::time::timeout(grace, connection).await;
                 return;
             }
         }
     }
-    connection.as_mut().graceful_shutdown();
+    finish(connection.as_mut());
     let _ = connection.await;
+}
+
+/// Why a connection does not simply go on.
+enum Told {
+    /// How a client's connection ends is told by its exchanges.
+    Ended,
+    Drain,
+    /// Its client is to be given this much time more.
+    Outstays(Duration),
+}
+
+/// Polled at every turn of the connection, so it looks at what cannot have happened as cheaply as can be: the stage by its version, once
+/// the task is to be woken by it; and at HTTP/2's affairs where it is HTTP/2.
+async fn until_told(
+    mut connection: Pin<&mut impl Future>,
+    client: &Client,
+    streams: &Streams,
+    limits: &Limits,
+    stage: &mut watch::Receiver<Stage>,
+) -> Told {
+    let seen = stage.clone();
+    let mut changed = pin!(stage.changed());
+    let mut outstays = pin!(outstays(&client.progress, streams, limits));
+    let mut waits = false;
+    poll_fn(move |cx| {
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Told::Ended);
+        }
+        let look = !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true);
+        if look && changed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Told::Drain);
+        }
+        if client.progress.is_http2()
+            && let Poll::Ready(grace) = outstays.as_mut().poll(cx)
+        {
+            return Poll::Ready(Told::Outstays(grace));
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not keep a connection), or has reset too
@@ -430,18 +487,24 @@ async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Du
     }
 }
 
-fn builder(limits: &Limits, executor: Executor) -> auto::Builder<Executor> {
-    let mut builder = auto::Builder::new(executor);
+fn http1(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.keepalive_timeout)
-        .max_headers(limits.header_count)
+        // Heads, and the time between two requests, are timed by the stream.
+        .header_read_timeout(None)
         // hyper wants room for at least one read.
         .max_buf_size(limits.header_bytes.max(8192))
         .half_close(false);
+    // What is within the library's own bound is told by the guard, and costs nothing here.
+    if limits.header_count > HEADERS_OF_HYPER {
+        builder.max_headers(limits.header_count);
+    }
     builder
-        .http2()
+}
+
+fn http2(limits: &Limits, executor: Executor) -> http2::Builder<Executor> {
+    let mut builder = http2::Builder::new(executor);
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX)

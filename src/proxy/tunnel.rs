@@ -57,7 +57,7 @@ impl Ask {
     /// The upstream has agreed: ends the exchange, leaves the tunnel to the client's connection, and answers with what the client is told.
     pub fn agreed(
         self,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         response: Response<Incoming>,
         lease: Lease<RequestBody>,
     ) -> Response<ResponseBody> {

@@ -1,0 +1,114 @@
+//! Deadlines that nearly always pass unneeded.
+//!
+//! A timer of the runtime is entered into its wheel when it is set, and taken out when it is dropped, each under a lock. A request sets
+//! several, and none of them rings. So an [`Alarm`] that is put off or is needed no more leaves its timer in the wheel: it rings early, and
+//! is set again then, if anybody still waits; and a timer that nobody needs goes to the next who does.
+//!
+//! Invariants: an alarm is never ready before its deadline; it wakes the task that polled it last. A thread keeps at most `SPARE_MAX`
+//! timers that nobody needs.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+const SPARE_MAX: usize = 256;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Pin<Box<Sleep>>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A deadline that may be moved at no cost.
+#[derive(Default)]
+pub struct Alarm {
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    /// Ready once `deadline` has passed; it may be another one each time.
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let spare = || SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Box::pin(sleep_until(deadline)));
+        let timer = self.timer.get_or_insert_with(spare);
+        loop {
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// Ends once `deadline` has passed.
+    pub async fn until(&mut self, deadline: Instant) {
+        poll_fn(|cx| self.poll(cx, deadline)).await;
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let Some(timer) = self.timer.take() else { return };
+        // Not while the thread ends, when there are no spare ones any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARE_MAX {
+                spare.push(timer);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LONG: Duration = Duration::from_secs(3600);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn run(future: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future);
+        SPARE.with_borrow_mut(Vec::clear);
+    }
+
+    #[test]
+    fn an_alarm_rings_after_its_deadline_however_it_was_moved() {
+        run(async {
+            let mut alarm = Alarm::default();
+            let began = Instant::now();
+            let mut moves = [LONG, SHORT, 2 * SHORT, LONG].into_iter();
+            let pending = poll_fn(|cx| {
+                for until in moves.by_ref() {
+                    assert!(alarm.poll(cx, began + until).is_pending());
+                }
+                Poll::Ready(())
+            });
+            pending.await;
+            // Its timer rings early, of the shortest.
+            alarm.until(began + 3 * SHORT).await;
+            assert!(began.elapsed() >= 3 * SHORT);
+        });
+    }
+
+    #[test]
+    fn the_next_alarm_takes_the_timer_over_and_has_a_deadline_of_its_own() {
+        run(async {
+            for (first, then) in [(LONG, SHORT), (SHORT, 3 * SHORT)] {
+                let mut alarm = Alarm::default();
+                poll_fn(|cx| Poll::Ready(alarm.poll(cx, Instant::now() + first).is_pending())).await;
+                drop(alarm);
+                assert_eq!(SPARE.with_borrow(Vec::len), 1);
+                let began = Instant::now();
+                Alarm::default().until(began + then).await;
+                assert!(began.elapsed() >= then);
+                // One that has rung already is as good.
+                Alarm::default().until(began + then + SHORT).await;
+                assert!(began.elapsed() >= then + SHORT);
+                assert_eq!(SPARE.with_borrow(Vec::len), 1);
+            }
+        });
+    }
+}
