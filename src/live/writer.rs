@@ -284,7 +284,7 @@ impl Writer {
             let old = before.releases.iter().find(|r| r.release.name == *name);
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
-            let configured = old.map(|r| r.reach) != Some(release.reach);
+            let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
             let membership = Membership::of(&release.release, release.reach, &after.plan.identity);
             let kind = if rearmed.contains(name) {
                 "attempt"

@@ -55,10 +55,6 @@ pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// A server that is gone without a word must not keep the one connection that all share.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that was used so recently is not closed for having been idle. If it is for another reason (a server that restarts), looking hardly
-/// helps: as many requests cross such a close on the wire, measured with nginx and HAProxy reloaded under load. And to look costs a request
-/// a fifth system call.
-const USED_JUST_NOW: Duration = Duration::from_millis(1);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -323,9 +319,8 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                let just_now = now.saturating_sub(candidate.since) < USED_JUST_NOW;
-                let look = if just_now { Look::Lightly } else { Look::Closely };
-                let sender = Sender::Http1(candidate.connection, look);
+                // However short ago it was used: there are servers that close after each answer, and do not say so. It costs a fifth system call.
+                let sender = Sender::Http1(candidate.connection, Look::Closely);
                 return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
         }
