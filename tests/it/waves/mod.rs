@@ -307,7 +307,7 @@ fn killed_at_any_point_it_comes_back_in_the_same_state() {
     let numbers: Vec<u64> = proxy.api().ledger().iter().filter_map(|e| e["n"].as_u64()).collect();
     assert!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "the ledger has gaps: {numbers:?}");
     figure(&format!(
-        "{KILLS} kills: {told} changes were answered before, {took} stood after; wave {} of 60",
+        "{KILLS} kills: {told} changes were answered before, and stood after; {took} moved it; wave {} of 60",
         place.wave
     ));
 }
