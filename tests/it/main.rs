@@ -23,6 +23,7 @@ mod page;
 mod posts;
 mod proxy_protocol;
 mod reload;
+mod resources;
 mod rows;
 mod tidy;
 mod tls;
