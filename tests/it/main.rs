@@ -21,6 +21,7 @@ mod latch;
 mod ledger;
 mod page;
 mod posts;
+mod prometheus;
 mod proxy_protocol;
 mod reload;
 mod resources;
