@@ -22,7 +22,7 @@ use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
-use crate::watch::{alert, conductor};
+use crate::watch::{alert, conductor, resource};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -382,6 +382,7 @@ impl Control {
             tokio::spawn(names(self.live.clone(), resolved));
             tokio::spawn(alert::run(self.live.clone()));
             tokio::spawn(conductor::run(self.live.clone()));
+            tokio::spawn(resource::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

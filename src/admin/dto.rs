@@ -78,7 +78,41 @@ pub struct Release {
     pub arms: Arms,
     #[serde(default)]
     pub gates: Vec<Gate>,
+    /// What is watched of the two versions' resources.
+    #[serde(default)]
+    pub resources: Vec<Resource>,
     pub watchdog: Watchdog,
+}
+
+/// Numbers are in the unit of the reading; one that is not known is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    pub name: String,
+    /// What is read, as the file has it.
+    pub reading: String,
+    /// `hold` or `trip`.
+    pub on: String,
+    pub stable: ResourceUse,
+    pub new: ResourceUse,
+    pub ceiling: Option<f64>,
+    pub times_stable_max: Option<f64>,
+    /// So many readings must say the same; so many of the newest are over a limit.
+    pub in_a_row: u64,
+    pub over: u64,
+    /// `pass`, `fail` or `inconclusive`.
+    pub verdict: String,
+    pub detail: String,
+}
+
+/// The newest reading of one arm.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResourceUse {
+    /// Of its servers.
+    pub mean: Option<f64>,
+    pub highest: Option<f64>,
+    /// Why it could not be read.
+    pub lack: Option<String>,
 }
 
 /// One step of a plan.

@@ -17,7 +17,7 @@ const STYLES: [&str; 2] = [include_str!("dashboard/uPlot.min.css"), include_str!
 /// It asks to come along with every copy.
 const LICENSE: &str = include_str!("dashboard/uPlot.LICENSE");
 /// In this order: each uses names of those before it.
-const SCRIPTS: [&str; 8] = [
+const SCRIPTS: [&str; 9] = [
     include_str!("dashboard/uPlot.iife.min.js"),
     include_str!("dashboard/words.js"),
     include_str!("dashboard/server.js"),
@@ -25,6 +25,7 @@ const SCRIPTS: [&str; 8] = [
     include_str!("dashboard/charts.js"),
     include_str!("dashboard/release.js"),
     include_str!("dashboard/lookups.js"),
+    include_str!("dashboard/resources.js"),
     include_str!("dashboard/main.js"),
 ];
 

@@ -1,15 +1,19 @@
-//! How far a release has come in its plan, as the status tells it.
+//! How far a release has come in its plan, and what its two versions use up, as the status tells it.
 //!
 //! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not known is left out.
 
 use super::dto;
 use crate::config::Standing;
+use crate::domain::decide::Arm;
 use crate::domain::gate::{self, Traffic};
+use crate::domain::plan::{Resource, ResourceSource};
+use crate::domain::resource::{Grounds, Say};
 use crate::domain::rollout::Pause;
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::wave::Door;
 use crate::live::apply::View;
 use crate::live::clock;
+use crate::live::resources::{grounds, seen};
 use crate::live::snapshot::ReleaseLive;
 
 fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a Outlook> {
@@ -62,6 +66,44 @@ pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
         detail: g.detail.clone(),
     };
     outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
+}
+
+pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
+    let now = clock::now();
+    let one = |(resource, of): (&Resource, Grounds)| {
+        let seen = seen(release, view, resource, now);
+        let used = |arm: Arm| {
+            let newest = seen.map(|seen| seen.newest).unwrap_or_default();
+            let used = if arm == Arm::New { newest.new } else { newest.stable };
+            let lack = match seen {
+                Some(seen) => seen.lacks[arm.index()].clone(),
+                None => Some("not read yet".to_owned()),
+            };
+            dto::ResourceUse { mean: used.map(|u| u.mean), highest: used.map(|u| u.highest), lack }
+        };
+        dto::Resource {
+            name: resource.name.to_string(),
+            reading: match &resource.source {
+                ResourceSource::Scraped(expression) => expression.text.clone(),
+                ResourceSource::Asked { new, stable, .. } => format!("new: {new}; stable: {stable}"),
+            },
+            on: resource.on.label().to_owned(),
+            stable: used(Arm::Stable),
+            new: used(Arm::New),
+            ceiling: resource.limits.ceiling,
+            times_stable_max: resource.limits.times_stable_max,
+            in_a_row: resource.limits.in_a_row as u64,
+            over: of.over() as u64,
+            verdict: match of.say() {
+                Say::Within => "pass",
+                Say::Over(_) | Say::Both => "fail",
+                Say::Unclear => "inconclusive",
+            }
+            .to_owned(),
+            detail: of.detail(),
+        }
+    };
+    release.release.resources.iter().zip(grounds(release, view, now)).map(one).collect()
 }
 
 /// What the present wave can see, and when.

@@ -213,6 +213,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         trip,
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
         gates: super::progress::gates(live_release, view),
+        resources: super::progress::resources(live_release, view),
         watchdog,
     }
 }

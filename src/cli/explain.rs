@@ -234,6 +234,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             on_anomaly: plan::OnAnomaly::Rollback,
             on_both_bad: plan::OnAnomaly::Rollback,
             outcome: Default::default(),
+            resources: vec![],
+            resource_interval: Duration::from_secs(5),
             watchdog: plan::Watchdog {
                 enabled: true,
                 alpha: 0.001,

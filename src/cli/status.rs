@@ -271,6 +271,15 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
             shown(&s.detail)
         );
     }
+    for of in &r.resources {
+        // The numbers stand beside the signal; here is why one is missing.
+        for (arm, lack) in [("stable", &of.stable.lack), ("new", &of.new.lack)] {
+            if let Some(lack) = lack {
+                let told = format!("resource {} of {arm} is not known: {}", shown(&of.name), shown(lack));
+                let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
+            }
+        }
+    }
     climb::render(out, r, colour);
     if let Some(trip) = &r.trip {
         tripped(out, r, trip, colour);

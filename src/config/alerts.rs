@@ -91,7 +91,7 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
 }
 
 /// `http://host:port/path`, or https.
-fn address(text: &str) -> Parsed<Address> {
+pub(super) fn address(text: &str) -> Parsed<Address> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return bad_help("an address starts with http:// or https://", "write `\"http://127.0.0.1:9093\"`");
     };

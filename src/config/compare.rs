@@ -224,6 +224,9 @@ fn changed(
     arms(findings, old, new, before, after);
     membership(findings, name, "segments", &before.segments, &after.segments);
     membership(findings, name, "excluded", &before.excluded, &after.excluded);
+    if (&before.resources, before.resource_interval) != (&after.resources, after.resource_interval) {
+        findings.note(format!("release `{name}`: what is watched of resources changes"));
+    }
     setting(findings, name, "on_unreachable", &before.on_unreachable, &after.on_unreachable);
     setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
     setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
@@ -355,6 +358,9 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
     };
     if let Some(health) = health {
         findings.note(format!("upstream `{}`: {health}", after.name));
+    }
+    if before.scrapes != after.scrapes {
+        findings.note(format!("upstream `{}`: where its resources are read changes", after.name));
     }
     if before.transport != after.transport {
         findings.note(format!("upstream `{}`: `http2` or the CA of its servers changes", after.name));

@@ -210,6 +210,26 @@ pub struct Upstream {
     pub ca_file: Option<String>,
     /// Asks each server by itself whether it is well; one that is not is left out.
     pub health: Option<Health>,
+    /// Its own metrics, for the resources that releases watch.
+    pub resources: Option<Resources>,
+}
+
+/// Where the servers of an upstream tell what they use up.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// The metrics of each server, in the text format of Prometheus: one address, or a list of them.
+    pub scrape: OneOrMany,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(
+        #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+        String,
+    ),
+    Many(#[schemars(length(min = 1, max = 64))] Vec<String>),
 }
 
 /// Three answers in a row other than 2xx take a server out, two in a row bring it back.
@@ -281,6 +301,12 @@ pub struct Release {
     /// The steps of the plan, instead of a weight: each opens when the one before has proved itself.
     #[schemars(length(min = 1, max = 64))]
     pub wave: Option<Vec<Wave>>,
+    /// What of the resources of the two versions is watched.
+    #[schemars(length(max = 16))]
+    pub resource: Option<Vec<Resource>>,
+    /// From one reading of all of them to the next.
+    #[schemars(extend("default" = "5s"))]
+    pub resource_interval: Option<Duration>,
     pub outcome: Option<OutcomeRules>,
     pub watchdog: Option<Watchdog>,
 }
@@ -308,6 +334,44 @@ pub struct Wave {
     /// What opens it, once the wave before has proved itself.
     #[schemars(extend("default" = "auto"))]
     pub open: Option<Open>,
+}
+
+/// A reading of both versions, and what it is held against: `ceiling`, `times_stable_max`, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resource {
+    /// Label in metrics.
+    pub name: String,
+    /// Of each server's own metrics: a series, `rate(SERIES)`, or one of these divided by another.
+    pub reading: Option<String>,
+    /// Or the address of a Prometheus server, which is asked for `new` and `stable`.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub prometheus: Option<String>,
+    /// PromQL that gives one value.
+    pub new: Option<String>,
+    /// Likewise.
+    pub stable: Option<String>,
+    /// The most that any server of `new` may use.
+    pub ceiling: Option<f64>,
+    /// So many times what stable uses `new` may use, on an average of their servers.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub times_stable_max: Option<f64>,
+    /// Smaller readings count as this much when the two are compared.
+    #[schemars(range(min = 0), extend("default" = 0.0))]
+    pub floor: Option<f64>,
+    /// So many readings in a row must say the same.
+    #[schemars(range(min = 2, max = 60), extend("default" = 3))]
+    pub in_a_row: Option<u64>,
+    /// `trip`: the watchdog takes `new` out; waves hold either way.
+    #[schemars(extend("default" = "hold"))]
+    pub on: Option<OnResource>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnResource {
+    Hold,
+    Trip,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -2,7 +2,7 @@
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
 //! * `keys`, `value`, `read`, `check`, `sections`, `named`, `alerts`: TOML text → Plan, every fault with its place
-//! * `waves`: the steps of a release's plan
+//! * `waves`: the steps of a release's plan; `resources`: what of its two versions is watched beside their answers
 //! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
 //! * `compare`: what a change of plan moves, refuses, warns of
@@ -19,6 +19,7 @@ mod named;
 mod outside;
 mod read;
 pub mod report;
+mod resources;
 mod sections;
 mod tls;
 pub mod value;

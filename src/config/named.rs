@@ -4,7 +4,7 @@ use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::value::{self, name};
-use super::{outside, sections, waves};
+use super::{outside, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
@@ -74,6 +74,7 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
             health: health(r, &s),
+            scrapes: resources::scrapes(r, &s),
         };
         if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout"))
             && total < upstream.connect_timeout
@@ -216,6 +217,8 @@ pub fn releases(
             ("error", OnUnreachable::Error),
         ];
         let by_hand = r.percent(&s, "weight", Weight::ZERO).value;
+        let scraped = [&stable, &new].map(|arm| arm.as_ref().map(|(i, _)| &*upstreams[*i].item));
+        let resources = resources::resources(r, &s, scraped);
         let release = Release {
             stable: stable.map_or(usize::MAX, |(i, _)| i),
             new: new.map_or(usize::MAX, |(i, _)| i),
@@ -230,6 +233,8 @@ pub fn releases(
             on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
             waves: plan.waves,
             open_hours: plan.open_hours,
+            resources,
+            resource_interval: r.duration(&s, "resource_interval", "5s", "1s"..="5m"),
             outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
             name: name.value,

@@ -18,6 +18,7 @@ pub mod judge;
 pub mod outcome;
 pub mod plan;
 pub mod refusal;
+pub mod resource;
 pub mod rollout;
 pub mod segment;
 pub mod success;

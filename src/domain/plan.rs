@@ -7,6 +7,8 @@
 use super::cohort::{Salt, Weight};
 use super::gate::Margins;
 use super::hours::OpenHours;
+use super::resource;
+use super::resource::reading::Expression;
 use super::segment::Segment;
 use super::success;
 use super::wave::{Course, Reach, Wave};
@@ -241,6 +243,16 @@ pub struct Upstream {
     pub transport: Transport,
     /// There iff its servers are probed.
     pub health: Option<Health>,
+    /// Where its servers tell what they use up.
+    pub scrapes: Vec<Page>,
+}
+
+/// Metrics of something, over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub address: Address,
+    /// There iff it is `https`.
+    pub tls: Option<Built<rustls::ClientConfig>>,
 }
 
 /// What each server is asked, to be known as well.
@@ -334,6 +346,27 @@ pub struct Release {
     /// What counts as a failure of an arm, beside time-outs, resets, truncations.
     pub outcome: success::Rules,
     pub watchdog: Watchdog,
+    /// What of the two versions' resources is watched.
+    pub resources: Vec<Resource>,
+    /// From the beginning of a reading to that of the next.
+    pub resource_interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    /// Label in metrics.
+    pub name: Arc<str>,
+    pub source: ResourceSource,
+    pub limits: resource::Limits,
+    pub on: resource::On,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResourceSource {
+    /// Of each server's own metrics: [`Upstream::scrapes`] of both arms.
+    Scraped(Expression),
+    /// A Prometheus server is asked, in PromQL.
+    Asked { prometheus: Page, new: String, stable: String },
 }
 
 /// What happens to a request of `new` when no connection to it can be made and nothing was sent.
@@ -501,7 +534,7 @@ pub enum ReceiverKind {
     },
 }
 
-/// Where alerts are posted to.
+/// Where alerts are posted to, and metrics come from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     pub scheme: Scheme,
@@ -515,6 +548,12 @@ impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Address { scheme, host, port, path: _ } = self;
         Server { scheme: *scheme, host: host.clone(), port: *port }.fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
     }
 }
 

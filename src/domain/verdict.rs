@@ -19,18 +19,21 @@ pub enum Cause {
     Latency,
     /// More users failed than is allowed, whatever the rate.
     Harm,
+    /// `new` uses up more than it may.
+    Resource,
     BothArms,
     Manual,
 }
 
 impl Cause {
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 9] = [
         Cause::Fuse,
         Cause::Ceiling,
         Cause::Errors,
         Cause::ClientErrors,
         Cause::Latency,
         Cause::Harm,
+        Cause::Resource,
         Cause::BothArms,
         Cause::Manual,
     ];
@@ -43,6 +46,7 @@ impl Cause {
             Cause::ClientErrors => "client_errors",
             Cause::Latency => "latency",
             Cause::Harm => "harm",
+            Cause::Resource => "resource",
             Cause::BothArms => "both_arms",
             Cause::Manual => "manual",
         }

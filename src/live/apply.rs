@@ -13,6 +13,7 @@ use super::feed::Feed;
 use super::ledger::{End, Entry};
 use super::log::{Log, Seldom};
 use super::recent::Recent;
+use super::resources::Seen;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
@@ -127,6 +128,8 @@ pub struct View {
     pub trial: Option<(u64, Reading)>,
     /// How its next step looks. `held` there: since when the wave is held although it is baked, and what is missing.
     pub outlook: Option<(u64, Outlook)>,
+    /// What was last read of what it watches of resources.
+    pub resources: Vec<Seen>,
 }
 
 impl View {

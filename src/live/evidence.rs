@@ -9,6 +9,7 @@ use crate::domain::ceiling::Sample;
 use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
 use crate::domain::grounds;
+use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -52,6 +53,7 @@ pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
     };
     let found = match &grounds {
         Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
+        Grounds::Resource(of) => resource::Grounds::from(of.clone()).trips().then_some(Cause::Resource),
         Grounds::Harm(harm) => grounds::Harm::from(*harm).is_too_much().then_some(Cause::Harm),
         Grounds::Watchdog(of) => {
             let of = grounds::Grounds::from(**of);
@@ -78,6 +80,7 @@ enum Grounds {
     Watchdog(Box<Watchdog>),
     Fuse(Fuse),
     Harm(Harm),
+    Resource(Resource),
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -129,6 +132,20 @@ struct Fuse {
 struct Harm {
     users: u64,
     users_max: u64,
+}
+
+/// Also of the gate of a wave.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Resource {
+    name: String,
+    on: String,
+    ceiling: Option<Number>,
+    times_stable_max: Option<Number>,
+    floor: Number,
+    in_a_row: usize,
+    controlled: bool,
+    /// Each: mean and highest of `new`, then of stable; `null`: it could not be read.
+    readings: Vec<[Option<[Number; 2]>; 2]>,
 }
 
 /// A number that JSON may have no digits for.
@@ -222,6 +239,47 @@ impl From<Harm> for grounds::Harm {
     }
 }
 
+impl From<&resource::Grounds> for Resource {
+    fn from(of: &resource::Grounds) -> Self {
+        let resource::Limits { ceiling, times_stable_max, floor, in_a_row } = of.limits;
+        let used = |of: resource::Used| [Number(of.mean), Number(of.highest)];
+        let reading = |of: &resource::Reading| [of.new.map(used), of.stable.map(used)];
+        Resource {
+            name: of.name.to_string(),
+            on: of.on.label().to_owned(),
+            ceiling: ceiling.map(Number),
+            times_stable_max: times_stable_max.map(Number),
+            floor: Number(floor),
+            in_a_row,
+            controlled: of.controlled,
+            readings: of.readings.iter().map(reading).collect(),
+        }
+    }
+}
+
+impl From<Resource> for resource::Grounds {
+    fn from(of: Resource) -> Self {
+        let used = |[mean, highest]: [Number; 2]| resource::Used { mean: mean.0, highest: highest.0 };
+        let reading = |[new, stable]: [Option<[Number; 2]>; 2]| resource::Reading {
+            new: new.map(used),
+            stable: stable.map(used),
+        };
+        let trips = of.on == resource::On::Trip.label();
+        resource::Grounds {
+            name: of.name.into(),
+            on: if trips { resource::On::Trip } else { resource::On::Hold },
+            limits: resource::Limits {
+                ceiling: of.ceiling.map(|n| n.0),
+                times_stable_max: of.times_stable_max.map(|n| n.0),
+                floor: of.floor.0,
+                in_a_row: of.in_a_row,
+            },
+            controlled: of.controlled,
+            readings: of.readings.into_iter().map(reading).collect(),
+        }
+    }
+}
+
 fn written(grounds: &Grounds) -> Value {
     // Numbers, words and lists of them: JSON can always say that.
     serde_json::to_value(grounds).unwrap_or_default()
@@ -244,6 +302,12 @@ pub fn of_harm(harm: grounds::Harm, requests: u64) -> Value {
     let grounds::Harm { users, users_max } = harm;
     let grounds = written(&Grounds::Harm(Harm { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
+}
+
+/// Of a resource that `new` uses too much of.
+pub fn of_resource(of: &resource::Grounds, users_failed: u64) -> Value {
+    let grounds = written(&Grounds::Resource(of.into()));
+    json!({"resource": &*of.name, "users_failed": users_failed, "grounds": grounds})
 }
 
 /// The numbers behind a verdict of the watchdog; `users_failed`: since the evidence began.
@@ -347,6 +411,23 @@ mod tests {
         assert_eq!(again(Some("manual"), &Value::Null), Again::ByHand);
         assert!(matches!(again(Some("mood"), &Value::Null), Again::Other(_)));
         assert!(matches!(again(Some("errors"), &json!({"grounds": {"watchdog": 7}})), Again::Other(_)));
+    }
+
+    #[test]
+    fn a_resource_that_new_uses_too_much_of_is_found_again() {
+        use crate::domain::resource::tests::grounds;
+        let over = grounds(&[(11.0, 0.1), (11.5, 0.1), (12.0, 1.0 / 3.0)]);
+        let read = |of: &resource::Grounds| {
+            let text = of_resource(of, 3).to_string();
+            again(Some("resource"), &serde_json::from_str(&text).unwrap())
+        };
+        assert_eq!(read(&over), Again::Same);
+        assert!(matches!(
+            read(&resource::Grounds { on: resource::On::Hold, ..over.clone() }),
+            Again::Other(_)
+        ));
+        assert!(matches!(read(&grounds(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])), Again::Other(_)));
+        assert!(matches!(read(&grounds(&[(11.0, 1.0); 2])), Again::Other(_)));
     }
 
     #[test]

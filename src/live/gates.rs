@@ -7,11 +7,13 @@
 //! Invariants: [`recompute`] uses nothing but the entry; a decision that does not follow from its input is an error, never a warning. The domain knows no JSON:
 //! it is written and read here.
 
+use super::evidence::Resource;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Watchdog};
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -138,6 +140,7 @@ fn proof(of: &Proof) -> Value {
         "share_z": r.share_z,
         "servers": pair(of.servers.all),
         "servers_healthy": pair(of.servers.healthy),
+        "resources": of.resources.iter().map(Resource::from).collect::<Vec<_>>(),
         "watchdog": {
             "state": of.watchdog.state.map(State::label),
             "passes": of.watchdog.passes,
@@ -174,6 +177,11 @@ fn read_door(of: &Value) -> Result<DoorState, String> {
 
 fn read_proof(of: &Value) -> Result<Proof, String> {
     let dog = &of["watchdog"];
+    // What an earlier version wrote has none.
+    let resources = match &of["resources"] {
+        Value::Null => vec![],
+        list => Vec::<Resource>::deserialize(list).map_err(|_| missing("resources"))?,
+    };
     let state = match &dog["state"] {
         Value::Null => None,
         _ => {
@@ -217,6 +225,7 @@ fn read_proof(of: &Value) -> Result<Proof, String> {
             e_notice: number(dog, "e_notice")?,
             alpha: number(dog, "alpha")?,
         },
+        resources: resources.into_iter().map(Into::into).collect(),
     })
 }
 
@@ -294,7 +303,8 @@ mod tests {
 
     #[test]
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
-        let entry = entry(&outlook(facts(Some(good()))), Decision::Open);
+        let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
+        let entry = entry(&outlook(facts(Some(Proof { resources, ..good() }))), Decision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
             ("/gates/input/proof/failed/new", json!(21)),
@@ -302,6 +312,7 @@ mod tests {
             ("/gates/input/proof/servers_healthy/stable", json!(2)),
             ("/gates/input/proof/watchdog/e_value", json!(11.0)),
             ("/gates/input/durable", json!(false)),
+            ("/gates/input/proof/resources/0/readings/2/0/0", json!(9.0)),
             ("/gates/input/proof/requests", json!(null)),
             ("/gates/verdicts/3/verdict", json!("fail")),
             ("/gates/decision", json!("hold")),

@@ -8,6 +8,7 @@
 
 use super::apply::Live;
 use super::clock;
+use super::resources;
 use super::snapshot::{Cohort, RouteCounts, Snapshot};
 use super::tally::{ArmTally, LatencySum};
 use crate::domain::decide::Arm;
@@ -18,6 +19,7 @@ use crate::domain::refusal::Refusal;
 use crate::domain::rollout::State;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -52,6 +54,8 @@ const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
 const ALERTS_SENT: &str = "grayling_alerts_sent_total";
 const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
 const ALERTS_WAITING: &str = "grayling_alerts_waiting";
+const RESOURCE: &str = "grayling_resource_reading";
+const RESOURCE_KNOWN: &str = "grayling_resource_known";
 const BUILD: &str = "grayling_build_info";
 
 fn describe() {
@@ -89,6 +93,11 @@ fn describe() {
     describe_counter!(ALERTS_SENT, "Calls to a receiver of alerts, by result: each is one try.");
     describe_counter!(ALERTS_DROPPED, "Alerts that a receiver was never told of: it was away for too long.");
     describe_gauge!(ALERTS_WAITING, "Alerts that a receiver has not taken yet.");
+    describe_gauge!(
+        RESOURCE,
+        "What an arm uses of a resource, on an average of its servers, in the unit of the reading."
+    );
+    describe_gauge!(RESOURCE_KNOWN, "0: an arm's resource could not be read.");
     describe_gauge!(BUILD, "1, with the version that runs.");
 }
 
@@ -208,12 +217,29 @@ fn releases(live: &Live, snapshot: &Snapshot) {
             gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
         }
         let Some(view) = views.get(&release.release.name) else { continue };
+        for resource in &release.release.resources {
+            let seen = resources::seen(release, view, resource, clock::now());
+            let newest = seen.map(|seen| seen.newest).unwrap_or_default();
+            for (arm, used) in [(Arm::Stable, newest.stable), (Arm::New, newest.new)] {
+                let known = f64::from(u8::from(used.is_some()));
+                let (arm, of) = (arm.label(), || resource.name.to_string());
+                gauge!(RESOURCE_KNOWN, "release" => name(), "arm" => arm, "resource" => of()).set(known);
+                if let Some(used) = used {
+                    gauge!(RESOURCE, "release" => name(), "arm" => arm, "resource" => of()).set(used.mean);
+                }
+            }
+        }
         if let Some(share) = view.share(Duration::from_secs(60)) {
             gauge!(SHARE, "release" => name()).set(share);
         }
         if let Some(judgement) = &view.judgement {
+            let mut strongest: BTreeMap<&str, f64> = BTreeMap::new();
             for signal in &judgement.signals {
-                gauge!(EVIDENCE, "release" => name(), "signal" => signal.signal).set(signal.evidence_ratio);
+                let ratio = strongest.entry(signal.signal).or_default();
+                *ratio = ratio.max(signal.evidence_ratio);
+            }
+            for (signal, ratio) in strongest {
+                gauge!(EVIDENCE, "release" => name(), "signal" => signal).set(ratio);
             }
             for state in crate::domain::verdict::State::ALL {
                 let here = f64::from(u8::from(state == judgement.state));

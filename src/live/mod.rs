@@ -16,6 +16,7 @@ pub mod log;
 pub mod membership;
 pub mod meter;
 pub mod recent;
+pub mod resources;
 pub mod route;
 pub mod scribe;
 pub mod snapshot;

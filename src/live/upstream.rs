@@ -361,6 +361,7 @@ mod tests {
             requests_in_flight_max: 2,
             transport: Transport { protocol: Protocol::Http1, tls: None },
             health: None,
+            scrapes: vec![],
         };
         UpstreamLive::new(Arc::new(config), None)
     }

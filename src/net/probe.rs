@@ -151,6 +151,7 @@ mod tests {
             requests_in_flight_max: 1,
             transport: Transport { protocol: Protocol::Http1, tls: None },
             health: Some(health.clone()),
+            scrapes: vec![],
         };
         let upstream = UpstreamLive::new(Arc::new(upstream), None);
         let server = &upstream.servers[0];

@@ -11,8 +11,8 @@ use crate::domain::rollout::climb::{Act, Climb, Standing};
 use crate::domain::verdict::Verdict;
 use crate::domain::wave::Wave;
 use crate::live::apply::{Live, Phase, View};
-use crate::live::clock;
 use crate::live::snapshot::ReleaseLive;
+use crate::live::{clock, resources};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +110,7 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
             healthy: Pair::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
         },
         watchdog,
+        resources: resources::grounds(release, view, now),
     })
 }
 

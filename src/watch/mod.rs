@@ -1,10 +1,12 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, alerts (and each of their receivers).
+//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers).
 //!
 //! Never imports `proxy`: they meet in `live`.
 
 pub mod alert;
+mod call;
 pub mod conductor;
 mod post;
 pub mod probes;
 mod receiver;
+pub mod resource;
 pub mod watchdog;

@@ -14,13 +14,15 @@ use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
-use crate::domain::verdict::{Cause, Judgement, Limits, State, Verdict};
+use crate::domain::resource::{self, Say};
+use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
 use crate::live::clock;
 use crate::live::evidence;
 use crate::live::failed;
 use crate::live::keeper::{self, Shelf};
+use crate::live::resources;
 use crate::live::snapshot::ReleaseLive;
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -316,7 +318,7 @@ impl Watched {
             self.servers = servers().collect();
         }
         self.take_final(release, now);
-        let (minute, recent) = {
+        let (minute, recent, used) = {
             let mut views = live.views();
             let view = views.entry(release.release.name.clone()).or_default();
             if observe {
@@ -330,13 +332,14 @@ impl Watched {
                 };
             }
             let last = |window| Arm::BOTH.map(|arm| view.recent[arm.index()].last(window).latency);
-            (last(MINUTE), last(RECENT))
+            (last(MINUTE), last(RECENT), resources::grounds(release, view, now))
         };
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
         let harm = self.harm(release, &mut judgement);
-        self.act(live, release, &mut judgement, harm, now);
+        let too_much = weigh_resources(&used, &mut judgement);
+        self.act(live, release, &mut judgement, (harm, too_much), now);
         if judgement.state != self.told {
             self.told = judgement.state;
             live.log.event(
@@ -388,7 +391,7 @@ impl Watched {
         live: &Live,
         release: &ReleaseLive,
         judgement: &mut Judgement,
-        (harm, requests): (Harm, u64),
+        ((harm, requests), too_much): ((Harm, u64), Option<&resource::Grounds>),
         now: Duration,
     ) {
         let held = match release.force {
@@ -421,6 +424,7 @@ impl Watched {
             if release.stable.takes_connections(PROBE) { StableSign::Answers } else { StableSign::Silent };
         let mut evidence = match cause {
             Cause::Harm => evidence::of_harm(harm, requests),
+            Cause::Resource => too_much.map(|of| evidence::of_resource(of, harm.users)).unwrap_or_default(),
             _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
         };
         let users = |arm| release.tally.arm(arm).distinct_users();
@@ -431,7 +435,7 @@ impl Watched {
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
             evidence,
-            onset: self.onset.map(|o| {
+            onset: self.onset.filter(|_| cause != Cause::Resource).map(|o| {
                 if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
                     o.first.max(self.calm_until)
                 } else {
@@ -445,6 +449,33 @@ impl Watched {
         // Its users are wanted now.
         self.keep_failed_by = now;
     }
+}
+
+/// Adds what is said of resources to a judgement. Answers the one that is its verdict, if one is: what answers say comes first.
+fn weigh_resources<'g>(
+    used: &'g [resource::Grounds],
+    judgement: &mut Judgement,
+) -> Option<&'g resource::Grounds> {
+    let mut too_much = None;
+    for of in used {
+        let say = of.say();
+        judgement.signals.push(Signal {
+            signal: Cause::Resource.label(),
+            stratum: of.name.clone(),
+            evidence_ratio: of.over() as f64 / of.limits.in_a_row.max(1) as f64,
+            detail: of.detail(),
+        });
+        let breach = matches!(judgement.verdict, Verdict::Breach(_));
+        if of.trips() && !breach {
+            (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Resource));
+            judgement.reason = format!("new uses more than it may of {}", of.detail());
+            too_much = Some(of);
+        } else if matches!(say, Say::Over(_) | Say::Both) && !breach && judgement.state == State::Quiet {
+            (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
+            judgement.reason = format!("{}: waves hold", of.detail());
+        }
+    }
+    too_much
 }
 
 /// Whom an earlier process has failed in the present attempt.

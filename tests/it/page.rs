@@ -108,10 +108,13 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     world.write_text(&config.text().replace("stable = ", "stabel = "));
     browser.reads("#notices", "The config file is not in force");
     browser.type_into("body", "\u{e004}"); // Tab: out of the field
-    browser.click("#views a:last-child");
+    browser.click("#views a:nth-child(5)");
     browser.reads("#report", "stabel = \"v1\"");
     assert!(browser.text("#report").contains("^^^^^^"), "{}", browser.text("#report"));
     browser.reads("#beside .differs", "stabel");
+
+    browser.click("#views a:nth-child(6)");
+    browser.reads("#resources-none", "No release watches resources");
 
     // Silence is told, and its end.
     proxy.signal("STOP");

@@ -1,7 +1,7 @@
 'use strict';
 // Which view is shown, and when it is drawn again.
 
-const VIEWS = [['now', 'Now'], ['release', 'Release'], ['who', 'Who'], ['ledger', 'Ledger'], ['config', 'Config']];
+const VIEWS = [['now', 'Now'], ['release', 'Release'], ['who', 'Who'], ['ledger', 'Ledger'], ['config', 'Config'], ['resources', 'Resources']];
 
 function route() {
   const [, view, name] = location.hash.match(/^#\/([a-z]+)(?:\/(.*))?$/) || [];
@@ -28,7 +28,7 @@ function draw() {
   const main = document.getElementById('main');
   if (key !== lastView) { main.replaceChildren(); lastView = key; }
   if (app.status) {
-    const views = { now: viewNow, release: () => viewRelease(name), who: viewWho, ledger: viewLedger, config: viewConfig };
+    const views = { now: viewNow, release: () => viewRelease(name), who: viewWho, resources: viewResources, ledger: viewLedger, config: viewConfig };
     show(main, views[view]());
     drawCharts();
   } else show(main, el('p', { class: 'summary' }, app.fault ? app.fault : 'Asking the proxy…'));
@@ -41,7 +41,7 @@ function foot() {
   show(document.getElementById('foot'), s && el('span', null, `grayling ${s.version}, up ${span(s.uptime_s)}`), s && el('span', null, `config revision ${s.config.revision}`),
     who.actor && who.actor !== 'local' && el('span', null, `signed in as ${who.actor} `, el('button', { class: 'small', onclick: signOut }, 'Sign out')),
     who.token_needed && !who.actor && el('span', null, 'changes need your token ', el('button', { class: 'small', onclick: () => signIn('') }, 'Sign in')),
-    el('span', null, 'Keys 1 to 5: views'));
+    el('span', null, 'Keys 1 to 6: views'));
 }
 
 /** What depends on the time alone. */

@@ -40,7 +40,7 @@ fn the_reference_says_default_and_reload_of_every_key() {
                 told.push((String::new(), parts[0].to_string()));
             }
             if parts.len() == 3 {
-                told.push(("release.*".into(), parts[2].to_string()));
+                told.push((format!("{}.*", parts[0]), parts[2].to_string()));
             }
             comment.clear();
             continue;
@@ -102,10 +102,12 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "identity.from.jwt" => def("Jwt"),
             "upstream.*" => def("Upstream"),
             "upstream.*.health" => def("Health"),
+            "upstream.*.resources" => def("Resources"),
             "segment.*" => def("Segment"),
             "segment.*.header" => def("HeaderMatch"),
             "release.*" => def("Release"),
             "release.*.wave" => def("Wave"),
+            "release.*.resource" => def("Resource"),
             "release.*.outcome" => def("OutcomeRules"),
             "release.*.outcome.body" => def("BodyRule"),
             "release.*.watchdog" => def("Watchdog"),

@@ -64,6 +64,8 @@ const WORDS: &[&str] = &[
     "[[route]]\n",
     "[release.r]\n",
     "[release.r.watchdog]\n",
+    "[upstream.a.resources]\nscrape = \"http://a/metrics\"\n",
+    "[[release.r.resource]]\nname = \"cpu\"\nreading = \"rate(a) / b\"\nceiling = 1e300\n",
     "[segment.testers]\n",
     "[identity]\n",
     "[limits]\n",

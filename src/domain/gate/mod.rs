@@ -9,6 +9,7 @@ pub mod noninferior;
 pub mod trial;
 
 use super::engine::cell::Pair;
+use super::resource::{Grounds, Say};
 use super::verdict::State;
 use super::wave::Door;
 use noninferior::{BETA, RATIO_MAX, requests_needed};
@@ -70,6 +71,8 @@ pub struct Proof {
     pub reading: Reading,
     pub servers: Servers,
     pub watchdog: Watchdog,
+    /// Empty: none is watched, and there is no gate.
+    pub resources: Vec<Grounds>,
 }
 
 /// Servers of each arm, and those that are well.
@@ -131,6 +134,7 @@ pub fn judge(input: &Input) -> Vec<Gate> {
         gates.extend([bake(proof), requests(proof), users(proof)]);
         gates.extend([errors(proof), latency(proof), tail(proof), share(proof)]);
         gates.extend([servers(proof), watchdog(proof)]);
+        gates.extend(resources(&proof.resources));
     }
     let durable = match input.durable {
         true => gate("state", Verdict::Pass, "decisions are on disk".into()),
@@ -314,6 +318,21 @@ fn watchdog(of: &Proof) -> Gate {
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
         _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
     }
+}
+
+/// One gate for all of them: it passes when each is within its limits.
+fn resources(of: &[Grounds]) -> Option<Gate> {
+    if of.is_empty() {
+        return None;
+    }
+    let says: Vec<Say> = of.iter().map(Grounds::say).collect();
+    let verdict = match () {
+        () if says.iter().any(|say| matches!(say, Say::Over(_) | Say::Both)) => Verdict::Fail,
+        () if says.iter().all(|say| *say == Say::Within) => Verdict::Pass,
+        () => Verdict::Inconclusive,
+    };
+    let details: Vec<String> = of.iter().map(Grounds::detail).collect();
+    Some(gate("resources", verdict, details.join(" | ")))
 }
 
 fn users_repeat(detail: &mut String, design_effect: f64) {

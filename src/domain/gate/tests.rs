@@ -44,6 +44,7 @@ pub fn good() -> Proof {
             e_notice: 0.2,
             alpha: 0.001,
         },
+        resources: vec![],
     }
 }
 
@@ -123,6 +124,23 @@ fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
     assert_eq!(no_control.collect::<Vec<_>>(), ["errors", "latency", "latency_tail", "share"]);
     let alone = Proof { controlled: false, ..silent() };
     assert_eq!(verdicts(alone).len(), 3, "requests, users, and the watchdog's silence");
+}
+
+#[test]
+fn resources_are_a_gate_of_their_own_that_silence_does_not_pass() {
+    use crate::domain::resource::tests::grounds;
+    let (within, over) = (grounds(&[(1.0, 1.0); 3]), grounds(&[(11.0, 1.0); 3]));
+    let (unread, both) = (grounds(&[]), grounds(&[(11.0, 11.0); 3]));
+    let gate = |of: &[&Grounds]| {
+        let resources = of.iter().map(|g| (*g).clone()).collect();
+        let gates = judge(&input(Some(Proof { resources, ..good() })));
+        gates.into_iter().find(|g| g.name == "resources").map(|g| g.verdict)
+    };
+    assert_eq!(gate(&[]), None);
+    assert_eq!(gate(&[&within, &within]), Some(Verdict::Pass));
+    assert_eq!(gate(&[&within, &unread]), Some(Verdict::Inconclusive));
+    assert_eq!(gate(&[&unread, &over]), Some(Verdict::Fail));
+    assert_eq!(gate(&[&within, &both]), Some(Verdict::Fail));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Where it tells what it uses up.
+pub const METRICS: &str = "/metrics";
 /// What health probes ask for.
 pub const HEALTHZ: &str = "/healthz";
 /// Requests that are kept; more are only counted.
@@ -123,6 +125,8 @@ struct Shared {
     behaviour: Mutex<Behaviour>,
     /// To [`HEALTHZ`], where that differs.
     to_probes: Mutex<Option<Behaviour>>,
+    /// What [`METRICS`] tells, if anything.
+    usage: Mutex<Option<Usage>>,
     received: Mutex<Vec<Received>>,
     total: AtomicU64,
     /// Requests whose connection ended before the body was whole.
@@ -131,6 +135,15 @@ struct Shared {
     open: Mutex<HashMap<u64, TcpStream>>,
     closing: AtomicBool,
     random: Mutex<Random>,
+}
+
+/// Processor time that is told, not used.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    /// Of each request from now on.
+    cost_s: f64,
+    cpu_s: f64,
+    requests: u64,
 }
 
 pub struct Origin {
@@ -156,6 +169,7 @@ impl Origin {
             name: name.to_owned(),
             behaviour: Mutex::new(Behaviour::Answer),
             to_probes: Mutex::default(),
+            usage: Mutex::default(),
             received: Mutex::default(),
             total: AtomicU64::new(0),
             unfinished: AtomicU64::new(0),
@@ -175,6 +189,17 @@ impl Origin {
     /// What [`HEALTHZ`] says, whatever everything else does.
     pub fn behave_to_probes(&self, behaviour: Behaviour) {
         *self.shared.to_probes.lock().unwrap() = Some(behaviour);
+    }
+
+    /// From now on [`METRICS`] tells of so much processor time for each request.
+    pub fn cost(&self, cost_s: f64) {
+        let mut usage = self.shared.usage.lock().unwrap();
+        *usage = Some(Usage { cost_s, ..usage.unwrap_or_default() });
+    }
+
+    /// [`METRICS`] is a path like any other.
+    pub fn tell_no_cost(&self) {
+        *self.shared.usage.lock().unwrap() = None;
     }
 
     /// From now on connections are refused, and those that stand are closed.
@@ -274,6 +299,19 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
             return Ok(End::Close);
         };
         let request = Received { method, path, headers, body: body.unwrap_or_default() };
+        if request.path == METRICS
+            && let Some(Usage { cpu_s, requests, .. }) = *shared.usage.lock().unwrap()
+        {
+            let page = format!(
+                "process_cpu_seconds_total {cpu_s}\nhttp_requests_total{{code=\"200\"}} {requests}\n"
+            );
+            answer(stream, 200, &page, false)?;
+            continue;
+        }
+        if let Some(usage) = &mut *shared.usage.lock().unwrap() {
+            usage.requests += 1;
+            usage.cpu_s += usage.cost_s;
+        }
         let behaviour = *shared.behaviour.lock().unwrap();
         let service = match behaviour {
             Behaviour::Service(service) => Some(service.serve(&request, &shared.random)),

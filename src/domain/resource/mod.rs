@@ -1,0 +1,307 @@
+//! What the two versions use up (processor, memory, a database), held against ceilings and against each other: readings in, a verdict out.
+//!
+//! A reading alone is noise: a collection of garbage, a scrape that fell on a busy second. Only [`Limits::in_a_row`] readings that all say the same say
+//! anything: all over a limit is *over*, all within is *within*, and everything else, a failed one among them too, is *unclear*. So a server that cannot be asked
+//! is never healthy, and never a trip.
+//!
+//! Invariants: pure and total, so that the ledger's reader finds the same verdict again; what is over in both arms is not blamed on `new`; where the hash does
+//! not put users into both arms there is no control: stable is not asked about, and only ceilings hold.
+
+pub mod reading;
+
+use std::sync::Arc;
+
+/// What a limit does when it is crossed; waves hold either way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum On {
+    #[default]
+    Hold,
+    /// The watchdog takes `new` out.
+    Trip,
+}
+
+impl On {
+    pub fn label(self) -> &'static str {
+        match self {
+            On::Hold => "hold",
+            On::Trip => "trip",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Limits {
+    /// For the highest of the servers of `new`.
+    pub ceiling: Option<f64>,
+    /// `new` may use so many times what stable does, on an average of their servers.
+    pub times_stable_max: Option<f64>,
+    /// Smaller readings count as this much, so that differences below it are none.
+    pub floor: f64,
+    /// So many readings must say the same; at least one.
+    pub in_a_row: usize,
+}
+
+/// What one arm uses: of its servers.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Used {
+    pub mean: f64,
+    pub highest: f64,
+}
+
+impl Used {
+    /// `None` without a server.
+    pub fn of(servers: &[f64]) -> Option<Used> {
+        let mean = servers.iter().sum::<f64>() / servers.len() as f64;
+        let highest = servers.iter().copied().max_by(f64::total_cmp)?;
+        Some(Used { mean, highest }).filter(Used::is_a_number)
+    }
+
+    fn is_a_number(&self) -> bool {
+        self.mean.is_finite() && self.highest.is_finite()
+    }
+}
+
+/// Both arms at one time; `None`: it could not be read.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Reading {
+    pub new: Option<Used>,
+    pub stable: Option<Used>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Say {
+    Within,
+    Over(Limit),
+    /// Both arms are over the ceiling: not blamed on `new`.
+    Both,
+    /// Too few readings that say the same, or none.
+    Unclear,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Limit {
+    Ceiling,
+    TimesStable,
+}
+
+/// All that a verdict is made from.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Grounds {
+    pub name: Arc<str>,
+    pub on: On,
+    pub limits: Limits,
+    /// Does the hash put users into both arms?
+    pub controlled: bool,
+    /// The last ones, of which [`Limits::in_a_row`] count; the newest last. Empty: none that is recent.
+    pub readings: Vec<Reading>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stands {
+    Within,
+    Over,
+    Both,
+    Unknown,
+}
+
+impl Grounds {
+    pub fn say(&self) -> Say {
+        let needed = self.limits.in_a_row.max(1);
+        let Some(from) = self.readings.len().checked_sub(needed) else { return Say::Unclear };
+        let all = |stands: Stands, how: fn(&Grounds, &Reading) -> Stands| {
+            self.readings[from..].iter().all(|reading| how(self, reading) == stands)
+        };
+        match () {
+            () if all(Stands::Over, Grounds::by_ceiling) => Say::Over(Limit::Ceiling),
+            () if all(Stands::Over, Grounds::by_stable) => Say::Over(Limit::TimesStable),
+            () if all(Stands::Both, Grounds::by_ceiling) => Say::Both,
+            () if all(Stands::Within, Grounds::by_ceiling) && all(Stands::Within, Grounds::by_stable) => {
+                Say::Within
+            }
+            () => Say::Unclear,
+        }
+    }
+
+    /// Is it a reason to take `new` out?
+    pub fn trips(&self) -> bool {
+        self.on == On::Trip && matches!(self.say(), Say::Over(_))
+    }
+
+    /// How many of the newest readings, without a break, are over one of the limits; at most [`Limits::in_a_row`].
+    pub fn over(&self) -> usize {
+        let row = |how: fn(&Grounds, &Reading) -> Stands| {
+            self.readings.iter().rev().take_while(|r| how(self, r) == Stands::Over).count()
+        };
+        row(Grounds::by_ceiling).max(row(Grounds::by_stable)).min(self.limits.in_a_row.max(1))
+    }
+
+    fn by_ceiling(&self, of: &Reading) -> Stands {
+        let Some(ceiling) = self.limits.ceiling else { return Stands::Within };
+        let over = |used: Option<Used>| used.filter(Used::is_a_number).map(|used| used.highest > ceiling);
+        match (over(of.new), over(of.stable), self.controlled) {
+            (None, ..) => Stands::Unknown,
+            (Some(false), ..) => Stands::Within,
+            (Some(true), Some(false), _) | (Some(true), _, false) => Stands::Over,
+            (Some(true), Some(true), true) => Stands::Both,
+            (Some(true), None, true) => Stands::Unknown,
+        }
+    }
+
+    fn by_stable(&self, of: &Reading) -> Stands {
+        let Some(times) = self.limits.times_stable_max.filter(|_| self.controlled) else {
+            return Stands::Within;
+        };
+        let known =
+            |used: Option<Used>| used.filter(Used::is_a_number).map(|u| u.mean.max(self.limits.floor));
+        match (known(of.new), known(of.stable)) {
+            (Some(new), Some(stable)) if new > times * stable => Stands::Over,
+            (Some(_), Some(_)) => Stands::Within,
+            _ => Stands::Unknown,
+        }
+    }
+
+    /// For people, with the numbers.
+    pub fn detail(&self) -> String {
+        let Limits { ceiling, times_stable_max, in_a_row, .. } = self.limits;
+        let newest = self.readings.last().copied().unwrap_or_default();
+        let shown = |used: Option<Used>| match used {
+            Some(used) if used.mean != used.highest => {
+                format!("{} (highest {})", short(used.mean), short(used.highest))
+            }
+            Some(used) => short(used.mean),
+            None => "unknown".to_owned(),
+        };
+        let mut limits = vec![];
+        limits.extend(ceiling.map(|ceiling| format!("at most {}", short(ceiling))));
+        limits.extend(times_stable_max.map(|times| match self.controlled {
+            true => format!("at most {} times stable", short(times)),
+            false => "no control: ceiling only".to_owned(),
+        }));
+        let told = match self.say() {
+            Say::Over(_) => format!("over it in {in_a_row} readings in a row"),
+            Say::Both => "both versions are over it: not blamed on new".to_owned(),
+            Say::Within => format!("within it in {in_a_row} readings in a row"),
+            Say::Unclear if self.readings.is_empty() => "no reading yet".to_owned(),
+            Say::Unclear => format!("{} of {in_a_row} readings in a row are over it", self.over()),
+        };
+        let (name, limits) = (&self.name, limits.join(", "));
+        format!("{name}: new {}, stable {}; {limits}; {told}", shown(newest.new), shown(newest.stable))
+    }
+}
+
+/// Three or four figures; thousands of thousands as `1.53 G`.
+pub fn short(value: f64) -> String {
+    let (size, unit) = [(1e12, " T"), (1e9, " G"), (1e6, " M"), (1.0, "")]
+        .into_iter()
+        .find(|(size, _)| value.abs() >= *size)
+        .unwrap_or((1.0, ""));
+    let value = value / size;
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}{unit}");
+    }
+    let decimals = (2 - value.abs().log10().floor() as i32).clamp(0, 9) as usize;
+    let text = format!("{value:.decimals$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn used(mean: f64) -> Option<Used> {
+        Used::of(&[mean])
+    }
+
+    pub(crate) fn grounds(readings: &[(f64, f64)]) -> Grounds {
+        let reading = |(new, stable): &(f64, f64)| Reading { new: used(*new), stable: used(*stable) };
+        Grounds {
+            name: "cpu".into(),
+            on: On::Trip,
+            limits: Limits { ceiling: Some(10.0), times_stable_max: Some(2.0), floor: 0.5, in_a_row: 3 },
+            controlled: true,
+            readings: readings.iter().map(reading).collect(),
+        }
+    }
+
+    #[test]
+    fn only_readings_that_all_say_the_same_say_anything() {
+        let nan = f64::NAN;
+        let table: &[(&[(f64, f64)], Say)] = &[
+            (&[], Say::Unclear),
+            (&[(1.0, 1.0); 2], Say::Unclear),
+            (&[(1.0, 1.0); 3], Say::Within),
+            (&[(11.0, 9.0); 3], Say::Over(Limit::Ceiling)),
+            (&[(3.0, 1.0); 3], Say::Over(Limit::TimesStable)),
+            // One spike, at either end.
+            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Unclear),
+            (&[(1.0, 1.0), (1.0, 1.0), (30.0, 1.0)], Say::Unclear),
+            // Older ones are forgotten.
+            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Within),
+            // What failed is neither.
+            (&[(1.0, 1.0), (nan, 1.0), (1.0, 1.0)], Say::Unclear),
+            (&[(11.0, 1.0), (11.0, 1.0), (nan, 1.0)], Say::Unclear),
+            (&[(11.0, nan); 3], Say::Unclear),
+            (&[(11.0, 11.0); 3], Say::Both),
+            // Below the floor nothing differs.
+            (&[(0.4, 0.01); 3], Say::Within),
+            (&[(1.0, 0.0); 3], Say::Within),
+            (&[(1.1, 0.0); 3], Say::Over(Limit::TimesStable)),
+        ];
+        for (readings, say) in table {
+            assert_eq!(grounds(readings).say(), *say, "{readings:?}");
+        }
+        assert_eq!(grounds(&[(1.0, 1.0), (3.0, 1.0), (3.0, 1.0)]).over(), 2);
+    }
+
+    #[test]
+    fn without_a_control_only_the_ceiling_holds_and_stable_is_not_asked_about() {
+        let of = |readings| Grounds { controlled: false, ..grounds(readings) }.say();
+        assert_eq!(of(&[(3.0, 1.0); 3]), Say::Within);
+        assert_eq!(of(&[(3.0, f64::NAN); 3]), Say::Within);
+        assert_eq!(of(&[(11.0, f64::NAN); 3]), Say::Over(Limit::Ceiling));
+        assert_eq!(of(&[(11.0, 11.0); 3]), Say::Over(Limit::Ceiling));
+        assert_eq!(of(&[(f64::NAN, 1.0); 3]), Say::Unclear);
+    }
+
+    #[test]
+    fn the_comparison_is_of_averages_and_the_ceiling_of_the_highest() {
+        let of = |new: &[f64], stable: &[f64]| {
+            let reading = Reading { new: Used::of(new), stable: Used::of(stable) };
+            Grounds { readings: vec![reading; 3], ..grounds(&[]) }.say()
+        };
+        assert_eq!(of(&[1.0, 11.0], &[6.0, 6.0]), Say::Over(Limit::Ceiling));
+        assert_eq!(of(&[1.0, 5.0], &[2.0, 2.0]), Say::Within);
+        assert_eq!(of(&[], &[2.0]), Say::Unclear);
+    }
+
+    #[test]
+    fn numbers_are_told_short() {
+        let told = [0.0, 0.001_234, 0.5, 1.5, 12.0, 999.6, 123_456.0, 1.53e9, -2e6].map(short);
+        assert_eq!(told, ["0", "0.00123", "0.5", "1.5", "12", "1000", "123456", "1.53 G", "-2 M"]);
+        let told = grounds(&[(3.0, 1.0); 3]).detail();
+        assert_eq!(
+            told,
+            "cpu: new 3, stable 1; at most 10, at most 2 times stable; over it in 3 readings in a row"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn forged_numbers_say_something_and_never_panic(
+            ceiling: Option<f64>, times: Option<f64>, floor: f64, in_a_row in 0usize..9, controlled: bool,
+            readings in proptest::collection::vec((any::<f64>(), any::<f64>(), any::<f64>()), 0..9),
+        ) {
+            let limits = Limits { ceiling, times_stable_max: times, floor, in_a_row };
+            let reading = |(a, b, c): &(f64, f64, f64)| Reading {
+                new: Some(Used { mean: *a, highest: *b }),
+                stable: Some(Used { mean: *c, highest: *c }),
+            };
+            let readings = readings.iter().map(reading).collect();
+            let of = Grounds { name: "x".into(), on: On::Trip, limits, controlled, readings };
+            prop_assert_eq!(of.say(), of.say());
+            prop_assert!(of.over() <= in_a_row.max(1) && !of.detail().is_empty());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One HTTP/1.1 exchange over a connection of its own, with what is not a server of an upstream: receivers of alerts, pages of metrics.
+//!
+//! Invariants: a call ends within its time, whatever the other side does; no more of an answer is read than was asked for; redirects are not followed (a call goes
+//! where the config says, or nowhere); no error has the path of an address in it, which may be a secret.
+
+use crate::domain::plan::{Address, Built};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+pub struct Call<'a> {
+    pub to: &'a Address,
+    pub tls: Option<&'a Built<rustls::ClientConfig>>,
+    pub method: Method,
+    /// With query.
+    pub path: &'a str,
+    pub headers: &'a [(&'static str, String)],
+    pub body: Bytes,
+    /// Of the answer; 0: its body is not read.
+    pub answer_bytes_max: usize,
+    pub within: Duration,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("no connection: {0}")]
+    Unreachable(String),
+    #[error("no answer within {} s", .0.as_secs_f64())]
+    TimedOut(Duration),
+    #[error("its answer has more than {0} bytes")]
+    TooLong(usize),
+}
+
+fn unreachable(error: impl std::fmt::Display) -> CallError {
+    CallError::Unreachable(error.to_string())
+}
+
+impl Call<'_> {
+    pub async fn make(self) -> Result<Answer, CallError> {
+        let within = self.within;
+        match tokio::time::timeout(within, self.unbounded()).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TimedOut(within)),
+        }
+    }
+
+    async fn unbounded(self) -> Result<Answer, CallError> {
+        let stream = TcpStream::connect((self.to.host.as_str(), self.to.port)).await.map_err(unreachable)?;
+        match self.tls {
+            None => self.exchange(stream).await,
+            Some(tls) => {
+                let name = ServerName::try_from(self.to.host.clone()).map_err(unreachable)?;
+                let connector = tokio_rustls::TlsConnector::from(tls.config.clone());
+                let stream = connector.connect(name, stream).await.map_err(unreachable)?;
+                self.exchange(stream).await
+            }
+        }
+    }
+
+    async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Answer, CallError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        let shown = self.to.to_string();
+        let host = shown.split_once("://").map_or(shown.as_str(), |(_, host)| host);
+        let mut request = Request::builder()
+            .method(self.method)
+            .uri(self.path)
+            .header(header::HOST, host)
+            .header(header::CONNECTION, "close")
+            .header(header::USER_AGENT, concat!("grayling/", env!("CARGO_PKG_VERSION")));
+        for (name, value) in self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request.body(Full::new(self.body)).map_err(unreachable)?;
+        let answered = async {
+            let (head, mut body) = sender.send_request(request).await.map_err(unreachable)?.into_parts();
+            let mut read = vec![];
+            while self.answer_bytes_max > 0
+                && let Some(frame) = body.frame().await
+            {
+                let frame = frame.map_err(unreachable)?;
+                read.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                if read.len() > self.answer_bytes_max {
+                    return Err(CallError::TooLong(self.answer_bytes_max));
+                }
+            }
+            Ok(Answer { status: head.status, headers: head.headers, body: read })
+        };
+        // Driven here, not in a task: it ends with the call.
+        let drive = async {
+            let _ = connection.await;
+            std::future::pending::<std::convert::Infallible>().await
+        };
+        tokio::select! {
+            answer = answered => answer,
+            never = drive => match never {},
+        }
+    }
+}

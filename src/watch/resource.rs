@@ -1,0 +1,314 @@
+//! Reads what the two versions use up: every few seconds, for each release that watches resources, the metrics of all servers of both upstreams, or the
+//! answers of a Prometheus server. All judging is in `domain`; here is only the reading.
+//!
+//! Invariants: on the control plane's thread, one task a release, none for releases without resources; a round ends within [`WITHIN`], and reads at most
+//! `PAGE_BYTES_MAX` of a page; an arm has a reading only if each of its servers has: what could not be read is a lack with a reason, never a number; tasks end when this is
+//! dropped.
+
+use super::call::{Call, CallError};
+use crate::domain::decide::Arm;
+use crate::domain::plan::{Page, Resource, ResourceSource};
+use crate::domain::resource::reading::{Expression, Lack, Malformed, Sums, sums};
+use crate::domain::resource::{Reading, Used};
+use crate::live::apply::Live;
+use crate::live::clock;
+use crate::live::resources::{Seen, WITHIN};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+/// Large services have pages of a few hundred KiB.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+/// One value, or a few words about what is wrong.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// How soon a changed file is followed.
+const FOLLOW: Duration = Duration::from_millis(250);
+/// A reason is a line on a page.
+const WHY_CHARS: usize = 200;
+
+/// What a task reads; another one means another task.
+#[derive(Clone, PartialEq)]
+struct Wanted {
+    resources: Vec<Resource>,
+    interval: Duration,
+    /// Of stable and of new.
+    pages: [Vec<Page>; 2],
+}
+
+struct Running {
+    wanted: Wanted,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Until it is dropped.
+pub async fn run(live: Arc<Live>) {
+    let mut running: BTreeMap<String, Running> = BTreeMap::new();
+    loop {
+        let snapshot = live.snapshot();
+        let mut before = std::mem::take(&mut running);
+        for release in snapshot.releases.iter().filter(|r| !r.release.resources.is_empty()) {
+            let wanted = Wanted {
+                resources: release.release.resources.clone(),
+                interval: release.release.resource_interval,
+                pages: Arm::BOTH.map(|arm| release.upstream(arm).config.scrapes.clone()),
+            };
+            let name = &release.release.name;
+            let kept = before.remove(name).filter(|running| running.wanted == wanted);
+            let started = || {
+                let task = read_again_and_again(live.clone(), name.clone(), wanted.clone());
+                Running { wanted: wanted.clone(), task: tokio::spawn(task).abort_handle() }
+            };
+            running.insert(name.clone(), kept.unwrap_or_else(started));
+        }
+        // What nobody reads any more is not shown either.
+        for (name, view) in live.views().iter_mut() {
+            if !running.contains_key(name) {
+                view.resources.clear();
+            }
+        }
+        drop(before);
+        tokio::time::sleep(FOLLOW).await;
+    }
+}
+
+async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) {
+    let mut memory = Memory::default();
+    loop {
+        let began = Instant::now();
+        let readings = round(&wanted, &mut memory).await;
+        let snapshot = live.snapshot();
+        let Some(of) = snapshot.releases.iter().find(|r| r.release.name == release) else { return };
+        if let Some(view) = live.views().get_mut(&release) {
+            let mut before = std::mem::take(&mut view.resources);
+            let next = |(resource, read): (&Resource, _)| {
+                let at = before.iter().position(|seen| seen.resource.name == resource.name);
+                Seen::next(at.map(|at| before.swap_remove(at)), resource, read, of, clock::now())
+            };
+            view.resources = wanted.resources.iter().zip(readings).map(next).collect();
+        }
+        sleep_until(began + wanted.interval).await;
+    }
+}
+
+/// The scrape before, by arm, server and resource: for rates.
+type Memory = BTreeMap<(usize, usize, usize), Sums>;
+
+type Read = (Reading, [Option<String>; 2]);
+
+/// One reading of each resource.
+async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
+    let mut tasks = JoinSet::new();
+    let expressions: Arc<Vec<(usize, Expression)>> = Arc::new(
+        wanted
+            .resources
+            .iter()
+            .enumerate()
+            .filter_map(|(i, resource)| match &resource.source {
+                ResourceSource::Scraped(expression) => Some((i, expression.clone())),
+                ResourceSource::Asked { .. } => None,
+            })
+            .collect(),
+    );
+    for arm in [0, 1] {
+        for (server, page) in wanted.pages[arm].iter().enumerate().filter(|_| !expressions.is_empty()) {
+            let (page, expressions) = (page.clone(), expressions.clone());
+            tasks.spawn(async move { Came::Page(arm, server, scrape(&page, &expressions).await) });
+        }
+        for (i, resource) in wanted.resources.iter().enumerate() {
+            let ResourceSource::Asked { prometheus, new, stable } = &resource.source else { continue };
+            let query = if arm == Arm::New.index() { new } else { stable };
+            let (prometheus, query) = (prometheus.clone(), query.clone());
+            tasks.spawn(async move { Came::Value(arm, i, ask(&prometheus, &query).await) });
+        }
+    }
+    let mut values: Vec<[Vec<f64>; 2]> = wanted.resources.iter().map(|_| Default::default()).collect();
+    let mut lacks: Vec<[Option<String>; 2]> = wanted.resources.iter().map(|_| Default::default()).collect();
+    while let Some(came) = tasks.join_next().await {
+        // Only a bug ends a task without its answer: then its value is missing, below.
+        let Ok(came) = came else { continue };
+        let mut take = |arm: usize, i: usize, read: Result<f64, String>| match read {
+            Ok(value) => values[i][arm].push(value),
+            Err(why) => drop(lacks[i][arm].get_or_insert(why.chars().take(WHY_CHARS).collect())),
+        };
+        match came {
+            Came::Value(arm, i, read) => take(arm, i, read.map_err(|e| e.to_string())),
+            Came::Page(arm, server, scraped) => {
+                let place = &wanted.pages[arm][server].address;
+                for (n, (i, expression)) in expressions.iter().enumerate() {
+                    let key = (arm, server, *i);
+                    let before = memory.remove(&key);
+                    let read = match &scraped {
+                        Err(error) => Err(error.to_string()),
+                        Ok(sums) => {
+                            let read = expression.value(before.as_ref(), &sums[n]);
+                            memory.insert(key, sums[n].clone());
+                            read.map_err(|lack: Lack| lack.to_string())
+                        }
+                    };
+                    take(arm, *i, read.map_err(|why| format!("{place}: {why}")));
+                }
+            }
+        }
+    }
+    let read = |resource: &Resource, values: [Vec<f64>; 2]| {
+        let used = |arm: Arm| {
+            let needed = match resource.source {
+                ResourceSource::Scraped(_) => wanted.pages[arm.index()].len(),
+                ResourceSource::Asked { .. } => 1,
+            };
+            let values = &values[arm.index()];
+            Used::of(values).filter(|_| values.len() == needed)
+        };
+        Reading { new: used(Arm::New), stable: used(Arm::Stable) }
+    };
+    let readings = wanted.resources.iter().zip(values).map(|(resource, values)| read(resource, values));
+    readings.zip(lacks).collect()
+}
+
+enum Came {
+    /// Sums of each expression.
+    Page(usize, usize, Result<Vec<Sums>, ReadError>),
+    Value(usize, usize, Result<f64, ReadError>),
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("answered {0}")]
+    Status(StatusCode),
+    #[error("its metrics are not UTF-8")]
+    NotText,
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("Prometheus says: {0}")]
+    Refused(String),
+    #[error("Prometheus answered what it should not: {0}")]
+    Strange(&'static str),
+    #[error("Prometheus has no value for it now")]
+    Nothing,
+    #[error("the query gives {0} values, and one is needed: wrap it in sum(…), avg(…) or max(…)")]
+    Many(usize),
+    #[error("not a number")]
+    NotANumber,
+}
+
+async fn fetch(page: &Page, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), ReadError> {
+    let headers = [("accept", "text/plain;version=0.0.4, application/json;q=0.5, */*;q=0.1".to_owned())];
+    let call = Call {
+        to: &page.address,
+        tls: page.tls.as_ref(),
+        method: Method::GET,
+        path,
+        headers: &headers,
+        body: Bytes::new(),
+        answer_bytes_max: bytes_max,
+        within: WITHIN,
+    };
+    let answer = call.make().await?;
+    Ok((answer.status, answer.body))
+}
+
+async fn scrape(page: &Page, expressions: &[(usize, Expression)]) -> Result<Vec<Sums>, ReadError> {
+    let (status, bytes) = fetch(page, &page.address.path, PAGE_BYTES_MAX).await?;
+    let at = clock::now();
+    if !status.is_success() {
+        return Err(ReadError::Status(status));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| ReadError::NotText)?;
+    let wanted: Vec<_> = expressions.iter().flat_map(|(_, expression)| expression.series()).collect();
+    let mut found = sums(text, &wanted)?.into_iter();
+    let each =
+        |(_, of): &(usize, Expression)| Sums { at, of: found.by_ref().take(of.series().count()).collect() };
+    Ok(expressions.iter().map(each).collect())
+}
+
+async fn ask(prometheus: &Page, query: &str) -> Result<f64, ReadError> {
+    let base = prometheus.address.path.trim_end_matches('/');
+    let path = format!("{base}/api/v1/query?query={}", utf8_percent_encode(query, NON_ALPHANUMERIC));
+    let (status, bytes) = fetch(prometheus, &path, ANSWER_BYTES_MAX).await?;
+    answered(status, &bytes)
+}
+
+/// The one value of an answer of Prometheus' HTTP API (`/api/v1/query`).
+fn answered(status: StatusCode, bytes: &[u8]) -> Result<f64, ReadError> {
+    let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
+        return Err(if status.is_success() {
+            ReadError::Strange("no JSON")
+        } else {
+            ReadError::Status(status)
+        });
+    };
+    if answer["status"] != "success" {
+        let why = answer["error"].as_str().unwrap_or("an error without a word");
+        return Err(ReadError::Refused(why.to_owned()));
+    }
+    let result = &answer["data"]["result"];
+    let point = match (answer["data"]["resultType"].as_str(), result.as_array().map(Vec::as_slice)) {
+        (Some("scalar"), _) => result,
+        (Some("vector"), Some([])) => return Err(ReadError::Nothing),
+        (Some("vector"), Some([one])) => &one["value"],
+        (Some("vector"), Some(many)) => return Err(ReadError::Many(many.len())),
+        _ => return Err(ReadError::Strange("the query gives neither a scalar nor a vector")),
+    };
+    let value = point[1].as_str().and_then(|text| text.parse::<f64>().ok());
+    value.filter(|value| value.is_finite()).ok_or(ReadError::NotANumber)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mutate::{cases, damaged};
+    use proptest::prelude::*;
+
+    const VECTOR: &str = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":"b"},"value":[1700000000.1,"12.5"]}]}}"#;
+    const SCALAR: &str = r#"{"status":"success","data":{"resultType":"scalar","result":[1700000000.1,"3"]}}"#;
+    const ERROR: &str = r#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
+
+    fn of(text: &str) -> Result<f64, ReadError> {
+        answered(StatusCode::OK, text.as_bytes())
+    }
+
+    #[test]
+    fn an_answer_of_prometheus_is_one_value_or_a_reason() {
+        assert_eq!(of(VECTOR), Ok(12.5));
+        assert_eq!(of(SCALAR), Ok(3.0));
+        assert_eq!(of(ERROR), Err(ReadError::Refused("parse error".into())));
+        assert_eq!(of(&VECTOR.replace("12.5", "NaN")), Err(ReadError::NotANumber));
+        assert_eq!(of(&VECTOR.replace("12.5", "+Inf")), Err(ReadError::NotANumber));
+        let result = |list: &str| {
+            format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{list}}}}}"#)
+        };
+        assert_eq!(of(&result("[]")), Err(ReadError::Nothing));
+        assert_eq!(of(&result(r#"[{"value":[1,"1"]},{"value":[1,"2"]}]"#)), Err(ReadError::Many(2)));
+        assert!(matches!(of(&VECTOR.replace("vector", "matrix")), Err(ReadError::Strange(_))));
+        assert_eq!(
+            answered(StatusCode::BAD_GATEWAY, b"<html>"),
+            Err(ReadError::Status(StatusCode::BAD_GATEWAY))
+        );
+    }
+
+    proptest! {
+        #![proptest_config(cases(300))]
+
+        #[test]
+        fn a_damaged_answer_of_prometheus_is_a_number_or_a_reason(bytes in damaged([VECTOR, SCALAR, ERROR], [
+            "{", "}", "[", "]", "[]", "{}", "null", "\"", ",", ":", "1e999", "\"NaN\"", "\"1e999\"", "\"vector\"", "\"matrix\"", "\"status\"", "é", "\0",
+        ])) {
+            let read = answered(StatusCode::OK, &bytes);
+            prop_assert!(read.is_err() || read.is_ok_and(f64::is_finite));
+        }
+    }
+}
