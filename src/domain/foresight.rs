@@ -1,7 +1,7 @@
 //! How soon a fault is seen: for people who choose a weight and an `alpha`, before there is any traffic.
 //!
 //! An event (a failure) is of `new` with probability s under H₀, where s is the share of `new`, and q = s·r / (s·r + 1 − s) if it fails r times as often.
-//! So each event is worth the divergence of the two, KL(q ‖ s) nats; ln(1/α) of them are needed, and [`PRICE`] more, since nobody knows r
+//! So each event is worth the divergence of the two, KL(q ‖ s) nats; ln(1/α) of them are needed, and `PRICE` more, since nobody knows r
 //! beforehand. (Wald, 1947, for the expected length of a sequential test.)
 //!
 //! Invariants: pure; an estimate of the median, for users who differ little; what the engine reaches is measured in `benches/watchdog`.
