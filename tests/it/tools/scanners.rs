@@ -3,6 +3,7 @@
 use super::run;
 use crate::world::{Authority, Config, Origin, Validity, World, figure, put};
 use serde_json::Value;
+use std::path::Path;
 
 /// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to revoke it with, a name without DNS),
 /// against the order of suites: rustls takes the client's, as Mozilla's profiles advise where no suite is weak; and against this machine's own
@@ -53,11 +54,34 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
         "{said}"
     );
 
-    let report = world.path("testssl.json");
+    // What it could not look at, for want of a connection in its time, it is asked again.
+    let found = (0..3)
+        .map(|n| testssl(&world.path(&format!("testssl-{n}.json")), &target))
+        .find(|found| {
+            let looked = |f: &Value| !f["finding"].as_str().unwrap_or_default().contains("connect problem");
+            found.iter().all(looked)
+        })
+        .expect("three times it could not connect");
+    let good = found.iter().filter(|f| f["severity"] == "OK").count();
+    let bad: Vec<&Value> = found
+        .iter()
+        .filter(|f| {
+            ["LOW", "MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL"].iter().any(|s| f["severity"] == *s)
+        })
+        .filter(|f| !EXPLAINED.iter().any(|known| f["id"].as_str().is_some_and(|id| id.starts_with(known))))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(good >= 13, "{found:#?}");
+    figure(&format!(
+        "testssl.sh: {good} findings good, none bad but those that are explained; sslscan: TLS 1.2 and 1.3 only, {} suites, all AEAD",
+        suites.len()
+    ));
+}
+
+/// Its findings. Protocols (the rest is measured with what they tell), the server's defaults, its certificate, and the holes that are no suite's. Suites and
+/// renegotiation, which take it half a minute, sslscan has told in a second.
+fn testssl(report: &Path, target: &str) -> Vec<Value> {
     let to = report.display().to_string();
-    // Protocols (the rest is measured with what they tell), the server's defaults, its certificate, and the holes that are no suite's.
-    // Suites and renegotiation, which take it half a minute, sslscan has told in a second.
-    let checks = ["-p", "-S", "-C", "-H", "-I", "-T"];
     let fixed = [
         "--quiet",
         "--warnings",
@@ -71,21 +95,8 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
         "--jsonfile",
         &to,
     ];
-    let said = run("testssl", fixed.iter().chain(&checks).chain(&[target.as_str()]));
-    let text = std::fs::read_to_string(&report).unwrap_or_else(|e| panic!("{e}: {}", said.text));
-    let found: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-    let good = found.iter().filter(|f| f["severity"] == "OK").count();
-    let bad: Vec<&Value> = found
-        .iter()
-        .filter(|f| {
-            ["LOW", "MEDIUM", "HIGH", "CRITICAL", "WARN", "FATAL"].iter().any(|s| f["severity"] == *s)
-        })
-        .filter(|f| !EXPLAINED.iter().any(|known| f["id"].as_str().is_some_and(|id| id.starts_with(known))))
-        .collect();
-    assert!(bad.is_empty(), "{bad:#?}");
-    assert!(good >= 13, "{text}");
-    figure(&format!(
-        "testssl.sh: {good} findings good, none bad but those that are explained; sslscan: TLS 1.2 and 1.3 only, {} suites, all AEAD",
-        suites.len()
-    ));
+    let checks = ["-p", "-S", "-C", "-H", "-I", "-T"];
+    let said = run("testssl", fixed.iter().chain(&checks).chain(&[target]));
+    let text = std::fs::read_to_string(report).unwrap_or_else(|e| panic!("{e}: {}", said.text));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
