@@ -61,7 +61,12 @@ impl Scene {
         config.watchdog = "mode = \"report\"".into();
         adjust(&world, &mut config);
         let proxy = world.run(&config);
-        let load = Load::start(proxy.http, 6, Duration::from_millis(5));
+        // Some answers take their time, in both versions: so silence is held against a version after seconds only, and a fault that hangs for a
+        // moment, on a machine that is busy with ten thousand of them, is no silence.
+        let load = Load::start_with(proxy.http, 6, Duration::from_millis(5), |client, user| {
+            let slow = user.bytes().map(usize::from).sum::<usize>() % 24 == 0;
+            client.get(if slow { "/slow" } else { "/" }, &[("x-user-id", user)])
+        });
         eventually(seconds(20), "the watchdog knows both arms", || {
             let requests = |arm| proxy.api().release()["arms"][arm]["requests"].as_u64();
             (requests("stable") > Some(200) && requests("new") > Some(200)).then_some(())
@@ -147,9 +152,8 @@ impl Scene {
     }
 }
 
-/// Of what trips. Thousands of calls a second to one of two versions on two cores: a few sound ones that `new` did not answer in time are its own, and no
-/// client's. What is counted for the misbehaving ones is looked at one by one, above.
-const EVIDENCE_MAX: f64 = 0.95;
+/// Of what trips; the first chance failure of a sound version is below.
+const EVIDENCE_MAX: f64 = 0.3;
 
 /// The strongest of the signals against `new`.
 fn evidence_ratio(release: &serde_json::Value) -> f64 {

@@ -37,7 +37,7 @@ pub enum Behaviour {
     CloseAfter,
     /// Answers 200 with the request as it was received.
     Echo,
-    /// The path says it: `/hang` is never answered, `/large` has a body of [`LARGE_BYTES`], anything else is answered.
+    /// The path says it: `/hang` is never answered, `/slow` late, `/large` has a body of [`LARGE_BYTES`], anything else is answered.
     AsAsked,
     /// Each request draws one of these: an answer, a reset, a cut body, a 500. For the POSTs that are sent once.
     Chaos(f64),
@@ -336,6 +336,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
         let behaviour = to_probes.unwrap_or(behaviour);
         let behaviour = match (behaviour, line.split(' ').nth(1)) {
             (Behaviour::AsAsked, Some("/hang")) => Behaviour::Hang,
+            (Behaviour::AsAsked, Some("/slow")) => Behaviour::Delay(Duration::from_millis(600)),
             (Behaviour::AsAsked, Some("/large")) => {
                 answer(stream, 200, large(), head_only)?;
                 continue;
