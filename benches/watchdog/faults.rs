@@ -1,6 +1,7 @@
 //! Rows in which `new` is broken: how many of its requests until that is seen? And what the engine costs.
 
 use crate::dice::Latencies;
+use crate::slots;
 use crate::table::{Bench, quantile, row, thousands};
 use crate::world::{ALPHA, Crowd, Fault, World, percent};
 use grayling::domain::engine::Level;
@@ -89,7 +90,24 @@ const STRANGERS: Case = Case {
     most: 0,
 };
 
+impl Case {
+    /// Gives up at four times the limit, and what comes while intervals wait for some four seconds.
+    fn at_most(self, limit: u64) -> Case {
+        let wait = (80.0 * self.rate as f64 * self.share / 100.0) as u64;
+        Case { most: 4 * limit + wait, ..self }
+    }
+
+    /// Until the onset.
+    fn sound(&self, seed: u64, latencies: &Arc<Latencies>) -> World {
+        sound(self, seed, latencies)
+    }
+}
+
 fn run(case: &Case, seed: u64, latencies: &Arc<Latencies>) -> Seen {
+    until_seen(&mut case.sound(seed, latencies), case.fault, case.level, case.most)
+}
+
+fn sound(case: &Case, seed: u64, latencies: &Arc<Latencies>) -> World {
     let mut world = World::new(seed, case.crowd, case.rate, case.routes, latencies);
     world.fails = case.fails;
     world.notice_at(case.notice);
@@ -108,7 +126,7 @@ fn run(case: &Case, seed: u64, latencies: &Arc<Latencies>) -> Seen {
             }
         }
     }
-    until_seen(&mut world, case.fault, case.level, case.most)
+    world
 }
 
 struct Delays {
@@ -138,25 +156,60 @@ fn both(delays: &[Option<u64>]) -> String {
     format!("{} / {}", thousands(quantile(delays, 0.5)), thousands(quantile(delays, 0.95)))
 }
 
+fn one(bench: &Bench, latencies: &Arc<Latencies>, id: &str, what: &str, limit: u64, case: Case) {
+    let case = case.at_most(limit);
+    let seen = bench.runs(&format!("{id} {what}"), runs(bench, limit), |seed| run(&case, seed, latencies));
+    tell(id, what, limit, &seen, as_simulated(bench, limit, &case));
+}
+
+/// Faults that befall copies of one sound wave.
+fn several(bench: &Bench, latencies: &Arc<Latencies>, id: &str, sound: Case, faults: &[(&str, u64, Case)]) {
+    let slowest = faults.iter().map(|(_, limit, _)| *limit).max().unwrap_or(0);
+    let seen = bench.runs(&format!("{id} {}", faults[0].0), runs(bench, slowest), |seed| {
+        let world = sound.sound(seed, latencies);
+        let befalls = |(_, limit, case): &(&str, u64, Case)| {
+            let case = case.at_most(*limit);
+            until_seen(&mut world.clone(), case.fault, case.level, case.most)
+        };
+        faults.iter().map(befalls).collect::<Vec<_>>()
+    });
+    for (i, (what, limit, _)) in faults.iter().enumerate() {
+        tell(id, what, *limit, &seen.iter().map(|of| of[i]).collect::<Vec<_>>(), None);
+    }
+}
+
+fn runs(bench: &Bench, limit: u64) -> u64 {
+    if limit > 15_000 { bench.pick(300, 8) } else { bench.pick(300, 20) }
+}
+
+/// The slots alone, under the same fault: what the parts for users cost is the difference.
+fn as_simulated(bench: &Bench, limit: u64, case: &Case) -> Option<String> {
+    let of_new = match case.fault {
+        Fault::Times(by) => case.fails * by,
+        Fault::Points(more) => case.fails + more,
+        _ => return None,
+    };
+    if case.crowd != Crowd::Strangers {
+        return None;
+    }
+    let run = |seed| slots::until_seen(seed, case.share / 100.0, case.fails, of_new, 4 * limit);
+    Some(both(&bench.runs("  slots alone", 10 * runs(bench, limit), run)))
+}
+
+fn tell(id: &str, what: &str, limit: u64, seen: &[Seen], simulated: Option<String>) {
+    let d = delays(seen);
+    let early = if d.early > 0 { format!("; {} before the onset", d.early) } else { String::new() };
+    let simulated = simulated.map_or(String::new(), |of| format!("; slots alone {of}"));
+    let reached = format!("{}; final {}{simulated}{early}", both(&d.arrived), both(&d.last));
+    let met = quantile(&d.arrived, 0.95).is_some_and(|p95| p95 <= limit);
+    row(id, what, &thousands(Some(limit)), d.runs, &reached, Some(met));
+}
+
 pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     let show = |id: &str, what: &str, limit: u64, case: Case| {
-        if !bench.wants(id) {
-            return;
+        if bench.wants(id) {
+            one(bench, latencies, id, what, limit, case);
         }
-        // Intervals wait for some four seconds.
-        let wait = (80.0 * case.rate as f64 * case.share / 100.0) as u64;
-        let case = Case { most: 4 * limit + wait, ..case };
-        let most_runs = if limit > 15_000 { bench.pick(300, 8) } else { bench.pick(300, 20) };
-        let seen = bench.runs(&format!("{id} {what}"), most_runs, |seed| run(&case, seed, latencies));
-        let d = delays(&seen);
-        let reached = format!(
-            "{}; final {}{}",
-            both(&d.arrived),
-            both(&d.last),
-            if d.early > 0 { format!("; {} before the onset", d.early) } else { String::new() }
-        );
-        let met = quantile(&d.arrived, 0.95).is_some_and(|p95| p95 <= limit);
-        row(id, what, &thousands(Some(limit)), d.runs, &reached, Some(met));
     };
     let (notice, times, stretch) = (Level::Notice, Fault::Times, Fault::Stretch);
     for (share, t3, t4) in [(1.0, 15, 1900), (5.0, 18, 2300), (20.0, 30, 2600), (50.0, 55, 4700)] {
@@ -202,35 +255,34 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     }
 
     let late = Case { crowd: Crowd::ugly(100_000), onset: Onset::Late, learn: 300_000, ..STRANGERS };
-    show("T10", "late, 5,000 ugly users: ×5", 6500, Case { fault: times(5.0), ..late });
-    let fifth = Case { fault: stretch(1.2), level: notice, ..late };
-    show("T10", "late, 5,000 ugly users: notice ×1.2", 1300, fifth);
-    show("T10", "the same, `latency_notice` 0 (as simulated)", 1300, Case { notice: 0.0, ..fifth });
-    let slightly = Case { fault: stretch(1.05), level: notice, ..late };
-    show("T10", "late, 5,000 ugly users: notice ×1.05", 18_000, slightly);
-    show("T10", "the same, `latency_notice` 0 (as simulated)", 18_000, Case { notice: 0.0, ..slightly });
-    let few = Case { crowd: Crowd::ugly(20_000), learn: 200_000, ..late };
-    show(
-        "T10",
-        "late, 1,000 ugly users: +50 points (anchor 14/24)",
-        24,
-        Case { fault: Fault::Points(0.5), rate: 20, ..few },
-    );
-    show(
-        "T10",
-        "late, 1,000 ugly users: ×5 (anchor 4,533/12,322)",
-        12_322,
-        Case { fault: times(5.0), ..few },
-    );
-    let slower = Case { fault: stretch(1.2), level: notice, ..few };
-    show("T10", "late, 1,000 ugly users: notice ×1.2 (anchor 494/1,394)", 1394, slower);
-    show("T10", "the same, past unknown", 1394, Case { learn: 0, ..slower });
-    show(
-        "T10",
-        "late, 1,000 ugly users: flip ×1.5",
-        1394,
-        Case { fault: stretch(1.5), level: Level::Flip, ..few },
-    );
+    if bench.wants("T10") {
+        let fifth = Case { fault: stretch(1.2), level: notice, ..late };
+        let slightly = Case { fault: stretch(1.05), level: notice, ..late };
+        let faults = [
+            ("late, 5,000 ugly users: ×5", 6500, Case { fault: times(5.0), ..late }),
+            ("late, 5,000 ugly users: notice ×1.2", 1300, fifth),
+            ("late, 5,000 ugly users: notice ×1.05", 18_000, slightly),
+        ];
+        several(bench, latencies, "T10", late, &faults);
+        let faults = [
+            ("late, 5,000 ugly users: notice ×1.2, `latency_notice` 0 (as simulated)", 1300, fifth),
+            ("late, 5,000 ugly users: notice ×1.05, `latency_notice` 0 (as simulated)", 18_000, slightly),
+        ];
+        several(bench, latencies, "T10", Case { notice: 0.0, ..late }, &faults);
+        let few = Case { crowd: Crowd::ugly(20_000), learn: 200_000, ..late };
+        let slow = Case { rate: 20, fault: Fault::Points(0.5), ..few };
+        one(bench, latencies, "T10", "late, 1,000 ugly users: +50 points (anchor 14/24)", 24, slow);
+        let slower = Case { fault: stretch(1.2), level: notice, ..few };
+        let flip = Case { fault: stretch(1.5), ..few };
+        let faults = [
+            ("late, 1,000 ugly users: ×5 (anchor 4,533/12,322)", 12_322, Case { fault: times(5.0), ..few }),
+            ("late, 1,000 ugly users: notice ×1.2 (anchor 494/1,394)", 1394, slower),
+            ("late, 1,000 ugly users: flip ×1.5", 1394, flip),
+        ];
+        several(bench, latencies, "T10", few, &faults);
+        let unknown = Case { learn: 0, ..slower };
+        one(bench, latencies, "T10", "late, 1,000 ugly users: notice ×1.2, past unknown", 1394, unknown);
+    }
 
     hang(bench, latencies);
     not_found(bench, latencies);

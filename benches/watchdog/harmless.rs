@@ -72,7 +72,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
         t12(bench, latencies);
     }
     if bench.wants("T15") {
-        let requests = bench.pick(1_000_000, 200_000);
+        let requests = bench.pick(500_000, 200_000);
         for (name, crowd) in [("strangers", Crowd::Strangers), ("20,000 ugly users", Crowd::ugly(20_000))] {
             let sups = bench.runs("T15", bench.pick(300, 20), |seed| {
                 let mut world = World::new(seed, crowd, 200, 0, latencies);
@@ -118,7 +118,7 @@ fn t1(bench: &Bench, latencies: &Arc<Latencies>) {
         row("T1", &what, ".05 / .015 / .003", sups.len(), &reached, Some(met));
     }
     for share in [1.0, 5.0, 20.0, 50.0] {
-        let requests = bench.pick(1_000_000, 100_000);
+        let requests = bench.pick(200_000, 100_000);
         let sups = bench.runs("T1 events", runs, |seed| {
             let mut world = World::new(seed, Crowd::Strangers, 500, 0, latencies);
             calm(&mut world, &[share], requests).e
@@ -143,7 +143,7 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
         ("20,000 ugly users, waves 1, 5, 20, 50, 5, 20%", ugly, false, Some(waves)),
         ("20,000 ugly users, their past known, waves 1, 5, 20, 50, 5, 20%", ugly, true, Some(waves)),
     ] {
-        let sups = bench.runs(&format!("T2 {name}"), bench.pick(1000, 40), |seed| {
+        let sups = bench.runs(&format!("T2 {name}"), bench.pick(400, 40), |seed| {
             let mut world = World::new(seed, crowd, 100, 0, latencies);
             if known {
                 world.requests(120_000);

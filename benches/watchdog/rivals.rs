@@ -20,6 +20,7 @@ pub struct Trip {
     pub harmed: u64,
 }
 
+#[derive(Clone)]
 pub struct Rivals {
     p99_max: Duration,
     checked: Duration,

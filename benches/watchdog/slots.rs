@@ -1,6 +1,7 @@
-//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests of `new`.
+//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests of `new`; and so without what users cost in power.
 
 use crate::dice::{Dice, Latencies};
+use crate::world::ALPHA;
 use grayling::domain::engine::ERROR_ODDS;
 use grayling::domain::engine::cell::Pair;
 use grayling::domain::engine::first;
@@ -65,4 +66,32 @@ pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
         sup = sup.max(0.5 * errors.mean() + 0.25 * (latency.mean() + refused.mean()));
     }
     sup
+}
+
+/// Requests of new until it is seen that they fail more often, as the limits were simulated: E is half errors, half latency (of which nothing is seen here).
+pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> Option<u64> {
+    let mut dice = Dice::new(seed);
+    // As many in an interval as the rows of the whole engine have.
+    let rate = 100.0;
+    let mut errors = Mixture::new(ERROR_ODDS.len());
+    let (mut seen, mut slot, mut failed) = (0, Pair::default(), Pair::default());
+    while seen < most {
+        let arrived = Pair::new(dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
+        seen += arrived.new;
+        slot = Pair::new(slot.new + arrived.new, slot.stable + arrived.stable);
+        let [new, stable] =
+            [dice.binomial(arrived.new, of_new), dice.binomial(arrived.stable, fails)];
+        failed = Pair::new(failed.new + new, failed.stable + stable);
+        let n = (slot.new + slot.stable) as f64;
+        let wide = n * share >= 2.0 && n * (1.0 - share) >= 2.0;
+        if slot.new == 0 || slot.stable == 0 || !(wide || failed.new + failed.stable >= 8) {
+            continue;
+        }
+        first::bet(&mut errors, slot, failed);
+        (slot, failed) = (Pair::default(), Pair::default());
+        if 0.5 * errors.mean() + 0.25 >= 1.0 / ALPHA {
+            return Some(seen);
+        }
+    }
+    None
 }

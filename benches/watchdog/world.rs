@@ -19,14 +19,14 @@ const HORIZON: usize = 512;
 pub const ALPHA: f64 = 0.001;
 
 /// Who comes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Crowd {
     /// Alike, and each for the first time.
     Strangers,
     Regulars(Regulars),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub struct Regulars {
     pub users: usize,
     /// σ of log latency between users.
@@ -102,9 +102,7 @@ pub struct Clock {
     pub ticks: u64,
 }
 
-/// An outcome to come; what the rivals see of it.
-type Due = (Event, Arm);
-
+#[derive(Clone)]
 pub struct World {
     pub engine: Engine,
     pub dice: Dice,
@@ -120,8 +118,9 @@ pub struct World {
     pub weather: Weather,
     tick: u64,
     ids: u64,
-    due: Vec<Vec<Due>>,
-    spare: Vec<Due>,
+    /// Outcomes to come, by tick.
+    due: Vec<Vec<Event>>,
+    spare: Vec<Event>,
     /// Stable's successes; its p99.9 makes the deadline.
     usual: Histogram,
     deadline: Duration,
@@ -214,18 +213,14 @@ impl World {
             self.request(start + TICK * i as u32 / load as u32);
         }
         let began = self.clock.map(|_| Instant::now());
-        for event in &self.arrivals {
-            self.engine.push(event);
-        }
+        self.engine.push_all(&self.arrivals);
         self.tick += 1;
         let slot = (self.tick as usize - 1) % HORIZON;
         let mut due = std::mem::replace(&mut self.due[slot], std::mem::take(&mut self.spare));
-        for (event, _) in &due {
-            self.engine.push(event);
-        }
+        self.engine.push_all(&due);
         let pushed = began.map(|began| began.elapsed());
-        for (event, arm) in &due {
-            if *arm == Arm::Stable && event.what == What::Answered {
+        for event in &due {
+            if event.request.arm == Arm::Stable && event.what == What::Answered {
                 self.usual.record(event.after);
             }
             if let Some(rivals) = &mut self.rivals {
@@ -326,7 +321,7 @@ impl World {
             let after = Duration::from_nanos((ms * 1e6) as u64);
             let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
             if then < self.tick as usize + HORIZON {
-                self.due[then % HORIZON].push((Event { request, what, after }, arm));
+                self.due[then % HORIZON].push(Event { request, what, after });
             }
         }
     }

@@ -262,18 +262,20 @@ impl Watched {
         let patience = self.deadline / 4;
         let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
-            for mut event in events.remove(&epoch).unwrap_or_default() {
+            let mut events = events.remove(&epoch).unwrap_or_default();
+            for event in &mut events {
                 event.request.drawn &= drawn;
                 if let What::Left { unusual } = &mut event.what {
                     *unusual = event.after > patience;
                 }
-                judge.engine_mut().push(&event);
-                if let Some((_, trial)) = &mut trial {
-                    let engine = judge.engine();
-                    let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
-                    let floor = release.release.watchdog.latency_floor;
-                    trial.push(&event, &Yardstick { table, factor, floor });
-                }
+            }
+            judge.engine_mut().push_all(&events);
+            let Some((_, trial)) = &mut trial else { return };
+            let engine = judge.engine();
+            for event in &events {
+                let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+                let floor = release.release.watchdog.latency_floor;
+                trial.push(event, &Yardstick { table, factor, floor });
             }
         };
         let mut present = self.epochs.back().copied();

@@ -72,6 +72,14 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         }
     }
 
+    /// Brings a unit's place near, for [`Paged::at`] soon; what it returns is to be used, and means nothing.
+    pub fn touch(&self, unit: Unit) -> u32 {
+        let place = (unit.0 >> self.shift) as usize;
+        let page = self.directory[place / PAGE];
+        let known = page != 0 && self.pages[page as usize - 1][place % PAGE] != T::default();
+        page + u32::from(known)
+    }
+
     pub fn at(&mut self, unit: Unit) -> &mut T {
         let place = (unit.0 >> self.shift) as usize;
         let entry = &mut self.directory[place / PAGE];
@@ -164,6 +172,11 @@ impl Baseline {
     pub fn restore(eye: &mut Eye<'_>) -> Option<Baseline> {
         let (sum, count) = (eye.f64()?, eye.f64()?);
         Some(Baseline { sum, count, users: Paged::restore(eye, 0, |bits| bits)? })
+    }
+
+    /// As [`Paged::touch`].
+    pub fn touch(&self, unit: Unit) -> u32 {
+        self.users.touch(unit)
     }
 
     /// How many times slower than the population this user is.
