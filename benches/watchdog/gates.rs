@@ -121,7 +121,8 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
         for (name, crowd, points, gate) in cases {
             let requests = bench.pick(40_000, 20_000);
             let run = run(Crowd { share: 0.2, ..crowd }, points, requests);
-            let passed = bench.runs(&format!("T13 {name}"), bench.pick(600, 200), |seed| run.passes(seed, gate).is_some());
+            let passed = bench
+                .runs(&format!("T13 {name}"), bench.pick(600, 200), |seed| run.passes(seed, gate).is_some());
             let (n, of) = (passed.iter().filter(|p| **p).count(), passed.len());
             let what = format!("gate exactly at its margin: {name}, share 20%, {requests} requests of new");
             // Beyond 5% by no more than the runs' own noise.

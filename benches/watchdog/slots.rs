@@ -79,8 +79,7 @@ pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> 
         let arrived = Pair::new(dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
         seen += arrived.new;
         slot = Pair::new(slot.new + arrived.new, slot.stable + arrived.stable);
-        let [new, stable] =
-            [dice.binomial(arrived.new, of_new), dice.binomial(arrived.stable, fails)];
+        let [new, stable] = [dice.binomial(arrived.new, of_new), dice.binomial(arrived.stable, fails)];
         failed = Pair::new(failed.new + new, failed.stable + stable);
         let n = (slot.new + slot.stable) as f64;
         let wide = n * share >= 2.0 && n * (1.0 - share) >= 2.0;

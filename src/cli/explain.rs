@@ -247,6 +247,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 margins: crate::domain::gate::Margins { errors: 0.001, latency: 0.1 },
                 latency_floor: Duration::from_millis(2),
                 by_route: true,
+                hold_when_blind: false,
                 harm_users_max: 0,
                 tick: Duration::from_millis(100),
             },

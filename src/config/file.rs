@@ -452,6 +452,9 @@ pub struct Watchdog {
     /// Slower than stable by more, beyond chance: the watchdog says so, and waves hold.
     #[schemars(extend("default" = "3%"))]
     pub latency_notice: Option<Percent>,
+    /// Do waves hold while a late slowdown by less than twice `latency_notice` would not be seen?
+    #[schemars(extend("default" = false))]
+    pub hold_when_blind: Option<bool>,
     /// By so many points of failures more than stable `new` may have and still be promoted to the next wave.
     #[schemars(extend("default" = "0.1%"))]
     pub margin_errors: Option<Percent>,

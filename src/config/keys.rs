@@ -88,6 +88,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "latency_p99_max",
             "latency_tolerance",
             "latency_notice",
+            "hold_when_blind",
             "margin_errors",
             "margin_latency",
             "latency_floor",

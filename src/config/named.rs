@@ -354,6 +354,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
         latency_tolerance: tolerance.value.ratio(),
         latency_notice: notice.value.ratio(),
+        hold_when_blind: r.boolean(&s, "hold_when_blind").is_some_and(|hold| hold.value),
         harm_users_max: r.integer(&s, "harm_users_max", 0, 0..=100_000),
         latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
         by_route: !strata_given || !strata.is_empty(),

@@ -314,6 +314,8 @@ impl Judge {
             signal(label(of), self.stratum(of), ratio, format!("{detail}{control}"))
         };
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
+        let unseen =
+            self.engine.blindness().map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
         let signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
@@ -322,7 +324,10 @@ impl Judge {
                 "latency_notice",
                 all(),
                 scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5),
-                format!("slower by more than {:.0}%: {medians}{not_yet}{control}", percent(latency_notice)),
+                format!(
+                    "slower by more than {:.0}%: {medians}{not_yet}{control}{unseen}",
+                    percent(latency_notice)
+                ),
             ),
             signal(
                 "errors_max",
@@ -347,6 +352,7 @@ impl Judge {
             e_client_errors: comparison.e[engine::Signal::ClientErrors as usize],
             e_latency: comparison.e[engine::Signal::Latency as usize],
             e_notice: self.engine.notice(),
+            blindness: self.engine.blindness(),
             client_errors: sum_minute.client_errors,
             rows: self.engine.rows(loudest),
             clean: self.engine.clean(),

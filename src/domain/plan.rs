@@ -408,6 +408,8 @@ pub struct Watchdog {
     pub latency_floor: Duration,
     /// Routes are judged apart as well as together.
     pub by_route: bool,
+    /// Waves hold while too little of a late change would be seen.
+    pub hold_when_blind: bool,
     /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
     pub harm_users_max: u64,
     /// The length of a slot, and the pause between two looks.

@@ -4,6 +4,7 @@
 //! the ledger, and read back as they are written.
 
 use super::ceiling::Sample;
+use super::engine::Blindness;
 use super::engine::cell::Pair;
 use super::grounds::Grounds;
 use std::sync::Arc;
@@ -120,6 +121,8 @@ pub struct Evidence {
     pub e_latency: f64,
     /// Of "slower by more than the notice level".
     pub e_notice: f64,
+    /// What a late change would have to be to be seen; `None`: not known yet.
+    pub blindness: Option<Blindness>,
     /// Answers with 4xx in the last minute.
     pub client_errors: Pair,
     /// What carries the strongest signal: label and wealth.

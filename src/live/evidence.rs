@@ -334,6 +334,8 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
         "e_value_client_errors": of.e_client_errors,
         "e_value_latency": of.e_latency,
         "e_value_notice": of.e_notice,
+        "blind_below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
+        "blind_requests": of.blindness.map(|b| b.requests),
         "client_errors": {"new": of.client_errors.new, "stable": of.client_errors.stable},
         "rows": of.rows.iter().map(|(row, wealth)| json!({"row": row, "wealth": wealth})).collect::<Vec<_>>(),
         "users_clean": {"new": of.clean.new, "stable": of.clean.stable},

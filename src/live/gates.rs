@@ -8,8 +8,11 @@
 //! it is written and read here.
 
 use super::evidence::Resource;
+use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
-use crate::domain::gate::{self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Watchdog};
+use crate::domain::gate::{
+    self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Sight, Watchdog,
+};
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
@@ -148,8 +151,30 @@ fn proof(of: &Proof) -> Value {
             "e_value": of.watchdog.e_value,
             "e_notice": of.watchdog.e_notice,
             "alpha": of.watchdog.alpha,
+            "sight": of.watchdog.sight.map(sight),
         },
     })
+}
+
+/// JSON has no infinity: unseen however large is `null`.
+fn sight(of: Sight) -> Value {
+    json!({
+        "latency_notice": of.latency_notice,
+        "requests": of.blindness.map(|b| b.requests),
+        "below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
+    })
+}
+
+fn read_sight(of: &Value) -> Result<Sight, String> {
+    let below = match &of["below"] {
+        Value::Null => f64::INFINITY,
+        _ => number(of, "below")?,
+    };
+    let blindness = match &of["requests"] {
+        Value::Null => None,
+        _ => Some(Blindness { below, requests: whole(of, "requests")? }),
+    };
+    Ok(Sight { blindness, latency_notice: number(of, "latency_notice")? })
 }
 
 fn read(of: &Value) -> Result<Input, String> {
@@ -224,6 +249,7 @@ fn read_proof(of: &Value) -> Result<Proof, String> {
             e_value: number(dog, "e_value")?,
             e_notice: number(dog, "e_notice")?,
             alpha: number(dog, "alpha")?,
+            sight: Some(&dog["sight"]).filter(|v| !v.is_null()).map(read_sight).transpose()?,
         },
         resources: resources.into_iter().map(Into::into).collect(),
     })
@@ -304,13 +330,18 @@ mod tests {
     #[test]
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
-        let entry = entry(&outlook(facts(Some(Proof { resources, ..good() }))), Decision::Open);
+        let mut proof = Proof { resources, ..good() };
+        let blindness = Some(Blindness { below: 0.01, requests: 8192 });
+        proof.watchdog.sight = Some(Sight { blindness, latency_notice: 0.03 });
+        let entry = entry(&outlook(facts(Some(proof))), Decision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
             ("/gates/input/proof/failed/new", json!(21)),
             ("/gates/input/proof/users/new", json!(4)),
             ("/gates/input/proof/servers_healthy/stable", json!(2)),
             ("/gates/input/proof/watchdog/e_value", json!(11.0)),
+            ("/gates/input/proof/watchdog/sight/below", json!(0.04)),
+            ("/gates/input/proof/watchdog/sight/below", json!(null)),
             ("/gates/input/durable", json!(false)),
             ("/gates/input/proof/resources/0/readings/2/0/0", json!(9.0)),
             ("/gates/input/proof/requests", json!(null)),

@@ -5,8 +5,9 @@
 //! which checks again that the stage is the same.
 
 use crate::domain::decide::Arm;
+use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
-use crate::domain::gate::{DoorState, Hours, Input, Proof, Servers, Watchdog};
+use crate::domain::gate::{DoorState, Hours, Input, Proof, Servers, Sight, Watchdog};
 use crate::domain::rollout::climb::{Act, Climb, Standing};
 use crate::domain::verdict::Verdict;
 use crate::domain::wave::Wave;
@@ -85,6 +86,7 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
             e_value: judgement.evidence.e_value,
             e_notice: judgement.evidence.e_notice,
             alpha: judgement.evidence.alpha,
+            sight: sight(release, judgement.evidence.blindness),
         },
         None => Watchdog {
             state: None,
@@ -93,6 +95,7 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
             e_value: 0.0,
             e_notice: 0.0,
             alpha: 1.0,
+            sight: sight(release, None),
         },
     };
     let of = |arm: Arm| release.upstream(arm);
@@ -112,6 +115,11 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
         watchdog,
         resources: resources::grounds(release, view, now),
     })
+}
+
+fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
+    let of = &release.release.watchdog;
+    of.hold_when_blind.then_some(Sight { blindness, latency_notice: of.latency_notice })
 }
 
 fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {

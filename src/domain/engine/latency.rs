@@ -70,8 +70,9 @@ pub struct Table {
     /// Buckets above these are slower than p98, p99.9.
     slow: [usize; 2],
     p99: usize,
-    /// Mid-rank of each bucket among stable's answers.
+    /// Mid-rank of each bucket among stable's answers, and the log of its middle.
     rank: Vec<f32>,
+    log_middles: Vec<f64>,
 }
 
 impl Table {
@@ -140,6 +141,7 @@ impl Table {
             slow: [cdf.partition_point(|c| *c < 0.98), cdf.partition_point(|c| *c < 0.999)],
             p99: cdf.partition_point(|c| *c < 0.99),
             rank,
+            log_middles: middles(&log_edges),
         }
     }
 
@@ -168,6 +170,37 @@ impl Table {
     /// Share of stable's answers that are faster, `0 ..= 1`.
     pub fn rank(&self, bucket: usize) -> f32 {
         self.rank[bucket]
+    }
+
+    /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by 5%. `None`: not even thirty-fold.
+    pub fn stretch_of(&self, shift: f64) -> Option<f64> {
+        let (mut below, mut above) = (0.0, 30.0f64.ln());
+        if self.shift_of(above) < shift {
+            return None;
+        }
+        for _ in 0..40 {
+            let middle = (below + above) / 2.0;
+            match self.shift_of(middle) < shift {
+                true => below = middle,
+                false => above = middle,
+            }
+        }
+        Some(above.exp_m1())
+    }
+
+    /// By how much the mean rank rises if all answers are `log` (natural) slower.
+    fn shift_of(&self, log: f64) -> f64 {
+        let ranks: Vec<f64> = self.rank.iter().map(|rank| f64::from(*rank)).collect();
+        let mut below = 0.0;
+        let mut shift = 0.0;
+        for (bucket, rank) in ranks.iter().enumerate() {
+            // The mid-rank is half of the bucket's own share above what is below it.
+            let share = 2.0 * (rank - below);
+            below += share;
+            let slower = interpolate(&self.log_middles, &ranks, self.log_middles[bucket] + log);
+            shift += share.max(0.0) * (slower - rank);
+        }
+        shift
     }
 
     /// The last group that the body rows need.
@@ -223,6 +256,13 @@ pub struct Ages {
     pub done: [Pair; GROUPS_MAX],
     /// Aborted by the client in this group.
     pub censored: [Pair; GROUPS_MAX],
+}
+
+/// Of the buckets between these borders; the first and the last are as wide as their neighbours.
+fn middles(log_edges: &[f64]) -> Vec<f64> {
+    let (Some(first), Some(last)) = (log_edges.first(), log_edges.last()) else { return vec![] };
+    let between = log_edges.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+    std::iter::once(*first).chain(between).chain(std::iter::once(*last)).collect()
 }
 
 fn nearest(ascending: &[f64], level: f64) -> usize {

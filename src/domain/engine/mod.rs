@@ -190,6 +190,28 @@ impl Counts {
     }
 }
 
+/// What would go unseen of a change that comes late in a wave, when most of its users have been seen.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Blindness {
+    /// Slower by less than this, beyond what is allowed (`latency_notice`): not seen in half of all cases. `0.05`: 5%.
+    pub below: f64,
+    /// Within so many requests of both arms.
+    pub requests: u64,
+}
+
+impl Blindness {
+    /// For people; `notice`: `latency_notice`.
+    pub fn told(&self, notice: f64) -> String {
+        let within = format!("in the next {} requests", self.requests);
+        match (1.0 + self.below) * (1.0 + notice) - 1.0 {
+            all if all.is_finite() => {
+                format!("a late change below {:.1}% would not be seen {within}", 100.0 * all)
+            }
+            _ => format!("no late change of latency would be seen {within}"),
+        }
+    }
+}
+
 /// A final interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Final {

@@ -6,6 +6,7 @@ use super::mixture::Mixture;
 use super::users::Baseline;
 use super::*;
 use crate::domain::cohort::Weight;
+use crate::domain::histogram;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -464,4 +465,55 @@ proptest! {
             prop_assert!(engine.e_value() >= 0.0);
         }
     }
+}
+
+#[test]
+fn a_shift_of_ranks_is_told_as_the_slowdown_that_makes_it() {
+    let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
+    let mut dice = Dice::new(9);
+    let mut counts = vec![0.0; histogram::BUCKETS];
+    let answers: Vec<f64> = (0..40_000).map(|_| 40_000.0 * (0.5 * dice.normal()).exp()).collect();
+    answers.iter().for_each(|us| counts[histogram::index(*us as u64)] += 1.0);
+    let table = latency::Table::new(&edges, &counts);
+    let mean_rank = |slower: f64| {
+        let rank = |us: &f64| f64::from(table.rank(histogram::index((us * slower) as u64)));
+        answers.iter().map(rank).sum::<f64>() / answers.len() as f64
+    };
+    for slower in [1.02, 1.05, 1.2, 2.0, 10.0] {
+        let told = 1.0 + table.stretch_of(mean_rank(slower) - mean_rank(1.0)).unwrap();
+        assert!((0.8..1.25).contains(&((told - 1.0) / (slower - 1.0))), "{slower}: {told}");
+    }
+    assert_eq!(table.stretch_of(0.51), None, "no rank is above 1");
+}
+
+/// Within the window that it is told for, a third of it is hardly ever seen, and three times of it almost always.
+#[test]
+fn what_a_late_change_would_have_to_be_is_told_and_true() {
+    let at = |late: f64| {
+        move |d: &mut Dice, _: usize, arm: Arm, _: u8| {
+            let slower = if arm == Arm::New { 1.0 + late } else { 1.0 };
+            Some((40.0 * slower * (0.5 * d.normal()).exp(), What::Answered))
+        }
+    };
+    let told = |users: usize, late: Option<f64>| {
+        let mut world = World::new(4, users, 0.0, 0);
+        world.run(20_000, &at(0.0));
+        assert_eq!(world.engine.blindness(), None, "nobody is in new");
+        world.raise(20.0);
+        assert_eq!(world.engine.blindness(), None, "no window is full");
+        world.run(60_000, &at(0.0));
+        let told = world.engine.blindness().unwrap();
+        if let Some(times) = late {
+            let notice = settings(0).latency_notice;
+            let all = (1.0 + times * told.below) * (1.0 + notice) - 1.0;
+            world.run(told.requests as usize + 4096, &at(all));
+        }
+        (told, world.engine.notice() >= 1000.0)
+    };
+    let (few, _) = told(300, None);
+    let (many, seen) = told(6000, None);
+    assert!(!seen);
+    assert!(many.below < few.below, "{many:?} {few:?}");
+    assert!(!told(6000, Some(0.33)).1);
+    assert!(told(6000, Some(3.0)).1);
 }

@@ -14,6 +14,7 @@
 
 use super::save::{Eye, Pen};
 use super::users::CLUSTERS;
+use std::f64::consts::LN_2;
 
 /// Requests of both arms in the smallest window, at least.
 pub const UNIT: u32 = 4096;
@@ -24,6 +25,8 @@ const LEVELS_MAX: usize = 16;
 const TOGETHER: usize = 256;
 /// Scores of a request.
 pub const ROWS: usize = 8;
+/// The score that says how small a change can be seen: the body's rank, at the level of notice.
+const SIGHT_ROW: usize = 5;
 /// Requests that a cluster's own mean is shrunk by.
 const SHRINK: f64 = 20.0;
 
@@ -110,6 +113,17 @@ pub struct Windows {
     units: u64,
     /// S, by score.
     sums: [f64; ROWS],
+    /// What the newest window of each size could have shown; none of it from before the present wave, or the start.
+    sight: Vec<Sight>,
+}
+
+/// What a window can show in one score.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sight {
+    /// Of both arms, in the window.
+    pub requests: u64,
+    /// Smallest difference between the arms' mean scores that it shows in half of all cases.
+    pub least: f64,
 }
 
 impl Windows {
@@ -125,6 +139,7 @@ impl Windows {
             together: Vec::new(),
             in_unit: 0,
             units: 0,
+            sight: Vec::new(),
         }
     }
 
@@ -134,6 +149,7 @@ impl Windows {
         self.together.clear();
         self.levels = vec![Default::default()];
         self.in_unit = 0;
+        self.sight.clear();
         self.rebase();
     }
 
@@ -245,6 +261,13 @@ impl Windows {
                 let ways = if level == 0 { 3.0 } else { 2.0 };
                 let prior = window_prior(level, j) / ways;
                 rest.of(&window.0, &self.base, self.split);
+                // WINDOW is half of E.
+                let needs = self.needs + LN_2 - (self.shares[SIGHT_ROW] * prior).ln();
+                if let Some(sight) = rest.sight(SIGHT_ROW, needs) {
+                    let place = 3 * level + length as usize - 1;
+                    self.sight.resize(self.sight.len().max(place + 1), sight);
+                    self.sight[place] = sight;
+                }
                 for (row, sum) in self.sums.iter_mut().enumerate() {
                     let share = self.shares[row] * prior;
                     if let Some(log_e) = rest.log_e(row, self.needs - share.ln()) {
@@ -278,6 +301,11 @@ impl Windows {
     pub fn units(&self) -> u64 {
         self.units
     }
+
+    /// The newest window of each size, in the score [`SIGHT_ROW`].
+    pub fn sight(&self) -> &[Sight] {
+        &self.sight
+    }
 }
 
 /// Sums to at most 1 over level ≥ 0, j ≥ 1 (1.07 > Σ 1/(m ln² m), m ≥ 3).
@@ -293,6 +321,8 @@ struct Rest {
     rest: Vec<[f64; ROWS]>,
     new: usize,
     squares: [f64; ROWS],
+    /// In active clusters: of `new`, and of both.
+    requests: [f64; 2],
 }
 
 impl Rest {
@@ -323,7 +353,9 @@ impl Rest {
             }
             self.rest.push(rest);
         }
-        self.new = window[..split.below].iter().filter(|tally| tally.requests > 0.0).count();
+        let of_new = window[..split.below].iter().filter(|tally| tally.requests > 0.0);
+        self.new = of_new.clone().count();
+        self.requests = [of_new.map(|tally| f64::from(tally.requests)).sum(), count];
         // Winsorised: heavy clusters cannot rule.
         let m = self.rest.len() as f64;
         let cap = squares.map(|squares| 4.0 * (squares / m).sqrt());
@@ -342,6 +374,20 @@ impl Rest {
                 self.squares[row] += rest[row] * rest[row];
             }
         }
+    }
+
+    /// Label-blind: the least that is `needs` nats away is √(2·needs) standard deviations of the sum, which a shift of every score of `new` moves by its number times the
+    /// share of stable.
+    fn sight(&self, row: usize, needs: f64) -> Option<Sight> {
+        let (m, n1) = (self.rest.len(), self.new);
+        let [of_new, all] = self.requests;
+        if n1 < 1 || m - n1 < 1 || of_new >= all {
+            return None;
+        }
+        let pi = n1 as f64 / m as f64;
+        let sd = (pi * (1.0 - pi) * self.squares[row]).sqrt();
+        let least = (2.0 * needs).sqrt() * sd / (of_new * (1.0 - of_new / all));
+        Some(Sight { requests: all as u64, least })
     }
 
     /// ln e of one score; `None` if it is dull (e is taken as 0, which is valid). `needs`: nats that it must reach; picks the tilt, label-blind.
@@ -454,6 +500,35 @@ mod tests {
             let prior = window_prior(case[0].as_u64().unwrap_or(0) as usize, case[1].as_u64().unwrap_or(0));
             let want = case[2].as_f64().unwrap_or(0.0);
             assert!((prior - want).abs() <= 1e-12, "{prior} for {want}");
+        }
+    }
+
+    #[test]
+    fn the_least_that_can_be_seen_is_seen() {
+        let mut dice = crate::domain::engine::tests::Dice::new(3);
+        for (clusters, below) in [(2000, 100), (2000, 1000), (500, 400)] {
+            let mut window: Vec<Tally> = (0..clusters)
+                .map(|_| {
+                    let n = 1.0 + (8.0 * dice.uniform()) as f32;
+                    Tally { requests: n, scores: [n * (dice.uniform() as f32 - 0.5); ROWS] }
+                })
+                .collect();
+            let split = Split { below, from: below };
+            let mut rest = Rest::default();
+            let base = vec![[0.0; ROWS]; clusters];
+            rest.of(&window, &base, split);
+            // What chance made of the arms' difference is taken out, so that the shift alone is there.
+            let [of_new, all] = rest.requests;
+            let chance: f64 =
+                rest.rest[..below].iter().map(|r| r[0]).sum::<f64>() / (of_new * (1.0 - of_new / all));
+            let sight = rest.sight(0, 12.0).unwrap();
+            for tally in &mut window[..below] {
+                tally.scores[0] += tally.requests * (sight.least - chance) as f32;
+            }
+            rest.of(&window, &base, split);
+            let nats = rest.log_e(0, 12.0).unwrap();
+            assert!((9.0..14.0).contains(&nats), "{clusters} {below}: {nats}");
+            assert_eq!(sight.requests, all as u64);
         }
     }
 

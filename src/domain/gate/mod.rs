@@ -8,6 +8,7 @@
 pub mod noninferior;
 pub mod trial;
 
+use super::engine::Blindness;
 use super::engine::cell::Pair;
 use super::resource::{Grounds, Say};
 use super::verdict::State;
@@ -94,6 +95,16 @@ pub struct Watchdog {
     /// Of "slower by more than the notice level".
     pub e_notice: f64,
     pub alpha: f64,
+    /// There if a wave holds while too little of a late change would be seen.
+    pub sight: Option<Sight>,
+}
+
+/// What would be seen of a change that comes late in the wave.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Sight {
+    /// `None`: no window of the wave is full yet.
+    pub blindness: Option<Blindness>,
+    pub latency_notice: f64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +145,7 @@ pub fn judge(input: &Input) -> Vec<Gate> {
         gates.extend([bake(proof), requests(proof), users(proof)]);
         gates.extend([errors(proof), latency(proof), tail(proof), share(proof)]);
         gates.extend([servers(proof), watchdog(proof)]);
+        gates.extend(proof.watchdog.sight.map(|of| sight(proof.controlled, of)));
         gates.extend(resources(&proof.resources));
     }
     let durable = match input.durable {
@@ -317,6 +329,16 @@ fn watchdog(of: &Proof) -> Gate {
         }
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
         _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
+    }
+}
+
+/// There if `hold_when_blind` is set: a late change of twice what is allowed would be seen.
+fn sight(controlled: bool, of: Sight) -> Gate {
+    let name = "sight";
+    match of.blindness {
+        _ if !controlled => gate(name, Verdict::Pass, NO_CONTROL.into()),
+        None => gate(name, Verdict::Inconclusive, "not known before the wave's first 4096 requests".into()),
+        Some(b) => gate(name, when(b.below <= of.latency_notice), b.told(of.latency_notice)),
     }
 }
 

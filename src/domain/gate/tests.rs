@@ -43,6 +43,7 @@ pub fn good() -> Proof {
             e_value: 0.3,
             e_notice: 0.2,
             alpha: 0.001,
+            sight: None,
         },
         resources: vec![],
     }
@@ -61,6 +62,10 @@ pub fn input(proof: Option<Proof>) -> Input {
     Input { proof, door, durable: true, barred_by: None }
 }
 
+fn seen(below: f64) -> Option<Sight> {
+    Some(Sight { blindness: Some(Blindness { below, requests: 8192 }), latency_notice: 0.03 })
+}
+
 fn verdicts(proof: Proof) -> Vec<(&'static str, Verdict)> {
     let gates = judge(&input(Some(proof)));
     gates.iter().filter(|g| g.verdict != Verdict::Pass).map(|g| (g.name, g.verdict)).collect()
@@ -70,7 +75,9 @@ fn verdicts(proof: Proof) -> Vec<(&'static str, Verdict)> {
 fn each_thing_that_is_missing_holds_and_says_so() {
     use Verdict::{Fail, Inconclusive};
     type Spoil = fn(&mut Proof);
-    let table: [(Spoil, &[(&str, Verdict)]); 14] = [
+    let sharp = Watchdog { sight: seen(0.03), ..good().watchdog };
+    assert_eq!(verdicts(Proof { watchdog: sharp, ..good() }), []);
+    let table: [(Spoil, &[(&str, Verdict)]); 17] = [
         (|_| {}, &[]),
         (|p| p.baked = Duration::from_secs(599), &[("bake", Inconclusive)]),
         (|p| p.reading.requests.new = 499, &[("requests", Inconclusive)]),
@@ -85,6 +92,12 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (|p| p.watchdog.e_value = 10.0, &[("watchdog", Fail)]),
         (|p| p.watchdog.e_notice = 1_000.0, &[("watchdog", Fail)]),
         (|p| p.watchdog.state = Some(State::Blind), &[("watchdog", Inconclusive)]),
+        (
+            |p| p.watchdog.sight = Some(Sight { blindness: None, latency_notice: 0.03 }),
+            &[("sight", Inconclusive)],
+        ),
+        (|p| p.watchdog.sight = seen(0.031), &[("sight", Inconclusive)]),
+        (|p| p.watchdog.sight = seen(f64::INFINITY), &[("sight", Inconclusive)]),
     ];
     for (spoil, expected) in table {
         let mut proof = good();

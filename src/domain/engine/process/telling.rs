@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::engine::cell::Pair;
 use crate::domain::engine::mixture::{self, Mixture};
 use crate::domain::engine::once::{self, Kind};
-use crate::domain::engine::{ERROR_ODDS, Level, Signal, latency};
+use crate::domain::engine::{Blindness, ERROR_ODDS, Level, Signal, latency};
 
 /// How much louder one stratum must be than the next to be the one that is meant.
 const FAR_LOUDER: f64 = 10.0;
@@ -111,6 +111,14 @@ impl Engine {
     /// Is latency compared: is stable's usual known, and has `new` been warmed up?
     pub fn compares_latency(&self) -> bool {
         self.table.is_some() && self.seen_new >= WARM_UP
+    }
+
+    /// The sharpest of WINDOW's newest windows; `None` before the first one of this wave, and while latency is not compared.
+    pub fn blindness(&self) -> Option<Blindness> {
+        let table = self.table().filter(|_| self.draw.share() > 0.0)?;
+        let sharpest = self.windows.sight().iter().min_by(|a, b| a.least.total_cmp(&b.least))?;
+        let below = table.stretch_of(sharpest.least).unwrap_or(f64::INFINITY);
+        Some(Blindness { below, requests: sharpest.requests })
     }
 
     /// What answers are held against as they arrive now; `None` while too little is known.
