@@ -4,9 +4,6 @@ use clap::Parser;
 use grayling::cli;
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Usage errors end here, with exit code 2.
     let arguments = cli::Cli::parse();

@@ -140,6 +140,8 @@ fn run(
         let as_known = |now: &[Content]| files.iter().zip(now).all(|(path, c)| known.get(path) == Some(c));
         if as_known(&now) && !asked {
             watched.follow(&files);
+            // Something else in the directory is written to, often perhaps: a log.
+            std::thread::sleep(SETTLE);
             continue;
         }
         let now = settle(&mut prints, &files, now, &known);

@@ -9,9 +9,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 /// Lines that may wait for a slow reader.
 const QUEUE_LINES_MAX: usize = 8192;
+
+/// Between two writes.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// A word that may be due with every connection is written once in a while.
 #[derive(Default)]
@@ -87,7 +91,7 @@ impl Log {
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         if self.queue.try_send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(std::time::Duration::from_secs(1));
+            let _ = wait.recv_timeout(Duration::from_secs(1));
         }
     }
 }
@@ -108,6 +112,8 @@ fn write(out: impl Write, lines: &Receiver<Message>) {
         }
         next = lines.try_recv().ok().or_else(|| {
             let _ = out.flush();
+            // Lines that come meanwhile are written together; each would cost a wake-up and a write of its own.
+            std::thread::sleep(TOGETHER);
             lines.recv().ok()
         });
     }

@@ -6,10 +6,13 @@
 //! which a plain radix tree does not do.
 
 use crate::domain::plan::Route;
+use crate::live::quick::Quick;
 use std::collections::HashMap;
 
 pub struct RouteTable {
-    by_path: HashMap<String, Vec<Entry>>,
+    by_path: HashMap<String, Vec<Entry>, Quick>,
+    /// Which lengths in bytes the paths have: most of what is asked for is none of them.
+    lengths: Vec<bool>,
     /// Segments of the deepest path: nothing deeper needs to be asked for.
     depth_max: usize,
 }
@@ -22,7 +25,7 @@ struct Entry {
 
 impl RouteTable {
     pub fn new(routes: &[Route]) -> Self {
-        let mut by_path: HashMap<String, Vec<Entry>> = HashMap::default();
+        let mut by_path: HashMap<String, Vec<Entry>, Quick> = HashMap::default();
         for (index, route) in routes.iter().enumerate() {
             by_path.entry(route.path.clone()).or_default().push(Entry {
                 route: index,
@@ -33,15 +36,19 @@ impl RouteTable {
         for entries in by_path.values_mut() {
             entries.sort_by_key(|e| (e.host.is_none(), e.methods.is_empty(), e.route));
         }
+        let longest = by_path.keys().map(String::len).max().unwrap_or(0);
+        let mut lengths = vec![false; longest + 1];
+        by_path.keys().for_each(|path| lengths[path.len()] = true);
         let depth_max = routes.iter().map(|r| depth(&r.path)).max().unwrap_or(0);
-        RouteTable { by_path, depth_max }
+        RouteTable { by_path, lengths, depth_max }
     }
 
     /// Index of the route for this request. `host` in lower case, without port.
     pub fn find(&self, host: &str, path: &str, method: &http::Method) -> Option<usize> {
         let mut prefix = truncate(path, self.depth_max);
         loop {
-            if let Some(entries) = self.by_path.get(prefix) {
+            let has_length = self.lengths.get(prefix.len()).is_some_and(|has| *has);
+            if let Some(entries) = has_length.then(|| self.by_path.get(prefix)).flatten() {
                 let fits = |e: &&Entry| {
                     e.host.as_deref().is_none_or(|h| h.eq_ignore_ascii_case(host))
                         && (e.methods.is_empty() || e.methods.contains(method))

@@ -17,8 +17,9 @@ use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
+use pin_project_lite::pin_project;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -199,13 +200,30 @@ impl<B: Body + 'static> Driven<B> {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
         self.head.opens(look == Look::Closely);
         let sending = self.relay.within(|| self.handle.try_send_request(request));
-        async move {
-            // Out of the runtime's budget, which would keep it from being ready for want of a turn, and wake nobody.
-            let mut sending = pin!(unconstrained(sending));
-            let sent = poll_fn(|cx| self.poll(cx, |cx| sending.as_mut().poll(cx))).await;
-            self.head.closes();
-            sent
+        // Out of the runtime's budget, which would keep it from being ready for want of a turn, and wake nobody.
+        Sending { driven: self, sending: unconstrained(sending) }
+    }
+}
+
+pin_project! {
+    /// A head is waited for. (No `async` block: that would hold what it sends twice.)
+    struct Sending<'a, B, F> {
+        driven: &'a mut Driven<B>,
+        #[pin]
+        sending: F,
+    }
+}
+
+impl<B, F: Future> Future for Sending<'_, B, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        let sent = this.driven.poll(cx, |cx| this.sending.as_mut().poll(cx));
+        if sent.is_ready() {
+            this.driven.head.closes();
         }
+        sent
     }
 }
 

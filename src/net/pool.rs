@@ -18,6 +18,7 @@ use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::live::apply::Live;
 use crate::live::clock;
+use crate::live::quick::Quick;
 use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri, Version};
@@ -62,7 +63,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 pub struct Pools<B> {
     live: Arc<Live>,
     worker: usize,
-    servers: RefCell<HashMap<u64, Rc<ServerPool<B>>>>,
+    servers: RefCell<HashMap<u64, Rc<ServerPool<B>>, Quick>>,
 }
 
 struct ServerPool<B> {

@@ -328,8 +328,8 @@ async fn send(
         exchange.load(server.enter());
         let worker = exchange.worker().clone();
         let mut held = false;
-        let free = handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten();
-        let leased = match free {
+        // What is moved on stays inside: a future has a place for all that is in scope while it waits.
+        let leased = match handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten() {
             Some(free) => Ok(free),
             None => {
                 // Who waits because clients hold the connections does not wait for the upstream.
@@ -370,11 +370,13 @@ async fn send(
             server.accepted();
         }
         let sent = {
-            let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
-            if !request.headers().contains_key(HOST) {
-                request.headers_mut().insert(HOST, server.authority.clone());
-            }
-            let mut sending = std::pin::pin!(lease.send(request));
+            let mut sending = std::pin::pin!({
+                let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
+                if !request.headers().contains_key(HOST) {
+                    request.headers_mut().insert(HOST, server.authority.clone());
+                }
+                lease.send(request)
+            });
             let began = exchange.began();
             let mut too_late = std::pin::pin!(head_deadline(upload, upstream, began, now));
             loop {

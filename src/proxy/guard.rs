@@ -270,6 +270,23 @@ fn is_authority(authority: &[u8]) -> bool {
     port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && is_host(host)
 }
 
+/// What a name of a host may hold beside escapes.
+static IN_HOST: [bool; 256] = {
+    let mut table = [false; 256];
+    let others = b"-._~!$&'()*+;=";
+    let mut i = 0;
+    while i < others.len() {
+        table[others[i] as usize] = true;
+        i += 1;
+    }
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] |= byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
+};
+
 fn is_host(host: &[u8]) -> bool {
     if let Some(literal) = host.strip_prefix(b"[") {
         let inner = literal.strip_suffix(b"]").and_then(|l| std::str::from_utf8(l).ok());
@@ -282,7 +299,7 @@ fn is_host(host: &[u8]) -> bool {
                 [a, b, after @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => after,
                 _ => return false,
             },
-            _ if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) => after,
+            _ if IN_HOST[usize::from(*byte)] => after,
             _ => return false,
         };
     }

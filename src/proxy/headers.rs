@@ -138,6 +138,14 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// What `Connection` names.
 fn drop_named(headers: &mut HeaderMap) {
+    // Nearly all that is ever said, and it names no field.
+    let mut lines = headers.get_all(CONNECTION).iter();
+    let said = |line: &HeaderValue| {
+        [&b"keep-alive"[..], b"close"].iter().any(|word| line.as_bytes().eq_ignore_ascii_case(word))
+    };
+    if lines.next().is_some_and(said) && lines.next().is_none() {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -271,9 +279,18 @@ fn traceparent(trace_high: u64, trace_low: u64, parent: u64) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00"))
 }
 
+/// In lower case, from `at` on; where it ends. Eight digits at a time.
 fn hex(text: &mut [u8], at: usize, word: u64) -> usize {
-    for i in 0..16 {
-        text[at + i] = b"0123456789abcdef"[(word >> (60 - 4 * i)) as usize & 15];
+    for (half, digits) in [word >> 32, word & 0xffff_ffff].into_iter().zip(text[at..at + 16].chunks_exact_mut(8)) {
+        // Each half-byte in a byte of its own, the highest first in memory.
+        let mut spread = half;
+        spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
+        spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
+        spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        // 1 in each byte that holds ten or more: from there on letters.
+        let letters = (spread + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+        let ascii = spread + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10);
+        digits.copy_from_slice(&ascii.to_be_bytes());
     }
     at + 16
 }
