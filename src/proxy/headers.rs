@@ -281,7 +281,9 @@ fn traceparent(trace_high: u64, trace_low: u64, parent: u64) -> HeaderValue {
 
 /// In lower case, from `at` on; where it ends. Eight digits at a time.
 fn hex(text: &mut [u8], at: usize, word: u64) -> usize {
-    for (half, digits) in [word >> 32, word & 0xffff_ffff].into_iter().zip(text[at..at + 16].chunks_exact_mut(8)) {
+    for (half, digits) in
+        [word >> 32, word & 0xffff_ffff].into_iter().zip(text[at..at + 16].chunks_exact_mut(8))
+    {
         // Each half-byte in a byte of its own, the highest first in memory.
         let mut spread = half;
         spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;

@@ -314,7 +314,8 @@ fn window_prior(level: usize, j: u64) -> f64 {
     1.0 / ((level + 1.0) * (level + 2.0)) / (1.07 * m * m.ln() * m.ln())
 }
 
-/// What is left of each active cluster's scores in a window once its own past, and what befell everybody, are taken out.
+/// What is left of each active cluster's scores in a window once its own past, and what befell everybody, are taken out. It sums to zero over those who came together,
+/// so nothing may be cut off it afterwards: of users who stay away while all fail, the others would be thought to fail more (the design's reference winsorises here).
 #[derive(Default)]
 struct Rest {
     /// Active clusters in order: the first `new` of them are `new`.
@@ -342,38 +343,20 @@ impl Rest {
         }
         // What hurts both arms goes here.
         let shift = excess.map(|excess| excess / f64::max(count, 1.0));
-        let mut squares = [0.0; ROWS];
+        self.squares = [0.0; ROWS];
         self.rest.clear();
         for (tally, base) in active() {
             let n = f64::from(tally.requests);
             let mut rest = [0.0; ROWS];
             for row in 0..ROWS {
                 rest[row] = f64::from(tally.scores[row]) - n * (f64::from(base[row]) + shift[row]);
-                squares[row] += rest[row] * rest[row];
+                self.squares[row] += rest[row] * rest[row];
             }
             self.rest.push(rest);
         }
         let of_new = window[..split.below].iter().filter(|tally| tally.requests > 0.0);
         self.new = of_new.clone().count();
         self.requests = [of_new.map(|tally| f64::from(tally.requests)).sum(), count];
-        // Winsorised: heavy clusters cannot rule.
-        let m = self.rest.len() as f64;
-        let cap = squares.map(|squares| 4.0 * (squares / m).sqrt());
-        let mut mean = [0.0; ROWS];
-        for rest in &mut self.rest {
-            for row in 0..ROWS {
-                rest[row] = rest[row].max(-cap[row]).min(cap[row]);
-                mean[row] += rest[row];
-            }
-        }
-        let mean = mean.map(|sum| sum / m);
-        self.squares = [0.0; ROWS];
-        for rest in &mut self.rest {
-            for row in 0..ROWS {
-                rest[row] -= mean[row];
-                self.squares[row] += rest[row] * rest[row];
-            }
-        }
     }
 
     /// Label-blind: the least that is `needs` nats away is √(2·needs) standard deviations of the sum, which a shift of every score of `new` moves by its number times the
@@ -501,6 +484,33 @@ mod tests {
             let want = case[2].as_f64().unwrap_or(0.0);
             assert!((prior - want).abs() <= 1e-12, "{prior} for {want}");
         }
+    }
+
+    /// Some of the users of `new` stay away while something befalls everybody. (Winsorised residuals took those who came later for worse: what was cut off
+    /// had been balanced by those who were there.)
+    #[test]
+    fn whoever_stays_away_in_a_bad_hour_is_not_held_against_the_rest() {
+        let half = CLUSTERS / 2;
+        let mut highest = 0.0f64;
+        for seed in 0..30 {
+            let mut dice = crate::domain::engine::tests::Dice::new(seed);
+            let mut windows = Windows::new([0.125; ROWS], Split { below: half, from: half }, 0.001);
+            for interval in 0..45 {
+                let bad = interval < 15;
+                for _ in 0..300 {
+                    let cluster = (dice.uniform() * CLUSTERS as f64) as u16;
+                    if bad && usize::from(cluster) < half && dice.uniform() < 0.5 {
+                        continue;
+                    }
+                    let slow = bad && dice.uniform() < 0.02;
+                    windows.push(cluster, &[f32::from(u8::from(slow)); ROWS]);
+                }
+                windows.interval_ends(false);
+            }
+            assert!(windows.units() >= 2);
+            highest = highest.max((0..ROWS).map(|row| windows.sum(row)).sum());
+        }
+        assert!(highest < 20.0, "{highest}");
     }
 
     #[test]
