@@ -22,7 +22,7 @@ use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
-use crate::watch::{alert, conductor, resource};
+use crate::watch::{alert, conductor, memory, resource};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -383,6 +383,7 @@ impl Control {
             tokio::spawn(alert::run(self.live.clone()));
             tokio::spawn(conductor::run(self.live.clone()));
             tokio::spawn(resource::run(self.live.clone()));
+            tokio::spawn(memory::run(self.live.clone()));
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}

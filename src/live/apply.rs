@@ -67,6 +67,8 @@ pub struct Live {
 #[derive(Default)]
 pub struct Gauges {
     pub connections: AtomicUsize,
+    /// The most at once since somebody looked last.
+    pub connections_most: AtomicUsize,
     /// Connections to servers, of all workers.
     pub server_connections: AtomicUsize,
     /// What the limit of open files leaves room for: so many of clients, and as many to servers.

@@ -199,7 +199,9 @@ impl Worker {
         let snapshot = self.live.snapshot();
         let limits = &snapshot.plan.limits;
         let room = limits.connections.min(self.live.gauges.connections_room.load(Relaxed));
-        if self.live.gauges.connections.fetch_add(1, Relaxed) >= room {
+        let before = self.live.gauges.connections.fetch_add(1, Relaxed);
+        self.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
+        if before >= room {
             self.live.gauges.connections.fetch_sub(1, Relaxed);
             // A TLS client could not read an answer before its handshake, which is what there is no room for.
             if door == Door::Http {

@@ -1,10 +1,11 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers).
+//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers), memory.
 //!
 //! Never imports `proxy`: they meet in `live`.
 
 pub mod alert;
 mod call;
 pub mod conductor;
+pub mod memory;
 mod post;
 pub mod probes;
 mod receiver;

@@ -89,8 +89,8 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         (before, peak) = (now, peak.max(now));
     }
     drop(all);
-    // A tenth of what they took: the allocator keeps pages on which anything else still lives.
-    scene.gives_back("9,200 slow connections", start, peak, (peak - start) / 10);
+    // Of some 230 MB: tables that have grown stay as large, and pages on which anything else still lives.
+    scene.gives_back("9,200 slow connections", start, peak, 40_000);
 }
 
 #[test]
