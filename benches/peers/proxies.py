@@ -266,14 +266,19 @@ def start_envoy(folder, core, origins, binary, pair=None):
     return Running(ENVOY, command, core, port, folder, tls=bool(pair))
 
 
-def start_grayling(folder, core, origins, binary, pair=None, routes=1, gray=True, name=OURS):
-    """With everything on that is on by default. `gray=False`: a plain route to one upstream, for comparison."""
+def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, gray=True, name=OURS):
+    """With everything on that is on by default. `gray=False`: a plain route to one upstream; `ids`: of a segment in a file; for comparison."""
     port, admin = free_port(), free_port()
+    segment = ""
+    if ids:
+        with open(folder / "users.txt", "w") as users:
+            users.writelines(f"tester-{n:08}\n" for n in range(ids))
+        segment = 'segments = ["testers"]\n[segment.testers]\nusers_file = "users.txt"\n'
     release = f"""[release.bench]
 stable = "v1"
 new = "v2"
 weight = "{SHARE:.0%}"
-""" if gray else ""
+{segment}""" if gray else ""
     target = 'release = "bench"' if gray else 'upstream = "v1"'
     more = "".join(f'[[route]]\npath = "/route/number/{n}"\n{target}\n' for n in range(1, routes))
     tls = f'https = "127.0.0.1:{port}"\n' if pair else ""
@@ -281,7 +286,7 @@ weight = "{SHARE:.0%}"
     (folder / "grayling.toml").write_text(f"""[listen]
 http = "127.0.0.1:{free_port() if pair else port}"
 {tls}admin = "127.0.0.1:{admin}"
-workers = 1
+workers = {workers}
 {pem}[limits]
 header_bytes = "128KiB"
 keepalive_timeout = "600s"
@@ -297,5 +302,7 @@ path = "/"
 {more}[state]
 directory = "state"
 """)
-    log = open(folder / "stdout", "w")
+    # Not beside the config: each line would be an event of the directory that is watched.
+    (folder / "log").mkdir()
+    log = open(folder / "log" / "stdout", "w")
     return Running(name, [binary, "run", "-c", folder / "grayling.toml"], core, port, folder, stdout=log, tls=bool(pair))
