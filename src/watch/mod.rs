@@ -1,4 +1,4 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers).
+//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers), traces.
 //!
 //! Never imports `proxy`: they meet in `live`.
 
@@ -9,4 +9,5 @@ mod post;
 pub mod probes;
 mod receiver;
 pub mod resource;
+pub mod traces;
 pub mod watchdog;
