@@ -10,6 +10,7 @@ use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use crate::domain::verdict::Signal;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
@@ -260,7 +261,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  watchdog  {watchdog}");
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
-            Some(ratio) => format!("{:>3.0}% of a trip  ", ratio * 100.0),
+            Some(ratio) => format!("{:>3.0}% of a {:<7}", ratio * 100.0, towards(&s.signal)),
             None => " ".repeat(16),
         };
         let _ = writeln!(
@@ -392,6 +393,15 @@ fn hue(state: ReleaseState) -> Hue {
         ReleaseState::Progressing | ReleaseState::Complete => Hue::Green,
         ReleaseState::Pending | ReleaseState::Paused => Hue::Yellow,
         ReleaseState::Frozen | ReleaseState::RolledBack => Hue::Red,
+    }
+}
+
+/// What a signal's evidence grows towards.
+fn towards(signal: &str) -> &'static str {
+    match signal {
+        Signal::LATENCY_NOTICE => "notice",
+        Signal::RESOURCE_HOLD => "hold",
+        _ => "trip",
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::plan::{Detail, Target};
 use crate::domain::refusal::Refusal;
 use crate::domain::rollout::State;
+use crate::domain::verdict::Cause;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::BTreeMap;
@@ -287,6 +288,13 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         }
     }
     drop(views);
+    // From 0 on: a series that begins with its first rollback would hide that one from whoever looks for changes.
+    for release in &snapshot.releases {
+        for cause in Cause::ALL {
+            counter!(ROLLBACKS, "release" => release.release.name.clone(), "cause" => cause.label())
+                .absolute(0);
+        }
+    }
     for ((release, cause), n) in live.desk.rollbacks() {
         counter!(ROLLBACKS, "release" => release, "cause" => cause).absolute(n);
     }
