@@ -262,7 +262,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
             Some(ratio) => format!("{:>3.0}% of a {:<7}", ratio * 100.0, towards(&s.signal)),
-            None => " ".repeat(16),
+            None => " ".repeat(17),
         };
         let _ = writeln!(
             out,
@@ -469,8 +469,8 @@ cbs-v2  progressing, attempt 1
     new cbs-v2          812      41  5.05%  3.4 ms  1.24 s    431          0   1 of 1
     stable: http://127.0.0.1:9011 does not accept connections
   watchdog  suspicious
-    errors          all       61% of a trip  new 41 of 812, stable 9 of 15432
-    fuse            all                      0 of 5 refusals in a row
+    errors          all       61% of a trip   new 41 of 812, stable 9 of 15432
+    fuse            all                       0 of 5 refusals in a row
 ";
         assert_eq!(render(&fetched(answer()).await, Colour::Plain), expected);
     }

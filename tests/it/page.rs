@@ -116,6 +116,13 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     browser.click("#views a:nth-child(6)");
     browser.reads("#resources-none", "No release watches resources");
 
+    // Rolled back, and stable fails too: that is urgent after all.
+    browser.type_into("body", "1");
+    assert!(browser.reads(".answers", "Users are safe").contains("Nobody: every user is on stable"));
+    stable.behave(Behaviour::Status(500, 1.0));
+    browser.reads(".answers", "Act: stable fails too");
+    assert!(!browser.text(".answers").contains("nothing is urgent"), "{}", browser.text(".answers"));
+
     // Silence is told, and its end.
     proxy.signal("STOP");
     browser.reads("#feed", "STALE");
