@@ -85,7 +85,7 @@ impl Traced {
 
 /// What waits, by worker; and what became of spans, counted.
 pub struct Traces {
-    waiting: PerWorker<Mutex<Vec<Box<Traced>>>>,
+    waiting: PerWorker<Mutex<Vec<Traced>>>,
     /// Requests that were taken, and of which it is not known yet what becomes of them.
     taken: AtomicUsize,
     /// Spans that found no room.
@@ -113,15 +113,15 @@ impl Traces {
     pub fn hand_in(&self, worker: usize, traced: Box<Traced>) {
         let mut waiting = self.waiting.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
-            waiting.push(traced);
+            waiting.push(*traced);
         } else {
             self.no_room.fetch_add(traced.spans(), Relaxed);
         }
     }
 
     /// Of the next worker that has some, all that wait; they wait on until they are [`Self::done`] with.
-    pub fn take(&self) -> Vec<Box<Traced>> {
-        let take = |queue: &Mutex<Vec<Box<Traced>>>| {
+    pub fn take(&self) -> Vec<Traced> {
+        let take = |queue: &Mutex<Vec<Traced>>| {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
             self.taken.fetch_add(queue.len(), Relaxed);
             std::mem::take(&mut *queue)

@@ -42,9 +42,9 @@ const FLAG_REMOTE: u32 = 0x200;
 pub struct Courier {
     live: Arc<Live>,
     /// On its way: kept until it is known what has become of it.
-    batch: Vec<Box<Traced>>,
+    batch: Vec<Traced>,
     /// What does not fit into a call.
-    rest: Vec<Box<Traced>>,
+    rest: Vec<Traced>,
     retry: Duration,
     /// It has been told that there is trouble.
     told: bool,
@@ -207,7 +207,7 @@ fn rejected(answer: &[u8]) -> (u64, String) {
 }
 
 /// `ExportTraceServiceRequest`.
-fn message(batch: &[Box<Traced>], instance: &str) -> Value {
+fn message(batch: &[Traced], instance: &str) -> Value {
     let wall = Wall::now();
     let spans: Vec<Value> = batch.iter().flat_map(|traced| spans(traced, &wall)).collect();
     let version = env!("CARGO_PKG_VERSION");

@@ -130,7 +130,7 @@ fn a_user_who_is_traced_is_traced_always_and_others_are_passed_on_as_they_came()
     let world = World::new();
     let (stable, new, collector) =
         (Origin::start("stable"), Origin::start("new"), Origin::start("collector"));
-    let mut config = with_traces(&stable, &new, &collector, "30%");
+    let config = with_traces(&stable, &new, &collector, "30%");
     let proxy = world.run(&config);
     let mut client = proxy.client();
     let mark = |n: usize, round: u64| format!("00-{:032x}-{PARENT}-01", (round << 32) + n as u64 + 1);
@@ -250,7 +250,7 @@ fn a_collector_that_is_away_holds_up_nobody_costs_a_bounded_queue_and_is_told_of
     let world = World::new();
     let (stable, new, collector) =
         (Origin::start("stable"), Origin::start("new"), Origin::start("collector"));
-    let mut config = with_traces(&stable, &new, &collector, "100%");
+    let config = with_traces(&stable, &new, &collector, "100%");
     let proxy = world.run(&config);
     collector.refuse();
     // What one worker lets wait, what is on its way, and some.
