@@ -15,7 +15,9 @@ use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::traces::{Attempt, Came, Traced};
 use http::{Method, StatusCode, header};
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::json;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -176,7 +178,7 @@ impl Courier {
             method: Method::POST,
             path: &plan.address.path,
             headers: &headers,
-            body: message(&self.batch, &self.instance).to_string().into(),
+            body: message(&self.batch, &self.instance).into(),
             answer_bytes_max: ANSWER_BYTES_MAX,
             within: TIMEOUT,
         };
@@ -199,27 +201,124 @@ impl Courier {
 
 /// `partialSuccess`: a number, which JSON of protobuf writes as a string, and a word about it.
 fn rejected(answer: &[u8]) -> (u64, String) {
-    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     let partial = &answer["partialSuccess"];
     let number = &partial["rejectedSpans"];
     let rejected = number.as_u64().or_else(|| number.as_str()?.parse().ok()).unwrap_or(0);
     (rejected, partial["errorMessage"].as_str().unwrap_or_default().to_owned())
 }
 
-/// `ExportTraceServiceRequest`.
-fn message(batch: &[Traced], instance: &str) -> Value {
+/// `ExportTraceServiceRequest`. Written at once, without a tree of values between: a thousand spans are a matter of milliseconds.
+fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
     let wall = Wall::now();
-    let spans: Vec<Value> = batch.iter().flat_map(|traced| spans(traced, &wall)).collect();
     let version = env!("CARGO_PKG_VERSION");
-    let resource = [
-        text("service.name", "grayling"),
-        text("service.version", version),
-        text("service.instance.id", instance),
-    ];
-    json!({"resourceSpans": [{
-        "resource": {"attributes": resource},
-        "scopeSpans": [{"scope": {"name": "grayling", "version": version}, "spans": spans}],
-    }]})
+    let message = Message {
+        resource_spans: [ResourceSpans {
+            resource: Resource {
+                attributes: [
+                    text("service.name", "grayling"),
+                    text("service.version", version),
+                    text("service.instance.id", instance),
+                ],
+            },
+            scope_spans: [ScopeSpans {
+                scope: Scope { name: "grayling", version },
+                spans: batch.iter().flat_map(|traced| spans(traced, &wall)).collect(),
+            }],
+        }],
+    };
+    // A tree of texts and numbers can always be written.
+    serde_json::to_vec(&message).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Message<'a> {
+    resource_spans: [ResourceSpans<'a>; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceSpans<'a> {
+    resource: Resource<'a>,
+    scope_spans: [ScopeSpans<'a>; 1],
+}
+
+#[derive(Serialize)]
+struct Resource<'a> {
+    attributes: [Attribute<'a>; 3],
+}
+
+#[derive(Serialize)]
+struct ScopeSpans<'a> {
+    scope: Scope,
+    spans: Vec<Span<'a>>,
+}
+
+#[derive(Serialize)]
+struct Scope {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Span<'a> {
+    trace_id: TraceId,
+    span_id: SpanId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_span_id: Option<SpanId>,
+    flags: u32,
+    name: String,
+    kind: u8,
+    start_time_unix_nano: Number,
+    end_time_unix_nano: Number,
+    attributes: Vec<Attribute<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Status>,
+}
+
+#[derive(Serialize)]
+struct Status {
+    code: u8,
+}
+
+#[derive(Serialize)]
+struct Attribute<'a> {
+    key: &'static str,
+    value: Value<'a>,
+}
+
+#[derive(Serialize)]
+enum Value<'a> {
+    #[serde(rename = "stringValue")]
+    Text(Cow<'a, str>),
+    #[serde(rename = "intValue")]
+    Number(Number),
+}
+
+/// Ids are in hexadecimal digits, not in base64 as other bytes.
+struct TraceId(u128);
+struct SpanId(u64);
+/// 64 bits are written as a string.
+struct Number(u64);
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{:032x}", self.0))
+    }
+}
+
+impl Serialize for SpanId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(itoa::Buffer::new().format(self.0))
+    }
 }
 
 /// What a monotonic time is on the wall clock. Taken as a batch is sent: a clock that was set right meanwhile is right for all of it.
@@ -230,12 +329,12 @@ impl Wall {
         Wall(clock::since_epoch().saturating_sub(clock::now()))
     }
 
-    fn ns(&self, at: Duration) -> String {
-        (self.0 + at).as_nanos().to_string()
+    fn ns(&self, at: Duration) -> Number {
+        Number(u64::try_from((self.0 + at).as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
-fn spans(traced: &Traced, wall: &Wall) -> Vec<Value> {
+fn spans<'a>(traced: &'a Traced, wall: &Wall) -> Vec<Span<'a>> {
     let mut spans = Vec::with_capacity(1 + traced.attempts.len());
     spans.push(server_span(traced, wall));
     spans
@@ -243,7 +342,7 @@ fn spans(traced: &Traced, wall: &Wall) -> Vec<Value> {
     spans
 }
 
-fn server_span(traced: &Traced, wall: &Wall) -> Value {
+fn server_span<'a>(traced: &'a Traced, wall: &Wall) -> Span<'a> {
     let plan = &traced.snapshot.plan;
     let method = method(&traced.method);
     let mut attributes = vec![text("http.request.method", method)];
@@ -251,8 +350,8 @@ fn server_span(traced: &Traced, wall: &Wall) -> Value {
     // Names and paths of the file, which `traced` was decided under.
     if let Some(route) = plan.routes.get(traced.route) {
         name = format!("{name} {}", route.path);
-        attributes.push(text("http.route", &route.path));
-        attributes.push(text("grayling.route", &route.name));
+        attributes.push(text("http.route", route.path.as_str()));
+        attributes.push(text("grayling.route", route.name.as_str()));
     }
     if let Some(status) = traced.status {
         attributes.push(number("http.response.status_code", status.into()));
@@ -262,7 +361,7 @@ fn server_span(traced: &Traced, wall: &Wall) -> Value {
     if let Some(decided) = &traced.decided
         && let Some(release) = plan.releases.get(decided.release)
     {
-        attributes.push(text("grayling.release", &release.name));
+        attributes.push(text("grayling.release", release.name.as_str()));
         attributes.push(text("grayling.arm", decided.arm.label()));
         attributes.push(text("grayling.cohort", decided.cohort.label(release)));
         attributes.push(text("grayling.reason", decided.reason));
@@ -287,13 +386,15 @@ fn server_span(traced: &Traced, wall: &Wall) -> Value {
     )
 }
 
-fn client_span(traced: &Traced, attempt: &Attempt, n: usize, wall: &Wall) -> Value {
+fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &Wall) -> Span<'a> {
     let method = method(&traced.method);
     let name = if method == OTHER { "HTTP" } else { method };
-    let mut attributes =
-        vec![text("http.request.method", method), text("grayling.upstream", &attempt.upstream.config.name)];
+    let mut attributes = vec![
+        text("http.request.method", method),
+        text("grayling.upstream", attempt.upstream.config.name.as_str()),
+    ];
     if let Some(server) = attempt.upstream.servers.get(attempt.server) {
-        attributes.push(text("server.address", &server.server.host));
+        attributes.push(text("server.address", server.server.host.as_str()));
         attributes.push(number("server.port", server.server.port.into()));
     }
     if n > 0 {
@@ -324,35 +425,31 @@ struct Head {
     name: String,
 }
 
-fn span(
+fn span<'a>(
     traced: &Traced,
     head: Head,
-    [start, end]: [String; 2],
-    mut attributes: Vec<Value>,
+    [start, end]: [Number; 2],
+    mut attributes: Vec<Attribute<'a>>,
     failed: Option<String>,
-) -> Value {
+) -> Span<'a> {
     let remote = if head.kind == SERVER && head.parent.is_some() { FLAG_REMOTE } else { 0 };
-    if let Some(failed) = &failed {
+    // STATUS_CODE_ERROR
+    let status = failed.is_some().then_some(Status { code: 2 });
+    if let Some(failed) = failed {
         attributes.push(text("error.type", failed));
     }
-    let mut span = json!({
-        "traceId": format!("{:032x}", traced.trace_id),
-        "spanId": format!("{:016x}", head.span_id),
-        "flags": FLAGS | remote,
-        "name": head.name,
-        "kind": head.kind,
-        "startTimeUnixNano": start,
-        "endTimeUnixNano": end,
-        "attributes": attributes,
-    });
-    if let Some(parent) = head.parent {
-        span["parentSpanId"] = format!("{parent:016x}").into();
+    Span {
+        trace_id: TraceId(traced.trace_id),
+        span_id: SpanId(head.span_id),
+        parent_span_id: head.parent.map(SpanId),
+        flags: FLAGS | remote,
+        name: head.name,
+        kind: head.kind,
+        start_time_unix_nano: start,
+        end_time_unix_nano: end,
+        attributes,
+        status,
     }
-    if failed.is_some() {
-        // STATUS_CODE_ERROR
-        span["status"] = json!({"code": 2});
-    }
-    span
 }
 
 /// What the conventions call a method that they do not know: a client may invent any number of them.
@@ -374,13 +471,12 @@ fn method(method: &Method) -> &'static str {
     KNOWN.iter().position(|known| known == method).map_or(OTHER, |at| NAMES[at])
 }
 
-fn text(key: &str, value: &str) -> Value {
-    json!({"key": key, "value": {"stringValue": value}})
+fn text<'a>(key: &'static str, value: impl Into<Cow<'a, str>>) -> Attribute<'a> {
+    Attribute { key, value: Value::Text(value.into()) }
 }
 
-fn number(key: &str, value: u64) -> Value {
-    // 64 bits are written as a string.
-    json!({"key": key, "value": {"intValue": value.to_string()}})
+fn number<'a>(key: &'static str, value: u64) -> Attribute<'a> {
+    Attribute { key, value: Value::Number(Number(value)) }
 }
 
 #[cfg(test)]
