@@ -1,7 +1,7 @@
 //! The composition root: builds the tasks of a proxy, wires them, and orders the drain.
 //!
 //! Start: config → state directory (before any weight is used) → sockets → threads → ready. Drain order, in this one place: not ready →
-//! workers stop accepting and finish what is in flight → watchdog → admin → what is not announced yet is made durable → log.
+//! workers stop accepting and finish what is in flight → watchdog → admin, the last traces → what is not announced yet is made durable → log.
 //!
 //! Invariants: every thread has an owner here that can stop it; no weight is used before the state has been read.
 
@@ -22,7 +22,7 @@ use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
-use crate::watch::{alert, conductor, memory, resource};
+use crate::watch::{alert, conductor, memory, resource, traces};
 use serde_json::json;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -40,6 +40,8 @@ const SCRIBE_GRACE: Duration = Duration::from_secs(5);
 /// Descriptors that are for neither clients nor servers: a quarter, within these bounds.
 const DESCRIPTORS_MIN: u64 = 64;
 const DESCRIPTORS_MAX: u64 = 512;
+/// How long the end waits for a collector of traces.
+const COURIER_GRACE: Duration = Duration::from_secs(1);
 /// How long one admin connection may keep the end waiting.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -384,11 +386,21 @@ impl Control {
             tokio::spawn(conductor::run(self.live.clone()));
             tokio::spawn(resource::run(self.live.clone()));
             tokio::spawn(memory::run(self.live.clone()));
+            let mut courier = traces::Courier::new(self.live.clone());
+            let mut ends = stage.clone();
+            let couriers = tokio::spawn(async move {
+                tokio::select! {
+                    () = courier.run() => {}
+                    _ = ends.wait_for(|s| *s == Stage::Stopping) => {}
+                }
+                courier.last().await;
+            });
             let follow = self.follow(auth, stage);
             tokio::select! {
                 () = follow => {}
                 _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
             }
+            let _ = tokio::time::timeout(COURIER_GRACE, couriers).await;
         });
         runtime.shutdown_timeout(ADMIN_GRACE);
     }

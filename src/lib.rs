@@ -18,7 +18,7 @@
 //! * [`net`]: sockets: listening, TLS, names, pooled connections.
 //! * [`live`]: what the threads share: one snapshot, one writer, counters, the state directory.
 //! * [`proxy`]: the data plane; `proxy::forward` tells one request from top to bottom.
-//! * [`watch`]: slow tasks that judge and tell: the watchdog, the waves, health probes, alerts.
+//! * [`watch`]: slow tasks that judge and tell: the watchdog, the waves, health probes, alerts, traces.
 //! * [`admin`]: the API for people and machines. [`cli`]: the commands. [`app`]: builds and wires it all, orders the drain.
 //!
 //! Imports point down only: domain ← config, net, live ← proxy, watch ← admin ← app ← cli. `proxy` and `watch` never
@@ -32,7 +32,7 @@
 //!
 //! # The hot path's contract
 //!
-//! One snapshot load a request; no lock (but where `new` cannot be connected to, or has failed a user); no allocation for metrics and no label formatting:
+//! One snapshot load a request; no lock (but where `new` cannot be connected to or has failed a user, and the worker's own where a request is traced); no allocation for metrics and no label formatting:
 //! handles live in the snapshot; counters and latency buckets are per worker, summed by whoever reads; nothing waits but for the client
 //! and the upstream. Global limits are a few shared atomics beside the snapshot.
 

@@ -117,7 +117,7 @@ impl Hub {
     fn note(&self) {
         let strongest = |view: &crate::live::apply::View| {
             let signals = view.judgement.as_ref()?.signals.iter();
-            signals.map(|s| s.evidence_ratio).max_by(f64::total_cmp)
+            signals.filter(|s| s.can_trip()).map(|s| s.evidence_ratio).max_by(f64::total_cmp)
         };
         let evidence: BTreeMap<String, f64> = {
             let views = self.live.views();

@@ -294,6 +294,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 slow: Duration::ZERO,
                 user_key: None,
             },
+            metrics: plan::Detail::Full,
+            traces: None,
             alerts: vec![],
         }
     }

@@ -10,6 +10,7 @@ use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use crate::domain::verdict::Signal;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
@@ -260,8 +261,8 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  watchdog  {watchdog}");
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
-            Some(ratio) => format!("{:>3.0}% of a trip  ", ratio * 100.0),
-            None => " ".repeat(16),
+            Some(ratio) => format!("{:>3.0}% of a {:<7}", ratio * 100.0, towards(&s.signal)),
+            None => " ".repeat(17),
         };
         let _ = writeln!(
             out,
@@ -395,6 +396,15 @@ fn hue(state: ReleaseState) -> Hue {
     }
 }
 
+/// What a signal's evidence grows towards.
+fn towards(signal: &str) -> &'static str {
+    match signal {
+        Signal::LATENCY_NOTICE => "notice",
+        Signal::RESOURCE_HOLD => "hold",
+        _ => "trip",
+    }
+}
+
 fn watchdog_hue(state: WatchdogState) -> Hue {
     match state {
         WatchdogState::Quiet => Hue::Green,
@@ -459,8 +469,8 @@ cbs-v2  progressing, attempt 1
     new cbs-v2          812      41  5.05%  3.4 ms  1.24 s    431          0   1 of 1
     stable: http://127.0.0.1:9011 does not accept connections
   watchdog  suspicious
-    errors          all       61% of a trip  new 41 of 812, stable 9 of 15432
-    fuse            all                      0 of 5 refusals in a row
+    errors          all       61% of a trip   new 41 of 812, stable 9 of 15432
+    fuse            all                       0 of 5 refusals in a row
 ";
         assert_eq!(render(&fetched(answer()).await, Colour::Plain), expected);
     }

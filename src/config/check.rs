@@ -5,7 +5,7 @@
 
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
-use super::{alerts, named, sections, tls};
+use super::{alerts, named, sections, telemetry, tls};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -185,6 +185,8 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let limits = sections::limits(reader, root);
     let state = sections::state(reader, root);
     let log = sections::log(reader, root);
+    let metrics = telemetry::metrics(reader, root);
+    let traces = telemetry::traces(reader, root);
     let alerts = alerts::receivers(reader, root);
     let upstreams = named::upstreams(reader, root);
     let segments = named::segments(reader, root, &identity);
@@ -205,6 +207,8 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
         limits,
         state,
         log,
+        metrics,
+        traces,
         alerts,
     })
 }

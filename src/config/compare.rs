@@ -394,9 +394,13 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
     let state =
         |p: &Plan| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
     section("[state] on_failure, when_empty or failed_users", state(old), state(new));
+    section("[metrics]", format!("{:?}", old.metrics), format!("{:?}", new.metrics));
     // Addresses and keys of theirs are not to be shown.
     if old.alerts != new.alerts {
         findings.note("`[alert]` changes".into());
+    }
+    if old.traces != new.traces {
+        findings.note("`[traces]` changes".into());
     }
 }
 

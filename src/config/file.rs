@@ -27,6 +27,8 @@ pub struct File {
     pub limits: Option<Limits>,
     pub state: Option<State>,
     pub log: Option<Log>,
+    pub metrics: Option<Metrics>,
+    pub traces: Option<Traces>,
     /// Who is told of what needs a person: `[alert.NAME]`.
     pub alert: Option<BTreeMap<String, Alert>>,
 }
@@ -599,6 +601,34 @@ pub struct Log {
 pub enum LogFormat {
     Json,
     Combined,
+}
+
+/// What `/metrics` shows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// "deciding": only what decides, and what the alerts need.
+    #[schemars(extend("default" = "full"))]
+    pub detail: Option<Detail>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Detail {
+    Full,
+    Deciding,
+}
+
+/// OpenTelemetry traces; without this section there are none.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Traces {
+    /// Where a collector takes OTLP over HTTP, as in `"http://127.0.0.1:4318/v1/traces"`.
+    #[schemars(extend("pattern" = r"^https?://|\$\{"))]
+    pub endpoint: String,
+    /// Share of users whose requests are traced, all of them.
+    #[schemars(extend("default" = "1%"))]
+    pub sample: Option<Percent>,
 }
 
 /// Exactly one of `alertmanager`, `slack_file` and `webhook`.

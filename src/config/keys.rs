@@ -8,7 +8,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
         "",
         &[
             "listen", "tls", "admin", "identity", "upstream", "segment", "release", "route", "limits",
-            "state", "log", "alert",
+            "state", "log", "metrics", "traces", "alert",
         ],
     ),
     ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "proxy_protocol", "expose_arm"]),
@@ -115,6 +115,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("state", &["directory", "on_failure", "when_empty", "failed_users"]),
     ("log", &["format", "sample", "slow", "user_key_file"]),
+    ("metrics", &["detail"]),
+    ("traces", &["endpoint", "sample"]),
     ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat", "stuck_after"]),
 ];
 

@@ -1,7 +1,7 @@
 //! The config file → [`crate::domain::plan::Plan`], or every reason why not; what an edit changes; and that it changed.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `read`, `check`, `sections`, `named`, `alerts`: TOML text → Plan, every fault with its place
+//! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text → Plan, every fault with its place
 //! * `waves`: the steps of a release's plan; `resources`: what of its two versions is watched beside their answers
 //! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
@@ -21,6 +21,7 @@ mod read;
 pub mod report;
 mod resources;
 mod sections;
+mod telemetry;
 mod tls;
 pub mod value;
 pub mod watch;

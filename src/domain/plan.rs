@@ -34,6 +34,8 @@ pub struct Plan {
     pub limits: Limits,
     pub state: State,
     pub log: Log,
+    pub metrics: Detail,
+    pub traces: Option<Traces>,
     pub alerts: Vec<Receiver>,
 }
 
@@ -510,6 +512,25 @@ pub struct Log {
     pub user_key: Option<Vec<u8>>,
 }
 
+/// How much is counted and shown as metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Detail {
+    #[default]
+    Full,
+    /// What decides, and what the alerts need; the rest is neither shown nor, where only metrics need it, counted.
+    Deciding,
+}
+
+/// Where spans of requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traces {
+    pub address: Address,
+    /// There iff the address is https.
+    pub tls: Option<Built<rustls::ClientConfig>>,
+    /// Share of users whose requests are traced.
+    pub sample: Weight,
+}
+
 /// Who is told of what needs a person.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receiver {
@@ -536,7 +557,7 @@ pub enum ReceiverKind {
     },
 }
 
-/// Where alerts are posted to, and metrics come from.
+/// Where alerts and spans are posted to, and metrics come from.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     pub scheme: Scheme,

@@ -95,9 +95,21 @@ pub struct Signal {
     pub signal: &'static str,
     /// A route's name, or "all".
     pub stratum: Arc<str>,
-    /// Logarithmic: 0 none, 1 trips.
+    /// Logarithmic: 0 none, 1 trips (or, where it never trips, tells or holds).
     pub evidence_ratio: f64,
     pub detail: String,
+}
+
+impl Signal {
+    /// `new` is slower, by too little to be taken out: told, and waves hold.
+    pub const LATENCY_NOTICE: &'static str = "latency_notice";
+    /// `new` uses more than it may of what only holds waves.
+    pub const RESOURCE_HOLD: &'static str = "resource_hold";
+
+    /// Is it on its way to a rollback?
+    pub fn can_trip(&self) -> bool {
+        !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::RESOURCE_HOLD)
+    }
 }
 
 /// The numbers behind a judgement, frozen: enough to find the same verdict again.

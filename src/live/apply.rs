@@ -18,6 +18,7 @@ use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::tally::{ArmTally, Counter, PerWorker};
+use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::decide::Arm;
@@ -51,6 +52,8 @@ pub struct Live {
     pub alerts: AlertCounts,
     /// What happens to requests of releases, for the watchdog.
     pub feed: Feed,
+    /// Requests that are traced, and wait for whoever delivers them.
+    pub traces: Traces,
     /// Counts of routes that go to an upstream directly.
     pub direct: Arc<ArmTally>,
     /// Requests that the proxy refused before any release was found.
@@ -298,6 +301,7 @@ impl Live {
             gauges,
             alerts: AlertCounts::default(),
             feed: Feed::new(workers),
+            traces: Traces::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::default(),

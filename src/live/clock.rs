@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
@@ -26,6 +26,11 @@ pub fn now_ms() -> u64 {
 /// Wall clock, milliseconds since the Unix epoch.
 pub fn at_ms() -> i64 {
     Timestamp::now().as_millisecond()
+}
+
+/// Wall clock, since the Unix epoch; zero before it.
+pub fn since_epoch() -> Duration {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default()
 }
 
 /// RFC 3339 in UTC with milliseconds.

@@ -4,7 +4,8 @@
 //! scrapes and a series whose name has left the config is gone. Histograms are rendered here: the crate takes samples, not sums.
 //!
 //! Invariants: labels are names from the config or words from this file, never from a request; weights and states are the
-//! *announced* ones, so that what a scrape has shown no crash takes back.
+//! *announced* ones, so that what a scrape has shown no crash takes back; what decides is always there, exact, and the rest only with
+//! `[metrics] detail = "full"`.
 
 use super::apply::Live;
 use super::clock;
@@ -14,9 +15,10 @@ use super::tally::{ArmTally, LatencySum};
 use crate::domain::decide::Arm;
 use crate::domain::histogram::PROMETHEUS_LE;
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::Target;
+use crate::domain::plan::{Detail, Target};
 use crate::domain::refusal::Refusal;
 use crate::domain::rollout::State;
+use crate::domain::verdict::Cause;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::BTreeMap;
@@ -54,6 +56,10 @@ const SERVERS_HEALTHY: &str = "grayling_upstream_servers_healthy";
 const ALERTS_SENT: &str = "grayling_alerts_sent_total";
 const ALERTS_DROPPED: &str = "grayling_alerts_dropped_total";
 const ALERTS_WAITING: &str = "grayling_alerts_waiting";
+const SPANS_SENT: &str = "grayling_trace_spans_sent_total";
+const SPANS_DROPPED: &str = "grayling_trace_spans_dropped_total";
+const TRACES_WAITING: &str = "grayling_traces_waiting";
+const TRACE_CALLS_FAILED: &str = "grayling_trace_calls_failed_total";
 const RESOURCE: &str = "grayling_resource_reading";
 const RESOURCE_KNOWN: &str = "grayling_resource_known";
 const BUILD: &str = "grayling_build_info";
@@ -93,6 +99,10 @@ fn describe() {
     describe_counter!(ALERTS_SENT, "Calls to a receiver of alerts, by result: each is one try.");
     describe_counter!(ALERTS_DROPPED, "Alerts that a receiver was never told of: it was away for too long.");
     describe_gauge!(ALERTS_WAITING, "Alerts that a receiver has not taken yet.");
+    describe_counter!(SPANS_SENT, "Spans that the collector of traces has taken.");
+    describe_counter!(SPANS_DROPPED, "Spans that no collector has taken, nor will.");
+    describe_gauge!(TRACES_WAITING, "Requests whose spans wait to be sent.");
+    describe_counter!(TRACE_CALLS_FAILED, "Calls to the collector of traces that failed.");
     describe_gauge!(
         RESOURCE,
         "What an arm uses of a resource, on an average of its servers, in the unit of the reading."
@@ -103,11 +113,13 @@ fn describe() {
 
 /// The whole scrape, in the text format of Prometheus.
 pub fn render(live: &Live) -> String {
+    let detail = live.snapshot().plan.metrics;
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         describe();
-        process(live);
+        decisive(live);
+        traces(live);
         let snapshot = live.desk.announced();
         requests(&snapshot);
         let rejected = live.rejected.iter().map(|c| c.read()).sum();
@@ -115,40 +127,70 @@ pub fn render(live: &Live) -> String {
         counter!(REQUESTS, "release" => none, "arm" => none, "cohort" => none, "route" => none, "outcome" => outcome)
             .absolute(rejected);
         releases(live, &snapshot);
-        let process = metrics_process::Collector::default();
-        process.describe();
-        process.collect();
+        if detail == Detail::Full {
+            details(live, &snapshot);
+            let process = metrics_process::Collector::default();
+            process.describe();
+            process.collect();
+        }
     });
     let mut text = handle.render();
-    histograms(live, &mut text);
+    histograms(live, detail, &mut text);
     text
 }
 
-fn process(live: &Live) {
+/// Of the process, what decides and what the alerts need.
+fn decisive(live: &Live) {
+    let gauges = &live.gauges;
+    counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
+    gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
+    gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
+    for (receiver, count) in live.alerts.read() {
+        counter!(ALERTS_DROPPED, "receiver" => receiver.clone()).absolute(count.dropped);
+        gauge!(ALERTS_WAITING, "receiver" => receiver).set(count.waiting as f64);
+    }
+    let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
+}
+
+/// What became of traces, where there are any.
+fn traces(live: &Live) {
+    if live.snapshot().plan.traces.is_none() {
+        return;
+    }
+    let traces = &live.traces;
+    counter!(SPANS_SENT).absolute(traces.sent.load(Relaxed));
+    counter!(SPANS_DROPPED, "cause" => "no_room").absolute(traces.no_room.load(Relaxed));
+    counter!(SPANS_DROPPED, "cause" => "refused").absolute(traces.refused.load(Relaxed));
+    gauge!(TRACES_WAITING).set(traces.waiting() as f64);
+    counter!(TRACE_CALLS_FAILED).absolute(traces.calls_failed.load(Relaxed));
+}
+
+/// The rest.
+fn details(live: &Live, snapshot: &Snapshot) {
     let gauges = &live.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
     for refusal in Refusal::ALL {
         counter!(PROXY_HEADERS, "cause" => refusal.label()).absolute(gauges.proxy_headers_refused(refusal));
     }
-    counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
-    gauge!(RELOAD_OK).set(f64::from(u8::from(gauges.last_reload_ok.load(Relaxed))));
     gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
     counter!(RELOADS, "result" => "success").absolute(gauges.reloads_ok.load(Relaxed));
     counter!(RELOADS, "result" => "failure").absolute(gauges.reloads_failed.load(Relaxed));
-    gauge!(DURABLE).set(f64::from(u8::from(live.state_error().is_none())));
     gauge!(SAVE_SECONDS).set(live.desk.gap().unwrap_or_default().as_secs_f64());
     counter!(LOG_DROPPED).absolute(live.log.dropped());
     for (receiver, count) in live.alerts.read() {
-        let name = || receiver.clone();
-        counter!(ALERTS_SENT, "receiver" => name(), "result" => "success").absolute(count.taken);
-        counter!(ALERTS_SENT, "receiver" => name(), "result" => "failure").absolute(count.failed);
-        counter!(ALERTS_DROPPED, "receiver" => name()).absolute(count.dropped);
-        gauge!(ALERTS_WAITING, "receiver" => name()).set(count.waiting as f64);
+        counter!(ALERTS_SENT, "receiver" => receiver.clone(), "result" => "success").absolute(count.taken);
+        counter!(ALERTS_SENT, "receiver" => receiver, "result" => "failure").absolute(count.failed);
     }
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
-    let revision = option_env!("GRAYLING_REVISION").unwrap_or("unknown");
-    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
+    for release in &snapshot.releases {
+        for arm in Arm::BOTH {
+            let tunnels = release.tally.arm(arm).tunnels() as f64;
+            gauge!(WEBSOCKETS, "release" => release.release.name.clone(), "arm" => arm.label()).set(tunnels);
+        }
+    }
+    gauge!(WEBSOCKETS, "release" => "none", "arm" => "none").set(live.direct.tunnels() as f64);
 }
 
 fn requests(snapshot: &Snapshot) {
@@ -211,8 +253,6 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         for arm in Arm::BOTH {
             let in_flight = release.tally.arm(arm).in_flight();
             gauge!(IN_FLIGHT, "release" => name(), "arm" => arm.label()).set(in_flight as f64);
-            let tunnels = release.tally.arm(arm).tunnels();
-            gauge!(WEBSOCKETS, "release" => name(), "arm" => arm.label()).set(tunnels as f64);
             let healthy = release.upstream(arm).healthy();
             gauge!(SERVERS_HEALTHY, "release" => name(), "arm" => arm.label()).set(healthy as f64);
         }
@@ -248,17 +288,23 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         }
     }
     drop(views);
+    // From 0 on: a series that begins with its first rollback would hide that one from whoever looks for changes.
+    for release in &snapshot.releases {
+        for cause in Cause::ALL {
+            counter!(ROLLBACKS, "release" => release.release.name.clone(), "cause" => cause.label())
+                .absolute(0);
+        }
+    }
     for ((release, cause), n) in live.desk.rollbacks() {
         counter!(ROLLBACKS, "release" => release, "cause" => cause).absolute(n);
     }
     let direct = live.direct.in_flight();
     gauge!(IN_FLIGHT, "release" => "none", "arm" => "none").set(direct as f64);
-    gauge!(WEBSOCKETS, "release" => "none", "arm" => "none").set(live.direct.tunnels() as f64);
 }
 
 type Read = fn(&ArmTally) -> LatencySum;
 
-fn histograms(live: &Live, text: &mut String) {
+fn histograms(live: &Live, detail: Detail, text: &mut String) {
     let snapshot = live.desk.announced();
     let mut arms: Vec<(&str, &str, &ArmTally)> = vec![("none", "none", &live.direct)];
     for release in &snapshot.releases {
@@ -266,10 +312,12 @@ fn histograms(live: &Live, text: &mut String) {
             arms.push((&release.release.name, arm.label(), release.tally.arm(arm)));
         }
     }
-    let families: [(&str, &str, Read); 2] = [
-        (DURATION, "Whole exchanges, to the last byte.", ArmTally::duration),
-        (RESPONSE, "Until the head of the upstream's response.", ArmTally::response),
-    ];
+    let mut families: Vec<(&str, &str, Read)> =
+        vec![(RESPONSE, "Until the head of the upstream's response.", ArmTally::response)];
+    // Not counted either, where it is not shown: see the end of an exchange.
+    if detail == Detail::Full {
+        families.push((DURATION, "Whole exchanges, to the last byte.", ArmTally::duration));
+    }
     for (name, help, read) in families {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");

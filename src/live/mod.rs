@@ -24,6 +24,7 @@ pub mod snapshot;
 pub mod state;
 pub mod tally;
 pub mod timeline;
+pub mod traces;
 pub mod upstream;
 pub mod verify;
 mod waves;

@@ -46,6 +46,9 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
     put("bytes", told.bytes.into());
     put("client", story.address.to_string().into());
     put("request_id", story.request_id.to_string().into());
+    if let Some(trace_id) = told.trace_id {
+        put("trace_id", format!("{trace_id:032x}").into());
+    }
     if let Some(user) = &story.user {
         put("user", user.as_ref().into());
     }

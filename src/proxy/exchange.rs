@@ -11,13 +11,14 @@ use crate::domain::decide::Arm;
 use crate::domain::engine::What;
 use crate::domain::engine::users::Unit;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::domain::plan::{FailedUsers, Target};
+use crate::domain::plan::{Detail, FailedUsers, Target};
 use crate::domain::success::Rules;
 use crate::live::clock;
 use crate::live::failed::{self, Failure, Id};
 use crate::live::feed::{Arrival, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
+use crate::live::traces::{Came, Traced, TracedDecision};
 use crate::live::upstream::{InFlight, ServerLoad};
 use crate::net::listen::Progress;
 use http::{HeaderMap, Method, StatusCode, Uri};
@@ -37,6 +38,8 @@ pub struct Exchange {
     place: Place,
     began: Duration,
     story: Story,
+    /// Iff it is traced.
+    traced: Option<Box<Traced>>,
     served: Served,
     bytes: u64,
     /// Room claimed in upstreams, and a server's load: given back with the exchange.
@@ -138,6 +141,8 @@ pub struct Told<'a> {
     pub client_gone: bool,
     pub took: Duration,
     pub bytes: u64,
+    /// Iff it is traced.
+    pub trace_id: Option<u128>,
 }
 
 impl Exchange {
@@ -167,6 +172,7 @@ impl Exchange {
             place: Place::Unclaimed,
             began,
             story,
+            traced: None,
             served: Served::AsDecided,
             bytes: 0,
             rooms: [None, None],
@@ -265,6 +271,14 @@ impl Exchange {
     /// What it takes up until its end: room in the process, and the turn on its connection.
     pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
         (self.room, self.progress) = (Some(room), progress);
+    }
+
+    pub fn trace(&mut self, traced: Option<Box<Traced>>) {
+        self.traced = traced;
+    }
+
+    pub fn traced(&mut self) -> Option<&mut Traced> {
+        self.traced.as_deref_mut()
     }
 
     /// The server that has it now.
@@ -381,13 +395,38 @@ impl Exchange {
                 served: self.served,
                 outcome,
                 status,
-                client_gone: self.upload.client_gone.get() || outcome == Outcome::Cancelled,
+                client_gone: self.client_gone(outcome),
                 took,
                 bytes: self.bytes,
+                trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
             };
             let identity = &self.snapshot.plan.identity;
             self.worker.live.log.line(super::access::line(&told, identity, log.format));
         }
+        if let Some(traced) = self.traced.take() {
+            self.hand_in(traced, outcome, status, now);
+        }
+    }
+
+    fn client_gone(&self, outcome: Outcome) -> bool {
+        self.upload.client_gone.get() || outcome == Outcome::Cancelled
+    }
+
+    /// What came of it, for whoever delivers traces.
+    #[cold]
+    fn hand_in(&self, mut traced: Box<Traced>, outcome: Outcome, status: StatusCode, now: Duration) {
+        traced.came(Came::Failed(outcome), now);
+        (traced.began, traced.ended, traced.bytes) = (self.began, now, self.bytes);
+        traced.outcome = outcome;
+        traced.status = (!self.client_gone(outcome)).then(|| status.as_u16());
+        traced.decided = self.decided.map(|Decided { release, arm, cohort, reason, .. }| TracedDecision {
+            release,
+            arm,
+            cohort,
+            reason,
+            by_stable: self.served == Served::ByStable,
+        });
+        self.worker.live.traces.hand_in(self.worker.index, traced);
     }
 
     /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the tunnel instead, and the release that may
@@ -446,7 +485,7 @@ impl Exchange {
                 counts.failures.add(1);
             }
             // A client that gave up says nothing about how long the answer would have taken.
-            if outcome != Outcome::Cancelled {
+            if outcome != Outcome::Cancelled && self.snapshot.plan.metrics == Detail::Full {
                 counts.duration.record(now.saturating_sub(self.began));
             }
         });

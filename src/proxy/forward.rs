@@ -9,11 +9,14 @@ use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upl
 use super::error::Failure;
 use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
-use super::headers::{self, Forwarded, Framing, Peer, RequestId, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
+use super::headers::{
+    self, Forwarded, Framing, Peer, RequestId, TRACEPARENT, X_GRAYLING_ARM, X_GRAYLING_RELEASE,
+};
 use super::identity;
 use super::path;
 use super::result_code::Reader;
 use super::serve::{Client, Worker};
+use super::trace::{self, Candidate};
 use super::tunnel::Ask;
 use super::websocket::{self, Handshake};
 use crate::domain::decide::{Arm, Reason, decide};
@@ -27,6 +30,7 @@ use crate::live::clock;
 use crate::live::evidence;
 use crate::live::failed;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
+use crate::live::traces::Came;
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
 use crate::net::alarm::Alarm;
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
@@ -160,6 +164,13 @@ fn prepare(
     };
     drop(found);
 
+    let traced = match &snapshot.plan.traces {
+        None => None,
+        Some(traces) => {
+            let candidate = Candidate { peer, user_hash, method: &parts.method, route };
+            trace::begin(worker, &snapshot, traces, &mut parts.headers, candidate)
+        }
+    };
     let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_asked(&parts));
     let (by, scheme) = (&client.address_value, client.scheme);
     let forwarded = Forwarded { by, peer, scheme, host: host.as_ref(), admitted };
@@ -199,6 +210,7 @@ fn prepare(
     let mut exchange =
         Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began);
     exchange.occupies(room, progress);
+    exchange.trace(traced);
     let body = RequestBody::new(body, upload.clone(), body_idle_timeout);
     let request = Box::new(Some(Request::from_parts(parts, body)));
     Ok(Prepared { exchange, request, upload, upstream, ask })
@@ -327,6 +339,9 @@ async fn send(
     while let Some((index, server)) = upstream.choose(&tried, down) {
         exchange.load(server.enter());
         let worker = exchange.worker().clone();
+        if let Some(traced) = exchange.traced() {
+            trace::attempt(traced, &worker, upstream, index, now);
+        }
         let mut held = false;
         // What is moved on stays inside: a future has a place for all that is in scope while it waits.
         let leased = match handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten() {
@@ -350,6 +365,7 @@ async fn send(
             Ok(lease) => lease,
             Err(NoConnection::Unreachable(error)) => {
                 tell(exchange, upstream, server, &error);
+                came(exchange, Came::Failed(Outcome::ConnectError), now);
                 refused(exchange, upstream, index);
                 tried.add(index);
                 continue;
@@ -374,6 +390,9 @@ async fn send(
                 let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
                 if !request.headers().contains_key(HOST) {
                     request.headers_mut().insert(HOST, server.authority.clone());
+                }
+                if let Some(traced) = exchange.traced() {
+                    request.headers_mut().insert(TRACEPARENT, trace::told(traced));
                 }
                 lease.send(request)
             });
@@ -403,6 +422,7 @@ async fn send(
         match sent {
             Ok(response) => {
                 server.accepted();
+                came(exchange, Came::Status(response.status().as_u16()), now);
                 let framing = match handshake {
                     Some(handshake) => handshake.framing(&response),
                     None => headers::framing(&response),
@@ -420,6 +440,7 @@ async fn send(
             // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
             Err(SendError::Unsent(unsent)) => {
                 *request = Some(*unsent);
+                came(exchange, Came::Failed(Outcome::ConnectError), now);
                 if !lease.reused {
                     refused(exchange, upstream, index);
                     tried.add(index);
@@ -500,6 +521,13 @@ fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<
     exchange
         .release()
         .filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
+}
+
+/// An attempt has ended, where they are noted.
+fn came(exchange: &mut Exchange, came: Came, now: Duration) {
+    if let Some(traced) = exchange.traced() {
+        traced.came(came, now);
+    }
 }
 
 /// Why no connection to a server stands: a name, a port, a certificate. Without it a person would have to guess.

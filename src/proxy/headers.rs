@@ -217,9 +217,8 @@ pub fn for_upstream(
     }
     headers.append(VIA, HeaderValue::from_static("1.1 grayling"));
     if !(admitted.traced && headers.contains_key(TRACEPARENT)) {
-        // W3C Trace Context §3.2: version, trace id, parent id, flags (not sampled).
         let (a, b, c) = (random() | 1, random(), random() | 1);
-        headers.insert(TRACEPARENT, traceparent(a, b, c));
+        headers.insert(TRACEPARENT, traceparent(a, b, c, 0));
     }
     if admitted.traced
         && let Some(id) = headers.get(X_REQUEST_ID)
@@ -271,8 +270,10 @@ fn hex_value(words: &[u64; 2]) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
 }
 
-fn traceparent(trace_high: u64, trace_low: u64, parent: u64) -> HeaderValue {
+/// W3C Trace Context §3.2: version, trace id, parent id, flags (1: sampled).
+pub fn traceparent(trace_high: u64, trace_low: u64, parent: u64, flags: u8) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[54] = b'0' + (flags & 1);
     let at = hex(&mut text, 3, trace_high);
     hex(&mut text, at, trace_low);
     hex(&mut text, at + 17, parent);

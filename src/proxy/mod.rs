@@ -12,6 +12,7 @@ pub mod path;
 pub mod result_code;
 pub mod serve;
 pub mod stream;
+pub mod trace;
 pub mod tunnel;
 pub mod websocket;
 

@@ -335,8 +335,10 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
             seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
         }
-        let notice =
-            judgement.signals.iter().find(|s| s.signal == "latency_notice" && s.evidence_ratio >= 1.0);
+        let notice = judgement
+            .signals
+            .iter()
+            .find(|s| s.signal == verdict::Signal::LATENCY_NOTICE && s.evidence_ratio >= 1.0);
         if let Some(signal) = notice {
             let summary =
                 format!("{name}: the new version is slower than stable, beyond chance; it is left in");

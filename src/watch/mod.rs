@@ -1,4 +1,4 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers), memory.
+//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers), traces, memory.
 //!
 //! Never imports `proxy`: they meet in `live`.
 
@@ -10,4 +10,5 @@ mod post;
 pub mod probes;
 mod receiver;
 pub mod resource;
+pub mod traces;
 pub mod watchdog;

@@ -462,7 +462,10 @@ fn weigh_resources<'g>(
     for of in used {
         let say = of.say();
         judgement.signals.push(Signal {
-            signal: Cause::Resource.label(),
+            signal: match of.on {
+                resource::On::Trip => Cause::Resource.label(),
+                resource::On::Hold => Signal::RESOURCE_HOLD,
+            },
             stratum: of.name.clone(),
             evidence_ratio: of.over() as f64 / of.limits.in_a_row.max(1) as f64,
             detail: of.detail(),

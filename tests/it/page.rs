@@ -116,6 +116,13 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     browser.click("#views a:nth-child(6)");
     browser.reads("#resources-none", "No release watches resources");
 
+    // Rolled back, and stable fails too: that is urgent after all.
+    browser.type_into("body", "1");
+    assert!(browser.reads(".answers", "Users are safe").contains("Nobody: every user is on stable"));
+    stable.behave(Behaviour::Status(500, 1.0));
+    browser.reads(".answers", "Act: stable fails too");
+    assert!(!browser.text(".answers").contains("nothing is urgent"), "{}", browser.text(".answers"));
+
     // Silence is told, and its end.
     proxy.signal("STOP");
     browser.reads("#feed", "STALE");
@@ -205,4 +212,57 @@ fn from_elsewhere_the_page_comes_empty_and_asks_for_the_token_first() {
     browser.open(&url);
     browser.reads("#ask-title", "Who are you?");
     assert!(!browser.text("main").contains(RELEASE), "{}", browser.text("main"));
+}
+
+/// The first wave is one of testers; requests alone are what it lacks, until the watchdog's resource lacks too.
+#[test]
+fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_next() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let testers: Vec<String> = (0..500).step_by(5).map(|n| format!("\"user-0-{n}\"")).collect();
+    let mut config = Config::new(stable.address, new.address).watchdog(
+        "margin_errors = \"20%\"\nmargin_latency = \"90%\"\nlatency_notice = \"100%\"\nlatency_tolerance = \"100%\"\nlatency_floor = \"100ms\"",
+    );
+    config.rest = format!("[segment.testers]\nusers = [{}]\n", testers.join(", "));
+    let waves = |requests_min: u64| {
+        let first = format!("segments = [\"testers\"], bake = \"1s\", requests_min = {requests_min}");
+        config.clone().waves(&[&first, "weight = \"20%\", bake = \"1h\""])
+    };
+    let proxy = world.run(&waves(1_000_000_000));
+    let load = Load::start(proxy.http, 4, Duration::from_millis(5));
+    let browser = Browser::start(world.folder());
+    browser.open(&page(&proxy));
+    mark(&browser);
+
+    // Held, and by what: in the card, and among the gates.
+    let state = browser.reads(".state", "held");
+    assert!(state.contains("wave testers"), "{state}");
+    let todo = browser.reads(".answers", "has waited for");
+    assert!(todo.contains("The next wave, 20%,") && todo.contains("requests"), "{todo}");
+    browser.type_into("body", "2");
+    browser.reads("main .notice", "Held for");
+    assert!(browser.text("main .notice").contains("requests"), "{}", browser.text("main .notice"));
+    let gates = browser.reads("main table", "1000000000 of new");
+    let row = gates.lines().find(|line| line.starts_with("requests")).unwrap();
+    assert!(row.contains("waits"), "not by a colour alone: {gates}");
+    assert!(gates.lines().any(|line| line.starts_with("bake") && line.contains("pass")), "{gates}");
+    browser.reads("ol.waves li.here", "testers");
+    assert_eq!(proxy.api().weight(), 0.0);
+
+    // What it waits for comes: the page tells the next wave by itself.
+    world.write(&waves(20));
+    browser.reads("ol.waves li.here", "20%");
+    browser.reads(".state", "wave 20%");
+    assert_eq!(proxy.api().weight(), 0.2);
+
+    // That one bakes for an hour. A pause is told with who and why; then a person goes on.
+    browser.click(".spans button:first-child");
+    browser.type_into("#ask-field", "lunch");
+    browser.click("#ask-act");
+    let paused = browser.reads("main .notice", "Paused");
+    assert!(paused.contains("lunch"), "{paused}");
+    assert!(is_marked(&browser));
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    load.stop();
 }

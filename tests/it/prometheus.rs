@@ -42,15 +42,22 @@ impl Drop for Prometheus {
 
 impl Prometheus {
     fn start(world: &World, admin: SocketAddr) -> Prometheus {
-        std::fs::write(world.path("rules.yml"), shipped("prometheus/rules.yml")).unwrap();
         // As it ships, but for the address and the pace.
         let config = shipped("prometheus/prometheus.yml")
             .replace("127.0.0.1:9900", &admin.to_string())
             .replace("5s", "1s");
+        Prometheus::start_at(world, Prometheus::free_address(), &config)
+    }
+
+    fn free_address() -> SocketAddr {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn start_at(world: &World, address: SocketAddr, config: &str) -> Prometheus {
+        std::fs::write(world.path("rules.yml"), shipped("prometheus/rules.yml")).unwrap();
         let file = world.path("prometheus.yml");
         std::fs::write(&file, config).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", world.path("tsdb").display()))
@@ -132,13 +139,85 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let all: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
     assert!(all.len() > 10 && all.iter().all(|rule| rule["health"] != "err"), "{all:#?}");
-    // What the dashboard asks is PromQL, and is answered.
+    // Another rollback, which Prometheus sees come; as a mark in the graphs.
+    assert_eq!(api.change("resume", "a test").status, 200);
+    assert_eq!(api.change("rollback", "a test").status, 200);
+    // What the dashboard asks is PromQL, and is answered: with something, so that no panel is empty.
     for text in asked.iter().filter(|text| !text.starts_with("label_values")) {
-        let query = text.replace("$release", ".*").replace("$instance", ".*");
+        let query =
+            text.replace("$release", ".*").replace("$instance", ".*").replace("$__rate_interval", "10s");
         let encoded: String = query.bytes().map(|b| format!("%{b:02x}")).collect();
-        let answer = prometheus.json(&format!("/api/v1/query?query={encoded}"));
-        assert!(answer.is_some_and(|a| a["status"] == "success"), "{text}");
+        eventually(seconds(30), &format!("Prometheus answers {text}"), || {
+            let answer = prometheus.json(&format!("/api/v1/query?query={encoded}")).expect("it is PromQL");
+            answer["data"]["result"].as_array().is_some_and(|found| !found.is_empty()).then_some(())
+        });
     }
+}
+
+/// What a version uses is asked of a Prometheus server that scrapes both, in PromQL: the way round through a real one.
+#[test]
+fn a_resource_is_asked_of_a_real_prometheus_and_takes_out_a_version_that_uses_more() {
+    if !is_here("prometheus") {
+        return;
+    }
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    [&stable, &new].iter().for_each(|origin| origin.cost(0.010));
+    let address = Prometheus::free_address();
+    let used = |version: &str| {
+        format!(
+            "sum(rate(process_cpu_seconds_total{{version=\\\"{version}\\\"}}[5s])) / sum(rate(http_requests_total{{version=\\\"{version}\\\"}}[5s]))"
+        )
+    };
+    let mut config = Config::new(stable.address, new.address)
+        .weight("30%")
+        .release("resource_interval = \"1s\"")
+        .watchdog("latency_tolerance = \"100%\"\nlatency_floor = \"100ms\"");
+    config.rest = format!(
+        "[[release.billing.resource]]\nname = \"cpu\"\nprometheus = \"http://{address}\"\nnew = \"{}\"\nstable = \"{}\"\ntimes_stable_max = 1.5\nin_a_row = 3\non = \"trip\"\n",
+        used("v2"),
+        used("v1")
+    );
+    // The proxy first: that nobody answers yet is not known, and no reason to take anything out.
+    let proxy = world.run(&config);
+    let _load = Load::start(proxy.http, 4, Duration::from_millis(5));
+    let api = proxy.api();
+    let resource = || api.release()["resources"][0].clone();
+    eventually(seconds(30), "nobody answers", || {
+        resource()["new"]["lack"].as_str().is_some_and(|lack| lack.contains("no connection")).then_some(())
+    });
+    let scrape = |version: &str, origin: &Origin| {
+        format!("      - targets: [\"{}\"]\n        labels: {{ version: {version} }}\n", origin.address)
+    };
+    let scrapes = format!(
+        "global:\n  scrape_interval: 1s\nscrape_configs:\n  - job_name: billing\n    static_configs:\n{}{}",
+        scrape("v1", &stable),
+        scrape("v2", &new)
+    );
+    let prometheus = Prometheus::start_at(&world, address, &scrapes);
+    let near =
+        |value: &Value, wanted: f64| value.as_f64().is_some_and(|v| (v - wanted).abs() < wanted / 10.0);
+    eventually(seconds(60), "both are within it", || {
+        let r = resource();
+        (r["verdict"] == "pass" && near(&r["new"]["mean"], 0.01) && near(&r["stable"]["mean"], 0.01))
+            .then_some(())
+    });
+    assert!(api.trip().is_none());
+
+    new.cost(0.030);
+    let trip = eventually(seconds(60), "it is taken out", || api.trip());
+    assert_eq!([&trip["cause"], &trip["evidence"]["resource"]], ["resource", "cpu"]);
+    assert_eq!(api.release()["arms"]["new"]["failures"], 0);
+
+    // Where there is nothing to answer with, and where nobody answers, it is not known.
+    eventually(seconds(60), "nobody is in new: no rate, or none that is a number", || {
+        (api.metric("grayling_resource_known", &[("arm", "new")]) == Some(0.0)).then_some(())
+    });
+    drop(prometheus);
+    eventually(seconds(30), "neither is known", || {
+        (api.metric("grayling_resource_known", &[("arm", "stable")]) == Some(0.0)).then_some(())
+    });
 }
 
 #[test]

@@ -130,13 +130,27 @@ fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     assert!(api.trip().is_none() && api.weight() == 0.0, "{:#}", api.release());
     let text = grayling(&["status", "--admin", &format!("http://{}", scene.proxy.admin)]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(text.contains("over it in 3 readings in a row"), "{text}");
+    assert!(text.contains("over it in 3 readings in a row") && text.contains("100% of a hold"), "{text}");
+
+    // What only holds is not told as on its way to a rollback.
+    let evidence = |signal: &str| api.metric("grayling_watchdog_evidence_ratio", &[("signal", signal)]);
+    assert_eq!((evidence("resource_hold"), evidence("resource")), (Some(1.0), None));
+    let browser = Browser::start(scene.world.folder());
+    browser.open(&format!("http://{}/", scene.proxy.admin));
+    let told = browser.reads(".answers", "It uses more than it may: cpu");
+    assert!(!told.contains("100% of the way") && told.contains("nothing is taken out"), "{told}");
+    browser.open(&format!("http://{}/#/resources", scene.proxy.admin));
+    browser.reads("table.resources .verdict", "over");
 
     // Its metrics are gone: that is no reason to open.
     scene.new.tell_no_cost();
     gate("inconclusive", "new unknown");
     let lack = resource(&api)["new"]["lack"].clone();
     assert!(lack.as_str().unwrap().contains("there is no series"), "{lack}");
+    browser.reads("table.resources .verdict", "not known");
+    browser.reads("table.resources", "there is no series");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    drop(browser);
     let labels = [("arm", "new"), ("resource", "cpu")];
     assert_eq!(api.metric("grayling_resource_known", &labels), Some(0.0));
     assert_eq!(api.metric("grayling_resource_reading", &labels), None);

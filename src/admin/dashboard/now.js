@@ -56,7 +56,7 @@ function viewNow() {
       cardHead(r, a, 'h2'), bar(r),
       // Among many, those without a finding are told in a line, so that the others are found.
       list.length > MANY && a.tone === 'ok' ? el('p', null, a.inside, ' Is it worse? ', el('b', null, a.worse), ' ', a.todo === 'Nothing.' ? 'Nothing to do.' : a.todo) : answerList(r, a),
-      el('p', null, el('a', { href: link(r.name) }, 'Graphs and evidence')))),
+      el('p', null, el('a', { href: link(r.name) }, 'Graphs and evidence'), a.uses && ['  ', el('a', { href: '#/resources' }, 'Resources')]))),
   ];
 }
 
@@ -78,7 +78,7 @@ function notices() {
   const notice = (kind, title, ...rest) => all.push(el('div', { class: `notice ${kind}`, role: 'status' }, el('b', null, title), ' ', rest));
   if (isStale() || app.fault) {
     const since = status ? `What stands below is ${span(age() / 1000)} old.` : 'Nothing has been heard yet.';
-    notice('bad', '✖ Stale.', `${(app.fault || 'nothing comes in').split('\n')[0]}. ${since} The proxy may be serving all the same. Trying again…`);
+    notice('bad', '✖ Stale.', `${(app.fault || 'Nothing comes in').split('\n')[0]}. ${since} The proxy may be serving all the same. Trying again…`);
   }
   if (app.lastWord && performance.now() < app.lastWord.until) notice('watch', '▲', app.lastWord.text);
   if (!status) return all;

@@ -43,16 +43,17 @@ function gates(r) {
     p && !['rolled_back', 'frozen'].includes(r.state) && el('p', { class: 'spans' },
       p.paused ? el('button', { class: 'small', onclick: () => step(r, 'resume') }, 'Go on…') : el('button', { class: 'small', onclick: () => step(r, 'pause') }, 'Pause…'),
       p.next && el('button', { class: 'small', onclick: () => step(r, 'promote') }, `Open ${p.next} now…`)),
-    r.gates.length > 0 && el('div', { class: 'scroll' }, el('table', null,
+    r.gates.length > 0 && el('div', { class: 'scroll' }, el('table', { class: 'stack' },
       el('thead', null, el('tr', null, ['Gate', 'Verdict', 'Figures, and what it waits for'].map((h) => el('th', { scope: 'col' }, h)))),
-      el('tbody', null, r.gates.map((g) => el('tr', null, el('th', { scope: 'row' }, g.name.replaceAll('_', ' ')), el('td', null, el('span', { class: `verdict ${g.verdict}` }, word[g.verdict] || g.verdict)), el('td', { class: 'wide' }, g.detail)))))));
+      el('tbody', null, r.gates.map((g) => el('tr', null, el('th', { scope: 'row' }, g.name.replaceAll('_', ' ')), el('td', { 'data-head': 'Verdict' }, el('span', { class: `verdict ${g.verdict}` }, word[g.verdict] || g.verdict)), el('td', { class: 'wide', 'data-head': 'Figures' }, g.detail)))))));
 }
 
 function arms(r) {
+  const heads = ['requests', 'failed', 'ratio', 'p50', 'p99', 'users', 'in flight', 'servers up'];
   const row = (name, a) => el('tr', null, el('th', { scope: 'row' }, el('i', { class: `key ${name}` }), `${name} ${a.upstream}`),
-    [count(a.requests), count(a.failures), ratio(a.error_ratio), millis(a.p50_ms), millis(a.p99_ms), count(a.users), count(a.in_flight), a.servers.length ? `${a.servers_healthy} of ${a.servers.length}` : String(a.servers_healthy)].map((t) => el('td', { class: 'num' }, t)));
-  return el('div', { class: 'scroll' }, el('table', null,
-    el('thead', null, el('tr', null, el('th', { scope: 'col' }, ''), ['requests', 'failed', 'ratio', 'p50', 'p99', 'users', 'in flight', 'servers up'].map((h) => el('th', { scope: 'col', class: 'num' }, h)))),
+    [count(a.requests), count(a.failures), ratio(a.error_ratio), millis(a.p50_ms), millis(a.p99_ms), count(a.users), count(a.in_flight), a.servers.length ? `${a.servers_healthy} of ${a.servers.length}` : String(a.servers_healthy)].map((t, i) => el('td', { class: 'num', 'data-head': heads[i] }, t)));
+  return el('div', { class: 'scroll' }, el('table', { class: 'stack' },
+    el('thead', null, el('tr', null, el('th', { scope: 'col' }, ''), heads.map((h) => el('th', { scope: 'col', class: 'num' }, h)))),
     el('tbody', null, row('stable', r.arms.stable), row('new', r.arms.new))));
 }
 
@@ -64,9 +65,9 @@ function evidence(r) {
   const at = [...Array(Math.floor(tens + 1e-9)).keys()].map((i) => [10 ** i, i / tens]);
   const meter = (s) => {
     const e = s.evidence_ratio, known = e !== null && e !== undefined, share = Math.max(0, Math.min(1, known ? e : 0));
-    return el('div', { class: `meter ${share >= 1 ? 'bad' : share >= 0.33 ? 'watch' : ''}` },
-      el('span', { class: 'name' }, s.signal.replaceAll('_', ' '), s.stratum === 'all' ? '' : el('span', { class: 'dim' }, ` route ${s.stratum}`)),
-      el('div', { class: 'track', role: 'img', 'aria-label': known ? `${Math.round(share * 100)}% of the way to a rollback` : 'not measured' },
+    return el('div', { class: `meter ${share >= 1 && !LEADS_TO[s.signal] ? 'bad' : share >= 0.33 ? 'watch' : ''}` },
+      el('span', { class: 'name' }, s.signal === 'resource_hold' ? 'resource' : s.signal.replaceAll('_', ' '), s.stratum === 'all' ? '' : el('span', { class: 'dim' }, s.signal.startsWith('resource') ? ` ${s.stratum}` : ` route ${s.stratum}`), s.signal === 'resource_hold' && el('span', { class: 'dim' }, ', holds waves only')),
+      el('div', { class: 'track', role: 'img', 'aria-label': known ? `${Math.round(share * 100)}% of the way to ${LEADS_TO[s.signal] || 'a rollback'}` : 'not measured' },
         at.slice(1).map(([, x]) => el('i', { class: 'tick', style: { left: `${x * 100}%` } })), el('div', { class: 'fill', style: { width: `${share * 100}%` } }), el('i', { class: 'end' })),
       el('span', { class: 'num' }, known ? `${Math.round(share * 100)}%` : '–'),
       el('span', { class: 'told' }, s.detail));
@@ -76,13 +77,13 @@ function evidence(r) {
   return el('div', null,
     el('p', null, el('b', null, DOG[dog.state] || dog.state), ' ', r.state === 'rolled_back' ? 'It goes on looking; with nobody in new there is nothing to compare.' : dog.detail),
     dog.limits && el('p', { class: 'dim' }, dog.limits.enabled ? `Ceilings of the file: ${measured(dog.limits.errors_max * 100)} failed, p99 ${millis(dog.limits.latency_p99_max_ms)}; slower than stable by ${measured(dog.limits.latency_tolerance * 100)}. A release that is not worse is taken out with a chance of at most ${trimmed(alpha * 100, 4)}%.${dog.limits.report_only ? ' Mode "report": it says what it would do, and does nothing.' : ''}` : 'Switched off in the file: nothing is taken out.'),
-    scale, dog.signals.map(meter));
+    scale, dog.signals.map(meter), dog.signals.length > 0 && el('p', { class: 'dim' }, 'A request that failed is, for latency, one that is never answered.'));
 }
 
 /** What was seen when it tripped; it does not change any more. */
 function frozenEvidence(r, status) {
   const t = r.trip, e = t.evidence || {}, frozen = r.state === 'frozen', now = Date.parse(status.at) || Date.now();
-  const users = e.users ? e.users.new : usersAt(r.name, t.at);
+  const young = (now - Date.parse(t.at)) / 1e3 < 300, users = e.users ? e.users.new : usersAt(r.name, t.at) ?? (young ? r.arms.new.users : null);
   const pair = (name, of) => e[name] && el('tr', null, el('th', { scope: 'row' }, name), el('td', { class: 'num' }, count(e[name].requests)), el('td', { class: 'num' }, count(e[name].failures)),
     el('td', { class: 'num' }, e[name].requests ? measured(100 * e[name].failures / e[name].requests) : '–'), el('td', { class: 'num' }, millis(e[name].p99_ms)));
   const fact = (name, ...what) => [el('dt', null, name), el('dd', null, what)];
@@ -91,7 +92,7 @@ function frozenEvidence(r, status) {
     el('dl', { class: 'answers' },
       fact('Why', el('b', null, t.cause.replaceAll('_', ' ')), `: ${t.detail || CAUSES[t.cause] || ''}`),
       fact('Since when', since(t.at, now), t.onset_to_trip_ms ? `; ${millis(t.onset_to_trip_ms)} after the first sign` : '', `; by ${t.actor}`),
-      fact('How many', users === null ? 'not known any more' : `${count(users)} users were in new in the five minutes before`),
+      fact('How many', frozen ? `${count(r.arms.new.users)} users were in new in the last five minutes, and are` : users === null ? 'not known any more' : `${count(users)} users were in new in the five minutes before`),
       fact('What now', frozen ? `The weight is held at ${percent(r.weight)}. Roll back, or resume.` : `Everybody is on stable. For a new build: attempt = ${Math.max(r.attempt, r.attempt_seen) + 1} under [release.${r.name}]. For the same build: `, ' ', el('button', { class: 'small', onclick: () => resume(r.name, r.weight_configured) }, 'Resume…'))),
     e.new && el('div', { class: 'scroll' }, el('table', null, el('caption', { class: 'dim' }, `The ${e.window_s === 60 ? 'minute' : span(e.window_s)} before it`),
       el('thead', null, el('tr', null, ['', 'requests', 'failed', 'ratio', 'p99'].map((h, i) => el('th', { scope: 'col', class: i ? 'num' : '' }, h)))), el('tbody', null, pair('new'), pair('stable')))),

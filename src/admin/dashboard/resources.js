@@ -16,6 +16,12 @@ function usage(u) {
   return [figure(u.mean), u.highest !== u.mean && u.highest !== null ? el('span', { class: 'dim' }, ` (highest ${figure(u.highest)})`) : ''];
 }
 
+/** What is not known is not merely "not clear yet": somebody has to see to it. */
+function verdict(x) {
+  if (x.verdict === 'inconclusive' && (x.new.lack || x.stable.lack)) return ['inconclusive', '? not known'];
+  return [x.verdict, VERDICTS[x.verdict] || x.verdict];
+}
+
 function viewResources() {
   const watched = app.status.releases.filter((r) => (r.resources || []).length);
   const head = el('h2', { class: 'summary' }, 'What the two versions use up');
@@ -26,10 +32,11 @@ function viewResources() {
   const limits = (x) => [x.ceiling === null ? null : `at most ${figure(x.ceiling)}`, x.times_stable_max === null ? null : `at most ${figure(x.times_stable_max)} × stable`].filter(Boolean).join(', ');
   return [head, watched.map((r) => el('section', null,
     el('h3', null, el('a', { href: `#/release/${encodeURIComponent(r.name)}` }, r.name)),
-    el('div', { class: 'scroll' }, el('table', { class: 'resources' },
-      el('thead', null, el('tr', null, ['', 'new', 'stable', 'limit', 'verdict', 'over', 'if it is over'].map((h) => el('th', { scope: 'col' }, h)))),
+    el('div', { class: 'scroll' }, el('table', { class: 'resources stack' },
+      el('thead', null, el('tr', null, ['', 'verdict', 'new', 'stable', 'limit', 'if it is over'].map((h) => el('th', { scope: 'col' }, h)))),
       el('tbody', null, r.resources.map((x) => el('tr', null,
-        el('th', { scope: 'row' }, x.name, el('p', { class: 'mono dim wide' }, x.reading)), el('td', null, usage(x.new)), el('td', null, usage(x.stable)), el('td', null, limits(x)),
-        el('td', null, el('span', { class: `verdict ${x.verdict}` }, VERDICTS[x.verdict] || x.verdict)), el('td', null, `${x.over} of ${x.in_a_row}`), el('td', null, EFFECTS[x.on] || x.on)))))))),
+        el('th', { scope: 'row' }, x.name, el('p', { class: 'mono dim' }, x.reading)),
+        el('td', { 'data-head': 'verdict' }, el('span', { class: `verdict ${verdict(x)[0]}` }, verdict(x)[1]), x.over > 0 && el('p', { class: 'dim' }, `${x.over} of ${x.in_a_row} readings in a row`)),
+        el('td', { 'data-head': 'new' }, usage(x.new)), el('td', { 'data-head': 'stable' }, usage(x.stable)), el('td', { 'data-head': 'limit' }, limits(x)), el('td', { 'data-head': 'if it is over' }, EFFECTS[x.on] || x.on)))))))),
     el('p', { class: 'dim' }, 'Only as many readings in a row as the file says, all over a limit, are over it; a reading that fails is neither within nor over.')];
 }

@@ -84,12 +84,20 @@ const STATES = { pending: 'Pending', progressing: 'Progressing', paused: 'Paused
 const HELD_LONG_S = 7200;
 const ICONS = { ok: '✓', watch: '▲', bad: '✖', unknown: '?' };
 
+const sentence = (text) => text ? `${text.slice(0, 1).toUpperCase()}${text.slice(1).replace(/\.$/, '')}.` : '';
+/** Stable fails more than the file allows: rolling back does not help those users. */
+const stableFails = (r) => r.watchdog.limits && r.arms.stable.requests >= 20 && r.arms.stable.error_ratio > r.watchdog.limits.errors_max;
+const SHARED = 'Look at what both versions share: the database, the network, the load.';
+
 const failed = (a) => `${count(a.failures)} of ${count(a.requests)} failed${a.requests ? ` (${ratio(a.error_ratio)})` : ''}`;
 const sides = (r) => `new ${failed(r.arms.new)}, stable ${failed(r.arms.stable)}, in five minutes.`;
 
+/** What a signal leads to, where that is no rollback. */
+const LEADS_TO = { latency_notice: 'a notice', resource_hold: 'a hold' };
+
 /** The signal that is nearest to a trip. */
 function strongest(r) {
-  return r.watchdog.signals.filter((s) => s.evidence_ratio !== null && s.evidence_ratio !== undefined)
+  return r.watchdog.signals.filter((s) => s.evidence_ratio !== null && s.evidence_ratio !== undefined && !LEADS_TO[s.signal])
     .reduce((best, s) => !best || s.evidence_ratio > best.evidence_ratio ? s : best, null);
 }
 
@@ -106,6 +114,8 @@ function answers(r, status) {
   const quiet = fresh.requests + stable.requests === 0;
   const near = top ? `${Math.round(Math.min(1, top.evidence_ratio) * 100)}% of the way to a rollback` : 'no evidence yet';
   const users = `${count(fresh.users)} of ${count(fresh.users + stable.users)} users seen in five minutes`;
+  const over = (r.resources || []).filter((x) => x.verdict === 'fail' && x.on === 'hold').map((x) => x.name);
+  const wave = (r.waves || []).find((w) => w.name === r.wave), named = wave && wave.segments.length ? `, and ${wave.segments.join(', ')}` : '';
   const a = { tone: 'ok', state: STATES[r.state] || r.state, verdict: 'ok' };
   if (r.wave) a.state += `, wave ${r.wave}`;
   const down = ['stable', 'new'].flatMap((arm) => r.arms[arm].servers.filter((s) => !s.healthy)
@@ -114,11 +124,14 @@ function answers(r, status) {
 
   a.inside = r.weight >= 100 ? 'Everyone: 100% of users are in new.'
     : quiet ? `${percent(r.weight)} of users belong to new; nobody was seen in five minutes.`
-    : `${users} ${fresh.users === 1 ? 'is' : 'are'} in new; the target is ${percent(r.weight)}.`;
+    : `${users} ${fresh.users === 1 ? 'is' : 'are'} in new; the target is ${percent(r.weight)}${named}.`;
   if (quiet) { a.tone = 'unknown'; a.verdict = 'unknown'; a.worse = 'Cannot tell.'; a.why = 'No request came in the last five minutes.'; }
   else if (limits && !limits.enabled) { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'Nobody looks.'; a.why = `The watchdog is switched off in the file. ${sides(r)}`; }
-  else if (dog.state === 'both_arms') { a.tone = 'bad'; a.verdict = 'bad'; a.worse = 'Both versions are bad.'; a.why = `Not blamed on new. ${dog.detail} ${sides(r)}`; }
+  else if (dog.state === 'both_arms') { a.tone = 'bad'; a.verdict = 'bad'; a.worse = 'Both versions are bad.'; a.why = `${sentence(dog.detail)} In five minutes: ${sides(r).replace(', in five minutes', '')}`; }
   else if (dog.state === 'blind') { a.tone = 'unknown'; a.verdict = 'unknown'; a.worse = 'Cannot tell: the watchdog is blind.'; a.why = `${dog.detail}. ${sides(r)}`; }
+  else if (dog.state === 'suspicious' && over.length && !(top && top.evidence_ratio >= 0.5)) {
+    a.tone = 'watch'; a.verdict = 'watch'; a.worse = `It uses more than it may: ${over.join(', ')}.`; a.why = `Waves hold for that; nothing is taken out. Evidence: ${near}. ${sides(r)}`; a.uses = true;
+  }
   else if (dog.state === 'suspicious') { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'Perhaps.'; a.why = `Evidence is ${near}${top ? ` (${top.signal}: ${top.detail})` : ''}. ${sides(r)}`; }
   else if (!fresh.requests) { a.worse = 'Nothing to compare.'; a.why = `No request went to new. ${sides(r)}`; }
   else if (!stable.requests) { a.worse = 'No sign of it.'; a.why = `Nobody is left in stable to compare with: only the ceilings of the file hold. ${sides(r)}`; }
@@ -128,10 +141,11 @@ function answers(r, status) {
     const t = r.trip, by = t.actor === 'watchdog' || t.actor === 'fuse' ? `the ${t.actor}` : t.actor;
     a.tone = 'bad'; a.verdict = t.cause === 'manual' ? 'watch' : 'bad';
     a.inside = `Nobody: every user is on stable. (The file says ${percent(r.weight_configured)}.)`;
-    a.worse = t.cause === 'manual' ? 'A person took it out:' : 'It was:';
+    a.worse = t.cause === 'manual' ? 'A person took it out:' : t.cause === 'both_arms' ? 'Both were bad:' : 'It was:';
     a.why = t.cause === 'manual' ? `“${t.detail}”.` : `${t.detail || CAUSES[t.cause]}.`;
     a.acted = `Yes: rolled back by ${by} at ${since(t.at, now)}${t.onset_to_trip_ms ? `, ${millis(t.onset_to_trip_ms)} after the first sign` : ''}.`;
-    a.todo = `Users are safe; nothing is urgent. Mend new, then raise attempt to ${Math.max(r.attempt, r.attempt_seen) + 1} in the file, or resume.`;
+    a.todo = stableFails(r) ? `Act: stable fails too, ${failed(r.arms.stable)} in five minutes. ${SHARED} New stays out meanwhile.`
+      : `Users are safe; nothing is urgent. Mend new, then raise attempt to ${Math.max(r.attempt, r.attempt_seen) + 1} in the file, or resume.`;
     a.calls = 'resume';
   } else if (r.state === 'frozen' && r.trip) {
     const t = r.trip;
@@ -147,9 +161,11 @@ function answers(r, status) {
     a.calls = /grayling resume/.test(r.held) ? 'resume' : null;
     a.state += ', held';
   } else {
-    a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
-    a.todo = a.tone === 'bad' ? 'Look at what both versions share: the database, the network, the load. A rollback of new is always safe.'
+    a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".'
+      : dog.state === 'both_arms' ? 'Not yet. If it lasts for 30 s, new is taken out as a precaution (or the release is frozen, where the file says so).' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
+    a.todo = a.tone === 'bad' ? `${SHARED} A rollback of new is always safe.`
       : limits && !limits.enabled ? `Switch it on again (enabled under [release.${r.name}.watchdog]), or look at the figures yourself.`
+      : a.uses ? 'Look at the resources. If you cannot wait, roll back: it is always safe.'
       : a.tone === 'watch' ? 'Look at the evidence. If you cannot wait, roll back: it is always safe.'
       : quiet ? 'See whether traffic should be reaching this proxy.'
       : a.tone === 'unknown' ? 'See why it is blind; until then look at the figures yourself.'

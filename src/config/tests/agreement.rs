@@ -13,7 +13,10 @@ fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defau
         format!("{:?}", (&a.listen, &a.admin, &a.limits)),
         format!("{:?}", (&b.listen, &b.admin, &b.limits))
     );
-    assert_eq!(format!("{:?}", (&a.state, &a.log)), format!("{:?}", (&b.state, &b.log)));
+    assert_eq!(
+        format!("{:?}", (&a.state, &a.log, a.metrics)),
+        format!("{:?}", (&b.state, &b.log, b.metrics))
+    );
     assert_eq!(a.releases[0].watchdog, b.releases[0].watchdog);
     let times = |p: &crate::domain::plan::Plan| {
         let u = &p.upstreams[0];
@@ -115,6 +118,8 @@ fn the_mirror_has_the_keys_that_the_checker_knows() {
             "limits" => def("Limits"),
             "state" => def("State"),
             "log" => def("Log"),
+            "metrics" => def("Metrics"),
+            "traces" => def("Traces"),
             "alert.*" => def("Alert"),
             other => panic!("no mirror of [{other}]"),
         };

@@ -3,6 +3,7 @@
 mod agreement;
 mod alerts;
 mod damaged;
+mod telemetry;
 
 use super::check::examine;
 use super::*;

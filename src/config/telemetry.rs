@@ -1,0 +1,53 @@
+//! `[metrics]` and `[traces]`: how much is told of requests, beside the log.
+//!
+//! Invariants: without `[traces]` nothing is traced; the path of an endpoint, which may be a secret, is shown in no fault.
+
+use super::alerts::address;
+use super::read::{Reader, Scope};
+use crate::domain::cohort::Weight;
+use crate::domain::plan::{Detail, Scheme, Traces};
+
+/// Where OTLP over gRPC is taken, by convention: another protocol.
+const GRPC_PORT: u16 = 4317;
+const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
+
+pub fn metrics(r: &mut Reader<'_>, root: &Scope<'_>) -> Detail {
+    let scope = r.scope(root, "metrics", "metrics");
+    r.choice(&scope, "detail", &[("full", Detail::Full), ("deciding", Detail::Deciding)])
+}
+
+pub fn traces(r: &mut Reader<'_>, root: &Scope<'_>) -> Option<Traces> {
+    let scope = r.scope(root, "traces", "traces");
+    scope.table?;
+    let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
+    if r.value(&scope, "endpoint").is_none() {
+        let help = format!("add `endpoint = \"{EXAMPLE}\"`, or remove `[traces]`");
+        r.absent(&scope.span, "`[traces]` has no `endpoint`", "there is nobody to tell", Some(help));
+        return None;
+    }
+    let endpoint = r.parsed(&scope, "endpoint", address)?;
+    if endpoint.value.port == GRPC_PORT {
+        let why = "4317 is where collectors take OTLP over gRPC; this is OTLP over HTTP";
+        r.fault(
+            &endpoint.span,
+            "`endpoint` is of another protocol",
+            why,
+            Some(format!("write `\"{EXAMPLE}\"`")),
+        );
+        return None;
+    }
+    if endpoint.value.path == "/" {
+        let help = format!("add the path, as in `\"{EXAMPLE}\"`");
+        r.warn(
+            &endpoint.span,
+            "`endpoint` has no path",
+            "collectors take traces at `/v1/traces`",
+            Some(help),
+        );
+    }
+    let tls = match endpoint.value.scheme {
+        Scheme::Http => None,
+        Scheme::Https => Some(super::tls::by_the_system(r, &endpoint.span)?),
+    };
+    Some(Traces { address: endpoint.value, tls, sample })
+}
