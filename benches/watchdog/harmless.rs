@@ -119,7 +119,7 @@ fn t1(bench: &Bench, latencies: &Arc<Latencies>) {
     }
     for share in [1.0, 5.0, 20.0, 50.0] {
         let requests = bench.pick(200_000, 100_000);
-        let sups = bench.runs("T1 events", runs, |seed| {
+        let sups = bench.runs("T1 events", bench.pick(400, 100), |seed| {
             let mut world = World::new(seed, Crowd::Strangers, 500, 0, latencies);
             calm(&mut world, &[share], requests).e
         });
@@ -134,7 +134,7 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
     if !bench.wants("T2") {
         return;
     }
-    let ticks = bench.pick(6000, 2400);
+    let ticks = bench.pick(4200, 2400);
     let ugly = Crowd::ugly(20_000);
     let waves: &[f64] = &[1.0, 5.0, 20.0, 50.0, 5.0, 20.0];
     for (name, crowd, known, waves) in [
@@ -143,7 +143,7 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
         ("20,000 ugly users, waves 1, 5, 20, 50, 5, 20%", ugly, false, Some(waves)),
         ("20,000 ugly users, their past known, waves 1, 5, 20, 50, 5, 20%", ugly, true, Some(waves)),
     ] {
-        let sups = bench.runs(&format!("T2 {name}"), bench.pick(400, 40), |seed| {
+        let sups = bench.runs(&format!("T2 {name}"), bench.pick(334, 40), |seed| {
             let mut world = World::new(seed, crowd, 100, 0, latencies);
             if known {
                 world.requests(120_000);
@@ -218,7 +218,7 @@ fn t12(bench: &Bench, latencies: &Arc<Latencies>) {
 
 fn t18(bench: &Bench, latencies: &Arc<Latencies>) {
     let runs = bench.pick(300, 12);
-    let requests = bench.pick(200_000, 100_000);
+    let requests = 100_000;
     let mut seeds = 0;
     let mut blame = |what: &str, crowd: Crowd, known: bool, weights: &[f64], requests: u64| {
         let users = if let Crowd::Regulars(of) = crowd { of.users as u64 } else { 0 };

@@ -70,7 +70,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     println!(
         "| scenario | runs | judge | false | seen | delay | users harmed |\n|---|---|---|---|---|---|---|"
     );
-    let runs = bench.pick(100, 8);
+    let runs = bench.pick(50, 8);
     let cases = [
         ("nothing", What::Fault(Fault::None)),
         ("outage of both, 6 minutes", What::Outage(3600)),
