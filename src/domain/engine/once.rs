@@ -9,6 +9,10 @@
 //! growing without bound; a test holds the counter-example). To let users enter an open cohort while its events are scored, as the reference
 //! does, reveals each entrant's label before it is drawn.
 //!
+//! A cohort whose labels are not the share that was drawn, beyond chance, is left out: part of `new` did not come for a while, so whoever came in a bad hour is not like the rest of the
+//! cohort. What is left in, however bad the hour, cannot trip by that alone: three standard deviations of labels are worth 4.5 nats at most. (Only totals of
+//! labels are looked at, and each table is fair whatever they are.)
+//!
 //! Invariants: a user has each kind of event once in a draw; tables are final when they are scored; closing looks at totals and the clock only.
 
 use super::cell::{Pair, cell};
@@ -19,6 +23,8 @@ use super::{ERROR_ODDS, LEVELS};
 use crate::domain::decide::Arm;
 use std::time::Duration;
 
+/// Standard deviations by which a cohort's share of `new` may be off.
+const DRIFT_Z: f64 = 3.0;
 /// Cohorts of entry in a draw.
 pub const COHORTS: usize = 32;
 /// Odds of a first very slow answer.
@@ -200,6 +206,10 @@ impl Once {
             let closes = n * share >= EXPECTED_MIN && n * (1.0 - share) >= EXPECTED_MIN;
             if closes {
                 self.closed[group] = true;
+                let off = self.entered[group].new as f64 - n * share;
+                if off.abs() > DRIFT_Z * (n * share * (1.0 - share)).sqrt() {
+                    self.entered[group] = Pair::default();
+                }
                 let users = self.entered[group];
                 for (kind, of) in self.kinds.iter_mut().enumerate() {
                     let events = std::mem::take(&mut of.waiting[group]).capped(users);
@@ -312,5 +322,42 @@ fn bet(mixture: &mut Mixture, odds: &[f64], tables: &[(Pair, Pair)]) {
             sum += cell(*at_risk, *events, odds.ln());
         }
         mixture.push(row, sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// E of failures after a cohort of such labels has closed, and such of its users have failed while it was open, or after.
+    fn after(users: Pair, failed: Pair, late: bool) -> f64 {
+        let mut once = Once::default();
+        once.entered(Some(0), users, 0.2);
+        let fail = |once: &mut Once| {
+            for (arm, n) in [(Arm::New, failed.new), (Arm::Stable, failed.stable)] {
+                for _ in 0..n {
+                    once.event(&mut Mark::entered(Some(0)), arm, Kinds::default().with(Kind::Failed));
+                }
+            }
+            once.score();
+        };
+        if !late {
+            fail(&mut once);
+        }
+        once.entered(Some(9), Pair::default(), 0.2);
+        if late {
+            fail(&mut once);
+        }
+        once.mixture(Kind::Failed).mean()
+    }
+
+    /// Half of `new` stayed away at first; then all came, and failed as stable did.
+    #[test]
+    fn a_cohort_of_which_some_stayed_away_says_nothing() {
+        for late in [false, true] {
+            assert!(after(Pair::new(2000, 8000), Pair::new(200, 400), late) > 1e6);
+            assert!(after(Pair::new(1400, 8600), Pair::new(200, 800), late) < 1.0);
+            assert!(after(Pair::new(2600, 7400), Pair::new(200, 100), late) < 1.0);
+        }
     }
 }
