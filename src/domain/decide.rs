@@ -6,8 +6,9 @@
 use super::cohort::{Bucket, Weight};
 use super::engine::users::Unit;
 use super::plan::Release;
-use super::segment::Subject;
+use super::segment::{Segment, Subject, UserSet};
 use super::wave::{self, Reach};
+use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Arm {
@@ -98,11 +99,15 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
     let Force::At(Reach { weight, segments }) = force else {
         return to(Arm::Stable, Reason::Tripped);
     };
-    if let Some(i) = release.excluded.iter().position(|s| s.holds(subject)) {
-        return to(Arm::Stable, Reason::Excluded(i));
-    }
-    if let Some(i) = release.segments.iter().take(segments).position(|s| s.holds(subject)) {
-        return to(Arm::New, Reason::Segment(i));
+    if !(release.excluded.is_empty() && release.segments.is_empty()) {
+        let number = Some(UserSet::hash(id));
+        let holds = |segment: &Arc<Segment>| segment.holds_numbered(number, subject);
+        if let Some(i) = release.excluded.iter().position(holds) {
+            return to(Arm::Stable, Reason::Excluded(i));
+        }
+        if let Some(i) = release.segments.iter().take(segments).position(holds) {
+            return to(Arm::New, Reason::Segment(i));
+        }
     }
     to(if weight.holds(bucket) { Arm::New } else { Arm::Stable }, Reason::Weight)
 }

@@ -47,7 +47,12 @@ impl Segment {
     }
 
     pub fn holds(&self, subject: &Subject<'_>) -> bool {
-        subject.user_id.is_some_and(|id| self.users.contains(id))
+        self.holds_numbered(subject.user_id.map(UserSet::hash), subject)
+    }
+
+    /// The same; `number`: [`UserSet::hash`] of the subject's id, for whoever asks several segments.
+    pub fn holds_numbered(&self, number: Option<u64>, subject: &Subject<'_>) -> bool {
+        number.is_some_and(|number| self.users.contains_number(number))
             || self.header.as_ref().is_some_and(|wanted| {
                 let sent =
                     |h: &HeaderMap| h.get_all(&wanted.name).iter().any(|v| v.as_bytes() == wanted.equals);
@@ -57,14 +62,59 @@ impl Segment {
     }
 }
 
-/// A set of user ids, kept as sorted 64-bit hashes: 8 bytes an id, whatever their length.
+/// A set of user ids, kept as sorted 64-bit hashes: 8.5 bytes an id at most, whatever their length.
 ///
 /// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
-/// Hashes are uniform, so interpolation finds one in a handful of probes (Perl, Itai, Avni 1978).
+/// Hashes are uniform, so their first bits say nearly where one is: a look-up reads one place of an index, and one of the hashes.
 ///
 /// Cloning shares the ids.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct UserSet(Arc<[u64]>, u64);
+pub struct UserSet {
+    ids: Arc<Ids>,
+    fingerprint: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ids {
+    /// Ascending.
+    hashes: Box<[u64]>,
+    /// Of the hashes with the same first bits: where they begin; and last the number of all. Empty: these are few.
+    starts: Box<[u32]>,
+    /// Bits that are not the first ones.
+    shift: u32,
+}
+
+/// Hashes that share their first bits, about.
+const TOGETHER: usize = 16;
+
+impl Ids {
+    fn new(hashes: Vec<u64>) -> Ids {
+        let bits = (hashes.len() / TOGETHER).checked_ilog2().map_or(0, |log| log + 1);
+        let shift = u64::BITS - bits;
+        if bits == 0 || u32::try_from(hashes.len()).is_err() {
+            return Ids { hashes: hashes.into(), starts: Box::default(), shift };
+        }
+        let mut starts = Vec::with_capacity((1 << bits) + 1);
+        for (at, hash) in hashes.iter().enumerate() {
+            let place = (hash >> shift) as usize;
+            starts.resize(starts.len().max(place + 1), at as u32);
+        }
+        starts.resize((1 << bits) + 1, hashes.len() as u32);
+        Ids { hashes: hashes.into(), starts: starts.into(), shift }
+    }
+
+    fn contains(&self, hash: u64) -> bool {
+        let near = match self.starts.is_empty() {
+            true => &self.hashes[..],
+            false => {
+                let place = (hash >> self.shift) as usize;
+                &self.hashes[self.starts[place] as usize..self.starts[place + 1] as usize]
+            }
+        };
+        // Hashes are not as uniform as that only if somebody has made them so.
+        if near.len() > 4 * TOGETHER { near.binary_search(&hash).is_ok() } else { near.contains(&hash) }
+    }
+}
 
 impl UserSet {
     pub fn from_hashes(mut hashes: Vec<u64>) -> Self {
@@ -72,7 +122,7 @@ impl UserSet {
         hashes.dedup();
         let fingerprint =
             hashes.iter().fold(hashes.len() as u64, |f, h| f.rotate_left(5) ^ h.wrapping_mul(PRIME));
-        UserSet(hashes.into(), fingerprint)
+        UserSet { ids: Arc::new(Ids::new(hashes)), fingerprint }
     }
 
     /// Those of both.
@@ -80,18 +130,20 @@ impl UserSet {
         match (self.is_empty(), other.is_empty()) {
             (_, true) => self,
             (true, false) => other,
-            (false, false) => Self::from_hashes(self.0.iter().chain(other.0.iter()).copied().collect()),
+            (false, false) => {
+                Self::from_hashes(self.hashes().iter().chain(other.hashes()).copied().collect())
+            }
         }
     }
 
     /// Holds on to the ids only as long as somebody else does.
     pub fn downgrade(&self) -> WeakUserSet {
-        WeakUserSet(Arc::downgrade(&self.0), self.1)
+        WeakUserSet(Arc::downgrade(&self.ids), self.fingerprint)
     }
 
     /// Tells two sets apart without comparing ten million ids.
     pub fn fingerprint(&self) -> u64 {
-        self.1
+        self.fingerprint
     }
 
     /// The number under which `user_id` (normalised) is kept.
@@ -101,44 +153,34 @@ impl UserSet {
 
     /// The numbers under which its users are kept, in order.
     pub fn hashes(&self) -> &[u64] {
-        &self.0
+        &self.ids.hashes
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.hashes().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.hashes().is_empty()
     }
 
     pub fn contains(&self, user_id: &[u8]) -> bool {
-        let wanted = Self::hash(user_id);
-        let (mut low, mut high) = (0usize, self.0.len());
-        while high - low > 16 {
-            let (first, last) = (self.0[low], self.0[high - 1]);
-            if wanted < first || wanted > last {
-                return false;
-            }
-            let span = u128::from(last - first) + 1;
-            let guess = low + (u128::from(wanted - first) * (high - low) as u128 / span) as usize;
-            match self.0[guess].cmp(&wanted) {
-                std::cmp::Ordering::Equal => return true,
-                std::cmp::Ordering::Less => low = guess + 1,
-                std::cmp::Ordering::Greater => high = guess,
-            }
-        }
-        self.0[low..high].contains(&wanted)
+        self.contains_number(Self::hash(user_id))
+    }
+
+    /// Of a user whose [`UserSet::hash`] this is.
+    pub fn contains_number(&self, number: u64) -> bool {
+        self.ids.contains(number)
     }
 }
 
 /// See [`UserSet::downgrade`].
 #[derive(Debug, Clone)]
-pub struct WeakUserSet(Weak<[u64]>, u64);
+pub struct WeakUserSet(Weak<Ids>, u64);
 
 impl WeakUserSet {
     pub fn upgrade(&self) -> Option<UserSet> {
-        self.0.upgrade().map(|ids| UserSet(ids, self.1))
+        self.0.upgrade().map(|ids| UserSet { ids, fingerprint: self.1 })
     }
 }
 
@@ -167,6 +209,15 @@ mod tests {
             let set = UserSet::from_hashes(hashes);
             prop_assert!(set.contains(b"x"));
             prop_assert!(!set.contains(b"y"));
+        }
+
+        #[test]
+        fn any_hashes_are_found(
+            hashes in proptest::collection::vec(prop_oneof![any::<u64>(), Just(0), Just(u64::MAX), 0u64..9], 0..2000), other: u64,
+        ) {
+            let ids = UserSet::from_hashes(hashes.clone()).ids;
+            prop_assert!(hashes.iter().all(|hash| ids.contains(*hash)));
+            prop_assert_eq!(ids.contains(other), hashes.contains(&other));
         }
     }
 }
