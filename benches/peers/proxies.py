@@ -153,17 +153,22 @@ http {{
 
 
 def start_origins(folder, core):
-    """Two servers that name their arm: a short JSON body, and one of 1 MiB at `/big`."""
+    """Two servers that name their arm: a short JSON body, and one of 1 MiB at `/big`. At `/fault` new answers one in ten with 500, while
+    there is a file `bad` beside them."""
     folder.mkdir()
     ports = {"stable": free_port(), "new": free_port()}
     for arm in ports:
         (folder / arm).mkdir()
         (folder / arm / "big").write_bytes(bytes(1 << 20))
+    answer = lambda arm: f"return 200 '{{\"arm\":\"{arm}\",\"resultCode\":0,\"balance\":\"12.34\"}}';"
+    fails = {"stable": "", "new": "if ($fails = 1) { return 500; }"}
     servers = "\n".join(
         f"  server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}/{arm}; location = /big {{ sendfile on; }} "
-        f"location / {{ return 200 '{{\"arm\":\"{arm}\",\"resultCode\":0,\"balance\":\"12.34\"}}'; }} }}"
+        f"location = /fault {{ set $fails $unlucky; if (!-f {folder}/bad) {{ set $fails 0; }} {fails[arm]} {answer(arm)} }} "
+        f"location / {{ {answer(arm)} }} }}"
         for arm, port in ports.items())
-    (folder / "nginx.conf").write_text(nginx_config(folder, servers))
+    chance = "  split_clients $request_id $unlucky { 10% 1; * 0; }\n"
+    (folder / "nginx.conf").write_text(nginx_config(folder, chance + servers))
     command = ["nginx", "-c", folder / "nginx.conf", "-p", folder, "-e", folder / "error.log"]
     return Running("origins", command, core, ports["new"], folder).wait_until_up(), ports
 
@@ -266,7 +271,7 @@ def start_envoy(folder, core, origins, binary, pair=None):
     return Running(ENVOY, command, core, port, folder, tls=bool(pair))
 
 
-def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, gray=True, name=OURS):
+def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, weight=SHARE, gray=True, name=OURS):
     """With everything on that is on by default. `gray=False`: a plain route to one upstream; `ids`: of a segment in a file; for comparison."""
     port, admin = free_port(), free_port()
     segment = ""
@@ -277,7 +282,7 @@ def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, wo
     release = f"""[release.bench]
 stable = "v1"
 new = "v2"
-weight = "{SHARE:.0%}"
+weight = "{weight:.1%}"
 {segment}""" if gray else ""
     target = 'release = "bench"' if gray else 'upstream = "v1"'
     more = "".join(f'[[route]]\npath = "/route/number/{n}"\n{target}\n' for n in range(1, routes))
@@ -305,4 +310,6 @@ directory = "state"
     # Not beside the config: each line would be an event of the directory that is watched.
     (folder / "log").mkdir()
     log = open(folder / "log" / "stdout", "w")
-    return Running(name, [binary, "run", "-c", folder / "grayling.toml"], core, port, folder, stdout=log, tls=bool(pair))
+    running = Running(name, [binary, "run", "-c", folder / "grayling.toml"], core, port, folder, stdout=log, tls=bool(pair))
+    running.admin = admin
+    return running

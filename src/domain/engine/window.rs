@@ -302,7 +302,7 @@ impl Windows {
         self.units
     }
 
-    /// The newest window of each size, in the score [`SIGHT_ROW`].
+    /// Of the newest window of each size: what it could have shown of the body of latency, at the level of notice.
     pub fn sight(&self) -> &[Sight] {
         &self.sight
     }
