@@ -99,34 +99,30 @@ impl Case {
 
     /// Until the onset.
     fn sound(&self, seed: u64, latencies: &Arc<Latencies>) -> World {
-        sound(self, seed, latencies)
+        let mut world = World::new(seed, self.crowd, self.rate, self.routes, latencies);
+        world.fails = self.fails;
+        world.notice_at(self.notice);
+        world.requests(self.learn);
+        world.weigh(percent(self.share));
+        match self.onset {
+            Onset::AtOnce => {}
+            Onset::Warm => {
+                while world.new_requests < 600 {
+                    world.tick();
+                }
+            }
+            Onset::Late => {
+                while world.seen_of_new() < 0.9 {
+                    world.tick();
+                }
+            }
+        }
+        world
     }
 }
 
 fn run(case: &Case, seed: u64, latencies: &Arc<Latencies>) -> Seen {
     until_seen(&mut case.sound(seed, latencies), case.fault, case.level, case.most)
-}
-
-fn sound(case: &Case, seed: u64, latencies: &Arc<Latencies>) -> World {
-    let mut world = World::new(seed, case.crowd, case.rate, case.routes, latencies);
-    world.fails = case.fails;
-    world.notice_at(case.notice);
-    world.requests(case.learn);
-    world.weigh(percent(case.share));
-    match case.onset {
-        Onset::AtOnce => {}
-        Onset::Warm => {
-            while world.new_requests < 600 {
-                world.tick();
-            }
-        }
-        Onset::Late => {
-            while world.seen_of_new() < 0.9 {
-                world.tick();
-            }
-        }
-    }
-    world
 }
 
 struct Delays {

@@ -130,7 +130,8 @@ pub fn evidence(value: &serde_json::Value) -> String {
         Value::Object(fields) => {
             let mut out = String::new();
             // The grounds are for `ledger --verify`: what they say is said beside them in words.
-            for (name, field) in fields.iter().filter(|(name, _)| *name != "grounds") {
+            for (name, field) in fields.iter().filter(|(name, field)| *name != "grounds" && !field.is_null())
+            {
                 let told = match field {
                     Value::Object(_) => format!("({})", evidence(field)),
                     _ => evidence(field),
@@ -175,6 +176,8 @@ mod tests {
             serde_json::json!({"new": {"failed": 41, "of": 812}, "alpha": 0.001, "s": "a\nb", "l": [1, 2]});
         assert_eq!(evidence(&value), "alpha 0.001, l [1, 2], new (failed 41, of 812), s a b");
         assert_eq!(evidence(&serde_json::Value::Null), "");
+        let unknown = serde_json::json!({"blind_below": null, "p99_ms": 3});
+        assert_eq!(evidence(&unknown), "p99_ms 3", "what is not known is not told");
     }
 
     #[test]

@@ -314,8 +314,8 @@ impl Judge {
             signal(label(of), self.stratum(of), ratio, format!("{detail}{control}"))
         };
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
-        let unseen =
-            self.engine.blindness().map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
+        let blindness = self.engine.blindness();
+        let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
         let signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
@@ -352,7 +352,7 @@ impl Judge {
             e_client_errors: comparison.e[engine::Signal::ClientErrors as usize],
             e_latency: comparison.e[engine::Signal::Latency as usize],
             e_notice: self.engine.notice(),
-            blindness: self.engine.blindness(),
+            blindness,
             client_errors: sum_minute.client_errors,
             rows: self.engine.rows(loudest),
             clean: self.engine.clean(),

@@ -330,6 +330,15 @@ mod tests {
         let _ = for_upstream(map, &forwarded, || 0xab);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn numbers_are_written_as_hexadecimal(word: u64) {
+            let mut text = [b' '; 18];
+            proptest::prop_assert_eq!(hex(&mut text, 1, word), 17);
+            proptest::prop_assert_eq!(std::str::from_utf8(&text).unwrap(), format!(" {word:016x} "));
+        }
+    }
+
     #[test]
     fn hop_by_hop_fields_do_not_pass() {
         let mut map = headers(&[

@@ -115,6 +115,11 @@ fn a_new_that_fails_ten_times_as_often_is_flipped() {
 }
 
 #[test]
+fn a_new_that_fails_every_other_request_is_flipped() {
+    flips("+50 points of failures", "errors", seconds(20), Service { fails: 0.501, ..SOUND }, |_| {});
+}
+
+#[test]
 fn a_new_that_answers_404_to_everyone_on_one_route_is_flipped() {
     let routes = |config: &mut Config| {
         config.rest = ["/refunds", "/invoices", "/usage"]
@@ -131,19 +136,26 @@ fn a_new_that_answers_404_to_everyone_on_one_route_is_flipped() {
 
 #[test]
 fn a_new_that_is_a_little_slower_is_noticed_and_left_in() {
+    noticed(1.15);
+    // As much as is tolerated.
+    noticed(1.2);
+}
+
+fn noticed(slower: f64) {
+    let what = format!("p50 +{:.0}%", 100.0 * (slower - 1.0));
     let _turn = turn();
     let scene = scene(SOUND, |_| {});
     let (onset, before) = (Instant::now(), scene.new.total());
-    scene.new.behave(Behaviour::Service(Service { median_ms: 9.2, ..SOUND }));
+    scene.new.behave(Behaviour::Service(Service { median_ms: slower * SOUND.median_ms, ..SOUND }));
     let api = scene.proxy.api();
     let took = eventually(seconds(90), "the notice level is crossed", || {
-        assert!(api.trip().is_none(), "a sixth slower is tolerated: {}", scene.proxy.said());
+        assert!(api.trip().is_none(), "{what} is tolerated: {}", scene.proxy.said());
         (ratio(&api, "latency_notice") >= 1.0).then(|| onset.elapsed())
     });
     let requests = scene.new.total() - before;
-    figure(&format!("p50 +15%: noticed after {} ms, {requests} requests of new", took.as_millis()));
+    figure(&format!("{what}: noticed after {} ms, {requests} requests of new", took.as_millis()));
     assert_eq!(api.release()["watchdog"]["state"], "suspicious");
-    left_alone("p50 +15%", seconds(3), &scene);
+    left_alone(&what, seconds(3), &scene);
     drop(scene.load);
 }
 
@@ -271,6 +283,7 @@ fn a_restart_forgets_no_evidence() {
         figure(&format!(
             "evidence of errors before a restart (killed: {hard}) {before:.2}, after it {after:.2}"
         ));
+        again.event("evidence_restored");
         assert_eq!(again.events("evidence_restored").len(), 1);
     }
 }

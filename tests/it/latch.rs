@@ -139,7 +139,7 @@ fn starts_with_bad_state(world: &World, config: &Config, what: &str) -> Proxy {
     assert!(ready.text().contains("state"), "{what}: readyz says why: {}", ready.text());
     let status = api.get("/api/v1/status").text();
     println!("{what}: {}", ready.text());
-    assert!(proxy.said().contains("state"), "{what}: the log says why: {}", proxy.said());
+    proxy.tells("state");
     assert!(
         !status.contains("\"state\":\"progressing\""),
         "{what}: the status does not call this progress: {status}"

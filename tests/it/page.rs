@@ -266,3 +266,25 @@ fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_
     assert_eq!(browser.complaints(), Vec::<String>::new());
     load.stop();
 }
+
+/// A browser opens six connections to one server, and keeps pages that one may come back to.
+#[test]
+fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let proxy = world.run(&Config::new(stable.address, new.address));
+    let browser = Browser::start(world.folder());
+    for _ in 0..8 {
+        browser.open(&page(&proxy));
+        browser.reads(".state", "Progressing");
+        browser.open("about:blank");
+    }
+    browser.open(&format!("{}#/ledger", page(&proxy)));
+    browser.reads("#ledger", "started");
+    // And one that is come back to lives again.
+    browser.script("history.go(-2)");
+    browser.reads("#feed", "live");
+    let streams = || proxy.api().metric("grayling_event_streams", &[]).unwrap_or(0.0);
+    eventually(seconds(60), "one page has one stream", || (streams() == 1.0).then_some(()));
+}

@@ -218,6 +218,7 @@ fn a_proxy_without_a_header_that_can_be_believed_is_closed_and_counted_by_cause(
     assert_eq!(refused(&scene.proxy, "slow"), 3.0);
     assert_eq!(scene.received(), 0);
     // One word in ten seconds, however many there are; it says what to type.
+    scene.proxy.event("proxy_header_refused");
     let told = scene.proxy.events("proxy_header_refused");
     assert!(!told.is_empty() && told.len() <= 3, "{told:?}");
     assert_eq!((told[0]["cause"].as_str(), told[0]["peer"].as_str()), (Some("absent"), Some("127.0.0.1")));
@@ -258,8 +259,7 @@ fn a_reload_switches_it_for_new_connections_and_says_so() {
 
     config.listen.push_str("\nproxy_protocol = true");
     world.write(&config);
-    eventually(seconds(5), "the reload", || proxy.events("reloaded").pop());
-    let findings = proxy.events("reloaded")[0]["findings"].to_string();
+    let findings = proxy.event("reloaded")["findings"].to_string();
     assert!(findings.contains("`[listen] proxy_protocol`: new connections"), "{findings}");
     old.send(get(""));
     assert_eq!(old.told().status, 200, "a connection goes on as it began");

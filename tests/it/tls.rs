@@ -246,7 +246,7 @@ fn what_is_wrong_with_tls_at_start_is_told_and_ends_with_78() {
     scene.ca.server(&scene.world, "server", Validity::Expired);
     scene.config.rest = TLS.into();
     let proxy = scene.world.run(&scene.config);
-    assert!(proxy.said().contains("has expired"), "{}", proxy.said());
+    proxy.tells("has expired");
     assert_eq!(proxy.client().get("/", &[]).unwrap().text(), "stable");
 }
 

@@ -51,7 +51,7 @@ function viewLedger() {
     el('h2', { class: 'summary' }, 'What was decided, latest first'),
     names.length > 1 && el('p', null, el('label', { for: 'only' }, 'Release'), el('select', { id: 'only', onchange: (e) => { lookup.only = e.target.value; changed(); } },
       el('option', { value: '' }, 'all'), names.map((n) => el('option', { value: n, selected: n === lookup.only }, n)))),
-    entries.length === 0 ? el('p', null, 'No decision yet.') : el('div', { class: 'scroll' }, el('table', { id: 'ledger', class: 'stack' },
+    entries.length === 0 ? el('p', null, app.past ? 'No decision yet.' : 'loading…') : el('div', { class: 'scroll' }, el('table', { id: 'ledger', class: 'stack' },
       el('thead', null, el('tr', null, ['No.', 'When', 'Release', 'What', 'Weight', 'By', 'Detail'].map((h) => el('th', { scope: 'col' }, h)))),
       el('tbody', null, entries.map((e) => el('tr', { id: `entry-${e.n}` },
         el('td', { class: 'num', 'data-head': 'No.' }, e.n), el('td', { title: e.at, 'data-head': 'When' }, since(e.at, now).replace(/ \(.*/, '')), el('td', { 'data-head': 'Release' }, e.release || '', e.attempt ? el('span', { class: 'dim' }, ` attempt ${e.attempt}`) : ''),

@@ -12,7 +12,7 @@ function viewRelease(name) {
     r.trip && frozenEvidence(r, status),
     el('h3', null, 'Waves and gates'), gates(r),
     el('h3', null, 'Both arms, the last five minutes'), arms(r),
-    el('h3', null, 'Over time'), spans(), el('p', { class: 'dim', id: 'no-history', hidden: app.series[r.name] && app.series[r.name].at.length > 1 }, 'The first points come after ten seconds.'), chartsFor(r),
+    el('h3', null, 'Over time'), spans(), el('p', { class: 'dim', id: 'no-history', hidden: app.series[r.name] && app.series[r.name].at.length > 1 }, app.past ? 'The first points come after ten seconds.' : 'loading…'), chartsFor(r),
     el('h3', null, 'The watchdog'), evidence(r),
   ];
 }

@@ -6,6 +6,7 @@ const app = {
   heard: 0,            // when it came, by performance.now()
   series: {},          // by release: columns of the last hour
   ledger: [],          // the latest entries, oldest first
+  past: false,         // are `series` and `ledger` there?
   session: { actor: null, token_needed: false },
   fault: null,         // why there is no feed
 };
@@ -79,6 +80,7 @@ async function loadPast() {
     app.series = history.releases;
     app.ledger = [];
     note(entries);
+    app.past = true;
   } catch { /* the stream itself tells what is wrong */ }
   loadSession();
   changed();
@@ -114,6 +116,10 @@ async function background() {
   try { take(await api('/api/v1/status')); } catch (fault) { app.fault = fault.message; changed(); }
   retry = setTimeout(background, 15000);
 }
+
+// Kept for the way back, it would keep its stream as well, and with it one of the six.
+addEventListener('pagehide', () => { clearTimeout(retry); if (source) source.close(); });
+addEventListener('pageshow', (e) => { if (e.persisted) listen(); });
 
 // ---- Questions to the person: one dialog for all of them.
 

@@ -174,13 +174,14 @@ impl Table {
 
     /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by 5%. `None`: not even thirty-fold.
     pub fn stretch_of(&self, shift: f64) -> Option<f64> {
+        let ranks: Vec<f64> = self.rank.iter().map(|rank| f64::from(*rank)).collect();
         let (mut below, mut above) = (0.0, 30.0f64.ln());
-        if self.shift_of(above) < shift {
+        if self.shift_of(above, &ranks) < shift {
             return None;
         }
         for _ in 0..40 {
             let middle = (below + above) / 2.0;
-            match self.shift_of(middle) < shift {
+            match self.shift_of(middle, &ranks) < shift {
                 true => below = middle,
                 false => above = middle,
             }
@@ -189,15 +190,14 @@ impl Table {
     }
 
     /// By how much the mean rank rises if all answers are `log` (natural) slower.
-    fn shift_of(&self, log: f64) -> f64 {
-        let ranks: Vec<f64> = self.rank.iter().map(|rank| f64::from(*rank)).collect();
+    fn shift_of(&self, log: f64, ranks: &[f64]) -> f64 {
         let mut below = 0.0;
         let mut shift = 0.0;
         for (bucket, rank) in ranks.iter().enumerate() {
             // The mid-rank is half of the bucket's own share above what is below it.
             let share = 2.0 * (rank - below);
             below += share;
-            let slower = interpolate(&self.log_middles, &ranks, self.log_middles[bucket] + log);
+            let slower = interpolate(&self.log_middles, ranks, self.log_middles[bucket] + log);
             shift += share.max(0.0) * (slower - rank);
         }
         shift

@@ -20,6 +20,9 @@ use std::f64::consts::LN_2;
 pub const UNIT: u32 = 4096;
 /// Windows of `UNIT` · 2^level.
 const LEVELS_MAX: usize = 16;
+/// Of each level: windows of one (at the lowest level alone), two and three of its blocks.
+const LENGTHS: usize = 3;
+const SIZES: usize = LENGTHS * LEVELS_MAX;
 /// Requests that came together, whose mean is taken from the score of each: what befell everybody for a while cannot speak against whoever happened to come
 /// then, even if fewer of one arm came. At least so many, and whole intervals: in one, whoever fails last comes last.
 const TOGETHER: usize = 256;
@@ -114,7 +117,7 @@ pub struct Windows {
     /// S, by score.
     sums: [f64; ROWS],
     /// What the newest window of each size could have shown; none of it from before the present wave, or the start.
-    sight: Vec<Sight>,
+    sight: [Option<Sight>; SIZES],
 }
 
 /// What a window can show in one score.
@@ -139,7 +142,7 @@ impl Windows {
             together: Vec::new(),
             in_unit: 0,
             units: 0,
-            sight: Vec::new(),
+            sight: [None; SIZES],
         }
     }
 
@@ -149,7 +152,7 @@ impl Windows {
         self.together.clear();
         self.levels = vec![Default::default()];
         self.in_unit = 0;
-        self.sight.clear();
+        self.sight = [None; SIZES];
         self.rebase();
     }
 
@@ -249,7 +252,7 @@ impl Windows {
             // Index of the block of this level that closes now: 1, 2, …
             let j = self.units >> level;
             let mut window = self.levels[level][0].clone();
-            for length in 1..=3 {
+            for length in 1..=LENGTHS as u64 {
                 if length > 1 {
                     if j < length {
                         break;
@@ -263,11 +266,7 @@ impl Windows {
                 rest.of(&window.0, &self.base, self.split);
                 // WINDOW is half of E.
                 let needs = self.needs + LN_2 - (self.shares[SIGHT_ROW] * prior).ln();
-                if let Some(sight) = rest.sight(SIGHT_ROW, needs) {
-                    let place = 3 * level + length as usize - 1;
-                    self.sight.resize(self.sight.len().max(place + 1), sight);
-                    self.sight[place] = sight;
-                }
+                self.sight[LENGTHS * level + length as usize - 1] = rest.sight(SIGHT_ROW, needs);
                 for (row, sum) in self.sums.iter_mut().enumerate() {
                     let share = self.shares[row] * prior;
                     if let Some(log_e) = rest.log_e(row, self.needs - share.ln()) {
@@ -303,8 +302,8 @@ impl Windows {
     }
 
     /// Of the newest window of each size: what it could have shown of the body of latency, at the level of notice.
-    pub fn sight(&self) -> &[Sight] {
-        &self.sight
+    pub fn sight(&self) -> impl Iterator<Item = &Sight> {
+        self.sight.iter().flatten()
     }
 }
 

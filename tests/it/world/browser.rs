@@ -50,8 +50,11 @@ impl Browser {
             Browser { driver, address: SocketAddr::from(([127, 0, 0, 1], port)), session: String::new() };
         let mut arguments: Vec<String> = ARGUMENTS.map(str::to_owned).to_vec();
         arguments.push(format!("--user-data-dir={}", folder.join("browser").display()));
-        let wanted =
-            json!({"goog:chromeOptions": {"args": arguments}, "goog:loggingPrefs": {"browser": "ALL"}});
+        let wanted = json!({
+            "goog:chromeOptions": {"args": arguments},
+            "goog:loggingPrefs": {"browser": "ALL"},
+            "timeouts": {"pageLoad": PATIENCE.as_millis() as u64},
+        });
         let session = browser.ask("POST", "/session", &json!({"capabilities": {"alwaysMatch": wanted}}));
         browser.session = format!("/session/{}", session["sessionId"].as_str().expect("a session"));
         browser

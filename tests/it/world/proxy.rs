@@ -143,6 +143,18 @@ impl Proxy {
     pub fn events(&self, name: &str) -> Vec<Value> {
         self.log().into_iter().filter(|l| l["event"] == name).collect()
     }
+
+    /// The first event of that name; waits for it, since a line is written after what it tells of can be seen elsewhere.
+    pub fn event(&self, name: &str) -> Value {
+        eventually(seconds(10), &format!("the log has `{name}`"), || self.events(name).first().cloned())
+    }
+
+    /// Waits until the log or stderr has `text`.
+    pub fn tells(&self, text: &str) {
+        eventually(seconds(10), &format!("the log tells of `{text}`"), || {
+            self.said().contains(text).then_some(())
+        });
+    }
 }
 
 impl Drop for Proxy {

@@ -138,6 +138,7 @@ impl Engine {
             scope.marks.clear();
         });
         self.windows.wave(draw.split());
+        self.blindness = None;
     }
 
     /// Users from this weight on have left `new`, and so the comparison.

@@ -13,7 +13,7 @@ use super::latency::Table;
 use super::once::{self, Kind, Kinds, Mark, Once};
 use super::users::{Baseline, Paged, Unit};
 use super::window::{self, Windows};
-use super::{Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX, Settings, Signal, What};
+use super::{Blindness, Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX, Settings, Signal, What};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::histogram;
@@ -178,6 +178,7 @@ pub struct Engine {
     pooled: Scope,
     strata: Vec<Scope>,
     windows: Windows,
+    blindness: Option<Blindness>,
     baseline: Baseline,
     /// Relative latencies of stable's answers, and the table made of them.
     usual: Vec<f64>,
@@ -210,6 +211,7 @@ impl Engine {
             pooled: Scope::new(0),
             strata: (0..strata).map(|_| Scope::new(STRATUM_SHIFT)).collect(),
             windows: Windows::new(WINDOW_ROWS, draw.split(), settings.alpha),
+            blindness: None,
             baseline,
             usual: vec![0.0; histogram::BUCKETS],
             table: None,
@@ -471,6 +473,7 @@ impl Engine {
         let tick = self.settings.tick;
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), tick);
+        let units = self.windows.units();
         while self.oldest < until {
             let interval = self.intervals.pop_front().unwrap_or_default();
             let at = self.oldest;
@@ -484,6 +487,9 @@ impl Engine {
             if self.intervals.is_empty() && self.open.is_empty() {
                 self.oldest = until;
             }
+        }
+        if self.windows.units() > units {
+            self.blindness = self.look_at_sight();
         }
         let (share, divisors) = (self.draw.share(), self.settings.divisors());
         let present = number(now, tick);

@@ -113,10 +113,15 @@ impl Engine {
         self.table.is_some() && self.seen_new >= WARM_UP
     }
 
-    /// The sharpest of WINDOW's newest windows; `None` before the first one of this wave, and while latency is not compared.
+    /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or since the start), and while latency is not compared.
     pub fn blindness(&self) -> Option<Blindness> {
-        let table = self.table().filter(|_| self.draw.share() > 0.0)?;
-        let sharpest = self.windows.sight().iter().min_by(|a, b| a.least.total_cmp(&b.least))?;
+        self.blindness
+    }
+
+    /// [`Engine::blindness`] anew: some hundred thousand steps, so only when a window has closed.
+    pub(super) fn look_at_sight(&self) -> Option<Blindness> {
+        let table = self.table()?;
+        let sharpest = self.windows.sight().min_by(|a, b| a.least.total_cmp(&b.least))?;
         let below = table.stretch_of(sharpest.least).unwrap_or(f64::INFINITY);
         Some(Blindness { below, requests: sharpest.requests })
     }
