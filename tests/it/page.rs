@@ -286,5 +286,5 @@ fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
     browser.script("history.go(-2)");
     browser.reads("#feed", "live");
     let streams = || proxy.api().metric("grayling_event_streams", &[]).unwrap_or(0.0);
-    eventually(seconds(60), "one page has one stream", || (streams() == 1.0).then_some(()));
+    eventually(seconds(15), "one page has one stream", || (streams() == 1.0).then_some(()));
 }

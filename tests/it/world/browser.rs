@@ -1,6 +1,6 @@
 //! A real browser, driven over WebDriver (W3C) with plain HTTP: Debian's chromium and its driver.
 
-use super::{Client, eventually, seconds};
+use super::{Client, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -62,7 +62,7 @@ impl Browser {
 
     fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
         let mut client = Client::new(self.address);
-        client.timeout = seconds(120);
+        client.timeout = PATIENCE;
         let path = format!("{}{path}", self.session);
         let body = if method == "POST" { body.to_string() } else { String::new() };
         let headers = [("host", "127.0.0.1"), ("content-type", "application/json"), ("connection", "close")];
