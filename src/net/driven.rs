@@ -8,18 +8,23 @@
 //! All that may wake the future wakes a relay, which wakes the task that uses the connection at the moment. Handle and future also
 //! wake each other, while that very task polls them: that is noted, and followed up on the spot.
 //!
+//! A request is sent in a turn of the [`outbox`], away from its user: what comes of it at once is told apart from what wakes the future.
+//!
 //! Invariants: a wake is never lost: it polls the future again before whoever polls has his answer, or it wakes the user; nobody is woken for
 //! a connection that nobody uses, but it is noted, and looked at before the next use. Dropped: closed.
 
 use super::head_room::{HeadRoom, OverTcp, ServerStream};
+use super::outbox;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
@@ -31,12 +36,18 @@ const ROUNDS_MAX: usize = 8;
 
 pub struct Driven<B> {
     handle: http1::SendRequest<B>,
-    /// `None` once it has ended.
-    connection: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    connection: Rc<Connection>,
     head: Arc<HeadRoom>,
+}
+
+struct Connection {
+    /// `None` once it has ended, and while it has its turn.
+    future: Cell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+    open: Cell<bool>,
     relay: Arc<Relay>,
     /// Of `relay`.
     waker: Waker,
+    teller: Waker,
 }
 
 /// Wakes whoever uses a connection. Its atomics and its lock have one thread to themselves: that of the runtime. A waker must not
@@ -45,9 +56,14 @@ pub struct Driven<B> {
 struct Relay {
     user: Mutex<Option<Waker>>,
     woken: AtomicBool,
+    /// A response, or why there is none.
+    told: AtomicBool,
     /// The user is polling, and will look at `woken` by itself.
     inside: AtomicBool,
 }
+
+/// What a handle wakes, once it knows what came of its request.
+struct Teller(Arc<Relay>);
 
 impl Relay {
     fn user(&self) -> MutexGuard<'_, Option<Waker>> {
@@ -85,6 +101,16 @@ impl Wake for Relay {
     }
 }
 
+impl Wake for Teller {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.told.store(true, Relaxed);
+    }
+}
+
 impl<B> Driven<B>
 where
     B: Body + 'static,
@@ -108,23 +134,44 @@ where
         };
         let relay = Arc::<Relay>::default();
         let waker = Waker::from(relay.clone());
-        let mut driven = Driven { handle, connection: Some(Box::pin(connection)), head, relay, waker };
-        driven.turn();
-        Ok(driven)
+        let future = Cell::new(Some(Box::pin(connection) as Pin<Box<dyn Future<Output = ()>>>));
+        let teller = Waker::from(Arc::new(Teller(relay.clone())));
+        let connection = Rc::new(Connection { future, open: Cell::new(true), relay, waker, teller });
+        connection.turn();
+        Ok(Driven { handle, connection, head })
+    }
+}
+
+impl Connection {
+    fn turn(&self) {
+        self.relay.woken.store(false, Relaxed);
+        let Some(mut future) = self.future.take() else { return };
+        let polled = self.relay.within(|| future.as_mut().poll(&mut Context::from_waker(&self.waker)));
+        if polled.is_ready() {
+            self.open.set(false);
+        } else {
+            self.future.set(Some(future));
+        }
+    }
+}
+
+impl outbox::Turn for Connection {
+    /// Away from its user: what he is to look at wakes him.
+    fn turn(&self) {
+        let Relay { woken, told, .. } = &*self.relay;
+        if !woken.load(Relaxed) {
+            return;
+        }
+        told.store(false, Relaxed);
+        Connection::turn(self);
+        let goes_on = self.open.get() && !woken.load(Relaxed) && !told.load(Relaxed);
+        if !goes_on && let Some(user) = &*self.relay.user() {
+            user.wake_by_ref();
+        }
     }
 }
 
 impl<B> Driven<B> {
-    /// One turn of the connection.
-    fn turn(&mut self) {
-        self.relay.woken.store(false, Relaxed);
-        let Some(connection) = &mut self.connection else { return };
-        let polled = self.relay.within(|| connection.as_mut().poll(&mut Context::from_waker(&self.waker)));
-        if polled.is_ready() {
-            self.connection = None;
-        }
-    }
-
     /// Polls `what` comes out of the connection, which alone can make it ready: so it needs no waker. And the connection, as often as there
     /// is something to do for it.
     fn poll<T>(
@@ -132,13 +179,14 @@ impl<B> Driven<B> {
         cx: &mut Context<'_>,
         mut what: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.relay.used_by(cx.waker());
+        let relay = &self.connection.relay;
+        relay.used_by(cx.waker());
         for _ in 0..ROUNDS_MAX {
-            if self.relay.woken.load(Relaxed) {
-                self.turn();
+            if relay.woken.load(Relaxed) {
+                self.connection.turn();
             }
-            let polled = self.relay.within(|| what(&mut Context::from_waker(Waker::noop())));
-            if polled.is_ready() || !self.relay.woken.load(Relaxed) {
+            let polled = relay.within(|| what(&mut Context::from_waker(Waker::noop())));
+            if polled.is_ready() || !relay.woken.load(Relaxed) {
                 return polled;
             }
         }
@@ -148,10 +196,10 @@ impl<B> Driven<B> {
 
     /// Has it ended, as far as is known? Looks at what has come since it was used.
     pub fn is_closed(&mut self) -> bool {
-        if self.relay.woken.load(Relaxed) {
-            self.turn();
+        if self.connection.relay.woken.load(Relaxed) {
+            self.connection.turn();
         }
-        self.connection.is_none() || self.handle.is_closed()
+        !self.connection.open.get() || self.handle.is_closed()
     }
 
     /// Can it take a request at once?
@@ -163,7 +211,7 @@ impl<B> Driven<B> {
     /// Ends when it can take a request, or never will.
     pub async fn settled(&mut self) {
         poll_fn(|cx| {
-            self.relay.used_by(cx.waker());
+            self.connection.relay.used_by(cx.waker());
             if self.is_closed() || self.handle.is_ready() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -172,13 +220,13 @@ impl<B> Driven<B> {
     /// Nobody uses it any more, for now; it is ready. What woke it in its user's last turn was the library asking for more of a body that
     /// has ended: whatever the socket had to say in that turn was read before.
     pub fn rest(&mut self) {
-        *self.relay.user() = None;
-        self.relay.woken.store(false, Relaxed);
+        *self.connection.relay.user() = None;
+        self.connection.relay.woken.store(false, Relaxed);
     }
 
     /// The server has switched: the rest of the connection is to be run by somebody else.
     pub fn into_rest(self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
-        self.connection
+        self.connection.future.take()
     }
 
     /// A piece of a response's body.
@@ -191,6 +239,13 @@ impl<B> Driven<B> {
     }
 }
 
+impl<B> Drop for Driven<B> {
+    fn drop(&mut self) {
+        // Also if it still waits for a turn.
+        self.connection.future.take();
+    }
+}
+
 impl<B: Body + 'static> Driven<B> {
     /// Sends a request and waits for the head of its response. `look`: the server may have closed in the meantime; ask the kernel first.
     pub fn send(
@@ -199,9 +254,9 @@ impl<B: Body + 'static> Driven<B> {
         look: Look,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
         self.head.opens(look == Look::Closely);
-        let sending = self.relay.within(|| self.handle.try_send_request(request));
+        let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
         // Out of the runtime's budget, which would keep it from being ready for want of a turn, and wake nobody.
-        Sending { driven: self, sending: unconstrained(sending) }
+        Sending { driven: self, posted: false, sending: unconstrained(sending) }
     }
 }
 
@@ -209,6 +264,7 @@ pin_project! {
     /// A head is waited for. (No `async` block: that would hold what it sends twice.)
     struct Sending<'a, B, F> {
         driven: &'a mut Driven<B>,
+        posted: bool,
         #[pin]
         sending: F,
     }
@@ -219,7 +275,15 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        let sent = this.driven.poll(cx, |cx| this.sending.as_mut().poll(cx));
+        let connection = &this.driven.connection;
+        let posted = !std::mem::replace(this.posted, true) && outbox::post(connection.clone());
+        let sent = if posted {
+            // Sent in its turn; what comes of that wakes whoever is here.
+            connection.relay.used_by(cx.waker());
+            this.sending.as_mut().poll(&mut Context::from_waker(&connection.teller))
+        } else {
+            this.driven.poll(cx, |cx| this.sending.as_mut().poll(cx))
+        };
         if sent.is_ready() {
             this.driven.head.closes();
         }

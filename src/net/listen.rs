@@ -298,7 +298,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         if self.progress.stage() == Stage::Idle && self.waits(Stage::Idle, cx).is_ready() {
             cx.waker().wake_by_ref();
         }
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.written(cx, flushed.map_ok(|()| 0)).map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -333,7 +334,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = super::poll_write_pieces(Pin::new(&mut self.inner), cx, slices);
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.written(cx, polled)
     }
 }

@@ -4,6 +4,7 @@ pub mod alarm;
 pub mod driven;
 pub mod head_room;
 pub mod listen;
+pub mod outbox;
 pub mod pool;
 pub mod probe;
 pub mod proxy_protocol;

@@ -3,6 +3,7 @@
 //! Invariants: a handshake belongs to one connection and has a deadline of its caller's; the protocol is what ALPN agreed on and
 //! is never guessed; what a certificate holds is read once a connection, and nothing in it can panic.
 
+use super::outbox::Outgoing;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
@@ -42,7 +43,7 @@ pub struct CertificateNames {
 
 /// A client's connection after its handshake.
 pub struct Accepted {
-    pub stream: server::TlsStream<TcpStream>,
+    pub stream: server::TlsStream<Outgoing>,
     pub agreed: Agreed,
     /// Verified; there iff the listener asks for certificates.
     pub names: Option<CertificateNames>,
@@ -52,7 +53,7 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The client broke it off, or there is nothing that both sides accept.
-pub async fn accept(config: Arc<ServerConfig>, stream: TcpStream) -> io::Result<Accepted> {
+pub async fn accept(config: Arc<ServerConfig>, stream: Outgoing) -> io::Result<Accepted> {
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let session = stream.get_ref().1;
     let agreed = Agreed::from_alpn(session.alpn_protocol());

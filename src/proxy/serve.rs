@@ -16,6 +16,7 @@ use crate::domain::refusal::Refusal;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::net::listen::{ClientStream, Patience, Progress};
+use crate::net::outbox::{self, Outgoing};
 use crate::net::pool::Pools;
 use crate::net::proxy_protocol;
 use crate::net::tls::{self, Agreed, CertificateNames};
@@ -155,6 +156,7 @@ impl Worker {
         mut stage: watch::Receiver<Stage>,
     ) -> io::Result<()> {
         let sweeper = spawn_local(self.clone().sweep());
+        spawn_local(outbox::run());
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -325,6 +327,7 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
             Err(refusal) => return tell_refusal(&worker.live, address, refusal),
         }
     }
+    let stream = Outgoing::new(stream);
     let Some(config) = tls else {
         let client = Client::new(address, "http", None);
         serve(worker, stream, client, None, &limits, stage).await;
