@@ -291,3 +291,209 @@ impl Drop for Outgoing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::future::Future;
+    use std::io::{Read, Write};
+    use std::net::TcpStream as StdStream;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{spawn_local, yield_now};
+
+    fn local<T>(future: impl Future<Output = T>) -> T {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await.expect("in time") })
+    }
+
+    /// Ours, and the other side's.
+    async fn pair() -> (Outgoing, StdStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let ours = listener.accept().await.unwrap().0;
+        ours.set_nodelay(true).unwrap();
+        // Soon full.
+        socket2::SockRef::from(&ours).set_send_buffer_size(64 * 1024).unwrap();
+        socket2::SockRef::from(&other).set_recv_buffer_size(64 * 1024).unwrap();
+        (Outgoing::new(ours), other)
+    }
+
+    /// What is there without waiting.
+    fn there(other: &mut StdStream) -> Vec<u8> {
+        let mut bytes = vec![0; 64 * 1024];
+        match other.read(&mut bytes) {
+            Ok(n) => bytes.truncate(n),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                bytes.clear();
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn without_a_sender_everything_goes_out_at_once() {
+        local(async {
+            let (mut ours, mut other) = pair().await;
+            ours.write_all(b"head").await.unwrap();
+            assert_eq!(there(&mut other), b"head");
+        });
+    }
+
+    #[test]
+    fn what_is_written_in_one_turn_is_sent_when_all_have_had_theirs() {
+        local(async {
+            spawn_local(run());
+            yield_now().await;
+            let (mut ours, mut other) = pair().await;
+            let ready = spawn_local(async {});
+            ours.write_all(b"he").await.unwrap();
+            ours.write_all(b"ad").await.unwrap();
+            ours.flush().await.unwrap();
+            assert_eq!(there(&mut other), b"", "it waits");
+            yield_now().await;
+            assert!(ready.is_finished(), "whoever was ready came before");
+            assert_eq!(there(&mut other), b"head");
+            // A long piece does not overtake a short one.
+            ours.write_all(b"short").await.unwrap();
+            ours.write_all(&[b'l'; SHORT_BYTES + 1]).await.unwrap();
+            let sent = there(&mut other);
+            assert!(sent.starts_with(b"shortl"), "{:?}", &sent[..6.min(sent.len())]);
+        });
+    }
+
+    #[test]
+    fn what_waits_is_sent_before_an_end() {
+        local(async {
+            let sender = spawn_local(run());
+            yield_now().await;
+            let (mut dropped, mut of_dropped) = pair().await;
+            dropped.write_all(b"last words").await.unwrap();
+            drop(dropped);
+            assert_eq!(there(&mut of_dropped), b"last words");
+            let (mut shut, mut of_shut) = pair().await;
+            shut.write_all(b"last words").await.unwrap();
+            shut.shutdown().await.unwrap();
+            assert_eq!(there(&mut of_shut), b"last words");
+            assert_eq!(of_shut.read(&mut [0]).unwrap(), 0, "and its end");
+            let (mut left, mut of_left) = pair().await;
+            left.write_all(b"last words").await.unwrap();
+            sender.abort();
+            let _ = sender.await;
+            assert_eq!(there(&mut of_left), b"last words", "also when nobody would send any more");
+            left.write_all(b", and after them").await.unwrap();
+            assert_eq!(there(&mut of_left), b", and after them");
+        });
+    }
+
+    #[test]
+    fn an_error_is_told_to_the_owner() {
+        local(async {
+            spawn_local(run());
+            yield_now().await;
+            let (mut ours, mut other) = pair().await;
+            other.write_all(b"unread").unwrap();
+            ours.write_all(b"unread").await.unwrap();
+            yield_now().await;
+            // Closed with something unread: a reset.
+            drop(other);
+            let error = loop {
+                match ours.write_all(b"more").await {
+                    Ok(()) => yield_now().await,
+                    Err(error) => break error,
+                }
+            };
+            assert!(
+                matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset),
+                "{error}"
+            );
+        });
+    }
+
+    #[test]
+    fn the_owner_is_woken_for_what_the_socket_does_not_take() {
+        local(async {
+            let (mut ours, other) = pair().await;
+            let mut other = TcpStream::from_std(other).unwrap();
+            // Full is what takes nothing for a while: what is on its way may still find room.
+            let mut full = 0;
+            let a_while = Duration::from_millis(300);
+            while let Ok(n) = tokio::time::timeout(a_while, ours.write(&[b'f'; 1000])).await {
+                full += n.unwrap();
+            }
+            let held = ours.held.clone();
+            spawn_local(run());
+            yield_now().await;
+            let owner = spawn_local(async move {
+                ours.write_all(b"the rest").await.unwrap();
+                let mut polled = 0;
+                poll_fn(|cx| {
+                    polled += 1;
+                    if polled == 1 { Poll::Pending } else { Pin::new(&mut ours).poll_flush(cx) }
+                })
+                .await
+                .unwrap();
+                ours
+            });
+            while lock(&held).bytes.is_empty() {
+                yield_now().await;
+            }
+            yield_now().await;
+            assert!(lock(&held).stuck);
+            let mut seen = vec![0; full + b"the rest".len()];
+            other.read_exact(&mut seen).await.unwrap();
+            assert!(seen.ends_with(b"fthe rest"));
+            drop(owner.await.unwrap());
+            assert!(!lock(&held).stuck);
+        });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn whatever_is_written_arrives_whole_and_in_order_also_at_a_slow_reader(
+            pieces in prop::collection::vec((1_usize..3 * SHORT_BYTES, any::<bool>()), 1..400),
+        ) {
+            local(async {
+                spawn_local(run());
+                yield_now().await;
+                let (ours, other) = pair().await;
+                let (mut read, mut write) = tokio::io::split(ours);
+                let mut other = TcpStream::from_std(other).unwrap();
+                let all: usize = pieces.iter().map(|(length, _)| length).sum();
+                let writer = spawn_local(async move {
+                    let mut at = 0_usize;
+                    for (length, rests) in pieces {
+                        let piece: Vec<u8> = (at..at + length).map(|n| (n % 251) as u8).collect();
+                        write.write_all(&piece).await.unwrap();
+                        at += length;
+                        if rests {
+                            yield_now().await;
+                        }
+                    }
+                    write.flush().await.unwrap();
+                    // Held open until the reader has seen everything.
+                    assert_eq!(read.read(&mut [0]).await.unwrap(), 0);
+                });
+                let mut seen = 0_usize;
+                let mut bytes = vec![0; 100_000];
+                while seen < all {
+                    let n = other.read(&mut bytes).await.unwrap();
+                    assert!(n > 0, "{seen} of {all}");
+                    assert!(bytes[..n].iter().enumerate().all(|(i, byte)| *byte == ((seen + i) % 251) as u8));
+                    seen += n;
+                }
+                drop(other);
+                writer.await.unwrap();
+            });
+        }
+    }
+}
