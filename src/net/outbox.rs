@@ -76,7 +76,7 @@ pub async fn run() {
     unconstrained(poll_fn(|cx| {
         OUTBOX.with(|outbox| {
             outbox.sender.set(Some(cx.waker().clone()));
-            if outbox.send(AtEnd::Help) {
+            if outbox.send(AtEnd::Spawn) {
                 cx.waker().wake_by_ref();
             }
         });
@@ -143,13 +143,13 @@ enum By {
     /// The outbox, in its turn.
     Outbox,
     /// The socket was full: a task of its own, which this wakes.
-    Helper(Option<Waker>),
+    Task(Option<Waker>),
 }
 
 /// What becomes of what a socket does not take in its turn.
 #[derive(Clone, Copy)]
 enum AtEnd {
-    Help,
+    Spawn,
     /// The runtime is at its end.
     Leave,
 }
@@ -174,7 +174,7 @@ impl Outgoing {
         let waits = match held.by {
             By::Owner => fits && held.bytes.is_empty() && self.post(&mut held),
             By::Outbox => fits,
-            By::Helper(_) => false,
+            By::Task(_) => false,
         };
         if waits {
             pieces.iter().for_each(|piece| held.bytes.extend_from_slice(piece));
@@ -225,7 +225,7 @@ impl Held {
         if !self.bytes.is_empty() {
             self.owned_by(cx.waker());
             match self.by {
-                By::Helper(_) => return Poll::Pending,
+                By::Task(_) => return Poll::Pending,
                 By::Owner | By::Outbox => ready!(self.poll_send(cx))?,
             }
         }
@@ -273,8 +273,8 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
     }
     match rest {
         AtEnd::Leave => this.done(Ok(())),
-        AtEnd::Help => {
-            this.by = By::Helper(None);
+        AtEnd::Spawn => {
+            this.by = By::Task(None);
             // It looks after its time-outs.
             if let Some(owner) = &this.owner {
                 owner.wake_by_ref();
@@ -288,7 +288,7 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
                         Poll::Ready(())
                     }
                     Poll::Pending => {
-                        this.by = By::Helper(Some(cx.waker().clone()));
+                        this.by = By::Task(Some(cx.waker().clone()));
                         Poll::Pending
                     }
                 }
@@ -343,10 +343,10 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
         held.owner = None;
-        if let By::Helper(helper) = &mut held.by
-            && let Some(helper) = helper.take()
+        if let By::Task(task) = &mut held.by
+            && let Some(task) = task.take()
         {
-            helper.wake();
+            task.wake();
         }
         if let Some(write) = held.write.take() {
             if !held.bytes.is_empty() {
@@ -505,7 +505,7 @@ mod tests {
                 ours.flush().await.unwrap();
                 ours
             });
-            while !matches!(lock(&held).by, By::Helper(_)) {
+            while !matches!(lock(&held).by, By::Task(_)) {
                 yield_now().await;
             }
             let mut seen = vec![0; full + b"the rest".len()];
