@@ -104,7 +104,11 @@ impl Outbox {
             let posted = self.waiting.borrow_mut().pop_front();
             match posted {
                 Some(Posted::Held(held)) => send(&held, self, rest),
-                Some(Posted::Turn(whose)) => whose.turn(),
+                Some(Posted::Turn(whose)) => match rest {
+                    AtEnd::Spawn => whose.turn(),
+                    // Its user is at his end, too.
+                    AtEnd::Leave => {}
+                },
                 None => return false,
             }
         }
