@@ -72,6 +72,8 @@ pub struct Gauges {
     pub connections: AtomicUsize,
     /// The most at once since somebody looked last.
     pub connections_most: AtomicUsize,
+    /// The same of requests.
+    pub requests_most: AtomicUsize,
     /// Connections to servers, of all workers.
     pub server_connections: AtomicUsize,
     /// What the limit of open files leaves room for: so many of clients, and as many to servers.

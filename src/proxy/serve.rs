@@ -230,7 +230,12 @@ impl Worker {
 
     /// Room for one more request in the whole process.
     pub fn enter(&self, limits: &Limits) -> Option<RequestRoom> {
-        let before = self.live.gauges.requests_in_flight.fetch_add(1, Relaxed);
+        let gauges = &self.live.gauges;
+        let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
+        // Asked first: mostly it is not the most.
+        if before >= gauges.requests_most.load(Relaxed) {
+            gauges.requests_most.fetch_max(before + 1, Relaxed);
+        }
         // Gives the room back by itself if it was one too many.
         let room = RequestRoom(self.live.clone());
         (before < limits.requests_in_flight).then_some(room)

@@ -10,29 +10,29 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(1);
 /// A connection that is not counted any more has still to be dropped, and others may be about to end: it is asked in the looks after the one that saw it.
 const TIMES: u32 = 2;
-/// Fewer connections are no burst.
+/// Fewer connections, or requests in flight (one HTTP/2 connection has many), are no burst.
 const BURST_MIN: usize = 256;
 
-/// The most connections since memory was given back last.
+/// The most of them since memory was given back last.
 #[derive(Default)]
 struct Burst {
     most: usize,
 }
 
 impl Burst {
-    /// Is one over: are half of the connections gone?
-    fn is_over(&mut self, most: usize, connections: usize) -> bool {
-        self.most = self.most.max(most).max(connections);
-        let over = self.most - connections >= BURST_MIN && connections <= self.most / 2;
+    /// Is one over: are half of them gone? `most`: since the last look.
+    fn is_over(&mut self, most: usize, now: usize) -> bool {
+        self.most = self.most.max(most).max(now);
+        let over = self.most - now >= BURST_MIN && now <= self.most / 2;
         if over {
-            self.most = connections;
+            self.most = now;
         }
         over
     }
 }
 
 pub async fn run(live: Arc<Live>) {
-    let (mut burst, mut due) = (Burst::default(), 0);
+    let (mut of_connections, mut of_requests, mut due) = (Burst::default(), Burst::default(), 0);
     loop {
         tokio::time::sleep(EVERY).await;
         if due > 0 {
@@ -40,7 +40,11 @@ pub async fn run(live: Arc<Live>) {
             let _ = tokio::task::spawn_blocking(give_back).await;
         }
         let gauges = &live.gauges;
-        if burst.is_over(gauges.connections_most.swap(0, Relaxed), gauges.connections.load(Relaxed)) {
+        let connections = (gauges.connections_most.swap(0, Relaxed), gauges.connections.load(Relaxed));
+        // They come and go by the hundred: a burst of them is over when a whole look was quieter.
+        let requests = gauges.requests_most.swap(gauges.requests_in_flight.load(Relaxed), Relaxed);
+        let connections_over = of_connections.is_over(connections.0, connections.1);
+        if of_requests.is_over(requests, requests) || connections_over {
             due = TIMES;
         }
     }

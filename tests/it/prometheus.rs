@@ -139,8 +139,11 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let all: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
     assert!(all.len() > 10 && all.iter().all(|rule| rule["health"] != "err"), "{all:#?}");
-    // Another rollback, which Prometheus sees come; as a mark in the graphs.
+    // Another rollback, which Prometheus sees come, after requests of `new`; as a mark in the graphs.
+    new.behave(Behaviour::Answer);
+    let before = new.total();
     assert_eq!(api.change("resume", "a test").status, 200);
+    eventually(seconds(60), "new is asked again", || (new.total() >= before + 20).then_some(()));
     assert_eq!(api.change("rollback", "a test").status, 200);
     // What the dashboard asks is PromQL, and is answered: with something, so that no panel is empty.
     for text in asked.iter().filter(|text| !text.starts_with("label_values")) {
