@@ -27,27 +27,23 @@ use tokio::task::{spawn_local, unconstrained};
 const SHORT_BYTES: usize = 4 * 1024;
 /// Of one stream, what waits.
 const HELD_BYTES_MAX: usize = 16 * 1024;
-/// Sent in one turn; then others have theirs.
+/// Sent of each kind in one turn; then others have theirs.
 const TURN_MAX: usize = 128;
 /// Buffers that are kept for the next turn.
 const SPARE_MAX: usize = TURN_MAX;
 
 thread_local! {
     static OUTBOX: Outbox = const {
-        Outbox { waiting: RefCell::new(VecDeque::new()), sender: Cell::new(None), spare: RefCell::new(Vec::new()) }
+        Outbox { turns: RefCell::new(VecDeque::new()), held: RefCell::new(VecDeque::new()), sender: Cell::new(None), spare: RefCell::new(Vec::new()) }
     };
 }
 
 struct Outbox {
-    waiting: RefCell<VecDeque<Posted>>,
+    turns: RefCell<VecDeque<Rc<dyn Turn>>>,
+    held: RefCell<VecDeque<Arc<Mutex<Held>>>>,
     /// Wakes [`run`]; `None` where it does not run.
     sender: Cell<Option<Waker>>,
     spare: RefCell<Vec<BytesMut>>,
-}
-
-enum Posted {
-    Held(Arc<Mutex<Held>>),
-    Turn(Rc<dyn Turn>),
 }
 
 /// Something that has something to send, and does so in its turn.
@@ -57,7 +53,7 @@ pub trait Turn {
 
 /// Gives `what` its turn when those who are ready have had theirs. `false`: nobody would, on this thread.
 pub fn post(what: Rc<dyn Turn>) -> bool {
-    OUTBOX.try_with(|outbox| outbox.post(Posted::Turn(what))).unwrap_or(false)
+    OUTBOX.try_with(|outbox| outbox.post(&outbox.turns, what)).unwrap_or(false)
 }
 
 /// Sends what is posted on this thread, for as long as it is polled; dropped, it sends what still waits.
@@ -86,33 +82,40 @@ pub async fn run() {
 }
 
 impl Outbox {
-    fn post(&self, posted: Posted) -> bool {
+    /// `false`: nobody would send it.
+    fn post<T>(&self, queue: &RefCell<VecDeque<T>>, posted: T) -> bool {
         let Some(sender) = self.sender.take() else { return false };
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.is_empty() {
+        if self.is_empty() {
             sender.wake_by_ref();
         }
-        waiting.push_back(posted);
+        queue.borrow_mut().push_back(posted);
         self.sender.set(Some(sender));
         true
     }
 
-    /// Is there more?
+    fn is_empty(&self) -> bool {
+        self.turns.borrow().is_empty() && self.held.borrow().is_empty()
+    }
+
+    /// Requests first: a server that was woken by one finds the next there when it has done with that, while the clients get theirs. Is
+    /// there more?
     fn send(&self, rest: AtEnd) -> bool {
+        // Neither queue is borrowed while something is sent: that may post more.
         for _ in 0..TURN_MAX {
-            // Not borrowed while it is sent: that may post more.
-            let posted = self.waiting.borrow_mut().pop_front();
-            match posted {
-                Some(Posted::Held(held)) => send(&held, self, rest),
-                Some(Posted::Turn(whose)) => match rest {
-                    AtEnd::Spawn => whose.turn(),
-                    // Its user is at his end, too.
-                    AtEnd::Leave => {}
-                },
-                None => return false,
+            let turn = self.turns.borrow_mut().pop_front();
+            match (turn, rest) {
+                (Some(whose), AtEnd::Spawn) => whose.turn(),
+                // Its user is at his end, too.
+                (Some(_), AtEnd::Leave) => {}
+                (None, _) => break,
             }
         }
-        !self.waiting.borrow().is_empty()
+        for _ in 0..TURN_MAX {
+            let held = self.held.borrow_mut().pop_front();
+            let Some(held) = held else { break };
+            send(&held, self, rest);
+        }
+        !self.is_empty()
     }
 
     fn keep(&self, mut spare: BytesMut) {
@@ -192,7 +195,7 @@ impl Outgoing {
     fn post(&self, held: &mut Held) -> bool {
         OUTBOX
             .try_with(|outbox| {
-                if !outbox.post(Posted::Held(self.held.clone())) {
+                if !outbox.post(&outbox.held, self.held.clone()) {
                     return false;
                 }
                 if let Some(spare) = outbox.spare.borrow_mut().pop() {
@@ -437,6 +440,34 @@ mod tests {
             ours.write_all(&[b'l'; SHORT_BYTES + 1]).await.unwrap();
             let sent = there(&mut other);
             assert!(sent.starts_with(b"shortl"), "{:?}", &sent[..6.min(sent.len())]);
+        });
+    }
+
+    /// Looks, in its turn, at what a client has received.
+    struct Looks {
+        client: RefCell<StdStream>,
+        seen: Cell<Option<usize>>,
+    }
+
+    impl Turn for Looks {
+        fn turn(&self) {
+            self.seen.set(Some(there(&mut self.client.borrow_mut()).len()));
+        }
+    }
+
+    #[test]
+    fn requests_go_out_before_answers_that_were_there_first() {
+        local(async {
+            spawn_local(run());
+            yield_now().await;
+            let (mut ours, mut other) = pair().await;
+            let request =
+                Rc::new(Looks { client: RefCell::new(other.try_clone().unwrap()), seen: Cell::new(None) });
+            ours.write_all(b"an answer").await.unwrap();
+            assert!(post(request.clone()));
+            yield_now().await;
+            assert_eq!(request.seen.get(), Some(0), "the answer comes after it");
+            assert_eq!(there(&mut other), b"an answer", "and in the same turn");
         });
     }
 
