@@ -17,6 +17,7 @@ pub mod hours;
 pub mod judge;
 pub mod outcome;
 pub mod plan;
+pub mod quick;
 pub mod refusal;
 pub mod resource;
 pub mod rollout;

@@ -15,7 +15,6 @@ pub mod ledger;
 pub mod log;
 pub mod membership;
 pub mod meter;
-pub mod quick;
 pub mod recent;
 pub mod resources;
 pub mod route;

@@ -6,7 +6,7 @@
 //! which a plain radix tree does not do.
 
 use crate::domain::plan::Route;
-use crate::live::quick::Quick;
+use crate::domain::quick::Quick;
 use std::collections::HashMap;
 
 pub struct RouteTable {
@@ -57,7 +57,7 @@ impl RouteTable {
                     return Some(entry.route);
                 }
             }
-            match prefix.rfind('/') {
+            match prefix.bytes().rposition(|byte| byte == b'/') {
                 Some(0) if prefix.len() > 1 => prefix = "/",
                 Some(0) | None => return None,
                 Some(end) => prefix = &prefix[..end],
@@ -72,7 +72,8 @@ fn depth(path: &str) -> usize {
 
 /// The first `segments` segments of `path`.
 fn truncate(path: &str, segments: usize) -> &str {
-    match path.match_indices('/').nth(segments) {
+    let mut slashes = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/');
+    match slashes.nth(segments) {
         Some((end, _)) if end > 0 => &path[..end],
         _ => path,
     }

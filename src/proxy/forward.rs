@@ -44,8 +44,10 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use std::borrow::Cow;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Answers one request. Up to the decision at once; from there on as the clients and the upstream allow.
@@ -239,30 +241,51 @@ fn route(
 }
 
 /// From the decision to the head of the response; the body carries the exchange to its end.
-async fn exchange(prepared: Prepared) -> Response<ResponseBody> {
+fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> {
+    // Outside: an `async fn` holds what it takes apart twice.
     let Prepared { mut exchange, mut request, upload, upstream, ask } = prepared;
-    let handshake = ask.as_ref().map(|ask| &ask.handshake);
-    let began = exchange.began();
-    let sent = match send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await {
-        Err(Unsent::Unreachable) => match fall_back(&mut exchange, &mut request) {
-            Ok(stable) => {
-                let again = send(&mut exchange, &stable, &mut request, &upload, handshake, clock::now());
-                // Boxed: nearly no request needs the room.
-                let sent = Box::pin(again).await;
-                if let Some(release) = exchange.release()
-                    && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
-                {
-                    blow(&exchange, release, blown);
-                }
-                sent.map(|sent| (sent, stable))
-            }
-            Err(unsent) => Err(unsent),
-        },
-        sent => sent.map(|sent| (sent, upstream)),
-    };
+    async move {
+        let handshake = ask.as_ref().map(|ask| &ask.handshake);
+        let began = exchange.began();
+        let sent = send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await;
+        let sent = if let Err(Unsent::Unreachable) = sent {
+            drop(sent);
+            // Boxed: nearly no request needs the room.
+            Box::pin(send_to_stable(&mut exchange, &mut request, &upload, handshake)).await
+        } else {
+            sent.map(|sent| (sent, upstream))
+        };
+        answered(exchange, sent, ask, began)
+    }
+}
+
+/// `new` takes no connection: the request goes to stable, where the config says so.
+async fn send_to_stable(
+    exchange: &mut Exchange,
+    request: &mut Option<Request<RequestBody>>,
+    upload: &Upload,
+    handshake: Option<&Handshake>,
+) -> Result<(Sent, Arc<UpstreamLive>), Unsent> {
+    let stable = fall_back(exchange, request)?;
+    let sent = send(exchange, &stable, request, upload, handshake, clock::now()).await;
+    if let Some(release) = exchange.release()
+        && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
+    {
+        blow(exchange, release, blown);
+    }
+    sent.map(|sent| (sent, stable))
+}
+
+/// What the client gets.
+fn answered(
+    mut exchange: Box<Exchange>,
+    sent: Result<(Sent, Arc<UpstreamLive>), Unsent>,
+    ask: Option<Ask>,
+    began: Duration,
+) -> Response<ResponseBody> {
     match sent {
         Ok(((response, lease, now), upstream)) => {
-            let took = upload.upstream_waits_since().map(|since| now.saturating_sub(since));
+            let took = exchange.upload().upstream_waits_since().map(|since| now.saturating_sub(since));
             exchange.answered(response.status(), response.headers(), took, now);
             if let Some(ask) = ask.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                 return ask.agreed(exchange, response, lease);
@@ -308,182 +331,207 @@ impl Unsent {
 /// The head of the response, and when it was there.
 type Sent = (Response<Incoming>, Lease<RequestBody>, Duration);
 
-/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response.
-async fn send(
+/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response. (A block, for the
+/// same reason as above.)
+fn send(
     exchange: &mut Exchange,
     upstream: &Arc<UpstreamLive>,
     request: &mut Option<Request<RequestBody>>,
     upload: &Upload,
     handshake: Option<&Handshake>,
     mut now: Duration,
-) -> Result<Sent, Unsent> {
-    let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
-    if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
-        return Err(Unsent::Failed(Failure::TunnelNotServed));
-    }
-    let full = |held| {
-        let by_clients = held || upstream.is_held_by_clients();
-        let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
-        Err(Unsent::Failed(failure))
-    };
-    let Some(room) = upstream.enter() else { return full(false) };
-    exchange.hold(room);
+) -> impl Future<Output = Result<Sent, Unsent>> {
     let terms = Terms {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
     };
-    // Users of `new` have stable to go to; whoever else is here has nobody.
-    let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
-    let mut tried = Tried::default();
-    while let Some((index, server)) = upstream.choose(&tried, down) {
-        exchange.load(server.enter());
-        let worker = exchange.worker().clone();
-        if let Some(traced) = exchange.traced() {
-            trace::attempt(traced, &worker, upstream, index, now);
+    async move {
+        let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
+        if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
+            return Err(Unsent::Failed(Failure::TunnelNotServed));
         }
-        let mut held = false;
-        // What is moved on stays inside: a future has a place for all that is in scope while it waits.
-        let leased = match handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten() {
-            Some(free) => Ok(free),
-            None => {
-                // Who waits because clients hold the connections does not wait for the upstream.
-                held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
-                if held {
-                    exchange.excuse();
-                }
-                // Boxed: most requests find a connection that is free.
-                let leased = match handshake {
-                    Some(_) => Box::pin(worker.pools.tunnel(server, terms)).await,
-                    None => Box::pin(worker.pools.connection(server, terms)).await,
-                };
-                now = clock::now();
-                leased
-            }
+        let full = |held| {
+            let by_clients = held || upstream.is_held_by_clients();
+            let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
+            Err(Unsent::Failed(failure))
         };
-        let mut lease = match leased {
-            Ok(lease) => lease,
-            Err(NoConnection::Unreachable(error)) => {
-                tell(exchange, upstream, server, &error);
-                came(exchange, Came::Failed(Outcome::ConnectError), now);
-                refused(exchange, upstream, index);
-                tried.add(index);
-                continue;
+        let Some(room) = upstream.enter() else { return full(false) };
+        exchange.hold(room);
+        // Users of `new` have stable to go to; whoever else is here has nobody.
+        let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
+        let mut tried = Tried::default();
+        while let Some((index, server)) = upstream.choose(&tried, down) {
+            exchange.load(server.enter());
+            let worker = exchange.worker().clone();
+            if let Some(traced) = exchange.traced() {
+                trace::attempt(traced, &worker, upstream, index, now);
             }
-            Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
-            Err(NoConnection::Busy) => return full(held),
-            Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
-        };
-        if held {
-            upload.move_on(now);
-        }
-        let mut awaited = None;
-        if upload.whole() {
-            exchange.received(now);
-            awaited = Some(server.awaited());
-        }
-        if !lease.reused {
-            server.accepted();
-        }
-        let sent = {
-            let mut sending = std::pin::pin!({
-                let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
-                if !request.headers().contains_key(HOST) {
-                    request.headers_mut().insert(HOST, server.authority.clone());
-                }
-                if let Some(traced) = exchange.traced() {
-                    request.headers_mut().insert(TRACEPARENT, trace::told(traced));
-                }
-                lease.send(request)
-            });
-            let began = exchange.began();
-            let mut too_late = std::pin::pin!(head_deadline(upload, upstream, began, now));
-            loop {
-                tokio::select! {
-                    biased;
-                    sent = &mut sending => break sent,
-                    () = upload.until_whole(), if !upload.whole() => {
-                        exchange.received(clock::now());
-                        awaited = Some(server.awaited());
+            let mut held = false;
+            // What is moved on stays inside: a future has a place for all that is in scope while it waits.
+            let mut lease = {
+                let leased =
+                    match handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten() {
+                        Some(free) => Ok(free),
+                        None => {
+                            // Who waits because clients hold the connections does not wait for the upstream.
+                            held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
+                            if held {
+                                exchange.excuse();
+                            }
+                            // Boxed: most requests find a connection that is free.
+                            let leased = match handshake {
+                                Some(_) => Box::pin(worker.pools.tunnel(server, terms)).await,
+                                None => Box::pin(worker.pools.connection(server, terms)).await,
+                            };
+                            now = clock::now();
+                            leased
+                        }
+                    };
+                match leased {
+                    Ok(lease) => lease,
+                    Err(NoConnection::Unreachable(error)) => {
+                        tell(exchange, upstream, server, &error);
+                        came(exchange, Came::Failed(Outcome::ConnectError), now);
+                        refused(exchange, upstream, index);
+                        tried.add(index);
+                        continue;
                     }
-                    () = &mut too_late => {
-                        // The whole exchange took too long: whose time was it?
-                        let total = upstream.config.total_timeout;
-                        let took = clock::now().saturating_sub(began);
-                        let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
-                        let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
-                        return Err(Unsent::Failed(failure));
-                    }
+                    Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
+                    Err(NoConnection::Busy) => return full(held),
+                    Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
                 }
+            };
+            if held {
+                upload.move_on(now);
             }
-        };
-        drop(awaited);
-        now = clock::now();
-        match sent {
-            Ok(response) => {
+            let mut awaited = None;
+            if upload.whole() {
+                exchange.received(now);
+                awaited = Some(server.awaited());
+            }
+            if !lease.reused {
                 server.accepted();
-                came(exchange, Came::Status(response.status().as_u16()), now);
-                let framing = match handshake {
-                    Some(handshake) => handshake.framing(&response),
-                    None => headers::framing(&response),
-                };
-                if framing == Framing::Faulty {
-                    return failed(Outcome::Reset);
-                }
-                upstream.answered(now);
-                if let Some(release) = fused(exchange, upstream) {
-                    release.tally.fuse.connected();
-                }
-                return Ok((response, lease, now));
             }
-            // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
-            // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
-            Err(SendError::Unsent(unsent)) => {
-                *request = Some(*unsent);
-                came(exchange, Came::Failed(Outcome::ConnectError), now);
-                if !lease.reused {
-                    refused(exchange, upstream, index);
-                    tried.add(index);
+            let sent = {
+                let mut sending = std::pin::pin!({
+                    let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
+                    if !request.headers().contains_key(HOST) {
+                        request.headers_mut().insert(HOST, server.authority.clone());
+                    }
+                    if let Some(traced) = exchange.traced() {
+                        request.headers_mut().insert(TRACEPARENT, trace::told(traced));
+                    }
+                    lease.send(request)
+                });
+                let began = exchange.began();
+                let mut too_late = HeadDeadline::new(upload, upstream, began, now);
+                loop {
+                    tokio::select! {
+                        biased;
+                        sent = &mut sending => break sent,
+                        () = upload.until_whole(), if !upload.whole() => {
+                            exchange.received(clock::now());
+                            awaited = Some(server.awaited());
+                        }
+                        () = &mut too_late => {
+                            // The whole exchange took too long: whose time was it?
+                            let total = upstream.config.total_timeout;
+                            let took = clock::now().saturating_sub(began);
+                            let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
+                            let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
+                            return Err(Unsent::Failed(failure));
+                        }
+                    }
                 }
-            }
-            Err(SendError::Broken(_)) => {
-                return Err(Unsent::Failed(match upload.client_fault() {
-                    Some(ClientFault::Broken) => Failure::BadRequestBody,
-                    Some(ClientFault::Slow) => Failure::SlowRequestBody,
-                    // The upstream did not wait for the rest as long as this machine would have.
-                    None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
-                    None => Failure::Upstream(Outcome::Reset),
-                }));
+            };
+            drop(awaited);
+            now = clock::now();
+            match sent {
+                Ok(response) => {
+                    server.accepted();
+                    came(exchange, Came::Status(response.status().as_u16()), now);
+                    let framing = match handshake {
+                        Some(handshake) => handshake.framing(&response),
+                        None => headers::framing(&response),
+                    };
+                    if framing == Framing::Faulty {
+                        return failed(Outcome::Reset);
+                    }
+                    upstream.answered(now);
+                    if let Some(release) = fused(exchange, upstream) {
+                        release.tally.fuse.connected();
+                    }
+                    return Ok((response, lease, now));
+                }
+                // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
+                // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
+                Err(SendError::Unsent(unsent)) => {
+                    *request = Some(*unsent);
+                    came(exchange, Came::Failed(Outcome::ConnectError), now);
+                    if !lease.reused {
+                        refused(exchange, upstream, index);
+                        tried.add(index);
+                    }
+                }
+                Err(SendError::Broken(_)) => {
+                    return Err(Unsent::Failed(match upload.client_fault() {
+                        Some(ClientFault::Broken) => Failure::BadRequestBody,
+                        Some(ClientFault::Slow) => Failure::SlowRequestBody,
+                        // The upstream did not wait for the rest as long as this machine would have.
+                        None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
+                        None => Failure::Upstream(Outcome::Reset),
+                    }));
+                }
             }
         }
+        Err(Unsent::Unreachable)
     }
-    Err(Unsent::Unreachable)
 }
 
 /// Ends when the upstream has had its time for the response head. While the client's body is still coming in, the time starts
-/// again with each piece; while the client is waited for, it does not run.
-async fn head_deadline(upload: &Upload, upstream: &UpstreamLive, began: Duration, sent: Duration) {
-    let (patience, total) = (upstream.config.response_timeout, upstream.config.total_timeout);
-    let total = total.map(|total| began + total);
-    let mut until = sent + patience;
-    let mut alarm = Alarm::default();
-    loop {
-        let next = total.map_or(until, |total| total.min(until));
-        alarm.until(clock::instant(next).into()).await;
-        let now = clock::now();
-        if woke_late(next, now) {
-            // Starved: what the upstream has sent meanwhile must be read before it is blamed.
-            until = now + GRACE;
-            continue;
+/// again with each piece; while the client is waited for, it does not run. (No `async fn`: that would hold all of this twice.)
+struct HeadDeadline<'a> {
+    upload: &'a Upload,
+    upstream: &'a UpstreamLive,
+    /// Of the whole exchange.
+    total: Option<Duration>,
+    until: Duration,
+    alarm: Alarm,
+}
+
+impl<'a> HeadDeadline<'a> {
+    fn new(upload: &'a Upload, upstream: &'a UpstreamLive, began: Duration, sent: Duration) -> Self {
+        let total = upstream.config.total_timeout.map(|total| began + total);
+        let until = sent + upstream.config.response_timeout;
+        HeadDeadline { upload, upstream, total, until, alarm: Alarm::default() }
+    }
+}
+
+impl Future for HeadDeadline<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let patience = this.upstream.config.response_timeout;
+        loop {
+            let next = this.total.map_or(this.until, |total| total.min(this.until));
+            ready!(this.alarm.poll(cx, clock::instant(next).into()));
+            let now = clock::now();
+            if woke_late(next, now) {
+                // Starved: what the upstream has sent meanwhile must be read before it is blamed.
+                this.until = now + GRACE;
+                continue;
+            }
+            if this.total.is_some_and(|total| total <= now) {
+                return Poll::Ready(());
+            }
+            this.until = match this.upload.upstream_waits_since() {
+                Some(since) if since + patience > this.until => since + patience,
+                Some(_) => return Poll::Ready(()),
+                None => now + patience,
+            };
         }
-        if total.is_some_and(|total| total <= now) {
-            return;
-        }
-        until = match upload.upstream_waits_since() {
-            Some(since) if since + patience > until => since + patience,
-            Some(_) => return,
-            None => now + patience,
-        };
     }
 }
 
@@ -612,7 +660,7 @@ fn host(parts: &Parts) -> Option<HeaderValue> {
 
 /// Without port.
 fn host_name(authority: &str) -> &str {
-    match authority.rfind(':') {
+    match authority.bytes().rposition(|byte| byte == b':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
         _ => authority,
     }

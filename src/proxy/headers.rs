@@ -23,6 +23,9 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
+/// Fields that a request is given on its way to an upstream, at most: those below, and what the caller adds of the release and the host.
+const FIELDS_ADDED: usize = 9;
+
 /// A request id that a client may choose: longer ones are replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -187,6 +190,8 @@ pub fn for_upstream(
 ) -> RequestId {
     let (admitted, peer) = (&forwarded.admitted, forwarded.peer);
     drop_hop_by_hop(headers);
+    // At once: what HTTP/2 has decoded is in a map that would grow twice.
+    headers.reserve(FIELDS_ADDED);
     if admitted.padded_length {
         canonical_length(headers);
     }

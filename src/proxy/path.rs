@@ -19,7 +19,9 @@ pub struct Reading<'a> {
 
 pub fn read(path: &str) -> Reading<'_> {
     if is_plain(path.as_bytes()) {
-        return Reading { normal: Cow::Borrowed(path), lenient: None, bare: bare(path) };
+        // No escape: a parameter shows.
+        let bare = if path.as_bytes().contains(&b';') { bare(path) } else { None };
+        return Reading { normal: Cow::Borrowed(path), lenient: None, bare };
     }
     let decoded = decode_unreserved(path);
     let normal = without_dots(&decoded);

@@ -14,6 +14,7 @@ use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
+use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
@@ -76,18 +77,20 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         )?;
         let e_value = dog.judge.engine().e_value();
         live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
-        Some((name.clone(), dog))
+        Some((name.clone(), Box::new(dog)))
     };
     if let Some(archive) = archive {
         live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
     }
-    let mut watched: BTreeMap<String, Watched> = live.snapshot().releases.iter().filter_map(kept).collect();
+    // In boxes: they are big, and move on every tick.
+    let mut watched: BTreeMap<String, Box<Watched>> =
+        live.snapshot().releases.iter().filter_map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
     let mut lost = 0;
     // What has happened since the last tick, by epoch.
-    let mut events: HashMap<u64, Vec<Event>> = HashMap::new();
+    let mut events: HashMap<u64, Vec<Event>, Quick> = HashMap::default();
     while !stop.load(Relaxed) {
         let snapshot = live.snapshot();
         let tick = snapshot.releases.iter().map(|r| r.release.watchdog.tick).min();
@@ -122,8 +125,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             let name = &release.release.name;
             let dog = match watched.remove(name) {
                 Some(dog) if dog.evidence_id == release.evidence_id => dog,
-                Some(dog) => dog.renewed(release, now),
-                None => Watched::new(release, Baseline::default(), now),
+                Some(dog) => Box::new(dog.renewed(release, now)),
+                None => Box::new(Watched::new(release, Baseline::default(), now)),
             };
             let dog = watched.entry(name.clone()).or_insert(dog);
             dog.feed(release, &mut events, now);
@@ -133,7 +136,12 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
                 dog.keep_failed(release, archive, now);
             }
         }
-        events.clear();
+        // Those of an epoch that is gone with it; of others, the room stays.
+        events.retain(|_, events| {
+            let lives = !events.is_empty();
+            events.clear();
+            lives
+        });
     }
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
@@ -258,21 +266,21 @@ impl Watched {
     }
 
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
-    fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>>, now: Duration) {
+    fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
         let patience = self.deadline / 4;
         let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
-            let mut events = events.remove(&epoch).unwrap_or_default();
-            for event in &mut events {
+            let Some(events) = events.get_mut(&epoch) else { return };
+            for event in &mut *events {
                 event.request.drawn &= drawn;
                 if let What::Left { unusual } = &mut event.what {
                     *unusual = event.after > patience;
                 }
             }
-            judge.engine_mut().push_all(&events);
+            judge.engine_mut().push_all(events);
             let Some((_, trial)) = &mut trial else { return };
             let engine = judge.engine();
-            for event in &events {
+            for event in events {
                 let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
                 let floor = release.release.watchdog.latency_floor;
                 trial.push(event, &Yardstick { table, factor, floor });

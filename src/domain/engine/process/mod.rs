@@ -17,6 +17,7 @@ use super::{Blindness, Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX,
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::histogram;
+use crate::domain::quick::Quick;
 use draw::Draw;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -158,6 +159,17 @@ struct Interval {
     kept: Vec<u64>,
 }
 
+impl Interval {
+    fn clear(&mut self) {
+        let Interval { counts, table, entered, bad, scored, waiting, kept } = self;
+        (*counts, *table, *waiting) = ([Counts::default(); 2], None, 0);
+        entered.clear();
+        bad.clear();
+        scored.clear();
+        kept.clear();
+    }
+}
+
 /// The evidence of one attempt of one release.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -188,7 +200,10 @@ pub struct Engine {
     /// Number of the oldest interval that is not final.
     oldest: u64,
     intervals: VecDeque<Interval>,
-    open: HashMap<u64, Open>,
+    /// The last one that was settled, empty: its room is for the next.
+    spare: Interval,
+    /// By the number of its request, which is our own.
+    open: HashMap<u64, Open, Quick>,
     coin: u64,
 }
 
@@ -219,7 +234,8 @@ impl Engine {
             seen_new: 0,
             oldest: number(now, settings.tick),
             intervals: VecDeque::new(),
-            open: HashMap::new(),
+            spare: Interval::default(),
+            open: HashMap::default(),
             coin: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -309,7 +325,8 @@ impl Engine {
     fn open_interval(&mut self, index: usize) {
         if index >= self.intervals.len() {
             let table = self.table().cloned();
-            let opened = || Interval { table: table.clone(), ..Interval::default() };
+            let spare = &mut self.spare;
+            let opened = || Interval { table: table.clone(), ..std::mem::take(spare) };
             self.intervals.resize_with(index + 1, opened);
         }
     }
@@ -529,7 +546,7 @@ impl Engine {
         if somebody_is_in_new {
             self.settle_once(at, &interval);
         }
-        for scored in interval.scored {
+        for scored in &interval.scored {
             let cluster = scored.cluster;
             match scored.correction {
                 true => self.windows.correct(usize::from(cluster), FAILED_ROW, 1.0),
@@ -537,6 +554,8 @@ impl Engine {
             }
         }
         self.windows.interval_ends(!somebody_is_in_new);
+        interval.clear();
+        self.spare = interval;
     }
 
     fn settle_once(&mut self, at: u64, interval: &Interval) {
