@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -37,13 +38,14 @@ const ROUNDS_MAX: usize = 8;
 pub struct Driven<B> {
     handle: http1::SendRequest<B>,
     connection: Rc<Connection>,
-    head: Arc<HeadRoom>,
 }
 
 struct Connection {
     /// `None` once it has ended, and while it has its turn.
     future: Cell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+    /// Its socket is, too.
     open: Cell<bool>,
+    head: Arc<HeadRoom>,
     relay: Arc<Relay>,
     /// Of `relay`.
     waker: Waker,
@@ -136,9 +138,9 @@ where
         let waker = Waker::from(relay.clone());
         let future = Cell::new(Some(Box::pin(connection) as Pin<Box<dyn Future<Output = ()>>>));
         let teller = Waker::from(Arc::new(Teller(relay.clone())));
-        let connection = Rc::new(Connection { future, open: Cell::new(true), relay, waker, teller });
+        let connection = Rc::new(Connection { future, open: Cell::new(true), head, relay, waker, teller });
         connection.turn();
-        Ok(Driven { handle, connection, head })
+        Ok(Driven { handle, connection })
     }
 }
 
@@ -156,6 +158,14 @@ impl Connection {
 }
 
 impl outbox::Turn for Connection {
+    fn asks(&self) -> Option<RawFd> {
+        self.head.asks().filter(|_| self.open.get())
+    }
+
+    fn told(&self, spent: bool) {
+        self.head.told(spent);
+    }
+
     /// Away from its user: what he is to look at wakes him.
     fn turn(&self) {
         let Relay { woken, told, .. } = &*self.relay;
@@ -242,6 +252,7 @@ impl<B> Driven<B> {
 impl<B> Drop for Driven<B> {
     fn drop(&mut self) {
         // Also if it still waits for a turn.
+        self.connection.open.set(false);
         self.connection.future.take();
     }
 }
@@ -253,7 +264,7 @@ impl<B: Body + 'static> Driven<B> {
         request: Request<B>,
         look: Look,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
-        self.head.opens(look == Look::Closely);
+        self.connection.head.opens(look == Look::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
         // Out of the runtime's budget, which would keep it from being ready for want of a turn, and wake nobody.
         Sending { driven: self, posted: false, sending: unconstrained(sending) }
@@ -285,7 +296,7 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
             this.driven.poll(cx, |cx| this.sending.as_mut().poll(cx))
         };
         if sent.is_ready() {
-            this.driven.head.closes();
+            this.driven.connection.head.closes();
         }
         sent
     }
@@ -298,4 +309,74 @@ pub enum Look {
     Lightly,
     /// Ask the kernel.
     Closely,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Empty;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as StdStream};
+    use std::time::Duration;
+    use tokio::net::TcpStream;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::{spawn_local, yield_now};
+
+    fn request() -> Request<Empty<Bytes>> {
+        Request::builder().uri("/").header("host", "server").body(Empty::new()).unwrap()
+    }
+
+    /// A request is read, and answered.
+    fn serve(server: &mut StdStream) {
+        assert!(server.read(&mut [0; 1000]).unwrap() > 0);
+        server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
+    }
+
+    /// Ours was used once and is free again; the runtime believes it to be open.
+    async fn used() -> (Driven<Empty<Bytes>>, StdStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut server = listener.accept().unwrap().0;
+        let mut driven = Driven::new(ours, ()).await.unwrap();
+        let (answer, mut server) = tokio::join!(driven.send(request(), Look::Lightly), async {
+            tokio::task::spawn_blocking(move || {
+                serve(&mut server);
+                server
+            })
+            .await
+            .unwrap()
+        });
+        drop(answer.map_err(TrySendError::into_error).expect("answered"));
+        driven.settled().await;
+        driven.rest();
+        server.set_nonblocking(true).unwrap();
+        assert_eq!(server.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        (driven, server)
+    }
+
+    #[test]
+    fn a_request_comes_back_unsent_from_a_connection_that_was_closed_just_before() {
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
+        // Sent in a turn of the outbox, and where there is none.
+        for outbox in [true, false] {
+            let unsent = async {
+                let sender = outbox.then(|| spawn_local(outbox::run()));
+                yield_now().await;
+                let (mut driven, server) = used().await;
+                // From here on the runtime does not come to hear of it before the request is on its way.
+                drop(server);
+                let Err(mut error) = driven.send(request(), Look::Closely).await else {
+                    panic!("there is nobody to answer")
+                };
+                if let Some(sender) = sender {
+                    sender.abort();
+                }
+                error.take_message()
+            };
+            let unsent =
+                runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), unsent).await });
+            assert!(unsent.expect("in time").is_some(), "outbox: {outbox}");
+        }
+    }
 }

@@ -9,11 +9,13 @@
 //! owner who has more to send waits for that; an error is told to him with what he does next; what waits is sent before a stream is
 //! dropped or shut down.
 
+use super::head_room;
 use bytes::BytesMut;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +31,8 @@ const SHORT_BYTES: usize = 4 * 1024;
 const HELD_BYTES_MAX: usize = 16 * 1024;
 /// Sent of each kind in one turn; then others have theirs.
 const TURN_MAX: usize = 128;
+/// Sockets that are asked together. What a server closes between that and the request on its connection is seen too late: so few.
+const ASKED: usize = 8;
 /// Buffers that are kept for the next turn.
 const SPARE_MAX: usize = TURN_MAX;
 
@@ -48,6 +52,9 @@ struct Outbox {
 
 /// Something that has something to send, and does so in its turn.
 pub trait Turn {
+    /// A socket that is to be asked before, whether the other side has closed it.
+    fn asks(&self) -> Option<RawFd>;
+    fn told(&self, spent: bool);
     fn turn(&self);
 }
 
@@ -101,13 +108,17 @@ impl Outbox {
     /// there more?
     fn send(&self, rest: AtEnd) -> bool {
         // Neither queue is borrowed while something is sent: that may post more.
-        for _ in 0..TURN_MAX {
-            let turn = self.turns.borrow_mut().pop_front();
-            match (turn, rest) {
-                (Some(whose), AtEnd::Spawn) => whose.turn(),
-                // Its user is at his end, too.
-                (Some(_), AtEnd::Leave) => {}
-                (None, _) => break,
+        for _ in 0..TURN_MAX / ASKED {
+            let few: [Option<Rc<dyn Turn>>; ASKED] = {
+                let mut turns = self.turns.borrow_mut();
+                std::array::from_fn(|_| turns.pop_front())
+            };
+            if few[0].is_none() {
+                break;
+            }
+            // At the runtime's end their users are at theirs, too.
+            if let AtEnd::Spawn = rest {
+                take_turns(&few);
             }
         }
         for _ in 0..TURN_MAX {
@@ -265,6 +276,18 @@ impl Held {
     }
 }
 
+/// One after the other, once all their sockets are asked.
+fn take_turns(few: &[Option<Rc<dyn Turn>>; ASKED]) {
+    let sockets = few.each_ref().map(|whose| whose.as_ref()?.asks());
+    if sockets.iter().any(Option::is_some)
+        && let Some(spent) = head_room::spent(sockets)
+    {
+        let asked = few.iter().flatten().zip(sockets).zip(spent);
+        asked.filter(|((_, socket), _)| socket.is_some()).for_each(|((whose, _), spent)| whose.told(spent));
+    }
+    few.iter().flatten().for_each(|whose| whose.turn());
+}
+
 /// In its turn.
 fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
     let mut this = lock(held);
@@ -373,6 +396,7 @@ mod tests {
     use std::future::Future;
     use std::io::{Read, Write};
     use std::net::TcpStream as StdStream;
+    use std::os::fd::AsRawFd;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -450,6 +474,14 @@ mod tests {
     }
 
     impl Turn for Looks {
+        fn asks(&self) -> Option<RawFd> {
+            None
+        }
+
+        fn told(&self, _: bool) {
+            panic!("it does not ask");
+        }
+
         fn turn(&self) {
             self.seen.set(Some(there(&mut self.client.borrow_mut()).len()));
         }
@@ -468,6 +500,57 @@ mod tests {
             yield_now().await;
             assert_eq!(request.seen.get(), Some(0), "the answer comes after it");
             assert_eq!(there(&mut other), b"an answer", "and in the same turn");
+        });
+    }
+
+    /// Notes what it was told of its socket before its turn.
+    struct Asks {
+        socket: Option<StdStream>,
+        told: Cell<Option<bool>>,
+        told_in_time: Cell<Option<bool>>,
+    }
+
+    impl Turn for Asks {
+        fn asks(&self) -> Option<RawFd> {
+            self.socket.as_ref().map(StdStream::as_raw_fd)
+        }
+
+        fn told(&self, spent: bool) {
+            self.told.set(Some(spent));
+        }
+
+        fn turn(&self) {
+            self.told_in_time.set(self.told.get());
+        }
+    }
+
+    #[test]
+    fn each_is_told_of_its_own_socket_before_its_turn() {
+        local(async {
+            spawn_local(run());
+            yield_now().await;
+            // More than are asked together; every third has been closed, every fourth does not ask.
+            let mut other_ends = vec![];
+            let mut all = vec![];
+            for n in 0..3 * ASKED {
+                let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let socket = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+                let other_end = listener.accept().unwrap().0;
+                let (closed, asks) = (n % 3 == 0, n % 4 != 0);
+                if closed {
+                    drop(other_end);
+                } else {
+                    other_ends.push(other_end);
+                }
+                let socket = asks.then_some(socket);
+                let whose = Rc::new(Asks { socket, told: Cell::new(None), told_in_time: Cell::new(None) });
+                all.push((whose, asks.then_some(closed)));
+            }
+            all.iter().for_each(|(whose, _)| assert!(post(whose.clone())));
+            yield_now().await;
+            for (n, (whose, expected)) in all.iter().enumerate() {
+                assert_eq!(whose.told_in_time.get(), *expected, "{n}");
+            }
         });
     }
 
