@@ -271,8 +271,10 @@ def start_envoy(folder, core, origins, binary, pair=None):
     return Running(ENVOY, command, core, port, folder, tls=bool(pair))
 
 
-def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, weight=SHARE, gray=True, name=OURS):
-    """With everything on that is on by default. `gray=False`: a plain route to one upstream; `ids`: of a segment in a file; for comparison."""
+def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, weight=SHARE, gray=True, limits="",
+                   name=OURS):
+    """With everything on that is on by default. `gray=False`: a plain route to one upstream; `ids`: of a segment in a file; `limits`: lines
+    for both upstreams."""
     port, admin = free_port(), free_port()
     segment = ""
     if ids:
@@ -299,9 +301,9 @@ connections = {CONNECTIONS}
 requests_in_flight = {CONNECTIONS}
 [upstream.v1]
 servers = ["http://127.0.0.1:{origins["stable"]}"]
-[upstream.v2]
+{limits}[upstream.v2]
 servers = ["http://127.0.0.1:{origins["new"]}"]
-{release}[[route]]
+{limits}{release}[[route]]
 path = "/"
 {target}
 {more}[state]
