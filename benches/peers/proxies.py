@@ -1,4 +1,5 @@
 """The proxies that are compared: their configs, generated with the same split, and their processes."""
+import json
 import os
 import pathlib
 import resource
@@ -12,8 +13,9 @@ import time
 TICKS = os.sysconf("SC_CLK_TCK")
 os.environ["PATH"] += ":/usr/sbin:/sbin"
 SHARE = 0.20
-FLOOR, NGINX, HAPROXY, ENVOY, OURS = "haproxy (TCP)", "nginx", "haproxy", "envoy", "grayling"
+FLOOR, NGINX, HAPROXY, ENVOY, OURS, BARE = "haproxy (TCP)", "nginx", "haproxy", "envoy", "grayling", "hyper, bare"
 PEERS = (NGINX, HAPROXY)
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # As many as may be open, and so many connections on each side.
 FILES = min(30_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 CONNECTIONS = FILES // 2 - 100
@@ -269,6 +271,18 @@ def start_envoy(folder, core, origins, binary, pair=None):
 """)
     command = [binary, "-c", folder / "envoy.yaml", "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
     return Running(ENVOY, command, core, port, folder, tls=bool(pair))
+
+
+def build(cargo_arguments):
+    """The executable that cargo builds for use."""
+    command = ["cargo", "build", "--profile", "dist", "--locked", "--message-format=json", *cargo_arguments]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return next(pathlib.Path(path) for path in (json.loads(line).get("executable") for line in built.splitlines()) if path)
+
+
+def start_bare(folder, core, origins, binary):
+    port = free_port()
+    return Running(BARE, [binary, port, f"127.0.0.1:{origins['stable']}"], core, port, folder)
 
 
 def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, weight=SHARE, gray=True, limits="",
