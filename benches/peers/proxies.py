@@ -273,16 +273,19 @@ def start_envoy(folder, core, origins, binary, pair=None):
     return Running(ENVOY, command, core, port, folder, tls=bool(pair))
 
 
-def build(cargo_arguments):
-    """The executable that cargo builds for use."""
-    command = ["cargo", "build", "--profile", "dist", "--locked", "--message-format=json", *cargo_arguments]
+def build(kind, name):
+    """The executable that cargo builds for use; `kind`: bin or bench."""
+    command = ["cargo", "build", "--profile", "dist", "--locked", "--message-format=json", f"--{kind}", name]
     built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return next(pathlib.Path(path) for path in (json.loads(line).get("executable") for line in built.splitlines()) if path)
+    made = [artifact for artifact in map(json.loads, built.splitlines()) if artifact.get("executable")]
+    # With a bench cargo builds the program as well.
+    return next(pathlib.Path(each["executable"]) for each in made if each["target"]["name"] == name and kind in each["target"]["kind"])
 
 
-def start_bare(folder, core, origins, binary):
+def start_bare(folder, core, origins, binary, pair=None):
     port = free_port()
-    return Running(BARE, [binary, port, f"127.0.0.1:{origins['stable']}"], core, port, folder)
+    tls = [pair["cert"], pair["key"]] if pair else []
+    return Running(BARE, [binary, port, f"127.0.0.1:{origins['stable']}", *tls], core, port, folder, tls=bool(pair))
 
 
 def start_grayling(folder, core, origins, binary, pair=None, routes=1, ids=0, workers=1, weight=SHARE, gray=True, limits="",
