@@ -229,8 +229,13 @@ impl Judge {
             (Say::Trips(cause), ..) => {
                 let what = match loudest {
                     engine::Signal::Errors => {
+                        // Those of the present are not in the counts yet, and may be all there are.
+                        let fresh = match comparison.failing {
+                            0 => String::new(),
+                            n => format!("; {n} more of new just now"),
+                        };
                         format!(
-                            "users of new fail more often than users of stable, beyond chance ({counts} in the last minute"
+                            "users of new fail more often than users of stable, beyond chance ({counts} in the last minute{fresh}"
                         )
                     }
                     engine::Signal::ClientErrors => format!(

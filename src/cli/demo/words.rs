@@ -78,6 +78,11 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
         n(&["stable", "failures"]),
         n(&["stable", "requests"])
     )];
+    if let Some(fresh) =
+        of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64().filter(|n| *n > 0)
+    {
+        lines[0] = format!("{}; {} more of new just now", lines[0], count(fresh));
+    }
     if by_latency(trip) {
         lines[0] = format!(
             "new {} of {} above {} ms, stable {} of {}, in the last minute",
