@@ -4,8 +4,8 @@
 //! request and that on the next, most pieces find the other side asleep again, and a wake-up costs the kernel about as much as
 //! the sending. Together, the first wakes, and the rest is there before he has looked.
 //!
-//! Invariants: what was written goes out in its order; nothing waits longer than the tasks that were ready before it take for one turn each, and nothing
-//! waits on a thread without [`run`]; what a socket does not take at once is sent as it takes it, whatever its owner is waiting for, and an
+//! Invariants: what was written to a stream goes out in its order; requests go out before answers; nothing waits longer than the tasks that
+//! were ready before it take for one turn each, and nothing waits on a thread without [`run`]; what a socket does not take at once is sent as it takes it, whatever its owner is waiting for, and an
 //! owner who has more to send waits for that; an error is told to him with what he does next; what waits is sent before a stream is
 //! dropped or shut down.
 

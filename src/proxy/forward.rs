@@ -331,161 +331,159 @@ impl Unsent {
 /// The head of the response, and when it was there.
 type Sent = (Response<Incoming>, Lease<RequestBody>, Duration);
 
-/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response. (A block, for the
-/// same reason as above.)
-fn send(
+/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response.
+async fn send(
     exchange: &mut Exchange,
     upstream: &Arc<UpstreamLive>,
     request: &mut Option<Request<RequestBody>>,
     upload: &Upload,
     handshake: Option<&Handshake>,
     mut now: Duration,
-) -> impl Future<Output = Result<Sent, Unsent>> {
-    let terms = Terms {
+) -> Result<Sent, Unsent> {
+    let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
+    if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
+        return Err(Unsent::Failed(Failure::TunnelNotServed));
+    }
+    let full = |held| {
+        let by_clients = held || upstream.is_held_by_clients();
+        let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
+        Err(Unsent::Failed(failure))
+    };
+    let Some(room) = upstream.enter() else { return full(false) };
+    exchange.hold(room);
+    // Users of `new` have stable to go to; whoever else is here has nobody.
+    let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
+    let mut tried = Tried::default();
+    while let Some((index, server)) = upstream.choose(&tried, down) {
+        exchange.load(server.enter());
+        let worker = exchange.worker().clone();
+        if let Some(traced) = exchange.traced() {
+            trace::attempt(traced, &worker, upstream, index, now);
+        }
+        let mut held = false;
+        // What is moved on stays inside: a future has a place for all that is in scope while it waits.
+        let mut lease =
+            match handshake.is_none().then(|| worker.pools.free(server, terms(upstream), now)).flatten() {
+                Some(lease) => lease,
+                None => {
+                    // Who waits because clients hold the connections does not wait for the upstream.
+                    held = worker.pools.is_full(server, terms(upstream)) && upstream.is_held_by_clients();
+                    if held {
+                        exchange.excuse();
+                    }
+                    // Boxed: most requests find a connection that is free.
+                    let leased = match handshake {
+                        Some(_) => Box::pin(worker.pools.tunnel(server, terms(upstream))).await,
+                        None => Box::pin(worker.pools.connection(server, terms(upstream))).await,
+                    };
+                    now = clock::now();
+                    match leased {
+                        Ok(lease) => lease,
+                        Err(NoConnection::Unreachable(error)) => {
+                            tell(exchange, upstream, server, &error);
+                            came(exchange, Came::Failed(Outcome::ConnectError), now);
+                            refused(exchange, upstream, index);
+                            tried.add(index);
+                            continue;
+                        }
+                        Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
+                        Err(NoConnection::Busy) => return full(held),
+                        Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
+                    }
+                }
+            };
+        if held {
+            upload.move_on(now);
+        }
+        let mut awaited = None;
+        if upload.whole() {
+            exchange.received(now);
+            awaited = Some(server.awaited());
+        }
+        if !lease.reused {
+            server.accepted();
+        }
+        let sent = {
+            let mut sending = std::pin::pin!({
+                let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
+                if !request.headers().contains_key(HOST) {
+                    request.headers_mut().insert(HOST, server.authority.clone());
+                }
+                if let Some(traced) = exchange.traced() {
+                    request.headers_mut().insert(TRACEPARENT, trace::told(traced));
+                }
+                lease.send(request)
+            });
+            let began = exchange.began();
+            let mut too_late = HeadDeadline::new(upload, upstream, began, now);
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => break sent,
+                    () = upload.until_whole(), if !upload.whole() => {
+                        exchange.received(clock::now());
+                        awaited = Some(server.awaited());
+                    }
+                    () = &mut too_late => {
+                        // The whole exchange took too long: whose time was it?
+                        let total = upstream.config.total_timeout;
+                        let took = clock::now().saturating_sub(began);
+                        let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
+                        let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
+                        return Err(Unsent::Failed(failure));
+                    }
+                }
+            }
+        };
+        drop(awaited);
+        now = clock::now();
+        match sent {
+            Ok(response) => {
+                server.accepted();
+                came(exchange, Came::Status(response.status().as_u16()), now);
+                let framing = match handshake {
+                    Some(handshake) => handshake.framing(&response),
+                    None => headers::framing(&response),
+                };
+                if framing == Framing::Faulty {
+                    return failed(Outcome::Reset);
+                }
+                upstream.answered(now);
+                if let Some(release) = fused(exchange, upstream) {
+                    release.tally.fuse.connected();
+                }
+                return Ok((response, lease, now));
+            }
+            // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
+            // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
+            Err(SendError::Unsent(unsent)) => {
+                *request = Some(*unsent);
+                came(exchange, Came::Failed(Outcome::ConnectError), now);
+                if !lease.reused {
+                    refused(exchange, upstream, index);
+                    tried.add(index);
+                }
+            }
+            Err(SendError::Broken(_)) => {
+                return Err(Unsent::Failed(match upload.client_fault() {
+                    Some(ClientFault::Broken) => Failure::BadRequestBody,
+                    Some(ClientFault::Slow) => Failure::SlowRequestBody,
+                    // The upstream did not wait for the rest as long as this machine would have.
+                    None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
+                    None => Failure::Upstream(Outcome::Reset),
+                }));
+            }
+        }
+    }
+    Err(Unsent::Unreachable)
+}
+
+/// What a connection may cost.
+fn terms(upstream: &UpstreamLive) -> Terms {
+    Terms {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
-    };
-    async move {
-        let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
-        if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
-            return Err(Unsent::Failed(Failure::TunnelNotServed));
-        }
-        let full = |held| {
-            let by_clients = held || upstream.is_held_by_clients();
-            let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
-            Err(Unsent::Failed(failure))
-        };
-        let Some(room) = upstream.enter() else { return full(false) };
-        exchange.hold(room);
-        // Users of `new` have stable to go to; whoever else is here has nobody.
-        let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
-        let mut tried = Tried::default();
-        while let Some((index, server)) = upstream.choose(&tried, down) {
-            exchange.load(server.enter());
-            let worker = exchange.worker().clone();
-            if let Some(traced) = exchange.traced() {
-                trace::attempt(traced, &worker, upstream, index, now);
-            }
-            let mut held = false;
-            // What is moved on stays inside: a future has a place for all that is in scope while it waits.
-            let mut lease = {
-                let leased =
-                    match handshake.is_none().then(|| worker.pools.free(server, terms, now)).flatten() {
-                        Some(free) => Ok(free),
-                        None => {
-                            // Who waits because clients hold the connections does not wait for the upstream.
-                            held = worker.pools.is_full(server, terms) && upstream.is_held_by_clients();
-                            if held {
-                                exchange.excuse();
-                            }
-                            // Boxed: most requests find a connection that is free.
-                            let leased = match handshake {
-                                Some(_) => Box::pin(worker.pools.tunnel(server, terms)).await,
-                                None => Box::pin(worker.pools.connection(server, terms)).await,
-                            };
-                            now = clock::now();
-                            leased
-                        }
-                    };
-                match leased {
-                    Ok(lease) => lease,
-                    Err(NoConnection::Unreachable(error)) => {
-                        tell(exchange, upstream, server, &error);
-                        came(exchange, Came::Failed(Outcome::ConnectError), now);
-                        refused(exchange, upstream, index);
-                        tried.add(index);
-                        continue;
-                    }
-                    Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
-                    Err(NoConnection::Busy) => return full(held),
-                    Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
-                }
-            };
-            if held {
-                upload.move_on(now);
-            }
-            let mut awaited = None;
-            if upload.whole() {
-                exchange.received(now);
-                awaited = Some(server.awaited());
-            }
-            if !lease.reused {
-                server.accepted();
-            }
-            let sent = {
-                let mut sending = std::pin::pin!({
-                    let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
-                    if !request.headers().contains_key(HOST) {
-                        request.headers_mut().insert(HOST, server.authority.clone());
-                    }
-                    if let Some(traced) = exchange.traced() {
-                        request.headers_mut().insert(TRACEPARENT, trace::told(traced));
-                    }
-                    lease.send(request)
-                });
-                let began = exchange.began();
-                let mut too_late = HeadDeadline::new(upload, upstream, began, now);
-                loop {
-                    tokio::select! {
-                        biased;
-                        sent = &mut sending => break sent,
-                        () = upload.until_whole(), if !upload.whole() => {
-                            exchange.received(clock::now());
-                            awaited = Some(server.awaited());
-                        }
-                        () = &mut too_late => {
-                            // The whole exchange took too long: whose time was it?
-                            let total = upstream.config.total_timeout;
-                            let took = clock::now().saturating_sub(began);
-                            let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
-                            let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
-                            return Err(Unsent::Failed(failure));
-                        }
-                    }
-                }
-            };
-            drop(awaited);
-            now = clock::now();
-            match sent {
-                Ok(response) => {
-                    server.accepted();
-                    came(exchange, Came::Status(response.status().as_u16()), now);
-                    let framing = match handshake {
-                        Some(handshake) => handshake.framing(&response),
-                        None => headers::framing(&response),
-                    };
-                    if framing == Framing::Faulty {
-                        return failed(Outcome::Reset);
-                    }
-                    upstream.answered(now);
-                    if let Some(release) = fused(exchange, upstream) {
-                        release.tally.fuse.connected();
-                    }
-                    return Ok((response, lease, now));
-                }
-                // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
-                // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
-                Err(SendError::Unsent(unsent)) => {
-                    *request = Some(*unsent);
-                    came(exchange, Came::Failed(Outcome::ConnectError), now);
-                    if !lease.reused {
-                        refused(exchange, upstream, index);
-                        tried.add(index);
-                    }
-                }
-                Err(SendError::Broken(_)) => {
-                    return Err(Unsent::Failed(match upload.client_fault() {
-                        Some(ClientFault::Broken) => Failure::BadRequestBody,
-                        Some(ClientFault::Slow) => Failure::SlowRequestBody,
-                        // The upstream did not wait for the rest as long as this machine would have.
-                        None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
-                        None => Failure::Upstream(Outcome::Reset),
-                    }));
-                }
-            }
-        }
-        Err(Unsent::Unreachable)
     }
 }
 

@@ -23,8 +23,9 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
-/// Fields that a request is given on its way to an upstream, at most: those below, and what the caller adds of the release and the host.
-const FIELDS_ADDED: usize = 9;
+/// Fields that a request is given on its way to an upstream, at most: those below, and what the caller adds of the release, the host and
+/// the body.
+const FIELDS_ADDED: usize = 10;
 
 /// A request id that a client may choose: longer ones are replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -71,20 +71,8 @@ pub fn plain_cause(trip: &Trip) -> String {
 pub fn evidence(trip: &Trip) -> Vec<String> {
     let n = |path: &[&str]| of(trip, path).as_u64().map_or("?".to_owned(), count);
     let ms = |path: &[&str]| of(trip, path).as_f64().map_or("?".to_owned(), milliseconds);
-    let mut lines = vec![format!(
-        "new {} of {} failed, stable {} of {}, in the last minute",
-        n(&["new", "failures"]),
-        n(&["new", "requests"]),
-        n(&["stable", "failures"]),
-        n(&["stable", "requests"])
-    )];
-    if let Some(fresh) =
-        of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64().filter(|n| *n > 0)
-    {
-        lines[0] = format!("{}; {} more of new just now", lines[0], count(fresh));
-    }
     if by_latency(trip) {
-        lines[0] = format!(
+        let above = format!(
             "new {} of {} above {} ms, stable {} of {}, in the last minute",
             n(&["slow", "new"]),
             n(&["slow", "of_new"]),
@@ -92,9 +80,21 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
             n(&["slow", "stable"]),
             n(&["slow", "of_stable"])
         );
-        lines.push(format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"])));
+        let p99 = format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"]));
+        return vec![above, p99];
     }
-    lines
+    // Those of the present are not in the counts of the minute yet.
+    let fresh = match of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64() {
+        None | Some(0) => String::new(),
+        Some(failed) => format!("; {} more of new just now", count(failed)),
+    };
+    vec![format!(
+        "new {} of {} failed, stable {} of {}, in the last minute{fresh}",
+        n(&["new", "failures"]),
+        n(&["new", "requests"]),
+        n(&["stable", "failures"]),
+        n(&["stable", "requests"])
+    )]
 }
 
 /// The end of the demo: what is left, and commands to go on with.

@@ -3,7 +3,7 @@
 use super::{Server, free, run};
 use crate::world::{
     Authority, Behaviour, Client, Config, Origin, Proxy, Validity, World, eventually, figure, seconds, turn,
-    wrk, wrk_paced,
+    wrk,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -195,6 +195,19 @@ fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
     (server, at)
 }
 
+/// Where the machine stands still for a moment, everything that is on its way crosses at once, whatever grayling does: so a bound on what crosses
+/// must hold in one run of a few. What is lost by a fault is lost in all of them. `Err`: what each of them gave.
+fn unless_stalled<T>(run: impl Fn() -> T, fits: impl Fn(&T) -> bool) -> Result<(), Vec<T>> {
+    let mut each = vec![];
+    for _ in 0..4 {
+        each.push(run());
+        if each.last().is_some_and(&fits) {
+            return Ok(());
+        }
+    }
+    Err(each)
+}
+
 #[test]
 fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_to_none() {
     let _turn = turn();
@@ -203,23 +216,26 @@ fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_
     let proxy = grayling(&world, Hop::Nginx, address);
     let at = proxy.http;
     // Three hundred callers, each a call a second: what nginx closes after a second is asked for at that very moment.
-    let callers: Vec<_> = (0..300)
-        .map(|n| {
-            std::thread::spawn(move || {
-                let mut client = Client::new(at);
-                let mut failed = 0;
-                for _ in 0..8 {
-                    failed += u64::from(!client.get_as(&format!("u{n}")).is_ok_and(|a| a.status == 200));
-                    std::thread::sleep(Duration::from_millis(985 + n % 30));
-                }
-                failed
+    let call = || {
+        let callers: Vec<_> = (0..300)
+            .map(|n| {
+                std::thread::spawn(move || {
+                    let mut client = Client::new(at);
+                    let mut failed = 0;
+                    for _ in 0..8 {
+                        failed += u64::from(!client.get_as(&format!("u{n}")).is_ok_and(|a| a.status == 200));
+                        std::thread::sleep(Duration::from_millis(985 + n % 30));
+                    }
+                    failed
+                })
             })
-        })
-        .collect();
-    let failed: u64 = callers.into_iter().map(|c| c.join().unwrap()).sum();
-    figure(&format!("nginx closing after 1 s, called every second: {failed} of 2400 failed"));
-    // What crosses on the wire cannot be known, and where the machine stalls several cross at once; what has arrived is.
-    assert!(failed <= 12, "{failed} of 2400 failed");
+            .collect();
+        let failed: u64 = callers.into_iter().map(|c| c.join().unwrap()).sum();
+        figure(&format!("nginx closing after 1 s, called every second: {failed} of 2400 failed"));
+        failed
+    };
+    // What crosses on the wire cannot be known; what has arrived is.
+    assert!(unless_stalled(call, |failed| *failed <= 2).is_ok(), "each time more than 2 of 2400 failed");
 }
 
 #[test]
@@ -228,30 +244,31 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
     let _turn = turn();
     let (reloads, callers) = (3, 16);
     for kind in [Nginx, Haproxy, HaproxyH2, NginxTls, HaproxyTls] {
-        let world = world();
-        let (origin, address) = answering(&world, kind);
-        let proxy = grayling(&world, kind, address);
-        // At a rate that leaves no queue at the origin: what waits there as it closes is lost, whoever sent it.
-        let load = wrk_paced(&world, proxy.http, callers, seconds(3), Duration::from_millis(5));
-        for _ in 0..reloads {
-            std::thread::sleep(Duration::from_millis(750)); // the load goes on between reloads
-            origin.reload();
+        let reload = || {
+            let world = world();
+            let (origin, address) = answering(&world, kind);
+            let proxy = grayling(&world, kind, address);
+            let load = wrk(&world, proxy.http, callers, seconds(3));
+            for _ in 0..reloads {
+                std::thread::sleep(Duration::from_millis(750)); // the load goes on between reloads
+                origin.reload();
+            }
+            let counted = load.finish();
+            let failed = counted.non_2xx + counted.socket_errors;
+            let not_ok = not_ok(&proxy);
+            figure(&format!(
+                "{kind:?} as origin, reloaded 3 times: {failed} of {} failed {not_ok:?}",
+                counted.requests
+            ));
+            (counted.requests, failed, not_ok)
+        };
+        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 rarely one request, of HTTP/2, where all
+        // share the connection, what was under way when GOAWAY came.
+        let crossing = if kind.http2() { u64::from(callers) } else { 1 };
+        let fits = |(requests, failed, _): &(u64, u64, _)| *requests > 1000 && *failed <= reloads * crossing;
+        if let Err(each) = unless_stalled(reload, fits) {
+            panic!("{kind:?}: {each:?}");
         }
-        let counted = load.finish();
-        let failed = counted.non_2xx + counted.socket_errors;
-        figure(&format!(
-            "{kind:?} as origin, reloaded 3 times: {failed} of {} failed {:?}",
-            counted.requests,
-            not_ok(&proxy)
-        ));
-        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 now and then those that were sent together, of
-        // HTTP/2, where all share the connection, what was under way when GOAWAY came.
-        let crossing = u64::from(if kind.http2() { callers } else { callers / 4 });
-        assert!(
-            counted.requests > 1000 && failed <= reloads * crossing,
-            "{kind:?}: {counted:?} {:?}",
-            not_ok(&proxy)
-        );
     }
     for kind in [Nginx, HaproxyH2] {
         let world = world();

@@ -21,26 +21,12 @@ pub struct Wrk {
 /// A running `wrk`; [`WrkRun::finish`] waits for its end.
 pub struct WrkRun(Option<Child>);
 
-/// Starts `wrk` with 2,000 users round robin, as fast as they are answered.
+/// Starts `wrk` with 2,000 users round robin.
 pub fn wrk(world: &World, address: SocketAddr, connections: u32, time: Duration) -> WrkRun {
-    start(world, address, connections, time, "")
-}
-
-/// Each connection rests for `pause` after an answer.
-pub fn wrk_paced(
-    world: &World,
-    address: SocketAddr,
-    connections: u32,
-    time: Duration,
-    pause: Duration,
-) -> WrkRun {
-    let pause = format!("function delay() return {} end", pause.as_millis());
-    start(world, address, connections, time, &pause)
-}
-
-fn start(world: &World, address: SocketAddr, connections: u32, time: Duration, pause: &str) -> WrkRun {
     let script = world.path("wrk.lua");
-    let lines = r#"local requests, n, bad = {}, 0, 0
+    std::fs::write(
+        &script,
+        r#"local requests, n, bad = {}, 0, 0
 function init(args)
   for i = 1, 2000 do requests[i] = wrk.format("GET", "/", {["x-user-id"] = "user-" .. i}) end
 end
@@ -49,8 +35,9 @@ function done(s)
   local e = s.errors
   print(string.format("counted %d %d %d", s.requests, e.status, e.connect + e.read + e.write + e.timeout))
 end
-"#;
-    std::fs::write(&script, format!("{lines}{pause}\n")).unwrap();
+"#,
+    )
+    .unwrap();
     let child = Command::new("wrk")
         .args([
             "-t1",
