@@ -83,18 +83,17 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
         let p99 = format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"]));
         return vec![above, p99];
     }
-    // Those of the present are not in the counts of the minute yet.
-    let fresh = match of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64() {
-        None | Some(0) => String::new(),
-        Some(failed) => format!("; {} more of new just now", count(failed)),
-    };
-    vec![format!(
-        "new {} of {} failed, stable {} of {}, in the last minute{fresh}",
+    let counts = format!(
+        "new {} of {} failed, stable {} of {}, in the last minute",
         n(&["new", "failures"]),
         n(&["new", "requests"]),
         n(&["stable", "failures"]),
         n(&["stable", "requests"])
-    )]
+    );
+    // Those of the present are not in the counts of the minute yet.
+    let failing = of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64();
+    let just_now = failing.filter(|n| *n > 0).map(|n| format!("{} more of new failed just now", count(n)));
+    std::iter::once(counts).chain(just_now).collect()
 }
 
 /// The end of the demo: what is left, and commands to go on with.
