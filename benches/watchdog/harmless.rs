@@ -68,6 +68,9 @@ fn blamed(what: &str, sups: &[Sup]) {
 pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     t1(bench, latencies);
     t2(bench, latencies);
+    if bench.wants("T2") || bench.wants("rushes") {
+        rushes(bench);
+    }
     if bench.wants("T12") {
         t12(bench, latencies);
     }
@@ -166,6 +169,43 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
         let (reached, met) = over(&sups.iter().map(|s| s.e).collect::<Vec<_>>());
         let what = format!("diurnal load, shared outages, brown-outs, drift of share, {name}, {ticks} ticks");
         row("T2", &what, ".05 / .015 / .003", sups.len(), &reached, Some(met));
+    }
+}
+
+/// Some users are busy while all is slow, again and again, a little slower each time: who of them was slow before depends on how slow he may be.
+fn rushes(bench: &Bench) {
+    let latencies = &Arc::new(Latencies::narrow());
+    let alike = Regulars { users: 20_000, sigma: 0.0, ugly: false, heavy: 1 };
+    let ugly = Regulars { sigma: 0.6, ugly: true, ..alike };
+    let faults =
+        [("alike", Fault::None), ("`new` 15% slower", Fault::Stretch(1.15)), ("`new` better", Fault::Better)];
+    for (name, of) in [("users alike", alike), ("ugly users", ugly)] {
+        for (what, fault) in faults {
+            let sups = bench.runs(&format!("T2 rushes {what}"), bench.pick(300, 40), |seed| {
+                let mut world = World::new(seed, Crowd::Regulars(of), 150, 0, latencies);
+                world.fault = fault;
+                world.requests(6_000);
+                world.weigh(percent([5.0, 20.0, 50.0][seed as usize % 3]));
+                world.ticks(300);
+                let mut sup = Sup::default();
+                for slower in [1.0, 1.5, 1.0, 2.5, 1.0, 4.0, 1.0] {
+                    for _ in 0..30 {
+                        world.weather = Weather {
+                            slower,
+                            crowded: if slower > 1.0 { 0.95 } else { 0.0 },
+                            ..Weather::default()
+                        };
+                        world.tick();
+                        sup.look(&world);
+                    }
+                }
+                sup
+            });
+            let what = format!("rushes of some users while all is slow, {name}, {what}");
+            blamed(&what, &sups);
+            let (reached, met) = over(&sups.iter().map(|s| s.e).collect::<Vec<_>>());
+            row("T2", &what, ".05 / .015 / .003", sups.len(), &reached, Some(met));
+        }
     }
 }
 

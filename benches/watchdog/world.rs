@@ -76,11 +76,13 @@ pub struct Weather {
     pub load: f64,
     /// This share of the requests of `new` does not come.
     pub missing: f64,
+    /// This share of the requests is of a twentieth of the users.
+    pub crowded: f64,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Weather { outage: None, slower: 1.0, load: 1.0, missing: 0.0 }
+        Weather { outage: None, slower: 1.0, load: 1.0, missing: 0.0, crowded: 0.0 }
     }
 }
 
@@ -290,7 +292,9 @@ impl World {
                 (usize::MAX, unit, 1.0, self.fails)
             }
             Crowd::Regulars(of) => {
-                let who = (self.people.len() as f64 * self.dice.uniform().powi(of.heavy)) as usize;
+                let crowded = self.weather.crowded > 0.0 && self.dice.chance(self.weather.crowded);
+                let of_these = self.people.len() as f64 * if crowded { 0.05 } else { 1.0 };
+                let who = (of_these * self.dice.uniform().powi(of.heavy)) as usize;
                 let person = &self.people[who];
                 let fails = if person.fails < 0.0 { self.fails } else { f64::from(person.fails) };
                 (who, person.unit, f64::from(person.times), fails)

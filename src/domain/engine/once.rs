@@ -13,14 +13,20 @@
 //! cohort. What is left in, however bad the hour, cannot trip by that alone: three standard deviations of labels are worth 4.5 nats at most. (Only totals of
 //! labels are looked at, and each table is fair whatever they are.)
 //!
-//! Invariants: a user has each kind of event once in a draw; tables are final when they are scored; closing looks at totals and the clock only.
+//! Whoever has been slow is no longer clean, by the same clock in both arms; whether it counts as an event of `new` is asked with its tolerance. Were he clean until it counts,
+//! those of `new` who come often would stay clean for longer than those of stable, and be held against it when all is slow for both (identical versions
+//! tripped in a tenth of runs). The same comes of a `new` that *is* quicker, or fails less, for a while: what its users were spared they may catch up on (see [`Spared`]).
+//!
+//! Invariants: a user has each kind of event once in a draw; tables are final when they are scored; closing looks at totals and the clock only;
+//! what counts is never more than what ended.
 
-use super::cell::{Pair, cell};
+use super::cell::{Bet, Pair, cell};
 use super::first::EXPECTED_MIN;
 use super::mixture::Mixture;
 use super::save::{Eye, Pen};
 use super::{ERROR_ODDS, LEVELS};
 use crate::domain::decide::Arm;
+use std::ops::AddAssign;
 use std::time::Duration;
 
 /// Standard deviations by which a cohort's share of `new` may be off.
@@ -57,6 +63,21 @@ impl Kind {
 /// A set of kinds, as bits by [`Kind::index`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kinds(pub u8);
+
+/// What one request did to its user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    /// Of these kinds he is clean no longer.
+    pub all: Kinds,
+    /// And these speak against his arm.
+    pub counted: Kinds,
+}
+
+impl From<Kinds> for Ends {
+    fn from(kinds: Kinds) -> Ends {
+        Ends { all: kinds, counted: kinds }
+    }
+}
 
 impl Kinds {
     pub fn with(self, kind: Kind) -> Kinds {
@@ -135,12 +156,84 @@ pub struct Once {
 #[derive(Clone, Debug)]
 struct Of {
     mixture: Mixture,
-    /// Had the event already, by group; taken out of the risk set when scored.
+    spared: Spared,
+    /// Not clean any more, by group; taken out of the risk set when scored.
     had: [Pair; COHORTS],
-    /// Had it while the group was open; not scored yet.
-    waiting: [Pair; COHORTS],
+    /// Since the group was opened; not scored yet.
+    waiting: [Ended; COHORTS],
     /// Of the interval that is being gathered.
-    now: [Pair; COHORTS],
+    now: [Ended; COHORTS],
+}
+
+/// Users who are clean no longer, and those of them whose event counts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ended {
+    all: Pair,
+    counted: Pair,
+}
+
+impl Ended {
+    fn capped(self, by: Pair) -> Ended {
+        let all = self.all.capped(by);
+        Ended { all, counted: self.counted.capped(all) }
+    }
+}
+
+impl AddAssign for Ended {
+    fn add_assign(&mut self, other: Ended) {
+        self.all += other.all;
+        self.counted += other.counted;
+    }
+}
+
+/// One table: users at risk, and what became of them.
+type Table = (Pair, Ended);
+
+/// By how many the users of `new` who are clean no longer are fewer than the labels' law expects: so many more of them than of stable's are left who
+/// are about to be, and when all have trouble, they are. Events in excess, up to that, are not bet on. As much as chance may bring is bet on all the same,
+/// or each good turn of the dice would cost power.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Spared {
+    expected: f64,
+    variance: f64,
+    ended: f64,
+}
+
+/// Standard deviations that may be chance.
+const SPARED_Z: f64 = 2.0;
+
+impl Spared {
+    fn now(&self) -> f64 {
+        (self.expected - self.ended - SPARED_Z * self.variance.sqrt()).max(0.0)
+    }
+
+    /// Takes the tables of a moment; leaves out of them what is caught up on. Events that are left out make any bet smaller, whatever their number, so it stays fair.
+    fn settle(&mut self, tables: &mut [Table]) {
+        let spared = self.now();
+        let before = self.expected - self.ended;
+        for (at_risk, ended) in tables.iter() {
+            let (n, k) = (at_risk.total() as f64, ended.all.total() as f64);
+            let share = at_risk.new as f64 / n.max(1.0);
+            self.expected += k * share;
+            self.variance += k * share * (1.0 - share) * (n - k) / (n - 1.0).max(1.0);
+            self.ended += ended.all.new as f64;
+        }
+        let excess = (before - (self.expected - self.ended)).max(0.0);
+        let mut left_out = spared.min(excess).ceil() as u64;
+        for (_, ended) in tables {
+            let n = left_out.min(ended.counted.new);
+            ended.counted.new -= n;
+            left_out -= n;
+        }
+    }
+
+    fn save(&self, pen: &mut Pen) {
+        [self.expected, self.variance, self.ended].into_iter().for_each(|v| pen.f64(v));
+    }
+
+    fn restore(eye: &mut Eye<'_>) -> Option<Spared> {
+        Some(Spared { expected: eye.f64()?, variance: eye.f64()?, ended: eye.f64()? })
+    }
 }
 
 fn odds(kind: usize) -> &'static [f64] {
@@ -156,6 +249,7 @@ impl Default for Once {
             entered: Default::default(),
             kinds: std::array::from_fn(|kind| Of {
                 mixture: Mixture::new(odds(kind).len()),
+                spared: Spared::default(),
                 had: Default::default(),
                 waiting: Default::default(),
                 now: Default::default(),
@@ -184,8 +278,13 @@ impl Once {
         let one = |of: &mut Pair| *of.of(arm) = of.of(arm).saturating_sub(1);
         one(&mut self.entered[group]);
         for (kind, of) in self.kinds.iter_mut().enumerate() {
-            if mark.kinds().0 >> kind & 1 == 1 {
-                one(if self.closed[group] { &mut of.had[group] } else { &mut of.waiting[group] });
+            match (mark.kinds().0 >> kind & 1 == 1, self.closed[group]) {
+                (false, _) => {}
+                (true, true) => one(&mut of.had[group]),
+                // Whether his counted is not remembered: as if it had.
+                (true, false) => {
+                    [&mut of.waiting[group].all, &mut of.waiting[group].counted].into_iter().for_each(one)
+                }
             }
         }
     }
@@ -212,9 +311,9 @@ impl Once {
                 }
                 let users = self.entered[group];
                 for (kind, of) in self.kinds.iter_mut().enumerate() {
-                    let events = std::mem::take(&mut of.waiting[group]).capped(users);
-                    bet(&mut of.mixture, odds(kind), &[(users, events)]);
-                    of.had[group] += events;
+                    let ended = std::mem::take(&mut of.waiting[group]).capped(users);
+                    of.bet(odds(kind), &mut [(users, ended)]);
+                    of.had[group] += ended.all;
                 }
             }
             self.open += 1;
@@ -224,41 +323,43 @@ impl Once {
         }
     }
 
-    /// A request of a final interval had these events.
-    pub fn event(&mut self, mark: &mut Mark, arm: Arm, kinds: Kinds) {
+    /// A request of a final interval did this.
+    pub fn event(&mut self, mark: &mut Mark, arm: Arm, ends: Ends) {
         let Some(cohort) = mark.cohort() else { return };
-        let new = mark.had(kinds);
+        let new = mark.had(ends.all);
         if new == Kinds::default() {
             return;
         }
         let group = self.group_of[cohort];
         for (kind, of) in self.kinds.iter_mut().enumerate() {
-            *of.now[group].of(arm) += u64::from(new.0 >> kind & 1);
+            let now = &mut of.now[group];
+            *now.all.of(arm) += u64::from(new.0 >> kind & 1);
+            *now.counted.of(arm) += u64::from((new.0 & ends.counted.0) >> kind & 1);
         }
     }
 
     /// The interval has been gathered: its events are scored, as disjoint draws of one moment.
     pub fn score(&mut self) {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
-            let mut tables = [(Pair::default(), Pair::default()); COHORTS];
+            let mut tables = [Table::default(); COHORTS];
             let mut n = 0;
             for group in 0..COHORTS {
-                let events = std::mem::take(&mut of.now[group]);
-                if events.total() == 0 {
+                let ended = std::mem::take(&mut of.now[group]);
+                if ended.all.total() == 0 {
                     continue;
                 }
                 if self.closed[group] {
                     let mut users = self.entered[group];
                     users.take(of.had[group]);
-                    let events = events.capped(users);
-                    tables[n] = (users, events);
+                    let ended = ended.capped(users);
+                    tables[n] = (users, ended);
                     n += 1;
-                    of.had[group] += events;
+                    of.had[group] += ended.all;
                 } else {
-                    of.waiting[group] += events;
+                    of.waiting[group] += ended;
                 }
             }
-            bet(&mut of.mixture, odds(kind), &tables[..n]);
+            of.bet(odds(kind), &mut tables[..n]);
         }
     }
 
@@ -274,7 +375,9 @@ impl Once {
         }
         for kind in &of.kinds {
             kind.mixture.save(pen);
-            kind.had.iter().chain(&kind.waiting).for_each(|pair| pair.save(pen));
+            kind.spared.save(pen);
+            kind.had.iter().for_each(|pair| pair.save(pen));
+            kind.waiting.iter().flat_map(|w| [w.all, w.counted]).for_each(|pair| pair.save(pen));
         }
     }
 
@@ -287,8 +390,12 @@ impl Once {
         }
         for (kind, of) in once.kinds.iter_mut().enumerate() {
             of.mixture = Mixture::restore(eye, odds(kind).len())?;
-            for pair in of.had.iter_mut().chain(&mut of.waiting) {
+            of.spared = Spared::restore(eye)?;
+            for pair in of.had.iter_mut() {
                 *pair = Pair::restore(eye)?;
+            }
+            for waiting in of.waiting.iter_mut() {
+                *waiting = Ended { all: Pair::restore(eye)?, counted: Pair::restore(eye)? };
             }
         }
         Some(once)
@@ -311,17 +418,20 @@ impl Once {
     }
 }
 
-/// Tables that are disjoint draws of one moment.
-fn bet(mixture: &mut Mixture, odds: &[f64], tables: &[(Pair, Pair)]) {
-    if tables.iter().all(|(_, events)| events.total() == 0) {
-        return;
-    }
-    for (row, odds) in odds.iter().enumerate() {
-        let mut sum = super::cell::Bet::default();
-        for (at_risk, events) in tables {
-            sum += cell(*at_risk, *events, odds.ln());
+impl Of {
+    /// Tables that are disjoint draws of one moment.
+    fn bet(&mut self, odds: &[f64], tables: &mut [Table]) {
+        self.spared.settle(tables);
+        if tables.iter().all(|(_, ended)| ended.counted.total() == 0) {
+            return;
         }
-        mixture.push(row, sum);
+        for (row, odds) in odds.iter().enumerate() {
+            let mut sum = Bet::default();
+            for (at_risk, ended) in &*tables {
+                sum += cell(*at_risk, ended.counted, odds.ln());
+            }
+            self.mixture.push(row, sum);
+        }
     }
 }
 
@@ -336,7 +446,7 @@ mod tests {
         let fail = |once: &mut Once| {
             for (arm, n) in [(Arm::New, failed.new), (Arm::Stable, failed.stable)] {
                 for _ in 0..n {
-                    once.event(&mut Mark::entered(Some(0)), arm, Kinds::default().with(Kind::Failed));
+                    once.event(&mut Mark::entered(Some(0)), arm, Kinds::default().with(Kind::Failed).into());
                 }
             }
             once.score();

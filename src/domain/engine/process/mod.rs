@@ -10,7 +10,7 @@ mod telling;
 use super::cell::Pair;
 use super::first::{Exit, First};
 use super::latency::Table;
-use super::once::{self, Kind, Kinds, Mark, Once};
+use super::once::{self, Ends, Kind, Kinds, Mark, Once};
 use super::users::{Baseline, Paged, Unit};
 use super::window::{self, Windows};
 use super::{Blindness, Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX, Settings, Signal, What};
@@ -151,7 +151,7 @@ struct Interval {
     /// Users who entered the draw, pooled and by stratum.
     entered: Vec<Pair>,
     /// Drawn requests that something befell.
-    bad: Vec<(Unit, Arm, Option<u8>, Kinds)>,
+    bad: Vec<(Unit, Arm, Option<u8>, Ends)>,
     scored: Vec<Scored>,
     /// Drawn and unanswered.
     waiting: u32,
@@ -391,7 +391,7 @@ impl Engine {
             {
                 let interval = &mut self.intervals[index];
                 let kinds = failed_kinds(interval.table.is_some());
-                interval.bad.push((unit, request.arm, request.stratum, kinds));
+                interval.bad.push((unit, request.arm, request.stratum, kinds.into()));
                 interval.scored.push(Scored::correction(unit));
             }
             return;
@@ -413,7 +413,9 @@ impl Engine {
             Arm::New => self.settings.divisors(),
             Arm::Stable => [1.0; LEVELS],
         };
-        let buckets = divisors.map(|by| bucket(self.settings.compared_us(after, by) / open.factor));
+        let quicker = |by| bucket(self.settings.compared_us(after, by) / open.factor);
+        let buckets = divisors.map(quicker);
+        let as_it_was = quicker(1.0);
         let scopes = [Some(&mut self.pooled), open.stratum.and_then(|s| self.strata.get_mut(usize::from(s)))];
         for (scope, _) in scopes.into_iter().zip(open.first).filter(|(_, first)| *first) {
             let Some(scope) = scope else { continue };
@@ -422,21 +424,18 @@ impl Engine {
                 _ => scope.first.exit(open.interval, open.arm, exit, buckets),
             }
         }
-        let mut kinds = Kinds::default();
-        if exit == Exit::Failed {
-            kinds = failed_kinds(table.is_some());
-        } else if let Some(table) = table {
-            for (level, bucket) in buckets.iter().enumerate() {
-                let [p98, p999] = table.slow(*bucket);
-                kinds = if p98 { kinds.with(Kind::Slow98(level)) } else { kinds };
-                kinds = if p999 { kinds.with(Kind::Slow999(level)) } else { kinds };
-            }
-        }
-        if exit == Exit::ClientError {
-            kinds = kinds.with(Kind::ClientError);
-        }
-        if kinds != Kinds::default() {
-            interval.bad.push((open.unit, open.arm, open.stratum, kinds));
+        let kinds_of = |buckets: [usize; LEVELS]| {
+            let kinds = match (exit, table) {
+                (Exit::Failed, table) => failed_kinds(table.is_some()),
+                (_, Some(table)) => slow_kinds(table, buckets),
+                (_, None) => Kinds::default(),
+            };
+            if exit == Exit::ClientError { kinds.with(Kind::ClientError) } else { kinds }
+        };
+        let ends = Ends { all: kinds_of([as_it_was; LEVELS]), counted: kinds_of(buckets) };
+        let kinds = ends.counted;
+        if ends != Ends::default() {
+            interval.bad.push((open.unit, open.arm, open.stratum, ends));
         }
         if what == What::Broke {
             interval.scored.push(Scored::correction(open.unit));
@@ -479,7 +478,7 @@ impl Engine {
             counts.requests += 1;
             if let Some(unit) = placed {
                 let kinds = failed_kinds(interval.table.is_some());
-                interval.bad.push((unit, request.arm, request.stratum, kinds));
+                interval.bad.push((unit, request.arm, request.stratum, kinds.into()));
                 interval.scored.push(Scored::correction(unit));
             }
         }
@@ -531,7 +530,7 @@ impl Engine {
             self.open.retain(|_, open| {
                 let unanswered = open.interval == at && !open.answered;
                 if unanswered {
-                    interval.bad.push((open.unit, open.arm, open.stratum, kinds));
+                    interval.bad.push((open.unit, open.arm, open.stratum, kinds.into()));
                     interval.scored.push(Scored {
                         cluster: open.unit.cluster() as u16,
                         rank,
@@ -563,12 +562,12 @@ impl Engine {
         let cohort = self.cohort(at);
         let entered = interval.entered.iter().copied().chain(std::iter::repeat(Pair::default()));
         self.scopes().zip(entered).for_each(|(scope, users)| scope.once.entered(cohort, users, share));
-        for (unit, arm, stratum, kinds) in &interval.bad {
+        for (unit, arm, stratum, ends) in &interval.bad {
             let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
             for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
                 // Whoever never entered the draw has no place to be marked.
                 if scope.marks.read(*unit).seen() {
-                    scope.once.event(scope.marks.at(*unit), *arm, *kinds);
+                    scope.once.event(scope.marks.at(*unit), *arm, *ends);
                 }
             }
         }
@@ -621,4 +620,13 @@ fn failed_kinds(compares_latency: bool) -> Kinds {
         return failed;
     }
     (0..LEVELS).fold(failed, |kinds, level| kinds.with(Kind::Slow98(level)).with(Kind::Slow999(level)))
+}
+
+/// Slower than nearly all of stable's answers, by the bucket of each level.
+fn slow_kinds(table: &Table, buckets: [usize; LEVELS]) -> Kinds {
+    buckets.into_iter().enumerate().fold(Kinds::default(), |kinds, (level, bucket)| {
+        let [p98, p999] = table.slow(bucket);
+        let kinds = if p98 { kinds.with(Kind::Slow98(level)) } else { kinds };
+        if p999 { kinds.with(Kind::Slow999(level)) } else { kinds }
+    })
 }
