@@ -87,7 +87,7 @@ impl Run<'_> {
 pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     let shares = latencies.buckets(1.0);
     let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
-    let table = Arc::new(Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()));
+    let table = Arc::new(Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone());
     let margins = |points: f64| Margins { errors: points / 100.0, latency: 0.1 };
     let run = |crowd: Crowd, points: f64, requests: u64| Run {
         crowd,

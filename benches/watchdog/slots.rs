@@ -19,7 +19,7 @@ impl Law {
     pub fn new(latencies: &Latencies) -> Law {
         let shares = latencies.buckets(1.0);
         let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
-        let table = Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>());
+        let table = Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone();
         let mut groups = vec![0.0; table.groups()];
         for (bucket, share) in shares.iter().enumerate() {
             groups[table.group(bucket)] += share;

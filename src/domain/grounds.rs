@@ -103,7 +103,7 @@ pub struct Comparison {
     pub e: [f64; 3],
     /// Of that: first requests, first failures, windows, and what earlier draws had won.
     pub parts: [[f64; 4]; 3],
-    /// Failures of `new` that are not final yet.
+    /// Failures of `new` that are not final yet, where they are clearly more than stable's.
     pub failing: u64,
     /// E rose in a shared outage or soon after: `new` must be clearly worse right now too.
     pub deferred: bool,

@@ -157,11 +157,13 @@ impl Judge {
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
         let (slow, slow_recent) = (look.minute.sample(latency_p99_max), look.recent.sample(latency_p99_max));
         let signals = engine::Signal::ALL;
+        let [requests, bad] = self.engine.present();
+        let present = Sample { requests, bad };
         let mut comparison = Comparison {
             alpha,
             e: signals.map(|signal| self.engine.evidence(signal)),
             parts: signals.map(|signal| self.engine.parts(signal)),
-            failing: self.engine.failing().new,
+            failing: if present.clearly_worse() { present.bad.new } else { 0 },
             ..Comparison::default()
         };
         let (e_value, loudest) = (comparison.e_value(), comparison.loudest());

@@ -17,6 +17,7 @@ const LIMITS: Limits = Limits {
 };
 const TICK: Duration = Duration::from_millis(100);
 const DEADLINE: Duration = Duration::from_millis(250);
+const STABLE_TAKES: Duration = Duration::from_millis(20);
 
 fn judge(share: f64) -> Judge {
     let settings = Settings {
@@ -39,6 +40,8 @@ struct Sim {
     weight: Weight,
     /// Clients of stable give up before it fails.
     impatient: bool,
+    /// How long an answer of `new` takes.
+    new_takes: Duration,
     i: u32,
     ids: u64,
     histograms: [Histogram; 2],
@@ -52,7 +55,7 @@ impl Sim {
         let histograms = [Histogram::default(), Histogram::default()];
         let judge = judge(share);
         let weight = judge.engine().weight();
-        Sim { dice, judge, pool, weight, impatient: false, i: 0, ids: 0, histograms }
+        Sim { dice, judge, pool, weight, impatient: false, new_takes: STABLE_TAKES, i: 0, ids: 0, histograms }
     }
 
     fn now(&self) -> Duration {
@@ -75,7 +78,8 @@ impl Sim {
                 false => What::Answered,
             };
             for what in [What::Arrived, what] {
-                self.judge.engine_mut().push(&Event { request, what, after: Duration::from_millis(20) });
+                let after = if arm == Arm::New { self.new_takes } else { STABLE_TAKES };
+                self.judge.engine_mut().push(&Event { request, what, after });
             }
         }
         self.judge.tick(TICK * self.i, DEADLINE, |_| {});
@@ -274,5 +278,16 @@ fn a_shared_outage_in_which_clients_give_up_on_stable_first_blames_nobody() {
         assert!(outage.is_ok(), "{seed}: {outage:?} {:?}", sim.look(Ticks::OnTime));
         let after = sim.run(30.0, 60, 0.001, 0.001);
         assert!(after.is_ok(), "{seed}: {after:?}");
+    }
+}
+
+#[test]
+fn a_slow_new_is_not_said_to_fail_because_both_do() {
+    for seed in 0..4 {
+        let mut sim = Sim::new(seed, 0.2);
+        assert!(sim.run(4.0, 1600, 0.005, 0.005).is_ok());
+        sim.new_takes = 3 * STABLE_TAKES;
+        let (cause, _) = sim.run(4.0, 1600, 0.005, 0.005).expect_err("it is three times slower");
+        assert_eq!(cause, Cause::Latency);
     }
 }

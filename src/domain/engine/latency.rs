@@ -76,7 +76,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// `edges`: inner borders of the buckets, ascending; `counts`: stable's answers in them.
+    /// As the reference has it. `edges`: inner borders of the buckets, ascending; `counts`: stable's answers in them.
     pub fn new(edges: &[f64], counts: &[f64]) -> Table {
         let total: f64 = counts.iter().map(|c| c + 0.01).sum();
         let mut sum = 0.0;
@@ -143,6 +143,21 @@ impl Table {
             rank,
             log_middles: middles(&log_edges),
         }
+    }
+
+    /// The same, fit for a `new` whose answers are divided by what is tolerated: the log odds of finishing never grow with age.
+    ///
+    /// H₀ is then "no slower", not "alike", so one of its answers that comes earlier must never make a bet greater. Where answers all take nearly the same time, stable
+    /// finishes nothing before that and all of it then; a `new` that is alike, divided, finishes everything before, for which the row of the design wins
+    /// and loses nothing, and of what is left of it, its failures, nothing then, for which the row wins all. Identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs.
+    /// With log odds that only shrink, what the earlier answer loses is at least what the later one would have won.
+    pub fn monotone(mut self) -> Table {
+        for row in &mut self.chain {
+            for g in (1..row.len()).rev() {
+                row[g - 1] = row[g - 1].min(row[g]);
+            }
+        }
+        self
     }
 
     pub fn groups(&self) -> usize {

@@ -280,6 +280,32 @@ fn versions_that_are_alike_are_left_alone() {
     assert_eq!(trips, 0);
 }
 
+/// Answers that all take about the same time, or one of a few: the tolerance then takes all of `new` out of the group in which stable's are.
+#[test]
+fn no_shape_of_latency_speaks_against_a_new_that_is_no_slower() {
+    type Shape = fn(&mut Dice) -> f64;
+    let steps: Shape = |dice| [10.0, 20.0, 30.0][(dice.uniform() * 3.0) as usize];
+    let shoulder: Shape = |dice| if dice.uniform() < 0.9 { 20.0 } else { 24.5 };
+    let at_least: Shape = |dice| 20.0 - 2.0 * (1.0 - dice.uniform()).ln();
+    let cases: [(&str, Shape, f64, f64); 5] = [
+        ("20 ms", |_| 20.0, 0.1, 1.0),
+        ("10, 20 or 30 ms", steps, 0.001, 1.0),
+        ("10, 20 or 30 ms, `new` within the tolerance", steps, 0.001, 1.15),
+        ("a shoulder, `new` quicker", shoulder, 0.1, 0.8),
+        ("20 ms and more, `new` quicker", at_least, 0.1, 0.8),
+    ];
+    for (what, shape, fails, times) in cases {
+        let answer = move |dice: &mut Dice, _: usize, arm: Arm, _: u8| {
+            let failed = if dice.uniform() < fails { What::Failed } else { What::Answered };
+            Some((shape(dice) * if arm == Arm::New { times } else { 1.0 }, failed))
+        };
+        for seed in 0..6 {
+            let mut world = World::new(seed, 5000, [5.0, 20.0, 50.0][seed as usize % 3], 0);
+            assert_eq!(world.run(30_000, &answer), None, "{what}: {:?}", world.engine.rows(Signal::Latency));
+        }
+    }
+}
+
 #[test]
 fn users_who_differ_do_not_trip_it() {
     let ugly = |dice: &mut Dice, user: usize, _: Arm, _: u8| {

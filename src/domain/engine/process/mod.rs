@@ -578,7 +578,7 @@ impl Engine {
     fn tabulate(&mut self, now: Duration) {
         if self.usual.iter().sum::<f64>() >= TABLE_MIN {
             let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
-            self.table = Some(Arc::new(Table::new(&edges, &self.usual)));
+            self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
             self.table_at = now;
             self.usual.iter_mut().for_each(|n| *n /= 2.0);
         }

@@ -17,10 +17,13 @@ impl Engine {
         Signal::ALL.iter().map(|signal| self.evidence(*signal)).sum()
     }
 
-    /// Failures of requests whose intervals are not final yet: no evidence, but what the matter is.
-    pub fn failing(&self) -> Pair {
-        let of = |arm: Arm| self.intervals.iter().map(|i| i.counts[arm.index()].told_failed).sum();
-        Pair::new(of(Arm::New), of(Arm::Stable))
+    /// Requests whose intervals are not final yet, and those of them that are known to have failed: no evidence, but what the matter is.
+    pub fn present(&self) -> [Pair; 2] {
+        let of = |read: fn(&Counts) -> u64, arm: Arm| {
+            self.intervals.iter().map(|i| read(&i.counts[arm.index()])).sum()
+        };
+        let both = |read| Pair::new(of(read, Arm::New), of(read, Arm::Stable));
+        [both(|c| c.requests.saturating_sub(c.excused)), both(|c| c.told_failed)]
     }
 
     /// What a signal adds to E.
