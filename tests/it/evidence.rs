@@ -187,6 +187,14 @@ fn users_who_differ_are_no_reason_to_flip() {
 }
 
 #[test]
+fn answers_that_all_take_as_long_are_no_reason_to_flip() {
+    let _turn = turn();
+    let scene = scene(Service { median_ms: 20.0, spread: 0.0, fails: 0.1, ..SOUND }, |_| {});
+    left_alone("20 ms for each answer, one in ten fails", seconds(10), &scene);
+    drop(scene.load);
+}
+
+#[test]
 fn testers_pinned_to_new_who_are_slow_and_fail_are_no_reason_to_flip() {
     let _turn = turn();
     let scene = scene(SOUND, |config| {
