@@ -453,6 +453,7 @@ fn a_server_that_cannot_be_verified_is_a_connection_error_and_nothing_was_sent()
                 .metric("grayling_requests_total", &[("arm", "new"), ("outcome", "connect_error")]);
             (failed == Some(1.0)).then_some(())
         });
+        proxy.event("server_refused");
         let told = proxy.events("server_refused");
         assert!(told.len() == 1 && told[0].to_string().contains("certificate"), "{told:?}");
     }

@@ -17,7 +17,7 @@
 //! those of `new` who come often would stay clean for longer than those of stable, and be held against it when all is slow for both (identical versions
 //! tripped in a tenth of runs). If it does not count, he stays among those at risk all the same: a `new` that is slower within the tolerance would lose its many users
 //! who are hardly ever that slow, and be left with the few who are. The same as of the first comes of a `new` that *is* quicker, or fails less, for a while: what its users were
-//! spared they may catch up on (see [`Spared`]).
+//! spared they may catch up on (see `Spared`).
 //!
 //! Invariants: a user has each kind of event once in a draw; tables are final when they are scored; closing looks at totals and the clock only;
 //! what counts is never more than what ended.
