@@ -292,6 +292,7 @@ impl World {
                 (usize::MAX, unit, 1.0, self.fails)
             }
             Crowd::Regulars(of) => {
+                // No dice are thrown in other weathers: their seeds give the runs that they always gave.
                 let crowded = self.weather.crowded > 0.0 && self.dice.chance(self.weather.crowded);
                 let of_these = self.people.len() as f64 * if crowded { 0.05 } else { 1.0 };
                 let who = (of_these * self.dice.uniform().powi(of.heavy)) as usize;

@@ -147,10 +147,10 @@ impl Table {
 
     /// The same, fit for a `new` whose answers are divided by what is tolerated: the log odds of finishing never grow with age.
     ///
-    /// H₀ is then "no slower", not "alike", so one of its answers that comes earlier must never make a bet greater. Where answers all take nearly the same time, stable
-    /// finishes nothing before that and all of it then; a `new` that is alike, divided, finishes everything before, for which the row of the design wins
-    /// and loses nothing, and of what is left of it, its failures, nothing then, for which the row wins all. Identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs.
-    /// With log odds that only shrink, what the earlier answer loses is at least what the later one would have won.
+    /// H₀ is then "no slower", not "alike", so a bet must not grow when one of new's answers comes earlier. Where answers all take nearly the same time, stable finishes
+    /// nothing before that moment and all of it then; a `new` that is alike, divided, has finished before it. The reference's row bets next to nothing on the time before,
+    /// and all on the moment, when of `new` only failures are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs. With log odds that only
+    /// shrink, an answer that comes earlier speaks for `new` at least as loudly.
     pub fn monotone(mut self) -> Table {
         for row in &mut self.chain {
             for g in (1..row.len()).rev() {

@@ -216,7 +216,7 @@ struct Spared {
     ended: f64,
 }
 
-/// Standard deviations that may be chance.
+/// Standard deviations that may be chance. More, and what is caught up on would be worth a bet; fewer, and power is lost for nothing.
 const SPARED_Z: f64 = 1.0;
 
 impl Spared {
@@ -298,7 +298,7 @@ impl Once {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
             match (mark.kinds().0 >> kind & 1 == 1, self.closed[group]) {
                 (false, _) => {}
-                // Whether his counted is not remembered: as if it had.
+                // Whether his event counted is not remembered; as if it had is the side on which `new` is not blamed.
                 (true, closed) => {
                     let ended = if closed { &mut of.had[group] } else { &mut of.waiting[group] };
                     [&mut ended.all, &mut ended.counted].into_iter().for_each(one);
