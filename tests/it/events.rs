@@ -1,6 +1,6 @@
 //! The events that feed the page: what they tell, how soon, and that nobody who reads them, or does not, costs others anything.
 
-use crate::world::{Config, Origin, Proxy, RELEASE, World, eventually, seconds};
+use crate::world::{Config, Origin, Proxy, RELEASE, World, eventually, long, seconds};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -122,6 +122,9 @@ fn streams_are_bounded_and_leave_room_for_commands() {
 
 #[test]
 fn a_stream_outlives_the_age_of_ordinary_connections() {
+    if !long() {
+        return;
+    }
     // One that is only open is closed after a minute at the latest (`admin/serve.rs`); a page is not to blink then.
     let world = World::new();
     let (_stable, _new, proxy) = scene(&world);

@@ -124,6 +124,18 @@ pub fn not_tested(what: &str) {
     aloud(&format!("NOT TESTED: {what}"));
 }
 
+/// Whether the long tests run: `tests/run --long` sets the variable. A long test begins with `if !long() { return; }`.
+///
+/// Prints the name of the test that is left out: `tests/run` counts these lines.
+pub fn long() -> bool {
+    let long = std::env::var_os("GRAYLING_TESTS_LONG").is_some();
+    if !long {
+        let thread = std::thread::current();
+        aloud(&format!("LONG: {} left out", thread.name().unwrap_or("unnamed")));
+    }
+    long
+}
+
 /// Past the capture of the test runner, which catches `println!` only.
 fn aloud(line: &str) {
     use std::io::Write;
