@@ -37,7 +37,7 @@ fn measure(folder: &Path) -> Result<(), String> {
     let config = format!(
         "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\n[upstream.v1]\nservers = [\"http://{stable}\"]\n\n\
          [upstream.v2]\nservers = [\"http://{new}\"]\n\n[release.billing]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"20%\"\n\n\
-         [[route]]\npath = \"/\"\nrelease = \"billing\"\n\n[state]\ndirectory = \"state\"\n"
+         [[route]]\npath = \"/\"\nrelease = \"billing\"\n\n[state]\ndirectory = \"state\"\nwhen_empty = \"start\"\n"
     );
     std::fs::write(folder.join("grayling.toml"), config).map_err(|e| e.to_string())?;
     let (mut proxy, http, admin) = proxy(folder)?;

@@ -123,8 +123,9 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let live = Live::new(checked, source, found, ledger_end, log.clone());
+        let mut live = Live::new(checked, source, found, ledger_end, log.clone());
         live.gauges.connections_room.store(room, Relaxed);
+        live.directory = directory.as_ref().map(|directory| directory.path().to_owned());
         let live = Arc::new(live);
 
         if let (Some(directory), true) = (&directory, lost)
@@ -263,7 +264,7 @@ fn tell_lost(log: &Log, why: &str) {
     log.event(
         "state_lost",
         json!({"error": why, "effect": "every release is held at 0%; stable is served",
-               "hint": "mend the state directory, then: grayling resume RELEASE --reason TEXT"}),
+               "hint": "mend the state directory, then: grayling resume RELEASE --ends hold --reason TEXT"}),
     );
 }
 
@@ -291,7 +292,7 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
             match &mut found {
                 // The state is saved before its entries are written: a ledger that knows more was written beside another state.
                 Found::Known(image) if image.ledger.n < ledger.last() => {
-                    let (path, last) = (directory.path().display(), ledger.last());
+                    let (path, last) = (directory.configured().display(), ledger.last());
                     found = Found::Lost(format!(
                         "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
                         image.ledger.n
@@ -303,7 +304,7 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
             Some(ledger)
         }
         Err(error) => {
-            found = Found::Lost(format!("{}: the ledger: {error}", directory.path().display()));
+            found = Found::Lost(format!("{}: the ledger: {error}", directory.configured().display()));
             None
         }
     };

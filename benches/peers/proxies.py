@@ -325,6 +325,7 @@ path = "/"
 {target}
 {more}[state]
 directory = "state"
+when_empty = "start"
 """)
     # Not beside the config: each line would be an event of the directory that is watched.
     (folder / "log").mkdir()

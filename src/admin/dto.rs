@@ -73,6 +73,9 @@ pub struct Release {
     /// Why the weight in force is below the configured one, in a sentence.
     #[serde(default)]
     pub held: Option<String>,
+    /// What a `resume` can end now: `rollback`, `freeze`, `hold`, `pause`.
+    #[serde(default)]
+    pub ends: Vec<String>,
     #[serde(default)]
     pub trip: Option<Trip>,
     pub arms: Arms,
@@ -358,6 +361,18 @@ pub struct Explain {
 pub struct ChangeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of a promote: the wave to open, by name or by weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+    /// Of a promote: gates that may fail.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub despite: Vec<String>,
+    /// Of a resume: `rollback`, `freeze`, `hold` or `pause`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
+    /// Of a resume that ends a rollback: the wave to go on in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
 }
 
 /// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.
@@ -430,6 +445,12 @@ pub struct Standing {
     pub weight: f64,
     #[serde(default)]
     pub segments: usize,
+    /// The last wave, or 100% set by hand, is in force and has proved itself.
+    #[serde(default)]
+    pub complete: bool,
+    /// It is rolled back, frozen or held: another version needs a declaration.
+    #[serde(default)]
+    pub guarded: bool,
     /// Requests a second in the last minute; those of stable in the last five, and its failures.
     #[serde(default)]
     pub rate: f64,

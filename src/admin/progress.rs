@@ -122,6 +122,8 @@ pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
         finished: of.progress.as_ref().is_some_and(|p| p.finished),
         weight: of.reach.weight.percent(),
         segments: of.reach.segments,
+        complete: of.version.complete,
+        guarded: of.version.held,
         rate: traffic.map_or(0.0, |t| t.rate),
         requests: traffic.map_or(0, |t| t.requests),
         failures: traffic.map_or(0, |t| t.failures),

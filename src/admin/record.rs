@@ -14,7 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Of the latest entries.
@@ -100,8 +100,8 @@ async fn read<T: Send + 'static>(
     live: &Live,
     read: impl FnOnce(PathBuf) -> io::Result<T> + Send + 'static,
 ) -> Result<T, Response> {
-    let directory: &Path = &live.snapshot().plan.state.directory;
-    let directory = directory.to_owned();
+    let configured = || live.snapshot().plan.state.directory.clone();
+    let directory = live.directory.clone().unwrap_or_else(configured);
     let why = match tokio::task::spawn_blocking(move || read(directory)).await {
         Ok(Ok(read)) => return Ok(read),
         Ok(Err(error)) => format!("the ledger cannot be read: {error}"),

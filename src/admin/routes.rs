@@ -8,11 +8,12 @@ use super::events::{self, Hub};
 use super::{dto, file, page, record, session};
 use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::{self, normalise};
-use crate::domain::rollout;
+use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
+use crate::live::verbs::{Promotion, Resumption};
 use crate::live::{clock, meter};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -152,6 +153,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let release = &live_release.release;
     // Of the announced snapshot: what is not durable yet is not told.
     let memory = live.memory(&release.name).unwrap_or_default();
+    let ends = memory.ends().into_iter().map(|ends| ends.label().to_owned()).collect();
     let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
     let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
     let trip = match (tripped, frozen) {
@@ -210,6 +212,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
+        ends,
         trip,
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
         gates: super::progress::gates(live_release, view),
@@ -352,61 +355,92 @@ async fn rollback(
     }
 }
 
-/// A change that never happens without a reason.
-#[derive(Clone, Copy)]
-struct Verb {
-    name: &'static str,
-    reason: &'static str,
-    change: fn(&Live, &str, &Origin) -> Result<Changed, Refused>,
-}
-
-async fn resume(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
-    let reason = "why users may go to new again, or the waves go on";
-    reasoned(Verb { name: "resume", reason, change: Live::resume }, live, actor, name, body).await
-}
-
-async fn pause(live: State<Arc<Live>>, actor: Extension<Actor>, name: Path<String>, body: Body) -> Response {
-    let reason = "why the waves stay where they are";
-    reasoned(Verb { name: "pause", reason, change: Live::pause }, live, actor, name, body).await
-}
-
-async fn promote(
-    live: State<Arc<Live>>,
-    actor: Extension<Actor>,
-    name: Path<String>,
-    body: Body,
-) -> Response {
-    let reason = "why the next wave may open now";
-    reasoned(Verb { name: "promote", reason, change: Live::promote }, live, actor, name, body).await
-}
-
-async fn reasoned(
-    verb: Verb,
+async fn resume(
     State(live): State<Arc<Live>>,
-    Extension(Actor(actor)): Extension<Actor>,
+    actor: Extension<Actor>,
     Path(name): Path<String>,
     body: Body,
 ) -> Response {
-    let reason = match body {
-        Ok(Json(body)) => body.reason.filter(|r| !r.trim().is_empty()),
-        Err(fault) => return malformed(&fault),
+    let (request, origin) =
+        match reasoned("resume", "why users may go to new again, or the waves go on", actor, body) {
+            Ok(reasoned) => reasoned,
+            Err(answer) => return *answer,
+        };
+    let ends = match request.ends.as_deref().map(|label| (label, HoldKind::parse(label))) {
+        Some((label, None)) => {
+            let known = HoldKind::ALL.map(|ends| format!("`{}`", ends.label())).join(", ");
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                format!("a resume ends no `{label}`: one of {known}"),
+                None,
+            );
+        }
+        known => known.and_then(|(_, ends)| ends),
     };
-    if let Some(answer) = too_long(reason.as_deref()) {
-        return answer;
+    let resumption = Resumption { ends, at: request.at };
+    answered(&live, &name, live.resume(&name, &origin, &resumption)).await
+}
+
+async fn pause(
+    State(live): State<Arc<Live>>,
+    actor: Extension<Actor>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    match reasoned("pause", "why the waves stay where they are", actor, body) {
+        Ok((_, origin)) => answered(&live, &name, live.pause(&name, &origin)).await,
+        Err(answer) => *answer,
     }
-    if reason.is_none() {
-        let hint = format!("{{\"reason\": \"{}\"}}", verb.reason);
-        return refuse(StatusCode::BAD_REQUEST, format!("a {} needs a reason", verb.name), Some(hint));
+}
+
+async fn promote(
+    State(live): State<Arc<Live>>,
+    actor: Extension<Actor>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let (request, origin) = match reasoned("promote", "why the next wave may open now", actor, body) {
+        Ok(reasoned) => reasoned,
+        Err(answer) => return *answer,
+    };
+    let promotion = Promotion { wave: request.wave, despite: request.despite };
+    answered(&live, &name, live.promote(&name, &origin, &promotion)).await
+}
+
+/// A change that never happens without a reason: the request, and who asks.
+fn reasoned(
+    verb: &str,
+    example: &str,
+    Extension(Actor(actor)): Extension<Actor>,
+    body: Body,
+) -> Result<(dto::ChangeRequest, Origin), Box<Response>> {
+    let mut request = match body {
+        Ok(Json(request)) => request,
+        Err(fault) => return Err(malformed(&fault).into()),
+    };
+    if let Some(answer) = too_long(request.reason.as_deref()) {
+        return Err(answer.into());
     }
-    match (verb.change)(&live, &name, &Origin { actor, reason }) {
-        Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), &name),
-        changed => told(&live, changed).await,
+    let Some(reason) = request.reason.take().filter(|r| !r.trim().is_empty()) else {
+        let hint = format!("{{\"reason\": \"{example}\"}}");
+        return Err(refuse(StatusCode::BAD_REQUEST, format!("a {verb} needs a reason"), Some(hint)).into());
+    };
+    Ok((request, Origin { actor, reason: Some(reason) }))
+}
+
+async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+    match changed {
+        Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
+        changed => told(live, changed).await,
     }
 }
 
 async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
     let changed = match changed {
         Ok(changed) => changed,
+        Err(refused @ Refused::Unclear(_)) => {
+            return refuse(StatusCode::BAD_REQUEST, refused.to_string(), None);
+        }
         Err(refused) => return refuse(StatusCode::CONFLICT, refused.to_string(), None),
     };
     let mut message = changed.message;

@@ -13,7 +13,7 @@ use crate::domain::foresight::time_to_see;
 use crate::domain::gate::Traffic;
 use crate::domain::gate::seconds;
 use crate::domain::plan::Release;
-use crate::domain::rollout::Progress;
+use crate::domain::rollout::{Progress, version};
 use crate::domain::wave::Course;
 use crate::domain::wave::Reach;
 use serde::Serialize;
@@ -112,6 +112,9 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         let (lines, findings) = differences(running, file, &checked);
         refused = findings.iter().any(|f| f.kind == FindingKind::Refused);
         summary.push_str(&lines);
+        if refused {
+            summary.push_str(&way_out(running));
+        }
         findings
     });
     let changes = changes.map(|findings| {
@@ -120,6 +123,12 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
     });
     let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes };
     Told { faults: spaced(checked.warnings.render(color)), summary, json, refused }
+}
+
+/// An emergency is never refused: what to type while the file is.
+fn way_out(running: &Running) -> String {
+    let occupied = running.releases.iter().filter(|(_, s)| s.weight > 0.0 || s.segments > 0);
+    occupied.map(|(name, _)| format!("to take users out now: grayling rollback {name}\n")).collect()
 }
 
 fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Vec<Finding>) {
@@ -160,8 +169,14 @@ fn standings(running: &Running) -> Standings {
             wave: wave.clone(),
             reach: reach(s.weight_configured, s.segments_configured),
             finished: s.finished,
+            entry: 0,
         }),
         reach: reach(s.weight, s.segments),
+        version: version::Standing {
+            complete: s.complete,
+            reach: reach(s.weight, s.segments),
+            held: s.guarded,
+        },
     };
     running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect()
 }

@@ -233,6 +233,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             on_unreachable: plan::OnUnreachable::Stable,
             on_anomaly: plan::OnAnomaly::Rollback,
             on_both_bad: plan::OnAnomaly::Rollback,
+            same_version: false,
             outcome: Default::default(),
             resources: vec![],
             resource_interval: Duration::from_secs(5),

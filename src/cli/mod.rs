@@ -21,15 +21,19 @@ mod status;
 pub mod text;
 mod verify;
 
+use self::client::ClientError;
 use crate::config;
 use crate::domain::plan::Plan;
 use clap::{Parser, Subcommand};
+use http::StatusCode;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 
 /// Runtime failure.
 pub const EXIT_FAILURE: u8 = 1;
+/// As clap exits where the arguments are malformed.
+pub const EXIT_USAGE: u8 = 2;
 /// Something is rolled back, and `--exit-code` asked.
 pub const EXIT_ROLLED_BACK: u8 = 3;
 /// The config file is not valid (`EX_CONFIG` of sysexits).
@@ -117,6 +121,11 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
 
+/// The command does not say what it is to do; the text says what to type.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
 /// The plan of a config file; its faults as an error that ends in their exit code.
 fn plan_of(path: &Path) -> anyhow::Result<Plan> {
     let color = if io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
@@ -137,6 +146,11 @@ pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
         return ExitCode::from(EXIT_INVALID_CONFIG);
     }
     text::complain(&format!("error: {fault:#}"));
+    let bad_request = StatusCode::BAD_REQUEST;
+    let refused = |e: &ClientError| matches!(e, ClientError::Answer { status, .. } if *status == bad_request);
+    if fault.is::<Usage>() || fault.downcast_ref().is_some_and(refused) {
+        return ExitCode::from(EXIT_USAGE);
+    }
     ExitCode::from(EXIT_FAILURE)
 }
 

@@ -1,9 +1,9 @@
 //! `grayling rollback`, `resume`, `pause` and `promote`: a person's decisions on a release.
 
-use super::block_on;
 use super::client::{AdminArgs, Client, encoded};
 use super::text::{self, shown};
-use crate::admin::dto::{ChangeAnswer, ChangeRequest};
+use super::{Usage, block_on};
+use crate::admin::dto::{ChangeAnswer, ChangeRequest, Status};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -24,13 +24,19 @@ pub struct RollbackArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  grayling resume cbs-v2 --reason \"fixed in build 1142, checked by hand\"
+  grayling resume cbs-v2 --ends rollback --reason \"fixed in build 1142, checked by hand\"
 
-Clears a rollback or a freeze: the weight of the config file is in force again, and the evidence starts afresh; with waves, the
-one that was rolled back bakes again. If there is neither, it ends a pause.")]
+Ends one thing that holds the release. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
+config file is in force again; a release with waves goes on in its first one, or in the one that --at names.")]
 pub struct ResumeArgs {
     /// The release; may be left out where there is one.
     release: Option<String>,
+    /// What it ends: rollback, freeze, hold or pause. May be left out where one thing holds the release, and that is no rollback.
+    #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause"])]
+    ends: Option<String>,
+    /// The wave to go on in after a rollback [default: the first one]
+    #[arg(long, value_name = "WAVE")]
+    at: Option<String>,
     /// Why it is safe now; for the ledger.
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     reason: String,
@@ -55,12 +61,19 @@ pub struct PauseArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  grayling promote cbs-v2 --reason \"testers are content\"
+  grayling promote cbs-v2 --to 5% --reason \"testers are content\"
 
-Opens the next wave, whatever the gates say, and tells which of them it skips. Refused while the release is rolled back, frozen or held.")]
+Opens the next wave, which --to names, and prints the gates that it skips. A wave that is open already stays open, and nothing changes.
+A gate that fails needs --despite. Refused while the release is rolled back, frozen or held.")]
 pub struct PromoteArgs {
     /// The release; may be left out where there is one.
     release: Option<String>,
+    /// The wave to open, by name or by weight: the next one. Without it, the state is printed.
+    #[arg(long, value_name = "WAVE")]
+    to: Option<String>,
+    /// A gate that may fail; may be given more than once.
+    #[arg(long, value_name = "GATE")]
+    despite: Vec<String>,
     /// Why it may; for the ledger.
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
     reason: String,
@@ -78,29 +91,39 @@ struct Common {
 }
 
 pub fn rollback(args: RollbackArgs) -> anyhow::Result<ExitCode> {
-    change("rollback", args.release, args.reason, args.common)
+    let request = ChangeRequest { reason: args.reason, ..ChangeRequest::default() };
+    change("rollback", args.release, request, args.common)
 }
 
 pub fn resume(args: ResumeArgs) -> anyhow::Result<ExitCode> {
-    change("resume", args.release, Some(args.reason), args.common)
+    let request =
+        ChangeRequest { reason: Some(args.reason), ends: args.ends, at: args.at, ..ChangeRequest::default() };
+    change("resume", args.release, request, args.common)
 }
 
 pub fn pause(args: PauseArgs) -> anyhow::Result<ExitCode> {
-    change("pause", args.release, Some(args.reason), args.common)
+    let request = ChangeRequest { reason: Some(args.reason), ..ChangeRequest::default() };
+    change("pause", args.release, request, args.common)
 }
 
 pub fn promote(args: PromoteArgs) -> anyhow::Result<ExitCode> {
-    change("promote", args.release, Some(args.reason), args.common)
+    let request = ChangeRequest {
+        reason: Some(args.reason),
+        wave: args.to,
+        despite: args.despite,
+        ..ChangeRequest::default()
+    };
+    change("promote", args.release, request, args.common)
 }
 
 fn change(
     verb: &str,
     release: Option<String>,
-    reason: Option<String>,
+    request: ChangeRequest,
     common: Common,
 ) -> anyhow::Result<ExitCode> {
     let client = Client::new(&common.admin)?;
-    let (release, answer) = block_on(ask(&client, verb, release, reason))?;
+    let (release, answer) = block_on(ask(&client, verb, release, request))?;
     if common.json {
         text::print_json(&answer)?;
     } else {
@@ -113,19 +136,51 @@ async fn ask(
     client: &Client,
     verb: &str,
     release: Option<String>,
-    reason: Option<String>,
+    request: ChangeRequest,
 ) -> anyhow::Result<(String, ChangeAnswer)> {
     let release = client.release(release, verb).await?;
+    if verb == "promote" && request.wave.is_none() {
+        return Err(next_wave(client, &release).await?.into());
+    }
     let path = format!("/api/v1/releases/{}/{verb}", encoded(&release));
-    let answer = client.post(&path, &ChangeRequest { reason }).await?;
+    let answer = client.post(&path, &request).await?;
     Ok((release, answer))
+}
+
+/// What a promote without `--to` is answered with; an older server would open whatever wave is next.
+async fn next_wave(client: &Client, release: &str) -> anyhow::Result<Usage> {
+    let status: Status = client.get("/api/v1/status").await?;
+    let Some(found) = status.releases.into_iter().find(|r| r.name == release) else {
+        return Ok(Usage(format!("no release is called `{}`", shown(release))));
+    };
+    let present = match &found.wave {
+        Some(wave) => format!("the present wave is `{}`", shown(wave)),
+        None => "no wave is open yet".to_owned(),
+    };
+    let next = match found.progress.as_ref().and_then(|p| p.next.as_ref()) {
+        Some(next) => format!(
+            "the next is `{0}`; to open it:\n  grayling promote {1} --to '{0}' --reason \"...\"",
+            shown(next),
+            shown(release)
+        ),
+        None => "no wave comes after it".to_owned(),
+    };
+    let (state, weight) = (found.state.words(), found.weight);
+    Ok(Usage(format!(
+        "a promote names the wave to open (--to WAVE)\n  {} is {state}, {weight}% of users are in new; {present}; {next}",
+        shown(release)
+    )))
 }
 
 fn render(verb: &str, release: &str, answer: &ChangeAnswer) -> String {
     let release = shown(release);
     let next = match verb {
-        "rollback" => format!("\n  to let users in again:  grayling resume {release} --reason \"...\""),
-        "pause" => format!("\n  to let the waves go on: grayling resume {release} --reason \"...\""),
+        "rollback" => {
+            format!("\n  to let users in again:  grayling resume {release} --ends rollback --reason \"...\"")
+        }
+        "pause" => {
+            format!("\n  to let the waves go on: grayling resume {release} --ends pause --reason \"...\"")
+        }
         _ => "\n  to see how it does:     grayling status -w".to_owned(),
     };
     let (state, message) = (answer.state.words(), shown(&answer.message));
@@ -145,6 +200,10 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    fn because(reason: &str) -> ChangeRequest {
+        ChangeRequest { reason: Some(reason.into()), ..ChangeRequest::default() }
+    }
+
     fn status(names: &[&str]) -> Value {
         let release = |name: &&str| {
             json!({"name": name, "attempt": 1, "state": "progressing", "weight": 5.0, "weight_configured": 5.0,
@@ -160,11 +219,12 @@ mod tests {
         let tripped = json!({"state": "rolled_back", "ledger": 17, "message": "no user is in new"});
         let path = "POST /api/v1/releases/cbs%2Dv2/rollback";
         let server = admin(&[("GET /api/v1/status", 200, status(&["cbs-v2"])), (path, 200, tripped)]).await;
-        let (release, answer) = ask(&server.client, "rollback", None, None).await.unwrap();
+        let (release, answer) =
+            ask(&server.client, "rollback", None, ChangeRequest::default()).await.unwrap();
         assert_eq!(
             render("rollback", &release, &answer),
             "cbs-v2 is rolled back: no user is in new (ledger entry 17)\n  \
-             to let users in again:  grayling resume cbs-v2 --reason \"...\"\n"
+             to let users in again:  grayling resume cbs-v2 --ends rollback --reason \"...\"\n"
         );
         assert_eq!(server.requests()[1], format!("{path} [-] [application/json] {{}}"));
     }
@@ -174,7 +234,7 @@ mod tests {
         let resumed = json!({"state": "progressing", "ledger": 18, "message": "5% in force"});
         let server = admin(&[("POST /api/v1/releases/a%2Fb/resume", 200, resumed)]).await;
         let (release, answer) =
-            ask(&server.client, "resume", Some("a/b".into()), Some("fixed".into())).await.unwrap();
+            ask(&server.client, "resume", Some("a/b".into()), because("fixed")).await.unwrap();
         assert_eq!(
             render("resume", &release, &answer),
             "a/b is progressing: 5% in force (ledger entry 18)\n  to see how it does:     grayling status -w\n"
@@ -195,20 +255,38 @@ mod tests {
             ("POST /api/v1/releases/a/pause", 200, paused),
         ])
         .await;
-        let asked = |verb: &'static str| ask(&server.client, verb, Some("a".into()), Some("why".into()));
+        let asked = |verb: &'static str| {
+            let request = ChangeRequest { wave: Some("5%".into()), ..because("why") };
+            ask(&server.client, verb, Some("a".into()), request)
+        };
         let (release, answer) = asked("promote").await.unwrap();
         assert_eq!(
             render("promote", &release, &answer),
             "a is progressing: wave `5%` is open; it skips bake (ledger entry 19)\n  to see how it does:     grayling status -w\n"
         );
         let (release, answer) = asked("pause").await.unwrap();
-        assert!(render("pause", &release, &answer).ends_with("grayling resume a --reason \"...\"\n"));
+        assert!(
+            render("pause", &release, &answer).ends_with("grayling resume a --ends pause --reason \"...\"\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_promote_without_a_wave_opens_nothing_and_prints_the_command_to_type() {
+        let mut told = status(&["a"]);
+        told["releases"][0]["wave"] = json!("1%");
+        told["releases"][0]["progress"] = json!({"number": 1, "next": "5%"});
+        let server = admin(&[("GET /api/v1/status", 200, told)]).await;
+        let fault = ask(&server.client, "promote", Some("a".into()), because("why")).await.unwrap_err();
+        assert!(fault.downcast_ref::<Usage>().is_some());
+        assert!(fault.to_string().contains("the present wave is `1%`"), "{fault}");
+        assert!(fault.to_string().contains("grayling promote a --to '5%' --reason"), "{fault}");
+        assert_eq!(server.requests().len(), 1);
     }
 
     #[tokio::test]
     async fn several_releases_are_never_guessed_from() {
         let server = admin(&[("GET /api/v1/status", 200, status(&["a", "b"]))]).await;
-        let fault = ask(&server.client, "rollback", None, None).await.unwrap_err();
+        let fault = ask(&server.client, "rollback", None, ChangeRequest::default()).await.unwrap_err();
         assert!(fault.to_string().contains("as in `grayling rollback a`"), "{fault}");
         assert_eq!(server.requests().len(), 1);
     }

@@ -10,6 +10,7 @@ use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use crate::domain::rollout::HoldKind;
 use crate::domain::verdict::Signal;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
@@ -217,7 +218,7 @@ fn render(status: &Status, colour: Colour) -> String {
         let _ = write!(
             out,
             "\n{name}  {told} ({cause}, {at}), though the config does not name it any more\n  \
-             nobody may be sent to {}; to forget it:  grayling resume {name} --reason TEXT\n",
+             nobody may be sent to {}; to forget it:  grayling resume {name} --ends rollback --reason TEXT\n",
             shown(&r.servers.join(", "))
         );
     }
@@ -345,17 +346,18 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     }
     let frozen = r.state == ReleaseState::Frozen;
     let effect = if frozen { "it goes on" } else { "users come back" };
-    let resume = format!("grayling resume {name} --reason \"...\"");
+    let ends = if frozen { HoldKind::Freeze } else { HoldKind::Rollback };
+    let resume = format!("grayling resume {name} --ends {} --reason \"...\"", ends.label());
     let attempt = format!("attempt = {}", r.attempt.max(r.attempt_seen) + 1);
     let ledger = "grayling ledger";
     let width = resume.len();
     let _ = writeln!(out, "  What to type next:");
     let _ = writeln!(out, "    {ledger:<width$}   what was decided, and on what evidence");
-    let _ = writeln!(
-        out,
-        "    {resume:<width$}   {effect}, at {} as the file has it",
-        percent(r.weight_configured)
-    );
+    let at = match r.waves.first().filter(|_| !frozen) {
+        Some(first) => format!("in the first wave, {}", shown(&first.name)),
+        None => format!("at {} as the file has it", percent(r.weight_configured)),
+    };
+    let _ = writeln!(out, "    {resume:<width$}   {effect}, {at}");
     let _ = writeln!(
         out,
         "    {attempt:<width$}   in the config, under [release.{name}]: for a new build behind `new`"
@@ -487,9 +489,9 @@ cbs-v2  progressing, attempt 1
   Tripped by watchdog at 2026-11-23T06:10:02Z, cause errors, 240 ms after onset: new 41 of 812 failed, stable 9 of 15,432
     evidence: alpha 0.001, e 1042.5
   What to type next:
-    grayling ledger                         what was decided, and on what evidence
-    grayling resume cbs-v2 --reason \"...\"   users come back, at 5% as the file has it
-    attempt = 2                             in the config, under [release.cbs-v2]: for a new build behind `new`
+    grayling ledger                                         what was decided, and on what evidence
+    grayling resume cbs-v2 --ends rollback --reason \"...\"   users come back, at 5% as the file has it
+    attempt = 2                                             in the config, under [release.cbs-v2]: for a new build behind `new`
 ";
         assert!(text.ends_with(expected), "{text}");
     }

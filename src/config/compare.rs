@@ -9,13 +9,14 @@
 
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
-use crate::domain::rollout::Progress;
+use crate::domain::rollout::{Progress, version};
 use crate::domain::segment::Segment;
 use crate::domain::wave::Reach;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+mod versions;
 mod waves;
 pub use waves::too_short;
 
@@ -45,6 +46,7 @@ pub struct Standing {
     pub progress: Option<Progress>,
     /// What is in force.
     pub reach: Reach,
+    pub version: version::Standing,
 }
 
 /// Refusals first, then warnings, then notes.
@@ -179,8 +181,12 @@ fn changed(
     standing: &Standing,
 ) {
     let name = &after.name;
-    let (was, is) =
-        (waves::reach(before, standing).weight, waves::reach_after(before, after, standing).weight);
+    let change = versions::change(old, new, before, after, standing);
+    let is = match change.is_another() {
+        true => versions::begins_at(change, after),
+        false => waves::reach_after(before, after, standing),
+    };
+    let (was, is) = (waves::reach(before, standing).weight, is.weight);
     let raise = is.parts().saturating_sub(was.parts());
     // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
     // and the second save is a decision of its own.
@@ -221,7 +227,8 @@ fn changed(
     if before.attempt != after.attempt {
         findings.note(format!("release `{name}`: attempt {} to {}", before.attempt, after.attempt));
     }
-    arms(findings, old, new, before, after);
+    versions::changed(findings, [old, new], [before, after], standing, change);
+    arms(findings, old, new, before, after, change);
     membership(findings, name, "segments", &before.segments, &after.segments);
     membership(findings, name, "excluded", &before.excluded, &after.excluded);
     if (&before.resources, before.resource_interval) != (&after.resources, after.resource_interval) {
@@ -242,13 +249,21 @@ fn setting<T: Debug + PartialEq>(findings: &mut Findings, release: &str, key: &s
     }
 }
 
-fn arms(findings: &mut Findings, old: &Plan, new: &Plan, before: &Release, after: &Release) {
+fn arms(
+    findings: &mut Findings,
+    old: &Plan,
+    new: &Plan,
+    before: &Release,
+    after: &Release,
+    change: version::VersionChange,
+) {
     let name = |plan: &Plan, i: usize| plan.upstreams[i].name.clone();
     for (arm, was, is) in [("stable", before.stable, after.stable), ("new", before.new, after.new)] {
         let (was, is) = (name(old, was), name(new, is));
         if was != is {
             let message = format!("release `{}`: `{arm}` is `{is}` and no longer `{was}`", after.name);
-            if arm == "new" && before.attempt == after.attempt {
+            let known = change == version::VersionChange::Same;
+            if arm == "new" && before.attempt == after.attempt && known {
                 findings.warning(format!("{message}, with the same `attempt`: raise it for a new build"));
             } else {
                 findings.note(message);
@@ -485,6 +500,7 @@ release = "r"
             (
                 &[("9002", "9003")],
                 &[
+                    "Note: release `r`: other servers are behind `new` (http://127.0.0.1:9003; before: http://127.0.0.1:9002): another version, with fresh evidence; nobody was in `new`",
                     "Note: upstream `v2`: gains http://127.0.0.1:9003",
                     "Note: upstream `v2`: loses http://127.0.0.1:9002",
                 ],

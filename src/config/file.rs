@@ -298,6 +298,9 @@ pub struct Release {
     /// What both arms over a ceiling for 30 s do.
     #[schemars(extend("default" = "rollback"))]
     pub on_both_bad: Option<OnAnomaly>,
+    /// The servers of this file run the builds that were there before: they have only moved. It declares one move.
+    #[schemars(extend("default" = false))]
+    pub same_version: Option<bool>,
     /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00 Europe/London".
     pub open_hours: Option<String>,
     /// The steps of the plan, instead of a weight: each opens when the one before has proved itself.
@@ -549,8 +552,8 @@ pub struct State {
     /// It cannot be read or written at start: every release at 0%, or do not start.
     #[schemars(extend("default" = "stable_only"))]
     pub on_failure: Option<OnFailure>,
-    /// Nothing is known of earlier rollbacks: start, or 0% until `resume`.
-    #[schemars(extend("default" = "start"))]
+    /// Nothing is known of earlier rollbacks: 0% until a person ends the hold, or start.
+    #[schemars(extend("default" = "hold"))]
     pub when_empty: Option<WhenEmpty>,
     /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under the key of `[log] user_key_file`
     /// (without a key they are only counted), by their ids in clear, or not at all.

@@ -52,6 +52,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "same_version",
             "open_hours",
             "wave",
             "resource",

@@ -231,6 +231,7 @@ pub fn releases(
             on_unreachable: r.choice(&s, "on_unreachable", &reach),
             on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
             on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
+            same_version: r.boolean(&s, "same_version").is_some_and(|same| same.value),
             waves: plan.waves,
             open_hours: plan.open_hours,
             resources,

@@ -277,7 +277,7 @@ pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
             "on_failure",
             &[("stable_only", OnStateFailure::StableOnly), ("refuse", OnStateFailure::Refuse)],
         ),
-        when_empty: r.choice(&scope, "when_empty", &[("start", WhenEmpty::Start), ("hold", WhenEmpty::Hold)]),
+        when_empty: r.choice(&scope, "when_empty", &[("hold", WhenEmpty::Hold), ("start", WhenEmpty::Start)]),
         failed_users: r.choice(
             &scope,
             "failed_users",

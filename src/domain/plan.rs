@@ -9,6 +9,7 @@ use super::gate::Margins;
 use super::hours::OpenHours;
 use super::resource;
 use super::resource::reading::Expression;
+use super::rollout::version::Versions;
 use super::segment::Segment;
 use super::success;
 use super::wave::{Course, Reach, Wave};
@@ -345,6 +346,8 @@ pub struct Release {
     pub on_unreachable: OnUnreachable,
     pub on_anomaly: OnAnomaly,
     pub on_both_bad: OnAnomaly,
+    /// The servers of this file are the builds that were there before: they have only moved.
+    pub same_version: bool,
     /// What counts as a failure of an arm, beside time-outs, resets, truncations.
     pub outcome: success::Rules,
     pub watchdog: Watchdog,
@@ -495,9 +498,9 @@ pub enum OnStateFailure {
 /// There is no state file and no ledger: nothing is known of earlier trips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenEmpty {
-    #[default]
     Start,
-    /// 0% until `resume`.
+    /// 0% until a person ends the hold.
+    #[default]
     Hold,
 }
 
@@ -619,6 +622,19 @@ impl Release {
 
     /// `host:port` of every server of `new`: what a trip remembers.
     pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
-        plan.upstreams[self.new].servers.iter().map(Server::to_string).collect()
+        servers(plan, self.new)
     }
+
+    /// The servers behind both arms.
+    pub fn versions(&self, plan: &Plan) -> Versions {
+        Versions {
+            stable: servers(plan, self.stable),
+            new: servers(plan, self.new),
+            same_declared: self.same_version,
+        }
+    }
+}
+
+fn servers(plan: &Plan, upstream: usize) -> Vec<String> {
+    plan.upstreams[upstream].servers.iter().map(Server::to_string).collect()
 }

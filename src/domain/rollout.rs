@@ -4,20 +4,24 @@
 //! is [`climb`]'s; here stands what an opening, and everything else, does to what is remembered.
 //!
 //! Invariants (each has a test that tries to break it):
-//! * A trip is a latch: only `Resume` and a higher attempt clear it. Not a reload, a restart, or an older attempt.
+//! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it. Not a reload, a restart, or an older attempt.
+//! * A resume ends the one thing that it names, and nothing else.
 //! * What is in force is never above the file's weight, or the plan's present wave.
 //! * Waves open one at a time, in their order; none while something holds the release.
 //! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
 //! * A freeze holds the weight at most where it was; it never raises it.
+//! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the version before has earned.
 
 pub mod climb;
 mod progress;
+pub mod version;
 
 use super::cohort::Weight;
 use super::decide::Force;
 use super::verdict::Cause;
 use super::wave::{Course, Reach, Wave};
 pub use progress::Progress;
+use version::{VersionChange, Versions};
 
 /// What survives a restart, of one release.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -26,14 +30,38 @@ pub struct Memory {
     pub attempt: u64,
     pub trip: Option<Trip>,
     pub freeze: Option<Freeze>,
-    /// Held until a person says `resume`, because earlier trips may be forgotten.
+    /// Held at 0% until a person ends the hold.
     pub awaits: Option<Awaits>,
     /// The present wave; `None` before the first one, and for a weight set by hand.
     pub progress: Option<Progress>,
     pub pause: Option<Pause>,
+    /// The servers behind both arms, as the file had them last.
+    pub versions: Versions,
 }
 
 impl Memory {
+    /// What holds the release now, and a person may end.
+    pub fn ends(&self) -> Vec<HoldKind> {
+        let holds = |ends: &HoldKind| match ends {
+            HoldKind::Rollback => self.trip.is_some(),
+            HoldKind::Freeze => self.freeze.is_some(),
+            HoldKind::Hold => self.awaits.is_some(),
+            HoldKind::Pause => self.pause.is_some(),
+        };
+        HoldKind::ALL.into_iter().filter(holds).collect()
+    }
+
+    /// Gives everything that was decided since the last call the number of the ledger entry that records it.
+    pub fn number(&mut self, entry: u64) {
+        let decided = [
+            self.trip.as_mut().map(|t| &mut t.entry),
+            self.freeze.as_mut().map(|f| &mut f.entry),
+            self.pause.as_mut().map(|p| &mut p.entry),
+            self.progress.as_mut().map(|p| &mut p.entry),
+        ];
+        decided.into_iter().flatten().filter(|number| **number == 0).for_each(|number| *number = entry);
+    }
+
     /// Index of the present wave.
     pub fn present(&self, waves: &[Wave]) -> Option<usize> {
         self.progress.as_ref()?.place(waves)
@@ -59,15 +87,52 @@ pub struct Pause {
     pub at_ms: i64,
     pub actor: String,
     pub reason: String,
+    /// Number of the ledger entry that records it; 0: not recorded yet.
+    pub entry: u64,
 }
 
-/// Why earlier trips may be forgotten.
+/// Why a release is held until a person ends the hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Awaits {
     /// There is no state at all, and `[state] when_empty` is "hold".
     NoMemory,
     /// The state could not be read or written at start.
     StateLost,
+    /// A stop file held every release. Its removal alone lets nobody in.
+    StopFile,
+    /// Another version is behind `new`, and nobody has chosen a weight for it yet.
+    NewVersion,
+}
+
+/// One thing that a person's `resume` ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HoldKind {
+    Rollback,
+    Freeze,
+    Hold,
+    Pause,
+}
+
+impl HoldKind {
+    pub const ALL: [HoldKind; 4] = [HoldKind::Rollback, HoldKind::Freeze, HoldKind::Hold, HoldKind::Pause];
+
+    pub fn label(self) -> &'static str {
+        match self {
+            HoldKind::Rollback => "rollback",
+            HoldKind::Freeze => "freeze",
+            HoldKind::Hold => "hold",
+            HoldKind::Pause => "pause",
+        }
+    }
+
+    pub fn parse(label: &str) -> Option<HoldKind> {
+        HoldKind::ALL.into_iter().find(|ends| ends.label() == label)
+    }
+
+    /// The command that ends it.
+    pub fn command(self, release: &str) -> String {
+        format!("grayling resume {release} --ends {} --reason TEXT", self.label())
+    }
 }
 
 /// The latch: why `new` is held at 0%.
@@ -87,6 +152,8 @@ pub struct Trip {
     pub servers: Vec<String>,
     /// What else led users to those servers then: it is let be.
     pub others: Vec<Other>,
+    /// Number of the ledger entry that records it; 0: not recorded yet.
+    pub entry: u64,
 }
 
 /// A way by which users came to the servers of a tripped `new` beside it, as it was then.
@@ -108,6 +175,8 @@ pub struct Freeze {
     pub detail: String,
     /// In force at most, while frozen.
     pub weight: Weight,
+    /// Number of the ledger entry that records it; 0: not recorded yet.
+    pub entry: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -117,11 +186,22 @@ pub enum Input<'a> {
         attempt: u64,
         course: Course<'a>,
         standing: Reach,
+        versions: Versions,
+        change: VersionChange,
+        /// The weight that the file sets by hand differs from the one before.
+        weight_edited: bool,
     },
     Trip(Trip),
     Freeze(Freeze),
-    /// A person clears trip, freeze and hold; if there is none of them, a pause. Not an attempt lower than was seen: that would forget what the higher one did.
-    Resume,
+    /// `grayling.stop` exists.
+    Stop {
+        course: Course<'a>,
+    },
+    /// A person ends one thing that holds the release. `at`: the wave in which it goes on after a rollback; `None`: where it stands.
+    Resume {
+        ends: HoldKind,
+        at: Option<&'a Wave>,
+    },
     Pause(Pause),
     /// The next wave opens.
     Open {
@@ -150,6 +230,8 @@ pub enum Step {
     Met,
     /// A new attempt: whatever held the old one is over, evidence starts afresh.
     Rearmed,
+    /// Another version begins, within the same attempt: evidence starts afresh.
+    VersionBegun,
     Tripped,
     Frozen,
     Resumed,
@@ -163,13 +245,28 @@ pub enum Step {
 pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
     let mut next = memory.clone();
     match input {
-        Input::Configure { attempt, .. } if memory.attempt != 0 && attempt > memory.attempt => {
-            (Memory { attempt, awaits: memory.awaits, ..Memory::default() }, Step::Rearmed)
+        Input::Configure { attempt, course, versions, change, .. }
+            if memory.attempt != 0 && attempt > memory.attempt =>
+        {
+            let awaits = memory.awaits.or_else(|| change.holds(course));
+            (Memory { attempt, awaits, versions, ..Memory::default() }, Step::Rearmed)
         }
-        Input::Configure { attempt, course, standing } => {
+        Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
+            let attempt = memory.attempt.max(attempt);
+            let (trip, freeze) = (memory.trip.clone(), memory.freeze.clone());
+            let awaits = memory.awaits.or_else(|| change.holds(course));
+            let next = Memory { attempt, trip, freeze, awaits, versions, progress: None, pause: None };
+            (next, Step::VersionBegun)
+        }
+        Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {
             let what = if memory.attempt == 0 { Step::Met } else { Step::Unchanged };
             next.attempt = next.attempt.max(attempt);
+            next.versions = versions;
             next.progress = Progress::under(memory.progress.as_ref(), course, standing);
+            // A person has chosen a weight for the version that waited for one.
+            if weight_edited && next.awaits == Some(Awaits::NewVersion) {
+                next.awaits = None;
+            }
             if let Course::ByHand(_) = course {
                 next.pause = None;
             }
@@ -190,13 +287,35 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             next.freeze = Some(freeze);
             (next, Step::Frozen)
         }
-        Input::Resume if memory.is_held() => {
-            (next.trip, next.freeze, next.awaits) = (None, None, None);
-            (next, Step::Resumed)
+        Input::Stop { course } => {
+            // A trip holds it longer than a stop file does; nobody is let in where nobody would be.
+            if memory.trip.is_none() && course != Course::ByHand(Reach::NOBODY) {
+                next.awaits.get_or_insert(Awaits::StopFile);
+            }
+            (next, Step::Unchanged)
         }
-        Input::Resume => {
-            let step = if next.pause.take().is_some() { Step::Unpaused } else { Step::Unchanged };
-            (next, step)
+        Input::Resume { ends, .. } if !memory.ends().contains(&ends) => (next, Step::Unchanged),
+        Input::Resume { ends: HoldKind::Pause, .. } => {
+            next.pause = None;
+            (next, Step::Unpaused)
+        }
+        Input::Resume { ends, at } => {
+            match ends {
+                HoldKind::Rollback => {
+                    next.trip = None;
+                    if let (Some(progress), Some(wave)) = (&mut next.progress, at) {
+                        *progress = Progress::entering(wave);
+                        // A freeze that stands beside it never raises the weight.
+                        if let Some(freeze) = &mut next.freeze {
+                            freeze.weight = freeze.weight.min(wave.reach.weight);
+                        }
+                    }
+                }
+                HoldKind::Freeze => next.freeze = None,
+                HoldKind::Hold => next.awaits = None,
+                HoldKind::Pause => {}
+            }
+            (next, Step::Resumed)
         }
         Input::Pause(_) if memory.pause.is_some() => (next, Step::Unchanged),
         Input::Pause(pause) => {
@@ -254,25 +373,38 @@ impl Hold {
     pub fn explain(&self, release: &str) -> String {
         match self {
             Hold::Tripped => format!(
-                "rolled back; mend `new` and raise `attempt`, or: grayling resume {release} --reason TEXT"
+                "rolled back; mend `new` and raise `attempt`, or: {}",
+                HoldKind::Rollback.command(release)
             ),
-            Hold::StopFile => {
-                "a file grayling.stop stands beside the config file; remove it to go on".to_owned()
-            }
-            Hold::Awaits(Awaits::StateLost) => format!(
-                "earlier rollbacks may be forgotten: the state directory could not be used at a start, or knew nothing of this release; look at it, then: grayling resume {release} --reason TEXT"
+            Hold::StopFile => format!(
+                "a file grayling.stop stands beside the config file; remove it, then: {}",
+                HoldKind::Hold.command(release)
             ),
             Hold::AttemptOld { seen } => format!(
                 "the file's attempt is lower than {seen}, which was seen before: write `attempt = {seen}` or higher in [release.{release}]"
             ),
-            Hold::Awaits(Awaits::NoMemory) => format!(
-                "no memory of earlier rollbacks was found and [state] when_empty is \"hold\"; to begin: grayling resume {release} --reason TEXT"
-            ),
+            Hold::Awaits(awaits) => {
+                let why = match awaits {
+                    Awaits::StateLost => {
+                        "earlier rollbacks may be forgotten: the state directory could not be used at a start, or knew nothing of this release; look at it, then"
+                    }
+                    Awaits::NoMemory => {
+                        "the state directory was empty at the start, so earlier rollbacks may be forgotten; to begin"
+                    }
+                    Awaits::StopFile => "a file grayling.stop held it; the file is gone; to go on",
+                    Awaits::NewVersion => {
+                        "another version is behind `new`, and it begins at 0%; to let users in, edit the weight in the file, or"
+                    }
+                };
+                format!("{why}: {}", HoldKind::Hold.command(release))
+            }
             Hold::Barred { by } => format!(
-                "its `new` are the servers of {by}, which is rolled back; resume {by} first (grayling resume {by} --reason TEXT), or point it elsewhere"
+                "its `new` are the servers of {by}, which is rolled back; resume {by} first ({}), or point it elsewhere",
+                HoldKind::Rollback.command(by)
             ),
             Hold::Frozen => format!(
-                "frozen; a lower weight in the file is obeyed, a higher one is not; to go on: grayling resume {release} --reason TEXT"
+                "frozen; a lower weight in the file is obeyed, a higher one is not; to go on: {}",
+                HoldKind::Freeze.command(release)
             ),
         }
     }

@@ -50,6 +50,14 @@ pub enum Course<'a> {
 }
 
 impl<'a> Course<'a> {
+    /// Would the file let users in without a person's decision?
+    pub fn lets_in(self) -> bool {
+        match self {
+            Course::ByHand(reach) => reach != Reach::NOBODY,
+            Course::Waves(waves) => waves.first().is_some_and(|wave| wave.door == Door::Auto),
+        }
+    }
+
     /// None for a weight set by hand.
     pub fn waves(self) -> &'a [Wave] {
         match self {

@@ -21,13 +21,14 @@ use super::tally::{ArmTally, Counter, PerWorker};
 use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
-use crate::domain::decide::Arm;
+use crate::domain::decide::{Arm, Force};
 use crate::domain::gate::{Reading, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
+use crate::domain::wave::Reach;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -61,7 +62,9 @@ pub struct Live {
     /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, View>>,
     /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
-    lost: Mutex<Option<String>>,
+    pub(super) lost: Mutex<Option<String>>,
+    /// The state directory, for reading; `None`: it could not be used at the start.
+    pub directory: Option<PathBuf>,
     /// The file that was refused may be acceptable now.
     pub reload_wanted: tokio::sync::Notify,
 }
@@ -207,8 +210,12 @@ pub struct Changed {
 pub enum Refused {
     #[error("no release is called `{0}`")]
     UnknownRelease(String),
+    /// Something in force stands against it.
     #[error("{0}")]
     NotNow(String),
+    /// It does not say what it is to do.
+    #[error("{0}")]
+    Unclear(String),
 }
 
 impl Live {
@@ -217,6 +224,7 @@ impl Live {
     /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
     pub fn new(checked: config::Checked, source: Source, found: Found, ledger: End, log: Log) -> Live {
         let plan = Arc::new(checked.plan);
+        let empty = matches!(found, Found::Empty);
         let (mut image, lost) = match found {
             // Of a version that knew no hashes: the chain begins at what stands there.
             Found::Known(image) if image.ledger.hash.is_empty() => {
@@ -226,7 +234,6 @@ impl Live {
             Found::Empty => (Image::default(), None),
             Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
-        let empty = image.releases.is_empty() && image.ledger.n == 0;
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
             true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
             false => vec![],
@@ -249,12 +256,12 @@ impl Live {
                 });
             }
         } else if empty && plan.state.when_empty == WhenEmpty::Hold {
-            for release in &plan.releases {
+            for release in plan.releases.iter().filter(|r| r.course().lets_in()) {
                 let held =
                     Memory { attempt: release.attempt, awaits: Some(Awaits::NoMemory), ..Memory::default() };
                 image.releases.insert(release.name.clone(), held);
             }
-            image.hold_strangers = true;
+            image.hold_strangers = !image.releases.is_empty();
         }
         let workers = plan.listen.workers();
         // What cannot be looked up might be there.
@@ -273,7 +280,7 @@ impl Live {
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
         for release in &plan.releases {
-            writer.meet(release, None);
+            writer.meet(&plan, release, None);
         }
         let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
         for release in &snapshot.releases {
@@ -308,6 +315,7 @@ impl Live {
             rejected: PerWorker::new(workers, Counter::default),
             views: Mutex::default(),
             lost: Mutex::new(lost),
+            directory: None,
             reload_wanted: tokio::sync::Notify::new(),
         }
     }
@@ -394,16 +402,17 @@ impl Live {
             return Err(refused);
         }
         let plan = Arc::new(checked.plan);
-        let mut rearmed = vec![];
+        let mut begun = vec![];
         for release in &plan.releases {
-            if writer.meet(release, Some(&before)) == Step::Rearmed {
-                rearmed.push(release.name.clone());
+            let step = writer.meet(&plan, release, Some(&before));
+            if matches!(step, Step::Rearmed | Step::VersionBegun) {
+                begun.push((release.name.clone(), step));
             }
         }
         writer.source = source;
         writer.barred = vec![];
-        let next = Arc::new(writer.assemble(plan, Some((&before, &rearmed)), &self.direct, self.workers));
-        let entries = writer.changes(&before, &next, &rearmed);
+        let next = Arc::new(writer.assemble(plan, Some((&before, &begun)), &self.direct, self.workers));
+        let entries = writer.changes(&before, &next, &begun);
         self.publish(&mut writer, next, entries, None);
         self.gauges.reloads_ok.fetch_add(1, Relaxed);
         self.gauges.last_reload_ok.store(true, Relaxed);
@@ -412,13 +421,28 @@ impl Live {
     }
 
     /// The file cannot be brought into force: nothing changes, and everybody who looks is told why.
-    pub fn reload_failed(&self, why: String, report: Option<String>) {
+    pub fn reload_failed(&self, mut why: String, report: Option<String>) {
+        if let Some(way_out) = self.way_out() {
+            why.push_str(&format!(". {way_out}"));
+        }
         {
             let source = &mut self.writer().source;
             (source.last_error, source.last_report) = (Some(why), report);
         }
         self.gauges.reloads_failed.fetch_add(1, Relaxed);
         self.gauges.last_reload_ok.store(false, Relaxed);
+    }
+
+    /// What a person types who wants users out of `new` while the file is refused; `None`: nobody is in any.
+    fn way_out(&self) -> Option<String> {
+        let snapshot = self.snapshot.load();
+        let occupied = snapshot
+            .releases
+            .iter()
+            .filter(|r| matches!(r.force, Force::At(reach) if reach != Reach::NOBODY));
+        let commands: Vec<String> =
+            occupied.map(|r| format!("grayling rollback {}", r.release.name)).collect();
+        (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
     }
 
     /// Takes `new` out, or freezes it where the config or a silent stable says so. Called by the watchdog, by the
@@ -431,14 +455,14 @@ impl Live {
         };
         let release = live.release.clone();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let already = |state, what: &str| Changed {
+        let already = |state, ledger, what: &str| Changed {
             state,
-            ledger: writer.image.ledger.n,
+            ledger,
             message: format!("it was {what} before"),
             receipt: None,
         };
-        if memory.trip.is_some() {
-            return Ok(already(State::RolledBack, "rolled back"));
+        if let Some(trip) = &memory.trip {
+            return Ok(already(State::RolledBack, trip.entry, "rolled back"));
         }
         let by_policy = match call.cause {
             Cause::Manual => OnAnomaly::Rollback,
@@ -446,8 +470,8 @@ impl Live {
             _ => release.on_anomaly,
         };
         let freeze = by_policy == OnAnomaly::Freeze || call.stable == StableSign::Silent;
-        if freeze && memory.freeze.is_some() {
-            return Ok(already(State::Frozen, "frozen"));
+        if let (true, Some(freeze)) = (freeze, &memory.freeze) {
+            return Ok(already(State::Frozen, freeze.entry, "frozen"));
         }
         let mut detail = call.detail;
         if call.stable == StableSign::Silent {
@@ -463,6 +487,7 @@ impl Live {
                 actor: call.origin.actor.clone(),
                 detail: detail.clone(),
                 weight: live.force.weight(),
+                entry: 0,
             })
         } else {
             Input::Trip(Trip {
@@ -475,6 +500,7 @@ impl Live {
                 onset_to_trip_ms,
                 others: claim::others(&before.plan, name, &release.new_servers(&before.plan)),
                 servers: live.new.spellings(),
+                entry: 0,
             })
         };
         let (memory, _) = rollout::step(&memory, input);
@@ -501,71 +527,6 @@ impl Live {
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
 
-    /// A person clears a trip, a freeze or a hold. Evidence starts afresh.
-    pub fn resume(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
-        let mut writer = self.writer();
-        let before = self.snapshot.load_full();
-        let live = before.releases.iter().find(|r| r.release.name == name);
-        let Some(memory) = writer.image.releases.get(name).cloned() else {
-            return Err(Refused::UnknownRelease(name.to_owned()));
-        };
-        if let Some(live) = live.filter(|r| r.release.attempt < memory.attempt) {
-            let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
-            return Err(Refused::NotNow(format!(
-                "attempt {} cannot be resumed: {why}",
-                live.release.attempt
-            )));
-        }
-        let (cleared, what) = rollout::step(&memory, Input::Resume);
-        if what == Step::Unchanged {
-            let stop = if writer.stop_file { "; a file grayling.stop holds it: remove the file" } else { "" };
-            return Err(Refused::NotNow(format!(
-                "{name} is neither rolled back nor frozen nor held nor paused{stop}"
-            )));
-        }
-        let unpaused = what == Step::Unpaused;
-        let (evidence, detail) = match unpaused {
-            true => (Evidence::Keeps, "the waves go on"),
-            false => (Evidence::StartsAfresh, "resumed; evidence starts afresh"),
-        };
-        match live {
-            // A release that the file does not name any more is forgotten: its servers are free again.
-            None => writer.image.releases.remove(name),
-            Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
-        };
-        if writer.image.releases.values().all(|m| m.awaits.is_none()) {
-            writer.image.hold_strangers = false;
-            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
-        let after = next.releases.iter().find(|r| r.release.name == name);
-        let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
-        let entry = Entry {
-            weight_before: weight(live),
-            weight_after: weight(after),
-            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail.into())
-        };
-        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
-        let ledger = entry.n;
-        let state = after.map_or(State::Pending, |r| r.state);
-        let message = match after {
-            Some(r) if unpaused => format!("the waves go on; {} of users are in new", r.force.weight()),
-            Some(r) => match r.wave() {
-                Some(wave) => {
-                    format!("{} of users are in new; wave `{}` bakes again", r.force.weight(), wave.name)
-                }
-                None => format!("{} of users are in new", r.force.weight()),
-            },
-            None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
-        };
-        let receipt = self.publish(&mut writer, next, vec![entry], None);
-        if writer.source.last_error.is_some() {
-            // What stood in the way of the file as it is now may be gone.
-            self.reload_wanted.notify_one();
-        }
-        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
-    }
-
     /// Obeys the stop file, whose `presence` the caller has looked up (a sick file system must not hold the lock).
     pub fn heed_stop_file(&self, presence: StopFile) {
         let stop = match presence {
@@ -579,10 +540,14 @@ impl Live {
         }
         writer.stop_file = stop;
         let before = self.snapshot.load_full();
+        if stop {
+            // The hold outlives the file: whatever removes it, a person lets users in again.
+            writer.hold_by_stop_file(&before.plan);
+        }
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
         let (kind, detail) = match stop {
             true => ("stop", "grayling.stop appeared: every release is held at 0%"),
-            false => ("unstop", "grayling.stop is gone"),
+            false => ("unstop", "grayling.stop is gone: its releases stay held until a person resumes them"),
         };
         let entry = writer.entry(kind, None, &file_origin(), detail.to_owned());
         let mut entries = vec![writer.record(entry, &next)];

@@ -169,7 +169,7 @@ pub fn conflicts(plan: &Plan, spellings: &Spellings, memories: &BTreeMap<String,
             let Some((server, _)) = led.next().filter(|_| !lets_be(trip, &claim.other)) else { continue };
             let message = format!(
                 "{} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
-                 resume `{tripped}` first (grayling resume {tripped} --reason TEXT), or point it elsewhere",
+                 resume `{tripped}` first (grayling resume {tripped} --ends rollback --reason TEXT), or point it elsewhere",
                 claim.label
             );
             let bars = match claim.bars {

@@ -25,6 +25,7 @@ pub mod tally;
 pub mod timeline;
 pub mod traces;
 pub mod upstream;
+pub mod verbs;
 pub mod verify;
 mod waves;
 mod writer;

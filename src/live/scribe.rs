@@ -11,7 +11,7 @@ use super::clock;
 use super::ledger::{Entry, Ledger};
 use super::log::Log;
 use super::snapshot::Snapshot;
-use super::state::{Image, Saved, StateDirectory};
+use super::state::{Image, Leads, Saved, StateDirectory};
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -267,7 +267,7 @@ impl Scribe {
 
     fn holds(&self, saved: &Option<Saved>) -> bool {
         match (&self.directory, saved) {
-            (Some(directory), Some(saved)) => directory.holds(saved),
+            (Some(directory), Some(saved)) => directory.holds(saved) && directory.leads() == Leads::Here,
             // It cannot be saved, and nothing that could be has been tried.
             (None, _) => true,
             (Some(_), None) => false,
@@ -279,7 +279,9 @@ impl Scribe {
         let Some(directory) = &self.directory else { return vec![] };
         // A directory that was removed as a whole is made again, and locked again: another process must not take it. Where only
         // the file is gone the lock is still ours, and cannot be taken a second time.
-        if let Ok(again) = StateDirectory::open(directory.path()) {
+        if directory.leads() == Leads::Nowhere
+            && let Ok(again) = StateDirectory::open(directory.configured())
+        {
             self.directory = Some(again);
         }
         let Some(directory) = &self.directory else { return vec![] };
@@ -294,16 +296,20 @@ impl Scribe {
         let Some(directory) = &self.directory else {
             return Err("the state directory could not be used at start; mend it and restart".to_owned());
         };
-        directory
+        let saved = directory
             .save(image)
-            .map_err(|e| format!("{}: cannot save the state: {e}", directory.path().display()))
+            .map_err(|e| format!("{}: cannot save the state: {e}", directory.configured().display()))?;
+        match directory.leads() {
+            Leads::Elsewhere(why) => Err(why),
+            Leads::Here | Leads::Nowhere => Ok(saved),
+        }
     }
 
     fn append(&mut self, entries: &[Entry]) -> Result<(), String> {
         match &mut self.ledger {
             Some(ledger) => ledger
                 .append(entries)
-                .map_err(|e| format!("{}: cannot write the ledger: {e}", ledger.path().display())),
+                .map_err(|e| format!("cannot write the ledger of the state directory: {e}")),
             // Told already: the directory could not be used at start.
             None => Ok(()),
         }

@@ -5,12 +5,17 @@
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
+//! The directory is held by its descriptor: every path that is handed out leads through it, so a link that is switched, or a directory that is
+//! moved, under a running proxy changes nothing. Where the configured path leads elsewhere later, that is an error, and it is not followed: a
+//! restart would not find what was decided.
+//!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the old image or the new one
 //! and never a mixture; a file that cannot be understood to the last byte is [`Found::Lost`], never "empty", and is
 //! kept aside for people; one process at a time holds the lock.
 
 use super::ledger::{self, End, Entry};
 use crate::domain::cohort::Weight;
+use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
@@ -18,14 +23,15 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
-/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes.
-const VERSION: u32 = 2;
+/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes, version 2 no versions of releases.
+const VERSION: u32 = 3;
 
 /// What survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -54,9 +60,34 @@ pub enum Found {
 
 #[derive(Debug)]
 pub struct StateDirectory {
+    /// As the config has it.
+    configured: PathBuf,
+    /// Leads through the descriptor.
     path: PathBuf,
+    identity: Identity,
     /// Held as long as the process lives.
     _lock: File,
+}
+
+/// A directory, told apart from any other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(metadata: &fs::Metadata) -> Identity {
+        Identity(metadata.dev(), metadata.ino())
+    }
+}
+
+/// Where the configured path leads now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Leads {
+    /// To the directory of the start.
+    Here,
+    /// The directory of the start was removed, and nothing stands in its place.
+    Nowhere,
+    /// Elsewhere; why that is a fault.
+    Elsewhere(String),
 }
 
 /// Which file a save made: told apart from any other by device, inode and length.
@@ -88,6 +119,20 @@ impl StateDirectory {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(failed("cannot make the state directory")(e)),
         }
+        let directory = File::open(path).map_err(failed("cannot open the state directory"))?;
+        let metadata = directory.metadata().map_err(failed("cannot look at the state directory"))?;
+        if !metadata.is_dir() {
+            return Err(failed("cannot open the state directory")(io::ErrorKind::NotADirectory.into()));
+        }
+        let identity = Identity::of(&metadata);
+        let configured = path.to_owned();
+        // The descriptor is never closed: other threads keep paths through it, and its number must not come to mean something else.
+        let held = PathBuf::from(format!("/proc/self/fd/{}", directory.into_raw_fd()));
+        // Without /proc the real path must do: it does not follow links that are switched later.
+        let path = match fs::metadata(&held).is_ok_and(|m| Identity::of(&m) == identity) {
+            true => held,
+            false => fs::canonicalize(path).map_err(failed("cannot find the state directory"))?,
+        };
         let lock_path = path.join("lock");
         let lock = File::options()
             .create(true)
@@ -96,19 +141,49 @@ impl StateDirectory {
             .open(&lock_path)
             .map_err(failed("cannot open the lock file"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(StateDirectory { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: path.to_owned() }),
+            Ok(()) => Ok(StateDirectory { configured, path, identity, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: configured }),
             Err(TryLockError::Error(e)) => Err(failed("cannot lock")(e)),
         }
     }
 
+    /// For reading and writing.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// For people.
+    pub fn configured(&self) -> &Path {
+        &self.configured
+    }
+
+    /// Marks a directory as new: a start finds a state that remembers nothing, and not an empty directory.
+    pub fn mark_new(&self) -> io::Result<()> {
+        self.save(&Image::default()).map(drop)
+    }
+
+    pub fn leads(&self) -> Leads {
+        let fault = |what: &str| {
+            Leads::Elsewhere(format!(
+                "{}: {what}. Decisions are still written to the directory of the start, where a restart does not find them: put it back, or restart",
+                self.configured.display()
+            ))
+        };
+        match fs::metadata(&self.configured) {
+            Ok(now) if Identity::of(&now) == self.identity => Leads::Here,
+            Ok(_) => fault("it leads to another directory than at the start, which is not followed"),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => fault(&e.to_string()),
+            // A directory without a name left was removed; one that has a name was moved.
+            Err(_) => match fs::metadata(&self.path) {
+                Ok(held) if held.nlink() > 0 => fault("the directory was moved"),
+                _ => Leads::Nowhere,
+            },
+        }
+    }
+
     pub fn load(&self) -> Found {
-        let path = self.path.join(FILE);
-        match fs::read(&path) {
+        let path = self.configured.join(FILE);
+        match fs::read(self.path.join(FILE)) {
             Ok(bytes) => match parse(&bytes) {
                 Ok(image) => Found::Known(image),
                 Err(why) => Found::Lost(format!("{}: {why}", path.display())),
@@ -212,6 +287,16 @@ struct FileMemory {
     progress: Option<FileProgress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pause: Option<FilePause>,
+    #[serde(default)]
+    versions: FileVersions,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct FileVersions {
+    stable: Vec<String>,
+    new: Vec<String>,
+    same_declared: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -221,6 +306,8 @@ struct FileProgress {
     weight_ppm: u32,
     segments: usize,
     finished: bool,
+    #[serde(default)]
+    entry: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -229,6 +316,8 @@ struct FilePause {
     at_ms: i64,
     actor: String,
     reason: String,
+    #[serde(default)]
+    entry: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -236,6 +325,8 @@ struct FilePause {
 enum FileAwaits {
     NoMemory,
     StateLost,
+    StopFile,
+    NewVersion,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -251,6 +342,8 @@ struct FileTrip {
     servers: Vec<String>,
     #[serde(default)]
     others: Vec<FileOther>,
+    #[serde(default)]
+    entry: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -269,6 +362,8 @@ struct FileFreeze {
     actor: String,
     detail: String,
     weight_ppm: u32,
+    #[serde(default)]
+    entry: u64,
 }
 
 impl From<&Image> for FileImage {
@@ -293,6 +388,7 @@ impl From<&Image> for FileImage {
                         weight_ppm: o.weight.parts(),
                     })
                     .collect(),
+                entry: t.entry,
             }),
             freeze: m.freeze.as_ref().map(|f| FileFreeze {
                 cause: f.cause.label().to_owned(),
@@ -300,22 +396,32 @@ impl From<&Image> for FileImage {
                 actor: f.actor.clone(),
                 detail: f.detail.clone(),
                 weight_ppm: f.weight.parts(),
+                entry: f.entry,
             }),
             awaits: m.awaits.map(|a| match a {
                 Awaits::NoMemory => FileAwaits::NoMemory,
                 Awaits::StateLost => FileAwaits::StateLost,
+                Awaits::StopFile => FileAwaits::StopFile,
+                Awaits::NewVersion => FileAwaits::NewVersion,
             }),
             progress: m.progress.as_ref().map(|p| FileProgress {
                 wave: p.wave.clone(),
                 weight_ppm: p.reach.weight.parts(),
                 segments: p.reach.segments,
                 finished: p.finished,
+                entry: p.entry,
             }),
             pause: m.pause.as_ref().map(|p| FilePause {
                 at_ms: p.at_ms,
                 actor: p.actor.clone(),
                 reason: p.reason.clone(),
+                entry: p.entry,
             }),
+            versions: FileVersions {
+                stable: m.versions.stable.clone(),
+                new: m.versions.new.clone(),
+                same_declared: m.versions.same_declared,
+            },
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
@@ -356,6 +462,7 @@ impl TryFrom<FileImage> for Image {
                                     weight: Weight::from_parts(o.weight_ppm),
                                 })
                                 .collect(),
+                            entry: t.entry,
                         })
                     })
                     .transpose()?,
@@ -368,19 +475,33 @@ impl TryFrom<FileImage> for Image {
                             actor: f.actor,
                             detail: f.detail,
                             weight: Weight::from_parts(f.weight_ppm),
+                            entry: f.entry,
                         })
                     })
                     .transpose()?,
                 awaits: m.awaits.map(|a| match a {
                     FileAwaits::NoMemory => Awaits::NoMemory,
                     FileAwaits::StateLost => Awaits::StateLost,
+                    FileAwaits::StopFile => Awaits::StopFile,
+                    FileAwaits::NewVersion => Awaits::NewVersion,
                 }),
                 progress: m.progress.map(|p| Progress {
                     wave: p.wave,
                     reach: Reach { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
                     finished: p.finished,
+                    entry: p.entry,
                 }),
-                pause: m.pause.map(|p| Pause { at_ms: p.at_ms, actor: p.actor, reason: p.reason }),
+                pause: m.pause.map(|p| Pause {
+                    at_ms: p.at_ms,
+                    actor: p.actor,
+                    reason: p.reason,
+                    entry: p.entry,
+                }),
+                versions: Versions {
+                    stable: m.versions.stable,
+                    new: m.versions.new,
+                    same_declared: m.versions.same_declared,
+                },
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
@@ -417,6 +538,7 @@ pub mod tests {
             onset_to_trip_ms: Some(412),
             servers: vec!["http://127.0.0.1:9002".into()],
             others: vec![Other { claim: "route".into(), routes: vec!["* /b ".into()], weight: Weight::FULL }],
+            entry: 4,
         };
         let freeze = Freeze {
             cause: Cause::Ceiling,
@@ -424,6 +546,7 @@ pub mod tests {
             actor: "watchdog".into(),
             detail: "d".into(),
             weight: Weight::from_parts(50_000),
+            entry: 5,
         };
         let mut image =
             Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
@@ -433,11 +556,18 @@ pub mod tests {
             Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), ..Memory::default() },
         );
         let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
-        let progress = Progress { wave: "5%".into(), reach, finished: true };
-        let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into() };
+        let progress = Progress { wave: "5%".into(), reach, finished: true, entry: 6 };
+        let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into(), entry: 7 };
+        let versions = Versions { stable: vec!["a:1".into()], new: vec!["b:2".into()], same_declared: true };
         image.releases.insert(
             "c".into(),
-            Memory { attempt: 1, progress: Some(progress), pause: Some(pause), ..Memory::default() },
+            Memory {
+                attempt: 1,
+                progress: Some(progress),
+                pause: Some(pause),
+                versions,
+                ..Memory::default()
+            },
         );
         image
     }
@@ -466,7 +596,7 @@ pub mod tests {
     #[test]
     fn a_newer_format_is_not_guessed_at() {
         let bytes = render(&image()).unwrap();
-        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 2", "grayling-state 3", 1);
+        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 3", "grayling-state 4", 1);
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
     }
 

@@ -19,9 +19,11 @@ use crate::config::{Standing, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
-use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step};
+use crate::domain::rollout::{
+    self, Awaits, Circumstances, Hold, HoldKind, Input, Memory, State, Step, version,
+};
 use crate::domain::segment::Segment;
-use crate::domain::wave::Reach;
+use crate::domain::wave::{Course, Reach};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,7 +50,7 @@ pub(super) enum Evidence {
 }
 
 impl Writer {
-    fn now(&self) -> Circumstances {
+    pub(super) fn now(&self) -> Circumstances {
         Circumstances { stop_file: self.stop_file }
     }
 
@@ -72,13 +74,13 @@ impl Writer {
     }
 
     /// Takes note of the attempt and the plan that a file gives. `before`: what was in force.
-    pub(super) fn meet(&mut self, release: &Release, before: Option<&Snapshot>) -> Step {
-        let (next, what) = self.met(release, before);
+    pub(super) fn meet(&mut self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> Step {
+        let (next, what) = self.met(plan, release, before);
         self.image.releases.insert(release.name.clone(), next);
         what
     }
 
-    fn met(&self, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
+    fn met(&self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
         let stranger =
             Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
@@ -88,19 +90,51 @@ impl Writer {
             Some(Force::Held) | None => Reach::NOBODY,
         };
         let (attempt, course) = (release.attempt, release.course());
-        rollout::step(memory, Input::Configure { attempt, course, standing })
+        let was = before.map(|_| self.version_standing(old, memory));
+        let versions = release.versions(plan);
+        let change = memory.versions.change(&versions, attempt > memory.attempt, was);
+        let by_hand = |course: Course<'_>| match course {
+            Course::ByHand(reach) => Some(reach.weight),
+            Course::Waves(_) => None,
+        };
+        let weight_edited = old.is_some_and(|old| by_hand(old.release.course()) != by_hand(course));
+        let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
+        let (mut next, what) = rollout::step(memory, configured);
+        if self.stop_file {
+            next = rollout::step(&next, Input::Stop { course }).0;
+        }
+        (next, what)
+    }
+
+    /// `grayling.stop` exists: what it does to each release.
+    pub(super) fn hold_by_stop_file(&mut self, plan: &Plan) {
+        for release in &plan.releases {
+            if let Some(memory) = self.image.releases.get_mut(&release.name) {
+                *memory = rollout::step(memory, Input::Stop { course: release.course() }).0;
+            }
+        }
+    }
+
+    /// How a release stands, for an edit of its versions; `live`: `None` where the file did not name it.
+    fn version_standing(&self, live: Option<&Arc<ReleaseLive>>, memory: &Memory) -> version::Standing {
+        let reach = match live.map(|r| r.force) {
+            Some(Force::At(reach)) => reach,
+            Some(Force::Held) | None => Reach::NOBODY,
+        };
+        let complete = live.is_some_and(|r| r.state == State::Complete);
+        version::Standing { complete, reach, held: memory.guards_versions() }
     }
 
     /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.
     pub(super) fn assemble(
         &mut self,
         plan: Arc<Plan>,
-        before: Option<(&Snapshot, &[String])>,
+        before: Option<(&Snapshot, &[(String, Step)])>,
         direct: &Arc<ArmTally>,
         workers: usize,
     ) -> Snapshot {
         let old = before.map(|(s, _)| s);
-        let rearmed = |name: &str| before.is_some_and(|(_, names)| names.iter().any(|n| n == name));
+        let begun = |name: &str| before.is_some_and(|(_, begun)| begun.iter().any(|(n, _)| n == name));
         let old_upstream = |name: &str| {
             old.and_then(|s| s.upstreams.iter().find(|u| u.config.name == name)).map(Arc::as_ref)
         };
@@ -113,7 +147,7 @@ impl Writer {
         for (i, release) in plan.releases.iter().enumerate() {
             let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
             let evidence = match earlier {
-                Some(e) if rearmed(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
+                Some(e) if begun(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
                 _ => Evidence::Keeps,
             };
             let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
@@ -277,7 +311,12 @@ impl Writer {
     }
 
     /// Ledger entries for what a reload changed.
-    pub(super) fn changes(&mut self, before: &Snapshot, after: &Snapshot, rearmed: &[String]) -> Vec<Entry> {
+    pub(super) fn changes(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        begun: &[(String, Step)],
+    ) -> Vec<Entry> {
         let mut entries = vec![];
         for release in &after.releases {
             let name = &release.release.name;
@@ -286,8 +325,11 @@ impl Writer {
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
             let membership = Membership::of(&release.release, release.reach, &after.plan.identity);
-            let kind = if rearmed.contains(name) {
+            let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
+            let kind = if begun == Some(Step::Rearmed) {
                 "attempt"
+            } else if begun == Some(Step::VersionBegun) {
+                "version"
             } else if weight_before != weight_after || configured {
                 "weight"
             } else if self.told.get(name) != Some(&membership) {
@@ -302,6 +344,14 @@ impl Writer {
                 }
                 "attempt" => {
                     format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
+                }
+                "version" => {
+                    let versions = release.release.versions(&after.plan);
+                    format!(
+                        "another version: stable {}, new {}; evidence starts afresh",
+                        versions.stable.join(" "),
+                        versions.new.join(" ")
+                    )
                 }
                 _ => release.told(),
             };
@@ -364,11 +414,9 @@ impl Writer {
     /// Where each release stands.
     pub(super) fn standings(&self, now: &Snapshot) -> Standings {
         let of = |r: &Arc<ReleaseLive>| {
-            let reach = match r.force {
-                Force::At(reach) => reach,
-                Force::Held => Reach::NOBODY,
-            };
-            (r.release.name.clone(), Standing { progress: self.memory(&r.release).progress, reach })
+            let memory = self.memory(&r.release);
+            let version = self.version_standing(Some(r), &memory);
+            (r.release.name.clone(), Standing { progress: memory.progress, reach: version.reach, version })
         };
         now.releases.iter().map(of).collect()
     }
@@ -379,7 +427,7 @@ impl Writer {
         let pairs = frozen.filter_map(|old| Some((old, plan.release(&old.release.name)?)));
         let lets_in = pairs.filter(|(old, new)| {
             let was = in_force(&old.release, old.force);
-            let reach = self.met(new, Some(before)).0.reach(new.course());
+            let reach = self.met(plan, new, Some(before)).0.reach(new.course());
             let is = in_force(new, Force::At(reach));
             let known = |s: &&Arc<Segment>| was.iter().any(|k| k.same(s));
             new.attempt <= old.release.attempt
@@ -390,7 +438,8 @@ impl Writer {
                 let name = &new.name;
                 format!(
                     "release `{name}` is frozen: its salt cannot change, and no segment can join; \
-                     first: grayling resume {name} --reason TEXT"
+                     first: {}",
+                    HoldKind::Freeze.command(name)
                 )
             })
             .collect()
@@ -421,6 +470,9 @@ impl Writer {
             self.image.ledger.hash = entry.hash.clone();
         }
         self.image.ledger.n = entry.n;
+        if let Some(memory) = entry.release.as_ref().and_then(|name| self.image.releases.get_mut(name)) {
+            memory.number(entry.n);
+        }
         let recent = &mut self.image.recent;
         recent.push(entry.clone());
         let excess = recent.len().saturating_sub(RECENT_MAX);

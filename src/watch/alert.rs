@@ -302,14 +302,16 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let summary =
             format!("{name}: the new version was taken out ({cause}, by {actor}); everybody is on stable");
         let detail = format!(
-            "{why}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --reason TEXT"
+            "{why}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --ends rollback --reason TEXT"
         );
         seen.push(of(Kind::Trip, Some(cause), trip.at_ms, summary, detail));
     }
     if let (State::Frozen, Some(freeze)) = (release.state, memory.freeze) {
         let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
         let summary = format!("{name}: held at {weight} ({cause}); a person must decide");
-        let detail = format!("{why}\ngrayling rollback {name}, or: grayling resume {name} --reason TEXT");
+        let detail = format!(
+            "{why}\ngrayling rollback {name}, or: grayling resume {name} --ends freeze --reason TEXT"
+        );
         seen.push(of(Kind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
     let (judgement, outlook) = match live.views().get(name) {

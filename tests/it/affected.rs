@@ -170,7 +170,7 @@ fn one_user_too_many_is_a_trip_whatever_the_rate_and_one_user_many_times_is_not(
     let text = String::from_utf8_lossy(&verified.stdout);
     assert!(verified.status.success() && text.contains("1 found again"), "{text}");
     // After a resume three more are allowed.
-    assert_eq!(proxy.api().change("resume", "mended").status, 200);
+    assert_eq!(proxy.api().resume("rollback", "mended").status, 200);
     ask(&proxy, &users[4..7]);
     never(seconds(1), "counted anew", || proxy.api().trip().is_some());
     ask(&proxy, &users[7..8]);

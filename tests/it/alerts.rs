@@ -125,7 +125,7 @@ fn rollback(api: &Admin) {
 }
 
 fn resume(api: &Admin) {
-    assert_eq!(api.change("resume", "mended").status, 200);
+    assert_eq!(api.resume("rollback", "mended").status, 200);
 }
 
 #[test]

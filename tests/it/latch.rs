@@ -2,7 +2,8 @@
 //! trusted, nobody is put there either.
 
 use crate::world::{
-    Config, Origin, Proxy, Random, World, eventually, figure, never, not_tested, seconds, turn, users_in_new,
+    Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, not_tested, seconds, turn,
+    users_in_new,
 };
 use std::path::Path;
 use std::process::Command;
@@ -44,7 +45,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
             } else {
                 scope.spawn(move || {
                     // The kill may come before the answer.
-                    let _ = api.try_change("rollback", "a test pulls the cord");
+                    let _ = api.try_post("rollback", &serde_json::json!({"reason": "a test pulls the cord"}));
                 });
             }
             let api = proxy.api();
@@ -65,7 +66,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
         assert!(proxy.api().trip().is_some(), "round {round}: the status has lost the trip");
         if round + 2 == ROUNDS {
             // A person's resume brings it back, and a restart after that finds it resumed.
-            assert_eq!(proxy.api().change("resume", "it was a test").status, 200);
+            assert_eq!(proxy.api().resume("rollback", "it was a test").status, 200);
             ask(&proxy, &users, "new");
             drop(proxy);
             let proxy = world.run(&config);
@@ -108,22 +109,6 @@ fn a_tripped_release_ignores_a_reload_a_touch_and_a_raised_weight() {
     ask(&proxy, &users, "stable");
     let trip = proxy.api().trip().expect("still tripped");
     assert_eq!(trip["cause"], "manual");
-}
-
-#[test]
-fn the_stop_file_holds_everything_and_its_removal_lets_go() {
-    let world = World::new();
-    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    let users = users_in_new("user", 50, 20);
-    let proxy = world.run(&Config::new(stable.address, new.address).weight("50%"));
-    ask(&proxy, &users, "new");
-    let stop = world.config_file().with_file_name("grayling.stop");
-    std::fs::write(&stop, "").unwrap();
-    eventually(seconds(3), "everything is held", || (proxy.api().weight() == 0.0).then_some(()));
-    ask(&proxy, &users, "stable");
-    std::fs::remove_file(&stop).unwrap();
-    eventually(seconds(3), "the hold is gone", || (proxy.api().weight() == 0.5).then_some(()));
-    ask(&proxy, &users, "new");
 }
 
 /// Starts with a state directory that cannot be trusted: stable is served, `new` gets nobody, everything that looks says why.
@@ -213,16 +198,85 @@ fn a_ledger_without_its_latch_holds_every_release() {
 }
 
 #[test]
-fn an_empty_memory_is_held_where_the_config_says_so() {
+fn an_empty_memory_is_held_unless_the_directory_was_marked_as_new() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let users = users_in_new("user", 50, 20);
-    let config = Config::new(stable.address, new.address).weight("50%");
-    let proxy = world.run(&config.state("directory = \"../state\"\nwhen_empty = \"hold\""));
-    ask(&proxy, &users, "stable");
-    let answer = proxy.api().change("resume", "first start");
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    let hold = |weight: &str| {
+        let config = Config::new(stable.address, new.address).weight(weight);
+        config.state("directory = \"../state\"\nwhen_empty = \"hold\"")
+    };
+    let state = world.path("state");
+    let init = || {
+        let ended = grayling(&["init", "--state", state.to_str().unwrap()]);
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    assert_eq!(init().0, Some(0));
+    let proxy = world.run(&hold("50%"));
     ask(&proxy, &users, "new");
+    let (code, says) = init();
+    assert!(code == Some(1) && says.contains("another grayling uses this state directory"), "{says}");
+    assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
+    drop(proxy);
+    let (code, says) = init();
+    assert!(code == Some(1) && says.contains("it is not new"), "{says}");
+    // A volume that was lost: nobody comes back to the version that was rolled back.
+    std::fs::remove_dir_all(&state).unwrap();
+    let proxy = world.run(&hold("50%"));
+    ask(&proxy, &users, "stable");
+    let held = proxy.api().release()["held"].as_str().unwrap_or_default().to_owned();
+    assert!(held.contains("grayling resume billing --ends hold"), "{held}");
+    assert_eq!(proxy.api().resume("hold", "looked at it").status, 200);
+    ask(&proxy, &users, "new");
+    drop(proxy);
+    // Nobody would be in `new`: nothing is held, and a later edit is a person's word.
+    std::fs::remove_dir_all(&state).unwrap();
+    let proxy = world.run(&hold("0%"));
+    assert!(proxy.api().release()["held"].is_null());
+    world.write(&hold("50%"));
+    eventually(seconds(5), "the weight is in force", || (proxy.api().weight() == 0.5).then_some(()));
+    drop(proxy);
+    // A plan whose first wave opens by itself lets users in as well.
+    std::fs::remove_dir_all(&state).unwrap();
+    let proxy = world.run(&hold("0%").waves(&["weight = \"50%\", bake = \"0s\""]));
+    never(seconds(2), "the first wave opened", || proxy.api().weight() > 0.0);
+}
+
+#[test]
+fn a_state_directory_that_is_switched_while_running_is_not_followed() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let users = users_in_new("user", 50, 5);
+    let config = Config::new(stable.address, new.address)
+        .weight("100%")
+        .state("directory = \"../current\"\nwhen_empty = \"hold\"");
+    let link = |to: &str| {
+        let beside = world.path("beside");
+        std::os::unix::fs::symlink(to, &beside).unwrap();
+        std::fs::rename(&beside, world.path("current")).unwrap();
+    };
+    for directory in ["a", "b"] {
+        assert!(grayling(&["init", "--state", world.path(directory).to_str().unwrap()]).status.success());
+    }
+    link("a");
+    let mut proxy = world.run(&config);
+    ask(&proxy, &users, "new");
+    link("b");
+    let error = eventually(seconds(5), "the switch is seen", || {
+        proxy.api().status()["state_error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("leads to another directory than at the start"), "{error}");
+    assert_eq!(proxy.api().metric("grayling_state_durable", &[]), Some(0.0));
+    assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
+    assert_eq!(proxy.api().ledger().last().unwrap()["kind"], "trip");
+    assert!(std::fs::read_to_string(world.path("a/ledger.jsonl")).unwrap().contains("cents are wrong"));
+    assert!(!world.path("b/ledger.jsonl").exists());
+    proxy.kill();
+    link("a");
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "stable");
+    assert!(proxy.api().trip().is_some());
+    assert!(proxy.api().status()["state_error"].is_null());
 }
 
 /// A tiny file system of its own for the state; `None` where this user may not mount.
@@ -331,7 +385,7 @@ fn shared(stable: &Origin, new: &Origin, weight_b: &str) -> String {
          [release.a]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"100%\"\n\
          [release.b]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"{weight_b}\"\n\
          [[route]]\npath = \"/a\"\nrelease = \"a\"\n[[route]]\npath = \"/b\"\nrelease = \"b\"\n\
-         [state]\ndirectory = \"../state\"\n",
+         [state]\ndirectory = \"../state\"\nwhen_empty = \"start\"\n",
         stable.address, new.address
     )
 }
@@ -390,7 +444,7 @@ fn what_a_trip_lets_be_cannot_be_widened_and_a_start_with_a_conflict_serves_stab
     assert_eq!(proxy.client().get("/app", &[]).unwrap().status, 503);
     ask(&proxy, &users_in_new("user", 50, 5), "stable");
     assert!(proxy.api().status()["config"]["last_error"].to_string().contains("rolled back"));
-    assert_eq!(proxy.api().change("resume", "mended").status, 200);
+    assert_eq!(proxy.api().resume("rollback", "mended").status, 200);
     eventually(seconds(5), "the route is open again", || {
         (proxy.client().get("/app", &[]).unwrap().status == 200).then_some(())
     });
@@ -433,7 +487,7 @@ fn a_state_restored_from_an_old_copy_holds_every_release() {
     let proxy = world.run(&config);
     ask(&proxy, &users_in_new("user", 50, 5), "stable");
     assert_eq!(proxy.api().metric("grayling_state_durable", &[]), Some(0.0));
-    assert_eq!(proxy.api().change("resume", "looked at it").status, 200);
+    assert_eq!(proxy.api().resume("hold", "looked at it").status, 200);
     ask(&proxy, &users_in_new("user", 50, 5), "new");
     let numbers: Vec<u64> = proxy
         .api()

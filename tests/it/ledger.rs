@@ -42,7 +42,7 @@ fn eventful(world: &World) -> Proxy {
     ask(&proxy, &users);
     eventually(seconds(10), "the fuse has blown", || api.trip());
     new.listen();
-    assert_eq!(api.change("resume", "it listens again").status, 200);
+    assert_eq!(api.resume("rollback", "it listens again").status, 200);
     let load = Load::start(proxy.http, 24, Duration::from_millis(30));
     eventually(seconds(30), "both have had requests", || {
         (stable.total() > 800 && new.total() > 200).then_some(())
@@ -51,7 +51,7 @@ fn eventful(world: &World) -> Proxy {
     eventually(seconds(30), "the watchdog has tripped it", || api.trip());
     drop(load);
     new.behave(Behaviour::Answer);
-    assert_eq!(api.change("resume", "mended").status, 200);
+    assert_eq!(api.resume("rollback", "mended").status, 200);
     assert_eq!(api.change("rollback", "a person's word").status, 200);
     drop(proxy);
     world.run(&listed)
@@ -164,8 +164,11 @@ fn killed_at_any_moment_the_ledger_is_sound_after_the_next_start() {
         let mut proxy = world.run(&config);
         std::thread::scope(|scope| {
             let api = proxy.api();
-            let verb = if round % 2 == 0 { "rollback" } else { "resume" };
-            scope.spawn(move || _ = api.try_change(verb, "a test"));
+            let (verb, body) = match round % 2 {
+                0 => ("rollback", json!({"reason": "a test"})),
+                _ => ("resume", json!({"reason": "a test", "ends": "rollback"})),
+            };
+            scope.spawn(move || _ = api.try_post(verb, &body));
             std::thread::sleep(Duration::from_micros(random.below(6_000)));
             proxy.kill();
         });

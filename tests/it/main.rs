@@ -32,6 +32,8 @@ mod tidy;
 mod tls;
 mod tools;
 mod traces;
+mod verbs;
+mod versions;
 mod watchdog;
 mod waves;
 mod websocket;

@@ -142,7 +142,7 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     // Another rollback, which Prometheus sees come, after requests of `new`; as a mark in the graphs.
     new.behave(Behaviour::Answer);
     let before = new.total();
-    assert_eq!(api.change("resume", "a test").status, 200);
+    assert_eq!(api.resume("rollback", "a test").status, 200);
     eventually(seconds(60), "new is asked again", || (new.total() >= before + 20).then_some(()));
     assert_eq!(api.change("rollback", "a test").status, 200);
     // What the dashboard asks is PromQL, and is answered: with something, so that no panel is empty.

@@ -43,7 +43,7 @@ function answerList(r, a) {
     el('dt', null, 'Who is in?'), el('dd', null, a.inside),
     el('dt', null, 'Is it worse?'), el('dd', null, el('b', { class: tone }, a.worse), ' ', a.why),
     el('dt', null, 'Did it act?'), el('dd', null, a.acted),
-    el('dt', null, 'What do I do?'), el('dd', null, a.todo, ' ', a.calls === 'resume' && el('button', { class: 'small', onclick: () => resume(r.name, r.weight_configured) }, 'Resume…'),
+    el('dt', null, 'What do I do?'), el('dd', null, a.todo, ' ', a.calls === 'resume' && el('button', { class: 'small', onclick: () => resume(r.name, r.ends[0], r) }, 'Resume…'),
       a.down.map((d) => el('p', { class: 'dim' }, d))));
 }
 
@@ -88,7 +88,7 @@ function notices() {
   if (status.state_error) notice('bad', '✖ A restart may forget rollbacks.', status.state_error);
   for (const r of status.removed) {
     notice('watch', `▲ ${r.name} is still rolled back`, `(${r.cause}, ${since(r.at, serverNow())}), though the file does not name it any more: nobody may be sent to ${r.servers.join(', ')}. `,
-      el('button', { class: 'small', onclick: () => resume(r.name, null) }, 'Forget it…'));
+      el('button', { class: 'small', onclick: () => resume(r.name, 'rollback', null) }, 'Forget it…'));
   }
   return all;
 }

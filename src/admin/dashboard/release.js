@@ -41,7 +41,7 @@ function gates(r) {
     p && p.held_s !== null && el('p', { class: 'notice watch' }, el('b', null, `▲ Held for ${span(p.held_s)}`), p.missing.length ? `, waiting for: ${p.missing.map((m) => m.split(':')[0].replaceAll('_', ' ')).join(', ')}.` : ''),
     p && p.power && el('p', { class: 'dim' }, p.power),
     p && !['rolled_back', 'frozen'].includes(r.state) && el('p', { class: 'spans' },
-      p.paused ? el('button', { class: 'small', onclick: () => step(r, 'resume') }, 'Go on…') : el('button', { class: 'small', onclick: () => step(r, 'pause') }, 'Pause…'),
+      p.paused ? el('button', { class: 'small', onclick: () => resume(r.name, 'pause', r) }, 'Go on…') : el('button', { class: 'small', onclick: () => step(r, 'pause') }, 'Pause…'),
       p.next && el('button', { class: 'small', onclick: () => step(r, 'promote') }, `Open ${p.next} now…`)),
     r.gates.length > 0 && el('div', { class: 'scroll' }, el('table', { class: 'stack' },
       el('thead', null, el('tr', null, ['Gate', 'Verdict', 'Figures, and what it waits for'].map((h) => el('th', { scope: 'col' }, h)))),
@@ -93,7 +93,7 @@ function frozenEvidence(r, status) {
       fact('Why', el('b', null, t.cause.replaceAll('_', ' ')), `: ${t.detail || CAUSES[t.cause] || ''}`),
       fact('Since when', since(t.at, now), t.onset_to_trip_ms ? `; ${millis(t.onset_to_trip_ms)} after the first sign` : '', `; by ${t.actor}`),
       fact('How many', frozen ? `${count(r.arms.new.users)} users were in new in the last five minutes, and are` : users === null ? 'not known any more' : `${count(users)} users were in new in the five minutes before`),
-      fact('What now', frozen ? `The weight is held at ${percent(r.weight)}. Roll back, or resume.` : `Everybody is on stable. For a new build: attempt = ${Math.max(r.attempt, r.attempt_seen) + 1} under [release.${r.name}]. For the same build: `, ' ', el('button', { class: 'small', onclick: () => resume(r.name, r.weight_configured) }, 'Resume…'))),
+      fact('What now', frozen ? `The weight is held at ${percent(r.weight)}. Roll back, or resume.` : `Everybody is on stable. For a new build: attempt = ${Math.max(r.attempt, r.attempt_seen) + 1} under [release.${r.name}]. For the same build: `, ' ', el('button', { class: 'small', onclick: () => resume(r.name, r.ends[0], r) }, 'Resume…'))),
     e.new && el('div', { class: 'scroll' }, el('table', null, el('caption', { class: 'dim' }, `The ${e.window_s === 60 ? 'minute' : span(e.window_s)} before it`),
       el('thead', null, el('tr', null, ['', 'requests', 'failed', 'ratio', 'p99'].map((h, i) => el('th', { scope: 'col', class: i ? 'num' : '' }, h)))), el('tbody', null, pair('new'), pair('stable')))),
     t.evidence && el('details', null, el('summary', null, 'All of the evidence'), el('pre', null, JSON.stringify(t.evidence, null, 2))));

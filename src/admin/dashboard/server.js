@@ -189,31 +189,43 @@ async function rollBack(r) {
   if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
-async function resume(name, weight) {
+const ENDS = { rollback: 'the rollback', freeze: 'the freeze', hold: 'the hold', pause: 'the pause' };
+
+/** Ends one thing that holds a release. `release`: null where the file does not name it any more. */
+async function resume(name, ends, release) {
+  const waves = release && release.waves.length > 0, weight = release && percent(release.weight_configured);
+  const effect = !release ? 'The rollback is forgotten: its servers may get users again.'
+    : ends === 'pause' ? 'The waves go on from where they are.'
+    : ends === 'rollback' && waves ? `Users go to new again, in the first wave, ${release.waves[0].name}. Evidence starts afresh.`
+    : `Users go to new again at once, at ${weight} as the file has it, unless something else holds it. Evidence starts afresh.`;
   const answer = await ask({
-    title: `Resume ${name}?`, label: 'Reason, for the ledger', required: true, action: 'Resume', sure: false,
-    text: [weight === null ? 'The rollback is forgotten: its servers may get users again.' : `Users go to new again at once, at ${percent(weight)} as the file has it. Evidence starts afresh.`],
-    send: (why) => change(name, 'resume', why),
+    title: `End ${ENDS[ends]} of ${name}?`, label: 'Reason, for the ledger', required: true, action: 'Resume', sure: false,
+    text: [effect],
+    send: (why) => change(name, 'resume', why, { ends }),
   });
   if (answer) said(`${name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
 const STEPS = {
   pause: ['Pause', 'The waves stay where they are; the watchdog goes on looking.'],
-  resume: ['Go on with', 'The waves go on from where they are.'],
-  promote: ['Open the next wave of', 'It opens at once, whatever its gates say: which ones are skipped is written in the ledger.'],
+  promote: ['Open the next wave of', 'It opens at once. Gates that wait are skipped, and the ledger names them.'],
 };
 
 /** A step along the plan by hand. */
 async function step(r, verb) {
   const [title, text] = STEPS[verb];
-  const answer = await ask({ title: `${title} ${r.name}?`, label: 'Reason, for the ledger', required: true, action: title.split(' ')[0], text: [text], send: (why) => change(r.name, verb, why) });
+  // What the person has seen is what is sent: the wave, and the gates that fail now.
+  const wave = r.progress && r.progress.next, failing = r.gates.filter((g) => g.verdict === 'fail').map((g) => g.name);
+  const more = verb === 'promote' ? { wave, despite: failing } : {};
+  const lines = verb === 'promote' && failing.length ? [text, `These gates fail, and are overruled: ${failing.join(', ').replaceAll('_', ' ')}.`] : [text];
+  const what = verb === 'promote' ? `${wave} of ${r.name}` : r.name;
+  const answer = await ask({ title: verb === 'promote' ? `Open ${what}?` : `${title} ${what}?`, label: 'Reason, for the ledger', required: true, action: title.split(' ')[0], text: lines, send: (why) => change(r.name, verb, why, more) });
   if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
 /** Without a token that the server knows, asks for it in this dialog's place. */
-async function change(name, verb, why) {
-  const body = why ? { reason: why } : {};
+async function change(name, verb, why, more) {
+  const body = { ...(why ? { reason: why } : {}), ...more };
   const answer = await apiSignedIn(path(name, verb), 'POST', body);
   loadPast();
   return answer;

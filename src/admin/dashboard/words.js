@@ -158,7 +158,7 @@ function answers(r, status) {
     if (a.tone === 'ok' || a.tone === 'unknown') a.tone = 'watch';
     a.acted = `Not the watchdog. It is held at ${percent(r.weight)}; the file says ${percent(r.weight_configured)}.`;
     a.todo = `${r.held.slice(0, 1).toUpperCase()}${r.held.slice(1)}.`;
-    a.calls = /grayling resume/.test(r.held) ? 'resume' : null;
+    a.calls = r.ends.length ? 'resume' : null;
     a.state += ', held';
   } else {
     a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".'

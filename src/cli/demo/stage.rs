@@ -181,6 +181,7 @@ drain = "2s"                   # the demo is not to wait long at its end
 
 [state]
 directory = "state"            # remembers a rollback over restarts
+when_empty = "start"           # this directory is new; the default holds releases at 0% when earlier rollbacks may be forgotten
 "#
     )
 }

@@ -128,7 +128,7 @@ While that runs, from another terminal:
 
 To let users into new again, either of:
 
-  grayling resume {RELEASE} --reason 'v2 is mended'{admin}
+  grayling resume {RELEASE} --ends rollback --reason 'v2 is mended'{admin}
   attempt = 2                            # in grayling.toml, for the next build",
         stage.http.address, stage.stable.address
     )

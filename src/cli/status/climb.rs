@@ -64,15 +64,21 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
 fn next(out: &mut String, r: &Release) {
     let Some(p) = &r.progress else { return };
     let name = shown(&r.name);
-    let promote = format!("grayling promote {name} --reason \"...\"");
     match (&p.next, r.state) {
         (_, ReleaseState::Paused) => {
-            let _ = writeln!(out, "  to let the waves go on:  grayling resume {name} --reason \"...\"");
+            let _ = writeln!(
+                out,
+                "  to let the waves go on:  grayling resume {name} --ends pause --reason \"...\""
+            );
         }
         (Some(wave), ReleaseState::Progressing | ReleaseState::Pending) if r.held.is_none() => {
             let waits = r.gates.iter().any(|g| g.name == "open" && g.verdict != "pass") || p.held_s.is_some();
             if waits {
-                let _ = writeln!(out, "  to open wave {} all the same:  {promote}", shown(wave));
+                let wave = shown(wave);
+                let fails = r.gates.iter().filter(|g| g.verdict == "fail");
+                let despite: String = fails.map(|g| format!(" --despite {}", shown(&g.name))).collect();
+                let promote = format!("grayling promote {name} --to '{wave}'{despite} --reason \"...\"");
+                let _ = writeln!(out, "  to open wave {wave} all the same:  {promote}");
             }
         }
         _ => {}
@@ -119,7 +125,7 @@ mod tests {
   to see    0.1 points at 5%: about 40 min at this rate
   gates
     errors        inconclusive  E 3.91 of 20
-  to open wave half all the same:  grayling promote v2 --reason \"...\"
+  to open wave half all the same:  grayling promote v2 --to 'half' --reason \"...\"
 ";
         assert_eq!(out, expected);
     }
@@ -134,6 +140,9 @@ mod tests {
             Colour::Plain,
         );
         assert!(out.contains("  paused    by ann at 2026-11-25T10:00:00Z: month end\n"), "{out}");
-        assert!(out.ends_with("  to let the waves go on:  grayling resume v2 --reason \"...\"\n"), "{out}");
+        assert!(
+            out.ends_with("  to let the waves go on:  grayling resume v2 --ends pause --reason \"...\"\n"),
+            "{out}"
+        );
     }
 }

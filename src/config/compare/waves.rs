@@ -149,8 +149,8 @@ step_max = "40%"
     /// In the wave of this weight, which is called by it.
     fn at(weight: &str) -> Standings {
         let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
-        let progress = Some(Progress { wave: weight.into(), reach, finished: false });
-        [("r".to_owned(), Standing { progress, reach })].into()
+        let progress = Some(Progress { wave: weight.into(), reach, finished: false, entry: 0 });
+        [("r".to_owned(), Standing { progress, reach, ..Standing::default() })].into()
     }
 
     fn findings(before: &str, after: &str, standings: &Standings) -> Vec<String> {
@@ -204,8 +204,10 @@ step_max = "40%"
 
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
-        let by_hand =
-            Standing { progress: None, reach: Reach { weight: Weight::from_parts(50_000), segments: 0 } };
+        let by_hand = Standing {
+            reach: Reach { weight: Weight::from_parts(50_000), segments: 0 },
+            ..Standing::default()
+        };
         let standings = [("r".to_owned(), by_hand)].into();
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),

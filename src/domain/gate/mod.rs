@@ -135,6 +135,25 @@ pub const BAKE: &str = "bake";
 pub const OPEN: &str = "open";
 pub const OPEN_HOURS: &str = "open_hours";
 
+/// Every gate that there may be.
+pub const NAMES: [&str; 15] = [
+    BAKE,
+    "requests",
+    "users",
+    "errors",
+    "latency",
+    "latency_tail",
+    "share",
+    "servers",
+    "watchdog",
+    "sight",
+    "resources",
+    "state",
+    "barred",
+    OPEN,
+    OPEN_HOURS,
+];
+
 pub fn passes(gates: &[Gate]) -> bool {
     !gates.is_empty() && gates.iter().all(|gate| gate.verdict == Verdict::Pass)
 }

@@ -13,11 +13,13 @@ pub struct Progress {
     pub reach: Reach,
     /// It is the last one, and has proved itself.
     pub finished: bool,
+    /// Number of the ledger entry that records its opening; 0: not recorded yet.
+    pub entry: u64,
 }
 
 impl Progress {
     pub fn entering(wave: &Wave) -> Progress {
-        Progress { wave: wave.name.clone(), reach: wave.reach, finished: false }
+        Progress { wave: wave.name.clone(), reach: wave.reach, finished: false, entry: 0 }
     }
 
     /// The index of the present wave.
@@ -30,7 +32,8 @@ impl Progress {
         let Course::Waves(waves) = course else { return None };
         if let Some((known, place)) = before.and_then(|b| Some((b, b.place(waves)?))) {
             let same = known.reach == waves[place].reach && place + 1 == waves.len();
-            return Some(Progress { finished: known.finished && same, ..Progress::entering(&waves[place]) });
+            let finished = known.finished && same;
+            return Some(Progress { finished, entry: known.entry, ..Progress::entering(&waves[place]) });
         }
         let come = before.map_or(standing, |b| b.reach);
         let no_further = |w: &&Wave| w.reach.weight <= come.weight && w.reach.segments <= come.segments;

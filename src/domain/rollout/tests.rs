@@ -19,11 +19,19 @@ fn trip() -> Trip {
         onset_to_trip_ms: None,
         servers: vec![],
         others: vec![],
+        entry: 0,
     }
 }
 
 fn freeze(weight: Weight) -> Freeze {
-    Freeze { cause: Cause::Errors, at_ms: 0, actor: "watchdog".into(), detail: String::new(), weight }
+    Freeze {
+        cause: Cause::Errors,
+        at_ms: 0,
+        actor: "watchdog".into(),
+        detail: String::new(),
+        weight,
+        entry: 0,
+    }
 }
 
 /// A proxy without sockets: what is remembered, the time of this process, the file, and what the watchdog would say.
@@ -36,6 +44,11 @@ struct Rollout {
     plan: Vec<Wave>,
     by_hand: Weight,
     stop_file: bool,
+    /// Servers of stable and new.
+    servers: (String, String),
+    same_version: bool,
+    /// Why the last edit was refused.
+    refused: bool,
     /// `good`, `worse`, or nothing at all.
     shows: Shows,
     hours_open: bool,
@@ -65,6 +78,9 @@ impl Rollout {
             plan: vec![],
             by_hand: Weight::ZERO,
             stop_file: false,
+            servers: ("a".into(), "b".into()),
+            same_version: false,
+            refused: false,
             shows: Shows::Nothing,
             hours_open: true,
             durable: true,
@@ -106,23 +122,61 @@ impl Rollout {
     fn apply(&mut self, input: Input<'_>) -> Step {
         let (memory, what) = step(&self.memory, input);
         self.memory = memory;
-        self.restage(matches!(what, Step::Resumed | Step::Rearmed));
+        self.restage(matches!(what, Step::Resumed | Step::Rearmed | Step::VersionBegun));
         what
     }
 
-    fn configure(&mut self) {
+    /// As a reload does it: an edit that is refused changes nothing. `weight_before`: as the file had it, where it was set by hand.
+    fn edit(&mut self, change: impl FnOnce(&mut Rollout)) {
+        let before = self.clone();
+        change(self);
+        let standing = version::Standing {
+            complete: before.is_complete(),
+            reach: match before.force().0 {
+                Force::At(reach) => reach,
+                Force::Held => Reach::NOBODY,
+            },
+            held: before.memory.guards_versions(),
+        };
+        let raised = self.attempt > before.memory.attempt;
+        let change = before.memory.versions.change(&self.versions(), raised, Some(standing));
+        if change == VersionChange::Undeclared {
+            *self = Rollout { refused: true, ..before };
+            return;
+        }
+        self.refused = false;
+        let by_hand = |rollout: &Rollout| rollout.plan.is_empty().then_some(rollout.by_hand);
+        let edited = by_hand(self) != by_hand(&before);
+        self.configure(change, edited);
+    }
+
+    fn versions(&self) -> Versions {
+        let servers = |text: &str| text.split('+').map(str::to_owned).collect();
+        Versions {
+            stable: servers(&self.servers.0),
+            new: servers(&self.servers.1),
+            same_declared: self.same_version,
+        }
+    }
+
+    fn configure(&mut self, change: VersionChange, weight_edited: bool) {
         let standing = match self.staged.0 {
             Force::At(reach) => reach,
             Force::Held => Reach::NOBODY,
         };
         let plan = self.plan.clone();
         let course = match plan.is_empty() {
-            true => self.course(),
+            true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
             false => Course::Waves(&plan),
         };
-        let (memory, what) = step(&self.memory, Input::Configure { attempt: self.attempt, course, standing });
+        let (attempt, versions) = (self.attempt, self.versions());
+        let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
+        let (memory, what) = step(&self.memory, configured);
         self.memory = memory;
-        self.restage(what == Step::Rearmed);
+        if self.stop_file {
+            self.memory = step(&self.memory, Input::Stop { course }).0;
+        }
+        self.restage(matches!(what, Step::Rearmed | Step::VersionBegun));
     }
 
     fn look(&mut self) -> Act {
@@ -180,18 +234,30 @@ impl Rollout {
         let plan = self.plan.clone();
         match verb {
             "plan" => {
-                self.plan = waves(rest);
-                self.configure();
+                let plan = waves(rest);
+                self.edit(|r| r.plan = plan);
             }
             "weight" => {
-                (self.plan, self.by_hand) = (vec![], Weight::parse(rest).unwrap());
-                self.configure();
+                let weight = Weight::parse(rest).unwrap();
+                self.edit(|r| (r.plan, r.by_hand) = (vec![], weight));
             }
             "attempt" => {
-                self.attempt = rest.parse().unwrap();
-                self.configure();
+                // An attempt, and what else the same edit changes.
+                let (attempt, servers) = rest.split_once(' ').unwrap_or((rest, ""));
+                self.edit(|r| {
+                    r.attempt = attempt.parse().unwrap();
+                    r.set_servers(servers);
+                });
             }
-            "touch" => self.configure(),
+            "servers" => self.edit(|r| {
+                r.same_version = false;
+                r.set_servers(rest);
+            }),
+            "same_version" => self.edit(|r| {
+                r.same_version = true;
+                r.set_servers(rest);
+            }),
+            "touch" => self.edit(|_| ()),
             "good" => self.shows = Shows::Good,
             "worse" => self.shows = Shows::Worse,
             "silence" => self.shows = Shows::Nothing,
@@ -199,6 +265,14 @@ impl Rollout {
             "disk" => self.durable = rest == "fine",
             "stop" => {
                 self.stop_file = rest == "on";
+                if self.stop_file {
+                    let plan = self.plan.clone();
+                    let course = match plan.is_empty() {
+                        true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
+                        false => Course::Waves(&plan),
+                    };
+                    self.memory = step(&self.memory, Input::Stop { course }).0;
+                }
                 self.restage(false);
             }
             "wait" => {
@@ -213,14 +287,29 @@ impl Rollout {
                 self.now = Duration::ZERO;
                 self.climb = Climb::new(u64::MAX, Duration::ZERO);
                 self.staged = (Force::Held, None);
-                self.configure();
+                // The file may have been edited while the process was down.
+                self.set_servers(rest);
+                let change =
+                    self.memory.versions.change(&self.versions(), self.attempt > self.memory.attempt, None);
+                self.configure(change, false);
             }
             "trip" => drop(self.apply(Input::Trip(trip()))),
             "freeze" => drop(self.apply(Input::Freeze(freeze(self.weight())))),
-            "resume" => drop(self.apply(Input::Resume)),
+            "resume" => {
+                let (ends, at) = rest.split_once(' ').unwrap_or((rest, ""));
+                // As the writer does: no further than it had come.
+                let come = self.memory.present(&plan).map_or(0, |i| i + 1);
+                let named = plan[..come].iter().find(|w| w.name == at);
+                let at = named.or(plan.first().filter(|_| self.memory.progress.is_some()));
+                let ends = HoldKind::parse(ends).unwrap();
+                // As the writer does: a stop file that exists is removed first.
+                if !(ends == HoldKind::Hold && self.stop_file) {
+                    self.apply(Input::Resume { ends, at });
+                }
+            }
             "pause" => {
                 let (actor, reason) = ("ann".into(), "lunch".into());
-                self.apply(Input::Pause(Pause { at_ms: 0, actor, reason }));
+                self.apply(Input::Pause(Pause { at_ms: 0, actor, reason, entry: 0 }));
             }
             "promote" => {
                 // As the writer does: not while anything holds it.
@@ -233,7 +322,21 @@ impl Rollout {
         self.look();
     }
 
+    fn is_complete(&self) -> bool {
+        let (force, hold) = self.force();
+        State::of(&self.memory, self.course(), hold.as_ref(), force) == State::Complete
+    }
+
+    fn set_servers(&mut self, text: &str) {
+        if let Some((stable, new)) = text.split_once(' ') {
+            self.servers = (stable.to_owned(), new.to_owned());
+        }
+    }
+
     fn shown(&self) -> String {
+        if self.refused {
+            return "refused".to_owned();
+        }
         let (force, hold) = self.force();
         let state = State::of(&self.memory, self.course(), hold.as_ref(), force);
         let wave = self.wave().map_or("-", |w| w.name.as_str());
@@ -276,7 +379,9 @@ fn the_whole_climb() {
          wait 600m      -> complete 100% 100%
          restart        -> complete 100% 100%
          trip           -> rolled_back 100% 0%
-         resume         -> complete 100% 100%"
+         resume rollback 100%   -> progressing 100% 100%
+         trip
+         resume rollback        -> progressing testers 0%"
     ));
     assert_eq!(rollout.told.iter().filter(|a| **a == Act::Open).count(), 4, "{:?}", rollout.told);
 }
@@ -304,7 +409,7 @@ fn a_restart_goes_on_in_the_same_wave_and_bakes_again() {
          pause          -> paused 5% 5%
          restart        -> paused 5% 5%
          wait 600m      -> paused 5% 5%
-         resume         -> progressing 5% 5%
+         resume pause   -> progressing 5% 5%
          trip           -> rolled_back 5% 0%
          restart        -> rolled_back 5% 0%
          wait 600m      -> rolled_back 5% 0%"
@@ -344,10 +449,15 @@ fn after_a_trip_nothing_but_a_person_raises_and_the_wave_bakes_again() {
          promote        -> rolled_back 5% 0%
          touch          -> rolled_back 5% 0%
          pause          -> rolled_back 5% 0%
-         resume         -> paused 5% 5%
-         resume         -> progressing 5% 5%
+         resume hold    -> rolled_back 5% 0%
+         resume rollback 5%     -> paused 5% 5%
+         resume pause   -> progressing 5% 5%
          wait 9m        -> progressing 5% 5%
          trip           -> rolled_back 5% 0%
+         resume rollback        -> progressing testers 0%
+         wait 9m        -> progressing testers 0%
+         wait 1m        -> progressing 1% 1%
+         trip           -> rolled_back 1% 0%
          attempt 2      -> progressing testers 0%
          attempt 1      -> pending testers 0%
          wait 600m      -> pending testers 0%
@@ -366,7 +476,7 @@ fn a_freeze_holds_the_wave_and_obeys_a_lower_weight_only() {
          promote                         -> frozen 5% 5%
          plan 1%:10m 5%=3%:10m 20%:10m   -> frozen 5% 3%
          plan 1%:10m 5%:10m 20%:10m      -> frozen 5% 3%
-         resume                          -> progressing 5% 5%
+         resume freeze                   -> progressing 5% 5%
          wait 9m                         -> progressing 5% 5%
          wait 1m                         -> progressing 20% 20%",
     );
@@ -381,11 +491,16 @@ fn a_pause_holds_the_plan_and_a_promote_opens_one_wave() {
          wait 600m                       -> paused 1% 1%
          promote                         -> paused 5% 5%
          wait 600m                       -> paused 5% 5%
-         resume                          -> progressing 20% 20%
+         resume pause                    -> progressing 20% 20%
          promote                         -> progressing 20% 20%
          stop on                         -> pending 20% 0%
          wait 600m                       -> pending 20% 0%
-         stop off                        -> progressing 20% 20%
+         resume hold                     -> pending 20% 0%
+         # Whatever removes the file, a person lets users in again.
+         stop off                        -> pending 20% 0%
+         restart                         -> pending 20% 0%
+         wait 600m                       -> pending 20% 0%
+         resume hold                     -> progressing 20% 20%
          # What was held bakes again.
          wait 9m                         -> progressing 20% 20%
          wait 1m                         -> complete 20% 20%",
@@ -434,7 +549,14 @@ fn a_plan_whose_waves_all_reach_further_begins_anew() {
 #[test]
 fn an_older_attempt_than_was_seen_is_held() {
     let none = Course::ByHand(Reach { weight: Weight::FULL, segments: 0 });
-    let configure = |attempt| Input::Configure { attempt, course: none, standing: Reach::NOBODY };
+    let configure = |attempt| Input::Configure {
+        attempt,
+        course: none,
+        standing: Reach::NOBODY,
+        versions: Versions::default(),
+        change: VersionChange::Same,
+        weight_edited: false,
+    };
     let (memory, what) = step(&Memory::default(), configure(3));
     assert_eq!(what, Step::Met);
     let (memory, what) = step(&memory, configure(2));
@@ -451,8 +573,68 @@ fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
          weight 50%    -> frozen - 5%
          weight 1%     -> frozen - 1%
          weight 5%     -> frozen - 1%
-         resume        -> progressing - 5%
+         resume freeze -> progressing - 5%
          weight 100%   -> complete - 100%",
+    );
+}
+
+#[test]
+fn another_version_begins_at_nothing_and_with_fresh_evidence() {
+    script(&format!(
+        "good
+         {PLAN}
+         wait 10m
+         wait 10m                -> progressing 5% 5%
+         # Servers join and leave: the same version.
+         servers a b+b2          -> progressing 5% 5%
+         servers a b2            -> progressing 5% 5%
+         # Another version, undeclared.
+         servers a c             -> refused
+         servers z b2            -> refused
+         attempt 2 a c           -> progressing testers 0%
+         wait 10m                -> progressing 1% 1%
+         # The same build moved; that declares one move.
+         same_version a d        -> progressing 1% 1%
+         same_version a e        -> refused
+         servers a d             -> progressing 1% 1%
+         trip                    -> rolled_back 1% 0%
+         servers a f             -> refused
+         attempt 3 a f           -> progressing testers 0%"
+    ));
+    script(
+        "good
+         weight 0%
+         servers a c             -> progressing - 0%
+         weight 100%             -> complete - 100%
+         # Only `new` is replaced: everybody would move.
+         servers a d             -> refused
+         # The complete version becomes stable: nobody meets the next one.
+         servers c d             -> pending - 0%
+         touch                   -> pending - 0%
+         restart                 -> pending - 0%
+         weight 1%               -> progressing - 1%
+         weight 5%               -> progressing - 5%
+         attempt 2 c e           -> pending - 0%
+         resume hold             -> progressing - 5%",
+    );
+    script(
+        "good
+         plan 5%:10m 100%:10m    -> progressing 5% 5%
+         wait 10m                -> progressing 100% 100%
+         wait 10m                -> complete 100% 100%
+         servers b c             -> progressing 5% 5%",
+    );
+}
+
+#[test]
+fn an_edit_while_the_process_is_down_lets_nobody_meet_another_version() {
+    script(
+        "weight 20%              -> progressing - 20%
+         restart a b+c           -> progressing - 20%
+         restart a d             -> pending - 0%
+         restart                 -> pending - 0%
+         touch                   -> pending - 0%
+         resume hold             -> progressing - 20%",
     );
 }
 
@@ -462,7 +644,7 @@ fn gates_open_nothing_while_a_person_or_a_trip_holds() {
     let plan = waves("1%:10m 5%:10m");
     let open = |memory: &Memory, opener| step(memory, Input::Open { waves: &plan, opener }).1;
     let started = Memory { progress: Some(Progress::entering(&plan[0])), attempt: 1, ..Memory::default() };
-    let pause = Pause { at_ms: 0, actor: "ann".into(), reason: String::new() };
+    let pause = Pause { at_ms: 0, actor: "ann".into(), reason: String::new(), entry: 0 };
     let paused = Memory { pause: Some(pause), ..started.clone() };
     assert_eq!(open(&started, Opener::Gates), Step::Opened(1));
     assert_eq!(
@@ -497,7 +679,9 @@ fn any_command() -> impl Strategy<Value = String> {
         1 => (0u32..=100).prop_map(|w| format!("weight {w}%")),
         1 => (1u64..4).prop_map(|a| format!("attempt {a}")),
         10 => prop::sample::select(&[
-            "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume", "pause", "promote",
+            "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume rollback",
+            "resume rollback 5%", "resume freeze", "resume hold", "resume pause", "pause", "promote",
+            "servers a b", "servers a b+c", "servers a c", "servers c d", "same_version a d", "restart a c",
             "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine",
         ][..]).prop_map(str::to_owned),
     ]
@@ -534,8 +718,23 @@ proptest! {
             prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
             // A trip is lifted by a person alone, and meanwhile nobody is in `new`.
             if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
-                prop_assert!(["resume", "attempt"].contains(&verb), "{command} lifted a trip");
+                prop_assert!(command.starts_with("resume rollback") || verb == "attempt", "{command} lifted a trip");
                 prop_assert!(verb == "resume" || rollout.attempt > before.memory.attempt);
+            }
+            // A resume ends the one thing that it names.
+            if verb == "resume" {
+                let ended = before.memory.ends().len() - rollout.memory.ends().len();
+                prop_assert!(ended <= 1, "{command} ended more than one thing");
+            }
+            // Users of `new` never meet another version without a declaration, and never at once.
+            let another = before.memory.versions.change(&rollout.versions(), false, None) == VersionChange::Undeclared;
+            if another && !rollout.refused && before.weight() > Weight::ZERO {
+                let begins = rollout.weight() == Weight::ZERO || rollout.memory.present(&rollout.plan) == Some(0);
+                prop_assert!(begins, "{command} gave another version {}", rollout.weight());
+                prop_assert!(
+                    rollout.attempt > before.memory.attempt || before.is_complete() || verb == "restart",
+                    "{command} brought an undeclared version"
+                );
             }
             if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
                 prop_assert_eq!(rollout.force().0, Force::Held);
@@ -544,7 +743,7 @@ proptest! {
             let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
             // The first wave has nothing before it that could show anything.
             let first = before.memory.progress.is_none();
-            let by = ["plan", "weight", "attempt", "promote", "resume", "stop"].contains(&verb);
+            let by = ["plan", "weight", "attempt", "promote", "resume"].contains(&verb);
             if is > was {
                 prop_assert!(by || by_gates || first, "{command} raised {was} to {is}");
                 prop_assert!(!(verb == "touch" && !by_gates && !first), "a touched file raised {was} to {is}");
@@ -553,7 +752,8 @@ proptest! {
                 prop_assert!(is <= was, "a restart raised {was} to {is}");
             }
             if before.memory.freeze.is_some() && rollout.memory.freeze.is_some() {
-                prop_assert!(is <= was || before.stop_file || before.attempt < before.memory.attempt, "raised while frozen");
+                let uncovered = before.force().0 == Force::Held && is <= rollout.memory.freeze.as_ref().unwrap().weight;
+                prop_assert!(is <= was || uncovered, "raised while frozen");
             }
         }
     }

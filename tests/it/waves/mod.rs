@@ -7,7 +7,7 @@ use crate::world::{
     users_in_new,
 };
 use grayling::live::gates::recompute;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// `(wave, state, weight in percent)` of the status.
@@ -54,8 +54,13 @@ fn all_recomputed(ledger: &[Value]) -> usize {
     found
 }
 
-fn change(api: &Admin, verb: &str) -> (u16, String) {
-    let answer = api.change(verb, "a test");
+/// `pause`, `rollback`, `promote WAVE`, `resume WHAT`.
+fn change(api: &Admin, command: &str) -> (u16, String) {
+    let answer = match command.split_once(' ') {
+        Some(("promote", wave)) => api.promote(wave, "a test"),
+        Some(("resume", ends)) => api.resume(ends, "a test"),
+        _ => api.change(command, "a test"),
+    };
     (answer.status, answer.text())
 }
 
@@ -83,7 +88,7 @@ fn silence_opens_nothing_and_a_person_does() {
         progress["held_s"].as_f64().is_some() && progress["missing"].as_array().is_some_and(|m| m.len() >= 6)
     );
 
-    let (status, text) = change(&api, "promote");
+    let (status, text) = change(&api, "promote 5%");
     assert_eq!(status, 200, "{text}");
     assert!(
         text.contains("wave `5%` is open") && text.contains("skips requests (inconclusive: 0 of 500 of new)"),
@@ -98,18 +103,21 @@ fn silence_opens_nothing_and_a_person_does() {
     assert_eq!(change(&api, "pause").0, 200);
     assert_eq!(stands(&api), is("5%", "paused", 5.0));
     assert_eq!(api.metric("grayling_release_state", &[("state", "paused")]), Some(1.0));
-    assert_eq!(change(&api, "resume").0, 200);
+    assert_eq!(change(&api, "resume pause").0, 200);
     assert_eq!(stands(&api), is("5%", "progressing", 5.0));
 
-    assert_eq!(change(&api, "promote").0, 200);
-    let (status, text) = change(&api, "promote");
-    assert_eq!((status, text.contains("no wave comes after `100%`")), (409, true), "{text}");
+    assert_eq!(change(&api, "promote 100%").0, 200);
     assert_eq!(change(&api, "rollback").0, 200);
-    let (status, text) = change(&api, "promote");
+    let (status, text) = change(&api, "promote 100%");
     assert_eq!((status, text.contains("rolled back")), (409, true), "{text}");
     assert_eq!(stands(&api), is("100%", "rolled_back", 0.0));
-    assert_eq!(change(&api, "resume").0, 200);
-    assert_eq!(stands(&api), is("100%", "progressing", 100.0));
+    let at = json!({"reason": "a test", "ends": "rollback", "at": "5%"});
+    assert_eq!(api.try_post("resume", &at).unwrap().status, 200);
+    assert_eq!(stands(&api), is("5%", "progressing", 5.0));
+    assert_eq!(change(&api, "rollback").0, 200);
+    // Without a wave: in the first one.
+    assert_eq!(change(&api, "resume rollback").0, 200);
+    assert_eq!(stands(&api), is("1%", "progressing", 1.0));
 
     let ledger = api.ledger();
     let kinds: Vec<&str> = ledger.iter().filter_map(|e| e["kind"].as_str()).collect();
@@ -127,7 +135,7 @@ fn a_weight_set_by_hand_has_no_waves_to_pause_or_promote() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let proxy = world.run(&Config::new(stable.address, new.address).weight("5%"));
-    for verb in ["pause", "promote"] {
+    for verb in ["pause", "promote 5%"] {
         let (status, text) = change(&proxy.api(), verb);
         assert_eq!((status, text.contains("set by hand")), (409, true), "{text}");
     }
@@ -138,7 +146,7 @@ fn a_weight_set_by_hand_has_no_waves_to_pause_or_promote() {
 }
 
 #[test]
-fn waves_keep_to_their_hours_and_a_person_does_not() {
+fn waves_keep_to_their_hours_and_a_person_says_so_to_open_one_despite_them() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     // Three days off, whatever day it is: closed for the length of this test.
@@ -153,8 +161,13 @@ fn waves_keep_to_their_hours_and_a_person_does_not() {
         stands(&api) != is("-", "pending", 0.0)
     });
     assert_eq!(gate(&api, "open_hours").as_deref(), Some("inconclusive"));
-    assert_eq!(change(&api, "promote").0, 200);
+    let (status, text) = change(&api, "promote 1%");
+    assert_eq!((status, text.contains("--to 1% --despite open_hours --reason")), (409, true), "{text}");
+    let despite = json!({"reason": "a test", "wave": "1%", "despite": ["open_hours"]});
+    assert_eq!(api.try_post("promote", &despite).unwrap().status, 200);
     assert_eq!(stands(&api), is("1%", "progressing", 1.0));
+    let promote = api.ledger().into_iter().find(|e| e["kind"] == "promote").unwrap();
+    assert_eq!(promote["evidence"]["despite"], json!(["open_hours"]));
 }
 
 #[test]
@@ -169,7 +182,7 @@ fn an_edited_plan_does_what_check_said_it_would() {
     let proxy = world.run(&with(&by_hand(&["1", "5", "20"])));
     let api = proxy.api();
     for weight in [1.0, 5.0] {
-        assert_eq!(change(&api, "promote").0, 200);
+        assert_eq!(change(&api, &format!("promote w{weight}")).0, 200);
         assert_eq!(stands(&api).2, weight);
     }
     let admin = format!("http://{}", proxy.admin);
@@ -249,9 +262,9 @@ impl Place {
         let mut next = self.clone();
         match verb {
             "promote" if !self.tripped => next.wave = (self.wave + 1).min(waves),
-            "pause" => next.paused = true,
+            "pause" if !self.tripped => next.paused = true,
             "rollback" => next.tripped = true,
-            "resume" if self.tripped => next.tripped = false,
+            "resume" if self.tripped => (next.tripped, next.wave) = (false, self.wave.min(1)),
             "resume" => next.paused = false,
             _ => {}
         }
@@ -276,10 +289,15 @@ fn killed_at_any_point_it_comes_back_in_the_same_state() {
     for round in 0..KILLS {
         let verb = ["promote", "promote", "promote", "pause", "resume", "rollback"][random.below(6) as usize];
         let wanted = place.after(verb, waves.len());
+        let ends = if place.tripped { "rollback" } else { "pause" };
+        let body = match verb {
+            "promote" => json!({"reason": "a test", "wave": format!("{}%", place.wave + 1)}),
+            "resume" => json!({"reason": "a test", "ends": ends}),
+            _ => json!({"reason": "a test"}),
+        };
         let answered = std::thread::scope(|scope| {
             let api = proxy.api();
-            let asked =
-                scope.spawn(move || api.try_change(verb, "a test pulls the cord").ok().map(|a| a.status));
+            let asked = scope.spawn(move || api.try_post(verb, &body).ok().map(|a| a.status));
             std::thread::sleep(Duration::from_micros(random.below(40_000)));
             proxy.kill();
             asked.join().expect("no panic")

@@ -43,7 +43,7 @@ fn row_17_grayling_stop_calls_tunnels_back_and_a_resume_within_the_grace_lets_th
     let (mut client, mut server) = scene.opens(true);
     scene.rollback();
     never(Duration::from_millis(1500), "closed before its time", || scene.websockets() < 1.0);
-    assert_eq!(scene.proxy.api().change("resume", "it was a mistake").status, 200);
+    assert_eq!(scene.proxy.api().resume("rollback", "it was a mistake").status, 200);
     never(seconds(4), "closed although resumed", || scene.websockets() < 1.0);
     alive(&mut client, &mut server);
     std::fs::write(scene.world.path("config/grayling.stop"), "").unwrap();

@@ -39,14 +39,24 @@ impl Admin {
         ours.unwrap_or_else(|| panic!("no release {RELEASE} in {status}"))
     }
 
-    /// `rollback`, `resume`, `pause`, `promote`: the answer as it came.
+    /// `rollback` or `pause`: the answer as it came.
     pub fn change(&self, verb: &str, reason: &str) -> Response {
-        self.try_change(verb, reason).expect("the admin answers")
+        self.try_post(verb, &json!({ "reason": reason })).expect("the admin answers")
     }
 
-    /// The same, where the proxy may be killed meanwhile.
-    pub fn try_change(&self, verb: &str, reason: &str) -> std::io::Result<Response> {
-        let body = json!({ "reason": reason }).to_string();
+    /// Ends `rollback`, `freeze`, `hold` or `pause`.
+    pub fn resume(&self, ends: &str, reason: &str) -> Response {
+        self.try_post("resume", &json!({ "reason": reason, "ends": ends })).expect("the admin answers")
+    }
+
+    /// Opens the wave of this name.
+    pub fn promote(&self, wave: &str, reason: &str) -> Response {
+        self.try_post("promote", &json!({ "reason": reason, "wave": wave })).expect("the admin answers")
+    }
+
+    /// A verb with this body, where the proxy may be killed meanwhile.
+    pub fn try_post(&self, verb: &str, body: &Value) -> std::io::Result<Response> {
+        let body = body.to_string();
         let headers = [("host", "127.0.0.1"), ("content-type", "application/json"), ("connection", "close")];
         let path = format!("/api/v1/releases/{RELEASE}/{verb}");
         Client::new(self.address).post(&path, &headers, body.as_bytes())

@@ -97,6 +97,11 @@ impl Config {
             true => format!("weight = \"{}\"", self.weight),
             false => format!("wave = [\n  {}\n]", self.waves.join(",\n  ")),
         };
+        let when_empty = match state.contains("when_empty") {
+            true => "",
+            // Each test starts with a directory that is new.
+            false => "when_empty = \"start\"",
+        };
         let upstream_new = self.upstream_new.as_ref().unwrap_or(upstreams);
         format!(
             r#"[listen]
@@ -131,6 +136,7 @@ release = "{RELEASE}"
 
 [state]
 {state}
+{when_empty}
 {rest}"#
         )
     }

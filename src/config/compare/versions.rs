@@ -1,0 +1,131 @@
+//! What an edit does to the versions of a release, for people: the rule is [`version`]'s.
+
+use super::{Findings, Standing};
+use crate::domain::plan::{Plan, Release};
+use crate::domain::rollout::version::{self, VersionChange};
+use crate::domain::wave::{Course, Reach};
+
+pub fn change(
+    old: &Plan,
+    new: &Plan,
+    before: &Release,
+    after: &Release,
+    standing: &Standing,
+) -> VersionChange {
+    let raised = after.attempt > before.attempt;
+    before.versions(old).change(&after.versions(new), raised, Some(standing.version))
+}
+
+/// Where another version begins.
+pub fn begins_at(change: VersionChange, after: &Release) -> Reach {
+    match (change.holds(after.course()), after.course()) {
+        (None, Course::ByHand(reach)) => reach,
+        _ => Reach::NOBODY,
+    }
+}
+
+pub fn changed(
+    findings: &mut Findings,
+    [old, new]: [&Plan; 2],
+    [before, after]: [&Release; 2],
+    standing: &Standing,
+    change: VersionChange,
+) {
+    let name = &after.name;
+    let leave = standing.reach.weight;
+    let start = match after.waves.first() {
+        Some(first) => format!("it begins before its first wave, `{}`", first.name),
+        None => "it begins at 0%, until a further edit sets the weight".to_owned(),
+    };
+    let arms = replaced(&before.versions(old), &after.versions(new));
+    match change {
+        VersionChange::Same => {}
+        VersionChange::TakenOver => findings.note(format!(
+            "release `{name}`: `stable` gets the version that is complete, and nobody moves"
+        )),
+        VersionChange::Undeclared => findings.refused(format!(
+            "release `{name}`: {arms}, while {}. If that is another build: write `attempt = {}` in [release.{name}] \
+             ({leave} of users move to stable; {start}, with fresh evidence). If the same builds have moved: write \
+             `same_version = true` there (nothing changes)",
+            stands(standing),
+            before.attempt.saturating_add(1),
+        )),
+        VersionChange::Declared | VersionChange::Succeeded => findings.warning(format!(
+            "release `{name}`: {arms}: another version; {leave} of users move to `stable`; {start}, with fresh evidence"
+        )),
+        VersionChange::Unused => findings.note(format!(
+            "release `{name}`: {arms}: another version, with fresh evidence; nobody was in `new`"
+        )),
+    }
+}
+
+fn stands(standing: &Standing) -> String {
+    let weight = standing.reach.weight;
+    match (standing.version.held, standing.reach.segments) {
+        (true, _) => "it is rolled back, frozen or held".to_owned(),
+        (false, 0) => format!("{weight} of users are in new"),
+        (false, _) => format!("{weight} of users and the users of its segments are in new"),
+    }
+}
+
+fn replaced(before: &version::Versions, after: &version::Versions) -> String {
+    let list = |servers: &[String]| servers.join(" ");
+    let arm = |arm: &str, was: &[String], is: &[String]| {
+        let other = !is.iter().any(|server| was.contains(server));
+        other.then(|| format!("other servers are behind `{arm}` ({}; before: {})", list(is), list(was)))
+    };
+    let arms = [arm("stable", &before.stable, &after.stable), arm("new", &before.new, &after.new)];
+    arms.into_iter().flatten().collect::<Vec<_>>().join(", and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::compare::{FindingKind, Standings, compare};
+    use crate::domain::cohort::Weight;
+    use std::path::Path;
+
+    fn plan(release: &str, new: &str) -> Plan {
+        let text = format!(
+            "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n\
+             [upstream.v2]\nservers = [{new}]\n\
+             [release.r]\nstable = \"v1\"\nnew = \"v2\"\n{release}\n\
+             [[route]]\npath = \"/\"\nrelease = \"r\"\n"
+        );
+        crate::config::parse(&text, Path::new("grayling.toml")).unwrap().plan
+    }
+
+    fn findings(after: &Plan, held: bool) -> Vec<(FindingKind, String)> {
+        let before = plan("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
+        let reach = Reach { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
+        let version = version::Standing { complete: false, reach, held };
+        let standing = Standing { progress: None, reach, version };
+        let standings: Standings = [("r".to_owned(), standing)].into();
+        compare(&before, after, &standings).into_iter().map(|f| (f.kind, f.message)).collect()
+    }
+
+    #[test]
+    fn another_version_is_refused_with_both_ways_to_declare_it() {
+        let other = "\"http://127.0.0.1:9003\"";
+        for (held, stands) in [(false, "20% of users are in new"), (true, "rolled back, frozen or held")] {
+            let found = findings(&plan("weight = \"20%\"", other), held);
+            let (kind, message) = &found[0];
+            assert_eq!(*kind, FindingKind::Refused);
+            for part in ["127.0.0.1:9003; before: ", "`attempt = 2`", "`same_version = true`", stands] {
+                assert!(message.contains(part), "{part}: {message}");
+            }
+        }
+        let found = findings(&plan("weight = \"20%\"\nattempt = 2", other), false);
+        assert!(found.iter().all(|(kind, _)| *kind != FindingKind::Refused), "{found:?}");
+        let told = found.iter().find(|(_, m)| m.contains("another version")).unwrap();
+        assert!(told.1.contains("20% of users move to `stable`; it begins at 0%"), "{}", told.1);
+        let same = findings(&plan("weight = \"20%\"\nsame_version = true", other), false);
+        assert!(
+            same.iter().all(|(kind, m)| *kind == FindingKind::Note && !m.contains("another")),
+            "{same:?}"
+        );
+        let grown =
+            findings(&plan("weight = \"20%\"", &format!("{other}, \"http://127.0.0.1:9002\"")), false);
+        assert!(grown.iter().all(|(kind, _)| *kind == FindingKind::Note), "{grown:?}");
+    }
+}

@@ -1,0 +1,374 @@
+//! A person's verbs on a release: `pause`, `promote`, `resume`. (`rollback` is a trip, in [`super::apply`].)
+//!
+//! A verb means what its caller saw. `promote` names the wave to open and `resume` the thing to end, so a command that is sent twice, or
+//! by two people at once, acts once. A verb that finds something else in force than it names is refused with what is in force.
+//!
+//! Invariants: every verb passes the one writer, whose lock makes the check and the change one step; what a verb skipped or
+//! overruled is in its ledger entry, by name.
+
+use super::apply::{Changed, Live, Origin, Refused};
+use super::clock;
+use super::gates::{self, Decision};
+use super::ledger::Entry;
+use super::snapshot::ReleaseLive;
+use super::waves::{barred_by, wave_record};
+use super::writer::{Evidence, Writer};
+use crate::domain::cohort::Weight;
+use crate::domain::gate::{self, Gate, Verdict};
+use crate::domain::rollout::climb::Outlook;
+use crate::domain::rollout::{self, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
+use crate::domain::wave::Wave;
+use serde_json::{Value, json};
+use std::sync::{Arc, PoisonError};
+
+/// What a `promote` asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Promotion {
+    /// The wave to open; `None` is answered with the state and the command to type.
+    pub wave: Option<String>,
+    /// Gates that may fail.
+    pub despite: Vec<String>,
+}
+
+/// What a `resume` asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Resumption {
+    /// `None`: the one thing that holds the release, if that is no rollback.
+    pub ends: Option<HoldKind>,
+    /// The wave to go on in after a rollback; `None`: the first one.
+    pub at: Option<String>,
+}
+
+impl Live {
+    /// A person holds the waves of a release where they are.
+    pub fn pause(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let (live, memory) = self.with_waves(&writer, name)?;
+        if let Some(pause) = &memory.pause {
+            return Ok(Changed {
+                state: live.state,
+                ledger: pause.entry,
+                message: "it was paused before".into(),
+                receipt: None,
+            });
+        }
+        if matches!(live.state, State::RolledBack | State::Frozen | State::Complete) {
+            let stands = match &live.hold {
+                Some(hold) => hold.explain(name),
+                None => format!("it is complete, {} of users are in new", live.force.weight()),
+            };
+            return Err(Refused::NotNow(format!("{name} has no waves to pause: {stands}")));
+        }
+        let pause = Pause {
+            at_ms: clock::at_ms(),
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone().unwrap_or_default(),
+            entry: 0,
+        };
+        let (memory, _) = rollout::step(&memory, Input::Pause(pause));
+        let detail = match live.wave() {
+            Some(wave) => format!("paused in wave `{}`", wave.name),
+            None => "paused before the first wave".to_owned(),
+        };
+        let message = format!("{detail}; the weight stays at {}, the watchdog goes on", live.force.weight());
+        Ok(self.change(&mut writer, &live, memory, "pause", origin, detail, Value::Null, message))
+    }
+
+    /// A person opens the next wave, which he names. A gate that waits is skipped; one that fails must be named.
+    pub fn promote(&self, name: &str, origin: &Origin, promotion: &Promotion) -> Result<Changed, Refused> {
+        let outlook = self.views().get(name).and_then(|view| view.outlook.clone());
+        let mut writer = self.writer();
+        let (live, memory) = self.with_waves(&writer, name)?;
+        let outlook = outlook.filter(|(stage, _)| *stage == live.stage).map(|(_, outlook)| outlook);
+        let waves = &live.release.waves;
+        let Some(wave) = &promotion.wave else {
+            return Err(Refused::Unclear(format!(
+                "a promote names the wave to open, which `wave` gives. {}",
+                stands(&live)
+            )));
+        };
+        let index = find_wave(waves, wave).ok_or_else(|| no_wave(name, wave, waves))?;
+        let wave = &waves[index];
+        for gate in &promotion.despite {
+            if !gate::NAMES.contains(&gate.as_str()) {
+                let message = format!("no gate is called `{gate}`: one of {}", gate::NAMES.join(", "));
+                return Err(Refused::Unclear(message));
+            }
+        }
+        if let Some(hold) = &live.hold {
+            return Err(Refused::NotNow(format!("{name} cannot be promoted: {}", hold.explain(name))));
+        }
+        if live.present == Some(index) {
+            return Ok(Changed {
+                state: live.state,
+                ledger: memory.progress.as_ref().map_or(0, |p| p.entry),
+                message: format!(
+                    "wave `{}` is open already, {} of users are in new; nothing changes",
+                    wave.name, wave.reach.weight
+                ),
+                receipt: None,
+            });
+        }
+        if index != live.present.map_or(0, |i| i + 1) {
+            let message = format!("`{}` is not the next wave of {name}. {}", wave.name, stands(&live));
+            return Err(Refused::NotNow(message));
+        }
+        if let Some(by) = barred_by(&writer, &live) {
+            return Err(Refused::NotNow(format!(
+                "{name} cannot be promoted: its `new` are servers of {by}, which is rolled back; first: {}",
+                HoldKind::Rollback.command(&by)
+            )));
+        }
+        let against: Vec<(&str, String)> = against(&live, outlook.as_ref())
+            .into_iter()
+            .filter(|(gate, _)| !promotion.despite.iter().any(|d| d == gate))
+            .collect();
+        if !against.is_empty() {
+            let each = against.iter().map(|(gate, detail)| format!("{gate} ({detail})"));
+            let despite = promotion.despite.iter().map(String::as_str).chain(against.iter().map(|(g, _)| *g));
+            let despite: String = despite.map(|gate| format!(" --despite {gate}")).collect();
+            return Err(Refused::NotNow(format!(
+                "wave `{}` is not opened: these gates speak against it: {}. To open it all the same: \
+                 grayling promote {name} --to {}{despite} --reason TEXT",
+                wave.name,
+                each.collect::<Vec<_>>().join("; "),
+                quoted(&wave.name),
+            )));
+        }
+        let (memory, what) = rollout::step(&memory, Input::Open { waves, opener: Opener::Person });
+        if what != Step::Opened(index) {
+            return Err(Refused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
+        }
+        let skipped = outlook.as_ref().map(skipped);
+        let summary = match &skipped {
+            None => "no gate had been judged yet".to_owned(),
+            Some(gates) if gates.is_empty() => "it skips no gate".to_owned(),
+            Some(gates) => {
+                let each = gates.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
+                format!("it skips {}", each.collect::<Vec<_>>().join(", "))
+            }
+        };
+        let detail = format!("opens wave `{}`; {summary}", wave.name);
+        let paused = if memory.pause.is_some() { "; still paused" } else { "" };
+        let message = format!(
+            "wave `{}` is open, {} of users are in new; {summary}{paused}",
+            wave.name, wave.reach.weight
+        );
+        let skipped: Vec<&str> = skipped.unwrap_or_default().iter().map(|g| g.name).collect();
+        let mut evidence = json!({
+            "wave": wave_record(&live, index, wave),
+            "skipped": skipped,
+            "despite": promotion.despite,
+        });
+        if let Some(outlook) = &outlook {
+            evidence["gates"] = gates::written(outlook, Decision::Promote);
+        }
+        Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
+    }
+
+    /// A person ends one thing that holds a release. Unless that is a pause, evidence starts afresh.
+    pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let before = self.snapshot();
+        let live = before.releases.iter().find(|r| r.release.name == name);
+        let Some(memory) = writer.image.releases.get(name).cloned() else {
+            return Err(Refused::UnknownRelease(name.to_owned()));
+        };
+        if let Some(live) = live.filter(|r| r.release.attempt < memory.attempt) {
+            let why = Hold::AttemptOld { seen: memory.attempt }.explain(name);
+            return Err(Refused::NotNow(format!(
+                "attempt {} cannot be resumed: {why}",
+                live.release.attempt
+            )));
+        }
+        let ends = which(name, &memory, resumption.ends, &writer)?;
+        if ends == HoldKind::Hold && writer.stop_file {
+            return Err(Refused::NotNow(format!("{name} stays held: {}", Hold::StopFile.explain(name))));
+        }
+        let waves = live.map_or(&[][..], |live| &live.release.waves);
+        let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;
+        let (cleared, what) = rollout::step(&memory, Input::Resume { ends, at });
+        let evidence = match what {
+            Step::Unpaused => Evidence::Keeps,
+            _ => Evidence::StartsAfresh,
+        };
+        let left = cleared.ends();
+        match live {
+            // A release that the file does not name any more is forgotten: its servers are free again.
+            None => writer.image.releases.remove(name),
+            Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
+        };
+        if writer.image.releases.values().all(|m| m.awaits.is_none()) {
+            writer.image.hold_strangers = false;
+            *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        let next = Arc::new(writer.reforce(&before, self.workers, |r| r == name, evidence));
+        let after = next.releases.iter().find(|r| r.release.name == name);
+        let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
+        let detail = match what {
+            Step::Unpaused => "the pause is over, the waves go on".to_owned(),
+            _ => format!("the {} is over; evidence starts afresh", ends.label()),
+        };
+        let entry = Entry {
+            weight_before: weight(live),
+            weight_after: weight(after),
+            evidence: json!({"ends": ends.label()}),
+            ..writer.entry("resume", live.map(|r| &*r.release), origin, detail)
+        };
+        let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
+        let ledger = entry.n;
+        let state = after.map_or(State::Pending, |r| r.state);
+        let message = match after {
+            None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
+            Some(after) => resumed(after, what, &left),
+        };
+        let receipt = self.publish(&mut writer, next, vec![entry], None);
+        if writer.source.last_error.is_some() {
+            // What stood in the way of the file as it is now may be gone.
+            self.reload_wanted.notify_one();
+        }
+        Ok(Changed { state, ledger, message, receipt: Some(receipt) })
+    }
+}
+
+/// What is in force in a plan, and the command that opens its next wave.
+pub fn stands(live: &ReleaseLive) -> String {
+    let name = &live.release.name;
+    let present = match live.wave() {
+        Some(wave) => format!("the present wave is `{}`", wave.name),
+        None => "no wave is open yet".to_owned(),
+    };
+    let next = match live.next_wave() {
+        Some(wave) => format!(
+            "the next is `{}`: grayling promote {name} --to {} --reason TEXT",
+            wave.name,
+            quoted(&wave.name)
+        ),
+        None => "no wave comes after it".to_owned(),
+    };
+    format!(
+        "{name} is {}, {} of users are in new; {present}; {next}",
+        live.state.label().replace('_', " "),
+        live.force.weight()
+    )
+}
+
+/// As a shell takes it.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "%.-_+:/@".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        return name.to_owned();
+    }
+    format!("'{}'", name.replace('\'', "'\\''"))
+}
+
+/// A wave is named, or meant by its weight where no other wave has that.
+fn find_wave(waves: &[Wave], text: &str) -> Option<usize> {
+    if let Some(index) = waves.iter().position(|wave| wave.name == text) {
+        return Some(index);
+    }
+    let weight = Weight::parse(text).ok()?;
+    let mut with = waves.iter().enumerate().filter(|(_, wave)| wave.reach.weight == weight);
+    with.next().map(|(index, _)| index).filter(|_| with.next().is_none())
+}
+
+fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
+    let names: Vec<String> = waves.iter().map(|wave| format!("`{}`", wave.name)).collect();
+    Refused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
+}
+
+/// The gates that a promote must name to overrule. Hours are looked up here: they are closed whether or not a look has come by since.
+fn against(live: &ReleaseLive, outlook: Option<&Outlook>) -> Vec<(&'static str, String)> {
+    let gates = outlook.map(|outlook| outlook.gates.as_slice()).unwrap_or_default();
+    let failing = gates.iter().filter(|g| g.verdict == Verdict::Fail);
+    let mut against: Vec<_> = failing.map(|g| (g.name, g.detail.clone())).collect();
+    if let Some(hours) = &live.release.open_hours
+        && !hours.hold(clock::at_ms())
+    {
+        against.push((gate::OPEN_HOURS, format!("closed now: {hours}")));
+    }
+    against
+}
+
+/// The gates that do not pass. The one that waits for a person is not skipped: the person is there.
+fn skipped(outlook: &Outlook) -> Vec<&Gate> {
+    outlook.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gate::OPEN).collect()
+}
+
+/// The one thing that a resume ends.
+fn which(name: &str, memory: &Memory, named: Option<HoldKind>, writer: &Writer) -> Result<HoldKind, Refused> {
+    let holds = memory.ends();
+    let list = || holds.iter().map(|ends| ends.command(name)).collect::<Vec<_>>().join(", or: ");
+    match (named, &holds[..]) {
+        (Some(ends), _) if holds.contains(&ends) => Ok(ends),
+        (_, []) if writer.stop_file => Err(Refused::NotNow(Hold::StopFile.explain(name))),
+        (_, []) => {
+            Err(Refused::NotNow(format!("{name} is neither rolled back nor frozen nor held nor paused")))
+        }
+        (Some(ends), _) => {
+            let message = format!("no {} of {name} is in force; to end what is: {}", ends.label(), list());
+            Err(Refused::NotNow(message))
+        }
+        (None, [HoldKind::Rollback]) => {
+            let message = format!("{name} is rolled back; a resume says that it ends that: {}", list());
+            Err(Refused::NotNow(message))
+        }
+        (None, [one]) => Ok(*one),
+        (None, _) => {
+            let message =
+                format!("more than one thing holds {name}; a resume names the one it ends: {}", list());
+            Err(Refused::NotNow(message))
+        }
+    }
+}
+
+/// The wave in which a release goes on; `None`: where it stands.
+fn resumed_wave<'a>(
+    name: &str,
+    memory: &Memory,
+    ends: HoldKind,
+    waves: &'a [Wave],
+    at: Option<&str>,
+) -> Result<Option<&'a Wave>, Refused> {
+    let present = memory.present(waves);
+    match at {
+        None if ends == HoldKind::Rollback => Ok(waves.first().filter(|_| present.is_some())),
+        None => Ok(None),
+        Some(_) if ends != HoldKind::Rollback || waves.is_empty() => Err(Refused::Unclear(format!(
+            "a wave to go on in (`at`) belongs to the end of a rollback of a release with waves; {name} is not that"
+        ))),
+        Some(at) => {
+            let index = find_wave(waves, at).ok_or_else(|| no_wave(name, at, waves))?;
+            if present.is_none_or(|present| index > present) {
+                let come =
+                    present.map_or("before the first wave".to_owned(), |i| format!("in `{}`", waves[i].name));
+                return Err(Refused::NotNow(format!(
+                    "{name} was {come} when it was rolled back; `{}` opens by promote only",
+                    waves[index].name
+                )));
+            }
+            Ok(Some(&waves[index]))
+        }
+    }
+}
+
+/// What a resume led to.
+fn resumed(after: &ReleaseLive, what: Step, left: &[HoldKind]) -> String {
+    let name = &after.release.name;
+    let weight = after.force.weight();
+    let users = match (what, after.wave()) {
+        (Step::Unpaused, _) => format!("the waves go on; {weight} of users are in new"),
+        (_, Some(wave)) => {
+            format!("{weight} of users are in new; wave `{}` bakes from the beginning", wave.name)
+        }
+        (_, None) => format!("{weight} of users are in new"),
+    };
+    match (&after.hold, left) {
+        (Some(hold), _) => format!("{users}: {}", hold.explain(name)),
+        (None, []) => users,
+        (None, left) => {
+            let commands: Vec<String> = left.iter().map(|ends| ends.command(name)).collect();
+            format!("{users}; still in force: {}", commands.join(", "))
+        }
+    }
+}

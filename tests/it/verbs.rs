@@ -1,0 +1,231 @@
+//! A verb means what its caller saw: sent twice, or by two people at once, it acts once; and it ends or opens what it names.
+
+use crate::world::{
+    Admin, Config, Origin, Proxy, World, eventually, grayling, long, never, seconds, users_in_new,
+};
+use serde_json::{Value, json};
+
+const WAVES: [&str; 4] = [
+    "weight = \"1%\", bake = \"1h\", open = \"by-hand\"",
+    "weight = \"5%\", bake = \"1h\"",
+    "weight = \"20%\", bake = \"1h\"",
+    "weight = \"100%\", bake = \"1h\"",
+];
+
+fn scene(change: impl FnOnce(Config) -> Config) -> (World, Origin, Origin, Proxy) {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let proxy = world.run(&change(Config::new(stable.address, new.address)));
+    (world, stable, new, proxy)
+}
+
+fn post(api: &Admin, verb: &str, body: Value) -> (u16, Value) {
+    let answer = api.try_post(verb, &body).unwrap();
+    (answer.status, serde_json::from_slice(&answer.body).unwrap())
+}
+
+/// Refused, with this in the answer.
+fn refused(answer: (u16, Value), status: u16, says: &str) {
+    let error = answer.1["error"].as_str().unwrap_or_default();
+    assert!(answer.0 == status && error.contains(says), "not {status} with `{says}`: {} {error}", answer.0);
+}
+
+fn wave(api: &Admin) -> String {
+    api.release()["wave"].as_str().unwrap_or("-").to_owned()
+}
+
+#[test]
+fn promotes_at_once_and_promotes_again_open_one_wave() {
+    let (_world, _stable, _new, proxy) = scene(|config| config.waves(&WAVES));
+    let rounds = if long() { 20 } else { 1 };
+    for _ in 0..rounds {
+        let entries: Vec<Value> = std::thread::scope(|scope| {
+            let promote = || {
+                let api = proxy.api();
+                scope.spawn(move || post(&api, "promote", json!({"reason": "ready", "wave": "1%"})))
+            };
+            let asked: Vec<_> = (0..4).map(|_| promote()).collect();
+            let answers = asked.into_iter().map(|asked| asked.join().unwrap());
+            answers
+                .map(|(status, answer)| {
+                    assert_eq!(status, 200, "{answer}");
+                    answer["ledger"].clone()
+                })
+                .collect()
+        });
+        assert_eq!(wave(&proxy.api()), "1%");
+        assert!(entries.iter().all(|n| *n == entries[0]), "{entries:?}");
+        // A second operator, a day later.
+        let again = post(&proxy.api(), "promote", json!({"reason": "ready", "wave": "1%"}));
+        assert_eq!((again.0, &again.1["ledger"]), (200, &entries[0]));
+        let entry = proxy.api().ledger().into_iter().find(|e| e["n"] == entries[0]).unwrap();
+        assert_eq!((&entry["kind"], &entry["evidence"]["wave"]["name"]), (&json!("promote"), &json!("1%")));
+        // For the next round: before the first wave again.
+        assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+        assert_eq!(proxy.api().resume("rollback", "a test").status, 200);
+    }
+}
+
+#[test]
+fn a_promote_names_the_next_wave_or_is_answered_with_what_is_in_force() {
+    let (_world, _stable, _new, proxy) = scene(|config| config.waves(&WAVES));
+    let api = proxy.api();
+    let promote = |body| post(&api, "promote", body);
+    refused(promote(json!({"reason": "r"})), 400, "grayling promote billing --to 1% --reason TEXT");
+    refused(
+        promote(json!({"reason": "r", "wave": "2%"})),
+        400,
+        "no wave `2%`: one of `1%`, `5%`, `20%`, `100%`",
+    );
+    refused(
+        promote(json!({"reason": "r", "wave": "1%", "despite": ["eros"]})),
+        400,
+        "no gate is called `eros`",
+    );
+    refused(promote(json!({"reason": "r", "wave": "20%"})), 409, "the next is `1%`");
+    // By weight as well as by name.
+    assert_eq!(promote(json!({"reason": "r", "wave": "1.0%"})).0, 200);
+    refused(
+        promote(json!({"reason": "r", "wave": "20%"})),
+        409,
+        "the present wave is `1%`; the next is `5%`",
+    );
+    assert_eq!(wave(&api), "1%");
+
+    let admin = format!("http://{}", proxy.admin);
+    let shell = |args: &[&str]| {
+        let ended = grayling(&[args, &["--reason", "r", "--admin", &admin]].concat());
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let (code, says) = shell(&["promote", "billing"]);
+    assert!(code == Some(2) && says.contains("grayling promote billing --to '5%'"), "{code:?} {says}");
+    let (code, says) = shell(&["promote", "billing", "--to", "100%"]);
+    assert!(code == Some(1) && says.contains("the next is `5%`"), "{code:?} {says}");
+    assert_eq!(shell(&["promote", "billing", "--to", "5%"]).0, Some(0));
+    assert_eq!(wave(&api), "5%");
+}
+
+#[test]
+fn a_gate_that_fails_must_be_named_to_open_a_wave() {
+    let world = World::new();
+    let (stable, new, gone) = (Origin::start("stable"), Origin::start("new"), Origin::start("new"));
+    let mut config = Config::new(stable.address, new.address)
+        .waves(&WAVES)
+        .upstreams("health = { path = \"/healthz\", interval = \"200ms\" }");
+    config.new.push(gone.address);
+    let proxy = world.run(&config);
+    let api = proxy.api();
+    assert_eq!(api.promote("1%", "a test").status, 200);
+    gone.refuse();
+    let verdict = |gate: &str| {
+        let gates = api.release()["gates"].as_array().cloned().unwrap_or_default();
+        gates.iter().find(|g| g["name"] == gate).and_then(|g| g["verdict"].as_str().map(str::to_owned))
+    };
+    eventually(seconds(10), "the gate of the servers fails", || {
+        (verdict("servers").as_deref() == Some("fail")).then_some(())
+    });
+    // Gates that wait are skipped; this one is not.
+    let promote =
+        |despite: Value| post(&api, "promote", json!({"reason": "r", "wave": "5%", "despite": despite}));
+    refused(promote(json!([])), 409, "grayling promote billing --to 5% --despite servers --reason TEXT");
+    refused(promote(json!(["errors"])), 409, "--despite errors --despite servers");
+    assert_eq!(wave(&api), "1%");
+    let (status, answer) = promote(json!(["servers"]));
+    assert_eq!(status, 200, "{answer}");
+    let entry = api.ledger().into_iter().find(|e| e["n"] == answer["ledger"]).unwrap();
+    assert_eq!(entry["evidence"]["despite"], json!(["servers"]));
+    assert!(entry["evidence"]["skipped"].as_array().unwrap().contains(&json!("bake")), "{entry:#}");
+}
+
+#[test]
+fn a_resume_ends_the_one_thing_that_it_names() {
+    let (_world, _stable, new, proxy) =
+        scene(|config| config.waves(&WAVES).release("on_anomaly = \"freeze\""));
+    let api = proxy.api();
+    let resume = |body| post(&api, "resume", body);
+    let ends = || api.release()["ends"].clone();
+    refused(resume(json!({"reason": "r"})), 409, "neither rolled back nor frozen nor held nor paused");
+    refused(
+        resume(json!({"reason": "r", "ends": "everything"})),
+        400,
+        "`rollback`, `freeze`, `hold`, `pause`",
+    );
+    assert_eq!(api.promote("1%", "r").status, 200);
+    assert_eq!(api.promote("5%", "r").status, 200);
+    assert_eq!(api.promote("20%", "r").status, 200);
+
+    // One thing, and no rollback: it need not be named.
+    assert_eq!(api.change("pause", "lunch").status, 200);
+    assert_eq!(ends(), json!(["pause"]));
+    refused(resume(json!({"reason": "r", "ends": "rollback"})), 409, "no rollback of billing is in force");
+    assert_eq!(resume(json!({"reason": "r"})).0, 200);
+
+    // Two things: each by its name.
+    assert_eq!(api.change("pause", "lunch").status, 200);
+    new.refuse();
+    let users = users_in_new("user", 20, 40);
+    eventually(seconds(10), "the fuse freezes it", || {
+        users.iter().for_each(|user| drop(proxy.client().get_as(user)));
+        (api.release()["state"] == "frozen").then_some(())
+    });
+    new.listen();
+    refused(resume(json!({"reason": "r"})), 409, "grayling resume billing --ends freeze --reason TEXT, or: ");
+    assert_eq!(resume(json!({"reason": "r", "ends": "freeze"})).0, 200);
+    assert_eq!(ends(), json!(["pause"]));
+    assert_eq!(api.release()["state"], "paused");
+
+    // A rollback is always named; nothing progresses in it, so nothing is paused.
+    assert_eq!(resume(json!({"reason": "r", "ends": "pause"})).0, 200);
+    assert_eq!(api.change("rollback", "r").status, 200);
+    refused(post(&api, "pause", json!({"reason": "r"})), 409, "no waves to pause");
+    refused(resume(json!({"reason": "r"})), 409, "--ends rollback");
+    refused(resume(json!({"reason": "r", "ends": "rollback", "at": "100%"})), 409, "opens by promote only");
+    assert_eq!(api.weight(), 0.0);
+    assert_eq!(resume(json!({"reason": "r", "ends": "rollback", "at": "5%"})).0, 200);
+    assert_eq!((wave(&api).as_str(), api.weight()), ("5%", 0.05));
+    // The same again: the caller saw a rollback that is over.
+    refused(resume(json!({"reason": "r", "ends": "rollback"})), 409, "neither rolled back");
+    assert_eq!(api.change("rollback", "r").status, 200);
+    assert_eq!(resume(json!({"reason": "r", "ends": "rollback"})).0, 200);
+    assert_eq!((wave(&api).as_str(), api.weight()), ("1%", 0.01));
+}
+
+#[test]
+fn the_removal_of_a_stop_file_lets_nobody_in_until_a_person_does() {
+    let (world, _stable, _new, proxy) = scene(|config| config.weight("50%"));
+    let users = users_in_new("user", 50, 10);
+    let arm = |proxy: &Proxy| {
+        let mut client = proxy.client();
+        let mut arms: Vec<String> = users.iter().map(|u| client.get_as(u).unwrap().text()).collect();
+        arms.dedup();
+        arms.join(" ")
+    };
+    assert_eq!(arm(&proxy), "new");
+    let stop = world.config_file().with_file_name("grayling.stop");
+    std::fs::write(&stop, "").unwrap();
+    eventually(seconds(3), "everybody is held", || (proxy.api().weight() == 0.0).then_some(()));
+    refused(post(&proxy.api(), "resume", json!({"reason": "r", "ends": "hold"})), 409, "remove it, then");
+    // A restart in between, and the removal while nothing runs.
+    drop(proxy);
+    std::fs::remove_file(&stop).unwrap();
+    let proxy = Proxy::start(&world.config_file());
+    assert_eq!(arm(&proxy), "stable");
+    std::fs::write(&stop, "").unwrap();
+    eventually(seconds(3), "the stop file is seen", || {
+        proxy.api().release()["held"].as_str().filter(|held| held.contains("grayling.stop stands")).map(drop)
+    });
+    std::fs::remove_file(&stop).unwrap();
+    let held = eventually(seconds(3), "the removal is seen", || {
+        proxy.api().release()["held"].as_str().filter(|h| h.contains("the file is gone")).map(str::to_owned)
+    });
+    assert!(held.contains("grayling resume billing --ends hold --reason TEXT"), "{held}");
+    never(seconds(2), "somebody was let in", || proxy.api().weight() > 0.0);
+    assert_eq!(arm(&proxy), "stable");
+    assert_eq!(proxy.api().resume("hold", "the cause is mended").status, 200);
+    assert_eq!(arm(&proxy), "new");
+    let resumed = proxy.api().ledger().into_iter().rfind(|e| e["kind"] == "resume").unwrap();
+    assert_eq!(
+        (&resumed["evidence"]["ends"], &resumed["reason"]),
+        (&json!("hold"), &json!("the cause is mended"))
+    );
+}

@@ -1,0 +1,111 @@
+//! Another version is another attempt: nobody meets a build at a weight that another build has earned.
+
+use crate::world::{Config, Origin, Proxy, World, eventually, grayling, never, seconds, users_in_new};
+
+/// The arms that these users are sent to, each once.
+fn arms(proxy: &Proxy, users: &[String]) -> Vec<String> {
+    let mut client = proxy.client();
+    let mut arms: Vec<String> = users.iter().map(|user| client.get_as(user).unwrap().text()).collect();
+    arms.sort();
+    arms.dedup();
+    arms
+}
+
+fn refusal(proxy: &Proxy, failures: f64) -> String {
+    let count = || proxy.api().metric("grayling_config_reloads_total", &[("result", "failure")]);
+    eventually(seconds(5), "the edit is refused", || (count() == Some(failures)).then_some(()));
+    proxy.api().status()["config"]["last_error"].as_str().unwrap_or_default().to_owned()
+}
+
+fn kinds(proxy: &Proxy) -> Vec<String> {
+    let ledger = proxy.api().ledger();
+    ledger.iter().filter_map(|entry| entry["kind"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_complete_version_that_becomes_stable_sends_nobody_to_the_next_one() {
+    let world = World::new();
+    let [v1, v2, v3] = ["v1", "v2", "v3"].map(Origin::start);
+    let proxy = world.run(&Config::new(v1.address, v2.address).weight("100%"));
+    let users: Vec<String> = (0..50).map(|n| format!("user-{n}")).collect();
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    assert_eq!(proxy.api().release()["state"], "complete");
+    let next = Config::new(v2.address, v3.address).weight("100%");
+    let file = world.path("config/next.toml");
+    std::fs::write(&file, next.text()).unwrap();
+    let admin = format!("http://{}", proxy.admin);
+    let told = grayling(&["check", file.to_str().unwrap(), "--against", &admin]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("another version; 100% of users move to `stable`; it begins at 0%"), "{told}");
+    world.write(&next);
+    eventually(seconds(5), "the edit is in force", || {
+        kinds(&proxy).contains(&"version".to_owned()).then_some(())
+    });
+    never(seconds(1), "somebody meets v3", || arms(&proxy, &users) != ["v2"]);
+    let release = proxy.api().release();
+    assert_eq!((&release["state"], release["weight"].as_f64()), (&"pending".into(), Some(0.0)));
+    assert!(release["held"].as_str().unwrap_or_default().contains("another version"), "{release:#}");
+    // A restart, a touched file: nobody has chosen a weight for it yet.
+    drop(proxy);
+    let proxy = world.run(&next);
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    // A person does.
+    world.write(&next.clone().weight("50%"));
+    eventually(seconds(5), "the weight is in force", || (proxy.api().weight() == 0.5).then_some(()));
+    assert_eq!(arms(&proxy, &users), ["v2", "v3"]);
+}
+
+#[test]
+fn other_servers_behind_a_version_in_use_need_an_attempt_or_a_declaration() {
+    let world = World::new();
+    let [v1, v2, v3, moved] = ["v1", "v2", "v3", "v3"].map(Origin::start);
+    let config = Config::new(v1.address, v2.address).weight("20%");
+    let proxy = world.run(&config);
+    let users = users_in_new("user", 20, 20);
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    let other = Config::new(v1.address, v3.address).weight("20%");
+    world.write(&other);
+    let why = refusal(&proxy, 1.0);
+    for part in
+        ["20% of users are in new", "`attempt = 2`", "`same_version = true`", "grayling rollback billing"]
+    {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    // Rolled back, it is refused as well: the trip remembers the version that it was for.
+    assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
+    world.write(&other.clone().weight("10%"));
+    assert!(refusal(&proxy, 2.0).contains("rolled back, frozen or held"));
+    world.write(&other.clone().attempt(2));
+    eventually(seconds(5), "attempt 2 is in force", || (proxy.api().release()["attempt"] == 2).then_some(()));
+    assert_eq!(arms(&proxy, &users), ["v1"]);
+    world.write(&other.clone().attempt(2).weight("20.5%"));
+    eventually(seconds(5), "its weight is in force", || (proxy.api().weight() == 0.205).then_some(()));
+    assert_eq!(arms(&proxy, &users), ["v3"]);
+    // The same build on another server: nothing changes.
+    let moved =
+        Config::new(v1.address, moved.address).weight("20.5%").attempt(2).release("same_version = true");
+    world.write(&moved);
+    let server = moved.new[0].to_string();
+    eventually(seconds(5), "the move is in force", || {
+        proxy.api().release().to_string().contains(&server).then_some(())
+    });
+    assert_eq!((proxy.api().weight(), arms(&proxy, &users)), (0.205, vec!["v3".to_owned()]));
+}
+
+#[test]
+fn servers_edited_while_nothing_runs_are_held_at_the_start() {
+    let world = World::new();
+    let [v1, v2, v3] = ["v1", "v2", "v3"].map(Origin::start);
+    let users = users_in_new("user", 20, 20);
+    let config = Config::new(v1.address, v2.address).weight("20%");
+    let proxy = world.run(&config);
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    drop(proxy);
+    let proxy = world.run(&Config::new(v1.address, v3.address).weight("20%"));
+    assert_eq!(arms(&proxy, &users), ["v1"]);
+    let held = proxy.api().release()["held"].as_str().unwrap_or_default().to_owned();
+    assert!(held.contains("another version") && held.contains("--ends hold"), "{held}");
+    assert_eq!(proxy.api().resume("hold", "v3 it is").status, 200);
+    assert_eq!(arms(&proxy, &users), ["v3"]);
+}
