@@ -70,7 +70,12 @@ fn who_was_in_new_is_told_from_the_ledger_alone_and_who_was_failed_by_the_hash_o
         std::fs::metadata(state.join("failed-billing-1.jsonl")).ok()
     });
     let key = world.path("config/user.key");
-    let online = affected(&["--users", list, "--admin", &url, "--key-file", key.to_str().unwrap()]);
+    // The list is saved in pieces: wait for the last one.
+    let online = eventually(SOON, "both failed requests of the first one are on the disk", || {
+        let online = affected(&["--users", list, "--admin", &url, "--key-file", key.to_str().unwrap()]);
+        let twice = by_user(&online).get(&failing[0]).is_some_and(|u| u["failed"]["requests"] == 2);
+        twice.then_some(online)
+    });
     let offline = affected(&["--users", list, "-c", file.to_str().unwrap()]);
     for told in [&online, &offline] {
         let found = by_user(told);

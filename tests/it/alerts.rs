@@ -314,7 +314,7 @@ fn a_freeze_is_told_of() {
     let told = &freeze["body"]["data"];
     assert_eq!([&told["alert"], &told["cause"], &told["state"]], ["freeze", "harm", "firing"], "{freeze}");
     assert!(told["summary"].as_str().unwrap().contains("held at 20%"), "{freeze}");
-    resume(&proxy.api());
+    assert_eq!(proxy.api().resume("freeze", "mended").status, 200);
     eventually(SOON, "and its end", || (receiver.states() == ["firing", "resolved"]).then_some(()));
 }
 

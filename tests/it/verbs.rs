@@ -1,7 +1,7 @@
 //! A verb means what its caller saw: sent twice, or by two people at once, it acts once; and it ends or opens what it names.
 
 use crate::world::{
-    Admin, Config, Origin, Proxy, World, eventually, grayling, long, never, seconds, users_in_new,
+    Admin, Config, Origin, Proxy, Random, World, eventually, grayling, long, never, seconds, users_in_new,
 };
 use serde_json::{Value, json};
 
@@ -228,4 +228,62 @@ fn the_removal_of_a_stop_file_lets_nobody_in_until_a_person_does() {
         (&resumed["evidence"]["ends"], &resumed["reason"]),
         (&json!("hold"), &json!("the cause is mended"))
     );
+}
+
+#[test]
+fn racing_operators_leave_a_ledger_that_says_what_is_in_force() {
+    let (world, _stable, _new, proxy) = scene(|config| config.waves(&WAVES));
+    let names: Vec<&str> = vec!["1%", "5%", "20%", "100%"];
+    let seed = 20_261_130;
+    println!("seed {seed}");
+    for round in 0..if long() { 60 } else { 6 } {
+        std::thread::scope(|scope| {
+            for operator in 0..4 {
+                let (api, names) = (proxy.api(), &names);
+                let mut random = Random::new(seed + 10 * round + operator);
+                scope.spawn(move || {
+                    for _ in 0..6 {
+                        // Each names the wave that it believes to be next.
+                        let seen = api.release()["progress"]["number"].as_u64().unwrap_or(0) as usize;
+                        let next = names[seen.min(names.len() - 1)];
+                        let (verb, body) = match random.below(6) {
+                            0..=2 => ("promote", json!({"reason": "r", "wave": next})),
+                            3 => ("pause", json!({"reason": "r"})),
+                            4 => ("rollback", json!({"reason": "r"})),
+                            _ => {
+                                let ends = ["rollback", "pause"][random.below(2) as usize];
+                                ("resume", json!({"reason": "r", "ends": ends}))
+                            }
+                        };
+                        let (status, answer) = post(&api, verb, body);
+                        assert!([200, 400, 409].contains(&status), "{verb}: {status} {answer}");
+                    }
+                });
+            }
+        });
+        // The ledger alone leads to what is in force.
+        let (mut at, mut tripped, mut paused) = (0, false, false);
+        for entry in proxy.api().ledger() {
+            match entry["kind"].as_str().unwrap_or_default() {
+                "promote" => {
+                    assert!(!tripped, "opened while rolled back: {entry:#}");
+                    assert_eq!(entry["evidence"]["wave"]["name"], names[at], "not the next one: {entry:#}");
+                    at += 1;
+                }
+                "trip" => tripped = true,
+                "pause" => paused = true,
+                "resume" if entry["evidence"]["ends"] == "rollback" => (tripped, at) = (false, at.min(1)),
+                "resume" => paused = false,
+                _ => {}
+            }
+        }
+        let release = proxy.api().release();
+        let weight = [0.0, 1.0, 5.0, 20.0, 100.0][at];
+        assert_eq!(release["weight"].as_f64(), Some(if tripped { 0.0 } else { weight }), "round {round}");
+        assert_eq!(!release["progress"]["paused"].is_null(), paused, "round {round}");
+        assert_eq!(release["state"] == "rolled_back", tripped, "round {round}");
+    }
+    let state = world.path("state");
+    let verified = grayling(&["ledger", "--verify", "--state", state.to_str().unwrap()]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }

@@ -1,0 +1,98 @@
+//! The rules of state, over random sequences of events.
+
+use super::super::*;
+use super::{MINUTE, Rollout, Shows};
+use proptest::prelude::*;
+
+fn any_command() -> impl Strategy<Value = String> {
+    let plans = prop_oneof![
+        Just("plan testers:10m 1%:10m 5%:10m 20%:10m 100%:10m"),
+        Just("plan 1%:5m 5%:5m:by-hand 50%:5m"),
+        Just("plan 5%=7%:10m 20%:10m"),
+        Just("plan testers:1m staff:1m 30%:1m"),
+    ];
+    prop_oneof![
+        2 => plans.prop_map(str::to_owned),
+        8 => (1u32..30).prop_map(|m| format!("wait {m}m")),
+        1 => (0u32..=100).prop_map(|w| format!("weight {w}%")),
+        1 => (1u64..4).prop_map(|a| format!("attempt {a}")),
+        10 => prop::sample::select(&[
+            "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume rollback",
+            "resume rollback 5%", "resume freeze", "resume hold", "resume pause", "pause", "promote",
+            "servers a b", "servers a b+c", "servers a c", "servers c d", "same_version a d", "restart a c",
+            "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine",
+        ][..]).prop_map(str::to_owned),
+    ]
+}
+
+proptest! {
+    #![proptest_config(crate::mutate::cases(10_000))]
+
+    /// The rules of state, over whatever happens in whatever order.
+    #[test]
+    fn no_sequence_of_events_breaks_the_rules_of_state(commands in prop::collection::vec(any_command(), 1..25)) {
+        let mut rollout = Rollout::new();
+        rollout.run("plan testers:10m 1%:10m 5%:10m 20%:10m 100%:10m");
+        for command in &commands {
+            let before = rollout.clone();
+            let verb = command.split(' ').next().unwrap_or_default();
+            // Minute by minute, so that what time alone does is seen.
+            if let Some(minutes) = command.strip_prefix("wait ") {
+                rollout.now += MINUTE * minutes.trim_end_matches('m').parse::<u32>().unwrap();
+                let shows = rollout.shows;
+                let index = rollout.memory.present(&rollout.plan);
+                rollout.look();
+                let (was, is) = (index.map_or(0, |i| i + 1), rollout.memory.present(&rollout.plan).map_or(0, |i| i + 1));
+                prop_assert!(is == was || is == was + 1, "a look opens one wave at most");
+                let compared = index.is_some_and(|i| rollout.plan[i].controlled());
+                if was > 0 && (shows == Shows::Nothing || (shows == Shows::Worse && compared)) {
+                    prop_assert_eq!(is, was, "opened a wave though {:?}", shows);
+                }
+            } else {
+                rollout.run(command);
+            }
+            let (was, is) = (before.weight(), rollout.weight());
+            // Never above the plan's present wave.
+            prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
+            // A trip is lifted by a person alone, and meanwhile nobody is in `new`.
+            if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
+                prop_assert!(command.starts_with("resume rollback") || verb == "attempt", "{command} lifted a trip");
+                prop_assert!(verb == "resume" || rollout.attempt > before.memory.attempt);
+            }
+            // A resume ends the one thing that it names.
+            if verb == "resume" {
+                let ended = before.memory.ends().len() - rollout.memory.ends().len();
+                prop_assert!(ended <= 1, "{command} ended more than one thing");
+            }
+            // Users of `new` never meet another version without a declaration, and never at once.
+            let another = before.memory.versions.change(&rollout.versions(), false, None) == VersionChange::Undeclared;
+            if another && !rollout.refused && before.weight() > Weight::ZERO {
+                let begins = rollout.weight() == Weight::ZERO || rollout.memory.present(&rollout.plan) == Some(0);
+                prop_assert!(begins, "{command} gave another version {}", rollout.weight());
+                prop_assert!(
+                    rollout.attempt > before.memory.attempt || before.is_complete() || verb == "restart",
+                    "{command} brought an undeclared version"
+                );
+            }
+            if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
+                prop_assert_eq!(rollout.force().0, Force::Held);
+            }
+            // Whatever raises is the file, a person, or gates that passed.
+            let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
+            // The first wave has nothing before it that could show anything.
+            let first = before.memory.progress.is_none();
+            let by = ["plan", "weight", "attempt", "promote", "resume"].contains(&verb);
+            if is > was {
+                prop_assert!(by || by_gates || first, "{command} raised {was} to {is}");
+                prop_assert!(!(verb == "touch" && !by_gates && !first), "a touched file raised {was} to {is}");
+            }
+            if verb == "restart" && !by_gates && !first {
+                prop_assert!(is <= was, "a restart raised {was} to {is}");
+            }
+            if before.memory.freeze.is_some() && rollout.memory.freeze.is_some() {
+                let uncovered = before.force().0 == Force::Held && is <= rollout.memory.freeze.as_ref().unwrap().weight;
+                prop_assert!(is <= was || uncovered, "raised while frozen");
+            }
+        }
+    }
+}
