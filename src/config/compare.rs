@@ -182,7 +182,8 @@ fn changed(
 ) {
     let name = &after.name;
     let change = versions::change(old, new, before, after, standing);
-    let is = match change.is_another() {
+    let begins = change.is_another() && change != version::VersionChange::Undeclared;
+    let is = match begins {
         true => versions::begins_at(change, after),
         false => waves::reach_after(before, after, standing),
     };
