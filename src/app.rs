@@ -123,7 +123,8 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let mut live = Live::new(checked, source, found, ledger_end, log.clone());
+        let kept = directory.as_ref().map(StateDirectory::path);
+        let mut live = Live::new(checked, source, found, ledger_end, log.clone(), kept);
         live.gauges.connections_room.store(room, Relaxed);
         live.directory = directory.as_ref().map(|directory| directory.path().to_owned());
         let live = Arc::new(live);

@@ -135,13 +135,17 @@ pub struct Wave {
 pub struct Progress {
     /// Of the present wave, from 1; 0: before the first.
     pub number: u64,
-    /// How long it has baked; a restart begins anew.
+    /// How long the watchdog has watched it, in all processes: the bake.
     #[serde(default)]
     pub baked_s: f64,
+    /// How long it was in force without being watched: the watchdog was blind, or got no CPU time.
+    #[serde(default)]
+    pub unwatched_s: f64,
     /// The wave that opens next; `null` in the last one.
     #[serde(default)]
     pub next: Option<String>,
-    /// Baked, and held all the same, for so long; `null`: it is not held.
+    /// For how long it has been held although it is baked; while it still bakes, how much time was not watched,
+    /// if that is much. `null`: it is not held.
     #[serde(default)]
     pub held_s: Option<f64>,
     /// What it waits for then, gate by gate.

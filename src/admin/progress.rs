@@ -42,12 +42,14 @@ pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Opt
     }
     let outlook = outlook(release, view);
     let held = outlook.and_then(|o| o.held.as_ref());
+    let spent = view.spent(release.stage);
     let rounded = |s: f64| (s * 10.0).round() / 10.0;
     Some(dto::Progress {
         number: release.present.map_or(0, |i| i as u64 + 1),
-        baked_s: rounded(outlook.map_or(0.0, |o| o.baked.as_secs_f64())),
+        baked_s: rounded(spent.watched.as_secs_f64()),
+        unwatched_s: rounded(spent.unwatched().as_secs_f64()),
         next: release.next_wave().map(|w| w.name.clone()),
-        held_s: held.map(|h| rounded(clock::now().saturating_sub(h.since).as_secs_f64())),
+        held_s: held.map(|h| rounded(h.lasting.as_secs_f64())),
         missing: held.map(|h| h.missing.clone()).unwrap_or_default(),
         power: power(release, view),
         paused: pause.filter(|_| release.paused).map(|p| dto::Paused {

@@ -37,6 +37,9 @@ pub struct Memory {
     pub pause: Option<Pause>,
     /// The servers behind both arms, as the file had them last.
     pub versions: Versions,
+    /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake is taken for
+    /// another's. The writer gives it; 0: not yet.
+    pub stage: u64,
 }
 
 impl Memory {
@@ -255,7 +258,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             let attempt = memory.attempt.max(attempt);
             let (trip, freeze) = (memory.trip.clone(), memory.freeze.clone());
             let awaits = memory.awaits.or_else(|| change.holds(course));
-            let next = Memory { attempt, trip, freeze, awaits, versions, progress: None, pause: None };
+            let next = Memory { attempt, trip, freeze, awaits, versions, ..Memory::default() };
             (next, Step::VersionBegun)
         }
         Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {

@@ -7,6 +7,7 @@
 //! that plan (both in `waves`), a person's `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
 
 use super::alerts::AlertCounts;
+use super::checkpoint::{self, Checkpoint};
 use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
@@ -25,7 +26,7 @@ use crate::domain::decide::{Arm, Force};
 use crate::domain::gate::{Reading, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
-use crate::domain::rollout::climb::Outlook;
+use crate::domain::rollout::climb::{self, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
 use crate::domain::verdict::{Cause, Judgement};
 use crate::domain::wave::Reach;
@@ -134,15 +135,40 @@ pub struct View {
     /// Monotonic time of that.
     pub looked: Duration,
     pub recent: [Recent; 2],
-    /// What the wave of this stage ([`ReleaseLive::stage`]) has shown.
-    pub trial: Option<(u64, Reading)>,
-    /// How its next step looks. `held` there: since when the wave is held although it is baked, and what is missing.
+    /// What an earlier process has saved of the stage that the start goes on in. The watchdog takes it.
+    pub checkpoint: Option<Checkpoint>,
+    /// What the watchdog has of the present stage.
+    pub shown: Option<Shown>,
+    /// How the next step of this stage looks.
     pub outlook: Option<(u64, Outlook)>,
     /// What was last read of what it watches of resources.
     pub resources: Vec<Seen>,
 }
 
+/// What the watchdog has of a stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// [`ReleaseLive::stage`].
+    pub stage: u64,
+    /// How long it was watched, by this process and earlier ones.
+    pub watched: Duration,
+    /// What an earlier process has counted.
+    pub before: Spent,
+    /// What the wave has shown; `None`: there is no wave to judge.
+    pub reading: Option<Reading>,
+}
+
 impl View {
+    /// The time of this stage; zero where nothing is known of it.
+    pub fn spent(&self, stage: u64) -> Spent {
+        let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
+        let shown = self.shown.filter(|shown| shown.stage == stage);
+        let spent = outlook.map(|(_, outlook)| outlook.spent).or(shown.map(|shown| shown.before));
+        let watched = shown.map_or(Duration::ZERO, |shown| shown.watched);
+        let spent = spent.unwrap_or_default();
+        Spent { watched, open: spent.open.max(watched), ..spent }
+    }
+
     /// The traffic of the last minute, and how stable did in five.
     pub fn traffic(&self) -> Traffic {
         let [minute, five] = [60, 300].map(Duration::from_secs);
@@ -222,7 +248,15 @@ impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
     /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
-    pub fn new(checked: config::Checked, source: Source, found: Found, ledger: End, log: Log) -> Live {
+    /// `kept`: the directory with the checkpoints of waves, if there is one.
+    pub fn new(
+        checked: config::Checked,
+        source: Source,
+        found: Found,
+        ledger: End,
+        log: Log,
+        kept: Option<&Path>,
+    ) -> Live {
         let plan = Arc::new(checked.plan);
         let empty = matches!(found, Found::Empty);
         let (mut image, lost) = match found {
@@ -273,7 +307,7 @@ impl Live {
             counts: HashMap::new(),
             epochs: 0,
             evidence: 0,
-            stages: 0,
+            started: false,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
         };
@@ -283,12 +317,32 @@ impl Live {
             writer.meet(&plan, release, None);
         }
         let snapshot = Arc::new(writer.assemble(plan, None, &direct, workers));
+        let mut views = BTreeMap::new();
         for release in &snapshot.releases {
+            let name = &release.release.name;
+            let checkpoint = checkpoint::read(kept, release);
+            if let (Err(why), Some(wave)) = (&checkpoint, release.wave().filter(|_| !release.finished)) {
+                log.event(
+                    "wave_bakes_again",
+                    serde_json::json!({"release": name, "wave": wave.name, "why": why.to_string()}),
+                );
+            }
             let detail = match (&release.hold, release.wave()) {
-                (Some(hold), _) => format!("started, held: {}", hold.explain(&release.release.name)),
-                (None, Some(wave)) => format!("started in wave `{}`, which bakes again", wave.name),
+                (Some(hold), _) => format!("started, held: {}", hold.explain(name)),
+                (None, Some(wave)) => match &checkpoint {
+                    _ if release.finished => {
+                        format!("started in wave `{}`, the last, which has passed", wave.name)
+                    }
+                    Ok(found) => format!(
+                        "started in wave `{}`, {}",
+                        wave.name,
+                        climb::baked_of(found.spent.watched, wave.bake)
+                    ),
+                    Err(why) => format!("started in wave `{}`, which bakes again: {why}", wave.name),
+                },
                 (None, None) => "started".to_owned(),
             };
+            views.insert(name.clone(), View { checkpoint: checkpoint.ok(), ..View::default() });
             let entry = Entry {
                 weight_after: Some(release.force.weight().percent()),
                 ..writer.entry("start", Some(&release.release), &file_origin(), detail)
@@ -313,7 +367,7 @@ impl Live {
             traces: Traces::new(workers),
             direct,
             rejected: PerWorker::new(workers, Counter::default),
-            views: Mutex::default(),
+            views: Mutex::new(views),
             lost: Mutex::new(lost),
             directory: None,
             reload_wanted: tokio::sync::Notify::new(),

@@ -300,6 +300,8 @@ mod tests {
             finished: false,
             held: false,
             paused: false,
+            watched: Duration::from_secs(3600),
+            before: Default::default(),
         };
         Climb::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
     }

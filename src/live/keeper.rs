@@ -94,6 +94,11 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
+/// The time and the evidence of the present wave.
+pub fn wave_file(release: &str) -> String {
+    format!("wave-{release}.bin")
+}
+
 /// Names are letters, digits, `.`, `_` and `-`: fit for a file.
 pub fn evidence_file(release: &str) -> String {
     format!("evidence-{release}.bin")

@@ -78,7 +78,10 @@ fn describe() {
     describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
     describe_gauge!(STATE, "1 for the state that the release is in.");
     describe_gauge!(WAVE, "Number of the present wave, from 1; 0: before the first.");
-    describe_gauge!(WAVE_HELD, "How long the present wave has been held although it is baked.");
+    describe_gauge!(
+        WAVE_HELD,
+        "How long the present wave has been held although it is baked, or how long it was not watched while it should bake."
+    );
     describe_counter!(ROLLBACKS, "Rollbacks announced since the start.");
     describe_gauge!(EVIDENCE, "Evidence against new, logarithmic: 0 none, 1 trips.");
     describe_gauge!(WATCHDOG_STATE, "1 for the state that the watchdog is in.");
@@ -245,7 +248,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
             let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());
             let held =
                 outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, o)| o.held.as_ref());
-            let held = held.map_or(0.0, |h| clock::now().saturating_sub(h.since).as_secs_f64());
+            let held = held.map_or(0.0, |h| h.lasting.as_secs_f64());
             gauge!(WAVE_HELD, "release" => name()).set(held);
         }
         let missing = release.tally.user_id_missing.iter().map(|c| c.read()).sum();

@@ -4,6 +4,7 @@
 pub mod alerts;
 pub mod apply;
 pub mod chain;
+pub mod checkpoint;
 pub mod claim;
 pub mod clock;
 pub mod evidence;

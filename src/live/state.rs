@@ -289,6 +289,12 @@ struct FileMemory {
     pause: Option<FilePause>,
     #[serde(default)]
     versions: FileVersions,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    stage: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize, Default)]
@@ -422,6 +428,7 @@ impl From<&Image> for FileImage {
                 new: m.versions.new.clone(),
                 same_declared: m.versions.same_declared,
             },
+            stage: m.stage,
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
@@ -502,6 +509,7 @@ impl TryFrom<FileImage> for Image {
                     new: m.versions.new,
                     same_declared: m.versions.same_declared,
                 },
+                stage: m.stage,
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
@@ -566,6 +574,7 @@ pub mod tests {
                 progress: Some(progress),
                 pause: Some(pause),
                 versions,
+                stage: 12,
                 ..Memory::default()
             },
         );

@@ -35,7 +35,8 @@ pub(super) struct Writer {
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
     pub evidence: u64,
-    pub stages: u64,
+    /// A snapshot has been made: what begins from now on is another stage than the state file knows.
+    pub started: bool,
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
     /// Who is in `new` beside the weight, as the ledger has it last; by release.
@@ -205,6 +206,7 @@ impl Writer {
         });
         let routes = Arc::new(routes.collect());
         self.counts = counts;
+        self.started = true;
         Snapshot {
             revision: old.map_or(1, |s| s.revision + 1),
             table: Arc::new(RouteTable::new(&plan.routes)),
@@ -281,13 +283,15 @@ impl Writer {
         let named = |release: &Release, i: Option<usize>| Some(release.waves.get(i?)?.name.clone());
         let same_stage =
             keep.filter(|b| b.force == force && named(&b.release, b.present) == named(&release, present));
-        let stage = same_stage.map_or_else(
-            || {
-                self.stages += 1;
-                self.stages
-            },
-            |b| b.stage,
-        );
+        let stage = match same_stage {
+            Some(before) => before.stage,
+            None if !self.started && memory.stage > 0 => memory.stage,
+            // Above every entry's number: no stage that was ever saved under this name has the same.
+            None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
+        };
+        if let Some(memory) = self.image.releases.get_mut(&release.name) {
+            memory.stage = stage;
+        }
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseLive {
             tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),

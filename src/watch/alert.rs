@@ -9,6 +9,7 @@
 
 use super::receiver::Box as Mailbox;
 use crate::domain::rollout::State;
+use crate::domain::rollout::climb::{HeldBy, hours};
 use crate::domain::verdict;
 use crate::live::apply::Live;
 use crate::live::clock;
@@ -322,9 +323,14 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, outlook)| outlook.held)
         && release.hold.is_none()
     {
-        let waits = clock::now().saturating_sub(held.since);
+        let waits = held.lasting;
         let wave = release.wave().map_or("the start", |wave| wave.name.as_str());
-        let summary = format!("{name}: `{wave}` has baked, and the next wave does not open");
+        let summary = match held.cause {
+            HeldBy::Gates => format!("{name}: `{wave}` has baked, and the next wave does not open"),
+            HeldBy::Unwatched => {
+                format!("{name}: `{wave}` bakes late, because {} of its time were not watched", hours(waits))
+            }
+        };
         let detail =
             format!("{}\nTo see each gate with its numbers: grayling status", held.missing.join("\n"));
         let since_ms = at_ms - i64::try_from(waits.as_millis()).unwrap_or(0);

@@ -11,7 +11,7 @@ use crate::domain::gate::{DoorState, Hours, Input, Proof, Servers, Sight, Watchd
 use crate::domain::rollout::climb::{Act, Climb, Standing};
 use crate::domain::verdict::Verdict;
 use crate::domain::wave::Wave;
-use crate::live::apply::{Live, Phase, View};
+use crate::live::apply::{Live, Phase, Shown, View};
 use crate::live::snapshot::ReleaseLive;
 use crate::live::{clock, resources};
 use std::collections::BTreeMap;
@@ -46,6 +46,10 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
     for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
         let name = &release.release.name;
         let climb = climbs.entry(name.clone()).or_insert_with(|| Climb::new(release.stage, now));
+        // Nothing is judged before the watchdog has taken up this stage.
+        let shown =
+            live.views().get(name).and_then(|view| view.shown).filter(|shown| shown.stage == release.stage);
+        let (watched, before) = shown.map(|shown| (shown.watched, shown.before)).unwrap_or_default();
         let standing = Standing {
             stage: release.stage,
             waves: &release.release.waves,
@@ -53,13 +57,15 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
             finished: release.finished,
             held: release.hold.is_some(),
             paused: release.paused,
+            watched,
+            before,
         };
-        let baked = climb.baked(release.stage, now);
-        let proof = match release.wave() {
-            Some(wave) => {
-                live.views().get(name).and_then(|view| proof(release, wave, view, baked, now)).map(Some)
+        let proof = match (release.wave(), shown) {
+            (Some(wave), Some(shown)) => {
+                live.views().get(name).and_then(|view| proof(release, wave, view, &shown, now)).map(Some)
             }
-            None => Some(None),
+            (None, Some(_)) => Some(None),
+            (_, None) => None,
         };
         let barred_by = live.barred_by(release);
         let input = proof.map(|proof| Input { proof, door: door(release, at_ms), durable, barred_by });
@@ -74,9 +80,9 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
     }
 }
 
-/// `None` until the watchdog has taken up this stage.
-fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: Duration) -> Option<Proof> {
-    let reading = view.trial.filter(|(stage, _)| *stage == release.stage)?.1;
+/// `None` until the wave has shown something.
+fn proof(release: &ReleaseLive, wave: &Wave, view: &View, shown: &Shown, now: Duration) -> Option<Proof> {
+    let reading = shown.reading?;
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
         Some(judgement) => Watchdog {
@@ -101,7 +107,7 @@ fn proof(release: &ReleaseLive, wave: &Wave, view: &View, baked: Duration, now: 
     let of = |arm: Arm| release.upstream(arm);
     Some(Proof {
         controlled: wave.controlled(),
-        baked,
+        baked: shown.watched,
         bake: wave.bake,
         requests_min: wave.requests_min,
         users_min: wave.users_min,

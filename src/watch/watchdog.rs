@@ -16,9 +16,11 @@ use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::plan::WatchdogMode;
 use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
+use crate::domain::rollout::climb::Spent;
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
-use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall};
+use crate::live::apply::{Live, Origin, Shown, StableSign, StopFile, TripCall, View};
+use crate::live::checkpoint::{self, Checkpoint};
 use crate::live::clock;
 use crate::live::evidence;
 use crate::live::failed;
@@ -51,6 +53,8 @@ const ONSET_GAP: Duration = Duration::from_secs(10);
 const CALM: f64 = 4.0;
 /// Evidence is written so often, and at most so many bytes a second of it.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// The time of the present wave, and what it has shown, is written so often: a restart costs that much of it.
+const KEEP_STAGE_EVERY: Duration = Duration::from_secs(2);
 const KEEP_BYTES_A_SECOND: u64 = 1 << 20;
 /// Epochs of a release whose requests may still be in flight.
 const EPOCHS: usize = 64;
@@ -69,22 +73,25 @@ pub struct Archive {
 pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
     // What an earlier process has kept of the releases that are there at start.
     let kept = |release: &Arc<ReleaseLive>| {
-        let name = &release.release.name;
-        let dog = Watched::restored(
-            release,
-            &keeper::read(&archive?.directory, &keeper::evidence_file(name))?,
-            clock::now(),
-        )?;
-        let e_value = dog.judge.engine().e_value();
-        live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
-        Some((name.clone(), Box::new(dog)))
+        let (name, now) = (&release.release.name, clock::now());
+        let restored = archive
+            .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)))
+            .and_then(|bytes| Watched::restored(release, &bytes, now));
+        if let Some(dog) = &restored {
+            let e_value = dog.judge.engine().e_value();
+            live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
+        }
+        let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
+        if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
+            dog.stage = Stage::restored(release.stage, checkpoint);
+        }
+        (name.clone(), Box::new(dog))
     };
     if let Some(archive) = archive {
         live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
     }
     // In boxes: they are big, and move on every tick.
-    let mut watched: BTreeMap<String, Box<Watched>> =
-        live.snapshot().releases.iter().filter_map(kept).collect();
+    let mut watched: BTreeMap<String, Box<Watched>> = live.snapshot().releases.iter().map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
@@ -133,6 +140,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             dog.tick(live, release, now, ticks, observe);
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
+                dog.keep_stage(live, release, archive, now);
                 dog.keep_failed(release, archive, now);
             }
         }
@@ -145,8 +153,9 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     }
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
-            (dog.keep_by, dog.keep_failed_by) = (Duration::ZERO, Duration::ZERO);
+            (dog.keep_by, dog.keep_failed_by, dog.stage.keep_by) = Default::default();
             dog.keep(release, archive, clock::now());
+            dog.keep_stage(live, release, archive, clock::now());
             dog.keep_failed(release, archive, clock::now());
         }
     }
@@ -174,8 +183,40 @@ struct Watched {
     /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
     keep_failed_by: Duration,
-    /// What the present wave shows, and its stage.
-    trial: Option<(u64, Trial)>,
+    /// When it looked last.
+    looked: Duration,
+    stage: Stage,
+}
+
+/// What is known of the present stage of the release's plan.
+struct Stage {
+    /// [`ReleaseLive::stage`].
+    number: u64,
+    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind judge adds to it.
+    watched: Duration,
+    /// What an earlier process has counted.
+    before: Spent,
+    /// What the wave has shown, if there is one to judge.
+    trial: Option<Trial>,
+    /// When it is next written.
+    keep_by: Duration,
+}
+
+impl Stage {
+    fn new(number: u64) -> Stage {
+        Stage {
+            number,
+            watched: Duration::ZERO,
+            before: Spent::default(),
+            trial: None,
+            keep_by: Duration::ZERO,
+        }
+    }
+
+    fn restored(number: u64, checkpoint: Checkpoint) -> Stage {
+        let Checkpoint { spent, trial } = checkpoint;
+        Stage { watched: spent.watched, before: spent, trial, ..Stage::new(number) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -201,7 +242,8 @@ impl Watched {
             told: State::Quiet,
             keep_by: now,
             keep_failed_by: now,
-            trial: None,
+            looked: now,
+            stage: Stage::new(release.stage),
         }
     }
 
@@ -245,6 +287,20 @@ impl Watched {
         archive.shelf.hand_in(keeper::evidence_file(&release.release.name), bytes);
     }
 
+    /// Hands in what a restart needs to go on in the present wave.
+    fn keep_stage(&mut self, live: &Live, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.stage.keep_by || release.release.waves.is_empty() || self.stage.number != release.stage
+        {
+            return;
+        }
+        self.stage.keep_by = now + KEEP_STAGE_EVERY;
+        let name = &release.release.name;
+        let spent = live.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
+        let e_value = self.judge.engine().e_value();
+        let bytes = checkpoint::render(release, &spent, self.stage.trial.as_ref(), e_value);
+        archive.shelf.hand_in(keeper::wave_file(name), bytes);
+    }
+
     /// The same of the users whom `new` has failed, where there are more than before.
     fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.keep_failed_by {
@@ -278,7 +334,7 @@ impl Watched {
                 }
             }
             judge.engine_mut().push_all(events);
-            let Some((_, trial)) = &mut trial else { return };
+            let Some(trial) = &mut trial else { return };
             let engine = judge.engine();
             for event in events {
                 let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
@@ -299,16 +355,19 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
-        self.trial = trial;
+        self.stage.trial = trial;
     }
 
-    /// The trial of the present wave: the one that runs, or a new one if another has begun.
-    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<(u64, Trial)> {
+    /// The trial of the present wave: the one that runs, or a new one if another stage has begun.
+    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<Trial> {
+        if self.stage.number != release.stage {
+            self.stage = Stage::new(release.stage);
+        }
+        let runs = self.stage.trial.take();
         let wave = release.wave().filter(|_| !release.finished)?;
         let margins = release.release.watchdog.margins;
-        let runs = self.trial.take().filter(|(stage, t)| *stage == release.stage && t.margins() == margins);
         let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
-        Some(runs.unwrap_or_else(|| (release.stage, begins())))
+        Some(runs.filter(|trial| trial.margins() == margins).unwrap_or_else(begins))
     }
 
     /// What decides about a user's arm has changed.
@@ -349,6 +408,10 @@ impl Watched {
         let mut judgement = self.judge.look(&look);
         let harm = self.harm(release, &mut judgement);
         let too_much = weigh_resources(&used, &mut judgement);
+        let passed = now.saturating_sub(std::mem::replace(&mut self.looked, now));
+        if ticks == Ticks::OnTime && judgement.state != State::Blind {
+            self.stage.watched += passed;
+        }
         self.act(live, release, &mut judgement, (harm, too_much), now);
         if judgement.state != self.told {
             self.told = judgement.state;
@@ -360,10 +423,19 @@ impl Watched {
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
             view.looked = now;
-            if observe {
-                view.trial = self.trial.as_ref().map(|(stage, trial)| (*stage, trial.reading()));
-            }
+            view.shown = Some(self.shown(view, observe));
         }
+    }
+
+    /// `afresh`: what the wave has shown is summed up anew, which costs more than a look.
+    fn shown(&self, view: &View, afresh: bool) -> Shown {
+        let Stage { number, watched, before, .. } = self.stage;
+        let known = view.shown.filter(|shown| shown.stage == number && !afresh);
+        let reading = match known {
+            Some(shown) => shown.reading,
+            None => self.stage.trial.as_ref().map(Trial::reading),
+        };
+        Shown { stage: number, watched, before, reading }
     }
 
     /// Lets the judge see what has become final.
@@ -374,7 +446,7 @@ impl Watched {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
-        if let Some((_, trial)) = &mut self.trial {
+        if let Some(trial) = &mut self.stage.trial {
             trial.tick(now, self.deadline);
         }
         if self.judge.engine().e_value() <= CALM {

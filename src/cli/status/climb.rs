@@ -55,7 +55,12 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
     let hours = p.open_hours.as_ref().map(|h| format!("   ({})", shown(h))).unwrap_or_default();
     let _ = writeln!(out, "  waves     {}{hours}", each.collect::<Vec<_>>().join(" → "));
     if let Some(held_s) = p.held_s {
-        let told = format!("held for {}, though it is baked; see the gates", text::seconds(held_s as u64));
+        let time = text::seconds(held_s as u64);
+        let bakes = (p.number as usize).checked_sub(1).and_then(|i| r.waves.get(i));
+        let told = match bakes.is_some_and(|wave| p.baked_s < wave.bake_s) {
+            true => format!("bakes late: {time} of its time were not watched; see the gates"),
+            false => format!("held for {time}, though it is baked; see the gates"),
+        };
         let _ = writeln!(out, "            {}", colour.paint(Hue::Yellow, &told));
     }
 }
@@ -114,7 +119,7 @@ mod tests {
     fn the_climb_is_told_with_what_it_waits_for_and_what_to_type() {
         let held = release(
             "progressing",
-            json!({"number": 2, "next": "half", "held_s": 7260.0, "missing": ["errors: E 3.91 of 20"],
+            json!({"number": 2, "next": "half", "baked_s": 600.0, "held_s": 7260.0, "missing": ["errors: E 3.91 of 20"],
                    "power": "0.1 points at 5%: about 40 min at this rate", "open_hours": "Mon 09:00-16:00 UTC"}),
         );
         assert_eq!(place(&held), ", wave 5% (2 of 3)");

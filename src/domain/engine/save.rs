@@ -19,7 +19,12 @@ pub struct Pen(Vec<u8>);
 
 impl Pen {
     pub fn new() -> Pen {
-        Pen(MAGIC.to_vec())
+        Pen::with(MAGIC)
+    }
+
+    /// Of another kind of file, with its own first line.
+    pub fn with(magic: &[u8]) -> Pen {
+        Pen(magic.to_vec())
     }
 
     pub fn finish(mut self) -> Vec<u8> {
@@ -49,6 +54,11 @@ impl Pen {
         values.iter().for_each(|v| self.f64(*v));
     }
 
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.u64(bytes.len() as u64);
+        self.0.extend(bytes);
+    }
+
     /// `n` values.
     pub fn f32s(&mut self, n: usize, values: impl Iterator<Item = f32>) {
         self.u64(n as u64);
@@ -68,8 +78,13 @@ pub struct Eye<'a>(&'a [u8]);
 impl<'a> Eye<'a> {
     /// `None`: not a file of ours, of another version, or damaged.
     pub fn open(bytes: &'a [u8]) -> Option<Eye<'a>> {
+        Eye::open_with(MAGIC, bytes)
+    }
+
+    /// The counterpart of [`Pen::with`].
+    pub fn open_with(magic: &[u8], bytes: &'a [u8]) -> Option<Eye<'a>> {
         let (body, sum) = bytes.split_last_chunk::<8>()?;
-        let rest = body.strip_prefix(MAGIC)?;
+        let rest = body.strip_prefix(magic)?;
         (xxh3_64(body) == u64::from_le_bytes(*sum)).then_some(Eye(rest))
     }
 
@@ -94,6 +109,24 @@ impl<'a> Eye<'a> {
     /// A number that evidence may be: finite, and not negative.
     pub fn f64(&mut self) -> Option<f64> {
         self.take().map(f64::from_le_bytes).filter(|v| v.is_finite() && *v >= 0.0)
+    }
+
+    /// A finite number of either sign, as a logarithm is.
+    pub fn log(&mut self) -> Option<f64> {
+        self.take().map(f64::from_le_bytes).filter(|v| v.is_finite())
+    }
+
+    /// As many as `to` has room for.
+    pub fn logs(&mut self, to: &mut [f64]) -> Option<()> {
+        (self.length(8)? == to.len()).then_some(())?;
+        to.iter_mut().try_for_each(|log| self.log().map(|read| *log = read))
+    }
+
+    pub fn bytes(&mut self, n: usize) -> Option<&'a [u8]> {
+        (self.length(1)? == n).then_some(())?;
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
     }
 
     /// A length of things of so many bytes each, all of which are there.

@@ -134,6 +134,7 @@ const FAILURES_TOLD: u64 = 10;
 pub const BAKE: &str = "bake";
 pub const OPEN: &str = "open";
 pub const OPEN_HOURS: &str = "open_hours";
+pub const WATCHDOG: &str = "watchdog";
 
 /// Every gate that there may be.
 pub const NAMES: [&str; 15] = [
@@ -332,7 +333,7 @@ fn servers(of: &Proof) -> Gate {
 }
 
 fn watchdog(of: &Proof) -> Gate {
-    let name = "watchdog";
+    let name = WATCHDOG;
     let dog = &of.watchdog;
     let Some(state) = dog.state else {
         return gate(name, Verdict::Inconclusive, "it has not looked yet".into());

@@ -10,6 +10,7 @@
 //! Sources: `PromotionGate` of the design's reference; Waudby-Smith, Ramdas, estimating means of bounded random variables by betting (2023).
 
 use crate::domain::engine::cell::{Bet, Pair};
+use crate::domain::engine::save::{Eye, Pen};
 
 /// A gate passes at 1/β.
 pub const BETA: f64 = 0.05;
@@ -19,6 +20,8 @@ const BETS: [f64; 8] = [0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95];
 const RATIOS: [f64; 6] = [1.25, 1.1, 1.0, 0.9, 0.75, 0.5];
 /// Keeps e-values finite where they are written down.
 const LOG_MAX: f64 = 690.0;
+/// More rows than this are not read back from a file.
+const BODY_ROWS_MAX: usize = 64;
 
 /// The mean of e^(log/d).
 fn mean_exp(logs: &[f64], design_effect: f64) -> f64 {
@@ -97,6 +100,21 @@ impl Failures {
         (self.coin.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    pub fn save(&self, pen: &mut Pen) {
+        pen.f64s(&self.difference);
+        self.ratio.save(pen);
+        pen.u64(self.coin);
+    }
+
+    pub fn restore(margin: f64, eye: &mut Eye<'_>) -> Option<Failures> {
+        let mut failures = Failures::new(margin);
+        eye.logs(&mut failures.difference)?;
+        failures.ratio = Ratio::restore(eye)?;
+        // A generator of this kind never leaves zero.
+        failures.coin = eye.u64().filter(|coin| *coin != 0)?;
+        Some(failures)
+    }
+
     pub fn e_value(&self, design_effect: f64) -> f64 {
         0.5 * mean_exp(&self.difference, design_effect) + 0.5 * self.ratio.e_value(design_effect)
     }
@@ -123,6 +141,16 @@ impl Ratio {
         }
     }
 
+    pub fn save(&self, pen: &mut Pen) {
+        pen.f64s(&self.0);
+    }
+
+    pub fn restore(eye: &mut Eye<'_>) -> Option<Ratio> {
+        let mut ratio = Ratio::default();
+        eye.logs(&mut ratio.0)?;
+        Some(ratio)
+    }
+
     pub fn e_value(&self, design_effect: f64) -> f64 {
         mean_exp(&self.0, design_effect)
     }
@@ -141,6 +169,18 @@ impl Body {
             }
             self.0[row] += bet.log;
         }
+    }
+
+    pub fn save(&self, pen: &mut Pen) {
+        pen.u64(self.0.len() as u64);
+        pen.f64s(&self.0);
+    }
+
+    pub fn restore(eye: &mut Eye<'_>) -> Option<Body> {
+        let rows = eye.length(8).filter(|rows| *rows <= BODY_ROWS_MAX)?;
+        let mut body = Body(vec![0.0; rows]);
+        eye.logs(&mut body.0)?;
+        Some(body)
     }
 
     pub fn e_value(&self, design_effect: f64) -> f64 {

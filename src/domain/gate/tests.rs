@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::engine::latency::Table;
+use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Unit;
 use crate::domain::engine::{Event, Request, What};
 use crate::domain::histogram;
@@ -270,6 +271,39 @@ fn a_trial_counts_what_came_and_whom_it_befell() {
     assert!((80..170).contains(&r.failed.new) && (110..210).contains(&r.failed.stable), "{r:?}");
     assert!((150..250).contains(&r.users.new) && (700..900).contains(&r.users.stable), "{r:?}");
     assert!(r.share_z.abs() < 4.0 && r.e_errors < 1.0 && (0.8..1.4).contains(&r.design_errors), "{r:?}");
+}
+
+#[test]
+fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
+    let table = table();
+    let crowd = Crowd { fails: [0.002, 0.002], ..CROWD };
+    let (mut trial, _) = crowd.trial(9, MARGINS, 20_000, Some(&table), |_| false);
+    let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((crowd.share * 1e6) as u32));
+    // All of it is final.
+    trial.tick(Duration::from_secs(100), Duration::ZERO);
+    let mut pen = Pen::new();
+    trial.save(&mut pen);
+    let bytes = pen.finish();
+    let restored = |weight, bytes: &[u8]| {
+        Trial::restore(MARGINS, weight, tick, Duration::from_secs(7), &mut Eye::open(bytes)?)
+    };
+    let again = restored(weight, &bytes).expect("it is whole");
+    assert_eq!(again.reading(), trial.reading());
+    assert!(again.reading().e_body > 1.5 && again.reading().users.new > 100, "{:?}", again.reading());
+    assert!(restored(Weight::FULL, &bytes).is_none(), "of another weight");
+    // What comes then counts for both alike.
+    let (mut trial, mut again) = (trial, again);
+    for trial in [&mut trial, &mut again] {
+        let at = Duration::from_secs(101);
+        let unit = Some(Unit::from_index(3));
+        let request = Request { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None };
+        for what in [What::Arrived, What::Failed] {
+            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
+            trial.push(&Event { request, what, after: Duration::ZERO }, &yardstick);
+        }
+        trial.tick(Duration::from_secs(110), Duration::ZERO);
+    }
+    assert_eq!(again.reading(), trial.reading());
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of buckets, a sketch of users for each arm, the
 //! intervals of one deadline.
 
+mod saved;
+
 use super::noninferior::{Body, Failures, Spread, Tail, design_effect};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;

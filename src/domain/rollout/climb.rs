@@ -1,11 +1,15 @@
-//! When the next wave opens: the part of a rollout that is of this process alone, since it counts time.
+//! When the next wave opens: the part of a rollout that counts time.
 //!
-//! A wave *bakes* from when it came into force, in this process: a restart bakes again, and so does whatever makes it another wave (an edit of its reach, a resume). Once it is baked, its gates
-//! are judged at every look; it opens the next one when all pass, and is *held* as long as one does not.
+//! A wave *bakes* while the watchdog watches it. Time without a process, time in which the watchdog is blind and
+//! time in which it gets no CPU do not count. A restart keeps the time so far ([`Spent`]).
+//! An edit of the wave's reach, or a resume after a rollback, begins the bake anew.
+//! Once the wave is baked, its gates are judged at every look. It opens the next wave when all pass.
+//! It is *held* while one does not pass, and also while too much of its time goes by unwatched.
 //!
-//! Invariants: pure; monotonic time is an argument; nothing is opened on a reading of another wave, nor while the release is held or paused.
+//! Invariants: pure; monotonic time is an argument, and no wall clock is read. Nothing is opened on a reading of
+//! another wave, nor while the release is held or paused.
 
-use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict};
+use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
 use crate::domain::wave::Wave;
 use std::time::Duration;
 
@@ -20,26 +24,94 @@ pub struct Standing<'a> {
     /// Something is in force below what the plan says: nothing is judged.
     pub held: bool,
     pub paused: bool,
+    /// How long the watchdog has watched this stage, in all processes.
+    pub watched: Duration,
+    /// What an earlier process has counted of this stage.
+    pub before: Spent,
+}
+
+/// The time of a stage, added up over all processes. Monotonic time only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spent {
+    /// What the watchdog has watched: the bake.
+    pub watched: Duration,
+    /// All time in which a process had this stage in force.
+    pub open: Duration,
+    /// How long the baked stage has been held by its gates without a break; zero: it is not.
+    pub held: Duration,
+}
+
+impl Spent {
+    /// Longer than any stage lasts.
+    const MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
+
+    /// Can these times be true?
+    pub fn is_plausible(&self) -> bool {
+        self.watched <= self.open && self.held <= self.open && self.open <= Spent::MAX
+    }
+
+    /// Open without being watched.
+    pub fn unwatched(&self) -> Duration {
+        self.open.saturating_sub(self.watched)
+    }
+
+    /// Is so much of it unwatched that the bake is late?
+    fn is_late(&self) -> bool {
+        self.unwatched() >= UNWATCHED_MIN.max(self.watched / UNWATCHED_SHARE)
+    }
+}
+
+/// `baked 3 h 12 min of 24 h`.
+pub fn baked_of(watched: Duration, bake: Duration) -> String {
+    format!("baked {} of {}", hours(watched.min(bake)), hours(bake))
+}
+
+/// In the two largest units: `3 h 12 min`, `24 h`, `2 min 5 s`, `1.5 s`.
+pub fn hours(time: Duration) -> String {
+    let s = time.as_secs();
+    let two = |big: u64, unit: &str, small: u64, rest: &str| match small {
+        0 => format!("{big} {unit}"),
+        _ => format!("{big} {unit} {small} {rest}"),
+    };
+    match s {
+        0..10 => format!("{} s", (time.as_secs_f64() * 10.0).floor() / 10.0),
+        10..60 => format!("{s} s"),
+        60..3600 => two(s / 60, "min", s % 60, "s"),
+        3600..172_800 => two(s / 3600, "h", s / 60 % 60, "min"),
+        _ => two(s / 86_400, "days", s / 3600 % 24, "h"),
+    }
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Climb {
     stage: u64,
     since: Duration,
-    held: Option<Held>,
+    /// Since when the gates have held it, and for how long an earlier process saw that.
+    held: Option<(Duration, Duration)>,
+    /// The gates have been judged in this process.
+    judged: bool,
     /// The verdicts of the last hold that was told, and when.
     told: Vec<(&'static str, Verdict)>,
     told_at: Duration,
     tellings: u32,
 }
 
-/// A baked wave that does not pass.
+/// A wave that does not go on, for another reason than time, hours or a pause.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Held {
-    /// Monotonic.
-    pub since: Duration,
+    pub cause: HeldBy,
+    /// For how long; by [`HeldBy::Unwatched`]: how much time was not watched.
+    pub lasting: Duration,
     /// For people: the gates that do not pass, each with its numbers.
     pub missing: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HeldBy {
+    /// It is baked, and a gate does not pass.
+    Gates,
+    /// It is not baked, because much of its time was not watched.
+    Unwatched,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +128,7 @@ pub enum Act {
 /// How it looks now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outlook {
-    pub baked: Duration,
+    pub spent: Spent,
     pub gates: Vec<Gate>,
     /// What they were judged from.
     pub input: Option<Input>,
@@ -67,26 +139,28 @@ pub struct Outlook {
 /// Holds of one wave that are written down, and the time between two; a gate that wavers must not fill a disk.
 const TELLINGS_MAX: u32 = 16;
 const TELL_EVERY: Duration = Duration::from_secs(60);
+/// A bake is late if so much time was not watched, and at least a tenth as much as was watched.
+const UNWATCHED_MIN: Duration = Duration::from_secs(10);
+const UNWATCHED_SHARE: u32 = 10;
 
 impl Climb {
     pub fn new(stage: u64, now: Duration) -> Climb {
-        Climb { stage, since: now, held: None, told: vec![], told_at: now, tellings: 0 }
-    }
-
-    /// How long the present wave has baked: what an input for [`Climb::look`] is made with.
-    pub fn baked(&mut self, stage: u64, now: Duration) -> Duration {
-        if self.stage != stage {
-            *self = Climb::new(stage, now);
-        }
-        now.saturating_sub(self.since)
+        Climb { stage, since: now, held: None, judged: false, told: vec![], told_at: now, tellings: 0 }
     }
 
     /// `input`: what the gates are judged from; `None` where nothing is known of the present stage yet.
     pub fn look(&mut self, standing: &Standing<'_>, input: Option<Input>, now: Duration) -> Outlook {
-        let baked = self.baked(standing.stage, now);
+        if self.stage != standing.stage {
+            *self = Climb::new(standing.stage, now);
+        }
+        let (watched, before) = (standing.watched, standing.before);
+        let open = (before.open + now.saturating_sub(self.since)).max(watched);
+        let mut spent = Spent { watched, open, held: Duration::ZERO };
         let Some(input) = input.filter(|_| !standing.held && !standing.finished) else {
+            // What an earlier process knows is not lost while this one knows nothing yet.
+            spent.held = if self.judged { Duration::ZERO } else { before.held };
             self.held = None;
-            return Outlook { baked, gates: vec![], input: None, held: None, act: Act::Wait };
+            return Outlook { spent, gates: vec![], input: None, held: None, act: Act::Wait };
         };
         let gates = gate::judge(&input);
         let passes = gate::passes(&gates);
@@ -94,16 +168,29 @@ impl Climb {
         let missing = || gates.iter().filter(|g| g.verdict != Verdict::Pass);
         // Time, the clock on the wall and a person's pause are no reasons to call somebody.
         let waits = passes || standing.paused || missing().any(|g| [BAKE, OPEN_HOURS].contains(&g.name));
-        self.held = match self.held.take() {
-            _ if waits => None,
-            held => Some(Held {
-                since: held.map_or(now, |h| h.since),
-                missing: missing().map(|g| format!("{}: {}", g.name, g.detail)).collect(),
+        let earlier = if self.judged { Duration::ZERO } else { before.held };
+        self.judged = true;
+        self.held = if waits { None } else { self.held.or(Some((now, earlier))) };
+        spent.held = self.held.map_or(Duration::ZERO, |(since, earlier)| earlier + (now - since));
+        let bakes = missing().any(|g| g.name == BAKE);
+        let named = |of: &[&str]| {
+            let named = missing().filter(|g| of.is_empty() || of.contains(&g.name));
+            named.map(|g| format!("{}: {}", g.name, g.detail)).collect()
+        };
+        let held = match () {
+            () if self.held.is_some() => {
+                Some(Held { cause: HeldBy::Gates, lasting: spent.held, missing: named(&[]) })
+            }
+            () if bakes && !standing.paused && spent.is_late() => Some(Held {
+                cause: HeldBy::Unwatched,
+                lasting: spent.unwatched(),
+                missing: named(&[BAKE, WATCHDOG]),
             }),
+            () => None,
         };
         let verdicts: Vec<_> = missing().map(|g| (g.name, g.verdict)).collect();
         let due = self.tellings == 0 || now.saturating_sub(self.told_at) >= TELL_EVERY;
-        let news = self.held.is_some() && self.told != verdicts && due && self.tellings < TELLINGS_MAX;
+        let news = held.is_some() && self.told != verdicts && due && self.tellings < TELLINGS_MAX;
         let act = match () {
             () if passes && !standing.paused => {
                 if last {
@@ -119,6 +206,6 @@ impl Climb {
             (self.told, self.told_at) = (verdicts, now);
             self.tellings += 1;
         }
-        Outlook { baked, gates, input: Some(input), held: self.held.clone(), act }
+        Outlook { spent, gates, input: Some(input), held, act }
     }
 }

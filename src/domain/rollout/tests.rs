@@ -2,7 +2,7 @@
 
 mod rules;
 
-use super::climb::{Act, Climb, Standing};
+use super::climb::{Act, Climb, Held, HeldBy, Spent, Standing, baked_of};
 use super::*;
 use crate::domain::gate::tests::{good, silent};
 use crate::domain::gate::{DoorState, Hours, Input as Facts, Proof};
@@ -58,6 +58,14 @@ struct Rollout {
     /// What the stage was made of.
     staged: (Force, Option<String>),
     told: Vec<Act>,
+    /// What the watchdog has watched of the stage, until when, and whether it sees anything now.
+    watched: Duration,
+    looked: Duration,
+    blind: bool,
+    /// What an earlier process has counted, and what is saved for the next one.
+    before: Spent,
+    spent: Spent,
+    held: Option<Held>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -88,6 +96,12 @@ impl Rollout {
             stage: 0,
             staged: (Force::Held, None),
             told: vec![],
+            watched: Duration::ZERO,
+            looked: Duration::ZERO,
+            blind: false,
+            before: Spent::default(),
+            spent: Spent::default(),
+            held: None,
         }
     }
 
@@ -116,6 +130,8 @@ impl Rollout {
         let staged = (self.force().0, self.wave().map(|w| w.name.clone()));
         if afresh || staged != self.staged {
             self.stage += 1;
+            (self.watched, self.looked) = (Duration::ZERO, self.now);
+            (self.before, self.spent) = Default::default();
         }
         self.staged = staged;
     }
@@ -181,6 +197,10 @@ impl Rollout {
     }
 
     fn look(&mut self) -> Act {
+        let passed = self.now - std::mem::replace(&mut self.looked, self.now);
+        if !self.blind {
+            self.watched += passed;
+        }
         let plan = self.plan.clone();
         let standing = Standing {
             stage: self.stage,
@@ -189,11 +209,13 @@ impl Rollout {
             finished: self.memory.progress.as_ref().is_some_and(|p| p.finished),
             held: self.force().1.is_some(),
             paused: self.memory.pause.is_some(),
+            watched: self.watched,
+            before: self.before,
         };
         if plan.is_empty() {
             return Act::Wait;
         }
-        let baked = self.climb.baked(self.stage, self.now);
+        let baked = self.watched;
         let proof = standing.present.map(|i| Proof {
             baked,
             bake: plan[i].bake,
@@ -213,6 +235,8 @@ impl Rollout {
         let door = next.map(|w| DoorState { door: w.door, hours });
         let facts = Facts { proof, door, durable: self.durable, barred_by: None };
         let outlook = self.climb.look(&standing, Some(facts), self.now);
+        (self.spent, self.held) = (outlook.spent, outlook.held);
+        assert!(self.spent.is_plausible(), "{:?}", self.spent);
         match outlook.act {
             Act::Open => assert!(matches!(
                 self.apply(Input::Open { waves: &plan, opener: Opener::Gates }),
@@ -225,7 +249,9 @@ impl Rollout {
             self.told.push(outlook.act);
         }
         // The clock of another stage runs from its beginning.
-        self.climb.baked(self.stage, self.now);
+        if outlook.act == Act::Open {
+            self.climb = Climb::new(self.stage, self.now);
+        }
         outlook.act
     }
 
@@ -263,6 +289,7 @@ impl Rollout {
             "worse" => self.shows = Shows::Worse,
             "silence" => self.shows = Shows::Nothing,
             "hours" => self.hours_open = rest == "open",
+            "blind" => self.blind = rest == "yes",
             "disk" => self.durable = rest == "fine",
             "stop" => {
                 self.stop_file = rest == "on";
@@ -284,10 +311,10 @@ impl Rollout {
                 }
             }
             "restart" => {
-                // Memory is on disk; time, and what the watchdog thought, is not.
-                self.now = Duration::ZERO;
+                // Memory is on disk, and so is the time of the stage, if it goes on.
+                (self.now, self.looked) = (Duration::ZERO, Duration::ZERO);
                 self.climb = Climb::new(u64::MAX, Duration::ZERO);
-                self.staged = (Force::Held, None);
+                (self.before, self.watched) = (self.spent, self.spent.watched);
                 // The file may have been edited while the process was down.
                 self.set_servers(rest);
                 let change =
@@ -398,15 +425,20 @@ fn a_wave_that_only_a_person_opens_waits_before_the_first_too() {
 }
 
 #[test]
-fn a_restart_goes_on_in_the_same_wave_and_bakes_again() {
+fn a_restart_goes_on_in_the_same_wave_and_in_the_same_bake() {
     script(&format!(
         "good
          {PLAN}
          wait 10m       -> progressing 1% 1%
          wait 9m
          restart        -> progressing 1% 1%
-         wait 9m        -> progressing 1% 1%
          wait 1m        -> progressing 5% 5%
+         # Restarted every twenty minutes, an hour is an hour.
+         wait 20m
+         restart
+         wait 20m
+         restart        -> progressing 5% 5%
+         wait 18m       -> progressing 5% 5%
          pause          -> paused 5% 5%
          restart        -> paused 5% 5%
          wait 600m      -> paused 5% 5%
@@ -415,6 +447,54 @@ fn a_restart_goes_on_in_the_same_wave_and_bakes_again() {
          restart        -> rolled_back 5% 0%
          wait 600m      -> rolled_back 5% 0%"
     ));
+}
+
+#[test]
+fn what_is_not_watched_does_not_bake() {
+    script(
+        "good
+         plan 1%:10m 5%:10m 20%:10m      -> progressing 1% 1%
+         wait 9m
+         blind yes
+         wait 600m                       -> progressing 1% 1%
+         restart
+         wait 600m                       -> progressing 1% 1%
+         blind no
+         wait 1m                         -> progressing 5% 5%
+         wait 9m
+         # Held in between: that begins anew, with a restart and without.
+         stop on                         -> pending 5% 0%
+         restart
+         stop off                        -> progressing 5% 5%
+         wait 9m                         -> progressing 5% 5%
+         wait 1m                         -> progressing 20% 20%",
+    );
+}
+
+#[test]
+fn how_long_a_wave_is_held_is_known_over_restarts() {
+    let held = |rollout: &Rollout| rollout.held.as_ref().map(|held| (held.cause, held.lasting));
+    let mut rollout = Rollout::new();
+    let mut run = |script: &str| {
+        script.split(", ").for_each(|command| rollout.run(command));
+        held(&rollout)
+    };
+    // Nobody comes: each night it starts again, and the ninth hour is the ninth.
+    assert_eq!(run("plan 1%:10m 5%:10m, wait 10m"), Some((HeldBy::Gates, Duration::ZERO)));
+    assert_eq!(run("wait 300m, restart, wait 240m"), Some((HeldBy::Gates, 540 * MINUTE)));
+    assert_eq!(run("good, wait 1m"), None);
+    // In the next wave the watchdog is blind: the bake does not progress, and that is no less a hold.
+    assert_eq!(run("blind yes, wait 5m"), Some((HeldBy::Unwatched, 5 * MINUTE)));
+    assert_eq!(run("restart, wait 115m"), Some((HeldBy::Unwatched, 120 * MINUTE)));
+    let missing = rollout.held.as_ref().map(|held| held.missing.clone()).unwrap_or_default();
+    assert!(missing.iter().any(|m| m.starts_with("bake: 60 s of 10 min")), "{missing:?}");
+    let mut run = |script: &str| {
+        script.split(", ").for_each(|command| rollout.run(command));
+        held(&rollout)
+    };
+    assert_eq!(run("blind no, wait 8m"), Some((HeldBy::Unwatched, 120 * MINUTE)));
+    assert_eq!(run("wait 1m"), None, "it is baked");
+    assert_eq!(baked_of(192 * MINUTE, 24 * 60 * MINUTE), "baked 3 h 12 min of 24 h");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Waves, with the real binary: what opens the next one, what holds it, what a person does; and that no kill loses one's place.
 
+mod bake;
 mod climb;
 
 use crate::world::{

@@ -20,7 +20,7 @@ fn any_command() -> impl Strategy<Value = String> {
             "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume rollback",
             "resume rollback 5%", "resume freeze", "resume hold", "resume pause", "pause", "promote",
             "servers a b", "servers a b+c", "servers a c", "servers c d", "same_version a d", "restart a c",
-            "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine",
+            "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine", "blind yes", "blind no",
         ][..]).prop_map(str::to_owned),
     ]
 }

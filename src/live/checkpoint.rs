@@ -1,0 +1,337 @@
+//! What a restart needs to go on in the present wave: its time, and what it has shown.
+//!
+//! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without fsync.
+//! A restart loses what came after the last write; a power cut may lose the file, and the wave then bakes again.
+//!
+//! Invariants: a checkpoint applies to one stage of one attempt, wave, reach and pair of upstreams, or not at all. What is
+//! damaged, of another version, newer than the state file or impossible is not used, and the reason is reported.
+//! No wall clock is read or written: time is what processes have counted.
+
+use super::keeper;
+use super::snapshot::ReleaseLive;
+use crate::domain::cohort::Weight;
+use crate::domain::decide::{Arm, Force};
+use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::gate::trial::{Margins, Trial};
+use crate::domain::rollout::climb::Spent;
+use crate::domain::wave::Reach;
+use std::path::Path;
+use std::time::Duration;
+
+/// The number is the version of the format and of the method: a change of either makes earlier files unreadable.
+const MAGIC: &[u8] = b"grayling-wave 1\n";
+/// Servers of an upstream that are read back.
+const SERVERS_MAX: usize = 4096;
+
+pub struct Checkpoint {
+    pub spent: Spent,
+    /// `None`: the margins are others now, and what the wave shows is counted anew.
+    pub trial: Option<Trial>,
+}
+
+/// Why a wave bakes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("nothing was saved of it")]
+    Nothing,
+    #[error("what was saved of it is damaged, or of another version of grayling")]
+    Unreadable,
+    #[error("what was saved is of another wave, plan or attempt")]
+    Another,
+    #[error("what was saved is newer than the state file; was that restored from a copy?")]
+    Newer,
+    #[error("what was saved is of other servers")]
+    OtherServers,
+    #[error("what was saved cannot be true")]
+    Impossible,
+    #[error("the evidence against `new` stood at a rollback when it was saved")]
+    Tripping,
+}
+
+/// What an earlier process has saved of the stage that `release` is in.
+pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoint, Unusable> {
+    let file = keeper::wave_file(&release.release.name);
+    let bytes = directory.and_then(|directory| keeper::read(directory, &file)).ok_or(Unusable::Nothing)?;
+    parse(&bytes, &Wanted::of(release))
+}
+
+/// `e_value`: the watchdog's evidence against `new`.
+pub fn render(release: &ReleaseLive, spent: &Spent, trial: Option<&Trial>, e_value: f64) -> Vec<u8> {
+    write(&Key::of(release), spent, trial, e_value)
+}
+
+fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, e_value: f64) -> Vec<u8> {
+    let mut pen = Pen::with(MAGIC);
+    key.write(&mut pen);
+    pen.f64(e_value.clamp(0.0, f64::MAX));
+    for time in [spent.watched, spent.open, spent.held] {
+        pen.u64(time.as_micros() as u64);
+    }
+    pen.u32(u32::from(trial.is_some()));
+    if let Some(trial) = trial {
+        pen.f64s(&[trial.margins().errors, trial.margins().latency]);
+        trial.save(&mut pen);
+    }
+    pen.finish()
+}
+
+fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
+    let mut eye = Eye::open_with(MAGIC, bytes).ok_or(Unusable::Unreadable)?;
+    Key::read(&mut eye).ok_or(Unusable::Unreadable)?.fits(&wanted.key)?;
+    let (e_value, spent) = times(&mut eye).ok_or(Unusable::Impossible)?;
+    if e_value >= 1.0 / wanted.alpha {
+        return Err(Unusable::Tripping);
+    }
+    let trial = trial(&mut eye, wanted).ok_or(Unusable::Impossible)?;
+    Ok(Checkpoint { spent, trial })
+}
+
+/// What a checkpoint must be of, to be used.
+struct Wanted {
+    key: Key,
+    alpha: f64,
+    margins: Margins,
+    /// Of the present wave, if there is one to judge.
+    weight: Option<Weight>,
+    tick: Duration,
+}
+
+impl Wanted {
+    fn of(release: &ReleaseLive) -> Wanted {
+        let of = &release.release.watchdog;
+        Wanted {
+            key: Key::of(release),
+            alpha: of.alpha,
+            margins: of.margins,
+            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.reach.weight),
+            tick: of.tick,
+        }
+    }
+}
+
+/// What a checkpoint is of.
+#[derive(Clone, PartialEq, Debug)]
+struct Key {
+    name: String,
+    salt: String,
+    attempt: u64,
+    stage: u64,
+    /// Empty: before the first one.
+    wave: String,
+    /// What is in force.
+    weight: u32,
+    segments: u64,
+    held: bool,
+    /// Of stable and of new.
+    servers: [Vec<String>; 2],
+}
+
+impl Key {
+    fn of(release: &ReleaseLive) -> Key {
+        let of = &release.release;
+        let (reach, held) = match release.force {
+            Force::At(reach) => (reach, false),
+            Force::Held => (Reach::NOBODY, true),
+        };
+        let servers = |arm| release.upstream(arm).config.servers.iter().map(ToString::to_string).collect();
+        Key {
+            name: of.name.clone(),
+            salt: of.salt_text.clone(),
+            attempt: of.attempt,
+            stage: release.stage,
+            wave: release.wave().map_or_else(String::new, |wave| wave.name.clone()),
+            weight: reach.weight.parts(),
+            segments: reach.segments as u64,
+            held,
+            servers: Arm::BOTH.map(servers),
+        }
+    }
+
+    fn write(&self, pen: &mut Pen) {
+        pen.text(&self.name);
+        pen.text(&self.salt);
+        pen.u64(self.attempt);
+        pen.u64(self.stage);
+        pen.text(&self.wave);
+        pen.u32(self.weight);
+        pen.u64(self.segments);
+        pen.u32(u32::from(self.held));
+        for list in &self.servers {
+            pen.u64(list.len() as u64);
+            list.iter().for_each(|server| pen.text(server));
+        }
+    }
+
+    fn read(eye: &mut Eye<'_>) -> Option<Key> {
+        let (name, salt) = (eye.text()?, eye.text()?);
+        let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
+        let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
+        let mut list = || {
+            let n = eye.length(8).filter(|n| *n <= SERVERS_MAX)?;
+            (0..n).map(|_| eye.text()).collect::<Option<Vec<_>>>()
+        };
+        let servers = [list()?, list()?];
+        Some(Key { name, salt, attempt, stage, wave, weight, segments, held, servers })
+    }
+
+    fn fits(&self, wanted: &Key) -> Result<(), Unusable> {
+        if (self.attempt, self.stage) > (wanted.attempt, wanted.stage) {
+            return Err(Unusable::Newer);
+        }
+        if *wanted != (Key { servers: wanted.servers.clone(), ..self.clone() }) {
+            return Err(Unusable::Another);
+        }
+        // Single servers may come and go; a version that shares none is another one.
+        let mut arms = self.servers.iter().zip(&wanted.servers);
+        let shared = arms.all(|(then, now)| now.iter().any(|server| then.contains(server)));
+        if shared { Ok(()) } else { Err(Unusable::OtherServers) }
+    }
+}
+
+fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
+    let e_value = eye.f64()?;
+    let mut time = || eye.u64().map(Duration::from_micros);
+    let spent = Spent { watched: time()?, open: time()?, held: time()? };
+    spent.is_plausible().then_some((e_value, spent))
+}
+
+/// `None`: it cannot be read. `Some(None)`: there is none for this wave and these margins.
+fn trial(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<Option<Trial>> {
+    if eye.u32()? == 0 {
+        return eye.end().map(|()| None);
+    }
+    let mut numbers = [0.0; 2];
+    eye.logs(&mut numbers)?;
+    let Margins { errors, latency } = wanted.margins;
+    let Some(weight) = wanted.weight.filter(|_| numbers == [errors, latency]) else { return Some(None) };
+    let trial = Trial::restore(wanted.margins, weight, wanted.tick, super::clock::now(), eye)?;
+    eye.end().map(|()| Some(trial))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1 };
+
+    fn key() -> Key {
+        Key {
+            name: "billing".into(),
+            salt: "billing".into(),
+            attempt: 2,
+            stage: 40,
+            wave: "5%".into(),
+            weight: 50_000,
+            segments: 1,
+            held: false,
+            servers: [vec!["http://s:1".into()], vec!["http://n:1".into(), "http://n:2".into()]],
+        }
+    }
+
+    fn wanted(key: Key) -> Wanted {
+        let tick = Duration::from_millis(100);
+        Wanted { key, alpha: 0.001, margins: MARGINS, weight: Some(Weight::from_parts(50_000)), tick }
+    }
+
+    fn trial() -> Trial {
+        Trial::new(MARGINS, Weight::from_parts(50_000), Duration::from_millis(100), Duration::ZERO)
+    }
+
+    fn spent() -> Spent {
+        Spent { watched: 192 * MINUTE, open: 200 * MINUTE, held: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_checkpoint_is_of_one_stage_and_of_no_other() {
+        let bytes = write(&key(), &spent(), Some(&trial()), 0.5);
+        let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
+        assert_eq!(found(key()), Ok((spent(), true)));
+        let others: [(fn(&mut Key), Unusable); 12] = [
+            (|k| k.name = "invoices".into(), Unusable::Another),
+            (|k| k.salt = "other".into(), Unusable::Another),
+            (|k| k.attempt = 3, Unusable::Another),
+            (|k| k.attempt = 1, Unusable::Newer),
+            (|k| k.stage = 41, Unusable::Another),
+            (|k| k.stage = 39, Unusable::Newer),
+            (|k| k.wave = "20%".into(), Unusable::Another),
+            (|k| k.weight = 60_000, Unusable::Another),
+            (|k| k.segments = 2, Unusable::Another),
+            (|k| k.held = true, Unusable::Another),
+            (|k| k.servers[0] = vec!["http://s:2".into()], Unusable::OtherServers),
+            (|k| k.servers[1] = vec!["http://n:3".into()], Unusable::OtherServers),
+        ];
+        for (change, why) in others {
+            let mut other = key();
+            change(&mut other);
+            assert_eq!(found(other.clone()).err(), Some(why), "{other:?}");
+        }
+        // One server more or less is the same version.
+        let mut fewer = key();
+        fewer.servers[1] = vec!["http://n:2".into(), "http://n:9".into()];
+        assert!(found(fewer).is_ok());
+        // As under a reload: other margins begin what is shown anew, and not the bake.
+        let margins = Margins { errors: 0.01, ..MARGINS };
+        let found = parse(&bytes, &Wanted { margins, ..wanted(key()) }).unwrap();
+        assert!(found.trial.is_none() && found.spent == spent());
+        let tripping = write(&key(), &spent(), None, 1000.0);
+        assert_eq!(parse(&tripping, &wanted(key())).err(), Some(Unusable::Tripping));
+    }
+
+    #[test]
+    fn impossible_times_are_not_used() {
+        let possible = spent();
+        for impossible in [
+            Spent { watched: possible.open + MINUTE, ..possible },
+            Spent { held: possible.open + MINUTE, ..possible },
+            Spent { open: Duration::from_secs(1 << 40), ..possible },
+        ] {
+            let bytes = write(&key(), &impossible, None, 0.0);
+            assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Impossible), "{impossible:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_saved_is_read_again_and_a_damaged_file_is_nothing(
+            times in prop::array::uniform3(0u64..1 << 50), with_trial: bool,
+            at: prop::sample::Index, flip in 1u8.., cut: prop::sample::Index,
+        ) {
+            let [a, b, c] = times.map(Duration::from_micros);
+            let spent = Spent { watched: a.min(b), open: b, held: c.min(b) };
+            let trial = with_trial.then(trial);
+            let mut bytes = write(&key(), &spent, trial.as_ref(), 0.0);
+            let found = parse(&bytes, &wanted(key())).map(|f| (f.spent, f.trial.is_some()));
+            let expected = if spent.is_plausible() { Ok((spent, with_trial)) } else { Err(Unusable::Impossible) };
+            prop_assert_eq!(found, expected);
+            let short = &bytes[..cut.index(bytes.len())];
+            prop_assert_eq!(parse(short, &wanted(key())).err(), Some(Unusable::Unreadable));
+            let i = at.index(bytes.len());
+            bytes[i] ^= flip;
+            prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Unreadable));
+        }
+
+        /// As another version's, or an editor's: the checksum fits. No panic, and what is understood is possible.
+        #[test]
+        fn any_bytes_under_a_good_checksum_are_understood_or_refused(
+            body in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, with_trial: bool,
+        ) {
+            let trial = with_trial.then(trial);
+            let whole = write(&key(), &spent(), trial.as_ref(), 0.0);
+            let (kept, _) = whole.split_at(whole.len() - 8);
+            let at = MAGIC.len() + at.index(kept.len() - MAGIC.len());
+            let mut bytes = kept.to_vec();
+            bytes.truncate(at.max(kept.len().saturating_sub(body.len())).max(at));
+            let end = (at + body.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&body[..end - at]);
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes);
+            bytes.extend(sum.to_le_bytes());
+            if let Ok(found) = parse(&bytes, &wanted(key())) {
+                prop_assert!(found.spent.is_plausible());
+                let reading = found.trial.map(|trial| trial.reading()).unwrap_or_default();
+                prop_assert!(reading.e_errors.is_finite() && reading.e_body.is_finite() && reading.e_tail.is_finite());
+            }
+        }
+    }
+}
