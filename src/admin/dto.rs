@@ -430,6 +430,12 @@ pub struct Running {
     /// How far each release has come: no file knows.
     #[serde(default)]
     pub releases: std::collections::BTreeMap<String, Standing>,
+    /// What a release begins with that is not among them, as in the state file.
+    #[serde(default)]
+    pub stranger: serde_json::Value,
+    /// `grayling.stop` is there.
+    #[serde(default)]
+    pub stop_file: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -462,6 +468,12 @@ pub struct Standing {
     pub requests: u64,
     #[serde(default)]
     pub failures: u64,
+    /// What is remembered of it, as in the state file: what holds it is computed from that.
+    #[serde(default)]
+    pub memory: serde_json::Value,
+    /// The release whose rollback forbids users on the servers of this one's `new`.
+    #[serde(default)]
+    pub barred_by: Option<String>,
 }
 
 /// One of the array that `GET /api/v1/ledger?since=N` answers.

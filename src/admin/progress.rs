@@ -8,13 +8,14 @@ use crate::domain::decide::Arm;
 use crate::domain::gate::{self, Traffic};
 use crate::domain::plan::{Resource, ResourceSource};
 use crate::domain::resource::{Grounds, Say};
-use crate::domain::rollout::Pause;
 use crate::domain::rollout::climb::Outlook;
+use crate::domain::rollout::{Memory, Pause, Trip};
 use crate::domain::wave::Door;
 use crate::live::apply::View;
 use crate::live::clock;
 use crate::live::resources::{grounds, seen};
 use crate::live::snapshot::ReleaseLive;
+use crate::live::state;
 
 fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a Outlook> {
     view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
@@ -116,12 +117,16 @@ pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
 
 /// Where a release stands, for who compares files.
 pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
-    let configured = of.progress.as_ref().map_or(of.reach, |p| p.reach);
+    let progress = of.memory.progress.as_ref();
+    let configured = progress.map_or(of.reach, |p| p.reach);
+    // Evidence is long, and nothing is computed from it.
+    let evidence = |trip: &Trip| Trip { evidence: "{}".into(), ..trip.clone() };
+    let memory = Memory { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
     dto::Standing {
-        wave: of.progress.as_ref().map(|p| p.wave.clone()),
+        wave: progress.map(|p| p.wave.clone()),
         weight_configured: configured.weight.percent(),
         segments_configured: configured.segments,
-        finished: of.progress.as_ref().is_some_and(|p| p.finished),
+        finished: progress.is_some_and(|p| p.finished),
         weight: of.reach.weight.percent(),
         segments: of.reach.segments,
         complete: of.version.complete,
@@ -129,5 +134,7 @@ pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
         rate: traffic.map_or(0.0, |t| t.rate),
         requests: traffic.map_or(0, |t| t.requests),
         failures: traffic.map_or(0, |t| t.failures),
+        memory: state::memory_json(&memory),
+        barred_by: of.barred_by.clone(),
     }
 }

@@ -14,7 +14,7 @@ use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::verbs::{Promotion, Resumption};
-use crate::live::{clock, meter};
+use crate::live::{clock, meter, state};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -98,15 +98,20 @@ async fn metrics(State(live): State<Arc<Live>>) -> Response {
 
 async fn config(State(live): State<Arc<Live>>) -> Response {
     let source = live.source();
-    let standings = live.standings().into_iter();
+    let standings = live.standings();
     let views = live.views();
     let traffic = |name: &str| views.get(name).map(|view| view.traffic());
-    let releases = standings.map(|(name, s)| (name.clone(), super::progress::standing(&s, traffic(&name))));
+    let releases = standings
+        .releases
+        .iter()
+        .map(|(name, s)| (name.clone(), super::progress::standing(s, traffic(name))));
     let running = dto::Running {
         text: source.text,
         path: source.path,
         sha256: source.sha256,
         releases: releases.collect(),
+        stranger: state::memory_json(&standings.stranger),
+        stop_file: standings.now.stop_file,
     };
     Json(running).into_response()
 }

@@ -3,7 +3,7 @@
 //! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file
 //! would be refused: by itself, or as a reload of what runs.
 
-use crate::admin::dto::Running;
+use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
 use crate::config::{
     Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
@@ -13,9 +13,10 @@ use crate::domain::foresight::time_to_see;
 use crate::domain::gate::Traffic;
 use crate::domain::gate::seconds;
 use crate::domain::plan::Release;
-use crate::domain::rollout::{Progress, version};
+use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Course;
 use crate::domain::wave::Reach;
+use crate::live::state;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -145,6 +146,10 @@ fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Ve
         }
     };
     let mut findings = compare(&before.plan, &checked.plan, &standings(running));
+    if knows_more(running) {
+        let message = "the proxy is of another version: whether something holds a release is not known here; see: grayling status";
+        findings.insert(0, Finding { kind: FindingKind::Warning, message: message.to_owned() });
+    }
     let mut told = match findings.is_empty() {
         true => "nothing would change\n".to_owned(),
         false => String::new(),
@@ -164,21 +169,36 @@ fn standings(running: &Running) -> Standings {
         weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
         segments,
     };
-    let standing = |s: &crate::admin::dto::Standing| Standing {
-        progress: s.wave.as_ref().map(|wave| Progress {
+    // Another version of the proxy may remember what this one does not know.
+    let standing = |s: &dto::Standing| {
+        let progress = s.wave.as_ref().map(|wave| Progress {
             wave: wave.clone(),
             reach: reach(s.weight_configured, s.segments_configured),
             finished: s.finished,
             entry: 0,
-        }),
-        reach: reach(s.weight, s.segments),
-        version: version::Standing {
-            complete: s.complete,
+        });
+        let memory = state::memory_of_json(&s.memory);
+        Standing {
+            memory: memory.unwrap_or_else(|| Memory { progress, ..Memory::default() }),
             reach: reach(s.weight, s.segments),
-            held: s.guarded,
-        },
+            version: version::Standing {
+                complete: s.complete,
+                reach: reach(s.weight, s.segments),
+                held: s.guarded,
+            },
+            barred_by: s.barred_by.clone(),
+        }
     };
-    running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect()
+    Standings {
+        releases: running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect(),
+        stranger: state::memory_of_json(&running.stranger).unwrap_or_default(),
+        now: Circumstances { stop_file: running.stop_file },
+    }
+}
+
+/// Does the proxy remember of a release what this version cannot read?
+fn knows_more(running: &Running) -> bool {
+    running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
 }
 
 fn word(kind: FindingKind) -> &'static str {
@@ -278,7 +298,8 @@ mod tests {
 
     fn running(text: &str) -> Running {
         let path = "config/grayling.toml".into();
-        Running { text: text.into(), path, sha256: String::new(), releases: Default::default() }
+        let (releases, stranger) = Default::default();
+        Running { text: text.into(), path, sha256: String::new(), releases, stranger, stop_file: false }
     }
 
     fn starter() -> (PathBuf, &'static str) {

@@ -3,21 +3,25 @@
 //! Shares are exact, in parts per million of the users who are in no segment. With one salt a weight that goes from `a` to
 //! `b` moves |a − b| of them; under another salt the two sets are independent, and a + b − 2·a·b change arms.
 //!
-//! How far a plan of waves has come is not in the file: whoever compares says where each release stands.
-//!
-//! Whether a lower `attempt` is held, and what a trip does with a raised one, is the state machine's and not decided here.
+//! How far a plan of waves has come, and what holds a release, is not in the file: the caller gives [`Standings`].
+//! What an edit does to them is computed by the state machine (`domain::rollout`) and by nothing else. So a finding
+//! separates what the file asks for from what will be in force: while something holds a release, nobody moves.
 
 use crate::domain::cohort::{BUCKETS, Weight};
+use crate::domain::decide::Force;
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
-use crate::domain::rollout::{Progress, version};
+use crate::domain::rollout::version::VersionChange;
+use crate::domain::rollout::{self, HoldKind, Input};
 use crate::domain::segment::Segment;
 use crate::domain::wave::Reach;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+mod standing;
 mod versions;
 mod waves;
+use standing::{Edit, State};
+pub use standing::{Standing, Standings};
 pub use waves::too_short;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,35 +42,21 @@ pub struct Finding {
 /// A raise by more than this many parts is worth a warning.
 const RAISE_NOTABLE: u32 = BUCKETS / 4;
 
-/// Where a release stands, by name. Those that are not in it stand before their first wave.
-pub type Standings = BTreeMap<String, Standing>;
-
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Standing {
-    pub progress: Option<Progress>,
-    /// What is in force.
-    pub reach: Reach,
-    pub version: version::Standing,
-}
-
 /// Refusals first, then warnings, then notes.
 pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
     sockets(&mut findings, old, new);
-    let nowhere = Standing::default();
-    let standing = |name: &str| standings.get(name).unwrap_or(&nowhere);
     for release in &new.releases {
         match old.release(&release.name) {
-            Some(before) => changed(&mut findings, old, new, before, release, standing(&release.name)),
-            None => added(&mut findings, release),
+            Some(before) => {
+                let edit = Edit::new([old, new], before, release, standings);
+                changed(&mut findings, old, new, &edit);
+            }
+            None => added(&mut findings, new, release, standings),
         }
     }
     for release in old.releases.iter().filter(|r| new.release(&r.name).is_none()) {
-        findings.warning(format!(
-            "release `{}` is removed: {} of users go where the routes now say; a trip of it is remembered",
-            release.name,
-            waves::reach(release, standing(&release.name)).weight
-        ));
+        removed(&mut findings, release, standings);
     }
     for segment in &new.segments {
         match old.segments.iter().find(|s| s.name == segment.name) {
@@ -172,22 +162,61 @@ pub fn moved(old: Weight, new: Weight, same_salt: bool) -> Weight {
     Weight::from_parts(parts as u32)
 }
 
-fn changed(
-    findings: &mut Findings,
-    old: &Plan,
-    new: &Plan,
-    before: &Release,
-    after: &Release,
-    standing: &Standing,
-) {
+fn changed(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
+    let mut of_release = Findings(Vec::new());
+    changes(&mut of_release, old, new, edit);
+    if let (Some(why), false) = (edit.is.why_held(&edit.after.name), of_release.0.is_empty()) {
+        let (name, at) = (&edit.after.name, edit.is.force.weight());
+        let stays = match (edit.was.hold.is_some(), edit.moves_nobody()) {
+            (true, true) => format!("nobody moves: it stays held at {at}"),
+            (true, false) => format!("it stays held, at {at}"),
+            (false, _) => format!("it is held from now on, at {at}"),
+        };
+        findings.warning(format!("release `{name}`: {stays}: {why}"));
+    }
+    findings.0.extend(of_release.0);
+}
+
+fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
+    let (before, after) = (edit.before, edit.after);
     let name = &after.name;
-    let change = versions::change(old, new, before, after, standing);
-    let begins = change.is_another() && change != version::VersionChange::Undeclared;
-    let is = match begins {
-        true => versions::begins_at(change, after),
-        false => waves::reach_after(before, after, standing),
-    };
-    let (was, is) = (waves::reach(before, standing).weight, is.weight);
+    guard(findings, edit);
+    weight(findings, edit);
+    waves::changed(findings, edit);
+    if before.watchdog.enabled && !after.watchdog.enabled {
+        findings.warning(format!("release `{name}`: the watchdog is switched off"));
+    } else if before.watchdog != after.watchdog {
+        findings.note(format!("release `{name}`: the watchdog's settings change"));
+    }
+    if before.attempt != after.attempt {
+        let begins = match (edit.rearmed, after.waves.is_empty()) {
+            (false, _) => "",
+            (true, true) => ": it begins anew, with fresh evidence",
+            (true, false) => ": it begins anew before its first wave, with fresh evidence",
+        };
+        findings.note(format!("release `{name}`: attempt {} to {}{begins}", before.attempt, after.attempt));
+    }
+    versions::changed(findings, [old, new], [before, after], &edit.standing, edit.change);
+    arms(findings, old, new, before, after, edit.change);
+    membership(findings, edit, "segments", &before.segments, &after.segments);
+    membership(findings, edit, "excluded", &before.excluded, &after.excluded);
+    if (&before.resources, before.resource_interval) != (&after.resources, after.resource_interval) {
+        findings.note(format!("release `{name}`: what is watched of resources changes"));
+    }
+    setting(findings, name, "on_unreachable", &before.on_unreachable, &after.on_unreachable);
+    setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
+    setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
+    if before.step_max != after.step_max {
+        findings.note(format!("release `{name}`: step_max {} to {}", before.step_max, after.step_max));
+    }
+}
+
+/// What a reload refuses: a raise beyond `step_max`, and an edit that would let users into a frozen `new`.
+fn guard(findings: &mut Findings, edit: &Edit<'_>) {
+    let (before, after) = (edit.before, edit.after);
+    let name = &after.name;
+    // Of what the file gives: in force it may be less now, and as much as this later.
+    let (was, is) = (edit.was.given.weight, edit.is.given.weight);
     let raise = is.parts().saturating_sub(was.parts());
     // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
     // and the second save is a decision of its own.
@@ -204,42 +233,50 @@ fn changed(
             was, is
         ));
     }
-    let share = moved(was, is, before.salt == after.salt);
-    if before.salt != after.salt {
-        findings.warning(format!(
-            "release `{name}`: the salt changed, every user is dealt anew: {share} of users change arms"
+    let given = |of: &State, release: &Release| {
+        release.segments[..of.given.segments.min(release.segments.len())].to_vec()
+    };
+    let (known, then) = (given(&edit.was, before), given(&edit.is, after));
+    let joins = then.iter().any(|segment| !known.iter().any(|k| k.same(segment)));
+    let frozen = edit.is.memory.freeze.is_some() && edit.is.memory.trip.is_none();
+    if frozen && (before.salt != after.salt || joins) {
+        findings.refused(format!(
+            "release `{name}` is frozen: its salt cannot change, and no segment can join; \
+             first: {}",
+            HoldKind::Freeze.command(name)
         ));
+    }
+}
+
+/// Who moves.
+fn weight(findings: &mut Findings, edit: &Edit<'_>) {
+    let (before, after, name) = (edit.before, edit.after, &edit.after.name);
+    let [was, is] = [&edit.was, &edit.is].map(|state| state.force.weight());
+    let [asked_before, asked] = [&edit.was, &edit.is].map(|state| state.given.weight);
+    let raise = is.parts().saturating_sub(was.parts());
+    let share = moved(was, is, before.salt == after.salt);
+    let held = edit.is.hold.is_some();
+    if before.salt != after.salt {
+        let moves = match (held, share) {
+            (true, Weight::ZERO) => ": every user is dealt anew when the hold ends".to_owned(),
+            _ => format!(", every user is dealt anew: {share} of users change arms"),
+        };
+        findings.warning(format!("release `{name}`: the salt changed{moves}"));
     } else if raise > RAISE_NOTABLE {
         findings.warning(format!(
-            "release `{name}`: the weight goes up by more than 25 points, from {} to {}: {share} of users move to `new`",
-            was, is
+            "release `{name}`: the weight goes up by more than 25 points, from {was} to {is}: {share} of users move to `new`"
         ));
     } else if was != is {
         let arm = if raise > 0 { "new" } else { "stable" };
-        findings
-            .note(format!("release `{name}`: weight {} to {}: {share} of users move to `{arm}`", was, is));
+        findings.note(format!("release `{name}`: weight {was} to {is}: {share} of users move to `{arm}`"));
     }
-    waves::changed(findings, before, after, standing);
-    if before.watchdog.enabled && !after.watchdog.enabled {
-        findings.warning(format!("release `{name}`: the watchdog is switched off"));
-    } else if before.watchdog != after.watchdog {
-        findings.note(format!("release `{name}`: the watchdog's settings change"));
+    if held && asked != asked_before && asked != is {
+        findings.note(format!(
+            "release `{name}`: the file's weight, {asked_before} to {asked}, waits for the end of the hold"
+        ));
     }
-    if before.attempt != after.attempt {
-        findings.note(format!("release `{name}`: attempt {} to {}", before.attempt, after.attempt));
-    }
-    versions::changed(findings, [old, new], [before, after], standing, change);
-    arms(findings, old, new, before, after, change);
-    membership(findings, name, "segments", &before.segments, &after.segments);
-    membership(findings, name, "excluded", &before.excluded, &after.excluded);
-    if (&before.resources, before.resource_interval) != (&after.resources, after.resource_interval) {
-        findings.note(format!("release `{name}`: what is watched of resources changes"));
-    }
-    setting(findings, name, "on_unreachable", &before.on_unreachable, &after.on_unreachable);
-    setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
-    setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
-    if before.step_max != after.step_max {
-        findings.note(format!("release `{name}`: step_max {} to {}", before.step_max, after.step_max));
+    if edit.was.hold.is_some() && !held {
+        findings.note(format!("release `{name}`: this edit ends the hold: it was held at {was}"));
     }
 }
 
@@ -256,14 +293,14 @@ fn arms(
     new: &Plan,
     before: &Release,
     after: &Release,
-    change: version::VersionChange,
+    change: VersionChange,
 ) {
     let name = |plan: &Plan, i: usize| plan.upstreams[i].name.clone();
     for (arm, was, is) in [("stable", before.stable, after.stable), ("new", before.new, after.new)] {
         let (was, is) = (name(old, was), name(new, is));
         if was != is {
             let message = format!("release `{}`: `{arm}` is `{is}` and no longer `{was}`", after.name);
-            let known = change == version::VersionChange::Same;
+            let known = change == VersionChange::Same;
             if arm == "new" && before.attempt == after.attempt && known {
                 findings.warning(format!("{message}, with the same `attempt`: raise it for a new build"));
             } else {
@@ -273,11 +310,34 @@ fn arms(
     }
 }
 
-fn added(findings: &mut Findings, release: &Release) {
-    let weight = waves::reach(release, &Standing::default()).weight;
-    let message = match release.waves.first() {
-        Some(first) => format!("release `{}` is new, before its first wave, `{}`", release.name, first.name),
-        None => format!("release `{}` is new: {weight} of users go to `new`", release.name),
+fn added(findings: &mut Findings, plan: &Plan, release: &Release, standings: &Standings) {
+    // A release that was removed is remembered: a rollback of it still holds.
+    let Standing { memory, .. } = standings.of(release);
+    let versions = release.versions(plan);
+    let raised = release.attempt > memory.attempt;
+    let change = memory.versions.change(&versions, raised, Some(versions::unnamed(&memory)));
+    let configured = Input::Configure {
+        attempt: release.attempt,
+        course: release.course(),
+        standing: Reach::NOBODY,
+        versions,
+        change,
+        weight_edited: false,
+    };
+    let (memory, _) = rollout::step(&memory, configured);
+    let is = State::of(release, &Standing { memory, ..Standing::default() }, standings.now);
+    let (name, weight) = (&release.name, is.given.weight);
+    let message = match (is.why_held(name), &is.memory.progress, release.waves.first()) {
+        (Some(why), ..) => {
+            format!("release `{name}` is new to the file, and held at {}: {why}", is.force.weight())
+        }
+        (None, Some(progress), Some(_)) => {
+            format!("release `{name}` is back, in wave `{}`: {weight} of users go to `new`", progress.wave)
+        }
+        (None, None, Some(first)) => {
+            format!("release `{name}` is new, before its first wave, `{}`", first.name)
+        }
+        (None, _, None) => format!("release `{name}` is new: {weight} of users go to `new`"),
     };
     // Else a release that is taken out and put back would be raised past what guards it.
     if weight > release.step_max {
@@ -286,7 +346,7 @@ fn added(findings: &mut Findings, release: &Release) {
             "release `{}` is new: from nothing to {weight} is more than its `step_max` ({step_max}) allows",
             release.name
         ));
-    } else if weight.parts() > RAISE_NOTABLE {
+    } else if weight.parts() > RAISE_NOTABLE || is.hold.is_some() {
         findings.warning(message);
     } else {
         findings.note(message);
@@ -296,16 +356,33 @@ fn added(findings: &mut Findings, release: &Release) {
     }
 }
 
+fn removed(findings: &mut Findings, release: &Release, standings: &Standings) {
+    let was = State::of(release, &standings.of(release), standings.now);
+    let name = &release.name;
+    let leave = match (was.force, was.why_held(name)) {
+        (Force::Held, Some(why)) => format!("nobody is in its `new`, which is held at 0%: {why}"),
+        (force, Some(why)) => format!("{} of users are in its `new`, which is held: {why}", force.weight()),
+        (force, None) => format!("{} of users are in its `new`", force.weight()),
+    };
+    let known = if was.memory.trip.is_some() { "; the rollback is remembered" } else { "" };
+    findings.warning(format!(
+        "release `{name}` is removed: its users go where the routes now say{known}; {leave}"
+    ));
+}
+
 fn membership(
     findings: &mut Findings,
-    release: &str,
+    edit: &Edit<'_>,
     key: &str,
     before: &[Arc<Segment>],
     after: &[Arc<Segment>],
 ) {
+    let release = &edit.after.name;
+    // Under a freeze the lists are in force at once.
+    let later = if edit.is.force == Force::Held { edit.later() } else { "" };
     let absent = |list: &[Arc<Segment>], name: &str| !list.iter().any(|s| s.name == name);
     for segment in after.iter().filter(|s| absent(before, &s.name)) {
-        let message = format!("release `{release}`: `{}` joins `{key}`", segment.name);
+        let message = format!("release `{release}`: `{}` joins `{key}`{later}", segment.name);
         if key == "segments" && chosen_by_client(segment) {
             findings.warning(format!("{message}, and whoever can send `{}` can enter", header(segment)));
         } else {
@@ -313,7 +390,7 @@ fn membership(
         }
     }
     for segment in before.iter().filter(|s| absent(after, &s.name)) {
-        findings.note(format!("release `{release}`: `{}` leaves `{key}`", segment.name));
+        findings.note(format!("release `{release}`: `{}` leaves `{key}`{later}", segment.name));
     }
 }
 
@@ -421,6 +498,9 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
 }
 
 #[cfg(test)]
+mod holds;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -457,7 +537,7 @@ release = "r"
             assert!(text.contains(from), "{from}");
             text = text.replacen(from, to, 1);
         }
-        let findings = compare(&plan(BASE), &plan(&text), &Standings::new());
+        let findings = compare(&plan(BASE), &plan(&text), &Standings::default());
         findings.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
     }
 

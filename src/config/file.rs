@@ -327,7 +327,7 @@ pub struct Wave {
     pub segments: Option<Vec<String>>,
     /// Default: that of the wave before.
     pub weight: Option<Percent>,
-    /// It is judged no earlier than this after it opened.
+    /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
     #[schemars(extend("default" = "10m"))]
     pub bake: Option<Duration>,
     /// Of `new`, in this wave.
@@ -651,7 +651,7 @@ pub struct Alert {
     /// How often an Alertmanager is told again of an alert that stands.
     #[schemars(extend("default" = "30s"))]
     pub repeat: Option<Duration>,
-    /// A wave that has baked, and is held for longer than this, is told.
+    /// A wave that is held for longer than this although it is baked, or whose bake went unwatched for longer, is reported.
     #[schemars(extend("default" = "2h"))]
     pub stuck_after: Option<Duration>,
 }

@@ -23,7 +23,7 @@ impl Reach {
 pub struct Wave {
     pub name: String,
     pub reach: Reach,
-    /// It is judged no earlier than this after it opened.
+    /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
     pub bake: Duration,
     /// Of `new`, in this wave.
     pub requests_min: u64,

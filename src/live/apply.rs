@@ -449,7 +449,6 @@ impl Live {
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
         let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases);
         refused.extend(conflicts.into_iter().map(|c| c.message));
-        refused.extend(writer.frozen_against(&before, &checked.plan));
         if !refused.is_empty() {
             drop(writer);
             self.reload_failed(refused.join("; "), None);

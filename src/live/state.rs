@@ -263,6 +263,22 @@ fn parse(bytes: &[u8]) -> Result<Image, String> {
     image.try_into()
 }
 
+/// What is remembered of one release, as it stands in the state file: for [`crate::config::compare`] in another process.
+pub fn memory_json(memory: &Memory) -> serde_json::Value {
+    let releases = BTreeMap::from([(String::new(), memory.clone())]);
+    let mut file = FileImage::from(&Image { releases, ..Image::default() });
+    // Numbers, words and lists of them: JSON can always hold that.
+    file.releases.remove("").and_then(|memory| serde_json::to_value(memory).ok()).unwrap_or_default()
+}
+
+/// The counterpart; `None`: another version has written it.
+pub fn memory_of_json(json: &serde_json::Value) -> Option<Memory> {
+    let memory = FileMemory::deserialize(json).ok()?;
+    let mut file = FileImage::from(&Image::default());
+    file.releases.insert(String::new(), memory);
+    Image::try_from(file).ok()?.releases.remove("")
+}
+
 // The file's exact mirror. The domain knows no serde.
 
 #[derive(Serialize, Deserialize)]
@@ -592,6 +608,14 @@ pub mod tests {
             other => panic!("{other:?}"),
         }
         assert!(matches!(StateDirectory::open(&dir), Err(StateError::Locked { .. })));
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_release_passes_through_json() {
+        for memory in image().releases.values() {
+            assert_eq!(memory_of_json(&memory_json(memory)).as_ref(), Some(memory));
+        }
+        assert_eq!(memory_of_json(&serde_json::Value::Null), None);
     }
 
     #[test]

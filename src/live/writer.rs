@@ -19,13 +19,11 @@ use crate::config::{Standing, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
-use crate::domain::rollout::{
-    self, Awaits, Circumstances, Hold, HoldKind, Input, Memory, State, Step, version,
-};
+use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
 use crate::domain::segment::Segment;
 use crate::domain::wave::{Course, Reach};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 pub(super) struct Writer {
@@ -63,11 +61,7 @@ impl Writer {
         let course = release.course();
         let reach = memory.reach(course);
         let (mut force, mut hold) = rollout::force(memory, reach, release.attempt, self.now());
-        let bar = self.barred.iter().find_map(|b| match b {
-            Bar::Release { name, by } if *name == release.name => Some(by.clone()),
-            _ => None,
-        });
-        if let (Some(by), None) = (bar, &memory.trip) {
+        if let (Some(by), None) = (self.barred_by(&release.name), &memory.trip) {
             (force, hold) = (Force::Held, Some(Hold::Barred { by }));
         }
         let state = State::of(memory, course, hold.as_ref(), force);
@@ -82,8 +76,7 @@ impl Writer {
     }
 
     fn met(&self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
-        let stranger =
-            Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() };
+        let stranger = self.stranger();
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
         let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
         let standing = match old.map(|r| r.force) {
@@ -417,36 +410,32 @@ impl Writer {
 
     /// Where each release stands.
     pub(super) fn standings(&self, now: &Snapshot) -> Standings {
-        let of = |r: &Arc<ReleaseLive>| {
-            let memory = self.memory(&r.release);
-            let version = self.version_standing(Some(r), &memory);
-            (r.release.name.clone(), Standing { progress: memory.progress, reach: version.reach, version })
-        };
-        now.releases.iter().map(of).collect()
+        let mut releases: BTreeMap<String, Standing> = BTreeMap::new();
+        for (name, memory) in &self.image.releases {
+            let standing = Standing { memory: memory.clone(), ..Standing::default() };
+            releases.insert(name.clone(), standing);
+        }
+        for live in &now.releases {
+            let standing = releases.entry(live.release.name.clone()).or_default();
+            if let Force::At(reach) = live.force {
+                standing.reach = reach;
+            }
+            standing.version = self.version_standing(Some(live), &standing.memory);
+            standing.barred_by = self.barred_by(&live.release.name);
+        }
+        Standings { releases, stranger: self.stranger(), now: self.now() }
     }
 
-    /// What a file may not change while a release is frozen: a new salt or a new segment lets users in as well as a weight does.
-    pub(super) fn frozen_against(&self, before: &Snapshot, plan: &Plan) -> Vec<String> {
-        let frozen = before.releases.iter().filter(|r| r.state == State::Frozen);
-        let pairs = frozen.filter_map(|old| Some((old, plan.release(&old.release.name)?)));
-        let lets_in = pairs.filter(|(old, new)| {
-            let was = in_force(&old.release, old.force);
-            let reach = self.met(plan, new, Some(before)).0.reach(new.course());
-            let is = in_force(new, Force::At(reach));
-            let known = |s: &&Arc<Segment>| was.iter().any(|k| k.same(s));
-            new.attempt <= old.release.attempt
-                && (new.salt != old.release.salt || !is.iter().all(|s| known(&s)))
-        });
-        lets_in
-            .map(|(_, new)| {
-                let name = &new.name;
-                format!(
-                    "release `{name}` is frozen: its salt cannot change, and no segment can join; \
-                     first: {}",
-                    HoldKind::Freeze.command(name)
-                )
-            })
-            .collect()
+    fn barred_by(&self, name: &str) -> Option<String> {
+        self.barred.iter().find_map(|bar| match bar {
+            Bar::Release { name: barred, by } if barred == name => Some(by.clone()),
+            _ => None,
+        })
+    }
+
+    /// What a release begins with that nobody has seen.
+    fn stranger(&self) -> Memory {
+        Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() }
     }
 
     /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps it among the latest.

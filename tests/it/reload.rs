@@ -181,3 +181,59 @@ fn a_raise_beyond_step_max_is_refused_and_a_hangup_reads_the_file_again() {
     proxy.signal("HUP");
     in_force(&proxy, 15.0, seconds(5));
 }
+
+#[test]
+fn an_edit_under_a_hold_is_told_as_what_waits_and_not_as_users_who_move() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("5%");
+    let proxy = world.run(&config);
+    let admin = format!("http://{}", proxy.admin);
+    let against = |config: &Config| {
+        let file = world.path("config/edited.toml");
+        std::fs::write(&file, config.text()).unwrap();
+        let told = grayling(&["check", file.to_str().unwrap(), "--against", &admin]);
+        String::from_utf8_lossy(&told.stdout).into_owned()
+    };
+    let edited = config.clone().weight("20%");
+    assert!(against(&edited).contains("15% of users move to `new`"), "{}", against(&edited));
+
+    assert_eq!(proxy.api().change("rollback", "a test").status, 200);
+    let told = against(&edited);
+    let held = "release `billing`: nobody moves: it stays held at 0%: rolled back";
+    let waits = "release `billing`: the file's weight, 5% to 20%, waits for the end of the hold";
+    assert!(told.contains(held) && told.contains(waits) && !told.contains("of users move"), "{told}");
+    // A new attempt moves them, and says so.
+    let rearmed = against(&edited.clone().attempt(2));
+    assert!(rearmed.contains("weight 0% to 20%: 20% of users move to `new`"), "{rearmed}");
+
+    // The reload says the same in the log, and does it.
+    world.write(&edited);
+    let reloaded = proxy.event("reloaded").to_string();
+    assert!(reloaded.contains(held) && reloaded.contains(waits), "{reloaded}");
+    assert!(!reloaded.contains("of users move"), "{reloaded}");
+    assert_eq!(proxy.api().weight(), 0.0);
+    eventually(seconds(5), "the file's weight is announced", || {
+        (proxy.api().release()["weight_configured"] == 20.0).then_some(())
+    });
+
+    // A release that is taken out and put back is still rolled back.
+    let text = edited.text();
+    let (without, _) = text.split_once("[release.billing]").unwrap();
+    world.write_text(&format!(
+        "{without}\n[[route]]\npath = \"/\"\nupstream = \"v1\"\n[state]\ndirectory = \"../state\"\n"
+    ));
+    eventually(seconds(5), "it is not in the file any more", || {
+        proxy.api().status()["releases"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    let back = against(&edited);
+    assert!(back.contains("is new to the file, and held at 0%: rolled back"), "{back}");
+
+    // grayling.stop holds everything.
+    world.write(&edited.clone().attempt(2));
+    in_force(&proxy, 20.0, seconds(5));
+    std::fs::write(world.path("config/grayling.stop"), "").unwrap();
+    in_force(&proxy, 0.0, seconds(5));
+    let told = against(&edited.attempt(2).weight("50%"));
+    assert!(told.contains("nobody moves: it stays held at 0%: a file grayling.stop"), "{told}");
+}

@@ -2,8 +2,9 @@
 
 use super::{Findings, Standing};
 use crate::domain::plan::{Plan, Release};
+use crate::domain::rollout::Memory;
 use crate::domain::rollout::version::{self, VersionChange};
-use crate::domain::wave::{Course, Reach};
+use crate::domain::wave::Reach;
 
 pub fn change(
     old: &Plan,
@@ -16,12 +17,9 @@ pub fn change(
     before.versions(old).change(&after.versions(new), raised, Some(standing.version))
 }
 
-/// Where another version begins.
-pub fn begins_at(change: VersionChange, after: &Release) -> Reach {
-    match (change.holds(after.course()), after.course()) {
-        (None, Course::ByHand(reach)) => reach,
-        _ => Reach::NOBODY,
-    }
+/// Of a release that the file did not name.
+pub fn unnamed(memory: &Memory) -> version::Standing {
+    version::Standing { complete: false, reach: Reach::NOBODY, held: memory.guards_versions() }
 }
 
 pub fn changed(
@@ -99,8 +97,9 @@ mod tests {
         let before = plan("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
         let reach = Reach { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
         let version = version::Standing { complete: false, reach, held };
-        let standing = Standing { progress: None, reach, version };
-        let standings: Standings = [("r".to_owned(), standing)].into();
+        let standing = Standing { reach, version, ..Standing::default() };
+        let releases = [("r".to_owned(), standing)].into();
+        let standings = Standings { releases, ..Standings::default() };
         compare(&before, after, &standings).into_iter().map(|f| (f.kind, f.message)).collect()
     }
 
@@ -117,7 +116,7 @@ mod tests {
         }
         let found = findings(&plan("weight = \"20%\"\nattempt = 2", other), false);
         assert!(found.iter().all(|(kind, _)| *kind != FindingKind::Refused), "{found:?}");
-        let told = found.iter().find(|(_, m)| m.contains("another version")).unwrap();
+        let told = found.iter().find(|(_, m)| m.contains("another version;")).unwrap();
         assert!(told.1.contains("20% of users move to `stable`; it begins at 0%"), "{}", told.1);
         let same = findings(&plan("weight = \"20%\"\nsame_version = true", other), false);
         assert!(

@@ -1,71 +1,52 @@
 //! What an edited plan of waves does to a release that is on its way: what is behind, what is ahead, and where it goes on.
 
-use super::{Finding, FindingKind, Findings, Standing};
+use super::{Edit, Finding, FindingKind, Findings};
 use crate::domain::gate::{self, Traffic, points, time_needed};
 use crate::domain::plan::{Plan, Release};
-use crate::domain::rollout::Progress;
-use crate::domain::wave::{Course, Reach, Wave};
+use crate::domain::rollout::{HoldKind, Progress};
+use crate::domain::wave::Wave;
 use std::collections::BTreeMap;
 
-/// What the file gives a release that stands there.
-pub fn reach(release: &Release, standing: &Standing) -> Reach {
-    under(standing.progress.as_ref(), release.course(), standing.reach)
-}
-
-/// The same after an edit.
-pub fn reach_after(before: &Release, after: &Release, standing: &Standing) -> Reach {
-    match after.attempt > before.attempt {
-        true => under(None, after.course(), Reach::NOBODY),
-        false => reach(after, standing),
-    }
-}
-
-fn under(progress: Option<&Progress>, course: Course<'_>, standing: Reach) -> Reach {
-    match course {
-        Course::ByHand(reach) => reach,
-        Course::Waves(waves) => Progress::under(progress, course, standing)
-            .and_then(|p| Some(waves[p.place(waves)?].reach))
-            .unwrap_or(Reach::NOBODY),
-    }
-}
-
-pub fn changed(findings: &mut Findings, before: &Release, after: &Release, standing: &Standing) {
+pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
+    let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     if before.open_hours != after.open_hours {
-        let told = |r: &Release| r.open_hours.as_ref().map_or("none".to_owned(), ToString::to_string);
-        findings.note(format!("release `{name}`: open_hours {} to {}", told(before), told(after)));
+        let shown = |r: &Release| r.open_hours.as_ref().map_or("none".to_owned(), ToString::to_string);
+        findings.note(format!("release `{name}`: open_hours {} to {}", shown(before), shown(after)));
     }
     if before.waves == after.waves {
         return;
     }
+    let later = edit.later();
     let place = |p: &Option<Progress>, waves: &[Wave]| p.as_ref().and_then(|p| p.place(waves));
-    let rearmed = after.attempt > before.attempt;
-    let going_on = match rearmed {
-        true => None,
-        false => Progress::under(standing.progress.as_ref(), after.course(), standing.reach),
+    let going_on = &edit.is.memory.progress;
+    let on = match (going_on, edit.is.hold.is_some()) {
+        (Some(progress), false) => format!("it goes on in wave `{}`", progress.wave),
+        (Some(progress), true) => format!("its place in the plan is wave `{}`", progress.wave),
+        (None, false) => "it begins before its first wave".to_owned(),
+        (None, true) => "its place in the plan is before the first wave".to_owned(),
     };
-    let on = match &going_on {
-        Some(progress) => format!("it goes on in wave `{}`", progress.wave),
-        None => "it begins before its first wave".to_owned(),
-    };
+    // What is held bakes anew in any case.
+    let bakes = |words: &'static str| if edit.is.hold.is_some() { "" } else { words };
     match (before.waves.is_empty(), after.waves.is_empty()) {
         (true, _) => {
             return findings
                 .note(format!("release `{name}`: waves, and no weight set by hand any more: {on}"));
         }
         (_, true) => {
-            return findings.note(format!("release `{name}`: its weight is set by hand from now on"));
+            return findings.note(format!("release `{name}`: its weight is set by hand from now on{later}"));
         }
         _ => {}
     }
-    let (was, is) = (place(&standing.progress, &before.waves), place(&going_on, &after.waves));
+    let (was, is) = (place(&edit.was.memory.progress, &before.waves), place(going_on, &after.waves));
     let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
     match (old, new) {
         (Some(old), Some(new)) if old.name == new.name => {
             if old.reach != new.reach {
                 findings.note(format!(
-                    "release `{name}`: the present wave, `{}`, reaches elsewhere: it bakes again",
-                    new.name
+                    "release `{name}`: the present wave, `{}`, reaches elsewhere{later}{}",
+                    new.name,
+                    bakes(": it bakes again")
                 ));
             } else if old != new {
                 findings.note(format!(
@@ -74,10 +55,11 @@ pub fn changed(findings: &mut Findings, before: &Release, after: &Release, stand
                 ));
             }
         }
-        (Some(old), _) if !rearmed => {
+        (Some(old), _) if !edit.rearmed => {
             findings.warning(format!(
-                "release `{name}`: the present wave, `{}`, is gone: {on}, and bakes again",
-                old.name
+                "release `{name}`: the present wave, `{}`, is gone: {on}{}",
+                old.name,
+                bakes(", and bakes again")
             ));
         }
         _ => {}
@@ -92,6 +74,12 @@ pub fn changed(findings: &mut Findings, before: &Release, after: &Release, stand
     if old != new {
         let left = if new.is_empty() { "none".to_owned() } else { names(&new) };
         findings.note(format!("release `{name}`: waves ahead change; to come: {left}"));
+    }
+    if edit.is.memory.pause.is_some() && edit.is.hold.is_none() {
+        findings.note(format!(
+            "release `{name}` is paused: no wave opens by itself until: {}",
+            HoldKind::Pause.command(name)
+        ));
     }
 }
 
@@ -122,8 +110,10 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compare::{Standings, compare};
+    use crate::config::compare::{Standing, Standings, compare};
     use crate::domain::cohort::Weight;
+    use crate::domain::rollout::Memory;
+    use crate::domain::wave::Reach;
     use std::path::Path;
 
     const BASE: &str = r#"
@@ -150,7 +140,12 @@ step_max = "40%"
     fn at(weight: &str) -> Standings {
         let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
         let progress = Some(Progress { wave: weight.into(), reach, finished: false, entry: 0 });
-        [("r".to_owned(), Standing { progress, reach, ..Standing::default() })].into()
+        let memory = Memory { attempt: 1, progress, ..Memory::default() };
+        standings(Standing { memory, reach, ..Standing::default() })
+    }
+
+    fn standings(standing: Standing) -> Standings {
+        Standings { releases: [("r".to_owned(), standing)].into(), ..Standings::default() }
     }
 
     fn findings(before: &str, after: &str, standings: &Standings) -> Vec<String> {
@@ -204,11 +199,8 @@ step_max = "40%"
 
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
-        let by_hand = Standing {
-            reach: Reach { weight: Weight::from_parts(50_000), segments: 0 },
-            ..Standing::default()
-        };
-        let standings = [("r".to_owned(), by_hand)].into();
+        let reach = Reach { weight: Weight::from_parts(50_000), segments: 0 };
+        let standings = standings(Standing { reach, ..Standing::default() });
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),
             ["Note: release `r`: waves, and no weight set by hand any more: it goes on in wave `5%`"]
@@ -221,7 +213,7 @@ step_max = "40%"
             findings(WAVES, &format!("attempt = 2\n{WAVES}"), &at("5%")),
             [
                 "Note: release `r`: weight 5% to 0%: 5% of users move to `stable`",
-                "Note: release `r`: attempt 1 to 2",
+                "Note: release `r`: attempt 1 to 2: it begins anew before its first wave, with fresh evidence",
             ]
         );
     }

@@ -87,7 +87,7 @@ proptest! {
         let report = match check(&text) {
             Ok(checked) => {
                 prop_assert!(toml::from_str::<file::File>(&text).is_ok());
-                prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::new()).is_empty());
+                prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::default()).is_empty());
                 prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::domain::cohort::Weight::FULL));
                 prop_assert!(!checked.plan.routes.is_empty());
                 checked.warnings

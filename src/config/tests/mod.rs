@@ -608,7 +608,7 @@ proptest! {
                 prop_assert!(toml::from_str::<file::File>(&text).is_ok(), "{:?}", toml::from_str::<file::File>(&text).err());
                 let again = check(&checked.text).unwrap();
                 prop_assert_eq!(format!("{:?}", again.plan), format!("{:?}", checked.plan));
-                prop_assert_eq!(compare(&again.plan, &checked.plan, &Standings::new()), vec![]);
+                prop_assert_eq!(compare(&again.plan, &checked.plan, &Standings::default()), vec![]);
             }
             Err(report) => {
                 prop_assert!(report.errors() > 0);

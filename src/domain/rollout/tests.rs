@@ -465,7 +465,8 @@ fn what_is_not_watched_does_not_bake() {
          # Held in between: that begins anew, with a restart and without.
          stop on                         -> pending 5% 0%
          restart
-         stop off                        -> progressing 5% 5%
+         stop off                        -> pending 5% 0%
+         resume hold                     -> progressing 5% 5%
          wait 9m                         -> progressing 5% 5%
          wait 1m                         -> progressing 20% 20%",
     );

@@ -1,0 +1,153 @@
+//! Where releases stand, and what an edit makes of that: computed by the state machine (`domain::rollout`), so that a
+//! hold or a rule that is added there holds here too.
+//!
+//! Invariants: pure; what the file gives ([`State::given`]) and what is in force ([`State::force`]) are never mixed.
+
+use super::versions;
+use crate::domain::decide::Force;
+use crate::domain::plan::{Plan, Release};
+use crate::domain::rollout::version::{self, VersionChange};
+use crate::domain::rollout::{self, Circumstances, Hold, Input, Memory, Step};
+use crate::domain::segment::Segment;
+use crate::domain::wave::{Course, Reach};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where releases stand, and what holds them. The default: nothing is remembered, and nothing holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Standings {
+    /// By name; also of releases that the running file does not name any more.
+    pub releases: BTreeMap<String, Standing>,
+    /// What a release begins with that is not among them.
+    pub stranger: Memory,
+    pub now: Circumstances,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Standing {
+    pub memory: Memory,
+    /// What is in force.
+    pub reach: Reach,
+    /// How it stands, for an edit of its versions.
+    pub version: version::Standing,
+    /// The release whose rollback forbids users on the servers of this one's `new`.
+    pub barred_by: Option<String>,
+}
+
+impl Standings {
+    pub fn of(&self, release: &Release) -> Standing {
+        let stranger = || Standing { memory: self.stranger.clone(), ..Standing::default() };
+        let mut standing = self.releases.get(&release.name).cloned().unwrap_or_else(stranger);
+        if standing.memory.attempt == 0 {
+            standing.memory.attempt = release.attempt;
+        }
+        standing
+    }
+}
+
+/// What a file gives a release, and what is in force of that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct State {
+    pub memory: Memory,
+    pub given: Reach,
+    pub force: Force,
+    /// Why less is in force.
+    pub hold: Option<Hold>,
+}
+
+impl State {
+    pub fn of(release: &Release, standing: &Standing, now: Circumstances) -> State {
+        let memory = standing.memory.clone();
+        let given = memory.reach(release.course());
+        let (mut force, mut hold) = rollout::force(&memory, given, release.attempt, now);
+        if let (Some(by), None) = (&standing.barred_by, &memory.trip) {
+            (force, hold) = (Force::Held, Some(Hold::Barred { by: by.clone() }));
+        }
+        State { memory, given, force, hold }
+    }
+
+    /// The segments that are in `new`.
+    fn in_force(&self, release: &Release) -> Vec<Arc<Segment>> {
+        match self.force {
+            Force::Held => vec![],
+            Force::At(reach) => release.segments.iter().take(reach.segments).cloned().collect(),
+        }
+    }
+
+    /// `rolled back; ...`: what holds, and what to type.
+    pub fn why_held(&self, name: &str) -> Option<String> {
+        self.hold.as_ref().map(|hold| hold.explain(name))
+    }
+}
+
+/// A release before an edit and after it.
+pub struct Edit<'a> {
+    pub before: &'a Release,
+    pub after: &'a Release,
+    pub standing: Standing,
+    pub change: VersionChange,
+    pub was: State,
+    pub is: State,
+    /// The edit begins another attempt.
+    pub rearmed: bool,
+}
+
+impl<'a> Edit<'a> {
+    /// `old` and `new` are the plans that the releases are of.
+    pub fn new(
+        [old, new]: [&Plan; 2],
+        before: &'a Release,
+        after: &'a Release,
+        standings: &Standings,
+    ) -> Edit<'a> {
+        let standing = standings.of(before);
+        let change = versions::change(old, new, before, after, &standing);
+        let (was, course) = (State::of(before, &standing, standings.now), after.course());
+        let by_hand = |course: Course<'_>| match course {
+            Course::ByHand(reach) => Some(reach.weight),
+            Course::Waves(_) => None,
+        };
+        let configured = Input::Configure {
+            attempt: after.attempt,
+            course,
+            standing: standing.reach,
+            versions: after.versions(new),
+            // What is undeclared is refused: the rest is compared as if it were declared the same.
+            change: if change == VersionChange::Undeclared { VersionChange::Same } else { change },
+            weight_edited: by_hand(before.course()) != by_hand(course),
+        };
+        let (mut memory, step) = rollout::step(&standing.memory, configured);
+        if standings.now.stop_file {
+            memory = rollout::step(&memory, Input::Stop { course }).0;
+        }
+        // It stays barred as long as it leads to the same servers and the other's rollback stands.
+        let same_servers = old.upstreams[before.new].servers == new.upstreams[after.new].servers;
+        let stands = |by: &String| standings.releases.get(by).is_some_and(|s| s.memory.trip.is_some());
+        let barred_by = standing.barred_by.clone().filter(|by| same_servers && stands(by));
+        let next = Standing { memory, barred_by, ..standing.clone() };
+        let is = State::of(after, &next, standings.now);
+        Edit { before, after, standing, change, was, is, rearmed: step == Step::Rearmed }
+    }
+
+    /// Is every user in the arm that he was in?
+    pub fn moves_nobody(&self) -> bool {
+        let same = |a: &[Arc<Segment>], b: &[Arc<Segment>]| {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+        };
+        let [was, is] = [(&self.was, self.before), (&self.is, self.after)].map(|(s, r)| s.in_force(r));
+        match (self.was.force, self.is.force) {
+            (Force::Held, Force::Held) => true,
+            (a, b) => {
+                a.weight() == b.weight()
+                    && self.before.salt == self.after.salt
+                    && same(&was, &is)
+                    && same(&self.before.excluded, &self.after.excluded)
+            }
+        }
+    }
+
+    /// After what the file says of weight and waves, where that is not in force at once.
+    pub fn later(&self) -> &'static str {
+        if self.is.force == Force::At(self.is.given) { "" } else { ", which waits for the end of the hold" }
+    }
+}
