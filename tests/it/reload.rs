@@ -231,7 +231,9 @@ fn an_edit_under_a_hold_is_told_as_what_waits_and_not_as_users_who_move() {
 
     // grayling.stop holds everything.
     world.write(&edited.clone().attempt(2));
-    in_force(&proxy, 20.0, seconds(5));
+    eventually(seconds(5), "it is back, as another attempt", || {
+        (proxy.api().status()["releases"][0]["weight"] == 20.0).then_some(())
+    });
     std::fs::write(world.path("config/grayling.stop"), "").unwrap();
     in_force(&proxy, 0.0, seconds(5));
     let told = against(&edited.attempt(2).weight("50%"));

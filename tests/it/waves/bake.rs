@@ -84,11 +84,12 @@ fn a_bake_that_is_restarted_again_and_again_opens_in_time() {
         let lost = baked - after;
         figure(&format!("restart {restarts}: {baked:.1} s had baked, {after:.1} s after it ({told})"));
         assert!(lost <= if restarts % 2 == 0 { GAP_S } else { 0.6 }, "{lost} s were lost: {told}");
-        // Requests of the wave are not forgotten either.
-        let again = eventually(seconds(5), "its requests are counted", || {
-            Some(requests(&proxy.api())).filter(|n| *n > 0)
-        });
-        assert!(restarts % 2 == 0 || again >= counted, "{counted} requests had counted, {again} count now");
+        // Requests of the wave are not forgotten either; what a kill may lose is not final yet.
+        if restarts % 2 == 1 {
+            eventually(seconds(5), &format!("{counted} requests still count"), || {
+                (requests(&proxy.api()) >= counted).then_some(())
+            });
+        }
         (baked, restarts) = (bakes(&proxy, 3.0), restarts + 1);
     }
     assert!(restarts >= 2, "it was to be restarted");
