@@ -63,7 +63,6 @@ struct Rollout {
     watched: Duration,
     looked: Duration,
     blind: bool,
-    /// What an earlier process has counted, and what is saved for the next one.
     before: Spent,
     spent: Spent,
     held: Option<Held>,
