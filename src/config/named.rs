@@ -71,6 +71,7 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             idle_timeout: r.duration(&s, "idle_timeout", "60s", "1ms"..="24h"),
             total_timeout: r.duration_or_none(&s, "total_timeout", "24h"),
             connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
+            http2_ping: r.duration_or_none(&s, "http2_ping", "1h"),
             connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
             health: health(r, &s),

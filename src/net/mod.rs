@@ -26,6 +26,11 @@ pub fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries)
 }
 
+/// TCP_USER_TIMEOUT of a connection to a server: how long sent data may stay unacknowledged
+/// (RFC 5482). Keepalive probes are not sent while data is outstanding.
+/// It is equal to the whole time of [`keepalive`], since a shorter one would cut that (tcp(7)).
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(120);
+
 /// hyper's tasks (HTTP/2 streams) run where their connection does.
 #[derive(Clone, Copy)]
 pub struct LocalExecutor;

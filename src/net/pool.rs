@@ -10,6 +10,13 @@
 //! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries `STREAMS_MAX`
 //! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
 //! its own stream only. A connection retires after `REQUESTS_MAX` requests.
+//!
+//! Dead servers: no PING is sent unless `http2_ping` asks for it.
+//! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
+//! Instead, an HTTP/2 connection takes no further request when nothing has arrived on it for
+//! `UNHEARD_MAX` since a request was sent, while another connection may be opened.
+//! TCP ends a connection whose data or keepalive probes stay without an acknowledgement for two
+//! minutes ([`super::ACKNOWLEDGED_WITHIN`]).
 
 use super::LocalExecutor;
 use super::driven::{Driven, Look};
@@ -20,7 +27,7 @@ use crate::domain::quick::Quick;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
-use http::header::HOST;
+use http::header::{HOST, TE};
 use http::{HeaderValue, Request, Response, Uri, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
@@ -38,7 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -53,9 +60,12 @@ const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// A response's head.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
-/// A server that is gone without a word must not keep the one connection that all share.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// After a PING that `http2_ping` asked for: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A server may be gone without a FIN, and all requests share its connection.
+/// So the connection retires when nothing has arrived on it for this long since a request was sent.
+/// A live server that takes longer for every answer costs one more connection each time.
+const UNHEARD_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -93,6 +103,23 @@ struct Shared<B> {
     streams: Cell<usize>,
     requests: Cell<usize>,
     used_ms: Cell<u64>,
+    unheard: Rc<Unheard>,
+}
+
+/// When the first request was sent since a byte last arrived on the connection. Monotonic, in ms.
+#[derive(Default)]
+struct Unheard(Cell<Option<u64>>);
+
+impl Unheard {
+    fn sent(&self, now_ms: u64) {
+        if self.0.get().is_none() {
+            self.0.set(Some(now_ms));
+        }
+    }
+
+    fn for_too_long(&self, now_ms: u64) -> bool {
+        self.0.get().is_some_and(|since| now_ms.saturating_sub(since) >= UNHEARD_MAX.as_millis() as u64)
+    }
 }
 
 /// A request's part of an HTTP/2 connection; given back when dropped.
@@ -112,7 +139,15 @@ pub struct Terms {
     pub connect_timeout: Duration,
     pub connection_idle: Duration,
     pub connections_max: usize,
+    pub http2_ping: Option<Duration>,
 }
+
+/// Extension of a request whose client takes trailers: `te: trailers`, RFC 9110 §10.1.4.
+/// `TE` is a field for one hop, so it is sent again or not by the protocol of the server.
+/// An HTTP/2 server gets it (RFC 9113 §8.2.2): gRPC servers refuse a call without it.
+/// An HTTP/1.1 server does not: there it would need a `Connection` option, and trailers are optional.
+#[derive(Clone, Copy)]
+pub struct TakesTrailers;
 
 /// Why there is no connection. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -258,9 +293,10 @@ where
         // Lets the others go on however this ends, also if this future is dropped.
         let _connecting = Connecting::begin(&pool);
         let open = Open::new(&pool, &self.live)?;
+        let unheard = Rc::new(Unheard::default());
         let sender = match connect(server, terms.connect_timeout).await? {
-            Stood::Plain(stream) => http2_over(stream, open).await?,
-            Stood::Tls(stream) => http2_over(*stream, open).await?,
+            Stood::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
+            Stood::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
         };
         let shared = Rc::new(Shared {
             sender,
@@ -269,6 +305,7 @@ where
             streams: Cell::new(0),
             requests: Cell::new(0),
             used_ms: Cell::new(clock::now_ms()),
+            unheard,
         });
         pool.shared.borrow_mut().push(shared.clone());
         Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false, tunnel: None })
@@ -339,7 +376,9 @@ impl<B> ServerPool<B> {
     fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
         let now = clock::now_ms();
         // It goes only where another may take its place.
-        let worn = |s: &Shared<B>| s.requests.get() >= REQUESTS_MAX && self.open.get() < quota;
+        let worn = |s: &Shared<B>| {
+            (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now)) && self.open.get() < quota
+        };
         let mut shared = self.shared.borrow_mut();
         // One that retires is ended by hyper once the last of its streams is.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
@@ -360,6 +399,7 @@ impl<B> Stream<B> {
     fn begin(shared: Rc<Shared<B>>, pool: &Rc<ServerPool<B>>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         shared.requests.set(shared.requests.get() + 1);
+        shared.unheard.sent(clock::now_ms());
         Stream { shared, pool: pool.clone() }
     }
 }
@@ -506,7 +546,9 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<St
             let stream = TcpStream::connect(address).await?;
             // Requests are small and written whole: waiting for more would only delay them.
             let _ = stream.set_nodelay(true);
-            let _ = SockRef::from(&stream).set_tcp_keepalive(&super::keepalive());
+            let socket = SockRef::from(&stream);
+            let _ = socket.set_tcp_keepalive(&super::keepalive());
+            let _ = socket.set_tcp_user_timeout(Some(super::ACKNOWLEDGED_WITHIN));
             secure(server, stream).await
         };
         let connected = timeout_at(Instant::now() + share, connecting).await;
@@ -546,7 +588,12 @@ where
     Ok(Sender::Http1(connection, Look::Lightly))
 }
 
-async fn http2_over<S, B>(stream: S, open: Open<B>) -> Result<http2::SendRequest<B>, NoConnection>
+async fn http2_over<S, B>(
+    stream: S,
+    open: Open<B>,
+    ping: Option<Duration>,
+    unheard: &Rc<Unheard>,
+) -> Result<http2::SendRequest<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     B: Body + Unpin + 'static,
@@ -560,9 +607,9 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(HEAD_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(ping)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(stream))
+        .handshake::<_, B>(TokioIo::new(Heard { stream, unheard: unheard.clone() }))
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
@@ -654,6 +701,9 @@ fn http2_form<B>(
     if let Some(uri) = uri {
         *request.uri_mut() = uri;
     }
+    if request.extensions().get::<TakesTrailers>().is_some() {
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
     *request.version_mut() = Version::HTTP_2;
     (request, host)
 }
@@ -663,8 +713,55 @@ fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().remove(TE);
     if let Some(host) = host {
         request.headers_mut().insert(HOST, host);
     }
     request
+}
+
+/// A stream to a server that notes when something arrives.
+struct Heard<S> {
+    stream: S,
+    unheard: Rc<Unheard>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.unheard.0.set(None);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
 }

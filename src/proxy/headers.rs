@@ -6,10 +6,11 @@
 use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
     TRANSFER_ENCODING, VIA,
 };
-use http::{Response, Version};
+use http::request::Parts;
+use http::{Method, Response, Version};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -109,6 +110,21 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
         || coding.is_some_and(|v| !chunked(v) || length.is_some() || response.version() == Version::HTTP_10)
         || codings.next().is_some();
     if faulty { Framing::Faulty } else { Framing::Sound }
+}
+
+/// Is it a gRPC call? gRPC-Web (`application/grpc-web`) is not: it is an ordinary POST of a browser.
+pub fn is_grpc(head: &Parts) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    let is_type = |value: &HeaderValue| match value.as_bytes().split_at_checked(TYPE.len()) {
+        Some((start, rest)) => {
+            start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';'))
+        }
+        None => false,
+    };
+    // gRPC over HTTP/2: a POST with this content type.
+    head.method == Method::POST
+        && head.version == Version::HTTP_2
+        && head.headers.get(CONTENT_TYPE).is_some_and(is_type)
 }
 
 /// Drops what is meant for one connection only.
@@ -323,6 +339,7 @@ mod tests {
             traced: true,
             expects: true,
             padded_length: true,
+            takes_trailers: false,
             cookies: map.get_all(COOKIE).iter().count(),
         };
         let forwarded = Forwarded {
