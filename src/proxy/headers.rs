@@ -6,8 +6,8 @@
 use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING, VIA,
 };
 use http::request::Parts;
 use http::{Method, Response, Version};
@@ -368,12 +368,31 @@ mod tests {
             ("connection", "keep-alive"),
             ("keep-alive", "5"),
             ("x-once", "1"),
+            // The pool sends it again to HTTP/2 servers: `TakesTrailers`.
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),
         ]);
         drop_hop_by_hop(&mut map);
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn a_grpc_call_is_a_post_over_http2_of_its_content_type() {
+        let head = |method: Method, version, kind: &'static str| {
+            let request = http::Request::builder().method(method).version(version);
+            request.header("content-type", kind).body(()).unwrap().into_parts().0
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "Application/gRPC;x=1"] {
+            assert!(is_grpc(&head(Method::POST, Version::HTTP_2, kind)), "{kind}");
+            assert!(!is_grpc(&head(Method::POST, Version::HTTP_11, kind)), "{kind}");
+            assert!(!is_grpc(&head(Method::GET, Version::HTTP_2, kind)), "{kind}");
+        }
+        for kind in
+            ["application/grpc-web", "application/grpcx", "application/json", "", "text/application/grpc"]
+        {
+            assert!(!is_grpc(&head(Method::POST, Version::HTTP_2, kind)), "{kind}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! tools/grpc.rs makes the calls of a real client to a real server.
 
 use super::wire::{
-    DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, PING, RST_STREAM, block, frame, get_with,
+    DATA, END_HEADERS, END_STREAM, End, HEADERS, Http2, PING, RST_STREAM, WINDOW_UPDATE, block, frame,
+    get_with,
 };
 use crate::world::{Config, H2Origin, Proxy, World, eventually, long, never, seconds, users_in_new};
 use std::net::{SocketAddr, TcpListener};
@@ -116,32 +117,39 @@ fn row_32_a_cancel_of_a_grpc_call_is_passed_on_at_once_and_that_of_another_write
     let called = server.next_of(&[HEADERS]).stream;
     client.send(&frame(RST_STREAM, 0, 9, &CANCEL)).unwrap();
     server.patience(Duration::from_millis(10));
-    never(Duration::from_millis(500), "it is cancelled", || {
-        matches!(server.next(), Ok(Some(f)) if f.kind == RST_STREAM)
-    });
+    never(
+        Duration::from_millis(500),
+        "it is cancelled",
+        || matches!(server.next(), Ok(Some(f)) if f.kind == RST_STREAM),
+    );
     server.headers(called, &[(":status", "200")], END_STREAM);
     eventually(seconds(5), "its outcome counts", || (outcome(&proxy, "ok") == 1.0).then_some(()));
 }
 
 #[test]
-fn a_grpc_call_may_be_silent_for_longer_than_the_idle_timeouts() {
+fn a_grpc_call_may_be_silent_and_unread_for_longer_than_the_idle_timeouts() {
     let (listener, address) = listener();
     let idle = "idle_timeout = \"200ms\"";
     let (_world, proxy) = before(address, idle, "body_idle_timeout = \"200ms\"");
-    let mut client = Http2::connect(proxy.http, &[]);
+    // The client takes one byte (SETTINGS_INITIAL_WINDOW_SIZE) until it gives more credit.
+    let mut client = Http2::connect(proxy.http, &[(4, 1)]);
     client.headers(1, &CALL, 0);
     client.send(&frame(DATA, 0, 1, b"a")).unwrap();
     let mut server = Http2::accept(&listener);
     let called = server.next_of(&[HEADERS]).stream;
     assert_eq!(server.next_of(&[DATA]).payload, b"a");
     server.headers(called, &[(":status", "200"), ("content-type", "application/grpc")], 0);
-    server.send(&frame(DATA, 0, called, b"A")).unwrap();
+    server.send(&frame(DATA, 0, called, b"AB")).unwrap();
     assert_eq!(client.next_of(&[DATA]).payload, b"A");
     server.patience(Duration::from_millis(10));
-    never(Duration::from_millis(1500), "the call is ended", || {
-        matches!(server.next(), Ok(Some(f)) if f.kind == RST_STREAM)
-    });
+    never(
+        Duration::from_millis(1500),
+        "the call is ended",
+        || matches!(server.next(), Ok(Some(f)) if f.kind == RST_STREAM),
+    );
     server.patience(seconds(10));
+    client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9])).unwrap();
+    assert_eq!(client.next_of(&[DATA]).payload, b"B");
     client.send(&frame(DATA, END_STREAM, 1, b"b")).unwrap();
     assert_eq!(server.next_of(&[DATA]).payload, b"b");
     server.headers(called, &[("grpc-status", "0")], END_STREAM);

@@ -43,7 +43,7 @@ enum Security {
 
 /// Makes a group of calls as a user of `new` and as one of `stable`; each must come out as it does
 /// without a proxy, and none may count against an arm. Returns the number of calls of one user.
-fn battery(group: &str, security: Security, upstreams: &str) -> usize {
+fn battery(group: &str, security: Security, upstreams: &str, limits: &str) -> usize {
     let world = World::new();
     let authority = Authority::new("test CA");
     authority.server(&world, "server", Validity::Now);
@@ -53,6 +53,7 @@ fn battery(group: &str, security: Security, upstreams: &str) -> usize {
     let (stable, new) = (GrpcServer::start(&pair), GrpcServer::start(&pair));
     let mut config = Config::new(stable.1, new.1).weight("20%");
     config.upstreams = format!("http2 = true\n{upstreams}");
+    config.limits = limits.into();
     config.listen.push_str("\nhttps = \"127.0.0.1:0\"");
     config.rest = "\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n".into();
     if security == Security::Tls {
@@ -68,7 +69,14 @@ fn battery(group: &str, security: Security, upstreams: &str) -> usize {
     let target = target.to_string();
     let calls = |user: &str| {
         let arguments = ["calls", group, &target, user].map(Into::into);
-        let said = run(PYTHON, [script("grpc_peers.py").into_os_string()].iter().chain(&arguments).map(|a| a.as_os_str()).chain(ca.iter().copied()));
+        let said = run(
+            PYTHON,
+            [script("grpc_peers.py").into_os_string()]
+                .iter()
+                .chain(&arguments)
+                .map(|a| a.as_os_str())
+                .chain(ca.iter().copied()),
+        );
         let cases: Vec<Value> =
             said.text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let bad: Vec<&Value> = cases.iter().filter(|case| case["ok"] != true).collect();
@@ -101,9 +109,9 @@ fn nobody_is_blamed(proxy: &Proxy) {
 #[test]
 fn grpcio_calls_of_all_four_kinds_come_out_as_without_a_proxy() {
     let _turn = turn();
-    let made = battery("quick", Security::Plain, "");
+    let made = battery("quick", Security::Plain, "", "");
     assert_eq!(made, 28);
-    assert_eq!(battery("quick", Security::Tls, ""), made);
+    assert_eq!(battery("quick", Security::Tls, "", ""), made);
     figure(&format!("gRPC calls of python3-grpcio, in plain text and over TLS: {made} of {made} as wanted"));
 }
 
@@ -113,6 +121,8 @@ fn grpcio_calls_that_are_silent_for_75_s_go_on() {
         return;
     }
     // A unary call sends nothing before its answer: `response_timeout` is the operator's bound for that.
-    let made = battery("silent", Security::Plain, "response_timeout = \"120s\"");
+    // The client gets a PING every second, which gRPC clients take.
+    let limits = "keepalive_timeout = \"1s\"";
+    let made = battery("silent", Security::Plain, "response_timeout = \"120s\"", limits);
     assert_eq!(made, 4);
 }
