@@ -8,8 +8,8 @@ use super::{outside, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
-    Identity, OnAnomaly, OnUnreachable, Release, Route, SERVERS_MAX, Server, Target, Upstream, Watchdog,
-    WatchdogMode, normalise,
+    Identity, OnAnomaly, OnUnreachable, Protocol, Release, Route, SERVERS_MAX, Server, Target, Upstream,
+    Watchdog, WatchdogMode, normalise,
 };
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::success::{BodyRule, Fails, Rules};
@@ -77,6 +77,13 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };
+        if let Some(value) = r.value(&s, "http2_ping")
+            && upstream.http2_ping.is_some()
+            && upstream.transport.protocol != Protocol::Http2
+        {
+            let help = Some("add `http2 = true`".into());
+            r.warn(&value.span(), "`http2_ping` is not used", "this upstream is without `http2`", help);
+        }
         if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout"))
             && total < upstream.connect_timeout
         {

@@ -3,11 +3,13 @@
 pub mod alarm;
 pub mod driven;
 pub mod head_room;
+mod heard;
 pub mod listen;
 pub mod outbox;
 pub mod pool;
 pub mod probe;
 pub mod proxy_protocol;
+pub mod request_form;
 pub mod resolve;
 pub mod tls;
 

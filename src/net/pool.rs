@@ -13,22 +13,22 @@
 //!
 //! Dead servers: no PING is sent unless `http2_ping` asks for it.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
-//! Instead, an HTTP/2 connection takes no further request when nothing has arrived on it for
-//! `UNHEARD_MAX` since a request was sent, while another connection may be opened.
-//! TCP ends a connection whose data or keepalive probes stay without an acknowledgement for two
-//! minutes ([`super::ACKNOWLEDGED_WITHIN`]).
+//! A connection that is unheard for too long ([`super::heard`]) takes no further request instead,
+//! while another may be opened. TCP ends a connection whose data or keepalive probes stay without
+//! an acknowledgement for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
 
 use super::LocalExecutor;
 use super::driven::{Driven, Look};
 use super::head_room::OverTcp;
+use super::heard::{Heard, Unheard};
+use super::request_form::{http1_form, http2_form};
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::domain::quick::Quick;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
-use http::header::{HOST, TE};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http2};
@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -62,10 +62,6 @@ const SEND_BUFFER_BYTES: usize = 64 << 10;
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
 /// After a PING that `http2_ping` asked for: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// A server may be gone without a FIN, and all requests share its connection.
-/// So the connection retires when nothing has arrived on it for this long since a request was sent.
-/// A live server that takes longer for every answer costs one more connection each time.
-const UNHEARD_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -106,22 +102,6 @@ struct Shared<B> {
     unheard: Rc<Unheard>,
 }
 
-/// When the first request was sent since a byte last arrived on the connection. Monotonic, in ms.
-#[derive(Default)]
-struct Unheard(Cell<Option<u64>>);
-
-impl Unheard {
-    fn sent(&self, now_ms: u64) {
-        if self.0.get().is_none() {
-            self.0.set(Some(now_ms));
-        }
-    }
-
-    fn for_too_long(&self, now_ms: u64) -> bool {
-        self.0.get().is_some_and(|since| now_ms.saturating_sub(since) >= UNHEARD_MAX.as_millis() as u64)
-    }
-}
-
 /// A request's part of an HTTP/2 connection; given back when dropped.
 struct Stream<B> {
     shared: Rc<Shared<B>>,
@@ -141,13 +121,6 @@ pub struct Terms {
     pub connections_max: usize,
     pub http2_ping: Option<Duration>,
 }
-
-/// Extension of a request whose client takes trailers: `te: trailers`, RFC 9110 §10.1.4.
-/// `TE` is a field for one hop, so it is sent again or not by the protocol of the server.
-/// An HTTP/2 server gets it (RFC 9113 §8.2.2): gRPC servers refuse a call without it.
-/// An HTTP/1.1 server does not: there it would need a `Connection` option, and trailers are optional.
-#[derive(Clone, Copy)]
-pub struct TakesTrailers;
 
 /// Why there is no connection. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -609,7 +582,7 @@ where
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(ping)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(Heard { stream, unheard: unheard.clone() }))
+        .handshake::<_, B>(TokioIo::new(Heard::new(stream, unheard.clone())))
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
@@ -682,86 +655,5 @@ fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
     match error.take_message() {
         Some(request) => SendError::Unsent(Box::new(request)),
         None => SendError::Broken(error.into_error()),
-    }
-}
-
-/// RFC 9113, 8.3.1: scheme and authority stand in the target, and no Host beside them. Also what Host was.
-fn http2_form<B>(
-    mut request: Request<B>,
-    scheme: &'static str,
-    server: &HeaderValue,
-) -> (Request<B>, Option<HeaderValue>) {
-    let host = request.headers_mut().remove(HOST);
-    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let target = |authority: &HeaderValue| {
-        Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
-    };
-    // A Host that is no authority has no place here; the server's own always is one.
-    let uri = host.as_ref().and_then(target).or_else(|| target(server));
-    if let Some(uri) = uri {
-        *request.uri_mut() = uri;
-    }
-    if request.extensions().get::<TakesTrailers>().is_some() {
-        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
-    }
-    *request.version_mut() = Version::HTTP_2;
-    (request, host)
-}
-
-/// Back again, for another server that may speak HTTP/1.1.
-fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    *request.version_mut() = Version::HTTP_11;
-    request.headers_mut().remove(TE);
-    if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
-    }
-    request
-}
-
-/// A stream to a server that notes when something arrives.
-struct Heard<S> {
-    stream: S,
-    unheard: Rc<Unheard>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if read.is_ready() {
-            self.unheard.0.set(None);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
     }
 }

@@ -368,7 +368,7 @@ mod tests {
             ("connection", "keep-alive"),
             ("keep-alive", "5"),
             ("x-once", "1"),
-            // The pool sends it again to HTTP/2 servers: `TakesTrailers`.
+            // The pool sends it again to HTTP/2 servers: `net::request_form`.
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),

@@ -139,7 +139,7 @@ fn a_grpc_call_may_be_silent_and_unread_for_longer_than_the_idle_timeouts() {
     let called = server.next_of(&[HEADERS]).stream;
     assert_eq!(server.next_of(&[DATA]).payload, b"a");
     server.headers(called, &[(":status", "200"), ("content-type", "application/grpc")], 0);
-    server.send(&frame(DATA, 0, called, b"AB")).unwrap();
+    server.send(&[frame(DATA, 0, called, b"A"), frame(DATA, 0, called, b"B")].concat()).unwrap();
     assert_eq!(client.next_of(&[DATA]).payload, b"A");
     server.patience(Duration::from_millis(10));
     never(
