@@ -9,11 +9,12 @@ use http::{HeaderValue, Request, Uri, Version};
 /// Extension of a request whose client takes trailers: `te: trailers`, RFC 9110 §10.1.4.
 /// `TE` is a field for one hop, so it is sent again or not by the protocol of the server.
 /// An HTTP/2 server gets it (RFC 9113 §8.2.2): gRPC servers refuse a call without it.
-/// An HTTP/1.1 server does not: there it would need a `Connection` option, and trailers are optional.
+/// An HTTP/1.1 server does not: no trailers are promised to it.
 #[derive(Clone, Copy)]
 pub struct TakesTrailers;
 
-/// RFC 9113, 8.3.1: scheme and authority stand in the target, and no Host beside them. Also what Host was.
+/// RFC 9113 §8.3.1: scheme and authority stand in the target, and no `Host` beside them.
+/// Returns also the `Host` that there was.
 pub fn http2_form<B>(
     mut request: Request<B>,
     scheme: &'static str,

@@ -112,7 +112,7 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
     if faulty { Framing::Faulty } else { Framing::Sound }
 }
 
-/// Is it a gRPC call? gRPC-Web (`application/grpc-web`) is not: it is an ordinary POST of a browser.
+/// Is it a gRPC call? gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
 pub fn is_grpc(head: &Parts) -> bool {
     const TYPE: &[u8] = b"application/grpc";
     let is_type = |value: &HeaderValue| match value.as_bytes().split_at_checked(TYPE.len()) {

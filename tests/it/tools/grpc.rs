@@ -120,7 +120,7 @@ fn grpcio_calls_that_are_silent_for_75_s_go_on() {
     if !long() {
         return;
     }
-    // A unary call sends nothing before its answer: `response_timeout` is the operator's bound for that.
+    // A unary call sends nothing before its answer, which `response_timeout` bounds.
     // The client gets a PING every second, which gRPC clients take.
     let limits = "keepalive_timeout = \"1s\"";
     let made = battery("silent", Security::Plain, "response_timeout = \"120s\"", limits);
