@@ -437,7 +437,7 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
     let limits = |u: &Upstream| {
         (
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle),
-            (u.connections_max, u.requests_in_flight_max),
+            (u.http2_ping, u.connections_max, u.requests_in_flight_max),
         )
     };
     if limits(before) != limits(after) {

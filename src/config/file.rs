@@ -208,6 +208,9 @@ pub struct Upstream {
     /// HTTP/2 to its servers: with prior knowledge over http, by ALPN over https.
     #[schemars(extend("default" = false))]
     pub http2: Option<bool>,
+    /// PING on an HTTP/2 connection with open streams after so long without a frame; "0s": none.
+    #[schemars(extend("default" = "0s"))]
+    pub http2_ping: Option<Duration>,
     /// PEM: who signs the certificates of its https servers; relative to this file. Default: the system's.
     pub ca_file: Option<String>,
     /// Asks each server by itself whether it is well; one that is not is left out.

@@ -29,6 +29,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "connections_max",
             "requests_in_flight_max",
             "http2",
+            "http2_ping",
             "ca_file",
             "health",
             "resources",

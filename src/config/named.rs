@@ -8,8 +8,8 @@ use super::{outside, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
-    Identity, OnAnomaly, OnUnreachable, Release, Route, SERVERS_MAX, Server, Target, Upstream, Watchdog,
-    WatchdogMode, normalise,
+    Identity, OnAnomaly, OnUnreachable, Protocol, Release, Route, SERVERS_MAX, Server, Target, Upstream,
+    Watchdog, WatchdogMode, normalise,
 };
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::success::{BodyRule, Fails, Rules};
@@ -71,11 +71,19 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             idle_timeout: r.duration(&s, "idle_timeout", "60s", "1ms"..="24h"),
             total_timeout: r.duration_or_none(&s, "total_timeout", "24h"),
             connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
+            http2_ping: r.duration_or_none(&s, "http2_ping", "1h"),
             connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
             requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };
+        if let Some(value) = r.value(&s, "http2_ping")
+            && upstream.http2_ping.is_some()
+            && upstream.transport.protocol != Protocol::Http2
+        {
+            let help = Some("add `http2 = true`".into());
+            r.warn(&value.span(), "`http2_ping` is not used", "this upstream is without `http2`", help);
+        }
         if let (Some(total), Some(value)) = (upstream.total_timeout, r.value(&s, "total_timeout"))
             && total < upstream.connect_timeout
         {

@@ -240,6 +240,8 @@ pub struct Upstream {
     pub total_timeout: Option<Duration>,
     /// A pooled connection unused for longer is closed.
     pub connection_idle: Duration,
+    /// Interval of PING frames on HTTP/2 connections that have open streams, if any are sent.
+    pub http2_ping: Option<Duration>,
     /// Per server.
     pub connections_max: usize,
     pub requests_in_flight_max: usize,

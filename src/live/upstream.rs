@@ -357,6 +357,7 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
             total_timeout: None,
             connection_idle: Duration::from_secs(4),
+            http2_ping: None,
             connections_max: 4,
             requests_in_flight_max: 2,
             transport: Transport { protocol: Protocol::Http1, tls: None },

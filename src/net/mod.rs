@@ -3,11 +3,13 @@
 pub mod alarm;
 pub mod driven;
 pub mod head_room;
+mod heard;
 pub mod listen;
 pub mod outbox;
 pub mod pool;
 pub mod probe;
 pub mod proxy_protocol;
+pub mod request_form;
 pub mod resolve;
 pub mod tls;
 
@@ -25,6 +27,11 @@ pub fn keepalive() -> TcpKeepalive {
     let (idle, interval, retries) = (Duration::from_secs(60), Duration::from_secs(15), 4);
     TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries)
 }
+
+/// TCP_USER_TIMEOUT of a connection to a server: how long sent data may stay unacknowledged
+/// (RFC 5482). Keepalive probes are not sent while data is outstanding.
+/// It is equal to the whole time of [`keepalive`], since a shorter one would cut that (tcp(7)).
+pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(120);
 
 /// hyper's tasks (HTTP/2 streams) run where their connection does.
 #[derive(Clone, Copy)]

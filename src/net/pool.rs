@@ -10,18 +10,25 @@
 //! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries `STREAMS_MAX`
 //! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
 //! its own stream only. A connection retires after `REQUESTS_MAX` requests.
+//!
+//! Dead servers: no PING is sent unless `http2_ping` asks for it.
+//! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
+//! A connection that is unheard for too long ([`super::heard`]) takes no further request instead,
+//! while another may be opened. TCP ends a connection whose data or keepalive probes stay without
+//! an acknowledgement for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
 
 use super::LocalExecutor;
 use super::driven::{Driven, Look};
 use super::head_room::OverTcp;
+use super::heard::{Heard, Unheard};
+use super::request_form::{http1_form, http2_form};
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::domain::quick::Quick;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
-use http::header::HOST;
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{TrySendError, http2};
@@ -53,8 +60,7 @@ const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// A response's head.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
-/// A server that is gone without a word must not keep the one connection that all share.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// After a PING that `http2_ping` asked for: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
@@ -93,6 +99,7 @@ struct Shared<B> {
     streams: Cell<usize>,
     requests: Cell<usize>,
     used_ms: Cell<u64>,
+    unheard: Rc<Unheard>,
 }
 
 /// A request's part of an HTTP/2 connection; given back when dropped.
@@ -112,6 +119,7 @@ pub struct Terms {
     pub connect_timeout: Duration,
     pub connection_idle: Duration,
     pub connections_max: usize,
+    pub http2_ping: Option<Duration>,
 }
 
 /// Why there is no connection. Nothing was sent.
@@ -258,9 +266,10 @@ where
         // Lets the others go on however this ends, also if this future is dropped.
         let _connecting = Connecting::begin(&pool);
         let open = Open::new(&pool, &self.live)?;
+        let unheard = Rc::new(Unheard::default());
         let sender = match connect(server, terms.connect_timeout).await? {
-            Stood::Plain(stream) => http2_over(stream, open).await?,
-            Stood::Tls(stream) => http2_over(*stream, open).await?,
+            Stood::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
+            Stood::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
         };
         let shared = Rc::new(Shared {
             sender,
@@ -269,6 +278,7 @@ where
             streams: Cell::new(0),
             requests: Cell::new(0),
             used_ms: Cell::new(clock::now_ms()),
+            unheard,
         });
         pool.shared.borrow_mut().push(shared.clone());
         Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false, tunnel: None })
@@ -339,7 +349,9 @@ impl<B> ServerPool<B> {
     fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
         let now = clock::now_ms();
         // It goes only where another may take its place.
-        let worn = |s: &Shared<B>| s.requests.get() >= REQUESTS_MAX && self.open.get() < quota;
+        let worn = |s: &Shared<B>| {
+            (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now)) && self.open.get() < quota
+        };
         let mut shared = self.shared.borrow_mut();
         // One that retires is ended by hyper once the last of its streams is.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
@@ -360,6 +372,7 @@ impl<B> Stream<B> {
     fn begin(shared: Rc<Shared<B>>, pool: &Rc<ServerPool<B>>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         shared.requests.set(shared.requests.get() + 1);
+        shared.unheard.sent(clock::now_ms());
         Stream { shared, pool: pool.clone() }
     }
 }
@@ -506,7 +519,9 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<St
             let stream = TcpStream::connect(address).await?;
             // Requests are small and written whole: waiting for more would only delay them.
             let _ = stream.set_nodelay(true);
-            let _ = SockRef::from(&stream).set_tcp_keepalive(&super::keepalive());
+            let socket = SockRef::from(&stream);
+            let _ = socket.set_tcp_keepalive(&super::keepalive());
+            let _ = socket.set_tcp_user_timeout(Some(super::ACKNOWLEDGED_WITHIN));
             secure(server, stream).await
         };
         let connected = timeout_at(Instant::now() + share, connecting).await;
@@ -546,7 +561,12 @@ where
     Ok(Sender::Http1(connection, Look::Lightly))
 }
 
-async fn http2_over<S, B>(stream: S, open: Open<B>) -> Result<http2::SendRequest<B>, NoConnection>
+async fn http2_over<S, B>(
+    stream: S,
+    open: Open<B>,
+    ping: Option<Duration>,
+    unheard: &Rc<Unheard>,
+) -> Result<http2::SendRequest<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     B: Body + Unpin + 'static,
@@ -560,9 +580,9 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_header_list_size(HEAD_BYTES)
-        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_interval(ping)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(stream))
+        .handshake::<_, B>(TokioIo::new(Heard::new(stream, unheard.clone())))
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
@@ -636,35 +656,4 @@ fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
         Some(request) => SendError::Unsent(Box::new(request)),
         None => SendError::Broken(error.into_error()),
     }
-}
-
-/// RFC 9113, 8.3.1: scheme and authority stand in the target, and no Host beside them. Also what Host was.
-fn http2_form<B>(
-    mut request: Request<B>,
-    scheme: &'static str,
-    server: &HeaderValue,
-) -> (Request<B>, Option<HeaderValue>) {
-    let host = request.headers_mut().remove(HOST);
-    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let target = |authority: &HeaderValue| {
-        Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
-    };
-    // A Host that is no authority has no place here; the server's own always is one.
-    let uri = host.as_ref().and_then(target).or_else(|| target(server));
-    if let Some(uri) = uri {
-        *request.uri_mut() = uri;
-    }
-    *request.version_mut() = Version::HTTP_2;
-    (request, host)
-}
-
-/// Back again, for another server that may speak HTTP/1.1.
-fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    *request.version_mut() = Version::HTTP_11;
-    if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
-    }
-    request
 }

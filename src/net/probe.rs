@@ -147,6 +147,7 @@ mod tests {
             idle_timeout: second,
             total_timeout: None,
             connection_idle: second,
+            http2_ping: None,
             connections_max: 1,
             requests_in_flight_max: 1,
             transport: Transport { protocol: Protocol::Http1, tls: None },

@@ -23,6 +23,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -153,14 +154,15 @@ impl Upload {
 pub struct RequestBody {
     inner: Incoming,
     upload: Rc<Upload>,
-    idle_timeout: Duration,
+    /// `None`: the client may be silent for as long as it likes.
+    idle_timeout: Option<Duration>,
     /// Until when the client is waited for.
     until: Option<Instant>,
     alarm: Alarm,
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, upload: Rc<Upload>, idle_timeout: Duration) -> Self {
+    pub fn new(inner: Incoming, upload: Rc<Upload>, idle_timeout: Option<Duration>) -> Self {
         RequestBody { inner, upload, idle_timeout, until: None, alarm: Alarm::default() }
     }
 }
@@ -204,7 +206,7 @@ impl Body for RequestBody {
             Poll::Pending => {
                 this.upload.waits_for_client.set(true);
                 this.upload.waits();
-                let timeout = this.idle_timeout;
+                let Some(timeout) = this.idle_timeout else { return Poll::Pending };
                 let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
                 ready!(this.alarm.poll(cx, until));
                 this.upload.stage.set(Stage::Slow);
@@ -238,7 +240,16 @@ impl fmt::Display for BodyError {
     }
 }
 
-impl std::error::Error for BodyError {}
+impl std::error::Error for BodyError {
+    /// The reason that hyper resets the stream with. Without one it would be INTERNAL_ERROR.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        static CANCEL: LazyLock<h2::Error> = LazyLock::new(|| h2::Reason::CANCEL.into());
+        match self {
+            BodyError::Client => Some(&*CANCEL),
+            BodyError::Upstream => None,
+        }
+    }
+}
 
 /// What a client receives.
 pub enum ResponseBody {
@@ -269,12 +280,20 @@ pub struct Download {
 /// Times of the upstream's config that bear on a response body.
 #[derive(Clone, Copy)]
 pub struct Deadlines {
-    /// Between two pieces.
-    pub idle: Duration,
+    /// Between two pieces, if bounded.
+    pub idle: Option<Duration>,
     /// Of the whole exchange. Monotonic.
     pub total: Option<Duration>,
     /// How long that was, from its beginning.
     pub whole: Option<Duration>,
+}
+
+impl Deadlines {
+    /// Until when a piece is waited for from now on; `None`: for ever.
+    fn next(&self, now: Duration) -> Option<Duration> {
+        let idle = self.idle.map(|idle| now + idle);
+        idle.into_iter().chain(self.total).min()
+    }
 }
 
 impl ResponseBody {
@@ -376,17 +395,16 @@ impl Download {
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => loop {
                 let deadlines = self.deadlines;
-                let until = *self.until.get_or_insert_with(|| {
-                    let idle = clock::now() + deadlines.idle;
-                    deadlines.total.map_or(idle, |total| total.min(idle))
-                });
+                self.until = self.until.or_else(|| deadlines.next(clock::now()));
+                let Some(until) = self.until else { return Poll::Pending };
                 ready!(self.alarm.poll(cx, clock::instant(until).into()));
                 let now = clock::now();
                 let late = forward::woke_late(until, now);
                 let waits_for_client = self.exchange.upload().upstream_waits_since().is_none();
                 let over = deadlines.total.is_some_and(|total| total <= now);
                 if late || (waits_for_client && !over) {
-                    self.until = Some(now + if late { forward::GRACE } else { deadlines.idle });
+                    let more = if late { Some(forward::GRACE) } else { deadlines.idle };
+                    self.until = more.map(|more| now + more);
                     continue;
                 }
                 // It is the whole exchange that took too long: whose time was it?
@@ -423,7 +441,9 @@ impl Body for ResponseBody {
         }
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
-                stream::offered();
+                if !download.exchange.is_grpc() {
+                    stream::offered();
+                }
                 if frame.is_trailers() || download.inner.is_end_stream() {
                     // hyper does not ask again.
                     if let Some(mut download) = slot.take() {

@@ -98,6 +98,8 @@ pub struct Story {
     pub clear: Option<ClearId>,
     /// This user's ordinary requests are written.
     pub sampled: bool,
+    /// A gRPC call to a server that speaks HTTP/2.
+    pub grpc: bool,
 }
 
 /// A user id that is kept in place: only a long one takes memory of its own.
@@ -355,9 +357,16 @@ impl Exchange {
         self.served = Served::ByStable;
     }
 
+    /// A gRPC call to a server that speaks HTTP/2: silence is no fault of either side, and a cancel
+    /// is a message of the protocol.
+    pub fn is_grpc(&self) -> bool {
+        self.story.grpc
+    }
+
     /// May carrying it out change something? Then a client that goes away does not cancel it, once it was received whole.
+    /// A gRPC client that cancels a call means to cancel it at the server.
     pub fn may_change_something(&self) -> bool {
-        !self.story.method.is_safe()
+        !self.story.method.is_safe() && !self.is_grpc()
     }
 
     /// Closes the books. `status`: what the client was told, or would have been.

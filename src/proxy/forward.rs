@@ -34,6 +34,7 @@ use crate::live::traces::Came;
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
 use crate::net::alarm::Alarm;
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
+use crate::net::request_form::TakesTrailers;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -163,6 +164,7 @@ fn prepare(
         },
         request_id: RequestId::Made([0, 0]),
         address,
+        grpc: false,
     };
     drop(found);
 
@@ -194,6 +196,11 @@ fn prepare(
         }
         (Target::Upstream(index) | Target::Release(index), _) => snapshot.upstreams[index].clone(),
     };
+    story.grpc = headers::is_grpc(&parts) && upstream.config.transport.protocol == Protocol::Http2;
+    if admitted.takes_trailers && !http1 {
+        // Trailers are passed on to HTTP/2 clients only.
+        parts.extensions.insert(TakesTrailers);
+    }
     if let Some(host) = host.filter(|_| parts.uri.authority().is_some()) {
         parts.headers.insert(HOST, host);
     }
@@ -207,7 +214,7 @@ fn prepare(
     parts.version = Version::HTTP_11;
 
     let upload = Upload::of(&body, began);
-    let body_idle_timeout = snapshot.plan.limits.body_idle_timeout;
+    let body_idle_timeout = (!story.grpc).then_some(snapshot.plan.limits.body_idle_timeout);
     let progress = http1.then(|| client.progress.clone());
     let mut exchange =
         Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began);
@@ -292,7 +299,8 @@ fn answered(
             }
             let whole = upstream.config.total_timeout;
             let total = whole.map(|whole| began + whole);
-            let deadlines = Deadlines { idle: upstream.config.idle_timeout, total, whole };
+            let idle = (!exchange.is_grpc()).then_some(upstream.config.idle_timeout);
+            let deadlines = Deadlines { idle, total, whole };
             let (mut parts, body) = response.into_parts();
             // The upstream's own version is its own affair (RFC 9110 §2.5).
             parts.version = Version::HTTP_11;
@@ -484,6 +492,7 @@ fn terms(upstream: &UpstreamLive) -> Terms {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,
+        http2_ping: upstream.config.http2_ping,
     }
 }
 

@@ -68,7 +68,7 @@ pub fn admit(
                 seen.admitted.expects = true;
             }
             _ => {
-                seen.admitted.note(name);
+                seen.admitted.note(name, value);
                 identity_line(name, identity, &mut seen)?;
             }
         }
@@ -95,12 +95,14 @@ pub struct Admitted {
     pub expects: bool,
     /// `Content-Length` has leading zeros.
     pub padded_length: bool,
+    /// `te: trailers`.
+    pub takes_trailers: bool,
     /// Lines of `Cookie`.
     pub cookies: usize,
 }
 
 impl Admitted {
-    fn note(&mut self, name: &HeaderName) {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
         // Nearly no name begins like one of these.
         match name.as_str().as_bytes() {
             [b'x', ..] => {
@@ -110,6 +112,7 @@ impl Admitted {
             }
             [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
             [b'f', ..] => self.forwarded |= *name == FORWARDED,
+            [b't', b'e'] => self.takes_trailers |= value == "trailers",
             [b't', ..] => self.traced |= *name == headers::TRACEPARENT,
             _ => {}
         }

@@ -6,10 +6,11 @@
 use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING, VIA,
 };
-use http::{Response, Version};
+use http::request::Parts;
+use http::{Method, Response, Version};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -109,6 +110,21 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
         || coding.is_some_and(|v| !chunked(v) || length.is_some() || response.version() == Version::HTTP_10)
         || codings.next().is_some();
     if faulty { Framing::Faulty } else { Framing::Sound }
+}
+
+/// Is it a gRPC call? gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
+pub fn is_grpc(head: &Parts) -> bool {
+    const TYPE: &[u8] = b"application/grpc";
+    let is_type = |value: &HeaderValue| match value.as_bytes().split_at_checked(TYPE.len()) {
+        Some((start, rest)) => {
+            start.eq_ignore_ascii_case(TYPE) && matches!(rest.first(), None | Some(b'+' | b';'))
+        }
+        None => false,
+    };
+    // gRPC over HTTP/2: a POST with this content type.
+    head.method == Method::POST
+        && head.version == Version::HTTP_2
+        && head.headers.get(CONTENT_TYPE).is_some_and(is_type)
 }
 
 /// Drops what is meant for one connection only.
@@ -323,6 +339,7 @@ mod tests {
             traced: true,
             expects: true,
             padded_length: true,
+            takes_trailers: false,
             cookies: map.get_all(COOKIE).iter().count(),
         };
         let forwarded = Forwarded {
@@ -351,12 +368,31 @@ mod tests {
             ("connection", "keep-alive"),
             ("keep-alive", "5"),
             ("x-once", "1"),
+            // The pool sends it again to HTTP/2 servers: `net::request_form`.
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),
         ]);
         drop_hop_by_hop(&mut map);
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn a_grpc_call_is_a_post_over_http2_of_its_content_type() {
+        let head = |method: Method, version, kind: &'static str| {
+            let request = http::Request::builder().method(method).version(version);
+            request.header("content-type", kind).body(()).unwrap().into_parts().0
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "Application/gRPC;x=1"] {
+            assert!(is_grpc(&head(Method::POST, Version::HTTP_2, kind)), "{kind}");
+            assert!(!is_grpc(&head(Method::POST, Version::HTTP_11, kind)), "{kind}");
+            assert!(!is_grpc(&head(Method::GET, Version::HTTP_2, kind)), "{kind}");
+        }
+        for kind in
+            ["application/grpc-web", "application/grpcx", "application/json", "", "text/application/grpc"]
+        {
+            assert!(!is_grpc(&head(Method::POST, Version::HTTP_2, kind)), "{kind}");
+        }
     }
 
     #[test]

@@ -523,6 +523,8 @@ fn http2(limits: &Limits, executor: Executor) -> http2::Builder<Executor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(STREAM_SEND_BYTES_MAX)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        // A client behind another proxy may be gone while TCP says that it is there.
+        // gRPC clients answer PINGs and do not limit them; only servers do.
         .keep_alive_interval(Some(limits.keepalive_timeout))
         .keep_alive_timeout(limits.header_timeout);
     builder

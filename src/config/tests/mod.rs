@@ -387,6 +387,11 @@ fn each_fault_says_where_why_and_what_to_type() {
             &["g.toml:7:11: an upstream that is not used: `c`: no release and no route names it"],
         ),
         (
+            servers,
+            "[\"http://127.0.0.1:9002\"]\nhttp2_ping = \"10s\"",
+            &["g.toml:5:14: `http2_ping` is not used: this upstream is without `http2`; add `http2 = true`"],
+        ),
+        (
             "[release.r]",
             "[identity]\nfrom = [{ jwt = { unverified = true } }]\n[release.r]",
             &[

@@ -98,6 +98,7 @@ fn row_20_http2_has_one_authority_and_clean_fields() {
     refuses(&scene, 417, &get_with(&[("expect", "else")]));
     refuses(&scene, 405, &instead(":method", &[(":method", "TRACE")]));
     refuses(&scene, 405, &[(":method", "CONNECT"), (":authority", "a:443")]);
+    // It is for one hop (RFC 9110 §10.1.4), and this server speaks HTTP/1.1. HTTP/2: row 46.
     assert_eq!(ask(&scene, &get_with(&[("te", "trailers")])), End::Answer(200, "ok".into()));
     assert_eq!(lines(&scene.new.last(), "te"), [""; 0]);
     scene.nobody_is_blamed();

@@ -2,6 +2,7 @@
 //! after its row. Nothing here may ever count against an arm, unless the row says so: [`Scene::nobody_is_blamed`].
 
 mod arms;
+mod grpc;
 mod http2;
 mod requests;
 mod responses;

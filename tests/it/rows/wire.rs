@@ -1,7 +1,7 @@
 //! HTTP/2 frames as bytes (RFC 9113 §4): no library between a test and the wire, so that what no library would send can be sent.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 pub const DATA: u8 = 0;
@@ -102,11 +102,7 @@ pub fn get_with<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
 impl Http2 {
     /// `settings`: pairs of identifier and value, as in RFC 9113 §6.5.1.
     pub fn connect(address: SocketAddr, settings: &[(u16, u32)]) -> Http2 {
-        let stream = TcpStream::connect(address).expect("the proxy listens");
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
-        let mut http2 = Http2 { stream, buffer: Vec::new() };
+        let mut http2 = Http2::over(TcpStream::connect(address).expect("the proxy listens"));
         let payload: Vec<u8> = settings
             .iter()
             .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
@@ -115,6 +111,35 @@ impl Http2 {
         hello.extend(frame(SETTINGS, 0, 0, &payload));
         let _ = http2.send(&hello);
         http2
+    }
+
+    /// The server's side of the next connection, after the client's preface (RFC 9113 §3.4).
+    pub fn accept(listener: &TcpListener) -> Http2 {
+        let mut http2 = Http2::over(listener.accept().expect("a connection").0);
+        let mut preface = [0; 24];
+        http2.stream.read_exact(&mut preface).expect("the preface");
+        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let _ = http2.send(&frame(SETTINGS, 0, 0, &[]));
+        http2
+    }
+
+    fn over(stream: TcpStream) -> Http2 {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+        Http2 { stream, buffer: Vec::new() }
+    }
+
+    /// The next frame of one of these kinds; panics if it does not come.
+    pub fn next_of(&mut self, kinds: &[u8]) -> Frame {
+        loop {
+            match self.next() {
+                Ok(Some(frame)) if kinds.contains(&frame.kind) => return frame,
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("no frame of {kinds:?} in time"),
+                Err(error) => panic!("no frame of {kinds:?}: {error}"),
+            }
+        }
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

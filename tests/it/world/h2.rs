@@ -35,6 +35,8 @@ struct Shared {
     requests: AtomicU64,
     /// `x-key` of every request that came whole.
     keys: Mutex<Vec<String>>,
+    /// `te` of every request: its lines.
+    te: Mutex<Vec<Vec<String>>>,
     /// Connections are ended as soon as they stand.
     deaf: AtomicBool,
     hang_up: tokio::sync::Notify,
@@ -58,6 +60,7 @@ impl H2Origin {
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             keys: Mutex::default(),
+            te: Mutex::default(),
             deaf: AtomicBool::new(false),
             hang_up: tokio::sync::Notify::new(),
         });
@@ -91,6 +94,11 @@ impl H2Origin {
 
     pub fn keys(&self) -> Vec<String> {
         self.shared.keys.lock().unwrap().clone()
+    }
+
+    /// The lines of `te` in the last request.
+    pub fn te(&self) -> Vec<String> {
+        self.shared.te.lock().unwrap().last().cloned().unwrap_or_default()
     }
 
     pub fn connections(&self) -> u64 {
@@ -135,6 +143,8 @@ async fn answer(
 ) -> Result<Response<Either<Full<Bytes>, Pieces>>, Infallible> {
     shared.requests.fetch_add(1, Ordering::Relaxed);
     let (parts, body) = request.into_parts();
+    let te = parts.headers.get_all("te").iter().map(|v| v.to_str().unwrap().to_owned()).collect();
+    shared.te.lock().unwrap().push(te);
     let body = body.collect().await;
     if let (Ok(_), Some(key)) = (&body, parts.headers.get("x-key")) {
         shared.keys.lock().unwrap().push(key.to_str().unwrap_or_default().to_owned());

@@ -1,0 +1,103 @@
+//! Whether a server is still heard on an HTTP/2 connection, without a PING.
+//!
+//! Invariant: a connection is unheard from the first request that is sent on it until any byte
+//! arrives. A connection without requests is not.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A server may be gone without a FIN, and all requests share its connection.
+/// So the connection retires when nothing has arrived on it for this long since a request was sent.
+/// A live server that takes longer for every answer costs one more connection each time.
+const UNHEARD_MAX: Duration = Duration::from_secs(10);
+
+/// When the first request was sent since a byte last arrived on the connection. Monotonic, in ms.
+#[derive(Default)]
+pub struct Unheard(Cell<Option<u64>>);
+
+impl Unheard {
+    pub fn sent(&self, now_ms: u64) {
+        if self.0.get().is_none() {
+            self.0.set(Some(now_ms));
+        }
+    }
+
+    pub fn for_too_long(&self, now_ms: u64) -> bool {
+        self.0.get().is_some_and(|since| now_ms.saturating_sub(since) >= UNHEARD_MAX.as_millis() as u64)
+    }
+}
+
+/// A stream to a server that notes when something arrives.
+pub struct Heard<S> {
+    stream: S,
+    unheard: Rc<Unheard>,
+}
+
+impl<S> Heard<S> {
+    pub fn new(stream: S, unheard: Rc<Unheard>) -> Self {
+        Heard { stream, unheard }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.unheard.0.set(None);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_runs_from_the_first_request_that_nothing_has_followed() {
+        let unheard = Unheard::default();
+        let max = UNHEARD_MAX.as_millis() as u64;
+        assert!(!unheard.for_too_long(max));
+        unheard.sent(1000);
+        unheard.sent(1000 + max - 1);
+        assert!(!unheard.for_too_long(1000 + max - 1));
+        assert!(unheard.for_too_long(1000 + max));
+        unheard.0.set(None);
+        assert!(!unheard.for_too_long(1000 + max));
+    }
+}

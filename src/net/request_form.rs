@@ -1,0 +1,72 @@
+//! A request in the form of HTTP/2, and back in that of HTTP/1.1.
+//!
+//! Invariant: what goes to an HTTP/2 server has its authority in the target, and no `Host`; `TE` is
+//! sent to an HTTP/2 server only.
+
+use http::header::{HOST, TE};
+use http::{HeaderValue, Request, Uri, Version};
+
+/// Extension of a request whose client takes trailers: `te: trailers`, RFC 9110 §10.1.4.
+/// `TE` is a field for one hop, so it is sent again or not by the protocol of the server.
+/// An HTTP/2 server gets it (RFC 9113 §8.2.2): gRPC servers refuse a call without it.
+/// An HTTP/1.1 server does not: no trailers are promised to it.
+#[derive(Clone, Copy)]
+pub struct TakesTrailers;
+
+/// RFC 9113 §8.3.1: scheme and authority stand in the target, and no `Host` beside them.
+/// Returns also the `Host` that there was.
+pub fn http2_form<B>(
+    mut request: Request<B>,
+    scheme: &'static str,
+    server: &HeaderValue,
+) -> (Request<B>, Option<HeaderValue>) {
+    let host = request.headers_mut().remove(HOST);
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    let target = |authority: &HeaderValue| {
+        Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
+    };
+    // A Host that is no authority has no place here; the server's own always is one.
+    let uri = host.as_ref().and_then(target).or_else(|| target(server));
+    if let Some(uri) = uri {
+        *request.uri_mut() = uri;
+    }
+    if request.extensions().get::<TakesTrailers>().is_some() {
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    }
+    *request.version_mut() = Version::HTTP_2;
+    (request, host)
+}
+
+/// Back again, for another server that may speak HTTP/1.1.
+pub fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
+    let path = request.uri().path_and_query().cloned();
+    *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().remove(TE);
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn te_trailers_is_there_in_http2_only_and_only_if_the_client_takes_trailers() {
+        let server = HeaderValue::from_static("127.0.0.1:9001");
+        let mut request = Request::builder().uri("/x").header(HOST, "a.test").body(()).unwrap();
+        let (plain, host) = http2_form(request.clone(), "http", &server);
+        assert!(!plain.headers().contains_key(TE));
+        assert_eq!(host.unwrap(), "a.test");
+
+        request.extensions_mut().insert(TakesTrailers);
+        let (http2, host) = http2_form(request, "http", &server);
+        assert_eq!(http2.headers()[TE], "trailers");
+        let http1 = http1_form(http2, host);
+        assert_eq!(http1.headers().keys().collect::<Vec<_>>(), ["host"]);
+        let (again, _) = http2_form(http1, "http", &server);
+        assert_eq!(again.headers()[TE], "trailers");
+    }
+}
