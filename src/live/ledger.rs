@@ -52,6 +52,9 @@ pub struct Entry {
     pub membership: Option<Membership>,
     #[serde(default)]
     pub evidence: Value,
+    /// Of a verdict: [`crate::domain::verdict::METHOD`] of the version that judged. Absent: method 1, or no verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<u32>,
     /// `hash` of the entry before; see [`super::chain`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prev: String,
@@ -247,6 +250,7 @@ mod tests {
             held: Some(true),
             membership: None,
             evidence: Value::Null,
+            method: None,
             prev: String::new(),
             hash: String::new(),
             rebuilt: false,

@@ -8,6 +8,7 @@ use super::apply::Source;
 use super::chain;
 use super::claim::Bar;
 use super::clock;
+use super::evidence;
 use super::ledger::Entry;
 use super::membership::Membership;
 use super::route::RouteTable;
@@ -23,6 +24,7 @@ use crate::domain::rollout::{
     self, Awaits, Circumstances, Hold, HoldKind, Input, Memory, State, Step, version,
 };
 use crate::domain::segment::Segment;
+use crate::domain::verdict::METHOD;
 use crate::domain::wave::{Course, Reach};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -405,6 +407,7 @@ impl Writer {
             held: None,
             membership: None,
             evidence: Value::Null,
+            method: None,
             prev: String::new(),
             hash: String::new(),
             rebuilt: false,
@@ -464,6 +467,7 @@ impl Writer {
             }
             (_, None) => {}
         }
+        entry.method = evidence::has_verdict(&entry.evidence).then_some(METHOD);
         entry.n = self.image.ledger.n.saturating_add(1);
         // Numbers, words and lists of them: JSON can always say that.
         if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {
