@@ -18,6 +18,7 @@ use crate::live::ledger::Ledger;
 use crate::live::log::Log;
 use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
+use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
@@ -123,7 +124,8 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
-        let mut live = Live::new(checked, source, found, ledger_end, log.clone());
+        let key = open_key(directory.as_ref(), ledger.as_ref(), &log)?;
+        let mut live = Live::new(checked, source, found, ledger_end, key.clone(), log.clone());
         live.gauges.connections_room.store(room, Relaxed);
         live.directory = directory.as_ref().map(|directory| directory.path().to_owned());
         let live = Arc::new(live);
@@ -149,7 +151,7 @@ impl Proxy {
                 Some(Builder::new().name("keeper".into()).spawn(body)?)
             }
         };
-        let scribe = Scribe { directory, ledger, log: log.clone() };
+        let scribe = Scribe { directory, ledger, key, log: log.clone() };
         let desk = live.desk.clone();
         let scribe = Builder::new().name("scribe".into()).spawn(move || scribe.run(&desk))?;
         let durable = live.hold_unless_durable(DURABLE_WITHIN);
@@ -309,6 +311,26 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
         }
     };
     Ok((Some(directory), ledger, found))
+}
+
+/// The key of the state directory. A fault of it costs answers about the past, and is logged: it stops nothing.
+fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &Log) -> io::Result<StateKey> {
+    let Some(directory) = directory else { return StateKey::random() };
+    let (key, origin) = StateKey::open(directory.path())?;
+    let before = ledger.and_then(Ledger::key).filter(|name| *name != key.name());
+    match origin {
+        KeyOrigin::Temporary(why) => log.event(
+            "state_key_unusable",
+            json!({"error": why, "effect": "users whom a segment lists from now on are hashed under a key that ends with this process;                    after a restart `grayling affected` cannot say whether they were in new; routing and rollbacks need no key"}),
+        ),
+        KeyOrigin::Found | KeyOrigin::Made if before.is_some() => log.event(
+            "state_key_lost",
+            json!({"file": directory.path().join(state_key::FILE), "effect": "the ledger has entries under an earlier key: whether a user was in new                    because a segment listed it cannot be told for them; routing and rollbacks need no key",
+                   "hint": "if the key was not destroyed on purpose, put the file back from a copy and restart"}),
+        ),
+        KeyOrigin::Found | KeyOrigin::Made => {}
+    }
+    Ok(key)
 }
 
 /// Writes the entries again that a crash lost after the state was saved.

@@ -17,6 +17,7 @@ use super::resources::Seen;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
+use super::state_key::StateKey;
 use super::tally::{ArmTally, Counter, PerWorker};
 use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
@@ -65,6 +66,8 @@ pub struct Live {
     pub(super) lost: Mutex<Option<String>>,
     /// The state directory, for reading; `None`: it could not be used at the start.
     pub directory: Option<PathBuf>,
+    /// Under which users of segments are hashed on disk.
+    pub key: StateKey,
     /// The file that was refused may be acceptable now.
     pub reload_wanted: tokio::sync::Notify,
 }
@@ -222,7 +225,14 @@ impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
     /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
-    pub fn new(checked: config::Checked, source: Source, found: Found, ledger: End, log: Log) -> Live {
+    pub fn new(
+        checked: config::Checked,
+        source: Source,
+        found: Found,
+        ledger: End,
+        key: StateKey,
+        log: Log,
+    ) -> Live {
         let plan = Arc::new(checked.plan);
         let empty = matches!(found, Found::Empty);
         let (mut image, lost) = match found {
@@ -235,7 +245,7 @@ impl Live {
             Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
-            true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
+            true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases, &key),
             false => vec![],
         };
         for conflict in &conflicts {
@@ -276,6 +286,7 @@ impl Live {
             stages: 0,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
+            key: key.clone(),
         };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
@@ -316,6 +327,7 @@ impl Live {
             views: Mutex::default(),
             lost: Mutex::new(lost),
             directory: None,
+            key,
             reload_wanted: tokio::sync::Notify::new(),
         }
     }
@@ -393,7 +405,7 @@ impl Live {
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases);
+        let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases, &self.key);
         refused.extend(conflicts.into_iter().map(|c| c.message));
         refused.extend(writer.frozen_against(&before, &checked.plan));
         if !refused.is_empty() {
@@ -498,7 +510,7 @@ impl Live {
                 detail: detail.clone(),
                 evidence: call.evidence.to_string(),
                 onset_to_trip_ms,
-                others: claim::others(&before.plan, name, &release.new_servers(&before.plan)),
+                others: claim::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
                 servers: live.new.spellings(),
                 entry: 0,
             })

@@ -10,10 +10,11 @@ use super::claim::Bar;
 use super::clock;
 use super::evidence;
 use super::ledger::Entry;
-use super::membership::Membership;
+use super::membership::{Membership, Roll};
 use super::route::RouteTable;
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use super::state::{Image, RECENT_MAX};
+use super::state_key::StateKey;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
 use crate::config::{Standing, Standings};
@@ -41,7 +42,8 @@ pub(super) struct Writer {
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
     /// Who is in `new` beside the weight, as the ledger has it last; by release.
-    pub told: HashMap<String, Membership>,
+    pub told: HashMap<String, Roll>,
+    pub key: StateKey,
 }
 
 /// What becomes of the watchdog's evidence when the weight in force changes.
@@ -326,7 +328,7 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
-            let membership = Membership::of(&release.release, release.reach, &after.plan.identity);
+            let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
             let kind = if begun == Some(Step::Rearmed) {
                 "attempt"
@@ -334,7 +336,7 @@ impl Writer {
                 "version"
             } else if weight_before != weight_after || configured {
                 "weight"
-            } else if self.told.get(name) != Some(&membership) {
+            } else if self.told.get(name) != Some(&roll) {
                 "membership"
             } else {
                 continue;
@@ -455,10 +457,11 @@ impl Writer {
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
                 entry.held = Some(live.force == Force::Held);
-                let membership = Membership::of(&live.release, live.reach, &next.plan.identity);
-                if self.told.get(name) != Some(&membership) {
-                    self.told.insert(name.clone(), membership.clone());
-                    entry.membership = Some(membership);
+                let (release, identity) = (&live.release, &next.plan.identity);
+                let roll = Roll::of(release, live.reach, identity);
+                if self.told.get(name) != Some(&roll) {
+                    self.told.insert(name.clone(), roll);
+                    entry.membership = Some(Membership::of(release, live.reach, identity, &self.key));
                 }
             }
             (None, Some(name)) => {
