@@ -147,7 +147,8 @@ impl Proxy {
             None => None,
             Some(Archive { directory, .. }) => {
                 let (shelf, directory, log) = (shelf.clone(), directory.clone(), log.clone());
-                let body = move || keeper::run(&shelf, &directory, &log);
+                let key = key.clone();
+                let body = move || keeper::run(&shelf, &directory, &key, &log);
                 Some(Builder::new().name("keeper".into()).spawn(body)?)
             }
         };
@@ -321,12 +322,22 @@ fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &L
     match origin {
         KeyOrigin::Temporary(why) => log.event(
             "state_key_unusable",
-            json!({"error": why, "effect": "users whom a segment lists from now on are hashed under a key that ends with this process;                    after a restart `grayling affected` cannot say whether they were in new; routing and rollbacks need no key"}),
+            json!({
+                "error": why,
+                "effect": "a key that ends with this process is used: after a restart `grayling affected` cannot say \
+                    which users a segment listed meanwhile, and the watchdog's evidence begins anew",
+                "hint": "mend or remove the file, then restart; routing and rollbacks need no key",
+            }),
         ),
         KeyOrigin::Found | KeyOrigin::Made if before.is_some() => log.event(
             "state_key_lost",
-            json!({"file": directory.path().join(state_key::FILE), "effect": "the ledger has entries under an earlier key: whether a user was in new                    because a segment listed it cannot be told for them; routing and rollbacks need no key",
-                   "hint": "if the key was not destroyed on purpose, put the file back from a copy and restart"}),
+            json!({
+                "file": directory.path().join(state_key::FILE),
+                "effect": "the ledger has entries under an earlier key: `grayling affected` cannot say which users a \
+                    segment listed then; the watchdog's evidence begins anew",
+                "hint": "if the key was not destroyed on purpose, put the file back from a copy and restart; \
+                    routing and rollbacks need no key",
+            }),
         ),
         KeyOrigin::Found | KeyOrigin::Made => {}
     }

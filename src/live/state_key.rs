@@ -1,4 +1,5 @@
-//! The key of the state directory. Under it stand the hashes by which the ledger and the state file recognise users of segments.
+//! The key of the state directory. Under it stand the hashes by which the ledger and the state file recognise users of segments, and
+//! what is kept of each user as evidence.
 //!
 //! ```text
 //! key in the state directory: 32 random bytes, for its owner only (0600)
@@ -11,6 +12,7 @@
 //! it is; no fault of it keeps a proxy from starting. The name of a key says nothing of the key.
 
 use crate::domain::segment::UserSet;
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -27,6 +29,11 @@ pub const DIGITS: usize = 16;
 const NAME: u8 = 0;
 const USER: u8 = 1;
 const LIST: u8 = 2;
+/// Gives the key of what is sealed.
+const SEAL: u8 = 3;
+
+/// Before the nonce and the text of what is sealed.
+const SEALED: &[u8] = b"grayling-sealed 1\n";
 
 #[derive(Clone)]
 pub struct StateKey {
@@ -132,16 +139,47 @@ impl StateKey {
     }
 }
 
-/// The first 64 bits of an HMAC-SHA256, in hex.
-fn hashed(key: &hmac::Key, kind: u8, bytes: &[u8]) -> String {
+impl StateKey {
+    /// Encrypts the bytes in place; answers what stands before them in the file. `None`: it cannot be done.
+    pub fn seal(&self, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
+        let nonce = self.cipher()?.seal_in_place_append_tag(Aad::from(SEALED), bytes).ok()?;
+        Some([SEALED, nonce.as_ref()].concat())
+    }
+
+    /// What was sealed under this key. Bytes that were never sealed are what they are: an earlier version wrote them. `None`: they
+    /// were sealed under another key, or damaged.
+    pub fn unseal(&self, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+        let Some(sealed) = bytes.strip_prefix(SEALED) else { return Some(bytes) };
+        let nonce = Nonce::try_assume_unique_for_key(sealed.get(..NONCE_LEN)?).ok()?;
+        let start = SEALED.len() + NONCE_LEN;
+        let len = self.cipher()?.open_in_place(nonce, Aad::from(SEALED), &mut bytes[start..]).ok()?.len();
+        bytes.truncate(start + len);
+        bytes.drain(..start);
+        Some(bytes)
+    }
+
+    fn cipher(&self) -> Option<RandomizedNonceKey> {
+        RandomizedNonceKey::new(&AES_256_GCM, tag(&self.hmac, SEAL, &[]).as_ref()).ok()
+    }
+}
+
+fn tag(key: &hmac::Key, kind: u8, bytes: &[u8]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
     context.update(&[kind]);
     context.update(bytes);
-    context.sign().as_ref().iter().take(DIGITS / 2).fold(String::with_capacity(DIGITS), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    context.sign()
+}
+
+/// The first 64 bits of an HMAC-SHA256, in hex.
+fn hashed(key: &hmac::Key, kind: u8, bytes: &[u8]) -> String {
+    tag(key, kind, bytes).as_ref().iter().take(DIGITS / 2).fold(
+        String::with_capacity(DIGITS),
+        |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        },
+    )
 }
 
 #[cfg(test)]
@@ -179,6 +217,25 @@ mod tests {
         }
         let (_, origin) = StateKey::open(&dir.join("nowhere")).unwrap();
         assert!(matches!(origin, Origin::Temporary(_)), "{origin:?}");
+    }
+
+    #[test]
+    fn what_is_sealed_is_read_under_the_same_key_only() {
+        let (key, other) = (StateKey::new([7; 32]), StateKey::new([8; 32]));
+        for text in [&b""[..], b"evidence", &[7; 100_000]] {
+            let mut bytes = text.to_vec();
+            let sealed = [key.seal(&mut bytes).unwrap(), bytes].concat();
+            assert!(text.is_empty() || !sealed.windows(text.len()).any(|part| part == text));
+            assert_eq!(key.unseal(sealed.clone()).unwrap(), text);
+            assert_eq!(other.unseal(sealed.clone()), None);
+            for at in [SEALED.len(), sealed.len() - 1] {
+                let mut damaged = sealed.clone();
+                damaged[at] ^= 1;
+                assert_eq!(key.unseal(damaged), None, "byte {at}");
+            }
+            assert_eq!(key.unseal(sealed[..SEALED.len() + 3].to_vec()), None);
+            assert_eq!(key.unseal(text.to_vec()).unwrap(), text, "an earlier version sealed nothing");
+        }
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let name = &release.release.name;
         let dog = Watched::restored(
             release,
-            &keeper::read(&archive?.directory, &keeper::evidence_file(name))?,
+            &live.key.unseal(keeper::read(&archive?.directory, &keeper::evidence_file(name))?)?,
             clock::now(),
         )?;
         let e_value = dog.judge.engine().e_value();
@@ -242,7 +242,7 @@ impl Watched {
         self.judge.engine().save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in(keeper::evidence_file(&release.release.name), bytes);
+        archive.shelf.hand_in_sealed(keeper::evidence_file(&release.release.name), bytes);
     }
 
     /// The same of the users whom `new` has failed, where there are more than before.
