@@ -452,7 +452,7 @@ mod tests {
         /// Doubles survive the way through the ledger's text well enough for the same words.
         #[test]
         fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
-            let mut proof = good();
+            let mut proof = Proof { baked: Duration::from_nanos(n), ..good() };
             let r = &mut proof.reading;
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
             (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);

@@ -1,8 +1,8 @@
 //! The ledger of a real run: sound to its own verifier, online and without a proxy; and whatever is done to it is found.
 
 use crate::world::{
-    Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, turn,
-    users_in_new,
+    Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, times,
+    turn, users_in_new,
 };
 use grayling::live::{chain, ledger::Entry};
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ fn the_ledger_of_an_eventful_life_is_sound_and_every_change_of_it_is_found() {
     println!("seed {seed}");
     let lines = lines(&whole);
     let line_of = |at: usize| whole[..at].iter().filter(|b| **b == b'\n').count() + 1;
-    for _ in 0..150 {
+    for _ in 0..times(40, 150) {
         let (at, bit) = (random.below(whole.len() as u64) as usize, random.below(8));
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << bit;
@@ -161,7 +161,7 @@ fn killed_at_any_moment_the_ledger_is_sound_after_the_next_start() {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address);
     let mut random = Random::new(7);
-    for round in 0..20 {
+    for round in 0..times(6, 20) {
         let mut proxy = world.run(&config);
         std::thread::scope(|scope| {
             let api = proxy.api();

@@ -67,7 +67,11 @@ pub fn figures(gate: &str, input: &Input) -> Figures {
 fn of_proof(gate: &str, of: &Proof, list: &mut List) {
     let r = &of.reading;
     match gate {
-        BAKE => _ = list.number("baked_s", of.baked.as_secs_f64()).number("bake_s", of.bake.as_secs_f64()),
+        BAKE => {
+            _ = list
+                .number("baked_us", of.baked.as_micros() as f64)
+                .number("bake_us", of.bake.as_micros() as f64)
+        }
         "requests" => _ = list.pair("requests", r.requests).number("requests_min", of.requests_min as f64),
         "users" => {
             list.pair("users", r.users).number("users_min", of.users_min as f64);
