@@ -324,6 +324,7 @@ fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &L
             "state_key_unusable",
             json!({
                 "error": why,
+                "directory": directory.configured(),
                 "effect": "a key that ends with this process is used: after a restart `grayling affected` cannot say \
                     which users a segment listed meanwhile, and the watchdog's evidence begins anew",
                 "hint": "mend or remove the file, then restart; routing and rollbacks need no key",
@@ -332,7 +333,7 @@ fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &L
         KeyOrigin::Found | KeyOrigin::Made if before.is_some() => log.event(
             "state_key_lost",
             json!({
-                "file": directory.path().join(state_key::FILE),
+                "file": directory.configured().join(state_key::FILE),
                 "effect": "the ledger has entries under an earlier key: `grayling affected` cannot say which users a \
                     segment listed then; the watchdog's evidence begins anew",
                 "hint": "if the key was not destroyed on purpose, put the file back from a copy and restart; \

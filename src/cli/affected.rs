@@ -397,7 +397,7 @@ impl Keys<'_> {
             Source::Directory(directory) => {
                 let (local, fault) = match StateKey::read(directory) {
                     Ok(key) => (key, None),
-                    Err(why) => (None, Some(why)),
+                    Err(why) => (None, Some(format!("{}: {why}", directory.display()))),
                 };
                 let name = local.as_ref().map(|key| key.name().to_owned());
                 Ok(Keys { local, proxy: None, name, fault })

@@ -269,6 +269,7 @@ mod tests {
                 onset_to_trip_ms: None,
                 servers: servers.clone(),
                 others,
+                entry: 0,
             };
             let memories = [("one".to_owned(), Memory { trip: Some(trip), ..Memory::default() })].into();
             !conflicts(plan, &Spellings::of(plan, Duration::ZERO), &memories, key).is_empty()

@@ -79,9 +79,7 @@ impl StateKey {
                 let key = StateKey::random()?;
                 match key.keep(directory) {
                     Ok(()) => Ok((key, Origin::Made)),
-                    Err(error) => {
-                        temporary(format!("{}: cannot be written: {error}", directory.join(FILE).display()))
-                    }
+                    Err(error) => temporary(format!("{FILE}: cannot be written: {error}")),
                 }
             }
             Err(why) => temporary(why),
@@ -91,20 +89,18 @@ impl StateKey {
     /// The key of a state directory; `None`: it has none.
     ///
     /// # Errors
-    /// Why the file is of no use.
+    /// Why the file is of no use, beginning with its name.
     pub fn read(directory: &Path) -> Result<Option<StateKey>, String> {
-        let path = directory.join(FILE);
-        match fs::read(&path) {
+        match fs::read(directory.join(FILE)) {
             Ok(bytes) => match <[u8; BYTES]>::try_from(&*bytes) {
                 Ok(bytes) => Ok(Some(StateKey::new(bytes))),
                 Err(_) => Err(format!(
-                    "{}: {} bytes, a key has {BYTES}: put it back from a copy, or remove it, and the next start makes a new one",
-                    path.display(),
+                    "{FILE}: {} bytes, a key has {BYTES}: put it back from a copy, or remove it, and the next start makes a new one",
                     bytes.len()
                 )),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(format!("{}: {e}", path.display())),
+            Err(e) => Err(format!("{FILE}: {e}")),
         }
     }
 

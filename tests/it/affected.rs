@@ -233,7 +233,7 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
 
     let mut proxy = world.run(&config);
     assert_eq!(proxy.api().change("rollback", "its claim on the servers of the other is kept").status, 200);
-    assert_eq!(proxy.api().change("resume", "and taken back").status, 200);
+    assert_eq!(proxy.api().resume("rollback", "and taken back").status, 200);
     use std::os::unix::fs::PermissionsExt;
     let key = std::fs::metadata(state.join("key")).unwrap();
     assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
