@@ -210,11 +210,10 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let mut config =
         Config::new(stable.address, new.address).weight("0%").release("segments = [\"testers\"]");
-    config.rest = format!(
-        "[segment.testers]\nusers = [\"33612345678\"]\n\
+    config.rest = "[segment.testers]\nusers = [\"33612345678\"]\n\
          [release.other]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"0%\"\nsegments = [\"testers\"]\n\
          [[route]]\nhost = \"other.example\"\nrelease = \"other\"\n"
-    );
+        .into();
     let tester = "33612345678".to_owned();
     let list = world.path("users.txt");
     std::fs::write(&list, format!("{tester}\n33698765432\n")).unwrap();
