@@ -18,6 +18,7 @@ use crate::live::ledger::Ledger;
 use crate::live::log::Log;
 use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
+use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
 use crate::watch::probes::Probes;
@@ -123,8 +124,9 @@ impl Proxy {
         let (admin, admin_sockets) = listen::bind_workers(listen_admin, 1)
             .map_err(|source| StartError::Listen { name: "admin", address: listen_admin, source })?;
 
+        let key = open_key(directory.as_ref(), ledger.as_ref(), &log)?;
         let kept = directory.as_ref().map(StateDirectory::path);
-        let mut live = Live::new(checked, source, found, ledger_end, log.clone(), kept);
+        let mut live = Live::new(checked, source, found, ledger_end, key.clone(), log.clone(), kept);
         live.gauges.connections_room.store(room, Relaxed);
         live.directory = directory.as_ref().map(|directory| directory.path().to_owned());
         let live = Arc::new(live);
@@ -146,11 +148,12 @@ impl Proxy {
             None => None,
             Some(Archive { directory, .. }) => {
                 let (shelf, directory, log) = (shelf.clone(), directory.clone(), log.clone());
-                let body = move || keeper::run(&shelf, &directory, &log);
+                let key = key.clone();
+                let body = move || keeper::run(&shelf, &directory, &key, &log);
                 Some(Builder::new().name("keeper".into()).spawn(body)?)
             }
         };
-        let scribe = Scribe { directory, ledger, log: log.clone() };
+        let scribe = Scribe { directory, ledger, key, log: log.clone() };
         let desk = live.desk.clone();
         let scribe = Builder::new().name("scribe".into()).spawn(move || scribe.run(&desk))?;
         let durable = live.hold_unless_durable(DURABLE_WITHIN);
@@ -310,6 +313,37 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
         }
     };
     Ok((Some(directory), ledger, found))
+}
+
+/// The key of the state directory. A fault of it costs answers about the past, and is logged: it stops nothing.
+fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &Log) -> io::Result<StateKey> {
+    let Some(directory) = directory else { return StateKey::random() };
+    let (key, origin) = StateKey::open(directory.path())?;
+    let before = ledger.and_then(Ledger::key).filter(|name| *name != key.name());
+    match origin {
+        KeyOrigin::Temporary(why) => log.event(
+            "state_key_unusable",
+            json!({
+                "error": why,
+                "directory": directory.configured(),
+                "effect": "a key that ends with this process is used: after a restart `grayling affected` cannot say \
+                    which users a segment listed meanwhile, and the watchdog's evidence begins anew",
+                "hint": "mend or remove the file, then restart; routing and rollbacks need no key",
+            }),
+        ),
+        KeyOrigin::Found | KeyOrigin::Made if before.is_some() => log.event(
+            "state_key_lost",
+            json!({
+                "file": directory.configured().join(state_key::FILE),
+                "effect": "the ledger has entries under an earlier key: `grayling affected` cannot say which users a \
+                    segment listed then; the watchdog's evidence begins anew",
+                "hint": "if the key was not destroyed on purpose, put the file back from a copy and restart; \
+                    routing and rollbacks need no key",
+            }),
+        ),
+        KeyOrigin::Found | KeyOrigin::Made => {}
+    }
+    Ok(key)
 }
 
 /// Writes the entries again that a crash lost after the state was saved.

@@ -128,8 +128,8 @@ async fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     Ok(actor)
 }
 
-/// What names users: a token is needed for it as for a change.
-const PRIVATE: [&str; 1] = ["/api/v1/failed"];
+/// What names users, or tells whether a guess is right: a token is needed for it as for a change.
+const PRIVATE: [&str; 2] = ["/api/v1/failed", "/api/v1/ledger/hashed"];
 
 fn changes(path: &str) -> bool {
     path.strip_prefix("/api/v1/releases/")

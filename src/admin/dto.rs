@@ -486,6 +486,13 @@ pub struct LedgerEnd {
     pub hash: String,
 }
 
+/// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the numbers that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hashed {
+    pub key: String,
+    pub hashes: Vec<String>,
+}
+
 /// The body of `GET /readyz`, whether it is 200 or 503.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyDetails {

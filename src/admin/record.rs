@@ -70,6 +70,36 @@ pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
     Json(dto::LedgerEnd { n: end.n, hash: end.hash })
 }
 
+/// Users of one question.
+pub const HASHED_MAX: usize = 256;
+
+#[derive(Deserialize)]
+pub struct Numbers {
+    numbers: String,
+}
+
+/// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: how users stand in the ledger's lists, under the key of the state directory, which
+/// never leaves it. A number is the xxh3-64 of the normalised id.
+pub async fn hashed(
+    State(live): State<Arc<Live>>,
+    query: Result<Query<Numbers>, QueryRejection>,
+) -> Response {
+    let hint = "?numbers=HEX,HEX: 256 at most, 16 hexadecimal digits each";
+    let text = match query {
+        Ok(Query(query)) => query.numbers,
+        Err(fault) => return malformed(&fault, hint),
+    };
+    let numbers: Result<Vec<u64>, _> =
+        text.split(',').take(HASHED_MAX + 1).map(|hex| u64::from_str_radix(hex, 16)).collect();
+    match numbers {
+        Ok(numbers) if numbers.len() <= HASHED_MAX => {
+            let hashes = numbers.iter().map(|number| live.key.user(*number)).collect();
+            Json(dto::Hashed { key: live.key.name().to_owned(), hashes }).into_response()
+        }
+        _ => refuse(StatusCode::BAD_REQUEST, "these are no numbers of users, or too many", Some(hint.into())),
+    }
+}
+
 #[derive(Deserialize)]
 pub struct Attempt {
     release: String,

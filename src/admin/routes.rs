@@ -46,6 +46,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/ledger", get(record::entries))
         .route("/api/v1/ledger/lines", get(record::lines))
         .route("/api/v1/ledger/end", get(record::end))
+        .route("/api/v1/ledger/hashed", get(record::hashed))
         .route("/api/v1/failed", get(record::failed))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/history", get(events::history))

@@ -3,19 +3,23 @@
 //! The cohort is a function, and the ledger has what goes into it: so it is worked out here, from the ledger alone. Whom `new` has failed stands in
 //! files beside it. Invariants: what cannot be told from them is said to be so, for each release that it concerns; a ledger that is not sound is said to be so.
 
-use super::client::{AdminArgs, Client, encoded, one_of};
+use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
 use super::{block_on, plan_of, verify};
+use crate::admin::dto::Hashed;
+use crate::admin::record::HASHED_MAX;
 use crate::domain::plan::Plan;
 use crate::domain::segment::UserSet;
 use crate::live::ledger::{self, Entry};
-use crate::live::membership::Listed;
+use crate::live::membership::{Listed, Lookup};
+use crate::live::state_key::StateKey;
 use crate::live::timeline::{Part, Timeline};
 use crate::live::verify::Verifier;
 use crate::live::{clock, failed, keeper};
 use anyhow::Context;
+use http::StatusCode;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -235,43 +239,50 @@ fn work_out(
     for attempt in timeline.attempts() {
         failed.take(&source.failed(&release, attempt)?, since_ms, until_ms);
     }
-    let known = |listed: &Listed| -> Option<UserSet> {
+    let keys = Keys::of(source)?;
+    let known = |key: &str, listed: &Listed| -> Option<UserSet> {
+        let key = if key.is_empty() { None } else { Some(keys.local.as_ref().filter(|k| k.name() == key)?) };
         let segments = plan?.segments.iter();
-        segments.map(|s| s.users.clone()).find(|users| listed.is_of(users))
+        segments.map(|s| s.users.clone()).find(|users| listed.is_of(users, key))
     };
     let (mut users, mut asked) = (None, 0);
     if let Some(path) = &args.users {
         let mut found = vec![];
-        each_user(path, |user| {
-            asked += 1;
-            let parts = timeline.follow(user, &known);
-            // As it was hashed: the form that the newest entry says.
-            let membership = timeline.stretches.iter().rev().find_map(|s| s.membership.as_ref());
-            let normal = membership.and_then(|m| m.normalised(user).map(|id| id.into_owned()));
-            let was_failed = failed.of(normal.as_deref().unwrap_or(user)).cloned();
-            if !parts.is_empty() || was_failed.is_some() {
-                found.push(User {
-                    id: String::from_utf8_lossy(user).into_owned(),
-                    parts,
-                    failed: was_failed,
-                });
+        each_users(path, |users| {
+            asked += users.len();
+            let hashes = keys.hashes(users.iter().flat_map(|user| timeline.numbers(user)).collect())?;
+            let hashed = |key: &str, number: u64| hashes.get(&number).filter(|_| keys.has(key)).cloned();
+            let lookup = Lookup { hashed: &hashed, known: &known };
+            for user in users {
+                let parts = timeline.follow(user, &lookup);
+                // As it was hashed: the form that the newest entry says.
+                let membership = timeline.stretches.iter().rev().find_map(|s| s.membership.as_ref());
+                let normal = membership.and_then(|m| m.normalised(user).map(|id| id.into_owned()));
+                let was_failed = failed.of(normal.as_deref().unwrap_or(user)).cloned();
+                if !parts.is_empty() || was_failed.is_some() {
+                    let id = String::from_utf8_lossy(user).into_owned();
+                    found.push(User { id, parts, failed: was_failed });
+                }
             }
+            Ok(())
         })?;
         users = Some(found);
     }
-    let notes = notes(&timeline, &known, &failed, sound, since_ms);
+    let notes = notes(&timeline, &keys, &known, &failed, sound, since_ms);
     Ok(Answer { release, since_ms, until_ms, timeline, users, asked, failed, notes })
 }
 
 /// What the answer does not tell.
 fn notes(
     timeline: &Timeline,
-    known: &dyn Fn(&Listed) -> Option<UserSet>,
+    keys: &Keys<'_>,
+    known: &dyn Fn(&str, &Listed) -> Option<UserSet>,
     failed: &Failed,
     sound: bool,
     since_ms: i64,
 ) -> Vec<String> {
     let mut notes = vec![];
+    notes.extend(keys.fault.clone());
     if !sound {
         notes.push("the ledger has faults, so this may be wrong: see `grayling ledger --verify`".to_owned());
     }
@@ -309,7 +320,14 @@ fn notes(
                     listed.name
                 ));
                 seen.push(&listed.name);
-            } else if listed.numbers.is_none() && known(listed).is_none() {
+            } else if listed.users > 0 && !membership.key.is_empty() && !keys.has(&membership.key) {
+                notes.push(format!(
+                    "segment {}: its {} users are hashed under a key that was lost or destroyed: who they were cannot be told",
+                    listed.name,
+                    count(listed.users as u64)
+                ));
+                seen.push(&listed.name);
+            } else if listed.numbers.is_none() && known(&membership.key, listed).is_none() {
                 notes.push(format!(
                     "segment {}: its list of {} users is known by count and fingerprint only; with -c FILE, whose list is still that one, its users are told apart",
                     listed.name,
@@ -342,19 +360,83 @@ fn notes(
     notes
 }
 
-fn each_user(path: &Path, mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
+/// The users of a file, some at a time.
+fn each_users(path: &Path, mut take: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let cannot = || format!("cannot read {}", path.display());
     let mut input = BufReader::new(File::open(path).with_context(cannot)?);
-    let mut line = vec![];
+    let (mut line, mut users) = (vec![], vec![]);
     loop {
         line.clear();
-        if input.read_until(b'\n', &mut line).with_context(cannot)? == 0 {
-            return Ok(());
-        }
+        let end = input.read_until(b'\n', &mut line).with_context(cannot)? == 0;
         let user = line.trim_ascii();
         if !user.is_empty() {
-            take(user);
+            users.push(user.to_vec());
         }
+        if end || users.len() == HASHED_MAX {
+            take(&users)?;
+            users.clear();
+        }
+        if end {
+            return Ok(());
+        }
+    }
+}
+
+/// The key under which the ledger hashes users of segments: in the state directory, or with the proxy, which never gives it away.
+struct Keys<'a> {
+    local: Option<StateKey>,
+    proxy: Option<&'a Client>,
+    /// The name of the one that is at hand.
+    name: Option<String>,
+    fault: Option<String>,
+}
+
+impl Keys<'_> {
+    fn of(source: &Source) -> anyhow::Result<Keys<'_>> {
+        match source {
+            Source::Directory(directory) => {
+                let (local, fault) = match StateKey::read(directory) {
+                    Ok(key) => (key, None),
+                    Err(why) => (None, Some(format!("{}: {why}", directory.display()))),
+                };
+                let name = local.as_ref().map(|key| key.name().to_owned());
+                Ok(Keys { local, proxy: None, name, fault })
+            }
+            Source::Proxy(client) => {
+                let name = block_on(ask_hashes(client, &[0]))?.map(|hashed| hashed.key);
+                Ok(Keys { local: None, proxy: Some(client), name, fault: None })
+            }
+        }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.name.as_deref() == Some(key)
+    }
+
+    /// How these numbers are written under the key at hand; empty without one.
+    fn hashes(&self, numbers: BTreeSet<u64>) -> anyhow::Result<HashMap<u64, String>> {
+        let mut hashes = HashMap::new();
+        if let Some(key) = &self.local {
+            hashes.extend(numbers.iter().map(|number| (*number, key.user(*number))));
+        } else if let (Some(client), Some(_)) = (self.proxy, &self.name) {
+            let numbers: Vec<u64> = numbers.into_iter().collect();
+            for some in numbers.chunks(HASHED_MAX) {
+                let hashed = block_on(ask_hashes(client, some))?.filter(|hashed| self.has(&hashed.key));
+                let hashed = hashed.context("the proxy was started anew meanwhile: ask again")?;
+                hashes.extend(some.iter().copied().zip(hashed.hashes));
+            }
+        }
+        Ok(hashes)
+    }
+}
+
+/// `None`: a proxy of an earlier version, which has no key.
+async fn ask_hashes(client: &Client, numbers: &[u64]) -> anyhow::Result<Option<Hashed>> {
+    let numbers = numbers.iter().map(|number| format!("{number:016x}")).collect::<Vec<_>>().join(",");
+    match client.get(&format!("/api/v1/ledger/hashed?numbers={numbers}")).await {
+        Ok(hashed) => Ok(Some(hashed)),
+        Err(ClientError::Answer { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -117,7 +117,7 @@ impl Verified {
             "last": number(of.last),
             "unchained_to": number(of.unchained_to),
             "head": (!of.head.is_empty()).then_some(&of.head),
-            "verdicts": {"same": of.verdicts, "by_hand": of.by_hand, "not_recorded": of.unknown},
+            "verdicts": {"same": of.verdicts, "by_hand": of.by_hand, "not_recorded": of.unknown, "other_methods": of.other_methods},
             "state_error": self.state_error,
             "faults": of.faults.iter().map(|f| json!({"line": number(f.line), "what": f.what})).collect::<Vec<_>>(),
             "faults_more": of.more,
@@ -161,6 +161,10 @@ impl Verified {
             _ = write!(verdicts, "; {} of an earlier version, which kept too little", count(of.unknown));
         }
         line("verdicts", verdicts);
+        for (method, n) in &of.other_methods {
+            let whole = if of.sound() { "; their hashes are whole" } else { "" };
+            line("", format!("{} entries of method {method} were not recomputed{whole}", count(*n)));
+        }
         if !of.head.is_empty() {
             line("head", format!("{} {}", of.last, of.head));
         }

@@ -18,6 +18,7 @@ use super::resources::Seen;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
+use super::state_key::StateKey;
 use super::tally::{ArmTally, Counter, PerWorker};
 use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
@@ -66,6 +67,8 @@ pub struct Live {
     pub(super) lost: Mutex<Option<String>>,
     /// The state directory, for reading; `None`: it could not be used at the start.
     pub directory: Option<PathBuf>,
+    /// Under which users of segments are hashed on disk.
+    pub key: StateKey,
     /// The file that was refused may be acceptable now.
     pub reload_wanted: tokio::sync::Notify,
 }
@@ -254,6 +257,7 @@ impl Live {
         source: Source,
         found: Found,
         ledger: End,
+        key: StateKey,
         log: Log,
         kept: Option<&Path>,
     ) -> Live {
@@ -269,7 +273,7 @@ impl Live {
             Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
-            true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases),
+            true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases, &key),
             false => vec![],
         };
         for conflict in &conflicts {
@@ -310,6 +314,7 @@ impl Live {
             started: false,
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
+            key: key.clone(),
         };
         let direct = Arc::new(ArmTally::new(workers));
         let mut entries = vec![];
@@ -370,6 +375,7 @@ impl Live {
             views: Mutex::new(views),
             lost: Mutex::new(lost),
             directory: None,
+            key,
             reload_wanted: tokio::sync::Notify::new(),
         }
     }
@@ -447,7 +453,7 @@ impl Live {
         let (refused, told): (Vec<_>, Vec<_>) =
             findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
-        let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases);
+        let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases, &self.key);
         refused.extend(conflicts.into_iter().map(|c| c.message));
         if !refused.is_empty() {
             drop(writer);
@@ -551,7 +557,7 @@ impl Live {
                 detail: detail.clone(),
                 evidence: call.evidence.to_string(),
                 onset_to_trip_ms,
-                others: claim::others(&before.plan, name, &release.new_servers(&before.plan)),
+                others: claim::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
                 servers: live.new.spellings(),
                 entry: 0,
             })

@@ -248,7 +248,8 @@ mod tests {
         let bytes = write(&key(), &spent(), Some(&trial()), 0.5);
         let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
         assert_eq!(found(key()), Ok((spent(), true)));
-        let others: [(fn(&mut Key), Unusable); 12] = [
+        type Edit = (fn(&mut Key), Unusable);
+        let others: [Edit; 12] = [
             (|k| k.name = "invoices".into(), Unusable::Another),
             (|k| k.salt = "other".into(), Unusable::Another),
             (|k| k.attempt = 3, Unusable::Another),

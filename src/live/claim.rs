@@ -8,10 +8,13 @@
 //! Invariants: a claim is let be only if it is the same as, or narrower than, the one that the trip remembers: routes, salt, segments, weight;
 //! servers are compared by address as well as by name, so another spelling is no way round.
 
+use super::state_key::{DIGITS, StateKey};
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{Plan, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{Memory, Other, Trip};
+use crate::domain::segment::UserSet;
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -25,6 +28,8 @@ struct Claim<'a> {
     new_of: Option<&'a str>,
     /// As a trip remembers it.
     other: Other,
+    /// `other.claim` as earlier versions wrote it, without a key.
+    unkeyed: String,
     bars: Bar,
 }
 
@@ -43,7 +48,7 @@ pub struct Conflict {
     pub bars: Bar,
 }
 
-fn claims(plan: &Plan) -> Vec<Claim<'_>> {
+fn claims<'a>(plan: &'a Plan, key: &StateKey) -> Vec<Claim<'a>> {
     let mut claims = vec![];
     for (index, release) in plan.releases.iter().enumerate() {
         let name = &release.name;
@@ -55,7 +60,12 @@ fn claims(plan: &Plan) -> Vec<Claim<'_>> {
             label: format!("release `{name}` (new)"),
             upstream: release.new,
             new_of: Some(name.as_str()),
-            other: Other { claim: users(release), routes: patterns.clone(), weight: release.weight },
+            other: Other {
+                claim: users(release, |set| format!("{}@{}:{}", set.len(), key.name(), key.list(set))),
+                routes: patterns.clone(),
+                weight: release.weight,
+            },
+            unkeyed: users(release, |set| format!("{:x}", set.fingerprint())),
             bars: Bar::Release { name: name.clone(), by: String::new() },
         });
         claims.push(Claim {
@@ -63,6 +73,7 @@ fn claims(plan: &Plan) -> Vec<Claim<'_>> {
             upstream: release.stable,
             new_of: None,
             other: Other { claim: format!("stable of {name}"), routes: patterns, weight: Weight::FULL },
+            unkeyed: format!("stable of {name}"),
             bars: Bar::Routes(routes),
         });
     }
@@ -73,6 +84,7 @@ fn claims(plan: &Plan) -> Vec<Claim<'_>> {
                 label: format!("route `{}`", route.name),
                 upstream,
                 new_of: None,
+                unkeyed: other.claim.clone(),
                 other,
                 bars: Bar::Routes(vec![index]),
             });
@@ -87,22 +99,39 @@ fn pattern(route: &Route) -> String {
     format!("{} {} {}", route.host.as_deref().unwrap_or("*"), route.path, methods.join(","))
 }
 
-/// Which users a release sends to `new`, but for the weight.
-fn users(release: &Release) -> String {
+/// Which users a release sends to `new`, but for the weight. `list`: how the users of a segment are written.
+fn users(release: &Release, list: impl Fn(&UserSet) -> String) -> String {
     let mut text = format!("new of {} by {:?}", release.name, release.salt_text);
     for segment in &release.segments {
-        let (users, header) = (segment.users.fingerprint(), &segment.header);
-        text.push_str(&format!(" + {} {users:x} {header:?} {:?}", segment.name, segment.networks));
+        let (users, header) = (list(&segment.users), &segment.header);
+        text.push_str(&format!(" + {} {users} {header:?} {:?}", segment.name, segment.networks));
+    }
+    text
+}
+
+/// A claim without the hashes of its lists, `@KEY:HASH`; their lengths stay.
+fn without_hashes(claim: &str) -> String {
+    let mut parts = claim.split('@');
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let hash = |text: &str| text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let after = part.split_at_checked(2 * DIGITS + 1).filter(|(hashes, _)| {
+            hashes.split_once(':').is_some_and(|(name, list)| hash(name) && hash(list))
+        });
+        match after {
+            Some((_, rest)) => text.push_str(rest),
+            None => _ = write!(text, "@{part}"),
+        }
     }
     text
 }
 
 /// What leads to these servers now, besides the `new` of `tripped`: what a trip lets be.
-pub fn others(plan: &Plan, tripped: &str, servers: &[String]) -> Vec<Other> {
+pub fn others(plan: &Plan, tripped: &str, servers: &[String], key: &StateKey) -> Vec<Other> {
     let leads = |claim: &Claim<'_>| {
         plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
     };
-    let other = claims(plan).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
+    let other = claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped) && leads(c));
     other.map(|claim| claim.other).collect()
 }
 
@@ -160,13 +189,18 @@ pub fn address(of: SocketAddr) -> String {
 }
 
 /// Everything in `plan` that a standing trip forbids.
-pub fn conflicts(plan: &Plan, spellings: &Spellings, memories: &BTreeMap<String, Memory>) -> Vec<Conflict> {
+pub fn conflicts(
+    plan: &Plan,
+    spellings: &Spellings,
+    memories: &BTreeMap<String, Memory>,
+    key: &StateKey,
+) -> Vec<Conflict> {
     let mut found = vec![];
     for (tripped, trip) in memories.iter().filter_map(|(name, m)| Some((name, m.trip.as_ref()?))) {
-        for claim in claims(plan).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
+        for claim in claims(plan, key).into_iter().filter(|c| c.new_of != Some(tripped.as_str())) {
             let servers = plan.upstreams[claim.upstream].servers.iter().zip(&spellings.0[claim.upstream]);
             let mut led = servers.filter(|(_, all)| all.iter().any(|s| trip.servers.contains(s)));
-            let Some((server, _)) = led.next().filter(|_| !lets_be(trip, &claim.other)) else { continue };
+            let Some((server, _)) = led.next().filter(|_| !lets_be(trip, &claim, key)) else { continue };
             let message = format!(
                 "{} would send users to {server}, the `new` of release `{tripped}`, which is rolled back; \
                  resume `{tripped}` first (grayling resume {tripped} --ends rollback --reason TEXT), or point it elsewhere",
@@ -182,11 +216,18 @@ pub fn conflicts(plan: &Plan, spellings: &Spellings, memories: &BTreeMap<String,
     found
 }
 
-fn lets_be(trip: &Trip, claim: &Other) -> bool {
+fn lets_be(trip: &Trip, claim: &Claim<'_>, key: &StateKey) -> bool {
+    let Other { claim: now, routes, weight } = &claim.other;
     trip.others.iter().any(|known| {
-        known.claim == claim.claim
-            && claim.weight <= known.weight
-            && claim.routes.iter().all(|r| known.routes.contains(r))
+        // Under another key lists cannot be compared: the one that wrote this is lost or destroyed. Their lengths can.
+        let of_another_key = || {
+            known.claim.contains('@')
+                && !known.claim.contains(&format!("@{}:", key.name()))
+                && without_hashes(&known.claim) == without_hashes(now)
+        };
+        (known.claim == *now || known.claim == claim.unkeyed || of_another_key())
+            && *weight <= known.weight
+            && routes.iter().all(|r| known.routes.contains(r))
     })
 }
 
@@ -200,5 +241,49 @@ mod tests {
         let remembered = server(Scheme::Http).to_string();
         assert!(literal(&server(Scheme::Https)).contains(&remembered));
         assert_eq!(literal(&server(Scheme::Https)), literal(&server(Scheme::Http)));
+    }
+
+    #[test]
+    fn a_claim_is_known_again_by_its_key_without_one_and_after_the_key_is_lost() {
+        let plan = |users: &str| {
+            let text = format!(
+                "[upstream.a]\nservers = [\"http://127.0.0.1:1\"]\n[upstream.b]\nservers = [\"http://127.0.0.1:2\"]\n\
+                 [segment.testers]\nusers = [{users}]\nheader = {{ name = \"x-plan\", equals = \"a@b\" }}\n\
+                 [release.one]\nstable = \"a\"\nnew = \"b\"\nweight = \"1%\"\n\
+                 [release.two]\nstable = \"a\"\nnew = \"b\"\nweight = \"1%\"\nsegments = [\"testers\"]\n\
+                 [[route]]\npath = \"/one\"\nrelease = \"one\"\n[[route]]\npath = \"/two\"\nrelease = \"two\"\n"
+            );
+            crate::config::parse(&text, std::path::Path::new("x.toml")).unwrap().plan
+        };
+        let (key, other_key) = (StateKey::new([7; 32]), StateKey::new([8; 32]));
+        let before = plan("\"ann\", \"bob\"");
+        let servers = vec!["http://127.0.0.1:2".to_owned()];
+        let bars = |others: Vec<Other>, plan: &Plan, key: &StateKey| {
+            let trip = Trip {
+                cause: crate::domain::verdict::Cause::Manual,
+                attempt: 1,
+                at_ms: 0,
+                actor: String::new(),
+                detail: String::new(),
+                evidence: String::new(),
+                onset_to_trip_ms: None,
+                servers: servers.clone(),
+                others,
+                entry: 0,
+            };
+            let memories = [("one".to_owned(), Memory { trip: Some(trip), ..Memory::default() })].into();
+            !conflicts(plan, &Spellings::of(plan, Duration::ZERO), &memories, key).is_empty()
+        };
+        let others = others(&before, "one", &servers, &key);
+        assert!(!others[0].claim.contains(&format!("{:x}", before.segments[0].users.fingerprint())));
+        let (another, longer) = (plan("\"ann\", \"carl\""), plan("\"ann\", \"bob\", \"carl\""));
+        assert!(!bars(others.clone(), &before, &key));
+        assert!(bars(others.clone(), &another, &key), "another list");
+        assert!(!bars(others.clone(), &before, &other_key), "the key is lost: nobody is taken out for that");
+        assert!(bars(others.clone(), &longer, &other_key), "more users");
+        let unkeyed = claims(&before, &key).remove(2).unkeyed;
+        let of_an_earlier_version = vec![Other { claim: unkeyed, ..others[0].clone() }];
+        assert!(!bars(of_an_earlier_version.clone(), &before, &key));
+        assert!(bars(of_an_earlier_version, &another, &key));
     }
 }

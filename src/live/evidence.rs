@@ -10,7 +10,7 @@ use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
 use crate::domain::grounds;
 use crate::domain::resource;
-use crate::domain::verdict::{Cause, Evidence};
+use crate::domain::verdict::{Cause, Evidence, METHOD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -25,14 +25,31 @@ pub enum Again {
     Same,
     /// It was recorded by a version that kept too little.
     Unknown,
+    /// It was judged by another method, which this version does not have.
+    OtherMethod(u32),
     /// Something else follows.
     Other(String),
 }
 
-/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), and its evidence. The gates of waves keep theirs
-/// under `gates`: see [`gates::recompute`].
-pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
+/// Does this evidence have a verdict that can be recomputed?
+pub fn has_verdict(evidence: &Value) -> bool {
+    ["gates", "grounds"].iter().any(|key| evidence.get(key).is_some_and(|of| !of.is_null()))
+}
+
+/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), the number of its method, and its evidence.
+/// The gates of waves keep theirs under `gates`: see [`gates::recompute`].
+///
+/// An entry without a number is of method 1, by a version that recorded no figures of gates.
+pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Again {
+    let of_method = method.unwrap_or(1);
+    if has_verdict(evidence) && of_method != METHOD {
+        return Again::OtherMethod(of_method);
+    }
     if evidence.get("gates").is_some_and(|gates| !gates.is_null()) {
+        let verdicts = evidence["gates"]["verdicts"].as_array();
+        if method.is_some() && verdicts.is_some_and(|all| all.iter().any(|v| v.get("on").is_none())) {
+            return Again::Other("the figures of a gate are missing".to_owned());
+        }
         return match gates::recompute(evidence) {
             Ok(found) if found.decision == Decision::Promote => Again::ByHand,
             Ok(_) => Again::Same,
@@ -46,8 +63,8 @@ pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
     if cause == Cause::Manual {
         return Again::ByHand;
     }
-    let Some(grounds) = evidence.get("grounds") else { return Again::Unknown };
-    let grounds: Grounds = match Grounds::deserialize(grounds) {
+    let Some(recorded) = evidence.get("grounds") else { return Again::Unknown };
+    let grounds: Grounds = match Grounds::deserialize(recorded) {
         Ok(grounds) => grounds,
         Err(fault) => return Again::Other(format!("its grounds cannot be read: {fault}")),
     };
@@ -63,6 +80,9 @@ pub fn again(cause: Option<&str>, evidence: &Value) -> Again {
             of.cause()
         }
     };
+    if let Err(why) = grounds.fits(cause, evidence) {
+        return Again::Other(why);
+    }
     match found {
         Some(found) if found == cause => Again::Same,
         Some(found) => Again::Other(format!(
@@ -81,6 +101,38 @@ enum Grounds {
     Fuse(Fuse),
     Harm(Harm),
     Resource(Resource),
+}
+
+impl Grounds {
+    /// Do the figures that stand beside the grounds, for people, say the same as the grounds?
+    fn fits(&self, cause: Cause, evidence: &Value) -> Result<(), String> {
+        let figures: Vec<(&str, Value)> = match self {
+            Grounds::Fuse(of) => vec![("refused_in_a_row", json!(of.in_a_row))],
+            Grounds::Harm(of) => {
+                vec![("users_failed", json!(of.users)), ("harm_users_max", json!(of.users_max))]
+            }
+            Grounds::Resource(of) => vec![("resource", json!(of.name))],
+            Grounds::Watchdog(of) => {
+                let [errors, client_errors, latency] = of.comparison.e.map(|n| n.0);
+                vec![
+                    ("cause", json!(cause.label())),
+                    ("alpha", json!(of.comparison.alpha.0)),
+                    ("e_value", json!(errors + client_errors + latency)),
+                    ("e_value_errors", json!(errors)),
+                    ("e_value_client_errors", json!(client_errors)),
+                    ("e_value_latency", json!(latency)),
+                    ("errors_max", json!(of.errors.limit.0)),
+                ]
+            }
+        };
+        for (name, found) in figures {
+            let recorded = &evidence[name];
+            if !gates::same(recorded, &found) {
+                return Err(format!("`{name}` is recorded as {recorded}, its grounds give {found}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -397,10 +449,15 @@ mod tests {
             prop_assume!(!of.comparison.e.iter().any(|e| e.is_nan()));
             let grounds::Grounds { comparison, errors, latency } = of;
             let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
-            let text = json!({"grounds": written(&Grounds::Watchdog(Box::new(grounds)))}).to_string();
-            let read: Value = serde_json::from_str(&text).unwrap();
+            let e = of.comparison.e;
+            let text = json!({
+                "grounds": written(&Grounds::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha, "e_value": of.comparison.e_value(),
+                "e_value_errors": e[0], "e_value_client_errors": e[1], "e_value_latency": e[2], "errors_max": of.errors.limit,
+            });
+            let mut read: Value = serde_json::from_str(&text.to_string()).unwrap();
             for cause in Cause::ALL.into_iter().filter(|c| *c != Cause::Manual) {
-                let found = again(Some(cause.label()), &read);
+                read["cause"] = json!(cause.label());
+                let found = again(Some(cause.label()), Some(METHOD), &read);
                 prop_assert_eq!(found == Again::Same, of.cause() == Some(cause), "{:?} for {:?}", found, of);
             }
         }
@@ -408,11 +465,11 @@ mod tests {
 
     #[test]
     fn what_was_recorded_by_an_earlier_version_is_not_guessed_at() {
-        assert_eq!(again(Some("errors"), &json!({"e_value": 2000.0})), Again::Unknown);
-        assert_eq!(again(None, &Value::Null), Again::None);
-        assert_eq!(again(Some("manual"), &Value::Null), Again::ByHand);
-        assert!(matches!(again(Some("mood"), &Value::Null), Again::Other(_)));
-        assert!(matches!(again(Some("errors"), &json!({"grounds": {"watchdog": 7}})), Again::Other(_)));
+        assert_eq!(again(Some("errors"), None, &json!({"e_value": 2000.0})), Again::Unknown);
+        assert_eq!(again(None, None, &Value::Null), Again::None);
+        assert_eq!(again(Some("manual"), None, &Value::Null), Again::ByHand);
+        assert!(matches!(again(Some("mood"), None, &Value::Null), Again::Other(_)));
+        assert!(matches!(again(Some("errors"), None, &json!({"grounds": {"watchdog": 7}})), Again::Other(_)));
     }
 
     #[test]
@@ -421,7 +478,7 @@ mod tests {
         let over = grounds(&[(11.0, 0.1), (11.5, 0.1), (12.0, 1.0 / 3.0)]);
         let read = |of: &resource::Grounds| {
             let text = of_resource(of, 3).to_string();
-            again(Some("resource"), &serde_json::from_str(&text).unwrap())
+            again(Some("resource"), Some(METHOD), &serde_json::from_str(&text).unwrap())
         };
         assert_eq!(read(&over), Again::Same);
         assert!(matches!(
@@ -436,13 +493,13 @@ mod tests {
     fn a_fuse_and_too_much_harm_are_found_again() {
         let blown =
             Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-        assert_eq!(again(Some("fuse"), &of_fuse(blown.clone(), &[])), Again::Same);
+        assert_eq!(again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[])), Again::Same);
         assert!(matches!(
-            again(Some("fuse"), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])),
+            again(Some("fuse"), Some(METHOD), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])),
             Again::Other(_)
         ));
         let harm = |users| of_harm(grounds::Harm { users, users_max: 3 }, 9);
-        assert_eq!(again(Some("harm"), &harm(4)), Again::Same);
-        assert!(matches!(again(Some("harm"), &harm(3)), Again::Other(_)));
+        assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), Again::Same);
+        assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), Again::Other(_)));
     }
 }

@@ -1,15 +1,17 @@
-//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts found again from what it kept.
+//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts recomputed from them.
 //!
 //! ```text
-//! evidence.gates = { "decision": "open", "input": { … every number … }, "verdicts": [ { "name", "verdict", "detail" }, … ] }
+//! evidence.gates = { "decision": "open", "input": { … every number … },
+//!                    "verdicts": [ { "name", "verdict", "on": { … numbers and codes … }, "detail" }, … ] }
 //! ```
 //!
-//! Invariants: [`recompute`] uses nothing but the entry; a decision that does not follow from its input is an error, never a warning. The domain knows no JSON:
-//! it is written and read here.
+//! Invariants: [`recompute`] uses nothing but the entry. It compares names, verdicts and figures (`on`), never sentences. A decision
+//! that does not follow from its input is an error, never a warning. The domain knows no JSON: it is written and read here.
 
 use super::evidence::Resource;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
+use crate::domain::gate::figures::{Figure, Figures, figures};
 use crate::domain::gate::{
     self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Sight, Watchdog,
 };
@@ -54,7 +56,7 @@ pub fn written(outlook: &Outlook, decision: Decision) -> Value {
     json!({
         "decision": decision.label(),
         "input": outlook.input.as_ref().map(input),
-        "verdicts": outlook.gates.iter().map(verdict).collect::<Vec<_>>(),
+        "verdicts": outlook.gates.iter().map(|gate| verdict(gate, outlook.input.as_ref())).collect::<Vec<_>>(),
     })
 }
 
@@ -65,10 +67,11 @@ pub struct Recomputed {
     pub gates: Vec<Gate>,
 }
 
-/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on.
+/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on. Figures are compared where they are
+/// recorded: entries without the number of a method have none.
 ///
 /// # Errors
-/// What is missing or unreadable; a verdict that the numbers do not give; a decision that does not follow from them.
+/// What is missing or unreadable; a verdict or figure that the numbers do not give; a decision that does not follow from them.
 pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     let of = &evidence["gates"];
     let label = text(of, "decision")?;
@@ -79,17 +82,25 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     if decision == Decision::Promote && of["input"].is_null() && recorded.is_empty() {
         return Ok(Recomputed { decision, gates: vec![] });
     }
-    let gates = gate::judge(&read(&of["input"])?);
+    let input = read(&of["input"])?;
+    let gates = gate::judge(&input);
     if recorded.len() != gates.len() {
         return Err(format!("{} verdicts are recorded, the numbers give {}", recorded.len(), gates.len()));
     }
     for (gate, recorded) in gates.iter().zip(recorded) {
-        if *recorded != verdict(gate) {
-            let found = verdict(gate);
+        let (name, found) = (gate.name, gate.verdict.label());
+        let recorded_name = text(recorded, "name")?;
+        if recorded_name != name {
+            return Err(format!("a gate is recorded as `{recorded_name}`, the numbers give `{name}`"));
+        }
+        let recorded_verdict = text(recorded, "verdict")?;
+        if recorded_verdict != found {
             return Err(format!(
-                "the gate `{}` is recorded as {recorded}, the numbers give {found}",
-                gate.name
+                "the gate `{name}` is recorded as {recorded_verdict}, the numbers give {found}"
             ));
+        }
+        if let Some(on) = recorded.get("on") {
+            same_figures(on, &figures(name, &input)).map_err(|why| format!("the gate `{name}`: {why}"))?;
         }
     }
     if !decision.follows(&gates) {
@@ -98,8 +109,44 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     Ok(Recomputed { decision, gates })
 }
 
-fn verdict(of: &Gate) -> Value {
-    json!({"name": of.name, "verdict": of.verdict.label(), "detail": of.detail})
+fn verdict(of: &Gate, input: Option<&Input>) -> Value {
+    let on: serde_json::Map<String, Value> = input.map_or_else(Default::default, |input| {
+        figures(of.name, input)
+            .into_iter()
+            .map(|(name, figure)| (name.into_owned(), figure_json(figure)))
+            .collect()
+    });
+    json!({"name": of.name, "verdict": of.verdict.label(), "on": on, "detail": of.detail})
+}
+
+/// JSON has no infinity: it is `null`.
+fn figure_json(figure: Figure) -> Value {
+    match figure {
+        Figure::Number(number) => json!(number),
+        Figure::Code(code) => json!(code),
+    }
+}
+
+/// Figures are counts, sums and quotients, which every machine computes alike: they are compared to the last bit.
+pub(super) fn same(recorded: &Value, found: &Value) -> bool {
+    match (recorded.as_f64(), found.as_f64()) {
+        (Some(a), Some(b)) => a == b,
+        _ => recorded == found,
+    }
+}
+
+fn same_figures(recorded: &Value, found: &Figures) -> Result<(), String> {
+    let count = recorded.as_object().map_or(0, serde_json::Map::len);
+    if count != found.len() {
+        return Err(format!("{count} figures are recorded, the numbers give {}", found.len()));
+    }
+    for (name, figure) in found {
+        let (recorded, found) = (&recorded[&**name], figure_json(*figure));
+        if !same(recorded, &found) {
+            return Err(format!("`{name}` is recorded as {recorded}, the numbers give {found}"));
+        }
+    }
+    Ok(())
 }
 
 fn pair(of: Pair) -> Value {
@@ -348,6 +395,8 @@ mod tests {
             ("/gates/input/proof/resources/0/readings/2/0/0", json!(9.0)),
             ("/gates/input/proof/requests", json!(null)),
             ("/gates/verdicts/3/verdict", json!("fail")),
+            ("/gates/verdicts/3/name", json!("error")),
+            ("/gates/verdicts/3/on/e", json!(41)),
             ("/gates/decision", json!("hold")),
             ("/gates/decision", json!("perhaps")),
         ] {
@@ -357,11 +406,55 @@ mod tests {
         }
     }
 
+    /// Every number and code in `value`, as a path.
+    fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(k, v)| leaves(v, &format!("{path}/{k}"), found))
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, v)| leaves(v, &format!("{path}/{i}"), found));
+            }
+            Value::Null => {}
+            _ => found.push(path.to_owned()),
+        }
+    }
+
+    #[test]
+    fn sentences_may_be_reworded_and_every_number_name_and_verdict_is_compared() {
+        let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
+        let mut proof = Proof { resources, ..good() };
+        proof.watchdog.sight =
+            Some(Sight { blindness: Some(Blindness { below: 0.01, requests: 8192 }), latency_notice: 0.03 });
+        let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
+        let door = Some(DoorState { door: Door::Auto, hours: Some(hours) });
+        let whole = entry(&outlook(Input { door, ..facts(Some(proof)) }), Decision::Open);
+        let mut paths = vec![];
+        leaves(&whole, "", &mut paths);
+        assert!(paths.len() > 100, "{}", paths.len());
+        for path in paths {
+            let mut changed = whole.clone();
+            let leaf = changed.pointer_mut(&path).unwrap();
+            let sentence = ["/detail", "/reason", "/text"].iter().any(|end| path.ends_with(end));
+            // What a resource does beside holding waves decides nothing here.
+            let indifferent = path.ends_with("/resources/0/on");
+            *leaf = match leaf.clone() {
+                Value::String(_) if sentence => json!("in other words"),
+                Value::String(word) => json!(format!("{word}x")),
+                Value::Bool(holds) => json!(!holds),
+                Value::Number(n) if n.is_u64() => json!(n.as_u64().unwrap() + 1),
+                Value::Number(n) => json!(n.as_f64().unwrap() * 1.000_001 + 1e-6),
+                other => panic!("{path}: {other}"),
+            };
+            assert_eq!(recompute(&changed).is_ok(), sentence || indifferent, "{path}");
+        }
+    }
+
     proptest! {
         /// Doubles survive the way through the ledger's text well enough for the same words.
         #[test]
         fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
-            let mut proof = good();
+            let mut proof = Proof { baked: Duration::from_nanos(n), ..good() };
             let r = &mut proof.reading;
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
             (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);

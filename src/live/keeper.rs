@@ -1,10 +1,14 @@
 //! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed. One small thread beside the scribe, so that no
 //! trip ever waits for it.
 //!
+//! Evidence tells of each user whether he was seen and failed, by a part of a hash that is known: it is encrypted under the key of
+//! the state directory.
+//!
 //! Files of the state directory, each written anew and renamed; only their owner may read them. A file that is lost, old or damaged costs evidence, never safety: what a trip
 //! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
 
 use super::log::Log;
+use super::state_key::StateKey;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,14 +29,27 @@ pub struct Shelf {
 
 #[derive(Default)]
 struct Inbox {
-    waiting: BTreeMap<String, Vec<u8>>,
+    waiting: BTreeMap<String, (Vec<u8>, Form)>,
     closed: bool,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Sealed,
 }
 
 impl Shelf {
     /// Never waits for the disk.
     pub fn hand_in(&self, file: String, bytes: Vec<u8>) {
-        self.inbox().waiting.insert(file, bytes);
+        self.inbox().waiting.insert(file, (bytes, Form::Plain));
+        self.changed.notify_all();
+    }
+
+    /// The same of a file that is encrypted: [`StateKey::unseal`] reads it.
+    pub fn hand_in_sealed(&self, file: String, bytes: Vec<u8>) {
+        self.inbox().waiting.insert(file, (bytes, Form::Sealed));
         self.changed.notify_all();
     }
 
@@ -48,7 +65,7 @@ impl Shelf {
 }
 
 /// The thread's body: until [`Shelf::close`].
-pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
+pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
     let mut failing = false;
     loop {
         let (waiting, closed) = {
@@ -57,8 +74,14 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
             let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
             (std::mem::take(&mut inbox.waiting), inbox.closed)
         };
-        for (file, bytes) in &waiting {
-            let saved = write(&directory.join(file), bytes);
+        let idle = waiting.is_empty();
+        for (file, (mut bytes, form)) in waiting {
+            let head = match form {
+                Form::Plain => Some(vec![]),
+                Form::Sealed => key.seal(&mut bytes),
+            };
+            let head = head.ok_or_else(|| io::Error::other("it cannot be encrypted"));
+            let saved = head.and_then(|head| write(&directory.join(&file), &[&head, &bytes]));
             if let Err(error) = &saved
                 && !failing
             {
@@ -71,7 +94,7 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, log: &Log) {
             }
             failing = saved.is_err();
         }
-        if closed && waiting.is_empty() {
+        if closed && idle {
             return;
         }
     }
@@ -86,11 +109,12 @@ pub fn read(directory: &Path, file: &str) -> Option<Vec<u8>> {
 }
 
 /// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by its checksum.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let beside = path.with_extension("new");
     // One that an earlier version has left may be readable by others.
     let _ = std::fs::remove_file(&beside);
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    parts.iter().try_for_each(|part| file.write_all(part))?;
     std::fs::rename(&beside, path)
 }
 

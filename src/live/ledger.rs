@@ -52,6 +52,9 @@ pub struct Entry {
     pub membership: Option<Membership>,
     #[serde(default)]
     pub evidence: Value,
+    /// Of a verdict: [`crate::domain::verdict::METHOD`] of the version that judged. Absent: method 1, or no verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<u32>,
     /// `hash` of the entry before; see [`super::chain`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prev: String,
@@ -66,6 +69,7 @@ pub struct Ledger {
     path: PathBuf,
     file: File,
     end: End,
+    key: Option<String>,
 }
 
 /// Where the chain goes on.
@@ -88,13 +92,13 @@ impl Ledger {
     pub fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join(FILE);
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        let (whole, end) = scan(&file)?;
+        let Scanned { whole, end, key } = scan(&file)?;
         if file.metadata()?.len() > whole {
             file.set_len(whole)?;
             file.sync_data()?;
         }
         file.seek(SeekFrom::End(0))?;
-        Ok(Ledger { path, file, end })
+        Ok(Ledger { path, file, end, key })
     }
 
     pub fn last(&self) -> u64 {
@@ -103,6 +107,11 @@ impl Ledger {
 
     pub fn end(&self) -> &End {
         &self.end
+    }
+
+    /// The name of the key that users of segments were last hashed under, when the file was opened.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Writes the entries that the file does not have yet, and waits until they are on disk.
@@ -123,7 +132,7 @@ impl Ledger {
         match written {
             Ok(()) if last.hash.is_empty() => {
                 // Of an earlier version's state file: what follows is chained to all that stands there now.
-                self.end = scan(&File::open(&self.path)?)?.1;
+                self.end = scan(&File::open(&self.path)?)?.end;
                 Ok(())
             }
             Ok(()) => {
@@ -196,9 +205,16 @@ pub fn exists(directory: &Path) -> bool {
     std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
 }
 
-/// Length of the part that consists of whole lines, and where the chain goes on after it.
-fn scan(file: &File) -> io::Result<(u64, End)> {
-    let (mut whole, mut end, mut chained) = (0, End::default(), false);
+struct Scanned {
+    /// Length of the part that consists of whole lines.
+    whole: u64,
+    /// Where the chain goes on after it.
+    end: End,
+    key: Option<String>,
+}
+
+fn scan(file: &File) -> io::Result<Scanned> {
+    let (mut whole, mut end, mut chained, mut key) = (0, End::default(), false, None);
     let mut unchained = Digest::default();
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
@@ -209,7 +225,7 @@ fn scan(file: &File) -> io::Result<(u64, End)> {
             if !chained && whole > 0 {
                 end.hash = unchained.finish();
             }
-            return Ok((whole, end));
+            return Ok(Scanned { whole, end, key });
         }
         whole += n as u64;
         if !chained {
@@ -217,6 +233,9 @@ fn scan(file: &File) -> io::Result<(u64, End)> {
         }
         // A line damaged in the middle stays, for people to see, and is not believed; only a torn tail is cut.
         let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
+        if let Some(membership) = entry.membership.filter(|m| !m.key.is_empty()) {
+            key = Some(membership.key);
+        }
         let fits = chain::split(line.trim_ascii_end()).is_some_and(|sealed| sealed.fits());
         match (entry.hash.is_empty(), fits) {
             (true, _) => end.n = end.n.max(entry.n),
@@ -247,6 +266,7 @@ mod tests {
             held: Some(true),
             membership: None,
             evidence: Value::Null,
+            method: None,
             prev: String::new(),
             hash: String::new(),
             rebuilt: false,

@@ -1,8 +1,10 @@
 //! Who is in `new` beside the weight, as the ledger keeps it: salt, how ids are normalised, segments; and what can be told from that alone.
 //!
-//! Invariants: no user id in clear: a list of at most [`LISTED_MAX`] users is kept as their numbers (xxh3-64 of the normalised id, as in
-//! [`crate::domain::segment::UserSet`]), a longer one by count and fingerprint; what cannot be told is told to be so, never guessed.
+//! Invariants: no user id in clear, and none that can be found by trying ids. A list of at most [`LISTED_MAX`] users is kept as
+//! hashes of them under the key of the state directory ([`super::state_key`]), a longer one by count and a fingerprint under that key.
+//! What an earlier version wrote has no key, and is read all the same. What cannot be told is told to be so, never guessed.
 
+use super::state_key::StateKey;
 use crate::domain::cohort::{Bucket, Salt, Weight};
 use crate::domain::plan::{Identity, Normalise, Release, normalise};
 use crate::domain::segment::{Segment, UserSet};
@@ -25,6 +27,73 @@ pub struct Membership {
     pub segments: Vec<Listed>,
     /// Never in `new`.
     pub excluded: Vec<Listed>,
+    /// The name of the key under which users and lists are hashed; empty: an earlier version wrote it, without a key.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub key: String,
+}
+
+/// What tells two memberships apart, without a hash under a key: what was recorded last is compared with it at every change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Roll {
+    salt: String,
+    normalise: Normalise,
+    id_bytes_max: usize,
+    segments: Vec<Rolled>,
+    excluded: Vec<Rolled>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Rolled {
+    name: String,
+    users: usize,
+    fingerprint: u64,
+    by_request: bool,
+}
+
+impl Roll {
+    /// `reach`: how many of its segments are in so far.
+    pub fn of(release: &Release, reach: Reach, identity: &Identity) -> Roll {
+        let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| Rolled::of(s)).collect();
+        Roll {
+            salt: release.salt_text.clone(),
+            normalise: identity.normalise,
+            id_bytes_max: identity.max_bytes,
+            segments: rolled(joined(release, reach)),
+            excluded: rolled(&release.excluded),
+        }
+    }
+}
+
+impl Rolled {
+    fn of(segment: &Segment) -> Rolled {
+        Rolled {
+            name: segment.name.clone(),
+            users: segment.users.len(),
+            fingerprint: segment.users.fingerprint(),
+            by_request: by_request(segment),
+        }
+    }
+}
+
+fn joined(release: &Release, reach: Reach) -> &[Arc<Segment>] {
+    &release.segments[..reach.segments.min(release.segments.len())]
+}
+
+fn by_request(segment: &Segment) -> bool {
+    segment.header.is_some() || !segment.networks.is_empty()
+}
+
+/// What a reader of the ledger has, to tell users of its lists by.
+pub struct Lookup<'a> {
+    /// How a number ([`UserSet::hash`]) is written under the key of this name; `None`: that key is not here.
+    pub hashed: &'a dyn Fn(&str, u64) -> Option<String>,
+    /// The users of a list that is kept by its fingerprint, under the key of this name.
+    pub known: &'a dyn Fn(&str, &Listed) -> Option<UserSet>,
+}
+
+impl Lookup<'_> {
+    /// No key and no list.
+    pub const NOTHING: Lookup<'static> = Lookup { hashed: &|_, _| None, known: &|_, _| None };
 }
 
 /// A segment as it was.
@@ -33,10 +102,10 @@ pub struct Listed {
     pub name: String,
     /// How many users its lists have.
     pub users: usize,
-    /// Tells two lists apart.
+    /// Tells two lists apart, under the key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
-    /// The numbers of its users, in hex; `null`: too many.
+    /// Its users, hashed under the key; `null`: too many.
     pub numbers: Option<Vec<String>>,
     /// A header or an address can make anyone a member: that was in the request, and is written nowhere.
     pub by_request: bool,
@@ -56,15 +125,15 @@ pub enum Was {
 
 impl Membership {
     /// `reach`: how many of its segments are in so far.
-    pub fn of(release: &Release, reach: Reach, identity: &Identity) -> Membership {
-        let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s)).collect();
-        let joined = reach.segments.min(release.segments.len());
+    pub fn of(release: &Release, reach: Reach, identity: &Identity, key: &StateKey) -> Membership {
+        let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s, key)).collect();
         Membership {
             salt: release.salt_text.clone(),
             normalise: word(identity.normalise).to_owned(),
             id_bytes_max: identity.max_bytes,
-            segments: listed(&release.segments[..joined]),
+            segments: listed(joined(release, reach)),
             excluded: listed(&release.excluded),
+            key: key.name().to_owned(),
         }
     }
 
@@ -78,13 +147,13 @@ impl Membership {
         Salt::new(&self.salt).bucket(id)
     }
 
-    /// Was this (normalised) id in `new` under that weight, nothing being held? `known`: users of a list that is kept by its fingerprint only.
-    pub fn was_in(&self, id: &[u8], weight: Weight, known: &dyn Fn(&Listed) -> Option<UserSet>) -> Was {
+    /// Was this (normalised) id in `new` under that weight, nothing being held?
+    pub fn was_in(&self, id: &[u8], weight: Weight, lookup: &Lookup<'_>) -> Was {
         let number = UserSet::hash(id);
         let ask = |listed: &[Listed]| {
             let mut unclear = vec![];
             for segment in listed {
-                match segment.has(number, id, known) {
+                match segment.has(number, id, &self.key, lookup) {
                     Some(true) => return (true, vec![]),
                     Some(false) if !segment.by_request => {}
                     _ => unclear.push(segment.name.clone()),
@@ -112,28 +181,32 @@ impl Membership {
 }
 
 impl Listed {
-    fn of(segment: &Segment) -> Listed {
+    fn of(segment: &Segment, key: &StateKey) -> Listed {
         let users = &segment.users;
         Listed {
             name: segment.name.clone(),
             users: users.len(),
-            fingerprint: if users.is_empty() { String::new() } else { hex(users.fingerprint()) },
-            numbers: (users.len() <= LISTED_MAX).then(|| users.hashes().iter().map(|h| hex(*h)).collect()),
-            by_request: segment.header.is_some() || !segment.networks.is_empty(),
+            fingerprint: if users.is_empty() { String::new() } else { key.list(users) },
+            numbers: (users.len() <= LISTED_MAX)
+                .then(|| users.hashes().iter().map(|h| key.user(*h)).collect()),
+            by_request: by_request(segment),
         }
     }
 
-    /// Do its lists have this user? `None`: they are not here.
-    fn has(&self, number: u64, id: &[u8], known: &dyn Fn(&Listed) -> Option<UserSet>) -> Option<bool> {
+    /// Do its lists have this user? `None`: they are not here, or the key is not. `key`: its name; empty: there is none.
+    fn has(&self, number: u64, id: &[u8], key: &str, lookup: &Lookup<'_>) -> Option<bool> {
         match &self.numbers {
-            Some(numbers) => Some(numbers.contains(&hex(number))),
-            None => known(self).map(|users| users.contains(id)),
+            Some(numbers) if numbers.is_empty() => Some(false),
+            Some(numbers) if key.is_empty() => Some(numbers.contains(&hex(number))),
+            Some(numbers) => (lookup.hashed)(key, number).map(|hash| numbers.contains(&hash)),
+            None => (lookup.known)(key, self).map(|users| users.contains(id)),
         }
     }
 
-    /// Is this the list that it was?
-    pub fn is_of(&self, users: &UserSet) -> bool {
-        users.len() == self.users && hex(users.fingerprint()) == self.fingerprint
+    /// Is this the list that it was? `key`: the one under which it was written; `None`: an earlier version wrote it, without one.
+    pub fn is_of(&self, users: &UserSet, key: Option<&StateKey>) -> bool {
+        let fingerprint = key.map_or_else(|| hex(users.fingerprint()), |key| key.list(users));
+        users.len() == self.users && fingerprint == self.fingerprint
     }
 }
 
@@ -166,6 +239,16 @@ mod tests {
         (checked.plan.releases[0].clone(), checked.plan.identity)
     }
 
+    fn key() -> StateKey {
+        StateKey::new([7; 32])
+    }
+
+    fn under_key(name: &str, number: u64) -> Option<String> {
+        (name == key().name()).then(|| key().user(number))
+    }
+
+    const KEYED: Lookup<'static> = Lookup { hashed: &under_key, known: &|_, _| None };
+
     /// As a weight set by hand has it: all segments.
     fn all(release: &Release, weight: Weight) -> Reach {
         Reach { weight, segments: release.segments.len() }
@@ -178,14 +261,14 @@ mod tests {
         #[test]
         fn what_is_told_afterwards_is_what_was_decided(user in "[uU ][0-9]{1,3} ?", weight in 0u32..=1_000_000) {
             let (release, identity) = release(LISTS);
-            let kept = serde_json::to_string(&Membership::of(&release, all(&release, Weight::ZERO), &identity)).unwrap();
+            let kept = serde_json::to_string(&Membership::of(&release, all(&release, Weight::ZERO), &identity, &key())).unwrap();
             let kept: Membership = serde_json::from_str(&kept).unwrap();
             let id = kept.normalised(user.as_bytes()).unwrap();
             prop_assert_eq!(&id, &normalise(identity.normalise, user.as_bytes()));
             let weight = Weight::from_parts(weight);
             let subject = Subject { user_id: Some(&id), headers: None, address: None };
             let arm = decide(&release, Force::At(all(&release, weight)), &subject).arm;
-            let was = kept.was_in(&id, weight, &|_| None);
+            let was = kept.was_in(&id, weight, &KEYED);
             prop_assert_eq!(was, if arm == Arm::New { Was::In } else { Was::Out });
         }
     }
@@ -194,8 +277,8 @@ mod tests {
     fn what_a_request_decided_is_not_guessed() {
         let text = "[segment.inside]\nnetworks = [\"10.0.0.0/8\"]\n[release.r]\nstable = \"a\"\nnew = \"b\"\nsegments = [\"inside\"]\n";
         let (release, identity) = release(text);
-        let kept = Membership::of(&release, all(&release, Weight::ZERO), &identity);
-        let was = |weight| kept.was_in(b"alice", weight, &|_| None);
+        let kept = Membership::of(&release, all(&release, Weight::ZERO), &identity, &key());
+        let was = |weight| kept.was_in(b"alice", weight, &Lookup::NOTHING);
         assert_eq!(was(Weight::FULL), Was::In);
         assert_eq!(was(Weight::ZERO), Was::Unclear { otherwise: false, segments: vec!["inside".into()] });
     }
@@ -206,14 +289,56 @@ mod tests {
         let segment = Segment { name: "many".into(), users: users.clone(), ..Segment::default() };
         let (release, identity) = release("[release.r]\nstable = \"a\"\nnew = \"b\"\n");
         let kept = Membership {
-            segments: vec![Listed::of(&segment)],
-            ..Membership::of(&release, all(&release, Weight::ZERO), &identity)
+            segments: vec![Listed::of(&segment, &key())],
+            ..Membership::of(&release, all(&release, Weight::ZERO), &identity, &key())
         };
         assert_eq!(kept.segments[0].numbers, None);
         let unclear = Was::Unclear { otherwise: false, segments: vec!["many".into()] };
-        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &|_| None), unclear);
-        let known = |listed: &Listed| listed.is_of(&users).then(|| users.clone());
-        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &known), Was::In);
-        assert_eq!(kept.was_in(b"x", Weight::ZERO, &known), Was::Out);
+        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &KEYED), unclear);
+        let known = |_: &str, listed: &Listed| listed.is_of(&users, Some(&key())).then(|| users.clone());
+        let lookup = Lookup { known: &known, ..KEYED };
+        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &lookup), Was::In);
+        assert_eq!(kept.was_in(b"x", Weight::ZERO, &lookup), Was::Out);
+        let known = |_: &str, listed: &Listed| listed.is_of(&users, None).then(|| users.clone());
+        assert_eq!(kept.was_in(b"u7", Weight::ZERO, &Lookup { known: &known, ..KEYED }), unclear);
+    }
+
+    #[test]
+    fn without_the_key_nobody_can_be_told_and_nothing_can_be_guessed() {
+        let (release, identity) = release(LISTS);
+        let kept = Membership::of(&release, all(&release, Weight::ZERO), &identity, &key());
+        let text = serde_json::to_string(&kept).unwrap();
+        for user in ["u1", "u2", "u3", "u4"] {
+            assert!(!text.contains(&hex(UserSet::hash(user.as_bytes()))), "{user}: {text}");
+        }
+        for segment in [&release.segments[0], &release.excluded[0]] {
+            assert!(!text.contains(&hex(segment.users.fingerprint())), "{text}");
+        }
+        assert_eq!(kept.was_in(b"u1", Weight::ZERO, &KEYED), Was::In);
+        for lost in [&Lookup::NOTHING, &Lookup { hashed: &|_, _| None, ..KEYED }] {
+            let was = |user: &[u8], weight| kept.was_in(user, weight, lost);
+            assert_eq!(
+                was(b"u1", Weight::ZERO),
+                Was::Unclear { otherwise: false, segments: vec!["testers".into()] }
+            );
+            assert_eq!(
+                was(b"u9", Weight::FULL),
+                Was::Unclear { otherwise: true, segments: vec!["vip".into()] }
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_version_without_a_key_wrote_is_read() {
+        let (release, identity) = release(LISTS);
+        let mut kept = Membership::of(&release, all(&release, Weight::ZERO), &identity, &key());
+        let numbers = release.segments[0].users.hashes().iter().map(|h| hex(*h)).collect();
+        (kept.key, kept.segments[0].numbers) = (String::new(), Some(numbers));
+        kept.excluded.clear();
+        let text = serde_json::to_string(&kept).unwrap();
+        assert!(!text.contains("\"key\""), "{text}");
+        let kept: Membership = serde_json::from_str(&text).unwrap();
+        assert_eq!(kept.was_in(b"u2", Weight::ZERO, &Lookup::NOTHING), Was::In);
+        assert_eq!(kept.was_in(b"u4", Weight::ZERO, &Lookup::NOTHING), Was::Out);
     }
 }

@@ -22,6 +22,7 @@ pub mod route;
 pub mod scribe;
 pub mod snapshot;
 pub mod state;
+pub mod state_key;
 pub mod tally;
 pub mod timeline;
 pub mod traces;

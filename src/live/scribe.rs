@@ -12,6 +12,7 @@ use super::ledger::{Entry, Ledger};
 use super::log::Log;
 use super::snapshot::Snapshot;
 use super::state::{Image, Leads, Saved, StateDirectory};
+use super::state_key::StateKey;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -168,6 +169,7 @@ impl Desk {
 pub struct Scribe {
     pub directory: Option<StateDirectory>,
     pub ledger: Option<Ledger>,
+    pub key: StateKey,
     pub log: Log,
 }
 
@@ -285,6 +287,8 @@ impl Scribe {
             self.directory = Some(again);
         }
         let Some(directory) = &self.directory else { return vec![] };
+        // What is written again is hashed under this key. If it cannot be kept now, the next start says so.
+        let _ = self.key.keep(directory.path());
         let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
         let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();
         let lost = lost.map(|entry| Entry { rebuilt: true, ..entry }).collect();

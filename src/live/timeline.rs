@@ -4,9 +4,10 @@
 //! wall clock at which an entry was made, milliseconds since 1970; a request that was under way then was decided by what stood before.
 
 use super::ledger::Entry;
-use super::membership::{Listed, Membership, Was};
+use super::membership::{Lookup, Membership, Was};
 use crate::domain::cohort::Weight;
 use crate::domain::segment::UserSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What held from one entry to the next.
@@ -97,16 +98,24 @@ impl Timeline {
     }
 
     /// When a user was, or may have been, in `new`. `user`: as it stands in a request.
-    pub fn follow(&self, user: &[u8], known: &dyn Fn(&Listed) -> Option<UserSet>) -> Vec<Part> {
+    pub fn follow(&self, user: &[u8], lookup: &Lookup<'_>) -> Vec<Part> {
         let mut parts: Vec<Part> = vec![];
         for stretch in &self.stretches {
-            let Some(unclear) = stretch.has(user, known) else { continue };
+            let Some(unclear) = stretch.has(user, lookup) else { continue };
             match parts.last_mut().filter(|last| last.to_ms == stretch.from_ms && last.unclear == unclear) {
                 Some(last) => last.to_ms = stretch.to_ms,
                 None => parts.push(Part { from_ms: stretch.from_ms, to_ms: stretch.to_ms, unclear }),
             }
         }
         parts
+    }
+
+    /// The numbers of a user that [`Timeline::follow`] looks up under a key.
+    pub fn numbers(&self, user: &[u8]) -> BTreeSet<u64> {
+        let keyed =
+            self.stretches.iter().filter(|s| s.held != Some(true)).filter_map(|s| s.membership.as_deref());
+        let keyed = keyed.filter(|m| !m.key.is_empty());
+        keyed.filter_map(|m| m.normalised(user).map(|id| UserSet::hash(&id))).collect()
     }
 
     pub fn attempts(&self) -> Vec<u64> {
@@ -119,7 +128,7 @@ impl Timeline {
 
 impl Stretch {
     /// `None`: the user was not in `new`. Else why that is not certain; empty: it is.
-    fn has(&self, user: &[u8], known: &dyn Fn(&Listed) -> Option<UserSet>) -> Option<Vec<String>> {
+    fn has(&self, user: &[u8], lookup: &Lookup<'_>) -> Option<Vec<String>> {
         if self.held == Some(true) {
             return None;
         }
@@ -129,7 +138,7 @@ impl Stretch {
             return Some(vec![why]);
         };
         let id = membership.normalised(user)?;
-        match membership.was_in(&id, self.weight, known) {
+        match membership.was_in(&id, self.weight, lookup) {
             Was::In => Some(vec![]),
             Was::Out => None,
             Was::Unclear { otherwise, segments } => {
@@ -190,7 +199,7 @@ mod tests {
         let timeline = Timeline::of(entries.iter(), "r", 1_500, 6_000);
         assert_eq!((timeline.begins_ms, &timeline.starts_ms[..]), (Some(1_000), &[4_000][..]));
         let parts = |user: &str| -> Vec<(i64, i64, bool)> {
-            let parts = timeline.follow(user.as_bytes(), &|_| None);
+            let parts = timeline.follow(user.as_bytes(), &Lookup::NOTHING);
             parts.into_iter().map(|p| (p.from_ms, p.to_ms, p.unclear.is_empty())).collect()
         };
         let [low, middle, high] = users();
@@ -206,7 +215,7 @@ mod tests {
         let entries =
             [entry(1, 1_000, "start", 5.0, None, false), entry(2, 2_000, "start", 5.0, Some(false), true)];
         let timeline = Timeline::of(entries.iter(), "r", 0, 3_000);
-        let parts = timeline.follow(users()[0].as_bytes(), &|_| None);
+        let parts = timeline.follow(users()[0].as_bytes(), &Lookup::NOTHING);
         assert_eq!(parts.len(), 2);
         assert!(parts[0].unclear[0].contains("entry 1") && parts[1].unclear.is_empty(), "{parts:?}");
     }
@@ -220,7 +229,7 @@ mod tests {
         ];
         let timeline = Timeline::of(entries.iter(), "r", 0, 9_000);
         assert_eq!(timeline.clock_went_back, [2]);
-        let parts = timeline.follow(users()[0].as_bytes(), &|_| None);
+        let parts = timeline.follow(users()[0].as_bytes(), &Lookup::NOTHING);
         let times: Vec<_> = parts.iter().map(|p| (p.from_ms, p.to_ms)).collect();
         assert_eq!(times, [(2_000, 5_000), (6_000, 9_000)]);
     }

@@ -1,5 +1,8 @@
 //! Is a ledger what was written? The chain is computed again, and each verdict is looked for again in its recorded grounds.
 //!
+//! A verdict is compared by names, codes and numbers, never by its sentences: these may be reworded. An entry of another method
+//! ([`crate::domain::verdict::METHOD`]) is not recomputed, and counted.
+//!
 //! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is missing, too much, swapped or cut is a fault,
 //! told with its line and in words; damage is no error: what can still be told is told. An end that was cut off at a line's end can be found
 //! only by what the state file (or the running proxy) knows: [`Verifier::finish`].
@@ -7,6 +10,8 @@
 use super::chain::{self, Digest, ORIGIN};
 use super::evidence::{self, Again};
 use super::ledger::{End, Entry};
+use crate::domain::verdict::Cause;
+use std::collections::BTreeMap;
 
 /// Faults that are told; more are counted.
 const FAULTS_TOLD_MAX: usize = 20;
@@ -32,6 +37,8 @@ pub struct Report {
     pub verdicts: u64,
     pub by_hand: u64,
     pub unknown: u64,
+    /// Entries that were judged by another method, and are not recomputed: by its number.
+    pub other_methods: BTreeMap<u32, u64>,
     pub faults: Vec<Fault>,
     /// Faults beyond those told.
     pub more: u64,
@@ -186,16 +193,20 @@ impl Verifier {
     }
 
     fn verdict(&mut self, line: u64, entry: &Entry) {
+        let verdict = matches!(&*entry.kind, "trip" | "freeze");
         // Before there was a field for the cause, it stood before the detail.
-        let named = || {
-            matches!(&*entry.kind, "trip" | "freeze").then(|| entry.detail.split(':').next().unwrap_or(""))
-        };
-        match evidence::again(entry.cause.as_deref().or_else(named), &entry.evidence) {
-            Again::None => {}
-            Again::ByHand => self.report.by_hand += 1,
-            Again::Same => self.report.verdicts += 1,
-            Again::Unknown => self.report.unknown += 1,
-            Again::Other(why) => self.report.fault(line, format!("the verdict of entry {}: {why}", entry.n)),
+        let named = || entry.detail.split(':').next().filter(|name| verdict && Cause::parse(name).is_some());
+        let found = evidence::again(entry.cause.as_deref().or_else(named), entry.method, &entry.evidence);
+        match (found, weights(entry).map_or(Ok(()), Err)) {
+            (Again::Other(why), _) | (Again::Same | Again::ByHand, Err(why)) => {
+                self.report.fault(line, format!("the verdict of entry {}: {why}", entry.n));
+            }
+            (Again::None, _) if verdict => self.report.unknown += 1,
+            (Again::None, _) => {}
+            (Again::ByHand, _) => self.report.by_hand += 1,
+            (Again::Same, _) => self.report.verdicts += 1,
+            (Again::Unknown, _) => self.report.unknown += 1,
+            (Again::OtherMethod(method), _) => *self.report.other_methods.entry(method).or_default() += 1,
         }
     }
 
@@ -235,6 +246,20 @@ impl Verifier {
         }
         self.report
     }
+}
+
+/// Why the weights of an entry are not those of its verdict; `None`: they are.
+fn weights(entry: &Entry) -> Option<String> {
+    let (before, after) = (entry.weight_before?, entry.weight_after?);
+    let decision = entry.evidence["gates"]["decision"].as_str();
+    let wanted = match (&*entry.kind, decision) {
+        ("trip", _) => 0.0,
+        ("freeze", _) | (_, Some("hold" | "finish")) => before,
+        (_, Some("open" | "promote")) => entry.evidence["wave"]["weight"].as_f64()?,
+        _ => return None,
+    };
+    (after != wanted)
+        .then(|| format!("{after}% of users are recorded to be in new after it, {wanted}% follow from it"))
 }
 
 fn range(from: u64, to: u64) -> String {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::fuse::Blown;
+use crate::domain::verdict::METHOD;
 use crate::live::evidence::of_fuse;
 use crate::live::ledger::{self, Ledger};
 use crate::live::state::tests::scratch;
@@ -20,10 +21,11 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
         reason: Some("ümläut \"quoted\" \u{1f600}".into()),
         detail: "d".into(),
         weight_before: Some(5.0),
-        weight_after: Some(0.1 + 0.2),
+        weight_after: Some(if kind == "trip" { 0.0 } else { 0.1 + 0.2 }),
         held: Some(false),
         membership: None,
         evidence,
+        method: None,
         prev: String::new(),
         hash: String::new(),
         rebuilt: false,
@@ -165,6 +167,32 @@ fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fit
     chain::seal(&mut forged, ORIGIN).unwrap();
     let report = verified((serde_json::to_string(&forged).unwrap() + "\n").as_bytes(), None);
     assert!(report.faults[0].what.contains("does not follow from its evidence"), "{:?}", report.faults);
+}
+
+#[test]
+fn an_entry_of_another_method_is_counted_and_not_recomputed() {
+    let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let mut of_later = entry(1, "trip", Some("fuse"), of_fuse(blown, &[]));
+    of_later.method = Some(METHOD + 1);
+    chain::seal(&mut of_later, ORIGIN).unwrap();
+    let line = serde_json::to_string(&of_later).unwrap() + "\n";
+    let report = verified(line.as_bytes(), None);
+    assert!(report.sound(), "{:?}", report.faults);
+    assert_eq!((report.verdicts, report.other_methods), (0, [(METHOD + 1, 1)].into()));
+}
+
+#[test]
+fn the_weights_of_an_entry_must_be_those_of_its_verdict() {
+    let blown = Blown { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    for (kind, after, follows) in
+        [("trip", 0.0, true), ("trip", 5.0, false), ("freeze", 5.0, true), ("freeze", 0.0, false)]
+    {
+        let mut decided = entry(1, kind, Some("fuse"), of_fuse(blown.clone(), &[]));
+        decided.weight_after = Some(after);
+        chain::seal(&mut decided, ORIGIN).unwrap();
+        let report = verified((serde_json::to_string(&decided).unwrap() + "\n").as_bytes(), None);
+        assert_eq!(report.sound(), follows, "{kind} {after}: {:?}", report.faults);
+    }
 }
 
 /// As the version before wrote it.

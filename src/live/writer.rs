@@ -8,11 +8,13 @@ use super::apply::Source;
 use super::chain;
 use super::claim::Bar;
 use super::clock;
+use super::evidence;
 use super::ledger::Entry;
-use super::membership::Membership;
+use super::membership::{Membership, Roll};
 use super::route::RouteTable;
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use super::state::{Image, RECENT_MAX};
+use super::state_key::StateKey;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
 use crate::config::{Standing, Standings};
@@ -21,6 +23,7 @@ use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
 use crate::domain::segment::Segment;
+use crate::domain::verdict::METHOD;
 use crate::domain::wave::{Course, Reach};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +41,8 @@ pub(super) struct Writer {
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
     /// Who is in `new` beside the weight, as the ledger has it last; by release.
-    pub told: HashMap<String, Membership>,
+    pub told: HashMap<String, Roll>,
+    pub key: StateKey,
 }
 
 /// What becomes of the watchdog's evidence when the weight in force changes.
@@ -321,7 +325,7 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
-            let membership = Membership::of(&release.release, release.reach, &after.plan.identity);
+            let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
             let kind = if begun == Some(Step::Rearmed) {
                 "attempt"
@@ -329,7 +333,7 @@ impl Writer {
                 "version"
             } else if weight_before != weight_after || configured {
                 "weight"
-            } else if self.told.get(name) != Some(&membership) {
+            } else if self.told.get(name) != Some(&roll) {
                 "membership"
             } else {
                 continue;
@@ -402,6 +406,7 @@ impl Writer {
             held: None,
             membership: None,
             evidence: Value::Null,
+            method: None,
             prev: String::new(),
             hash: String::new(),
             rebuilt: false,
@@ -445,10 +450,11 @@ impl Writer {
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
                 entry.held = Some(live.force == Force::Held);
-                let membership = Membership::of(&live.release, live.reach, &next.plan.identity);
-                if self.told.get(name) != Some(&membership) {
-                    self.told.insert(name.clone(), membership.clone());
-                    entry.membership = Some(membership);
+                let (release, identity) = (&live.release, &next.plan.identity);
+                let roll = Roll::of(release, live.reach, identity);
+                if self.told.get(name) != Some(&roll) {
+                    self.told.insert(name.clone(), roll);
+                    entry.membership = Some(Membership::of(release, live.reach, identity, &self.key));
                 }
             }
             (None, Some(name)) => {
@@ -457,6 +463,7 @@ impl Writer {
             }
             (_, None) => {}
         }
+        entry.method = evidence::has_verdict(&entry.evidence).then_some(METHOD);
         entry.n = self.image.ledger.n.saturating_add(1);
         // Numbers, words and lists of them: JSON can always say that.
         if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {

@@ -76,6 +76,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let (name, now) = (&release.release.name, clock::now());
         let restored = archive
             .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)))
+            .and_then(|bytes| live.key.unseal(bytes))
             .and_then(|bytes| Watched::restored(release, &bytes, now));
         if let Some(dog) = &restored {
             let e_value = dog.judge.engine().e_value();
@@ -284,7 +285,7 @@ impl Watched {
         self.judge.engine().save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in(keeper::evidence_file(&release.release.name), bytes);
+        archive.shelf.hand_in_sealed(keeper::evidence_file(&release.release.name), bytes);
     }
 
     /// Hands in what a restart needs to go on in the present wave.

@@ -6,6 +6,7 @@ use crate::world::{
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -195,4 +196,127 @@ fn a_user_whom_stable_has_served_after_all_was_not_failed() {
     assert_eq!(trip["cause"], "fuse");
     drop(proxy);
     assert!(!world.path("state/failed-billing-1.jsonl").exists());
+}
+
+/// What a state directory holds, all files together.
+fn all_text(state: &Path) -> String {
+    let files = std::fs::read_dir(state).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    files.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+}
+
+#[test]
+fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_them() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let mut config =
+        Config::new(stable.address, new.address).weight("0%").release("segments = [\"testers\"]");
+    config.rest = "[segment.testers]\nusers = [\"33612345678\"]\n\
+         [release.other]\nstable = \"v1\"\nnew = \"v2\"\nweight = \"0%\"\nsegments = [\"testers\"]\n\
+         [[route]]\nhost = \"other.example\"\nrelease = \"other\"\n"
+        .into();
+    let tester = "33612345678".to_owned();
+    let list = world.path("users.txt");
+    std::fs::write(&list, format!("{tester}\n33698765432\n")).unwrap();
+    let (list, file, state) = (list.to_str().unwrap(), world.config_file(), world.path("state"));
+    let both = |proxy: &Proxy| {
+        let url = format!("http://{}", proxy.admin);
+        let args = ["billing", "--users", list];
+        [
+            affected(&[&args[..], &["--admin", &url]].concat()),
+            affected(&[&args[..], &["-c", file.to_str().unwrap()]].concat()),
+        ]
+    };
+    let kinds = |proxy: &Proxy| -> Vec<String> {
+        proxy.api().ledger().iter().map(|e| e["kind"].as_str().unwrap().to_owned()).collect()
+    };
+
+    let mut proxy = world.run(&config);
+    assert_eq!(proxy.api().change("rollback", "its claim on the servers of the other is kept").status, 200);
+    assert_eq!(proxy.api().resume("rollback", "and taken back").status, 200);
+    use std::os::unix::fs::PermissionsExt;
+    let key = std::fs::metadata(state.join("key")).unwrap();
+    assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
+    let number = xxhash_rust::xxh3::xxh3_64(tester.as_bytes());
+    // Of a list of one user, as sets of users are told apart.
+    let fingerprint = 1u64.rotate_left(5) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let text = all_text(&state);
+    assert!(text.contains("testers") && !text.contains(&tester));
+    for unkeyed in [number, fingerprint] {
+        let (hex, padded) = (format!("{unkeyed:x}"), format!("{unkeyed:016x}"));
+        assert!(!text.contains(&hex) && !text.contains(&padded), "a hash that can be guessed");
+    }
+
+    // A restart with the same key moves nobody.
+    proxy.kill();
+    let mut proxy = world.run(&config);
+    assert!(!kinds(&proxy).contains(&"membership".to_owned()), "{:?}", kinds(&proxy));
+    for told in both(&proxy) {
+        let found = by_user(&told);
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&tester], "{told:#}");
+        assert_eq!(
+            found[&tester]["in_new"].as_array().unwrap().len(),
+            2,
+            "before the rollback and since: {told:#}"
+        );
+        assert!(!told["notes"].to_string().contains("key"), "{}", told["notes"]);
+    }
+
+    // Destroyed: nothing of the past can be told, and nothing else is lost.
+    proxy.kill();
+    std::fs::remove_file(state.join("key")).unwrap();
+    let mut proxy = world.run(&config);
+    assert!(proxy.said().contains("state_key_lost"), "{}", proxy.said());
+    assert_eq!(ask(&proxy, std::slice::from_ref(&tester)), [200]);
+    assert_eq!(new.total(), 1, "the tester is still in new");
+    assert!(!kinds(&proxy).contains(&"membership".to_owned()));
+    for told in both(&proxy) {
+        assert!(told["notes"].to_string().contains("lost or destroyed"), "{}", told["notes"]);
+        let parts = by_user(&told)[&tester]["in_new"].as_array().unwrap().clone();
+        let unclear = |part: &Value| !part["unclear"].as_array().unwrap().is_empty();
+        assert!(unclear(&parts[0]) && !unclear(parts.last().unwrap()), "{parts:#?}");
+    }
+
+    // One that is no key: told, left as it is, and no reason not to start.
+    proxy.kill();
+    std::fs::write(state.join("key"), "x").unwrap();
+    let proxy = world.run(&config);
+    assert!(proxy.said().contains("state_key_unusable"), "{}", proxy.said());
+    assert_eq!(std::fs::read(state.join("key")).unwrap(), b"x");
+    assert_eq!(ask(&proxy, std::slice::from_ref(&tester)), [200]);
+}
+
+#[test]
+fn a_ledger_of_a_build_without_a_key_is_read_as_before() {
+    let world = World::new();
+    std::fs::write(world.path("ledger.jsonl"), include_str!("../data/ledger_before_methods.jsonl")).unwrap();
+    let list = world.path("users.txt");
+    std::fs::write(&list, (1..=40).map(|n| format!("user-{n}\n")).collect::<String>()).unwrap();
+    let output = grayling(&[
+        "affected",
+        "billing",
+        "--json",
+        "--since",
+        "2026-11-30T00:00:00Z",
+        "--until",
+        "2026-12-01T00:00:00Z",
+        "--users",
+        list.to_str().unwrap(),
+        "--state",
+        world.folder().to_str().unwrap(),
+    ]);
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    let first = |user: &str| by_user(&told)[user]["in_new"][0].clone();
+    let testers = ["user-1", "user-2", "user-3", "user-4", "user-5"];
+    for tester in testers {
+        assert_eq!(
+            (&first(tester)["unclear"], by_user(&told)[tester]["was"].as_str()),
+            (&Value::Array(vec![]), Some("in"))
+        );
+    }
+    // The others came in with a weight, later.
+    let late = |user: &String| !testers.contains(&&**user) && bucket(RELEASE, user.as_bytes()) > 500_000;
+    let other = by_user(&told).into_keys().find(late).unwrap();
+    assert!(first(&other)["from"].as_str() > first("user-1")["from"].as_str(), "{told:#}");
+    assert!(!told["notes"].to_string().contains("key"), "{}", told["notes"]);
 }

@@ -2,14 +2,15 @@
 //! trusted, nobody is put there either.
 
 use crate::world::{
-    Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, not_tested, seconds, turn,
-    users_in_new,
+    Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, not_tested, seconds, times,
+    turn, users_in_new,
 };
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const ROUNDS: u64 = 100;
+/// Kills, in a short run and in a long one.
+const ROUNDS: [u64; 2] = [20, 100];
 
 fn ask(proxy: &Proxy, users: &[String], arm: &str) {
     let mut client = proxy.client();
@@ -32,7 +33,8 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
     // From memory to disk: how long a crash would have forgotten the rollback.
     let mut gaps_us = vec![];
 
-    for round in 0..ROUNDS {
+    let rounds = times(ROUNDS[0], ROUNDS[1]);
+    for round in 0..rounds {
         let config = config.clone().state(&format!("directory = \"../state-{round}\""));
         let mut proxy = world.run(&config);
         ask(&proxy, &users[..5], "new");
@@ -64,14 +66,14 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
         assert_eq!(new.total(), before, "round {round}: a user reached new after the restart");
         assert_eq!(proxy.api().weight(), 0.0);
         assert!(proxy.api().trip().is_some(), "round {round}: the status has lost the trip");
-        if round + 2 == ROUNDS {
+        if round + 2 == rounds {
             // A person's resume brings it back, and a restart after that finds it resumed.
             assert_eq!(proxy.api().resume("rollback", "it was a test").status, 200);
             ask(&proxy, &users, "new");
             drop(proxy);
             let proxy = world.run(&config);
             ask(&proxy, &users, "new");
-        } else if round + 1 == ROUNDS {
+        } else if round + 1 == rounds {
             // So does a higher attempt; the old number after that is a revert, and held.
             world.write(&config.clone().attempt(2));
             eventually(seconds(5), "attempt 2 is in force", || (proxy.api().weight() == 0.5).then_some(()));
@@ -84,7 +86,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
     gaps_us.sort_unstable();
     let (median, worst) = (gaps_us[gaps_us.len() / 2], gaps_us[gaps_us.len() - 1]);
     figure(&format!(
-        "{ROUNDS} kills after the announcement, no user on new; memory to disk: median {median} µs, worst {worst} µs of {}",
+        "{rounds} kills after the announcement, no user on new; memory to disk: median {median} µs, worst {worst} µs of {}",
         gaps_us.len()
     ));
 }

@@ -1,9 +1,10 @@
 //! The ledger of a real run: sound to its own verifier, online and without a proxy; and whatever is done to it is found.
 
 use crate::world::{
-    Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, turn,
-    users_in_new,
+    Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, times,
+    turn, users_in_new,
 };
+use grayling::live::{chain, ledger::Entry};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -98,7 +99,7 @@ fn the_ledger_of_an_eventful_life_is_sound_and_every_change_of_it_is_found() {
     println!("seed {seed}");
     let lines = lines(&whole);
     let line_of = |at: usize| whole[..at].iter().filter(|b| **b == b'\n').count() + 1;
-    for _ in 0..150 {
+    for _ in 0..times(40, 150) {
         let (at, bit) = (random.below(whole.len() as u64) as usize, random.below(8));
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << bit;
@@ -160,7 +161,7 @@ fn killed_at_any_moment_the_ledger_is_sound_after_the_next_start() {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address);
     let mut random = Random::new(7);
-    for round in 0..20 {
+    for round in 0..times(6, 20) {
         let mut proxy = world.run(&config);
         std::thread::scope(|scope| {
             let api = proxy.api();
@@ -212,4 +213,116 @@ fn a_ledger_and_state_of_the_version_before_are_taken_over() {
     std::fs::write(&file, forged).unwrap();
     let (code, told) = verified(&state);
     assert!(code == 1 && told.to_string().contains("without hashes"), "{told}");
+}
+
+/// A real ledger, with waves, holds, a promotion, trips and a freeze, of a build that recorded no number of a method. Its verdicts carry
+/// their sentences beside their numbers.
+fn of_a_build_without_methods() -> Vec<Entry> {
+    let text = include_str!("../data/ledger_before_methods.jsonl");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Chained anew, and verified.
+fn verified_anew(directory: &Path, mut entries: Vec<Entry>) -> (i32, Value) {
+    let (mut prev, mut text) = (chain::ORIGIN.to_owned(), String::new());
+    for entry in &mut entries {
+        chain::seal(entry, &prev).unwrap();
+        prev = entry.hash.clone();
+        text.push_str(&(serde_json::to_string(entry).unwrap() + "\n"));
+    }
+    std::fs::write(directory.join("ledger.jsonl"), text).unwrap();
+    verified(directory)
+}
+
+fn is_sentence(key: &str) -> bool {
+    ["detail", "reason", "text"].contains(&key)
+}
+
+fn reword(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                match field {
+                    Value::String(text) if is_sentence(key) => {
+                        *text = format!("In other words: {}", text.len())
+                    }
+                    field => reword(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(reword),
+        _ => {}
+    }
+}
+
+/// The paths of the names, verdicts and decisions that stand in evidence.
+fn names(value: &Value, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                let path = format!("{path}/{key}");
+                match field {
+                    Value::String(_) if ["verdict", "decision", "cause"].contains(&&**key) => {
+                        found.push(path)
+                    }
+                    Value::String(_) if key == "name" && path.contains("/verdicts/") => found.push(path),
+                    field => names(field, &path, found),
+                }
+            }
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, item)| names(item, &format!("{path}/{i}"), found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn a_ledger_without_methods_still_follows_in_other_words_and_not_with_another_name_verdict_or_weight() {
+    let world = World::new();
+    let entries = of_a_build_without_methods();
+    let (code, told) = verified_anew(world.folder(), entries.clone());
+    assert_eq!((code, &told["faults"]), (0, &json!([])));
+    assert_eq!(told["head"], json!(entries.last().unwrap().hash), "sealing changes nothing");
+    let verdicts = told["verdicts"].clone();
+    assert!(verdicts["same"].as_u64().is_some_and(|n| n >= 15), "{verdicts}");
+
+    let mut reworded = entries.clone();
+    for entry in &mut reworded {
+        entry.detail = "In other words".into();
+        entry.reason = entry.reason.as_ref().map(|_| "for another reason".into());
+        reword(&mut entry.evidence);
+    }
+    let (code, told) = verified_anew(world.folder(), reworded);
+    assert_eq!((code, &told["faults"], &told["verdicts"]), (0, &json!([]), &verdicts));
+
+    let found = |what: &str, changed: &dyn Fn(&mut Vec<Entry>)| {
+        let mut forged = entries.clone();
+        changed(&mut forged);
+        let (code, told) = verified_anew(world.folder(), forged);
+        assert_eq!((code, told["faults"].as_array().map(Vec::len)), (1, Some(1)), "{what}: {told}");
+    };
+    for (i, entry) in entries.iter().enumerate() {
+        let mut paths = vec![];
+        names(&entry.evidence, "", &mut paths);
+        for path in paths {
+            found(&format!("{path} of entry {}", entry.n), &|forged| {
+                let name = forged[i].evidence.pointer_mut(&path).unwrap();
+                // Another one of the kind, where there is one.
+                *name = match name.as_str().unwrap() {
+                    "pass" => json!("inconclusive"),
+                    "inconclusive" => json!("pass"),
+                    "errors" => json!("latency"),
+                    "open" => json!("hold"),
+                    "hold" => json!("open"),
+                    other => json!(format!("{other}s")),
+                };
+            });
+        }
+        if entry.cause.as_deref().is_some_and(|cause| cause != "manual") {
+            found("another cause", &|forged| forged[i].cause = Some("latency".into()));
+            found("another e", &|forged| forged[i].evidence["e_value"] = json!(17.5));
+            found("another weight", &|forged| forged[i].weight_after = Some(42.0));
+        }
+    }
 }

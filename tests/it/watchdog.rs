@@ -2,7 +2,7 @@
 //! versions alike, flips nothing.
 
 use crate::world::{
-    Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, figure, never, seconds, turn,
+    Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, figure, long, never, seconds, turn,
     users_in_new,
 };
 use serde_json::Value;
@@ -143,6 +143,9 @@ fn row_31_both_versions_answering_500_is_nobodys_fault() {
 
 #[test]
 fn both_versions_answering_500_to_some_is_nobodys_fault() {
+    if !long() {
+        return;
+    }
     both_alike("answer 500 to 20%", |origin| origin.behave(Behaviour::Status(500, 0.2)));
 }
 
@@ -170,6 +173,9 @@ fn both_versions_hanging_with_unequal_time_outs_is_nobodys_fault() {
 
 #[test]
 fn both_versions_cutting_bodies_is_nobodys_fault() {
+    if !long() {
+        return;
+    }
     both_alike("cut bodies", |origin| origin.behave(Behaviour::CutBody));
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Invariants: an input without numbers never passes; the gates of a wave without a successor are the same but for the doors.
 
+pub mod figures;
 pub mod noninferior;
 pub mod trial;
 

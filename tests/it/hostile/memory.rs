@@ -4,7 +4,7 @@
 
 use super::{connect, connect_with, resident_kib, say};
 use crate::rows::wire::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Http2, RST_STREAM, block, frame};
-use crate::world::{Behaviour, Config, Origin, Proxy, World, eventually, figure, seconds, turn};
+use crate::world::{Behaviour, Config, Origin, Proxy, World, eventually, figure, long, seconds, turn};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -57,6 +57,9 @@ impl Scene {
 
 #[test]
 fn ten_thousand_slow_connections_are_cheap_and_given_back() {
+    if !long() {
+        return;
+    }
     let _turn = turn();
     // As many as the open files allow, which are shared with what the test itself opens.
     let kinds: [(&str, u64, u64, &str); 5] = [

@@ -8,7 +8,7 @@ mod memory;
 mod patience;
 
 use crate::world::{
-    Admin, Behaviour, Config, Load, Origin, Proxy, RELEASE, World, eventually, figure, seconds, turn,
+    Admin, Behaviour, Config, Load, Origin, Proxy, RELEASE, World, eventually, figure, seconds, times, turn,
     users_in_new,
 };
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -19,8 +19,8 @@ use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Faults of each kind.
-const TIMES: u64 = 10_000;
+/// Faults of each kind, in a short run and in a long one.
+const TIMES: [u64; 2] = [1_000, 10_000];
 /// Of the users, in `new`.
 const PERCENT: u32 = 50;
 /// Users whose clients misbehave, all of them in `new`: as few as one who attacks has accounts. Hundreds of users who all are in `new` and all call what is slow would make `new` slower than stable, and the
@@ -80,13 +80,14 @@ impl Scene {
         let api = self.proxy.api();
         let before = outcomes(&api);
         let next = AtomicU64::new(0);
+        let times = times(TIMES[0], TIMES[1]);
         let began = Instant::now();
         std::thread::scope(|scope| {
             for _ in 0..at_once {
                 let work = || {
                     loop {
                         let n = next.fetch_add(1, Relaxed);
-                        if n >= TIMES / faults {
+                        if n >= times / faults {
                             return;
                         }
                         let user = &self.rude[n as usize % self.rude.len()];
@@ -116,7 +117,7 @@ impl Scene {
         let release = api.release();
         let evidence = evidence_ratio(&release);
         figure(&format!(
-            "{TIMES} × {kind}: {:.1} s; counted {}; evidence against new {evidence:.2} of 1",
+            "{times} × {kind}: {:.1} s; counted {}; evidence against new {evidence:.2} of 1",
             took.as_secs_f64(),
             counted.join(", ")
         ));

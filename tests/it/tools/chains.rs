@@ -2,8 +2,8 @@
 
 use super::{Server, free, run};
 use crate::world::{
-    Authority, Behaviour, Client, Config, Origin, Proxy, Validity, World, eventually, figure, seconds, turn,
-    wrk,
+    Authority, Behaviour, Client, Config, Origin, Proxy, Validity, World, eventually, figure, long, seconds,
+    times, turn, wrk,
 };
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -210,6 +210,9 @@ fn unless_stalled<T>(run: impl Fn() -> T, fits: impl Fn(&T) -> bool) -> Result<(
 
 #[test]
 fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_to_none() {
+    if !long() {
+        return;
+    }
     let _turn = turn();
     let world = world();
     let (_origin, address) = answering(&world, Hop::Nginx);
@@ -243,7 +246,9 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
     use Hop::{Haproxy, HaproxyH2, HaproxyTls, Nginx, NginxTls};
     let _turn = turn();
     let (reloads, callers) = (3, 16);
-    for kind in [Nginx, Haproxy, HaproxyH2, NginxTls, HaproxyTls] {
+    // One of each protocol; in a long run each server, with and without TLS, too.
+    let kinds = [Nginx, HaproxyH2, Haproxy, NginxTls, HaproxyTls];
+    for kind in kinds.into_iter().take(times(2, 5) as usize) {
         let reload = || {
             let world = world();
             let (origin, address) = answering(&world, kind);

@@ -128,12 +128,21 @@ pub fn not_tested(what: &str) {
 ///
 /// Prints the name of the test that is left out: `tests/run` counts these lines.
 pub fn long() -> bool {
-    let long = std::env::var_os("GRAYLING_TESTS_LONG").is_some();
+    let long = is_long_run();
     if !long {
         let thread = std::thread::current();
         aloud(&format!("LONG: {} left out", thread.name().unwrap_or("unnamed")));
     }
     long
+}
+
+/// A count of a test: `full` in the long run, `short` otherwise. The property must keep its sense at the lower one.
+pub fn times(short: u64, full: u64) -> u64 {
+    if is_long_run() { full } else { short }
+}
+
+fn is_long_run() -> bool {
+    std::env::var_os("GRAYLING_TESTS_LONG").is_some()
 }
 
 /// Past the capture of the test runner, which catches `println!` only.
