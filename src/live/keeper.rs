@@ -5,11 +5,11 @@
 //! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
 
 use super::log::Log;
+use super::private::private_file;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -90,7 +90,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     // One that an earlier version has left may be readable by others.
     let _ = std::fs::remove_file(&beside);
-    File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?.write_all(bytes)?;
+    private_file().write(true).create(true).truncate(true).open(&beside)?.write_all(bytes)?;
     std::fs::rename(&beside, path)
 }
 
