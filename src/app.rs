@@ -7,6 +7,7 @@
 
 use crate::admin::auth::AuthState;
 use crate::admin::events::Hub;
+use crate::admin::room::Capacity;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
 use crate::config::{self, Report, watch::Watcher};
@@ -16,6 +17,7 @@ use crate::live::clock;
 use crate::live::keeper::{self, Shelf};
 use crate::live::ledger::Ledger;
 use crate::live::log::Log;
+use crate::live::private;
 use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
@@ -34,13 +36,19 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// Tasks of the control plane between two looks at its sockets.
+const CONTROL_TASKS_MAX: u32 = 4;
 /// How long the first save of the state may take.
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the end waits for the disk.
 const SCRIBE_GRACE: Duration = Duration::from_secs(5);
-/// Descriptors that are for neither clients nor servers: a quarter, within these bounds.
+/// Descriptors that are for neither clients nor servers: a quarter, within these bounds. What the process itself does not need
+/// of them is for admin connections, so that neither port can starve the other.
 const DESCRIPTORS_MIN: u64 = 64;
 const DESCRIPTORS_MAX: u64 = 512;
+/// Of these the process needs so many: its files, runtimes, probes and calls to receivers; and a few more for each worker.
+const DESCRIPTORS_OWN: usize = 24;
+const DESCRIPTORS_WORKER: usize = 6;
 /// How long the end waits for a collector of traces.
 const COURIER_GRACE: Duration = Duration::from_secs(1);
 /// How long one admin connection may keep the end waiting.
@@ -96,7 +104,7 @@ impl Proxy {
         for warning in checked.warnings.lines() {
             log.event("config_warning", json!({"message": warning}));
         }
-        let room = descriptors(&checked.plan, &log);
+        let (room, admin_capacity) = descriptors(&checked.plan, &log);
         let plan_state = checked.plan.state.clone();
         let source = source(&path, &checked);
 
@@ -182,7 +190,8 @@ impl Proxy {
             }
             tell_lost(&log, &why);
         }
-        let control = Control { live: live.clone(), watcher, changes, asked, path: path.clone() };
+        let control =
+            Control { live: live.clone(), watcher, changes, asked, path: path.clone(), admin_capacity };
         let (resolved, wait) = std::sync::mpsc::sync_channel(1);
         let control_stage = staged.clone();
         let sockets_admin = admin_sockets;
@@ -285,6 +294,9 @@ fn source(path: &Path, checked: &config::Checked) -> Source {
 
 /// The state directory, its ledger, and what was found; a failure is told by [`Found::Lost`], but for a lock that another holds.
 fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StartError> {
+    for message in private::tighten(&plan.state.directory) {
+        log.event("state_not_private", json!({"message": message}));
+    }
     let directory = match StateDirectory::open(&plan.state.directory) {
         Ok(directory) => directory,
         Err(locked @ StateError::Locked { .. }) => return Err(locked.into()),
@@ -356,8 +368,9 @@ fn rebuild(ledger: &mut Ledger, image: &Image, log: &Log) {
     }
 }
 
-/// Raises the limit of open files to what is allowed, and answers how many connections that leaves room for.
-fn descriptors(plan: &Plan, log: &Log) -> usize {
+/// Raises the limit of open files to what is allowed. Answers how many connections of clients that leaves room for, and of servers
+/// likewise; and how many of the admin API.
+fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -366,10 +379,11 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
         Err(_) => limit.current,
     };
     // Half for clients, half for servers; some are for files, sockets and the admin API.
-    let room = open_max.map_or(usize::MAX, |n| {
-        let rest = n.saturating_sub((n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
-        usize::try_from(rest / 2).unwrap_or(usize::MAX).max(1)
-    });
+    let kept = open_max.map_or(DESCRIPTORS_MAX, |n| (n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
+    let room = open_max
+        .map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1));
+    let own = DESCRIPTORS_OWN + DESCRIPTORS_WORKER * plan.listen.workers();
+    let admin = Capacity::within(usize::try_from(kept).unwrap_or(usize::MAX).saturating_sub(own));
     if room < plan.limits.connections {
         log.event(
             "limit_clamped",
@@ -377,7 +391,7 @@ fn descriptors(plan: &Plan, log: &Log) -> usize {
                    "hint": "raise the limit of open files (ulimit -n, LimitNOFILE)"}),
         );
     }
-    room
+    (room, admin)
 }
 
 /// The control plane: admin, the file, names, alerts. One thread, one runtime.
@@ -387,6 +401,7 @@ struct Control {
     changes: tokio::sync::mpsc::Receiver<config::watch::Change>,
     asked: tokio::sync::mpsc::Receiver<Ask>,
     path: PathBuf,
+    admin_capacity: Capacity,
 }
 
 impl Control {
@@ -396,7 +411,10 @@ impl Control {
         stage: watch::Receiver<Stage>,
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        // Sockets are looked at after so many tasks: one that computes for milliseconds must not keep new connections waiting.
+        runtime.enable_all().event_interval(CONTROL_TASKS_MAX);
+        let runtime = match runtime.build() {
             Ok(runtime) => runtime,
             Err(error) => {
                 self.live.log.event("control_failed", json!({"error": error.to_string()}));
@@ -405,14 +423,14 @@ impl Control {
         };
         let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
         runtime.block_on(async move {
-            let hub = Hub::new(self.live.clone());
+            let hub = Hub::new(self.live.clone(), self.admin_capacity.streams);
             tokio::spawn(hub.clone().run());
             let router = routes::router(self.live.clone(), auth.clone(), hub);
             let mut stopping = stage.clone();
             for socket in sockets {
                 match tokio::net::TcpListener::from_std(socket) {
                     Ok(listener) => {
-                        tokio::spawn(admin_serve(listener, router.clone()));
+                        tokio::spawn(admin_serve(listener, router.clone(), self.admin_capacity));
                     }
                     Err(error) => self.live.log.event("admin_failed", json!({"error": error.to_string()})),
                 }

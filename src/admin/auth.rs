@@ -2,34 +2,32 @@
 //!
 //! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points a name of its own
 //!   at this address (DNS rebinding) gets nothing. An `Origin` must be that same host.
-//! - Changes need a token, and off loopback every GET does. On loopback without a token file a change is allowed;
-//!   its actor is then [`LOCAL`]. The page sends it in a cookie (`session`); a change by cookie needs an `Origin`, which every browser sends.
+//! - A browser says in `Sec-Fetch-Site` which page asks. Pages of other sites, and of other ports of this host, may only link
+//!   here: without this rule an `<iframe>` of any page, which sends no `Origin`, could hold streams of events open.
+//! - Changes need a token, and off loopback every GET does. On loopback without a token file a change is allowed, unless
+//!   `local_changes` is false; its actor is then [`LOCAL`]. The page sends its token in a cookie (`session`); a change by
+//!   cookie needs an `Origin`, which every browser sends.
 //! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name the host as they like.
 //! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a 401 as well: it asks for the token.
 //!
-//! Invariants: what cannot be proven is refused (an unknown peer is not on loopback, an unreadable token file knows
-//! nobody); tokens are compared in constant time; the token file is read anew for every request that needs it, so a
-//! token removed from it is worth nothing from then on.
+//! Invariants: what cannot be proven is refused (an unknown peer is not on loopback); the tokens are those of the plan in
+//! force (`domain::tokens`), so a token file that `check` refuses lets nobody in, and a token is worth nothing as soon as the
+//! reload without it is in force.
 
 use super::dto::{ErrorBody, Session};
 use super::{page, session};
 use crate::domain::plan;
+use crate::domain::tokens::Tokens;
 use arc_swap::ArcSwap;
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts, uri::Authority};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The actor of a change that needed no token.
 pub const LOCAL: &str = "local";
-
-/// A token file larger than this is none.
-const TOKEN_FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Paths that are open to every peer under every Host.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
@@ -46,40 +44,41 @@ pub struct AuthState(ArcSwap<Access>);
 
 struct Access {
     hosts: Vec<String>,
-    tokens: Option<TokenFile>,
+    tokens: Option<Tokens>,
+    local_changes: bool,
 }
 
 impl AuthState {
     pub fn new(admin: &plan::Admin) -> Self {
-        AuthState(ArcSwap::from_pointee(Access::of(admin)))
+        AuthState(ArcSwap::from_pointee(Access::new(admin)))
     }
 
     /// Whose token this is.
-    pub(super) async fn owner(&self, token: &[u8]) -> Result<String, Refusal> {
-        owner(&self.0.load_full(), token.to_owned()).await
+    pub(super) fn owner(&self, token: &[u8]) -> Result<String, Refusal> {
+        owner(&self.0.load(), token)
     }
 
     /// Who asks, as far as a page wants to know.
-    pub(super) async fn session(&self, parts: &Parts) -> Session {
+    pub(super) fn session(&self, parts: &Parts) -> Session {
         let access = self.0.load_full();
-        match need(&access, parts, Wish::Change) {
-            Need::Nothing => Session { actor: Some(LOCAL.to_owned()), token_needed: false },
-            Need::Token => {
-                let actor = identify(&access, parts, Need::Token).await.ok();
-                Session { actor: actor.map(|Actor(name)| name), token_needed: true }
-            }
-        }
+        let need = need(&access, parts, Wish::Change);
+        let actor = identify(&access, parts, need).ok().map(|Actor(name)| name);
+        Session { actor, token_needed: need != Need::Nothing }
     }
 
     /// From now on `admin` is in force.
     pub fn replace(&self, admin: &plan::Admin) {
-        self.0.store(Arc::new(Access::of(admin)));
+        self.0.store(Arc::new(Access::new(admin)));
     }
 }
 
 impl Access {
-    fn of(admin: &plan::Admin) -> Self {
-        Access { hosts: admin.hosts.clone(), tokens: admin.token_file.clone().map(TokenFile::new) }
+    fn new(admin: &plan::Admin) -> Self {
+        Access {
+            hosts: admin.hosts.clone(),
+            tokens: admin.tokens.clone(),
+            local_changes: admin.local_changes,
+        }
     }
 }
 
@@ -89,7 +88,7 @@ impl Access {
 pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let access = state.0.load_full();
-    match admit(&access, &parts).await {
+    match admit(&access, &parts) {
         Ok(actor) => {
             parts.extensions.insert(actor);
             next.run(Request::from_parts(parts, body)).await
@@ -105,12 +104,13 @@ pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: 
     }
 }
 
-async fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
+fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     let path = parts.uri.path();
     if !OPEN.contains(&path) {
         host_is_ours(&access.hosts, parts)?;
     }
     origin_is_ours(parts)?;
+    page_is_ours(parts)?;
     let reads = matches!(parts.method, Method::GET | Method::HEAD);
     let wish = if reads && !PRIVATE.contains(&path) { Wish::Read } else { Wish::Change };
     if reads && changes(path) {
@@ -120,7 +120,7 @@ async fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
         Actor(LOCAL.to_owned())
     } else {
         let need = need(access, parts, wish);
-        identify(access, parts, need).await?
+        identify(access, parts, need)?
     };
     if parts.method == Method::POST && !is_json(&parts.headers) {
         return Err(Refusal::NotJson);
@@ -148,6 +148,8 @@ enum Wish {
 enum Need {
     Token,
     Nothing,
+    /// There is no token file, and without one nobody may.
+    NoLocalChanges,
 }
 
 fn need(access: &Access, parts: &Parts, wish: Wish) -> Need {
@@ -156,13 +158,16 @@ fn need(access: &Access, parts: &Parts, wish: Wish) -> Need {
     match wish {
         _ if !near => Need::Token,
         Wish::Change if access.tokens.is_some() => Need::Token,
+        Wish::Change if !access.local_changes => Need::NoLocalChanges,
         Wish::Change | Wish::Read => Need::Nothing,
     }
 }
 
-async fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, Refusal> {
-    if need == Need::Nothing {
-        return Ok(Actor(LOCAL.to_owned()));
+fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, Refusal> {
+    match need {
+        Need::Nothing => return Ok(Actor(LOCAL.to_owned())),
+        Need::NoLocalChanges => return Err(Refusal::NoLocalChanges),
+        Need::Token => {}
     }
     let sent = match bearer(&parts.headers) {
         Some(token) => token.to_owned(),
@@ -178,15 +183,15 @@ async fn identify(access: &Access, parts: &Parts, need: Need) -> Result<Actor, R
             token
         }
     };
-    owner(access, sent).await.map(Actor)
+    owner(access, &sent).map(Actor)
 }
 
-async fn owner(access: &Access, sent: Vec<u8>) -> Result<String, Refusal> {
-    let tokens = access.tokens.clone().ok_or(Refusal::NoTokensKnown)?;
-    // Read apart: a slow disk must not hold up who asks for /livez.
-    let known = tokio::task::spawn_blocking(move || tokens.read()).await;
-    let known = known.ok().and_then(Result::ok).ok_or(Refusal::TokenFileUnreadable)?;
-    known.name_of(&sent).map(str::to_owned).ok_or(Refusal::TokenUnknown)
+fn owner(access: &Access, sent: &[u8]) -> Result<String, Refusal> {
+    let tokens = access.tokens.as_ref().ok_or(match access.local_changes {
+        true => Refusal::NoTokensKnown,
+        false => Refusal::NoLocalChanges,
+    })?;
+    tokens.name_of(sent).map(str::to_owned).ok_or(Refusal::TokenUnknown)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -255,6 +260,17 @@ fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
     ours().ok_or(Refusal::OriginForeign)
 }
 
+/// Fetch Metadata (W3C): sent by browsers only, and out of reach of a page's scripts. A person may follow a link.
+fn page_is_ours(parts: &Parts) -> Result<(), Refusal> {
+    let Some(site) = parts.headers.get("sec-fetch-site") else { return Ok(()) };
+    let says = |name: &str, value: &str| parts.headers.get(name).is_some_and(|v| v == value);
+    let link = parts.method == Method::GET
+        && says("sec-fetch-mode", "navigate")
+        && says("sec-fetch-dest", "document");
+    let ours = site == "same-origin" || site == "none";
+    if ours || link || OPEN.contains(&parts.uri.path()) { Ok(()) } else { Err(Refusal::OriginForeign) }
+}
+
 /// Why a request did not get through. The texts never quote a token, nor where the token file is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -274,8 +290,8 @@ pub(super) enum Refusal {
     TokenUnknown,
     #[error("this needs a token, and no token file is configured")]
     NoTokensKnown,
-    #[error("the token file cannot be read, so nobody can be let in")]
-    TokenFileUnreadable,
+    #[error("no change is taken here: `local_changes` is false, and no token file is configured")]
+    NoLocalChanges,
     #[error("a change needs a JSON body")]
     NotJson,
 }
@@ -286,10 +302,10 @@ impl Refusal {
             Refusal::HostMissing
             | Refusal::HostForeign(_)
             | Refusal::OriginForeign
-            | Refusal::OriginMissing => StatusCode::FORBIDDEN,
+            | Refusal::OriginMissing
+            | Refusal::NoLocalChanges => StatusCode::FORBIDDEN,
             Refusal::MustBePost => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::TokenNeeded | Refusal::TokenUnknown | Refusal::NoTokensKnown => StatusCode::UNAUTHORIZED,
-            Refusal::TokenFileUnreadable => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         }
     }
@@ -308,8 +324,12 @@ impl Refusal {
             Refusal::TokenNeeded | Refusal::TokenUnknown => {
                 "send `Authorization: Bearer TOKEN`; on the command line: --token-file FILE".into()
             }
-            Refusal::NoTokensKnown => "set `token_file` under [admin]; its lines are `name token`".into(),
-            Refusal::TokenFileUnreadable => "make `token_file` of [admin] readable for the proxy".into(),
+            Refusal::NoTokensKnown => "set `token_file` under [admin]; its lines are `NAME TOKEN`".into(),
+            Refusal::NoLocalChanges => {
+                "create `grayling.stop` beside the config file to put every release at 0%, or set `token_file` under [admin]; \
+                 its lines are `NAME TOKEN`"
+                    .into()
+            }
             Refusal::NotJson => "send content-type application/json and {\"reason\": \"...\"}".into(),
         }
     }
@@ -338,72 +358,6 @@ pub fn refuse(status: StatusCode, error: impl Into<String>, hint: Option<String>
     (status, axum::Json(ErrorBody { error: error.into(), hint })).into_response()
 }
 
-/// The file of `[admin] token_file`: lines `name token`, `#` begins a comment line.
-#[derive(Debug, Clone)]
-pub struct TokenFile(PathBuf);
-
-/// What a token file says.
-#[derive(Default)]
-pub struct Tokens {
-    known: Vec<(String, Vec<u8>)>,
-    /// The lines that are neither `name token` nor a comment. They let nobody in; the others still hold.
-    pub faults: Vec<String>,
-}
-
-impl TokenFile {
-    pub fn new(path: PathBuf) -> Self {
-        TokenFile(path)
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Reads it as it is now.
-    pub fn read(&self) -> std::io::Result<Tokens> {
-        let mut text = Vec::new();
-        std::fs::File::open(&self.0)?.take(TOKEN_FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
-        if text.len() as u64 > TOKEN_FILE_BYTES_MAX {
-            return Err(std::io::Error::other("it is larger than 1 MiB: not a token file"));
-        }
-        Ok(Tokens::parse(&text))
-    }
-}
-
-impl Tokens {
-    fn parse(text: &[u8]) -> Tokens {
-        let mut tokens = Tokens::default();
-        for (i, line) in text.split(|b| *b == b'\n').enumerate() {
-            let line = line.trim_ascii();
-            if line.is_empty() || line.starts_with(b"#") {
-                continue;
-            }
-            let mut words = line.split(u8::is_ascii_whitespace).filter(|w| !w.is_empty());
-            let (name, token, rest) = (words.next(), words.next(), words.next());
-            match (name.and_then(|n| std::str::from_utf8(n).ok()), token, rest) {
-                (Some(name), Some(token), None) => tokens.known.push((name.to_owned(), token.to_owned())),
-                // The line is not quoted: it may hold a secret.
-                _ => tokens.faults.push(format!("line {}: not of the form `name token`", i + 1)),
-            }
-        }
-        tokens
-    }
-
-    pub fn len(&self) -> usize {
-        self.known.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
-    }
-
-    /// Whose token this is. Looks at every line, so that the time taken does not tell which one was near.
-    fn name_of(&self, token: &[u8]) -> Option<&str> {
-        let same = |(_, known): &&(String, Vec<u8>)| verify_slices_are_equal(known, token).is_ok();
-        self.known.iter().filter(same).fold(None, |first, (name, _)| first.or(Some(name.as_str())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -414,6 +368,9 @@ mod tests {
 
     const NEAR: &str = "127.0.0.1:5000";
     const FAR: &str = "10.0.0.7:5000";
+    const ALICE: &str = "s3cret-0123456789";
+    const BOB: &str = "t0ken-0123456789";
+    const TWO: &str = "# people\n\nalice  s3cret-0123456789\n  bob\tt0ken-0123456789 \n";
 
     fn router(state: Arc<AuthState>) -> Router {
         let actor = |Extension(Actor(name)): Extension<Actor>| async move { name };
@@ -422,19 +379,19 @@ mod tests {
             .route("/readyz", get(actor))
             .route("/metrics", get(actor))
             .route("/api/v1/status", get(actor))
+            .route("/api/v1/events", get(actor))
+            .route("/api/v1/failed", get(actor))
             .route("/api/v1/releases/{release}/rollback", post(actor))
             .layer(axum::middleware::from_fn_with_state(state, guard))
     }
 
-    fn state(tokens: Option<&Path>) -> Arc<AuthState> {
-        let hosts = vec!["gray.example.com".to_owned()];
-        Arc::new(AuthState::new(&plan::Admin { token_file: tokens.map(Path::to_owned), hosts }))
+    fn admin(tokens: Option<&str>) -> plan::Admin {
+        let tokens = tokens.map(|text| Tokens::parse(text.as_bytes()).unwrap());
+        plan::Admin { tokens, hosts: vec!["gray.example.com".to_owned()], local_changes: true }
     }
 
-    fn file(name: &str, text: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("grayling-auth-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).unwrap();
-        path
+    fn state(tokens: Option<&str>) -> Arc<AuthState> {
+        Arc::new(AuthState::new(&admin(tokens)))
     }
 
     /// `method path`, then headers as lines.
@@ -559,8 +516,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_needs_a_token_and_who_is_the_actor() {
-        let tokens = file("table", "# people\n\nalice  s3cret\n  bob\tt0ken \n");
-        let (without, with) = (state(None), state(Some(&tokens)));
+        let (without, with) = (state(None), state(Some(TWO)));
         let change = "POST /api/v1/releases/a/rollback\nhost: localhost\ncontent-type: application/json";
         let read = "GET /api/v1/status\nhost: localhost";
         for (state, peer, text, authorization, status, actor) in [
@@ -569,29 +525,29 @@ mod tests {
             (&without, NEAR, change, "", 200, LOCAL),
             (&with, NEAR, read, "", 200, LOCAL),
             (&with, NEAR, change, "", 401, ""),
-            (&with, NEAR, change, "Bearer s3cret", 200, "alice"),
-            (&with, NEAR, change, "bearer t0ken", 200, "bob"),
-            (&with, NEAR, change, "Bearer s3cre", 401, ""),
-            (&with, NEAR, change, "Bearer s3cretx", 401, ""),
-            (&with, NEAR, change, "Bearer alice s3cret", 401, ""),
+            (&with, NEAR, change, "Bearer s3cret-0123456789", 200, "alice"),
+            (&with, NEAR, change, "bearer t0ken-0123456789", 200, "bob"),
+            (&with, NEAR, change, "Bearer s3cret-012345678", 401, ""),
+            (&with, NEAR, change, "Bearer s3cret-0123456789x", 401, ""),
+            (&with, NEAR, change, "Bearer alice s3cret-0123456789", 401, ""),
             (&with, NEAR, change, "Bearer ", 401, ""),
             (&with, NEAR, change, "Bearer people", 401, ""),
-            (&with, NEAR, change, "Basic s3cret", 401, ""),
-            (&with, NEAR, change, "s3cret", 401, ""),
+            (&with, NEAR, change, "Basic s3cret-0123456789", 401, ""),
+            (&with, NEAR, change, "s3cret-0123456789", 401, ""),
             (&with, "[::1]:5", read, "", 200, LOCAL),
             (&with, "[::ffff:127.0.0.1]:5", read, "", 200, LOCAL),
             // Off loopback: all but the open paths need one.
             (&with, FAR, read, "", 401, ""),
-            (&with, FAR, read, "Bearer s3cret", 200, "alice"),
+            (&with, FAR, read, "Bearer s3cret-0123456789", 200, "alice"),
             (&with, FAR, change, "", 401, ""),
-            (&with, FAR, change, "Bearer t0ken", 200, "bob"),
+            (&with, FAR, change, "Bearer t0ken-0123456789", 200, "bob"),
             (&with, FAR, "GET /\nhost: localhost", "", 401, ""),
             (&with, FAR, "GET /livez", "", 200, LOCAL),
             (&with, FAR, "GET /readyz", "", 200, LOCAL),
             (&with, FAR, "GET /metrics", "", 200, LOCAL),
             (&with, FAR, "POST /livez\ncontent-type: application/json", "", 401, ""),
             (&without, FAR, read, "", 401, ""),
-            (&without, FAR, read, "Bearer s3cret", 401, ""),
+            (&without, FAR, read, "Bearer s3cret-0123456789", 401, ""),
             (&without, FAR, change, "", 401, ""),
         ] {
             let text = match authorization {
@@ -606,7 +562,6 @@ mod tests {
             }
             assert!(!body.contains("s3cret"), "{body}");
         }
-        std::fs::remove_file(tokens).unwrap();
     }
 
     #[tokio::test]
@@ -617,39 +572,60 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_holds_from_when_it_is_in_the_file_until_it_is_not() {
-        let path = file("changes", "alice one\n");
-        let state = state(Some(&path));
+    async fn a_reload_changes_hosts_and_tokens() {
+        let state = state(Some(TWO));
+        let text = "GET /api/v1/status\nhost: other.example.com";
         let with =
             |token: &str| format!("GET /api/v1/status\nhost: localhost\nauthorization: Bearer {token}");
-        expect(&state, FAR, &with("one"), 200).await;
-        expect(&state, FAR, &with("two"), 401).await;
-        // A line with a fault lets nobody in and locks nobody out.
-        std::fs::write(&path, "alice two\nhalf\n").unwrap();
-        expect(&state, FAR, &with("one"), 401).await;
-        expect(&state, FAR, &with("two"), 200).await;
-        expect(&state, FAR, &with("half"), 401).await;
-        std::fs::remove_file(&path).unwrap();
-        expect(&state, FAR, &with("two"), 503).await;
+        expect(&state, NEAR, text, 403).await;
+        expect(&state, FAR, &with(BOB), 200).await;
+        let tokens = Tokens::parse(format!("alice {ALICE}").as_bytes()).ok();
+        state.replace(&plan::Admin { tokens, hosts: vec!["other.example.com".into()], local_changes: true });
+        expect(&state, NEAR, text, 200).await;
+        expect(&state, NEAR, "GET /api/v1/status\nhost: gray.example.com", 403).await;
+        expect(&state, FAR, &with(BOB), 401).await;
+        expect(&state, FAR, &with(ALICE), 200).await;
     }
 
     #[tokio::test]
-    async fn a_reload_changes_hosts_and_tokens() {
-        let state = state(None);
-        let text = "GET /api/v1/status\nhost: other.example.com";
-        expect(&state, NEAR, text, 403).await;
-        state.replace(&plan::Admin { token_file: None, hosts: vec!["other.example.com".into()] });
-        expect(&state, NEAR, text, 200).await;
-        expect(&state, NEAR, "GET /api/v1/status\nhost: gray.example.com", 403).await;
+    async fn without_local_changes_and_tokens_nobody_changes_anything_and_is_told_what_is_left() {
+        let state = Arc::new(AuthState::new(&plan::Admin { local_changes: false, ..admin(None) }));
+        let change = "POST /api/v1/releases/a/rollback\nhost: localhost\ncontent-type: application/json";
+        let json = |body: String| serde_json::from_str::<ErrorBody>(&body).unwrap().hint.unwrap();
+        for text in [change.to_owned(), "GET /api/v1/failed\nhost: localhost".to_owned()] {
+            let hint = json(expect(&state, NEAR, &text, 403).await);
+            assert!(hint.contains("grayling.stop") && hint.contains("token_file"), "{hint}");
+        }
+        expect(&state, NEAR, "GET /api/v1/status\nhost: localhost", 200).await;
+        expect(&state, FAR, change, 401).await;
+        // With tokens it says what holds anyway.
+        state.replace(&plan::Admin { local_changes: false, ..admin(Some(TWO)) });
+        expect(&state, NEAR, change, 401).await;
+        expect(&state, NEAR, &format!("{change}\nauthorization: Bearer {ALICE}"), 200).await;
     }
 
-    #[test]
-    fn a_token_file_says_which_line_is_wrong_without_quoting_it() {
-        let tokens = Tokens::parse(b"alice a\r\n# c\nsecret\nbob b c\n\xff\xfe x\ncarol c");
-        assert_eq!(tokens.len(), 2);
-        assert_eq!((tokens.name_of(b"a"), tokens.name_of(b"c")), (Some("alice"), Some("carol")));
-        let lines: Vec<_> = tokens.faults.iter().map(|f| f.split(':').next().unwrap()).collect();
-        assert_eq!(lines, ["line 3", "line 4", "line 5"]);
-        assert!(!tokens.faults.concat().contains("secret"));
+    #[tokio::test]
+    async fn pages_of_other_sites_and_ports_may_link_here_and_nothing_more() {
+        let state = state(None);
+        let read = "GET /api/v1/events\nhost: localhost:9900";
+        let json = "content-type: application/json";
+        let change = format!("POST /api/v1/releases/a/rollback\nhost: localhost:9900\n{json}");
+        for (site, mode, dest, reads, changes) in [
+            ("same-origin", "cors", "empty", 200, 200),
+            ("none", "navigate", "document", 200, 200),
+            ("cross-site", "no-cors", "image", 403, 403),
+            ("same-site", "no-cors", "script", 403, 403),
+            ("cross-site", "cors", "empty", 403, 403),
+            ("cross-site", "navigate", "iframe", 403, 403),
+            ("cross-site", "navigate", "document", 200, 403),
+            ("", "", "", 403, 403),
+        ] {
+            let lines = format!("sec-fetch-site: {site}\nsec-fetch-mode: {mode}\nsec-fetch-dest: {dest}");
+            expect(&state, NEAR, &format!("{read}\n{lines}"), reads).await;
+            expect(&state, NEAR, &format!("{change}\n{lines}"), changes).await;
+            for open in OPEN {
+                expect(&state, NEAR, &format!("GET {open}\nhost: localhost:9900\n{lines}"), 200).await;
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! | `point` | the newest point of `/api/v1/history`, every five seconds |
 //! | `dropped` | `{"events": N}`: so many were lost to this reader, who should ask for the ledger and the history again |
 //!
-//! Invariants: a summary is computed once for all streams, and not at all while there is none; there are at most [`STREAMS_MAX`] streams, each with a
+//! Invariants: a summary is computed once for all streams, and not at all while there is none; the number of streams is bounded, each has a
 //! queue of 16 events: what finds it full is dropped and counted, and nobody waits for a reader.
 
 use super::auth::refuse;
@@ -37,7 +37,6 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
-pub const STREAMS_MAX: usize = 64;
 /// Events that a stream may be behind.
 const QUEUE: usize = 16;
 const EVERY: Duration = Duration::from_secs(1);
@@ -50,6 +49,7 @@ pub struct Hub {
     history: Mutex<History>,
     streams: Mutex<Streams>,
     room: Arc<Semaphore>,
+    streams_max: usize,
     /// Somebody came while there was no summary to show.
     wanted: Notify,
 }
@@ -68,12 +68,13 @@ struct Stream {
 }
 
 impl Hub {
-    pub fn new(live: Arc<Live>) -> Arc<Hub> {
+    pub fn new(live: Arc<Live>, streams_max: usize) -> Arc<Hub> {
         Arc::new(Hub {
             live,
             history: Mutex::default(),
             streams: Mutex::default(),
-            room: Arc::new(Semaphore::new(STREAMS_MAX)),
+            room: Arc::new(Semaphore::new(streams_max)),
+            streams_max,
             wanted: Notify::new(),
         })
     }
@@ -200,7 +201,7 @@ fn dropped(events: u64) -> Bytes {
 pub async fn events(Extension(hub): Extension<Arc<Hub>>, lease: Option<Extension<Lease>>) -> Response {
     let Some((from, room)) = hub.open() else {
         let hint = "close a page, or poll /api/v1/status".to_owned();
-        let error = format!("there are {STREAMS_MAX} streams already");
+        let error = format!("there are {} streams already", hub.streams_max);
         return refuse(StatusCode::SERVICE_UNAVAILABLE, error, Some(hint));
     };
     hub.live.gauges.event_streams.fetch_add(1, Relaxed);

@@ -8,6 +8,7 @@ pub mod history;
 pub mod page;
 mod progress;
 pub mod record;
+pub mod room;
 pub mod routes;
 pub mod serve;
 pub mod session;

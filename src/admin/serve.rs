@@ -1,30 +1,39 @@
 //! The admin API's connections.
 //!
-//! Invariants: a bounded number of them, each with a deadline for heads, for idling and for a whole request, so that nobody who can
-//! reach the port can take the proxy's descriptors, or lock people out for longer than the deadline. A connection that has become a stream of events
-//! lives as long as its reader reads, and takes up no room of the others; how many there may be says `events`.
+//! livez, readyz and `rollback` must be answered whatever other clients of this port do: connect and say nothing, send a byte
+//! every few seconds or half a request, read nothing, open connections in a loop. A full room closes a connection that waits for
+//! its client (`room`), so nobody is kept out until a deadline passes.
+//!
+//! Invariants: connections, and the bytes kept for each, are bounded; so are the times for a head, a body and an answer. A
+//! request has a [`Lease`] on its connection. A connection that has become a stream of events lives as long as its reader
+//! reads, and has no place in a room: `events` bounds how many there are.
 
+use super::auth::refuse;
+use super::room::{Capacity, Place, Room, Stage, lock};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;
-use http::Request;
+use axum::response::Response;
+use http::{Method, Request, StatusCode};
+use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
-/// Connections at once from elsewhere, and from this machine, which keeps room of its own; further ones are closed.
-const CONNECTIONS_MAX: usize = 96;
-const CONNECTIONS_LOCAL_MAX: usize = 64;
-/// A connection is closed at this age, whatever it does: one that reads nothing holds its room no longer.
+/// A connection is closed at this age, whatever it does.
 const AGE_MAX: Duration = Duration::from_secs(60);
 /// What was sent and not acknowledged for so long will not arrive.
 const GONE_AFTER: Duration = Duration::from_secs(20);
@@ -32,54 +41,81 @@ const GONE_AFTER: Duration = Duration::from_secs(20);
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// For a request with its body and its answer's head.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// Of a request's body. The longest is a reason of 4 KiB, as JSON.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// Of what is read ahead of a request, and so of its head.
+const READ_BYTES_MAX: usize = 64 << 10;
+/// After a failed accept: the client is gone already, or there is no descriptor. Then one is freed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, router: Router) {
-    let (room, local) =
-        (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_LOCAL_MAX)));
+pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
+    let (local, remote) = (Room::new(capacity.local), Room::new(capacity.remote));
+    let turns = Arc::new(Semaphore::new(1));
+    // Connections that gave way, and whose sockets are closed once this task yields.
+    let (mut closing, closing_max) = (0, (capacity.local / 8).max(1));
     loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors, or a client that was gone already.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let room = if peer.ip().to_canonical().is_loopback() { &local } else { &room };
-        if let Ok(permit) = room.clone().try_acquire_owned() {
-            let router = router.clone();
-            tokio::spawn(async move {
-                let lease = Lease::new(permit);
-                tokio::select! {
-                    () = connection(stream, peer, router, lease.clone()) => {}
-                    () = lease.ends() => {}
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                let scarce = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+                if scarce && !lock(&remote).evict() {
+                    lock(&local).evict();
                 }
-            });
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        let room = if peer.ip().to_canonical().is_loopback() { &local } else { &remote };
+        let evicted = Arc::new(Notify::new());
+        let (place, full) = Room::enter(room, peer.ip(), evicted.clone(), Instant::now().into_std());
+        let service =
+            Service { router: router.clone(), turns: turns.clone(), peer, lease: Lease::new(place) };
+        tokio::spawn(async move {
+            let lease = service.lease.clone();
+            tokio::select! {
+                () = connection(stream, service) => {}
+                () = lease.ends() => {}
+                () = evicted.notified() => {}
+            }
+        });
+        closing += usize::from(full);
+        if closing == closing_max {
+            closing = 0;
+            tokio::task::yield_now().await;
         }
     }
 }
 
-/// How long a connection may live, and the room that it takes up; in the extensions of each of its requests.
+/// How long a connection may live, and its place; in the extensions of each of its requests.
 #[derive(Clone)]
 pub struct Lease(Arc<Mutex<Terms>>);
 
 struct Terms {
     until: Instant,
-    room: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Lease {
-    fn new(room: OwnedSemaphorePermit) -> Lease {
-        Lease(Arc::new(Mutex::new(Terms { until: Instant::now() + AGE_MAX, room: Some(room) })))
+    fn new(place: Place) -> Lease {
+        Lease(Arc::new(Mutex::new(Terms { until: Instant::now() + AGE_MAX, place: Some(place) })))
     }
 
-    /// Gives back the room of an ordinary connection: the stream has a bound of its own.
+    /// Gives back the place of an ordinary connection: the stream has a bound of its own.
     pub fn becomes_stream(&self) {
-        self.terms().room = None;
+        self.terms().place = None;
     }
 
     /// It lives for so long from now, if not longer.
     pub fn extend(&self, by: Duration) {
         let mut terms = self.terms();
         terms.until = terms.until.max(Instant::now() + by);
+    }
+
+    fn enter(&self, stage: Stage) {
+        if let Some(place) = &self.terms().place {
+            place.enter_stage(stage, Instant::now().into_std());
+        }
     }
 
     async fn ends(&self) {
@@ -97,26 +133,109 @@ impl Lease {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, lease: Lease) {
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Service {
+    router: Router,
+    /// One permit, for all connections.
+    turns: Arc<Semaphore>,
+    peer: SocketAddr,
+    lease: Lease,
+}
+
+async fn connection(stream: TcpStream, service: Service) {
     let _ = stream.set_nodelay(true);
     // A peer that is gone without a word does not keep what it was sent, and so a stream, for a quarter of an hour.
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(GONE_AFTER));
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request.extensions_mut().insert(lease.clone());
-        let router = router.clone();
+        let answer = service.clone().answer(request);
         async move {
-            match tokio::time::timeout(ANSWER_WITHIN, router.oneshot(request)).await {
-                Ok(Ok(response)) => Ok(response),
-                Ok(Err(never)) => match never {},
-                // hyper closes the connection.
-                Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the request took too long")),
-            }
+            let answer = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+            // hyper closes the connection.
+            answer
+                .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the request took too long")))
         }
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).half_close(false);
+    server.max_buf_size(READ_BYTES_MAX);
     // How it ended is the client's business.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+impl Service {
+    /// Receives the request whole, and has it answered.
+    async fn answer(self, request: Request<Incoming>) -> io::Result<Response<Sent>> {
+        let (parts, body) = request.into_parts();
+        let response = match Limited::new(body, BODY_BYTES_MAX).collect().await {
+            Ok(body) => {
+                self.lease.enter(Stage::Working);
+                let mut request = Request::from_parts(parts, Body::from(body.to_bytes()));
+                request.extensions_mut().insert(ConnectInfo(self.peer));
+                request.extensions_mut().insert(self.lease.clone());
+                self.route(request).await
+            }
+            Err(error) if error.is::<LengthLimitError>() => {
+                let hint = Some(format!("at most {} KiB", BODY_BYTES_MAX >> 10));
+                refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body of the request is too long", hint)
+            }
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        };
+        self.lease.enter(Stage::Sending);
+        Ok(response.map(|body| Sent { body, lease: self.lease }))
+    }
+
+    /// A read may take milliseconds of this thread (metrics, status), and a client may ask for thousands at once, one behind the
+    /// other. So reads take turns, in the order they came, and whatever else is ready runs between two of them. Changes and the
+    /// probes of an orchestrator do not wait. A read that waits for the disk has had its turn.
+    async fn route(&self, request: Request<Body>) -> Response {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let costs = reads && !matches!(request.uri().path(), "/livez" | "/readyz");
+        let mut response = pin!(self.router.clone().oneshot(request));
+        let first = if costs {
+            // It is never closed.
+            let _turn = self.turns.acquire().await;
+            tokio::task::yield_now().await;
+            poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await
+        } else {
+            Poll::Pending
+        };
+        let answered = match first {
+            Poll::Ready(answered) => answered,
+            Poll::Pending => response.await,
+        };
+        answered.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// An answer's body. With its end the connection waits for its client again.
+struct Sent {
+    body: Body,
+    lease: Lease,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.lease.enter(Stage::Receiving);
+    }
 }

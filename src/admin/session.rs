@@ -50,7 +50,7 @@ fn cookie(parts: &Parts, value: &str) -> Option<HeaderValue> {
 /// Who the page speaks for, and whether a change needs a token.
 pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Json<dto::Session> {
     let (parts, _) = request.into_parts();
-    Json(auth.session(&parts).await)
+    Json(auth.session(&parts))
 }
 
 /// Signs in: `{"token": "..."}`.
@@ -64,7 +64,7 @@ pub async fn begin(Extension(auth): Extension<Arc<AuthState>>, request: Request)
             return refuse(StatusCode::BAD_REQUEST, fault.body_text(), hint);
         }
     };
-    match auth.owner(&sent).await {
+    match auth.owner(&sent) {
         Ok(actor) => {
             let answer = Json(dto::Session { actor: Some(actor), token_needed: true });
             let value = URL_SAFE_NO_PAD.encode(&sent);
@@ -93,6 +93,7 @@ mod tests {
     use super::*;
     use crate::admin::auth::{Actor, guard};
     use crate::domain::plan;
+    use crate::domain::tokens::Tokens;
     use axum::Router;
     use axum::body::Body;
     use axum::extract::ConnectInfo;
@@ -102,19 +103,20 @@ mod tests {
 
     const NEAR: &str = "127.0.0.1:5000";
     const FAR: &str = "10.0.0.7:5000";
-    const TOKEN: &str = "k9 is=not;a token"; // with what a cookie cannot hold, but for the blanks
+    const TOKEN: &str = "k9 is=not;a token-of-any-length"; // with what a cookie cannot hold, but for the blanks
 
     struct Server {
         router: Router,
-        file: std::path::PathBuf,
+        auth: Arc<AuthState>,
+    }
+
+    fn admin(text: &str) -> plan::Admin {
+        plan::Admin { tokens: Tokens::parse(text.as_bytes()).ok(), hosts: vec![], local_changes: true }
     }
 
     impl Server {
-        fn new(name: &str) -> Server {
-            let file = std::env::temp_dir().join(format!("grayling-session-{}-{name}", std::process::id()));
-            std::fs::write(&file, format!("alice {}\n", token_text())).unwrap();
-            let admin = plan::Admin { token_file: Some(file.clone()), hosts: vec![] };
-            let auth = Arc::new(AuthState::new(&admin));
+        fn new() -> Server {
+            let auth = Arc::new(AuthState::new(&admin(&format!("alice {}\n", token_text()))));
             let actor = |Extension(Actor(name)): Extension<Actor>| async move { name };
             let router = Router::new()
                 .route("/", get(actor))
@@ -122,8 +124,8 @@ mod tests {
                 .route("/api/v1/releases/{release}/rollback", post(actor))
                 .route(PATH, get(show).post(begin).delete(end))
                 .layer(Extension(auth.clone()))
-                .layer(axum::middleware::from_fn_with_state(auth, guard));
-            Server { router, file }
+                .layer(axum::middleware::from_fn_with_state(auth.clone(), guard));
+            Server { router, auth }
         }
 
         /// `method path`, then headers as lines; a body after an empty one.
@@ -153,19 +155,13 @@ mod tests {
         }
     }
 
-    impl Drop for Server {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_file(&self.file);
-        }
-    }
-
     fn token_text() -> String {
         TOKEN.replace(' ', "")
     }
 
     #[tokio::test]
     async fn a_token_is_kept_in_a_strict_cookie_of_this_port_that_no_script_reads() {
-        let server = Server::new("kept");
+        let server = Server::new();
         let (status, cookie) = server.signs_in(FAR, "http://10.0.0.1:9900", &token_text()).await;
         let value = URL_SAFE_NO_PAD.encode(token_text());
         let expected = format!("grayling-9900={value}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Strict");
@@ -173,7 +169,7 @@ mod tests {
         let (_, cookie) = server.signs_in(FAR, "https://10.0.0.1", &token_text()).await;
         let cookie = cookie.unwrap();
         assert!(cookie.starts_with("grayling=") && cookie.ends_with("; Secure"), "{cookie}");
-        for wrong in ["", "alice", "k9is=not;atoke", "k9is=not;atoken2"] {
+        for wrong in ["", "alice", "k9is=not;atoken-of-any-lengt", "k9is=not;atoken-of-any-length2"] {
             assert_eq!(server.signs_in(FAR, "http://10.0.0.1:9900", wrong).await, (401, None), "{wrong:?}");
         }
         let out = format!("DELETE {PATH}\nhost: 10.0.0.1:9900\norigin: http://10.0.0.1:9900");
@@ -184,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cookie_opens_what_the_token_does_until_the_token_is_gone() {
-        let server = Server::new("opens");
+        let server = Server::new();
         let value = URL_SAFE_NO_PAD.encode(token_text());
         let host = "host: 10.0.0.1:9900";
         let cookie = format!("cookie: theme=dark; grayling-9900={value}");
@@ -200,13 +196,13 @@ mod tests {
         assert_eq!(server.ask(FAR, &foreign).await.0, 403, "another port of the same host is another place");
         let elsewhere = read.replace("grayling-9900=", "grayling-9901=");
         assert_eq!(server.ask(FAR, &elsewhere).await.0, 401, "the cookie of another port");
-        std::fs::write(&server.file, "bob another-token-entirely\n").unwrap();
+        server.auth.replace(&admin("bob another-token-entirely\n"));
         assert_eq!((server.ask(FAR, &read).await.0, server.ask(FAR, &ours).await.0), (401, 401));
     }
 
     #[tokio::test]
     async fn signing_in_is_open_and_the_page_asks_for_it() {
-        let server = Server::new("open");
+        let server = Server::new();
         let host = "host: 10.0.0.1:9900";
         let (status, _, body) = server.ask(FAR, &format!("GET /\n{host}")).await;
         assert!(status == 401 && body.starts_with("<!doctype html>"), "it asks for the token: {body}");

@@ -309,7 +309,8 @@ mod tests {
 
     #[test]
     fn a_good_file_is_summed_up_with_what_its_watchdog_will_see() {
-        let (file, _) = starter();
+        let file = crate::live::state::tests::scratch("check").join("grayling.toml");
+        std::fs::write(&file, starter().1.replace("0%", "5%")).unwrap();
         let told = examine(&file, None, Color::Plain);
         let seen = "release `v2`: of 500 requests/s, a failure rate that doubled from 0.1%, and one ten times as high, are seen after\n  5%: about 17 min, about 31 s\n";
         assert_eq!(told.summary, format!("{}: ok, 1 release, 1 route\n{seen}", file.display()));
@@ -321,9 +322,9 @@ mod tests {
         let (file, text) = starter();
         let at = |text: String| examine(&file, Some(&running(&text)), Color::Plain);
         assert!(at(text.into()).summary.ends_with("\nnothing would change\n"));
-        let told = at(text.replace("5%", "1%"));
+        let told = at(text.replace("\"0%\"", "\"1%\""));
         assert!(
-            told.summary.contains("\nnote: release `v2`: weight 1% to 5%: 4% of users move to `new`\n"),
+            told.summary.contains("\nnote: release `v2`: weight 1% to 0%: 1% of users move to `stable`\n"),
             "{}",
             told.summary
         );

@@ -5,6 +5,7 @@
 
 use super::text::shown;
 use crate::admin::dto::{ErrorBody, Running, Status};
+use crate::domain::tokens::token_to_send;
 use anyhow::Context;
 use bytes::Bytes;
 use http::uri::Authority;
@@ -236,17 +237,8 @@ fn parse_url(url: &str) -> anyhow::Result<Authority> {
 
 fn read_token(path: &Path) -> anyhow::Result<String> {
     let file = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {file}"))?;
-    let words: Vec<&str> = text.lines().next().unwrap_or("").split_whitespace().collect();
-    let token = match words[..] {
-        [token] | [_, token] if !words[0].starts_with('#') => token,
-        _ => anyhow::bail!("the first line of {file} must be `token` or `name token`"),
-    };
-    anyhow::ensure!(
-        token.bytes().all(|b| b.is_ascii_graphic()),
-        "the token in {file} has characters outside ASCII"
-    );
-    Ok(token.to_owned())
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read the token file {file}"))?;
+    token_to_send(&bytes).map_err(|why| anyhow::anyhow!("the token file {file}: {why}"))
 }
 
 /// A scripted admin server, for the tests of every command.

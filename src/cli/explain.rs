@@ -265,7 +265,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 expose_arm: false,
             },
             tls: None,
-            admin: plan::Admin { token_file: None, hosts: vec![] },
+            admin: plan::Admin { tokens: None, hosts: vec![], local_changes: true },
             identity: Identity { from: vec![], normalise: Normalise::Lowercase, max_bytes: 16 },
             upstreams: vec![],
             segments: vec![],

@@ -2,7 +2,7 @@
 //!
 //! Invariants: what is secret (the address of a Slack webhook, the key of a signature) stands in a file of its own, and is shown in no fault.
 
-use super::outside::{at_line, small};
+use super::outside::{at_line, secret};
 use super::read::{Located, Reader, Scope, Span};
 use super::sections::file;
 use super::value::{self, Parsed, bad, bad_help};
@@ -113,7 +113,7 @@ pub(super) fn address(text: &str) -> Parsed<Address> {
 
 /// The first line is the address of an incoming webhook.
 fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
-    let bytes = small(r, path, span)?;
+    let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().next().unwrap_or_default().trim();
     let found = address(line).ok();
@@ -127,7 +127,7 @@ fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
 
 /// Lines `whsec_BASE64`, as Standard Webhooks has them: what is sent is signed with each.
 fn secrets(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<Vec<u8>>> {
-    let bytes = small(r, path, span)?;
+    let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut secrets = vec![];
     let help = Some("make one with `echo whsec_$(openssl rand -base64 32)`");

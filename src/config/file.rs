@@ -110,6 +110,9 @@ pub struct Admin {
     /// Host values accepted besides IP literals and localhost.
     #[schemars(extend("default" = []))]
     pub hosts: Option<Vec<String>>,
+    /// Without a token file: changes from this machine need no token. False: no change without a token.
+    #[schemars(extend("default" = true))]
+    pub local_changes: Option<bool>,
 }
 
 /// Where the user id comes from.

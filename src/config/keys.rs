@@ -13,7 +13,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ),
     ("listen", &["http", "https", "admin", "workers", "trusted_proxies", "proxy_protocol", "expose_arm"]),
     ("tls", &["certificate", "key", "client_ca"]),
-    ("admin", &["token_file", "hosts"]),
+    ("admin", &["token_file", "hosts", "local_changes"]),
     ("identity", &["from", "normalise", "max_bytes"]),
     ("identity.from", &["header", "cookie", "query", "path", "jwt", "client_cert"]),
     ("identity.from.jwt", &["header", "claim", "jwks_file", "unverified"]),

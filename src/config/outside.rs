@@ -1,12 +1,17 @@
 //! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name the file and the line.
 //!
 //! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a user) and not by the
-//! size or the line length of the file.
+//! size or the line length of the file; a byte order mark at the start of a file is no part of its contents.
+//!
+//! A secret file that every user of the machine may read is a warning. Its mode decides, with two exceptions where `chmod` is
+//! neither needed nor possible: a group may read it (a service often reads its secrets as `root:grayling 0640`), and so may
+//! everybody if the mount is read-only: Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
 
 use super::read::{Reader, Span};
 use super::report::{Place, Severity, Source};
 use crate::domain::plan::{JwtKey, Normalise, normalise};
 use crate::domain::segment::{UserSet, WeakUserSet};
+use crate::domain::tokens::{Tokens, without_bom};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use std::fs::{File, Metadata};
@@ -48,8 +53,35 @@ fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
         .ok()
 }
 
+/// The contents of a file that holds no secret.
 pub(super) fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
+    contents(r, path, span, file)
+}
+
+/// The contents of a secret file. Warns where every user of the machine may read it.
+pub(super) fn secret(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+    let file = open(r, path, span)?;
+    let world_readable = file.metadata().is_ok_and(|meta| meta.mode() & 0o004 != 0);
+    if world_readable && !on_a_read_only_mount(&file) {
+        let shown = r.display(path);
+        let help = format!("type `chmod 600 {shown}`; 640 if grayling reads it by its group");
+        r.warn(
+            span,
+            format!("every user of this machine may read `{shown}`"),
+            "it holds a secret",
+            Some(help),
+        );
+    }
+    contents(r, path, span, file)
+}
+
+fn on_a_read_only_mount(file: &File) -> bool {
+    use rustix::fs::{StatVfsMountFlags, fstatvfs};
+    fstatvfs(file).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn contents(r: &mut Reader<'_>, path: &Path, span: &Span, file: File) -> Option<Vec<u8>> {
     let shown = r.display(path);
     let mut bytes = Vec::new();
     if let Err(e) = file.take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes) {
@@ -59,6 +91,9 @@ pub(super) fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<
     if bytes.len() as u64 > SMALL_FILE_BYTES_MAX {
         r.fault(span, format!("`{shown}` is larger than {} MiB", SMALL_FILE_BYTES_MAX >> 20), "", None);
         return None;
+    }
+    if without_bom(&bytes).len() < bytes.len() {
+        bytes.drain(..3);
     }
     Some(bytes)
 }
@@ -193,41 +228,20 @@ fn read_users(
     (UserSet::from_hashes(hashes), faults)
 }
 
-/// Lines `NAME TOKEN`; `#` starts a comment.
-pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) {
-    let Some(bytes) = small(r, path, span) else { return };
-    let Ok(text) = String::from_utf8(bytes) else {
-        at_line(r, path, 0, "not UTF-8 text", Some("write lines `NAME TOKEN`"));
-        return;
-    };
-    let mut names = std::collections::BTreeSet::new();
-    for (i, line) in text.lines().enumerate() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words[..] {
-            [] => {}
-            [first, ..] if first.starts_with('#') => {}
-            // No word is shown: where the two are swapped, the first one is the secret.
-            [_, token] if token.len() < 16 => {
-                let help = "make one with `openssl rand -hex 32`";
-                at_line(r, path, i + 1, "the token is shorter than 16 characters", Some(help));
-            }
-            [name, _] => {
-                if !names.insert(name.to_string()) {
-                    let help = "give each token a name of its own";
-                    at_line(r, path, i + 1, "this name has a token already", Some(help));
-                }
-            }
-            _ => at_line(r, path, i + 1, "not a name and a token", Some("write `NAME TOKEN`")),
-        }
+/// The tokens of `[admin] token_file`: see [`Tokens`].
+pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Tokens> {
+    let bytes = secret(r, path, span)?;
+    let parsed = Tokens::parse(&bytes);
+    // No word of the file is shown: where name and token are swapped, the first one is the secret.
+    for fault in parsed.as_ref().err().into_iter().flatten() {
+        at_line(r, path, fault.line, fault.message, Some(fault.help));
     }
-    if names.is_empty() && r.report.errors() == 0 {
-        at_line(r, path, 0, "no token in it", Some("write lines `NAME TOKEN`"));
-    }
+    parsed.ok()
 }
 
 /// The whole file but a last line end is the key.
 pub fn user_key(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
-    let mut bytes = small(r, path, span)?;
+    let mut bytes = secret(r, path, span)?;
     while bytes.last().is_some_and(|b| b"\r\n".contains(b)) {
         bytes.pop();
     }

@@ -89,18 +89,44 @@ pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> 
 pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: Span) -> Admin {
     let scope = r.scope(root, "admin", "admin");
     let token_file = file(r, &scope, "token_file");
-    if let Some((path, span)) = &token_file {
-        outside::tokens(r, path, span);
-    } else if !listen.admin.ip().is_loopback() && r.value(&scope, "token_file").is_none() {
-        r.absent(
+    // One that is not a file name has been reported already.
+    let named = token_file.is_some()
+        || r.value(&scope, "token_file").is_some_and(|v| v.get_ref().as_str() != Some(""));
+    let tokens = token_file.and_then(|(path, span)| outside::tokens(r, &path, &span));
+    let local_changes = r.boolean(&scope, "local_changes");
+    match (named, &local_changes) {
+        (false, _) if !listen.admin.ip().is_loopback() => r.absent(
             &admin_span,
             "`[admin] token_file` is missing",
             "the admin address can be reached from other machines",
             Some("add `token_file = \"admin.tokens\"` under `[admin]` (lines `NAME TOKEN`), or listen on 127.0.0.1".into()),
-        );
+        ),
+        (false, None) if !r.recovering => r.warn(
+            &admin_span,
+            "every process of this machine may roll back, resume and promote",
+            "without a `token_file` no token is asked for on loopback",
+            Some("add `token_file = \"admin.tokens\"` under `[admin]`, or `local_changes = false`, or `local_changes = true` if it is meant".into()),
+        ),
+        (false, Some(local)) if !local.value => r.warn(
+            &local.span,
+            "the admin API takes no change at all",
+            "`local_changes` is false, and there is no `token_file`",
+            Some("change weights in this file; to roll back create `grayling.stop` beside it; for the API add `token_file = \"admin.tokens\"`".into()),
+        ),
+        (true, Some(local)) if local.value => r.warn(
+            &local.span,
+            "`local_changes` is not used",
+            "with a `token_file` every change needs a token",
+            Some("remove `local_changes`".into()),
+        ),
+        _ => {}
     }
     let hosts = r.list(&scope, "hosts", 64, value::host);
-    Admin { token_file: token_file.map(|(p, _)| p), hosts: hosts.into_iter().map(|h| h.value).collect() }
+    Admin {
+        tokens,
+        hosts: hosts.into_iter().map(|h| h.value).collect(),
+        local_changes: local_changes.is_none_or(|local| local.value),
+    }
 }
 
 /// The file that a key names; `""` is none.

@@ -1,18 +1,18 @@
 //! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls configurations, every fault named.
 //!
 //! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing of a key is ever shown; the crypto
-//! provider is named everywhere (rustls panics where it must choose between two).
+//! provider is named everywhere (rustls panics where it must choose between two); with `client_ca` no session is ever resumed.
 
-use super::outside::{at_line, small};
+use super::outside::{at_line, secret, small};
 use super::read::{Reader, Scope, Span};
 use super::sections::file;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use x509_cert::der::Decode;
 
@@ -46,8 +46,7 @@ pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<
         let help = "add `https = \"127.0.0.1:8443\"` under `[listen]`, or remove `[tls]`";
         r.warn(&scope.span, "`[tls]` is not used", "no address listens for https", Some(help.into()));
     }
-    let read = |r: &mut Reader<'_>, (path, span): &(PathBuf, Span)| small(r, path, span);
-    let texts = (read(r, &certificate), read(r, &key));
+    let texts = (small(r, &certificate.0, &certificate.1), secret(r, &key.0, &key.1));
     let ca_text = client_ca.as_ref().map(|file| small(r, &file.0, &file.1));
     let (certificate_text, key_text) = (texts.0?, texts.1?);
     let chain = certificates(r, &certificate.0, &certificate_text);
@@ -143,6 +142,7 @@ fn server(
     key: PrivateKeyDer<'static>,
     clients: Option<RootCertStore>,
 ) -> Result<ServerConfig, rustls::Error> {
+    let mutual = clients.is_some();
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match clients {
         None => builder.with_no_client_auth(),
@@ -153,9 +153,17 @@ fn server(
     };
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Kept by the clients, so that workers share nothing; the keys are this configuration's own: a session that was begun under
-    // another CA is not resumed under this one.
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // Early data can be replayed (RFC 8446, 8). Zero is the library's default as well.
+    config.max_early_data_size = 0;
+    // A resumed session is not verified again: its certificate may have expired meanwhile, or may have been revoked. Where
+    // clients show certificates every handshake is a full one: no tickets, no sessions in memory, TLS 1.2 or 1.3.
+    if mutual {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        // The clients keep their sessions, so the workers share nothing. The keys are this configuration's own.
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+    }
     Ok(config)
 }
 

@@ -23,5 +23,6 @@ pub mod resource;
 pub mod rollout;
 pub mod segment;
 pub mod success;
+pub mod tokens;
 pub mod verdict;
 pub mod wave;

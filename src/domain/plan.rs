@@ -12,6 +12,7 @@ use super::resource::reading::Expression;
 use super::rollout::version::Versions;
 use super::segment::Segment;
 use super::success;
+use super::tokens::Tokens;
 use super::wave::{Course, Reach, Wave};
 use http::HeaderName;
 use ipnet::IpNet;
@@ -99,9 +100,12 @@ impl<T> std::fmt::Debug for Built<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    pub token_file: Option<PathBuf>,
+    /// Of the token file; none: no file is named.
+    pub tokens: Option<Tokens>,
     /// Host values accepted besides IP literals and localhost; lower case, without port.
     pub hosts: Vec<String>,
+    /// Without a token file, changes from loopback are taken.
+    pub local_changes: bool,
 }
 
 impl Listen {

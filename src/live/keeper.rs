@@ -8,12 +8,12 @@
 //! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
 
 use super::log::Log;
+use super::private::private_file;
 use super::state_key::StateKey;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -113,7 +113,7 @@ fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let beside = path.with_extension("new");
     // One that an earlier version has left may be readable by others.
     let _ = std::fs::remove_file(&beside);
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    let mut file = private_file().write(true).create(true).truncate(true).open(&beside)?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
     std::fs::rename(&beside, path)
 }

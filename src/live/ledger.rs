@@ -7,10 +7,11 @@
 
 use super::chain::{self, Digest};
 use super::membership::Membership;
+use super::private::private_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,7 @@ impl Ledger {
     /// Opens or makes the ledger of a state directory.
     pub fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join(FILE);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+        let mut file = private_file().read(true).append(true).create(true).open(&path)?;
         let Scanned { whole, end, key } = scan(&file)?;
         if file.metadata()?.len() > whole {
             file.set_len(whole)?;
@@ -279,7 +280,7 @@ mod tests {
         let mut ledger = Ledger::open(&dir).unwrap();
         ledger.append(&[entry(1), entry(2)]).unwrap();
         ledger.append(&[entry(2), entry(3)]).unwrap();
-        let mut file = OpenOptions::new().append(true).open(ledger.path()).unwrap();
+        let mut file = File::options().append(true).open(ledger.path()).unwrap();
         file.write_all(b"{\"n\":4,\"at\":\"2026").unwrap();
         let mut ledger = Ledger::open(&dir).unwrap();
         assert_eq!(ledger.last(), 3);

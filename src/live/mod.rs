@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod log;
 pub mod membership;
 pub mod meter;
+pub mod private;
 pub mod recent;
 pub mod resources;
 pub mod route;

@@ -14,6 +14,7 @@
 //! kept aside for people; one process at a time holds the lock.
 
 use super::ledger::{self, End, Entry};
+use super::private::{private_directory, private_file};
 use crate::domain::cohort::Weight;
 use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
@@ -114,11 +115,7 @@ impl StateDirectory {
     /// Makes the directory if only its last part is missing, and takes its lock.
     pub fn open(path: &Path) -> Result<StateDirectory, StateError> {
         let failed = |doing| move |source| StateError::Io { path: path.to_owned(), doing, source };
-        match fs::create_dir(path) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(failed("cannot make the state directory")(e)),
-        }
+        private_directory(path).map_err(failed("cannot make the state directory"))?;
         let directory = File::open(path).map_err(failed("cannot open the state directory"))?;
         let metadata = directory.metadata().map_err(failed("cannot look at the state directory"))?;
         if !metadata.is_dir() {
@@ -134,7 +131,7 @@ impl StateDirectory {
             false => fs::canonicalize(path).map_err(failed("cannot find the state directory"))?,
         };
         let lock_path = path.join("lock");
-        let lock = File::options()
+        let lock = private_file()
             .create(true)
             .truncate(false)
             .write(true)
@@ -207,7 +204,7 @@ impl StateDirectory {
     /// Durable when it answers `Ok`.
     pub fn save(&self, image: &Image) -> io::Result<Saved> {
         let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
-        let mut file = File::create(&fresh)?;
+        let mut file = private_file().create(true).write(true).truncate(true).open(&fresh)?;
         file.write_all(&render(image)?)?;
         file.sync_all()?;
         let saved = Saved::of(&file.metadata()?);

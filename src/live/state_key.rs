@@ -11,13 +11,13 @@
 //! Invariants: the file is whole or absent (write, fsync, rename, fsync of the directory); a file that cannot be read is left as
 //! it is; no fault of it keeps a proxy from starting. The name of a key says nothing of the key.
 
+use super::private::private_file;
 use crate::domain::segment::UserSet;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub const FILE: &str = "key";
@@ -112,7 +112,7 @@ impl StateKey {
         }
         // What a crash has left may be readable by others.
         let _ = fs::remove_file(&fresh);
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
+        let mut file = private_file().write(true).create_new(true).open(&fresh)?;
         file.write_all(&self.bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, &path)?;

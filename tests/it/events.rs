@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// As `admin/events.rs` has it.
+/// As `admin/room.rs` has it, where descriptors are not scarce.
 const STREAMS_MAX: usize = 64;
 
 /// One open stream.

@@ -288,3 +288,54 @@ fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
     let streams = || proxy.api().metric("grayling_event_streams", &[]).unwrap_or(0.0);
     eventually(seconds(15), "one page has one stream", || (streams() == 1.0).then_some(()));
 }
+
+/// A page that another port of this machine serves tries what a page can: the answers must change nothing, and hold nothing open.
+#[test]
+fn a_page_of_another_port_changes_nothing_and_holds_no_stream_open() {
+    let _turn = turn();
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let proxy = world.run(&Config::new(stable.address, new.address));
+    stable.behave(Behaviour::Respond(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 15\r\n\r\n<!doctype html>",
+    ));
+    let browser = Browser::start(world.folder());
+    browser.open(&format!("http://127.0.0.1:{}/", stable.address.port()));
+    let tried = browser.script(&format!(
+        r#"
+        const admin = 'http://{}', url = admin + '/api/v1/releases/{RELEASE}/rollback', body = '{{"reason": "x"}}';
+        const json = {{ 'content-type': 'application/json' }}, plain = {{ 'content-type': 'text/plain' }};
+        const sent = (init) => fetch(url, {{ method: 'POST', body, ...init }}).then((r) => r.type + r.status, () => 'refused');
+        const element = (name, more) => document.body.appendChild(Object.assign(document.createElement(name), more));
+        const form = element('form', {{ action: url, method: 'post', enctype: 'text/plain', target: 'frame' }});
+        element('iframe', {{ name: 'frame' }});
+        form.appendChild(Object.assign(document.createElement('input'), {{ name: '{{"reason": "x', value: '"}}' }}));
+        form.submit();
+        for (const path of ['/api/v1/events', '/api/v1/events?2', '/api/v1/status']) {{
+            element('img', {{ src: admin + path }});
+            element('script', {{ src: admin + path }});
+            element('iframe', {{ src: admin + path }});
+        }}
+        navigator.sendBeacon(url, new Blob([body], {{ type: 'text/plain' }}));
+        new EventSource(admin + '/api/v1/events');
+        return Promise.all([
+            sent({{ headers: json }}),
+            sent({{ headers: json, credentials: 'include' }}),
+            sent({{ headers: plain, mode: 'no-cors' }}),
+            sent({{ mode: 'no-cors', headers: {{ 'content-type': 'text/plain; application/json' }} }}),
+            fetch(admin + '/api/v1/status').then((r) => r.type + r.status, () => 'refused'),
+        ]);
+        "#,
+        proxy.admin
+    ));
+    // What is opaque was answered with a 403 that the page cannot read.
+    assert_eq!(tried, serde_json::json!(["refused", "refused", "opaque0", "opaque0", "refused"]));
+    let loaded =
+        "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/api/v1/')).length";
+    eventually(seconds(60), "the browser has tried all of it", || {
+        (browser.script(loaded).as_u64()? >= 11).then_some(())
+    });
+    assert!(proxy.api().trip().is_none());
+    assert!(proxy.api().ledger().iter().all(|entry| entry["kind"] == "start"), "{:?}", proxy.api().ledger());
+    assert_eq!(proxy.api().metric("grayling_event_streams", &[]), Some(0.0));
+}

@@ -152,6 +152,9 @@ admin = "{admin}"       # for metrics and commands
 workers = 1
 expose_arm = true              # answers say which version they are of: the demo's users look at it
 
+[admin]
+local_changes = true           # every process of this machine may roll back and resume; elsewhere: a token_file
+
 [identity]
 from = [{{ header = "x-user-id" }}]
 

@@ -1,5 +1,6 @@
 //! Clients that misbehave, ten thousand times each way, and what they cost: whom it is blamed on, the memory, the descriptors, the ports.
 
+mod admin;
 mod blame;
 mod blame_http2;
 mod blame_tls;

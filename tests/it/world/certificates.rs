@@ -6,6 +6,7 @@ use rcgen::{
     IsCa, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -13,6 +14,8 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 pub enum Validity {
     Now,
     Expired,
+    /// From now on for so long.
+    For(Duration),
 }
 
 impl Authority {
@@ -38,8 +41,16 @@ impl Authority {
         params.subject_alt_names = alternatives;
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        if validity == Validity::Expired {
-            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        match validity {
+            Validity::Now => {}
+            Validity::Expired => {
+                (params.not_before, params.not_after) =
+                    (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+            }
+            Validity::For(time) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+                params.not_after = date_time_ymd(1970, 1, 1) + now + time;
+            }
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &*self.0).unwrap();

@@ -42,8 +42,18 @@ impl Proxy {
 
     /// With no more than so many open files.
     pub fn start_with_descriptors(config: &Path, max: u32) -> Proxy {
+        Proxy::start_after(&format!("ulimit -n {max}"), config)
+    }
+
+    /// With this file mode creation mask, in octal.
+    pub fn start_under_umask(config: &Path, umask: &str) -> Proxy {
+        Proxy::start_after(&format!("umask {umask}"), config)
+    }
+
+    /// After a command of the shell that starts it.
+    fn start_after(command: &str, config: &Path) -> Proxy {
         let mut shell = Command::new("sh");
-        shell.args(["-c", &format!("ulimit -n {max}; exec \"$0\" \"$@\"")]).arg(binary());
+        shell.args(["-c", &format!("{command}; exec \"$0\" \"$@\"")]).arg(binary());
         Proxy::try_start_by(shell, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
     }
 
