@@ -111,7 +111,7 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
             &local.span,
             "the admin API takes no change at all",
             "`local_changes` is false, and there is no `token_file`",
-            Some("change weights in this file; to roll back create `grayling.stop` beside it; for the API add `token_file = \"admin.tokens\"`".into()),
+            Some("change weights in this file; to roll back create `grayling.stop` beside it; to end the hold that this leaves, and for all else, add `token_file = \"admin.tokens\"`".into()),
         ),
         (true, Some(local)) if local.value => r.warn(
             &local.span,

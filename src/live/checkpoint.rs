@@ -3,14 +3,15 @@
 //! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without fsync.
 //! A restart loses what came after the last write; a power cut may lose the file, and the wave then bakes again.
 //!
-//! Invariants: a checkpoint applies to one stage of one attempt, wave, reach and pair of upstreams, or not at all. What is
+//! Invariants: a checkpoint applies to one stage of one attempt, wave and reach, or not at all. Another version begins
+//! another stage, so the servers are no part of the key. What is
 //! damaged, of another version, newer than the state file or impossible is not used, and the reason is reported.
 //! No wall clock is read or written: time is what processes have counted.
 
 use super::keeper;
 use super::snapshot::ReleaseLive;
 use crate::domain::cohort::Weight;
-use crate::domain::decide::{Arm, Force};
+use crate::domain::decide::Force;
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::gate::trial::{Margins, Trial};
 use crate::domain::rollout::climb::Spent;
@@ -20,8 +21,6 @@ use std::time::Duration;
 
 /// The number is the version of the format and of the method: a change of either makes earlier files unreadable.
 const MAGIC: &[u8] = b"grayling-wave 1\n";
-/// Servers of an upstream that are read back.
-const SERVERS_MAX: usize = 4096;
 
 pub struct Checkpoint {
     pub spent: Spent,
@@ -40,8 +39,6 @@ pub enum Unusable {
     Another,
     #[error("what was saved is newer than the state file; was that restored from a copy?")]
     Newer,
-    #[error("what was saved is of other servers")]
-    OtherServers,
     #[error("what was saved cannot be true")]
     Impossible,
     #[error("the evidence against `new` stood at a rollback when it was saved")]
@@ -122,8 +119,6 @@ struct Key {
     weight: u32,
     segments: u64,
     held: bool,
-    /// Of stable and of new.
-    servers: [Vec<String>; 2],
 }
 
 impl Key {
@@ -133,7 +128,6 @@ impl Key {
             Force::At(reach) => (reach, false),
             Force::Held => (Reach::NOBODY, true),
         };
-        let servers = |arm| release.upstream(arm).config.servers.iter().map(ToString::to_string).collect();
         Key {
             name: of.name.clone(),
             salt: of.salt_text.clone(),
@@ -143,7 +137,6 @@ impl Key {
             weight: reach.weight.parts(),
             segments: reach.segments as u64,
             held,
-            servers: Arm::BOTH.map(servers),
         }
     }
 
@@ -156,35 +149,20 @@ impl Key {
         pen.u32(self.weight);
         pen.u64(self.segments);
         pen.u32(u32::from(self.held));
-        for list in &self.servers {
-            pen.u64(list.len() as u64);
-            list.iter().for_each(|server| pen.text(server));
-        }
     }
 
     fn read(eye: &mut Eye<'_>) -> Option<Key> {
         let (name, salt) = (eye.text()?, eye.text()?);
         let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
         let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
-        let mut list = || {
-            let n = eye.length(8).filter(|n| *n <= SERVERS_MAX)?;
-            (0..n).map(|_| eye.text()).collect::<Option<Vec<_>>>()
-        };
-        let servers = [list()?, list()?];
-        Some(Key { name, salt, attempt, stage, wave, weight, segments, held, servers })
+        Some(Key { name, salt, attempt, stage, wave, weight, segments, held })
     }
 
     fn fits(&self, wanted: &Key) -> Result<(), Unusable> {
         if (self.attempt, self.stage) > (wanted.attempt, wanted.stage) {
             return Err(Unusable::Newer);
         }
-        if *wanted != (Key { servers: wanted.servers.clone(), ..self.clone() }) {
-            return Err(Unusable::Another);
-        }
-        // Single servers may come and go; a version that shares none is another one.
-        let mut arms = self.servers.iter().zip(&wanted.servers);
-        let shared = arms.all(|(then, now)| now.iter().any(|server| then.contains(server)));
-        if shared { Ok(()) } else { Err(Unusable::OtherServers) }
+        if wanted == self { Ok(()) } else { Err(Unusable::Another) }
     }
 }
 
@@ -226,7 +204,6 @@ mod tests {
             weight: 50_000,
             segments: 1,
             held: false,
-            servers: [vec!["http://s:1".into()], vec!["http://n:1".into(), "http://n:2".into()]],
         }
     }
 
@@ -249,7 +226,7 @@ mod tests {
         let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
         assert_eq!(found(key()), Ok((spent(), true)));
         type Edit = (fn(&mut Key), Unusable);
-        let others: [Edit; 12] = [
+        let others: [Edit; 10] = [
             (|k| k.name = "invoices".into(), Unusable::Another),
             (|k| k.salt = "other".into(), Unusable::Another),
             (|k| k.attempt = 3, Unusable::Another),
@@ -260,18 +237,12 @@ mod tests {
             (|k| k.weight = 60_000, Unusable::Another),
             (|k| k.segments = 2, Unusable::Another),
             (|k| k.held = true, Unusable::Another),
-            (|k| k.servers[0] = vec!["http://s:2".into()], Unusable::OtherServers),
-            (|k| k.servers[1] = vec!["http://n:3".into()], Unusable::OtherServers),
         ];
         for (change, why) in others {
             let mut other = key();
             change(&mut other);
             assert_eq!(found(other.clone()).err(), Some(why), "{other:?}");
         }
-        // One server more or less is the same version.
-        let mut fewer = key();
-        fewer.servers[1] = vec!["http://n:2".into(), "http://n:9".into()];
-        assert!(found(fewer).is_ok());
         // As under a reload: other margins begin what is shown anew, and not the bake.
         let margins = Margins { errors: 0.01, ..MARGINS };
         let found = parse(&bytes, &Wanted { margins, ..wanted(key()) }).unwrap();
