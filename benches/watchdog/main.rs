@@ -3,7 +3,9 @@
 //! `cargo bench --bench watchdog` is reduced: fewer and shorter runs, minutes. `-- --full`: the runs of the design. `-- T18 T8`: those rows alone. Two threads; progress
 //! on stderr. Seeded: the same figures everywhere, but for the cost.
 //!
-//! Everything with users goes through the engine event by event. A delay is the number of requests of `new` that have *arrived* from the onset to the trip, so those
+//! `-- worlds-n`, `-- worlds-m`: the tables N and M of real services, through the whole decision path; see [`worlds`].
+//!
+//! Everything with users of the table T goes through the engine event by event. A delay is the number of requests of `new` that have *arrived* from the onset to the trip, so those
 //! that come while intervals wait to become final are in it; the figure after "final" is without them: requests in intervals that were final at the trip.
 
 mod dice;
@@ -15,6 +17,7 @@ mod slots;
 mod table;
 mod versus;
 mod world;
+mod worlds;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,8 +25,18 @@ use std::time::Instant;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let full = args.iter().any(|a| a == "--full");
-    let only = args.into_iter().filter(|a| !a.starts_with("--")).collect();
-    let bench = table::Bench { full, only, started: Instant::now() };
+    let number = |name: &str| {
+        let at = args.iter().position(|a| a == name)?;
+        args.get(at + 1)?.parse().ok()
+    };
+    let (seed, threads) = (number("--seed"), number("--threads").unwrap_or(2));
+    let is_row = |a: &&String| !a.starts_with('-') && a.parse::<u64>().is_err();
+    let mut only: Vec<String> = args.iter().filter(is_row).cloned().collect();
+    let worlds = only.iter().position(|a| a.starts_with("worlds-")).map(|at| only.remove(at));
+    let bench = table::Bench { full, only, seed, threads: threads as usize, started: Instant::now() };
+    if let Some(table) = worlds {
+        return worlds::rows(&bench, &table);
+    }
     let latencies = Arc::new(dice::Latencies::default());
     println!("| # | scenario | limit | runs | reached | met |\n|---|---|---|---|---|---|");
     harmless::rows(&bench, &latencies);

@@ -1,16 +1,17 @@
-//! Runs on two threads, progress on stderr, and rows of Markdown on stdout.
+//! Runs on a few threads, progress on stderr, and rows of Markdown on stdout.
 //!
 //! Invariants: the result of a run depends on its seed alone, and results are in the order of seeds.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-const THREADS: usize = 2;
-
 pub struct Bench {
     pub full: bool,
     /// Rows of these numbers alone, if there are any.
     pub only: Vec<String>,
+    /// That run alone, replayed; of worlds.
+    pub seed: Option<u64>,
+    pub threads: usize,
     pub started: Instant,
 }
 
@@ -36,7 +37,7 @@ impl Bench {
                     mine.push((seed, run(seed)));
                 }
             };
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..self.threads.max(1)).map(|_| scope.spawn(work)).collect();
             threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
         });
         assert_eq!(all.len() as u64, n, "a run panicked: {what}");

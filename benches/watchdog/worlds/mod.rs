@@ -1,0 +1,119 @@
+//! The worlds of a real service: table N, in which `new` is no worse, and table M, in which it is.
+//!
+//! `cargo bench --bench watchdog -- worlds-n` (or `worlds-m`) is reduced: fewer runs. `--full`: the runs of the design; `N4`, `N4.2`: those rows alone; `--seed 17`: that run
+//! alone, with the judge's states; `--threads 1`. Everything goes through the whole decision path: see [`sim`].
+
+mod sim;
+mod sound;
+mod world;
+mod worse;
+
+use crate::table::{Bench, quantile, row, thousands};
+use grayling::domain::verdict::Cause;
+use sim::{Sim, Trip};
+use std::collections::BTreeMap;
+use world::World;
+
+/// A row: its number, what it is, and the world; of table M with the limits of median and p95, in seconds.
+pub struct Row {
+    pub id: &'static str,
+    pub what: String,
+    pub world: World,
+    pub limit: Option<[f64; 2]>,
+    /// Runs with `--full`, and without.
+    pub runs: [u64; 2],
+}
+
+pub fn rows(bench: &Bench, table: &str) {
+    let rows = if table == "worlds-n" { sound::rows() } else { worse::rows() };
+    let head = if table == "worlds-n" { "rollbacks" } else { "median / p95, s" };
+    println!("| # | world | limit | runs | {head} | met |\n|---|---|---|---|---|---|");
+    for of in rows
+        .iter()
+        .filter(|of| bench.wants(of.id) || of.id.split('.').next().is_some_and(|id| bench.wants(id)))
+    {
+        match bench.seed {
+            Some(seed) => replay(of, seed),
+            None => run(bench, of),
+        }
+    }
+}
+
+fn run(bench: &Bench, of: &Row) {
+    let n = bench.pick(of.runs[0], of.runs[1]);
+    let trips =
+        bench.runs(&format!("{} {}", of.id, of.what), n, |seed| Sim::new(&of.world, seed).run(|_, _| {}));
+    for (seed, trip) in trips.iter().enumerate() {
+        if let Some(Trip { cause, at, reason }) = trip.as_ref().filter(|_| of.limit.is_none()) {
+            eprintln!("  {} --seed {seed}: {} after {at:.1} s: {reason}", of.id, cause.label());
+        }
+    }
+    match of.limit {
+        None => sound(of, &trips),
+        Some(limit) => worse(of, limit, &trips),
+    }
+}
+
+fn causes<'t>(trips: impl Iterator<Item = &'t Trip>) -> String {
+    let mut by_cause = BTreeMap::new();
+    trips.for_each(|trip| *by_cause.entry(trip.cause.label()).or_insert(0) += 1);
+    let each: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{n} {cause}")).collect();
+    if each.is_empty() { "0".to_owned() } else { each.join(", ") }
+}
+
+/// A freeze because both are bad is no rollback; it is told.
+fn sound(of: &Row, trips: &[Option<Trip>]) {
+    let blamed = trips.iter().flatten().filter(|trip| trip.cause != Cause::BothArms).count();
+    let most = (trips.len() as f64 / 200.0).max(1.0);
+    row(
+        of.id,
+        &of.what,
+        "1 in 200",
+        trips.len(),
+        &causes(trips.iter().flatten()),
+        Some(blamed as f64 <= most),
+    );
+}
+
+fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Trip>]) {
+    let onset = world::WARM_UP;
+    let early = trips.iter().flatten().filter(|trip| trip.at < onset).count();
+    let delays: Vec<Option<u64>> =
+        trips.iter().map(|trip| trip.as_ref().map(|t| (1e3 * (t.at - onset).max(0.0)) as u64)).collect();
+    let reached = [0.5, 0.95].map(|q| quantile(&delays, q));
+    let seconds = |ms: Option<u64>| match ms {
+        Some(ms) if ms < 10_000 => format!("{:.1}", ms as f64 / 1e3),
+        ms => thousands(ms.map(|ms| ms / 1000)),
+    };
+    let told = format!(
+        "{} / {} ({}{})",
+        seconds(reached[0]),
+        seconds(reached[1]),
+        causes(trips.iter().flatten()),
+        if early > 0 { format!("; {early} before the onset") } else { String::new() }
+    );
+    let within = |ms: Option<u64>, limit: f64| ms.is_some_and(|ms| ms as f64 <= 1e3 * limit);
+    let met = within(reached[0], median) && within(reached[1], p95) && early == 0;
+    row(of.id, &of.what, &format!("{median} / {p95} s"), trips.len(), &told, Some(met));
+}
+
+/// One run, with each change of the judge's state, and the highest E between.
+fn replay(of: &Row, seed: u64) {
+    let mut was = None;
+    let mut highest = 0.0f64;
+    let trip = Sim::new(&of.world, seed).run(|at, judgement| {
+        highest = highest.max(judgement.evidence.e_value);
+        if was != Some(judgement.state) {
+            was = Some(judgement.state);
+            eprintln!(
+                "  {at:8.1} s  highest E {highest:.3e}  {}: {}",
+                judgement.state.label(),
+                judgement.reason
+            );
+            highest = 0.0;
+        }
+    });
+    let end = trip
+        .map_or("no trip".to_owned(), |t| format!("{} after {:.1} s: {}", t.cause.label(), t.at, t.reason));
+    row(of.id, &format!("{}, seed {seed}", of.what), "", 1, &end, None);
+}

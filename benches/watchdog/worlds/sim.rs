@@ -1,0 +1,416 @@
+//! Traffic of a [`World`] through the whole decision path, as the watchdog's thread drives it: [`Judge`] with its engine, its ceilings and what it defers; the fuse beside it.
+//!
+//! Invariants: what happens depends on the world and the seed alone; the judge is given what the proxy would know, in the order of time; the deadline
+//! follows stable's p99.9 by the rule of `watch::watchdog`.
+
+use super::world::{Account, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
+use crate::dice::Dice;
+use grayling::domain::cohort::Weight;
+use grayling::domain::decide::Arm;
+use grayling::domain::engine::users::{Baseline, UNITS, Unit};
+use grayling::domain::engine::{Engine, Event, Request, Settings, What};
+use grayling::domain::fuse::Fuse;
+use grayling::domain::judge::{Judge, Latency, Look, Ticks};
+use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
+use grayling::live::recent::Recent;
+use grayling::live::tally::ArmTally;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(100);
+const TICKS_A_SECOND: f64 = 10.0;
+/// Outcomes further away than this many ticks never come.
+const HORIZON: usize = 1024;
+/// Ticks between two observations of the tallies.
+const OBSERVE: u64 = 5;
+const SECOND: Duration = Duration::from_secs(1);
+/// What a refused connection takes.
+const AT_ONCE_MS: f64 = 1.0;
+/// The default settings.
+const LIMITS: Limits = Limits {
+    alpha: 0.001,
+    errors_max: 0.05,
+    latency_p99_max: Duration::from_secs(2),
+    latency_tolerance: 0.2,
+    latency_notice: 0.03,
+    latency_floor: Duration::from_millis(2),
+};
+
+/// A run's first trip.
+#[derive(Clone, Debug)]
+pub struct Trip {
+    pub cause: Cause,
+    /// Seconds since the first raise.
+    pub at: f64,
+    pub reason: String,
+}
+
+struct Person {
+    unit: Unit,
+    times: f32,
+}
+
+/// One server's pauses and spells, as they come.
+struct Server {
+    next: f64,
+    until: f64,
+    fallen: Option<Trouble>,
+    began: f64,
+}
+
+pub struct Sim<'w> {
+    world: &'w World,
+    dice: Dice,
+    people: Vec<Person>,
+    accounts: Vec<Unit>,
+    judge: Judge,
+    fuse: Fuse,
+    blown: bool,
+    tallies: [ArmTally; 2],
+    recent: [Recent; 2],
+    weight: Weight,
+    servers: [Vec<Server>; 2],
+    /// When an arm has served all that has come, by its capacity.
+    free_at: [f64; 2],
+    deadline: Duration,
+    tick: u64,
+    ids: u64,
+    of_new: usize,
+    stable_alive: Option<Duration>,
+    due: Vec<Vec<Event>>,
+    events: Vec<Event>,
+}
+
+fn percent(percent: f64) -> Weight {
+    Weight::from_parts((percent * 10_000.0).round() as u32)
+}
+
+fn other_side(unit: Unit, arm: Arm, weight: Weight) -> bool {
+    (unit.bucket() < weight.parts()) != (arm == Arm::New)
+}
+
+impl<'w> Sim<'w> {
+    pub fn new(world: &'w World, seed: u64) -> Sim<'w> {
+        let mut dice = Dice::new(seed);
+        let unit = |dice: &mut Dice| Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
+        let people = (0..world.users)
+            .map(|_| Person {
+                unit: unit(&mut dice),
+                times: (world.service.sigma_users * dice.normal()).exp() as f32,
+            })
+            .collect();
+        // An account of `new` is in it from the first wave on; one of stable never.
+        let [first, highest] = [f64::min, f64::max]
+            .map(|pick| percent(world.waves.iter().map(|w| w.1).reduce(pick).unwrap_or(0.0)));
+        let accounts = world.accounts.iter().map(|account| {
+            let weight = if account.arm == Arm::New { first } else { highest };
+            loop {
+                let unit = unit(&mut dice);
+                if !other_side(unit, account.arm, weight) {
+                    return unit;
+                }
+            }
+        });
+        let accounts = accounts.collect();
+        let strata = if world.service.medians.len() > 1 { world.service.medians.len().min(16) } else { 0 };
+        let settings = Settings {
+            alpha: LIMITS.alpha,
+            tick: TICK,
+            latency_tolerance: LIMITS.latency_tolerance,
+            latency_notice: LIMITS.latency_notice,
+            latency_floor: LIMITS.latency_floor,
+            strata,
+        };
+        let limits =
+            Limits { latency_p99_max: Duration::from_secs_f64(world.latency_p99_max / 1e3), ..LIMITS };
+        let engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
+        let names: Vec<Arc<str>> = (0..strata).map(|i| format!("r{i}").into()).collect();
+        let servers = Arm::BOTH.map(|arm| {
+            let n = world.servers[usize::from(arm == Arm::Stable)];
+            (0..n)
+                .map(|_| {
+                    let next = world.pauses.map_or(f64::INFINITY, |p| {
+                        -LEARN + if p.poisson { gap(&mut dice, p.every) } else { p.every * dice.uniform() }
+                    });
+                    Server { next, until: f64::NEG_INFINITY, fallen: None, began: 0.0 }
+                })
+                .collect()
+        });
+        Sim {
+            world,
+            dice,
+            people,
+            accounts,
+            judge: Judge::new(limits, engine, names.into()),
+            fuse: Fuse::new(world.servers[0]),
+            blown: false,
+            tallies: Arm::BOTH.map(|_| ArmTally::new(1)),
+            recent: Default::default(),
+            weight: Weight::ZERO,
+            servers,
+            free_at: [0.0; 2],
+            deadline: Duration::from_secs(2),
+            tick: 0,
+            ids: 0,
+            of_new: 0,
+            stable_alive: None,
+            due: (0..HORIZON).map(|_| Vec::new()).collect(),
+            events: vec![],
+        }
+    }
+
+    /// Until the first trip, or the end. `each` sees every judgement.
+    pub fn run(mut self, mut each: impl FnMut(f64, &Judgement)) -> Option<Trip> {
+        while self.second() < self.world.lasts {
+            let judgement = self.step();
+            each(self.second(), &judgement);
+            if self.blown {
+                return Some(Trip { cause: Cause::Fuse, at: self.second(), reason: String::new() });
+            }
+            if let Verdict::Breach(cause) = judgement.verdict
+                && self.weight > Weight::ZERO
+            {
+                return Some(Trip { cause, at: self.second(), reason: judgement.reason });
+            }
+        }
+        None
+    }
+
+    /// Seconds since the first raise.
+    fn second(&self) -> f64 {
+        self.tick as f64 / TICKS_A_SECOND - LEARN
+    }
+
+    fn now(&self) -> Duration {
+        TICK * self.tick as u32
+    }
+
+    fn step(&mut self) -> Judgement {
+        let began = self.second();
+        for (at, weight) in &self.world.waves {
+            if began >= *at && began < at + 1.0 / TICKS_A_SECOND {
+                self.weight = percent(*weight);
+                let now = self.now();
+                self.judge.engine_mut().weigh(self.weight, now);
+            }
+        }
+        self.arrivals(began);
+        self.tick += 1;
+        let slot = (self.tick as usize - 1) % HORIZON;
+        let due = std::mem::take(&mut self.due[slot]);
+        for event in &due {
+            self.count(event);
+        }
+        self.events.extend_from_slice(&due);
+        self.due[slot] = due;
+        self.due[slot].clear();
+        let mut events = std::mem::take(&mut self.events);
+        let patience = self.deadline / 4;
+        for event in &mut events {
+            if let What::Left { unusual } = &mut event.what {
+                *unusual = event.after > patience;
+            }
+        }
+        self.judge.engine_mut().push_all(&events);
+        events.clear();
+        self.events = events;
+        let now = self.now();
+        self.judge.tick(now, self.deadline, |_| {});
+        if self.tick.is_multiple_of(OBSERVE) {
+            for arm in Arm::BOTH {
+                self.recent[arm.index()].observe(&self.tallies[arm.index()], now);
+            }
+            let usual = self.recent[Arm::Stable.index()].last(300 * SECOND).success;
+            self.deadline = match usual.quantile(0.999).filter(|_| usual.total() >= 100) {
+                Some(p999) => (p999 * 4).clamp(Duration::from_millis(250), 60 * SECOND),
+                None => 2 * SECOND,
+            };
+        }
+        let last = |window| Arm::BOTH.map(|arm| self.recent[arm.index()].last(window).latency);
+        let (minute, recent) = (last(60 * SECOND), last(10 * SECOND));
+        let [minute, recent] = [&minute, &recent]
+            .map(|of| Latency { new: &of[Arm::New.index()], stable: &of[Arm::Stable.index()] });
+        self.judge.look(&Look { now, ticks: Ticks::OnTime, minute, recent })
+    }
+
+    fn count(&mut self, event: &Event) {
+        let counts = self.tallies[event.request.arm.index()].workers.of(0);
+        match event.what {
+            What::Answered | What::ClientError => {
+                counts.response.record(event.after);
+                if event.what == What::Answered {
+                    counts.success.record(event.after);
+                }
+                match event.request.arm {
+                    Arm::New => self.fuse.connected(),
+                    Arm::Stable => self.stable_alive = Some(event.request.at + event.after),
+                }
+            }
+            _ => counts.response.record(event.after),
+        }
+    }
+
+    fn arrivals(&mut self, began: f64) {
+        let load: f64 = self
+            .world
+            .shared
+            .iter()
+            .map(|s| match s.what {
+                Weather::Load(times) if (s.at..s.at + s.lasts).contains(&began) => times,
+                _ => 1.0,
+            })
+            .product();
+        let n = self.dice.poisson(self.world.rate * load / TICKS_A_SECOND);
+        // Sorted by construction: the arrivals of a tick are evenly spread.
+        for i in 0..n {
+            let at = i as f64 / n as f64 / TICKS_A_SECOND;
+            let who = (self.people.len() as f64 * self.dice.uniform().powi(2)) as usize;
+            let Person { unit, times } = self.people[who];
+            self.request(began + at, unit, f64::from(times), None);
+        }
+        for i in 0..self.world.accounts.len() {
+            let account = self.world.accounts[i];
+            let n = match account.pace {
+                Pace::PerSecond(rate) if rate >= TICKS_A_SECOND => self.dice.poisson(rate / TICKS_A_SECOND),
+                Pace::PerSecond(rate) => u64::from(due(began, rate)),
+                Pace::Bursts { of, within, each } => {
+                    u64::from(began.rem_euclid(each) < within && due(began, of / within))
+                }
+            };
+            for _ in 0..n {
+                self.request(began, self.accounts[i], 1.0, Some(account));
+            }
+        }
+    }
+
+    fn request(&mut self, second: f64, unit: Unit, times: f64, account: Option<Account>) {
+        let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
+        let route = self.dice.below(self.world.service.medians.len());
+        let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
+        self.ids += 1;
+        let at = Duration::from_secs_f64(second + LEARN);
+        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum };
+        self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
+        let Some((ms, what)) = self.outcome(second, arm, route, times, account) else { return };
+        let after = Duration::from_nanos((ms * 1e6) as u64);
+        let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
+        if then < self.tick as usize + HORIZON {
+            self.due[then % HORIZON].push(Event { request, what, after });
+        }
+    }
+
+    /// How long it takes, and what comes of it; `None`: never anything.
+    fn outcome(
+        &mut self,
+        second: f64,
+        arm: Arm,
+        route: usize,
+        times: f64,
+        account: Option<Account>,
+    ) -> Option<(f64, What)> {
+        let world = self.world;
+        let new = arm == Arm::New;
+        if let Some(account) = account {
+            return Some(account.takes.map_or((20.0, What::Failed), |ms| (ms, What::Answered)));
+        }
+        let service = &world.service;
+        let mut ms = service.medians[route] * times * (service.sigma * self.dice.normal()).exp();
+        let (mut fails, mut tail) = (service.fails, service.tail);
+        let worse = new && second >= WARM_UP;
+        match world.fault {
+            Fault::Points(more) if worse => fails += more,
+            Fault::Slow(more, takes) if worse => tail = (tail.0 + more, takes),
+            Fault::Stretch(by) if worse => ms *= by,
+            Fault::Hang if worse => return None,
+            _ => {}
+        }
+        if self.dice.chance(tail.0) {
+            ms = tail.1;
+        }
+        if new {
+            self.of_new += 1;
+            if let Some((n, takes)) = world.first
+                && self.of_new <= n
+            {
+                ms = takes;
+            }
+        }
+        for shared in &world.shared {
+            let at = shared.at - if new { shared.lead } else { 0.0 };
+            if !(at..at + shared.lasts).contains(&second) {
+                continue;
+            }
+            match shared.what {
+                Weather::Fails(share, after) if self.dice.chance(share) => {
+                    return Some((after[usize::from(!new)], What::Failed));
+                }
+                Weather::Slower(by) => ms *= by,
+                Weather::Fails(..) | Weather::Load(_) => {}
+            }
+        }
+        let Some(served) = self.serve(second, arm, ms) else { return Some((AT_ONCE_MS, What::Failed)) };
+        ms = served;
+        if let Some(capacity) = world.capacity {
+            let share = if new { self.weight.ratio() } else { 1.0 - self.weight.ratio() };
+            let free = &mut self.free_at[arm.index()];
+            *free = free.max(second) + 1.0 / (capacity * world.rate * share).max(1e-9);
+            ms += 1e3 * (*free - second);
+        }
+        let u = self.dice.uniform();
+        let what = match u {
+            u if u < fails => What::Failed,
+            u if u < fails + service.client_errors => What::ClientError,
+            _ => What::Answered,
+        };
+        Some((ms, what))
+    }
+
+    /// By one of the arm's servers, in whatever state that is; `None`: it refused, which the fuse has seen.
+    fn serve(&mut self, second: f64, arm: Arm, ms: f64) -> Option<f64> {
+        let number = self.dice.below(self.servers[arm.index()].len());
+        let server = &mut self.servers[arm.index()][number];
+        if let Some(pauses) = self.world.pauses
+            && second >= server.next
+        {
+            (server.began, server.until) = (server.next, server.next + pauses.lasts);
+            server.fallen = Some(pauses.trouble);
+            let jitter = 0.8 + 0.4 * self.dice.uniform();
+            server.next +=
+                if pauses.poisson { gap(&mut self.dice, pauses.every) } else { pauses.every * jitter };
+        }
+        for spell in &self.world.spells {
+            if spell.arm == arm
+                && spell.server == number
+                && second >= spell.at
+                && second < spell.at + spell.lasts
+            {
+                (server.began, server.until) = (spell.at, spell.at + spell.lasts);
+                server.fallen = Some(spell.trouble);
+            }
+        }
+        let Some(trouble) = server.fallen.filter(|_| second < server.until) else { return Some(ms) };
+        let left = server.until - second;
+        Some(match trouble {
+            Trouble::Stalls => ms + 1e3 * left,
+            Trouble::Slower(by) => ms * by,
+            Trouble::SlowerAtFirst(by) => ms * (1.0 + (by - 1.0) * left / (server.until - server.began)),
+            Trouble::Refuses => {
+                let now = Duration::from_secs_f64(second + LEARN);
+                if arm == Arm::New {
+                    let blown = self.fuse.refused(number, &[], now, self.stable_alive);
+                    self.blown |= blown.is_some();
+                }
+                return None;
+            }
+        })
+    }
+}
+
+/// Is one of these evenly spread requests due in the tick that begins now?
+fn due(began: f64, rate: f64) -> bool {
+    ((began + 1.0 / TICKS_A_SECOND) * rate).floor() > (began * rate).floor()
+}
+
+fn gap(dice: &mut Dice, mean: f64) -> f64 {
+    -mean * (1.0 - dice.uniform()).ln()
+}

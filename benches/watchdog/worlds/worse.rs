@@ -1,0 +1,70 @@
+//! Table M: `new` is worse from the end of its warm-up on. How long until it is out?
+
+use super::Row;
+use super::world::{Account, Fault, Pace, Service, World};
+use grayling::domain::decide::Arm;
+
+/// Runs go on for four times the limit of p95.
+const PATIENCE: f64 = 4.0;
+
+pub fn rows() -> Vec<Row> {
+    let mut rows = vec![];
+    let mut add = |id, what: &str, limit: [f64; 2], world: World| {
+        let lasts = super::world::WARM_UP + PATIENCE * limit[1];
+        let reduced = if limit[1] > 900.0 { 12 } else { 20 };
+        let (what, world) = (what.to_owned(), World { lasts, ..world });
+        rows.push(Row { id, what, world, limit: Some(limit), runs: [100, reduced] });
+    };
+    let fails = |share| Service { fails: share, ..World::base().service };
+    let account = |pace, takes| vec![Account { arm: Arm::Stable, pace, takes }];
+
+    let retries = World { accounts: account(Pace::PerSecond(6.0), None), ..World::base() };
+    for (id, points, limit) in
+        [("M1.1", 1.0, [350.0, 700.0]), ("M1.2", 3.0, [60.0, 120.0]), ("M1.3", 4.5, [40.0, 80.0])]
+    {
+        let what =
+            format!("one account of stable makes 3% of all requests and fails always; +{points} points");
+        add(id, &what, limit, World { fault: Fault::Points(points / 100.0), ..retries.clone() });
+    }
+
+    let bursts = account(Pace::Bursts { of: 5.0, within: 5.0, each: 50.0 }, None);
+    let bursts = World { rate: 20.0, accounts: bursts, ..World::base() };
+    for (id, points, limit) in
+        [("M2.1", 3.0, [500.0, 1000.0]), ("M2.2", 10.0, [110.0, 200.0]), ("M2.3", 20.0, [70.0, 120.0])]
+    {
+        let what = format!("20/s, an account of stable fails 5 times in 5 s each 50 s; +{points} points");
+        add(id, &what, limit, World { fault: Fault::Points(points / 100.0), ..bursts.clone() });
+    }
+
+    let background = World { rate: 20.0, service: fails(0.02), ..World::base() };
+    for (id, to, limit) in [("M3.1", 0.07, [1500.0, 3000.0]), ("M3.2", 0.12, [900.0, 1800.0])] {
+        let what = format!("20/s, stable fails 2%, new {:.0}%", 100.0 * to);
+        add(id, &what, limit, World { fault: Fault::Points(to - 0.02), ..background.clone() });
+    }
+
+    let tail = Service { tail: (0.007, 3000.0), ..World::base().service };
+    let tail = World { service: tail, ..World::base() };
+    for (id, points, limit) in [
+        ("M4.1", 0.5, [1100.0, 2200.0]),
+        ("M4.2", 1.0, [700.0, 1400.0]),
+        ("M4.3", 3.0, [60.0, 120.0]),
+        ("M4.4", 50.0, [3.0, 6.0]),
+    ] {
+        let what = format!("0.7% of both take 3 s, {points} points more of new");
+        add(id, &what, limit, World { fault: Fault::Slow(points / 100.0, 3000.0), ..tail.clone() });
+    }
+
+    let third = World { service: fails(0.03), fault: Fault::Points(0.018), ..World::base() };
+    add("M5", "stable fails 3%, new 4.8%", [900.0, 1800.0], third);
+
+    let one_percent = World { users: 20_000, ..World::base() };
+    let gross = [
+        ("M9.1", "+50 points", [3.0, 5.0], Fault::Points(0.5)),
+        ("M9.2", "hangs", [3.0, 5.0], Fault::Hang),
+        ("M9.3", "five times as slow", [10.0, 20.0], Fault::Stretch(5.0)),
+    ];
+    for (id, what, limit, fault) in gross {
+        add(id, &format!("gross, nothing pauses: {what}"), limit, World { fault, ..one_percent.clone() });
+    }
+    rows
+}
