@@ -3,9 +3,11 @@
 //! `cargo bench --bench watchdog` is reduced: fewer and shorter runs, minutes. `-- --full`: the runs of the design. `-- T18 T8`: those rows alone. Two threads; progress
 //! on stderr. Seeded: the same figures everywhere, but for the cost.
 //!
-//! `-- worlds-n`, `-- worlds-m`: the tables N and M of real services, through the whole decision path; see [`worlds`].
+//! `-- worlds-n`, `-- worlds-m`: the tables N and M of real services, through the whole decision
+//! path; see [`worlds`].
 //!
-//! Everything with users of the table T goes through the engine event by event. A delay is the number of requests of `new` that have *arrived* from the onset to the trip, so those
+//! Everything with users of the table T goes through the engine event by event. A delay is the
+//! number of requests of `new` that have *arrived* from the onset to the trip, so those
 //! that come while intervals wait to become final are in it; the figure after "final" is without them: requests in intervals that were final at the trip.
 
 mod dice;
@@ -29,11 +31,11 @@ fn main() {
         let at = args.iter().position(|a| a == name)?;
         args.get(at + 1)?.parse().ok()
     };
-    let (seed, threads) = (number("--seed"), number("--threads").unwrap_or(2));
+    let (seed, count, threads) = (number("--seed"), number("--runs"), number("--threads").unwrap_or(2));
     let is_row = |a: &&String| !a.starts_with('-') && a.parse::<u64>().is_err();
     let mut only: Vec<String> = args.iter().filter(is_row).cloned().collect();
     let worlds = only.iter().position(|a| a.starts_with("worlds-")).map(|at| only.remove(at));
-    let bench = table::Bench { full, only, seed, threads: threads as usize, started: Instant::now() };
+    let bench = table::Bench { full, only, seed, count, threads: threads as usize, started: Instant::now() };
     if let Some(table) = worlds {
         return worlds::rows(&bench, &table);
     }

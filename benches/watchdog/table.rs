@@ -11,6 +11,8 @@ pub struct Bench {
     pub only: Vec<String>,
     /// That run alone, replayed; of worlds.
     pub seed: Option<u64>,
+    /// So many runs of each row; of worlds.
+    pub count: Option<u64>,
     pub threads: usize,
     pub started: Instant,
 }

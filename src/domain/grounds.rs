@@ -20,6 +20,10 @@ pub const BAD_NOW_MIN: u64 = 5;
 const FAILING: u64 = 3;
 /// E at which to call it suspicious.
 pub const SUSPICIOUS: f64 = 10.0;
+/// E that a trouble of stable does not explain, if it stands for so long while stable is in
+/// trouble: what hits one arm a moment earlier is outweighed by what then hits both.
+pub const OVERWHELMING: f64 = 1e6;
+const OVERWHELMING_FOR: Duration = Duration::from_secs(60);
 
 /// What one of the three tests says at one look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,16 +109,25 @@ pub struct Comparison {
     pub parts: [[f64; 4]; 3],
     /// Failures of `new` that are not final yet, where they are clearly more than stable's.
     pub failing: u64,
-    /// E rose in a shared outage or soon after: `new` must be clearly worse right now too.
+    /// It crosses only with what was won while stable was in trouble: `new` must be clearly worse
+    /// in the last ten seconds, too, or the evidence overwhelming.
     pub deferred: bool,
+    /// Stable is in trouble no longer.
     pub calm: bool,
     /// The last ten seconds, by what the loudest signal is about.
     pub worse: Sample,
     /// How long `new` has been clearly worse in them, without a break.
     pub worse_ms: u64,
+    /// How long a deferred comparison has been overwhelming while stable is in trouble, without a
+    /// break.
+    pub overwhelming_ms: u64,
 }
 
 impl Comparison {
+    pub fn set(&mut self, parts: [[f64; 4]; 3]) {
+        (self.parts, self.e) = (parts, parts.map(|parts| parts.iter().sum()));
+    }
+
     pub fn e_value(&self) -> f64 {
         self.e.iter().sum()
     }
@@ -143,13 +156,12 @@ impl Comparison {
             return if crossed { Say::Trips(cause) } else { Say::Nothing };
         }
         let lasted = self.worse_ms >= RECENT.as_millis() as u64;
-        if crossed && self.is_worse() && (self.calm || lasted) {
-            return Say::Trips(cause);
-        }
-        match (self.calm, crossed) {
-            (true, _) => Say::Waits,
-            (false, true) => Say::Both,
-            (false, false) => Say::Nothing,
+        let overwhelming = self.overwhelming_ms >= OVERWHELMING_FOR.as_millis() as u64;
+        match crossed {
+            true if (self.is_worse() && lasted) || overwhelming => Say::Trips(cause),
+            true if self.calm => Say::Waits,
+            true => Say::Both,
+            false => Say::Nothing,
         }
     }
 
@@ -210,11 +222,12 @@ mod tests {
         fn forged_numbers_say_something_and_never_panic(
             minute in sample(), recent in sample(), all in sample(), current in sample(),
             limit: f64, over_ms: u64, calm: bool, controlled: bool,
-            e: [f64; 3], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64,
+            e: [f64; 3], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64, overwhelming_ms: u64,
         ) {
             let ceiling = Ceiling { of: Crossing { minute, recent, all, current }, limit, over_ms, calm, controlled };
             let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);
-            let comparison = Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms };
+            let comparison =
+                Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms };
             let grounds = Grounds { comparison, errors: ceiling, latency: ceiling };
             prop_assert_eq!(grounds.cause(), grounds.cause());
         }

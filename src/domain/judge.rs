@@ -6,15 +6,25 @@
 //! How a shared outage is told from a bad `new`:
 //! - an interval is judged when it is final, so unequal time-outs look alike;
 //! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if the last ten seconds are not bad;
-//! - while stable fails too, the comparison must have stood for ten seconds with `new` clearly worse in them; in the minute after,
-//!   `new` must still be failing: an outage that ends in one arm a little earlier is no regression, and its evidence is dropped;
+//! - while stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
+//!   interval is scored as ever, but what is won in that time is set [`super::aside`]. It counts
+//!   if `new` is clearly worse for ten seconds all the same, or if it is overwhelming for a
+//!   minute of trouble. Failures of stable defer what failures bring about (a request that failed
+//!   did not succeed in time either: errors and latency), slowness defers latency, client errors
+//!   defer client errors;
 //! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
 
+use super::aside::{Aside, Parts};
+use super::bad::Bad;
 use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Sum, WINDOW, Window};
+use super::decide::Arm;
 use super::engine::cell::Pair;
-use super::engine::{self, Engine, Final};
-use super::grounds::{BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, SUSPICIOUS, Say};
+use super::engine::{self, Engine, Event, Final, What};
+use super::grounds::{
+    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say,
+};
 use super::histogram::Histogram;
+use super::trouble::Trouble;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +41,10 @@ const SLOW_SHARE: f64 = 0.01;
 const USUAL: f64 = 0.9;
 /// A signal's stratum where no route stands out.
 const ALL: &str = "all";
+const SIGNALS: usize = engine::Signal::ALL.len();
+/// After a trouble of stable, what came in it is still becoming final for so long, beyond the ten
+/// seconds by which its end is known; a longer deadline is cut.
+const AFTERMATH_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ticks {
@@ -65,6 +79,10 @@ pub struct Look<'a> {
     pub recent: Latency<'a>,
 }
 
+/// How stable fares beside how it usually does, by signal.
+#[derive(Clone, Debug)]
+pub struct Stable([Trouble; SIGNALS]);
+
 #[derive(Clone, Debug)]
 pub struct Judge {
     limits: Limits,
@@ -74,11 +92,20 @@ pub struct Judge {
     window: Window,
     /// Since when each ceiling (errors, latency) has been over without a break.
     over_since: [Option<Duration>; 2],
-    /// E rose in a shared outage or soon after: `new` must be clearly worse right now too, and since when it is.
-    deferred: bool,
-    /// When stable's last ten seconds were last seen bad, by errors and by latency.
+    /// When stable's last ten seconds were last seen bad, by the limits of the ceilings of errors
+    /// and of latency.
     stable_bad: [Option<Duration>; 2],
+    /// Is stable in trouble, by signal?
+    troubles: [Trouble; SIGNALS],
+    /// Failures of the last ten seconds of final intervals, by user.
+    failures: [Bad; 2],
+    aside: Aside,
+    /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
+    /// signal is deferred.
     worse_since: Option<Duration>,
+    overwhelming_since: Option<Duration>,
+    /// How long after its end an interval became final at the last tick.
+    deadline: Duration,
     /// The last final interval with a request of stable, and of new.
     seen_stable: Option<Duration>,
     seen_new: Option<Duration>,
@@ -94,9 +121,13 @@ impl Judge {
             strata,
             window: Window::default(),
             over_since: [None; 2],
-            deferred: false,
             stable_bad: [None; 2],
+            troubles: Default::default(),
+            failures: Arm::BOTH.map(|_| Bad::new(RECENT)),
+            aside: Aside::default(),
             worse_since: None,
+            overwhelming_since: None,
+            deadline: Duration::ZERO,
             seen_stable: None,
             seen_new: None,
             started: None,
@@ -127,10 +158,69 @@ impl Judge {
         self.engine
     }
 
+    /// What is usual for stable, and when it was in trouble; for the next attempt.
+    pub fn stable(&self) -> Stable {
+        Stable(self.troubles.clone())
+    }
+
+    pub fn knows_stable(&mut self, stable: Stable) {
+        self.troubles = stable.0;
+    }
+
+    /// What has happened to requests, in the order of time.
+    pub fn push_all(&mut self, events: &[Event]) {
+        self.hear(events);
+        self.engine.push_all(events);
+    }
+
+    /// How stable fares, as it happens: its trouble is known before the interval is final in
+    /// which it shows.
+    fn hear(&mut self, events: &[Event]) {
+        let slow_from = self.engine.yardstick().map(|table| table.slow_from());
+        let [errors, client_errors, latency] = &mut self.troubles;
+        let (mut answered, mut failed, mut client) = (0, 0, 0);
+        for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {
+            let user = event.request.unit;
+            match event.what {
+                What::Answered => {
+                    answered += 1;
+                    if slow_from.is_some_and(|limit| event.after > limit) {
+                        latency.was_bad(user);
+                    }
+                }
+                What::ClientError => {
+                    client += 1;
+                    client_errors.was_bad(user);
+                }
+                What::Failed | What::Left { unusual: true } => {
+                    failed += 1;
+                    errors.was_bad(user);
+                }
+                What::Broke => errors.was_bad(user),
+                What::Arrived | What::Excused | What::Left { unusual: false } => {}
+            }
+        }
+        errors.came(answered + client + failed);
+        client_errors.came(answered + client);
+        latency.came(if slow_from.is_some() { answered } else { 0 });
+    }
+
     /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
         let mut finals = vec![];
-        self.engine.tick(now, deadline, |of| finals.push(interval(&of)));
+        self.engine.defer(self.deferred(now));
+        let errors = &mut self.troubles[engine::Signal::Errors as usize];
+        let failures = &mut self.failures;
+        self.engine.tick(now, deadline, |of| {
+            finals.push(interval(&of));
+            take_failures(failures, &of);
+            for failure in of.failures.iter().filter(|f| f.arm == Arm::Stable && !f.reported) {
+                errors.came(1);
+                errors.was_bad(failure.user);
+            }
+        });
+        self.troubles.iter_mut().for_each(|trouble| trouble.tick(now));
+        self.deadline = deadline;
         for of in &finals {
             self.push(of);
             told(of);
@@ -161,11 +251,10 @@ impl Judge {
         let present = Sample { requests, bad };
         let mut comparison = Comparison {
             alpha,
-            e: signals.map(|signal| self.engine.evidence(signal)),
-            parts: signals.map(|signal| self.engine.parts(signal)),
             failing: if present.clearly_worse() { present.bad.new } else { 0 },
             ..Comparison::default()
         };
+        self.weigh(look.now, signals.map(|signal| self.engine.parts(signal)), &mut comparison);
         let (e_value, loudest) = (comparison.e_value(), comparison.loudest());
 
         let enough = |of: Sum| if of.enough_users { of.guarded() } else { Sample::default() };
@@ -179,7 +268,7 @@ impl Judge {
         let slowness = Crossing { minute: slow, recent: slow_recent, all: slow_recent, current: slow_recent };
         let latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
         comparison.worse = match loudest {
-            engine::Signal::Errors => sum_recent.guarded(),
+            engine::Signal::Errors => self.failures_by_user(),
             engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
             engine::Signal::Latency => {
                 look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
@@ -267,6 +356,11 @@ impl Judge {
             (_, _, Say::Trips(cause)) => {
                 (State::Tripped, Verdict::Breach(cause), told(cause, &format!("{slow_text}{control}")))
             }
+            (Say::Both, ..) if loudest == engine::Signal::Latency => (
+                State::BothArms,
+                Verdict::Inconclusive,
+                format!("both arms are slow ({medians}): not blamed on new"),
+            ),
             (Say::Both, ..) | (_, Say::Both, _) => (
                 State::BothArms,
                 Verdict::Inconclusive,
@@ -366,11 +460,6 @@ impl Judge {
             share: self.engine.share(),
             grounds,
         };
-        if matches!(compared, Say::Waits) && self.worse_since.is_none() {
-            // What was won came of an outage that both had.
-            self.engine.spoil(look.now);
-            (self.deferred, self.worse_since) = (false, None);
-        }
         Judgement { state, verdict, reason, signals, evidence }
     }
 
@@ -379,6 +468,15 @@ impl Judge {
         let (stratum, e) = self.engine.loudest(signal).unzip();
         let loud = e.is_some_and(|e| e >= SUSPICIOUS);
         stratum.filter(|_| loud).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
+    }
+
+    /// Of the last ten seconds; an account that retries counts as [`super::bad`] says.
+    fn failures_by_user(&self) -> Sample {
+        let [stable, new] = &self.failures;
+        Sample {
+            requests: Pair::new(new.requests(), stable.requests()),
+            bad: Pair::new(new.count(), stable.count()),
+        }
     }
 
     /// Does the hash put users into both arms?
@@ -409,17 +507,46 @@ impl Judge {
         self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
     }
 
-    /// Notes what of the comparison lies in time.
-    fn compare(&mut self, now: Duration, of: &mut Comparison) {
-        // In a shared outage and the minute after it, evidence may come of an end that was not quite the same in both arms.
-        let aftermath = self.stable_bad.iter().flatten().any(|at| now.saturating_sub(*at) < WINDOW);
-        self.deferred = of.e_value() >= SUSPICIOUS && (self.deferred || aftermath);
-        if self.deferred && of.is_worse() {
-            of.worse_ms = whole_ms(now, *self.worse_since.get_or_insert(now));
-        } else {
-            self.worse_since = None;
+    /// By signal: is stable in trouble, or was a moment ago, in what could bring this signal about?
+    fn deferred(&self, now: Duration) -> [bool; SIGNALS] {
+        let aftermath = RECENT + self.deadline.min(AFTERMATH_MAX);
+        let [errors, client_errors, latency] =
+            [0, 1, 2].map(|signal: usize| self.troubles[signal].within(now, aftermath));
+        [errors, client_errors, errors || latency]
+    }
+
+    /// The evidence that counts. While signals are deferred and all evidence would suffice, it is
+    /// all of it, and [`Comparison::deferred`] says what else it needs.
+    fn weigh(&mut self, now: Duration, parts: Parts, of: &mut Comparison) {
+        let deferred = self.deferred(now);
+        let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
+        of.set(self.aside.take(&parts, windows, deferred));
+        if of.crossed() || !deferred.contains(&true) {
+            (of.deferred, of.calm) = (false, true);
+            return;
         }
-        (of.deferred, of.calm) = (self.deferred, self.calm(0, now));
+        let counts = *of;
+        of.set(parts);
+        if !of.crossed() {
+            *of = counts;
+            return;
+        }
+        of.deferred = true;
+        of.calm = !self.troubles.iter().any(Trouble::is_on);
+    }
+
+    /// Notes what of a deferred comparison lies in time.
+    fn compare(&mut self, now: Duration, of: &mut Comparison) {
+        let lasts = |since: &mut Option<Duration>, is_so: bool| match is_so {
+            true => whole_ms(now, *since.get_or_insert(now)),
+            false => {
+                *since = None;
+                0
+            }
+        };
+        of.worse_ms = lasts(&mut self.worse_since, of.deferred && of.is_worse());
+        let overwhelming = of.deferred && !of.calm && of.e_value() >= OVERWHELMING;
+        of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
     }
 
     fn blind(&self, look: &Look<'_>) -> Option<String> {
@@ -453,7 +580,23 @@ fn whole_ms(now: Duration, since: Duration) -> u64 {
     now.saturating_sub(since).as_millis() as u64
 }
 
-fn interval(of: &Final) -> Interval {
+/// Clients of stable that gave up are failures of it, as in [`Sum::guarded`].
+fn take_failures(failures: &mut [Bad; 2], of: &Final<'_>) {
+    for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
+        let gave_up = if arm == Arm::Stable { counts.gave_up } else { 0 };
+        let bad = &mut failures[arm.index()];
+        bad.came((counts.requests + gave_up).saturating_sub(counts.excused));
+        let mut known = 0;
+        for failure in of.failures.iter().filter(|failure| failure.arm == arm) {
+            bad.was_bad(failure.user);
+            known += 1;
+        }
+        bad.more_were_bad((counts.failed() + gave_up).saturating_sub(known));
+        bad.close(of.end);
+    }
+}
+
+fn interval(of: &Final<'_>) -> Interval {
     let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
     Interval {
         end: of.end,

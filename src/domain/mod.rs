@@ -3,6 +3,8 @@
 //! Everything else imports from here; this imports from nothing of ours. A test can therefore drive any decision
 //! of the product with plain values.
 
+pub mod aside;
+pub mod bad;
 pub mod ceiling;
 pub mod cohort;
 pub mod decide;
@@ -24,5 +26,6 @@ pub mod rollout;
 pub mod segment;
 pub mod success;
 pub mod tokens;
+pub mod trouble;
 pub mod verdict;
 pub mod wave;

@@ -152,6 +152,8 @@ struct Comparison {
     calm: bool,
     worse: Table,
     worse_ms: u64,
+    #[serde(default)]
+    overwhelming_ms: u64,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -257,17 +259,47 @@ impl From<Ceiling> for grounds::Ceiling {
 
 impl From<grounds::Comparison> for Comparison {
     fn from(of: grounds::Comparison) -> Self {
-        let grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms } = of;
+        let grounds::Comparison {
+            alpha,
+            e,
+            parts,
+            failing,
+            deferred,
+            calm,
+            worse,
+            worse_ms,
+            overwhelming_ms,
+        } = of;
         let (alpha, e, parts) = (Number(alpha), e.map(Number), parts.map(|row| row.map(Number)));
-        Comparison { alpha, e, parts, failing, deferred, calm, worse: worse.into(), worse_ms }
+        Comparison {
+            alpha,
+            e,
+            parts,
+            failing,
+            deferred,
+            calm,
+            worse: worse.into(),
+            worse_ms,
+            overwhelming_ms,
+        }
     }
 }
 
 impl From<Comparison> for grounds::Comparison {
     fn from(of: Comparison) -> Self {
-        let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms } = of;
+        let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms } = of;
         let (alpha, e, parts) = (alpha.0, e.map(|n| n.0), parts.map(|row| row.map(|n| n.0)));
-        grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse: worse.into(), worse_ms }
+        grounds::Comparison {
+            alpha,
+            e,
+            parts,
+            failing,
+            deferred,
+            calm,
+            worse: worse.into(),
+            worse_ms,
+            overwhelming_ms,
+        }
     }
 }
 
@@ -431,14 +463,24 @@ mod tests {
             any::<bool>(),
             any::<bool>(),
             table(),
-            0u64..20_000,
+            (0u64..20_000, 0u64..120_000),
             ceiling(),
             ceiling(),
         )
-            .prop_map(|(parts, alpha, failing, deferred, calm, worse, worse_ms, errors, latency)| {
+            .prop_map(|(parts, alpha, failing, deferred, calm, worse, spells, errors, latency)| {
+                let (worse_ms, overwhelming_ms) = spells;
                 let e = parts.map(|row| row.iter().sum());
-                let comparison =
-                    grounds::Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms };
+                let comparison = grounds::Comparison {
+                    alpha,
+                    e,
+                    parts,
+                    failing,
+                    deferred,
+                    calm,
+                    worse,
+                    worse_ms,
+                    overwhelming_ms,
+                };
                 grounds::Grounds { comparison, errors, latency }
             })
     }

@@ -318,8 +318,11 @@ impl Watched {
     /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
+        let stable = self.judge.stable();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
-        Watched::new(release, baseline, now)
+        let mut dog = Watched::new(release, baseline, now);
+        dog.judge.knows_stable(stable);
+        dog
     }
 
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
@@ -334,7 +337,7 @@ impl Watched {
                     *unusual = event.after > patience;
                 }
             }
-            judge.engine_mut().push_all(events);
+            judge.push_all(events);
             let Some(trial) = &mut trial else { return };
             let engine = judge.engine();
             for event in events {

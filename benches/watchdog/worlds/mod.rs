@@ -1,7 +1,9 @@
 //! The worlds of a real service: table N, in which `new` is no worse, and table M, in which it is.
 //!
-//! `cargo bench --bench watchdog -- worlds-n` (or `worlds-m`) is reduced: fewer runs. `--full`: the runs of the design; `N4`, `N4.2`: those rows alone; `--seed 17`: that run
-//! alone, with the judge's states; `--threads 1`. Everything goes through the whole decision path: see [`sim`].
+//! `cargo bench --bench watchdog -- worlds-n` (or `worlds-m`) is reduced: fewer runs. `--full`:
+//! the runs of the design; `N4`, `N4.2`: those rows alone; `--seed 17`: that run alone, with the
+//! judge's states; `--runs 3`; `--threads 1`. Everything goes through the whole decision path:
+//! see [`sim`].
 
 mod sim;
 mod sound;
@@ -14,7 +16,8 @@ use sim::{Sim, Trip};
 use std::collections::BTreeMap;
 use world::World;
 
-/// A row: its number, what it is, and the world; of table M with the limits of median and p95, in seconds.
+/// A row: its number, what it is, and the world; of table M with the limits of median and p95, in
+/// seconds.
 pub struct Row {
     pub id: &'static str,
     pub what: String,
@@ -40,7 +43,7 @@ pub fn rows(bench: &Bench, table: &str) {
 }
 
 fn run(bench: &Bench, of: &Row) {
-    let n = bench.pick(of.runs[0], of.runs[1]);
+    let n = bench.count.unwrap_or(bench.pick(of.runs[0], of.runs[1]));
     let trips =
         bench.runs(&format!("{} {}", of.id, of.what), n, |seed| Sim::new(&of.world, seed).run(|_, _| {}));
     for (seed, trip) in trips.iter().enumerate() {
@@ -61,7 +64,7 @@ fn causes<'t>(trips: impl Iterator<Item = &'t Trip>) -> String {
     if each.is_empty() { "0".to_owned() } else { each.join(", ") }
 }
 
-/// A freeze because both are bad is no rollback; it is told.
+/// A freeze because both are bad is no rollback; the row says how many there were.
 fn sound(of: &Row, trips: &[Option<Trip>]) {
     let blamed = trips.iter().flatten().filter(|trip| trip.cause != Cause::BothArms).count();
     let most = (trips.len() as f64 / 200.0).max(1.0);
@@ -85,7 +88,7 @@ fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Trip>]) {
         Some(ms) if ms < 10_000 => format!("{:.1}", ms as f64 / 1e3),
         ms => thousands(ms.map(|ms| ms / 1000)),
     };
-    let told = format!(
+    let figures = format!(
         "{} / {} ({}{})",
         seconds(reached[0]),
         seconds(reached[1]),
@@ -94,7 +97,7 @@ fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Trip>]) {
     );
     let within = |ms: Option<u64>, limit: f64| ms.is_some_and(|ms| ms as f64 <= 1e3 * limit);
     let met = within(reached[0], median) && within(reached[1], p95) && early == 0;
-    row(of.id, &of.what, &format!("{median} / {p95} s"), trips.len(), &told, Some(met));
+    row(of.id, &of.what, &format!("{median} / {p95} s"), trips.len(), &figures, Some(met));
 }
 
 /// One run, with each change of the judge's state, and the highest E between.

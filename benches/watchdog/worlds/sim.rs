@@ -1,7 +1,9 @@
-//! Traffic of a [`World`] through the whole decision path, as the watchdog's thread drives it: [`Judge`] with its engine, its ceilings and what it defers; the fuse beside it.
+//! Traffic of a [`World`] through the whole decision path, as the watchdog's thread drives it:
+//! [`Judge`] with its engine, its ceilings and what it defers; the fuse beside it.
 //!
-//! Invariants: what happens depends on the world and the seed alone; the judge is given what the proxy would know, in the order of time; the deadline
-//! follows stable's p99.9 by the rule of `watch::watchdog`.
+//! Invariants: what happens depends on the world and the seed alone; the judge is given what the
+//! proxy would know, in the order of time; the deadline follows stable's p99.9 by the rule of
+//! `watch::watchdog`.
 
 use super::world::{Account, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
@@ -211,7 +213,7 @@ impl<'w> Sim<'w> {
                 *unusual = event.after > patience;
             }
         }
-        self.judge.engine_mut().push_all(&events);
+        self.judge.push_all(&events);
         events.clear();
         self.events = events;
         let now = self.now();
@@ -365,7 +367,8 @@ impl<'w> Sim<'w> {
         Some((ms, what))
     }
 
-    /// By one of the arm's servers, in whatever state that is; `None`: it refused, which the fuse has seen.
+    /// By one of the arm's servers, in whatever state that is; `None`: it refused, which the fuse
+    /// has seen.
     fn serve(&mut self, second: f64, arm: Arm, ms: f64) -> Option<f64> {
         let number = self.dice.below(self.servers[arm.index()].len());
         let server = &mut self.servers[arm.index()][number];

@@ -1,6 +1,7 @@
 //! What a world is: plain data, from which [`super::sim::Sim`] makes traffic.
 //!
-//! Invariants: a world has no behaviour of its own; times are seconds since the first raise (before it `new` has nobody), latencies are milliseconds.
+//! Invariants: a world has no behaviour of its own; times are seconds since the first raise
+//! (before it `new` has nobody), latencies are milliseconds.
 
 use grayling::domain::decide::Arm;
 

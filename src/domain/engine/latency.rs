@@ -10,6 +10,7 @@
 use super::cell::{Bet, Pair, cell};
 use super::mixture::Mixture;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 const BODY: [f64; 10] = [0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 0.95];
 const TAIL: [f64; 4] = [0.98, 0.99, 0.995, 0.999];
@@ -69,6 +70,8 @@ pub struct Table {
     body_end: usize,
     /// Buckets above these are slower than p98, p99.9.
     slow: [usize; 2],
+    /// Upper end of the bucket of p98.
+    slow_from: Duration,
     p99: usize,
     /// Mid-rank of each bucket among stable's answers, and the log of its middle.
     rank: Vec<f32>,
@@ -139,6 +142,9 @@ impl Table {
             body_end,
             cuts: borders.iter().map(|b| edges[*b]).collect(),
             slow: [cdf.partition_point(|c| *c < 0.98), cdf.partition_point(|c| *c < 0.999)],
+            slow_from: Duration::from_micros(
+                edges[cdf.partition_point(|c| *c < 0.98).min(edges.len() - 1)] as u64,
+            ),
             p99: cdf.partition_point(|c| *c < 0.99),
             rank,
             log_middles: middles(&log_edges),
@@ -176,6 +182,11 @@ impl Table {
     /// Is it slower than p98, p99.9 of stable?
     pub fn slow(&self, bucket: usize) -> [bool; 2] {
         self.slow.map(|border| bucket > border)
+    }
+
+    /// Answers of a user like most are slower than p98 from here on; edges are in µs.
+    pub fn slow_from(&self) -> Duration {
+        self.slow_from
     }
 
     pub fn above_p99(&self, bucket: usize) -> bool {

@@ -212,13 +212,27 @@ impl Blindness {
     }
 }
 
+/// A request that failed, of an interval that is final.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Failure {
+    pub arm: Arm,
+    pub user: Option<Unit>,
+    /// It came out as a failure; else it had not come out by the deadline.
+    pub reported: bool,
+}
+
 /// A final interval.
 #[derive(Clone, Copy, Debug)]
-pub struct Final {
+pub struct Final<'f> {
     pub end: Duration,
     pub new: Counts,
     pub stable: Counts,
+    /// Those whose users are known, as far as [`FAILURES_MAX`] goes; in [`Counts`] are all.
+    pub failures: &'f [Failure],
 }
+
+/// Failures of an interval that are kept one by one.
+pub const FAILURES_MAX: usize = 256;
 
 #[cfg(test)]
 pub(crate) mod tests;

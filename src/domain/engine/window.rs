@@ -10,6 +10,10 @@
 //! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level comes into being with its first window. The scores of a cluster
 //! lie side by side: a request touches one place, and a window is judged in all scores at once.
 //!
+//! A score may be *deferred* for a while: what is won then does not count at the judge. Of the
+//! windows that have any of that time in them S is kept apart as well. It is a part of S, so S
+//! without it is less, and watched as S may be.
+//!
 //! Invariants: only final outcomes, in the order in which their intervals became final; a cluster that the weight cuts through is left out.
 
 use super::save::{Eye, Pen};
@@ -60,41 +64,68 @@ impl Tally {
 
 /// Of all clusters; of none while nothing has been counted.
 #[derive(Clone, Default, Debug)]
-struct Block(Vec<Tally>);
+struct Block {
+    tallies: Vec<Tally>,
+    /// Scores that were deferred at some time in it.
+    deferred: Rows,
+}
+
+/// A set of scores, as bits.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Rows(u8);
+
+impl Rows {
+    pub fn with(self, rows: std::ops::Range<usize>) -> Rows {
+        rows.fold(self, |all, row| Rows(all.0 | 1 << row))
+    }
+
+    fn has(self, row: usize) -> bool {
+        self.0 & 1 << row != 0
+    }
+
+    fn or(self, other: Rows) -> Rows {
+        Rows(self.0 | other.0)
+    }
+}
 
 impl Block {
     fn clear(&mut self) {
-        self.0.fill(Tally::default());
+        self.tallies.fill(Tally::default());
+        self.deferred = Rows::default();
     }
 
     fn all(&mut self) -> &mut [Tally] {
-        if self.0.is_empty() {
-            self.0 = vec![Tally::default(); CLUSTERS];
+        if self.tallies.is_empty() {
+            self.tallies = vec![Tally::default(); CLUSTERS];
         }
-        &mut self.0
+        &mut self.tallies
     }
 
     fn add(&mut self, other: &Block) {
-        if other.0.is_empty() {
+        self.deferred = self.deferred.or(other.deferred);
+        if other.tallies.is_empty() {
             return;
         }
-        for (mine, theirs) in self.all().iter_mut().zip(&other.0) {
+        for (mine, theirs) in self.all().iter_mut().zip(&other.tallies) {
             mine.add(theirs.requests, &theirs.scores);
         }
     }
 
     fn save(&self, pen: &mut Pen) {
+        pen.u16(u16::from(self.deferred.0));
         let of = |tally: &Tally| std::iter::once(tally.requests).chain(tally.scores);
-        pen.f32s(self.0.len() * (1 + ROWS), self.0.iter().flat_map(of));
+        pen.f32s(self.tallies.len() * (1 + ROWS), self.tallies.iter().flat_map(of));
     }
 
     fn restore(eye: &mut Eye<'_>) -> Option<Block> {
+        let deferred = Rows(u8::try_from(eye.u16()?).ok()?);
         let all = eye.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
         let tally = |of: &[f32]| {
             let (requests, scores) = of.split_first()?;
             Some(Tally { requests: *requests, scores: scores.try_into().ok()? })
         };
-        all.chunks_exact(1 + ROWS).map(tally).collect::<Option<Vec<_>>>().map(Block)
+        let tallies = all.chunks_exact(1 + ROWS).map(tally).collect::<Option<Vec<_>>>()?;
+        Some(Block { tallies, deferred })
     }
 }
 
@@ -114,8 +145,11 @@ pub struct Windows {
     together: Vec<(u16, [f32; ROWS])>,
     in_unit: u32,
     units: u64,
-    /// S, by score.
+    /// S, by score; and what of it is of windows in which the score was deferred.
     sums: [f64; ROWS],
+    sums_deferred: [f64; ROWS],
+    /// Deferred now.
+    deferred: Rows,
     /// What the newest window of each size could have shown; none of it from before the present wave, or the start.
     sight: [Option<Sight>; SIZES],
 }
@@ -133,6 +167,8 @@ impl Windows {
     pub fn new(shares: [f64; ROWS], split: Split, alpha: f64) -> Windows {
         Windows {
             sums: [0.0; ROWS],
+            sums_deferred: [0.0; ROWS],
+            deferred: Rows::default(),
             shares,
             split,
             needs: (1.0 / alpha).ln(),
@@ -159,13 +195,13 @@ impl Windows {
     /// Each cluster's own mean in the past.
     fn rebase(&mut self) {
         self.base.clear();
-        self.base.resize(self.past.0.len(), [0.0; ROWS]);
+        self.base.resize(self.past.tallies.len(), [0.0; ROWS]);
         let (mut total, mut sums) = (0.0, [0.0; ROWS]);
-        for of in &self.past.0 {
+        for of in &self.past.tallies {
             total += f64::from(of.requests);
             sums.iter_mut().zip(of.scores).for_each(|(sum, score)| *sum += f64::from(score));
         }
-        for (base, of) in self.base.iter_mut().zip(&self.past.0) {
+        for (base, of) in self.base.iter_mut().zip(&self.past.tallies) {
             for ((base, score), sum) in base.iter_mut().zip(of.scores).zip(sums) {
                 let mean = sum / f64::max(total, 1.0);
                 *base = ((f64::from(score) + SHRINK * mean) / (f64::from(of.requests) + SHRINK)) as f32;
@@ -173,13 +209,9 @@ impl Windows {
         }
     }
 
-    /// What was won is dropped.
-    pub fn drop_sums(&mut self) {
-        self.sums = [0.0; ROWS];
-    }
-
     pub fn save(&self, pen: &mut Pen) {
         pen.f64s(&self.sums);
+        pen.f64s(&self.sums_deferred);
         pen.u64(self.units);
         pen.u32(self.in_unit);
         pen.u64(self.levels.len() as u64);
@@ -190,6 +222,7 @@ impl Windows {
     /// `self` as it was saved; the split and the shares are those of now.
     pub fn restore(mut self, eye: &mut Eye<'_>) -> Option<Windows> {
         self.sums = eye.f64s(ROWS)?.try_into().ok()?;
+        self.sums_deferred = eye.f64s(ROWS)?.try_into().ok()?;
         self.units = eye.u64()?;
         self.in_unit = eye.u32()?.min(UNIT - 1);
         let levels = eye.u64()?;
@@ -216,9 +249,17 @@ impl Windows {
         self.together.push((cluster, *scores));
     }
 
+    /// What of these scores becomes final from here on is deferred: windows with any of it are
+    /// summed apart, too.
+    pub fn defer(&mut self, rows: Rows) {
+        self.deferred = rows;
+    }
+
     /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no window's.
     pub fn interval_ends(&mut self, nobody: bool) {
         let n = self.together.len();
+        let filling = &mut self.levels[0][0];
+        filling.deferred = filling.deferred.or(self.deferred);
         if n < TOGETHER {
             return;
         }
@@ -263,14 +304,16 @@ impl Windows {
                 }
                 let ways = if level == 0 { 3.0 } else { 2.0 };
                 let prior = window_prior(level, j) / ways;
-                rest.of(&window.0, &self.base, self.split);
+                rest.of(&window.tallies, &self.base, self.split);
                 // WINDOW is half of E.
                 let needs = self.needs + LN_2 - (self.shares[SIGHT_ROW] * prior).ln();
                 self.sight[LENGTHS * level + length as usize - 1] = rest.sight(SIGHT_ROW, needs);
                 for (row, sum) in self.sums.iter_mut().enumerate() {
                     let share = self.shares[row] * prior;
                     if let Some(log_e) = rest.log_e(row, self.needs - share.ln()) {
-                        *sum += share * log_e.min(600.0).exp();
+                        let won = share * log_e.min(600.0).exp();
+                        *sum += won;
+                        self.sums_deferred[row] += if window.deferred.has(row) { won } else { 0.0 };
                     }
                 }
             }
@@ -295,6 +338,11 @@ impl Windows {
     /// S of one score, its share of the prior included.
     pub fn sum(&self, row: usize) -> f64 {
         self.sums[row]
+    }
+
+    /// What of [`Windows::sum`] is of windows in which the score was deferred.
+    pub fn sum_deferred(&self, row: usize) -> f64 {
+        self.sums_deferred[row]
     }
 
     pub fn units(&self) -> u64 {

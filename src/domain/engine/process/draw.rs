@@ -90,14 +90,6 @@ impl Engine {
         });
     }
 
-    /// What was won came of a shared outage: it is dropped.
-    pub fn spoil(&mut self, now: Duration) {
-        self.forget_what_is_on_its_way();
-        self.draw_again(now);
-        self.carried.fill(0.0);
-        self.windows.drop_sums();
-    }
-
     /// Other routes are judged apart: everybody is drawn again.
     pub fn stratify(&mut self, strata: usize, now: Duration) {
         self.forget_what_is_on_its_way();

@@ -13,7 +13,10 @@ use super::latency::Table;
 use super::once::{self, Ends, Kind, Kinds, Mark, Once};
 use super::users::{Baseline, Paged, Unit};
 use super::window::{self, Windows};
-use super::{Blindness, Counts, Event, Final, LEVELS, Level, Request, STRATA_MAX, Settings, Signal, What};
+use super::{
+    Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, STRATA_MAX, Settings,
+    Signal, What,
+};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::histogram;
@@ -153,6 +156,7 @@ struct Interval {
     /// Drawn requests that something befell.
     bad: Vec<(Unit, Arm, Option<u8>, Ends)>,
     scored: Vec<Scored>,
+    failures: Vec<Failure>,
     /// Drawn and unanswered.
     waiting: u32,
     /// Answered first requests that are still in the table of open ones.
@@ -161,12 +165,25 @@ struct Interval {
 
 impl Interval {
     fn clear(&mut self) {
-        let Interval { counts, table, entered, bad, scored, waiting, kept } = self;
+        let Interval { counts, table, entered, bad, scored, failures, waiting, kept } = self;
         (*counts, *table, *waiting) = ([Counts::default(); 2], None, 0);
         entered.clear();
         bad.clear();
         scored.clear();
+        failures.clear();
         kept.clear();
+    }
+
+    /// A request came out as a failure.
+    fn failed(&mut self, request: &Request) {
+        self.counts[request.arm.index()].mark(request.unit);
+        self.fails(Failure { arm: request.arm, user: request.unit, reported: true });
+    }
+
+    fn fails(&mut self, failure: Failure) {
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(failure);
+        }
     }
 }
 
@@ -250,6 +267,15 @@ impl Engine {
         self.seen_new = 0;
     }
 
+    /// These signals are deferred, or not any more: what becomes final from here on is scored as
+    /// ever, and WINDOW remembers which of its windows that is in.
+    pub fn defer(&mut self, signals: [bool; Signal::ALL.len()]) {
+        let deferred = Signal::ALL.into_iter().zip(signals).filter(|(_, deferred)| *deferred);
+        self.windows.defer(
+            deferred.fold(window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal))),
+        );
+    }
+
     /// What counts as slower, edited. What is final stays as it was judged.
     pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64, latency_floor: Duration) {
         self.settings = Settings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
@@ -297,14 +323,15 @@ impl Engine {
         if what == What::Arrived {
             return self.arrive(&request, at);
         }
-        let counts = &mut self.intervals[index].counts[request.arm.index()];
+        let interval = &mut self.intervals[index];
+        let counts = &mut interval.counts[request.arm.index()];
         match what {
             What::Answered => counts.answered += 1,
             What::ClientError => {
                 counts.answered += 1;
                 counts.client_errors += 1;
             }
-            What::Failed => counts.mark(request.unit),
+            What::Failed => interval.failed(&request),
             What::Excused => counts.excused += 1,
             What::Left { unusual } => {
                 counts.excused += 1;
@@ -312,7 +339,7 @@ impl Engine {
             }
             What::Broke => {
                 counts.answered = counts.answered.saturating_sub(1);
-                counts.mark(request.unit);
+                interval.failed(&request);
             }
             What::Arrived => {}
         }
@@ -472,10 +499,12 @@ impl Engine {
         self.open_interval(index);
         let placed = self.placed(request);
         let interval = &mut self.intervals[index];
-        let counts = &mut interval.counts[request.arm.index()];
-        counts.mark(request.unit);
-        if what == What::Broke {
-            counts.requests += 1;
+        if what == What::Failed {
+            // It is among those of its own interval already.
+            interval.counts[request.arm.index()].mark(request.unit);
+        } else {
+            interval.failed(request);
+            interval.counts[request.arm.index()].requests += 1;
             if let Some(unit) = placed {
                 let kinds = failed_kinds(interval.table.is_some());
                 interval.bad.push((unit, request.arm, request.stratum, kinds.into()));
@@ -485,19 +514,21 @@ impl Engine {
     }
 
     /// Time goes on: intervals become final (`deadline` after their end), and are told to `take`, oldest first.
-    pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final)) {
+    pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final<'_>)) {
         let tick = self.settings.tick;
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), tick);
         let units = self.windows.units();
         while self.oldest < until {
-            let interval = self.intervals.pop_front().unwrap_or_default();
+            let mut interval = self.intervals.pop_front().unwrap_or_default();
             let at = self.oldest;
             self.oldest += 1;
+            self.expire(at, &mut interval);
             take(Final {
                 end: tick * u32::try_from(at + 1).unwrap_or(u32::MAX),
                 new: interval.counts[Arm::New.index()],
                 stable: interval.counts[Arm::Stable.index()],
+                failures: &interval.failures,
             });
             self.settle(at, interval);
             if self.intervals.is_empty() && self.open.is_empty() {
@@ -518,8 +549,8 @@ impl Engine {
         }
     }
 
-    /// Puts a final interval into ONCE and WINDOW.
-    fn settle(&mut self, at: u64, mut interval: Interval) {
+    /// What of a final interval has not come out has failed.
+    fn expire(&mut self, at: u64, interval: &mut Interval) {
         for id in &interval.kept {
             self.open.remove(id);
         }
@@ -530,6 +561,7 @@ impl Engine {
             self.open.retain(|_, open| {
                 let unanswered = open.interval == at && !open.answered;
                 if unanswered {
+                    interval.fails(Failure { arm: open.arm, user: Some(open.unit), reported: false });
                     interval.bad.push((open.unit, open.arm, open.stratum, kinds.into()));
                     interval.scored.push(Scored {
                         cluster: open.unit.cluster() as u16,
@@ -541,6 +573,10 @@ impl Engine {
                 !unanswered
             });
         }
+    }
+
+    /// Puts a final interval into ONCE and WINDOW.
+    fn settle(&mut self, at: u64, mut interval: Interval) {
         let somebody_is_in_new = self.draw.share() > 0.0;
         if somebody_is_in_new {
             self.settle_once(at, &interval);

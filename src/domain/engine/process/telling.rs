@@ -40,6 +40,12 @@ impl Engine {
         [of(0), of(1), 0.5 * self.pooled_share() * window, self.carried[signal as usize]]
     }
 
+    /// What of the windows' part is of windows with a deferred time in them.
+    pub fn windows_deferred(&self, signal: Signal) -> f64 {
+        let sum: f64 = window_rows(signal).map(|row| self.windows.sum_deferred(row)).sum();
+        0.5 * self.pooled_share() * sum
+    }
+
     /// The same of [`Engine::notice`].
     pub fn notice_parts(&self) -> [f64; 4] {
         let of = |part: usize| self.of_draw(|scope| alone(scope.notice(), part));

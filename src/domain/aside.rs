@@ -1,0 +1,134 @@
+//! What was won against `new` while stable was in trouble is set aside: it is no ground for a
+//! rollback.
+//!
+//! The engine scores every final interval, whatever stable does. But an outage that both have may
+//! reach one arm a moment earlier, or leave it a moment later, and the users that it hit in that
+//! moment are not exchangeable. So of each part of each signal's evidence, what it rose by while
+//! the signal was *deferred* is kept here. The products (first requests, first failures) are
+//! divided by it; what earlier draws had won is reduced by it; of the windows, those that have a
+//! deferred time in them are left out, however late they close. Evidence of other times stays as
+//! it is, and what `new` does after the trouble raises it from there.
+//!
+//! Validity: what is left is never more than the engine's own evidence, whatever is set aside and
+//! however that was chosen. So it exceeds 1/α with probability α at most where the engine's does.
+//!
+//! Invariants: pure; nothing in the engine changes; a part that falls takes what is set aside of
+//! it along.
+
+use super::engine::Signal;
+
+/// Of a signal's evidence: first requests, first failures, windows, earlier draws.
+pub const PARTS: usize = 4;
+const WINDOWS: usize = 2;
+const CARRIED: usize = 3;
+const SIGNALS: usize = Signal::ALL.len();
+
+pub type Parts = [[f64; PARTS]; SIGNALS];
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Aside {
+    /// As the engine had it at the last look.
+    was: Parts,
+    /// Nats of a product, or an amount of a sum.
+    aside: Parts,
+}
+
+fn is_product(part: usize) -> bool {
+    part < 2
+}
+
+impl Aside {
+    /// The evidence of a look, by the engine; by signal, what of its windows is of deferred ones,
+    /// and whether it is deferred now. Gives what is left.
+    pub fn take(&mut self, now: &Parts, windows: [f64; SIGNALS], deferred: [bool; SIGNALS]) -> Parts {
+        let mut left = *now;
+        for signal in 0..SIGNALS {
+            self.move_to_carried(signal, now[signal][CARRIED]);
+            let nothing = Signal::ALL.map(|s| super::engine::Engine::nothing(s) / 2.0)[signal];
+            for part in 0..PARTS {
+                let (was, is) = (self.was[signal][part], now[signal][part]);
+                let aside = &mut self.aside[signal][part];
+                if is_product(part) {
+                    let gain = if was > 0.0 && is > 0.0 { (is / was).ln() } else { 0.0 };
+                    if deferred[signal] && gain.is_finite() {
+                        *aside += gain;
+                    }
+                    *aside = aside.min((is / nothing).ln()).max(0.0);
+                    left[signal][part] = is * (-*aside).exp();
+                } else {
+                    match part {
+                        WINDOWS => *aside = windows[signal],
+                        _ if deferred[signal] => *aside += is - was,
+                        _ => {}
+                    }
+                    *aside = if aside.is_finite() { aside.clamp(0.0, is.max(0.0)) } else { is };
+                    left[signal][part] = if *aside < is { is - *aside } else { 0.0 };
+                }
+            }
+        }
+        self.was = *now;
+        left
+    }
+
+    /// Another draw has begun: what the products had won is now carried, with what was set aside
+    /// of it.
+    fn move_to_carried(&mut self, signal: usize, carried: f64) {
+        let (was, aside) = (&self.was[signal], &mut self.aside[signal]);
+        if carried <= was[CARRIED] {
+            return;
+        }
+        for part in (0..PARTS).filter(|part| is_product(*part)) {
+            aside[CARRIED] += was[part] * (1.0 - (-aside[part]).exp());
+            aside[part] = 0.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NOTHING: [f64; PARTS] = [0.06, 0.06, 0.0, 0.0];
+
+    fn of_errors(parts: [f64; PARTS]) -> Parts {
+        [parts, NOTHING, NOTHING]
+    }
+
+    #[test]
+    fn what_rose_in_a_trouble_is_set_aside_and_nothing_else() {
+        let (mut aside, errors) = (Aside::default(), [true, false, false]);
+        let calm = [false; SIGNALS];
+        let mut late = 0.0;
+        let mut left = |aside: &mut Aside, parts: [f64; PARTS], deferred: [bool; SIGNALS]| {
+            late = if parts[2] > 1.0 { 100.0 } else { late };
+            aside.take(&of_errors(parts), [late, 0.0, 0.0], deferred)[0]
+        };
+        left(&mut aside, NOTHING, calm);
+        assert_eq!(left(&mut aside, [6.0, 0.06, 1.0, 0.0], calm), [6.0, 0.06, 1.0, 0.0]);
+        let [first, once, windows, _] = left(&mut aside, [600.0, 6.0, 101.0, 0.0], errors);
+        assert!((first - 6.0).abs() < 1e-9 && (once - 0.0625).abs() < 3e-3 && windows == 1.0);
+        // Ten times as much again, in calm times.
+        let [first, ..] = left(&mut aside, [6000.0, 6.0, 101.0, 0.0], calm);
+        assert!((first - 60.0).abs() < 1e-9);
+        // A new draw: it is carried, and so is what was set aside.
+        let [first, once, _, carried] = left(&mut aside, [0.06, 0.06, 101.0, 6006.0], calm);
+        assert!((first - 0.06).abs() < 1e-9 && (once - 0.06).abs() < 1e-9);
+        assert!((50.0..70.0).contains(&carried), "{carried}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_never_more_than_there_is(
+            looks in prop::collection::vec((proptest::array::uniform4(prop_oneof![0.0f64..1e3, Just(f64::INFINITY), Just(0.0)]), any::<bool>()), 1..30),
+        ) {
+            let mut aside = Aside::default();
+            for (parts, deferred) in looks {
+                let left = aside.take(&of_errors(parts), [parts[2]; SIGNALS], [deferred; SIGNALS])[0];
+                for (left, is) in left.into_iter().zip(parts) {
+                    prop_assert!(left <= is && left >= 0.0 || is.is_infinite(), "{} of {}", left, is);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The bad requests of one arm in a trailing span, by user: one user counts at most [`OF_ONE`]
+//! times.
+//!
+//! A client that retries makes many bad requests of one fault of its own. Shares are therefore of
+//! [`Bad::count`], and what needs several users asks [`Bad::users`].
+//!
+//! Invariants: pure; memory is bounded by the cells of the span and [`NAMED_MAX`] users in each;
+//! where a cell has more bad requests than that, those whose users are known stand for the rest;
+//! a request without a user counts as it is.
+
+use super::engine::users::Unit;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// Bad requests of one user that count.
+pub const OF_ONE: u32 = 2;
+/// Users of bad requests that a cell knows.
+pub const NAMED_MAX: usize = 64;
+/// Cells that a span has at most: 60 s of 50 ms, and some.
+const CELLS_MAX: usize = 1300;
+
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    end: Duration,
+    requests: u64,
+    /// Bad requests of known users, and of nobody known.
+    of_users: u64,
+    of_nobody: u64,
+    users: Vec<Unit>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Bad {
+    span: Duration,
+    /// What has come since the last [`Bad::close`].
+    open: Cell,
+    cells: VecDeque<Cell>,
+    /// Sums over the closed cells.
+    requests: u64,
+    of_users: u64,
+    of_nobody: u64,
+    named: u64,
+    counted: u64,
+    times: HashMap<Unit, u32>,
+}
+
+impl Bad {
+    pub fn new(span: Duration) -> Bad {
+        Bad {
+            span,
+            open: Cell::default(),
+            cells: VecDeque::new(),
+            requests: 0,
+            of_users: 0,
+            of_nobody: 0,
+            named: 0,
+            counted: 0,
+            times: HashMap::new(),
+        }
+    }
+
+    /// So many requests came, the bad ones among them.
+    pub fn came(&mut self, requests: u64) {
+        self.open.requests += requests;
+    }
+
+    /// One of them was bad.
+    pub fn was_bad(&mut self, user: Option<Unit>) {
+        match user {
+            Some(user) => {
+                self.open.of_users += 1;
+                if self.open.users.len() < NAMED_MAX {
+                    self.open.users.push(user);
+                }
+            }
+            None => self.open.of_nobody += 1,
+        }
+    }
+
+    /// So many more were bad, of users like those that are known.
+    pub fn more_were_bad(&mut self, n: u64) {
+        match self.open.users.is_empty() {
+            true => self.open.of_nobody += n,
+            false => self.open.of_users += n,
+        }
+    }
+
+    /// The cell ends here; what is older than the span is forgotten.
+    pub fn close(&mut self, end: Duration) {
+        if self.open.requests > 0 || self.open.of_users + self.open.of_nobody > 0 {
+            let cell = Cell { end, ..std::mem::take(&mut self.open) };
+            self.requests += cell.requests;
+            self.of_users += cell.of_users;
+            self.of_nobody += cell.of_nobody;
+            self.named += cell.users.len() as u64;
+            for user in &cell.users {
+                let times = self.times.entry(*user).or_default();
+                *times += 1;
+                self.counted += u64::from(*times <= OF_ONE);
+            }
+            self.cells.push_back(cell);
+        }
+        while self.cells.len() > CELLS_MAX
+            || self.cells.front().is_some_and(|first| end.saturating_sub(first.end) >= self.span)
+        {
+            let Some(cell) = self.cells.pop_front() else { return };
+            self.forget(&cell);
+        }
+    }
+
+    fn forget(&mut self, cell: &Cell) {
+        self.requests -= cell.requests;
+        self.of_users -= cell.of_users;
+        self.of_nobody -= cell.of_nobody;
+        self.named -= cell.users.len() as u64;
+        for user in &cell.users {
+            let Some(times) = self.times.get_mut(user) else { continue };
+            self.counted -= u64::from(*times <= OF_ONE);
+            *times -= 1;
+            if *times == 0 {
+                self.times.remove(user);
+            }
+        }
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Bad requests, [`OF_ONE`] of each user at most.
+    pub fn count(&self) -> u64 {
+        let of_users = u128::from(self.of_users) * u128::from(self.counted) / u128::from(self.named.max(1));
+        of_users as u64 + self.of_nobody
+    }
+
+    /// Different users of bad requests, of those that are known.
+    pub fn users(&self) -> u64 {
+        self.times.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn one_user_counts_twice_however_often_he_fails() {
+        let mut bad = Bad::new(10 * SECOND);
+        for i in 0..100 {
+            bad.came(10);
+            bad.was_bad(Some(Unit::from_index(7)));
+            bad.close(SECOND / 10 * i);
+        }
+        assert_eq!((bad.requests(), bad.count(), bad.users()), (1000, 2, 1));
+        (0..5).for_each(|i| bad.was_bad(Some(Unit::from_index(i))));
+        bad.was_bad(None);
+        bad.close(10 * SECOND);
+        assert_eq!((bad.count(), bad.users()), (8, 6));
+        bad.close(60 * SECOND);
+        assert_eq!((bad.requests(), bad.count(), bad.users()), (0, 0, 0));
+    }
+
+    #[test]
+    fn the_users_that_are_known_stand_for_the_rest() {
+        let mut bad = Bad::new(10 * SECOND);
+        bad.came(100_000);
+        (0..50_000).for_each(|i| bad.was_bad(Some(Unit::from_index(i))));
+        bad.close(SECOND);
+        assert_eq!(bad.count(), 50_000);
+        (0..50_000).for_each(|_| bad.was_bad(Some(Unit::from_index(9))));
+        bad.close(2 * SECOND);
+        assert!((50_000..53_000).contains(&bad.count()), "{}", bad.count());
+    }
+
+    proptest! {
+        #[test]
+        fn what_has_left_the_span_has_left_the_sums(cells in prop::collection::vec((0u64..9, prop::collection::vec(0u32..6, 0..5)), 0..60)) {
+            let mut bad = Bad::new(5 * SECOND);
+            for (i, (requests, users)) in cells.iter().enumerate() {
+                bad.came(*requests);
+                users.iter().for_each(|u| bad.was_bad(Some(Unit::from_index(*u))));
+                bad.close(SECOND * i as u32);
+                let kept = &cells[(i + 1).saturating_sub(5)..=i];
+                let mut times = [0u64; 6];
+                kept.iter().flat_map(|(_, users)| users).for_each(|u| times[*u as usize] += 1);
+                prop_assert_eq!(bad.count(), times.iter().map(|n| (*n).min(2)).sum::<u64>());
+                prop_assert_eq!(bad.users(), times.iter().filter(|n| **n > 0).count() as u64);
+                prop_assert_eq!(bad.requests(), kept.iter().map(|(n, _)| n).sum::<u64>());
+            }
+        }
+    }
+}

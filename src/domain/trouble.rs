@@ -1,0 +1,190 @@
+//! Is stable in trouble: does it do far worse than it usually does?
+//!
+//! "Usually" is a slow average of its own share of bad requests, so a service with ordinary
+//! background errors is not in trouble, and neither is one with an account that retries: a user
+//! counts as [`super::bad`] says. Trouble needs [`USERS_MIN`] users, [`TIMES_USUAL`] times the
+//! usual share, and more than chance.
+//!
+//! Invariants: pure; `new` has no part in it; what is learnt while stable is in trouble moves the
+//! average by as much as the bound of trouble at most, so that an outage does not become usual
+//! within minutes, and a level that stays does within half an hour.
+
+use super::bad::Bad;
+use super::engine::users::Unit;
+use std::time::Duration;
+
+/// Different users that stable must have failed in [`SPAN`].
+pub const USERS_MIN: u64 = 5;
+/// And so many times the usual share of its requests.
+pub const TIMES_USUAL: f64 = 3.0;
+/// And more than what is usual by so many standard deviations.
+const BEYOND_CHANCE: f64 = 4.0;
+/// What counts as now.
+pub const SPAN: Duration = Duration::from_secs(10);
+/// Over which time the average forgets.
+const MEMORY: Duration = Duration::from_secs(15 * 60);
+/// How often it learns.
+const EVERY: Duration = Duration::from_secs(1);
+/// At first all is learnt as it comes.
+const FIRST: Duration = Duration::from_secs(2);
+
+/// A slow average.
+#[derive(Clone, Copy, Debug, Default)]
+struct Usual {
+    requests: f64,
+    bad: f64,
+    /// How long it has been learning, and when it last did.
+    age: Duration,
+    at: Duration,
+}
+
+impl Usual {
+    fn share(&self) -> f64 {
+        if self.requests > 0.0 { self.bad / self.requests } else { 0.0 }
+    }
+
+    fn learn(&mut self, now: Duration, requests: u64, bad: f64) {
+        if self.at == Duration::ZERO {
+            self.at = now;
+        }
+        if now.saturating_sub(self.at) < EVERY || requests == 0 {
+            return;
+        }
+        let bad = if self.age < FIRST { bad } else { bad.min(self.bound(requests)) };
+        // A span is seen as often as it has such steps.
+        let step = EVERY.as_secs_f64() / SPAN.as_secs_f64();
+        let keep = (-EVERY.as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        self.requests = keep * self.requests + step * requests as f64;
+        self.bad = keep * self.bad + step * bad;
+        (self.at, self.age) = (now, self.age.saturating_add(EVERY));
+    }
+
+    /// So many bad ones of so many requests are trouble.
+    fn bound(&self, requests: u64) -> f64 {
+        let expected = self.share() * requests as f64;
+        (TIMES_USUAL * expected).max(expected + BEYOND_CHANCE * expected.sqrt()).max(USERS_MIN as f64)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// Of stable, in the last [`SPAN`].
+    now: Bad,
+    usual: Usual,
+    /// When it was last seen in trouble.
+    seen: Option<Duration>,
+    on: bool,
+}
+
+impl Default for Trouble {
+    fn default() -> Self {
+        Trouble { now: Bad::new(SPAN), usual: Usual::default(), seen: None, on: false }
+    }
+}
+
+impl Trouble {
+    /// So many requests of stable came out.
+    pub fn came(&mut self, requests: u64) {
+        self.now.came(requests);
+    }
+
+    /// One of them was bad.
+    pub fn was_bad(&mut self, user: Option<Unit>) {
+        self.now.was_bad(user);
+    }
+
+    /// Time goes on.
+    pub fn tick(&mut self, now: Duration) {
+        self.now.close(now);
+        let (requests, bad) = (self.now.requests(), self.now.count());
+        let known = self.usual.requests > 0.0;
+        self.on = known && self.now.users() >= USERS_MIN && bad as f64 >= self.usual.bound(requests);
+        if self.on {
+            self.seen = Some(now);
+        }
+        self.usual.learn(now, requests, bad as f64);
+    }
+
+    /// Is it in trouble, or was until so long ago?
+    pub fn within(&self, now: Duration, after: Duration) -> bool {
+        self.seen.is_some_and(|at| now.saturating_sub(at) <= after)
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// The usual share of bad requests.
+    pub fn usual(&self) -> f64 {
+        self.usual.share()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::tests::Dice;
+    use super::*;
+
+    /// 20 requests a tick of 100 ms.
+    struct Stable {
+        trouble: Trouble,
+        dice: Dice,
+        tick: u32,
+        /// Ticks in trouble.
+        on: u32,
+    }
+
+    impl Stable {
+        fn new() -> Stable {
+            Stable { trouble: Trouble::default(), dice: Dice::new(1), tick: 0, on: 0 }
+        }
+
+        fn run(&mut self, seconds: u32, share: f64, account: bool) -> &mut Stable {
+            self.on = 0;
+            for _ in 0..10 * seconds {
+                self.tick += 1;
+                self.trouble.came(20);
+                for _ in 0..20 {
+                    if self.dice.uniform() < share {
+                        let user = (self.dice.uniform() * 1e6) as u32;
+                        self.trouble.was_bad(Some(Unit::from_index(user)));
+                    }
+                }
+                if account {
+                    self.trouble.was_bad(Some(Unit::from_index(5)));
+                }
+                self.trouble.tick(Duration::from_millis(100) * self.tick);
+                self.on += u32::from(self.trouble.is_on());
+            }
+            self
+        }
+    }
+
+    #[test]
+    fn background_errors_are_usual_and_three_times_as_many_are_not() {
+        for share in [0.001, 0.01, 0.03] {
+            let mut stable = Stable::new();
+            stable.run(300, share, true);
+            assert!(stable.run(600, share, true).on < 30, "{share}: {}", stable.on);
+            let worse = (5.0 * share).max(0.02);
+            assert!(stable.run(60, worse, true).on > 500, "{share}: {}", stable.on);
+            assert!((0.8..4.0).contains(&(stable.trouble.usual() / share)), "{share}");
+        }
+    }
+
+    #[test]
+    fn one_account_that_fails_is_no_trouble() {
+        let mut stable = Stable::new();
+        stable.run(300, 0.0, false);
+        assert_eq!(stable.run(60, 0.0, true).on, 0);
+    }
+
+    #[test]
+    fn an_outage_does_not_become_usual_and_a_level_that_stays_does() {
+        let mut stable = Stable::new();
+        stable.run(900, 0.001, false);
+        assert!(stable.run(300, 0.3, false).on > 2900, "{}", stable.on);
+        stable.run(1800, 0.02, false);
+        assert_eq!(stable.run(60, 0.02, false).on, 0);
+    }
+}
