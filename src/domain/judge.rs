@@ -19,12 +19,12 @@ use super::bad::Bad;
 use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Sum, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
-use super::engine::{self, Engine, Event, Final, What};
+use super::engine::{self, Engine, Event, Final};
 use super::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say,
 };
 use super::histogram::Histogram;
-use super::trouble::Trouble;
+use super::trouble::Stable;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,10 +41,6 @@ const SLOW_SHARE: f64 = 0.01;
 const USUAL: f64 = 0.9;
 /// A signal's stratum where no route stands out.
 const ALL: &str = "all";
-const SIGNALS: usize = engine::Signal::ALL.len();
-/// After a trouble of stable, what came in it is still becoming final for so long, beyond the ten
-/// seconds by which its end is known; a longer deadline is cut.
-const AFTERMATH_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ticks {
@@ -79,10 +75,6 @@ pub struct Look<'a> {
     pub recent: Latency<'a>,
 }
 
-/// How stable fares beside how it usually does, by signal.
-#[derive(Clone, Debug)]
-pub struct Stable([Trouble; SIGNALS]);
-
 #[derive(Clone, Debug)]
 pub struct Judge {
     limits: Limits,
@@ -95,8 +87,7 @@ pub struct Judge {
     /// When stable's last ten seconds were last seen bad, by the limits of the ceilings of errors
     /// and of latency.
     stable_bad: [Option<Duration>; 2],
-    /// Is stable in trouble, by signal?
-    troubles: [Trouble; SIGNALS],
+    stable: Stable,
     /// Failures of the last ten seconds of final intervals, by user.
     failures: [Bad; 2],
     aside: Aside,
@@ -104,8 +95,6 @@ pub struct Judge {
     /// signal is deferred.
     worse_since: Option<Duration>,
     overwhelming_since: Option<Duration>,
-    /// How long after its end an interval became final at the last tick.
-    deadline: Duration,
     /// The last final interval with a request of stable, and of new.
     seen_stable: Option<Duration>,
     seen_new: Option<Duration>,
@@ -122,12 +111,11 @@ impl Judge {
             window: Window::default(),
             over_since: [None; 2],
             stable_bad: [None; 2],
-            troubles: Default::default(),
+            stable: Stable::default(),
             failures: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
             worse_since: None,
             overwhelming_since: None,
-            deadline: Duration::ZERO,
             seen_stable: None,
             seen_new: None,
             started: None,
@@ -159,68 +147,31 @@ impl Judge {
     }
 
     /// What is usual for stable, and when it was in trouble; for the next attempt.
-    pub fn stable(&self) -> Stable {
-        Stable(self.troubles.clone())
+    pub fn stable(&self) -> &Stable {
+        &self.stable
     }
 
     pub fn knows_stable(&mut self, stable: Stable) {
-        self.troubles = stable.0;
+        self.stable = stable;
     }
 
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
-        self.hear(events);
+        self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
         self.engine.push_all(events);
-    }
-
-    /// How stable fares, as it happens: its trouble is known before the interval is final in
-    /// which it shows.
-    fn hear(&mut self, events: &[Event]) {
-        let slow_from = self.engine.yardstick().map(|table| table.slow_from());
-        let [errors, client_errors, latency] = &mut self.troubles;
-        let (mut answered, mut failed, mut client) = (0, 0, 0);
-        for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {
-            let user = event.request.unit;
-            match event.what {
-                What::Answered => {
-                    answered += 1;
-                    if slow_from.is_some_and(|limit| event.after > limit) {
-                        latency.was_bad(user);
-                    }
-                }
-                What::ClientError => {
-                    client += 1;
-                    client_errors.was_bad(user);
-                }
-                What::Failed | What::Left { unusual: true } => {
-                    failed += 1;
-                    errors.was_bad(user);
-                }
-                What::Broke => errors.was_bad(user),
-                What::Arrived | What::Excused | What::Left { unusual: false } => {}
-            }
-        }
-        errors.came(answered + client + failed);
-        client_errors.came(answered + client);
-        latency.came(if slow_from.is_some() { answered } else { 0 });
     }
 
     /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
         let mut finals = vec![];
-        self.engine.defer(self.deferred(now));
-        let errors = &mut self.troubles[engine::Signal::Errors as usize];
-        let failures = &mut self.failures;
+        self.engine.defer(self.stable.defers(now));
+        let (failures, stable) = (&mut self.failures, &mut self.stable);
         self.engine.tick(now, deadline, |of| {
             finals.push(interval(&of));
             take_failures(failures, &of);
-            for failure in of.failures.iter().filter(|f| f.arm == Arm::Stable && !f.reported) {
-                errors.came(1);
-                errors.was_bad(failure.user);
-            }
+            stable.take_final(&of);
         });
-        self.troubles.iter_mut().for_each(|trouble| trouble.tick(now));
-        self.deadline = deadline;
+        self.stable.tick(now, deadline);
         for of in &finals {
             self.push(of);
             told(of);
@@ -507,18 +458,10 @@ impl Judge {
         self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
     }
 
-    /// By signal: is stable in trouble, or was a moment ago, in what could bring this signal about?
-    fn deferred(&self, now: Duration) -> [bool; SIGNALS] {
-        let aftermath = RECENT + self.deadline.min(AFTERMATH_MAX);
-        let [errors, client_errors, latency] =
-            [0, 1, 2].map(|signal: usize| self.troubles[signal].within(now, aftermath));
-        [errors, client_errors, errors || latency]
-    }
-
     /// The evidence that counts. While signals are deferred and all evidence would suffice, it is
     /// all of it, and [`Comparison::deferred`] says what else it needs.
     fn weigh(&mut self, now: Duration, parts: Parts, of: &mut Comparison) {
-        let deferred = self.deferred(now);
+        let deferred = self.stable.defers(now);
         let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
         of.set(self.aside.take(&parts, windows, deferred));
         if of.crossed() || !deferred.contains(&true) {
@@ -532,7 +475,7 @@ impl Judge {
             return;
         }
         of.deferred = true;
-        of.calm = !self.troubles.iter().any(Trouble::is_on);
+        of.calm = !self.stable.is_in_trouble();
     }
 
     /// Notes what of a deferred comparison lies in time.

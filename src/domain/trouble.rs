@@ -10,7 +10,9 @@
 //! within minutes, and a level that stays does within half an hour.
 
 use super::bad::Bad;
+use super::decide::Arm;
 use super::engine::users::Unit;
+use super::engine::{Event, Final, Signal, What};
 use std::time::Duration;
 
 /// Different users that stable must have failed in [`SPAN`].
@@ -27,6 +29,79 @@ const MEMORY: Duration = Duration::from_secs(15 * 60);
 const EVERY: Duration = Duration::from_secs(1);
 /// At first all is learnt as it comes.
 const FIRST: Duration = Duration::from_secs(2);
+
+/// After a trouble, what came in it is still becoming final for so long, beyond the span by which its
+/// end is known; a longer deadline is cut.
+const AFTERMATH_MAX: Duration = Duration::from_secs(20);
+const SIGNALS: usize = Signal::ALL.len();
+
+/// How stable fares beside how it usually does, by signal.
+#[derive(Clone, Debug, Default)]
+pub struct Stable {
+    troubles: [Trouble; SIGNALS],
+    /// How long after its end an interval became final at the last tick.
+    deadline: Duration,
+}
+
+impl Stable {
+    /// What has happened to requests: a trouble is known before the interval is final in which it
+    /// shows. Answers that took longer than `slow_from` are slow; `None`: it is not known yet.
+    pub fn hear(&mut self, events: &[Event], slow_from: Option<Duration>) {
+        let [errors, client_errors, latency] = &mut self.troubles;
+        let (mut answered, mut failed, mut client) = (0, 0, 0);
+        for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {
+            let user = event.request.unit;
+            match event.what {
+                What::Answered => {
+                    answered += 1;
+                    if slow_from.is_some_and(|limit| event.after > limit) {
+                        latency.was_bad(user);
+                    }
+                }
+                What::ClientError => {
+                    client += 1;
+                    client_errors.was_bad(user);
+                }
+                What::Failed | What::Left { unusual: true } => {
+                    failed += 1;
+                    errors.was_bad(user);
+                }
+                What::Broke => errors.was_bad(user),
+                What::Arrived | What::Excused | What::Left { unusual: false } => {}
+            }
+        }
+        errors.came(answered + client + failed);
+        client_errors.came(answered + client);
+        latency.came(if slow_from.is_some() { answered } else { 0 });
+    }
+
+    /// What has not come out by its deadline has failed.
+    pub fn take_final(&mut self, of: &Final<'_>) {
+        let errors = &mut self.troubles[Signal::Errors as usize];
+        for failure in of.failures.iter().filter(|f| f.arm == Arm::Stable && !f.reported) {
+            errors.came(1);
+            errors.was_bad(failure.user);
+        }
+    }
+
+    /// Time goes on; intervals become final `deadline` after their end.
+    pub fn tick(&mut self, now: Duration, deadline: Duration) {
+        self.troubles.iter_mut().for_each(|trouble| trouble.tick(now));
+        self.deadline = deadline;
+    }
+
+    /// By signal: is stable in trouble, or was a moment ago, in what could bring this signal about?
+    pub fn defers(&self, now: Duration) -> [bool; SIGNALS] {
+        let aftermath = SPAN + self.deadline.min(AFTERMATH_MAX);
+        let [errors, client_errors, latency] =
+            std::array::from_fn(|signal| self.troubles[signal].within(now, aftermath));
+        [errors, client_errors, errors || latency]
+    }
+
+    pub fn is_in_trouble(&self) -> bool {
+        self.troubles.iter().any(|trouble| trouble.on)
+    }
+}
 
 /// A slow average.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,8 +141,9 @@ impl Usual {
     }
 }
 
+/// Of one signal.
 #[derive(Clone, Debug)]
-pub struct Trouble {
+struct Trouble {
     /// Of stable, in the last [`SPAN`].
     now: Bad,
     usual: Usual,
@@ -84,17 +160,17 @@ impl Default for Trouble {
 
 impl Trouble {
     /// So many requests of stable came out.
-    pub fn came(&mut self, requests: u64) {
+    fn came(&mut self, requests: u64) {
         self.now.came(requests);
     }
 
     /// One of them was bad.
-    pub fn was_bad(&mut self, user: Option<Unit>) {
+    fn was_bad(&mut self, user: Option<Unit>) {
         self.now.was_bad(user);
     }
 
     /// Time goes on.
-    pub fn tick(&mut self, now: Duration) {
+    fn tick(&mut self, now: Duration) {
         self.now.close(now);
         let (requests, bad) = (self.now.requests(), self.now.count());
         let known = self.usual.requests > 0.0;
@@ -106,17 +182,8 @@ impl Trouble {
     }
 
     /// Is it in trouble, or was until so long ago?
-    pub fn within(&self, now: Duration, after: Duration) -> bool {
+    fn within(&self, now: Duration, after: Duration) -> bool {
         self.seen.is_some_and(|at| now.saturating_sub(at) <= after)
-    }
-
-    pub fn is_on(&self) -> bool {
-        self.on
-    }
-
-    /// The usual share of bad requests.
-    pub fn usual(&self) -> f64 {
-        self.usual.share()
     }
 }
 
@@ -126,7 +193,7 @@ mod tests {
     use super::*;
 
     /// 20 requests a tick of 100 ms.
-    struct Stable {
+    struct Service {
         trouble: Trouble,
         dice: Dice,
         tick: u32,
@@ -134,12 +201,12 @@ mod tests {
         on: u32,
     }
 
-    impl Stable {
-        fn new() -> Stable {
-            Stable { trouble: Trouble::default(), dice: Dice::new(1), tick: 0, on: 0 }
+    impl Service {
+        fn new() -> Service {
+            Service { trouble: Trouble::default(), dice: Dice::new(1), tick: 0, on: 0 }
         }
 
-        fn run(&mut self, seconds: u32, share: f64, account: bool) -> &mut Stable {
+        fn run(&mut self, seconds: u32, share: f64, account: bool) -> &mut Service {
             self.on = 0;
             for _ in 0..10 * seconds {
                 self.tick += 1;
@@ -154,7 +221,7 @@ mod tests {
                     self.trouble.was_bad(Some(Unit::from_index(5)));
                 }
                 self.trouble.tick(Duration::from_millis(100) * self.tick);
-                self.on += u32::from(self.trouble.is_on());
+                self.on += u32::from(self.trouble.on);
             }
             self
         }
@@ -163,25 +230,25 @@ mod tests {
     #[test]
     fn background_errors_are_usual_and_three_times_as_many_are_not() {
         for share in [0.001, 0.01, 0.03] {
-            let mut stable = Stable::new();
+            let mut stable = Service::new();
             stable.run(300, share, true);
             assert!(stable.run(600, share, true).on < 30, "{share}: {}", stable.on);
             let worse = (5.0 * share).max(0.02);
             assert!(stable.run(60, worse, true).on > 500, "{share}: {}", stable.on);
-            assert!((0.8..4.0).contains(&(stable.trouble.usual() / share)), "{share}");
+            assert!((0.8..4.0).contains(&(stable.trouble.usual.share() / share)), "{share}");
         }
     }
 
     #[test]
     fn one_account_that_fails_is_no_trouble() {
-        let mut stable = Stable::new();
+        let mut stable = Service::new();
         stable.run(300, 0.0, false);
         assert_eq!(stable.run(60, 0.0, true).on, 0);
     }
 
     #[test]
     fn an_outage_does_not_become_usual_and_a_level_that_stays_does() {
-        let mut stable = Stable::new();
+        let mut stable = Service::new();
         stable.run(900, 0.001, false);
         assert!(stable.run(300, 0.3, false).on > 2900, "{}", stable.on);
         stable.run(1800, 0.02, false);

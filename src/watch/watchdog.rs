@@ -318,7 +318,7 @@ impl Watched {
     /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
-        let stable = self.judge.stable();
+        let stable = self.judge.stable().clone();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
         let mut dog = Watched::new(release, baseline, now);
         dog.judge.knows_stable(stable);
