@@ -1,7 +1,7 @@
 //! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what stable has to say to it.
 //!
 //! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides which arm crosses first. So a ceiling trips at once
-//! only if stable is clearly better: under half the ceiling, and the difference beyond chance. Otherwise it must last.
+//! only if stable is clearly better: under 80% of the ceiling, and the difference beyond chance. Otherwise it must last.
 //!
 //! The window is the last minute of *final* intervals, by arrival: arms with different time-outs look alike in it. What is over
 //! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.
@@ -18,6 +18,8 @@ pub const RECENT: Duration = Duration::from_secs(10);
 pub const BAD_MIN: u64 = 20;
 /// ... of this many users, where users are known.
 pub const USERS_MIN: u64 = 5;
+/// Where stable has this share of a ceiling, too, it is a matter of both arms.
+pub const NEAR: f64 = 0.8;
 /// Standard deviations that are beyond chance, for looks ten times a second.
 const BEYOND_CHANCE: f64 = 4.0;
 /// Intervals of 50 ms in a window, and some.
@@ -86,7 +88,7 @@ pub enum Standing {
 pub fn standing(sample: &Sample, limit: f64) -> Standing {
     if sample.bad.new < BAD_MIN || sample.new_ratio() <= limit {
         Standing::Under
-    } else if sample.requests.stable > 0 && sample.stable_ratio() >= limit / 2.0 {
+    } else if sample.requests.stable > 0 && sample.stable_ratio() >= NEAR * limit {
         Standing::Both
     } else if sample.clearly_worse() {
         Standing::New
@@ -185,7 +187,8 @@ mod tests {
             (sample(1000, 19, 1000, 0), Standing::Under),
             (sample(1000, 50, 1000, 0), Standing::Under),
             (sample(1000, 51, 1000, 0), Standing::New),
-            (sample(1000, 51, 1000, 25), Standing::Both),
+            (sample(1000, 51, 1000, 39), Standing::Unclear),
+            (sample(1000, 51, 1000, 41), Standing::Both),
             (sample(1000, 51, 1000, 300), Standing::Both),
             (sample(40, 20, 3, 0), Standing::Unclear),
             (sample(40, 20, 0, 0), Standing::Unclear),

@@ -6,7 +6,7 @@
 //!
 //! What the comparison has won is the product of every table since the evidence began: that is here as its sums, not replayed.
 
-use super::ceiling::{RECENT, Sample, Standing, standing};
+use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
 use super::engine::Engine;
 use super::engine::Signal;
 use super::verdict::Cause;
@@ -89,7 +89,7 @@ impl Ceiling {
                 Say::Trips(Cause::Ceiling)
             }
             Standing::Both
-                if lasted && current.new_ratio() > limit && current.stable_ratio() >= limit / 2.0 =>
+                if lasted && current.new_ratio() > limit && current.stable_ratio() >= NEAR * limit =>
             {
                 Say::Trips(Cause::BothArms)
             }

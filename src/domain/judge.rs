@@ -16,7 +16,7 @@
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
-use super::ceiling::{BAD_MIN, Interval, RECENT, Sample, Sum, WINDOW, Window};
+use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, Sum, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
 use super::engine::{self, Engine, Event, Final};
@@ -437,7 +437,7 @@ impl Judge {
     }
 
     fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Ceiling {
-        let ails = |of: &Sample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= limit / 2.0;
+        let ails = |of: &Sample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= NEAR * limit;
         if ails(&of.all) || ails(&of.current) {
             self.stable_bad[which] = Some(now);
         }
@@ -452,10 +452,13 @@ impl Judge {
         Ceiling { of, limit, over_ms, calm: self.calm(which, now), controlled: self.controlled() }
     }
 
-    /// Has stable not been bad for a while? The window that says so is ten seconds long itself: what `new` does then, it does at least ten
+    /// Has stable not been bad for a while, neither by the ceiling nor by what is usual for it? The
+    /// window that says so is ten seconds long itself: what `new` does then, it does at least ten
     /// seconds after stable's recovery.
     fn calm(&self, which: usize, now: Duration) -> bool {
-        self.stable_bad[which].is_none_or(|at| now.saturating_sub(at) >= RECENT)
+        let of = [engine::Signal::Errors, engine::Signal::Latency][which];
+        let bad = self.stable_bad[which].is_some_and(|at| now.saturating_sub(at) < RECENT);
+        !bad && !self.stable.defers(now)[of as usize]
     }
 
     /// The evidence that counts. While signals are deferred and all evidence would suffice, it is
