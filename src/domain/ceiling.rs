@@ -18,7 +18,8 @@ pub const RECENT: Duration = Duration::from_secs(10);
 pub const BAD_MIN: u64 = 20;
 /// ... of this many users, where users are known.
 pub const USERS_MIN: u64 = 5;
-/// Where stable has this share of a ceiling, too, it is a matter of both arms.
+/// Where stable has this share of a ceiling, too, it is a matter of both arms; from half of it on,
+/// unless `new` is clearly worse.
 pub const NEAR: f64 = 0.8;
 /// Standard deviations that are beyond chance, for looks ten times a second.
 const BEYOND_CHANCE: f64 = 4.0;
@@ -92,6 +93,8 @@ pub fn standing(sample: &Sample, limit: f64) -> Standing {
         Standing::Both
     } else if sample.clearly_worse() {
         Standing::New
+    } else if sample.requests.stable > 0 && sample.stable_ratio() >= limit / 2.0 {
+        Standing::Both
     } else {
         Standing::Unclear
     }
@@ -187,8 +190,9 @@ mod tests {
             (sample(1000, 19, 1000, 0), Standing::Under),
             (sample(1000, 50, 1000, 0), Standing::Under),
             (sample(1000, 51, 1000, 0), Standing::New),
-            (sample(1000, 51, 1000, 39), Standing::Unclear),
-            (sample(1000, 51, 1000, 41), Standing::Both),
+            (sample(1000, 51, 1000, 25), Standing::Both),
+            (sample(1000, 120, 1000, 35), Standing::New),
+            (sample(1000, 120, 1000, 41), Standing::Both),
             (sample(1000, 51, 1000, 300), Standing::Both),
             (sample(40, 20, 3, 0), Standing::Unclear),
             (sample(40, 20, 0, 0), Standing::Unclear),

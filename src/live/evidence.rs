@@ -511,7 +511,10 @@ mod tests {
         assert_eq!(again(None, None, &Value::Null), Again::None);
         assert_eq!(again(Some("manual"), None, &Value::Null), Again::ByHand);
         assert!(matches!(again(Some("mood"), None, &Value::Null), Again::Other(_)));
-        assert!(matches!(again(Some("errors"), None, &json!({"grounds": {"watchdog": 7}})), Again::Other(_)));
+        assert!(matches!(
+            again(Some("errors"), Some(METHOD), &json!({"grounds": {"watchdog": 7}})),
+            Again::Other(_)
+        ));
     }
 
     #[test]
