@@ -25,7 +25,7 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
         held: Some(false),
         membership: None,
         evidence,
-        method: None,
+        method: Some(METHOD),
         prev: String::new(),
         hash: String::new(),
         rebuilt: false,
