@@ -161,7 +161,6 @@ impl Exchange {
         decided: Option<Decided>,
         story: Story,
         began: Duration,
-        carrier: Option<Carrier>,
     ) -> Box<Exchange> {
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
@@ -170,9 +169,6 @@ impl Exchange {
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
         }
-        let on_new = decided
-            .filter(|d| d.arm == Arm::New)
-            .map(|d| worker.on_new.enter(&snapshot.releases[d.release], began, upload.clone(), carrier));
         // Boxed: it passes through many hands, and each would copy it.
         let mut exchange = Box::new(Exchange {
             worker,
@@ -192,7 +188,7 @@ impl Exchange {
             progress: None,
             by_head: Outcome::Ok,
             open: true,
-            on_new,
+            on_new: None,
         });
         exchange.arm_counts(|counts| counts.in_flight.add(1));
         if exchange.upload.whole() {
@@ -302,6 +298,13 @@ impl Exchange {
     /// What it takes up until its end: room in the process, and the turn on its connection.
     pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
         (self.room, self.progress) = (Some(room), progress);
+    }
+
+    /// Enters it among what is under way on `new`, if it was decided for that. `carrier`: of HTTP/1.1.
+    pub fn enters_new(&mut self, carrier: Option<Carrier>) {
+        let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
+        let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
+        self.on_new = Some(on_new);
     }
 
     pub fn trace(&mut self, traced: Option<Box<Traced>>) {

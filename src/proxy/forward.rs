@@ -229,8 +229,9 @@ fn prepare(
     let progress = http1.then(|| client.progress.clone());
     let carrier = http1.then(|| Carrier::Connection(client.cancel.clone()));
     let mut exchange =
-        Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began, carrier);
+        Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began);
     exchange.occupies(room, progress);
+    exchange.enters_new(carrier);
     exchange.trace(traced);
     let body = RequestBody::new(body, upload.clone(), body_idle_timeout);
     let request = Box::new(Some(Request::from_parts(parts, body)));

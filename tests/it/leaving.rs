@@ -126,7 +126,7 @@ impl Curl {
     }
 
     /// Its answer was broken off: a connection without terminator, or RST_STREAM CANCEL.
-    fn is_cancelled(self) {
+    fn ends_cancelled(self) {
         let http2 = self.what.contains("http2");
         let ended = self.ends();
         let by_reset = ended.code == 92 && ended.stderr.contains("CANCEL");
@@ -135,7 +135,7 @@ impl Curl {
         assert!(if http2 { by_reset } else { by_end }, "{} {}", ended.said, ended.stderr);
     }
 
-    fn is_whole(self, length: usize) {
+    fn ends_whole(self, length: usize) {
         let ended = self.ends();
         let expected = format!(": {length} 200");
         assert!(ended.code == 0 && ended.said.ends_with(&expected), "{} {}", ended.said, ended.stderr);
@@ -181,7 +181,7 @@ fn rule_14_streams_of_a_rolled_back_new_end_after_the_grace_and_what_has_a_lengt
     assert!(said.contains(&format!("{all} are still under way on new, the oldest ")), "{said}");
     assert!(said.contains("streams among them end within 2 s"), "{said}");
     for stream in streams {
-        stream.is_cancelled();
+        stream.ends_cancelled();
     }
     assert_ne!(upload.ends().code, 0, "an upload without a known length is a stream, too");
     let took = rolled_back.elapsed();
@@ -190,7 +190,7 @@ fn rule_14_streams_of_a_rolled_back_new_end_after_the_grace_and_what_has_a_lengt
         scene.new.has_said(line, PROTOCOLS.len());
     }
     for (curl, length) in finite {
-        curl.is_whole(length);
+        curl.ends_whole(length);
     }
     scene.under_way(0);
     assert_eq!((scene.outcome("cancelled"), scene.outcome("ok")), (9.0, all as f64 - 9.0));
@@ -232,7 +232,7 @@ fn rule_14_grayling_stop_ends_streams_too_and_a_resume_within_the_grace_lets_the
         scene.proxy.api().release()["under_way"]["requests"] == 0
     });
     std::fs::write(scene.world.path("config/grayling.stop"), "").unwrap();
-    stream.is_cancelled();
+    stream.ends_cancelled();
     scene.under_way(0);
 }
 
@@ -244,7 +244,7 @@ fn rule_14_a_stream_of_an_attempt_that_was_rolled_back_ends_though_the_next_one_
     scene.proxy.api().change("rollback", "cents are wrong");
     scene.world.write(&scene.config.clone().attempt(2));
     eventually(seconds(5), "the next attempt", || (scene.proxy.api().weight() == 1.0).then_some(()));
-    stream.is_cancelled();
+    stream.ends_cancelled();
 }
 
 #[test]
