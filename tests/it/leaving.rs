@@ -227,7 +227,7 @@ fn rule_14_grayling_stop_ends_streams_too_and_a_resume_within_the_grace_lets_the
     let stream = scene.curl("--http2-prior-knowledge", "/events", &[]);
     scene.under_way(1);
     scene.proxy.api().change("rollback", "a mistake");
-    assert_eq!(scene.proxy.api().change("resume", "it was a mistake").status, 200);
+    assert_eq!(scene.proxy.api().resume("rollback", "it was a mistake").status, 200);
     never(GRACE + seconds(2), "ended although resumed", || {
         scene.proxy.api().release()["under_way"]["requests"] == 0
     });
