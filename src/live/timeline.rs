@@ -138,7 +138,7 @@ impl Timeline {
             }
         }
         for left in &self.left_over {
-            let was_in = left.before.as_ref().and_then(|before| before.has(user, known));
+            let was_in = left.before.as_ref().and_then(|before| before.has(user, lookup));
             let Some(mut unclear) = was_in else { continue };
             let to_ms = left.until_ms.unwrap_or(self.until_ms);
             unclear.push(format!(
@@ -153,8 +153,9 @@ impl Timeline {
 
     /// The numbers of a user that [`Timeline::follow`] looks up under a key.
     pub fn numbers(&self, user: &[u8]) -> BTreeSet<u64> {
-        let keyed =
-            self.stretches.iter().filter(|s| s.held != Some(true)).filter_map(|s| s.membership.as_deref());
+        let before = self.left_over.iter().filter_map(|left| left.before.as_ref());
+        let stretches = self.stretches.iter().chain(before).filter(|s| s.held != Some(true));
+        let keyed = stretches.filter_map(|s| s.membership.as_deref());
         let keyed = keyed.filter(|m| !m.key.is_empty());
         keyed.filter_map(|m| m.normalised(user).map(|id| UserSet::hash(&id))).collect()
     }
@@ -241,7 +242,7 @@ mod tests {
         };
         let entries = [entry(1, 1_000, "start", 5.0, Some(false), true), held(3), drained];
         let [inside, _, outside] = users();
-        let none = |_: &Listed| None;
+        let none = Lookup::NOTHING;
         let timeline = Timeline::of(entries.iter(), "r", 0, 9_000);
         let parts = timeline.follow(inside.as_bytes(), &none);
         let times: Vec<_> = parts.iter().map(|p| (p.from_ms, p.to_ms)).collect();
