@@ -38,11 +38,6 @@ pub struct File {
 #[schemars(extend("pattern" = r"^[0-9]+ *(ms|s|m|h)$|\$\{"))]
 pub struct Duration(pub String);
 
-/// As [`Duration`], or "".
-#[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(extend("pattern" = r"^([0-9]+ *(ms|s|m|h))?$|\$\{"))]
-pub struct DurationOrEmpty(pub String);
-
 /// A number and its unit: B, KiB, MiB or GiB, as in "32KiB".
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(extend("pattern" = r"^[0-9]+ *(B|KiB|MiB|GiB)$|\$\{"))]
@@ -545,15 +540,11 @@ pub struct Limits {
     /// For requests in flight, and for WebSockets, after TERM.
     #[schemars(extend("default" = "30s"))]
     pub drain: Option<Duration>,
-    /// How long a write whose client has left may wait for its response head. Empty: as long as the
-    /// upstream's `response_timeout`.
-    #[schemars(extend("default" = ""))]
-    pub abandoned_max: Option<DurationOrEmpty>,
-    /// For WebSockets, event streams and other answers of `new` without a known length, after a
-    /// rollback: then they are ended.
+    /// For the response head of a write whose client has left. Empty: the upstream's `response_timeout`.
+    pub abandoned_max: Option<String>,
+    /// For WebSockets and other streams of `new`, after a rollback.
     #[schemars(extend("default" = "30s"))]
     pub stream_grace: Option<Duration>,
-    /// The earlier name of `stream_grace`.
     pub websocket_grace: Option<Duration>,
 }
 

@@ -38,6 +38,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answers(self):
         path = self.path
         if path.startswith(("/events", "/quiet")):
+            self.received()
             self.head(("content-type", "text/event-stream"), ("transfer-encoding", "chunked"))
             self.chunk(b"data: first\n\n")
             while not self.has_left():
