@@ -79,12 +79,22 @@ pub struct Release {
     #[serde(default)]
     pub trip: Option<Trip>,
     pub arms: Arms,
+    /// Exchanges with `new` that have not ended, tunnels among them.
+    #[serde(default)]
+    pub under_way: UnderWay,
     #[serde(default)]
     pub gates: Vec<Gate>,
     /// What is watched of the two versions' resources.
     #[serde(default)]
     pub resources: Vec<Resource>,
     pub watchdog: Watchdog,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnderWay {
+    pub requests: u64,
+    /// When the oldest began, within a second; `null`: there is none.
+    pub since: Option<String>,
 }
 
 /// Numbers are in the unit of the reading; one that is not known is `null`.
@@ -418,6 +428,9 @@ pub struct ChangeAnswer {
     pub ledger: u64,
     /// What is in force now, in a sentence.
     pub message: String,
+    /// After a rollback: what has not ended yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<UnderWay>,
 }
 
 /// `GET /api/v1/config`.

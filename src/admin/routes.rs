@@ -13,6 +13,7 @@ use crate::domain::segment::Subject;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
+use crate::live::under_way::Present;
 use crate::live::verbs::{Promotion, Resumption};
 use crate::live::{clock, meter, state};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -221,6 +222,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         ends,
         trip,
         arms: dto::Arms { stable: arm(Arm::Stable), new: arm(Arm::New) },
+        under_way: under_way(live_release.tally.under_way.present()),
         gates: super::progress::gates(live_release, view),
         resources: super::progress::resources(live_release, view),
         watchdog,
@@ -353,7 +355,8 @@ async fn rollback(
     let change = tokio::spawn(async move {
         let probed = tokio::task::spawn_blocking(move || stable.takes_connections(PROBE)).await;
         let sign = if probed.unwrap_or(true) { StableSign::Answers } else { StableSign::Silent };
-        told(&live, live.trip(&name, TripCall { stable: sign, ..call })).await
+        let changed = live.trip(&name, TripCall { stable: sign, ..call });
+        rolled_back(&live, &name, changed).await
     });
     match change.await {
         Ok(answer) => answer,
@@ -442,12 +445,41 @@ async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused
 }
 
 async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
+    match answer(live, changed).await {
+        Ok(answer) => Json(answer).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// Nobody enters `new` any more; the answer says also what has not left it.
+async fn rolled_back(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+    let mut answer = match answer(live, changed).await {
+        Ok(answer) => answer,
+        Err(refused) => return refused,
+    };
+    let snapshot = live.snapshot();
+    let release = snapshot.releases.iter().find(|r| r.release.name == name);
+    if let Some(release) = release.filter(|r| r.state == rollout::State::RolledBack) {
+        let present = release.tally.under_way.present();
+        let sentence = present.sentence(snapshot.plan.limits.stream_grace);
+        answer.message.push_str(&format!("; {sentence}"));
+        answer.under_way = Some(under_way(present));
+    }
+    Json(answer).into_response()
+}
+
+fn under_way(present: Present) -> dto::UnderWay {
+    let began = |oldest: Duration| clock::rfc3339(clock::at_ms() - oldest.as_millis() as i64);
+    dto::UnderWay { requests: present.count, since: present.oldest.map(began) }
+}
+
+async fn answer(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Result<dto::ChangeAnswer, Response> {
     let changed = match changed {
         Ok(changed) => changed,
         Err(refused @ Refused::Unclear(_)) => {
-            return refuse(StatusCode::BAD_REQUEST, refused.to_string(), None);
+            return Err(refuse(StatusCode::BAD_REQUEST, refused.to_string(), None));
         }
-        Err(refused) => return refuse(StatusCode::CONFLICT, refused.to_string(), None),
+        Err(refused) => return Err(refuse(StatusCode::CONFLICT, refused.to_string(), None)),
     };
     let mut message = changed.message;
     if let Some(receipt) = changed.receipt {
@@ -457,7 +489,8 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
             message.push_str(&format!("; in memory only, a restart forgets it: {why}"));
         }
     }
-    Json(dto::ChangeAnswer { state: changed.state.into(), ledger: changed.ledger, message }).into_response()
+    let (state, ledger) = (changed.state.into(), changed.ledger);
+    Ok(dto::ChangeAnswer { state, ledger, message, under_way: None })
 }
 
 /// A reason is kept for ever, in the state file too.

@@ -13,7 +13,7 @@ use crate::domain::segment::UserSet;
 use crate::live::ledger::{self, Entry};
 use crate::live::membership::{Listed, Lookup};
 use crate::live::state_key::StateKey;
-use crate::live::timeline::{Part, Timeline};
+use crate::live::timeline::{LeftOver, Part, Timeline};
 use crate::live::verify::Verifier;
 use crate::live::{clock, failed, keeper};
 use anyhow::Context;
@@ -475,6 +475,7 @@ impl Answer {
             json!({"user": u.id, "was": was, "in_new": u.parts.iter().map(part).collect::<Vec<_>>(),
                    "failed": u.failed.as_ref().map(listed)})
         };
+        let left_over = |l: &LeftOver| json!({"from": time(l.from_ms), "to": l.until_ms.map(time), "requests": l.requests});
         let (surely, perhaps, failed) = self.counts();
         let names = |listed: &[Listed]| listed.iter().map(|l| l.name.clone()).collect::<Vec<_>>();
         let stretches = self.timeline.stretches.iter().map(|s| {
@@ -492,6 +493,7 @@ impl Answer {
         json!({
             "release": self.release, "since": time(self.since_ms), "until": time(self.until_ms),
             "weights": stretches.collect::<Vec<_>>(),
+            "under_way": self.timeline.left_over.iter().map(left_over).collect::<Vec<_>>(),
             "asked": self.users.as_ref().map(|_| self.asked),
             "in_new": self.users.as_ref().map(|_| surely),
             "unclear": self.users.as_ref().map(|_| perhaps),
@@ -538,6 +540,18 @@ impl Answer {
                 time(stretch.from_ms),
                 time(stretch.to_ms),
                 stretch.entry
+            );
+        }
+        for left in &self.timeline.left_over {
+            let until = match left.until_ms {
+                Some(end) => format!("the last of them until {}", time(end)),
+                None => "and the ledger does not say yet that they have ended".to_owned(),
+            };
+            let _ = writeln!(
+                out,
+                "  {}  {} requests that were under way on new went on, {until}",
+                time(left.from_ms),
+                count(left.requests)
             );
         }
         out.push('\n');

@@ -281,7 +281,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 body_idle_timeout: Duration::ZERO,
                 keepalive_timeout: Duration::ZERO,
                 drain: Duration::ZERO,
-                websocket_grace: Duration::ZERO,
+                abandoned_max: None,
+                stream_grace: Duration::ZERO,
             },
             state: plan::State {
                 directory: "state".into(),

@@ -255,6 +255,14 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  weight    {}; {share}", weights(r));
     if let Some(held) = &r.held {
         let _ = writeln!(out, "  held      {}", colour.paint(Hue::Yellow, &shown(held)));
+        if let Some(since) = r.under_way.since.as_deref().filter(|_| r.under_way.requests > 0) {
+            let told = format!(
+                "{} not ended on new, the oldest since {}",
+                count(r.under_way.requests),
+                shown(since)
+            );
+            let _ = writeln!(out, "  under way {}", colour.paint(Hue::Yellow, &told));
+        }
     }
     let _ = writeln!(out, "  failures  {}, in the last five minutes", failures(r));
     table(out, r, colour);

@@ -543,8 +543,11 @@ pub struct Limits {
     /// For requests in flight, and for WebSockets, after TERM.
     #[schemars(extend("default" = "30s"))]
     pub drain: Option<Duration>,
-    /// For the WebSockets of `new`, after a rollback.
+    /// For the response head of a write whose client has left. Empty: the upstream's `response_timeout`.
+    pub abandoned_max: Option<String>,
+    /// For WebSockets and other streams of `new`, after a rollback.
     #[schemars(extend("default" = "30s"))]
+    pub stream_grace: Option<Duration>,
     pub websocket_grace: Option<Duration>,
 }
 

@@ -112,6 +112,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "body_idle_timeout",
             "keepalive_timeout",
             "drain",
+            "abandoned_max",
+            "stream_grace",
             "websocket_grace",
         ],
     ),

@@ -298,6 +298,15 @@ impl<'e> Reader<'e> {
         (!read.is_zero()).then_some(read)
     }
 
+    /// Like [`Reader::duration`]; absent and empty mean "not set".
+    pub fn duration_unless_empty(&mut self, scope: &Scope<'_>, key: &str, high: &str) -> Option<Duration> {
+        let empty = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("");
+        if self.value(scope, key).is_none_or(empty) {
+            return None;
+        }
+        Some(self.duration(scope, key, "0s", "0s"..=high))
+    }
+
     pub fn size(
         &mut self,
         scope: &Scope<'_>,

@@ -10,6 +10,7 @@ use crate::domain::plan::{
 };
 use ipnet::IpNet;
 use std::net::SocketAddr;
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -275,7 +276,8 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
         body_idle_timeout: r.duration(&scope, "body_idle_timeout", "30s", "100ms"..="1h"),
         keepalive_timeout: r.duration(&scope, "keepalive_timeout", "75s", "100ms"..="1h"),
         drain: r.duration(&scope, "drain", "30s", "0s"..="1h"),
-        websocket_grace: r.duration(&scope, "websocket_grace", "30s", "0s"..="1h"),
+        abandoned_max: r.duration_unless_empty(&scope, "abandoned_max", "1h"),
+        stream_grace: stream_grace(r, &scope),
     };
     if limits.uri_bytes > limits.header_bytes {
         let span =
@@ -285,6 +287,18 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
         r.fault(&span, "`uri_bytes` is more than `header_bytes`, which it is a part of", "", Some(help));
     }
     limits
+}
+
+/// `websocket_grace` is the earlier name of `stream_grace`.
+fn stream_grace(r: &mut Reader<'_>, scope: &Scope<'_>) -> Duration {
+    const NAMES: [&str; 2] = ["stream_grace", "websocket_grace"];
+    let [now, earlier] = NAMES.map(|name| r.value(scope, name).map(Spanned::span));
+    if let (Some(_), Some(span)) = (&now, &earlier) {
+        let help = "delete `websocket_grace`: `stream_grace` holds for WebSockets too".to_owned();
+        r.fault(span, "`websocket_grace` and `stream_grace` are one setting", "", Some(help));
+    }
+    let name = if now.is_none() && earlier.is_some() { NAMES[1] } else { NAMES[0] };
+    r.duration(scope, name, "30s", "0s"..="1h")
 }
 
 pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {

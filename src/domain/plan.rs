@@ -469,8 +469,11 @@ pub struct Limits {
     pub keepalive_timeout: Duration,
     /// For requests in flight, and for WebSockets, after TERM.
     pub drain: Duration,
-    /// For the WebSockets of a release's `new`, from when it is held at 0%.
-    pub websocket_grace: Duration,
+    /// How long a write whose client has left may wait for its response head; `None`: as long as
+    /// the upstream's `response_timeout`.
+    pub abandoned_max: Option<Duration>,
+    /// For streams and WebSockets of a release's `new`, from when it is held at 0%.
+    pub stream_grace: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -354,6 +354,7 @@ impl Live {
             };
             entries.push(writer.record(entry, &snapshot));
         }
+        snapshot.publish_holds();
         let desk = Desk::new(snapshot.clone(), None);
         let gauges = Gauges::default();
         gauges.last_reload_ok.store(true, Relaxed);
@@ -581,7 +582,7 @@ impl Live {
         let message = if freeze {
             format!("held at {}: {detail}", live.force.weight())
         } else {
-            "every user is on stable".to_owned()
+            "new requests go to stable".to_owned()
         };
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
@@ -614,6 +615,25 @@ impl Live {
         self.publish(&mut writer, next, entries, None);
     }
 
+    /// Records that the last exchange on a held `new` has ended. For a timer.
+    pub fn note_drained(&self) {
+        for live in &self.snapshot.load().releases {
+            let Some(drained) = live.tally.under_way.drained() else { continue };
+            let mut writer = self.writer();
+            let now = self.snapshot.load_full();
+            let count = drained.most;
+            let detail = format!("the last of {count} exchanges that were under way on new has ended");
+            let held_at = clock::rfc3339(drained.held_at_ms);
+            let origin = Origin { actor: "proxy".into(), reason: None };
+            let entry = Entry {
+                evidence: serde_json::json!({"requests": count, "held_at": held_at}),
+                ..writer.entry("drained", Some(&live.release), &origin, detail)
+            };
+            let entry = writer.record(entry, &now);
+            self.publish(&mut writer, now, vec![entry], None);
+        }
+    }
+
     pub(super) fn publish(
         &self,
         writer: &mut Writer,
@@ -622,6 +642,7 @@ impl Live {
         rollback: Option<(String, &'static str)>,
     ) -> Receipt {
         self.snapshot.store(next.clone());
+        next.publish_holds();
         self.desk.hand_in(writer.image.clone(), entries, rollback, next)
     }
 }

@@ -30,12 +30,12 @@ pub struct Entry {
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`.
+    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`, `drained`.
     pub kind: String,
     /// Of a trip or a freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// `file`, `watchdog`, `fuse`, `waves`, or the name of a token.
+    /// `file`, `watchdog`, `fuse`, `waves`, `proxy`, or the name of a token.
     pub actor: String,
     /// As a person gave it.
     #[serde(default)]
@@ -48,6 +48,10 @@ pub struct Entry {
     /// Nobody is in `new` from here on, whatever weight and segments say; absent where no release is concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
+    /// Exchanges that were under way on `new` when `held` began; absent: none. An entry `drained`
+    /// follows when the last of them has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<u64>,
     /// Who is in `new` beside the weight, from here on; absent: as in the release's entry before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
@@ -265,6 +269,7 @@ mod tests {
             weight_before: Some(5.0),
             weight_after: Some(0.0),
             held: Some(true),
+            under_way: None,
             membership: None,
             evidence: Value::Null,
             method: None,

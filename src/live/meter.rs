@@ -31,6 +31,7 @@ const DURATION: &str = "grayling_request_duration_seconds";
 const RESPONSE: &str = "grayling_upstream_response_seconds";
 const IN_FLIGHT: &str = "grayling_requests_in_flight";
 const WEBSOCKETS: &str = "grayling_websockets";
+const NEW_UNDER_WAY: &str = "grayling_new_under_way";
 const CONNECTIONS: &str = "grayling_connections";
 const PROXY_HEADERS: &str = "grayling_proxy_headers_refused_total";
 const WEIGHT: &str = "grayling_weight_ratio";
@@ -68,6 +69,7 @@ fn describe() {
     describe_counter!(REQUESTS, "Exchanges, by how they ended.");
     describe_gauge!(IN_FLIGHT, "Exchanges that have not ended.");
     describe_gauge!(WEBSOCKETS, "WebSockets that are open.");
+    describe_gauge!(NEW_UNDER_WAY, "Exchanges with new, tunnels among them, that have not ended.");
     describe_gauge!(CONNECTIONS, "Client connections.");
     describe_counter!(
         PROXY_HEADERS,
@@ -188,6 +190,8 @@ fn details(live: &Live, snapshot: &Snapshot) {
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     for release in &snapshot.releases {
+        let under_way = release.tally.under_way.count() as f64;
+        gauge!(NEW_UNDER_WAY, "release" => release.release.name.clone()).set(under_way);
         for arm in Arm::BOTH {
             let tunnels = release.tally.arm(arm).tunnels() as f64;
             gauge!(WEBSOCKETS, "release" => release.release.name.clone(), "arm" => arm.label()).set(tunnels);

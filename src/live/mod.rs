@@ -27,6 +27,7 @@ pub mod state_key;
 pub mod tally;
 pub mod timeline;
 pub mod traces;
+pub mod under_way;
 pub mod upstream;
 pub mod verbs;
 pub mod verify;

@@ -27,6 +27,15 @@ pub struct Snapshot {
     pub releases: Vec<Arc<ReleaseLive>>,
 }
 
+impl Snapshot {
+    /// To be called when it comes into force: exchanges on a held `new` have an end.
+    pub fn publish_holds(&self) {
+        for live in &self.releases {
+            live.tally.under_way.publish(live.release.attempt, live.force == Force::Held);
+        }
+    }
+}
+
 pub struct ReleaseLive {
     pub release: Arc<Release>,
     pub force: Force,

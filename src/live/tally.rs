@@ -6,6 +6,7 @@
 
 use super::clock;
 use super::failed::FailedUsers;
+use super::under_way::UnderWay;
 use crate::domain::decide::Arm;
 use crate::domain::distinct;
 use crate::domain::fuse::{Blown, Fuse};
@@ -204,6 +205,7 @@ pub struct ReleaseTally {
     pub user_id_missing: PerWorker<Counter>,
     pub fuse: FuseBox,
     pub failed: FailedUsers,
+    pub under_way: UnderWay,
 }
 
 /// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one load where it can.
@@ -266,6 +268,7 @@ impl ReleaseTally {
             user_id_missing: PerWorker::new(workers, Counter::default),
             fuse: FuseBox::default(),
             failed: FailedUsers::default(),
+            under_way: UnderWay::new(workers),
         }
     }
 

@@ -35,9 +35,23 @@ pub struct Part {
     pub unclear: Vec<String>,
 }
 
+/// Exchanges that were under way on `new` when a hold began, and went on.
+#[derive(Clone, Debug)]
+pub struct LeftOver {
+    /// Who was in `new` before the hold.
+    before: Option<Stretch>,
+    pub from_ms: i64,
+    /// When the last of them had ended, or the hold; `None`: the ledger does not say that they have.
+    pub until_ms: Option<i64>,
+    pub requests: u64,
+}
+
 #[derive(Debug, Default)]
 pub struct Timeline {
     pub stretches: Vec<Stretch>,
+    pub left_over: Vec<LeftOver>,
+    /// The end of what was asked for.
+    pub until_ms: i64,
     /// When the ledger first tells of the release; `None`: never.
     pub begins_ms: Option<i64>,
     /// Entries whose time is before that of the one before: the clock was put back.
@@ -54,12 +68,22 @@ impl Timeline {
         since_ms: i64,
         until_ms: i64,
     ) -> Timeline {
-        let mut timeline = Timeline::default();
+        let mut timeline = Timeline { until_ms, ..Timeline::default() };
         let (mut membership, mut last_ms) = (None, i64::MIN);
         let mut all: Vec<Stretch> = vec![];
         for entry in entries.filter(|e| e.release.as_deref() == Some(release)) {
-            let Some(weight) = entry.weight_after else { continue };
             let Some(at_ms) = at_ms(&entry.at) else { continue };
+            // They have ended; or users are let in again; or the process that had them is gone.
+            let over = entry.kind == "drained" || entry.held == Some(false) || entry.kind == "start";
+            if over && let Some(left) = timeline.left_over.last_mut().filter(|l| l.until_ms.is_none()) {
+                left.until_ms = Some(at_ms);
+                left.requests = left.requests.max(entry.evidence["requests"].as_u64().unwrap_or(0));
+            }
+            if let Some(requests) = entry.under_way {
+                let before = all.last().cloned();
+                timeline.left_over.push(LeftOver { before, from_ms: at_ms, until_ms: None, requests });
+            }
+            let Some(weight) = entry.weight_after else { continue };
             if at_ms < last_ms {
                 timeline.clock_went_back.push(entry.n);
             }
@@ -89,6 +113,12 @@ impl Timeline {
                 membership: membership.clone(),
             });
         }
+        let within = |l: &LeftOver| l.from_ms < until_ms && l.until_ms.is_none_or(|end| end > since_ms);
+        timeline.left_over.retain(within);
+        for left in &mut timeline.left_over {
+            left.from_ms = left.from_ms.max(since_ms);
+            left.until_ms = left.until_ms.map(|end| end.min(until_ms));
+        }
         timeline.stretches = all
             .into_iter()
             .map(|s| Stretch { from_ms: s.from_ms.max(since_ms), to_ms: s.to_ms.min(until_ms), ..s })
@@ -107,13 +137,25 @@ impl Timeline {
                 None => parts.push(Part { from_ms: stretch.from_ms, to_ms: stretch.to_ms, unclear }),
             }
         }
+        for left in &self.left_over {
+            let was_in = left.before.as_ref().and_then(|before| before.has(user, lookup));
+            let Some(mut unclear) = was_in else { continue };
+            let to_ms = left.until_ms.unwrap_or(self.until_ms);
+            unclear.push(format!(
+                "{} requests of users who were in new were still under way: whose, the ledger does not say",
+                left.requests
+            ));
+            parts.push(Part { from_ms: left.from_ms, to_ms, unclear });
+        }
+        parts.sort_by_key(|part| part.from_ms);
         parts
     }
 
     /// The numbers of a user that [`Timeline::follow`] looks up under a key.
     pub fn numbers(&self, user: &[u8]) -> BTreeSet<u64> {
-        let keyed =
-            self.stretches.iter().filter(|s| s.held != Some(true)).filter_map(|s| s.membership.as_deref());
+        let before = self.left_over.iter().filter_map(|left| left.before.as_ref());
+        let stretches = self.stretches.iter().chain(before).filter(|s| s.held != Some(true));
+        let keyed = stretches.filter_map(|s| s.membership.as_deref());
         let keyed = keyed.filter(|m| !m.key.is_empty());
         keyed.filter_map(|m| m.normalised(user).map(|id| UserSet::hash(&id))).collect()
     }
@@ -185,6 +227,34 @@ mod tests {
             all.find(|u| range.contains(&salt.bucket(u.as_bytes()).index())).unwrap()
         };
         [of(0..50_000), of(50_000..200_000), of(200_000..1_000_000)]
+    }
+
+    #[test]
+    fn who_was_in_new_may_have_stayed_until_the_last_exchange_that_a_hold_found_has_ended() {
+        let held = |under_way: u64| Entry {
+            under_way: Some(under_way),
+            ..entry(2, 2_000, "trip", 0.0, Some(true), false)
+        };
+        let drained = Entry {
+            weight_after: None,
+            evidence: json!({"requests": 4}),
+            ..entry(3, 2_500, "drained", 0.0, Some(true), false)
+        };
+        let entries = [entry(1, 1_000, "start", 5.0, Some(false), true), held(3), drained];
+        let [inside, _, outside] = users();
+        let none = Lookup::NOTHING;
+        let timeline = Timeline::of(entries.iter(), "r", 0, 9_000);
+        let parts = timeline.follow(inside.as_bytes(), &none);
+        let times: Vec<_> = parts.iter().map(|p| (p.from_ms, p.to_ms)).collect();
+        assert_eq!(times, [(1_000, 2_000), (2_000, 2_500)]);
+        assert!(parts[1].unclear.last().unwrap().starts_with("4 requests"), "{parts:?}");
+        // A user who would have been in stable may have been let in by the header, which is told.
+        let of_stable = timeline.follow(outside.as_bytes(), &none);
+        assert!(of_stable.iter().all(|part| !part.unclear.is_empty()), "{of_stable:?}");
+        // Not asked for, and not over yet.
+        assert!(Timeline::of(entries.iter(), "r", 3_000, 9_000).left_over.is_empty());
+        let going_on = Timeline::of(entries[..2].iter(), "r", 0, 9_000);
+        assert_eq!(going_on.follow(inside.as_bytes(), &none)[1].to_ms, 9_000);
     }
 
     #[test]

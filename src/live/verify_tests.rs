@@ -23,6 +23,7 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
         weight_before: Some(5.0),
         weight_after: Some(if kind == "trip" { 0.0 } else { 0.1 + 0.2 }),
         held: Some(false),
+        under_way: None,
         membership: None,
         evidence,
         method: Some(METHOD),

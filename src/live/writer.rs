@@ -325,13 +325,15 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
+            let held = |r: &ReleaseLive| r.force == Force::Held;
+            let hold_changed = old.is_some_and(|old| held(old) != held(release));
             let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
             let kind = if begun == Some(Step::Rearmed) {
                 "attempt"
             } else if begun == Some(Step::VersionBegun) {
                 "version"
-            } else if weight_before != weight_after || configured {
+            } else if weight_before != weight_after || configured || hold_changed {
                 "weight"
             } else if self.told.get(name) != Some(&roll) {
                 "membership"
@@ -404,6 +406,7 @@ impl Writer {
             weight_before: None,
             weight_after: None,
             held: None,
+            under_way: None,
             membership: None,
             evidence: Value::Null,
             method: None,
@@ -449,7 +452,9 @@ impl Writer {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
-                entry.held = Some(live.force == Force::Held);
+                let held = live.force == Force::Held;
+                entry.held = Some(held);
+                entry.under_way = live.tally.under_way.found_by_hold(held);
                 let (release, identity) = (&live.release, &next.plan.identity);
                 let roll = Roll::of(release, live.reach, identity);
                 if self.told.get(name) != Some(&roll) {

@@ -42,6 +42,9 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
     if told.client_gone {
         put("client_gone", true.into());
     }
+    if told.cancelled {
+        put("ended_by", "hold".into());
+    }
     put("duration_ms", json!((told.took.as_secs_f64() * 1e6).round() / 1e3));
     put("bytes", told.bytes.into());
     put("client", story.address.to_string().into());

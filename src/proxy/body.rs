@@ -4,6 +4,7 @@
 //! HTTP/1 connection without terminator, and reset an HTTP/2 stream); the clock for a stalled upstream runs only while
 //! the upstream is waited for, not while the client is; what the client did to its own body is blamed on the client.
 
+use super::cancel::CancelToken;
 use super::exchange::Exchange;
 use super::forward;
 use super::result_code::Reader;
@@ -16,22 +17,26 @@ use crate::net::pool::Lease;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::cell::Cell;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::spawn_local;
 use tokio::time::Instant;
 
 /// A client that was waited for as long as this, in all, may be why the upstream gave the exchange up: no common server has less patience
 /// with a body (uWSGI 4 s, Kestrel 5 s).
 const DAWDLE: Duration = Duration::from_secs(3);
+
+/// For what is left of an answer whose client has left.
+const REST_MAX: Duration = Duration::from_millis(500);
+const REST_BYTES_MAX: usize = 64 * 1024;
 
 /// How far the request body has come, and what became of it; shared with the exchange.
 pub struct Upload {
@@ -44,6 +49,10 @@ pub struct Upload {
     /// Monotonic.
     moved_at: Cell<Duration>,
     became_whole: Notify,
+    /// Its length was known from the beginning.
+    sized: bool,
+    /// Nobody waits for the answer any more: what is still to come is not sent on.
+    stopped: CancelToken,
     /// The client went away, and the exchange goes on without it.
     pub client_gone: Cell<bool>,
 }
@@ -67,13 +76,20 @@ pub enum ClientFault {
 
 impl Upload {
     pub fn of(body: &Incoming, now: Duration) -> Rc<Upload> {
+        let stage = if body.is_end_stream() { Stage::Whole } else { Stage::Running };
+        let stopped = CancelToken::default();
+        if stage == Stage::Running {
+            stopped.arm();
+        }
         Rc::new(Upload {
-            stage: Cell::new(if body.is_end_stream() { Stage::Whole } else { Stage::Running }),
+            stopped,
+            stage: Cell::new(stage),
             waits_for_client: Cell::new(false),
             waited: Cell::default(),
             waits_since: Cell::default(),
             moved_at: Cell::new(now),
             became_whole: Notify::new(),
+            sized: body.size_hint().exact().is_some(),
             client_gone: Cell::new(false),
         })
     }
@@ -81,6 +97,11 @@ impl Upload {
     /// Has the whole body been received?
     pub fn whole(&self) -> bool {
         self.stage.get() == Stage::Whole
+    }
+
+    /// Was its length known from the beginning?
+    pub fn sized(&self) -> bool {
+        self.sized
     }
 
     /// Ends when the body has been received whole, if it was not yet.
@@ -176,6 +197,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if this.upload.stopped.is_cancelled() {
+            return Poll::Ready(Some(Err(BodyError::Client)));
+        }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.until = None;
@@ -204,6 +228,7 @@ impl Body for RequestBody {
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                let _ = this.upload.stopped.poll(cx);
                 this.upload.waits_for_client.set(true);
                 this.upload.waits();
                 let Some(timeout) = this.idle_timeout else { return Poll::Pending };
@@ -312,6 +337,7 @@ impl ResponseBody {
         status: StatusCode,
         deadlines: Deadlines,
         code: Option<Reader>,
+        now: Duration,
     ) -> Self {
         let mut download = Download {
             inner,
@@ -329,17 +355,41 @@ impl ResponseBody {
             download.ended();
             return ResponseBody::Upstream(None);
         }
+        download.exchange.answers(download.inner.size_hint().exact().is_some(), now);
         // Boxed for the same reason as the exchange.
         ResponseBody::Upstream(Some(Box::new(download)))
-    }
-
-    /// Reads to the end for the sake of the outcome: the client is gone.
-    pub async fn drain(mut self) {
-        while let Some(Ok(_)) = self.frame().await {}
     }
 }
 
 impl Download {
+    /// Reads what is left of an answer whose client has left: a result code or trailers may stand
+    /// in it, and its connection may serve another request. Not for long: an answer without an end
+    /// has nobody to read it. `early`: the client had left before the head.
+    async fn read_rest(mut self: Box<Self>, early: bool) {
+        let until = Instant::now() + REST_MAX;
+        let mut bytes = 0;
+        let outcome = loop {
+            let next = tokio::time::timeout_at(until, poll_fn(|cx| self.poll(cx)));
+            match next.await {
+                Ok(Some(Ok(frame))) => {
+                    bytes += frame.data_ref().map_or(0, Bytes::len);
+                    if frame.is_trailers() || self.inner.is_end_stream() {
+                        return self.ended();
+                    }
+                    if bytes > REST_BYTES_MAX {
+                        break None;
+                    }
+                }
+                Ok(None) => return self.ended(),
+                Ok(Some(Err(outcome))) => break Some(outcome),
+                Err(_) => break None,
+            }
+        };
+        // The head came for nobody: what it says is the outcome. Else the client broke off.
+        let unread = if early { self.exchange.by_head() } else { Outcome::Cancelled };
+        self.exchange.end(outcome.unwrap_or(unread), self.status);
+    }
+
     /// The body arrived whole.
     fn ended(&mut self) {
         let now = clock::now();
@@ -484,32 +534,43 @@ impl Body for ResponseBody {
 }
 
 impl Drop for ResponseBody {
-    /// The client went away in mid-body. What may have changed something upstream is read to its end, so that its outcome
-    /// counts for the arm; anything else is cancelled (by dropping it).
+    /// The client went away in mid-body, or the exchange is cancelled. What is left of the answer
+    /// is cancelled (by dropping it), at once or after [`Download::read_rest`]; no drain waits for it.
     fn drop(&mut self) {
-        if let ResponseBody::Upstream(slot) = self
-            && let Some(download) = slot.take()
-            && download.exchange.may_change_something()
+        let ResponseBody::Upstream(slot) = self else { return };
+        let Some(mut download) = slot.take() else { return };
+        // An HTTP/2 server would be sent the rest of the request, and hold both streams open.
+        download.exchange.upload().stopped.cancel();
+        if download.exchange.is_cancelled() {
+            download.exchange.end(Outcome::Cancelled, download.status);
+        } else if download.exchange.may_change_something()
             && download.exchange.upload().whole()
             && download.exchange.worker().detaches()
         {
-            let worker = download.exchange.worker().clone();
-            download.exchange.upload().client_gone.set(true);
-            worker.detach(ResponseBody::Upstream(Some(download)).drain());
+            let early = download.exchange.upload().client_gone.replace(true);
+            spawn_local(download.read_rest(early));
         }
     }
 }
 
-/// An exchange on its way. One that must not be cancelled by its client goes on by itself to its end, if this is dropped when its
+/// An exchange on its way. One that must not be cancelled by its client goes on by itself to the response head, if this is dropped when its
 /// request has been received whole (a POST that was sent may have been carried out).
 pub struct GoesOn<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
     /// Of one that may change something.
-    keeps: Option<(Rc<Worker>, Rc<Upload>)>,
+    keeps: Option<Keeps>,
+}
+
+/// What an exchange without its client needs.
+pub struct Keeps {
+    pub worker: Rc<Worker>,
+    pub upload: Rc<Upload>,
+    /// How long it may wait for the response head.
+    pub at_most: Duration,
 }
 
 impl<F: Future<Output = http::Response<ResponseBody>> + 'static> GoesOn<F> {
-    pub fn new(future: F, keeps: Option<(Rc<Worker>, Rc<Upload>)>) -> Self {
+    pub fn new(future: F, keeps: Option<Keeps>) -> Self {
         // Boxed: hyper keeps room for it as long as the connection stands.
         GoesOn { future: Some(Box::pin(future)), keeps }
     }
@@ -528,17 +589,17 @@ impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for Goes
 
 impl<F: Future + 'static> Drop for GoesOn<F> {
     fn drop(&mut self) {
-        if let Some((worker, upload)) = &self.keeps
+        if let Some(Keeps { worker, upload, at_most }) = &self.keeps
             && upload.whole()
             && let Some(future) = self.future.take()
         {
             upload.client_gone.set(true);
-            worker.detach(finish(future));
+            worker.detach(*at_most, until_head(future));
         }
     }
 }
 
-/// `F`'s output is a response by construction; it is drained so that its outcome is counted.
-async fn finish<F: Future + 'static>(future: Pin<Box<F>>) {
+/// `F`'s output is a response by construction; dropping it ends its exchange.
+async fn until_head<F: Future + 'static>(future: Pin<Box<F>>) {
     drop(future.await);
 }

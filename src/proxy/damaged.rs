@@ -105,7 +105,8 @@ fn limits() -> Limits {
         body_idle_timeout: Duration::ZERO,
         keepalive_timeout: Duration::ZERO,
         drain: Duration::ZERO,
-        websocket_grace: Duration::from_secs(1),
+        abandoned_max: None,
+        stream_grace: Duration::from_secs(1),
     }
 }
 

@@ -5,6 +5,7 @@
 //! and as nothing of stable.
 
 use super::body::Upload;
+use super::cancel::{Carrier, Tracked};
 use super::headers::RequestId;
 use super::serve::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
@@ -51,6 +52,8 @@ pub struct Exchange {
     /// What the head said; more may follow in the body and its trailers.
     by_head: Outcome,
     open: bool,
+    /// While it is under way on `new`.
+    on_new: Option<Tracked>,
 }
 
 /// A request's place in the evidence.
@@ -141,6 +144,8 @@ pub struct Told<'a> {
     pub outcome: Outcome,
     pub status: StatusCode,
     pub client_gone: bool,
+    /// Its release holds `new`, and it had outlived its time.
+    pub cancelled: bool,
     pub took: Duration,
     pub bytes: u64,
     /// Iff it is traced.
@@ -183,6 +188,7 @@ impl Exchange {
             progress: None,
             by_head: Outcome::Ok,
             open: true,
+            on_new: None,
         });
         exchange.arm_counts(|counts| counts.in_flight.add(1));
         if exchange.upload.whole() {
@@ -218,6 +224,25 @@ impl Exchange {
             self.tell(What::Excused, clock::now());
             self.place = Place::Unclaimed;
         }
+    }
+
+    /// The task that carries its answer runs for the first time.
+    pub fn runs(&self) {
+        if let Some(on_new) = &self.on_new {
+            on_new.runs();
+        }
+    }
+
+    /// The head of its answer is there, and a body follows. `sized`: its length is known.
+    pub fn answers(&self, sized: bool, now: Duration) {
+        if let Some(on_new) = &self.on_new {
+            on_new.answers(sized, now);
+        }
+    }
+
+    /// Is it to end because its release is held?
+    pub fn is_cancelled(&self) -> bool {
+        self.on_new.as_ref().is_some_and(Tracked::is_cancelled)
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
@@ -273,6 +298,13 @@ impl Exchange {
     /// What it takes up until its end: room in the process, and the turn on its connection.
     pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
         (self.room, self.progress) = (Some(room), progress);
+    }
+
+    /// Enters it among what is under way on `new`, if it was decided for that. `carrier`: of HTTP/1.1.
+    pub fn enters_new(&mut self, carrier: Option<Carrier>) {
+        let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
+        let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
+        self.on_new = Some(on_new);
     }
 
     pub fn trace(&mut self, traced: Option<Box<Traced>>) {
@@ -353,7 +385,7 @@ impl Exchange {
     pub fn failed_over(&mut self) {
         self.count(Outcome::ConnectError, clock::now());
         // It takes up no room in `new` any more.
-        self.rooms = [None, None];
+        (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
     }
 
@@ -392,6 +424,8 @@ impl Exchange {
         if let Some(progress) = self.progress.take() {
             progress.request_ended();
         }
+        let cancelled = self.is_cancelled();
+        self.on_new = None;
         let took = now.saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
@@ -404,7 +438,8 @@ impl Exchange {
                 served: self.served,
                 outcome,
                 status,
-                client_gone: self.client_gone(outcome),
+                client_gone: !cancelled && self.client_gone(outcome),
+                cancelled,
                 took,
                 bytes: self.bytes,
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
@@ -438,18 +473,19 @@ impl Exchange {
         self.worker.live.traces.hand_in(self.worker.index, traced);
     }
 
-    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the tunnel instead, and the release that may
-    /// call it back, if it leads to `new`.
-    pub fn switched(mut self) -> (Switched, Option<String>) {
+    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the tunnel instead; and, if it leads to
+    /// `new`, its place among what is under way there.
+    pub fn switched(mut self, now: Duration) -> (Switched, Option<Tracked>) {
         let arm = self.serving_arm();
-        let release = self.release().filter(|_| arm == Some(Arm::New)).map(|r| r.release.name.clone());
+        self.answers(false, now);
+        let on_new = self.on_new.take();
         let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
             (_, Some(release), Some(arm)) => Tallied::Release(release.tally.clone(), arm),
             (RouteCounts::Upstream { tally, .. }, ..) => Tallied::Upstream(tally.clone()),
             (RouteCounts::Release(_), ..) => Tallied::Nowhere,
         };
         self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
-        (Switched::begin(tally, self.worker.index), release)
+        (Switched::begin(tally, self.worker.index), on_new)
     }
 
     /// `new` has failed this user: for the list.

@@ -5,7 +5,8 @@
 //! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
 //! machine; nothing here waits for anything but the upstream and the client.
 
-use super::body::{ClientFault, Deadlines, GoesOn, RequestBody, ResponseBody, Upload};
+use super::body::{ClientFault, Deadlines, GoesOn, Keeps, RequestBody, ResponseBody, Upload};
+use super::cancel::Carrier;
 use super::error::Failure;
 use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
@@ -61,7 +62,9 @@ pub fn answer(
     let http1 = request.version() != Version::HTTP_2;
     let exchange = prepare(worker, client, worker.live.snapshot(), request).map(|prepared| {
         let changes = prepared.exchange.may_change_something();
-        let keeps = changes.then(|| (worker.clone(), prepared.upload.clone()));
+        let at_most = prepared.abandoned_max();
+        let keeps =
+            changes.then(|| Keeps { worker: worker.clone(), upload: prepared.upload.clone(), at_most });
         GoesOn::new(exchange(prepared), keeps)
     });
     if exchange.is_err() {
@@ -87,6 +90,14 @@ struct Prepared {
     upstream: Arc<UpstreamLive>,
     /// There iff it asks for a WebSocket.
     ask: Option<Ask>,
+}
+
+impl Prepared {
+    /// How long it may wait for its response head without its client.
+    fn abandoned_max(&self) -> Duration {
+        let limits = &self.exchange.snapshot().plan.limits;
+        limits.abandoned_max.unwrap_or(self.upstream.config.response_timeout)
+    }
 }
 
 /// From the snapshot to the decision, and the headers that go upstream.
@@ -216,9 +227,11 @@ fn prepare(
     let upload = Upload::of(&body, began);
     let body_idle_timeout = (!story.grpc).then_some(snapshot.plan.limits.body_idle_timeout);
     let progress = http1.then(|| client.progress.clone());
+    let carrier = http1.then(|| Carrier::Connection(client.cancel.clone()));
     let mut exchange =
         Exchange::begin(worker.clone(), snapshot, upload.clone(), route, decided, story, began);
     exchange.occupies(room, progress);
+    exchange.enters_new(carrier);
     exchange.trace(traced);
     let body = RequestBody::new(body, upload.clone(), body_idle_timeout);
     let request = Box::new(Some(Request::from_parts(parts, body)));
@@ -252,6 +265,7 @@ fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> 
     // Outside: an `async fn` holds what it takes apart twice.
     let Prepared { mut exchange, mut request, upload, upstream, ask } = prepared;
     async move {
+        exchange.runs();
         let handshake = ask.as_ref().map(|ask| &ask.handshake);
         let began = exchange.began();
         let sent = send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await;
@@ -295,7 +309,7 @@ fn answered(
             let took = exchange.upload().upstream_waits_since().map(|since| now.saturating_sub(since));
             exchange.answered(response.status(), response.headers(), took, now);
             if let Some(ask) = ask.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
-                return ask.agreed(exchange, response, lease);
+                return ask.agreed(exchange, response, lease, now);
             }
             let whole = upstream.config.total_timeout;
             let total = whole.map(|whole| began + whole);
@@ -309,7 +323,7 @@ fn answered(
                 parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
             }
             let code = exchange.rules().and_then(|rules| Reader::of(rules, parts.status, &parts.headers));
-            let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines, code);
+            let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines, code, now);
             Response::from_parts(parts, body)
         }
         Err(unsent) => {

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod body;
+mod cancel;
 pub mod error;
 pub mod exchange;
 pub mod forward;

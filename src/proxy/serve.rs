@@ -6,10 +6,11 @@
 //! what is still open after `drain` is dropped.
 
 use super::body::{RequestBody, ResponseBody};
+use super::cancel::{self, CancelToken, OnNew};
 use super::forward;
 use super::headers;
 use super::stream::{self, Executor, Streams};
-use super::tunnel::{Recalls, Tunnel};
+use super::tunnel::Tunnel;
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Limits, Log};
 use crate::domain::refusal::Refusal;
@@ -36,7 +37,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -44,8 +45,6 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 
-/// How long an exchange goes on without its client.
-const DETACHED_MAX: Duration = Duration::from_secs(300);
 const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that one client connection may have open.
 const STREAMS_MAX: u32 = 256;
@@ -58,6 +57,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
 const ABUSER_GRACE: Duration = Duration::from_secs(1);
+/// An HTTP/2 connection that drains is closed when no stream has been open for so long.
+const DRAIN_QUIET: Duration = Duration::from_secs(2);
 /// More fields than these hyper refuses unless it is told otherwise; then it makes room for so many for each request.
 const HEADERS_OF_HYPER: usize = 100;
 /// Of a response, what waits for a client that reads slowly.
@@ -81,8 +82,8 @@ pub struct Worker {
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
     /// Exchanges that go on without their client; also what keeps them from being spawned at the very end.
     detached: RefCell<Option<JoinSet<()>>>,
-    /// What tunnels are called back by.
-    pub recalls: Recalls,
+    /// What is under way on any `new`.
+    pub on_new: OnNew,
 }
 
 /// A worker's sockets.
@@ -109,6 +110,8 @@ pub struct Client {
     /// Of the certificate that it has shown.
     pub names: Option<CertificateNames>,
     pub progress: Arc<Progress>,
+    /// Of HTTP/1.1, and of a tunnel: ends the connection.
+    pub cancel: Rc<CancelToken>,
     /// What its connection goes on as, once HTTP has ended.
     pub tunnel: Cell<Option<Tunnel>>,
 }
@@ -116,7 +119,15 @@ pub struct Client {
 impl Client {
     fn new(address: IpAddr, scheme: &'static str, names: Option<CertificateNames>) -> Self {
         let address_value = headers::address_value(address);
-        Client { address, address_value, scheme, names, progress: Arc::default(), tunnel: Cell::new(None) }
+        Client {
+            address,
+            address_value,
+            scheme,
+            names,
+            progress: Arc::default(),
+            cancel: Rc::default(),
+            tunnel: Cell::new(None),
+        }
     }
 }
 
@@ -132,7 +143,7 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
         random: Cell::new(seed(index)),
         user_key: RefCell::default(),
         detached: RefCell::new(Some(JoinSet::new())),
-        recalls: Recalls::default(),
+        on_new: OnNew::new(index),
         live,
     });
     let (http, https) = {
@@ -156,6 +167,7 @@ impl Worker {
         mut stage: watch::Receiver<Stage>,
     ) -> io::Result<()> {
         let sweeper = spawn_local(self.clone().sweep());
+        let canceller = spawn_local(cancel::run(self.clone()));
         spawn_local(outbox::run());
         let mut connections = JoinSet::new();
         loop {
@@ -187,6 +199,7 @@ impl Worker {
             _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
         }
         sweeper.abort();
+        canceller.abort();
         Ok(())
     }
 
@@ -241,13 +254,12 @@ impl Worker {
         (before < limits.requests_in_flight).then_some(room)
     }
 
-    /// Lets `future` go on by itself: its client is gone. Drain waits for it.
-    pub fn detach(&self, future: impl Future<Output = ()> + 'static) {
+    /// Lets `future` go on by itself, for so long: its client is gone. Drain waits for it.
+    pub fn detach(&self, at_most: Duration, future: impl Future<Output = ()> + 'static) {
         if let Some(detached) = self.detached.borrow_mut().as_mut() {
             while detached.try_join_next().is_some() {}
-            detached.spawn_local(async {
-                // An answer without end has nobody to read it.
-                let _ = tokio::time::timeout(DETACHED_MAX, future).await;
+            detached.spawn_local(async move {
+                let _ = tokio::time::timeout(at_most, future).await;
             });
         }
     }
@@ -296,7 +308,6 @@ impl Worker {
         loop {
             tokio::time::sleep(SWEEP).await;
             let snapshot = self.live.snapshot();
-            self.recalls.look(&snapshot);
             let longest = snapshot.plan.upstreams.iter().map(|u| u.connection_idle).max();
             self.pools.sweep(longest.unwrap_or(Duration::ZERO));
         }
@@ -410,7 +421,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
     }
     if let Some(tunnel) = client.tunnel.take() {
-        Box::pin(tunnel.run(&worker, limits.body_idle_timeout)).await;
+        Box::pin(tunnel.run(&client.cancel, limits.body_idle_timeout)).await;
     }
 }
 
@@ -436,7 +447,31 @@ async fn converse<C: Future>(
         }
     }
     finish(connection.as_mut());
-    let _ = connection.await;
+    let ended = poll_fn(|cx| poll_connection(connection.as_mut(), &client.cancel, cx));
+    // A graceful end waits for a PONG, which a client that reads nothing never sends.
+    let quiet = async {
+        tokio::time::sleep(DRAIN_QUIET).await;
+        while streams.quiet_for() < DRAIN_QUIET {
+            tokio::time::sleep(DRAIN_QUIET.saturating_sub(streams.quiet_for())).await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = quiet, if client.progress.is_http2() => {}
+    }
+}
+
+/// Ready once the connection has ended, or is cancelled.
+fn poll_connection(
+    connection: Pin<&mut impl Future>,
+    cancel: &CancelToken,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    // First: while it is polled its exchange may end, and another begin.
+    if cancel.is_cancelled() || connection.poll(cx).is_ready() {
+        return Poll::Ready(());
+    }
+    cancel.poll(cx)
 }
 
 /// Why a connection does not simply go on.
@@ -462,7 +497,7 @@ async fn until_told(
     let mut outstays = pin!(outstays(&client.progress, streams, limits));
     let mut waits = false;
     poll_fn(move |cx| {
-        if connection.as_mut().poll(cx).is_ready() {
+        if poll_connection(connection.as_mut(), &client.cancel, cx).is_ready() {
             return Poll::Ready(Told::Ended);
         }
         let look = !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true);

@@ -7,6 +7,7 @@
 //! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and counted as the client's doing; a
 //! connection on which resets outweigh answers by `RESETS_MAX` takes no more streams.
 
+use super::cancel::CancelToken;
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -79,7 +80,9 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Executor {
 
 /// What the inside of a stream's task tells its outside.
 #[derive(Default)]
-struct State {
+pub struct State {
+    /// Ends the task.
+    pub cancel: CancelToken,
     answered: Cell<bool>,
     /// The client has been given a piece of a body, and has not asked for more.
     offered_at: Cell<Option<Instant>>,
@@ -96,6 +99,11 @@ fn tell(what: impl FnOnce(&State)) {
             what(state);
         }
     });
+}
+
+/// The stream whose task runs now; `None` outside HTTP/2.
+pub fn current() -> Option<Rc<State>> {
+    CURRENT.with_borrow(Clone::clone)
 }
 
 /// The head of the response is ready. Means nothing outside an HTTP/2 stream, as the two below.
@@ -134,6 +142,10 @@ impl<F: Future> Future for Stream<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
+        // Ready: the task ends, and dropping it resets the stream.
+        if this.state.cancel.is_cancelled() {
+            return Poll::Ready(());
+        }
         let outer = CURRENT.replace(Some(this.state.clone()));
         let polled = this.future.poll(cx);
         CURRENT.set(outer);
@@ -148,10 +160,12 @@ impl<F: Future> Future for Stream<F> {
                 if timer.deadline() != until {
                     timer.as_mut().reset(until);
                 }
-                // Ready: the task ends, and dropping it resets the stream.
-                return timer.as_mut().poll(cx);
+                // Ready: as above.
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
             }
         }
-        Poll::Pending
+        this.state.cancel.poll(cx)
     }
 }

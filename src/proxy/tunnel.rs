@@ -6,31 +6,28 @@
 //! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel costs two buffers, whatever the
 //! peers do; how one ends is nobody's fault. It may be silent for ever (TCP's keepalive finds a peer that is gone), but a peer
 //! that takes nothing of what it is sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
-//! its last word. A tunnel of `new` outlives the hold of its release at 0% by no more than `websocket_grace`, and [`Recalls::look`]'s period;
+//! its last word. A tunnel of `new` ends `stream_grace` after its release is held at 0% ([`super::cancel`]);
 //! one of stable is never cut.
 
 use super::body::{RequestBody, ResponseBody};
+use super::cancel::{CancelToken, Tracked};
 use super::exchange::{Exchange, Switched};
 use super::headers::{self, X_GRAYLING_ARM};
-use super::serve::{Client, Worker};
+use super::serve::Client;
 use super::websocket::{self, Handshake};
-use crate::domain::decide::Force;
-use crate::live::snapshot::Snapshot;
 use crate::net::pool::{Lease, TunnelRoom};
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// On its way in one direction; two of these are what a tunnel costs.
 const PIECE_BYTES: usize = 4 * 1024;
@@ -47,8 +44,8 @@ pub struct Ask {
 pub struct Tunnel {
     client: OnUpgrade,
     server: OnUpgrade,
-    /// Of a tunnel to `new`: the release that may call it back.
-    release: Option<String>,
+    /// Of a tunnel to `new`.
+    _on_new: Option<Tracked>,
     _room: Option<TunnelRoom<RequestBody>>,
     _counted: Switched,
 }
@@ -60,9 +57,10 @@ impl Ask {
         exchange: Box<Exchange>,
         response: Response<Incoming>,
         lease: Lease<RequestBody>,
+        now: Duration,
     ) -> Response<ResponseBody> {
         let exposed = exchange.exposed_arm();
-        let (counted, release) = exchange.switched();
+        let (counted, on_new) = exchange.switched(now);
         let (mut parts, body) = response.into_parts();
         drop(body);
         headers::drop_hop_by_hop(&mut parts.headers);
@@ -73,7 +71,8 @@ impl Ask {
         // There with every 101 that the HTTP library reads.
         if let Some(server) = parts.extensions.remove::<OnUpgrade>() {
             let room = lease.switched();
-            let tunnel = Tunnel { client: self.upgrade, server, release, _room: room, _counted: counted };
+            let tunnel =
+                Tunnel { client: self.upgrade, server, _on_new: on_new, _room: room, _counted: counted };
             self.client.progress.switched();
             self.client.tunnel.replace(Some(tunnel));
         }
@@ -82,19 +81,13 @@ impl Ask {
 }
 
 impl Tunnel {
-    /// To the end. `stall`: how long a peer may take nothing.
-    pub async fn run(self, worker: &Worker, stall: Duration) {
+    /// To the end, or until it is cancelled. `stall`: how long a peer may take nothing.
+    pub async fn run(self, cancel: &CancelToken, stall: Duration) {
         // Either may be gone before it has switched.
         let (Ok(client), Ok(server)) = (self.client.await, self.server.await) else { return };
-        let recalled = async {
-            match &self.release {
-                Some(release) => worker.recalls.recalled(worker, release).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = join(TokioIo::new(client), TokioIo::new(server), stall) => {}
-            () = recalled => {}
+            () = cancel.cancelled() => {}
         }
     }
 }
@@ -151,41 +144,6 @@ async fn last_words(rest: impl Future<Output = io::Result<()>>, stall: Duration,
         // There is nobody left to tell.
         _ = rest => {}
         () = silent => {}
-    }
-}
-
-/// Which releases are held at 0% (rolled back, stopped by hand), as the tunnels of one worker are told.
-#[derive(Default)]
-pub struct Recalls(watch::Sender<BTreeSet<String>>);
-
-impl Recalls {
-    /// Looks for releases that have been held, or let go. For a timer. One that has left the file stays as it was.
-    pub fn look(&self, snapshot: &Snapshot) {
-        self.0.send_if_modified(|held| {
-            let before = held.len();
-            let mut let_go = false;
-            for live in &snapshot.releases {
-                match live.force {
-                    Force::Held => _ = held.insert(live.release.name.clone()),
-                    Force::At(_) => let_go |= held.remove(&live.release.name),
-                }
-            }
-            let_go || held.len() != before
-        });
-    }
-
-    /// Ends when this release has been held for `websocket_grace` without a break.
-    async fn recalled(&self, worker: &Worker, release: &str) {
-        let mut held = self.0.subscribe();
-        loop {
-            // The sender lives as long as the worker.
-            let _ = held.wait_for(|held| held.contains(release)).await;
-            let grace = worker.live.snapshot().plan.limits.websocket_grace;
-            tokio::select! {
-                () = sleep(grace) => return,
-                _ = held.wait_for(|held| !held.contains(release)) => {}
-            }
-        }
     }
 }
 

@@ -113,6 +113,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         };
         last = now;
         live.heed_stop_file(StopFile::beside(config));
+        live.note_drained();
 
         live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
         // Loaded after the events were taken: it knows all of their epochs but those of releases that are gone.

@@ -19,6 +19,7 @@ mod faults;
 mod health;
 mod hostile;
 mod latch;
+mod leaving;
 mod ledger;
 mod metrics;
 mod page;

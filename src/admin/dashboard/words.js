@@ -140,7 +140,8 @@ function answers(r, status) {
   if (r.state === 'rolled_back' && r.trip) {
     const t = r.trip, by = t.actor === 'watchdog' || t.actor === 'fuse' ? `the ${t.actor}` : t.actor;
     a.tone = 'bad'; a.verdict = t.cause === 'manual' ? 'watch' : 'bad';
-    a.inside = `Nobody: every user is on stable. (The file says ${percent(r.weight_configured)}.)`;
+    const left = r.under_way ? r.under_way.requests : 0;
+    a.inside = `${left ? `No new request: they go to stable. ${left} of before ${left === 1 ? 'has' : 'have'} not ended on new` : 'Nobody: every user is on stable'}. (The file says ${percent(r.weight_configured)}.)`;
     a.worse = t.cause === 'manual' ? 'A person took it out:' : t.cause === 'both_arms' ? 'Both were bad:' : 'It was:';
     a.why = t.cause === 'manual' ? `“${t.detail}”.` : `${t.detail || CAUSES[t.cause]}.`;
     a.acted = `Yes: rolled back by ${by} at ${since(t.at, now)}${t.onset_to_trip_ms ? `, ${millis(t.onset_to_trip_ms)} after the first sign` : ''}.`;

@@ -45,7 +45,7 @@ fn row_27_another_server_of_new_is_tried_before_stable() {
 }
 
 /// An origin that takes a request and then does as it is told; counts what came.
-fn origin_that(does: impl Fn(&mut TcpStream) + Send + Sync + Copy + 'static) -> Once {
+pub fn origin_that(does: impl Fn(&mut TcpStream) + Send + Sync + Copy + 'static) -> Once {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -64,13 +64,13 @@ fn origin_that(does: impl Fn(&mut TcpStream) + Send + Sync + Copy + 'static) -> 
     Once { address, requests }
 }
 
-struct Once {
-    address: SocketAddr,
+pub struct Once {
+    pub address: SocketAddr,
     requests: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 impl Once {
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.requests.load(std::sync::atomic::Ordering::SeqCst)
     }
 }

@@ -1,6 +1,7 @@
 //! The table of requests and faults, row by row: the very bytes over a socket, and the very bytes that an origin received. Each test is named
 //! after its row. Nothing here may ever count against an arm, unless the row says so: [`Scene::nobody_is_blamed`].
 
+mod abandoned;
 mod arms;
 mod grpc;
 mod http2;

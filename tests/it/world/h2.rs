@@ -23,6 +23,10 @@ pub enum H2Behaviour {
     CutBody,
     /// A first piece, and then nothing for ever.
     Stall,
+    /// The same before the request has been received whole.
+    StallAtOnce,
+    /// As `Stall` of POSTs; an answer to everything else.
+    StallPosts,
     /// A body that never ends.
     Endless,
     Delay(Duration),
@@ -33,6 +37,8 @@ struct Shared {
     behaviour: Mutex<H2Behaviour>,
     connections: AtomicU64,
     requests: AtomicU64,
+    /// Bodies that were dropped before their end.
+    broken_off: Arc<AtomicU64>,
     /// `x-key` of every request that came whole.
     keys: Mutex<Vec<String>>,
     /// `te` of every request: its lines.
@@ -59,6 +65,7 @@ impl H2Origin {
             behaviour: Mutex::new(H2Behaviour::Answer),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            broken_off: Arc::default(),
             keys: Mutex::default(),
             te: Mutex::default(),
             deaf: AtomicBool::new(false),
@@ -105,6 +112,10 @@ impl H2Origin {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    pub fn broken_off(&self) -> u64 {
+        self.shared.broken_off.load(Ordering::Relaxed)
+    }
+
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
     }
@@ -145,6 +156,12 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let te = parts.headers.get_all("te").iter().map(|v| v.to_str().unwrap().to_owned()).collect();
     shared.te.lock().unwrap().push(te);
+    if *shared.behaviour.lock().unwrap() == H2Behaviour::StallAtOnce {
+        let broken_off = shared.broken_off.clone();
+        let first = Some(Bytes::from_static(b"first"));
+        let pieces = Pieces { first, then: Then::Nothing, broken_off, _request: Some(body) };
+        return Ok(Response::new(Either::Right(pieces)));
+    }
     let body = body.collect().await;
     if let (Ok(_), Some(key)) = (&body, parts.headers.get("x-key")) {
         shared.keys.lock().unwrap().push(key.to_str().unwrap_or_default().to_owned());
@@ -156,14 +173,21 @@ async fn answer(
     }
     let authority = parts.uri.authority().map_or("-", |a| a.as_str());
     let text = format!("{} {} {authority} {} {received}", shared.name, parts.method, parts.uri.path());
+    let pieces = |first: Option<String>, then| {
+        let broken_off = shared.broken_off.clone();
+        Either::Right(Pieces { first: first.map(Bytes::from), then, broken_off, _request: None })
+    };
     let body = match behaviour {
-        H2Behaviour::Answer | H2Behaviour::Delay(_) => Either::Left(Full::new(text.into())),
-        H2Behaviour::Endless => Either::Right(Pieces { first: None, then: Then::More }),
-        H2Behaviour::CutBody => Either::Right(Pieces::then(
-            text,
-            Then::Fault(Box::pin(tokio::time::sleep(Duration::from_millis(50)))),
-        )),
-        H2Behaviour::Stall => Either::Right(Pieces::then(text, Then::Nothing)),
+        H2Behaviour::StallPosts if parts.method == "POST" => pieces(Some(text), Then::Nothing),
+        H2Behaviour::Answer | H2Behaviour::Delay(_) | H2Behaviour::StallPosts => {
+            Either::Left(Full::new(text.into()))
+        }
+        H2Behaviour::Endless => pieces(None, Then::More),
+        H2Behaviour::CutBody => {
+            let fault = Box::pin(tokio::time::sleep(Duration::from_millis(50)));
+            pieces(Some(text), Then::Fault(fault))
+        }
+        H2Behaviour::Stall | H2Behaviour::StallAtOnce => pieces(Some(text), Then::Nothing),
     };
     Ok(Response::new(body))
 }
@@ -171,6 +195,14 @@ async fn answer(
 struct Pieces {
     first: Option<Bytes>,
     then: Then,
+    broken_off: Arc<AtomicU64>,
+    _request: Option<Incoming>,
+}
+
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.broken_off.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 enum Then {
@@ -178,12 +210,6 @@ enum Then {
     More,
     /// A reset overtakes what is not on its way yet: it has to wait.
     Fault(Pin<Box<tokio::time::Sleep>>),
-}
-
-impl Pieces {
-    fn then(text: String, then: Then) -> Pieces {
-        Pieces { first: Some(text.into()), then }
-    }
 }
 
 impl Body for Pieces {

@@ -1,0 +1,310 @@
+//! Exchanges that are under way on `new`, and their end where a release holds `new` at 0%.
+//!
+//! Each worker has a table of its exchanges with `new`, tunnels included. It looks at the table
+//! once a second, and cancels what has outlived the hold. One mechanism ends everything: the task
+//! that carries the answer to the client (of an HTTP/1.1 connection, of an HTTP/2 stream) ends, and
+//! all that it owns is dropped. The client finds a connection without terminator, or RST_STREAM
+//! CANCEL; so does the server.
+//!
+//! Invariants: an exchange is in the table from its decision to its end, and at most once; one that
+//! stable has taken over is not. A request that has been received and waits for its response head
+//! is never cancelled here. An answer or an upload without a known length, and a tunnel, is cancelled
+//! `stream_grace` after the hold or its head, whichever is later; those of known length after
+//! `FINISH_MAX`. The table is bounded by `[limits] requests_in_flight` and
+//! `connections`.
+
+use super::body::Upload;
+use super::serve::Worker;
+use super::stream;
+use crate::live::clock;
+use crate::live::snapshot::{ReleaseLive, Snapshot};
+use crate::live::tally::ReleaseTally;
+use crate::live::under_way::LOOK;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// For an upload or an answer of known length, from when its release is held.
+const FINISH_MAX: Duration = Duration::from_secs(600);
+
+/// Ends the task that polls it. Costs one load a poll unless it is armed.
+#[derive(Default)]
+pub struct CancelToken {
+    stage: Cell<Stage>,
+    waker: Cell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Each poll leaves its waker here.
+    Armed,
+    Cancelled,
+}
+
+impl CancelToken {
+    pub fn is_cancelled(&self) -> bool {
+        self.stage.get() == Stage::Cancelled
+    }
+
+    /// Ready once it is cancelled. Before that the task is woken for it only if it is armed.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        match self.stage.get() {
+            Stage::Idle => Poll::Pending,
+            Stage::Armed => {
+                let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+                self.waker.set(waker.or_else(|| Some(cx.waker().clone())));
+                Poll::Pending
+            }
+            Stage::Cancelled => Poll::Ready(()),
+        }
+    }
+
+    pub async fn cancelled(&self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    /// From now on each poll leaves its waker.
+    pub fn arm(&self) {
+        self.stage.set(Stage::Armed);
+    }
+
+    fn disarm(&self) {
+        self.stage.set(Stage::Idle);
+    }
+
+    pub fn cancel(&self) {
+        self.stage.set(Stage::Cancelled);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The task that carries an answer to its client.
+pub enum Carrier {
+    /// HTTP/1.1: one exchange at a time, or a tunnel.
+    Connection(Rc<CancelToken>),
+    /// HTTP/2.
+    Stream(Rc<stream::State>),
+}
+
+impl Carrier {
+    fn token(&self) -> &CancelToken {
+        match self {
+            Carrier::Connection(token) => token,
+            Carrier::Stream(state) => &state.cancel,
+        }
+    }
+}
+
+/// All exchanges of one worker with any `new`.
+pub struct OnNew {
+    worker: usize,
+    groups: RefCell<Vec<Rc<Group>>>,
+}
+
+/// Those of one release.
+struct Group {
+    worker: usize,
+    tally: Arc<ReleaseTally>,
+    slots: RefCell<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    all: Vec<Option<Slot>>,
+    /// Indices of those that are empty.
+    free: Vec<usize>,
+}
+
+struct Slot {
+    began: Duration,
+    attempt: u64,
+    upload: Rc<Upload>,
+    answer: Answer,
+    /// `None`: the task of an HTTP/2 stream that has not run yet.
+    carrier: Option<Carrier>,
+    cancelled: bool,
+}
+
+/// How far the answer has come, and the monotonic time of its head.
+#[derive(Clone, Copy)]
+enum Answer {
+    Awaited,
+    Sized(Duration),
+    /// No known length, or a tunnel.
+    Stream(Duration),
+}
+
+/// An exchange in the table; leaves it when dropped.
+pub struct Tracked {
+    group: Rc<Group>,
+    slot: usize,
+}
+
+impl OnNew {
+    pub fn new(worker: usize) -> Self {
+        OnNew { worker, groups: RefCell::default() }
+    }
+
+    /// Enters an exchange that was decided for `new`.
+    pub fn enter(
+        &self,
+        release: &ReleaseLive,
+        began: Duration,
+        upload: Rc<Upload>,
+        carrier: Option<Carrier>,
+    ) -> Tracked {
+        let group = self.group(&release.tally);
+        group.tally.under_way.began(self.worker);
+        let attempt = release.release.attempt;
+        let answer = Answer::Awaited;
+        let slot = Slot { began, attempt, upload, answer, carrier, cancelled: false };
+        let slot = group.slots.borrow_mut().insert(slot);
+        Tracked { group, slot }
+    }
+
+    fn group(&self, tally: &Arc<ReleaseTally>) -> Rc<Group> {
+        let mut groups = self.groups.borrow_mut();
+        if let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.tally, tally)) {
+            return group.clone();
+        }
+        let (worker, tally) = (self.worker, tally.clone());
+        let group = Rc::new(Group { worker, tally, slots: RefCell::default() });
+        groups.push(group.clone());
+        group
+    }
+
+    /// Cancels what has outlived a hold. The monotonic time at which the next one will have.
+    fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
+        let grace = snapshot.plan.limits.stream_grace;
+        let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
+        let mut groups = self.groups.borrow_mut();
+        groups.retain(|group| !group.is_empty() || named(group));
+        groups.iter().filter_map(|group| group.look(grace, now)).min()
+    }
+}
+
+/// Looks for what has outlived a hold, until it is dropped.
+pub async fn run(worker: Rc<Worker>) {
+    loop {
+        let now = clock::now();
+        let next = worker.on_new.look(&worker.live.snapshot(), now);
+        tokio::time::sleep(next.map_or(LOOK, |next| LOOK.min(next - now))).await;
+    }
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        let slots = self.slots.borrow();
+        slots.all.len() == slots.free.len()
+    }
+
+    fn look(&self, grace: Duration, now: Duration) -> Option<Duration> {
+        let under_way = &self.tally.under_way;
+        let mut slots = self.slots.borrow_mut();
+        under_way.note_oldest(self.worker, slots.all.iter().flatten().map(|slot| slot.began).min());
+        let mut next = None::<Duration>;
+        for slot in slots.all.iter_mut().flatten() {
+            let Some(held) = under_way.held_since(slot.attempt) else { continue };
+            let Some(deadline) = slot.deadline(held, grace) else { continue };
+            if deadline > now {
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
+            } else if let Some(carrier) = &slot.carrier {
+                slot.cancelled = true;
+                carrier.token().cancel();
+            }
+        }
+        next
+    }
+}
+
+impl Slot {
+    fn deadline(&self, held: Duration, grace: Duration) -> Option<Duration> {
+        let upload_finishes = self.upload.sized() && !self.upload.whole();
+        match self.answer {
+            // Its `response_timeout` ends it.
+            Answer::Awaited if self.upload.whole() => None,
+            Answer::Awaited if upload_finishes => Some(held + FINISH_MAX),
+            Answer::Awaited => Some(held + grace),
+            Answer::Sized(head) => Some(held.max(head) + FINISH_MAX),
+            Answer::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
+            Answer::Stream(head) if self.upload.sized() => {
+                Some(held.max(head).max(self.upload.moved_at()) + grace)
+            }
+            Answer::Stream(head) => Some(held.max(head) + grace),
+        }
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, slot: Slot) -> usize {
+        match self.free.pop() {
+            Some(index) => {
+                self.all[index] = Some(slot);
+                index
+            }
+            None => {
+                self.all.push(Some(slot));
+                self.all.len() - 1
+            }
+        }
+    }
+}
+
+impl Tracked {
+    /// The task that carries the answer runs for the first time.
+    pub fn runs(&self) {
+        self.change(|slot| {
+            if slot.carrier.is_none() {
+                slot.carrier = stream::current().map(Carrier::Stream);
+            }
+            // A client may be silent in the middle of its upload.
+            if !slot.upload.whole()
+                && let Some(carrier) = &slot.carrier
+            {
+                carrier.token().arm();
+            }
+        });
+    }
+
+    /// The head of the answer is there, and more is to come.
+    pub fn answers(&self, sized: bool, now: Duration) {
+        self.change(|slot| {
+            slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };
+            if let Some(carrier) = &slot.carrier {
+                carrier.token().arm();
+            }
+        });
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        let slots = self.group.slots.borrow();
+        slots.all[self.slot].as_ref().is_some_and(|slot| slot.cancelled)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Slot)) {
+        if let Some(slot) = &mut self.group.slots.borrow_mut().all[self.slot] {
+            change(slot);
+        }
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.group.tally.under_way.ended(self.group.worker);
+        let slot = {
+            let mut slots = self.group.slots.borrow_mut();
+            slots.free.push(self.slot);
+            slots.all[self.slot].take()
+        };
+        if let Some(Slot { carrier: Some(carrier), .. }) = &slot {
+            carrier.token().disarm();
+        }
+    }
+}
