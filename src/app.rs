@@ -42,11 +42,13 @@ const CONTROL_TASKS_MAX: u32 = 4;
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
 /// How long the end waits for the disk.
 const SCRIBE_GRACE: Duration = Duration::from_secs(5);
-/// Descriptors that are for neither clients nor servers: a quarter, within these bounds. What the process itself does not need
-/// of them is for admin connections, so that neither port can starve the other.
+/// Descriptors that are for neither clients nor servers: a quarter, within these bounds. What the
+/// process itself does not need of them is for admin connections, so that neither port can starve
+/// the other.
 const DESCRIPTORS_MIN: u64 = 64;
 const DESCRIPTORS_MAX: u64 = 512;
-/// Of these the process needs so many: its files, runtimes, probes and calls to receivers; and a few more for each worker.
+/// Of these the process needs so many: its files, runtimes, probes and calls to receivers; and a
+/// few more for each worker.
 const DESCRIPTORS_OWN: usize = 24;
 const DESCRIPTORS_WORKER: usize = 6;
 /// How long the end waits for a collector of traces.
@@ -327,7 +329,8 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
     Ok((Some(directory), ledger, found))
 }
 
-/// The key of the state directory. A fault of it costs answers about the past, and is logged: it stops nothing.
+/// The key of the state directory. A fault of it costs answers about the past, and is logged: it
+/// stops nothing.
 fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &Log) -> io::Result<StateKey> {
     let Some(directory) = directory else { return StateKey::random() };
     let (key, origin) = StateKey::open(directory.path())?;
@@ -368,8 +371,8 @@ fn rebuild(ledger: &mut Ledger, image: &Image, log: &Log) {
     }
 }
 
-/// Raises the limit of open files to what is allowed. Answers how many connections of clients that leaves room for, and of servers
-/// likewise; and how many of the admin API.
+/// Raises the limit of open files to what is allowed. Answers how many connections of clients that
+/// leaves room for, and of servers likewise; and how many of the admin API.
 fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -412,7 +415,8 @@ impl Control {
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        // Sockets are looked at after so many tasks: one that computes for milliseconds must not keep new connections waiting.
+        // Sockets are looked at after so many tasks: one that computes for milliseconds must not
+        // keep new connections waiting.
         runtime.enable_all().event_interval(CONTROL_TASKS_MAX);
         let runtime = match runtime.build() {
             Ok(runtime) => runtime,

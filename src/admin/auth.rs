@@ -2,17 +2,19 @@
 //!
 //! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points a name of its own
 //!   at this address (DNS rebinding) gets nothing. An `Origin` must be that same host.
-//! - A browser says in `Sec-Fetch-Site` which page asks. Pages of other sites, and of other ports of this host, may only link
-//!   here: without this rule an `<iframe>` of any page, which sends no `Origin`, could hold streams of events open.
-//! - Changes need a token, and off loopback every GET does. On loopback without a token file a change is allowed, unless
-//!   `local_changes` is false; its actor is then [`LOCAL`]. The page sends its token in a cookie (`session`); a change by
-//!   cookie needs an `Origin`, which every browser sends.
+//! - A browser says in `Sec-Fetch-Site` which page asks. Pages of other sites, and of other ports
+//!   of this host, may only link here: without this rule an `<iframe>` of any page, which sends no
+//!   `Origin`, could hold streams of events open.
+//! - Changes need a token, and off loopback every GET does. On loopback without a token file a
+//!   change is allowed, unless `local_changes` is false; its actor is then [`LOCAL`]. The page
+//!   sends its token in a cookie (`session`); a change by cookie needs an `Origin`, which every
+//!   browser sends.
 //! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name the host as they like.
 //! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a 401 as well: it asks for the token.
 //!
-//! Invariants: what cannot be proven is refused (an unknown peer is not on loopback); the tokens are those of the plan in
-//! force (`domain::tokens`), so a token file that `check` refuses lets nobody in, and a token is worth nothing as soon as the
-//! reload without it is in force.
+//! Invariants: what cannot be proven is refused (an unknown peer is not on loopback); the tokens
+//! are those of the plan in force (`domain::tokens`), so a token file that `check` refuses lets
+//! nobody in, and a token is worth nothing as soon as the reload without it is in force.
 
 use super::dto::{ErrorBody, Session};
 use super::{page, session};
@@ -260,7 +262,8 @@ fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
     ours().ok_or(Refusal::OriginForeign)
 }
 
-/// Fetch Metadata (W3C): sent by browsers only, and out of reach of a page's scripts. A person may follow a link.
+/// Fetch Metadata (W3C): sent by browsers only, and out of reach of a page's scripts. A person may
+/// follow a link.
 fn page_is_ours(parts: &Parts) -> Result<(), Refusal> {
     let Some(site) = parts.headers.get("sec-fetch-site") else { return Ok(()) };
     let says = |name: &str, value: &str| parts.headers.get(name).is_some_and(|v| v == value);

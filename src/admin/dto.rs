@@ -154,8 +154,8 @@ pub struct Progress {
     /// The wave that opens next; `null` in the last one.
     #[serde(default)]
     pub next: Option<String>,
-    /// For how long it has been held although it is baked; while it still bakes, how much time was not watched,
-    /// if that is much. `null`: it is not held.
+    /// For how long it has been held although it is baked; while it still bakes, how much time was
+    /// not watched, if that is much. `null`: it is not held.
     #[serde(default)]
     pub held_s: Option<f64>,
     /// What it waits for then, gate by gate.
@@ -499,7 +499,8 @@ pub struct LedgerEnd {
     pub hash: String,
 }
 
-/// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the numbers that were asked for.
+/// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the numbers
+/// that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashed {
     pub key: String,

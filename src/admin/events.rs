@@ -7,8 +7,9 @@
 //! | `point` | the newest point of `/api/v1/history`, every five seconds |
 //! | `dropped` | `{"events": N}`: so many were lost to this reader, who should ask for the ledger and the history again |
 //!
-//! Invariants: a summary is computed once for all streams, and not at all while there is none; the number of streams is bounded, each has a
-//! queue of 16 events: what finds it full is dropped and counted, and nobody waits for a reader.
+//! Invariants: a summary is computed once for all streams, and not at all while there is none; the
+//! number of streams is bounded, each has a queue of 16 events: what finds it full is dropped and
+//! counted, and nobody waits for a reader.
 
 use super::auth::refuse;
 use super::history::{History, STEP};

@@ -78,8 +78,8 @@ pub struct Numbers {
     numbers: String,
 }
 
-/// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: how users stand in the ledger's lists, under the key of the state directory, which
-/// never leaves it. A number is the xxh3-64 of the normalised id.
+/// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: how users stand in the ledger's lists, under the
+/// key of the state directory, which never leaves it. A number is the xxh3-64 of the normalised id.
 pub async fn hashed(
     State(live): State<Arc<Live>>,
     query: Result<Query<Numbers>, QueryRejection>,

@@ -1,14 +1,16 @@
 //! Which admin connections stay open when there are more than there is room for.
 //!
-//! There are two rooms, for this machine and for all others, so that no other machine can keep the operator out who is logged
-//! in here. A full room refuses nobody: a new connection takes the place of another. That is taken from the source with the
-//! most connections, and of these it is the one that has waited longest in the first stage of [`Stage`] that any is in.
+//! There are two rooms, for this machine and for all others, so that no other machine can keep the
+//! operator out who is logged in here. A full room refuses nobody: a new connection takes the place
+//! of another. That is taken from the source with the most connections, and of these it is the one
+//! that has waited longest in the first stage of [`Stage`] that any is in.
 //!
-//! So a silent connection is closed long before one that works, however many there are; a source that opens connections in a
-//! loop closes its own; and a request that arrives with its connection, as those of probes and commands do, is answered.
+//! So a silent connection is closed long before one that works, however many there are; a source
+//! that opens connections in a loop closes its own; and a request that arrives with its connection,
+//! as those of probes and commands do, is answered.
 //!
-//! Invariants: a room never holds more than its maximum; a connection's place is free as soon as its [`Place`] is dropped, or is
-//! given to another.
+//! Invariants: a room never holds more than its maximum; a connection's place is free as soon as
+//! its [`Place`] is dropped, or is given to another.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -28,8 +30,8 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// The larger a room, the longer a client has between its connection and its request while another connects in a loop: at 5,000
-    /// connections a second and 192 places, 38 ms.
+    /// The larger a room, the longer a client has between its connection and its request while
+    /// another connects in a loop: at 5,000 connections a second and 192 places, 38 ms.
     const MOST: Capacity = Capacity { local: 192, remote: 192, streams: 64 };
     const LEAST: Capacity = Capacity { local: 8, remote: 8, streams: 8 };
 
@@ -101,7 +103,8 @@ impl Room {
         Arc::new(Mutex::new(Room { max, next: 0, held: HashMap::new() }))
     }
 
-    /// A place for a connection from `address`. `evicted` is notified when it is taken away; second: another's was, for this one.
+    /// A place for a connection from `address`. `evicted` is notified when it is taken away;
+    /// second: another's was, for this one.
     pub fn enter(
         room: &Arc<Mutex<Room>>,
         address: IpAddr,

@@ -1,12 +1,14 @@
 //! The admin API's connections.
 //!
-//! livez, readyz and `rollback` must be answered whatever other clients of this port do: connect and say nothing, send a byte
-//! every few seconds or half a request, read nothing, open connections in a loop. A full room closes a connection that waits for
-//! its client (`room`), so nobody is kept out until a deadline passes.
+//! livez, readyz and `rollback` must be answered whatever other clients of this port do: connect
+//! and say nothing, send a byte every few seconds or half a request, read nothing, open connections
+//! in a loop. A full room closes a connection that waits for its client (`room`), so nobody is kept
+//! out until a deadline passes.
 //!
-//! Invariants: connections, and the bytes kept for each, are bounded; so are the times for a head, a body and an answer. A
-//! request has a [`Lease`] on its connection. A connection that has become a stream of events lives as long as its reader
-//! reads, and has no place in a room: `events` bounds how many there are.
+//! Invariants: connections, and the bytes kept for each, are bounded; so are the times for a head,
+//! a body and an answer. A request has a [`Lease`] on its connection. A connection that has become
+//! a stream of events lives as long as its reader reads, and has no place in a room: `events`
+//! bounds how many there are.
 
 use super::auth::refuse;
 use super::room::{Capacity, Place, Room, Stage, lock};
@@ -185,9 +187,10 @@ impl Service {
         Ok(response.map(|body| Sent { body, lease: self.lease }))
     }
 
-    /// A read may take milliseconds of this thread (metrics, status), and a client may ask for thousands at once, one behind the
-    /// other. So reads take turns, in the order they came, and whatever else is ready runs between two of them. Changes and the
-    /// probes of an orchestrator do not wait. A read that waits for the disk has had its turn.
+    /// A read may take milliseconds of this thread (metrics, status), and a client may ask for
+    /// thousands at once, one behind the other. So reads take turns, in the order they came, and
+    /// whatever else is ready runs between two of them. Changes and the probes of an orchestrator
+    /// do not wait. A read that waits for the disk has had its turn.
     async fn route(&self, request: Request<Body>) -> Response {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let costs = reads && !matches!(request.uri().path(), "/livez" | "/readyz");

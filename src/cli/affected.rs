@@ -382,7 +382,8 @@ fn each_users(path: &Path, mut take: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()
     }
 }
 
-/// The key under which the ledger hashes users of segments: in the state directory, or with the proxy, which never gives it away.
+/// The key under which the ledger hashes users of segments: in the state directory, or with the
+/// proxy, which never gives it away.
 struct Keys<'a> {
     local: Option<StateKey>,
     proxy: Option<&'a Client>,

@@ -31,7 +31,8 @@ config file is in force again; a release with waves goes on in its first one, or
 pub struct ResumeArgs {
     /// The release; may be left out where there is one.
     release: Option<String>,
-    /// What it ends: rollback, freeze, hold or pause. May be left out where one thing holds the release, and that is no rollback.
+    /// What it ends: rollback, freeze, hold or pause. May be left out where one thing holds the
+    /// release, and that is no rollback.
     #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause"])]
     ends: Option<String>,
     /// The wave to go on in after a rollback [default: the first one]
@@ -147,7 +148,8 @@ async fn ask(
     Ok((release, answer))
 }
 
-/// What a promote without `--to` is answered with; an older server would open whatever wave is next.
+/// What a promote without `--to` is answered with; an older server would open whatever wave is
+/// next.
 async fn next_wave(client: &Client, release: &str) -> anyhow::Result<Usage> {
     let status: Status = client.get("/api/v1/status").await?;
     let Some(found) = status.releases.into_iter().find(|r| r.name == release) else {

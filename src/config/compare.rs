@@ -3,9 +3,10 @@
 //! Shares are exact, in parts per million of the users who are in no segment. With one salt a weight that goes from `a` to
 //! `b` moves |a − b| of them; under another salt the two sets are independent, and a + b − 2·a·b change arms.
 //!
-//! How far a plan of waves has come, and what holds a release, is not in the file: the caller gives [`Standings`].
-//! What an edit does to them is computed by the state machine (`domain::rollout`) and by nothing else. So a finding
-//! separates what the file asks for from what will be in force: while something holds a release, nobody moves.
+//! How far a plan of waves has come, and what holds a release, is not in the file: the caller gives
+//! [`Standings`]. What an edit does to them is computed by the state machine (`domain::rollout`)
+//! and by nothing else. So a finding separates what the file asks for from what will be in force:
+//! while something holds a release, nobody moves.
 
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
@@ -211,7 +212,8 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     }
 }
 
-/// What a reload refuses: a raise beyond `step_max`, and an edit that would let users into a frozen `new`.
+/// What a reload refuses: a raise beyond `step_max`, and an edit that would let users into a frozen
+/// `new`.
 fn guard(findings: &mut Findings, edit: &Edit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;

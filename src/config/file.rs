@@ -113,7 +113,8 @@ pub struct Admin {
     /// Host values accepted besides IP literals and localhost.
     #[schemars(extend("default" = []))]
     pub hosts: Option<Vec<String>>,
-    /// Without a token file: changes from this machine need no token. False: no change without a token.
+    /// Without a token file: changes from this machine need no token. False: no change without a
+    /// token.
     #[schemars(extend("default" = true))]
     pub local_changes: Option<bool>,
 }
@@ -317,7 +318,8 @@ pub struct Limits {
     /// For requests in flight, and for WebSockets, after TERM.
     #[schemars(extend("default" = "30s"))]
     pub drain: Option<Duration>,
-    /// For the response head of a write whose client has left. Empty: the upstream's `response_timeout`.
+    /// For the response head of a write whose client has left. Empty: the upstream's
+    /// `response_timeout`.
     pub abandoned_max: Option<String>,
     /// For WebSockets and other streams of `new`, after a rollback.
     #[schemars(extend("default" = "30s"))]
@@ -434,7 +436,8 @@ pub struct Alert {
     /// How often an Alertmanager is told again of an alert that stands.
     #[schemars(extend("default" = "30s"))]
     pub repeat: Option<Duration>,
-    /// A wave that is held for longer than this although it is baked, or whose bake went unwatched for longer, is reported.
+    /// A wave that is held for longer than this although it is baked, or whose bake went unwatched
+    /// for longer, is reported.
     #[schemars(extend("default" = "2h"))]
     pub stuck_after: Option<Duration>,
 }

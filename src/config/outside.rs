@@ -1,11 +1,13 @@
 //! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name the file and the line.
 //!
-//! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a user) and not by the
-//! size or the line length of the file; a byte order mark at the start of a file is no part of its contents.
+//! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a
+//! user) and not by the size or the line length of the file; a byte order mark at the start of a
+//! file is no part of its contents.
 //!
-//! A secret file that every user of the machine may read is a warning. Its mode decides, with two exceptions where `chmod` is
-//! neither needed nor possible: a group may read it (a service often reads its secrets as `root:grayling 0640`), and so may
-//! everybody if the mount is read-only: Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
+//! A secret file that every user of the machine may read is a warning. Its mode decides, with two
+//! exceptions where `chmod` is neither needed nor possible: a group may read it (a service often
+//! reads its secrets as `root:grayling 0640`), and so may everybody if the mount is read-only:
+//! Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
 
 use super::read::{Reader, Span};
 use super::report::{Place, Severity, Source};

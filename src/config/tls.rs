@@ -1,7 +1,8 @@
 //! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls configurations, every fault named.
 //!
-//! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing of a key is ever shown; the crypto
-//! provider is named everywhere (rustls panics where it must choose between two); with `client_ca` no session is ever resumed.
+//! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing
+//! of a key is ever shown; the crypto provider is named everywhere (rustls panics where it must
+//! choose between two); with `client_ca` no session is ever resumed.
 
 use super::outside::{at_line, secret, small};
 use super::read::{Reader, Scope, Span};
@@ -155,13 +156,15 @@ fn server(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Early data can be replayed (RFC 8446, 8). Zero is the library's default as well.
     config.max_early_data_size = 0;
-    // A resumed session is not verified again: its certificate may have expired meanwhile, or may have been revoked. Where
-    // clients show certificates every handshake is a full one: no tickets, no sessions in memory, TLS 1.2 or 1.3.
+    // A resumed session is not verified again: its certificate may have expired meanwhile, or may
+    // have been revoked. Where clients show certificates every handshake is a full one: no tickets,
+    // no sessions in memory, TLS 1.2 or 1.3.
     if mutual {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     } else {
-        // The clients keep their sessions, so the workers share nothing. The keys are this configuration's own.
+        // The clients keep their sessions, so the workers share nothing. The keys are this
+        // configuration's own.
         config.ticketer = aws_lc_rs::Ticketer::new()?;
     }
     Ok(config)

@@ -1,7 +1,8 @@
 //! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what stable has to say to it.
 //!
-//! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides which arm crosses first. So a ceiling trips at once
-//! only if stable is clearly better: under 80% of the ceiling, and the difference beyond chance. Otherwise it must last.
+//! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides
+//! which arm crosses first. So a ceiling trips at once only if stable is clearly better: under 80%
+//! of the ceiling, and the difference beyond chance. Otherwise it must last.
 //!
 //! The window is the last minute of *final* intervals, by arrival: arms with different time-outs look alike in it. What is over
 //! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.

@@ -4,13 +4,15 @@
 //! is [`climb`]'s; here stands what an opening, and everything else, does to what is remembered.
 //!
 //! Invariants (each has a test that tries to break it):
-//! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it. Not a reload, a restart, or an older attempt.
+//! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it. Not a reload,
+//!   a restart, or an older attempt.
 //! * A resume ends the one thing that it names, and nothing else.
 //! * What is in force is never above the file's weight, or the plan's present wave.
 //! * Waves open one at a time, in their order; none while something holds the release.
 //! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
 //! * A freeze holds the weight at most where it was; it never raises it.
-//! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the version before has earned.
+//! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the
+//!   version before has earned.
 
 pub mod climb;
 mod progress;
@@ -37,8 +39,8 @@ pub struct Memory {
     pub pause: Option<Pause>,
     /// The servers behind both arms, as the file had them last.
     pub versions: Versions,
-    /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake is taken for
-    /// another's. The writer gives it; 0: not yet.
+    /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake
+    /// is taken for another's. The writer gives it; 0: not yet.
     pub stage: u64,
 }
 
@@ -54,7 +56,8 @@ impl Memory {
         HoldKind::ALL.into_iter().filter(holds).collect()
     }
 
-    /// Gives everything that was decided since the last call the number of the ledger entry that records it.
+    /// Gives everything that was decided since the last call the number of the ledger entry that
+    /// records it.
     pub fn number(&mut self, entry: u64) {
         let decided = [
             self.trip.as_mut().map(|t| &mut t.entry),
@@ -200,7 +203,8 @@ pub enum Input<'a> {
     Stop {
         course: Course<'a>,
     },
-    /// A person ends one thing that holds the release. `at`: the wave in which it goes on after a rollback; `None`: where it stands.
+    /// A person ends one thing that holds the release. `at`: the wave in which it goes on after a
+    /// rollback; `None`: where it stands.
     Resume {
         ends: HoldKind,
         at: Option<&'a Wave>,

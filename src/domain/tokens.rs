@@ -5,11 +5,13 @@
 //! alice 6f1c0e…      # name, white space, token: the name is the actor in the ledger
 //! ```
 //!
-//! `check`, the start and a reload all call [`Tokens::parse`], so a file that `check` refuses is never in force.
-//! The commands read their own `--token-file` with [`token_to_send`], which splits lines the same way.
+//! `check`, the start and a reload all call [`Tokens::parse`], so a file that `check` refuses is
+//! never in force. The commands read their own `--token-file` with [`token_to_send`], which splits
+//! lines the same way.
 //!
-//! Invariants: a file with one fault yields no tokens; a fault never contains a word of the file; tokens are kept and
-//! compared as SHA-256 digests, so the comparison takes the same time for every token of every length.
+//! Invariants: a file with one fault yields no tokens; a fault never contains a word of the file;
+//! tokens are kept and compared as SHA-256 digests, so the comparison takes the same time for every
+//! token of every length.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -112,7 +114,8 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// The token that a command sends: of the first line that is no comment, which is `TOKEN` or `NAME TOKEN`.
+/// The token that a command sends: of the first line that is no comment, which is `TOKEN` or `NAME
+/// TOKEN`.
 ///
 /// # Errors
 /// What is wrong with that line.
@@ -128,7 +131,8 @@ pub fn token_to_send(bytes: &[u8]) -> Result<String, &'static str> {
     Ok(token.to_owned())
 }
 
-/// Editors on Windows write a byte order mark (U+FEFF) before the text. It is no part of what a file says.
+/// Editors on Windows write a byte order mark (U+FEFF) before the text. It is no part of what a
+/// file says.
 pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }

@@ -30,8 +30,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// At first all is learnt as it comes.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// After a trouble, what came in it is still becoming final for so long, beyond the span by which its
-/// end is known; a longer deadline is cut.
+/// After a trouble, what came in it is still becoming final for so long, beyond the span by which
+/// its end is known; a longer deadline is cut.
 const AFTERMATH_MAX: Duration = Duration::from_secs(20);
 const SIGNALS: usize = Signal::ALL.len();
 

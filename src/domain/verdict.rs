@@ -10,10 +10,12 @@ use super::grounds::Grounds;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The number of the method by which verdicts follow from their numbers: of [`super::grounds`] and of [`super::gate::judge`].
+/// The number of the method by which verdicts follow from their numbers: of [`super::grounds`] and
+/// of [`super::gate::judge`].
 ///
-/// Raise it with every change by which recorded numbers would give another verdict, or by which other numbers are recorded.
-/// `ledger --verify` recomputes the entries of this method, and counts the others.
+/// Raise it with every change by which recorded numbers would give another verdict, or by which
+/// other numbers are recorded. `ledger --verify` recomputes the entries of this method, and counts
+/// the others.
 pub const METHOD: u32 = 2;
 
 /// Why a release was taken out.

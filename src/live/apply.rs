@@ -138,7 +138,8 @@ pub struct View {
     /// Monotonic time of that.
     pub looked: Duration,
     pub recent: [Recent; 2],
-    /// What an earlier process has saved of the stage that the start goes on in. The watchdog takes it.
+    /// What an earlier process has saved of the stage that the start goes on in. The watchdog takes
+    /// it.
     pub checkpoint: Option<Checkpoint>,
     /// What the watchdog has of the present stage.
     pub shown: Option<Shown>,
@@ -493,7 +494,8 @@ impl Live {
         self.gauges.last_reload_ok.store(false, Relaxed);
     }
 
-    /// What a person types who wants users out of `new` while the file is refused; `None`: nobody is in any.
+    /// What a person types who wants users out of `new` while the file is refused; `None`: nobody
+    /// is in any.
     fn way_out(&self) -> Option<String> {
         let snapshot = self.snapshot.load();
         let occupied = snapshot

@@ -1,12 +1,13 @@
 //! What a restart needs to go on in the present wave: its time, and what it has shown.
 //!
-//! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without fsync.
-//! A restart loses what came after the last write; a power cut may lose the file, and the wave then bakes again.
+//! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without
+//! fsync. A restart loses what came after the last write; a power cut may lose the file, and the
+//! wave then bakes again.
 //!
-//! Invariants: a checkpoint applies to one stage of one attempt, wave and reach, or not at all. Another version begins
-//! another stage, so the servers are no part of the key. What is
-//! damaged, of another version, newer than the state file or impossible is not used, and the reason is reported.
-//! No wall clock is read or written: time is what processes have counted.
+//! Invariants: a checkpoint applies to one stage of one attempt, wave and reach, or not at all.
+//! Another version begins another stage, so the servers are no part of the key. What is damaged, of
+//! another version, newer than the state file or impossible is not used, and the reason is
+//! reported. No wall clock is read or written: time is what processes have counted.
 
 use super::keeper;
 use super::snapshot::ReleaseLive;
@@ -19,7 +20,8 @@ use crate::domain::wave::Reach;
 use std::path::Path;
 use std::time::Duration;
 
-/// The number is the version of the format and of the method: a change of either makes earlier files unreadable.
+/// The number is the version of the format and of the method: a change of either makes earlier
+/// files unreadable.
 const MAGIC: &[u8] = b"grayling-wave 1\n";
 
 pub struct Checkpoint {
@@ -284,7 +286,8 @@ mod tests {
             prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Unreadable));
         }
 
-        /// As another version's, or an editor's: the checksum fits. No panic, and what is understood is possible.
+        /// As another version's, or an editor's: the checksum fits. No panic, and what is
+        /// understood is possible.
         #[test]
         fn any_bytes_under_a_good_checksum_are_understood_or_refused(
             body in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, with_trial: bool,

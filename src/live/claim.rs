@@ -99,7 +99,8 @@ fn pattern(route: &Route) -> String {
     format!("{} {} {}", route.host.as_deref().unwrap_or("*"), route.path, methods.join(","))
 }
 
-/// Which users a release sends to `new`, but for the weight. `list`: how the users of a segment are written.
+/// Which users a release sends to `new`, but for the weight. `list`: how the users of a segment are
+/// written.
 fn users(release: &Release, list: impl Fn(&UserSet) -> String) -> String {
     let mut text = format!("new of {} by {:?}", release.name, release.salt_text);
     for segment in &release.segments {
@@ -219,7 +220,8 @@ pub fn conflicts(
 fn lets_be(trip: &Trip, claim: &Claim<'_>, key: &StateKey) -> bool {
     let Other { claim: now, routes, weight } = &claim.other;
     trip.others.iter().any(|known| {
-        // Under another key lists cannot be compared: the one that wrote this is lost or destroyed. Their lengths can.
+        // Under another key lists cannot be compared: the one that wrote this is lost or destroyed.
+        // Their lengths can.
         let of_another_key = || {
             known.claim.contains('@')
                 && !known.claim.contains(&format!("@{}:", key.name()))

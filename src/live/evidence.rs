@@ -36,8 +36,9 @@ pub fn has_verdict(evidence: &Value) -> bool {
     ["gates", "grounds"].iter().any(|key| evidence.get(key).is_some_and(|of| !of.is_null()))
 }
 
-/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), the number of its method, and its evidence.
-/// The gates of waves keep theirs under `gates`: see [`gates::recompute`].
+/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), the
+/// number of its method, and its evidence. The gates of waves keep theirs under `gates`: see
+/// [`gates::recompute`].
 ///
 /// An entry without a number is of method 1, by a version that recorded no figures of gates.
 pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Again {

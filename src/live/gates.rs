@@ -1,12 +1,14 @@
-//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts recomputed from them.
+//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts
+//! recomputed from them.
 //!
 //! ```text
 //! evidence.gates = { "decision": "open", "input": { … every number … },
 //!                    "verdicts": [ { "name", "verdict", "on": { … numbers and codes … }, "detail" }, … ] }
 //! ```
 //!
-//! Invariants: [`recompute`] uses nothing but the entry. It compares names, verdicts and figures (`on`), never sentences. A decision
-//! that does not follow from its input is an error, never a warning. The domain knows no JSON: it is written and read here.
+//! Invariants: [`recompute`] uses nothing but the entry. It compares names, verdicts and figures
+//! (`on`), never sentences. A decision that does not follow from its input is an error, never a
+//! warning. The domain knows no JSON: it is written and read here.
 
 use super::evidence::Resource;
 use crate::domain::engine::Blindness;
@@ -67,11 +69,12 @@ pub struct Recomputed {
     pub gates: Vec<Gate>,
 }
 
-/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on. Figures are compared where they are
-/// recorded: entries without the number of a method have none.
+/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on.
+/// Figures are compared where they are recorded: entries without the number of a method have none.
 ///
 /// # Errors
-/// What is missing or unreadable; a verdict or figure that the numbers do not give; a decision that does not follow from them.
+/// What is missing or unreadable; a verdict or figure that the numbers do not give; a decision that
+/// does not follow from them.
 pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     let of = &evidence["gates"];
     let label = text(of, "decision")?;
@@ -127,7 +130,8 @@ fn figure_json(figure: Figure) -> Value {
     }
 }
 
-/// Figures are counts, sums and quotients, which every machine computes alike: they are compared to the last bit.
+/// Figures are counts, sums and quotients, which every machine computes alike: they are compared to
+/// the last bit.
 pub(super) fn same(recorded: &Value, found: &Value) -> bool {
     match (recorded.as_f64(), found.as_f64()) {
         (Some(a), Some(b)) => a == b,

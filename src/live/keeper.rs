@@ -1,8 +1,8 @@
 //! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed. One small thread beside the scribe, so that no
 //! trip ever waits for it.
 //!
-//! Evidence tells of each user whether he was seen and failed, by a part of a hash that is known: it is encrypted under the key of
-//! the state directory.
+//! Evidence tells of each user whether he was seen and failed, by a part of a hash that is known:
+//! it is encrypted under the key of the state directory.
 //!
 //! Files of the state directory, each written anew and renamed; only their owner may read them. A file that is lost, old or damaged costs evidence, never safety: what a trip
 //! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.

@@ -30,7 +30,8 @@ pub struct Entry {
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`, `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`, `drained`.
+    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`,
+    /// `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`, `drained`.
     pub kind: String,
     /// Of a trip or a freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,7 +58,8 @@ pub struct Entry {
     pub membership: Option<Membership>,
     #[serde(default)]
     pub evidence: Value,
-    /// Of a verdict: [`crate::domain::verdict::METHOD`] of the version that judged. Absent: method 1, or no verdict.
+    /// Of a verdict: [`crate::domain::verdict::METHOD`] of the version that judged. Absent: method
+    /// 1, or no verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<u32>,
     /// `hash` of the entry before; see [`super::chain`].

@@ -1,8 +1,10 @@
 //! Who is in `new` beside the weight, as the ledger keeps it: salt, how ids are normalised, segments; and what can be told from that alone.
 //!
-//! Invariants: no user id in clear, and none that can be found by trying ids. A list of at most [`LISTED_MAX`] users is kept as
-//! hashes of them under the key of the state directory ([`super::state_key`]), a longer one by count and a fingerprint under that key.
-//! What an earlier version wrote has no key, and is read all the same. What cannot be told is told to be so, never guessed.
+//! Invariants: no user id in clear, and none that can be found by trying ids. A list of at most
+//! [`LISTED_MAX`] users is kept as hashes of them under the key of the state directory
+//! ([`super::state_key`]), a longer one by count and a fingerprint under that key. What an earlier
+//! version wrote has no key, and is read all the same. What cannot be told is told to be so, never
+//! guessed.
 
 use super::state_key::StateKey;
 use crate::domain::cohort::{Bucket, Salt, Weight};
@@ -27,12 +29,14 @@ pub struct Membership {
     pub segments: Vec<Listed>,
     /// Never in `new`.
     pub excluded: Vec<Listed>,
-    /// The name of the key under which users and lists are hashed; empty: an earlier version wrote it, without a key.
+    /// The name of the key under which users and lists are hashed; empty: an earlier version wrote
+    /// it, without a key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
 }
 
-/// What tells two memberships apart, without a hash under a key: what was recorded last is compared with it at every change.
+/// What tells two memberships apart, without a hash under a key: what was recorded last is compared
+/// with it at every change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Roll {
     salt: String,
@@ -85,7 +89,8 @@ fn by_request(segment: &Segment) -> bool {
 
 /// What a reader of the ledger has, to tell users of its lists by.
 pub struct Lookup<'a> {
-    /// How a number ([`UserSet::hash`]) is written under the key of this name; `None`: that key is not here.
+    /// How a number ([`UserSet::hash`]) is written under the key of this name; `None`: that key is
+    /// not here.
     pub hashed: &'a dyn Fn(&str, u64) -> Option<String>,
     /// The users of a list that is kept by its fingerprint, under the key of this name.
     pub known: &'a dyn Fn(&str, &Listed) -> Option<UserSet>,
@@ -193,7 +198,8 @@ impl Listed {
         }
     }
 
-    /// Do its lists have this user? `None`: they are not here, or the key is not. `key`: its name; empty: there is none.
+    /// Do its lists have this user? `None`: they are not here, or the key is not. `key`: its name;
+    /// empty: there is none.
     fn has(&self, number: u64, id: &[u8], key: &str, lookup: &Lookup<'_>) -> Option<bool> {
         match &self.numbers {
             Some(numbers) if numbers.is_empty() => Some(false),
@@ -203,7 +209,8 @@ impl Listed {
         }
     }
 
-    /// Is this the list that it was? `key`: the one under which it was written; `None`: an earlier version wrote it, without one.
+    /// Is this the list that it was? `key`: the one under which it was written; `None`: an earlier
+    /// version wrote it, without one.
     pub fn is_of(&self, users: &UserSet, key: Option<&StateKey>) -> bool {
         let fingerprint = key.map_or_else(|| hex(users.fingerprint()), |key| key.list(users));
         users.len() == self.users && fingerprint == self.fingerprint

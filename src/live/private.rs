@@ -1,11 +1,12 @@
 //! Who may read the state directory: its owner, and nobody else.
 //!
-//! Its files hold users' ids, reasons and addresses. And a process needs only read access to take a lock (flock(2)), so a lock
-//! file that others may open lets any of them keep grayling from starting.
+//! Its files hold users' ids, reasons and addresses. And a process needs only read access to take a
+//! lock (flock(2)), so a lock file that others may open lets any of them keep grayling from
+//! starting.
 //!
-//! Files are made with mode 0600, the directory with 0700, whatever the umask is. What an earlier version left more open is
-//! tightened at start ([`tighten`]). The directory itself only if all that is in it is grayling's: `directory = "."` must not
-//! lock others out of their own files.
+//! Files are made with mode 0600, the directory with 0700, whatever the umask is. What an earlier
+//! version left more open is tightened at start ([`tighten`]). The directory itself only if all
+//! that is in it is grayling's: `directory = "."` must not lock others out of their own files.
 //!
 //! Invariant: nothing but files with grayling's names is touched, and no link is followed.
 
@@ -34,8 +35,8 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes from the group and from others what they may do with the state directory and with the files in it.
-/// Answers what stays open to them, and why; the start goes on all the same.
+/// Takes from the group and from others what they may do with the state directory and with the
+/// files in it. Answers what stays open to them, and why; the start goes on all the same.
 pub fn tighten(directory: &Path) -> Vec<String> {
     // One that is not there yet has nothing to tighten.
     let Ok(directory) = &directory.canonicalize() else { return vec![] };

@@ -287,7 +287,8 @@ impl Scribe {
             self.directory = Some(again);
         }
         let Some(directory) = &self.directory else { return vec![] };
-        // What is written again is hashed under this key. If it cannot be kept now, the next start says so.
+        // What is written again is hashed under this key. If it cannot be kept now, the next start
+        // says so.
         let _ = self.key.keep(directory.path());
         let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
         let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();

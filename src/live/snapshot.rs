@@ -48,7 +48,8 @@ pub struct ReleaseLive {
     /// The last wave has proved itself.
     pub finished: bool,
     pub paused: bool,
-    /// The same as long as one and the same wave bakes, over restarts too; unique in the state directory.
+    /// The same as long as one and the same wave bakes, over restarts too; unique in the state
+    /// directory.
     pub stage: u64,
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,

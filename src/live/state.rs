@@ -5,8 +5,9 @@
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
-//! The directory is held by its descriptor: every path that is handed out leads through it, so a link that is switched, or a directory that is
-//! moved, under a running proxy changes nothing. Where the configured path leads elsewhere later, that is an error, and it is not followed: a
+//! The directory is held by its descriptor: every path that is handed out leads through it, so a
+//! link that is switched, or a directory that is moved, under a running proxy changes nothing.
+//! Where the configured path leads elsewhere later, that is an error, and it is not followed: a
 //! restart would not find what was decided.
 //!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the old image or the new one
@@ -31,7 +32,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
-/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes, version 2 no versions of releases.
+/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes,
+/// version 2 no versions of releases.
 const VERSION: u32 = 3;
 
 /// What survives a restart.
@@ -123,7 +125,8 @@ impl StateDirectory {
         }
         let identity = Identity::of(&metadata);
         let configured = path.to_owned();
-        // The descriptor is never closed: other threads keep paths through it, and its number must not come to mean something else.
+        // The descriptor is never closed: other threads keep paths through it, and its number must
+        // not come to mean something else.
         let held = PathBuf::from(format!("/proc/self/fd/{}", directory.into_raw_fd()));
         // Without /proc the real path must do: it does not follow links that are switched later.
         let path = match fs::metadata(&held).is_ok_and(|m| Identity::of(&m) == identity) {
@@ -154,7 +157,8 @@ impl StateDirectory {
         &self.configured
     }
 
-    /// Marks a directory as new: a start finds a state that remembers nothing, and not an empty directory.
+    /// Marks a directory as new: a start finds a state that remembers nothing, and not an empty
+    /// directory.
     pub fn mark_new(&self) -> io::Result<()> {
         self.save(&Image::default()).map(drop)
     }
@@ -260,7 +264,8 @@ fn parse(bytes: &[u8]) -> Result<Image, String> {
     image.try_into()
 }
 
-/// What is remembered of one release, as it stands in the state file: for [`crate::config::compare`] in another process.
+/// What is remembered of one release, as it stands in the state file: for
+/// [`crate::config::compare`] in another process.
 pub fn memory_json(memory: &Memory) -> serde_json::Value {
     let releases = BTreeMap::from([(String::new(), memory.clone())]);
     let mut file = FileImage::from(&Image { releases, ..Image::default() });

@@ -1,15 +1,16 @@
-//! The key of the state directory. Under it stand the hashes by which the ledger and the state file recognise users of segments, and
-//! what is kept of each user as evidence.
+//! The key of the state directory. Under it stand the hashes by which the ledger and the state file
+//! recognise users of segments, and what is kept of each user as evidence.
 //!
 //! ```text
 //! key in the state directory: 32 random bytes, for its owner only (0600)
 //! ```
 //!
-//! A plain hash of a phone number is found by trying all phone numbers. Under a key it is not: whoever removes the file erases
-//! who was in a segment by its list, from every copy of the ledger.
+//! A plain hash of a phone number is found by trying all phone numbers. Under a key it is not:
+//! whoever removes the file erases who was in a segment by its list, from every copy of the ledger.
 //!
-//! Invariants: the file is whole or absent (write, fsync, rename, fsync of the directory); a file that cannot be read is left as
-//! it is; no fault of it keeps a proxy from starting. The name of a key says nothing of the key.
+//! Invariants: the file is whole or absent (write, fsync, rename, fsync of the directory); a file
+//! that cannot be read is left as it is; no fault of it keeps a proxy from starting. The name of a
+//! key says nothing of the key.
 
 use super::private::private_file;
 use crate::domain::segment::UserSet;
@@ -136,14 +137,15 @@ impl StateKey {
 }
 
 impl StateKey {
-    /// Encrypts the bytes in place; answers what stands before them in the file. `None`: it cannot be done.
+    /// Encrypts the bytes in place; answers what stands before them in the file. `None`: it cannot
+    /// be done.
     pub fn seal(&self, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
         let nonce = self.cipher()?.seal_in_place_append_tag(Aad::from(SEALED), bytes).ok()?;
         Some([SEALED, nonce.as_ref()].concat())
     }
 
-    /// What was sealed under this key. Bytes that were never sealed are what they are: an earlier version wrote them. `None`: they
-    /// were sealed under another key, or damaged.
+    /// What was sealed under this key. Bytes that were never sealed are what they are: an earlier
+    /// version wrote them. `None`: they were sealed under another key, or damaged.
     pub fn unseal(&self, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
         let Some(sealed) = bytes.strip_prefix(SEALED) else { return Some(bytes) };
         let nonce = Nonce::try_assume_unique_for_key(sealed.get(..NONCE_LEN)?).ok()?;

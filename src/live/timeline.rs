@@ -41,7 +41,8 @@ pub struct LeftOver {
     /// Who was in `new` before the hold.
     before: Option<Stretch>,
     pub from_ms: i64,
-    /// When the last of them had ended, or the hold; `None`: the ledger does not say that they have.
+    /// When the last of them had ended, or the hold; `None`: the ledger does not say that they
+    /// have.
     pub until_ms: Option<i64>,
     pub requests: u64,
 }

@@ -6,8 +6,8 @@
 //! the hold.
 //!
 //! Invariants: each count has one writing worker; the number is exact at all times, the age of the
-//! oldest exchange is as of the worker's last look (`LOOK`). An attempt that was held when the next one
-//! began stays held, for its exchanges.
+//! oldest exchange is as of the worker's last look (`LOOK`). An attempt that was held when the next
+//! one began stays held, for its exchanges.
 
 use super::clock;
 use super::tally::{Counter, PerWorker};

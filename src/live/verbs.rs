@@ -1,10 +1,12 @@
-//! A person's verbs on a release: `pause`, `promote`, `resume`. (`rollback` is a trip, in [`super::apply`].)
+//! A person's verbs on a release: `pause`, `promote`, `resume`. (`rollback` is a trip, in
+//! [`super::apply`].)
 //!
-//! A verb means what its caller saw. `promote` names the wave to open and `resume` the thing to end, so a command that is sent twice, or
-//! by two people at once, acts once. A verb that finds something else in force than it names is refused with what is in force.
+//! A verb means what its caller saw. `promote` names the wave to open and `resume` the thing to
+//! end, so a command that is sent twice, or by two people at once, acts once. A verb that finds
+//! something else in force than it names is refused with what is in force.
 //!
-//! Invariants: every verb passes the one writer, whose lock makes the check and the change one step; what a verb skipped or
-//! overruled is in its ledger entry, by name.
+//! Invariants: every verb passes the one writer, whose lock makes the check and the change one
+//! step; what a verb skipped or overruled is in its ledger entry, by name.
 
 use super::apply::{Changed, Live, Origin, Refused};
 use super::clock;
@@ -74,7 +76,8 @@ impl Live {
         Ok(self.change(&mut writer, &live, memory, "pause", origin, detail, Value::Null, message))
     }
 
-    /// A person opens the next wave, which he names. A gate that waits is skipped; one that fails must be named.
+    /// A person opens the next wave, which he names. A gate that waits is skipped; one that fails
+    /// must be named.
     pub fn promote(&self, name: &str, origin: &Origin, promotion: &Promotion) -> Result<Changed, Refused> {
         let outlook = self.views().get(name).and_then(|view| view.outlook.clone());
         let mut writer = self.writer();
@@ -166,7 +169,8 @@ impl Live {
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
     }
 
-    /// A person ends one thing that holds a release. Unless that is a pause, evidence starts afresh.
+    /// A person ends one thing that holds a release. Unless that is a pause, evidence starts
+    /// afresh.
     pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let before = self.snapshot();
@@ -194,7 +198,8 @@ impl Live {
         };
         let left = cleared.ends();
         match live {
-            // A release that the file does not name any more is forgotten: its servers are free again.
+            // A release that the file does not name any more is forgotten: its servers are free
+            // again.
             None => writer.image.releases.remove(name),
             Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
         };
@@ -277,7 +282,8 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
     Refused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
 }
 
-/// The gates that a promote must name to overrule. Hours are looked up here: they are closed whether or not a look has come by since.
+/// The gates that a promote must name to overrule. Hours are looked up here: they are closed
+/// whether or not a look has come by since.
 fn against(live: &ReleaseLive, outlook: Option<&Outlook>) -> Vec<(&'static str, String)> {
     let gates = outlook.map(|outlook| outlook.gates.as_slice()).unwrap_or_default();
     let failing = gates.iter().filter(|g| g.verdict == Verdict::Fail);

@@ -1,7 +1,8 @@
 //! Is a ledger what was written? The chain is computed again, and each verdict is looked for again in its recorded grounds.
 //!
-//! A verdict is compared by names, codes and numbers, never by its sentences: these may be reworded. An entry of another method
-//! ([`crate::domain::verdict::METHOD`]) is not recomputed, and counted.
+//! A verdict is compared by names, codes and numbers, never by its sentences: these may be
+//! reworded. An entry of another method ([`crate::domain::verdict::METHOD`]) is not recomputed, and
+//! counted.
 //!
 //! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is missing, too much, swapped or cut is a fault,
 //! told with its line and in words; damage is no error: what can still be told is told. An end that was cut off at a line's end can be found

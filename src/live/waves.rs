@@ -1,4 +1,5 @@
-//! What opens waves by itself: the gates' verdicts, through the one writer. A person's verbs stand in [`super::verbs`].
+//! What opens waves by itself: the gates' verdicts, through the one writer. A person's verbs stand
+//! in [`super::verbs`].
 //!
 //! Invariants: what the gates decided holds only for the stage it was judged in; every decision is a ledger entry with the numbers it was taken on; nothing is opened
 //! over a trip, a freeze, a hold or another release's standing trip.

@@ -36,7 +36,8 @@ pub(super) struct Writer {
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
     pub evidence: u64,
-    /// A snapshot has been made: what begins from now on is another stage than the state file knows.
+    /// A snapshot has been made: what begins from now on is another stage than the state file
+    /// knows.
     pub started: bool,
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
@@ -113,7 +114,8 @@ impl Writer {
         }
     }
 
-    /// How a release stands, for an edit of its versions; `live`: `None` where the file did not name it.
+    /// How a release stands, for an edit of its versions; `live`: `None` where the file did not
+    /// name it.
     fn version_standing(&self, live: Option<&Arc<ReleaseLive>>, memory: &Memory) -> version::Standing {
         let reach = match live.map(|r| r.force) {
             Some(Force::At(reach)) => reach,
@@ -283,7 +285,8 @@ impl Writer {
         let stage = match same_stage {
             Some(before) => before.stage,
             None if !self.started && memory.stage > 0 => memory.stage,
-            // Above every entry's number: no stage that was ever saved under this name has the same.
+            // Above every entry's number: no stage that was ever saved under this name has the
+            // same.
             None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
         };
         if let Some(memory) = self.image.releases.get_mut(&release.name) {

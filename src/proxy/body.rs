@@ -535,7 +535,8 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     /// The client went away in mid-body, or the exchange is cancelled. What is left of the answer
-    /// is cancelled (by dropping it), at once or after [`Download::read_rest`]; no drain waits for it.
+    /// is cancelled (by dropping it), at once or after [`Download::read_rest`]; no drain waits for
+    /// it.
     fn drop(&mut self) {
         let ResponseBody::Upstream(slot) = self else { return };
         let Some(mut download) = slot.take() else { return };
@@ -553,8 +554,9 @@ impl Drop for ResponseBody {
     }
 }
 
-/// An exchange on its way. One that must not be cancelled by its client goes on by itself to the response head, if this is dropped when its
-/// request has been received whole (a POST that was sent may have been carried out).
+/// An exchange on its way. One that must not be cancelled by its client goes on by itself to the
+/// response head, if this is dropped when its request has been received whole (a POST that was sent
+/// may have been carried out).
 pub struct GoesOn<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
     /// Of one that may change something.

@@ -8,10 +8,9 @@
 //!
 //! Invariants: an exchange is in the table from its decision to its end, and at most once; one that
 //! stable has taken over is not. A request that has been received and waits for its response head
-//! is never cancelled here. An answer or an upload without a known length, and a tunnel, is cancelled
-//! `stream_grace` after the hold or its head, whichever is later; those of known length after
-//! `FINISH_MAX`. The table is bounded by `[limits] requests_in_flight` and
-//! `connections`.
+//! is never cancelled here. An answer or an upload without a known length, and a tunnel, is
+//! cancelled `stream_grace` after the hold or its head, whichever is later; those of known length
+//! after `FINISH_MAX`. The table is bounded by `[limits] requests_in_flight` and `connections`.
 
 use super::body::Upload;
 use super::serve::Worker;

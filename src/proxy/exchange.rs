@@ -300,7 +300,8 @@ impl Exchange {
         (self.room, self.progress) = (Some(room), progress);
     }
 
-    /// Enters it among what is under way on `new`, if it was decided for that. `carrier`: of HTTP/1.1.
+    /// Enters it among what is under way on `new`, if it was decided for that. `carrier`: of
+    /// HTTP/1.1.
     pub fn enters_new(&mut self, carrier: Option<Carrier>) {
         let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
         let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
@@ -473,8 +474,8 @@ impl Exchange {
         self.worker.live.traces.hand_in(self.worker.index, traced);
     }
 
-    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the tunnel instead; and, if it leads to
-    /// `new`, its place among what is under way there.
+    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the
+    /// tunnel instead; and, if it leads to `new`, its place among what is under way there.
     pub fn switched(mut self, now: Duration) -> (Switched, Option<Tracked>) {
         let arm = self.serving_arm();
         self.answers(false, now);

@@ -3,11 +3,12 @@
 //! It runs in the task of the client's connection, so it counts as one and the drain owns it. It holds no room for requests: its exchange
 //! ended with the 101. What bounds tunnels is `[limits] connections`, and `connections_max` of the upstream.
 //!
-//! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel costs two buffers, whatever the
-//! peers do; how one ends is nobody's fault. It may be silent for ever (TCP's keepalive finds a peer that is gone), but a peer
-//! that takes nothing of what it is sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
-//! its last word. A tunnel of `new` ends `stream_grace` after its release is held at 0% ([`super::cancel`]);
-//! one of stable is never cut.
+//! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel
+//! costs two buffers, whatever the peers do; how one ends is nobody's fault. It may be silent for
+//! ever (TCP's keepalive finds a peer that is gone), but a peer that takes nothing of what it is
+//! sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
+//! its last word. A tunnel of `new` ends `stream_grace` after its release is held at 0%
+//! ([`super::cancel`]); one of stable is never cut.
 
 use super::body::{RequestBody, ResponseBody};
 use super::cancel::{CancelToken, Tracked};

@@ -53,7 +53,8 @@ const ONSET_GAP: Duration = Duration::from_secs(10);
 const CALM: f64 = 4.0;
 /// Evidence is written so often, and at most so many bytes a second of it.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-/// The time of the present wave, and what it has shown, is written so often: a restart costs that much of it.
+/// The time of the present wave, and what it has shown, is written so often: a restart costs that
+/// much of it.
 const KEEP_STAGE_EVERY: Duration = Duration::from_secs(2);
 const KEEP_BYTES_A_SECOND: u64 = 1 << 20;
 /// Epochs of a release whose requests may still be in flight.
@@ -194,7 +195,8 @@ struct Watched {
 struct Stage {
     /// [`ReleaseLive::stage`].
     number: u64,
-    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind judge adds to it.
+    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind
+    /// judge adds to it.
     watched: Duration,
     /// What an earlier process has counted.
     before: Spent,

@@ -1,4 +1,5 @@
-//! Rule 14: nobody stays in a `new` that is held. Exchanges that a hold finds under way, with a server of Python's and curl as a client.
+//! Rule 14: nobody stays in a `new` that is held. Exchanges that a hold finds under way, with a
+//! server of Python's and curl as a client.
 
 use crate::rows::wire::{DATA, Http2, RST_STREAM, frame};
 use crate::world::{
@@ -77,7 +78,8 @@ impl Scene {
         Scene { proxy, new, _stable: stable, config, world }
     }
 
-    /// A curl in the background; what it says at its end is its exit code and how many bytes it has.
+    /// A curl in the background; what it says at its end is its exit code and how many bytes it
+    /// has.
     fn curl(&self, protocol: &str, path: &str, more: &[&str]) -> Curl {
         let (option, tls) = protocol.split_once(' ').map_or((protocol, false), |(option, _)| (option, true));
         let url = match tls {

@@ -215,8 +215,8 @@ fn a_ledger_and_state_of_the_version_before_are_taken_over() {
     assert!(code == 1 && told.to_string().contains("without hashes"), "{told}");
 }
 
-/// A real ledger, with waves, holds, a promotion, trips and a freeze, of a build that recorded no number of a method. Its verdicts carry
-/// their sentences beside their numbers.
+/// A real ledger, with waves, holds, a promotion, trips and a freeze, of a build that recorded no
+/// number of a method. Its verdicts carry their sentences beside their numbers.
 fn of_a_build_without_methods() -> Vec<Entry> {
     let text = include_str!("../data/ledger_before_methods.jsonl");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -289,7 +289,8 @@ fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
     eventually(seconds(15), "one page has one stream", || (streams() == 1.0).then_some(()));
 }
 
-/// A page that another port of this machine serves tries what a page can: the answers must change nothing, and hold nothing open.
+/// A page that another port of this machine serves tries what a page can: the answers must change
+/// nothing, and hold nothing open.
 #[test]
 fn a_page_of_another_port_changes_nothing_and_holds_no_stream_open() {
     let _turn = turn();

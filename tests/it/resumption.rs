@@ -1,5 +1,6 @@
-//! Sessions of TLS that are resumed, with OpenSSL as the client: never where clients show certificates, for a resumed session is
-//! not verified again (a certificate that has expired since, or whose CA is trusted no longer).
+//! Sessions of TLS that are resumed, with OpenSSL as the client: never where clients show
+//! certificates, for a resumed session is not verified again (a certificate that has expired since,
+//! or whose CA is trusted no longer).
 
 use crate::world::{Authority, Config, Origin, Proxy, Validity, World, eventually, put, seconds};
 use std::io::Write;
@@ -118,7 +119,8 @@ fn row_55_a_client_ca_that_is_trusted_no_longer_lets_no_session_back_in() {
     }
 }
 
-/// So that the tests above prove something: where nobody shows a certificate, this client does resume.
+/// So that the tests above prove something: where nobody shows a certificate, this client does
+/// resume.
 #[test]
 fn without_client_certificates_sessions_are_resumed() {
     let scene = scene("");

@@ -1,5 +1,5 @@
-//! Tokens, and who may read what grayling reads and writes: the file modes of the state directory, the warnings of secret files, and
-//! changes without a token.
+//! Tokens, and who may read what grayling reads and writes: the file modes of the state directory,
+//! the warnings of secret files, and changes without a token.
 
 use crate::world::{
     Client, Config, Origin, Proxy, RELEASE, Response, World, eventually, not_tested, put, seconds,

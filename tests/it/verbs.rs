@@ -1,4 +1,5 @@
-//! A verb means what its caller saw: sent twice, or by two people at once, it acts once; and it ends or opens what it names.
+//! A verb means what its caller saw: sent twice, or by two people at once, it acts once; and it
+//! ends or opens what it names.
 
 use crate::world::{
     Admin, Config, Origin, Proxy, Random, World, eventually, grayling, long, never, seconds, users_in_new,

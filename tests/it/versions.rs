@@ -1,4 +1,5 @@
-//! Another version is another attempt: nobody meets a build at a weight that another build has earned.
+//! Another version is another attempt: nobody meets a build at a weight that another build has
+//! earned.
 
 use crate::world::{Config, Origin, Proxy, World, eventually, grayling, never, seconds, users_in_new};
 

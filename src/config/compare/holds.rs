@@ -1,4 +1,5 @@
-//! Every hold, and every kind of edit under it: what `check --against` and the log of a reload then say.
+//! Every hold, and every kind of edit under it: what `check --against` and the log of a reload then
+//! say.
 //!
 //! `holds.txt` has the sentences, to be read by people; WHY stands for what the hold explains.
 
@@ -217,7 +218,8 @@ fn under_every_hold_an_edit_says_who_moves_now_and_what_waits() {
     assert_eq!(found.lines().count(), expected.lines().count(), "{found}");
 }
 
-/// Whatever holds it and whatever is edited: a finding that somebody moves into `new` is true, and a hold is never left out.
+/// Whatever holds it and whatever is edited: a finding that somebody moves into `new` is true, and
+/// a hold is never left out.
 #[test]
 fn no_sentence_moves_users_into_a_version_that_is_held() {
     for paragraph in transcript().split("-- ").filter(|p| p.contains("at 0%: WHY")) {

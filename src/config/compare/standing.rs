@@ -1,7 +1,8 @@
-//! Where releases stand, and what an edit makes of that: computed by the state machine (`domain::rollout`), so that a
-//! hold or a rule that is added there holds here too.
+//! Where releases stand, and what an edit makes of that: computed by the state machine
+//! (`domain::rollout`), so that a hold or a rule that is added there holds here too.
 //!
-//! Invariants: pure; what the file gives ([`State::given`]) and what is in force ([`State::force`]) are never mixed.
+//! Invariants: pure; what the file gives ([`State::given`]) and what is in force ([`State::force`])
+//! are never mixed.
 
 use super::versions;
 use crate::domain::decide::Force;
@@ -13,7 +14,8 @@ use crate::domain::wave::{Course, Reach};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where releases stand, and what holds them. The default: nothing is remembered, and nothing holds.
+/// Where releases stand, and what holds them. The default: nothing is remembered, and nothing
+/// holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Standings {
     /// By name; also of releases that the running file does not name any more.

@@ -38,12 +38,15 @@ pub struct Release {
     /// What both arms over a ceiling for 30 s do.
     #[schemars(extend("default" = "rollback"))]
     pub on_both_bad: Option<OnAnomaly>,
-    /// The servers of this file run the builds that were there before: they have only moved. It declares one move.
+    /// The servers of this file run the builds that were there before: they have only moved. It
+    /// declares one move.
     #[schemars(extend("default" = false))]
     pub same_version: Option<bool>,
-    /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00 Europe/London".
+    /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00
+    /// Europe/London".
     pub open_hours: Option<String>,
-    /// The steps of the plan, instead of a weight: each opens when the one before has proved itself.
+    /// The steps of the plan, instead of a weight: each opens when the one before has proved
+    /// itself.
     #[schemars(length(min = 1, max = 64))]
     pub wave: Option<Vec<Wave>>,
     /// What of the resources of the two versions is watched.
@@ -200,19 +203,22 @@ pub struct Watchdog {
     /// Do waves hold while a late slowdown by less than twice `latency_notice` would not be seen?
     #[schemars(extend("default" = false))]
     pub hold_when_blind: Option<bool>,
-    /// By so many points of failures more than stable `new` may have and still be promoted to the next wave.
+    /// By so many points of failures more than stable `new` may have and still be promoted to the
+    /// next wave.
     #[schemars(extend("default" = "0.1%"))]
     pub margin_errors: Option<Percent>,
     /// So much slower than stable `new` may be and still be promoted.
     #[schemars(extend("default" = "10%"))]
     pub margin_latency: Option<Percent>,
-    /// Quicker answers count as this quick, so that differences below it are none; 0s: every difference counts.
+    /// Quicker answers count as this quick, so that differences below it are none; 0s: every
+    /// difference counts.
     #[schemars(extend("default" = "2ms"))]
     pub latency_floor: Option<Duration>,
     /// What is judged apart as well as together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,
-    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0: no limit.
+    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0:
+    /// no limit.
     #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
     pub harm_users_max: Option<u64>,
     /// Between two looks, from 50ms to 250ms.

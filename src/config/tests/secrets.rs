@@ -1,4 +1,5 @@
-//! Who may change what without a token, and the files that hold secrets: who may read them, and how they are written.
+//! Who may change what without a token, and the files that hold secrets: who may read them, and how
+//! they are written.
 
 use super::{BASE, Folder, edited};
 use crate::config::load;

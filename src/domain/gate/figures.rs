@@ -1,8 +1,9 @@
-//! The numbers and codes that each gate was judged on, by name: what the ledger keeps beside a verdict, and what is compared when
-//! the verdict is recomputed. Sentences are for people and are never compared.
+//! The numbers and codes that each gate was judged on, by name: what the ledger keeps beside a
+//! verdict, and what is compared when the verdict is recomputed. Sentences are for people and are
+//! never compared.
 //!
-//! Invariants: pure; every value of [`Input`] that a verdict depends on is a figure of a gate, so a changed input contradicts the
-//! verdict that was recorded with it.
+//! Invariants: pure; every value of [`Input`] that a verdict depends on is a figure of a gate, so a
+//! changed input contradicts the verdict that was recorded with it.
 
 use super::{BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
 use crate::domain::engine::cell::Pair;

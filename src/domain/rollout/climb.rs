@@ -1,13 +1,14 @@
 //! When the next wave opens: the part of a rollout that counts time.
 //!
-//! A wave *bakes* while the watchdog watches it. Time without a process, time in which the watchdog is blind and
-//! time in which it gets no CPU do not count. A restart keeps the time so far ([`Spent`]).
-//! An edit of the wave's reach, or a resume after a rollback, begins the bake anew.
-//! Once the wave is baked, its gates are judged at every look. It opens the next wave when all pass.
-//! It is *held* while one does not pass, and also while too much of its time goes by unwatched.
+//! A wave *bakes* while the watchdog watches it. Time without a process, time in which the watchdog
+//! is blind and time in which it gets no CPU do not count. A restart keeps the time so far
+//! ([`Spent`]). An edit of the wave's reach, or a resume after a rollback, begins the bake anew.
+//! Once the wave is baked, its gates are judged at every look. It opens the next wave when all
+//! pass. It is *held* while one does not pass, and also while too much of its time goes by
+//! unwatched.
 //!
-//! Invariants: pure; monotonic time is an argument, and no wall clock is read. Nothing is opened on a reading of
-//! another wave, nor while the release is held or paused.
+//! Invariants: pure; monotonic time is an argument, and no wall clock is read. Nothing is opened on
+//! a reading of another wave, nor while the release is held or paused.
 
 use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
 use crate::domain::wave::Wave;

@@ -1,10 +1,12 @@
 //! Versions of a release: what an edit of the file does to the builds behind `new` and `stable`.
 //!
-//! The servers, as the file writes them, tell versions apart; the names of upstreams do not. An arm gets another version when none of
-//! its servers stays. Adding or removing single servers is no new version.
+//! The servers, as the file writes them, tell versions apart; the names of upstreams do not. An arm
+//! gets another version when none of its servers stays. Adding or removing single servers is no new
+//! version.
 //!
-//! Invariants: pure; no user meets a version at a weight that another version has earned; a change that would do that is
-//! [`VersionChange::Undeclared`], which a reload refuses and a start holds at 0%.
+//! Invariants: pure; no user meets a version at a weight that another version has earned; a change
+//! that would do that is [`VersionChange::Undeclared`], which a reload refuses and a start holds at
+//! 0%.
 
 use super::{Awaits, Memory};
 use crate::domain::wave::{Course, Reach};
@@ -31,7 +33,8 @@ pub enum VersionChange {
     Unused,
     /// `stable` takes over the version of a complete release, and `new` gets another one.
     Succeeded,
-    /// Another version that nothing declares, while users are in `new` or something holds the release.
+    /// Another version that nothing declares, while users are in `new` or something holds the
+    /// release.
     Undeclared,
 }
 
@@ -46,16 +49,16 @@ pub struct Standing {
 }
 
 impl Memory {
-    /// Does something stand that another version must not pass without a declaration? The wait of a version for its weight does not:
-    /// nobody has met that version.
+    /// Does something stand that another version must not pass without a declaration? The wait of a
+    /// version for its weight does not: nobody has met that version.
     pub fn guards_versions(&self) -> bool {
         self.trip.is_some() || self.freeze.is_some() || self.awaits.is_some_and(|a| a != Awaits::NewVersion)
     }
 }
 
 impl Versions {
-    /// What a file does to the versions `self`. `standing`: how the release stood; `None` where that is not known, at a start.
-    /// `raised`: the file has a higher attempt.
+    /// What a file does to the versions `self`. `standing`: how the release stood; `None` where
+    /// that is not known, at a start. `raised`: the file has a higher attempt.
     pub fn change(&self, file: &Versions, raised: bool, standing: Option<Standing>) -> VersionChange {
         let new = is_another(&self.new, &file.new);
         if !new && !is_another(&self.stable, &file.stable) {
@@ -64,7 +67,8 @@ impl Versions {
         if raised {
             return VersionChange::Declared;
         }
-        // It declares one change only: left in the file, it would let the next version pass as well.
+        // It declares one change only: left in the file, it would let the next version pass as
+        // well.
         if file.same_declared && !self.same_declared {
             return VersionChange::Same;
         }
@@ -85,8 +89,8 @@ impl VersionChange {
         !matches!(self, VersionChange::Same | VersionChange::TakenOver)
     }
 
-    /// What a version that begins waits for. Waves begin before the first one, and need no hold; a weight set by hand counts once a
-    /// person has chosen it for this version.
+    /// What a version that begins waits for. Waves begin before the first one, and need no hold; a
+    /// weight set by hand counts once a person has chosen it for this version.
     pub fn holds(self, course: Course<'_>) -> Option<Awaits> {
         let hold = match self {
             VersionChange::Same | VersionChange::TakenOver | VersionChange::Unused => false,

@@ -1,5 +1,6 @@
-//! Clients that try to keep the operator out of the admin port: however many they are and whatever they do, livez, readyz and a
-//! rollback are answered within a second each, and the data plane notices nothing.
+//! Clients that try to keep the operator out of the admin port: however many they are and whatever
+//! they do, livez, readyz and a rollback are answered within a second each, and the data plane
+//! notices nothing.
 
 use super::{connect, connect_with, hear, pause, resident_kib, say};
 use crate::world::{
@@ -27,7 +28,8 @@ fn scene(world: &World) -> ([Origin; 2], Proxy) {
     (origins, proxy)
 }
 
-/// One request on a connection of its own, from this address if it matters; what it was answered, and how long that took.
+/// One request on a connection of its own, from this address if it matters; what it was answered,
+/// and how long that took.
 fn ask(admin: SocketAddr, from: Option<IpAddr>, head: &str, body: &str) -> (u16, Duration) {
     let began = Instant::now();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -149,7 +151,8 @@ fn row_56_connections_opened_in_a_loop_keep_nobody_out() {
         for kind in [Kind::Silent, Kind::HalfARequest] {
             let (stop, made) = (&stop, &made);
             scope.spawn(move || {
-                // Closing is the server's business: it has the time-wait, not this machine's few ports.
+                // Closing is the server's business: it has the time-wait, not this machine's few
+                // ports.
                 let mut held = std::collections::VecDeque::new();
                 while !stop.load(Relaxed) {
                     held.extend(kind.join(proxy.admin));
@@ -207,7 +210,8 @@ fn the_admin_port_and_the_data_plane_do_not_take_each_others_descriptors() {
     ));
 }
 
-/// Other machines, as the proxy sees them: a network of its own, whose loopback interface has more addresses.
+/// Other machines, as the proxy sees them: a network of its own, whose loopback interface has more
+/// addresses.
 #[test]
 fn row_56_a_crowd_from_other_machines_keeps_no_other_machine_out() {
     let script = "ip link set lo up && for i in 1 2 3 4; do ip addr add 10.77.0.$i/32 dev lo; done && exec \"$0\" \"$@\"";

@@ -114,7 +114,8 @@ fn row_23_a_client_that_does_not_read_is_closed_and_it_is_its_own_fault() {
     wire.send(get(""));
     scene.counts("cancelled", 1.0);
     assert!(start.elapsed() < seconds(4), "{:?}", start.elapsed());
-    // The same of a POST: its head has been sent, so what is left of its answer is cancelled (row 32).
+    // The same of a POST: its head has been sent, so what is left of its answer is cancelled (row
+    // 32).
     let mut wire = scene.connect();
     let _ = socket2::SockRef::from(wire.socket()).set_recv_buffer_size(4096);
     wire.send(post("content-length: 2\r\n", "ok"));

@@ -5,8 +5,8 @@ use crate::world::figure;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Rows of requests and faults that must have a test of their name: 1 to 33, 33a, 43 to 46, 49, 55, 56. Those between are of the config, the state and the
-/// clock, and listed if named.
+/// Rows of requests and faults that must have a test of their name: 1 to 33, 33a, 43 to 46, 49, 55,
+/// 56. Those between are of the config, the state and the clock, and listed if named.
 fn required() -> Vec<String> {
     let number = |n: u32| format!("{n:02}");
     (1..=33).map(number).chain(["33a".to_owned()]).chain((43..=46).chain([49, 55, 56]).map(number)).collect()

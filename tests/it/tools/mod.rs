@@ -1,4 +1,5 @@
-//! Other people's clients and servers against the data plane: curl, nghttp2, python3-h2, grpcio, nginx, HAProxy, slowhttptest, sslscan, testssl.sh.
+//! Other people's clients and servers against the data plane: curl, nghttp2, python3-h2, grpcio,
+//! nginx, HAProxy, slowhttptest, sslscan, testssl.sh.
 //!
 //! A file a kind of tool. What a tool says is parsed as far as it is judged, and shown whole when it is not what was wanted.
 

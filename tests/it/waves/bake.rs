@@ -1,4 +1,5 @@
-//! What has baked is not forgotten: restarts and kills cost what was not saved yet, and nothing else.
+//! What has baked is not forgotten: restarts and kills cost what was not saved yet, and nothing
+//! else.
 
 use super::{comes_to, gate, stands};
 use crate::world::{Admin, Config, Origin, Proxy, World, eventually, figure, seconds, turn};

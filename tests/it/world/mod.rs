@@ -124,7 +124,8 @@ pub fn not_tested(what: &str) {
     aloud(&format!("NOT TESTED: {what}"));
 }
 
-/// Whether the long tests run: `tests/run --long` sets the variable. A long test begins with `if !long() { return; }`.
+/// Whether the long tests run: `tests/run --long` sets the variable. A long test begins with `if
+/// !long() { return; }`.
 ///
 /// Prints the name of the test that is left out: `tests/run` counts these lines.
 pub fn long() -> bool {
@@ -136,7 +137,8 @@ pub fn long() -> bool {
     long
 }
 
-/// A count of a test: `full` in the long run, `short` otherwise. The property must keep its sense at the lower one.
+/// A count of a test: `full` in the long run, `short` otherwise. The property must keep its sense
+/// at the lower one.
 pub fn times(short: u64, full: u64) -> u64 {
     if is_long_run() { full } else { short }
 }

@@ -1,9 +1,11 @@
 //! A trial as bytes and back, so that a restart goes on with what the present wave has shown.
 //!
-//! Kept: every final interval that a bet was made on, the groups of users, and the sketches of distinct users. Not kept: intervals that are not final, and the
-//! slot that is not full. Both are cut by arrival time alone, so what is missing says nothing about either arm.
+//! Kept: every final interval that a bet was made on, the groups of users, and the sketches of
+//! distinct users. Not kept: intervals that are not final, and the slot that is not full. Both are
+//! cut by arrival time alone, so what is missing says nothing about either arm.
 //!
-//! Invariants: what is read back is what was written, or nothing; a trial of another weight is nothing.
+//! Invariants: what is read back is what was written, or nothing; a trial of another weight is
+//! nothing.
 
 use super::{Cluster, Margins, Trial};
 use crate::domain::cohort::Weight;
@@ -43,7 +45,8 @@ impl Trial {
         }
     }
 
-    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is no trial.
+    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is
+    /// no trial.
     pub fn restore(
         margins: Margins,
         weight: Weight,

@@ -38,7 +38,8 @@ fn how_long_a_wave_is_held_is_known_over_restarts() {
     assert_eq!(run("plan 1%:10m 5%:10m, wait 10m"), Some((HeldBy::Gates, Duration::ZERO)));
     assert_eq!(run("wait 300m, restart, wait 240m"), Some((HeldBy::Gates, 540 * MINUTE)));
     assert_eq!(run("good, wait 1m"), None);
-    // In the next wave the watchdog is blind: the bake does not progress, and that is no less a hold.
+    // In the next wave the watchdog is blind: the bake does not progress, and that is no less a
+    // hold.
     assert_eq!(run("blind yes, wait 5m"), Some((HeldBy::Unwatched, 5 * MINUTE)));
     assert_eq!(run("restart, wait 115m"), Some((HeldBy::Unwatched, 120 * MINUTE)));
     let missing = rollout.held.as_ref().map(|held| held.missing.clone()).unwrap_or_default();
