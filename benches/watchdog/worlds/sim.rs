@@ -150,7 +150,7 @@ impl<'w> Sim<'w> {
             recent: Default::default(),
             weight: Weight::ZERO,
             servers,
-            free_at: [0.0; 2],
+            free_at: [f64::NEG_INFINITY; 2],
             deadline: Duration::from_secs(2),
             tick: 0,
             ids: 0,
