@@ -353,7 +353,7 @@ fn notes(
     }
     if failed.others > 0 {
         notes.push(format!(
-            "{} failed requests were of users who are not listed: there was no room, or no key",
+            "{} failed requests were of users who are not listed: there was no room, or no key (`[log] user_key_file`, or `[state] failed_users = \"clear\"`)",
             count(failed.others)
         ));
     }

@@ -295,8 +295,8 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             (next, Step::Frozen)
         }
         Input::Stop { course } => {
-            // A trip holds it longer than a stop file does; nobody is let in where nobody would be.
-            if memory.trip.is_none() && course != Course::ByHand(Reach::NOBODY) {
+            // Also under a trip: whoever lifts that while the file is there lets nobody in by its removal.
+            if course != Course::ByHand(Reach::NOBODY) {
                 next.awaits.get_or_insert(Awaits::StopFile);
             }
             (next, Step::Unchanged)
@@ -400,7 +400,7 @@ impl Hold {
                     }
                     Awaits::StopFile => "a file grayling.stop held it; the file is gone; to go on",
                     Awaits::NewVersion => {
-                        "another version is behind `new`, and it begins at 0%; to let users in, edit the weight in the file, or"
+                        "another version is behind `new`, and it begins at 0%; to let users in, write another weight into the file, or"
                     }
                 };
                 format!("{why}: {}", HoldKind::Hold.command(release))

@@ -19,7 +19,7 @@ use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::state_key::StateKey;
-use super::tally::{ArmTally, Counter, PerWorker};
+use super::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
 use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
@@ -474,11 +474,25 @@ impl Live {
         writer.barred = vec![];
         let next = Arc::new(writer.assemble(plan, Some((&before, &begun)), &self.direct, self.workers));
         let entries = writer.changes(&before, &next, &begun);
-        self.publish(&mut writer, next, entries, None);
+        self.publish(&mut writer, next.clone(), entries, None);
+        drop(writer);
+        self.forget_recent(&next, &begun);
         self.gauges.reloads_ok.fetch_add(1, Relaxed);
         self.gauges.last_reload_ok.store(true, Relaxed);
         self.gauges.reload_ok_at_ms.store(clock::at_ms() as u64, Relaxed);
         Ok(told.into_iter().map(|f| f.message).collect())
+    }
+
+    /// What another version or attempt did is not shown under the names of this one.
+    fn forget_recent(&self, now: &Snapshot, begun: &[(String, Step)]) {
+        let mut views = self.views();
+        for release in now.releases.iter().filter(|r| begun.iter().any(|(n, _)| *n == r.release.name)) {
+            if let Some(view) = views.get_mut(&release.release.name) {
+                view.recent.iter_mut().for_each(Recent::forget);
+            }
+            let minutes = 0..USER_WINDOWS as u64;
+            minutes.for_each(|m| Arm::BOTH.iter().for_each(|arm| release.tally.arm(*arm).clear_users(m)));
+        }
     }
 
     /// The file cannot be brought into force: nothing changes, and everybody who looks is told why.

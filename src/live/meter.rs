@@ -190,8 +190,6 @@ fn details(live: &Live, snapshot: &Snapshot) {
     gauge!(EVENT_STREAMS).set(gauges.event_streams.load(Relaxed) as f64);
     counter!(EVENTS_DROPPED).absolute(gauges.events_dropped.load(Relaxed));
     for release in &snapshot.releases {
-        let under_way = release.tally.under_way.count() as f64;
-        gauge!(NEW_UNDER_WAY, "release" => release.release.name.clone()).set(under_way);
         for arm in Arm::BOTH {
             let tunnels = release.tally.arm(arm).tunnels() as f64;
             gauge!(WEBSOCKETS, "release" => release.release.name.clone(), "arm" => arm.label()).set(tunnels);
@@ -243,6 +241,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
         gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.reach.weight.ratio());
+        gauge!(NEW_UNDER_WAY, "release" => name()).set(release.tally.under_way.count() as f64);
         for state in State::ALL {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);

@@ -17,6 +17,7 @@ pub mod log;
 pub mod membership;
 pub mod meter;
 pub mod private;
+pub mod proof;
 pub mod recent;
 pub mod resources;
 pub mod route;

@@ -62,6 +62,11 @@ fn difference(after: &Histogram, before: &Histogram) -> Histogram {
 }
 
 impl Recent {
+    /// Begins anew: what was counted until the last call is not shown any more.
+    pub fn forget(&mut self) {
+        self.slices.clear();
+    }
+
     /// Takes up what was counted since the last call.
     pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
         let total = Slice::of(tally);

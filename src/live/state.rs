@@ -166,7 +166,7 @@ impl StateDirectory {
     pub fn leads(&self) -> Leads {
         let fault = |what: &str| {
             Leads::Elsewhere(format!(
-                "{}: {what}. Decisions are still written to the directory of the start, where a restart does not find them: put it back, or restart",
+                "{}: {what}. Decisions are still written to the directory of the start, where a restart does not find them: put it back",
                 self.configured.display()
             ))
         };

@@ -8,16 +8,17 @@
 //! Invariants: every verb passes the one writer, whose lock makes the check and the change one
 //! step; what a verb skipped or overruled is in its ledger entry, by name.
 
-use super::apply::{Changed, Live, Origin, Refused};
+use super::apply::{Changed, Live, Origin, Refused, View};
 use super::clock;
 use super::gates::{self, Decision};
 use super::ledger::Entry;
+use super::proof::{door, proof};
 use super::snapshot::ReleaseLive;
 use super::waves::{barred_by, wave_record};
 use super::writer::{Evidence, Writer};
 use crate::domain::cohort::Weight;
-use crate::domain::gate::{self, Gate, Verdict};
-use crate::domain::rollout::climb::Outlook;
+use crate::domain::gate::{self, Gate, Proof, Verdict};
+use crate::domain::rollout::climb::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
 use crate::domain::wave::Wave;
 use serde_json::{Value, json};
@@ -79,10 +80,9 @@ impl Live {
     /// A person opens the next wave, which he names. A gate that waits is skipped; one that fails
     /// must be named.
     pub fn promote(&self, name: &str, origin: &Origin, promotion: &Promotion) -> Result<Changed, Refused> {
-        let outlook = self.views().get(name).and_then(|view| view.outlook.clone());
+        let shown = self.shown_now(name);
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name)?;
-        let outlook = outlook.filter(|(stage, _)| *stage == live.stage).map(|(_, outlook)| outlook);
         let waves = &live.release.waves;
         let Some(wave) = &promotion.wave else {
             return Err(Refused::Unclear(format!(
@@ -122,7 +122,9 @@ impl Live {
                 HoldKind::Rollback.command(&by)
             )));
         }
-        let against: Vec<(&str, String)> = against(&live, outlook.as_ref())
+        let shown = shown.filter(|(stage, _)| *stage == live.stage).map(|(_, proof)| proof);
+        let outlook = self.outlook_now(&live, shown);
+        let against: Vec<(&str, String)> = against(&outlook)
             .into_iter()
             .filter(|(gate, _)| !promotion.despite.iter().any(|d| d == gate))
             .collect();
@@ -142,14 +144,11 @@ impl Live {
         if what != Step::Opened(index) {
             return Err(Refused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
         }
-        let skipped = outlook.as_ref().map(skipped);
-        let summary = match &skipped {
-            None => "no gate had been judged yet".to_owned(),
-            Some(gates) if gates.is_empty() => "it skips no gate".to_owned(),
-            Some(gates) => {
-                let each = gates.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
-                format!("it skips {}", each.collect::<Vec<_>>().join(", "))
-            }
+        let skipped = skipped(&outlook);
+        let each = skipped.iter().map(|g| format!("{} ({}: {})", g.name, g.verdict.label(), g.detail));
+        let summary = match each.collect::<Vec<_>>() {
+            gates if gates.is_empty() => "it skips no gate".to_owned(),
+            gates => format!("it skips {}", gates.join(", ")),
         };
         let detail = format!("opens wave `{}`; {summary}", wave.name);
         let paused = if memory.pause.is_some() { "; still paused" } else { "" };
@@ -157,16 +156,37 @@ impl Live {
             "wave `{}` is open, {} of users are in new; {summary}{paused}",
             wave.name, wave.reach.weight
         );
-        let skipped: Vec<&str> = skipped.unwrap_or_default().iter().map(|g| g.name).collect();
-        let mut evidence = json!({
+        let skipped: Vec<&str> = skipped.iter().map(|g| g.name).collect();
+        let evidence = json!({
             "wave": wave_record(&live, index, wave),
             "skipped": skipped,
             "despite": promotion.despite,
+            "gates": gates::written(&outlook, Decision::Promote),
         });
-        if let Some(outlook) = &outlook {
-            evidence["gates"] = gates::written(outlook, Decision::Promote);
-        }
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
+    }
+
+    /// What the present wave has shown by now, and of which stage that is; `None`: no wave is open.
+    fn shown_now(&self, name: &str) -> Option<(u64, Proof)> {
+        let snapshot = self.snapshot();
+        let release = snapshot.releases.iter().find(|r| r.release.name == name)?;
+        let wave = release.wave()?;
+        let (views, nothing) = (self.views(), View::default());
+        let view = views.get(name).unwrap_or(&nothing);
+        Some((release.stage, proof(release, wave, view, clock::now())))
+    }
+
+    /// The gates as they are now, whether or not a look at them has come by since the stage began.
+    fn outlook_now(&self, live: &ReleaseLive, shown: Option<Proof>) -> Outlook {
+        let nothing = || live.wave().map(|wave| proof(live, wave, &View::default(), clock::now()));
+        let input = gate::Input {
+            proof: shown.or_else(nothing),
+            door: door(live, clock::at_ms()),
+            durable: self.state_error().is_none(),
+            barred_by: None,
+        };
+        let gates = gate::judge(&input);
+        Outlook { spent: Spent::default(), gates, input: Some(input), held: None, act: Act::Wait }
     }
 
     /// A person ends one thing that holds a release. Unless that is a pause, evidence starts
@@ -282,18 +302,12 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
     Refused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
 }
 
-/// The gates that a promote must name to overrule. Hours are looked up here: they are closed
-/// whether or not a look has come by since.
-fn against(live: &ReleaseLive, outlook: Option<&Outlook>) -> Vec<(&'static str, String)> {
-    let gates = outlook.map(|outlook| outlook.gates.as_slice()).unwrap_or_default();
-    let failing = gates.iter().filter(|g| g.verdict == Verdict::Fail);
-    let mut against: Vec<_> = failing.map(|g| (g.name, g.detail.clone())).collect();
-    if let Some(hours) = &live.release.open_hours
-        && !hours.hold(clock::at_ms())
-    {
-        against.push((gate::OPEN_HOURS, format!("closed now: {hours}")));
-    }
-    against
+/// The gates that a promote must name to overrule: those that fail, and closed hours.
+fn against(outlook: &Outlook) -> Vec<(&'static str, String)> {
+    let named = |gate: &&Gate| {
+        gate.verdict == Verdict::Fail || (gate.name == gate::OPEN_HOURS && gate.verdict != Verdict::Pass)
+    };
+    outlook.gates.iter().filter(named).map(|g| (g.name, g.detail.clone())).collect()
 }
 
 /// The gates that do not pass. The one that waits for a person is not skipped: the person is there.
@@ -363,7 +377,14 @@ fn resumed(after: &ReleaseLive, what: Step, left: &[HoldKind]) -> String {
     let name = &after.release.name;
     let weight = after.force.weight();
     let users = match (what, after.wave()) {
+        (Step::Unpaused, _) if after.hold.is_some() => {
+            format!("the pause is over; {weight} of users are in new")
+        }
         (Step::Unpaused, _) => format!("the waves go on; {weight} of users are in new"),
+        (_, None) if after.hold.is_none() && !after.release.waves.is_empty() => {
+            let first = after.next_wave().map_or("", |wave| wave.name.as_str());
+            format!("its first wave, `{first}`, opens next, once its gates pass")
+        }
         (_, Some(wave)) => {
             format!("{weight} of users are in new; wave `{}` bakes from the beginning", wave.name)
         }

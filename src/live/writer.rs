@@ -352,15 +352,18 @@ impl Writer {
                     format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
                 }
                 "version" => {
-                    let versions = release.release.versions(&after.plan);
                     format!(
-                        "another version: stable {}, new {}; evidence starts afresh",
-                        versions.stable.join(" "),
-                        versions.new.join(" ")
+                        "another version: {}; evidence starts afresh",
+                        release.release.versions(&after.plan)
                     )
                 }
                 _ => release.told(),
             };
+            let servers = release.release.versions(&after.plan);
+            let was = old.map(|old| old.release.versions(&before.plan));
+            if kind == "attempt" && was.is_some_and(|was| was.change(&servers, true, None).is_another()) {
+                detail.push_str(&format!("; another version: {servers}"));
+            }
             if let Some(hold) = &release.hold {
                 detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
             }

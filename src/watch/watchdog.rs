@@ -17,6 +17,7 @@ use crate::domain::plan::WatchdogMode;
 use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
 use crate::domain::rollout::climb::Spent;
+use crate::domain::rollout::{Awaits, Hold};
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, Shown, StableSign, StopFile, TripCall, View};
@@ -75,7 +76,10 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     // What an earlier process has kept of the releases that are there at start.
     let kept = |release: &Arc<ReleaseLive>| {
         let (name, now) = (&release.release.name, clock::now());
+        // Another version than the one that the evidence is about: it begins anew.
+        let another = release.hold == Some(Hold::Awaits(Awaits::NewVersion));
         let restored = archive
+            .filter(|_| !another)
             .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)))
             .and_then(|bytes| live.key.unseal(bytes))
             .and_then(|bytes| Watched::restored(release, &bytes, now));

@@ -232,6 +232,51 @@ fn the_removal_of_a_stop_file_lets_nobody_in_until_a_person_does() {
 }
 
 #[test]
+fn a_stop_file_outlasts_a_rollback_that_was_lifted_while_it_was_there() {
+    let (world, _stable, _new, proxy) = scene(|config| config.weight("50%"));
+    let api = proxy.api();
+    let stop = world.config_file().with_file_name("grayling.stop");
+    assert_eq!(api.change("rollback", "r").status, 200);
+    std::fs::write(&stop, "").unwrap();
+    eventually(seconds(3), "the stop file is seen", || {
+        (api.release()["ends"] == json!(["rollback", "hold"])).then_some(())
+    });
+    assert_eq!(api.resume("rollback", "r").status, 200);
+    std::fs::remove_file(&stop).unwrap();
+    never(seconds(2), "the removal let somebody in", || api.weight() > 0.0);
+    assert_eq!(api.resume("hold", "r").status, 200);
+    assert_eq!(api.weight(), 0.5);
+}
+
+#[test]
+fn promotes_in_a_row_name_every_gate_that_they_skip_and_pass_none_that_fails() {
+    let world = World::new();
+    let (stable, new, gone) = (Origin::start("stable"), Origin::start("new"), Origin::start("new"));
+    let mut config = Config::new(stable.address, new.address)
+        .waves(&WAVES)
+        .upstreams("health = { path = \"/healthz\", interval = \"200ms\" }");
+    config.new.push(gone.address);
+    let proxy = world.run(&config);
+    let api = proxy.api();
+    for wave in ["1%", "5%"] {
+        let (status, answer) = post(&api, "promote", json!({"reason": "r", "wave": wave}));
+        assert_eq!(status, 200, "{answer}");
+        let entry = api.ledger().into_iter().find(|e| e["n"] == answer["ledger"]).unwrap();
+        let skipped = entry["evidence"]["skipped"].as_array().unwrap().len();
+        // Before the first wave there is nothing to judge but the door and the state.
+        assert!(if wave == "1%" { skipped == 0 } else { skipped >= 8 }, "{entry:#}");
+    }
+    gone.refuse();
+    eventually(seconds(10), "the server is out", || {
+        (api.release()["arms"]["new"]["servers_healthy"] == 1).then_some(())
+    });
+    assert_eq!(api.change("rollback", "r").status, 200);
+    assert_eq!(api.resume("rollback", "r").status, 200);
+    // At once: no look at the gates of this stage has come by.
+    refused(post(&api, "promote", json!({"reason": "r", "wave": "5%"})), 409, "--despite servers");
+}
+
+#[test]
 fn racing_operators_leave_a_ledger_that_says_what_is_in_force() {
     let (world, _stable, _new, proxy) = scene(|config| config.waves(&WAVES));
     let names: Vec<&str> = vec!["1%", "5%", "20%", "100%"];

@@ -37,11 +37,20 @@ fn a_complete_version_that_becomes_stable_sends_nobody_to_the_next_one() {
     let admin = format!("http://{}", proxy.admin);
     let told = grayling(&["check", file.to_str().unwrap(), "--against", &admin]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.contains("another version; 100% of users move to `stable`; it begins at 0%"), "{told}");
+    assert!(
+        told.contains(
+            "another version; nobody moves: the servers of `new` become those of `stable`; it begins at 0%"
+        ),
+        "{told}"
+    );
     world.write(&next);
     eventually(seconds(5), "the edit is in force", || {
         kinds(&proxy).contains(&"version".to_owned()).then_some(())
     });
+    // What v2 did does not stand under v3's name.
+    let release = proxy.api().release();
+    let (requests, users_of) = (&release["arms"]["new"]["requests"], &release["arms"]["new"]["users"]);
+    assert_eq!((requests.as_u64(), users_of.as_u64()), (Some(0), Some(0)), "{:#}", release["arms"]);
     never(seconds(1), "somebody meets v3", || arms(&proxy, &users) != ["v2"]);
     let release = proxy.api().release();
     assert_eq!((&release["state"], release["weight"].as_f64()), (&"pending".into(), Some(0.0)));

@@ -1,6 +1,7 @@
 //! What an edit does to the versions of a release, for people: the rule is [`version`]'s.
 
 use super::{Findings, Standing};
+use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Plan, Release};
 use crate::domain::rollout::Memory;
 use crate::domain::rollout::version::{self, VersionChange};
@@ -30,7 +31,7 @@ pub fn changed(
     change: VersionChange,
 ) {
     let name = &after.name;
-    let leave = standing.reach.weight;
+    let moves = moves(&before.versions(old), &after.versions(new), standing.reach.weight);
     let start = match after.waves.first() {
         Some(first) => format!("it begins before its first wave, `{}`", first.name),
         None => "it begins at 0%, until a further edit sets the weight".to_owned(),
@@ -43,17 +44,37 @@ pub fn changed(
         )),
         VersionChange::Undeclared => findings.refused(format!(
             "release `{name}`: {arms}, while {}. If that is another build: write `attempt = {}` in [release.{name}] \
-             ({leave} of users move to stable; {start}, with fresh evidence). If the same builds have moved: write \
-             `same_version = true` there (nothing changes)",
+             ({moves}; {start}, with fresh evidence). If the same builds have moved: write \
+             `same_version = true` there (nothing changes){}",
             stands(standing),
             before.attempt.saturating_add(1),
+            match standing.version.complete {
+                true => ". If `new` is complete, and is to become stable: put its servers behind `stable` in the same edit",
+                false => "",
+            },
         )),
         VersionChange::Declared | VersionChange::Succeeded => findings.warning(format!(
-            "release `{name}`: {arms}: another version; {leave} of users move to `stable`; {start}, with fresh evidence"
+            "release `{name}`: {arms}: another version; {moves}; {start}, with fresh evidence"
         )),
         VersionChange::Unused => findings.note(format!(
             "release `{name}`: {arms}: another version, with fresh evidence; nobody was in `new`"
         )),
+    }
+}
+
+/// Who meets other servers when all users are on the `stable` of the file.
+fn moves(before: &version::Versions, after: &version::Versions, in_new: Weight) -> String {
+    let shares = |servers: &[String]| after.stable.iter().any(|server| servers.contains(server));
+    let in_stable = Weight::from_parts(BUCKETS - in_new.parts());
+    match (shares(&before.stable), shares(&before.new)) {
+        (true, _) => format!("{in_new} of users move to `stable`"),
+        (false, true) if in_new == Weight::FULL => {
+            "nobody moves: the servers of `new` become those of `stable`".to_owned()
+        }
+        (false, true) => {
+            format!("{in_stable} of users, all of `stable`, move to the servers that were behind `new`")
+        }
+        (false, false) => "every user moves to other servers".to_owned(),
     }
 }
 
@@ -80,7 +101,6 @@ fn replaced(before: &version::Versions, after: &version::Versions) -> String {
 mod tests {
     use super::*;
     use crate::config::compare::{FindingKind, Standings, compare};
-    use crate::domain::cohort::Weight;
     use std::path::Path;
 
     fn plan(release: &str, new: &str) -> Plan {
@@ -101,6 +121,26 @@ mod tests {
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
         compare(&before, after, &standings).into_iter().map(|f| (f.kind, f.message)).collect()
+    }
+
+    #[test]
+    fn who_meets_other_servers_is_said_of_those_who_do() {
+        let versions = |stable: &str, new: &str| version::Versions {
+            stable: vec![stable.to_owned()],
+            new: vec![new.to_owned()],
+            same_declared: false,
+        };
+        let at = |percent: &str| Weight::parse(percent).unwrap();
+        for ((before, after, weight), says) in [
+            ((("a", "b"), ("a", "c"), "5%"), "5% of users move to `stable`"),
+            ((("a", "b"), ("b", "c"), "100%"), "nobody moves"),
+            ((("a", "b"), ("b", "c"), "5%"), "95% of users, all of `stable`, move"),
+            ((("a", "b"), ("z", "b"), "5%"), "every user moves to other servers"),
+        ] {
+            let (before, after) = (versions(before.0, before.1), versions(after.0, after.1));
+            let moves = moves(&before, &after, at(weight));
+            assert!(moves.starts_with(says), "{moves}");
+        }
     }
 
     #[test]

@@ -83,6 +83,12 @@ impl Versions {
     }
 }
 
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "stable {}, new {}", self.stable.join(" "), self.new.join(" "))
+    }
+}
+
 impl VersionChange {
     /// Does the release begin anew?
     pub fn is_another(self) -> bool {

@@ -86,6 +86,7 @@ proptest! {
                 prop_assert!(by || by_gates || first, "{command} raised {was} to {is}");
                 prop_assert!(!(verb == "touch" && !by_gates && !first), "a touched file raised {was} to {is}");
             }
+            prop_assert!(verb != "stop" || is <= was, "a stop file's removal raised {was} to {is}");
             if verb == "restart" && !by_gates && !first {
                 prop_assert!(is <= was, "a restart raised {was} to {is}");
             }

@@ -1,0 +1,77 @@
+//! What the gates of a wave are judged from, gathered from the snapshot and from what the watchdog
+//! has seen. The wave controller looks at it several times a second, a `promote` once.
+//!
+//! Invariants: a stage that has shown nothing is judged on nothing, so its gates are inconclusive;
+//! what the watchdog last said is not used for longer than [`STALE`].
+
+use super::apply::View;
+use super::resources;
+use super::snapshot::ReleaseLive;
+use crate::domain::decide::Arm;
+use crate::domain::engine::Blindness;
+use crate::domain::engine::cell::Pair;
+use crate::domain::gate::{DoorState, Hours, Proof, Servers, Sight, Watchdog};
+use crate::domain::verdict::Verdict;
+use crate::domain::wave::Wave;
+use std::time::Duration;
+
+const STALE: Duration = Duration::from_secs(3);
+
+/// What the present wave has shown: nothing, until the watchdog has taken up its stage.
+pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> Proof {
+    let shown = view.shown.filter(|shown| shown.stage == release.stage);
+    let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
+    let watchdog = match fresh {
+        Some(judgement) => Watchdog {
+            state: Some(judgement.state),
+            passes: judgement.verdict == Verdict::Pass,
+            reason: judgement.reason.clone(),
+            e_value: judgement.evidence.e_value,
+            e_notice: judgement.evidence.e_notice,
+            alpha: judgement.evidence.alpha,
+            sight: sight(release, judgement.evidence.blindness),
+        },
+        None => Watchdog {
+            state: None,
+            passes: false,
+            reason: String::new(),
+            e_value: 0.0,
+            e_notice: 0.0,
+            alpha: 1.0,
+            sight: sight(release, None),
+        },
+    };
+    let of = |arm: Arm| release.upstream(arm);
+    Proof {
+        controlled: wave.controlled(),
+        baked: shown.map_or(Duration::ZERO, |shown| shown.watched),
+        bake: wave.bake,
+        requests_min: wave.requests_min,
+        users_min: wave.users_min,
+        margins: release.release.watchdog.margins,
+        share: wave.reach.weight.ratio(),
+        reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
+        servers: Servers {
+            all: Pair::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
+            healthy: Pair::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
+        },
+        watchdog,
+        resources: resources::grounds(release, view, now),
+    }
+}
+
+fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
+    let of = &release.release.watchdog;
+    of.hold_when_blind.then_some(Sight { blindness, latency_notice: of.latency_notice })
+}
+
+/// How the next wave opens; `None`: no wave follows.
+pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
+    let next = release.next_wave()?;
+    let hours = release.release.open_hours.as_ref().map(|hours| Hours {
+        text: hours.to_string(),
+        open: hours.hold(at_ms),
+        next: hours.next(at_ms),
+    });
+    Some(DoorState { door: next.door, hours })
+}
