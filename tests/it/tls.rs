@@ -407,6 +407,7 @@ fn servers_are_reached_over_tls_and_verified_with_a_ca_of_ones_own() {
     assert_eq!(text(&mut client, user), format!("new {user} HTTP/1.1 grayling.test \n"));
     assert!(client.get("/", &[]).unwrap().text().starts_with("stable"));
     // A name is both.
+    let config = config.release("same_version = true");
     let named = config.text().replace("https://127.0.0.1", "https://localhost");
     world.write_text(&named);
     eventually(seconds(10), "the name is sent", || {
