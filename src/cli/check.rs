@@ -12,11 +12,11 @@ use crate::domain::cohort::Weight;
 use crate::domain::foresight::time_to_see;
 use crate::domain::gate::Traffic;
 use crate::domain::gate::seconds;
-use crate::domain::plan::Release;
+use crate::domain::plan::{Plan, Release, WhenEmpty};
 use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Course;
 use crate::domain::wave::Reach;
-use crate::live::state;
+use crate::live::state::{self, StateDirectory};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -108,6 +108,9 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
     };
     let mut summary = format!("{shown}: {}\n", described(&checked));
     checked.plan.releases.iter().for_each(|release| summary.push_str(&foreseen(release)));
+    if running.is_none() {
+        summary.push_str(&first_start(&checked.plan));
+    }
     let mut refused = false;
     let changes = running.map(|running| {
         let (lines, findings) = differences(running, file, &checked);
@@ -238,6 +241,22 @@ fn described(checked: &Checked) -> String {
     text
 }
 
+/// A start with an empty state directory holds what would let users in: said before it happens.
+fn first_start(plan: &Plan) -> String {
+    let held = plan.releases.iter().filter(|release| release.course().lets_in());
+    let names: Vec<String> = held.map(|release| format!("`{}`", release.name)).collect();
+    let holds = plan.state.when_empty == WhenEmpty::Hold && !names.is_empty();
+    if !holds || !StateDirectory::is_empty(&plan.state.directory) {
+        return String::new();
+    }
+    format!(
+        "a start here holds {} at 0%, since {} remembers nothing; if it is a first start: grayling init --state {}\n",
+        names.join(", "),
+        plan.state.directory.display(),
+        plan.state.directory.display()
+    )
+}
+
 /// What is imagined where no traffic is known: so many requests a second of both versions, and such a share of them that fails.
 const RATE: f64 = 500.0;
 const FAILING: f64 = 0.001;
@@ -311,6 +330,13 @@ mod tests {
     fn a_good_file_is_summed_up_with_what_its_watchdog_will_see() {
         let file = crate::live::state::tests::scratch("check").join("grayling.toml");
         std::fs::write(&file, starter().1.replace("0%", "5%")).unwrap();
+        let told = examine(&file, None, Color::Plain).summary;
+        assert!(
+            told.contains("a start here holds `v2` at 0%") && told.contains("grayling init --state"),
+            "{told}"
+        );
+        std::fs::create_dir(file.with_file_name("state")).unwrap();
+        std::fs::write(file.with_file_name("state").join(state::FILE), "").unwrap();
         let told = examine(&file, None, Color::Plain);
         let seen = "release `v2`: of 500 requests/s, a failure rate that doubled from 0.1%, and one ten times as high, are seen after\n  5%: about 17 min, about 31 s\n";
         assert_eq!(told.summary, format!("{}: ok, 1 release, 1 route\n{seen}", file.display()));

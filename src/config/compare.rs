@@ -277,8 +277,11 @@ fn weight(findings: &mut Findings, edit: &Edit<'_>) {
             "release `{name}`: the file's weight, {asked_before} to {asked}, waits for the end of the hold"
         ));
     }
-    if edit.was.hold.is_some() && !held {
-        findings.note(format!("release `{name}`: this edit ends the hold: it was held at {was}"));
+    if let (Some(hold), false) = (&edit.was.hold, held) {
+        findings.note(format!(
+            "release `{name}`: this edit ends the {}, which held it at {was}",
+            hold.kind().label()
+        ));
     }
 }
 

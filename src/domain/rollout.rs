@@ -260,7 +260,9 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         }
         Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
             let attempt = memory.attempt.max(attempt);
-            let (trip, freeze) = (memory.trip.clone(), memory.freeze.clone());
+            let (trip, mut freeze) = (memory.trip.clone(), memory.freeze.clone());
+            // It begins at 0%, and a freeze that stands never raises that.
+            freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
             let awaits = memory.awaits.or_else(|| change.holds(course));
             let next = Memory { attempt, trip, freeze, awaits, versions, ..Memory::default() };
             (next, Step::VersionBegun)
@@ -376,6 +378,14 @@ pub enum Hold {
 }
 
 impl Hold {
+    pub fn kind(&self) -> HoldKind {
+        match self {
+            Hold::Tripped => HoldKind::Rollback,
+            Hold::Frozen => HoldKind::Freeze,
+            Hold::StopFile | Hold::AttemptOld { .. } | Hold::Awaits(_) | Hold::Barred { .. } => HoldKind::Hold,
+        }
+    }
+
     /// For people: what holds, and what they can do.
     pub fn explain(&self, release: &str) -> String {
         match self {

@@ -147,6 +147,11 @@ impl StateDirectory {
         }
     }
 
+    /// Would a start find neither a state nor a ledger in it? For those who do not hold its lock.
+    pub fn is_empty(path: &Path) -> bool {
+        !path.join(FILE).exists() && !ledger::exists(path)
+    }
+
     /// For reading and writing.
     pub fn path(&self) -> &Path {
         &self.path
