@@ -111,12 +111,14 @@ impl Proxy {
         let source = source(&path, &checked);
 
         let (directory, ledger, found) = open_state(&checked.plan, &log)?;
-        if let (Found::Lost(why), OnStateFailure::Refuse) = (&found, plan_state.on_failure) {
+        if let (Found::Lost(why) | Found::Behind(_, why), OnStateFailure::Refuse) =
+            (&found, plan_state.on_failure)
+        {
             return Err(StartError::StateRefused(why.clone()));
         }
-        let lost = matches!(found, Found::Lost(_));
+        let lost = matches!(found, Found::Lost(_) | Found::Behind(..));
         let ledger_end = ledger.as_ref().map(|ledger| ledger.end().clone()).unwrap_or_default();
-        if let Found::Lost(why) = &found {
+        if let Found::Lost(why) | Found::Behind(_, why) = &found {
             tell_lost(&log, why);
         }
         let (listen_http, listen_admin) = (checked.plan.listen.http, checked.plan.listen.admin);
@@ -311,13 +313,14 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
                 // The state is saved before its entries are written: a ledger that knows more was written beside another state.
                 Found::Known(image) if image.ledger.n < ledger.last() => {
                     let (path, last) = (directory.configured().display(), ledger.last());
-                    found = Found::Lost(format!(
+                    let why = format!(
                         "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
                         image.ledger.n
-                    ));
+                    );
+                    found = Found::Behind(std::mem::take(image), why);
                 }
                 Found::Known(image) => rebuild(&mut ledger, image, log),
-                Found::Empty | Found::Lost(_) => {}
+                Found::Empty | Found::Behind(..) | Found::Lost(_) => {}
             }
             Some(ledger)
         }

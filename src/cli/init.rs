@@ -37,7 +37,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             image.releases.len(),
             image.ledger.n
         ),
-        Found::Lost(why) => bail!("{why}; it is not new, and nothing was changed"),
+        Found::Behind(_, why) | Found::Lost(why) => bail!("{why}; it is not new, and nothing was changed"),
     }
     super::text::print(&format!(
         "{}: marked as new; the next start lets users in as the file has it\n",

@@ -255,7 +255,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         Input::Configure { attempt, course, versions, change, .. }
             if memory.attempt != 0 && attempt > memory.attempt =>
         {
-            let awaits = memory.awaits.or_else(|| change.holds(course));
+            let awaits = change.holds(course).or(memory.awaits);
             (Memory { attempt, awaits, versions, ..Memory::default() }, Step::Rearmed)
         }
         Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
@@ -263,13 +263,20 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             let (trip, mut freeze) = (memory.trip.clone(), memory.freeze.clone());
             // It begins at 0%, and a freeze that stands never raises that.
             freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
-            let awaits = memory.awaits.or_else(|| change.holds(course));
+            let awaits = change.holds(course).or(memory.awaits);
             let next = Memory { attempt, trip, freeze, awaits, versions, ..Memory::default() };
             (next, Step::VersionBegun)
         }
         Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {
             let what = if memory.attempt == 0 { Step::Met } else { Step::Unchanged };
             next.attempt = next.attempt.max(attempt);
+            // The same build on other servers: a trip is for those, too.
+            if let Some(trip) = &mut next.trip {
+                let moved = versions.new.iter().filter(|server| !memory.versions.new.contains(server));
+                trip.servers.extend(moved.cloned());
+                trip.servers.sort();
+                trip.servers.dedup();
+            }
             next.versions = versions;
             next.progress = Progress::under(memory.progress.as_ref(), course, standing);
             // A person has chosen a weight for the version that waited for one.
@@ -382,7 +389,9 @@ impl Hold {
         match self {
             Hold::Tripped => HoldKind::Rollback,
             Hold::Frozen => HoldKind::Freeze,
-            Hold::StopFile | Hold::AttemptOld { .. } | Hold::Awaits(_) | Hold::Barred { .. } => HoldKind::Hold,
+            Hold::StopFile | Hold::AttemptOld { .. } | Hold::Awaits(_) | Hold::Barred { .. } => {
+                HoldKind::Hold
+            }
         }
     }
 
@@ -410,7 +419,7 @@ impl Hold {
                     }
                     Awaits::StopFile => "a file grayling.stop held it; the file is gone; to go on",
                     Awaits::NewVersion => {
-                        "another version is behind `new`, and it begins at 0%; to let users in, write another weight into the file, or"
+                        "another version is behind `new`, and it begins at 0%; to let users in, write another weight into the file, or (waves, segments)"
                     }
                 };
                 format!("{why}: {}", HoldKind::Hold.command(release))

@@ -25,7 +25,7 @@ pub const NAME_CHARS_MAX: usize = 128;
 pub const TOKENS_MAX: usize = 1000;
 
 /// The actors that grayling itself writes into the ledger. A person must not look like one of them.
-const RESERVED: [&str; 5] = ["local", "watchdog", "waves", "file", "fuse"];
+const RESERVED: [&str; 6] = ["local", "watchdog", "waves", "file", "fuse", "proxy"];
 
 const LINE: &str = "write `NAME TOKEN`";
 const MAKE: &str = "make one with `openssl rand -hex 32`";
@@ -170,7 +170,7 @@ fn fault_of_name(name: &str) -> Option<(&'static str, &'static str)> {
     let reserved = RESERVED.iter().any(|own| own.eq_ignore_ascii_case(name));
     reserved.then_some((
         "grayling itself acts under this name in the ledger",
-        "choose a name other than local, watchdog, waves, file, fuse",
+        "choose a name other than local, watchdog, waves, file, fuse, proxy",
     ))
 }
 

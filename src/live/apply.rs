@@ -271,6 +271,13 @@ impl Live {
             }
             Found::Known(image) => (image, None),
             Found::Empty => (Image::default(), None),
+            // What it remembers still stands; what it has missed may stand as well.
+            Found::Behind(mut image, why) => {
+                for memory in image.releases.values_mut() {
+                    memory.awaits.get_or_insert(Awaits::StateLost);
+                }
+                (Image { hold_strangers: true, ledger, ..image }, Some(why))
+            }
             Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {

@@ -179,6 +179,7 @@ impl Scribe {
         // The last image, and the file that holds it; none if saving failed.
         let mut last: Option<(Image, Option<Saved>)> = None;
         let mut unwritten: Vec<Entry> = vec![];
+        let mut elsewhere: Option<String> = None;
         loop {
             let (work, handed_in, closed) = {
                 let idle = |i: &mut Inbox| i.work.is_none() && !i.closed;
@@ -192,7 +193,9 @@ impl Scribe {
             let image = match (&work, &last) {
                 (Some(work), _) => Some(work.image.clone()),
                 // Something failed, or what was saved is gone: again.
-                (None, Some((image, saved))) if !self.holds(saved) || !unwritten.is_empty() => {
+                (None, Some((image, saved)))
+                    if !self.holds(saved) || !unwritten.is_empty() || self.elsewhere() != elsewhere =>
+                {
                     Some(image.clone())
                 }
                 _ => None,
@@ -211,7 +214,8 @@ impl Scribe {
                 if let (Ok(_), Some(work)) = (&saved, &work) {
                     inbox.gap = Some(work.since.elapsed());
                 }
-                let error = saved.as_ref().err().cloned();
+                elsewhere = self.elsewhere();
+                let error = saved.as_ref().err().cloned().or_else(|| elsewhere.clone());
                 if error != inbox.error {
                     self.tell_durability(error.as_deref());
                 }
@@ -242,8 +246,12 @@ impl Scribe {
                 }
                 unwritten.extend(work.entries);
             }
-            match self.append(&unwritten) {
-                Ok(()) => unwritten.clear(),
+            // The ledger never knows more than the state: a start would take that for a copy that
+            // was put back.
+            let saved = last.as_ref().is_none_or(|(_, saved)| saved.is_some()) || self.directory.is_none();
+            match if saved { self.append(&unwritten) } else { Ok(()) } {
+                Ok(()) if saved => unwritten.clear(),
+                Ok(()) => {}
                 Err(why) => {
                     let mut inbox = desk.inbox();
                     if inbox.error.is_none() {
@@ -269,7 +277,7 @@ impl Scribe {
 
     fn holds(&self, saved: &Option<Saved>) -> bool {
         match (&self.directory, saved) {
-            (Some(directory), Some(saved)) => directory.holds(saved) && directory.leads() == Leads::Here,
+            (Some(directory), Some(saved)) => directory.holds(saved),
             // It cannot be saved, and nothing that could be has been tried.
             (None, _) => true,
             (Some(_), None) => false,
@@ -301,12 +309,16 @@ impl Scribe {
         let Some(directory) = &self.directory else {
             return Err("the state directory could not be used at start; mend it and restart".to_owned());
         };
-        let saved = directory
+        directory
             .save(image)
-            .map_err(|e| format!("{}: cannot save the state: {e}", directory.configured().display()))?;
-        match directory.leads() {
-            Leads::Elsewhere(why) => Err(why),
-            Leads::Here | Leads::Nowhere => Ok(saved),
+            .map_err(|e| format!("{}: cannot save the state: {e}", directory.configured().display()))
+    }
+
+    /// The directory of the start is not where the configured path leads now.
+    fn elsewhere(&self) -> Option<String> {
+        match self.directory.as_ref()?.leads() {
+            Leads::Elsewhere(why) => Some(why),
+            Leads::Here | Leads::Nowhere => None,
         }
     }
 

@@ -57,6 +57,8 @@ pub enum Found {
     Known(Image),
     /// Nothing: no state, no ledger.
     Empty,
+    /// A whole state, but older than what else is there; why. Its trips stand, and all is held.
+    Behind(Image, String),
     /// Something that cannot be used; why.
     Lost(String),
 }

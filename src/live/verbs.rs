@@ -19,8 +19,8 @@ use super::writer::{Evidence, Writer};
 use crate::domain::cohort::Weight;
 use crate::domain::gate::{self, Gate, Proof, Verdict};
 use crate::domain::rollout::climb::{Act, Outlook, Spent};
-use crate::domain::rollout::{self, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
-use crate::domain::wave::Wave;
+use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
+use crate::domain::wave::{Course, Wave};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 
@@ -208,6 +208,15 @@ impl Live {
         let ends = which(name, &memory, resumption.ends, &writer)?;
         if ends == HoldKind::Hold && writer.stop_file {
             return Err(Refused::NotNow(format!("{name} stays held: {}", Hold::StopFile.explain(name))));
+        }
+        let by_hand = live.map_or(Weight::ZERO, |live| match live.release.course() {
+            Course::ByHand(reach) => reach.weight,
+            Course::Waves(_) => Weight::ZERO,
+        });
+        if ends == HoldKind::Hold && memory.awaits == Some(Awaits::NewVersion) && by_hand > Weight::ZERO {
+            return Err(Refused::NotNow(format!(
+                "{name} stays at 0%: the file's {by_hand} stood there for the version before; write another weight into the file"
+            )));
         }
         let waves = live.map_or(&[][..], |live| &live.release.waves);
         let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;

@@ -122,7 +122,16 @@ impl Writer {
             Some(Force::Held) | None => Reach::NOBODY,
         };
         let complete = live.is_some_and(|r| r.state == State::Complete);
-        version::Standing { complete, reach, held: memory.guards_versions() }
+        let held = match live {
+            // Whatever holds it, but for a version that waits for its weight: nobody has met that one.
+            Some(live) => {
+                let waits = Some(Hold::Awaits(Awaits::NewVersion));
+                memory.guards_versions() || live.hold.is_some() && live.hold != waits
+            }
+            // The file had it before, and names it again: what its weight was earned by is not known.
+            None => memory.attempt != 0,
+        };
+        version::Standing { complete, reach, held }
     }
 
     /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.

@@ -245,6 +245,42 @@ fn an_empty_memory_is_held_unless_the_directory_was_marked_as_new() {
 }
 
 #[test]
+fn a_start_that_cannot_save_does_not_make_the_next_one_forget() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address).weight("100%");
+    let users = users_in_new("user", 50, 5);
+    let proxy = world.run(&config);
+    assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
+    drop(proxy);
+    // As a full disk: nothing can be saved beside the state file, and the ledger could be written.
+    let beside = world.path("state/grayling.state.new");
+    std::fs::create_dir(&beside).unwrap();
+    let lines = || std::fs::read_to_string(world.path("state/ledger.jsonl")).unwrap().lines().count();
+    let before = lines();
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "stable");
+    assert_eq!(lines(), before, "the ledger knows more than the state");
+    drop(proxy);
+    std::fs::remove_dir(&beside).unwrap();
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "stable");
+    assert!(proxy.api().trip().is_some());
+    assert!(proxy.api().status()["state_error"].is_null());
+    drop(proxy);
+    // A ledger that knows more all the same: held, and what the state remembers stands.
+    let mut ledger = std::fs::read_to_string(world.path("state/ledger.jsonl")).unwrap();
+    let last = ledger.lines().last().unwrap().to_owned();
+    let n: u64 = serde_json::from_str::<serde_json::Value>(&last).unwrap()["n"].as_u64().unwrap();
+    ledger.push_str(&last.replacen(&format!("\"n\":{n},"), &format!("\"n\":{},", n + 1), 1));
+    ledger.push('\n');
+    std::fs::write(world.path("state/ledger.jsonl"), ledger).unwrap();
+    let proxy = world.run(&config);
+    ask(&proxy, &users, "stable");
+    assert!(proxy.api().trip().is_some(), "the trip is forgotten");
+}
+
+#[test]
 fn a_state_directory_that_is_switched_while_running_is_not_followed() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));

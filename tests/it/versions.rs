@@ -116,6 +116,41 @@ fn servers_edited_while_nothing_runs_are_held_at_the_start() {
     assert_eq!(arms(&proxy, &users), ["v1"]);
     let held = proxy.api().release()["held"].as_str().unwrap_or_default().to_owned();
     assert!(held.contains("another version") && held.contains("--ends hold"), "{held}");
-    assert_eq!(proxy.api().resume("hold", "v3 it is").status, 200);
+    // The weight was the other version's: a person writes one for this.
+    let refused = proxy.api().resume("hold", "v3 it is");
+    assert!(refused.status == 409 && refused.text().contains("write another weight"), "{}", refused.text());
+    world.write(&Config::new(v1.address, v3.address).weight("21%"));
+    eventually(seconds(5), "the weight is in force", || (proxy.api().weight() == 0.21).then_some(()));
     assert_eq!(arms(&proxy, &users), ["v3"]);
+}
+
+#[test]
+fn no_detour_leads_a_version_to_a_weight_that_another_has_earned() {
+    let world = World::new();
+    let [v1, v2, v3] = ["v1", "v2", "v3"].map(Origin::start);
+    let users = users_in_new("user", 20, 20);
+    let at_2 = Config::new(v1.address, v2.address).weight("50%").attempt(2);
+    let with_v3 = Config::new(v1.address, v3.address).weight("50%");
+    let proxy = world.run(&at_2);
+    assert_eq!(arms(&proxy, &users), ["v2"]);
+    // By a revert of the attempt: held at 0%, but not nothing.
+    world.write(&at_2.clone().attempt(1));
+    eventually(seconds(5), "the revert is held", || (proxy.api().weight() == 0.0).then_some(()));
+    world.write(&with_v3.clone().attempt(2));
+    assert!(refusal(&proxy, 1.0).contains("rolled back, frozen or held"));
+    world.write(&at_2);
+    eventually(seconds(5), "v2 is back", || (proxy.api().weight() == 0.5).then_some(()));
+    // By a release that is taken out and put back with other servers.
+    let out = at_2.text().replace("release = \"billing\"", "upstream = \"v1\"");
+    let (before, rest) = out.split_once("[release.billing]").unwrap();
+    let after = &rest[rest.find("[[route]]").unwrap()..];
+    world.write_text(&format!("{before}{after}"));
+    eventually(seconds(5), "the release is out", || {
+        proxy.api().status()["releases"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    world.write(&with_v3.clone().attempt(2));
+    eventually(seconds(5), "the release is back", || {
+        proxy.api().status()["releases"].as_array().is_some_and(|r| r.len() == 1).then_some(())
+    });
+    never(seconds(1), "v3 at the weight of v2", || arms(&proxy, &users) != ["v1"]);
 }

@@ -14,13 +14,18 @@ pub fn change(
     after: &Release,
     standing: &Standing,
 ) -> VersionChange {
-    let raised = after.attempt > before.attempt;
+    let raised = after.attempt > seen(before, standing);
     before.versions(old).change(&after.versions(new), raised, Some(standing.version))
 }
 
-/// Of a release that the file did not name.
+/// The highest attempt that there was.
+fn seen(before: &Release, standing: &Standing) -> u64 {
+    before.attempt.max(standing.memory.attempt)
+}
+
+/// Of a release that the file did not name: what its weight was earned by is not known.
 pub fn unnamed(memory: &Memory) -> version::Standing {
-    version::Standing { complete: false, reach: Reach::NOBODY, held: memory.guards_versions() }
+    version::Standing { complete: false, reach: Reach::NOBODY, held: memory.attempt != 0 }
 }
 
 pub fn changed(
@@ -45,9 +50,13 @@ pub fn changed(
         VersionChange::Undeclared => findings.refused(format!(
             "release `{name}`: {arms}, while {}. If that is another build: write `attempt = {}` in [release.{name}] \
              ({moves}; {start}, with fresh evidence). If the same builds have moved: write \
-             `same_version = true` there (nothing changes){}",
+             `same_version = true` there (nothing changes{}){}",
             stands(standing),
-            before.attempt.saturating_add(1),
+            seen(before, standing).saturating_add(1),
+            match before.same_version && after.same_version {
+                true => "; it declares one move, and stands there since an earlier one: take it out in a save of its own first",
+                false => "",
+            },
             match standing.version.complete {
                 true => ". If `new` is complete, and is to become stable: put its servers behind `stable` in the same edit",
                 false => "",

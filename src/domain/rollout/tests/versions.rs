@@ -1,6 +1,7 @@
 //! Scripts of edits that put another version behind a release.
 
 use super::{PLAN, script};
+use crate::domain::rollout::Hold;
 
 #[test]
 fn another_version_begins_at_nothing_and_with_fresh_evidence() {
@@ -60,4 +61,17 @@ fn an_edit_while_the_process_is_down_lets_nobody_meet_another_version() {
          touch                   -> pending - 0%
          resume hold             -> progressing - 20%",
     );
+}
+
+#[test]
+fn a_trip_follows_the_build_to_the_servers_that_it_moves_to() {
+    let rollout = script(
+        "weight 20%
+         trip                    -> rolled_back - 0%
+         same_version a c        -> rolled_back - 0%
+         servers a c+d           -> rolled_back - 0%",
+    );
+    let trip = rollout.memory.trip.clone().unwrap();
+    assert_eq!(trip.servers, ["c", "d"]);
+    assert_eq!(rollout.force().1, Some(Hold::Tripped));
 }
