@@ -11,7 +11,7 @@
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
-use crate::domain::rollout::version::VersionChange;
+use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, HoldKind, Input};
 use crate::domain::segment::Segment;
 use crate::domain::wave::Reach;
@@ -53,7 +53,7 @@ pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<Finding> {
                 let edit = Edit::new([old, new], before, release, standings);
                 changed(&mut findings, old, new, &edit);
             }
-            None => added(&mut findings, new, release, standings),
+            None => added(&mut findings, old, new, release, standings),
         }
     }
     for release in old.releases.iter().filter(|r| new.release(&r.name).is_none()) {
@@ -315,12 +315,17 @@ fn arms(
     }
 }
 
-fn added(findings: &mut Findings, plan: &Plan, release: &Release, standings: &Standings) {
+fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, standings: &Standings) {
     // A release that was removed is remembered: a rollback of it still holds.
     let Standing { memory, .. } = standings.of(release);
     let versions = release.versions(plan);
     let raised = release.attempt > memory.attempt;
-    let change = memory.versions.change(&versions, raised, Some(versions::unnamed(&memory)));
+    let renamed = !standings.releases.contains_key(&release.name)
+        && version::takes_place(Release::removed(old, plan), &versions);
+    let change = match renamed {
+        true => VersionChange::Declared,
+        false => memory.versions.change(&versions, raised, Some(versions::unnamed(&memory))),
+    };
     let configured = Input::Configure {
         attempt: release.attempt,
         course: release.course(),

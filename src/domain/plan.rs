@@ -634,6 +634,12 @@ impl Release {
         servers(plan, self.new)
     }
 
+    /// The versions of the releases of `before` that `after` does not name.
+    pub fn removed(before: &Plan, after: &Plan) -> Vec<Versions> {
+        let gone = before.releases.iter().filter(|r| after.release(&r.name).is_none());
+        gone.map(|release| release.versions(before)).collect()
+    }
+
     /// The servers behind both arms.
     pub fn versions(&self, plan: &Plan) -> Versions {
         Versions {

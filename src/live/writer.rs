@@ -21,6 +21,7 @@ use crate::config::{Standing, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
+use crate::domain::rollout::version::VersionChange;
 use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
 use crate::domain::segment::Segment;
 use crate::domain::verdict::METHOD;
@@ -91,7 +92,13 @@ impl Writer {
         let (attempt, course) = (release.attempt, release.course());
         let was = before.map(|_| self.version_standing(old, memory));
         let versions = release.versions(plan);
-        let change = memory.versions.change(&versions, attempt > memory.attempt, was);
+        let renamed = |before: &Snapshot| {
+            memory.attempt == 0 && version::takes_place(Release::removed(&before.plan, plan), &versions)
+        };
+        let change = match before {
+            Some(before) if old.is_none() && renamed(before) => VersionChange::Declared,
+            _ => memory.versions.change(&versions, attempt > memory.attempt, was),
+        };
         let by_hand = |course: Course<'_>| match course {
             Course::ByHand(reach) => Some(reach.weight),
             Course::Waves(_) => None,

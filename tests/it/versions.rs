@@ -140,6 +140,23 @@ fn no_detour_leads_a_version_to_a_weight_that_another_has_earned() {
     assert!(refusal(&proxy, 1.0).contains("rolled back, frozen or held"));
     world.write(&at_2);
     eventually(seconds(5), "v2 is back", || (proxy.api().weight() == 0.5).then_some(()));
+    // By another name, in the place of this one.
+    let renamed = with_v3.clone().attempt(2).text().replace("billing", "next");
+    let file = world.path("config/next.toml");
+    std::fs::write(&file, &renamed).unwrap();
+    let admin = format!("http://{}", proxy.admin);
+    let told = grayling(&["check", file.to_str().unwrap(), "--against", &admin]);
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(told.contains("release `next` is new to the file, and held at 0%"), "{told}");
+    world.write_text(&renamed);
+    eventually(seconds(5), "the other name is in force", || {
+        (proxy.api().status()["releases"][0]["name"] == "next").then_some(())
+    });
+    never(seconds(1), "v3 at the weight of v2", || arms(&proxy, &users) != ["v1"]);
+    world.write(&at_2);
+    eventually(seconds(5), "the first name is back", || {
+        (proxy.api().status()["releases"][0]["name"] == "billing").then_some(())
+    });
     // By a release that is taken out and put back with other servers.
     let out = at_2.text().replace("release = \"billing\"", "upstream = \"v1\"");
     let (before, rest) = out.split_once("[release.billing]").unwrap();

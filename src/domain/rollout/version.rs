@@ -109,6 +109,13 @@ impl VersionChange {
     }
 }
 
+/// Does a release of a new name take the place of one that the same edit removes? They have a server in common then, and what the
+/// written weight was earned by is another one's.
+pub fn takes_place(removed: impl IntoIterator<Item = Versions>, added: &Versions) -> bool {
+    let servers: Vec<String> = removed.into_iter().flat_map(|v| [v.stable, v.new]).flatten().collect();
+    [&added.stable, &added.new].into_iter().flatten().any(|server| servers.contains(server))
+}
+
 /// Do both lists name servers, and none in common?
 fn is_another(before: &[String], after: &[String]) -> bool {
     !before.is_empty() && !after.is_empty() && !after.iter().any(|server| before.contains(server))
