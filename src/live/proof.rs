@@ -2,7 +2,7 @@
 //! has seen. The wave controller looks at it several times a second, a `promote` once.
 //!
 //! Invariants: a stage that has shown nothing is judged on nothing, so its gates are inconclusive;
-//! what the watchdog last said is not used for longer than [`STALE`].
+//! what the watchdog last said is not used for longer than 3 s.
 
 use super::apply::View;
 use super::resources;

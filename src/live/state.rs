@@ -272,7 +272,7 @@ fn parse(bytes: &[u8]) -> Result<Image, String> {
 }
 
 /// What is remembered of one release, as it stands in the state file: for
-/// [`crate::config::compare`] in another process.
+/// [`crate::config::compare()`] in another process.
 pub fn memory_json(memory: &Memory) -> serde_json::Value {
     let releases = BTreeMap::from([(String::new(), memory.clone())]);
     let mut file = FileImage::from(&Image { releases, ..Image::default() });

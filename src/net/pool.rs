@@ -13,7 +13,7 @@
 //!
 //! Dead servers: no PING is sent unless `http2_ping` asks for it.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
-//! A connection that is unheard for too long ([`super::heard`]) takes no further request instead,
+//! A connection that is unheard for too long (`super::heard`) takes no further request instead,
 //! while another may be opened. TCP ends a connection whose data or keepalive probes stay without
 //! an acknowledgement for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
 

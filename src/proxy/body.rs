@@ -535,7 +535,7 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     /// The client went away in mid-body, or the exchange is cancelled. What is left of the answer
-    /// is cancelled (by dropping it), at once or after [`Download::read_rest`]; no drain waits for
+    /// is cancelled (by dropping it), at once or after `Download::read_rest`; no drain waits for
     /// it.
     fn drop(&mut self) {
         let ResponseBody::Upstream(slot) = self else { return };

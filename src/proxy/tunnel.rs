@@ -8,7 +8,7 @@
 //! ever (TCP's keepalive finds a peer that is gone), but a peer that takes nothing of what it is
 //! sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
 //! its last word. A tunnel of `new` ends `stream_grace` after its release is held at 0%
-//! ([`super::cancel`]); one of stable is never cut.
+//! (`super::cancel`); one of stable is never cut.
 
 use super::body::{RequestBody, ResponseBody};
 use super::cancel::{CancelToken, Tracked};
