@@ -304,7 +304,8 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             (next, Step::Frozen)
         }
         Input::Stop { course } => {
-            // Also under a trip: whoever lifts that while the file is there lets nobody in by its removal.
+            // Also under a trip: whoever lifts that while the file is there lets nobody in by its
+            // removal.
             if course != Course::ByHand(Reach::NOBODY) {
                 next.awaits.get_or_insert(Awaits::StopFile);
             }

@@ -130,12 +130,14 @@ impl Writer {
         };
         let complete = live.is_some_and(|r| r.state == State::Complete);
         let held = match live {
-            // Whatever holds it, but for a version that waits for its weight: nobody has met that one.
+            // Whatever holds it, but for a version that waits for its weight: nobody has met that
+            // one.
             Some(live) => {
                 let waits = Some(Hold::Awaits(Awaits::NewVersion));
                 memory.guards_versions() || live.hold.is_some() && live.hold != waits
             }
-            // The file had it before, and names it again: what its weight was earned by is not known.
+            // The file had it before, and names it again: what its weight was earned by is not
+            // known.
             None => memory.attempt != 0,
         };
         version::Standing { complete, reach, held }

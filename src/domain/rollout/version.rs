@@ -109,8 +109,8 @@ impl VersionChange {
     }
 }
 
-/// Does a release of a new name take the place of one that the same edit removes? They have a server in common then, and what the
-/// written weight was earned by is another one's.
+/// Does a release of a new name take the place of one that the same edit removes? They have a
+/// server in common then, and what the written weight was earned by is another one's.
 pub fn takes_place(removed: impl IntoIterator<Item = Versions>, added: &Versions) -> bool {
     let servers: Vec<String> = removed.into_iter().flat_map(|v| [v.stable, v.new]).flatten().collect();
     [&added.stable, &added.new].into_iter().flatten().any(|server| servers.contains(server))
