@@ -131,6 +131,8 @@ struct Failed {
     by_user: HashMap<String, failed::Listed>,
     /// Requests of users who are not listed.
     others: u64,
+    /// How many lists were found.
+    lists: usize,
     key: Option<aws_lc_rs::hmac::Key>,
 }
 
@@ -138,6 +140,7 @@ impl Failed {
     fn take(&mut self, bytes: &[u8], since_ms: i64, until_ms: i64) {
         let Some((listed, others)) = failed::read(bytes) else { return };
         self.others += others;
+        self.lists += 1;
         let at = |text: &str| crate::live::timeline::at_ms(text);
         let within = |l: &failed::Listed| {
             at(&l.last).is_none_or(|last| last >= since_ms)
@@ -350,6 +353,9 @@ fn notes(
     }
     if failed.unreadable() {
         notes.push("failed users are listed by keyed hash: give the key (--key-file FILE, or -c FILE) to tell who they are".to_owned());
+    }
+    if failed.lists == 0 {
+        notes.push("no list of failed users was found: new has failed nobody, or ids are only counted (they are listed with `[log] user_key_file`, or `[state] failed_users = \"clear\"`)".to_owned());
     }
     if failed.others > 0 {
         notes.push(format!(

@@ -12,7 +12,7 @@ use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
 use crate::domain::rollout::version::{self, VersionChange};
-use crate::domain::rollout::{self, HoldKind, Input};
+use crate::domain::rollout::{self, Awaits, HoldKind, Input};
 use crate::domain::segment::Segment;
 use crate::domain::wave::Reach;
 use std::fmt::Debug;
@@ -218,7 +218,13 @@ fn guard(findings: &mut Findings, edit: &Edit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     // Of what the file gives: in force it may be less now, and as much as this later.
-    let (was, is) = (edit.was.given.weight, edit.is.given.weight);
+    // A version that waited for its weight comes from 0%: the file's weight was another version's.
+    let waits = |of: &State| of.memory.awaits == Some(Awaits::NewVersion);
+    let was = match waits(&edit.was) && !waits(&edit.is) {
+        true => Weight::ZERO,
+        false => edit.was.given.weight,
+    };
+    let is = edit.is.given.weight;
     let raise = is.parts().saturating_sub(was.parts());
     // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
     // and the second save is a decision of its own.

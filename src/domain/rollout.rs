@@ -420,7 +420,7 @@ impl Hold {
                     }
                     Awaits::StopFile => "a file grayling.stop held it; the file is gone; to go on",
                     Awaits::NewVersion => {
-                        "another version is behind `new`, or the release has another name: it begins at 0%; to let users in, write another weight into the file, or (waves, segments)"
+                        "another version is behind `new` or `stable`, or the release has another name: it begins at 0%; to let users in, write another weight into the file, or (waves, segments)"
                     }
                 };
                 format!("{why}: {}", HoldKind::Hold.command(release))

@@ -153,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_waits_for_its_weight_is_guarded_from_nothing_on() {
+        let server = "\"http://127.0.0.1:9002\"";
+        let at = |weight: &str| plan(&format!("weight = \"{weight}\"\nstep_max = \"10%\""), server);
+        let before = at("100%");
+        let waits = crate::domain::rollout::Awaits::NewVersion;
+        let memory = Memory { attempt: 1, awaits: Some(waits), ..Memory::default() };
+        let standing = Standing { memory, ..Standing::default() };
+        let releases = [("r".to_owned(), standing)].into();
+        let standings = Standings { releases, ..Standings::default() };
+        let refused = |weight: &str| {
+            let found = compare(&before, &at(weight), &standings);
+            found.iter().any(|f| f.kind == FindingKind::Refused && f.message.contains("step_max"))
+        };
+        assert_eq!(["95%", "11%", "10%", "1%", "100%"].map(refused), [true, true, false, false, false]);
+    }
+
+    #[test]
     fn another_version_is_refused_with_both_ways_to_declare_it() {
         let other = "\"http://127.0.0.1:9003\"";
         for (held, stands) in [(false, "20% of users are in new"), (true, "rolled back, frozen or held")] {
