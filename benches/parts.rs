@@ -157,6 +157,7 @@ fn counting(c: &mut Criterion) {
         unit: Some(Unit::from_index(7)),
         drawn: true,
         stratum: None,
+        server: None,
     };
     c.bench_function("feed, a request", |b| {
         let mut n = 0;
@@ -185,6 +186,7 @@ fn ticking(c: &mut Criterion) {
         latency_notice: 0.03,
         latency_floor: Duration::from_millis(2),
         strata: 1,
+        shares: grayling::domain::engine::SHARES,
     };
     let mut engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
     engine.weigh(Weight::from_parts(200_000), Duration::ZERO);
@@ -197,7 +199,8 @@ fn ticking(c: &mut Criterion) {
                 let unit = Unit::of_hash(hash);
                 let arm = if hash >> 32 < u64::from(u32::MAX) / 5 { Arm::New } else { Arm::Stable };
                 let at = now + TICK * n / 1000;
-                let request = Request { id, at, arm, unit: Some(unit), drawn: true, stratum: None };
+                let request =
+                    Request { id, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
                 engine.push(&Event { request, what: What::Arrived, after: Duration::ZERO });
                 let after = Duration::from_micros(500 + hash % 2000);
                 engine.push(&Event { request, what: What::Answered, after });

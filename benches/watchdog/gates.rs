@@ -66,7 +66,8 @@ impl Run<'_> {
             let usual = (users_differ * of_user.normal()).exp();
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             arrived += u64::from(arm == Arm::New);
-            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None };
+            let request =
+                Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
             let yardstick = Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO };

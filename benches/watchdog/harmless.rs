@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Default)]
 struct Sup {
     e: f64,
-    signals: [[f64; 4]; 3],
+    signals: [[f64; 4]; 6],
     notice: f64,
     notice_parts: [f64; 4],
 }
@@ -43,7 +43,7 @@ fn tell(id: &str, scenario: &str, sups: &[Sup]) {
     let (n, trips) = (sups.len(), trips(sups));
     let notices = sups.iter().filter(|s| s.notice >= 1.0 / ALPHA).count();
     let highest = sups.iter().copied().max_by(|a, b| a.e.total_cmp(&b.e)).unwrap_or_default();
-    let [errors, client, latency] = highest.signals.map(|parts| parts.iter().sum::<f64>());
+    let [errors, client, latency, ..] = highest.signals.map(|parts| parts.iter().sum::<f64>());
     let reached = format!(
         "{trips} trips, {notices} notices; E ≥ 20 / 100 / 2000: {}; highest {:.1} (errors {errors:.1}, client errors {client:.1}, latency {latency:.1})",
         over(&sups.iter().map(|s| s.e).collect::<Vec<_>>()).0,

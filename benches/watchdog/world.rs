@@ -142,7 +142,15 @@ pub struct World {
 
 pub fn settings(strata: usize) -> Settings {
     let latency_floor = Duration::from_millis(2);
-    Settings { alpha: ALPHA, tick: TICK, latency_tolerance: 0.2, latency_notice: 0.03, latency_floor, strata }
+    Settings {
+        alpha: ALPHA,
+        tick: TICK,
+        latency_tolerance: 0.2,
+        latency_notice: 0.03,
+        latency_floor,
+        strata,
+        shares: grayling::domain::engine::SHARES,
+    }
 }
 
 pub fn percent(percent: f64) -> Weight {
@@ -308,7 +316,7 @@ impl World {
         }
         let stratum = (self.routes > 1).then(|| self.dice.below(usize::from(self.routes)) as u8);
         self.ids += 1;
-        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum };
+        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
         self.requests += 1;
         if arm == Arm::New {
             self.new_requests += 1;

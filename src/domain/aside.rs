@@ -15,13 +15,12 @@
 //! Invariants: pure; nothing in the engine changes; a part that falls takes what is set aside of
 //! it along.
 
-use super::engine::Signal;
+use super::engine::{SIGNALS, Signal};
 
 /// Of a signal's evidence: first requests, first failures, windows, earlier draws.
 pub const PARTS: usize = 4;
 const WINDOWS: usize = 2;
 const CARRIED: usize = 3;
-const SIGNALS: usize = Signal::ALL.len();
 
 pub type Parts = [[f64; PARTS]; SIGNALS];
 
@@ -44,7 +43,7 @@ impl Aside {
         let mut left = *now;
         for signal in 0..SIGNALS {
             self.move_to_carried(signal, now[signal][CARRIED]);
-            let nothing = Signal::ALL.map(|s| super::engine::Engine::nothing(s) / 2.0)[signal];
+            let nothing = super::engine::Engine::nothing_of_parts(Signal::ALL[signal]);
             for part in 0..PARTS {
                 let (was, is) = (self.was[signal][part], now[signal][part]);
                 let aside = &mut self.aside[signal][part];
@@ -53,7 +52,7 @@ impl Aside {
                     if deferred[signal] && gain.is_finite() {
                         *aside += gain;
                     }
-                    *aside = aside.min((is / nothing).ln()).max(0.0);
+                    *aside = aside.min((is / nothing[part]).ln()).max(0.0);
                     left[signal][part] = is * (-*aside).exp();
                 } else {
                     match part {
@@ -92,17 +91,17 @@ mod tests {
     const NOTHING: [f64; PARTS] = [0.06, 0.06, 0.0, 0.0];
 
     fn of_errors(parts: [f64; PARTS]) -> Parts {
-        [parts, NOTHING, NOTHING]
+        [parts, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING]
     }
 
     #[test]
     fn what_rose_in_a_trouble_is_set_aside_and_nothing_else() {
-        let (mut aside, errors) = (Aside::default(), [true, false, false]);
+        let (mut aside, errors) = (Aside::default(), [true, false, false, false, false, false]);
         let calm = [false; SIGNALS];
         let mut late = 0.0;
         let mut left = |aside: &mut Aside, parts: [f64; PARTS], deferred: [bool; SIGNALS]| {
             late = if parts[2] > 1.0 { 100.0 } else { late };
-            aside.take(&of_errors(parts), [late, 0.0, 0.0], deferred)[0]
+            aside.take(&of_errors(parts), [late, 0.0, 0.0, 0.0, 0.0, 0.0], deferred)[0]
         };
         left(&mut aside, NOTHING, calm);
         assert_eq!(left(&mut aside, [6.0, 0.06, 1.0, 0.0], calm), [6.0, 0.06, 1.0, 0.0]);

@@ -8,7 +8,7 @@
 
 use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
 use super::engine::Engine;
-use super::engine::Signal;
+use super::engine::{SIGNALS, Signal};
 use super::verdict::Cause;
 use std::time::Duration;
 
@@ -104,9 +104,9 @@ impl Ceiling {
 pub struct Comparison {
     pub alpha: f64,
     /// What each of [`Signal::ALL`] adds to E.
-    pub e: [f64; 3],
+    pub e: [f64; SIGNALS],
     /// Of that: first requests, first failures, windows, and what earlier draws had won.
-    pub parts: [[f64; 4]; 3],
+    pub parts: [[f64; 4]; SIGNALS],
     /// Failures of `new` that are not final yet, where they are clearly more than stable's.
     pub failing: u64,
     /// It crosses only with what was won while stable was in trouble: `new` must be clearly worse
@@ -124,7 +124,7 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    pub fn set(&mut self, parts: [[f64; 4]; 3]) {
+    pub fn set(&mut self, parts: [[f64; 4]; SIGNALS]) {
         (self.parts, self.e) = (parts, parts.map(|parts| parts.iter().sum()));
     }
 
@@ -222,7 +222,7 @@ mod tests {
         fn forged_numbers_say_something_and_never_panic(
             minute in sample(), recent in sample(), all in sample(), current in sample(),
             limit: f64, over_ms: u64, calm: bool, controlled: bool,
-            e: [f64; 3], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64, overwhelming_ms: u64,
+            e: [f64; SIGNALS], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64, overwhelming_ms: u64,
         ) {
             let ceiling = Ceiling { of: Crossing { minute, recent, all, current }, limit, over_ms, calm, controlled };
             let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);

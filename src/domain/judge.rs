@@ -19,7 +19,8 @@ use super::bad::Bad;
 use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, Sum, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
-use super::engine::{self, Engine, Event, Final};
+use super::engine::once::Kind;
+use super::engine::{self, Engine, Event, Final, What};
 use super::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say,
 };
@@ -90,6 +91,8 @@ pub struct Judge {
     stable: Stable,
     /// Failures of the last ten seconds of final intervals, by user.
     failures: [Bad; 2],
+    /// Redirects, long exchanges and small bodies of the last minute, by user.
+    seen: [[Bad; 2]; 3],
     aside: Aside,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
@@ -113,6 +116,7 @@ impl Judge {
             stable_bad: [None; 2],
             stable: Stable::default(),
             failures: Arm::BOTH.map(|_| Bad::new(RECENT)),
+            seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
             aside: Aside::default(),
             worse_since: None,
             overwhelming_since: None,
@@ -159,6 +163,29 @@ impl Judge {
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
         self.engine.push_all(events);
+        let [redirects, long, small] = &mut self.seen;
+        for event in events {
+            let (arm, user) = (event.request.arm.index(), event.request.unit);
+            match event.what {
+                What::Answered | What::ClientError => redirects[arm].came(1),
+                What::Redirected => {
+                    redirects[arm].came(1);
+                    redirects[arm].was_bad(user);
+                }
+                What::Ended { size, client_slow } => {
+                    let ended = self.engine.ended(event, size, client_slow);
+                    long[arm].came(1);
+                    small[arm].came(1);
+                    if ended.counted.has(Kind::Long) {
+                        long[arm].was_bad(user);
+                    }
+                    if ended.counted.has(Kind::Empty) {
+                        small[arm].was_bad(user);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
@@ -172,6 +199,7 @@ impl Judge {
             stable.take_final(&of);
         });
         self.stable.tick(now, deadline);
+        self.seen.iter_mut().flatten().for_each(|bad| bad.close(now));
         for of in &finals {
             self.push(of);
             told(of);
@@ -224,6 +252,7 @@ impl Judge {
             engine::Signal::Latency => {
                 look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
             }
+            signal => self.by_user(signal),
         };
         self.compare(look.now, &mut comparison);
         let grounds = Grounds { comparison, errors, latency };
@@ -286,6 +315,19 @@ impl Judge {
                     engine::Signal::Latency => format!(
                         "new is slower than stable by more than {:.0}%, beyond chance ({medians}",
                         percent(latency_tolerance)
+                    ),
+                    engine::Signal::Redirects => format!(
+                        "users of new are redirected more often than users of stable, beyond chance ({}",
+                        self.seen_of(loudest)
+                    ),
+                    engine::Signal::Duration => format!(
+                        "whole exchanges of new take longer than those of stable by more than {:.0}%, beyond chance ({}",
+                        percent(latency_tolerance),
+                        self.seen_of(loudest)
+                    ),
+                    engine::Signal::Empty => format!(
+                        "users of new get empty or far smaller answers more often than users of stable, beyond chance ({}",
+                        self.seen_of(loudest)
                     ),
                 };
                 let route = self.stratum(loudest);
@@ -372,6 +414,9 @@ impl Judge {
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
             compared_signal(engine::Signal::Latency, format!("{medians}{not_yet}")),
+            compared_signal(engine::Signal::Redirects, self.seen_of(engine::Signal::Redirects)),
+            compared_signal(engine::Signal::Duration, self.seen_of(engine::Signal::Duration)),
+            compared_signal(engine::Signal::Empty, self.seen_of(engine::Signal::Empty)),
             signal(
                 "latency_notice",
                 all(),
@@ -400,9 +445,7 @@ impl Judge {
             p99_stable,
             alpha,
             e_value,
-            e_errors: comparison.e[engine::Signal::Errors as usize],
-            e_client_errors: comparison.e[engine::Signal::ClientErrors as usize],
-            e_latency: comparison.e[engine::Signal::Latency as usize],
+            e: comparison.e,
             e_notice: self.engine.notice(),
             blindness,
             client_errors: sum_minute.client_errors,
@@ -419,6 +462,30 @@ impl Judge {
         let (stratum, e) = self.engine.loudest(signal).unzip();
         let loud = e.is_some_and(|e| e >= SUSPICIOUS);
         stratum.filter(|_| loud).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
+    }
+
+    /// Of the last minute, for people.
+    fn seen_of(&self, signal: engine::Signal) -> String {
+        let Sample { requests, bad } = self.by_user(signal);
+        let what = match signal {
+            engine::Signal::Redirects => "redirected",
+            engine::Signal::Duration => "above p99 of stable's exchanges",
+            _ => "with a body far smaller than usual",
+        };
+        format!(
+            "new {} of {}, stable {} of {} {what} in the last minute",
+            bad.new, requests.new, bad.stable, requests.stable
+        )
+    }
+
+    /// Of the last minute; an account that repeats itself counts as [`super::bad`] says.
+    fn by_user(&self, signal: engine::Signal) -> Sample {
+        let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
+            + 2 * usize::from(signal == engine::Signal::Empty)];
+        Sample {
+            requests: Pair::new(new.requests(), stable.requests()),
+            bad: Pair::new(new.count(), stable.count()),
+        }
     }
 
     /// Of the last ten seconds; an account that retries counts as [`super::bad`] says.

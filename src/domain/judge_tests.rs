@@ -4,7 +4,7 @@ use super::super::cohort::Weight;
 use super::super::decide::Arm;
 use super::super::engine::tests::Dice;
 use super::super::engine::users::{Baseline, UNITS, Unit};
-use super::super::engine::{Event, Request, Settings, What};
+use super::super::engine::{Event, Request, SHARES, Settings, What};
 use super::*;
 
 const LIMITS: Limits = Limits {
@@ -27,6 +27,7 @@ fn judge(share: f64) -> Judge {
         latency_notice: 0.03,
         latency_floor: Duration::ZERO,
         strata: 0,
+        shares: SHARES,
     };
     let weight = Weight::from_parts((share * 1e6) as u32);
     Judge::new(LIMITS, Engine::new(settings, weight, Baseline::default(), Duration::ZERO), [].into())
@@ -82,7 +83,15 @@ impl Sim {
         if self.retries > 0 && self.i.is_multiple_of(10 / self.retries.min(10)) {
             self.ids += 1;
             let unit = Some(Unit::from_index(UNITS - 1));
-            let request = Request { id: self.ids, at, arm: Arm::Stable, unit, drawn: true, stratum: None };
+            let request = Request {
+                id: self.ids,
+                at,
+                arm: Arm::Stable,
+                unit,
+                drawn: true,
+                stratum: None,
+                server: None,
+            };
             for what in [What::Arrived, What::Failed] {
                 self.judge.push_all(&[Event { request, what, after: STABLE_TAKES }]);
             }
@@ -92,7 +101,8 @@ impl Sim {
             let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
             let failed = self.dice.uniform() < if arm == Arm::New { p_new } else { p_stable };
             self.ids += 1;
-            let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum: None };
+            let request =
+                Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let what = match failed {
                 true if arm == Arm::Stable && self.impatient => What::Left { unusual: true },
                 true => What::Failed,

@@ -12,7 +12,7 @@
 use super::bad::Bad;
 use super::decide::Arm;
 use super::engine::users::Unit;
-use super::engine::{Event, Final, Signal, What};
+use super::engine::{Event, Final, SIGNALS, Signal, What};
 use std::time::Duration;
 
 /// Different users that stable must have failed in [`SPAN`].
@@ -33,7 +33,6 @@ const FIRST: Duration = Duration::from_secs(2);
 /// After a trouble, what came in it is still becoming final for so long, beyond the span by which
 /// its end is known; a longer deadline is cut.
 const AFTERMATH_MAX: Duration = Duration::from_secs(20);
-const SIGNALS: usize = Signal::ALL.len();
 
 /// How stable fares beside how it usually does, by signal.
 #[derive(Clone, Debug, Default)]
@@ -47,13 +46,16 @@ impl Stable {
     /// What has happened to requests: a trouble is known before the interval is final in which it
     /// shows. Answers that took longer than `slow_from` are slow; `None`: it is not known yet.
     pub fn hear(&mut self, events: &[Event], slow_from: Option<Duration>) {
-        let [errors, client_errors, latency] = &mut self.troubles;
+        let [errors, client_errors, latency, redirects, ..] = &mut self.troubles;
         let (mut answered, mut failed, mut client) = (0, 0, 0);
         for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {
             let user = event.request.unit;
             match event.what {
-                What::Answered => {
+                What::Answered | What::Redirected => {
                     answered += 1;
+                    if event.what == What::Redirected {
+                        redirects.was_bad(user);
+                    }
                     if slow_from.is_some_and(|limit| event.after > limit) {
                         latency.was_bad(user);
                     }
@@ -67,11 +69,12 @@ impl Stable {
                     errors.was_bad(user);
                 }
                 What::Broke => errors.was_bad(user),
-                What::Arrived | What::Excused | What::Left { unusual: false } => {}
+                What::Arrived | What::Excused | What::Left { unusual: false } | What::Ended { .. } => {}
             }
         }
         errors.came(answered + client + failed);
         client_errors.came(answered + client);
+        redirects.came(answered);
         latency.came(if slow_from.is_some() { answered } else { 0 });
     }
 
@@ -93,9 +96,9 @@ impl Stable {
     /// By signal: is stable in trouble, or was a moment ago, in what could bring this signal about?
     pub fn defers(&self, now: Duration) -> [bool; SIGNALS] {
         let aftermath = SPAN + self.deadline.min(AFTERMATH_MAX);
-        let [errors, client_errors, latency] =
+        let [errors, client_errors, latency, redirects, duration, empty] =
             std::array::from_fn(|signal| self.troubles[signal].within(now, aftermath));
-        [errors, client_errors, errors || latency]
+        [errors, client_errors, errors || latency, redirects, errors || latency || duration, empty]
     }
 
     pub fn is_in_trouble(&self) -> bool {

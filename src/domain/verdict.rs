@@ -4,8 +4,8 @@
 //! the ledger, and read back as they are written.
 
 use super::ceiling::Sample;
-use super::engine::Blindness;
 use super::engine::cell::Pair;
+use super::engine::{Blindness, SIGNALS};
 use super::grounds::Grounds;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// Raise it with every change by which recorded numbers would give another verdict, or by which
 /// other numbers are recorded. `ledger --verify` recomputes the entries of this method, and counts
 /// the others.
-pub const METHOD: u32 = 2;
+pub const METHOD: u32 = 3;
 
 /// Why a release was taken out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -26,6 +26,12 @@ pub enum Cause {
     Errors,
     ClientErrors,
     Latency,
+    /// Redirects to another place.
+    Redirects,
+    /// Whole exchanges are slow.
+    Duration,
+    /// Bodies are empty, or far smaller than usual.
+    Empty,
     /// More users failed than is allowed, whatever the rate.
     Harm,
     /// `new` uses up more than it may.
@@ -35,12 +41,15 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Cause; 9] = [
+    pub const ALL: [Cause; 12] = [
         Cause::Fuse,
         Cause::Ceiling,
         Cause::Errors,
         Cause::ClientErrors,
         Cause::Latency,
+        Cause::Redirects,
+        Cause::Duration,
+        Cause::Empty,
         Cause::Harm,
         Cause::Resource,
         Cause::BothArms,
@@ -54,6 +63,9 @@ impl Cause {
             Cause::Errors => "errors",
             Cause::ClientErrors => "client_errors",
             Cause::Latency => "latency",
+            Cause::Redirects => "redirects",
+            Cause::Duration => "duration",
+            Cause::Empty => "empty",
             Cause::Harm => "harm",
             Cause::Resource => "resource",
             Cause::BothArms => "both_arms",
@@ -134,11 +146,10 @@ pub struct Evidence {
     pub p99_new: Option<Duration>,
     pub p99_stable: Option<Duration>,
     pub alpha: f64,
-    /// Trips at 1/alpha; the sum of the next three.
+    /// Trips at 1/alpha; the sum of `e`.
     pub e_value: f64,
-    pub e_errors: f64,
-    pub e_client_errors: f64,
-    pub e_latency: f64,
+    /// By signal.
+    pub e: [f64; SIGNALS],
     /// Of "slower by more than the notice level".
     pub e_notice: f64,
     /// What a late change would have to be to be seen; `None`: not known yet.

@@ -6,6 +6,7 @@
 
 use super::gates::{self, Decision};
 use crate::domain::ceiling::Sample;
+use crate::domain::engine::SIGNALS;
 use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
 use crate::domain::grounds;
@@ -114,16 +115,15 @@ impl Grounds {
             }
             Grounds::Resource(of) => vec![("resource", json!(of.name))],
             Grounds::Watchdog(of) => {
-                let [errors, client_errors, latency] = of.comparison.e.map(|n| n.0);
-                vec![
+                let e = of.comparison.e.map(|n| n.0);
+                let mut figures = vec![
                     ("cause", json!(cause.label())),
                     ("alpha", json!(of.comparison.alpha.0)),
-                    ("e_value", json!(errors + client_errors + latency)),
-                    ("e_value_errors", json!(errors)),
-                    ("e_value_client_errors", json!(client_errors)),
-                    ("e_value_latency", json!(latency)),
+                    ("e_value", json!(e.iter().sum::<f64>())),
                     ("errors_max", json!(of.errors.limit.0)),
-                ]
+                ];
+                figures.extend(E_VALUES.into_iter().zip(e.map(|e| json!(e))));
+                figures
             }
         };
         for (name, found) in figures {
@@ -146,8 +146,9 @@ struct Watchdog {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Comparison {
     alpha: Number,
-    e: [Number; 3],
-    parts: [[Number; 4]; 3],
+    /// By [`crate::domain::engine::Signal::ALL`].
+    e: [Number; SIGNALS],
+    parts: [[Number; 4]; SIGNALS],
     failing: u64,
     deferred: bool,
     calm: bool,
@@ -401,7 +402,7 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
     let grounds::Grounds { comparison, errors, latency } = of.grounds;
     let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
-    json!({
+    let mut all = json!({
         "cause": cause.label(),
         "window_s": of.window.as_secs(),
         "new": arm(of.minute.requests.new, of.minute.bad.new, of.p99_new),
@@ -415,9 +416,6 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
         "latency_p99_max_ms": ms(Some(of.latency_p99_max)),
         "alpha": of.alpha,
         "e_value": of.e_value,
-        "e_value_errors": of.e_errors,
-        "e_value_client_errors": of.e_client_errors,
-        "e_value_latency": of.e_latency,
         "e_value_notice": of.e_notice,
         "blind_below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
         "blind_requests": of.blindness.map(|b| b.requests),
@@ -427,8 +425,20 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
         "users_failed": users_failed,
         "share": of.share,
         "grounds": written(&Grounds::Watchdog(Box::new(grounds))),
-    })
+    });
+    E_VALUES.into_iter().zip(of.e).for_each(|(name, e)| all[name] = json!(e));
+    all
 }
+
+/// What the E of each of [`crate::domain::engine::Signal::ALL`] is called.
+const E_VALUES: [&str; SIGNALS] = [
+    "e_value_errors",
+    "e_value_client_errors",
+    "e_value_latency",
+    "e_value_redirects",
+    "e_value_duration",
+    "e_value_empty",
+];
 
 #[cfg(test)]
 mod tests {
@@ -456,7 +466,7 @@ mod tests {
     fn any_grounds() -> impl Strategy<Value = grounds::Grounds> {
         let part =
             || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
-        let parts = proptest::array::uniform3(proptest::array::uniform4(part()));
+        let parts = proptest::array::uniform6(proptest::array::uniform4(part()));
         (
             parts,
             1e-9f64..0.1,
@@ -493,10 +503,11 @@ mod tests {
             let grounds::Grounds { comparison, errors, latency } = of;
             let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
             let e = of.comparison.e;
-            let text = json!({
-                "grounds": written(&Grounds::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha, "e_value": of.comparison.e_value(),
-                "e_value_errors": e[0], "e_value_client_errors": e[1], "e_value_latency": e[2], "errors_max": of.errors.limit,
+            let mut text = json!({
+                "grounds": written(&Grounds::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha,
+                "e_value": of.comparison.e_value(), "errors_max": of.errors.limit,
             });
+            E_VALUES.into_iter().zip(e).for_each(|(name, e)| text[name] = json!(e));
             let mut read: Value = serde_json::from_str(&text.to_string()).unwrap();
             for cause in Cause::ALL.into_iter().filter(|c| *c != Cause::Manual) {
                 read["cause"] = json!(cause.label());

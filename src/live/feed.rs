@@ -10,7 +10,7 @@
 use super::tally::PerWorker;
 use crate::domain::decide::Arm;
 use crate::domain::engine::users::Unit;
-use crate::domain::engine::{Event, Request, What};
+use crate::domain::engine::{Event, Request, SERVERS_MAX, What};
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// Events that a worker's ring holds: more than half a second of 50,000 requests a second.
 const RING: u64 = 1 << 16;
-/// Events of a request beyond its arrival, at most: answered, and broken after all.
+/// Events of a request beyond its arrival, at most: answered, and ended or broken.
 const MORE: u64 = 2;
 
 type Words = [AtomicU64; 3];
@@ -53,7 +53,7 @@ pub struct Ticket {
 /// A request, as the worker that has it knows it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Arrival {
-    /// Which epoch of the release it was decided in; below 2^40.
+    /// Which epoch of the release it was decided in; below 2^32.
     pub epoch: u64,
     pub at: Duration,
     pub arm: Arm,
@@ -62,21 +62,27 @@ pub struct Arrival {
     pub drawn: bool,
     /// Its route, if that is judged apart; below 31.
     pub stratum: Option<u8>,
+    /// The number of the server that has it.
+    pub server: Option<u8>,
 }
 
-// First word: 48 bits of µs, 4 of what, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1.
-// Second: 24 bits of unit, 40 of epoch. Third: 32 bits of time after the arrival, 32 of id.
+// First word: 48 bits of µs, 4 of what, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
+// 4 of the size of a body. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of
+// time after the arrival, 32 of id.
 const AT_BITS: u32 = 48;
 const WHAT_SHIFT: u32 = 48;
 const ARM_SHIFT: u32 = 52;
 const DRAWN_SHIFT: u32 = 53;
 const KNOWN_SHIFT: u32 = 54;
 const STRATUM_SHIFT: u32 = 55;
+const SIZE_SHIFT: u32 = 60;
 const UNIT_BITS: u32 = 24;
+const SERVER_SHIFT: u32 = 24;
+const EPOCH_SHIFT: u32 = 32;
 /// Resolution of the time after the arrival, in µs: 32 bits of it are nineteen hours.
 const AFTER_US: u64 = 16;
 
-const WHATS: [What; 7] = [
+const WHATS: [What; 10] = [
     What::Arrived,
     What::Answered,
     What::ClientError,
@@ -84,6 +90,9 @@ const WHATS: [What; 7] = [
     What::Excused,
     What::Left { unusual: false },
     What::Broke,
+    What::Redirected,
+    What::Ended { size: 0, client_slow: false },
+    What::Ended { size: 0, client_slow: true },
 ];
 
 fn code(what: What) -> u64 {
@@ -95,7 +104,13 @@ fn code(what: What) -> u64 {
         What::Excused => 4,
         What::Left { .. } => 5,
         What::Broke => 6,
+        What::Redirected => 7,
+        What::Ended { client_slow, .. } => 8 + u64::from(client_slow),
     }
+}
+
+fn server_bits(server: Option<u8>) -> u64 {
+    server.map_or(0, |server| u64::from(server.min(SERVERS_MAX)) + 1) << SERVER_SHIFT
 }
 
 impl Feed {
@@ -131,7 +146,9 @@ impl Feed {
                 | u64::from(arrival.drawn) << DRAWN_SHIFT
                 | u64::from(arrival.unit.is_some()) << KNOWN_SHIFT
                 | arrival.stratum.map_or(0, |s| u64::from(s) + 1) << STRATUM_SHIFT,
-            who: arrival.unit.map_or(0, |unit| u64::from(unit.index())) | arrival.epoch << UNIT_BITS,
+            who: arrival.unit.map_or(0, |unit| u64::from(unit.index()))
+                | server_bits(arrival.server)
+                | arrival.epoch << EPOCH_SHIFT,
             id: id & u64::from(u32::MAX),
             left: MORE,
         };
@@ -148,6 +165,11 @@ impl Feed {
         let ring = self.workers.of(worker);
         ring.reserved.store(ring.reserved.load(Relaxed) - 1, Relaxed);
         ring.write(ticket, what, now.saturating_sub(ticket.at));
+    }
+
+    /// Another server has it now.
+    pub fn moves(&self, ticket: &mut Ticket, server: u8) {
+        ticket.who = ticket.who & !(0xff << SERVER_SHIFT) | server_bits(Some(server));
     }
 
     /// It is over: nothing more will be told.
@@ -180,7 +202,9 @@ impl Ring {
     fn write(&self, ticket: &Ticket, what: What, after: Duration) {
         let tail = self.tail.load(Relaxed);
         let after = (after.as_micros() as u64 / AFTER_US).min(u64::from(u32::MAX));
-        let words = [ticket.place | code(what) << WHAT_SHIFT, ticket.who, after << 32 | ticket.id];
+        let size = if let What::Ended { size, .. } = what { u64::from(size & 15) } else { 0 };
+        let place = ticket.place | code(what) << WHAT_SHIFT | size << SIZE_SHIFT;
+        let words = [place, ticket.who, after << 32 | ticket.id];
         for (slot, word) in self.slots[(tail % RING) as usize].iter().zip(words) {
             slot.store(word, Relaxed);
         }
@@ -198,10 +222,14 @@ fn read([place, who, rest]: [u64; 3], worker: u64) -> (u64, Event) {
         unit: bit(KNOWN_SHIFT).then(|| Unit::from_index(unit)),
         drawn: bit(DRAWN_SHIFT),
         stratum: ((place >> STRATUM_SHIFT & 31) as u8).checked_sub(1),
+        server: ((who >> SERVER_SHIFT & 0xff) as u8).checked_sub(1),
     };
-    let what = WHATS[(place >> WHAT_SHIFT & 7).min(6) as usize];
+    let mut what = WHATS[(place >> WHAT_SHIFT & 15).min(WHATS.len() as u64 - 1) as usize];
+    if let What::Ended { size, .. } = &mut what {
+        *size = (place >> SIZE_SHIFT) as u8;
+    }
     let after = Duration::from_micros((rest >> 32) * AFTER_US);
-    (who >> UNIT_BITS, Event { request, what, after })
+    (who >> EPOCH_SHIFT, Event { request, what, after })
 }
 
 #[cfg(test)]
@@ -219,6 +247,7 @@ mod tests {
             unit: Some(Unit::from_index(unit)),
             drawn: true,
             stratum: Some(15),
+            server: None,
         }
     }
 
@@ -231,24 +260,30 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_told_is_what_is_read(
-            epoch in 0u64..1 << 40, at in 0u64..1 << 48, new: bool, unit in prop::option::of(0u32..16_000_000),
-            drawn: bool, stratum in prop::option::of(0u8..16), what in 1usize..7, after in 0u64..3_600_000_000,
+            epoch in 0u64..1 << 32, at in 0u64..1 << 48, new: bool, unit in prop::option::of(0u32..16_000_000),
+            drawn: bool, stratum in prop::option::of(0u8..16), server in prop::option::of(0u8..=254), size in 0u8..16,
+            what in 1usize..10, after in 0u64..3_600_000_000,
         ) {
             let feed = Feed::new(2);
             let arm = if new { Arm::New } else { Arm::Stable };
             let unit = unit.map(Unit::from_index);
             let at = Duration::from_micros(at);
-            let mut ticket = feed.arrive(1, &Arrival { epoch, at, arm, unit, drawn, stratum }).expect("room");
-            feed.tell(1, &mut ticket, WHATS[what], at + Duration::from_micros(after));
+            let mut ticket = feed.arrive(1, &Arrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
+            let mut what = WHATS[what];
+            if let What::Ended { size: of, .. } = &mut what {
+                *of = size;
+            }
+            feed.tell(1, &mut ticket, what, at + Duration::from_micros(after));
             feed.leave(1, ticket);
             let all = drained(&feed);
             prop_assert_eq!(all.len(), 2);
             for (of, event) in &all {
                 prop_assert_eq!(*of, epoch);
                 let r = event.request;
-                prop_assert_eq!((r.at, r.arm, r.unit, r.drawn, r.stratum), (at, arm, unit, drawn, stratum));
+                prop_assert_eq!((r.at, r.arm, r.unit, r.drawn), (at, arm, unit, drawn));
+                prop_assert_eq!((r.stratum, r.server), (stratum, server));
             }
-            prop_assert_eq!(all[1].1.what, WHATS[what]);
+            prop_assert_eq!(all[1].1.what, what);
             prop_assert_eq!(all[0].1.request.id, all[1].1.request.id);
             prop_assert!(Duration::from_micros(after) - all[1].1.after < Duration::from_micros(AFTER_US));
         }

@@ -9,8 +9,8 @@ use super::cancel::{Carrier, Tracked};
 use super::headers::RequestId;
 use super::serve::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
-use crate::domain::engine::What;
 use crate::domain::engine::users::Unit;
+use crate::domain::engine::{SERVERS_MAX, What};
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::{Detail, FailedUsers, Target};
 use crate::domain::success::Rules;
@@ -37,6 +37,8 @@ pub struct Exchange {
     decided: Option<Decided>,
     /// Its place in the evidence.
     place: Place,
+    /// The number of the server that has it, or had it last.
+    server: Option<u8>,
     began: Duration,
     story: Story,
     /// Iff it is traced.
@@ -170,13 +172,14 @@ impl Exchange {
             }
         }
         // Boxed: it passes through many hands, and each would copy it.
-        let mut exchange = Box::new(Exchange {
+        let exchange = Box::new(Exchange {
             worker,
             snapshot,
             upload,
             route,
             decided,
             place: Place::Unclaimed,
+            server: None,
             began,
             story,
             traced: None,
@@ -191,9 +194,6 @@ impl Exchange {
             on_new: None,
         });
         exchange.arm_counts(|counts| counts.in_flight.add(1));
-        if exchange.upload.whole() {
-            exchange.received(began);
-        }
         exchange
     }
 
@@ -212,9 +212,19 @@ impl Exchange {
                 unit: d.unit,
                 drawn: d.drawn,
                 stratum: self.snapshot.routes[self.route].stratum,
+                server: self.server,
             };
             let ticket = self.worker.live.feed.arrive(self.worker.index, &arrival);
             self.place = ticket.map_or(Place::Left, Place::Waits);
+        }
+    }
+
+    /// This server of the upstream is to have it.
+    pub fn goes_to(&mut self, server: usize) {
+        let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
+        self.server = Some(server);
+        if let Place::Waits(ticket) = &mut self.place {
+            self.worker.live.feed.moves(ticket, server);
         }
     }
 
@@ -346,19 +356,24 @@ impl Exchange {
             });
         }
         if succeeded {
-            let what = if self.by_head == Outcome::ClientError { What::ClientError } else { What::Answered };
+            let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+            let what = match self.by_head {
+                Outcome::ClientError => What::ClientError,
+                _ if redirects => What::Redirected,
+                _ => What::Answered,
+            };
             self.tell(what, now);
         }
     }
 
     /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes its place now.
     fn tell(&mut self, what: What, now: Duration) {
-        if matches!(what, What::Answered | What::ClientError | What::Failed) {
+        if matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed) {
             self.received(now);
         }
         let (feed, worker) = (&self.worker.live.feed, self.worker.index);
         self.place = match (std::mem::replace(&mut self.place, Place::Left), what) {
-            (Place::Waits(mut ticket), What::Answered | What::ClientError) => {
+            (Place::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
                 feed.tell(worker, &mut ticket, what, now);
                 Place::Answered(ticket)
             }

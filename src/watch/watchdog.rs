@@ -9,7 +9,7 @@ use crate::domain::cohort::Salt;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::Baseline;
-use crate::domain::engine::{Engine, Event, Settings, What};
+use crate::domain::engine::{Engine, Event, SHARES, Settings, What};
 use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
@@ -529,7 +529,15 @@ impl Watched {
             detail: judgement.reason.clone(),
             evidence,
             onset: self.onset.filter(|_| cause != Cause::Resource).map(|o| {
-                if matches!(cause, Cause::Errors | Cause::ClientErrors | Cause::Latency) {
+                if matches!(
+                    cause,
+                    Cause::Errors
+                        | Cause::ClientErrors
+                        | Cause::Latency
+                        | Cause::Redirects
+                        | Cause::Duration
+                        | Cause::Empty
+                ) {
                     o.first.max(self.calm_until)
                 } else {
                     o.first
@@ -604,6 +612,7 @@ fn settings(release: &ReleaseLive) -> Settings {
         latency_notice: of.latency_notice,
         latency_floor: of.latency_floor,
         strata: release.strata.len(),
+        shares: SHARES,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::dice::Dice;
 use grayling::domain::cohort::Weight;
 use grayling::domain::decide::Arm;
 use grayling::domain::engine::users::{Baseline, UNITS, Unit};
-use grayling::domain::engine::{Engine, Event, Request, Settings, What};
+use grayling::domain::engine::{Engine, Event, Request, SHARES, Settings, What};
 use grayling::domain::fuse::Fuse;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
@@ -122,6 +122,7 @@ impl<'w> Sim<'w> {
             latency_notice: LIMITS.latency_notice,
             latency_floor: LIMITS.latency_floor,
             strata,
+            shares: SHARES,
         };
         let limits =
             Limits { latency_p99_max: Duration::from_secs_f64(world.latency_p99_max / 1e3), ..LIMITS };
@@ -291,7 +292,7 @@ impl<'w> Sim<'w> {
         let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
         self.ids += 1;
         let at = Duration::from_secs_f64(second + LEARN);
-        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum };
+        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
         self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
         let Some((ms, what)) = self.outcome(second, arm, route, times, account) else { return };
         let after = Duration::from_nanos((ms * 1e6) as u64);

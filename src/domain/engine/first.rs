@@ -28,6 +28,7 @@ pub const EXPECTED_MIN: f64 = 2.0;
 pub struct First {
     errors: Mixture,
     client_errors: Mixture,
+    redirects: Mixture,
     latency: [Mixture; LEVELS],
     slots: VecDeque<Slot>,
 }
@@ -41,6 +42,7 @@ struct Slot {
     arrived: Pair,
     failed: Pair,
     client_errors: Pair,
+    redirects: Pair,
     /// Over, in whatever way: not failed by silence.
     settled: Pair,
     table: Option<Arc<Table>>,
@@ -56,6 +58,7 @@ struct Slot {
 pub enum Exit {
     Done,
     ClientError,
+    Redirected,
     Failed,
     Censored,
 }
@@ -65,6 +68,7 @@ impl Default for First {
         First {
             errors: Mixture::new(ERROR_ODDS.len()),
             client_errors: Mixture::new(ERROR_ODDS.len()),
+            redirects: Mixture::new(ERROR_ODDS.len()),
             latency: std::array::from_fn(|_| Mixture::new(*super::latency::ROWS)),
             slots: VecDeque::new(),
         }
@@ -78,7 +82,8 @@ impl First {
     }
 
     pub fn grant(&mut self, mass: f64, budget: bool) {
-        for mixture in [&mut self.errors, &mut self.client_errors].into_iter().chain(&mut self.latency) {
+        let counted = [&mut self.errors, &mut self.client_errors, &mut self.redirects];
+        for mixture in counted.into_iter().chain(&mut self.latency) {
             mixture.grant(mass, budget);
         }
     }
@@ -100,6 +105,7 @@ impl First {
         match exit {
             Exit::Failed => *slot.failed.of(arm) += 1,
             Exit::ClientError => *slot.client_errors.of(arm) += 1,
+            Exit::Redirected => *slot.redirects.of(arm) += 1,
             Exit::Done | Exit::Censored => {}
         }
         *slot.settled.of(arm) += 1;
@@ -124,7 +130,8 @@ impl First {
         let Some(slot) = self.slots.back_mut().filter(|slot| slot.until.is_none()) else { return };
         let n = slot.arrived.total() as f64;
         let both_expected = n * share >= EXPECTED_MIN && n * (1.0 - share) >= EXPECTED_MIN;
-        if both_expected || slot.failed.total() + slot.client_errors.total() >= FAILURES_ENOUGH {
+        let bad = slot.failed.total() + slot.client_errors.total() + slot.redirects.total();
+        if both_expected || bad >= FAILURES_ENOUGH {
             // What is left of the present interval is of this slot too: an answer finds its slot by interval.
             slot.until = Some(next + 1);
         }
@@ -144,18 +151,22 @@ impl First {
             failed += slot.failed;
             bet(&mut self.errors, slot.arrived, failed.capped(slot.arrived));
             bet(&mut self.client_errors, slot.arrived, slot.client_errors.capped(slot.arrived));
+            bet(&mut self.redirects, slot.arrived, slot.redirects.capped(slot.arrived));
         }
     }
 
     pub fn save(&self, pen: &mut Pen) {
-        [&self.errors, &self.client_errors].into_iter().chain(&self.latency).for_each(|m| m.save(pen));
+        let counted = [&self.errors, &self.client_errors, &self.redirects];
+        counted.into_iter().chain(&self.latency).for_each(|m| m.save(pen));
     }
 
     pub fn restore(eye: &mut Eye<'_>) -> Option<First> {
         let rows = ERROR_ODDS.len();
         let (errors, client_errors) = (Mixture::restore(eye, rows)?, Mixture::restore(eye, rows)?);
+        let redirects = Mixture::restore(eye, rows)?;
         let mut latency = || Mixture::restore(eye, *super::latency::ROWS);
-        Some(First { errors, client_errors, latency: [latency()?, latency()?], slots: VecDeque::new() })
+        let latency = [latency()?, latency()?];
+        Some(First { errors, client_errors, redirects, latency, slots: VecDeque::new() })
     }
 
     pub fn errors(&self) -> &Mixture {
@@ -164,6 +175,10 @@ impl First {
 
     pub fn client_errors(&self) -> &Mixture {
         &self.client_errors
+    }
+
+    pub fn redirects(&self) -> &Mixture {
+        &self.redirects
     }
 
     pub fn latency(&self, level: Level) -> &Mixture {
@@ -194,6 +209,7 @@ impl Slot {
             arrived: Pair::default(),
             failed: Pair::default(),
             client_errors: Pair::default(),
+            redirects: Pair::default(),
             settled: Pair::default(),
             table,
             ages: Box::default(),

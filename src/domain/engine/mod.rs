@@ -74,10 +74,32 @@ pub enum Signal {
     Errors,
     ClientErrors,
     Latency,
+    /// A redirect to another place.
+    Redirects,
+    /// The whole exchange, body included, is slow.
+    Duration,
+    /// The body is empty, or far smaller than usual.
+    Empty,
 }
 
+/// Number of [`Signal::ALL`].
+pub const SIGNALS: usize = 6;
+
+/// What each signal may add to E at most, by [`Signal::ALL`]; the shares sum to 1.
+pub type Shares = [f64; SIGNALS];
+
+/// The shares of an attempt.
+pub const SHARES: Shares = [0.40, 0.15, 0.20, 0.10, 0.10, 0.05];
+
 impl Signal {
-    pub const ALL: [Signal; 3] = [Signal::Errors, Signal::ClientErrors, Signal::Latency];
+    pub const ALL: [Signal; SIGNALS] = [
+        Signal::Errors,
+        Signal::ClientErrors,
+        Signal::Latency,
+        Signal::Redirects,
+        Signal::Duration,
+        Signal::Empty,
+    ];
 
     /// Of a trip that it brings about.
     pub fn cause(self) -> Cause {
@@ -85,6 +107,9 @@ impl Signal {
             Signal::Errors => Cause::Errors,
             Signal::ClientErrors => Cause::ClientErrors,
             Signal::Latency => Cause::Latency,
+            Signal::Redirects => Cause::Redirects,
+            Signal::Duration => Cause::Duration,
+            Signal::Empty => Cause::Empty,
         }
     }
 }
@@ -102,6 +127,8 @@ pub struct Settings {
     pub latency_floor: Duration,
     /// Routes judged apart; 0 or 1: pooled only.
     pub strata: usize,
+    /// Fixed at the start of an attempt.
+    pub shares: Shares,
 }
 
 impl Settings {
@@ -129,7 +156,13 @@ pub struct Request {
     pub drawn: bool,
     /// Its route, if that is judged apart.
     pub stratum: Option<u8>,
+    /// The server of its arm that has it, by number; `None`: none yet, or not known. Numbers above
+    /// [`SERVERS_MAX`] share the last one.
+    pub server: Option<u8>,
 }
+
+/// Servers of an arm that are told apart.
+pub const SERVERS_MAX: u8 = 254;
 
 /// What happened to it, and how long after it arrived.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -146,6 +179,8 @@ pub enum What {
     Answered,
     /// The same, with a status that blames the client.
     ClientError,
+    /// The same, with a redirect to another place (a 3xx other than 304).
+    Redirected,
     /// Failed without such a head.
     Failed,
     /// The client, or the proxy, ended it before.
@@ -154,9 +189,27 @@ pub enum What {
     Left {
         unusual: bool,
     },
-    /// After `Answered` or `ClientError`: it failed all the same.
+    /// After `Answered`, `ClientError` or `Redirected`: it failed all the same.
     Broke,
+    /// After `Answered`, `ClientError` or `Redirected`: its body is complete. `size`: see
+    /// [`size_class`]. `client_slow`: most of the time of the body was spent waiting for the client.
+    Ended {
+        size: u8,
+        client_slow: bool,
+    },
 }
+
+/// The size of a body: 0 is empty, and each class above is four times as large as the one below.
+/// The last one has no upper bound.
+pub fn size_class(bytes: u64) -> u8 {
+    match bytes {
+        0 => 0,
+        bytes => (1 + bytes.ilog2() / 2).min(u32::from(SIZE_CLASSES) - 1) as u8,
+    }
+}
+
+/// Classes of [`size_class`].
+pub const SIZE_CLASSES: u8 = 16;
 
 /// All requests of one arm in one final interval, pinned users too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -46,10 +46,15 @@ pub enum Kind {
     /// Slower than p98, and than p99.9, of stable: by level.
     Slow98(usize),
     Slow999(usize),
+    Redirected,
+    /// The whole exchange took longer than p99 of stable's.
+    Long,
+    /// The body is empty, or far smaller than usual.
+    Empty,
 }
 
-/// All kinds: two, and two of each level.
-pub const KINDS: usize = 2 + 2 * LEVELS;
+/// All kinds: two of each level, and five.
+pub const KINDS: usize = 5 + 2 * LEVELS;
 
 impl Kind {
     pub fn index(self) -> usize {
@@ -58,13 +63,16 @@ impl Kind {
             Kind::ClientError => 1,
             Kind::Slow98(level) => 2 + 2 * level,
             Kind::Slow999(level) => 3 + 2 * level,
+            Kind::Redirected => 2 + 2 * LEVELS,
+            Kind::Empty => 3 + 2 * LEVELS,
+            Kind::Long => 4 + 2 * LEVELS,
         }
     }
 }
 
 /// A set of kinds, as bits by [`Kind::index`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Kinds(pub u8);
+pub struct Kinds(pub u16);
 
 /// What one request did to its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -122,14 +130,14 @@ impl Mark {
     }
 
     fn kinds(self) -> Kinds {
-        Kinds((self.0 >> COHORT_BITS) as u8)
+        Kinds(self.0 >> COHORT_BITS)
     }
 
     /// Marks the kinds; gives those that are new.
     fn had(&mut self, kinds: Kinds) -> Kinds {
-        let new = u16::from(kinds.0) << COHORT_BITS & !self.0;
+        let new = kinds.0 << COHORT_BITS & !self.0;
         self.0 |= new;
-        Kinds((new >> COHORT_BITS) as u8)
+        Kinds(new >> COHORT_BITS)
     }
 }
 
@@ -255,7 +263,8 @@ impl Spared {
 }
 
 fn odds(kind: usize) -> &'static [f64] {
-    if kind < 2 { &ERROR_ODDS } else { &SLOW_ODDS }
+    let slow = 2..2 + 2 * LEVELS;
+    if slow.contains(&kind) || kind == Kind::Long.index() { &SLOW_ODDS } else { &ERROR_ODDS }
 }
 
 impl Default for Once {

@@ -123,7 +123,7 @@ proptest! {
         let mut now = Duration::ZERO;
         for (id, at, arm, unit, drawn, stratum, what, after, weight) in events {
             let at = now.saturating_sub(Duration::from_millis(at % 900)) + Duration::from_millis(at / 30);
-            let request = Request { id, at, arm, unit: unit.map(Unit::from_index), drawn, stratum };
+            let request = Request { id, at, arm, unit: unit.map(Unit::from_index), drawn, stratum, server: None };
             engine.push(&Event { request, what, after: Duration::from_millis(after) });
             if let Some(parts) = weight {
                 engine.weigh(Weight::from_parts(parts), now);
@@ -153,6 +153,7 @@ fn whoever_waits_is_not_hidden_by_what_is_told_twice() {
         unit: Some(Unit::from_index(id as u32)),
         drawn: true,
         stratum: None,
+        server: None,
     };
     let mut tell = |id, at, what| engine.push(&Event { request: request(id, at), what, after: ms(5) });
     tell(1, 0, What::Arrived);
@@ -172,6 +173,7 @@ fn settings(strata: usize) -> Settings {
         latency_notice: 0.03,
         latency_floor: Duration::ZERO,
         strata,
+        shares: SHARES,
     }
 }
 
@@ -247,6 +249,7 @@ impl World {
                 unit: Some(unit),
                 drawn: true,
                 stratum: Some(route),
+                server: None,
             };
             self.new_requests += u64::from(arm == Arm::New);
             self.engine.push(&Event { request, what: What::Arrived, after: Duration::ZERO });

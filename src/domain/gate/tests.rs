@@ -243,7 +243,8 @@ impl Crowd {
             let usual = (self.users_differ * normal(&mut of_user)).exp();
             let unit = Unit::from_index((place * 16e6) as u32);
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
-            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None };
+            let request =
+                Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = poisoned || dice.uniform() < self.fails[arm.index()];
             let what = if failed { What::Failed } else { What::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
@@ -296,7 +297,7 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     for trial in [&mut trial, &mut again] {
         let at = Duration::from_secs(101);
         let unit = Some(Unit::from_index(3));
-        let request = Request { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None };
+        let request = Request { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
         for what in [What::Arrived, What::Failed] {
             let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
             trial.push(&Event { request, what, after: Duration::ZERO }, &yardstick);
@@ -324,6 +325,7 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
             unit: Some(unit),
             drawn: true,
             stratum: None,
+            server: None,
         };
         lost.push(
             &Event { request, what: What::Arrived, after: Duration::ZERO },

@@ -165,7 +165,8 @@ impl Trial {
             What::Excused | What::Left { .. } => {
                 *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
             }
-            What::Answered | What::ClientError | What::Failed | What::Broke => {}
+            What::Answered | What::ClientError | What::Redirected => {}
+            What::Failed | What::Broke | What::Ended { .. } => {}
         }
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
         let cluster = &mut self.clusters[unit.cluster()];
@@ -191,7 +192,8 @@ impl Trial {
                 *interval.excused.of(arm) += 1;
                 cluster.requests = cluster.requests.saturating_sub(1);
             }
-            What::Answered | What::ClientError => *interval.answered.of(arm) += 1,
+            What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
+            What::Ended { .. } => {}
         }
         if let Some(table) = &interval.table {
             let compared = |by: f64| {
@@ -202,7 +204,7 @@ impl Trial {
             let faster = if arm == Arm::New { compared(1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
-                What::Answered | What::ClientError => {
+                What::Answered | What::ClientError | What::Redirected => {
                     *interval.ages.done[group].of(other(arm)) += 1;
                     let slow = table.above_p99(bucket(us));
                     *interval.timed.of(arm) += 1;
@@ -215,7 +217,7 @@ impl Trial {
                     (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
                 }
                 What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
-                What::Arrived | What::Failed | What::Broke => {}
+                What::Arrived | What::Failed | What::Broke | What::Ended { .. } => {}
             }
         }
     }

@@ -67,7 +67,8 @@ impl Engine {
             scope.once = Once::restore(eye)?;
             scope.marks = Paged::restore(eye, scope.marks.shift(), Mark::from_bits)?;
         }
-        engine.windows = Windows::new(WINDOW_ROWS, draw.split(), settings.alpha).restore(eye)?;
+        engine.windows =
+            Windows::new(window_shares(&settings.shares), draw.split(), settings.alpha).restore(eye)?;
         engine.baseline = Baseline::restore(eye)?;
         eye.end()?;
         Some(engine)

@@ -15,7 +15,7 @@ use super::users::{Baseline, Paged, Unit};
 use super::window::{self, Windows};
 use super::{
     Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, STRATA_MAX, Settings,
-    Signal, What,
+    Shares, Signal, What,
 };
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
@@ -66,6 +66,12 @@ impl Scope {
             Signal::Errors => [first.errors().mean(), once.mixture(Kind::Failed).mean()],
             Signal::ClientErrors => [first.client_errors().mean(), once.mixture(Kind::ClientError).mean()],
             Signal::Latency => [first.latency(Level::Flip).mean(), slow(Level::Flip)],
+            // No window looks at these, so FIRST and ONCE have its half, too.
+            Signal::Redirects => {
+                [2.0 * first.redirects().mean(), 2.0 * once.mixture(Kind::Redirected).mean()]
+            }
+            Signal::Duration => [0.0, 4.0 * once.mixture(Kind::Long).mean()],
+            Signal::Empty => [0.0, 4.0 * once.mixture(Kind::Empty).mean()],
         }
     }
 
@@ -77,16 +83,12 @@ impl Scope {
     }
 }
 
-/// One scope's, or the pooled, share of the whole: by signal.
-fn signal_share(signal: Signal) -> f64 {
-    match signal {
-        Signal::Errors => 0.5,
-        Signal::ClientErrors | Signal::Latency => 0.25,
-    }
+/// Share of the prior of each row of WINDOW: body rank, slower than p98, than p99.9; failed; client
+/// error; the first three again for notice, which is an E of its own.
+fn window_shares(shares: &Shares) -> [f64; window::ROWS] {
+    let [errors, client_errors, latency, ..] = *shares;
+    [latency / 2.0, latency / 4.0, latency / 4.0, errors, client_errors, 0.5, 0.25, 0.25]
 }
-
-/// Rows of WINDOW: body rank, slower than p98, than p99.9; failed; client error; the first three again for notice.
-const WINDOW_ROWS: [f64; window::ROWS] = [0.125, 0.0625, 0.0625, 0.5, 0.25, 0.5, 0.25, 0.25];
 
 const FAILED_ROW: usize = 3;
 const NOTICE_ROWS: std::ops::Range<usize> = 5..8;
@@ -98,6 +100,7 @@ fn window_rows(signal: Signal) -> std::ops::Range<usize> {
         Signal::Errors => 3..4,
         Signal::ClientErrors => 4..5,
         Signal::Latency => 0..3,
+        Signal::Redirects | Signal::Duration | Signal::Empty => 0..0,
     }
 }
 
@@ -242,7 +245,7 @@ impl Engine {
             carried: [0.0; Signal::ALL.len() + 1],
             pooled: Scope::new(0),
             strata: (0..strata).map(|_| Scope::new(STRATUM_SHIFT)).collect(),
-            windows: Windows::new(WINDOW_ROWS, draw.split(), settings.alpha),
+            windows: Windows::new(window_shares(&settings.shares), draw.split(), settings.alpha),
             blindness: None,
             baseline,
             usual: vec![0.0; histogram::BUCKETS],
@@ -326,7 +329,7 @@ impl Engine {
         let interval = &mut self.intervals[index];
         let counts = &mut interval.counts[request.arm.index()];
         match what {
-            What::Answered => counts.answered += 1,
+            What::Answered | What::Redirected => counts.answered += 1,
             What::ClientError => {
                 counts.answered += 1;
                 counts.client_errors += 1;
@@ -341,12 +344,18 @@ impl Engine {
                 counts.answered = counts.answered.saturating_sub(1);
                 interval.failed(&request);
             }
-            What::Arrived => {}
+            What::Arrived | What::Ended { .. } => {}
         }
-        if what == What::Answered {
+        if matches!(what, What::Answered | What::Redirected) {
             self.learn(&request, after);
         }
         self.outcome(&request, what, after, index);
+    }
+
+    /// What the end of a body says, by what is usual for stable's.
+    pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
+        let _ = (event, size, client_slow);
+        Ends::default()
     }
 
     fn open_interval(&mut self, index: usize) {
@@ -430,9 +439,10 @@ impl Engine {
         let interval = &mut self.intervals[index];
         let table = interval.table.as_ref();
         let exit = match what {
-            What::Arrived => return,
+            What::Arrived | What::Ended { .. } => return,
             What::Answered => Exit::Done,
             What::ClientError => Exit::ClientError,
+            What::Redirected => Exit::Redirected,
             What::Failed | What::Broke => Exit::Failed,
             What::Excused | What::Left { .. } => Exit::Censored,
         };
@@ -457,7 +467,11 @@ impl Engine {
                 (_, Some(table)) => slow_kinds(table, buckets),
                 (_, None) => Kinds::default(),
             };
-            if exit == Exit::ClientError { kinds.with(Kind::ClientError) } else { kinds }
+            match exit {
+                Exit::ClientError => kinds.with(Kind::ClientError),
+                Exit::Redirected => kinds.with(Kind::Redirected),
+                _ => kinds,
+            }
         };
         let ends = Ends { all: kinds_of([as_it_was; LEVELS]), counted: kinds_of(buckets) };
         let kinds = ends.counted;
@@ -481,7 +495,8 @@ impl Engine {
             interval.waiting = interval.waiting.saturating_sub(1);
         }
         open.answered = true;
-        let may_break = matches!(exit, Exit::Done | Exit::ClientError) && open.first.contains(&true);
+        let may_break =
+            matches!(exit, Exit::Done | Exit::ClientError | Exit::Redirected) && open.first.contains(&true);
         if may_break {
             interval.kept.push(request.id);
         } else {

@@ -6,7 +6,7 @@ use super::*;
 use crate::domain::engine::cell::Pair;
 use crate::domain::engine::mixture::{self, Mixture};
 use crate::domain::engine::once::{self, Kind};
-use crate::domain::engine::{Blindness, ERROR_ODDS, Level, Signal, latency};
+use crate::domain::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal, latency};
 
 /// How much louder one stratum must be than the next to be the one that is meant.
 const FAR_LOUDER: f64 = 10.0;
@@ -35,7 +35,7 @@ impl Engine {
     /// What FIRST, ONCE and WINDOW add to E in a signal, and last what earlier draws had won.
     pub fn parts(&self, signal: Signal) -> [f64; 4] {
         let of =
-            |part: usize| signal_share(signal) * self.of_draw(|scope| alone(scope.evidence(signal), part));
+            |part: usize| self.share_of(signal) * self.of_draw(|scope| alone(scope.evidence(signal), part));
         let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
         [of(0), of(1), 0.5 * self.pooled_share() * window, self.carried[signal as usize]]
     }
@@ -70,7 +70,21 @@ impl Engine {
 
     /// [`Engine::evidence`] while nothing speaks against `new`.
     pub fn nothing(signal: Signal) -> f64 {
-        0.5 * mixture::PRIOR * signal_share(signal)
+        Engine::nothing_of_parts(signal).iter().sum()
+    }
+
+    /// The same of FIRST and of ONCE.
+    pub fn nothing_of_parts(signal: Signal) -> [f64; 2] {
+        let parts = match signal {
+            Signal::Errors | Signal::ClientErrors | Signal::Latency => [0.25, 0.25],
+            Signal::Redirects => [0.5, 0.5],
+            Signal::Duration | Signal::Empty => [0.0, 1.0],
+        };
+        parts.map(|part| part * mixture::PRIOR * SHARES[signal as usize])
+    }
+
+    fn share_of(&self, signal: Signal) -> f64 {
+        self.settings.shares[signal as usize]
     }
 
     /// What carries a signal most, of all that is judged together: label and wealth.
@@ -93,6 +107,13 @@ impl Engine {
                 of(once.mixture(Kind::ClientError), &odds("first 4xx of a user")),
             ]
             .concat(),
+            Signal::Redirects => [
+                of(first.redirects(), &odds("first request of a user")),
+                of(once.mixture(Kind::Redirected), &odds("first redirect of a user")),
+            ]
+            .concat(),
+            Signal::Duration => of(once.mixture(Kind::Long), &slow("first exchange above p99 of a user")),
+            Signal::Empty => of(once.mixture(Kind::Empty), &odds("first small body of a user")),
             Signal::Latency => [
                 of(first.latency(Level::Flip), &latency::label),
                 of(once.mixture(Kind::Slow98(flip)), &slow("first above p98 of a user")),
@@ -100,8 +121,10 @@ impl Engine {
             ]
             .concat(),
         };
-        let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
-        rows.push(("users against their own past".to_owned(), window));
+        if !window_rows(signal).is_empty() {
+            let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
+            rows.push(("users against their own past".to_owned(), window));
+        }
         rows.sort_by(|a, b| b.1.total_cmp(&a.1));
         rows.truncate(ROWS_TOLD);
         rows
@@ -156,7 +179,7 @@ impl Engine {
 
     /// What FIRST and ONCE of this draw add to E in a signal.
     pub(super) fn drawn(&self, signal: Signal) -> f64 {
-        signal_share(signal) * self.of_draw(|scope| scope.evidence(signal))
+        self.share_of(signal) * self.of_draw(|scope| scope.evidence(signal))
     }
 
     pub(super) fn drawn_notice(&self) -> f64 {
