@@ -186,6 +186,7 @@ fn ticking(c: &mut Criterion) {
         latency_notice: 0.03,
         latency_floor: Duration::from_millis(2),
         strata: 1,
+        warm_up: Duration::ZERO,
         shares: grayling::domain::engine::SHARES,
     };
     let mut engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);

@@ -149,6 +149,7 @@ pub fn settings(strata: usize) -> Settings {
         latency_notice: 0.03,
         latency_floor,
         strata,
+        warm_up: Duration::ZERO,
         shares: grayling::domain::engine::SHARES,
     }
 }

@@ -207,6 +207,7 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     setting(findings, name, "on_unreachable", &before.on_unreachable, &after.on_unreachable);
     setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
     setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
+    setting(findings, name, "warm_up", &before.warm_up, &after.warm_up);
     if before.step_max != after.step_max {
         findings.note(format!("release `{name}`: step_max {} to {}", before.step_max, after.step_max));
     }

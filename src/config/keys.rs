@@ -53,6 +53,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "on_unreachable",
             "on_anomaly",
             "on_both_bad",
+            "warm_up",
             "same_version",
             "open_hours",
             "wave",

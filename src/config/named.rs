@@ -219,6 +219,9 @@ pub fn releases(
             }
         }
         let anomaly = [("rollback", OnAnomaly::Rollback), ("freeze", OnAnomaly::Freeze)];
+        let [rollback, freeze] = anomaly;
+        // The first one is the default.
+        let both_bad = [freeze, rollback];
         let reach = [
             ("stable", OnUnreachable::Stable),
             ("reads", OnUnreachable::Reads),
@@ -238,7 +241,8 @@ pub fn releases(
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
             on_unreachable: r.choice(&s, "on_unreachable", &reach),
             on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
-            on_both_bad: r.choice(&s, "on_both_bad", &anomaly),
+            on_both_bad: r.choice(&s, "on_both_bad", &both_bad),
+            warm_up: r.duration(&s, "warm_up", "60s", "0s"..="5m"),
             same_version: r.boolean(&s, "same_version").is_some_and(|same| same.value),
             waves: plan.waves,
             open_hours: plan.open_hours,
@@ -344,9 +348,10 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         let help = "remove the line, unless something else watches";
         r.warn(&off.span, format!("the watchdog of `{name}` is off"), why, Some(help.into()));
     }
-    let errors_max = r.percent(&s, "errors_max", Weight::from_parts(50_000));
+    let stated = ["errors_max", "latency_p99_max"].map(|key| r.value(&s, key).is_some());
+    let errors_max = r.percent(&s, "errors_max", Weight::from_parts(20_000));
     if errors_max.value == Weight::ZERO {
-        let help = "write a ceiling above 0%, as in `\"5%\"`";
+        let help = "write a ceiling above 0%, as in `\"2%\"`";
         r.fault(&errors_max.span, "`errors_max` of 0% trips at the first failure", "", Some(help.into()));
     }
     let tolerance = r.percent(&s, "latency_tolerance", Weight::from_parts(200_000));
@@ -371,6 +376,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
         errors_max: errors_max.value.ratio(),
         latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
+        stated,
         margins: margins(r, &s),
         tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
     }

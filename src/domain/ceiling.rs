@@ -7,7 +7,6 @@
 //! The window is the last minute of *final* intervals, by arrival: arms with different time-outs look alike in it. What is over
 //! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.
 
-use super::distinct;
 use super::engine::cell::Pair;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,14 +15,16 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 /// What counts as "now".
 pub const RECENT: Duration = Duration::from_secs(10);
 /// A ceiling needs this many bad requests ...
-pub const BAD_MIN: u64 = 20;
+pub const BAD_MIN: u64 = 10;
 /// ... of this many users, where users are known.
 pub const USERS_MIN: u64 = 5;
 /// Where stable has this share of a ceiling, too, it is a matter of both arms; from half of it on,
 /// unless `new` is clearly worse.
 pub const NEAR: f64 = 0.8;
-/// Standard deviations that are beyond chance, for looks ten times a second.
-const BEYOND_CHANCE: f64 = 4.0;
+/// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about five
+/// standard deviations. Where few are bad, a number of standard deviations would not do, for the tail
+/// of such counts is longer.
+const BEYOND_CHANCE: f64 = 12.0;
 /// Intervals of 50 ms in a window, and some.
 const INTERVALS_MAX: usize = 1300;
 
@@ -47,10 +48,18 @@ impl Sample {
     pub fn clearly_worse(&self) -> bool {
         let (n1, n0) = (self.requests.new as f64, self.requests.stable as f64);
         let (p1, p0) = (self.new_ratio(), self.stable_ratio());
-        let pooled = self.bad.total() as f64 / (n1 + n0).max(1.0);
-        let deviation = (pooled * (1.0 - pooled) * (1.0 / n1.max(1.0) + 1.0 / n0.max(1.0))).sqrt();
-        n1 > 0.0 && n0 > 0.0 && p1 >= 2.0 * p0 && deviation > 0.0 && p1 - p0 >= BEYOND_CHANCE * deviation
+        if self.requests.new == 0 || self.requests.stable == 0 || p1 <= p0 || p1 < 2.0 * p0 {
+            return false;
+        }
+        let pooled = self.bad.total() as f64 / (n1 + n0);
+        n1 * divergence(p1.min(1.0), pooled) + n0 * divergence(p0.min(1.0), pooled) >= BEYOND_CHANCE
     }
+}
+
+/// Kullback-Leibler divergence of two coins, in nats.
+fn divergence(p: f64, from: f64) -> f64 {
+    let term = |p: f64, q: f64| if p > 0.0 && q > 0.0 { p * (p / q).ln() } else { 0.0 };
+    (term(p, from) + term(1.0 - p, 1.0 - from)).max(0.0)
 }
 
 fn ratio(part: u64, of: u64) -> f64 {
@@ -67,8 +76,6 @@ pub struct Interval {
     pub failed: Pair,
     /// Answered with a 4xx.
     pub client_errors: Pair,
-    /// Bitmap of the users whom `new` failed (`distinct::user_bit`).
-    pub users_failed: u64,
     /// Clients who left before a response head came, after a wait that is unusual for stable (more than a quarter of the c
     /// by which intervals become final). Not a failure of anybody; but a sign that stable is in trouble too.
     pub gave_up_stable: u64,
@@ -106,7 +113,6 @@ struct Entry {
     end: Duration,
     sample: Sample,
     client_errors: Pair,
-    users_failed: u64,
     gave_up: u64,
 }
 
@@ -115,8 +121,6 @@ struct Entry {
 pub struct Sum {
     pub sample: Sample,
     pub client_errors: Pair,
-    /// Surely [`USERS_MIN`] different users were failed by `new`.
-    pub enough_users: bool,
     /// Clients of stable who waited in vain and left.
     pub gave_up: u64,
 }
@@ -146,7 +150,6 @@ impl Window {
             end,
             sample: Sample { requests: of.requests, bad: of.failed },
             client_errors: of.client_errors,
-            users_failed: of.users_failed,
             gave_up: of.gave_up_stable,
         });
         while self.entries.len() > INTERVALS_MAX
@@ -163,16 +166,13 @@ impl Window {
     /// The sum over the last `span` of final intervals.
     pub fn sum(&self, span: Duration) -> Sum {
         let mut sum = Sum::default();
-        let mut users = 0;
         let Some(last) = self.last_end() else { return sum };
         for entry in self.entries.iter().rev().take_while(|e| last.saturating_sub(e.end) < span) {
             sum.sample.requests += entry.sample.requests;
             sum.sample.bad += entry.sample.bad;
             sum.client_errors += entry.client_errors;
             sum.gave_up += entry.gave_up;
-            users |= entry.users_failed;
         }
-        sum.enough_users = distinct::at_least(USERS_MIN, users);
         sum
     }
 }
@@ -203,9 +203,9 @@ mod tests {
         }
     }
 
-    fn interval(end: Duration, of: Sample, users_failed: u64, gave_up_stable: u64) -> Interval {
+    fn interval(end: Duration, of: Sample, gave_up_stable: u64) -> Interval {
         let (requests, failed) = (of.requests, of.bad);
-        Interval { end, requests, failed, users_failed, gave_up_stable, ..Interval::default() }
+        Interval { end, requests, failed, gave_up_stable, ..Interval::default() }
     }
 
     #[test]
@@ -213,15 +213,12 @@ mod tests {
         let mut window = Window::default();
         let at = |i: u64| Duration::from_millis(100 * i);
         for i in 0..3000 {
-            window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0), 1 << (i % 64), 0));
+            window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0), 0));
         }
         assert_eq!(window.entries.len(), 600);
-        assert_eq!(
-            window.sum(WINDOW),
-            Sum { sample: sample(600, 0, 1200, 0), enough_users: true, ..Sum::default() }
-        );
+        assert_eq!(window.sum(WINDOW), Sum { sample: sample(600, 0, 1200, 0), ..Sum::default() });
         assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
-        window.push(&interval(at(9000), sample(1, 1, 1, 1), 1, 3));
+        window.push(&interval(at(9000), sample(1, 1, 1, 1), 3));
         let last = window.sum(WINDOW);
         assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), gave_up: 3, ..Sum::default() });
         assert_eq!(last.guarded(), sample(1, 1, 4, 4));

@@ -142,7 +142,16 @@ impl Comparison {
         let of = |signal: &Signal| self.e[*signal as usize] / Engine::nothing(*signal);
         let loudest = Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));
         let failing = of(&Signal::Errors) >= SUSPICIOUS || self.failing >= FAILING;
-        loudest.filter(|signal| *signal != Signal::Latency || !failing).unwrap_or(Signal::Errors)
+        let slow = of(&Signal::Latency) >= SUSPICIOUS;
+        match loudest {
+            // An exchange is as slow as its head.
+            Some(Signal::Duration) if slow && !failing => Signal::Latency,
+            Some(Signal::Latency | Signal::Duration) if failing => Signal::Errors,
+            // A redirect has no body.
+            Some(Signal::Empty) if of(&Signal::Redirects) >= SUSPICIOUS => Signal::Redirects,
+            Some(signal) => signal,
+            None => Signal::Errors,
+        }
     }
 
     /// Worse right now, by more than noise.
@@ -174,18 +183,48 @@ impl Comparison {
     }
 }
 
+/// Users of `new` who wait while slowness is no evidence: in a warm-up, and without a control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Silent {
+    /// Since `new` last answered anybody.
+    pub silent_ms: u64,
+    /// Users who have waited for 5 s, and for 10 s.
+    pub waiting: u64,
+    pub waiting_long: u64,
+    /// All users of that time.
+    pub users: u64,
+}
+
+/// So many users, at least, wait in vain.
+const WAITING_MIN: u64 = 5;
+const SILENT_MS: u64 = 5_000;
+/// One user of so many waits long.
+const WAITING_LONG: u64 = 20;
+
+impl Silent {
+    /// Nobody is answered, or too many wait too long.
+    pub fn say(&self) -> Say {
+        let nobody = self.silent_ms >= SILENT_MS && self.waiting >= WAITING_MIN;
+        let long =
+            self.waiting_long >= WAITING_MIN && self.waiting_long.saturating_mul(WAITING_LONG) >= self.users;
+        if nobody || long { Say::Trips(Cause::Latency) } else { Say::Nothing }
+    }
+}
+
 /// All that a look was judged on.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Grounds {
     pub comparison: Comparison,
     pub errors: Ceiling,
     pub latency: Ceiling,
+    pub silent: Silent,
 }
 
 impl Grounds {
-    /// Of several reasons the first: comparison, failures, slowness.
+    /// Of several reasons the first: comparison, failures, slowness, silence.
     pub fn cause(&self) -> Option<Cause> {
-        [self.comparison.say(), self.errors.say(), self.latency.say()].into_iter().find_map(|say| match say {
+        let all = [self.comparison.say(), self.errors.say(), self.latency.say(), self.silent.say()];
+        all.into_iter().find_map(|say| match say {
             Say::Trips(cause) => Some(cause),
             Say::Nothing | Say::Waits | Say::Both => None,
         })
@@ -228,7 +267,8 @@ mod tests {
             let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);
             let comparison =
                 Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms };
-            let grounds = Grounds { comparison, errors: ceiling, latency: ceiling };
+            let grounds =
+                Grounds { comparison, errors: ceiling, latency: ceiling, silent: Silent::default() };
             prop_assert_eq!(grounds.cause(), grounds.cause());
         }
     }

@@ -6,6 +6,7 @@
 //! How a shared outage is told from a bad `new`:
 //! - an interval is judged when it is final, so unequal time-outs look alike;
 //! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if the last ten seconds are not bad;
+//!   one that stable itself exceeds before anybody is in `new` does not fit ([`super::spans`]);
 //! - while stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
 //!   interval is scored as ever, but what is won in that time is set [`super::aside`]. It counts
 //!   if `new` is clearly worse for ten seconds all the same, or if it is overwhelming for a
@@ -16,22 +17,24 @@
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
-use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, Sum, WINDOW, Window};
+use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
 use super::engine::once::Kind;
+use super::engine::save::{Eye, Pen};
+use super::engine::servers::{Mark, Place};
 use super::engine::{self, Engine, Event, Final, What};
 use super::grounds::{
-    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say,
+    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
 use super::histogram::Histogram;
+use super::silence::Silence;
+use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A precaution needs both arms to be bad in the very last seconds too.
-const CURRENT: Duration = Duration::from_secs(2);
 /// No request of stable for so long while `new` has some: blind.
 const SILENCE: Duration = RECENT;
 /// No final interval for so long: blind. An interval is final after a minute at the latest.
@@ -40,6 +43,8 @@ const STALE: Duration = Duration::from_secs(75);
 const SLOW_SHARE: f64 = 0.01;
 /// What more than a tenth of stable's answers exceed.
 const USUAL: f64 = 0.9;
+/// So many more of the answers of `new` than of stable's must be far smaller than usual to trip.
+const SMALL_GAP: f64 = 0.5;
 /// A signal's stratum where no route stands out.
 const ALL: &str = "all";
 
@@ -89,8 +94,15 @@ pub struct Judge {
     /// and of latency.
     stable_bad: [Option<Duration>; 2],
     stable: Stable,
-    /// Failures of the last ten seconds of final intervals, by user.
-    failures: [Bad; 2],
+    /// Failures of final intervals, by user, and successes above `latency_p99_max`.
+    failures: Spans,
+    slow: Spans,
+    /// The same of stable, before anybody was in `new`.
+    before: [Before; 2],
+    learnt: Duration,
+    /// Time of the last tick.
+    ticked: Duration,
+    silence: Silence,
     /// Redirects, long exchanges and small bodies of the last minute, by user.
     seen: [[Bad; 2]; 3],
     aside: Aside,
@@ -115,7 +127,12 @@ impl Judge {
             over_since: [None; 2],
             stable_bad: [None; 2],
             stable: Stable::default(),
-            failures: Arm::BOTH.map(|_| Bad::new(RECENT)),
+            failures: Spans::default(),
+            slow: Spans::default(),
+            before: [Before::default(); 2],
+            learnt: Duration::ZERO,
+            ticked: Duration::ZERO,
+            silence: Silence::default(),
             seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
             aside: Aside::default(),
             worse_since: None,
@@ -155,14 +172,23 @@ impl Judge {
         &self.stable
     }
 
-    pub fn knows_stable(&mut self, stable: Stable) {
-        self.stable = stable;
+    /// What stable was like before anybody was in `new`.
+    pub fn before(&self) -> [Before; 2] {
+        self.before
+    }
+
+    pub fn knows_stable(&mut self, stable: Stable, before: [Before; 2]) {
+        (self.stable, self.before) = (stable, before);
     }
 
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
         self.engine.push_all(events);
+        self.hear_answers(events);
+        let watches = !self.engine.has_had_nobody()
+            && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
+        self.silence.hear(events, watches, self.ticked);
         let [redirects, long, small] = &mut self.seen;
         for event in events {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
@@ -188,10 +214,32 @@ impl Judge {
         }
     }
 
+    /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.
+    fn hear_answers(&mut self, events: &[Event]) {
+        let limit = self.limits.latency_p99_max;
+        for event in events {
+            if !matches!(event.what, What::Answered | What::Redirected) {
+                continue;
+            }
+            let request = &event.request;
+            if event.after <= limit {
+                self.slow.came(request.arm, 1);
+                continue;
+            }
+            let place = request.server.map(|server| Place { arm: request.arm, server });
+            let now = request.at + event.after;
+            let servers = self.engine.servers();
+            if !place.is_some_and(|place| servers.is_excused(Mark::Slow, place, request.at, now)) {
+                self.slow.came(request.arm, 1);
+                self.slow.was_bad(request.arm, request.unit);
+            }
+        }
+    }
+
     /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
         let mut finals = vec![];
-        self.engine.defer(self.stable.defers(now));
+        self.engine.defer(self.stable.defers(now), now);
         let (failures, stable) = (&mut self.failures, &mut self.stable);
         self.engine.tick(now, deadline, |of| {
             finals.push(interval(&of));
@@ -200,10 +248,50 @@ impl Judge {
         });
         self.stable.tick(now, deadline);
         self.seen.iter_mut().flatten().for_each(|bad| bad.close(now));
+        self.ticked = now;
+        self.slow.close(now);
+        self.learn_before(now);
         for of in &finals {
             self.push(of);
             told(of);
         }
+    }
+
+    /// What stable is like before anybody is in `new`.
+    fn learn_before(&mut self, now: Duration) {
+        if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
+            self.learnt = now;
+            let [errors, slow] = &mut self.before;
+            errors.learn(self.failures.last());
+            slow.learn(self.slow.last());
+        }
+    }
+
+    /// How the ceilings of errors and of latency fit this service.
+    pub fn fitted(&self) -> [Fitted; 2] {
+        let [errors, slow] = &self.before;
+        let [errors_stated, slow_stated] = self.limits.stated;
+        [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
+    }
+
+    /// All that a restart must not forget.
+    pub fn save(&self, now: Duration, pen: &mut Pen) {
+        self.before.iter().flat_map(Before::parts).for_each(|part| pen.f64(part));
+        self.engine.save(now, pen);
+    }
+
+    /// As it was saved. `None`: it was saved with other routes, or by another version.
+    pub fn restore(
+        limits: Limits,
+        settings: engine::Settings,
+        strata: Arc<[Arc<str>]>,
+        eye: &mut Eye<'_>,
+        now: Duration,
+    ) -> Option<Judge> {
+        let mut before = || Some(Before::from_parts([eye.f64()?, eye.f64()?]));
+        let before = [before()?, before()?];
+        let engine = Engine::restore(settings, eye, now)?;
+        Some(Judge { before, ..Judge::new(limits, engine, strata) })
     }
 
     /// Final intervals, each once and in order.
@@ -221,10 +309,9 @@ impl Judge {
     pub fn look(&mut self, look: &Look<'_>) -> Judgement {
         let Limits { alpha, errors_max, latency_p99_max, latency_tolerance, latency_notice, .. } =
             self.limits;
-        let [sum_minute, sum_recent, sum_current] =
-            [WINDOW, RECENT, CURRENT].map(|span| self.window.sum(span));
+        let [sum_minute, sum_recent] = [WINDOW, RECENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
-        let (slow, slow_recent) = (look.minute.sample(latency_p99_max), look.recent.sample(latency_p99_max));
+        let slow = self.slow.minute();
         let signals = engine::Signal::ALL;
         let [requests, bad] = self.engine.present();
         let present = Sample { requests, bad };
@@ -236,18 +323,15 @@ impl Judge {
         self.weigh(look.now, signals.map(|signal| self.engine.parts(signal)), &mut comparison);
         let (e_value, loudest) = (comparison.e_value(), comparison.loudest());
 
-        let enough = |of: Sum| if of.enough_users { of.guarded() } else { Sample::default() };
-        let failures = Crossing {
-            minute: enough(sum_minute),
-            recent: enough(sum_recent),
-            all: sum_recent.guarded(),
-            current: sum_current.guarded(),
-        };
-        let errors = self.ceiling(0, look.now, failures, errors_max);
-        let slowness = Crossing { minute: slow, recent: slow_recent, all: slow_recent, current: slow_recent };
-        let latency = self.ceiling(1, look.now, slowness, SLOW_SHARE);
+        let [fit_errors, fit_slow] = self.fitted();
+        // A share above all is never exceeded.
+        let errors_limit = fit_errors.limit(errors_max).unwrap_or(1.0);
+        let errors = self.ceiling(0, look.now, self.failures.crossing(), errors_limit);
+        let slow_limit = fit_slow.limit(SLOW_SHARE).unwrap_or(1.0);
+        let latency = self.ceiling(1, look.now, self.slow.crossing(), slow_limit);
+        let silent = self.silence.look(look.now);
         comparison.worse = match loudest {
-            engine::Signal::Errors => self.failures_by_user(),
+            engine::Signal::Errors => self.failures.last(),
             engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
             engine::Signal::Latency => {
                 look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
@@ -255,7 +339,7 @@ impl Judge {
             signal => self.by_user(signal),
         };
         self.compare(look.now, &mut comparison);
-        let grounds = Grounds { comparison, errors, latency };
+        let grounds = Grounds { comparison, errors, latency, silent };
         let (compared, by_errors, by_latency) = (comparison.say(), errors.say(), latency.say());
         let noticed = self.engine.notice() >= 1.0 / alpha;
 
@@ -349,6 +433,9 @@ impl Judge {
             (_, _, Say::Trips(cause)) => {
                 (State::Tripped, Verdict::Breach(cause), told(cause, &format!("{slow_text}{control}")))
             }
+            _ if silent.say() != Say::Nothing => {
+                (State::Tripped, Verdict::Breach(Cause::Latency), silence_told(&silent))
+            }
             (Say::Both, ..) if loudest == engine::Signal::Latency => (
                 State::BothArms,
                 Verdict::Inconclusive,
@@ -379,6 +466,14 @@ impl Judge {
                         format!("{signal}, {route}: {counts}; {medians}"),
                     )
                 }
+                None if self.engine.evidence(engine::Signal::Empty) >= SUSPICIOUS => (
+                    State::Suspicious,
+                    Verdict::Inconclusive,
+                    format!(
+                        "users of new get empty or far smaller answers more often, beyond chance ({}): waves hold",
+                        self.seen_of(engine::Signal::Empty)
+                    ),
+                ),
                 None if noticed => (
                     State::Suspicious,
                     Verdict::Inconclusive,
@@ -438,7 +533,7 @@ impl Judge {
             window: WINDOW,
             minute,
             recent,
-            errors_max,
+            errors_max: errors_limit,
             latency_p99_max,
             slow,
             p99_new,
@@ -446,6 +541,7 @@ impl Judge {
             alpha,
             e_value,
             e: comparison.e,
+            e_small: self.engine.evidence(engine::Signal::Empty),
             e_notice: self.engine.notice(),
             blindness,
             client_errors: sum_minute.client_errors,
@@ -488,15 +584,6 @@ impl Judge {
         }
     }
 
-    /// Of the last ten seconds; an account that retries counts as [`super::bad`] says.
-    fn failures_by_user(&self) -> Sample {
-        let [stable, new] = &self.failures;
-        Sample {
-            requests: Pair::new(new.requests(), stable.requests()),
-            bad: Pair::new(new.count(), stable.count()),
-        }
-    }
-
     /// Does the hash put users into both arms?
     fn controlled(&self) -> bool {
         let share = self.engine.weight().ratio();
@@ -533,13 +620,22 @@ impl Judge {
     fn weigh(&mut self, now: Duration, parts: Parts, of: &mut Comparison) {
         let deferred = self.stable.defers(now);
         let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
-        of.set(self.aside.take(&parts, windows, deferred));
+        // A body is small for many reasons: it trips only where it is so for most users.
+        let small = self.by_user(engine::Signal::Empty);
+        let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
+        let counted = |mut parts: Parts| {
+            if !counts_small {
+                parts[engine::Signal::Empty as usize] = [0.0; super::aside::PARTS];
+            }
+            parts
+        };
+        of.set(counted(self.aside.take(&parts, windows, deferred)));
         if of.crossed() || !deferred.contains(&true) {
             (of.deferred, of.calm) = (false, true);
             return;
         }
         let counts = *of;
-        of.set(parts);
+        of.set(counted(parts));
         if !of.crossed() {
             *of = counts;
             return;
@@ -594,19 +690,31 @@ fn whole_ms(now: Duration, since: Duration) -> u64 {
 }
 
 /// Clients of stable that gave up are failures of it, as in [`Sum::guarded`].
-fn take_failures(failures: &mut [Bad; 2], of: &Final<'_>) {
+fn take_failures(failures: &mut Spans, of: &Final<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
-        let gave_up = if arm == Arm::Stable { counts.gave_up } else { 0 };
-        let bad = &mut failures[arm.index()];
-        bad.came((counts.requests + gave_up).saturating_sub(counts.excused));
+        let (gave_up, failed) = match arm {
+            Arm::Stable => (counts.gave_up, counts.failed_stable()),
+            Arm::New => (0, counts.failed_new()),
+        };
+        failures.came(arm, (counts.requests + gave_up).saturating_sub(counts.excused + counts.spells));
         let mut known = 0;
-        for failure in of.failures.iter().filter(|failure| failure.arm == arm) {
-            bad.was_bad(failure.user);
+        for failure in of.failures.iter().filter(|failure| failure.arm == arm && !failure.excused) {
+            failures.was_bad(arm, failure.user);
             known += 1;
         }
-        bad.more_were_bad((counts.failed() + gave_up).saturating_sub(known));
-        bad.close(of.end);
+        failures.more_were_bad(arm, (failed + gave_up).saturating_sub(known));
     }
+    failures.close(of.end);
+}
+
+fn silence_told(of: &Silent) -> String {
+    format!(
+        "new leaves its users waiting: {} of {} for 5 s and more, {} for 10 s, and nobody was answered for {} s",
+        of.waiting,
+        of.users,
+        of.waiting_long,
+        of.silent_ms / 1000
+    )
 }
 
 fn interval(of: &Final<'_>) -> Interval {
@@ -614,9 +722,8 @@ fn interval(of: &Final<'_>) -> Interval {
     Interval {
         end: of.end,
         requests: both(|c| c.requests.saturating_sub(c.excused)),
-        failed: both(|c| c.failed()),
+        failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
         client_errors: both(|c| c.client_errors),
-        users_failed: of.new.users_failed,
         gave_up_stable: of.stable.gave_up,
     }
 }

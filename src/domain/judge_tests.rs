@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     alpha: 0.001,
     errors_max: 0.05,
     latency_p99_max: Duration::from_secs(2),
+    stated: [false; 2],
     latency_tolerance: 0.2,
     latency_notice: 0.03,
     latency_floor: Duration::ZERO,
@@ -27,6 +28,7 @@ fn judge(share: f64) -> Judge {
         latency_notice: 0.03,
         latency_floor: Duration::ZERO,
         strata: 0,
+        warm_up: Duration::ZERO,
         shares: SHARES,
     };
     let weight = Weight::from_parts((share * 1e6) as u32);
@@ -228,37 +230,37 @@ fn a_new_that_is_far_worse_than_an_ailing_stable_is_out() {
 
 #[test]
 fn few_failures_or_few_users_do_not_cross_a_ceiling() {
-    let at = |i: u32, users| Interval {
-        end: TICK * i,
-        requests: Pair::new(10, 10),
-        failed: Pair::new(10, 0),
-        users_failed: users,
-        ..Interval::default()
-    };
     let none = Histogram::default();
     let latency = Latency { new: &none, stable: &none };
-    let verdict = |users, intervals| {
+    // Users of `new`, failures in all.
+    let verdict = |users: u32, failures: u32| {
         let mut judge = judge(0.5);
-        (1..=intervals).for_each(|i| judge.push(&at(i, users)));
-        judge
-            .look(&Look { now: TICK * intervals, ticks: Ticks::OnTime, minute: latency, recent: latency })
-            .verdict
+        for arm in Arm::BOTH {
+            judge.failures.came(arm, 100);
+        }
+        (0..failures).for_each(|i| judge.failures.was_bad(Arm::New, Some(Unit::from_index(i % users))));
+        judge.failures.close(TICK);
+        judge.push(&Interval { end: TICK, requests: Pair::new(100, 100), ..Interval::default() });
+        judge.look(&Look { now: TICK, ticks: Ticks::OnTime, minute: latency, recent: latency }).verdict
     };
-    assert_eq!(verdict(0b1111, 50), Verdict::Pass, "one client's retries");
-    assert_eq!(verdict(0b11111, 1), Verdict::Pass, "ten failures");
-    assert_eq!(verdict(0b11111, 2), Verdict::Breach(Cause::Ceiling));
+    assert_eq!(verdict(4, 400), Verdict::Pass, "four clients' retries");
+    assert_eq!(verdict(9, 9), Verdict::Pass, "nine failures");
+    assert_eq!(verdict(5, 400), Verdict::Breach(Cause::Ceiling));
 }
 
 #[test]
 fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
-    let ms = Duration::from_millis;
     for (slow_new, slow_stable, want) in
         [(0, 0, State::Quiet), (60, 0, State::Tripped), (60, 60, State::BothArms)]
     {
         let mut sim = Sim::new(4, 0.5);
         for i in 0..1000 {
-            sim.histograms[1].record(if i < slow_new { ms(3000) } else { ms(20) });
-            sim.histograms[0].record(if i < slow_stable { ms(3000) } else { ms(20) });
+            for (arm, slow) in [(Arm::New, slow_new), (Arm::Stable, slow_stable)] {
+                sim.judge.slow.came(arm, 1);
+                if i < slow {
+                    sim.judge.slow.was_bad(arm, Some(Unit::from_index(i)));
+                }
+            }
         }
         let got = sim.tick(40, 0.0, 0.0);
         assert_eq!(got.state, want, "{}", got.reason);

@@ -352,6 +352,8 @@ pub struct Release {
     pub on_unreachable: OnUnreachable,
     pub on_anomaly: OnAnomaly,
     pub on_both_bad: OnAnomaly,
+    /// Slowness of `new` is no evidence for so long after a raise, and of a server after its start.
+    pub warm_up: Duration,
     /// The servers of this file are the builds that were there before: they have only moved.
     pub same_version: bool,
     /// What counts as a failure of an arm, beside time-outs, resets, truncations.
@@ -408,6 +410,8 @@ pub struct Watchdog {
     /// Share of failures of `new` over the last minute, `0.0 ..= 1.0`.
     pub errors_max: f64,
     pub latency_p99_max: Duration,
+    /// The file states these two; a default is set aside where it does not fit the service.
+    pub stated: [bool; 2],
     pub mode: WatchdogMode,
     /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance, it flips.
     pub latency_tolerance: f64,

@@ -150,6 +150,8 @@ pub struct Evidence {
     pub e_value: f64,
     /// By signal.
     pub e: [f64; SIGNALS],
+    /// Of far smaller bodies, counted or not.
+    pub e_small: f64,
     /// Of "slower by more than the notice level".
     pub e_notice: f64,
     /// What a late change would have to be to be seen; `None`: not known yet.
@@ -181,6 +183,9 @@ pub struct Limits {
     pub alpha: f64,
     pub errors_max: f64,
     pub latency_p99_max: Duration,
+    /// The file states `errors_max`, and `latency_p99_max`: else they are defaults, which are set
+    /// aside where they do not fit the service.
+    pub stated: [bool; 2],
     /// Slower than stable by more, beyond chance: a trip. `0.2`: a fifth.
     pub latency_tolerance: f64,
     /// Likewise: a notice.

@@ -141,6 +141,15 @@ struct Watchdog {
     comparison: Comparison,
     errors: Ceiling,
     latency: Ceiling,
+    silent: Silent,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Silent {
+    silent_ms: u64,
+    waiting: u64,
+    waiting_long: u64,
+    users: u64,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -307,8 +316,26 @@ impl From<Comparison> for grounds::Comparison {
 
 impl From<Watchdog> for grounds::Grounds {
     fn from(of: Watchdog) -> Self {
-        let Watchdog { comparison, errors, latency } = of;
-        grounds::Grounds { comparison: comparison.into(), errors: errors.into(), latency: latency.into() }
+        let Watchdog { comparison, errors, latency, silent } = of;
+        let Silent { silent_ms, waiting, waiting_long, users } = silent;
+        grounds::Grounds {
+            comparison: comparison.into(),
+            errors: errors.into(),
+            latency: latency.into(),
+            silent: grounds::Silent { silent_ms, waiting, waiting_long, users },
+        }
+    }
+}
+
+impl From<grounds::Grounds> for Watchdog {
+    fn from(of: grounds::Grounds) -> Self {
+        let grounds::Silent { silent_ms, waiting, waiting_long, users } = of.silent;
+        Watchdog {
+            comparison: of.comparison.into(),
+            errors: of.errors.into(),
+            latency: of.latency.into(),
+            silent: Silent { silent_ms, waiting, waiting_long, users },
+        }
     }
 }
 
@@ -400,8 +427,7 @@ pub fn of_resource(of: &resource::Grounds, users_failed: u64) -> Value {
 pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
-    let grounds::Grounds { comparison, errors, latency } = of.grounds;
-    let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
+    let grounds = Watchdog::from(of.grounds);
     let mut all = json!({
         "cause": cause.label(),
         "window_s": of.window.as_secs(),
@@ -474,12 +500,12 @@ mod tests {
             any::<bool>(),
             any::<bool>(),
             table(),
-            (0u64..20_000, 0u64..120_000),
+            (0u64..20_000, 0u64..120_000, 0u64..9_000, 0u64..9),
             ceiling(),
             ceiling(),
         )
             .prop_map(|(parts, alpha, failing, deferred, calm, worse, spells, errors, latency)| {
-                let (worse_ms, overwhelming_ms) = spells;
+                let (worse_ms, overwhelming_ms, silent_ms, waiting) = spells;
                 let e = parts.map(|row| row.iter().sum());
                 let comparison = grounds::Comparison {
                     alpha,
@@ -492,7 +518,8 @@ mod tests {
                     worse_ms,
                     overwhelming_ms,
                 };
-                grounds::Grounds { comparison, errors, latency }
+                let silent = grounds::Silent { silent_ms, waiting, waiting_long: 0, users: waiting };
+                grounds::Grounds { comparison, errors, latency, silent }
             })
     }
 
@@ -500,8 +527,7 @@ mod tests {
         #[test]
         fn the_verdict_is_found_again_from_what_is_written_and_no_other(of in any_grounds()) {
             prop_assume!(!of.comparison.e.iter().any(|e| e.is_nan()));
-            let grounds::Grounds { comparison, errors, latency } = of;
-            let grounds = Watchdog { comparison: comparison.into(), errors: errors.into(), latency: latency.into() };
+            let grounds = Watchdog::from(of);
             let e = of.comparison.e;
             let mut text = json!({
                 "grounds": written(&Grounds::Watchdog(Box::new(grounds))), "alpha": of.comparison.alpha,

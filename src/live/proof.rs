@@ -26,7 +26,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
             state: Some(judgement.state),
             passes: judgement.verdict == Verdict::Pass,
             reason: judgement.reason.clone(),
-            e_value: judgement.evidence.e_value,
+            e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
             e_notice: judgement.evidence.e_notice,
             alpha: judgement.evidence.alpha,
             sight: sight(release, judgement.evidence.blindness),

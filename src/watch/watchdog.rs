@@ -6,10 +6,12 @@
 //! takes no connection: the trip becomes a freeze.
 
 use crate::domain::cohort::Salt;
+use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::engine::servers::Place;
 use crate::domain::engine::users::Baseline;
-use crate::domain::engine::{Engine, Event, SHARES, Settings, What};
+use crate::domain::engine::{Engine, Event, SERVERS_MAX, SHARES, Settings, What};
 use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
@@ -38,12 +40,6 @@ use std::time::Duration;
 const TICK_MIN: Duration = Duration::from_millis(50);
 /// A tick that comes later than this is late.
 const LATE: Duration = Duration::from_millis(250);
-/// The shortest wait until an interval is final, and the one while too little is known of stable.
-const DEADLINE_MIN: Duration = Duration::from_millis(250);
-const DEADLINE_UNKNOWN: Duration = Duration::from_secs(2);
-const DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// Successes of stable in five minutes from which on its tail is known.
-const KNOWN_SUCCESSES: u64 = 100;
 const OBSERVE: Duration = Duration::from_millis(500);
 const RECENT: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -176,10 +172,10 @@ struct Watched {
     strata: Arc<[Arc<str>]>,
     /// The present epoch last, and those before it.
     epochs: VecDeque<u64>,
-    /// The servers of `new`: one that was not there before is cold.
-    servers: Vec<String>,
+    /// The servers of both arms, and whether each was down at the last tick.
+    servers: [Vec<(String, bool)>; 2],
     /// How long after its end an interval is final.
-    deadline: Duration,
+    deadline: Deadline,
     /// When the present failures of `new` began, if there are any.
     onset: Option<Onset>,
     /// End of the last interval after which the comparison had nothing against `new`.
@@ -242,8 +238,8 @@ impl Watched {
             judge: Judge::new(limits(release), engine, release.strata.clone()),
             strata: release.strata.clone(),
             epochs: VecDeque::from([release.epoch]),
-            servers: release.new.config.servers.iter().map(|s| s.to_string()).collect(),
-            deadline: DEADLINE_UNKNOWN,
+            servers: servers(release),
+            deadline: Deadline::new(release.stable.config.response_timeout),
             onset: None,
             calm_until: now,
             probed: Duration::ZERO,
@@ -269,12 +265,12 @@ impl Watched {
         }
         same.then_some(())?;
         let settings = settings(release);
-        let mut engine = Engine::restore(settings, &mut eye, now)?;
-        if engine.e_value() >= 1.0 / settings.alpha {
+        let mut judge = Judge::restore(limits(release), settings, release.strata.clone(), &mut eye, now)?;
+        if judge.engine().e_value() >= 1.0 / settings.alpha {
             return None;
         }
-        engine.weigh(release.force.weight(), now);
-        dog.judge = Judge::new(limits(release), engine, release.strata.clone());
+        judge.engine_mut().weigh(release.force.weight(), now);
+        dog.judge = judge;
         Some(dog)
     }
 
@@ -289,7 +285,7 @@ impl Watched {
         pen.u64(release.release.attempt);
         pen.u64(self.strata.len() as u64);
         self.strata.iter().for_each(|name| pen.text(name));
-        self.judge.engine().save(now, &mut pen);
+        self.judge.save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
         archive.shelf.hand_in_sealed(keeper::evidence_file(&release.release.name), bytes);
@@ -326,15 +322,18 @@ impl Watched {
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
         let stable = self.judge.stable().clone();
+        let known_servers = self.judge.engine().servers().clone();
+        let before = self.judge.before();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
         let mut dog = Watched::new(release, baseline, now);
-        dog.judge.knows_stable(stable);
+        dog.judge.knows_stable(stable, before);
+        dog.judge.engine_mut().knows_servers(known_servers);
         dog
     }
 
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
-        let patience = self.deadline / 4;
+        let patience = self.deadline.now() / 4;
         let mut trial = self.trial_of(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             let Some(events) = events.get_mut(&epoch) else { return };
@@ -392,11 +391,7 @@ impl Watched {
 
     fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
         self.judge.set_limits(limits(release));
-        let servers = || release.new.config.servers.iter().map(|s| s.to_string());
-        if servers().any(|server| !self.servers.contains(&server)) {
-            self.judge.engine_mut().cold_start();
-            self.servers = servers().collect();
-        }
+        self.note_starts(release, now);
         self.take_final(release, now);
         let (minute, recent, used) = {
             let mut views = live.views();
@@ -405,11 +400,8 @@ impl Watched {
                 for arm in Arm::BOTH {
                     view.recent[arm.index()].observe(release.tally.arm(arm), now);
                 }
-                let usual = &view.recent[Arm::Stable.index()].last(FIVE_MINUTES).success;
-                self.deadline = match usual.quantile(0.999).filter(|_| usual.total() >= KNOWN_SUCCESSES) {
-                    Some(p999) => (p999 * 4).clamp(DEADLINE_MIN, DEADLINE_MAX),
-                    None => DEADLINE_UNKNOWN,
-                };
+                let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES).success);
+                self.deadline.observe(&stable, &new, release.stable.config.response_timeout);
             }
             let last = |window| Arm::BOTH.map(|arm| view.recent[arm.index()].last(window).latency);
             (last(MINUTE), last(RECENT), resources::grounds(release, view, now))
@@ -449,19 +441,35 @@ impl Watched {
         Shown { stage: number, watched, before, reading }
     }
 
+    /// A server that was not there before, or was down, has started: it warms up.
+    fn note_starts(&mut self, release: &ReleaseLive, now: Duration) {
+        let is = servers(release);
+        let was = std::mem::replace(&mut self.servers, is);
+        for arm in Arm::BOTH {
+            for (number, (name, down)) in self.servers[arm.index()].iter().enumerate() {
+                let before = was[arm.index()].iter().find(|(other, _)| other == name);
+                let starts = !*down && before.is_none_or(|(_, was_down)| *was_down);
+                if starts {
+                    let server = u8::try_from(number).unwrap_or(SERVERS_MAX);
+                    self.judge.engine_mut().server_starts(Place { arm, server }, now);
+                }
+            }
+        }
+    }
+
     /// Lets the judge see what has become final.
     fn take_final(&mut self, release: &ReleaseLive, now: Duration) {
         let (onset, tick) = (&mut self.onset, release.release.watchdog.tick);
-        self.judge.tick(now, self.deadline, |interval| {
+        self.judge.tick(now, self.deadline.now(), |interval| {
             if interval.failed.new > 0 {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
         if let Some(trial) = &mut self.stage.trial {
-            trial.tick(now, self.deadline);
+            trial.tick(now, self.deadline.now());
         }
         if self.judge.engine().e_value() <= CALM {
-            self.calm_until = now.saturating_sub(self.deadline);
+            self.calm_until = now.saturating_sub(self.deadline.now());
         }
     }
 
@@ -591,12 +599,19 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
     release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 
+/// The servers of both arms, and whether each is down or left aside.
+fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
+    [&release.stable, &release.new]
+        .map(|arm| arm.servers.iter().map(|server| (server.server.to_string(), !server.healthy())).collect())
+}
+
 fn limits(release: &ReleaseLive) -> Limits {
     let of = &release.release.watchdog;
     Limits {
         alpha: of.alpha,
         errors_max: of.errors_max,
         latency_p99_max: of.latency_p99_max,
+        stated: of.stated,
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
         latency_floor: of.latency_floor,
@@ -611,6 +626,7 @@ fn settings(release: &ReleaseLive) -> Settings {
         latency_tolerance: of.latency_tolerance,
         latency_notice: of.latency_notice,
         latency_floor: of.latency_floor,
+        warm_up: release.release.warm_up,
         strata: release.strata.len(),
         shares: SHARES,
     }

@@ -47,8 +47,8 @@ fn run(bench: &Bench, of: &Row) {
     let trips =
         bench.runs(&format!("{} {}", of.id, of.what), n, |seed| Sim::new(&of.world, seed).run(|_, _| {}));
     for (seed, trip) in trips.iter().enumerate() {
-        if let Some(Trip { cause, at, reason }) = trip.as_ref().filter(|_| of.limit.is_none()) {
-            eprintln!("  {} --seed {seed}: {} after {at:.1} s: {reason}", of.id, cause.label());
+        if let Some(Trip { cause, at, reason, parts }) = trip.as_ref().filter(|_| of.limit.is_none()) {
+            eprintln!("  {} --seed {seed}: {} after {at:.1} s: {reason} [{parts}]", of.id, cause.label());
         }
     }
     match of.limit {

@@ -8,9 +8,11 @@
 use super::world::{Account, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
 use grayling::domain::cohort::Weight;
+use grayling::domain::deadline::Deadline;
 use grayling::domain::decide::Arm;
+use grayling::domain::engine::servers::{Mark, Place};
 use grayling::domain::engine::users::{Baseline, UNITS, Unit};
-use grayling::domain::engine::{Engine, Event, Request, SHARES, Settings, What};
+use grayling::domain::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
 use grayling::domain::fuse::Fuse;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
@@ -26,13 +28,17 @@ const HORIZON: usize = 1024;
 /// Ticks between two observations of the tallies.
 const OBSERVE: u64 = 5;
 const SECOND: Duration = Duration::from_secs(1);
+/// How long the proxy waits for an answer.
+const TIME_OUT: Duration = Duration::from_secs(30);
+const BURST: f64 = 0.5;
 /// What a refused connection takes.
 const AT_ONCE_MS: f64 = 1.0;
 /// The default settings.
 const LIMITS: Limits = Limits {
     alpha: 0.001,
-    errors_max: 0.05,
+    errors_max: 0.02,
     latency_p99_max: Duration::from_secs(2),
+    stated: [false; 2],
     latency_tolerance: 0.2,
     latency_notice: 0.03,
     latency_floor: Duration::from_millis(2),
@@ -45,6 +51,8 @@ pub struct Trip {
     /// Seconds since the first raise.
     pub at: f64,
     pub reason: String,
+    /// E of each signal by part, where it is above nothing; and what carries the loudest.
+    pub parts: String,
 }
 
 struct Person {
@@ -58,6 +66,8 @@ struct Server {
     until: f64,
     fallen: Option<Trouble>,
     began: f64,
+    /// It took no connection when it was last tried.
+    refused: bool,
 }
 
 pub struct Sim<'w> {
@@ -71,10 +81,11 @@ pub struct Sim<'w> {
     tallies: [ArmTally; 2],
     recent: [Recent; 2],
     weight: Weight,
+    share_of_new: f64,
     servers: [Vec<Server>; 2],
     /// When an arm has served all that has come, by its capacity.
     free_at: [f64; 2],
-    deadline: Duration,
+    deadline: Deadline,
     tick: u64,
     ids: u64,
     of_new: usize,
@@ -122,10 +133,13 @@ impl<'w> Sim<'w> {
             latency_notice: LIMITS.latency_notice,
             latency_floor: LIMITS.latency_floor,
             strata,
+            warm_up: Duration::from_secs_f64(world.warm_up),
             shares: SHARES,
         };
-        let limits =
-            Limits { latency_p99_max: Duration::from_secs_f64(world.latency_p99_max / 1e3), ..LIMITS };
+        let latency_p99_max = Duration::from_secs_f64(world.latency_p99_max / 1e3);
+        // A world that is not at the default states it.
+        let stated = [false, latency_p99_max != LIMITS.latency_p99_max];
+        let limits = Limits { latency_p99_max, stated, ..LIMITS };
         let engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
         let names: Vec<Arc<str>> = (0..strata).map(|i| format!("r{i}").into()).collect();
         let servers = Arm::BOTH.map(|arm| {
@@ -135,7 +149,7 @@ impl<'w> Sim<'w> {
                     let next = world.pauses.map_or(f64::INFINITY, |p| {
                         -LEARN + if p.poisson { gap(&mut dice, p.every) } else { p.every * dice.uniform() }
                     });
-                    Server { next, until: f64::NEG_INFINITY, fallen: None, began: 0.0 }
+                    Server { next, until: f64::NEG_INFINITY, fallen: None, began: 0.0, refused: false }
                 })
                 .collect()
         });
@@ -150,9 +164,10 @@ impl<'w> Sim<'w> {
             tallies: Arm::BOTH.map(|_| ArmTally::new(1)),
             recent: Default::default(),
             weight: Weight::ZERO,
+            share_of_new: 0.0,
             servers,
             free_at: [f64::NEG_INFINITY; 2],
-            deadline: Duration::from_secs(2),
+            deadline: Deadline::new(TIME_OUT),
             tick: 0,
             ids: 0,
             of_new: 0,
@@ -168,15 +183,30 @@ impl<'w> Sim<'w> {
             let judgement = self.step();
             each(self.second(), &judgement);
             if self.blown {
-                return Some(Trip { cause: Cause::Fuse, at: self.second(), reason: String::new() });
+                let (reason, parts) = (String::new(), String::new());
+                return Some(Trip { cause: Cause::Fuse, at: self.second(), reason, parts });
             }
             if let Verdict::Breach(cause) = judgement.verdict
                 && self.weight > Weight::ZERO
             {
-                return Some(Trip { cause, at: self.second(), reason: judgement.reason });
+                let servers = self.judge.engine().servers();
+                let spells = [Mark::Slow, Mark::Failed].map(|kind| {
+                    let began = Arm::BOTH.map(|arm| servers.spells(kind, arm));
+                    (began, servers.allowed(kind), servers.too_many(kind))
+                });
+                let parts = format!("{}; spells of stable and new: {spells:?}", parts(&judgement));
+                return Some(Trip { cause, at: self.second(), reason: judgement.reason, parts });
             }
         }
         None
+    }
+
+    /// The share of the requests that comes to `new`: few users make most of the traffic.
+    fn traffic_of_new(&self) -> f64 {
+        let n = self.people.len() as f64;
+        let of = |i: usize| ((i as f64 + 1.0) / n).sqrt() - (i as f64 / n).sqrt();
+        let is_new = |person: &Person| person.unit.bucket() < self.weight.parts();
+        self.people.iter().enumerate().filter(|(_, person)| is_new(person)).map(|(i, _)| of(i)).sum()
     }
 
     /// Seconds since the first raise.
@@ -193,6 +223,7 @@ impl<'w> Sim<'w> {
         for (at, weight) in &self.world.waves {
             if began >= *at && began < at + 1.0 / TICKS_A_SECOND {
                 self.weight = percent(*weight);
+                self.share_of_new = self.traffic_of_new();
                 let now = self.now();
                 self.judge.engine_mut().weigh(self.weight, now);
             }
@@ -208,7 +239,7 @@ impl<'w> Sim<'w> {
         self.due[slot] = due;
         self.due[slot].clear();
         let mut events = std::mem::take(&mut self.events);
-        let patience = self.deadline / 4;
+        let patience = self.deadline.now() / 4;
         for event in &mut events {
             if let What::Left { unusual } = &mut event.what {
                 *unusual = event.after > patience;
@@ -218,16 +249,14 @@ impl<'w> Sim<'w> {
         events.clear();
         self.events = events;
         let now = self.now();
-        self.judge.tick(now, self.deadline, |_| {});
+        self.judge.tick(now, self.deadline.now(), |_| {});
         if self.tick.is_multiple_of(OBSERVE) {
             for arm in Arm::BOTH {
                 self.recent[arm.index()].observe(&self.tallies[arm.index()], now);
             }
-            let usual = self.recent[Arm::Stable.index()].last(300 * SECOND).success;
-            self.deadline = match usual.quantile(0.999).filter(|_| usual.total() >= 100) {
-                Some(p999) => (p999 * 4).clamp(Duration::from_millis(250), 60 * SECOND),
-                None => 2 * SECOND,
-            };
+            let [stable, new] =
+                [Arm::Stable, Arm::New].map(|arm| self.recent[arm.index()].last(300 * SECOND).success);
+            self.deadline.observe(&stable, &new, TIME_OUT);
         }
         let last = |window| Arm::BOTH.map(|arm| self.recent[arm.index()].last(window).latency);
         let (minute, recent) = (last(60 * SECOND), last(10 * SECOND));
@@ -292,9 +321,15 @@ impl<'w> Sim<'w> {
         let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
         self.ids += 1;
         let at = Duration::from_secs_f64(second + LEARN);
-        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
+        let number = self.dice.below(self.servers[arm.index()].len());
+        let server = Some(number as u8);
+        let mut request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server };
         self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
-        let Some((ms, what)) = self.outcome(second, arm, route, times, account) else { return };
+        let mut number = number;
+        let Some((ms, what)) = self.outcome(second, arm, &mut number, route, times, account) else {
+            return;
+        };
+        request.server = Some(number as u8);
         let after = Duration::from_nanos((ms * 1e6) as u64);
         let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
         if then < self.tick as usize + HORIZON {
@@ -307,6 +342,7 @@ impl<'w> Sim<'w> {
         &mut self,
         second: f64,
         arm: Arm,
+        number: &mut usize,
         route: usize,
         times: f64,
         account: Option<Account>,
@@ -351,13 +387,17 @@ impl<'w> Sim<'w> {
                 Weather::Fails(..) | Weather::Load(_) => {}
             }
         }
-        let Some(served) = self.serve(second, arm, ms) else { return Some((AT_ONCE_MS, What::Failed)) };
+        let Some(served) = self.serve(second, arm, number, ms) else {
+            return Some((AT_ONCE_MS, What::Failed));
+        };
         ms = served;
         if let Some(capacity) = world.capacity {
-            let share = if new { self.weight.ratio() } else { 1.0 - self.weight.ratio() };
+            let of_new = self.share_of_new;
+            let share = if new { of_new } else { 1.0 - of_new };
             let free = &mut self.free_at[arm.index()];
+            // Whatever the size of an arm: bursts of so many seconds of its capacity do not wait.
             *free = free.max(second) + 1.0 / (capacity * world.rate * share).max(1e-9);
-            ms += 1e3 * (*free - second);
+            ms += 1e3 * (*free - second - BURST).max(0.0);
         }
         let u = self.dice.uniform();
         let what = match u {
@@ -368,13 +408,27 @@ impl<'w> Sim<'w> {
         Some((ms, what))
     }
 
-    /// By one of the arm's servers, in whatever state that is; `None`: it refused, which the fuse
-    /// has seen.
-    fn serve(&mut self, second: f64, arm: Arm, ms: f64) -> Option<f64> {
-        let number = self.dice.below(self.servers[arm.index()].len());
+    /// By one of the arm's servers, in whatever state that is. One that takes no connection is left
+    /// for the next; `None`: none took one, or the connection was reset. The fuse sees refusals.
+    fn serve(&mut self, second: f64, arm: Arm, number: &mut usize, ms: f64) -> Option<f64> {
+        let servers = self.servers[arm.index()].len();
+        for _ in 0..servers {
+            match self.serve_by(second, arm, *number, ms) {
+                Served::In(ms) => return Some(ms),
+                Served::Reset => return None,
+                Served::Refused => *number = (*number + 1) % servers,
+            }
+        }
+        None
+    }
+
+    fn serve_by(&mut self, second: f64, arm: Arm, number: usize, ms: f64) -> Served {
+        let in_trouble = |(i, server): (usize, &Server)| i != number && second < server.until;
+        let another = self.servers[arm.index()].iter().enumerate().any(in_trouble);
         let server = &mut self.servers[arm.index()][number];
         if let Some(pauses) = self.world.pauses
             && second >= server.next
+            && !(pauses.alone && another)
         {
             (server.began, server.until) = (server.next, server.next + pauses.lasts);
             server.fallen = Some(pauses.trouble);
@@ -392,22 +446,46 @@ impl<'w> Sim<'w> {
                 server.fallen = Some(spell.trouble);
             }
         }
-        let Some(trouble) = server.fallen.filter(|_| second < server.until) else { return Some(ms) };
+        let Some(trouble) = server.fallen.filter(|_| second < server.until) else {
+            if std::mem::take(&mut server.refused) {
+                let now = Duration::from_secs_f64(second + LEARN);
+                self.judge.engine_mut().server_starts(Place { arm, server: number as u8 }, now);
+            }
+            return Served::In(ms);
+        };
+        server.refused = matches!(trouble, Trouble::Refuses);
         let left = server.until - second;
-        Some(match trouble {
+        Served::In(match trouble {
             Trouble::Stalls => ms + 1e3 * left,
             Trouble::Slower(by) => ms * by,
             Trouble::SlowerAtFirst(by) => ms * (1.0 + (by - 1.0) * left / (server.until - server.began)),
+            Trouble::Resets => return Served::Reset,
             Trouble::Refuses => {
                 let now = Duration::from_secs_f64(second + LEARN);
                 if arm == Arm::New {
                     let blown = self.fuse.refused(number, &[], now, self.stable_alive);
                     self.blown |= blown.is_some();
                 }
-                return None;
+                return Served::Refused;
             }
         })
     }
+}
+
+/// What a server made of a request: milliseconds of an answer, or none.
+enum Served {
+    In(f64),
+    Refused,
+    Reset,
+}
+
+fn parts(judgement: &Judgement) -> String {
+    let comparison = judgement.evidence.grounds.comparison;
+    let signals =
+        Signal::ALL.iter().zip(comparison.parts).filter(|(_, parts)| parts.iter().sum::<f64>() > 1.0);
+    let parts: Vec<String> = signals.map(|(signal, parts)| format!("{signal:?} {parts:.1?}")).collect();
+    let rows = judgement.evidence.rows.iter().take(2).map(|(row, wealth)| format!("{row}: {wealth:.1}"));
+    format!("{}; {}", parts.join(", "), rows.collect::<Vec<_>>().join(", "))
 }
 
 /// Is one of these evenly spread requests due in the tick that begins now?

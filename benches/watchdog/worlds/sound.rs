@@ -25,7 +25,8 @@ pub fn rows() -> Vec<Row> {
 type Add<'a> = dyn FnMut(&'static str, &str, World) + 'a;
 
 fn pauses(add: &mut Add<'_>) {
-    let stalls = |every, lasts| Pauses { every, poisson: false, lasts, trouble: Trouble::Stalls };
+    let stalls =
+        |every, lasts| Pauses { every, poisson: false, lasts, trouble: Trouble::Stalls, alone: false };
     for (id, rate, of, servers) in [
         ("N1.1", 200.0, stalls(60.0, 1.0), [1, 10]),
         ("N1.2", 200.0, stalls(60.0, 1.0), [1, 1]),
@@ -43,20 +44,30 @@ fn pauses(add: &mut Add<'_>) {
     let poisson = Pauses { poisson: true, ..stalls(300.0, 1.0) };
     let world = World { servers: [1, 10], pauses: Some(poisson), lasts: HALF_AN_HOUR, ..World::base() };
     add("N1.8", "pauses of 1 s, Poisson, each ~300 s, servers 1:10", world);
-    let neighbour = Pauses { every: 600.0, poisson: true, lasts: 10.0, trouble: Trouble::Slower(3.0) };
+    let neighbour = Pauses { trouble: Trouble::Slower(3.0), lasts: 10.0, every: 600.0, ..poisson };
     let world = World { servers: [2, 20], pauses: Some(neighbour), lasts: HALF_AN_HOUR, ..World::base() };
     add("N1.9", "×3 for 10 s by a neighbour each ~10 min, servers 2:20", world);
 }
 
 fn refusals(add: &mut Add<'_>) {
-    let refuses = Pauses { every: 600.0, poisson: true, lasts: 2.0, trouble: Trouble::Refuses };
+    let trouble = Trouble::Refuses;
+    let refuses = Pauses { every: 600.0, poisson: true, lasts: 2.0, trouble, alone: true };
     let world = World { servers: [2, 20], pauses: Some(refuses), lasts: HALF_AN_HOUR, ..World::base() };
     add("N2.1", "a server refuses for 2 s each ~10 min, servers 2:20", world);
+    let resets = Pauses { trouble: Trouble::Resets, ..refuses };
+    let world = World { servers: [2, 20], pauses: Some(resets), lasts: HALF_AN_HOUR, ..World::base() };
+    add("N2.4", "a server resets for 2 s each ~10 min, servers 2:20", world);
     let restart = |arm, server, at| Spell { arm, server, at, lasts: 20.0, trouble: Trouble::Refuses };
     let rolling = |arm| (0..2).map(|i| restart(arm, i, 120.0 + 30.0 * i as f64)).collect();
     for (id, arm) in [("N2.2", Arm::New), ("N2.3", Arm::Stable)] {
         let world = World { servers: [2, 2], spells: rolling(arm), ..World::base() };
         add(id, &format!("a rolling restart of {}, 2 servers, 20 s each", arm.label()), world);
+    }
+    for (id, arm) in [("N2.5", Arm::New), ("N2.6", Arm::Stable)] {
+        let spells =
+            (0..2).map(|i| Spell { trouble: Trouble::Resets, ..restart(arm, i, 120.0 + 30.0 * i as f64) });
+        let world = World { servers: [2, 2], spells: spells.collect(), ..World::base() };
+        add(id, &format!("the same of {}, connections are reset", arm.label()), world);
     }
 }
 

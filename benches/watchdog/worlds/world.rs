@@ -32,6 +32,8 @@ pub struct World {
     /// What is wrong with `new`, from the end of the warm-up on.
     pub fault: Fault,
     pub latency_p99_max: f64,
+    /// Seconds.
+    pub warm_up: f64,
     /// How long a run goes on, from the first raise.
     pub lasts: f64,
 }
@@ -60,6 +62,8 @@ pub enum Trouble {
     SlowerAtFirst(f64),
     /// No connection.
     Refuses,
+    /// Every connection breaks before an answer.
+    Resets,
 }
 
 /// Each server of both arms, at equal rates.
@@ -70,6 +74,8 @@ pub struct Pauses {
     pub poisson: bool,
     pub lasts: f64,
     pub trouble: Trouble,
+    /// Never two servers of an arm at once: that is an outage of the arm.
+    pub alone: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -152,6 +158,7 @@ impl World {
             capacity: None,
             fault: Fault::None,
             latency_p99_max: 2000.0,
+            warm_up: WARM_UP,
             lasts: 600.0,
         }
     }

@@ -36,8 +36,12 @@ pub struct Release {
     #[schemars(extend("default" = "rollback"))]
     pub on_anomaly: Option<OnAnomaly>,
     /// What both arms over a ceiling for 30 s do.
-    #[schemars(extend("default" = "rollback"))]
+    #[schemars(extend("default" = "freeze"))]
     pub on_both_bad: Option<OnAnomaly>,
+    /// Slowness is no evidence against `new` for so long after a raise from 0% or by a factor of two,
+    /// and of a server after its start; until at least 20 answers have come.
+    #[schemars(extend("default" = "60s"))]
+    pub warm_up: Option<Duration>,
     /// The servers of this file run the builds that were there before: they have only moved. It
     /// declares one move.
     #[schemars(extend("default" = false))]
@@ -188,10 +192,11 @@ pub struct Watchdog {
     /// Chance of flipping a release that is not worse.
     #[schemars(range(min = 1e-9, max = 0.1), extend("default" = 0.001))]
     pub alpha: Option<f64>,
-    /// Ceiling for the share of failures of `new`, whatever stable does.
-    #[schemars(extend("default" = "5%"))]
+    /// Ceiling for the share of failures of `new`, whatever stable does. The default is set aside
+    /// where stable itself exceeds it by half before anybody is in `new`.
+    #[schemars(extend("default" = "2%"))]
     pub errors_max: Option<Percent>,
-    /// Likewise for its 99th percentile.
+    /// Likewise for the 99th percentile of its successful answers.
     #[schemars(extend("default" = "2s"))]
     pub latency_p99_max: Option<Duration>,
     /// Slower than stable by more, beyond chance: `new` is taken out.

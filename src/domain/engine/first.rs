@@ -7,12 +7,21 @@
 //! Errors and client errors are judged once, when all outcomes are final. Latency is judged group by group, as soon as a group of the slot can
 //! not change any more, so that a request which hangs counts while it hangs.
 //!
-//! Invariants: each user is in one slot; a table is bet on once; slots are kept no longer than the deadline.
+//! Requests whose server was in a spell, or warming up, are left out of a table ([`super::servers`]).
+//! Which ones is settled once, before the table's first bet: a slot with a server that may be in a
+//! spell waits until that is known.
+//!
+//! A failure of `new` is one that came out as such. One of stable is also what was not answered by the
+//! deadline: this can only exonerate `new`, and makes unequal time-outs harmless.
+//!
+//! Invariants: each user is in one slot; a table is bet on once; a slot is kept until the deadline, and
+//! longer only while one of its servers may be in a spell.
 
 use super::cell::{Pair, cell};
 use super::latency::{Ages, Table};
 use super::mixture::Mixture;
 use super::save::{Eye, Pen};
+use super::servers::{Excuse, Mark, Place, Servers};
 use super::{ERROR_ODDS, LEVELS, Level};
 use crate::domain::decide::Arm;
 use std::collections::VecDeque;
@@ -43,14 +52,30 @@ struct Slot {
     failed: Pair,
     client_errors: Pair,
     redirects: Pair,
-    /// Over, in whatever way: not failed by silence.
-    settled: Pair,
     table: Option<Arc<Table>>,
     ages: Box<[Ages; LEVELS]>,
     /// The largest factor of any user in it: by then everybody's group is final.
     factor: f64,
     /// Groups final so far, by level.
     judged: [usize; LEVELS],
+    /// Its requests, in the order of arrival.
+    entries: Vec<Entry>,
+    /// It is settled which requests latency leaves out; errors have been bet on.
+    latency_is_settled: bool,
+    errors_are_done: bool,
+}
+
+/// A first request of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    interval: u64,
+    arm: Arm,
+    place: Option<Place>,
+    /// How it came out, and the buckets of its latency.
+    exit: Option<(Exit, [usize; LEVELS])>,
+    broke: bool,
+    /// Latency leaves it out.
+    excused: bool,
 }
 
 /// How a first request came out.
@@ -88,41 +113,48 @@ impl First {
         }
     }
 
-    /// A user's first request arrives in this interval.
-    pub fn enter(&mut self, interval: u64, arm: Arm, factor: f64, table: Option<&Arc<Table>>) {
+    /// A user's first request arrives in this interval. Gives its number in the slot.
+    pub fn enter(
+        &mut self,
+        interval: u64,
+        arm: Arm,
+        factor: f64,
+        table: Option<&Arc<Table>>,
+        place: Option<Place>,
+    ) -> u32 {
         if self.slots.back().is_none_or(|slot| slot.until.is_some_and(|until| until <= interval)) {
             self.slots.push_back(Slot::opened(interval, table.cloned()));
         }
-        if let Some(slot) = self.slot(interval) {
-            *slot.arrived.of(arm) += 1;
-            slot.factor = slot.factor.max(factor);
-        }
+        let Some(slot) = self.slot(interval) else { return u32::MAX };
+        *slot.arrived.of(arm) += 1;
+        slot.factor = slot.factor.max(factor);
+        slot.entries.push(Entry { interval, arm, place, exit: None, broke: false, excused: false });
+        slot.entries.len() as u32 - 1
     }
 
     /// A first request that arrived in `interval` is over. `buckets`: of its relative latency by level; of a censored one, of its age.
-    pub fn exit(&mut self, interval: u64, arm: Arm, exit: Exit, buckets: [usize; LEVELS]) {
+    pub fn exit(&mut self, interval: u64, number: u32, exit: Exit, buckets: [usize; LEVELS]) {
         let Some(slot) = self.slot(interval) else { return };
+        let Some(entry) = slot.entries.get_mut(number as usize) else { return };
+        entry.exit = Some((exit, buckets));
+        let (arm, counts) = (entry.arm, slot.latency_is_settled && !entry.excused);
         match exit {
             Exit::Failed => *slot.failed.of(arm) += 1,
             Exit::ClientError => *slot.client_errors.of(arm) += 1,
             Exit::Redirected => *slot.redirects.of(arm) += 1,
             Exit::Done | Exit::Censored => {}
         }
-        *slot.settled.of(arm) += 1;
-        // It stays at risk of an answer for ever.
-        if let (Some(table), true) = (&slot.table, exit != Exit::Failed) {
-            for (ages, bucket) in slot.ages.iter_mut().zip(buckets) {
-                let counts = if exit == Exit::Censored { &mut ages.censored } else { &mut ages.done };
-                *counts[table.group(bucket)].of(arm) += 1;
-            }
+        if counts {
+            slot.count_latency(arm, exit, buckets);
         }
     }
 
     /// The body broke after [`Exit::Done`]: a failure after all.
-    pub fn broke(&mut self, interval: u64, arm: Arm) {
-        if let Some(slot) = self.slot(interval) {
-            *slot.failed.of(arm) += 1;
-        }
+    pub fn broke(&mut self, interval: u64, number: u32) {
+        let Some(slot) = self.slot(interval) else { return };
+        let Some(entry) = slot.entries.get_mut(number as usize) else { return };
+        entry.broke = true;
+        *slot.failed.of(entry.arm) += 1;
     }
 
     /// In interval `next`: may the open slot end with it? Looks at totals only.
@@ -138,20 +170,40 @@ impl First {
     }
 
     /// Bets on what is final: errors `deadline` after a slot's end, latency as its groups pass.
-    pub fn judge(&mut self, now: Duration, tick: Duration, deadline: Duration, divisors: [f64; LEVELS]) {
+    pub fn judge(
+        &mut self,
+        now: Duration,
+        tick: Duration,
+        deadline: Duration,
+        divisors: [f64; LEVELS],
+        servers: &Servers,
+    ) {
         for slot in &mut self.slots {
             let Some(age) = slot.age(now, tick) else { break };
-            slot.judge_latency(age, age >= deadline, divisors, &mut self.latency);
+            // Slowness that would make a spell is known by then.
+            let known = servers.limit().is_none_or(|limit| age >= limit);
+            if !slot.latency_is_settled && known {
+                slot.settle_latency(now, tick, servers);
+            }
+            if slot.latency_is_settled {
+                slot.judge_latency(age, age >= deadline, divisors, &mut self.latency);
+            }
+            if age >= deadline
+                && !slot.errors_are_done
+                && let Some((at_risk, failed)) = slot.failures(now, tick, servers)
+            {
+                slot.errors_are_done = true;
+                bet(&mut self.errors, at_risk, failed.capped(at_risk));
+                bet(&mut self.client_errors, slot.arrived, slot.client_errors.capped(slot.arrived));
+                bet(&mut self.redirects, slot.arrived, slot.redirects.capped(slot.arrived));
+            }
         }
-        while self.slots.front().and_then(|slot| slot.age(now, tick)).is_some_and(|age| age >= deadline) {
-            let Some(slot) = self.slots.pop_front() else { return };
-            // What has not answered by now has failed: whoever waits longest is not the better one for it.
-            let mut failed = slot.arrived;
-            failed.take(slot.settled);
-            failed += slot.failed;
-            bet(&mut self.errors, slot.arrived, failed.capped(slot.arrived));
-            bet(&mut self.client_errors, slot.arrived, slot.client_errors.capped(slot.arrived));
-            bet(&mut self.redirects, slot.arrived, slot.redirects.capped(slot.arrived));
+        let is_over = |slot: &Slot| {
+            let age = slot.age(now, tick).unwrap_or_default();
+            slot.errors_are_done && slot.latency_is_settled && age >= deadline
+        };
+        while self.slots.front().is_some_and(is_over) {
+            self.slots.pop_front();
         }
     }
 
@@ -192,6 +244,21 @@ impl First {
     }
 }
 
+impl Entry {
+    fn has_failed(&self) -> bool {
+        match self.exit {
+            None => self.arm == Arm::Stable,
+            Some((exit, _)) => exit == Exit::Failed || self.broke,
+        }
+    }
+}
+
+fn one(arm: Arm) -> Pair {
+    let mut pair = Pair::default();
+    *pair.of(arm) = 1;
+    pair
+}
+
 /// One table of failures.
 pub fn bet(mixture: &mut Mixture, at_risk: Pair, events: Pair) {
     if events.total() > 0 {
@@ -210,12 +277,87 @@ impl Slot {
             failed: Pair::default(),
             client_errors: Pair::default(),
             redirects: Pair::default(),
-            settled: Pair::default(),
             table,
             ages: Box::default(),
             factor: 1.0,
             judged: [0; LEVELS],
+            entries: vec![],
+            latency_is_settled: false,
+            errors_are_done: false,
         }
+    }
+
+    fn count_latency(&mut self, arm: Arm, exit: Exit, buckets: [usize; LEVELS]) {
+        // A failure stays at risk of an answer for ever.
+        if let (Some(table), true) = (&self.table, exit != Exit::Failed) {
+            for (ages, bucket) in self.ages.iter_mut().zip(buckets) {
+                let counts = if exit == Exit::Censored { &mut ages.censored } else { &mut ages.done };
+                *counts[table.group(bucket)].of(arm) += 1;
+            }
+        }
+    }
+
+    /// Was a server of it in a spell at its time, or may have been?
+    fn is_calm(&self, tick: Duration, servers: &Servers) -> bool {
+        servers.calm_since(tick * u32::try_from(self.from).unwrap_or(u32::MAX))
+    }
+
+    /// Settles which of its requests latency leaves out, unless that is not known yet.
+    fn settle_latency(&mut self, now: Duration, tick: Duration, servers: &Servers) {
+        let Some(excused) = self.excused(Mark::Slow, now, tick, servers) else { return };
+        self.latency_is_settled = true;
+        let mut at_risk = self.arrived;
+        for number in excused {
+            self.entries[number].excused = true;
+            at_risk.take(one(self.entries[number].arm));
+        }
+        self.ages.iter_mut().for_each(|ages| ages.arrived = at_risk);
+        for number in 0..self.entries.len() {
+            let Entry { arm, exit, excused, .. } = self.entries[number];
+            if let (Some((exit, buckets)), false) = (exit, excused) {
+                self.count_latency(arm, exit, buckets);
+            }
+        }
+    }
+
+    /// Requests at risk of a failure, and failed ones; `None`: it is not known yet which to leave out.
+    fn failures(&self, now: Duration, tick: Duration, servers: &Servers) -> Option<(Pair, Pair)> {
+        let excused = self.excused(Mark::Failed, now, tick, servers)?;
+        let mut at_risk = self.arrived;
+        let mut failed = self.failed;
+        // Stable's unanswered requests have failed.
+        let silent = self.entries.iter().filter(|e| e.arm == Arm::Stable && e.exit.is_none());
+        failed.stable += silent.count() as u64;
+        for number in excused {
+            let entry = &self.entries[number];
+            at_risk.take(one(entry.arm));
+            if entry.has_failed() {
+                failed.take(one(entry.arm));
+            }
+        }
+        Some((at_risk, failed))
+    }
+
+    /// The numbers of the requests that are excused; `None`: it is not known yet.
+    fn excused(&self, kind: Mark, now: Duration, tick: Duration, servers: &Servers) -> Option<Vec<usize>> {
+        let mut excused = vec![];
+        if self.is_calm(tick, servers) {
+            return Some(excused);
+        }
+        for (number, entry) in self.entries.iter().enumerate() {
+            let Some(place) = entry.place else { continue };
+            let arrived = tick * u32::try_from(entry.interval).unwrap_or(u32::MAX);
+            let found = match kind {
+                Mark::Slow => servers.slow(place, arrived, now),
+                Mark::Failed => servers.failed(place, arrived, now),
+            };
+            match found {
+                Excuse::No => {}
+                Excuse::Yes => excused.push(number),
+                Excuse::Undecided => return None,
+            }
+        }
+        Some(excused)
     }
 
     /// Since its end; `None` while it is open.
@@ -236,7 +378,6 @@ impl Slot {
             let (ages, judged) = (&mut self.ages[level], &mut self.judged[level]);
             let slowest = self.factor * divisors[level];
             while *judged < table.cuts().len() && (all || table.cuts()[*judged] * slowest <= age_us) {
-                ages.arrived = self.arrived;
                 if *judged == table.body_end() {
                     table.bet_body(ages, mixture);
                 }
@@ -255,21 +396,28 @@ impl Slot {
 mod tests {
     use super::*;
 
-    /// Four of new and forty of stable: one of each arm is refused, one of new is never answered, one of stable breaks after its head.
+    const TICK: Duration = Duration::from_millis(100);
+
+    fn enter(first: &mut First, interval: u64, arm: Arm, n: usize, place: Option<Place>) -> Vec<u32> {
+        (0..n).map(|_| first.enter(interval, arm, 1.0, None, place)).collect()
+    }
+
+    /// Four of new and forty of stable: one of each arm is refused, one of each is never answered, and
+    /// one of stable breaks after its head. Silence is a failure of stable only.
     #[test]
     fn each_failure_is_one_failure() {
         let (mut first, mut plain) = (First::default(), Mixture::new(ERROR_ODDS.len()));
-        let (tick, buckets) = (Duration::from_millis(100), [0; LEVELS]);
-        (0..4).for_each(|_| first.enter(0, Arm::New, 1.0, None));
-        (0..40).for_each(|_| first.enter(0, Arm::Stable, 1.0, None));
-        first.exit(0, Arm::New, Exit::Failed, buckets);
-        (0..2).for_each(|_| first.exit(0, Arm::New, Exit::Done, buckets));
-        first.exit(0, Arm::Stable, Exit::Failed, buckets);
-        (0..39).for_each(|_| first.exit(0, Arm::Stable, Exit::Done, buckets));
-        first.broke(0, Arm::Stable);
+        let buckets = [0; LEVELS];
+        let new = enter(&mut first, 0, Arm::New, 4, None);
+        let stable = enter(&mut first, 0, Arm::Stable, 40, None);
+        first.exit(0, new[0], Exit::Failed, buckets);
+        (1..3).for_each(|i| first.exit(0, new[i], Exit::Done, buckets));
+        first.exit(0, stable[0], Exit::Failed, buckets);
+        (1..39).for_each(|i| first.exit(0, stable[i], Exit::Done, buckets));
+        first.broke(0, stable[1]);
         first.close(1, 0.1);
-        first.judge(tick * 20, tick, tick * 10, [1.0; LEVELS]);
-        bet(&mut plain, Pair::new(4, 40), Pair::new(2, 2));
+        first.judge(TICK * 20, TICK, TICK * 10, [1.0; LEVELS], &Servers::new(Duration::ZERO));
+        bet(&mut plain, Pair::new(4, 40), Pair::new(1, 3));
         assert_eq!(first.errors(), &plain);
     }
 
@@ -277,15 +425,42 @@ mod tests {
     #[test]
     fn an_answer_finds_its_slot_though_it_closed_in_the_same_interval() {
         let mut first = First::default();
-        let (tick, buckets) = (Duration::from_millis(100), [0; LEVELS]);
-        (0..40).for_each(|_| first.enter(5, Arm::Stable, 1.0, None));
-        (0..4).for_each(|_| first.enter(5, Arm::New, 1.0, None));
+        let buckets = [0; LEVELS];
+        let mut all = enter(&mut first, 5, Arm::Stable, 40, None);
+        all.extend(enter(&mut first, 5, Arm::New, 4, None));
         first.close(5, 0.1);
-        first.enter(5, Arm::New, 1.0, None);
-        (0..40).for_each(|_| first.exit(5, Arm::Stable, Exit::Done, buckets));
-        (0..5).for_each(|_| first.exit(5, Arm::New, Exit::Done, buckets));
-        first.judge(tick * 30, tick, tick * 10, [1.0; LEVELS]);
+        all.extend(enter(&mut first, 5, Arm::New, 1, None));
+        all.iter().for_each(|number| first.exit(5, *number, Exit::Done, buckets));
+        first.judge(TICK * 30, TICK, TICK * 10, [1.0; LEVELS], &Servers::new(Duration::ZERO));
         assert_eq!(first.errors(), &Mixture::new(ERROR_ODDS.len()), "nobody failed");
         assert!(first.slots.is_empty());
+    }
+
+    /// One of two servers of `new` fails all of its requests for a second; stable's do not fail.
+    #[test]
+    fn a_server_that_fails_beside_a_sound_one_is_left_out() {
+        let (mut first, mut servers) = (First::default(), Servers::new(Duration::ZERO));
+        let at = |arm, server| Some(Place { arm, server });
+        let (failing, sound) = (at(Arm::New, 0), at(Arm::New, 1));
+        let buckets = [0; LEVELS];
+        for interval in 0..10 {
+            let now = TICK * interval as u32;
+            for (place, n, exit) in
+                [(failing, 2, Exit::Failed), (sound, 2, Exit::Done), (at(Arm::Stable, 0), 20, Exit::Done)]
+            {
+                let Some(place) = place else { continue };
+                for number in enter(&mut first, interval, place.arm, n, Some(place)) {
+                    first.exit(interval, number, exit, buckets);
+                    servers.came(place, now);
+                    servers.mark(place, Mark::Failed, now, exit == Exit::Failed, now);
+                }
+            }
+            servers.tick(now);
+            first.close(interval, 0.2);
+        }
+        (0..100).for_each(|i| servers.tick(TICK * (10 + i)));
+        first.judge(TICK * 100, TICK, TICK * 10, [1.0; LEVELS], &servers);
+        let nothing = Mixture::new(ERROR_ODDS.len());
+        assert_eq!(first.errors(), &nothing);
     }
 }

@@ -141,7 +141,7 @@ impl Table {
             exceed,
             body_end,
             cuts: borders.iter().map(|b| edges[*b]).collect(),
-            slow: [cdf.partition_point(|c| *c < 0.98), cdf.partition_point(|c| *c < 0.999)],
+            slow: [cdf.partition_point(|c| *c < 0.98), tail_from(&cdf)],
             slow_from: Duration::from_micros(
                 edges[cdf.partition_point(|c| *c < 0.98).min(edges.len() - 1)] as u64,
             ),
@@ -282,6 +282,21 @@ pub struct Ages {
     pub done: [Pair; GROUPS_MAX],
     /// Aborted by the client in this group.
     pub censored: [Pair; GROUPS_MAX],
+}
+
+/// A bucket with a smaller share of the answers is empty.
+const EMPTY: f64 = 5e-5;
+/// So many empty buckets below p99.9 are a gap.
+const GAP: usize = 4;
+
+/// The bucket of p99.9; or, where answers of one kind of failure lie apart (a time-out of 3 s in a
+/// service of 30 ms), the middle of the gap below them. Both kinds are then clearly on one side of the
+/// cut, whatever is tolerated.
+fn tail_from(cdf: &[f64]) -> usize {
+    let p999 = cdf.partition_point(|c| *c < 0.999);
+    let share = |bucket: usize| cdf[bucket] - bucket.checked_sub(1).map_or(0.0, |below| cdf[below]);
+    let low = (0..p999).rev().find(|bucket| share(*bucket) >= EMPTY).map_or(0, |bucket| bucket + 1);
+    if p999 - low >= GAP { (low + p999) / 2 } else { p999 }
 }
 
 /// Of the buckets between these borders; the first and the last are as wide as their neighbours.

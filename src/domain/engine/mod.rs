@@ -39,6 +39,7 @@ pub mod mixture;
 pub mod once;
 mod process;
 pub mod save;
+pub mod servers;
 pub mod users;
 pub mod window;
 
@@ -46,6 +47,7 @@ pub use process::Engine;
 
 use crate::domain::decide::Arm;
 use crate::domain::verdict::Cause;
+use servers::Place;
 use std::time::Duration;
 use users::Unit;
 
@@ -127,6 +129,8 @@ pub struct Settings {
     pub latency_floor: Duration,
     /// Routes judged apart; 0 or 1: pooled only.
     pub strata: usize,
+    /// Of a server after its start, and of `new` after a raise.
+    pub warm_up: Duration,
     /// Fixed at the start of an attempt.
     pub shares: Shares,
 }
@@ -224,6 +228,8 @@ pub struct Counts {
     pub gave_up: u64,
     /// Told to have failed, before the deadline or after.
     pub told_failed: u64,
+    /// Failures that are excused, for their servers were in a spell.
+    pub spells: u64,
     /// A bit in 64 for each user who was failed.
     pub users_failed: u64,
 }
@@ -237,9 +243,15 @@ impl Counts {
         }
     }
 
-    /// Failed, or not answered by the deadline.
-    pub fn failed(&self) -> u64 {
-        self.requests.saturating_sub(self.answered + self.excused)
+    /// Of `new`: came out as a failure, and no server was in a spell then. A late answer of `new` is
+    /// late, and nothing more.
+    pub fn failed_new(&self) -> u64 {
+        self.told_failed.saturating_sub(self.spells)
+    }
+
+    /// Of stable: failed, or not answered by the deadline. This can only exonerate `new`.
+    pub fn failed_stable(&self) -> u64 {
+        self.requests.saturating_sub(self.answered + self.excused).saturating_sub(self.spells)
     }
 }
 
@@ -270,8 +282,11 @@ impl Blindness {
 pub struct Failure {
     pub arm: Arm,
     pub user: Option<Unit>,
-    /// It came out as a failure; else it had not come out by the deadline.
+    pub server: Option<Place>,
+    /// It came out as a failure; else it had not come out by the deadline, and is one of stable.
     pub reported: bool,
+    /// Its server was in a spell: see [`servers`].
+    pub excused: bool,
 }
 
 /// A final interval.

@@ -173,6 +173,7 @@ fn settings(strata: usize) -> Settings {
         latency_notice: 0.03,
         latency_floor: Duration::ZERO,
         strata,
+        warm_up: Duration::ZERO,
         shares: SHARES,
     }
 }

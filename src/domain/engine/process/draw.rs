@@ -63,6 +63,11 @@ impl Engine {
             return;
         }
         self.forget_what_is_on_its_way();
+        // Users who come to `new` by the thousand find it cold.
+        match u64::from(weight.parts()) >= 2 * u64::from(was.parts()) {
+            true if weight > Weight::ZERO => self.servers.release_warms_up(now),
+            _ => self.servers.wave(),
+        }
         let highest = self.highest;
         self.highest = highest.max(weight);
         match () {

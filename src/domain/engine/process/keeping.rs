@@ -26,7 +26,7 @@ impl Engine {
         pen.f64(self.again);
         pen.f64(self.mass);
         pen.f64s(&self.carried);
-        pen.u64(self.seen_new);
+        self.servers.save(now, pen);
         pen.f64s(&self.usual);
         for (number, scope) in std::iter::once(&self.pooled).chain(&self.strata).enumerate() {
             let entering: Vec<_> = (self.intervals.iter().enumerate())
@@ -60,7 +60,7 @@ impl Engine {
         engine.again = eye.f64()?;
         engine.mass = eye.f64()?.min(1.0);
         engine.carried = eye.f64s(Signal::ALL.len() + 1)?.try_into().ok()?;
-        engine.seen_new = eye.u64()?;
+        engine.servers = Servers::restore(settings.warm_up, now, eye)?;
         engine.usual = eye.f64s(histogram::BUCKETS)?;
         for scope in engine.scopes() {
             scope.first = First::restore(eye)?;

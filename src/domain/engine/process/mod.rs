@@ -3,6 +3,7 @@
 //! Invariants: an event changes only the interval in which its request arrived, or, if that is final already, nothing but the
 //! failure that it was; users, draws and scopes change in the order of time.
 
+mod clusters;
 mod draw;
 mod keeping;
 mod telling;
@@ -11,11 +12,12 @@ use super::cell::Pair;
 use super::first::{Exit, First};
 use super::latency::Table;
 use super::once::{self, Ends, Kind, Kinds, Mark, Once};
+use super::servers::{Place, Servers};
 use super::users::{Baseline, Paged, Unit};
 use super::window::{self, Windows};
 use super::{
-    Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, STRATA_MAX, Settings,
-    Shares, Signal, What,
+    Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, SIGNALS, STRATA_MAX,
+    Settings, Shares, Signal, What,
 };
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
@@ -30,8 +32,6 @@ use std::time::Duration;
 const STRATUM_SHIFT: u32 = 4;
 /// Raises that bring a budget of their own, per attempt.
 const RAISES: u8 = 10;
-/// Requests of a fresh `new` that are left out of latency: caches, connections, just-in-time compilers.
-const WARM_UP: u64 = 500;
 /// Answers of stable that a table of latencies needs, and how often it is made anew.
 const TABLE_MIN: f64 = 5000.0;
 const TABLE_EVERY: Duration = Duration::from_secs(60);
@@ -111,9 +111,10 @@ struct Open {
     unit: Unit,
     arm: Arm,
     stratum: Option<u8>,
+    place: Option<Place>,
     factor: f64,
-    /// First of its user in the pooled scope, in its stratum.
-    first: [bool; 2],
+    /// First of its user in the pooled scope, in its stratum: its number in the slot.
+    first: [Option<u32>; 2],
     answered: bool,
 }
 
@@ -121,6 +122,7 @@ struct Open {
 #[derive(Clone, Copy, Debug)]
 struct Scored {
     cluster: u16,
+    place: Option<Place>,
     rank: [f32; LEVELS],
     kinds: Kinds,
     /// Only a correction of one that was counted: it failed after all.
@@ -130,7 +132,7 @@ struct Scored {
 impl Scored {
     fn correction(unit: Unit) -> Scored {
         let cluster = unit.cluster() as u16;
-        Scored { cluster, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
+        Scored { cluster, place: None, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
     }
 
     fn rows(&self) -> [f32; window::ROWS] {
@@ -149,6 +151,30 @@ impl Scored {
     }
 }
 
+/// What one request did to its user.
+#[derive(Clone, Copy, Debug)]
+struct Bad {
+    unit: Unit,
+    arm: Arm,
+    stratum: Option<u8>,
+    place: Option<Place>,
+    arrived: Duration,
+    ends: Ends,
+}
+
+impl Bad {
+    fn by(request: &Request, unit: Unit, ends: impl Into<Ends>) -> Bad {
+        let Request { arm, stratum, .. } = *request;
+        let (place, arrived) = (place(request), request.at);
+        Bad { unit, arm, stratum, place, arrived, ends: ends.into() }
+    }
+}
+
+/// The server that has a request.
+fn place(request: &Request) -> Option<Place> {
+    request.server.map(|server| Place { arm: request.arm, server })
+}
+
 #[derive(Clone, Debug, Default)]
 struct Interval {
     counts: [Counts; 2],
@@ -157,7 +183,9 @@ struct Interval {
     /// Users who entered the draw, pooled and by stratum.
     entered: Vec<Pair>,
     /// Drawn requests that something befell.
-    bad: Vec<(Unit, Arm, Option<u8>, Ends)>,
+    bad: Vec<Bad>,
+    /// Requests of each server that have neither come out nor been marked as slow.
+    pending: Vec<u32>,
     scored: Vec<Scored>,
     failures: Vec<Failure>,
     /// Drawn and unanswered.
@@ -168,19 +196,21 @@ struct Interval {
 
 impl Interval {
     fn clear(&mut self) {
-        let Interval { counts, table, entered, bad, scored, failures, waiting, kept } = self;
+        let Interval { counts, table, entered, bad, pending, scored, failures, waiting, kept } = self;
         (*counts, *table, *waiting) = ([Counts::default(); 2], None, 0);
         entered.clear();
         bad.clear();
         scored.clear();
         failures.clear();
         kept.clear();
+        pending.clear();
     }
 
     /// A request came out as a failure.
     fn failed(&mut self, request: &Request) {
         self.counts[request.arm.index()].mark(request.unit);
-        self.fails(Failure { arm: request.arm, user: request.unit, reported: true });
+        let server = place(request);
+        self.fails(Failure { arm: request.arm, user: request.unit, server, reported: true, excused: false });
     }
 
     fn fails(&mut self, failure: Failure) {
@@ -216,7 +246,14 @@ pub struct Engine {
     usual: Vec<f64>,
     table: Option<Arc<Table>>,
     table_at: Duration,
-    seen_new: u64,
+    servers: Servers,
+    /// Latencies of stable's answers as they were, whoever the user was.
+    answers: Vec<f64>,
+    /// Requests of stable, and failed ones: a slow average.
+    failing: [f64; 2],
+    exchanges: clusters::Exchanges,
+    /// Intervals before this one have no request left that may become slow.
+    marked_until: u64,
     /// Number of the oldest interval that is not final.
     oldest: u64,
     intervals: VecDeque<Interval>,
@@ -232,7 +269,7 @@ impl Engine {
     pub fn new(settings: Settings, weight: Weight, baseline: Baseline, now: Duration) -> Engine {
         let strata = apart(settings.strata);
         let draw = Draw::of_all(weight);
-        Engine {
+        let mut engine = Engine {
             settings,
             weight,
             highest: weight,
@@ -251,13 +288,19 @@ impl Engine {
             usual: vec![0.0; histogram::BUCKETS],
             table: None,
             table_at: now,
-            seen_new: 0,
+            servers: Servers::new(settings.warm_up),
+            answers: vec![0.0; histogram::BUCKETS],
+            failing: [0.0; 2],
+            exchanges: clusters::Exchanges::new(),
+            marked_until: number(now, settings.tick),
             oldest: number(now, settings.tick),
             intervals: VecDeque::new(),
             spare: Interval::default(),
             open: HashMap::default(),
             coin: 0x9e37_79b9_7f4a_7c15,
-        }
+        };
+        engine.warm_up_from_the_start();
+        engine
     }
 
     /// What it has learnt of users, for the next attempt.
@@ -265,18 +308,38 @@ impl Engine {
         self.baseline
     }
 
-    /// A server of `new` is fresh: its next requests are slow for reasons of their own.
-    pub fn cold_start(&mut self) {
-        self.seen_new = 0;
+    /// A server has started: it warms up.
+    pub fn server_starts(&mut self, place: Place, now: Duration) {
+        self.servers.server_warms_up(place, now);
+    }
+
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// What is known of servers from an earlier attempt; warm-ups and bets begin anew.
+    pub fn knows_servers(&mut self, mut servers: Servers) {
+        servers.begin_anew(self.settings.warm_up);
+        self.servers = servers;
+        self.warm_up_from_the_start();
+    }
+
+    /// An attempt that begins with users in `new` warms up at once.
+    fn warm_up_from_the_start(&mut self) {
+        if self.weight > Weight::ZERO {
+            self.servers.release_warms_up(self.drawn_at);
+        }
     }
 
     /// These signals are deferred, or not any more: what becomes final from here on is scored as
     /// ever, and WINDOW remembers which of its windows that is in.
-    pub fn defer(&mut self, signals: [bool; Signal::ALL.len()]) {
+    pub fn defer(&mut self, mut signals: [bool; SIGNALS], now: Duration) {
+        // Nor does slowness count while `new` warms up.
+        let warming = self.servers.warming(now).is_some();
+        signals[Signal::Latency as usize] |= warming;
         let deferred = Signal::ALL.into_iter().zip(signals).filter(|(_, deferred)| *deferred);
-        self.windows.defer(
-            deferred.fold(window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal))),
-        );
+        let rows = deferred.fold(window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal)));
+        self.windows.defer(if warming { rows.with(NOTICE_ROWS) } else { rows });
     }
 
     /// What counts as slower, edited. What is final stays as it was judged.
@@ -326,6 +389,9 @@ impl Engine {
         if what == What::Arrived {
             return self.arrive(&request, at);
         }
+        if let Some(place) = place(&request) {
+            self.mark(place, &request, what, after, index);
+        }
         let interval = &mut self.intervals[index];
         let counts = &mut interval.counts[request.arm.index()];
         match what {
@@ -349,13 +415,10 @@ impl Engine {
         if matches!(what, What::Answered | What::Redirected) {
             self.learn(&request, after);
         }
-        self.outcome(&request, what, after, index);
-    }
-
-    /// What the end of a body says, by what is usual for stable's.
-    pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
-        let _ = (event, size, client_slow);
-        Ends::default()
+        match what {
+            What::Ended { size, client_slow } => self.take_end(event, size, client_slow, index),
+            _ => self.outcome(&request, what, after, index),
+        }
     }
 
     fn open_interval(&mut self, index: usize) {
@@ -372,14 +435,21 @@ impl Engine {
         let scopes = 1 + self.strata.len();
         let cohort = self.cohort(at);
         self.intervals[index].counts[request.arm.index()].requests += 1;
-        self.seen_new += u64::from(request.arm == Arm::New);
+        if let Some(place) = place(request) {
+            self.servers.came(place, request.at);
+            let pending = &mut self.intervals[index].pending;
+            if pending.len() <= place.index() {
+                pending.resize(place.index() + 1, 0);
+            }
+            pending[place.index()] += 1;
+        }
         let Some(unit) = self.placed(request) else { return };
         let interval = &mut self.intervals[index];
         let compared = self.draw.side(unit) == Some(request.arm);
         let factor = self.baseline.factor(unit);
         interval.waiting += 1;
         interval.entered.resize(scopes, Pair::default());
-        let mut first = [false; 2];
+        let mut first = [None; 2];
         let of_stratum = request.stratum.map(|s| 1 + usize::from(s));
         for (flag, number) in first.iter_mut().zip([Some(0), of_stratum]) {
             let Some(number) = number.filter(|n| compared && *n < scopes) else { continue };
@@ -388,12 +458,13 @@ impl Engine {
             if !mark.seen() {
                 *mark = Mark::entered(cohort);
                 *interval.entered[number].of(request.arm) += 1;
-                scope.first.enter(at, request.arm, factor, interval.table.as_ref());
-                *flag = true;
+                let table = interval.table.as_ref();
+                *flag = Some(scope.first.enter(at, request.arm, factor, table, place(request)));
             }
         }
         let (arm, stratum) = (request.arm, request.stratum);
-        let open = Open { interval: at, unit, arm, stratum, factor, first, answered: false };
+        let place = place(request);
+        let open = Open { interval: at, unit, arm, stratum, place, factor, first, answered: false };
         self.open.insert(request.id, open);
     }
 
@@ -403,6 +474,7 @@ impl Engine {
             return;
         }
         let us = self.settings.compared_us(after, 1.0);
+        self.answers[bucket(after.as_secs_f64() * 1e6)] += 1.0;
         let factor = match request.unit {
             Some(unit) if self.highest == Weight::ZERO => {
                 self.coin ^= self.coin << 13;
@@ -427,7 +499,7 @@ impl Engine {
             {
                 let interval = &mut self.intervals[index];
                 let kinds = failed_kinds(interval.table.is_some());
-                interval.bad.push((unit, request.arm, request.stratum, kinds.into()));
+                interval.bad.push(Bad::by(request, unit, kinds));
                 interval.scored.push(Scored::correction(unit));
             }
             return;
@@ -454,11 +526,11 @@ impl Engine {
         let buckets = divisors.map(quicker);
         let as_it_was = quicker(1.0);
         let scopes = [Some(&mut self.pooled), open.stratum.and_then(|s| self.strata.get_mut(usize::from(s)))];
-        for (scope, _) in scopes.into_iter().zip(open.first).filter(|(_, first)| *first) {
-            let Some(scope) = scope else { continue };
+        for (scope, first) in scopes.into_iter().zip(open.first) {
+            let (Some(scope), Some(number)) = (scope, first) else { continue };
             match what {
-                What::Broke => scope.first.broke(open.interval, open.arm),
-                _ => scope.first.exit(open.interval, open.arm, exit, buckets),
+                What::Broke => scope.first.broke(open.interval, number),
+                _ => scope.first.exit(open.interval, number, exit, buckets),
             }
         }
         let kinds_of = |buckets: [usize; LEVELS]| {
@@ -476,7 +548,7 @@ impl Engine {
         let ends = Ends { all: kinds_of([as_it_was; LEVELS]), counted: kinds_of(buckets) };
         let kinds = ends.counted;
         if ends != Ends::default() {
-            interval.bad.push((open.unit, open.arm, open.stratum, ends));
+            interval.bad.push(Bad { stratum: open.stratum, ..Bad::by(request, open.unit, ends) });
         }
         if what == What::Broke {
             interval.scored.push(Scored::correction(open.unit));
@@ -488,6 +560,7 @@ impl Engine {
             };
             interval.scored.push(Scored {
                 cluster: open.unit.cluster() as u16,
+                place: place(request),
                 rank,
                 kinds,
                 correction: false,
@@ -495,8 +568,8 @@ impl Engine {
             interval.waiting = interval.waiting.saturating_sub(1);
         }
         open.answered = true;
-        let may_break =
-            matches!(exit, Exit::Done | Exit::ClientError | Exit::Redirected) && open.first.contains(&true);
+        let may_break = matches!(exit, Exit::Done | Exit::ClientError | Exit::Redirected)
+            && open.first.iter().any(Option::is_some);
         if may_break {
             interval.kept.push(request.id);
         } else {
@@ -508,23 +581,32 @@ impl Engine {
     fn push_late(&mut self, request: &Request, what: What, after: Duration) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
-        if !matches!(what, What::Failed | What::Broke) || index as u64 >= 2 * INTERVALS_MAX {
+        let late = matches!(what, What::Failed | What::Broke | What::Ended { .. });
+        if !late || index as u64 >= 2 * INTERVALS_MAX {
             return;
         }
         self.open_interval(index);
+        if let What::Ended { size, client_slow } = what {
+            return self.take_end(&Event { request: *request, what, after }, size, client_slow, index);
+        }
         let placed = self.placed(request);
         let interval = &mut self.intervals[index];
-        if what == What::Failed {
-            // It is among those of its own interval already.
+        if what == What::Failed && request.arm == Arm::Stable {
+            // It is among the failures of its own interval already.
             interval.counts[request.arm.index()].mark(request.unit);
-        } else {
-            interval.failed(request);
-            interval.counts[request.arm.index()].requests += 1;
-            if let Some(unit) = placed {
-                let kinds = failed_kinds(interval.table.is_some());
-                interval.bad.push((unit, request.arm, request.stratum, kinds.into()));
-                interval.scored.push(Scored::correction(unit));
-            }
+            return;
+        }
+        interval.failed(request);
+        // A failure of `new` is known now only; its request is among those of its own interval, and was
+        // slow there. To count it as a failure now would blame the arm with the longer time-out.
+        if what == What::Failed {
+            return;
+        }
+        interval.counts[request.arm.index()].requests += 1;
+        if let Some(unit) = placed {
+            let kinds = failed_kinds(interval.table.is_some());
+            interval.bad.push(Bad::by(request, unit, kinds));
+            interval.scored.push(Scored::correction(unit));
         }
     }
 
@@ -534,11 +616,18 @@ impl Engine {
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), tick);
         let units = self.windows.units();
+        self.mark_slow(now);
+        self.servers.tick(now);
         while self.oldest < until {
             let mut interval = self.intervals.pop_front().unwrap_or_default();
             let at = self.oldest;
             self.oldest += 1;
             self.expire(at, &mut interval);
+            let calm = self.servers.calm_since(tick * u32::try_from(at).unwrap_or(u32::MAX));
+            if !calm {
+                self.excuse(at, &mut interval, now);
+            }
+            self.learn_failures(&interval.counts[Arm::Stable.index()]);
             take(Final {
                 end: tick * u32::try_from(at + 1).unwrap_or(u32::MAX),
                 new: interval.counts[Arm::New.index()],
@@ -555,10 +644,11 @@ impl Engine {
         }
         let (share, divisors) = (self.draw.share(), self.settings.divisors());
         let present = number(now, tick);
-        self.scopes().for_each(|scope| {
+        let servers = &self.servers;
+        for scope in std::iter::once(&mut self.pooled).chain(&mut self.strata) {
             scope.first.close(present, share);
-            scope.first.judge(now, tick, deadline, divisors);
-        });
+            scope.first.judge(now, tick, deadline, divisors, servers);
+        }
         if now >= self.table_at + TABLE_EVERY || self.table.is_none() {
             self.tabulate(now);
         }
@@ -571,19 +661,25 @@ impl Engine {
         }
         if interval.waiting > 0 {
             let compares_latency = interval.table.is_some();
+            let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
             let kinds = failed_kinds(compares_latency);
             let rank = [f32::from(u8::from(compares_latency)); LEVELS];
             self.open.retain(|_, open| {
+                let Open { unit, arm, stratum, place, .. } = *open;
                 let unanswered = open.interval == at && !open.answered;
                 if unanswered {
-                    interval.fails(Failure { arm: open.arm, user: Some(open.unit), reported: false });
-                    interval.bad.push((open.unit, open.arm, open.stratum, kinds.into()));
-                    interval.scored.push(Scored {
-                        cluster: open.unit.cluster() as u16,
-                        rank,
-                        kinds,
-                        correction: false,
-                    });
+                    // Slow is not failed: a late answer of `new` is late, and nothing more.
+                    let kinds = match arm {
+                        Arm::New => Kinds(kinds.0 & SLOWNESS.0),
+                        Arm::Stable => kinds,
+                    };
+                    if arm == Arm::Stable {
+                        let (user, server) = (Some(unit), place);
+                        interval.fails(Failure { arm, user, server, reported: false, excused: false });
+                    }
+                    interval.bad.push(Bad { unit, arm, stratum, place, arrived, ends: kinds.into() });
+                    let cluster = unit.cluster() as u16;
+                    interval.scored.push(Scored { cluster, place, rank, kinds, correction: false });
                 }
                 !unanswered
             });
@@ -613,7 +709,7 @@ impl Engine {
         let cohort = self.cohort(at);
         let entered = interval.entered.iter().copied().chain(std::iter::repeat(Pair::default()));
         self.scopes().zip(entered).for_each(|(scope, users)| scope.once.entered(cohort, users, share));
-        for (unit, arm, stratum, ends) in &interval.bad {
+        for Bad { unit, arm, stratum, ends, .. } in &interval.bad {
             let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
             for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
                 // Whoever never entered the draw has no place to be marked.
@@ -631,13 +727,14 @@ impl Engine {
             let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
             self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
             self.table_at = now;
+            self.know_usual();
             self.usual.iter_mut().for_each(|n| *n /= 2.0);
         }
     }
 
-    /// The latency table, once `new` has been warmed up, or while it has never had anybody.
+    /// The latency table; `None`: too little is known of stable.
     fn table(&self) -> Option<&Arc<Table>> {
-        self.table.as_ref().filter(|_| self.seen_new >= WARM_UP || self.highest == Weight::ZERO)
+        self.table.as_ref()
     }
 
     /// One for all who enter in an interval, by the interval's start.
@@ -672,6 +769,9 @@ fn failed_kinds(compares_latency: bool) -> Kinds {
     }
     (0..LEVELS).fold(failed, |kinds, level| kinds.with(Kind::Slow98(level)).with(Kind::Slow999(level)))
 }
+
+/// All kinds that slowness brings about.
+const SLOWNESS: Kinds = Kinds(0b11_1100 | 1 << (4 + 2 * LEVELS));
 
 /// Slower than nearly all of stable's answers, by the bucket of each level.
 fn slow_kinds(table: &Table, buckets: [usize; LEVELS]) -> Kinds {

@@ -55,7 +55,8 @@ impl Engine {
 
     /// E of "slower by more than the notice level".
     pub fn notice(&self) -> f64 {
-        let window: f64 = NOTICE_ROWS.map(|row| self.windows.sum(row)).sum();
+        let window: f64 = NOTICE_ROWS.map(|row| self.windows.sum(row) - self.windows.sum_deferred(row)).sum();
+        let window = window.max(0.0);
         self.carried[NOTICE] + self.drawn_notice() + 0.5 * self.pooled_share() * window
     }
 
@@ -130,6 +131,11 @@ impl Engine {
         rows
     }
 
+    /// Nobody has ever been in `new` in this attempt.
+    pub fn has_had_nobody(&self) -> bool {
+        self.highest == Weight::ZERO
+    }
+
     /// Users who can still fail for the first time, and be evidence.
     pub fn clean(&self) -> Pair {
         self.pooled.once.clean(Kind::Failed)
@@ -140,9 +146,9 @@ impl Engine {
         self.draw.share()
     }
 
-    /// Is latency compared: is stable's usual known, and has `new` been warmed up?
+    /// Is latency compared: is stable's usual known?
     pub fn compares_latency(&self) -> bool {
-        self.table.is_some() && self.seen_new >= WARM_UP
+        self.table.is_some()
     }
 
     /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or since the start), and while latency is not compared.

@@ -1,0 +1,73 @@
+//! How long after its end an interval is final: by then what has not been answered is late.
+//!
+//! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; never shorter for want of samples. Where too
+//! little is known of stable, the last deadline that was known holds, then what is known of `new`,
+//! then the upstream's response time-out.
+
+use super::histogram::Histogram;
+use std::time::Duration;
+
+/// The shortest, and the longest.
+pub const LEAST: Duration = Duration::from_millis(250);
+pub const MOST: Duration = Duration::from_secs(60);
+/// Successes from which on a tail is known.
+const KNOWN: u64 = 100;
+/// So many times p99.9.
+const TIMES: u32 = 4;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Deadline {
+    known: Option<Duration>,
+    of_new: Option<Duration>,
+    time_out: Duration,
+}
+
+impl Deadline {
+    /// `time_out`: the upstream's response time-out.
+    pub fn new(time_out: Duration) -> Deadline {
+        Deadline { known: None, of_new: None, time_out }
+    }
+
+    /// Successes of the last minutes.
+    pub fn observe(&mut self, stable: &Histogram, new: &Histogram, time_out: Duration) {
+        let of = |usual: &Histogram| {
+            let p999 = usual.quantile(0.999).filter(|_| usual.total() >= KNOWN)?;
+            Some((p999 * TIMES).clamp(LEAST, MOST))
+        };
+        self.time_out = time_out;
+        self.known = of(stable).or(self.known);
+        self.of_new = of(new).or(self.of_new);
+    }
+
+    pub fn now(&self) -> Duration {
+        self.known.or(self.of_new).unwrap_or_else(|| self.time_out.clamp(LEAST, MOST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn histogram(n: u64, ms: u64) -> Histogram {
+        let mut histogram = Histogram::default();
+        (0..n).for_each(|_| histogram.record(Duration::from_millis(ms)));
+        histogram
+    }
+
+    #[test]
+    fn what_was_known_last_holds_where_stable_is_quiet() {
+        let time_out = Duration::from_secs(30);
+        let nothing = histogram(0, 0);
+        let mut deadline = Deadline::new(time_out);
+        assert_eq!(deadline.now(), time_out);
+        deadline.observe(&nothing, &histogram(200, 1000), time_out);
+        assert!((3.6..4.5).contains(&deadline.now().as_secs_f64()), "{:?}", deadline.now());
+        deadline.observe(&histogram(200, 100), &nothing, time_out);
+        let known = deadline.now();
+        assert!((0.36..0.45).contains(&known.as_secs_f64()), "{known:?}");
+        deadline.observe(&histogram(99, 5000), &histogram(1000, 5000), time_out);
+        assert_eq!(deadline.now(), known);
+        deadline.observe(&histogram(100, 1), &nothing, time_out);
+        assert_eq!(deadline.now(), LEAST);
+    }
+}

@@ -1,0 +1,231 @@
+//! What servers have to do with the evidence: marks of each request, what is usual for stable, and
+//! which evidence is excused. [`crate::domain::engine::servers`] has the rules.
+//!
+//! Invariants: what is usual is learnt from stable alone; a request is marked slow or fast once.
+
+use super::*;
+use crate::domain::engine::servers::Mark as ServerMark;
+use crate::domain::engine::{Event, SIZE_CLASSES, size_class};
+
+/// A request is slow, for a spell, above so many times stable's p90.
+const SLOW_TIMES_P90: f64 = 2.0;
+/// Ends of exchanges of stable by which their usual durations and sizes are known.
+const ENDS_KNOWN: f64 = 500.0;
+/// A body is small if it is so many size classes below the usual one.
+const FAR_SMALLER: u8 = 2;
+/// Rank of a request that says nothing.
+const NEUTRAL: f32 = 0.5;
+
+/// Whole exchanges of stable: how long they take, and how large their bodies are by route.
+#[derive(Clone, Debug)]
+pub(super) struct Exchanges {
+    durations: Vec<f64>,
+    /// Bucket of p99.
+    long_from: Option<usize>,
+    sizes: Vec<[f64; SIZE_CLASSES as usize]>,
+    usual_sizes: Vec<Option<u8>>,
+}
+
+impl Exchanges {
+    pub(super) fn new() -> Exchanges {
+        Exchanges {
+            durations: vec![0.0; histogram::BUCKETS],
+            long_from: None,
+            sizes: vec![Default::default(); STRATA_MAX + 1],
+            usual_sizes: vec![None; STRATA_MAX + 1],
+        }
+    }
+
+    /// What is known is used from here on; what is older weighs half.
+    fn settle(&mut self) {
+        if self.durations.iter().sum::<f64>() >= ENDS_KNOWN {
+            self.long_from = quantile(&self.durations, 0.99);
+            self.durations.iter_mut().for_each(|n| *n /= 2.0);
+        }
+        for (sizes, usual) in self.sizes.iter_mut().zip(&mut self.usual_sizes) {
+            if sizes.iter().sum::<f64>() >= ENDS_KNOWN {
+                *usual = quantile(sizes, 0.5).map(|class| class as u8);
+                sizes.iter_mut().for_each(|n| *n /= 2.0);
+            }
+        }
+    }
+}
+
+/// The first place at which so large a share of the sum is reached.
+fn quantile(counts: &[f64], share: f64) -> Option<usize> {
+    let total: f64 = counts.iter().sum();
+    let mut sum = 0.0;
+    counts.iter().position(|n| {
+        sum += n;
+        total > 0.0 && sum >= share * total
+    })
+}
+
+fn stratum_index(stratum: Option<u8>) -> usize {
+    stratum.map_or(0, |s| 1 + usize::from(s)).min(STRATA_MAX)
+}
+
+impl Engine {
+    /// What the end of a body says, by what is usual for stable's.
+    pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
+        let Event { request, after, .. } = event;
+        let mut ends = Ends::default();
+        if let Some(long_from) = self.exchanges.long_from.filter(|_| !client_slow) {
+            let factor = self.factor(request.unit);
+            let is_long = |by: f64| bucket(self.settings.compared_us(*after, by) / factor) > long_from;
+            let [flip, _] = self.settings.divisors();
+            let tolerated = if request.arm == Arm::New { flip } else { 1.0 };
+            if is_long(1.0) {
+                ends.all = ends.all.with(Kind::Long);
+            }
+            if is_long(tolerated) {
+                ends.counted = ends.counted.with(Kind::Long);
+            }
+        }
+        if let Some(Some(usual)) = self.exchanges.usual_sizes.get(stratum_index(request.stratum)) {
+            let is_small = (size == 0 && *usual > 0) || size + FAR_SMALLER <= *usual;
+            if is_small {
+                ends.all = ends.all.with(Kind::Empty);
+                ends.counted = ends.counted.with(Kind::Empty);
+            }
+        }
+        ends
+    }
+
+    /// A body has ended.
+    pub(super) fn take_end(&mut self, event: &Event, size: u8, client_slow: bool, index: usize) {
+        let request = &event.request;
+        if request.arm == Arm::Stable {
+            if !client_slow {
+                let us = self.settings.compared_us(event.after, 1.0) / self.factor(request.unit);
+                self.exchanges.durations[bucket(us)] += 1.0;
+            }
+            let class = size.min(size_class(u64::MAX));
+            self.exchanges.sizes[stratum_index(request.stratum)][usize::from(class)] += 1.0;
+        }
+        let ends = self.ended(event, size, client_slow);
+        if ends == Ends::default() {
+            return;
+        }
+        if let Some(unit) = self.placed(request) {
+            self.intervals[index].bad.push(Bad::by(request, unit, ends));
+        }
+    }
+
+    /// A request has come out: a mark of its server.
+    pub(super) fn mark(
+        &mut self,
+        place: Place,
+        request: &Request,
+        what: What,
+        after: Duration,
+        index: usize,
+    ) {
+        let comes_out = !matches!(what, What::Arrived | What::Broke | What::Ended { .. });
+        let at = request.at;
+        let now = at + after;
+        let unmarked = self.oldest + index as u64 >= self.marked_until;
+        if comes_out
+            && unmarked
+            && let Some(pending) = self.intervals[index].pending.get_mut(place.index())
+        {
+            *pending = pending.saturating_sub(1);
+        }
+        match what {
+            What::Answered | What::ClientError | What::Redirected => {
+                if let Some(limit) = self.servers.limit().filter(|_| unmarked) {
+                    self.servers.mark(place, ServerMark::Slow, at, after > limit, now);
+                }
+                self.servers.mark(place, ServerMark::Failed, at, false, now);
+                self.servers.answered(place);
+            }
+            What::Failed | What::Broke => self.servers.mark(place, ServerMark::Failed, at, true, now),
+            What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+        }
+    }
+
+    /// Requests that have become older than the limit without an answer are slow.
+    pub(super) fn mark_slow(&mut self, now: Duration) {
+        let tick = self.settings.tick;
+        let Some(limit) = self.servers.limit() else {
+            self.marked_until = number(now, tick);
+            return;
+        };
+        let until = number(now.saturating_sub(limit), tick);
+        while self.marked_until < until {
+            let at = self.marked_until;
+            self.marked_until += 1;
+            let index = at.checked_sub(self.oldest).map(|index| index as usize);
+            let Some(interval) = index.and_then(|index| self.intervals.get_mut(index)) else { continue };
+            let arrived = tick * u32::try_from(at).unwrap_or(u32::MAX);
+            for (index, pending) in interval.pending.iter_mut().enumerate() {
+                for _ in 0..std::mem::take(pending).min(MARKS_AT_ONCE) {
+                    self.servers.mark(Place::from_index(index), ServerMark::Slow, arrived, true, now);
+                }
+            }
+        }
+    }
+
+    /// What is usual for stable, once a minute.
+    pub(super) fn know_usual(&mut self) {
+        let total: f64 = self.answers.iter().sum();
+        if let Some(p90) = quantile(&self.answers, 0.9)
+            && let Some(edge) = histogram::EDGES.get(p90)
+        {
+            let limit_us = (f64::from(*edge) * SLOW_TIMES_P90)
+                .max(4.0 * self.settings.latency_floor.as_secs_f64() * 1e6);
+            let slow: f64 = self.answers.iter().skip(bucket(limit_us) + 1).sum();
+            let [requests, failed] = self.failing;
+            let shares = [slow / total, if requests > 0.0 { failed / requests } else { 0.0 }];
+            self.servers.set_usual(Duration::from_micros(limit_us as u64), shares);
+        }
+        self.answers.iter_mut().for_each(|n| *n /= 2.0);
+        self.failing = self.failing.map(|n| n / 2.0);
+        self.exchanges.settle();
+    }
+
+    /// Takes out of a final interval what is excused.
+    pub(super) fn excuse(&self, at: u64, interval: &mut Interval, now: Duration) {
+        let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
+        let slow = |place: Option<Place>, arrived: Duration| {
+            place.is_some_and(|place| self.servers.is_excused(ServerMark::Slow, place, arrived, now))
+        };
+        let failed = |place: Option<Place>, arrived: Duration| {
+            place.is_some_and(|place| self.servers.is_excused(ServerMark::Failed, place, arrived, now))
+        };
+        let without = |kinds: Kinds, place: Option<Place>, arrived: Duration| {
+            let failure = Kinds::default().with(Kind::Failed).0 | SLOWNESS.0;
+            match () {
+                () if kinds.has(Kind::Failed) && failed(place, arrived) => Kinds(kinds.0 & !failure),
+                () if kinds.0 & SLOWNESS.0 != 0 && slow(place, arrived) => Kinds(kinds.0 & !SLOWNESS.0),
+                () => kinds,
+            }
+        };
+        for bad in &mut interval.bad {
+            let Ends { all, counted } = bad.ends;
+            bad.ends = Ends {
+                all: without(all, bad.place, bad.arrived),
+                counted: without(counted, bad.place, bad.arrived),
+            };
+        }
+        for scored in &mut interval.scored {
+            let kinds = without(scored.kinds, scored.place, arrived);
+            if kinds != scored.kinds || slow(scored.place, arrived) {
+                (scored.kinds, scored.rank) = (kinds, [NEUTRAL; LEVELS]);
+            }
+        }
+        for failure in &mut interval.failures {
+            failure.excused = failed(failure.server, arrived);
+            interval.counts[failure.arm.index()].spells += u64::from(failure.excused);
+        }
+    }
+
+    /// Stable's failures, of a final interval.
+    pub(super) fn learn_failures(&mut self, counts: &Counts) {
+        self.failing[0] += counts.requests.saturating_sub(counts.excused) as f64;
+        self.failing[1] += counts.failed_stable() as f64;
+    }
+}
+
+/// Marks of one server that are made of one interval at most: more say nothing more.
+const MARKS_AT_ONCE: u32 = 8;

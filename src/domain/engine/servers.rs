@@ -1,0 +1,632 @@
+//! Servers as clusters: a pause of one server hits all of its users at once, and says nothing about
+//! its version. Evidence that comes from such a *spell* is excused.
+//!
+//! # Spells
+//!
+//! Each request is one mark of its server: *slow* once it is older than a limit ([`Servers::limit`])
+//! without an answer, *fast* if it is answered before; *failed* or not. A CUSUM over the marks of one
+//! server (Page 1954) finds runs in which far more of them are bad than of stable's usual ones. It
+//! counts marks and not time, so it is equally noisy for busy and for quiet servers. A run whose
+//! score reaches [`SPELL`] is a spell, from its first bad mark on.
+//!
+//! # What is excused
+//!
+//! The rule is the same for both arms, so it does not look at labels. A spell is excused as long as
+//! it is not longer than the spells of stable's single servers usually are
+//! ([`LONGER`] × the longest of them + [`MORE`]; where stable has shown none, [`UNSEEN`] for slowness
+//! and [`RESTART`] for failures). Failures are excused only while another server of the same arm is
+//! sound. A spell that outlasts this counts from its beginning, as far as it has not been scored.
+//!
+//! How often spells begin is compared by a bet on each of them (a log-rank test with servers as
+//! units): a spell begins on a server of `new` with the probability of new's share of the servers
+//! that are free of spells, or of the requests, whichever is larger. Where `new` has too many,
+//! nothing is excused any more.
+//!
+//! Assumptions: spells come to every server at one common rate, which may vary with time, and last
+//! alike. One worse machine under the only server of `new` cannot be told from a worse version.
+//!
+//! Invariants: pure, time is an argument; memory is bounded by the number of servers.
+
+use super::save::{Eye, Pen};
+use crate::domain::decide::Arm;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A run with this score, in nats, is a spell.
+const SPELL: f64 = 7.0;
+/// A score is never higher, so that the end of a long spell is seen as soon as that of a short one.
+const SCORE_MAX: f64 = SPELL + 1.5;
+/// A spell ends below this score: what is slow later is another matter.
+const ENDS: f64 = SPELL * 0.9;
+/// A run that is no spell yet begins anew with a bad mark at a lower score than this.
+const STALE: f64 = SPELL / 3.0;
+/// The share of bad marks in a spell: of slow ones, of failed ones.
+const IN_SPELL: [f64; 2] = [0.5, 0.9];
+/// Spells of one server that follow each other within this time are one event of their rate.
+const APART: Duration = Duration::from_secs(10);
+/// Stable's usual share is taken as at least this and at most that.
+const USUAL: [f64; 2] = [0.001, 0.2];
+/// Marks further apart are not of one run.
+const GAP: Duration = Duration::from_secs(2);
+/// A run that is no spell yet may become one for so long.
+const YOUNG: Duration = Duration::from_millis(500);
+/// How long a spell may be where stable has shown none: a stall of a kind that it has never shown.
+const UNSEEN: Duration = Duration::from_millis(500);
+/// The same of failures: a restart of one of several servers.
+pub const RESTART: Duration = Duration::from_secs(30);
+/// A spell may be longer than the longest one of stable by this factor, and by so much more.
+const LONGER: f64 = 1.5;
+const MORE: Duration = Duration::from_millis(250);
+/// Failures this near to a spell of failures are of it.
+const EDGE: Duration = Duration::from_millis(250);
+/// No spell is excused for longer.
+const EXCUSED_MAX: Duration = Duration::from_secs(30);
+/// Spells of stable that are remembered, and for how long.
+const REMEMBERED: usize = 256;
+const MEMORY: Duration = Duration::from_secs(2 * 3600);
+/// Ended spells of one server that are kept, and for how long: longer than any interval is open.
+const KEPT: usize = 32;
+const KEPT_FOR: Duration = Duration::from_secs(120);
+/// A server without a request for so long takes no part.
+const IDLE: Duration = Duration::from_secs(60);
+/// How many times as often the spells of `new` may come, by alternative.
+const TIMES: [f64; 3] = [3.0, 10.0, 100.0];
+/// Mean wealth of these alternatives at which `new` has too many spells.
+const TOO_MANY: f64 = 2000.0;
+/// Answers by which a warm-up may end.
+const WARM_ANSWERS: u32 = 20;
+/// Warm-ups of one server that count as such within [`WARM_SPAN`].
+const WARM_TIMES: usize = 3;
+const WARM_SPAN: Duration = Duration::from_secs(30 * 60);
+
+/// What marks are about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mark {
+    Slow,
+    Failed,
+}
+
+/// Is evidence of a request excused?
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Excuse {
+    No,
+    Yes,
+    /// Its server is in a run that may become a spell, or end as one.
+    Undecided,
+}
+
+/// A server of an arm, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub arm: Arm,
+    pub server: u8,
+}
+
+impl Place {
+    /// Dense: both arms' servers alternate.
+    pub fn index(self) -> usize {
+        2 * usize::from(self.server) + self.arm.index()
+    }
+
+    pub fn from_index(index: usize) -> Place {
+        let arm = Arm::BOTH[index % 2];
+        Place { arm, server: (index / 2).min(255) as u8 }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: Duration,
+    until: Duration,
+    excused: bool,
+}
+
+/// The marks of one kind of one server.
+#[derive(Clone, Debug, Default)]
+struct Run {
+    score: f64,
+    /// Arrival of its first bad mark and of its last one.
+    from: Duration,
+    last: Duration,
+    marked: Duration,
+    is_spell: bool,
+    /// Ended spells, oldest first.
+    past: VecDeque<Span>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Server {
+    runs: [Run; 2],
+    seen: Duration,
+    requests: f64,
+    warm: Warm,
+}
+
+/// Warm-ups of one server.
+#[derive(Clone, Debug, Default)]
+struct Warm {
+    /// Since when it is warming up.
+    since: Option<Duration>,
+    answers: u32,
+    /// The last warm-ups: beginning and end.
+    past: VecDeque<(Duration, Duration)>,
+}
+
+/// What stable's spells of one kind were like.
+#[derive(Clone, Debug, Default)]
+struct Usual {
+    /// Share of bad marks.
+    share: f64,
+    /// When each ended, and how long it was.
+    spells: VecDeque<(Duration, Duration)>,
+    /// Wealth of the bets on how often they begin.
+    wealth: [f64; TIMES.len()],
+    began: [u64; 2],
+}
+
+#[derive(Clone, Debug)]
+pub struct Servers {
+    all: Vec<Server>,
+    usual: [Usual; 2],
+    limit: Option<Duration>,
+    warm_up: Duration,
+    /// Time that is left for warm-ups in this wave.
+    warm_left: Duration,
+    /// All of `new` warms up since then.
+    release_since: Option<Duration>,
+    release_answers: u32,
+    release_past: Option<(Duration, Duration)>,
+    at: Duration,
+}
+
+/// Warm-ups of a wave last for so long in all.
+const WARM_WAVE: Duration = Duration::from_secs(300);
+
+impl Servers {
+    pub fn new(warm_up: Duration) -> Servers {
+        let usual = || Usual { wealth: [1.0; TIMES.len()], ..Usual::default() };
+        Servers {
+            all: vec![],
+            usual: [usual(), usual()],
+            limit: None,
+            warm_up,
+            warm_left: WARM_WAVE,
+            release_since: None,
+            release_answers: 0,
+            release_past: None,
+            at: Duration::ZERO,
+        }
+    }
+
+    /// A request without an answer after this time is slow; `None`: nothing is known of stable yet.
+    pub fn limit(&self) -> Option<Duration> {
+        self.limit
+    }
+
+    /// What is usual for stable: its limit, and the shares of slow and of failed requests.
+    pub fn set_usual(&mut self, limit: Duration, shares: [f64; 2]) {
+        self.limit = Some(limit);
+        self.usual.iter_mut().zip(shares).for_each(|(usual, share)| usual.share = share);
+    }
+
+    pub fn set_failed_share(&mut self, share: f64) {
+        self.usual[Mark::Failed as usize].share = share;
+    }
+
+    /// Another attempt begins: how often spells begin is counted anew, and nothing warms up.
+    pub fn begin_anew(&mut self, warm_up: Duration) {
+        (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);
+        (self.release_since, self.release_past) = (None, None);
+        self.all.iter_mut().for_each(|server| server.warm = Warm::default());
+        for usual in &mut self.usual {
+            usual.wealth = [1.0; TIMES.len()];
+            usual.began = [0; 2];
+        }
+    }
+
+    /// What a restart must not forget: how long stable's spells are.
+    pub fn save(&self, now: Duration, pen: &mut Pen) {
+        for usual in &self.usual {
+            pen.u64(usual.spells.len() as u64);
+            for (at, length) in &usual.spells {
+                pen.u64(now.saturating_sub(*at).as_millis() as u64);
+                pen.u64(length.as_millis() as u64);
+            }
+            pen.f64s(&usual.wealth);
+            usual.began.iter().for_each(|n| pen.u64(*n));
+        }
+    }
+
+    /// Ages are counted back from `now`; what is older than this clock counts from its beginning.
+    pub fn restore(warm_up: Duration, now: Duration, eye: &mut Eye<'_>) -> Option<Servers> {
+        let mut servers = Servers::new(warm_up);
+        for usual in &mut servers.usual {
+            for _ in 0..eye.length(16)?.min(REMEMBERED) {
+                let age = Duration::from_millis(eye.u64()?);
+                let length = Duration::from_millis(eye.u64()?.min(3_600_000));
+                usual.spells.push_back((now.saturating_sub(age), length));
+            }
+            usual.wealth = eye.f64s(TIMES.len())?.try_into().ok()?;
+            usual.began = [eye.u64()?, eye.u64()?];
+        }
+        Some(servers)
+    }
+
+    fn server(&mut self, place: Place) -> &mut Server {
+        let index = place.index();
+        if index >= self.all.len() {
+            self.all.resize_with(index + 1, Server::default);
+        }
+        &mut self.all[index]
+    }
+
+    /// A request came to a server.
+    pub fn came(&mut self, place: Place, now: Duration) {
+        let server = self.server(place);
+        // A slow average: the share of requests by server.
+        if now > server.seen {
+            let passed = now.saturating_sub(server.seen).as_secs_f64();
+            server.requests *= (-passed / 60.0).exp();
+            server.seen = now;
+        }
+        server.requests += 1.0;
+    }
+
+    /// A request that arrived at this time was bad, or was not.
+    pub fn mark(&mut self, place: Place, kind: Mark, arrived: Duration, is_bad: bool, now: Duration) {
+        let usual = self.usual[kind as usize].share.clamp(USUAL[0], USUAL[1]);
+        let spell = IN_SPELL[kind as usize].max(2.0 * usual);
+        let step = if is_bad { (spell / usual).ln() } else { ((1.0 - spell) / (1.0 - usual)).ln() };
+        let run = &mut self.server(place).runs[kind as usize];
+        let late = now.saturating_sub(run.marked) > GAP;
+        run.marked = now;
+        if run.score == 0.0 && !is_bad {
+            return;
+        }
+        if late {
+            self.close(place, kind, now);
+        }
+        let run = &mut self.server(place).runs[kind as usize];
+        if is_bad {
+            let begins = run.score == 0.0 || (!run.is_spell && run.score < STALE);
+            if begins {
+                run.score = 0.0;
+            }
+            run.from = if begins { arrived } else { run.from.min(arrived) };
+            run.last = if begins { arrived } else { run.last.max(arrived) };
+        }
+        run.score = (run.score + step).clamp(0.0, SCORE_MAX);
+        let ended = run.score == 0.0 || (run.is_spell && run.score < ENDS);
+        let begins = run.score >= SPELL && !run.is_spell;
+        if begins {
+            run.is_spell = true;
+            let before = run.past.back().map(|span| span.until);
+            if before.is_none_or(|until| run.from.saturating_sub(until) >= APART) {
+                self.bet(place, kind, now);
+            }
+        }
+        if ended {
+            self.close(place, kind, now);
+        }
+    }
+
+    /// The run of a server has ended.
+    fn close(&mut self, place: Place, kind: Mark, now: Duration) {
+        let allowed = self.allowed(kind);
+        let run = &mut self.server(place).runs[kind as usize];
+        let (was_spell, from, until) = (run.is_spell, run.from, run.last);
+        (run.score, run.is_spell) = (0.0, false);
+        if !was_spell {
+            return;
+        }
+        let length = until.saturating_sub(from);
+        run.past.push_back(Span { from, until, excused: length <= allowed });
+        while run.past.len() > KEPT
+            || run.past.front().is_some_and(|span| now.saturating_sub(span.until) > KEPT_FOR)
+        {
+            run.past.pop_front();
+        }
+        if place.arm == Arm::Stable && !self.is_shared(place, kind, from, until) {
+            let spells = &mut self.usual[kind as usize].spells;
+            spells.push_back((now, length));
+            while spells.len() > REMEMBERED
+                || spells.front().is_some_and(|(at, _)| now.saturating_sub(*at) > MEMORY)
+            {
+                spells.pop_front();
+            }
+        }
+    }
+
+    /// Were most of the servers in a spell at that time? Then it was no matter of single servers.
+    fn is_shared(&self, place: Place, kind: Mark, from: Duration, until: Duration) -> bool {
+        let middle = from + until.saturating_sub(from) / 2;
+        let mut others = [0, 0];
+        for (_, server) in self.active(Some(place)) {
+            others[usize::from(server.is_in_spell(kind, middle))] += 1;
+        }
+        others[1] > others[0]
+    }
+
+    fn active(&self, without: Option<Place>) -> impl Iterator<Item = (Place, &Server)> {
+        let skip = without.map(Place::index);
+        self.all.iter().enumerate().filter_map(move |(index, server)| {
+            let is_active = server.requests > 0.0 && self.at.saturating_sub(server.seen) <= IDLE;
+            (is_active && Some(index) != skip).then(|| (Place::from_index(index), server))
+        })
+    }
+
+    /// A spell begins here: is that what new's share of the servers lets expect?
+    fn bet(&mut self, place: Place, kind: Mark, now: Duration) {
+        let mut free = [0.0, 0.0];
+        let mut requests = [0.0, 0.0];
+        for (at, server) in self.active(None) {
+            if at == place || !server.is_in_spell(kind, now) {
+                free[at.arm.index()] += 1.0;
+            }
+            requests[at.arm.index()] += server.requests;
+        }
+        self.usual[kind as usize].began[place.arm.index()] += 1;
+        let share = |of: [f64; 2]| of[Arm::New.index()] / (of[0] + of[1]).max(1.0);
+        let p = f64::max(share(free), share(requests));
+        if p <= 0.0 || p >= 1.0 {
+            return;
+        }
+        for (wealth, times) in self.usual[kind as usize].wealth.iter_mut().zip(TIMES) {
+            let won = if place.arm == Arm::New { times } else { 1.0 };
+            *wealth = (*wealth * won / (1.0 + (times - 1.0) * p)).clamp(1e-6, 1e12);
+        }
+    }
+
+    /// How long a spell may be.
+    pub fn allowed(&self, kind: Mark) -> Duration {
+        let least = if kind == Mark::Slow { UNSEEN } else { RESTART };
+        let longest = self.usual[kind as usize].spells.iter().map(|(_, length)| *length).max();
+        let longest = longest.map_or(Duration::ZERO, |longest| longest.mul_f64(LONGER) + MORE);
+        longest.clamp(least, EXCUSED_MAX.max(least))
+    }
+
+    /// Have spells of `new` begun so much more often than stable's that none is excused any more?
+    pub fn too_many(&self, kind: Mark) -> bool {
+        let wealth = &self.usual[kind as usize].wealth;
+        wealth.iter().sum::<f64>() / wealth.len() as f64 >= TOO_MANY
+    }
+
+    /// Spells that have begun on servers of this arm since the attempt began.
+    pub fn spells(&self, kind: Mark, arm: Arm) -> u64 {
+        self.usual[kind as usize].began[arm.index()]
+    }
+
+    /// Spells of single servers of stable that are remembered, and the longest of them.
+    pub fn usual_spells(&self, kind: Mark) -> (usize, Duration) {
+        let spells = &self.usual[kind as usize].spells;
+        (spells.len(), spells.iter().map(|(_, length)| *length).max().unwrap_or_default())
+    }
+
+    /// Was nothing out of the ordinary on any server since this time?
+    pub fn calm_since(&self, since: Duration) -> bool {
+        let margin = self.limit.unwrap_or_default();
+        let warm = self.release_since.is_some()
+            || self.release_past.is_some_and(|(_, end)| end >= since)
+            || self.all.iter().any(|server| server.warm.touches(since));
+        !warm
+            && self.all.iter().all(|server| {
+                let calm = |run: &Run| {
+                    run.score == 0.0 && run.past.back().is_none_or(|span| span.until + margin < since)
+                };
+                server.runs.iter().all(calm)
+            })
+    }
+
+    /// Is the slowness of a request that arrived at that time excused?
+    pub fn slow(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
+        // While all of `new` warms up there is nothing to compare with.
+        if self.release_was_warming(arrived) || self.is_warming(place, arrived) {
+            return Excuse::Yes;
+        }
+        // A failure is no answer in time either.
+        match self.failed(place, arrived, now) {
+            Excuse::No => {}
+            found => return found,
+        }
+        if self.too_many(Mark::Slow) {
+            return Excuse::No;
+        }
+        self.in_spell(place, Mark::Slow, arrived, now)
+    }
+
+    /// Is the failure of a request that arrived at that time excused?
+    pub fn failed(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
+        if self.too_many(Mark::Failed) {
+            return Excuse::No;
+        }
+        let found = self.in_spell(place, Mark::Failed, arrived, now);
+        match found {
+            Excuse::No => found,
+            _ if self.others_are_sound(place, arrived) => found,
+            _ => Excuse::No,
+        }
+    }
+
+    /// Is evidence of this kind excused, as far as is known now? A spell that goes on is, until it
+    /// outlasts what is allowed.
+    pub fn is_excused(&self, kind: Mark, place: Place, arrived: Duration, now: Duration) -> bool {
+        let found = match kind {
+            Mark::Slow => self.slow(place, arrived, now),
+            Mark::Failed => self.failed(place, arrived, now),
+        };
+        let is_spell =
+            || self.all.get(place.index()).is_some_and(|server| server.runs[kind as usize].is_spell);
+        match found {
+            Excuse::No => false,
+            Excuse::Yes => true,
+            Excuse::Undecided => is_spell(),
+        }
+    }
+
+    /// Was another server of the same arm free of failures at that time?
+    fn others_are_sound(&self, place: Place, at: Duration) -> bool {
+        let mut others =
+            self.active(Some(place)).filter(|(other, _)| other.arm == place.arm).map(|(_, server)| server);
+        others.any(|server| !server.runs[Mark::Failed as usize].touches(at))
+    }
+
+    fn in_spell(&self, place: Place, kind: Mark, arrived: Duration, now: Duration) -> Excuse {
+        let Some(server) = self.all.get(place.index()) else { return Excuse::No };
+        let run = &server.runs[kind as usize];
+        // Before its first bad mark, and after its last one, a spell may have begun and not ended.
+        let margin = if kind == Mark::Slow { self.limit.unwrap_or_default() } else { EDGE };
+        if run.score > 0.0 && arrived + margin >= run.from {
+            let length = run.last.saturating_sub(run.from);
+            return match run.is_spell {
+                true if length > self.allowed(kind) => Excuse::No,
+                true => Excuse::Undecided,
+                false if now.saturating_sub(run.from) < margin + YOUNG => Excuse::Undecided,
+                false => Excuse::No,
+            };
+        }
+        let within = |span: &&Span| arrived + margin >= span.from && arrived <= span.until + margin;
+        match run.past.iter().rev().find(within) {
+            Some(span) if span.excused => Excuse::Yes,
+            _ => Excuse::No,
+        }
+    }
+
+    /// Time goes on.
+    pub fn tick(&mut self, now: Duration) {
+        let passed = now.saturating_sub(std::mem::replace(&mut self.at, now));
+        for index in 0..self.all.len() {
+            for kind in [Mark::Slow, Mark::Failed] {
+                let run = &self.all[index].runs[kind as usize];
+                if run.score > 0.0 && now.saturating_sub(run.marked) > GAP {
+                    self.close(Place::from_index(index), kind, now);
+                }
+            }
+        }
+        self.warm_tick(now, passed);
+    }
+
+    /// `new` may take more of the traffic than before: it warms up, all of it.
+    pub fn release_warms_up(&mut self, now: Duration) {
+        self.warm_left = WARM_WAVE;
+        (self.release_since, self.release_answers) = (Some(now), 0);
+    }
+
+    /// Another wave begins without a warm-up of its own.
+    pub fn wave(&mut self) {
+        self.warm_left = WARM_WAVE;
+    }
+
+    /// A server has started: it warms up, unless it did so too often.
+    pub fn server_warms_up(&mut self, place: Place, now: Duration) {
+        let warm = &mut self.server(place).warm;
+        warm.past.retain(|(since, _)| now.saturating_sub(*since) < WARM_SPAN);
+        if warm.past.len() < WARM_TIMES && warm.since.is_none() {
+            (warm.since, warm.answers) = (Some(now), 0);
+        }
+    }
+
+    /// A server has answered.
+    pub fn answered(&mut self, place: Place) {
+        let release = place.arm == Arm::New && self.release_since.is_some();
+        self.release_answers += u32::from(release);
+        if let Some(server) = self.all.get_mut(place.index())
+            && server.warm.since.is_some()
+        {
+            server.warm.answers += 1;
+        }
+    }
+
+    fn warm_tick(&mut self, now: Duration, passed: Duration) {
+        let (warm_up, spent) = (self.warm_up, self.warm_left.is_zero());
+        let ends = |since: Duration, answers: u32| {
+            spent || (now.saturating_sub(since) >= warm_up && answers >= WARM_ANSWERS)
+        };
+        let mut warming = false;
+        if let Some(since) = self.release_since {
+            warming = true;
+            if ends(since, self.release_answers) {
+                (self.release_since, self.release_past) = (None, Some((since, now)));
+            }
+        }
+        for (index, server) in self.all.iter_mut().enumerate() {
+            let Some(since) = server.warm.since else { continue };
+            warming |= Place::from_index(index).arm == Arm::New;
+            if ends(since, server.warm.answers) {
+                server.warm.since = None;
+                server.warm.past.push_back((since, now));
+            }
+        }
+        if warming {
+            self.warm_left = self.warm_left.saturating_sub(passed);
+        }
+    }
+
+    fn release_was_warming(&self, at: Duration) -> bool {
+        self.release_since.is_some_and(|since| at >= since)
+            || self.release_past.is_some_and(|(since, until)| at >= since && at < until)
+    }
+
+    /// Was this server warming up at that time?
+    pub fn is_warming(&self, place: Place, at: Duration) -> bool {
+        let release = place.arm == Arm::New && self.release_was_warming(at);
+        let server = self.all.get(place.index());
+        release || server.is_some_and(|server| server.warm.was_on(at))
+    }
+
+    /// What of `new` is warming up now, and until when at least.
+    pub fn warming(&self, now: Duration) -> Option<Warming> {
+        let left = |since: Duration, answers: u32| Warming {
+            left: (since + self.warm_up).saturating_sub(now),
+            answers_left: WARM_ANSWERS.saturating_sub(answers),
+            server: None,
+        };
+        let release = self.release_since.map(|since| left(since, self.release_answers));
+        let of_servers = self.all.iter().enumerate().filter_map(|(index, server)| {
+            let place = Place::from_index(index);
+            let since = server.warm.since.filter(|_| place.arm == Arm::New)?;
+            Some(Warming { server: Some(place.server), ..left(since, server.warm.answers) })
+        });
+        release.or_else(|| of_servers.max_by_key(|warming| warming.left))
+    }
+}
+
+/// A warm-up that goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Warming {
+    /// Of its time.
+    pub left: Duration,
+    /// Answers that it still needs.
+    pub answers_left: u32,
+    /// The server, or all of `new`.
+    pub server: Option<u8>,
+}
+
+impl Warm {
+    fn was_on(&self, at: Duration) -> bool {
+        self.since.is_some_and(|since| at >= since)
+            || self.past.iter().any(|(since, until)| at >= *since && at < *until)
+    }
+
+    fn touches(&self, since: Duration) -> bool {
+        self.since.is_some() || self.past.iter().any(|(_, until)| *until >= since)
+    }
+}
+
+impl Server {
+    fn is_in_spell(&self, kind: Mark, at: Duration) -> bool {
+        let run = &self.runs[kind as usize];
+        (run.is_spell && at >= run.from) || run.past.iter().any(|span| at >= span.from && at <= span.until)
+    }
+}
+
+impl Run {
+    /// Is there a run at that time, even one that is no spell?
+    fn touches(&self, at: Duration) -> bool {
+        (self.score > 0.0 && at + YOUNG >= self.from)
+            || self.past.iter().any(|span| at >= span.from && at <= span.until)
+    }
+}
+
+#[cfg(test)]
+#[path = "servers_tests.rs"]
+mod tests;

@@ -1,0 +1,161 @@
+//! Tests of spells and warm-ups.
+
+use super::*;
+use crate::domain::engine::tests::Dice;
+
+const MS: Duration = Duration::from_millis(1);
+const LIMIT: Duration = Duration::from_millis(100);
+
+fn at(arm: Arm, server: u8) -> Place {
+    Place { arm, server }
+}
+
+/// Servers with 20 requests a second each, of which a share is slow; some of them pause.
+struct Service {
+    servers: Servers,
+    dice: Dice,
+    now: Duration,
+    places: Vec<Place>,
+}
+
+impl Service {
+    fn new(new: u8, stable: u8) -> Service {
+        let mut servers = Servers::new(Duration::ZERO);
+        servers.set_usual(LIMIT, [0.007, 0.001]);
+        let of = |arm, n| (0..n).map(move |server| at(arm, server));
+        let places = of(Arm::New, new).chain(of(Arm::Stable, stable)).collect();
+        Service { servers, dice: Dice::new(1), now: Duration::from_secs(100), places }
+    }
+
+    /// `pauses(place, second)`: does this server pause at that time?
+    fn run(&mut self, seconds: f64, pauses: impl Fn(Place, f64) -> bool) {
+        for _ in 0..(seconds * 20.0) as u32 {
+            self.now += 50 * MS;
+            self.servers.tick(self.now);
+            for place in self.places.clone() {
+                // What is marked now had arrived before the limit.
+                let arrived = self.now - LIMIT;
+                self.servers.came(place, self.now);
+                let slow = pauses(place, arrived.as_secs_f64()) || self.dice.uniform() < 0.007;
+                self.servers.mark(place, Mark::Slow, arrived, slow, self.now);
+            }
+        }
+    }
+
+    fn slow(&self, place: Place, at: Duration) -> Excuse {
+        self.servers.slow(place, at, self.now)
+    }
+}
+
+#[test]
+fn a_pause_as_stable_has_them_is_excused_and_a_longer_one_is_not() {
+    let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
+    let paused = |place: Place, second: f64| {
+        let phase = 5.0 * f64::from(place.server) + 2.5 * f64::from(u8::from(place.arm == Arm::New));
+        (second - 100.0 - phase).rem_euclid(60.0) < 1.0
+    };
+    service.run(300.0, paused);
+    let (spells, longest) = service.servers.usual_spells(Mark::Slow);
+    assert!((45..90).contains(&spells), "{spells}");
+    assert!(longest > 800 * MS && longest < 1400 * MS, "{longest:?}");
+    // The last pause of `new` began at 102.5 + 240.
+    assert_eq!(service.slow(new, Duration::from_millis(343_000)), Excuse::Yes);
+    assert_eq!(service.slow(new, Duration::from_millis(350_000)), Excuse::No);
+    assert!(!service.servers.too_many(Mark::Slow));
+    // And now it stays.
+    let began = service.now;
+    service.run(1.0, |place, second| place == new || paused(place, second));
+    assert_eq!(service.slow(new, service.now - 300 * MS), Excuse::Undecided);
+    service.run(1.0, |place, second| place == new || paused(place, second));
+    assert_eq!(service.slow(new, began + 500 * MS), Excuse::No);
+}
+
+#[test]
+fn where_nothing_pauses_half_a_second_is_all_that_is_excused() {
+    let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
+    service.run(300.0, |_, _| false);
+    let allowed = service.servers.allowed(Mark::Slow);
+    assert!(allowed < 900 * MS, "{allowed:?}");
+    service.run(1.2, |place, _| place == new);
+    assert_eq!(service.slow(new, service.now - 400 * MS), Excuse::No);
+}
+
+#[test]
+fn pauses_of_new_alone_are_too_many_after_a_few() {
+    let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
+    service.run(300.0, |_, _| false);
+    service.run(300.0, |place, second| place == new && second.rem_euclid(30.0) < 0.4);
+    assert!(service.servers.too_many(Mark::Slow), "{:?}", service.servers.usual[0].wealth);
+    // At equal rates they are not, for an hour.
+    let mut service = Service::new(1, 10);
+    service.run(3600.0, |place, second| {
+        let phase = 7.3 * f64::from(place.server) + 3.1 * f64::from(u8::from(place.arm == Arm::New));
+        (second - phase).rem_euclid(60.0) < 0.5
+    });
+    assert!(!service.servers.too_many(Mark::Slow));
+}
+
+#[test]
+fn failures_are_excused_only_beside_a_sound_server() {
+    let mut servers = Servers::new(Duration::ZERO);
+    let mut now = Duration::from_secs(10);
+    let fail = |servers: &mut Servers, failing: &[u8], now: Duration| {
+        for server in 0..2 {
+            servers.came(at(Arm::New, server), now);
+            servers.mark(at(Arm::New, server), Mark::Failed, now, failing.contains(&server), now);
+        }
+        servers.tick(now);
+    };
+    for _ in 0..10 {
+        fail(&mut servers, &[0], now);
+        now += 100 * MS;
+    }
+    assert_ne!(servers.failed(at(Arm::New, 0), now - 500 * MS, now), Excuse::No);
+    assert_eq!(servers.failed(at(Arm::New, 1), now - 500 * MS, now), Excuse::No);
+    for _ in 0..10 {
+        fail(&mut servers, &[0, 1], now);
+        now += 100 * MS;
+    }
+    assert_eq!(servers.failed(at(Arm::New, 0), now - 500 * MS, now), Excuse::No);
+}
+
+#[test]
+fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
+    let minute = Duration::from_secs(60);
+    let mut servers = Servers::new(minute);
+    let new = at(Arm::New, 0);
+    let mut now = Duration::from_secs(1000);
+    servers.tick(now);
+    servers.release_warms_up(now);
+    let began = now;
+    let pass = |servers: &mut Servers, now: &mut Duration, seconds: u32, answers: u32| {
+        for second in 0..seconds {
+            *now += Duration::from_secs(1);
+            servers.tick(*now);
+            if second < answers {
+                servers.came(new, *now);
+                servers.answered(new);
+            }
+        }
+    };
+    pass(&mut servers, &mut now, 61, 0);
+    assert_eq!(servers.warming(now).map(|w| w.answers_left), Some(20));
+    pass(&mut servers, &mut now, 30, 20);
+    assert_eq!(servers.warming(now), None);
+    assert_eq!(servers.slow(new, began + minute, now), Excuse::Yes);
+    assert_eq!(servers.slow(new, now, now), Excuse::No);
+    assert!(!servers.is_warming(at(Arm::Stable, 0), began + minute));
+    // One that never answers counts after five minutes of the wave.
+    servers.release_warms_up(now);
+    pass(&mut servers, &mut now, 299, 0);
+    assert!(servers.warming(now).is_some());
+    pass(&mut servers, &mut now, 3, 0);
+    assert_eq!(servers.warming(now), None);
+    // A server that starts again and again: the fourth time within half an hour counts.
+    servers.wave();
+    for times in 0..4 {
+        servers.server_warms_up(new, now);
+        assert_eq!(servers.warming(now).is_some(), times < 3, "{times}");
+        pass(&mut servers, &mut now, 62, 30);
+    }
+}
