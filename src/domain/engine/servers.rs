@@ -38,6 +38,9 @@ const SPELL: f64 = 7.0;
 const SCORE_MAX: f64 = SPELL + 1.5;
 /// A spell ends below this score: what is slow later is another matter.
 const ENDS: f64 = SPELL * 0.9;
+/// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts of
+/// one spell apart, and a quiet one's do not.
+const MERGE: Duration = Duration::from_secs(1);
 /// A run that is no spell yet begins anew with a bad mark at a lower score than this.
 const STALE: f64 = SPELL / 3.0;
 /// The share of bad marks in a spell: of slow ones, of failed ones.
@@ -119,6 +122,8 @@ struct Span {
     from: Duration,
     until: Duration,
     excused: bool,
+    /// It is known that it has ended, and is among stable's usual ones.
+    is_over: bool,
 }
 
 /// The marks of one kind of one server.
@@ -301,6 +306,14 @@ impl Servers {
         if begins {
             run.is_spell = true;
             let before = run.past.back().map(|span| span.until);
+            // What follows at once is the same spell, however its marks lie.
+            if let Some(span) = run.past.back().copied()
+                && !span.is_over
+                && run.from <= span.until + MERGE
+            {
+                run.past.pop_back();
+                run.from = run.from.min(span.from);
+            }
             if before.is_none_or(|until| run.from.saturating_sub(until) >= APART) {
                 self.bet(place, kind, now);
             }
@@ -320,29 +333,42 @@ impl Servers {
             return;
         }
         let length = until.saturating_sub(from);
-        run.past.push_back(Span { from, until, excused: length <= allowed });
+        run.past.push_back(Span { from, until, excused: length <= allowed, is_over: false });
         while run.past.len() > KEPT
             || run.past.front().is_some_and(|span| now.saturating_sub(span.until) > KEPT_FOR)
         {
             run.past.pop_front();
         }
-        if place.arm == Arm::Stable && !self.is_shared(place, kind, from, until) {
-            let spells = &mut self.usual[kind as usize].spells;
-            spells.push_back((now, length));
-            while spells.len() > REMEMBERED
-                || spells.front().is_some_and(|(at, _)| now.saturating_sub(*at) > MEMORY)
-            {
-                spells.pop_front();
-            }
+    }
+
+    /// Spells after which enough time has passed have ended. Those of stable say what is usual.
+    fn end_spells(&mut self, place: Place, kind: Mark, now: Duration) {
+        let merge = MERGE + self.limit.unwrap_or_default();
+        let run = &mut self.server(place).runs[kind as usize];
+        let Some(span) =
+            run.past.back_mut().filter(|span| !span.is_over && now.saturating_sub(span.until) > merge)
+        else {
+            return;
+        };
+        span.is_over = true;
+        let Span { from, until, .. } = *span;
+        if place.arm == Arm::New || self.is_shared(place, kind, from, until) {
+            return;
+        }
+        let spells = &mut self.usual[kind as usize].spells;
+        spells.push_back((now, until.saturating_sub(from)));
+        while spells.len() > REMEMBERED
+            || spells.front().is_some_and(|(at, _)| now.saturating_sub(*at) > MEMORY)
+        {
+            spells.pop_front();
         }
     }
 
-    /// Were most of the servers in a spell at that time? Then it was no matter of single servers.
+    /// Were most of the servers in a spell at some of that time? Then it was no matter of single servers.
     fn is_shared(&self, place: Place, kind: Mark, from: Duration, until: Duration) -> bool {
-        let middle = from + until.saturating_sub(from) / 2;
         let mut others = [0, 0];
         for (_, server) in self.active(Some(place)) {
-            others[usize::from(server.is_in_spell(kind, middle))] += 1;
+            others[usize::from(server.overlaps(kind, from, until))] += 1;
         }
         others[1] > others[0]
     }
@@ -500,6 +526,7 @@ impl Servers {
                 if run.score > 0.0 && now.saturating_sub(run.marked) > GAP {
                     self.close(Place::from_index(index), kind, now);
                 }
+                self.end_spells(Place::from_index(index), kind, now);
             }
         }
         self.warm_tick(now, passed);
@@ -613,6 +640,13 @@ impl Warm {
 }
 
 impl Server {
+    /// Was it in a spell at some time between these?
+    fn overlaps(&self, kind: Mark, from: Duration, until: Duration) -> bool {
+        let run = &self.runs[kind as usize];
+        (run.is_spell && run.from <= until)
+            || run.past.iter().any(|span| span.from <= until && span.until >= from)
+    }
+
     fn is_in_spell(&self, kind: Mark, at: Duration) -> bool {
         let run = &self.runs[kind as usize];
         (run.is_spell && at >= run.from) || run.past.iter().any(|span| at >= span.from && at <= span.until)
