@@ -21,10 +21,10 @@ pub const USERS_MIN: u64 = 5;
 /// Where stable has this share of a ceiling, too, it is a matter of both arms; from half of it on,
 /// unless `new` is clearly worse.
 pub const NEAR: f64 = 0.8;
-/// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about five
-/// standard deviations. Where few are bad, a number of standard deviations would not do, for the tail
+/// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about four and a
+/// half standard deviations. Where few are bad, a number of standard deviations would not do, for the tail
 /// of such counts is longer.
-const BEYOND_CHANCE: f64 = 12.0;
+const BEYOND_CHANCE: f64 = 10.0;
 /// Intervals of 50 ms in a window, and some.
 const INTERVALS_MAX: usize = 1300;
 

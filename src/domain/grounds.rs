@@ -89,7 +89,9 @@ impl Ceiling {
                 Say::Trips(Cause::Ceiling)
             }
             Standing::Both
-                if lasted && current.new_ratio() > limit && current.stable_ratio() >= NEAR * limit =>
+                if lasted
+                    && current.new_ratio() > limit
+                    && [minute, current].iter().all(|of| of.stable_ratio() >= NEAR * limit) =>
             {
                 Say::Trips(Cause::BothArms)
             }

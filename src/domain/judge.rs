@@ -105,6 +105,8 @@ pub struct Judge {
     silence: Silence,
     /// Redirects, long exchanges and small bodies of the last minute, by user.
     seen: [[Bad; 2]; 3],
+    /// Small bodies of the last ten seconds.
+    small_now: [Bad; 2],
     aside: Aside,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
@@ -134,6 +136,7 @@ impl Judge {
             ticked: Duration::ZERO,
             silence: Silence::default(),
             seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
+            small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
             worse_since: None,
             overwhelming_since: None,
@@ -202,11 +205,13 @@ impl Judge {
                     let ended = self.engine.ended(event, size, client_slow);
                     long[arm].came(1);
                     small[arm].came(1);
+                    self.small_now[arm].came(1);
                     if ended.counted.has(Kind::Long) {
                         long[arm].was_bad(user);
                     }
                     if ended.counted.has(Kind::Empty) {
                         small[arm].was_bad(user);
+                        self.small_now[arm].was_bad(user);
                     }
                 }
                 _ => {}
@@ -247,7 +252,7 @@ impl Judge {
             stable.take_final(&of);
         });
         self.stable.tick(now, deadline);
-        self.seen.iter_mut().flatten().for_each(|bad| bad.close(now));
+        self.seen.iter_mut().flatten().chain(&mut self.small_now).for_each(|bad| bad.close(now));
         self.ticked = now;
         self.slow.close(now);
         self.learn_before(now);
@@ -621,7 +626,11 @@ impl Judge {
         let deferred = self.stable.defers(now);
         let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
         // A body is small for many reasons: it trips only where it is so for most users.
-        let small = self.by_user(engine::Signal::Empty);
+        let [stable, new] = &self.small_now;
+        let small = Sample {
+            requests: Pair::new(new.requests(), stable.requests()),
+            bad: Pair::new(new.count(), stable.count()),
+        };
         let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
         let counted = |mut parts: Parts| {
             if !counts_small {

@@ -31,6 +31,9 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long the proxy waits for an answer.
 const TIME_OUT: Duration = Duration::from_secs(30);
 const BURST: f64 = 0.5;
+/// The size class of a body, and how long it takes after the head.
+const SIZE: u8 = 6;
+const BODY_MS: f64 = 1.0;
 /// What a refused connection takes.
 const AT_ONCE_MS: f64 = 1.0;
 /// The default settings.
@@ -268,9 +271,10 @@ impl<'w> Sim<'w> {
     fn count(&mut self, event: &Event) {
         let counts = self.tallies[event.request.arm.index()].workers.of(0);
         match event.what {
-            What::Answered | What::ClientError => {
+            What::Ended { .. } => {}
+            What::Answered | What::ClientError | What::Redirected => {
                 counts.response.record(event.after);
-                if event.what == What::Answered {
+                if event.what != What::ClientError {
                     counts.success.record(event.after);
                 }
                 match event.request.arm {
@@ -331,9 +335,25 @@ impl<'w> Sim<'w> {
         };
         request.server = Some(number as u8);
         let after = Duration::from_nanos((ms * 1e6) as u64);
-        let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
+        let worse = arm == Arm::New && second >= WARM_UP;
+        let (mut what, mut size, mut body_ms) = (what, SIZE, BODY_MS);
+        match self.world.fault {
+            Fault::Redirects if worse && what == What::Answered => (what, size) = (What::Redirected, 0),
+            Fault::Empties if worse => size = 0,
+            Fault::SlowBodies(ms) if worse => body_ms = ms,
+            _ => {}
+        }
+        self.tell_at(Event { request, what, after });
+        if matches!(what, What::Answered | What::Redirected | What::ClientError) {
+            let after = after + Duration::from_nanos((body_ms * 1e6) as u64);
+            self.tell_at(Event { request, what: What::Ended { size, client_slow: false }, after });
+        }
+    }
+
+    fn tell_at(&mut self, event: Event) {
+        let then = ((event.request.at + event.after).as_nanos() / TICK.as_nanos()) as usize;
         if then < self.tick as usize + HORIZON {
-            self.due[then % HORIZON].push(Event { request, what, after });
+            self.due[then % HORIZON].push(event);
         }
     }
 

@@ -132,6 +132,12 @@ pub enum Fault {
     Stretch(f64),
     /// Never answers.
     Hang,
+    /// Redirects everybody.
+    Redirects,
+    /// Answers 200 with an empty body.
+    Empties,
+    /// Bodies take so long after the head, milliseconds.
+    SlowBodies(f64),
 }
 
 impl World {

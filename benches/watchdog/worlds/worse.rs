@@ -57,6 +57,15 @@ pub fn rows() -> Vec<Row> {
     let third = World { service: fails(0.03), fault: Fault::Points(0.018), ..World::base() };
     add("M5", "stable fails 3%, new 4.8%", [900.0, 1800.0], third);
 
+    let busy = World { rate: 60.0, waves: vec![(0.0, 20.0)], ..World::base() };
+    for (id, what, fault) in [
+        ("M6.1", "302 to all", Fault::Redirects),
+        ("M6.2", "empty 200 to all", Fault::Empties),
+        ("M6.3", "bodies take 3 s after the head", Fault::SlowBodies(3000.0)),
+    ] {
+        add(id, &format!("20% of 60/s: {what}"), [10.0, 20.0], World { fault, ..busy.clone() });
+    }
+
     let one_percent = World { users: 20_000, ..World::base() };
     let gross = [
         ("M9.1", "+50 points", [3.0, 5.0], Fault::Points(0.5)),

@@ -286,17 +286,25 @@ pub struct Ages {
 
 /// A bucket with a smaller share of the answers is empty.
 const EMPTY: f64 = 5e-5;
-/// So many empty buckets below p99.9 are a gap.
+/// So many empty buckets between p98 and p99.9 are a gap.
 const GAP: usize = 4;
 
 /// The bucket of p99.9; or, where answers of one kind of failure lie apart (a time-out of 3 s in a
 /// service of 30 ms), the middle of the gap below them. Both kinds are then clearly on one side of the
 /// cut, whatever is tolerated.
 fn tail_from(cdf: &[f64]) -> usize {
-    let p999 = cdf.partition_point(|c| *c < 0.999);
+    let [p98, p999] = [0.98, 0.999].map(|share| cdf.partition_point(|c| *c < share));
     let share = |bucket: usize| cdf[bucket] - bucket.checked_sub(1).map_or(0.0, |below| cdf[below]);
-    let low = (0..p999).rev().find(|bucket| share(*bucket) >= EMPTY).map_or(0, |bucket| bucket + 1);
-    if p999 - low >= GAP { (low + p999) / 2 } else { p999 }
+    let (mut longest, mut from) = (0..0, p98);
+    for bucket in p98..=p999.min(cdf.len() - 1) {
+        if bucket == p999 || share(bucket) >= EMPTY {
+            if bucket - from > longest.len() {
+                longest = from..bucket;
+            }
+            from = bucket + 1;
+        }
+    }
+    if longest.len() >= GAP { longest.start + longest.len() / 2 } else { p999 }
 }
 
 /// Of the buckets between these borders; the first and the last are as wide as their neighbours.

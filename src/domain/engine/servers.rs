@@ -70,6 +70,8 @@ const MEMORY: Duration = Duration::from_secs(2 * 3600);
 /// Ended spells of one server that are kept, and for how long: longer than any interval is open.
 const KEPT: usize = 32;
 const KEPT_FOR: Duration = Duration::from_secs(120);
+/// Fewer bad marks are often chance: they say nothing of how long spells are.
+const CHANCE: u32 = 3;
 /// A server without a request for so long takes no part.
 const IDLE: Duration = Duration::from_secs(60);
 /// How many times as often the spells of `new` may come, by alternative.
@@ -121,6 +123,7 @@ impl Place {
 struct Span {
     from: Duration,
     until: Duration,
+    bad: u32,
     excused: bool,
     /// It is known that it has ended, and is among stable's usual ones.
     is_over: bool,
@@ -135,6 +138,8 @@ struct Run {
     last: Duration,
     marked: Duration,
     is_spell: bool,
+    /// Bad marks in it.
+    bad: u32,
     /// Ended spells, oldest first.
     past: VecDeque<Span>,
 }
@@ -295,8 +300,9 @@ impl Servers {
         if is_bad {
             let begins = run.score == 0.0 || (!run.is_spell && run.score < STALE);
             if begins {
-                run.score = 0.0;
+                (run.score, run.bad) = (0.0, 0);
             }
+            run.bad += 1;
             run.from = if begins { arrived } else { run.from.min(arrived) };
             run.last = if begins { arrived } else { run.last.max(arrived) };
         }
@@ -313,6 +319,7 @@ impl Servers {
             {
                 run.past.pop_back();
                 run.from = run.from.min(span.from);
+                run.bad = run.bad.saturating_add(span.bad);
             }
             if before.is_none_or(|until| run.from.saturating_sub(until) >= APART) {
                 self.bet(place, kind, now);
@@ -327,13 +334,13 @@ impl Servers {
     fn close(&mut self, place: Place, kind: Mark, now: Duration) {
         let allowed = self.allowed(kind);
         let run = &mut self.server(place).runs[kind as usize];
-        let (was_spell, from, until) = (run.is_spell, run.from, run.last);
+        let (was_spell, from, until, bad) = (run.is_spell, run.from, run.last, run.bad);
         (run.score, run.is_spell) = (0.0, false);
         if !was_spell {
             return;
         }
         let length = until.saturating_sub(from);
-        run.past.push_back(Span { from, until, excused: length <= allowed, is_over: false });
+        run.past.push_back(Span { from, until, bad, excused: length <= allowed, is_over: false });
         while run.past.len() > KEPT
             || run.past.front().is_some_and(|span| now.saturating_sub(span.until) > KEPT_FOR)
         {
@@ -351,8 +358,8 @@ impl Servers {
             return;
         };
         span.is_over = true;
-        let Span { from, until, .. } = *span;
-        if place.arm == Arm::New || self.is_shared(place, kind, from, until) {
+        let Span { from, until, bad, .. } = *span;
+        if place.arm == Arm::New || bad < CHANCE || self.is_shared(place, kind, from, until) {
             return;
         }
         let spells = &mut self.usual[kind as usize].spells;

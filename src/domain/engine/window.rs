@@ -239,6 +239,13 @@ impl Windows {
         Some(self)
     }
 
+    /// What is in no window yet is dropped: windows begin anew. Priors and S go on.
+    pub fn begin_anew(&mut self) {
+        self.together.clear();
+        self.levels = vec![Default::default()];
+        self.in_unit = 0;
+    }
+
     /// Fewer clusters are `new`; the others are compared as before.
     pub fn thin(&mut self, split: Split) {
         self.split = split;

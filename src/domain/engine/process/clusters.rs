@@ -4,7 +4,7 @@
 //! Invariants: what is usual is learnt from stable alone; a request is marked slow or fast once.
 
 use super::*;
-use crate::domain::engine::servers::Mark as ServerMark;
+use crate::domain::engine::servers::{Excuse, Mark as ServerMark};
 use crate::domain::engine::{Event, SIZE_CLASSES, size_class};
 
 /// A request is slow, for a spell, above so many times stable's p90.
@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// Takes out of a final interval what is excused.
-    pub(super) fn excuse(&self, at: u64, interval: &mut Interval, now: Duration) {
+    pub(super) fn excuse(&mut self, at: u64, interval: &mut Interval, now: Duration) {
         let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
         let slow = |place: Option<Place>, arrived: Duration| {
             place.is_some_and(|place| self.servers.is_excused(ServerMark::Slow, place, arrived, now))
@@ -201,12 +201,17 @@ impl Engine {
                 () => kinds,
             }
         };
+        let mut held = vec![];
         for bad in &mut interval.bad {
             let Ends { all, counted } = bad.ends;
+            let was = *bad;
             bad.ends = Ends {
                 all: without(all, bad.place, bad.arrived),
                 counted: without(counted, bad.place, bad.arrived),
             };
+            if bad.ends != was.ends && self.is_undecided(&was, now) {
+                held.push(was);
+            }
         }
         for scored in &mut interval.scored {
             let kinds = without(scored.kinds, scored.place, arrived);
@@ -218,6 +223,26 @@ impl Engine {
             failure.excused = failed(failure.server, arrived);
             interval.counts[failure.arm.index()].spells += u64::from(failure.excused);
         }
+        held.truncate(HELD_MAX.saturating_sub(self.held.len()));
+        self.held.append(&mut held);
+    }
+
+    fn is_undecided(&self, bad: &Bad, now: Duration) -> bool {
+        bad.place.is_some_and(|place| self.servers.slow(place, bad.arrived, now) == Excuse::Undecided)
+    }
+
+    /// Spells that have outlasted what is excused count from their beginning: what was held of them is
+    /// settled with the next interval. What was held of those that have ended is dropped.
+    pub(super) fn decide_held(&mut self, now: Duration) {
+        let servers = &self.servers;
+        let outlasted = &mut self.outlasted;
+        self.held.retain(|bad| {
+            let found = bad.place.map_or(Excuse::Yes, |place| servers.slow(place, bad.arrived, now));
+            if found == Excuse::No {
+                outlasted.push(*bad);
+            }
+            found == Excuse::Undecided
+        });
     }
 
     /// Stable's failures, of a final interval.
@@ -227,5 +252,7 @@ impl Engine {
     }
 }
 
+/// Requests that are held at most.
+const HELD_MAX: usize = 1 << 14;
 /// Marks of one server that are made of one interval at most: more say nothing more.
 const MARKS_AT_ONCE: u32 = 8;

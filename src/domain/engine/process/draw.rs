@@ -105,6 +105,8 @@ impl Engine {
 
     fn forget_what_is_on_its_way(&mut self) {
         self.open.clear();
+        self.held.clear();
+        self.outlasted.clear();
         self.intervals.iter_mut().for_each(|i| i.waiting = 0);
         self.scopes().for_each(|scope| scope.first.forget());
     }

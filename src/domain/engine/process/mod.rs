@@ -251,6 +251,9 @@ pub struct Engine {
     answers: Vec<f64>,
     /// Requests of stable, and failed ones: a slow average.
     failing: [f64; 2],
+    /// Slow requests of servers whose spells go on: they count if these outlast what is excused.
+    held: Vec<Bad>,
+    outlasted: Vec<Bad>,
     exchanges: clusters::Exchanges,
     /// Intervals before this one have no request left that may become slow.
     marked_until: u64,
@@ -291,6 +294,8 @@ impl Engine {
             servers: Servers::new(settings.warm_up),
             answers: vec![0.0; histogram::BUCKETS],
             failing: [0.0; 2],
+            held: vec![],
+            outlasted: vec![],
             exchanges: clusters::Exchanges::new(),
             marked_until: number(now, settings.tick),
             oldest: number(now, settings.tick),
@@ -617,7 +622,13 @@ impl Engine {
         let until = number(now.saturating_sub(deadline), tick);
         let units = self.windows.units();
         self.mark_slow(now);
+        let warmed = self.servers.warming(now).is_some();
         self.servers.tick(now);
+        if warmed && self.servers.warming(now).is_none() {
+            // No window of latency may have a warm-up in it: the long ones begin now.
+            self.windows.begin_anew();
+        }
+        self.decide_held(now);
         while self.oldest < until {
             let mut interval = self.intervals.pop_front().unwrap_or_default();
             let at = self.oldest;
@@ -627,6 +638,7 @@ impl Engine {
             if !calm {
                 self.excuse(at, &mut interval, now);
             }
+            interval.bad.append(&mut self.outlasted);
             self.learn_failures(&interval.counts[Arm::Stable.index()]);
             take(Final {
                 end: tick * u32::try_from(at + 1).unwrap_or(u32::MAX),
