@@ -66,7 +66,7 @@ fn a_pause_as_stable_has_them_is_excused_and_a_longer_one_is_not() {
     let began = service.now;
     service.run(1.0, |place, second| place == new || paused(place, second));
     assert_eq!(service.slow(new, service.now - 300 * MS), Excuse::Undecided);
-    service.run(1.0, |place, second| place == new || paused(place, second));
+    service.run(2.0, |place, second| place == new || paused(place, second));
     assert_eq!(service.slow(new, began + 500 * MS), Excuse::No);
 }
 

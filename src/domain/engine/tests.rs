@@ -413,7 +413,7 @@ fn a_fault_is_seen_within_requests_of_new() {
 fn a_difference_below_the_floor_is_none() {
     let floor = Duration::from_millis(2);
     let cold = |d: &mut Dice, _: usize, arm: Arm, _: u8| {
-        let ms = if arm == Arm::New { 0.6 } else { 0.2 };
+        let ms = if arm == Arm::New { 0.45 } else { 0.2 };
         Some((ms * (0.5 * d.normal()).exp(), What::Answered))
     };
     let tried = |floor: Duration, answer: &Answer| {
