@@ -23,18 +23,18 @@ enum Seen {
 }
 
 fn until_seen(world: &mut World, fault: Fault, level: Level, most: u64) -> Seen {
-    let e = |world: &World| match level {
-        Level::Flip => world.engine.e_value(),
-        Level::Notice => world.engine.notice(),
+    let seen = |world: &World| match level {
+        Level::Flip => world.tripped().is_some(),
+        Level::Notice => world.engine().notice() >= 1.0 / ALPHA,
     };
-    if e(world) >= 1.0 / ALPHA {
+    if seen(world) {
         return Seen::Early;
     }
     let (before, began, route) = (world.new_requests, world.now(), world.route_requests);
     world.fault = fault;
     while world.new_requests - before < most {
         world.tick();
-        if e(world) >= 1.0 / ALPHA {
+        if seen(world) {
             return Seen::After {
                 arrived: world.new_requests - before,
                 last: world.new_final().saturating_sub(before),

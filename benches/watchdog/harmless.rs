@@ -11,6 +11,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Default)]
 struct Sup {
     e: f64,
+    tripped: bool,
     signals: [[f64; 4]; 6],
     notice: f64,
     notice_parts: [f64; 4],
@@ -18,19 +19,20 @@ struct Sup {
 
 impl Sup {
     fn look(&mut self, world: &World) {
-        let e = world.engine.e_value();
+        let e = world.e_value();
+        self.tripped |= world.tripped().is_some();
         if e > self.e {
-            (self.e, self.signals) = (e, Signal::ALL.map(|signal| world.engine.parts(signal)));
+            (self.e, self.signals) = (e, Signal::ALL.map(|signal| world.engine().parts(signal)));
         }
-        let notice = world.engine.notice();
+        let notice = world.engine().notice();
         if notice > self.notice {
-            (self.notice, self.notice_parts) = (notice, world.engine.notice_parts());
+            (self.notice, self.notice_parts) = (notice, world.engine().notice_parts());
         }
     }
 }
 
 fn trips(sups: &[Sup]) -> usize {
-    sups.iter().filter(|s| s.e >= 1.0 / ALPHA).count()
+    sups.iter().filter(|s| s.tripped).count()
 }
 
 fn over(sups: &[f64]) -> (String, bool) {

@@ -3,7 +3,7 @@
 use crate::dice::Latencies;
 use crate::rivals::{Rivals, Trip};
 use crate::table::{Bench, quantile, thousands};
-use crate::world::{ALPHA, Crowd, Fault, Weather, World, percent};
+use crate::world::{Crowd, Fault, Weather, World, percent};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn run(seed: u64, what: What, latencies: &Arc<Latencies>) -> Run {
             _ => {}
         }
         world.tick();
-        if engine.is_none() && world.engine.e_value() >= 1.0 / ALPHA {
+        if engine.is_none() && world.tripped().is_some() {
             engine = Some(Trip { at: world.now(), harmed: world.harmed });
         }
     }

@@ -1,4 +1,4 @@
-//! Traffic through the engine, event by event: users who differ, in the arm that the hash gave them; outcomes at their own time.
+//! Traffic through the whole decision path ([`Judge`] with its engine), event by event: users who differ, in the arm that the hash gave them; outcomes at their own time.
 //!
 //! Invariants: arrivals are told in the order of time, and each outcome in the tick in which it happens; the engine is told nothing that the proxy would not
 //! know; the arms differ by [`Fault`] alone.
@@ -10,6 +10,8 @@ use grayling::domain::decide::Arm;
 use grayling::domain::engine::users::{Baseline, UNITS, Unit};
 use grayling::domain::engine::{Engine, Event, Request, Settings, What};
 use grayling::domain::histogram::Histogram;
+use grayling::domain::judge::{Judge, Latency, Look, Ticks};
+use grayling::domain::verdict::{Cause, Limits, Verdict};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -106,7 +108,13 @@ pub struct Clock {
 
 #[derive(Clone)]
 pub struct World {
-    pub engine: Engine,
+    judge: Judge,
+    /// E at the last look, and the first rollback that the judge asked for.
+    e_value: f64,
+    tripped: Option<Cause>,
+    /// Answers of stable and of new in the last minute and ten seconds, as far as they go.
+    minute: [Histogram; 2],
+    recent: [Histogram; 2],
     pub dice: Dice,
     latencies: Arc<Latencies>,
     people: Vec<Person>,
@@ -154,6 +162,21 @@ pub fn settings(strata: usize) -> Settings {
     }
 }
 
+fn judge(settings: Settings) -> Judge {
+    let limits = Limits {
+        alpha: settings.alpha,
+        errors_max: 0.02,
+        latency_p99_max: Duration::from_secs(2),
+        stated: [false; 2],
+        latency_tolerance: settings.latency_tolerance,
+        latency_notice: settings.latency_notice,
+        latency_floor: settings.latency_floor,
+    };
+    let names: Vec<Arc<str>> = (0..settings.strata).map(|i| format!("r{i}").into()).collect();
+    let engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
+    Judge::new(limits, engine, names.into())
+}
+
 pub fn percent(percent: f64) -> Weight {
     Weight::from_parts((percent * 10_000.0).round() as u32)
 }
@@ -167,7 +190,11 @@ impl World {
         };
         let settings = settings(usize::from(routes));
         World {
-            engine: Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO),
+            judge: judge(settings),
+            e_value: 0.0,
+            tripped: None,
+            minute: Default::default(),
+            recent: Default::default(),
             dice,
             latencies: latencies.clone(),
             people,
@@ -199,7 +226,7 @@ impl World {
     /// Before anything else.
     pub fn notice_at(&mut self, latency_notice: f64) {
         let settings = Settings { latency_notice, ..settings(usize::from(self.routes)) };
-        self.engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
+        self.judge = judge(settings);
     }
 
     pub fn now(&self) -> Duration {
@@ -213,7 +240,8 @@ impl World {
             person.seen = false;
             self.of_new[0] += u64::from(person.unit.bucket() < weight.parts());
         }
-        self.engine.weigh(weight, self.now());
+        let now = self.now();
+        self.judge.engine_mut().weigh(weight, now);
     }
 
     /// A tick of traffic, then a look.
@@ -224,13 +252,18 @@ impl World {
             self.request(start + TICK * i as u32 / load as u32);
         }
         let began = self.clock.map(|_| Instant::now());
-        self.engine.push_all(&self.arrivals);
+        self.judge.push_all(&self.arrivals);
         self.tick += 1;
         let slot = (self.tick as usize - 1) % HORIZON;
         let mut due = std::mem::replace(&mut self.due[slot], std::mem::take(&mut self.spare));
-        self.engine.push_all(&due);
+        self.judge.push_all(&due);
         let pushed = began.map(|began| began.elapsed());
         for event in &due {
+            if event.what == What::Answered {
+                let arm = event.request.arm.index();
+                self.minute[arm].record(event.after);
+                self.recent[arm].record(event.after);
+            }
             if event.request.arm == Arm::Stable && event.what == What::Answered {
                 self.usual.record(event.after);
             }
@@ -252,7 +285,8 @@ impl World {
         due.clear();
         self.spare = due;
         let began = self.clock.map(|_| Instant::now());
-        self.engine.tick(self.now(), self.deadline, |_| {});
+        self.judge.tick(self.now(), self.deadline, |_| {});
+        self.look();
         if let (Some(clock), Some(pushed), Some(began)) = (&mut self.clock, pushed, began) {
             clock.push += pushed;
             clock.tick += began.elapsed();
@@ -264,6 +298,37 @@ impl World {
         if let Some(rivals) = &mut self.rivals {
             rivals.tick(now, harmed);
         }
+    }
+
+    fn look(&mut self) {
+        let (now, ticks) = (TICK * self.tick as u32, Ticks::OnTime);
+        let [minute, recent] = [&self.minute, &self.recent].map(|[stable, new]| Latency { new, stable });
+        let look = Look { now, ticks, minute, recent };
+        let judgement = self.judge.look(&look);
+        self.e_value = judgement.evidence.e_value;
+        if let Verdict::Breach(cause) = judgement.verdict {
+            self.tripped.get_or_insert(cause);
+        }
+        if self.tick.is_multiple_of(100) {
+            self.recent = Default::default();
+        }
+        if self.tick.is_multiple_of(600) {
+            self.minute = Default::default();
+        }
+    }
+
+    pub fn engine(&self) -> &Engine {
+        self.judge.engine()
+    }
+
+    /// E at the last look.
+    pub fn e_value(&self) -> f64 {
+        self.e_value
+    }
+
+    /// The first rollback that the judge asked for.
+    pub fn tripped(&self) -> Option<Cause> {
+        self.tripped
     }
 
     pub fn ticks(&mut self, n: usize) {
@@ -317,7 +382,8 @@ impl World {
         }
         let stratum = (self.routes > 1).then(|| self.dice.below(usize::from(self.routes)) as u8);
         self.ids += 1;
-        let request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
+        let request =
+            Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: Some(0) };
         self.requests += 1;
         if arm == Arm::New {
             self.new_requests += 1;

@@ -187,11 +187,7 @@ impl Judge {
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
-        self.engine.push_all(events);
-        self.hear_answers(events);
-        let watches = !self.engine.has_had_nobody()
-            && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
-        self.silence.hear(events, watches, self.ticked);
+        // The engine forgets what it knows of an exchange with its end.
         let [redirects, long, small] = &mut self.seen;
         for event in events {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
@@ -217,6 +213,11 @@ impl Judge {
                 _ => {}
             }
         }
+        self.engine.push_all(events);
+        self.hear_answers(events);
+        let watches = !self.engine.has_had_nobody()
+            && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
+        self.silence.hear(events, watches, self.ticked);
     }
 
     /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.

@@ -452,7 +452,8 @@ mod tests {
                 for number in enter(&mut first, interval, place.arm, n, Some(place)) {
                     first.exit(interval, number, exit, buckets);
                     servers.came(place, now);
-                    servers.mark(place, Mark::Failed, now, exit == Exit::Failed, now);
+                    let (bad, fine): (&[_], _) = if exit == Exit::Failed { (&[None], 0) } else { (&[], 1) };
+                    servers.mark(place, Mark::Failed, now, bad, fine, now);
                 }
             }
             servers.tick(now);

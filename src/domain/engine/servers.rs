@@ -3,11 +3,12 @@
 //!
 //! # Spells
 //!
-//! Each request is one mark of its server: *slow* once it is older than a limit ([`Servers::limit`])
-//! without an answer, *fast* if it is answered before; *failed* or not. A CUSUM over the marks of one
+//! Each request is one mark of its server: *slow* if it is older than a limit ([`Servers::limit`])
+//! without an answer, *fast* if it is answered before; *failed* by then or not. A CUSUM over the marks of one
 //! server (Page 1954) finds runs in which far more of them are bad than of stable's usual ones. It
-//! counts marks and not time, so it is equally noisy for busy and for quiet servers. A run whose
-//! score reaches [`SPELL`] is a spell, from its first bad mark on.
+//! counts marks and not time, so it is equally noisy for busy and for quiet servers. A user who is bad
+//! again and again counts once in a run: a spell is a matter of many users. A run whose score reaches
+//! [`SPELL`] is a spell, from its first bad mark on, as long as [`DENSE`] of its marks are bad.
 //!
 //! # What is excused
 //!
@@ -28,6 +29,7 @@
 //! Invariants: pure, time is an argument; memory is bounded by the number of servers.
 
 use super::save::{Eye, Pen};
+use super::users::Unit;
 use crate::domain::decide::Arm;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -60,8 +62,10 @@ pub const RESTART: Duration = Duration::from_secs(30);
 /// A spell may be longer than the longest one of stable by this factor, and by so much more.
 const LONGER: f64 = 1.5;
 const MORE: Duration = Duration::from_millis(250);
+/// Marks are of intervals of at most this length.
+const INTERVAL: Duration = Duration::from_millis(250);
 /// Failures this near to a spell of failures are of it.
-const EDGE: Duration = Duration::from_millis(250);
+const EDGE: Duration = Duration::from_millis(400);
 /// No spell is excused for longer.
 const EXCUSED_MAX: Duration = Duration::from_secs(30);
 /// Spells of stable that are remembered, and for how long.
@@ -124,6 +128,8 @@ struct Span {
     from: Duration,
     until: Duration,
     bad: u32,
+    from_mark: u64,
+    last_mark: u64,
     excused: bool,
     /// It is known that it has ended, and is among stable's usual ones.
     is_over: bool,
@@ -138,8 +144,13 @@ struct Run {
     last: Duration,
     marked: Duration,
     is_spell: bool,
-    /// Bad marks in it.
+    /// Bad marks in it, and the users of the last ones.
     bad: u32,
+    users: [Option<Unit>; USERS],
+    /// Marks so far; at the first bad mark of the run, and at the last one.
+    marks: u64,
+    from_mark: u64,
+    last_mark: u64,
     /// Ended spells, oldest first.
     past: VecDeque<Span>,
 }
@@ -282,27 +293,50 @@ impl Servers {
         server.requests += 1.0;
     }
 
-    /// A request that arrived at this time was bad, or was not.
-    pub fn mark(&mut self, place: Place, kind: Mark, arrived: Duration, is_bad: bool, now: Duration) {
+    /// The requests of one interval of a server: the users of bad ones, and how many were fine. All of
+    /// them, so that the order in which they come out does not matter.
+    pub fn mark(
+        &mut self,
+        place: Place,
+        kind: Mark,
+        arrived: Duration,
+        bad: &[Option<Unit>],
+        fine: u64,
+        now: Duration,
+    ) {
         let usual = self.usual[kind as usize].share.clamp(USUAL[0], USUAL[1]);
         let spell = IN_SPELL[kind as usize].max(2.0 * usual);
-        let step = if is_bad { (spell / usual).ln() } else { ((1.0 - spell) / (1.0 - usual)).ln() };
+        let (up, down) = ((spell / usual).ln(), ((1.0 - spell) / (1.0 - usual)).ln());
         let run = &mut self.server(place).runs[kind as usize];
         let late = now.saturating_sub(run.marked) > GAP;
         run.marked = now;
-        if run.score == 0.0 && !is_bad {
+        run.marks += bad.len() as u64 + fine;
+        if run.score == 0.0 && bad.is_empty() {
             return;
         }
         if late {
             self.close(place, kind, now);
         }
         let run = &mut self.server(place).runs[kind as usize];
-        if is_bad {
+        let known = if run.score > 0.0 { run.users } else { [None; USERS] };
+        let mut users: Vec<Option<Unit>> = vec![];
+        for user in bad {
+            if user.is_none() || !(known.contains(user) || users.contains(user)) {
+                users.push(*user);
+            }
+        }
+        let step = users.len() as f64 * up + fine as f64 * down;
+        if !users.is_empty() && step > 0.0 {
             let begins = run.score == 0.0 || (!run.is_spell && run.score < STALE);
             if begins {
-                (run.score, run.bad) = (0.0, 0);
+                (run.score, run.bad, run.users) = (0.0, 0, [None; USERS]);
+                run.from_mark = run.marks - bad.len() as u64 - fine;
             }
-            run.bad += 1;
+            for user in &users {
+                run.users[run.bad as usize % USERS] = *user;
+                run.bad += 1;
+            }
+            run.last_mark = run.marks;
             run.from = if begins { arrived } else { run.from.min(arrived) };
             run.last = if begins { arrived } else { run.last.max(arrived) };
         }
@@ -320,6 +354,7 @@ impl Servers {
                 run.past.pop_back();
                 run.from = run.from.min(span.from);
                 run.bad = run.bad.saturating_add(span.bad);
+                run.from_mark = span.from_mark;
             }
             if before.is_none_or(|until| run.from.saturating_sub(until) >= APART) {
                 self.bet(place, kind, now);
@@ -335,12 +370,21 @@ impl Servers {
         let allowed = self.allowed(kind);
         let run = &mut self.server(place).runs[kind as usize];
         let (was_spell, from, until, bad) = (run.is_spell, run.from, run.last, run.bad);
+        let (from_mark, last_mark, is_dense) = (run.from_mark, run.last_mark, run.is_dense());
         (run.score, run.is_spell) = (0.0, false);
         if !was_spell {
             return;
         }
         let length = until.saturating_sub(from);
-        run.past.push_back(Span { from, until, bad, excused: length <= allowed, is_over: false });
+        run.past.push_back(Span {
+            from,
+            until,
+            bad,
+            from_mark,
+            last_mark,
+            excused: length <= allowed && is_dense,
+            is_over: false,
+        });
         while run.past.len() > KEPT
             || run.past.front().is_some_and(|span| now.saturating_sub(span.until) > KEPT_FOR)
         {
@@ -358,8 +402,9 @@ impl Servers {
             return;
         };
         span.is_over = true;
-        let Span { from, until, bad, .. } = *span;
-        if place.arm == Arm::New || bad < CHANCE || self.is_shared(place, kind, from, until) {
+        let Span { from, until, bad, from_mark, last_mark, .. } = *span;
+        let sparse = !is_dense(bad, from_mark, last_mark);
+        if place.arm == Arm::New || bad < CHANCE || sparse || self.is_shared(place, kind, from, until) {
             return;
         }
         let spells = &mut self.usual[kind as usize].spells;
@@ -437,7 +482,7 @@ impl Servers {
 
     /// Was nothing out of the ordinary on any server since this time?
     pub fn calm_since(&self, since: Duration) -> bool {
-        let margin = self.limit.unwrap_or_default();
+        let margin = self.limit.unwrap_or_default() + EDGE;
         let warm = self.release_since.is_some()
             || self.release_past.is_some_and(|(_, end)| end >= since)
             || self.all.iter().any(|server| server.warm.touches(since));
@@ -507,11 +552,12 @@ impl Servers {
         let Some(server) = self.all.get(place.index()) else { return Excuse::No };
         let run = &server.runs[kind as usize];
         // Before its first bad mark, and after its last one, a spell may have begun and not ended.
-        let margin = if kind == Mark::Slow { self.limit.unwrap_or_default() } else { EDGE };
+        let slow = kind == Mark::Slow;
+        let margin = if slow { self.limit.unwrap_or_default() + INTERVAL } else { EDGE };
         if run.score > 0.0 && arrived + margin >= run.from {
             let length = run.last.saturating_sub(run.from);
             return match run.is_spell {
-                true if length > self.allowed(kind) => Excuse::No,
+                true if length > self.allowed(kind) || !run.is_dense() => Excuse::No,
                 true => Excuse::Undecided,
                 false if now.saturating_sub(run.from) < margin + YOUNG => Excuse::Undecided,
                 false => Excuse::No,
@@ -660,7 +706,20 @@ impl Server {
     }
 }
 
+/// So many of the marks of a spell are bad, at least.
+const DENSE: f64 = 0.15;
+/// Users of a run that are known.
+const USERS: usize = 4;
+
+fn is_dense(bad: u32, from: u64, last: u64) -> bool {
+    f64::from(bad) >= DENSE * (last.saturating_sub(from) + 1) as f64
+}
+
 impl Run {
+    fn is_dense(&self) -> bool {
+        is_dense(self.bad, self.from_mark, self.last_mark)
+    }
+
     /// Is there a run at that time, even one that is no spell?
     fn touches(&self, at: Duration) -> bool {
         (self.score > 0.0 && at + YOUNG >= self.from)

@@ -37,7 +37,9 @@ impl Service {
                 let arrived = self.now - LIMIT;
                 self.servers.came(place, self.now);
                 let slow = pauses(place, arrived.as_secs_f64()) || self.dice.uniform() < 0.007;
-                self.servers.mark(place, Mark::Slow, arrived, slow, self.now);
+                let user = Unit::from_index((self.dice.uniform() * 1e6) as u32);
+                let (bad, fine): (&[_], _) = if slow { (&[Some(user)], 0) } else { (&[], 1) };
+                self.servers.mark(place, Mark::Slow, arrived, bad, fine, self.now);
             }
         }
     }
@@ -102,7 +104,8 @@ fn failures_are_excused_only_beside_a_sound_server() {
     let fail = |servers: &mut Servers, failing: &[u8], now: Duration| {
         for server in 0..2 {
             servers.came(at(Arm::New, server), now);
-            servers.mark(at(Arm::New, server), Mark::Failed, now, failing.contains(&server), now);
+            let (bad, fine): (&[_], _) = if failing.contains(&server) { (&[None], 0) } else { (&[], 1) };
+            servers.mark(at(Arm::New, server), Mark::Failed, now, bad, fine, now);
         }
         servers.tick(now);
     };

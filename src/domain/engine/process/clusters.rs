@@ -70,7 +70,8 @@ impl Engine {
     pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
         let Event { request, after, .. } = event;
         let mut ends = Ends::default();
-        if let Some(long_from) = self.exchanges.long_from.filter(|_| !client_slow) {
+        let in_time = !client_slow && !self.late_heads.contains(&request.id);
+        if let Some(long_from) = self.exchanges.long_from.filter(|_| in_time) {
             let factor = self.factor(request.unit);
             let is_long = |by: f64| bucket(self.settings.compared_us(*after, by) / factor) > long_from;
             let [flip, _] = self.settings.divisors();
@@ -104,6 +105,7 @@ impl Engine {
             self.exchanges.sizes[stratum_index(request.stratum)][usize::from(class)] += 1.0;
         }
         let ends = self.ended(event, size, client_slow);
+        self.late_heads.remove(&request.id);
         if ends == Ends::default() {
             return;
         }
@@ -112,57 +114,42 @@ impl Engine {
         }
     }
 
-    /// A request has come out: a mark of its server.
-    pub(super) fn mark(
-        &mut self,
-        place: Place,
-        request: &Request,
-        what: What,
-        after: Duration,
-        index: usize,
-    ) {
-        let comes_out = !matches!(what, What::Arrived | What::Broke | What::Ended { .. });
-        let at = request.at;
-        let now = at + after;
-        let unmarked = self.oldest + index as u64 >= self.marked_until;
-        if comes_out
-            && unmarked
-            && let Some(pending) = self.intervals[index].pending.get_mut(place.index())
-        {
-            *pending = pending.saturating_sub(1);
-        }
-        match what {
-            What::Answered | What::ClientError | What::Redirected => {
-                if let Some(limit) = self.servers.limit().filter(|_| unmarked) {
-                    self.servers.mark(place, ServerMark::Slow, at, after > limit, now);
-                }
-                self.servers.mark(place, ServerMark::Failed, at, false, now);
-                self.servers.answered(place);
-            }
-            What::Failed | What::Broke => self.servers.mark(place, ServerMark::Failed, at, true, now),
-            What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
-        }
-    }
-
-    /// Requests that have become older than the limit without an answer are slow.
-    pub(super) fn mark_slow(&mut self, now: Duration) {
+    /// Intervals whose requests are older than the limit: what has not been answered by then is slow.
+    pub(super) fn mark_servers(&mut self, now: Duration) {
         let tick = self.settings.tick;
-        let Some(limit) = self.servers.limit() else {
-            self.marked_until = number(now, tick);
-            return;
-        };
-        let until = number(now.saturating_sub(limit), tick);
+        let limit = self.servers.limit();
+        let until = number(now.saturating_sub(limit.unwrap_or(LIMIT_UNKNOWN)), tick);
         while self.marked_until < until {
             let at = self.marked_until;
             self.marked_until += 1;
             let index = at.checked_sub(self.oldest).map(|index| index as usize);
             let Some(interval) = index.and_then(|index| self.intervals.get_mut(index)) else { continue };
             let arrived = tick * u32::try_from(at).unwrap_or(u32::MAX);
-            for (index, pending) in interval.pending.iter_mut().enumerate() {
-                for _ in 0..std::mem::take(pending).min(MARKS_AT_ONCE) {
-                    self.servers.mark(Place::from_index(index), ServerMark::Slow, arrived, true, now);
+            interval.pending.sort_unstable_by_key(|of| of.place.index());
+            if self.late_heads.len() > LATE_HEADS_MAX {
+                self.late_heads.clear();
+            }
+            let late = interval.pending.iter().filter(|of| of.came_out == CameOut::Not);
+            self.late_heads.extend(late.map(|of| of.id));
+            for of_server in interval.pending.chunk_by(|a, b| a.place == b.place) {
+                let place = of_server[0].place;
+                let users = |came_out: CameOut| {
+                    let of = of_server.iter().filter(move |of| of.came_out == came_out);
+                    of.map(|of| (Some(of.unit), of.factor))
+                };
+                let late: Vec<_> = users(CameOut::Late).map(|(user, _)| user).collect();
+                let fine = users(CameOut::Answered).count() as u64;
+                let failed: Vec<_> = users(CameOut::Failed).map(|(user, _)| user).collect();
+                let succeeded = fine + late.len() as u64;
+                self.servers.mark(place, ServerMark::Failed, arrived, &failed, succeeded, now);
+                if limit.is_some() {
+                    // A user who is far slower than others may still be in time.
+                    let waiting = users(CameOut::Not).filter(|(_, f)| *f <= FAR_SLOWER);
+                    let slow: Vec<_> = waiting.map(|(user, _)| user).chain(late).collect();
+                    self.servers.mark(place, ServerMark::Slow, arrived, &slow, fine, now);
                 }
             }
+            interval.pending.clear();
         }
     }
 
@@ -254,5 +241,9 @@ impl Engine {
 
 /// Requests that are held at most.
 const HELD_MAX: usize = 1 << 14;
-/// Marks of one server that are made of one interval at most: more say nothing more.
-const MARKS_AT_ONCE: u32 = 8;
+/// A user whose usual latency is so many times that of others says nothing by being slow.
+const FAR_SLOWER: f32 = 1.5;
+/// Requests with a late head that are known at most.
+const LATE_HEADS_MAX: usize = 1 << 15;
+/// When requests are marked while too little is known of stable.
+const LIMIT_UNKNOWN: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ use crate::domain::decide::Arm;
 use crate::domain::histogram;
 use crate::domain::quick::Quick;
 use draw::Draw;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +113,8 @@ struct Open {
     stratum: Option<u8>,
     place: Option<Place>,
     factor: f64,
+    /// Its number in [`Interval::pending`].
+    pending: u32,
     /// First of its user in the pooled scope, in its stratum: its number in the slot.
     first: [Option<u32>; 2],
     answered: bool,
@@ -151,6 +153,26 @@ impl Scored {
     }
 }
 
+/// A request of a server, until its interval is marked.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    id: u64,
+    place: Place,
+    unit: Unit,
+    factor: f32,
+    came_out: CameOut,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum CameOut {
+    Not,
+    Answered,
+    /// Answered, but later than the limit.
+    Late,
+    Failed,
+    Excused,
+}
+
 /// What one request did to its user.
 #[derive(Clone, Copy, Debug)]
 struct Bad {
@@ -184,8 +206,8 @@ struct Interval {
     entered: Vec<Pair>,
     /// Drawn requests that something befell.
     bad: Vec<Bad>,
-    /// Requests of each server that have neither come out nor been marked as slow.
-    pending: Vec<u32>,
+    /// Drawn requests of servers, in the order of arrival.
+    pending: Vec<Pending>,
     scored: Vec<Scored>,
     failures: Vec<Failure>,
     /// Drawn and unanswered.
@@ -252,6 +274,8 @@ pub struct Engine {
     /// Requests of stable, and failed ones: a slow average.
     failing: [f64; 2],
     /// Slow requests of servers whose spells go on: they count if these outlast what is excused.
+    /// Requests whose head came late: that the whole exchange is long says nothing more.
+    late_heads: HashSet<u64, Quick>,
     held: Vec<Bad>,
     outlasted: Vec<Bad>,
     exchanges: clusters::Exchanges,
@@ -294,6 +318,7 @@ impl Engine {
             servers: Servers::new(settings.warm_up),
             answers: vec![0.0; histogram::BUCKETS],
             failing: [0.0; 2],
+            late_heads: HashSet::default(),
             held: vec![],
             outlasted: vec![],
             exchanges: clusters::Exchanges::new(),
@@ -394,9 +419,6 @@ impl Engine {
         if what == What::Arrived {
             return self.arrive(&request, at);
         }
-        if let Some(place) = place(&request) {
-            self.mark(place, &request, what, after, index);
-        }
         let interval = &mut self.intervals[index];
         let counts = &mut interval.counts[request.arm.index()];
         match what {
@@ -442,11 +464,6 @@ impl Engine {
         self.intervals[index].counts[request.arm.index()].requests += 1;
         if let Some(place) = place(request) {
             self.servers.came(place, request.at);
-            let pending = &mut self.intervals[index].pending;
-            if pending.len() <= place.index() {
-                pending.resize(place.index() + 1, 0);
-            }
-            pending[place.index()] += 1;
         }
         let Some(unit) = self.placed(request) else { return };
         let interval = &mut self.intervals[index];
@@ -469,7 +486,14 @@ impl Engine {
         }
         let (arm, stratum) = (request.arm, request.stratum);
         let place = place(request);
-        let open = Open { interval: at, unit, arm, stratum, place, factor, first, answered: false };
+        let pending = self.intervals[index].pending.len() as u32;
+        if let Some(place) = place {
+            let (factor, came_out) = (factor as f32, CameOut::Not);
+            let waiting = Pending { id: request.id, place, unit, factor, came_out };
+            self.intervals[index].pending.push(waiting);
+        }
+        let answered = false;
+        let open = Open { interval: at, unit, arm, stratum, place, factor, pending, first, answered };
         self.open.insert(request.id, open);
     }
 
@@ -512,6 +536,28 @@ impl Engine {
         // Told twice. Counted twice, it would hide another that never answers.
         if open.answered && what != What::Broke {
             return;
+        }
+        // Once its interval is marked there is none of that number.
+        let answers = matches!(what, What::Answered | What::ClientError | What::Redirected);
+        if at >= self.marked_until
+            && let Some(pending) = self.intervals[index].pending.get_mut(open.pending as usize)
+        {
+            (pending.place, pending.came_out) = match what {
+                What::Failed | What::Broke => (place(request).unwrap_or(pending.place), CameOut::Failed),
+                _ if answers => {
+                    let limit = self.servers.limit().map(|limit| limit.mul_f64(open.factor.max(1.0)));
+                    let late = limit.is_some_and(|limit| after > limit);
+                    let came_out = if late { CameOut::Late } else { CameOut::Answered };
+                    if late {
+                        self.late_heads.insert(request.id);
+                    }
+                    (place(request).unwrap_or(pending.place), came_out)
+                }
+                _ => (pending.place, CameOut::Excused),
+            };
+        }
+        if answers && let Some(place) = place(request) {
+            self.servers.answered(place);
         }
         let interval = &mut self.intervals[index];
         let table = interval.table.as_ref();
@@ -621,7 +667,7 @@ impl Engine {
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), tick);
         let units = self.windows.units();
-        self.mark_slow(now);
+        self.mark_servers(now);
         let warmed = self.servers.warming(now).is_some();
         self.servers.tick(now);
         if warmed && self.servers.warming(now).is_none() {
