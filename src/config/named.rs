@@ -219,9 +219,6 @@ pub fn releases(
             }
         }
         let anomaly = [("rollback", OnAnomaly::Rollback), ("freeze", OnAnomaly::Freeze)];
-        let [rollback, freeze] = anomaly;
-        // The first one is the default.
-        let both_bad = [freeze, rollback];
         let reach = [
             ("stable", OnUnreachable::Stable),
             ("reads", OnUnreachable::Reads),
@@ -241,7 +238,10 @@ pub fn releases(
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
             on_unreachable: r.choice(&s, "on_unreachable", &reach),
             on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
-            on_both_bad: r.choice(&s, "on_both_bad", &both_bad),
+            on_both_bad: match r.value(&s, "on_both_bad") {
+                None => OnAnomaly::Freeze,
+                Some(_) => r.choice(&s, "on_both_bad", &anomaly),
+            },
             warm_up: r.duration(&s, "warm_up", "60s", "0s"..="5m"),
             same_version: r.boolean(&s, "same_version").is_some_and(|same| same.value),
             waves: plan.waves,

@@ -2,7 +2,8 @@
 //!
 //! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; never shorter for want of samples. Where too
 //! little is known of stable, the last deadline that was known holds, then what is known of `new`,
-//! then the upstream's response time-out.
+//! then the upstream's response time-out, of which [`UNKNOWN`] is enough: a late answer of `new` is no
+//! failure, so that no harm is done, and what is known to have failed must not wait for longer.
 
 use super::histogram::Histogram;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use std::time::Duration;
 /// The shortest, and the longest.
 pub const LEAST: Duration = Duration::from_millis(250);
 pub const MOST: Duration = Duration::from_secs(60);
+/// While nothing is known.
+const UNKNOWN: Duration = Duration::from_secs(5);
 /// Successes from which on a tail is known.
 const KNOWN: u64 = 100;
 /// So many times p99.9.
@@ -40,7 +43,7 @@ impl Deadline {
     }
 
     pub fn now(&self) -> Duration {
-        self.known.or(self.of_new).unwrap_or_else(|| self.time_out.clamp(LEAST, MOST))
+        self.known.or(self.of_new).unwrap_or_else(|| self.time_out.clamp(LEAST, UNKNOWN))
     }
 }
 
@@ -59,7 +62,7 @@ mod tests {
         let time_out = Duration::from_secs(30);
         let nothing = histogram(0, 0);
         let mut deadline = Deadline::new(time_out);
-        assert_eq!(deadline.now(), time_out);
+        assert_eq!(deadline.now(), UNKNOWN);
         deadline.observe(&nothing, &histogram(200, 1000), time_out);
         assert!((3.6..4.5).contains(&deadline.now().as_secs_f64()), "{:?}", deadline.now());
         deadline.observe(&histogram(200, 100), &nothing, time_out);

@@ -335,7 +335,9 @@ impl Judge {
         let errors = self.ceiling(0, look.now, self.failures.crossing(), errors_limit);
         let slow_limit = fit_slow.limit(SLOW_SHARE).unwrap_or(1.0);
         let latency = self.ceiling(1, look.now, self.slow.crossing(), slow_limit);
-        let silent = self.silence.look(look.now);
+        // Stable may leave its users waiting, too.
+        let [failing, _, slow_stable, ..] = self.stable.defers(look.now);
+        let silent = if failing || slow_stable { Silent::default() } else { self.silence.look(look.now) };
         comparison.worse = match loudest {
             engine::Signal::Errors => self.failures.last(),
             engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
