@@ -70,6 +70,9 @@ pub struct Release {
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
+    /// Ceilings only report, and waves hold; `null`: no maintenance is in force.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
     /// Why the weight in force is below the configured one, in a sentence.
     #[serde(default)]
     pub held: Option<String>,
@@ -88,6 +91,18 @@ pub struct Release {
     #[serde(default)]
     pub resources: Vec<Resource>,
     pub watchdog: Watchdog,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// The change that it is for.
+    pub change: String,
+    pub at: String,
+    /// It ends by itself then.
+    pub until: String,
+    pub actor: String,
+    #[serde(default)]
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -387,6 +402,22 @@ pub struct ChangeRequest {
     /// Of a resume that ends a rollback: the wave to go on in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+}
+
+/// The body of `POST /api/v1/releases/R/maintenance`: `for` and `change`, or `end`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceRequest {
+    /// How long, as `30m`; at most `24h`.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub length: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Ends the present one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end: bool,
 }
 
 /// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.

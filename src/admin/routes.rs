@@ -5,7 +5,7 @@
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
-use super::{dto, file, page, record, session};
+use super::{dto, file, maintenance, page, record, session};
 use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
@@ -56,6 +56,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/releases/{release}/resume", post(resume))
         .route("/api/v1/releases/{release}/pause", post(pause))
         .route("/api/v1/releases/{release}/promote", post(promote))
+        .route("/api/v1/releases/{release}/maintenance", post(maintenance::maintain))
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
@@ -218,6 +219,13 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
+        maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::Maintenance {
+            change: of.change.clone(),
+            at: clock::rfc3339(of.at_ms),
+            until: clock::rfc3339(of.until_ms),
+            actor: of.actor.clone(),
+            reason: of.reason.clone(),
+        }),
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
         ends,
         trip,
@@ -437,7 +445,7 @@ fn reasoned(
     Ok((request, Origin { actor, reason: Some(reason) }))
 }
 
-async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+pub(super) async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
     match changed {
         Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
         changed => told(live, changed).await,
@@ -494,7 +502,7 @@ async fn answer(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Result<d
 }
 
 /// A reason is kept for ever, in the state file too.
-fn too_long(reason: Option<&str>) -> Option<Response> {
+pub(super) fn too_long(reason: Option<&str>) -> Option<Response> {
     let hint = format!("at most {REASON_BYTES_MAX} bytes; link to the rest");
     let long = reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX);
     long.then(|| refuse(StatusCode::BAD_REQUEST, "the reason is too long", Some(hint)))

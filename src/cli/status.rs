@@ -180,8 +180,9 @@ fn keys(status: &Status) -> Vec<String> {
         let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
         let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
         let held = r.progress.as_ref().map(|p| p.held_s.is_some());
+        let maintenance = r.maintenance.as_ref().map(|m| (&m.change, &m.until));
         format!(
-            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}",
+            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}{maintenance:?}",
             r.name,
             (r.attempt, r.state, &r.wave, &r.held)
         )
@@ -195,6 +196,9 @@ fn line(r: &Release) -> String {
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
         let _ = write!(out, ", {}", told(r, trip));
+    }
+    if let Some(of) = &r.maintenance {
+        let _ = write!(out, ", maintenance {} until {}", shown(&of.change), shown(&of.until));
     }
     for missing in r.progress.iter().flat_map(|p| &p.missing) {
         let _ = write!(out, ", held by {}", shown(missing));
@@ -253,6 +257,11 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
         None => "no request in the last minute".to_owned(),
     };
     let _ = writeln!(out, "  weight    {}; {share}", weights(r));
+    if let Some(of) = &r.maintenance {
+        let told = format!("{} until {}, by {}", shown(&of.change), shown(&of.until), shown(&of.actor));
+        let effect = "ceilings and both_arms only report, waves hold";
+        let _ = writeln!(out, "  maintenance {}: {effect}", colour.paint(Hue::Yellow, &told));
+    }
     if let Some(held) = &r.held {
         let _ = writeln!(out, "  held      {}", colour.paint(Hue::Yellow, &shown(held)));
         if let Some(since) = r.under_way.since.as_deref().filter(|_| r.under_way.requests > 0) {

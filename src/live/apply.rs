@@ -320,6 +320,7 @@ impl Live {
             epochs: 0,
             evidence: 0,
             started: false,
+            maintained: HashMap::new(),
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
             key: key.clone(),

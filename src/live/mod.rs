@@ -14,6 +14,7 @@ pub mod gates;
 pub mod keeper;
 pub mod ledger;
 pub mod log;
+pub mod maintenance;
 pub mod membership;
 pub mod meter;
 pub mod private;

@@ -17,6 +17,7 @@
 use super::ledger::{self, End, Entry};
 use super::private::{private_directory, private_file};
 use crate::domain::cohort::Weight;
+use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
@@ -312,6 +313,8 @@ struct FileMemory {
     progress: Option<FileProgress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pause: Option<FilePause>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    maintenance: Option<FileMaintenance>,
     #[serde(default)]
     versions: FileVersions,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -348,6 +351,17 @@ struct FilePause {
     actor: String,
     reason: String,
     #[serde(default)]
+    entry: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileMaintenance {
+    change: String,
+    at_ms: i64,
+    until_ms: i64,
+    actor: String,
+    reason: String,
     entry: u64,
 }
 
@@ -448,6 +462,14 @@ impl From<&Image> for FileImage {
                 reason: p.reason.clone(),
                 entry: p.entry,
             }),
+            maintenance: m.maintenance.as_ref().map(|m| FileMaintenance {
+                change: m.change.clone(),
+                at_ms: m.at_ms,
+                until_ms: m.until_ms,
+                actor: m.actor.clone(),
+                reason: m.reason.clone(),
+                entry: m.entry,
+            }),
             versions: FileVersions {
                 stable: m.versions.stable.clone(),
                 new: m.versions.new.clone(),
@@ -529,6 +551,14 @@ impl TryFrom<FileImage> for Image {
                     reason: p.reason,
                     entry: p.entry,
                 }),
+                maintenance: m.maintenance.map(|m| Maintenance {
+                    change: m.change,
+                    at_ms: m.at_ms,
+                    until_ms: m.until_ms,
+                    actor: m.actor,
+                    reason: m.reason,
+                    entry: m.entry,
+                }),
                 versions: Versions {
                     stable: m.versions.stable,
                     new: m.versions.new,
@@ -591,6 +621,14 @@ pub mod tests {
         let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
         let progress = Progress { wave: "5%".into(), reach, finished: true, entry: 6 };
         let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into(), entry: 7 };
+        let maintenance = Maintenance {
+            change: "CHG-1".into(),
+            at_ms: 10,
+            until_ms: 20,
+            actor: "ann".into(),
+            reason: "the database moves".into(),
+            entry: 7,
+        };
         let versions = Versions { stable: vec!["a:1".into()], new: vec!["b:2".into()], same_declared: true };
         image.releases.insert(
             "c".into(),
@@ -598,6 +636,7 @@ pub mod tests {
                 attempt: 1,
                 progress: Some(progress),
                 pause: Some(pause),
+                maintenance: Some(maintenance),
                 versions,
                 stage: 12,
                 ..Memory::default()
@@ -640,6 +679,16 @@ pub mod tests {
         let bytes = render(&image()).unwrap();
         let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 3", "grayling-state 4", 1);
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
+    }
+
+    /// As the version before wrote it: it knew no maintenance.
+    #[test]
+    fn a_file_of_an_earlier_version_is_read() {
+        let mut without = image();
+        without.releases.values_mut().for_each(|memory| memory.maintenance = None);
+        let bytes = render(&without).unwrap();
+        assert!(!String::from_utf8(bytes.clone()).unwrap().contains("maintenance"));
+        assert_eq!(parse(&bytes).unwrap(), without);
     }
 
     proptest! {

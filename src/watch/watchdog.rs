@@ -15,6 +15,7 @@ use crate::domain::engine::{Engine, Event, SERVERS_MAX, SHARES, Settings, What};
 use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
+use crate::domain::maintenance;
 use crate::domain::plan::WatchdogMode;
 use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
@@ -115,6 +116,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         last = now;
         live.heed_stop_file(StopFile::beside(config));
         live.note_drained();
+        live.end_maintenances();
 
         live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
         // Loaded after the events were taken: it knows all of their epochs but those of releases that are gone.
@@ -409,6 +411,9 @@ impl Watched {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
+        if let Some((of, _)) = release.maintenance.as_ref().filter(|(_, until)| *until > now) {
+            maintenance::report_only(&of.change, &mut judgement);
+        }
         let harm = self.harm(release, &mut judgement);
         let too_much = weigh_resources(&used, &mut judgement);
         let passed = now.saturating_sub(std::mem::replace(&mut self.looked, now));

@@ -21,6 +21,7 @@ mod hostile;
 mod latch;
 mod leaving;
 mod ledger;
+mod maintenance;
 mod metrics;
 mod page;
 mod posts;

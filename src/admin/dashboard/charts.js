@@ -3,7 +3,7 @@
 
 const charts = { made: [], release: null, span: 3600, root: null };
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const MARKS = { trip: 'rolled back', freeze: 'frozen', resume: 'resumed', attempt: 'attempt', weight: 'weight', stop: 'stop file', unstop: 'stop file gone', start: 'start', pause: 'paused', promote: 'promoted', wave: 'wave' };
+const MARKS = { trip: 'rolled back', freeze: 'frozen', resume: 'resumed', attempt: 'attempt', weight: 'weight', stop: 'stop file', unstop: 'stop file gone', start: 'start', pause: 'paused', promote: 'promoted', maintenance: 'maintenance', wave: 'wave' };
 const RULED = [['stable', '--stable', (s) => s.stable], ['new', '--new', (s) => s.new]];
 
 /** `lines`: [label, colour, values of a series, dash]; `limit`: [value, label] of a release. */

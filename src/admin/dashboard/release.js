@@ -9,6 +9,7 @@ function viewRelease(name) {
     others && el('p', null, el('label', { for: 'which' }, 'Release'), el('select', { id: 'which', onchange: (e) => { location.hash = link(e.target.value); } },
       status.releases.map((x) => el('option', { value: x.name, selected: x.name === r.name }, x.name)))),
     el('section', { class: `card ${a.tone}` }, cardHead(r, a, 'h2'), bar(r), answerList(r, a)),
+    maintenance(r),
     r.trip && frozenEvidence(r, status),
     el('h3', null, 'Waves and gates'), gates(r),
     el('h3', null, 'Both arms, the last five minutes'), arms(r),
@@ -20,6 +21,16 @@ function viewRelease(name) {
 function spans() {
   const choice = (seconds, text) => el('button', { class: 'small', 'aria-pressed': String(charts.span === seconds), onclick: () => { charts.span = seconds; changed(); } }, text);
   return el('div', { class: 'spans', role: 'group', 'aria-label': 'How far back' }, choice(300, '5 min'), choice(900, '15 min'), choice(3600, '1 hour'));
+}
+
+/** One that stands, or the button that begins one. */
+function maintenance(r) {
+  const m = r.maintenance;
+  if (m) {
+    return el('p', { class: 'notice watch', id: 'maintenance' }, el('b', null, `▲ Maintenance ${m.change}`), ` until ${clock(new Date(m.until))}, by ${m.actor}${m.reason ? `: ${m.reason}` : ''}. Ceilings and both_arms only report, waves hold. The comparison goes on. `,
+      el('button', { class: 'small', onclick: () => endMaintenance(r) }, 'End it…'));
+  }
+  return r.state !== 'rolled_back' && el('p', { class: 'spans' }, el('button', { class: 'small', onclick: () => maintain(r) }, 'Maintenance…'));
 }
 
 function gates(r) {

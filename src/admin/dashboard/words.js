@@ -118,6 +118,7 @@ function answers(r, status) {
   const wave = (r.waves || []).find((w) => w.name === r.wave), named = wave && wave.segments.length ? `, and ${wave.segments.join(', ')}` : '';
   const a = { tone: 'ok', state: STATES[r.state] || r.state, verdict: 'ok' };
   if (r.wave) a.state += `, wave ${r.wave}`;
+  if (r.maintenance) a.state += `, maintenance ${r.maintenance.change}`;
   const down = ['stable', 'new'].flatMap((arm) => r.arms[arm].servers.filter((s) => !s.healthy)
     .map((s) => `${arm}: ${s.name} ${s.down ? `fails its health probe: ${s.down}` : 'does not accept connections'}`));
   a.down = down;
