@@ -245,6 +245,41 @@ pub struct Trip {
     /// From the first failure that counted; `null` for a person's decision.
     #[serde(default)]
     pub onset_to_trip_ms: Option<u64>,
+    /// The counts that decided; `null` for a person's decision.
+    #[serde(default)]
+    pub decided_by: Option<DecidedBy>,
+    /// Soon after a trip on less than ten seconds of evidence, stable showed the same; since when.
+    #[serde(default)]
+    pub stable_shows_the_same: bool,
+    #[serde(default)]
+    pub stable_same_since: Option<String>,
+}
+
+/// Counts since the onset.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecidedBy {
+    /// A signal of the comparison, `latency_p99_max`, or `fuse`.
+    pub signal: String,
+    /// `null`: of all routes.
+    pub route: Option<String>,
+    /// The one server of `new` that the trouble is of, or that `new` has.
+    pub server: Option<String>,
+    pub one_server: bool,
+    pub since: String,
+    pub for_ms: u64,
+    pub new: DecidedArm,
+    /// `null`: stable has no part in it.
+    pub stable: Option<DecidedArm>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecidedArm {
+    pub requests: u64,
+    pub bad: u64,
+    /// Of the requests: those that had no answer yet.
+    pub waiting: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
+use crate::domain::share;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
@@ -164,25 +165,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let ends = memory.ends().into_iter().map(|ends| ends.label().to_owned()).collect();
     let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
     let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
-    let trip = match (tripped, frozen) {
-        (Some(trip), _) => Some(dto::Trip {
-            cause: trip.cause.label().to_owned(),
-            at: clock::rfc3339(trip.at_ms),
-            actor: trip.actor,
-            detail: trip.detail,
-            evidence: serde_json::from_str(&trip.evidence).unwrap_or(Value::Null),
-            onset_to_trip_ms: trip.onset_to_trip_ms,
-        }),
-        (None, Some(freeze)) => Some(dto::Trip {
-            cause: freeze.cause.label().to_owned(),
-            at: clock::rfc3339(freeze.at_ms),
-            actor: freeze.actor,
-            detail: freeze.detail,
-            evidence: Value::Null,
-            onset_to_trip_ms: None,
-        }),
-        (None, None) => None,
-    };
+    let trip = super::progress::trip(tripped, frozen);
     let arm = |arm: Arm| arm_status(live_release, view, arm);
     let watchdog = match &view.judgement {
         Some(judgement) => dto::Watchdog {
@@ -218,7 +201,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         wave: live_release.wave().map(|w| w.name.clone()),
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
-        share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
+        share_actual: view.share(Duration::from_secs(60)).map(|s| share::rounded(100.0 * s, 2)),
         maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::Maintenance {
             change: of.change.clone(),
             at: clock::rfc3339(of.at_ms),

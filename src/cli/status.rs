@@ -11,6 +11,7 @@ use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, perc
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
 use crate::domain::rollout::HoldKind;
+use crate::domain::share;
 use crate::domain::verdict::Signal;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
@@ -279,7 +280,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  watchdog  {watchdog}");
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
-            Some(ratio) => format!("{:>3.0}% of a {:<7}", ratio * 100.0, towards(&s.signal)),
+            Some(ratio) => format!("{:>4} of a {:<7}", share::progress(ratio), towards(&s.signal)),
             None => " ".repeat(17),
         };
         let _ = writeln!(
@@ -357,6 +358,10 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
 fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     let name = shown(&r.name);
     let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
+    if let Some(since) = &trip.stable_same_since {
+        let told = format!("stable shows the same since {}: the cause may be what both share", shown(since));
+        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
+    }
     let evidence = text::evidence(&trip.evidence);
     if !evidence.is_empty() {
         let _ = writeln!(out, "    evidence: {evidence}");

@@ -108,6 +108,7 @@ mod tests {
             e_value: 1.0,
             e: Default::default(),
             e_notice: 1.0,
+            e_small: Default::default(),
             blindness: None,
             client_errors: Pair::default(),
             rows: vec![],
@@ -115,7 +116,7 @@ mod tests {
             share: 0.2,
             grounds: Grounds::default(),
         };
-        Judgement { state, verdict, reason: "much fails".into(), signals: vec![], evidence }
+        Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }
     }
 
     #[test]

@@ -160,6 +160,8 @@ pub struct Trip {
     /// JSON; opaque here.
     pub evidence: String,
     pub onset_to_trip_ms: Option<u64>,
+    /// Since when stable shows the same, if it did soon after a trip on little evidence.
+    pub stable_same_at_ms: Option<i64>,
     /// The servers of `new` at that time. No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
     /// What else led users to those servers then: it is let be.
@@ -219,6 +221,10 @@ pub enum Input<'a> {
     /// A maintenance begins, or goes on for longer.
     Maintain(Maintenance),
     EndMaintenance,
+    /// Soon after the trip stable shows the same, since this time.
+    StableSame {
+        at_ms: i64,
+    },
     /// The next wave opens.
     Open {
         waves: &'a [Wave],
@@ -310,6 +316,12 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         Input::Trip(trip) => {
             next.trip = Some(trip);
             (next, Step::Tripped)
+        }
+        Input::StableSame { at_ms } => {
+            if let Some(trip) = &mut next.trip {
+                trip.stable_same_at_ms.get_or_insert(at_ms);
+            }
+            (next, Step::Unchanged)
         }
         Input::Freeze(_) if memory.trip.is_some() || memory.freeze.is_some() => (next, Step::Unchanged),
         Input::Freeze(freeze) => {

@@ -7,6 +7,7 @@ pub mod chain;
 pub mod checkpoint;
 pub mod claim;
 pub mod clock;
+pub mod decided;
 pub mod evidence;
 pub mod failed;
 pub mod feed;

@@ -83,6 +83,20 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
         let p99 = format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"]));
         return vec![above, p99];
     }
+    if let (Some(by), "errors" | "ceiling") = (&trip.decided_by, trip.cause.as_str()) {
+        let stable = by.stable.unwrap_or_default();
+        let counts = format!(
+            "new {} of {} failed, stable {} of {}, since it began {} before",
+            count(by.new.bad),
+            count(by.new.requests),
+            count(stable.bad),
+            count(stable.requests),
+            milliseconds(by.for_ms as f64)
+        );
+        let waits = Some(by.new.waiting).filter(|n| *n > 0 && by.signal == "errors");
+        let waits = waits.map(|n| format!("{} of new had no answer yet", count(n)));
+        return std::iter::once(counts).chain(waits).collect();
+    }
     let counts = format!(
         "new {} of {} failed, stable {} of {}, in the last minute",
         n(&["new", "failures"]),
