@@ -32,6 +32,7 @@ mod resources;
 mod resumption;
 mod rows;
 mod secrets;
+mod services;
 mod tidy;
 mod tls;
 mod tools;

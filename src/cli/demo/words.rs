@@ -85,17 +85,13 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
     }
     if let (Some(by), "errors" | "ceiling") = (&trip.decided_by, trip.cause.as_str()) {
         let stable = by.stable.unwrap_or_default();
-        let counts = format!(
-            "new {} of {} failed, stable {} of {}, since it began {} before",
+        return vec![format!(
+            "new {} of {} failed, stable {} of {}, since the onset",
             count(by.new.bad),
             count(by.new.requests),
             count(stable.bad),
-            count(stable.requests),
-            milliseconds(by.for_ms as f64)
-        );
-        let waits = Some(by.new.waiting).filter(|n| *n > 0 && by.signal == "errors");
-        let waits = waits.map(|n| format!("{} of new had no answer yet", count(n)));
-        return std::iter::once(counts).chain(waits).collect();
+            count(stable.requests)
+        )];
     }
     let counts = format!(
         "new {} of {} failed, stable {} of {}, in the last minute",
