@@ -512,6 +512,8 @@ impl Judge {
             .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, look.now) });
         let reason = match decided.as_ref().and_then(|told| told.by.as_ref()).map(Decided::counts) {
             Some(counts) => format!("{reason}: {counts}"),
+            // Nothing stands out by itself: what the last minute had.
+            None if decided.is_some() => format!("{reason} ({counts} failed in the last minute)"),
             None => reason,
         };
 

@@ -2,9 +2,9 @@
 //! were bad since then, by signal, route and server of `new`.
 //!
 //! A ring of one-second cells over the last ten minutes has what came of the requests that arrived
-//! in each. The onset is where the cumulative sum (Page, 1954) of the bad requests of `new` over
-//! what lies between stable's share and its own last left zero; of that second, its first bad
-//! request. Nothing here decides anything: it tells what was decided on.
+//! in each. The onset is the most likely change point: the second from which on a share of its own
+//! explains the bad requests of `new` best, beside the share that is usual for stable; of that
+//! second, its first bad request. Nothing here decides anything: it tells what was decided on.
 //!
 //! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of [`GROUPS_MAX`]
 //! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route or
@@ -262,6 +262,17 @@ impl Cell {
     }
 }
 
+/// The log-likelihood ratio of `k` bad ones among `n` by their own share against the usual one; 0
+/// where they are not more than usual.
+fn against(k: f64, n: f64, usual: f64) -> f64 {
+    let share = k / n;
+    if share <= usual {
+        return 0.0;
+    }
+    let of_good = if n > k { (n - k) * ((1.0 - share) / (1.0 - usual)).ln() } else { 0.0 };
+    k * (share / usual).ln() + of_good
+}
+
 fn on(key: Key, route: Option<u8>) -> bool {
     route.is_none() || route_of(key) == route
 }
@@ -385,23 +396,16 @@ impl Onsets {
         let mut stable = Share::default();
         self.cells.iter().for_each(|cell| stable += cell.share(Arm::Stable, by, route));
         let usual = ((stable.bad as f64 + 0.5) / (stable.requests as f64 + 1.0)).clamp(1e-4, 0.5);
-        let recent = [NOW, 6 * NOW, CELLS].into_iter().find_map(|span| {
-            let last = &of_new[of_new.len().saturating_sub(span)..];
-            let (n, k) = last.iter().fold((0, 0), |(n, k), share| (n + share.requests, k + bad(share)));
-            let ratio = (k as f64 / n.max(1) as f64).min(1.0);
-            (ratio > 1.2 * usual).then_some(ratio)
-        });
-        let bar = recent.map_or(usual, |recent| (recent - usual) / (recent / usual).ln());
-        let (mut sum, mut start) = (0.0, 0);
-        for (i, share) in of_new.iter().enumerate() {
-            sum += bad(share) as f64 - bar * share.requests as f64;
-            if sum <= 0.0 {
-                (sum, start) = (0.0, i + 1);
+        let (mut n, mut k, mut best) = (0, 0, (0.0, last_bad));
+        for (i, share) in of_new.iter().enumerate().rev() {
+            (n, k) = (n + share.requests, k + bad(share));
+            // It begins with a bad request.
+            if bad(share) > 0 {
+                let odds = against(k as f64, n.max(k) as f64, usual);
+                best = if odds >= best.0 { (odds, i) } else { best };
             }
         }
-        // It begins with a bad request.
-        let first = of_new.iter().enumerate().skip(start).find(|(_, share)| bad(share) > 0);
-        Some(first.map_or(last_bad, |(i, _)| i))
+        Some(best.1)
     }
 
     /// The route that nearly all bad requests are on, though few of all are.

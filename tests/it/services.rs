@@ -316,7 +316,10 @@ fn broken(what: &str, cause: &str, rule: impl Fn(&Call<'_>) -> Reply + Send + Sy
     scene.new.behave(rule);
     let (_, trip) = scene.trips(what, seconds(20));
     assert_eq!(trip["cause"], cause, "{trip}");
-    assert_eq!(trip["decided_by"]["signal"], cause, "{trip}");
+    let by = &trip["decided_by"];
+    assert_eq!(by["signal"], cause, "{trip}");
+    assert_eq!(by["one_server"], true, "{trip}");
+    assert_eq!(by["server"], scene.new.addresses[0].to_string(), "{trip}");
 }
 
 #[test]
