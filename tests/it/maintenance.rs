@@ -39,8 +39,10 @@ fn a_ceiling_only_reports_until_the_maintenance_ends_and_a_restart_does_not_end_
     let left = api.metric("grayling_maintenance_left_seconds", &[]).unwrap();
     assert!((1_700.0..1_800.0).contains(&left), "{left}");
 
-    new.behave(Behaviour::Status(500, 1.0));
     let load = Load::start(proxy.http, 16, Duration::from_millis(20));
+    // It must be known how long an answer may take.
+    eventually(seconds(20), "new has answered", || (new.total() > 1_000).then_some(()));
+    new.behave(Behaviour::Status(500, 1.0));
     eventually(seconds(20), "the watchdog reports", || {
         let dog = api.release()["watchdog"].clone();
         let detail = dog["detail"].as_str().unwrap_or_default();
