@@ -501,15 +501,16 @@ impl Judge {
             },
         };
 
-        let (by, route) = match (compared, by_errors, by_latency) {
-            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8)),
-            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None),
-            (_, _, Say::Trips(_)) => (BadBy::OverMax, None),
+        // A ceiling is held against itself: half of it is what a version may well have.
+        let (by, route, usual) = match (compared, by_errors, by_latency) {
+            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
+            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors_limit / 2.0)),
+            (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow_limit / 2.0)),
             // Nobody is answered.
-            _ => (BadBy::Signal(engine::Signal::Latency), None),
+            _ => (BadBy::Signal(engine::Signal::Latency), None, None),
         };
         let decided = (state == State::Tripped)
-            .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, look.now) });
+            .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, usual, look.now) });
         let reason = match decided.as_ref().and_then(|told| told.by.as_ref()).map(Decided::counts) {
             Some(counts) => format!("{reason}: {counts}"),
             // Nothing stands out by itself: what the last minute had.

@@ -359,9 +359,16 @@ impl Onsets {
     }
 
     /// What speaks against `new` by this, at a look. `route`: where it is loudest, if on one.
-    /// `None`: nothing of `new` was bad by it.
-    pub fn decided(&self, by: BadBy, route: Option<u8>, now: Duration) -> Option<Decided> {
-        let start = self.start(by, route)?;
+    /// `usual`: the share that it is held against, where that is not stable's own. `None`: nothing
+    /// of `new` was bad by it.
+    pub fn decided(
+        &self,
+        by: BadBy,
+        route: Option<u8>,
+        usual: Option<f64>,
+        now: Duration,
+    ) -> Option<Decided> {
+        let start = self.start(by, route, usual)?;
         let route = route.or_else(|| self.one_route(by, start));
         let cell = &self.cells[start];
         let first = cell.first(Arm::New, by, route).unwrap_or(0);
@@ -389,13 +396,14 @@ impl Onsets {
     }
 
     /// The cell in which the present trouble began.
-    fn start(&self, by: BadBy, route: Option<u8>) -> Option<usize> {
+    fn start(&self, by: BadBy, route: Option<u8>, usual: Option<f64>) -> Option<usize> {
         let bad = |share: &Share| share.bad + if by.by_waiting() { share.waiting } else { 0 };
         let of_new: Vec<Share> = self.cells.iter().map(|cell| cell.share(Arm::New, by, route)).collect();
         let last_bad = of_new.iter().rposition(|share| bad(share) > 0)?;
         let mut stable = Share::default();
         self.cells.iter().for_each(|cell| stable += cell.share(Arm::Stable, by, route));
-        let usual = ((stable.bad as f64 + 0.5) / (stable.requests as f64 + 1.0)).clamp(1e-4, 0.5);
+        let of_stable = (stable.bad as f64 + 0.5) / (stable.requests as f64 + 1.0);
+        let usual = usual.unwrap_or(of_stable).clamp(1e-4, 0.5);
         let (mut n, mut k, mut best) = (0, 0, (0.0, last_bad));
         for (i, share) in of_new.iter().enumerate().rev() {
             (n, k) = (n + share.requests, k + bad(share));

@@ -56,7 +56,7 @@ fn it_begins_with_the_first_request_that_counted() {
         (0..10).for_each(|i| s.one(at + i, Arm::Stable, 0, What::Answered));
     }
     s.one(102_000, Arm::Stable, 0, What::Failed);
-    let of = s.onsets.decided(ERRORS, None, ms(104_400)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(104_400)).unwrap();
     assert_eq!((of.onset, of.lasted), (ms(100_370), ms(4_030)));
     assert_eq!((of.new.bad, of.new.requests, of.stable.bad, of.stable.requests), (40, 40, 1, 401));
     assert_eq!((of.server, of.route, of.stable_usual), (None, None, 0.0));
@@ -76,9 +76,22 @@ fn ordinary_failures_before_are_not_its_beginning() {
     for at in (300_000..320_000).step_by(200) {
         s.one(at + 3, Arm::New, 1 + (at / 200 % 2) as u8, What::Failed);
     }
-    let of = s.onsets.decided(ERRORS, None, ms(320_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(320_000)).unwrap();
     assert!((ms(297_000)..=ms(301_000)).contains(&of.onset), "{of:?}");
     assert!((0.015..0.025).contains(&of.stable_usual), "{of:?}");
+}
+
+/// 4% of both, and a ceiling of 2%: what stable shows, too, is over the ceiling from the beginning.
+#[test]
+fn a_ceiling_is_held_against_itself() {
+    let mut s = Stream::default();
+    for at in (0..60_000).step_by(20) {
+        let what = if at % 500 == 0 { What::Failed } else { What::Answered };
+        s.one(at, Arm::New, 1, what);
+        s.one(at, Arm::Stable, 0, what);
+    }
+    let of = s.onsets.decided(ERRORS, None, Some(0.01), ms(60_000)).unwrap();
+    assert_eq!((of.onset, of.new.bad, of.new.requests), (ms(0), 120, 3_000));
 }
 
 #[test]
@@ -90,12 +103,12 @@ fn the_trouble_of_one_server_names_it_and_so_does_the_only_one() {
         s.one(at, Arm::New, 1, What::Answered);
         s.one(at, Arm::Stable, 0, What::Answered);
     }
-    let of = s.onsets.decided(ERRORS, None, ms(70_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(70_000)).unwrap();
     assert_eq!((of.server, of.new.bad, of.new.requests), (Some(2), 100, 200));
 
     let mut s = Stream::default();
     (0..100).for_each(|at| s.one(at, Arm::New, 7, What::Failed));
-    assert_eq!(s.onsets.decided(ERRORS, None, ms(100)).unwrap().server, Some(7));
+    assert_eq!(s.onsets.decided(ERRORS, None, None, ms(100)).unwrap().server, Some(7));
 }
 
 #[test]
@@ -112,7 +125,7 @@ fn a_route_that_nearly_all_of_it_is_on_is_named_with_its_own_counts() {
             s.tell(request, if fails { What::Failed } else { What::Answered }, 1);
         }
     }
-    let of = s.onsets.decided(ERRORS, None, ms(60_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(60_000)).unwrap();
     assert_eq!((of.route, of.onset), (Some(3), ms(55_000)));
     assert_eq!((of.new.bad, of.new.requests, of.stable.requests), (50, 50, 50));
 }
@@ -127,7 +140,7 @@ fn requests_that_hang_are_told_as_waiting() {
         s.tell(request, What::Arrived, 0);
         s.one(at, Arm::Stable, 0, What::Answered);
     }
-    let of = s.onsets.decided(LATENCY, None, ms(32_000)).unwrap();
+    let of = s.onsets.decided(LATENCY, None, None, ms(32_000)).unwrap();
     assert_eq!((of.new.waiting, of.new.requests, of.onset), (20, 20, ms(30_000)));
     assert_eq!(
         of.counts(),
@@ -141,7 +154,7 @@ fn stable_shows_the_same_where_half_of_it_or_far_more_than_its_usual_is_seen() {
     s.calm(0, 60_000);
     (60_000..61_000).step_by(50).for_each(|at| s.one(at, Arm::New, 1, What::Failed));
     (60_000..61_000).step_by(10).for_each(|at| s.one(at, Arm::Stable, 0, What::Answered));
-    let of = s.onsets.decided(ERRORS, None, ms(61_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(61_000)).unwrap();
     let shows = |s: &Stream, now| of.is_shown_by(&s.onsets.of_stable(&of, ms(now)).0);
     assert!(!shows(&s, 61_000));
     // 10% of stable: far above its usual, which is nothing.
@@ -156,7 +169,7 @@ fn stable_shows_the_same_where_half_of_it_or_far_more_than_its_usual_is_seen() {
     (0..59_000).step_by(10).for_each(|at| s.one(at, Arm::Stable, 0, What::Failed));
     (60_000..61_000).step_by(10).for_each(|at| s.one(at, Arm::Stable, 0, What::Answered));
     (60_000..61_000).step_by(50).for_each(|at| s.one(at, Arm::New, 1, What::Failed));
-    let of = s.onsets.decided(ERRORS, None, ms(61_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(61_000)).unwrap();
     assert!(of.onset >= ms(60_000), "{of:?}");
     assert!(!of.is_shown_by(&s.onsets.of_stable(&of, ms(61_000)).0));
 }
@@ -164,9 +177,9 @@ fn stable_shows_the_same_where_half_of_it_or_far_more_than_its_usual_is_seen() {
 #[test]
 fn nothing_bad_is_decided_by_nothing() {
     let mut s = Stream::default();
-    assert_eq!(s.onsets.decided(ERRORS, None, ms(5)), None);
+    assert_eq!(s.onsets.decided(ERRORS, None, None, ms(5)), None);
     s.calm(0, 20_000);
-    assert_eq!(s.onsets.decided(BadBy::OverMax, None, ms(20_000)), None);
+    assert_eq!(s.onsets.decided(BadBy::OverMax, None, None, ms(20_000)), None);
 }
 
 #[test]
@@ -178,7 +191,7 @@ fn a_second_knows_a_bounded_number_of_groups_and_counts_all() {
         s.tell(request, What::Failed, 1);
     }
     assert!(s.onsets.cells[0].keys.len() <= GROUPS_MAX);
-    let of = s.onsets.decided(ERRORS, None, ms(1_000)).unwrap();
+    let of = s.onsets.decided(ERRORS, None, None, ms(1_000)).unwrap();
     assert_eq!((of.new.bad, of.new.requests, of.new.waiting), (2_000, 2_000, 0));
 }
 
@@ -196,7 +209,7 @@ proptest! {
         }
         prop_assert!(s.onsets.cells.len() <= CELLS);
         for by in Signal::ALL.map(BadBy::Signal).into_iter().chain([BadBy::OverMax]) {
-            if let Some(of) = s.onsets.decided(by, None, ms(now)) {
+            if let Some(of) = s.onsets.decided(by, None, None, ms(now)) {
                 prop_assert!(of.new.bad + of.new.waiting > 0);
                 s.onsets.of_stable(&of, ms(now));
             }

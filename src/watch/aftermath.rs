@@ -45,7 +45,7 @@ impl Aftermath {
             let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);
             let decided = self.decided.take();
             // The fuse has no counts of its own here.
-            let refused = || onsets.decided(BadBy::Signal(Signal::Errors), None, now);
+            let refused = || onsets.decided(BadBy::Signal(Signal::Errors), None, None, now);
             self.looks_for = trip
                 .filter(is_on_little)
                 .and_then(|trip| if trip.cause == Cause::Fuse { refused() } else { decided })

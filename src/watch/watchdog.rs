@@ -551,7 +551,7 @@ impl Watched {
         let errors = BadBy::Signal(engine::Signal::Errors);
         let decided = match cause {
             Cause::Resource => None,
-            Cause::Harm => self.judge.onsets().decided(errors, None, now),
+            Cause::Harm => self.judge.onsets().decided(errors, None, None, now),
             _ => judgement.decided.as_ref().and_then(|told| told.by),
         };
         let names = Names { release, strata: &self.strata };
