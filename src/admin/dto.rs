@@ -70,6 +70,9 @@ pub struct Release {
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
+    /// Ceilings only report, and waves hold; `null`: no maintenance is in force.
+    #[serde(default)]
+    pub maintenance: Option<Maintenance>,
     /// Why the weight in force is below the configured one, in a sentence.
     #[serde(default)]
     pub held: Option<String>,
@@ -88,6 +91,18 @@ pub struct Release {
     #[serde(default)]
     pub resources: Vec<Resource>,
     pub watchdog: Watchdog,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maintenance {
+    /// The change that it is for.
+    pub change: String,
+    pub at: String,
+    /// It ends by itself then.
+    pub until: String,
+    pub actor: String,
+    #[serde(default)]
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -230,6 +245,41 @@ pub struct Trip {
     /// From the first failure that counted; `null` for a person's decision.
     #[serde(default)]
     pub onset_to_trip_ms: Option<u64>,
+    /// The counts that decided; `null` for a person's decision.
+    #[serde(default)]
+    pub decided_by: Option<DecidedBy>,
+    /// Soon after a trip on less than ten seconds of evidence, stable showed the same; since when.
+    #[serde(default)]
+    pub stable_shows_the_same: bool,
+    #[serde(default)]
+    pub stable_same_since: Option<String>,
+}
+
+/// Counts since the onset.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecidedBy {
+    /// A signal of the comparison, `latency_p99_max`, or `fuse`.
+    pub signal: String,
+    /// `null`: of all routes.
+    pub route: Option<String>,
+    /// The one server of `new` that the trouble is of, or that `new` has.
+    pub server: Option<String>,
+    pub one_server: bool,
+    pub since: String,
+    pub for_ms: u64,
+    pub new: DecidedArm,
+    /// `null`: stable has no part in it.
+    pub stable: Option<DecidedArm>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DecidedArm {
+    pub requests: u64,
+    pub bad: u64,
+    /// Of the requests: those that had no answer yet.
+    pub waiting: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -387,6 +437,22 @@ pub struct ChangeRequest {
     /// Of a resume that ends a rollback: the wave to go on in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
+}
+
+/// The body of `POST /api/v1/releases/R/maintenance`: `for` and `change`, or `end`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceRequest {
+    /// How long, as `30m`; at most `24h`.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub length: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Ends the present one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end: bool,
 }
 
 /// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.

@@ -5,6 +5,7 @@ pub mod dto;
 pub mod events;
 pub mod file;
 pub mod history;
+pub mod maintenance;
 pub mod page;
 mod progress;
 pub mod record;

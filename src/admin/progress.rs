@@ -9,16 +9,52 @@ use crate::domain::gate::{self, Traffic};
 use crate::domain::plan::{Resource, ResourceSource};
 use crate::domain::resource::{Grounds, Say};
 use crate::domain::rollout::climb::Outlook;
-use crate::domain::rollout::{Memory, Pause, Trip};
+use crate::domain::rollout::{Freeze, Memory, Pause, Trip};
 use crate::domain::wave::Door;
 use crate::live::apply::View;
 use crate::live::clock;
 use crate::live::resources::{grounds, seen};
 use crate::live::snapshot::ReleaseLive;
 use crate::live::state;
+use serde::Deserialize;
+use serde_json::Value;
 
 fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a Outlook> {
     view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
+}
+
+/// The decision that holds a release: a trip, or a freeze.
+pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::Trip> {
+    match (tripped, frozen) {
+        (Some(trip), _) => {
+            let evidence: Value = serde_json::from_str(&trip.evidence).unwrap_or(Value::Null);
+            let decided_by = evidence.get("decided_by").filter(|of| !of.is_null());
+            Some(dto::Trip {
+                cause: trip.cause.label().to_owned(),
+                at: clock::rfc3339(trip.at_ms),
+                actor: trip.actor,
+                detail: trip.detail,
+                // What an earlier version wrote has none.
+                decided_by: decided_by.and_then(|of| dto::DecidedBy::deserialize(of).ok()),
+                evidence,
+                onset_to_trip_ms: trip.onset_to_trip_ms,
+                stable_shows_the_same: trip.stable_same_at_ms.is_some(),
+                stable_same_since: trip.stable_same_at_ms.map(clock::rfc3339),
+            })
+        }
+        (None, Some(freeze)) => Some(dto::Trip {
+            cause: freeze.cause.label().to_owned(),
+            at: clock::rfc3339(freeze.at_ms),
+            actor: freeze.actor,
+            detail: freeze.detail,
+            evidence: Value::Null,
+            onset_to_trip_ms: None,
+            decided_by: None,
+            stable_shows_the_same: false,
+            stable_same_since: None,
+        }),
+        (None, None) => None,
+    }
 }
 
 pub fn waves(release: &ReleaseLive) -> Vec<dto::Wave> {

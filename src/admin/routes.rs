@@ -5,11 +5,12 @@
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
-use super::{dto, file, page, record, session};
+use super::{dto, file, maintenance, page, record, session};
 use crate::domain::decide::{Arm, decide, enters};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
+use crate::domain::share;
 use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
@@ -56,6 +57,7 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/releases/{release}/resume", post(resume))
         .route("/api/v1/releases/{release}/pause", post(pause))
         .route("/api/v1/releases/{release}/promote", post(promote))
+        .route("/api/v1/releases/{release}/maintenance", post(maintenance::maintain))
         .fallback(|| async {
             refuse(
                 StatusCode::NOT_FOUND,
@@ -163,25 +165,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let ends = memory.ends().into_iter().map(|ends| ends.label().to_owned()).collect();
     let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
     let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
-    let trip = match (tripped, frozen) {
-        (Some(trip), _) => Some(dto::Trip {
-            cause: trip.cause.label().to_owned(),
-            at: clock::rfc3339(trip.at_ms),
-            actor: trip.actor,
-            detail: trip.detail,
-            evidence: serde_json::from_str(&trip.evidence).unwrap_or(Value::Null),
-            onset_to_trip_ms: trip.onset_to_trip_ms,
-        }),
-        (None, Some(freeze)) => Some(dto::Trip {
-            cause: freeze.cause.label().to_owned(),
-            at: clock::rfc3339(freeze.at_ms),
-            actor: freeze.actor,
-            detail: freeze.detail,
-            evidence: Value::Null,
-            onset_to_trip_ms: None,
-        }),
-        (None, None) => None,
-    };
+    let trip = super::progress::trip(tripped, frozen);
     let arm = |arm: Arm| arm_status(live_release, view, arm);
     let watchdog = match &view.judgement {
         Some(judgement) => dto::Watchdog {
@@ -217,7 +201,14 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         wave: live_release.wave().map(|w| w.name.clone()),
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
-        share_actual: view.share(Duration::from_secs(60)).map(|s| (s * 1e4).round() / 1e2),
+        share_actual: view.share(Duration::from_secs(60)).map(|s| share::rounded(100.0 * s, 2)),
+        maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::Maintenance {
+            change: of.change.clone(),
+            at: clock::rfc3339(of.at_ms),
+            until: clock::rfc3339(of.until_ms),
+            actor: of.actor.clone(),
+            reason: of.reason.clone(),
+        }),
         held: live_release.hold.as_ref().map(|hold| hold.explain(&release.name)),
         ends,
         trip,
@@ -437,7 +428,7 @@ fn reasoned(
     Ok((request, Origin { actor, reason: Some(reason) }))
 }
 
-async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
+pub(super) async fn answered(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
     match changed {
         Err(Refused::UnknownRelease(_)) => unknown(&live.snapshot(), name),
         changed => told(live, changed).await,
@@ -494,7 +485,7 @@ async fn answer(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Result<d
 }
 
 /// A reason is kept for ever, in the state file too.
-fn too_long(reason: Option<&str>) -> Option<Response> {
+pub(super) fn too_long(reason: Option<&str>) -> Option<Response> {
     let hint = format!("at most {REASON_BYTES_MAX} bytes; link to the rest");
     let long = reason.is_some_and(|reason| reason.len() > REASON_BYTES_MAX);
     long.then(|| refuse(StatusCode::BAD_REQUEST, "the reason is too long", Some(hint)))

@@ -13,6 +13,7 @@ mod explain;
 mod health;
 mod init;
 mod ledger;
+mod maintenance;
 mod release;
 mod run;
 mod schema;
@@ -81,6 +82,8 @@ enum Command {
     Pause(release::PauseArgs),
     /// Open the next wave of a release, whatever its gates say.
     Promote(release::PromoteArgs),
+    /// Let the ceilings of a release only report for a while, and hold its waves.
+    Maintenance(maintenance::Args),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
     /// Tell who was in the new version in a time, and whom it failed.
@@ -108,6 +111,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => release::resume(args),
         Command::Pause(args) => release::pause(args),
         Command::Promote(args) => release::promote(args),
+        Command::Maintenance(args) => maintenance::run(args),
         Command::Ledger(args) => ledger::run(args),
         Command::Affected(args) => affected::run(args),
         Command::Health(args) => health::run(args),
@@ -191,6 +195,9 @@ mod tests {
             "grayling resume r --reason fixed",
             "grayling pause --reason lunch",
             "grayling promote r --reason content",
+            "grayling maintenance --for 30m --change CHG-123",
+            "grayling maintenance r --for 30m --change CHG-123 --reason moves --json",
+            "grayling maintenance r --end",
             "grayling ledger --since 4 --json",
             "grayling ledger --verify --json",
             "grayling affected --since 2h",
@@ -218,6 +225,12 @@ mod tests {
             "grayling ledger --verify --anchor 12",
             "grayling ledger --since -1",
             "grayling pause r",
+            "grayling maintenance r",
+            "grayling maintenance r --for 30m",
+            "grayling maintenance r --change CHG-123",
+            "grayling maintenance r --for 25h --change CHG-123",
+            "grayling maintenance r --for 30 --change CHG-123",
+            "grayling maintenance r --end --for 30m --change CHG-123",
             "grayling promote r",
             "grayling affected r",
             "grayling demo --chaos cents",

@@ -11,6 +11,7 @@ use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, perc
 use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
 use crate::domain::rollout::HoldKind;
+use crate::domain::share;
 use crate::domain::verdict::Signal;
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
@@ -180,8 +181,9 @@ fn keys(status: &Status) -> Vec<String> {
         let trip = r.trip.as_ref().map(|t| (&t.cause, &t.at));
         let (weights, watchdog) = ((r.weight, r.weight_configured), r.watchdog.state);
         let held = r.progress.as_ref().map(|p| p.held_s.is_some());
+        let maintenance = r.maintenance.as_ref().map(|m| (&m.change, &m.until));
         format!(
-            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}",
+            "{}\n{:?}{weights:?}{trip:?}{watchdog:?}{held:?}{maintenance:?}",
             r.name,
             (r.attempt, r.state, &r.wave, &r.held)
         )
@@ -195,6 +197,9 @@ fn line(r: &Release) -> String {
     let _ = write!(out, ", {}, watchdog {}", failures(r), r.watchdog.state.words());
     if let Some(trip) = &r.trip {
         let _ = write!(out, ", {}", told(r, trip));
+    }
+    if let Some(of) = &r.maintenance {
+        let _ = write!(out, ", maintenance {} until {}", shown(&of.change), shown(&of.until));
     }
     for missing in r.progress.iter().flat_map(|p| &p.missing) {
         let _ = write!(out, ", held by {}", shown(missing));
@@ -253,6 +258,11 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
         None => "no request in the last minute".to_owned(),
     };
     let _ = writeln!(out, "  weight    {}; {share}", weights(r));
+    if let Some(of) = &r.maintenance {
+        let told = format!("{} until {}, by {}", shown(&of.change), shown(&of.until), shown(&of.actor));
+        let effect = "ceilings and both_arms only report, waves hold";
+        let _ = writeln!(out, "  maintenance {}: {effect}", colour.paint(Hue::Yellow, &told));
+    }
     if let Some(held) = &r.held {
         let _ = writeln!(out, "  held      {}", colour.paint(Hue::Yellow, &shown(held)));
         if let Some(since) = r.under_way.since.as_deref().filter(|_| r.under_way.requests > 0) {
@@ -270,7 +280,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  watchdog  {watchdog}");
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
-            Some(ratio) => format!("{:>3.0}% of a {:<7}", ratio * 100.0, towards(&s.signal)),
+            Some(ratio) => format!("{:>4} of a {:<7}", share::progress(ratio), towards(&s.signal)),
             None => " ".repeat(17),
         };
         let _ = writeln!(
@@ -348,6 +358,10 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
 fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     let name = shown(&r.name);
     let _ = writeln!(out, "  {}", colour.paint(Hue::Red, &capital(&told(r, trip))));
+    if let Some(since) = &trip.stable_same_since {
+        let told = format!("stable shows the same since {}: the cause may be what both share", shown(since));
+        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
+    }
     let evidence = text::evidence(&trip.evidence);
     if !evidence.is_empty() {
         let _ = writeln!(out, "    evidence: {evidence}");

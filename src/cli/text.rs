@@ -3,6 +3,7 @@
 //! Invariants: colour only on a terminal and without NO_COLOR; text that came from elsewhere (a reason, a user id, a
 //! server's answer) is printed through [`shown`], so that it cannot command the terminal.
 
+use crate::domain::share;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
@@ -92,14 +93,16 @@ pub fn count(n: u64) -> String {
 
 /// `5%`, `4.97%`, `0.0001%`: at most four decimals, as weights have them.
 pub fn percent(value: f64) -> String {
-    let text = format!("{value:.4}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    format!("{text}%")
+    let text = share::percent(value, 4);
+    match text.strip_suffix('%').filter(|text| text.starts_with(|c: char| c.is_ascii_digit())) {
+        Some(digits) => format!("{}%", digits.trim_end_matches('0').trim_end_matches('.')),
+        None => text,
+    }
 }
 
-/// `0.06%`: two decimals, for what is measured.
+/// `0.06%`: two decimals, for what is measured; see [`share::percent`].
 pub fn measured_percent(value: f64) -> String {
-    format!("{value:.2}%")
+    share::percent(value, 2)
 }
 
 /// `3.1 ms`, `22 ms`, `1.24 s`.

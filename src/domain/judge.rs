@@ -28,10 +28,12 @@ use super::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
 use super::histogram::Histogram;
+use super::onset::{BadBy, Decided, Onsets, SlowFrom};
+use super::share;
 use super::silence::Silence;
 use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
-use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Verdict};
+use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Told, Verdict};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,6 +110,8 @@ pub struct Judge {
     /// Small bodies of the last ten seconds.
     small_now: [Bad; 2],
     aside: Aside,
+    /// Counts since the onset of whatever trips.
+    onsets: Onsets,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
     worse_since: Option<Duration>,
@@ -138,6 +142,7 @@ impl Judge {
             seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
             small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
+            onsets: Onsets::default(),
             worse_since: None,
             overwhelming_since: None,
             seen_stable: None,
@@ -156,6 +161,11 @@ impl Judge {
     pub fn stratify(&mut self, strata: Arc<[Arc<str>]>, now: Duration) {
         self.engine.stratify(strata.len(), now);
         self.strata = strata;
+    }
+
+    /// What came of the requests of the last ten minutes.
+    pub fn onsets(&self) -> &Onsets {
+        &self.onsets
     }
 
     pub fn engine(&self) -> &Engine {
@@ -187,10 +197,17 @@ impl Judge {
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
+        self.onsets.set_slow_from(SlowFrom {
+            usual: self.engine.yardstick().map(|table| table.slow_from()),
+            max: Some(self.limits.latency_p99_max),
+        });
         // The engine forgets what it knows of an exchange with its end.
         let [redirects, long, small] = &mut self.seen;
         for event in events {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
+            if !matches!(event.what, What::Ended { .. }) {
+                self.onsets.push(event, |_| false);
+            }
             match event.what {
                 What::Answered | What::ClientError => redirects[arm].came(1),
                 What::Redirected => {
@@ -199,6 +216,7 @@ impl Judge {
                 }
                 What::Ended { size, client_slow } => {
                     let ended = self.engine.ended(event, size, client_slow);
+                    self.onsets.push(event, |kind| ended.counted.has(kind));
                     long[arm].came(1);
                     small[arm].came(1);
                     self.small_now[arm].came(1);
@@ -392,40 +410,28 @@ impl Judge {
             (Say::Trips(cause), ..) => {
                 let what = match loudest {
                     engine::Signal::Errors => {
-                        // Those of the present are not in the counts yet, and may be all there are.
-                        let fresh = match comparison.failing {
-                            0 => String::new(),
-                            n => format!("; {n} more of new just now"),
-                        };
-                        format!(
-                            "users of new fail more often than users of stable, beyond chance ({counts} in the last minute{fresh}"
-                        )
+                        "users of new fail more often than users of stable, beyond chance".to_owned()
                     }
-                    engine::Signal::ClientErrors => format!(
-                        "users of new get 4xx answers more often than users of stable, beyond chance ({client_errors} in the last minute"
-                    ),
+                    engine::Signal::ClientErrors => {
+                        "users of new get 4xx answers more often than users of stable, beyond chance".to_owned()
+                    }
                     engine::Signal::Latency => format!(
-                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}",
+                        "new is slower than stable by more than {:.0}%, beyond chance ({medians})",
                         percent(latency_tolerance)
                     ),
-                    engine::Signal::Redirects => format!(
-                        "users of new are redirected more often than users of stable, beyond chance ({}",
-                        self.seen_of(loudest)
-                    ),
+                    engine::Signal::Redirects => {
+                        "users of new are redirected more often than users of stable, beyond chance".to_owned()
+                    }
                     engine::Signal::Duration => format!(
-                        "whole exchanges of new take longer than those of stable by more than {:.0}%, beyond chance ({}",
-                        percent(latency_tolerance),
-                        self.seen_of(loudest)
+                        "whole exchanges of new take longer than those of stable by more than {:.0}%, beyond chance",
+                        percent(latency_tolerance)
                     ),
-                    engine::Signal::Empty => format!(
-                        "users of new get empty or far smaller answers more often than users of stable, beyond chance ({}",
-                        self.seen_of(loudest)
-                    ),
+                    engine::Signal::Empty => {
+                        "users of new get empty or far smaller answers more often than users of stable, beyond chance"
+                            .to_owned()
+                    }
                 };
-                let route = self.stratum(loudest);
-                let route =
-                    if &*route == ALL { String::new() } else { format!("; most of all on route {route}") };
-                (State::Tripped, Verdict::Breach(cause), format!("{what}{route})"))
+                (State::Tripped, Verdict::Breach(cause), what)
             }
             (_, Say::Trips(cause), _) => (
                 State::Tripped,
@@ -433,7 +439,8 @@ impl Judge {
                 told(
                     cause,
                     &format!(
-                        "{counts} failed in the last minute, ceiling {:.2}%{control}",
+                        "{} of new failed in the last minute, ceiling {:.2}%{control}",
+                        share::percent(percent(minute.new_ratio()), 2),
                         percent(errors_max)
                     ),
                 ),
@@ -497,6 +504,23 @@ impl Judge {
             },
         };
 
+        // A ceiling is held against itself: half of it is what a version may well have.
+        let (by, route, usual) = match (compared, by_errors, by_latency) {
+            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
+            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors_limit / 2.0)),
+            (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow_limit / 2.0)),
+            // Nobody is answered.
+            _ => (BadBy::Signal(engine::Signal::Latency), None, None),
+        };
+        let decided = (state == State::Tripped)
+            .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, usual, look.now) });
+        let reason = match decided.as_ref().and_then(|told| told.by.as_ref()).map(Decided::counts) {
+            Some(counts) => format!("{reason}: {counts}"),
+            // Nothing stands out by itself: what the last minute had.
+            None if decided.is_some() => format!("{reason} ({counts} failed in the last minute)"),
+            None => reason,
+        };
+
         let towards = |of: &Sample, limit: f64| {
             let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
             (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
@@ -533,7 +557,7 @@ impl Judge {
                 "errors_max",
                 all(),
                 towards(&minute, errors_max),
-                format!("{:.2}% of {:.2}%", percent(minute.new_ratio()), percent(errors_max)),
+                format!("{} of {:.2}%", share::percent(percent(minute.new_ratio()), 2), percent(errors_max)),
             ),
             signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
         ];
@@ -558,14 +582,17 @@ impl Judge {
             share: self.engine.share(),
             grounds,
         };
-        Judgement { state, verdict, reason, signals, evidence }
+        Judgement { state, verdict, reason, signals, decided, evidence }
     }
 
     /// The route on which a signal is loudest, if it is louder there than in all.
     fn stratum(&self, signal: engine::Signal) -> Arc<str> {
+        self.route(signal).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
+    }
+
+    fn route(&self, signal: engine::Signal) -> Option<usize> {
         let (stratum, e) = self.engine.loudest(signal).unzip();
-        let loud = e.is_some_and(|e| e >= SUSPICIOUS);
-        stratum.filter(|_| loud).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
+        stratum.filter(|_| e.is_some_and(|e| e >= SUSPICIOUS))
     }
 
     /// Of the last minute, for people.

@@ -9,6 +9,7 @@
 //! * A resume ends the one thing that it names, and nothing else.
 //! * What is in force is never above the file's weight, or the plan's present wave.
 //! * Waves open one at a time, in their order; none while something holds the release.
+//! * In a maintenance no wave opens, and none begins over a trip.
 //! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
 //! * A freeze holds the weight at most where it was; it never raises it.
 //! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the
@@ -20,6 +21,7 @@ pub mod version;
 
 use super::cohort::Weight;
 use super::decide::Force;
+use super::maintenance::Maintenance;
 use super::verdict::Cause;
 use super::wave::{Course, Reach, Wave};
 pub use progress::Progress;
@@ -37,6 +39,9 @@ pub struct Memory {
     /// The present wave; `None` before the first one, and for a weight set by hand.
     pub progress: Option<Progress>,
     pub pause: Option<Pause>,
+    /// Ceilings only report, and waves hold. It is about what surrounds the release, so that another
+    /// attempt or version does not end it.
+    pub maintenance: Option<Maintenance>,
     /// The servers behind both arms, as the file had them last.
     pub versions: Versions,
     /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake
@@ -64,6 +69,7 @@ impl Memory {
             self.freeze.as_mut().map(|f| &mut f.entry),
             self.pause.as_mut().map(|p| &mut p.entry),
             self.progress.as_mut().map(|p| &mut p.entry),
+            self.maintenance.as_mut().map(|m| &mut m.entry),
         ];
         decided.into_iter().flatten().filter(|number| **number == 0).for_each(|number| *number = entry);
     }
@@ -154,6 +160,8 @@ pub struct Trip {
     /// JSON; opaque here.
     pub evidence: String,
     pub onset_to_trip_ms: Option<u64>,
+    /// Since when stable shows the same, if it did soon after a trip on little evidence.
+    pub stable_same_at_ms: Option<i64>,
     /// The servers of `new` at that time. No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
     /// What else led users to those servers then: it is let be.
@@ -210,6 +218,13 @@ pub enum Input<'a> {
         at: Option<&'a Wave>,
     },
     Pause(Pause),
+    /// A maintenance begins, or goes on for longer.
+    Maintain(Maintenance),
+    EndMaintenance,
+    /// Soon after the trip stable shows the same, since this time.
+    StableSame {
+        at_ms: i64,
+    },
     /// The next wave opens.
     Open {
         waves: &'a [Wave],
@@ -244,6 +259,8 @@ pub enum Step {
     Resumed,
     Paused,
     Unpaused,
+    Maintained,
+    MaintenanceEnded,
     /// The wave of this index.
     Opened(usize),
     Finished,
@@ -256,7 +273,8 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             if memory.attempt != 0 && attempt > memory.attempt =>
         {
             let awaits = change.holds(course).or(memory.awaits);
-            (Memory { attempt, awaits, versions, ..Memory::default() }, Step::Rearmed)
+            let maintenance = memory.maintenance.clone();
+            (Memory { attempt, awaits, versions, maintenance, ..Memory::default() }, Step::Rearmed)
         }
         Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
             let attempt = memory.attempt.max(attempt);
@@ -264,7 +282,8 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             // It begins at 0%, and a freeze that stands never raises that.
             freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
             let awaits = change.holds(course).or(memory.awaits);
-            let next = Memory { attempt, trip, freeze, awaits, versions, ..Memory::default() };
+            let maintenance = memory.maintenance.clone();
+            let next = Memory { attempt, trip, freeze, awaits, versions, maintenance, ..Memory::default() };
             (next, Step::VersionBegun)
         }
         Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {
@@ -297,6 +316,12 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         Input::Trip(trip) => {
             next.trip = Some(trip);
             (next, Step::Tripped)
+        }
+        Input::StableSame { at_ms } => {
+            if let Some(trip) = &mut next.trip {
+                trip.stable_same_at_ms.get_or_insert(at_ms);
+            }
+            (next, Step::Unchanged)
         }
         Input::Freeze(_) if memory.trip.is_some() || memory.freeze.is_some() => (next, Step::Unchanged),
         Input::Freeze(freeze) => {
@@ -339,8 +364,19 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             next.pause = Some(pause);
             (next, Step::Paused)
         }
+        Input::Maintain(_) if memory.trip.is_some() => (next, Step::Unchanged),
+        Input::Maintain(maintenance) => {
+            next.maintenance = Some(maintenance);
+            (next, Step::Maintained)
+        }
+        Input::EndMaintenance => match next.maintenance.take() {
+            Some(_) => (next, Step::MaintenanceEnded),
+            None => (next, Step::Unchanged),
+        },
         Input::Open { opener, .. }
-            if memory.is_held() || (opener == Opener::Gates && memory.pause.is_some()) =>
+            if memory.is_held()
+                || memory.maintenance.is_some()
+                || (opener == Opener::Gates && memory.pause.is_some()) =>
         {
             (next, Step::Unchanged)
         }
@@ -350,7 +386,11 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             next.progress = Some(Progress::entering(wave));
             (next, Step::Opened(index))
         }
-        Input::Finish { .. } if memory.is_held() || memory.pause.is_some() => (next, Step::Unchanged),
+        Input::Finish { .. }
+            if memory.is_held() || memory.pause.is_some() || memory.maintenance.is_some() =>
+        {
+            (next, Step::Unchanged)
+        }
         Input::Finish { waves } => {
             let last = memory.present(waves).is_some_and(|i| i + 1 == waves.len());
             match next.progress.as_mut().filter(|p| last && !p.finished) {

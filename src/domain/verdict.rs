@@ -7,6 +7,7 @@ use super::ceiling::Sample;
 use super::engine::cell::Pair;
 use super::engine::{Blindness, SIGNALS};
 use super::grounds::Grounds;
+use super::onset::Decided;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,7 +176,18 @@ pub struct Judgement {
     /// One sentence, for people: why this state.
     pub reason: String,
     pub signals: Vec<Signal>,
+    /// What a trip was decided on, where the judge has found one.
+    pub decided: Option<Told>,
     pub evidence: Evidence,
+}
+
+/// The counts that decided, and what they show.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Told {
+    /// What is wrong with `new`; for people.
+    pub what: String,
+    /// `None`: no request of the last ten minutes was bad by itself.
+    pub by: Option<Decided>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -137,6 +137,8 @@ pub struct View {
     pub judgement: Option<Judgement>,
     /// Monotonic time of that.
     pub looked: Duration,
+    /// Since when E of a signal is worth a person's look, without being a trip.
+    pub suspicion: Option<Duration>,
     pub recent: [Recent; 2],
     /// What an earlier process has saved of the stage that the start goes on in. The watchdog takes
     /// it.
@@ -320,6 +322,7 @@ impl Live {
             epochs: 0,
             evidence: 0,
             started: false,
+            maintained: HashMap::new(),
             barred: conflicts.into_iter().map(|c| c.bars).collect(),
             told: HashMap::new(),
             key: key.clone(),
@@ -581,6 +584,7 @@ impl Live {
                 detail: detail.clone(),
                 evidence: call.evidence.to_string(),
                 onset_to_trip_ms,
+                stable_same_at_ms: None,
                 others: claim::others(&before.plan, name, &release.new_servers(&before.plan), &self.key),
                 servers: live.new.spellings(),
                 entry: 0,

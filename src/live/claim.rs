@@ -269,6 +269,7 @@ mod tests {
                 detail: String::new(),
                 evidence: String::new(),
                 onset_to_trip_ms: None,
+                stable_same_at_ms: None,
                 servers: servers.clone(),
                 others,
                 entry: 0,

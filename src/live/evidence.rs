@@ -4,6 +4,7 @@
 //! (times in whole milliseconds, numbers that read back to the last bit, infinity as the word `inf`); reading never fails on
 //! what a later version adds to `evidence`, and never guesses what is missing.
 
+use super::decided;
 use super::gates::{self, Decision};
 use crate::domain::ceiling::Sample;
 use crate::domain::engine::SIGNALS;
@@ -14,6 +15,7 @@ use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// What became of looking for an entry's verdict again.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -399,13 +401,15 @@ fn written(grounds: &Grounds) -> Value {
 }
 
 /// Of a blown fuse; `names`: the servers of `new`.
-pub fn of_fuse(blown: Blown, names: &[String]) -> Value {
+pub fn of_fuse(blown: Blown, names: &[String], since: Duration) -> Value {
+    let decided_by = decided::of_fuse(&blown, names, since);
     let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
     let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
         "refused_in_a_row_min": crate::domain::fuse::IN_A_ROW,
         "servers": names,
+        "decided_by": decided_by,
         "grounds": written(&grounds),
     })
 }
@@ -576,9 +580,12 @@ mod tests {
     fn a_fuse_and_too_much_harm_are_found_again() {
         let blown =
             Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-        assert_eq!(again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[])), Again::Same);
+        assert_eq!(
+            again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[], Duration::ZERO)),
+            Again::Same
+        );
         assert!(matches!(
-            again(Some("fuse"), Some(METHOD), &of_fuse(Blown { stable_ms: 8, ..blown }, &[])),
+            again(Some("fuse"), Some(METHOD), &of_fuse(Blown { stable_ms: 8, ..blown }, &[], Duration::ZERO)),
             Again::Other(_)
         ));
         let harm = |users| of_harm(grounds::Harm { users, users_max: 3 }, 9);

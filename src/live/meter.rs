@@ -38,6 +38,7 @@ const WEIGHT: &str = "grayling_weight_ratio";
 const WEIGHT_CONFIGURED: &str = "grayling_weight_configured_ratio";
 const SHARE: &str = "grayling_share_ratio";
 const STATE: &str = "grayling_release_state";
+const MAINTENANCE: &str = "grayling_maintenance_left_seconds";
 const WAVE: &str = "grayling_wave";
 const WAVE_HELD: &str = "grayling_wave_held_seconds";
 const ROLLBACKS: &str = "grayling_rollbacks_total";
@@ -79,6 +80,7 @@ fn describe() {
     describe_gauge!(WEIGHT_CONFIGURED, "Share of users in new that the file says.");
     describe_gauge!(SHARE, "Share of the last minute's requests that went to new.");
     describe_gauge!(STATE, "1 for the state that the release is in.");
+    describe_gauge!(MAINTENANCE, "How much longer a maintenance lasts; 0: none is in force.");
     describe_gauge!(WAVE, "Number of the present wave, from 1; 0: before the first.");
     describe_gauge!(
         WAVE_HELD,
@@ -246,6 +248,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
         }
+        let left = release.maintenance.as_ref().map(|(_, until)| until.saturating_sub(clock::now()));
+        gauge!(MAINTENANCE, "release" => name()).set(left.unwrap_or_default().as_secs_f64());
         if !release.release.waves.is_empty() {
             gauge!(WAVE, "release" => name()).set(release.present.map_or(0.0, |i| i as f64 + 1.0));
             let outlook = views.get(&release.release.name).and_then(|v| v.outlook.as_ref());

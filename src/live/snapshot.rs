@@ -8,11 +8,13 @@ use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::STRATA_MAX;
+use crate::domain::maintenance::Maintenance;
 use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{Hold, State};
 use crate::domain::wave::{Reach, Wave};
 use http::HeaderValue;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct Snapshot {
     /// Grows with each configuration that came into force.
@@ -48,6 +50,8 @@ pub struct ReleaseLive {
     /// The last wave has proved itself.
     pub finished: bool,
     pub paused: bool,
+    /// Ceilings only report, and waves hold; with the monotonic time at which it ends by itself.
+    pub maintenance: Option<(Maintenance, Duration)>,
     /// The same as long as one and the same wave bakes, over restarts too; unique in the state
     /// directory.
     pub stage: u64,

@@ -14,14 +14,13 @@
 //! and never a mixture; a file that cannot be understood to the last byte is [`Found::Lost`], never "empty", and is
 //! kept aside for people; one process at a time holds the lock.
 
+mod mirror;
+
+use self::mirror::{FileImage, FileMemory};
 use super::ledger::{self, End, Entry};
 use super::private::{private_directory, private_file};
-use crate::domain::cohort::Weight;
-use crate::domain::rollout::version::Versions;
-use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
-use crate::domain::verdict::Cause;
-use crate::domain::wave::Reach;
-use serde::{Deserialize, Serialize};
+use crate::domain::rollout::Memory;
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -288,268 +287,15 @@ pub fn memory_of_json(json: &serde_json::Value) -> Option<Memory> {
     Image::try_from(file).ok()?.releases.remove("")
 }
 
-// The file's exact mirror. The domain knows no serde.
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileImage {
-    releases: BTreeMap<String, FileMemory>,
-    hold_strangers: bool,
-    ledger: u64,
-    #[serde(default)]
-    ledger_hash: String,
-    recent: Vec<Entry>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileMemory {
-    attempt: u64,
-    trip: Option<FileTrip>,
-    freeze: Option<FileFreeze>,
-    awaits: Option<FileAwaits>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    progress: Option<FileProgress>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pause: Option<FilePause>,
-    #[serde(default)]
-    versions: FileVersions,
-    #[serde(default, skip_serializing_if = "is_zero")]
-    stage: u64,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[derive(Serialize, Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct FileVersions {
-    stable: Vec<String>,
-    new: Vec<String>,
-    same_declared: bool,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileProgress {
-    wave: String,
-    weight_ppm: u32,
-    segments: usize,
-    finished: bool,
-    #[serde(default)]
-    entry: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FilePause {
-    at_ms: i64,
-    actor: String,
-    reason: String,
-    #[serde(default)]
-    entry: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum FileAwaits {
-    NoMemory,
-    StateLost,
-    StopFile,
-    NewVersion,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileTrip {
-    cause: String,
-    attempt: u64,
-    at_ms: i64,
-    actor: String,
-    detail: String,
-    evidence: String,
-    onset_to_trip_ms: Option<u64>,
-    servers: Vec<String>,
-    #[serde(default)]
-    others: Vec<FileOther>,
-    #[serde(default)]
-    entry: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileOther {
-    claim: String,
-    routes: Vec<String>,
-    weight_ppm: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileFreeze {
-    cause: String,
-    at_ms: i64,
-    actor: String,
-    detail: String,
-    weight_ppm: u32,
-    #[serde(default)]
-    entry: u64,
-}
-
-impl From<&Image> for FileImage {
-    fn from(image: &Image) -> Self {
-        let memory = |m: &Memory| FileMemory {
-            attempt: m.attempt,
-            trip: m.trip.as_ref().map(|t| FileTrip {
-                cause: t.cause.label().to_owned(),
-                attempt: t.attempt,
-                at_ms: t.at_ms,
-                actor: t.actor.clone(),
-                detail: t.detail.clone(),
-                evidence: t.evidence.clone(),
-                onset_to_trip_ms: t.onset_to_trip_ms,
-                servers: t.servers.clone(),
-                others: t
-                    .others
-                    .iter()
-                    .map(|o| FileOther {
-                        claim: o.claim.clone(),
-                        routes: o.routes.clone(),
-                        weight_ppm: o.weight.parts(),
-                    })
-                    .collect(),
-                entry: t.entry,
-            }),
-            freeze: m.freeze.as_ref().map(|f| FileFreeze {
-                cause: f.cause.label().to_owned(),
-                at_ms: f.at_ms,
-                actor: f.actor.clone(),
-                detail: f.detail.clone(),
-                weight_ppm: f.weight.parts(),
-                entry: f.entry,
-            }),
-            awaits: m.awaits.map(|a| match a {
-                Awaits::NoMemory => FileAwaits::NoMemory,
-                Awaits::StateLost => FileAwaits::StateLost,
-                Awaits::StopFile => FileAwaits::StopFile,
-                Awaits::NewVersion => FileAwaits::NewVersion,
-            }),
-            progress: m.progress.as_ref().map(|p| FileProgress {
-                wave: p.wave.clone(),
-                weight_ppm: p.reach.weight.parts(),
-                segments: p.reach.segments,
-                finished: p.finished,
-                entry: p.entry,
-            }),
-            pause: m.pause.as_ref().map(|p| FilePause {
-                at_ms: p.at_ms,
-                actor: p.actor.clone(),
-                reason: p.reason.clone(),
-                entry: p.entry,
-            }),
-            versions: FileVersions {
-                stable: m.versions.stable.clone(),
-                new: m.versions.new.clone(),
-                same_declared: m.versions.same_declared,
-            },
-            stage: m.stage,
-        };
-        FileImage {
-            releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
-            hold_strangers: image.hold_strangers,
-            ledger: image.ledger.n,
-            ledger_hash: image.ledger.hash.clone(),
-            recent: image.recent.clone(),
-        }
-    }
-}
-
-impl TryFrom<FileImage> for Image {
-    type Error = String;
-
-    fn try_from(file: FileImage) -> Result<Self, String> {
-        let cause = |label: &str| Cause::parse(label).ok_or(format!("unknown cause `{label}`"));
-        let memory = |m: FileMemory| -> Result<Memory, String> {
-            Ok(Memory {
-                attempt: m.attempt,
-                trip: m
-                    .trip
-                    .map(|t| {
-                        Ok::<_, String>(Trip {
-                            cause: cause(&t.cause)?,
-                            attempt: t.attempt,
-                            at_ms: t.at_ms,
-                            actor: t.actor,
-                            detail: t.detail,
-                            evidence: t.evidence,
-                            onset_to_trip_ms: t.onset_to_trip_ms,
-                            servers: t.servers,
-                            others: t
-                                .others
-                                .into_iter()
-                                .map(|o| Other {
-                                    claim: o.claim,
-                                    routes: o.routes,
-                                    weight: Weight::from_parts(o.weight_ppm),
-                                })
-                                .collect(),
-                            entry: t.entry,
-                        })
-                    })
-                    .transpose()?,
-                freeze: m
-                    .freeze
-                    .map(|f| {
-                        Ok::<_, String>(Freeze {
-                            cause: cause(&f.cause)?,
-                            at_ms: f.at_ms,
-                            actor: f.actor,
-                            detail: f.detail,
-                            weight: Weight::from_parts(f.weight_ppm),
-                            entry: f.entry,
-                        })
-                    })
-                    .transpose()?,
-                awaits: m.awaits.map(|a| match a {
-                    FileAwaits::NoMemory => Awaits::NoMemory,
-                    FileAwaits::StateLost => Awaits::StateLost,
-                    FileAwaits::StopFile => Awaits::StopFile,
-                    FileAwaits::NewVersion => Awaits::NewVersion,
-                }),
-                progress: m.progress.map(|p| Progress {
-                    wave: p.wave,
-                    reach: Reach { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
-                    finished: p.finished,
-                    entry: p.entry,
-                }),
-                pause: m.pause.map(|p| Pause {
-                    at_ms: p.at_ms,
-                    actor: p.actor,
-                    reason: p.reason,
-                    entry: p.entry,
-                }),
-                versions: Versions {
-                    stable: m.versions.stable,
-                    new: m.versions.new,
-                    same_declared: m.versions.same_declared,
-                },
-                stage: m.stage,
-            })
-        };
-        let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
-        Ok(Image {
-            releases: releases.collect::<Result<_, String>>()?,
-            hold_strangers: file.hold_strangers,
-            ledger: End { n: file.ledger, hash: file.ledger_hash },
-            recent: file.recent,
-        })
-    }
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::domain::cohort::Weight;
+    use crate::domain::maintenance::Maintenance;
+    use crate::domain::rollout::version::Versions;
+    use crate::domain::rollout::{Awaits, Freeze, Other, Pause, Progress, Trip};
+    use crate::domain::verdict::Cause;
+    use crate::domain::wave::Reach;
     use proptest::prelude::*;
 
     /// A fresh empty folder for a test.
@@ -569,6 +315,7 @@ pub mod tests {
             detail: "new 41 of 812".into(),
             evidence: "{\"e\":1}".into(),
             onset_to_trip_ms: Some(412),
+            stable_same_at_ms: Some(1_700_000_001_000),
             servers: vec!["http://127.0.0.1:9002".into()],
             others: vec![Other { claim: "route".into(), routes: vec!["* /b ".into()], weight: Weight::FULL }],
             entry: 4,
@@ -591,6 +338,14 @@ pub mod tests {
         let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
         let progress = Progress { wave: "5%".into(), reach, finished: true, entry: 6 };
         let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into(), entry: 7 };
+        let maintenance = Maintenance {
+            change: "CHG-1".into(),
+            at_ms: 10,
+            until_ms: 20,
+            actor: "ann".into(),
+            reason: "the database moves".into(),
+            entry: 7,
+        };
         let versions = Versions { stable: vec!["a:1".into()], new: vec!["b:2".into()], same_declared: true };
         image.releases.insert(
             "c".into(),
@@ -598,6 +353,7 @@ pub mod tests {
                 attempt: 1,
                 progress: Some(progress),
                 pause: Some(pause),
+                maintenance: Some(maintenance),
                 versions,
                 stage: 12,
                 ..Memory::default()
@@ -640,6 +396,16 @@ pub mod tests {
         let bytes = render(&image()).unwrap();
         let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 3", "grayling-state 4", 1);
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
+    }
+
+    /// As the version before wrote it: it knew no maintenance.
+    #[test]
+    fn a_file_of_an_earlier_version_is_read() {
+        let mut without = image();
+        without.releases.values_mut().for_each(|memory| memory.maintenance = None);
+        let bytes = render(&without).unwrap();
+        assert!(!String::from_utf8(bytes.clone()).unwrap().contains("maintenance"));
+        assert_eq!(parse(&bytes).unwrap(), without);
     }
 
     proptest! {

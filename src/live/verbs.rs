@@ -18,6 +18,7 @@ use super::waves::{barred_by, wave_record};
 use super::writer::{Evidence, Writer};
 use crate::domain::cohort::Weight;
 use crate::domain::gate::{self, Gate, Proof, Verdict};
+use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::climb::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
 use crate::domain::wave::{Course, Wave};
@@ -115,6 +116,13 @@ impl Live {
         if index != live.present.map_or(0, |i| i + 1) {
             let message = format!("`{}` is not the next wave of {name}. {}", wave.name, stands(&live));
             return Err(Refused::NotNow(message));
+        }
+        if let Some((of, _)) = &live.maintenance {
+            return Err(Refused::NotNow(format!(
+                "{name} cannot be promoted: waves hold during the maintenance {}; to end it first: {}",
+                of.change,
+                Maintenance::end_command(name)
+            )));
         }
         if let Some(by) = barred_by(&writer, &live) {
             return Err(Refused::NotNow(format!(

@@ -8,6 +8,7 @@ use crate::live::ledger::{self, Ledger};
 use crate::live::state::tests::scratch;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
     Entry {
@@ -39,7 +40,7 @@ fn honest() -> Vec<Vec<u8>> {
     let mut entries = vec![
         entry(1, "start", None, Value::Null),
         entry(2, "weight", None, json!({"x": 1e-7, "y": [1.5, 2]})),
-        entry(3, "trip", Some("fuse"), of_fuse(blown, &["http://a".into()])),
+        entry(3, "trip", Some("fuse"), of_fuse(blown, &["http://a".into()], Duration::ZERO)),
         entry(4, "resume", None, Value::Null),
         entry(5, "trip", Some("manual"), Value::Null),
         entry(6, "start", None, Value::Null),
@@ -164,7 +165,7 @@ fn one_line_that_is_replaced_does_not_fit_the_next_even_if_its_own_hash_does() {
 #[test]
 fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fits() {
     let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-    let mut forged = entry(1, "trip", Some("fuse"), of_fuse(blown, &[]));
+    let mut forged = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
     chain::seal(&mut forged, ORIGIN).unwrap();
     let report = verified((serde_json::to_string(&forged).unwrap() + "\n").as_bytes(), None);
     assert!(report.faults[0].what.contains("does not follow from its evidence"), "{:?}", report.faults);
@@ -173,7 +174,7 @@ fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fit
 #[test]
 fn an_entry_of_another_method_is_counted_and_not_recomputed() {
     let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
-    let mut of_later = entry(1, "trip", Some("fuse"), of_fuse(blown, &[]));
+    let mut of_later = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
     of_later.method = Some(METHOD + 1);
     chain::seal(&mut of_later, ORIGIN).unwrap();
     let line = serde_json::to_string(&of_later).unwrap() + "\n";
@@ -188,7 +189,7 @@ fn the_weights_of_an_entry_must_be_those_of_its_verdict() {
     for (kind, after, follows) in
         [("trip", 0.0, true), ("trip", 5.0, false), ("freeze", 5.0, true), ("freeze", 0.0, false)]
     {
-        let mut decided = entry(1, kind, Some("fuse"), of_fuse(blown.clone(), &[]));
+        let mut decided = entry(1, kind, Some("fuse"), of_fuse(blown.clone(), &[], Duration::ZERO));
         decided.weight_after = Some(after);
         chain::seal(&mut decided, ORIGIN).unwrap();
         let report = verified((serde_json::to_string(&decided).unwrap() + "\n").as_bytes(), None);

@@ -25,7 +25,11 @@ impl Live {
     pub fn advance(&self, name: &str, stage: u64, outlook: &Outlook) -> Option<Receipt> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;
-        if live.stage != stage || live.hold.is_some() || barred_by(&writer, &live).is_some() {
+        if live.stage != stage
+            || live.hold.is_some()
+            || live.maintenance.is_some()
+            || barred_by(&writer, &live).is_some()
+        {
             return None;
         }
         let waves = &live.release.waves;

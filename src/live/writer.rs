@@ -29,6 +29,7 @@ use crate::domain::wave::{Course, Reach};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) struct Writer {
     pub image: Image,
@@ -40,6 +41,8 @@ pub(super) struct Writer {
     /// A snapshot has been made: what begins from now on is another stage than the state file
     /// knows.
     pub started: bool,
+    /// When each maintenance ends by itself, by release; monotonic.
+    pub maintained: HashMap<String, Duration>,
     /// What a start found in conflict with a standing trip.
     pub barred: Vec<Bar>,
     /// Who is in `new` beside the weight, as the ledger has it last; by release.
@@ -310,6 +313,11 @@ impl Writer {
         if let Some(memory) = self.image.releases.get_mut(&release.name) {
             memory.stage = stage;
         }
+        let maintenance = memory.maintenance.map(|of| {
+            let until = self.maintained.entry(release.name.clone());
+            let until = *until.or_insert_with(|| clock::now() + of.left(clock::at_ms()));
+            (of, until)
+        });
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseLive {
             tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
@@ -323,6 +331,7 @@ impl Writer {
             present,
             finished: memory.progress.is_some_and(|p| p.finished),
             paused: memory.pause.is_some(),
+            maintenance,
             stage,
             stable,
             new,

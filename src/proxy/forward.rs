@@ -635,7 +635,7 @@ fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
         cause: Cause::Fuse,
         origin: Origin { actor: "fuse".into(), reason: None },
         detail: unusable(&release.new),
-        evidence: evidence::of_fuse(blown, &servers),
+        evidence: evidence::of_fuse(blown, &servers, release.tally.fuse.since()),
         onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };

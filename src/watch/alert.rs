@@ -10,9 +10,11 @@
 use super::receiver::Box as Mailbox;
 use crate::domain::rollout::State;
 use crate::domain::rollout::climb::{HeldBy, hours};
+use crate::domain::share::progress;
 use crate::domain::verdict;
 use crate::live::apply::Live;
 use crate::live::clock;
+use crate::live::decided::{self, time_of_day};
 use crate::live::ledger::Entry;
 use crate::live::snapshot::ReleaseLive;
 use crate::live::timeline;
@@ -34,6 +36,7 @@ pub enum Kind {
     Freeze,
     BothArms,
     LatencyNotice,
+    Suspicious,
     StuckWave,
     ReloadFailed,
     StateNotDurable,
@@ -41,11 +44,12 @@ pub enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 8] = [
         Kind::Trip,
         Kind::Freeze,
         Kind::BothArms,
         Kind::LatencyNotice,
+        Kind::Suspicious,
         Kind::StuckWave,
         Kind::ReloadFailed,
         Kind::StateNotDurable,
@@ -57,6 +61,7 @@ impl Kind {
             Kind::Freeze => "freeze",
             Kind::BothArms => "both_arms",
             Kind::LatencyNotice => "latency_notice",
+            Kind::Suspicious => "suspicious",
             Kind::StuckWave => "stuck_wave",
             Kind::ReloadFailed => "reload_failed",
             Kind::StateNotDurable => "state_not_durable",
@@ -70,6 +75,7 @@ impl Kind {
             Kind::Freeze => "GraylingFrozen",
             Kind::BothArms => "GraylingBothArmsFailing",
             Kind::LatencyNotice => "GraylingNewIsSlower",
+            Kind::Suspicious => "GraylingNewIsSuspicious",
             Kind::StuckWave => "GraylingWaveHeld",
             Kind::ReloadFailed => "GraylingReloadFailed",
             Kind::StateNotDurable => "GraylingStateNotDurable",
@@ -80,14 +86,35 @@ impl Kind {
     pub fn severity(self) -> &'static str {
         match self {
             Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
-            Kind::LatencyNotice | Kind::StuckWave | Kind::ReloadFailed => "ticket",
+            Kind::LatencyNotice | Kind::Suspicious | Kind::StuckWave | Kind::ReloadFailed => "ticket",
+        }
+    }
+
+    /// Where the README says what to do about it.
+    pub fn runbook(self) -> &'static str {
+        "README.md#what-to-do-about-an-alert"
+    }
+
+    /// What to type first.
+    pub fn first_command(self, release: Option<&str>) -> String {
+        let release = release.unwrap_or("RELEASE");
+        match self {
+            Kind::Trip => format!("grayling affected {release} --since 1h"),
+            Kind::Freeze
+            | Kind::BothArms
+            | Kind::LatencyNotice
+            | Kind::Suspicious
+            | Kind::StuckWave
+            | Kind::StateNotDurable => "grayling status".to_owned(),
+            Kind::ReloadFailed => "grayling check".to_owned(),
         }
     }
 
     /// May it go by itself, and come again?
     fn flickers(self) -> bool {
         match self {
-            Kind::Trip | Kind::Freeze | Kind::ReloadFailed => false,
+            // Its own minute says when it is over.
+            Kind::Trip | Kind::Freeze | Kind::Suspicious | Kind::ReloadFailed => false,
             Kind::BothArms | Kind::LatencyNotice | Kind::StuckWave | Kind::StateNotDurable => true,
         }
     }
@@ -106,6 +133,8 @@ pub struct Alert {
     pub summary: String,
     /// With the numbers, and what to type.
     pub detail: String,
+    /// What is known of it has grown since it began: 0 at first. Each is told once.
+    pub update: u8,
     /// How long it has stood before it is worth telling: each receiver has patience of its own with a wave.
     pub held: Option<Duration>,
 }
@@ -131,6 +160,10 @@ impl Standing {
         for alert in seen {
             let key = (alert.kind, alert.release.clone());
             match self.0.get_mut(&key) {
+                Some((known, last)) if alert.since_ms == known.since_ms && alert.update > known.update => {
+                    (*known, *last) = (alert.clone(), now);
+                    changed.push(Notice { alert, over_ms: None });
+                }
                 // The same, though it may be told in other numbers now; a trip after a resume between two looks is another one.
                 Some((known, last)) if !alert.kind.flickers() && alert.since_ms == known.since_ms => {
                     *last = now
@@ -243,6 +276,7 @@ fn of_entry(entry: &Entry) -> Option<Alert> {
         since_ms: timeline::at_ms(&entry.at)?,
         summary: format!("{release}: {what} ({}, by {}), and let go at once", cause.label(), entry.actor),
         detail: entry.detail.clone(),
+        update: 0,
         held: None,
         release: Some(release),
     })
@@ -258,6 +292,7 @@ fn look(live: &Live, reload_failed: Option<i64>) -> Vec<Alert> {
         since_ms,
         summary: summary.to_owned(),
         detail,
+        update: 0,
         held: None,
     };
     let mut seen = vec![];
@@ -291,6 +326,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         since_ms,
         summary,
         detail,
+        update: 0,
         held: None,
     };
     let mut seen = vec![];
@@ -302,10 +338,14 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         let (cause, actor, why) = (trip.cause.label(), &trip.actor, &trip.detail);
         let summary =
             format!("{name}: the new version was taken out ({cause}, by {actor}); everybody is on stable");
+        let same = trip.stable_same_at_ms.map_or(String::new(), |at_ms| {
+            format!("\nStable shows the same since {}: the cause may be what both share", time_of_day(at_ms))
+        });
+        let update = u8::from(trip.stable_same_at_ms.is_some());
         let detail = format!(
-            "{why}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --ends rollback --reason TEXT"
+            "{why}{same}\nNothing but a person brings it back: mend `new` and raise `attempt`, or: grayling resume {name} --ends rollback --reason TEXT"
         );
-        seen.push(of(Kind::Trip, Some(cause), trip.at_ms, summary, detail));
+        seen.push(Alert { update, ..of(Kind::Trip, Some(cause), trip.at_ms, summary, detail) });
     }
     if let (State::Frozen, Some(freeze)) = (release.state, memory.freeze) {
         let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
@@ -315,9 +355,9 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         );
         seen.push(of(Kind::Freeze, Some(cause), freeze.at_ms, summary, detail));
     }
-    let (judgement, outlook) = match live.views().get(name) {
-        Some(view) => (view.judgement.clone(), view.outlook.clone()),
-        None => (None, None),
+    let (judgement, outlook, suspicion) = match live.views().get(name) {
+        Some(view) => (view.judgement.clone(), view.outlook.clone(), view.suspicion),
+        None => (None, None, None),
     };
     if let Some(held) =
         outlook.filter(|(stage, _)| *stage == release.stage).and_then(|(_, outlook)| outlook.held)
@@ -342,6 +382,19 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         if judgement.state == verdict::State::BothArms {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
             seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
+        }
+        if let Some(since) = suspicion {
+            let strongest = judgement.signals.iter().filter(|s| s.can_trip());
+            let strongest = strongest.max_by(|a, b| a.evidence_ratio.total_cmp(&b.evidence_ratio));
+            let why = strongest.map_or(String::new(), |s| {
+                format!("{}, {}: {} of a trip; {}", s.signal, s.stratum, progress(s.evidence_ratio), s.detail)
+            });
+            let detail = format!(
+                "{why}\nIt does not suffice for a rollback. To see each signal with its counts: grayling status. \
+                 A rollback is always safe: grayling rollback {name}"
+            );
+            let summary = format!("{name}: something speaks against the new version, for a minute or more");
+            seen.push(of(Kind::Suspicious, None, decided::at_ms(since), summary, detail));
         }
         let notice = judgement
             .signals
@@ -369,6 +422,7 @@ mod tests {
             since_ms,
             summary: "s".into(),
             detail: "d".into(),
+            update: 0,
             held: None,
         }
     }
@@ -393,6 +447,20 @@ mod tests {
         );
         assert_eq!(at(4, &[]), [(Kind::Trip, 9, true)]);
         assert_eq!(at(5, &[]), []);
+    }
+
+    #[test]
+    fn what_is_learnt_of_an_alert_that_stands_is_told_once() {
+        let mut standing = Standing::default();
+        let mut at = |s: u64, update: u8| {
+            let trip = Alert { update, ..alert(Kind::Trip, 7) };
+            let notices = standing.follow(vec![trip], Duration::from_secs(s), 0);
+            notices.iter().map(|n| (n.alert.update, n.over_ms.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            [at(1, 0), at(2, 0), at(3, 1), at(4, 1)],
+            [vec![(0, false)], vec![], vec![(1, false)], vec![]]
+        );
     }
 
     #[test]

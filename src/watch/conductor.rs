@@ -49,7 +49,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
             present: release.present,
             finished: release.finished,
             held: release.hold.is_some(),
-            paused: release.paused,
+            paused: release.paused || release.maintenance.is_some(),
             watched,
             before,
         };

@@ -2,6 +2,7 @@
 //!
 //! Never imports `proxy`: they meet in `live`.
 
+mod aftermath;
 pub mod alert;
 mod call;
 pub mod conductor;

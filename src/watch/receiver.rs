@@ -206,14 +206,20 @@ impl Teller {
 fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, at_ms: i64) -> Post {
     let alerts: Vec<Value> = notices
         .map(|notice| {
-            let Alert { kind, release, attempt, cause, since_ms, summary, detail, held: _ } = &notice.alert;
+            let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } =
+                &notice.alert;
             let mut labels =
                 json!({"alertname": kind.alertname(), "severity": kind.severity(), "source": "grayling"});
             let more = [("release", release.clone()), ("cause", cause.map(str::to_owned))];
             for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
                 labels[name] = value.into();
             }
-            let mut annotations = json!({"summary": summary, "description": detail});
+            let command = kind.first_command(release.as_deref());
+            let mut annotations = json!({"summary": summary, "description": detail,
+                "first_command": command, "runbook": kind.runbook()});
+            if *update > 0 {
+                annotations["update"] = update.to_string().into();
+            }
             if let Some(attempt) = attempt {
                 annotations["attempt"] = attempt.to_string().into();
             }
@@ -228,9 +234,15 @@ fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, 
 /// Slack's incoming webhook. Its text has three characters that mean something else.
 fn slack(notice: &Notice) -> Post {
     let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let Alert { summary, detail, since_ms, .. } = &notice.alert;
+    let Alert { kind, release, summary, detail, since_ms, .. } = &notice.alert;
     let text = match notice.over_ms {
-        None => format!("*{}*\n{}\n(since {})", plain(summary), plain(detail), clock::rfc3339(*since_ms)),
+        None => format!(
+            "*{}*\n{}\nfirst: {}\n(since {})",
+            plain(summary),
+            plain(detail),
+            plain(&kind.first_command(release.as_deref())),
+            clock::rfc3339(*since_ms)
+        ),
         Some(over) => format!("over at {}: {}", clock::rfc3339(over), plain(summary)),
     };
     Post::json(&json!({ "text": text }))
@@ -238,7 +250,7 @@ fn slack(notice: &Notice) -> Post {
 
 /// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of the call.
 fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
-    let Alert { kind, release, attempt, cause, since_ms, summary, detail, held: _ } = &notice.alert;
+    let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } = &notice.alert;
     let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };
     let told_of = clock::rfc3339(notice.over_ms.unwrap_or(*since_ms));
     let mut post = Post::json(&json!({
@@ -247,12 +259,15 @@ fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
         "data": {
             "alert": kind.label(), "state": state, "severity": kind.severity(), "release": release, "attempt": attempt,
             "cause": cause, "summary": summary, "detail": detail, "since": clock::rfc3339(*since_ms),
+            "first_command": kind.first_command(release.as_deref()), "runbook": kind.runbook(), "update": update,
             "resolved_at": notice.over_ms.map(clock::rfc3339),
         },
     }));
     let release = release.as_deref().unwrap_or_default();
+    // What is learnt later of an alert that stands is another message.
+    let update = if *update > 0 { format!("\n{update}") } else { String::new() };
     let id = crate::live::chain::Digest::of(
-        format!("{}\n{release}\n{since_ms}\n{state}", kind.label()).as_bytes(),
+        format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label()).as_bytes(),
     );
     let id = format!("msg_{}", &id[..32]);
     let signed = [format!("{id}.{at_s}.").as_bytes(), &post.body].concat();
@@ -282,6 +297,7 @@ mod tests {
             since_ms: 1_700_000_000_000,
             summary: "billing <out> & about".into(),
             detail: "new 41 of 812".into(),
+            update: 0,
             held: None,
         };
         Notice { alert, over_ms }

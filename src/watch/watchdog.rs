@@ -5,32 +5,37 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
+use super::aftermath::Aftermath;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::servers::Place;
 use crate::domain::engine::users::Baseline;
-use crate::domain::engine::{Engine, Event, SERVERS_MAX, SHARES, Settings, What};
+use crate::domain::engine::{self, Engine, Event, SERVERS_MAX, SHARES, Settings, What};
 use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
+use crate::domain::maintenance;
+use crate::domain::onset::BadBy;
 use crate::domain::plan::WatchdogMode;
 use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
 use crate::domain::rollout::climb::Spent;
 use crate::domain::rollout::{Awaits, Hold};
+use crate::domain::suspicion::Suspicion;
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
 use crate::live::apply::{Live, Origin, Shown, StableSign, StopFile, TripCall, View};
 use crate::live::checkpoint::{self, Checkpoint};
 use crate::live::clock;
+use crate::live::decided::Names;
 use crate::live::evidence;
 use crate::live::failed;
 use crate::live::keeper::{self, Shelf};
 use crate::live::resources;
 use crate::live::snapshot::ReleaseLive;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,6 +120,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         last = now;
         live.heed_stop_file(StopFile::beside(config));
         live.note_drained();
+        live.end_maintenances();
 
         live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
         // Loaded after the events were taken: it knows all of their epochs but those of releases that are gone.
@@ -183,6 +189,9 @@ struct Watched {
     /// When stable was last asked whether it takes connections.
     probed: Duration,
     told: State,
+    /// After a trip on little evidence: does stable show the same?
+    aftermath: Aftermath,
+    suspicion: Suspicion,
     /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
     keep_failed_by: Duration,
@@ -244,6 +253,8 @@ impl Watched {
             calm_until: now,
             probed: Duration::ZERO,
             told: State::Quiet,
+            aftermath: Aftermath::new(release),
+            suspicion: Suspicion::default(),
             keep_by: now,
             keep_failed_by: now,
             looked: now,
@@ -409,6 +420,11 @@ impl Watched {
         let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
         let look = Look { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
+        let names = Names { release, strata: &self.strata };
+        names.name(&mut judgement);
+        if let Some((of, _)) = release.maintenance.as_ref().filter(|(_, until)| *until > now) {
+            maintenance::report_only(&of.change, &mut judgement);
+        }
         let harm = self.harm(release, &mut judgement);
         let too_much = weigh_resources(&used, &mut judgement);
         let passed = now.saturating_sub(std::mem::replace(&mut self.looked, now));
@@ -416,6 +432,8 @@ impl Watched {
             self.stage.watched += passed;
         }
         self.act(live, release, &mut judgement, (harm, too_much), now);
+        self.aftermath.look(live, release, self.judge.onsets(), now);
+        let suspicion = self.suspicion.look(&judgement.evidence.e, now);
         if judgement.state != self.told {
             self.told = judgement.state;
             live.log.event(
@@ -426,6 +444,7 @@ impl Watched {
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
             view.looked = now;
+            view.suspicion = suspicion;
             view.shown = Some(self.shown(view, observe));
         }
     }
@@ -529,6 +548,15 @@ impl Watched {
             _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
         };
         let users = |arm| release.tally.arm(arm).distinct_users();
+        let errors = BadBy::Signal(engine::Signal::Errors);
+        let decided = match cause {
+            Cause::Resource => None,
+            Cause::Harm => self.judge.onsets().decided(errors, None, None, now),
+            _ => judgement.decided.as_ref().and_then(|told| told.by),
+        };
+        let names = Names { release, strata: &self.strata };
+        evidence["decided_by"] = decided.as_ref().map_or(Value::Null, |of| names.evidence(of));
+        self.aftermath.decided_by(decided);
         // How many it was about: those of five minutes.
         evidence["users"] = json!({"new": users(Arm::New), "stable": users(Arm::Stable)});
         let call = TripCall {
@@ -536,7 +564,7 @@ impl Watched {
             origin: Origin { actor: "watchdog".into(), reason: None },
             detail: judgement.reason.clone(),
             evidence,
-            onset: self.onset.filter(|_| cause != Cause::Resource).map(|o| {
+            onset: decided.map(|of| of.onset).or(self.onset.filter(|_| cause != Cause::Resource).map(|o| {
                 if matches!(
                     cause,
                     Cause::Errors
@@ -550,7 +578,7 @@ impl Watched {
                 } else {
                     o.first
                 }
-            }),
+            })),
             stable: sign,
         };
         // A release that has just left the plan needs no trip.

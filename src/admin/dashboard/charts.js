@@ -3,7 +3,7 @@
 
 const charts = { made: [], release: null, span: 3600, root: null };
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const MARKS = { trip: 'rolled back', freeze: 'frozen', resume: 'resumed', attempt: 'attempt', weight: 'weight', stop: 'stop file', unstop: 'stop file gone', start: 'start', pause: 'paused', promote: 'promoted', wave: 'wave' };
+const MARKS = { trip: 'rolled back', freeze: 'frozen', resume: 'resumed', attempt: 'attempt', weight: 'weight', stop: 'stop file', unstop: 'stop file gone', start: 'start', pause: 'paused', promote: 'promoted', maintenance: 'maintenance', stable_shows_the_same: 'stable the same', wave: 'wave' };
 const RULED = [['stable', '--stable', (s) => s.stable], ['new', '--new', (s) => s.new]];
 
 /** `lines`: [label, colour, values of a series, dash]; `limit`: [value, label] of a release. */
@@ -14,7 +14,7 @@ const PLOTS = [
     lines: RULED.flatMap(([n, c, of]) => [[`${n} p99`, c, (s) => of(s).p99_ms], [`${n} p50`, c, (s) => of(s).p50_ms, [5, 4]]]), limit: (l) => [l.latency_p99_max_ms, `p99 ceiling ${millis(l.latency_p99_max_ms)}`] },
   { id: 'rate', title: 'Requests a second', log: true, floor: 0.1, format: (v) => v === null ? '–' : `${v < 10 ? trimmed(v, 1) : count(v)}/s`,
     lines: RULED.map(([n, c, of]) => [n, c, (s) => of(s).rate]) },
-  { id: 'evidence', title: 'Evidence against new, on its way to a rollback', log: false, top: 1.12, format: (v) => v === null ? '–' : `${Math.round(v * 100)}%`,
+  { id: 'evidence', title: 'Evidence against new, on its way to a rollback', log: false, top: 1.12, format: (v) => v === null ? '–' : onItsWay(v),
     lines: [['strongest signal', '--text', (s) => s.evidence]], limit: () => [1, 'rolls back'] },
 ];
 

@@ -9,6 +9,7 @@ function viewRelease(name) {
     others && el('p', null, el('label', { for: 'which' }, 'Release'), el('select', { id: 'which', onchange: (e) => { location.hash = link(e.target.value); } },
       status.releases.map((x) => el('option', { value: x.name, selected: x.name === r.name }, x.name)))),
     el('section', { class: `card ${a.tone}` }, cardHead(r, a, 'h2'), bar(r), answerList(r, a)),
+    maintenance(r),
     r.trip && frozenEvidence(r, status),
     el('h3', null, 'Waves and gates'), gates(r),
     el('h3', null, 'Both arms, the last five minutes'), arms(r),
@@ -20,6 +21,16 @@ function viewRelease(name) {
 function spans() {
   const choice = (seconds, text) => el('button', { class: 'small', 'aria-pressed': String(charts.span === seconds), onclick: () => { charts.span = seconds; changed(); } }, text);
   return el('div', { class: 'spans', role: 'group', 'aria-label': 'How far back' }, choice(300, '5 min'), choice(900, '15 min'), choice(3600, '1 hour'));
+}
+
+/** One that stands, or the button that begins one. */
+function maintenance(r) {
+  const m = r.maintenance;
+  if (m) {
+    return el('p', { class: 'notice watch', id: 'maintenance' }, el('b', null, `▲ Maintenance ${m.change}`), ` until ${clock(new Date(m.until))}, by ${m.actor}${m.reason ? `: ${m.reason}` : ''}. Ceilings and both_arms only report, waves hold. The comparison goes on. `,
+      el('button', { class: 'small', onclick: () => endMaintenance(r) }, 'End it…'));
+  }
+  return r.state !== 'rolled_back' && el('p', { class: 'spans' }, el('button', { class: 'small', onclick: () => maintain(r) }, 'Maintenance…'));
 }
 
 function gates(r) {
@@ -67,9 +78,9 @@ function evidence(r) {
     const e = s.evidence_ratio, known = e !== null && e !== undefined, share = Math.max(0, Math.min(1, known ? e : 0));
     return el('div', { class: `meter ${share >= 1 && !LEADS_TO[s.signal] ? 'bad' : share >= 0.33 ? 'watch' : ''}` },
       el('span', { class: 'name' }, s.signal === 'resource_hold' ? 'resource' : s.signal.replaceAll('_', ' '), s.stratum === 'all' ? '' : el('span', { class: 'dim' }, s.signal.startsWith('resource') ? ` ${s.stratum}` : ` route ${s.stratum}`), s.signal === 'resource_hold' && el('span', { class: 'dim' }, ', holds waves only')),
-      el('div', { class: 'track', role: 'img', 'aria-label': known ? `${Math.round(share * 100)}% of the way to ${LEADS_TO[s.signal] || 'a rollback'}` : 'not measured' },
+      el('div', { class: 'track', role: 'img', 'aria-label': known ? `${onItsWay(share)} of the way to ${LEADS_TO[s.signal] || 'a rollback'}` : 'not measured' },
         at.slice(1).map(([, x]) => el('i', { class: 'tick', style: { left: `${x * 100}%` } })), el('div', { class: 'fill', style: { width: `${share * 100}%` } }), el('i', { class: 'end' })),
-      el('span', { class: 'num' }, known ? `${Math.round(share * 100)}%` : '–'),
+      el('span', { class: 'num' }, known ? onItsWay(share) : '–'),
       el('span', { class: 'told' }, s.detail));
   };
   const scale = dog.signals.length > 0 && el('div', { class: 'meter' }, el('span', { class: 'name dim' }, 'odds against chance'), el('div', { class: 'scale' },
@@ -91,12 +102,21 @@ function frozenEvidence(r, status) {
     el('h3', null, frozen ? 'Why it was frozen' : 'Why it was rolled back'),
     el('dl', { class: 'answers' },
       fact('Why', el('b', null, t.cause.replaceAll('_', ' ')), `: ${t.detail || CAUSES[t.cause] || ''}`),
+      t.stable_shows_the_same && fact('But', el('b', null, `stable shows the same since ${clock(new Date(t.stable_same_since))}`), ': the cause may be what both share.'),
+      t.decided_by && fact('By what', decidedBy(t.decided_by)),
       fact('Since when', since(t.at, now), t.onset_to_trip_ms ? `; ${millis(t.onset_to_trip_ms)} after the first sign` : '', `; by ${t.actor}`),
       fact('How many', frozen ? `${count(r.arms.new.users)} users were in new in the last five minutes, and are` : users === null ? 'not known any more' : `${count(users)} users were in new in the five minutes before`),
       fact('What now', frozen ? `The weight is held at ${percent(r.weight)}. Roll back, or resume.` : `Everybody is on stable. For a new build: attempt = ${Math.max(r.attempt, r.attempt_seen) + 1} under [release.${r.name}]. For the same build: `, ' ', el('button', { class: 'small', onclick: () => resume(r.name, r.ends[0], r) }, 'Resume…'))),
     e.new && el('div', { class: 'scroll' }, el('table', null, el('caption', { class: 'dim' }, `The ${e.window_s === 60 ? 'minute' : span(e.window_s)} before it`),
       el('thead', null, el('tr', null, ['', 'requests', 'failed', 'ratio', 'p99'].map((h, i) => el('th', { scope: 'col', class: i ? 'num' : '' }, h)))), el('tbody', null, pair('new'), pair('stable')))),
     t.evidence && el('details', null, el('summary', null, 'All of the evidence'), el('pre', null, JSON.stringify(t.evidence, null, 2))));
+}
+
+/** The counts since the onset, and where. */
+function decidedBy(d) {
+  const arm = (name, a) => `${name} ${count(a.bad)} of ${count(a.requests)}${a.requests ? ` (${measured(100 * a.bad / a.requests)})` : ''}${a.waiting ? `, ${count(a.waiting)} without an answer` : ''}`;
+  const where = [d.route && `route ${d.route}`, d.server && `${d.one_server ? 'one server: ' : ''}${d.server}`].filter(Boolean).join(', ');
+  return `${d.signal.replaceAll('_', ' ')}, since ${clock(new Date(d.since))} (${span(d.for_ms / 1e3)}): ${arm('new', d.new)}${d.stable ? `; ${arm('stable', d.stable)}` : ''}${where ? `; ${where}` : ''}`;
 }
 
 /** Users in new at the last point before; null where that is not known. */

@@ -223,9 +223,34 @@ async function step(r, verb) {
   if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
+/** Ceilings only report for a while. The length and the change stand in one line, as in "30m CHG-123". */
+async function maintain(r) {
+  const answer = await ask({
+    title: `Maintenance of ${r.name}?`, label: 'How long (24h at most), the change, and why, as in: 30m CHG-123 the database moves', required: true, action: 'Begin', sure: false,
+    text: ['The ceilings and both_arms only report, and waves hold. The comparison with stable goes on. It ends by itself.'],
+    send: (text) => {
+      const [length, change, ...why] = text.trim().split(/\s+/);
+      return change ? changeBy(r.name, 'maintenance', { for: length, change, ...(why.length ? { reason: why.join(' ') } : {}) }) : Promise.reject(new Error('Write how long and which change, as in: 30m CHG-123'));
+    },
+  });
+  if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
+}
+
+async function endMaintenance(r) {
+  const answer = await ask({
+    title: `End the maintenance ${r.maintenance.change} of ${r.name}?`, label: 'Reason, for the ledger', action: 'End it', sure: false,
+    text: ['Ceilings and both_arms act again at once, and waves go on.'],
+    send: (why) => change(r.name, 'maintenance', why, { end: true }),
+  });
+  if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
+}
+
 /** Without a token that the server knows, asks for it in this dialog's place. */
 async function change(name, verb, why, more) {
-  const body = { ...(why ? { reason: why } : {}), ...more };
+  return changeBy(name, verb, { ...(why ? { reason: why } : {}), ...more });
+}
+
+async function changeBy(name, verb, body) {
   const answer = await apiSignedIn(path(name, verb), 'POST', body);
   loadPast();
   return answer;

@@ -46,8 +46,10 @@ function show(parent, ...children) {
 const count = (n) => Math.round(n).toLocaleString('en-US');
 const trimmed = (x, digits) => String(Number(x.toFixed(digits)));
 const percent = (x) => `${trimmed(x, 4)}%`;
-/** Two decimals, but never a 0% that is none. */
-const measured = (x) => x > 0 && x < 0.005 ? '<0.01%' : `${trimmed(x, 2)}%`;
+/** Two decimals, but never a 0% that is more than none, nor a 100% that is less than all. */
+const measured = (x) => x > 0 && x < 0.005 ? '<0.01%' : x < 100 && x >= 99.995 ? '>99.99%' : `${trimmed(x, 2)}%`;
+/** How far something is on its way: it has arrived at 100% alone. */
+const onItsWay = (share) => share > 0 && share < 0.01 ? '<1%' : `${Math.floor(100 * Math.min(1, share))}%`;
 const ratio = (x) => x === null || x === undefined ? '–' : measured(x * 100);
 const millis = (ms) => ms === null || ms === undefined ? '–' : ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(2)} s`;
 
@@ -112,12 +114,13 @@ function answers(r, status) {
   const now = Date.parse(status.at) || Date.now();
   const { new: fresh, stable } = r.arms, dog = r.watchdog, top = strongest(r), limits = dog.limits;
   const quiet = fresh.requests + stable.requests === 0;
-  const near = top ? `${Math.round(Math.min(1, top.evidence_ratio) * 100)}% of the way to a rollback` : 'no evidence yet';
+  const near = top ? `${onItsWay(top.evidence_ratio)} of the way to a rollback` : 'no evidence yet';
   const users = `${count(fresh.users)} of ${count(fresh.users + stable.users)} users seen in five minutes`;
   const over = (r.resources || []).filter((x) => x.verdict === 'fail' && x.on === 'hold').map((x) => x.name);
   const wave = (r.waves || []).find((w) => w.name === r.wave), named = wave && wave.segments.length ? `, and ${wave.segments.join(', ')}` : '';
   const a = { tone: 'ok', state: STATES[r.state] || r.state, verdict: 'ok' };
   if (r.wave) a.state += `, wave ${r.wave}`;
+  if (r.maintenance) a.state += `, maintenance ${r.maintenance.change}`;
   const down = ['stable', 'new'].flatMap((arm) => r.arms[arm].servers.filter((s) => !s.healthy)
     .map((s) => `${arm}: ${s.name} ${s.down ? `fails its health probe: ${s.down}` : 'does not accept connections'}`));
   a.down = down;
@@ -144,6 +147,7 @@ function answers(r, status) {
     a.inside = `${left ? `No new request: they go to stable. ${left} of before ${left === 1 ? 'has' : 'have'} not ended on new` : 'Nobody: every user is on stable'}. (The file says ${percent(r.weight_configured)}.)`;
     a.worse = t.cause === 'manual' ? 'A person took it out:' : t.cause === 'both_arms' ? 'Both were bad:' : 'It was:';
     a.why = t.cause === 'manual' ? `“${t.detail}”.` : `${t.detail || CAUSES[t.cause]}.`;
+    if (t.stable_shows_the_same) a.why += ` Stable shows the same since ${clock(new Date(t.stable_same_since))}.`;
     a.acted = `Yes: rolled back by ${by} at ${since(t.at, now)}${t.onset_to_trip_ms ? `, ${millis(t.onset_to_trip_ms)} after the first sign` : ''}.`;
     a.todo = stableFails(r) ? `Act: stable fails too, ${failed(r.arms.stable)} in five minutes. ${SHARED} New stays out meanwhile.`
       : `Users are safe; nothing is urgent. Mend new, then raise attempt to ${Math.max(r.attempt, r.attempt_seen) + 1} in the file, or resume.`;

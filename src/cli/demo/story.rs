@@ -12,6 +12,7 @@ use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_
 use crate::admin::dto::{Release, ReleaseState, Status};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
 use crate::domain::cohort::Weight;
+use crate::domain::share;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -374,7 +375,7 @@ impl<'a> Story<'a> {
         let state = release.watchdog.state.words();
         self.fact(
             "watchdog",
-            &format!("{state}; its strongest signal is at {:.0}% of a trip", strongest * 100.0),
+            &format!("{state}; its strongest signal is at {} of a trip", share::progress(strongest)),
         )
     }
 

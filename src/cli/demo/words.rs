@@ -83,6 +83,16 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
         let p99 = format!("p99 of new {}, of stable {}", ms(&["new", "p99_ms"]), ms(&["stable", "p99_ms"]));
         return vec![above, p99];
     }
+    if let (Some(by), "errors" | "ceiling") = (&trip.decided_by, trip.cause.as_str()) {
+        let stable = by.stable.unwrap_or_default();
+        return vec![format!(
+            "new {} of {} failed, stable {} of {}, since the onset",
+            count(by.new.bad),
+            count(by.new.requests),
+            count(stable.bad),
+            count(stable.requests)
+        )];
+    }
     let counts = format!(
         "new {} of {} failed, stable {} of {}, in the last minute",
         n(&["new", "failures"]),

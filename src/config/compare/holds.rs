@@ -48,6 +48,7 @@ fn trip() -> Trip {
         detail: String::new(),
         evidence: "{}".into(),
         onset_to_trip_ms: None,
+        stable_same_at_ms: None,
         servers: vec![],
         others: vec![],
         entry: 0,

@@ -12,6 +12,7 @@ pub mod trial;
 use super::engine::Blindness;
 use super::engine::cell::Pair;
 use super::resource::{Grounds, Say};
+use super::share::percent;
 use super::verdict::State;
 use super::wave::Door;
 use noninferior::{BETA, RATIO_MAX, requests_needed};
@@ -312,8 +313,11 @@ fn share(of: &Proof) -> Gate {
     }
     let n = of.reading.compared;
     let actual = ratio(n.new, n.total());
-    let detail =
-        format!("{:.2}% of requests went to new, {:.2}% are configured", 100.0 * actual, 100.0 * of.share);
+    let detail = format!(
+        "{} of requests went to new, {} are configured",
+        percent(100.0 * actual, 2),
+        percent(100.0 * of.share, 2)
+    );
     let off = (actual - of.share).abs() > SHARE_OFF * of.share.min(1.0 - of.share);
     match () {
         () if n.total() == 0 => gate(name, Verdict::Inconclusive, "no request to compare yet".into()),

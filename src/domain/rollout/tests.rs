@@ -1,6 +1,7 @@
 //! Scripts of whole rollouts, with time moved by hand; and random ones, against the rules of state.
 
 mod bake;
+mod maintenance;
 mod rules;
 mod versions;
 
@@ -20,6 +21,7 @@ fn trip() -> Trip {
         detail: String::new(),
         evidence: "{}".into(),
         onset_to_trip_ms: None,
+        stable_same_at_ms: None,
         servers: vec![],
         others: vec![],
         entry: 0,
@@ -210,7 +212,7 @@ impl Rollout {
             present: self.memory.present(&plan),
             finished: self.memory.progress.as_ref().is_some_and(|p| p.finished),
             held: self.force().1.is_some(),
-            paused: self.memory.pause.is_some(),
+            paused: self.memory.pause.is_some() || self.memory.maintenance.is_some(),
             watched: self.watched,
             before: self.before,
         };
@@ -341,6 +343,12 @@ impl Rollout {
                 let (actor, reason) = ("ann".into(), "lunch".into());
                 self.apply(Input::Pause(Pause { at_ms: 0, actor, reason, entry: 0 }));
             }
+            "maintain" => {
+                let (change, actor, reason) = ("CHG-1".into(), "ann".into(), String::new());
+                let of = Maintenance { change, at_ms: 0, until_ms: 1, actor, reason, entry: 0 };
+                self.apply(Input::Maintain(of));
+            }
+            "maintained" => drop(self.apply(Input::EndMaintenance)),
             "promote" => {
                 // As the writer does: not while anything holds it.
                 if self.force().1.is_none() {

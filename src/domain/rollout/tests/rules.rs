@@ -18,7 +18,7 @@ fn any_command() -> impl Strategy<Value = String> {
         1 => (1u64..4).prop_map(|a| format!("attempt {a}")),
         10 => prop::sample::select(&[
             "good", "good", "good", "worse", "silence", "touch", "restart", "trip", "freeze", "resume rollback",
-            "resume rollback 5%", "resume freeze", "resume hold", "resume pause", "pause", "promote",
+            "resume rollback 5%", "resume freeze", "resume hold", "resume pause", "pause", "promote", "maintain", "maintained",
             "servers a b", "servers a b+c", "servers a c", "servers c d", "same_version a d", "restart a c",
             "stop on", "stop off", "hours closed", "hours open", "disk broken", "disk fine", "blind yes", "blind no",
         ][..]).prop_map(str::to_owned),
@@ -44,6 +44,9 @@ proptest! {
                 rollout.look();
                 let (was, is) = (index.map_or(0, |i| i + 1), rollout.memory.present(&rollout.plan).map_or(0, |i| i + 1));
                 prop_assert!(is == was || is == was + 1, "a look opens one wave at most");
+                if before.memory.maintenance.is_some() {
+                    prop_assert_eq!(was, is, "opened a wave in a maintenance");
+                }
                 let compared = index.is_some_and(|i| rollout.plan[i].controlled());
                 if was > 0 && (shows == Shows::Nothing || (shows == Shows::Worse && compared)) {
                     prop_assert_eq!(is, was, "opened a wave though {:?}", shows);

@@ -1,0 +1,109 @@
+//! `POST /api/v1/releases/R/maintenance`: begins, lengthens or ends a maintenance.
+//!
+//! Invariants: a body that says two things, or leaves out one that is needed, changes nothing, and
+//! the answer says what to send.
+
+use super::auth::{Actor, refuse};
+use super::dto::MaintenanceRequest;
+use super::routes::{answered, too_long};
+use crate::config::value;
+use crate::domain::maintenance::{check_change, check_length};
+use crate::live::apply::{Live, Origin};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+use std::sync::Arc;
+use std::time::Duration;
+
+const EXAMPLE: &str = "{\"for\": \"30m\", \"change\": \"CHG-123\"}, or {\"end\": true}";
+
+type Body = Result<Json<MaintenanceRequest>, JsonRejection>;
+
+pub async fn maintain(
+    State(live): State<Arc<Live>>,
+    Extension(Actor(actor)): Extension<Actor>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Response {
+    let request = match body {
+        Ok(Json(request)) => request,
+        Err(fault) => return refuse(StatusCode::BAD_REQUEST, fault.body_text(), Some(EXAMPLE.into())),
+    };
+    if let Some(answer) = too_long(request.reason.as_deref()) {
+        return answer;
+    }
+    let origin = Origin { actor, reason: request.reason.clone().filter(|r| !r.trim().is_empty()) };
+    let asked = match asked(&request) {
+        Ok(asked) => asked,
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, why, Some(EXAMPLE.into())),
+    };
+    let changed = match asked {
+        Asked::End => live.end_maintenance(&name, &origin),
+        Asked::Begin { change, length } => live.maintain(&name, &origin, change, length),
+    };
+    answered(&live, &name, changed).await
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Asked<'r> {
+    Begin { change: &'r str, length: Duration },
+    End,
+}
+
+fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, String> {
+    if request.end {
+        return match (&request.length, &request.change) {
+            (None, None) => Ok(Asked::End),
+            _ => Err("`end` ends the present maintenance: it goes without `for` and `change`".into()),
+        };
+    }
+    let length = request.length.as_deref().ok_or("a maintenance says how long it lasts: `for` is missing")?;
+    let change = request.change.as_deref().ok_or("a maintenance names its change: `change` is missing")?;
+    let length = length_of(length).map_err(|why| format!("`for`: {why}"))?;
+    Ok(Asked::Begin { change: check_change(change)?, length })
+}
+
+/// A length as it is typed.
+///
+/// # Errors
+/// It is none, or not one that a maintenance may have; for people.
+pub fn length_of(text: &str) -> Result<Duration, String> {
+    let length = value::duration(text).map_err(|bad| match bad.help {
+        Some(help) => format!("{}: {help}", bad.why),
+        None => bad.why,
+    })?;
+    check_length(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> MaintenanceRequest {
+        serde_json::from_str(body).unwrap()
+    }
+
+    #[test]
+    fn a_body_begins_one_or_ends_one() {
+        let request = read(r#"{"for": "30m", "change": " CHG-123 ", "reason": "r"}"#);
+        let length = Duration::from_secs(1800);
+        assert_eq!(asked(&request), Ok(Asked::Begin { change: "CHG-123", length }));
+        assert_eq!(asked(&read(r#"{"end": true}"#)), Ok(Asked::End));
+        for (body, why) in [
+            ("{}", "`for` is missing"),
+            (r#"{"for": "30m"}"#, "`change` is missing"),
+            (r#"{"change": "c"}"#, "`for` is missing"),
+            (r#"{"for": "30", "change": "c"}"#, "a duration needs its unit"),
+            (r#"{"for": "25h", "change": "c"}"#, "24 h at most"),
+            (r#"{"for": "0s", "change": "c"}"#, "no time"),
+            (r#"{"for": "1h", "change": " "}"#, "names its change"),
+            (r#"{"for": "1h", "end": true}"#, "goes without"),
+        ] {
+            let fault = asked(&read(body)).unwrap_err();
+            assert!(fault.contains(why), "{body}: {fault}");
+        }
+        assert!(serde_json::from_str::<MaintenanceRequest>(r#"{"four": "1h"}"#).is_err());
+    }
+}

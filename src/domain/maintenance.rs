@@ -1,0 +1,172 @@
+//! A maintenance: a span in which the ceilings and `both_arms` of one release only report, because
+//! a change outside the release is known to hurt both versions.
+//!
+//! Waves hold meanwhile. The comparison with stable, the fuse and `harm_users_max` go on: a `new`
+//! that is worse than stable is taken out as ever.
+//!
+//! Invariants: pure; it lasts [`MAX`] at most from the moment at which it is asked for, and ends by
+//! itself; it never turns a verdict of the comparison into a report.
+
+use super::verdict::{Cause, Judgement, State, Verdict};
+use std::time::Duration;
+
+/// The longest that one may last.
+pub const MAX: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of the name of a change.
+pub const CHANGE_MAX: usize = 128;
+/// One that is asked for again, and would end later by less than this, is the same.
+pub const SAME: Duration = Duration::from_secs(10);
+
+/// What is remembered of one that is in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Maintenance {
+    /// The change that it is for, by the name that people gave it.
+    pub change: String,
+    /// Milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    pub until_ms: i64,
+    pub actor: String,
+    pub reason: String,
+    /// Number of the ledger entry that records it; 0: not recorded yet.
+    pub entry: u64,
+}
+
+impl Maintenance {
+    /// What is left of it at a wall clock time. A clock that was set back lengthens nothing.
+    pub fn left(&self, at_ms: i64) -> Duration {
+        let whole = self.until_ms.saturating_sub(self.at_ms).max(0);
+        let left = self.until_ms.saturating_sub(at_ms).clamp(0, whole);
+        Duration::from_millis(left as u64).min(MAX)
+    }
+
+    /// The command that ends it.
+    pub fn end_command(release: &str) -> String {
+        format!("grayling maintenance {release} --end")
+    }
+}
+
+/// What is wrong with a length; for people.
+///
+/// # Errors
+/// It is zero, or longer than [`MAX`].
+pub fn check_length(length: Duration) -> Result<Duration, String> {
+    match length {
+        Duration::ZERO => Err("a maintenance of no time has no effect: give `for`, as in \"30m\"".into()),
+        length if length > MAX => Err(format!(
+            "a maintenance lasts 24 h at most, and `for` is {} h: begin another one when this one has ended",
+            (length.as_secs() as f64 / 360.0).ceil() / 10.0
+        )),
+        length => Ok(length),
+    }
+}
+
+/// The name of a change as it is kept.
+///
+/// # Errors
+/// It is empty, too long, or has control characters; for people.
+pub fn check_change(change: &str) -> Result<&str, String> {
+    match change.trim() {
+        "" => Err("a maintenance names its change: give `change`, as in \"CHG-123\"".into()),
+        change if change.len() > CHANGE_MAX => {
+            Err(format!("`change` is a name of {CHANGE_MAX} bytes at most; the rest belongs into `reason`"))
+        }
+        change if change.chars().any(char::is_control) => Err("`change` has control characters".into()),
+        change => Ok(change),
+    }
+}
+
+/// Turns what a ceiling or `both_arms` has decided into a report.
+pub fn report_only(change: &str, judgement: &mut Judgement) {
+    let would = match (judgement.verdict, judgement.state) {
+        (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => "it would have taken new out",
+        (_, State::BothArms) => "it would have been an alarm",
+        _ => return,
+    };
+    (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
+    judgement.reason = format!("maintenance {change}: {would}: {}", judgement.reason);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ceiling::Sample;
+    use super::super::engine::cell::Pair;
+    use super::super::grounds::Grounds;
+    use super::super::verdict::Evidence;
+    use super::*;
+
+    fn judgement(state: State, verdict: Verdict) -> Judgement {
+        let evidence = Evidence {
+            window: Duration::ZERO,
+            minute: Sample::default(),
+            recent: Sample::default(),
+            errors_max: 0.02,
+            latency_p99_max: Duration::ZERO,
+            slow: Sample::default(),
+            p99_new: None,
+            p99_stable: None,
+            alpha: 0.001,
+            e_value: 1.0,
+            e: Default::default(),
+            e_notice: 1.0,
+            e_small: Default::default(),
+            blindness: None,
+            client_errors: Pair::default(),
+            rows: vec![],
+            clean: Pair::default(),
+            share: 0.2,
+            grounds: Grounds::default(),
+        };
+        Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }
+    }
+
+    #[test]
+    fn ceilings_and_both_arms_report_and_the_comparison_goes_on() {
+        for cause in [Cause::Ceiling, Cause::BothArms] {
+            let mut of = judgement(State::Tripped, Verdict::Breach(cause));
+            report_only("CHG-1", &mut of);
+            assert_eq!((of.state, of.verdict), (State::Suspicious, Verdict::Inconclusive));
+            assert_eq!(of.reason, "maintenance CHG-1: it would have taken new out: much fails");
+        }
+        let mut of = judgement(State::BothArms, Verdict::Inconclusive);
+        report_only("CHG-1", &mut of);
+        assert_eq!(of.state, State::Suspicious);
+        for cause in Cause::ALL.into_iter().filter(|c| ![Cause::Ceiling, Cause::BothArms].contains(c)) {
+            let mut of = judgement(State::Tripped, Verdict::Breach(cause));
+            let before = of.clone();
+            report_only("CHG-1", &mut of);
+            assert_eq!(of, before);
+        }
+    }
+
+    #[test]
+    fn a_length_is_some_time_and_a_day_at_most() {
+        let fault = |s| check_length(Duration::from_secs(s)).unwrap_err();
+        assert_eq!(check_length(MAX), Ok(MAX));
+        assert!(fault(0).contains("no time"), "{}", fault(0));
+        assert!(fault(90_000).contains("24 h at most, and `for` is 25 h"), "{}", fault(90_000));
+    }
+
+    #[test]
+    fn a_change_has_a_name_of_one_line() {
+        assert_eq!(check_change(" CHG-1 "), Ok("CHG-1"));
+        for bad in ["", "  ", "a\nb", &"x".repeat(129)] {
+            assert!(check_change(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_lengthens_nothing() {
+        let of = Maintenance {
+            change: "c".into(),
+            at_ms: 1_000_000,
+            until_ms: 1_060_000,
+            actor: String::new(),
+            reason: String::new(),
+            entry: 0,
+        };
+        let left = [0, 1_000_000, 1_030_000, 1_060_000, i64::MAX].map(|at| of.left(at).as_secs());
+        assert_eq!(left, [60, 60, 30, 0, 0]);
+        let far = Maintenance { until_ms: i64::MAX, at_ms: i64::MIN, ..of };
+        assert_eq!(far.left(0), MAX);
+    }
+}

@@ -1,0 +1,479 @@
+//! What decided a trip, in counts: since when `new` has been bad, and how many requests of both arms
+//! were bad since then, by signal, route and server of `new`.
+//!
+//! A ring of one-second cells over the last ten minutes has what came of the requests that arrived
+//! in each. The onset is the most likely change point: the second from which on a share of its own
+//! explains the bad requests of `new` best, beside the share that is usual for stable; of that
+//! second, its first bad request. Nothing here decides anything: it tells what was decided on.
+//!
+//! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of [`GROUPS_MAX`]
+//! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route or
+//! server beyond the bound) counts as of no route and no server.
+
+use super::decide::Arm;
+use super::engine::once::Kind;
+use super::engine::{Event, Signal, What};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Seconds that are kept.
+pub const CELLS: usize = 600;
+/// Groups (arm, route, server) that a second tells apart.
+const GROUPS_MAX: usize = 64;
+/// Seconds that say how bad `new` is now.
+const NOW: usize = 10;
+/// Seconds after which a request without an answer counts as bad, where stable is looked at.
+const WAITED: u64 = 1;
+/// The trouble is of one server that has this share of the bad requests, though at most that share
+/// of all.
+const OF_ONE_BAD: f64 = 0.9;
+const OF_ONE_ALL: f64 = 0.7;
+const NEVER: u32 = u32::MAX;
+const KINDS: usize = 7;
+
+/// What a request is bad by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BadBy {
+    Signal(Signal),
+    /// Above the ceiling of latency.
+    OverMax,
+}
+
+impl BadBy {
+    fn index(self) -> usize {
+        match self {
+            BadBy::Signal(signal) => signal as usize,
+            BadBy::OverMax => KINDS - 1,
+        }
+    }
+
+    /// Of exchanges that have ended, or of all requests?
+    fn of_ended(self) -> bool {
+        matches!(self, BadBy::Signal(Signal::Duration | Signal::Empty))
+    }
+
+    /// Is a request that waits for its answer on its way to it?
+    fn by_waiting(self) -> bool {
+        matches!(self, BadBy::Signal(Signal::Errors | Signal::Latency) | BadBy::OverMax)
+    }
+
+    pub fn label(self) -> &'static str {
+        match self {
+            BadBy::Signal(signal) => signal.cause().label(),
+            BadBy::OverMax => "latency_p99_max",
+        }
+    }
+
+    /// What became of the bad ones; for people. `limit`: above which they are slow.
+    pub fn words(self, limit: Option<Duration>) -> String {
+        match self {
+            BadBy::Signal(Signal::Errors) => "failed".to_owned(),
+            BadBy::Signal(Signal::ClientErrors) => "got a 4xx".to_owned(),
+            BadBy::Signal(Signal::Redirects) => "were redirected".to_owned(),
+            BadBy::Signal(Signal::Duration) => "took longer to their end than is usual".to_owned(),
+            BadBy::Signal(Signal::Empty) => "had an empty or far smaller body".to_owned(),
+            BadBy::Signal(Signal::Latency) | BadBy::OverMax => match limit {
+                Some(limit) if limit < Duration::from_millis(10) => {
+                    format!("took longer than {:.1} ms", limit.as_secs_f64() * 1e3)
+                }
+                Some(limit) => format!("took longer than {:.0} ms", limit.as_secs_f64() * 1e3),
+                None => "were slow".to_owned(),
+            },
+        }
+    }
+}
+
+/// From where on answers are slow.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct SlowFrom {
+    /// By what is usual for stable; `None`: not known yet.
+    pub usual: Option<Duration>,
+    /// By the ceiling.
+    pub max: Option<Duration>,
+}
+
+/// Requests of one arm.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Share {
+    pub requests: u64,
+    pub bad: u64,
+    /// Of the requests: those without an answer yet.
+    pub waiting: u64,
+}
+
+impl Share {
+    pub fn ratio(&self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.bad as f64 / self.requests as f64 }
+    }
+
+    fn wait_ratio(&self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.waiting as f64 / self.requests as f64 }
+    }
+}
+
+/// The counts that decided.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Decided {
+    pub by: BadBy,
+    /// When the first request arrived that counted, and how long before the look.
+    pub onset: Duration,
+    pub lasted: Duration,
+    /// By number; `None`: of all routes.
+    pub route: Option<u8>,
+    /// The one server of `new` that the trouble is of, by number; `None`: of more than one.
+    pub server: Option<u8>,
+    pub new: Share,
+    pub stable: Share,
+    /// Stable's share before the onset.
+    pub stable_usual: f64,
+    /// Above which answers are slow.
+    pub limit: Option<Duration>,
+}
+
+impl Decided {
+    /// `23 of 41 of new failed, 2 of 812 of stable`.
+    pub fn counts(&self) -> String {
+        let Decided { new, stable, .. } = self;
+        let mut out = format!(
+            "{} of {} of new {}, {} of {} of stable",
+            new.bad,
+            new.requests,
+            self.by.words(self.limit),
+            stable.bad,
+            stable.requests
+        );
+        let waits = new.waiting > 0
+            && new.wait_ratio() >= 0.2
+            && new.wait_ratio() >= 3.0 * stable.wait_ratio()
+            && self.by.by_waiting();
+        if waits {
+            out.push_str(&format!(
+                "; {} of new have no answer yet, {} of stable",
+                new.waiting, stable.waiting
+            ));
+        }
+        out
+    }
+
+    /// Does stable show the same, in `recent` of its requests?
+    pub fn is_shown_by(&self, recent: &Share) -> bool {
+        let shown =
+            Share { bad: self.new.bad + if self.by.by_waiting() { self.new.waiting } else { 0 }, ..self.new };
+        let half = recent.ratio() >= 0.5 * shown.ratio() && shown.bad > 0;
+        let unusual = recent.ratio() >= 5.0 * self.stable_usual.max(0.001);
+        recent.bad >= 5 && (half || unusual)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    arrived: u32,
+    excused: u32,
+    /// Answered or failed.
+    out: u32,
+    ended: u32,
+    bad: [u32; KINDS],
+    /// Of the first bad one: its arrival within the second, in µs.
+    first: [u32; KINDS],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Counts { arrived: 0, excused: 0, out: 0, ended: 0, bad: [0; KINDS], first: [NEVER; KINDS] }
+    }
+}
+
+impl Counts {
+    fn was_bad(&mut self, by: BadBy, at: Duration) {
+        let i = by.index();
+        self.bad[i] += 1;
+        self.first[i] = self.first[i].min(at.subsec_micros());
+    }
+}
+
+/// Arm, route + 1 and server + 1, packed.
+type Key = u16;
+const SERVER_BITS: u32 = 8;
+const ARM_BIT: u32 = 15;
+
+fn key(arm: Arm, route: Option<u8>, server: Option<u8>) -> Key {
+    let plus_one = |n: Option<u8>, max: u8| n.filter(|n| *n < max).map_or(0, |n| Key::from(n) + 1);
+    (arm.index() as Key) << ARM_BIT | plus_one(route, 127) << SERVER_BITS | plus_one(server, 255)
+}
+
+fn arm_of(key: Key) -> usize {
+    usize::from(key >> ARM_BIT)
+}
+
+fn route_of(key: Key) -> Option<u8> {
+    ((key >> SERVER_BITS & 127) as u8).checked_sub(1)
+}
+
+fn server_of(key: Key) -> Option<u8> {
+    ((key & 255) as u8).checked_sub(1)
+}
+
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    keys: Vec<Key>,
+    counts: Vec<Counts>,
+}
+
+impl Cell {
+    fn of(&mut self, key: Key) -> &mut Counts {
+        let known = self.keys.iter().position(|k| *k == key);
+        let full = known.is_none() && self.keys.len() + 2 >= GROUPS_MAX;
+        // The two groups of no route and no server always have room.
+        let key = if full { key & 1 << ARM_BIT } else { key };
+        let known = if full { self.keys.iter().position(|k| *k == key) } else { known };
+        let i = known.unwrap_or_else(|| {
+            self.keys.push(key);
+            self.counts.push(Counts::default());
+            self.keys.len() - 1
+        });
+        &mut self.counts[i]
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (Key, &Counts)> {
+        self.keys.iter().copied().zip(&self.counts)
+    }
+
+    /// Of one arm, on a route or on all.
+    fn share(&self, arm: Arm, by: BadBy, route: Option<u8>) -> Share {
+        let (mut share, mut came, mut gone) = (Share::default(), 0, 0);
+        for (_, counts) in self.groups().filter(|(k, _)| arm_of(*k) == arm.index() && on(*k, route)) {
+            share.requests += u64::from(counts.ended);
+            share.bad += u64::from(counts.bad[by.index()]);
+            came += u64::from(counts.arrived);
+            gone += u64::from(counts.excused);
+            share.waiting += u64::from(counts.out);
+        }
+        if !by.of_ended() {
+            share.requests = came.saturating_sub(gone);
+        }
+        // What came out, until here.
+        share.waiting = came.saturating_sub(gone + share.waiting);
+        share
+    }
+
+    fn first(&self, arm: Arm, by: BadBy, route: Option<u8>) -> Option<u32> {
+        let ours = self.groups().filter(|(k, _)| arm_of(*k) == arm.index() && on(*k, route));
+        ours.map(|(_, counts)| counts.first[by.index()]).min().filter(|first| *first != NEVER)
+    }
+}
+
+/// The log-likelihood ratio of `k` bad ones among `n` by their own share against the usual one; 0
+/// where they are not more than usual.
+fn against(k: f64, n: f64, usual: f64) -> f64 {
+    let share = k / n;
+    if share <= usual {
+        return 0.0;
+    }
+    let of_good = if n > k { (n - k) * ((1.0 - share) / (1.0 - usual)).ln() } else { 0.0 };
+    k * (share / usual).ln() + of_good
+}
+
+fn on(key: Key, route: Option<u8>) -> bool {
+    route.is_none() || route_of(key) == route
+}
+
+impl std::ops::AddAssign for Share {
+    fn add_assign(&mut self, of: Share) {
+        self.requests += of.requests;
+        self.bad += of.bad;
+        self.waiting += of.waiting;
+    }
+}
+
+/// The last ten minutes, by second of arrival.
+#[derive(Clone, Debug, Default)]
+pub struct Onsets {
+    cells: VecDeque<Cell>,
+    /// The second of the first of them.
+    begins: u64,
+    slow_from: SlowFrom,
+}
+
+impl Onsets {
+    /// Answers that come from now on are held against these.
+    pub fn set_slow_from(&mut self, slow_from: SlowFrom) {
+        self.slow_from = slow_from;
+    }
+
+    /// `counted`: what its end counts as, for [`What::Ended`].
+    pub fn push(&mut self, event: &Event, counted: impl Fn(Kind) -> bool) {
+        let request = &event.request;
+        let slow_from = self.slow_from;
+        let Some(cell) = self.cell(request.at.as_secs()) else { return };
+        let server = request.server.filter(|_| request.arm == Arm::New);
+        // A request may move to another server: it arrives at none.
+        if let What::Arrived = event.what {
+            cell.of(key(request.arm, request.stratum, None)).arrived += 1;
+            return;
+        }
+        let counts = cell.of(key(request.arm, request.stratum, server));
+        let mut bad = |by: BadBy| counts.was_bad(by, request.at);
+        match event.what {
+            What::Failed | What::Broke => bad(BadBy::Signal(Signal::Errors)),
+            What::ClientError => bad(BadBy::Signal(Signal::ClientErrors)),
+            What::Redirected => bad(BadBy::Signal(Signal::Redirects)),
+            What::Ended { .. } => {
+                if counted(Kind::Long) {
+                    bad(BadBy::Signal(Signal::Duration));
+                }
+                if counted(Kind::Empty) {
+                    bad(BadBy::Signal(Signal::Empty));
+                }
+            }
+            What::Arrived | What::Answered | What::Excused | What::Left { .. } => {}
+        }
+        let answered = matches!(event.what, What::Answered | What::Redirected);
+        if answered && slow_from.usual.is_some_and(|limit| event.after > limit) {
+            bad(BadBy::Signal(Signal::Latency));
+        }
+        if answered && slow_from.max.is_some_and(|limit| event.after > limit) {
+            bad(BadBy::OverMax);
+        }
+        match event.what {
+            What::Excused | What::Left { .. } => counts.excused += 1,
+            What::Ended { .. } => counts.ended += 1,
+            What::Broke | What::Arrived => {}
+            What::Answered | What::ClientError | What::Redirected | What::Failed => counts.out += 1,
+        }
+    }
+
+    fn cell(&mut self, second: u64) -> Option<&mut Cell> {
+        if self.cells.is_empty() || second >= self.begins + (self.cells.len() + CELLS) as u64 {
+            self.cells.clear();
+            self.begins = second;
+        }
+        // None that is older than the ring comes back.
+        let index = usize::try_from(second.checked_sub(self.begins)?).ok()?;
+        while self.cells.len() <= index {
+            self.cells.push_back(Cell::default());
+        }
+        let excess = self.cells.len().saturating_sub(CELLS);
+        self.cells.drain(..excess);
+        self.begins += excess as u64;
+        self.cells.get_mut(index - excess)
+    }
+
+    /// What speaks against `new` by this, at a look. `route`: where it is loudest, if on one.
+    /// `usual`: the share that it is held against, where that is not stable's own. `None`: nothing
+    /// of `new` was bad by it.
+    pub fn decided(
+        &self,
+        by: BadBy,
+        route: Option<u8>,
+        usual: Option<f64>,
+        now: Duration,
+    ) -> Option<Decided> {
+        let start = self.start(by, route, usual)?;
+        let route = route.or_else(|| self.one_route(by, start));
+        let cell = &self.cells[start];
+        let first = cell.first(Arm::New, by, route).unwrap_or(0);
+        let onset = Duration::from_secs(self.begins + start as u64) + Duration::from_micros(first.into());
+        let sum = |arm: Arm, from: usize, to: usize| {
+            let mut sum = Share::default();
+            self.cells.range(from..to).for_each(|cell| sum += cell.share(arm, by, route));
+            sum
+        };
+        let end = self.cells.len();
+        Some(Decided {
+            by,
+            onset,
+            lasted: now.saturating_sub(onset),
+            route,
+            server: self.one_server(by, route, start),
+            new: sum(Arm::New, start, end),
+            stable: sum(Arm::Stable, start, end),
+            stable_usual: sum(Arm::Stable, 0, start).ratio(),
+            limit: match by {
+                BadBy::OverMax => self.slow_from.max,
+                _ => self.slow_from.usual,
+            },
+        })
+    }
+
+    /// The cell in which the present trouble began.
+    fn start(&self, by: BadBy, route: Option<u8>, usual: Option<f64>) -> Option<usize> {
+        let bad = |share: &Share| share.bad + if by.by_waiting() { share.waiting } else { 0 };
+        let of_new: Vec<Share> = self.cells.iter().map(|cell| cell.share(Arm::New, by, route)).collect();
+        let last_bad = of_new.iter().rposition(|share| bad(share) > 0)?;
+        let mut stable = Share::default();
+        self.cells.iter().for_each(|cell| stable += cell.share(Arm::Stable, by, route));
+        let of_stable = (stable.bad as f64 + 0.5) / (stable.requests as f64 + 1.0);
+        let usual = usual.unwrap_or(of_stable).clamp(1e-4, 0.5);
+        let (mut n, mut k, mut best) = (0, 0, (0.0, last_bad));
+        for (i, share) in of_new.iter().enumerate().rev() {
+            (n, k) = (n + share.requests, k + bad(share));
+            // It begins with a bad request.
+            if bad(share) > 0 {
+                let odds = against(k as f64, n.max(k) as f64, usual);
+                best = if odds >= best.0 { (odds, i) } else { best };
+            }
+        }
+        Some(best.1)
+    }
+
+    /// The route that nearly all bad requests are on, though few of all are.
+    fn one_route(&self, by: BadBy, start: usize) -> Option<u8> {
+        self.one(by, None, start, route_of, |counts| counts.out + counts.ended, false)
+    }
+
+    /// The server of `new` that nearly all bad requests are of, or the only one.
+    fn one_server(&self, by: BadBy, route: Option<u8>, start: usize) -> Option<u8> {
+        self.one(by, route, start, server_of, |counts| counts.out + counts.ended, true)
+    }
+
+    fn one(
+        &self,
+        by: BadBy,
+        route: Option<u8>,
+        start: usize,
+        name: impl Fn(Key) -> Option<u8>,
+        all: impl Fn(&Counts) -> u32,
+        only: bool,
+    ) -> Option<u8> {
+        let mut each = [(0u64, 0u64); 256];
+        for (key, counts) in self.cells.range(start..).flat_map(Cell::groups) {
+            let named = name(key).filter(|_| arm_of(key) == Arm::New.index() && on(key, route));
+            if let Some(i) = named {
+                each[usize::from(i)].0 += u64::from(all(counts));
+                each[usize::from(i)].1 += u64::from(counts.bad[by.index()]);
+            }
+        }
+        let (n, k) = each.iter().fold((0, 0), |(n, k), one| (n + one.0, k + one.1));
+        let (i, (of_n, of_k)) = each.iter().enumerate().max_by_key(|(_, one)| (one.1, one.0))?;
+        let seen = each.iter().filter(|one| one.0 > 0).count();
+        let stands_out =
+            k > 0 && *of_k as f64 >= OF_ONE_BAD * k as f64 && *of_n as f64 <= OF_ONE_ALL * n as f64;
+        (stands_out || (only && seen == 1)).then_some(i as u8)
+    }
+
+    /// What stable shows of the same in its last ten seconds at most since the onset, requests that
+    /// have waited for a second among the bad ones; and when the first of it arrived.
+    pub fn of_stable(&self, decided: &Decided, now: Duration) -> (Share, Option<Duration>) {
+        let (by, route) = (decided.by, decided.route);
+        let from = decided.onset.as_secs().max(now.as_secs().saturating_sub(NOW as u64 - 1));
+        let skip = usize::try_from(from.saturating_sub(self.begins)).unwrap_or(usize::MAX);
+        let (mut sum, mut first) = (Share::default(), None);
+        for (i, cell) in self.cells.iter().enumerate().skip(skip) {
+            let second = self.begins + i as u64;
+            let mut share = cell.share(Arm::Stable, by, route);
+            if by.by_waiting() && second + WAITED < now.as_secs() {
+                share.bad += share.waiting;
+            }
+            if share.bad > 0 && first.is_none() {
+                let within = cell.first(Arm::Stable, by, route).unwrap_or(0);
+                first = Some(Duration::from_secs(second) + Duration::from_micros(within.into()));
+            }
+            sum += share;
+        }
+        (sum, first)
+    }
+}
+
+#[cfg(test)]
+#[path = "onset_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! The counts that decided a trip, with names: of routes and servers, and times of the wall clock.
+//!
+//! Written once, when it trips, into the evidence (`decided_by`) and the sentence; the status reads
+//! it back from there. Invariants: nothing here decides; a name that is not known is left out.
+
+use super::apply::{Live, Origin};
+use super::clock;
+use super::snapshot::ReleaseLive;
+use crate::domain::fuse::Blown;
+use crate::domain::onset::{Decided, Share};
+use crate::domain::rollout::climb::hours;
+use crate::domain::rollout::{self, Input};
+use crate::domain::verdict::{Judgement, Told};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What numbers of a [`Decided`] stand for.
+pub struct Names<'n> {
+    pub release: &'n ReleaseLive,
+    /// Of the routes that are judged apart.
+    pub strata: &'n [Arc<str>],
+}
+
+impl Names<'_> {
+    fn route(&self, of: &Decided) -> Option<&str> {
+        self.strata.get(usize::from(of.route?)).map(|name| &**name)
+    }
+
+    /// The one server that the trouble is of, or that `new` has.
+    fn server(&self, of: &Decided) -> Option<String> {
+        let servers = &self.release.new.servers;
+        let one = match servers.len() {
+            1 => servers.first(),
+            _ => of.server.and_then(|i| servers.get(usize::from(i))),
+        };
+        one.map(|server| without_scheme(&server.server.to_string()))
+    }
+
+    /// `since 12:03:07 UTC (14 s) 23 of 41 of new failed, 2 of 812 of stable; route refunds`.
+    pub fn sentence(&self, of: &Decided) -> String {
+        let since = time_of_day(at_ms(of.onset));
+        let mut out = format!("since {since} ({}) {}", hours(of.lasted), of.counts());
+        if let Some(route) = self.route(of) {
+            out.push_str(&format!("; route {route}"));
+        }
+        if let Some(server) = self.server(of) {
+            out.push_str(&format!("; one server: {server}"));
+        }
+        out
+    }
+
+    /// Names what a judgement has in numbers.
+    pub fn name(&self, judgement: &mut Judgement) {
+        if let Some(Told { what, by: Some(of) }) = &judgement.decided {
+            judgement.reason = format!("{what}: {}", self.sentence(of));
+        }
+    }
+
+    /// For the ledger and the status.
+    pub fn evidence(&self, of: &Decided) -> Value {
+        let server = self.server(of);
+        json!({
+            "signal": of.by.label(),
+            "route": self.route(of),
+            "server": server,
+            "one_server": server.is_some(),
+            "since": clock::rfc3339(at_ms(of.onset)),
+            "for_ms": of.lasted.as_millis() as u64,
+            "new": share(&of.new),
+            "stable": share(&of.stable),
+            "stable_usual_ratio": of.stable_usual,
+            "slow_from_ms": of.limit.map(|limit| limit.as_secs_f64() * 1e3),
+        })
+    }
+}
+
+/// What the fuse has blown by: connections to `new` alone.
+pub fn of_fuse(blown: &Blown, servers: &[String], since: Duration) -> Value {
+    let one = match servers {
+        [one] => Some(without_scheme(one)),
+        _ => None,
+    };
+    let refused = Share { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
+    json!({
+        "signal": "fuse",
+        "route": null,
+        "server": one,
+        "one_server": one.is_some(),
+        "since": clock::rfc3339(at_ms(since)),
+        "for_ms": clock::now().saturating_sub(since).as_millis() as u64,
+        "new": share(&refused),
+        "stable": null,
+    })
+}
+
+impl Live {
+    /// Soon after a trip on little evidence stable shows the same: remembered beside the trip, and
+    /// an entry of its own.
+    pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &Share) {
+        let mut writer = self.writer();
+        let snapshot = self.snapshot();
+        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
+        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
+        let evidence =
+            json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": share(recent)});
+        let (memory, _) = rollout::step(&memory, Input::StableSame { at_ms: since_ms });
+        let origin = Origin { actor: "watchdog".into(), reason: None };
+        let kind = "stable_shows_the_same";
+        self.change(&mut writer, live, memory, kind, &origin, detail, evidence, String::new());
+    }
+}
+
+fn share(of: &Share) -> Value {
+    json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
+}
+
+/// The wall clock time of a monotonic one.
+pub fn at_ms(at: Duration) -> i64 {
+    let ago = clock::now().saturating_sub(at).as_millis();
+    clock::at_ms().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX))
+}
+
+/// `12:03:07 UTC`.
+pub fn time_of_day(at_ms: i64) -> String {
+    let text = clock::rfc3339(at_ms);
+    match text.get(11..19) {
+        Some(time) => format!("{time} UTC"),
+        None => text,
+    }
+}
+
+fn without_scheme(server: &str) -> String {
+    server.split_once("://").map_or(server, |(_, rest)| rest).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_servers_are_told_in_short() {
+        assert_eq!(time_of_day(1_700_000_000_000), "22:13:20 UTC");
+        assert_eq!(without_scheme("http://10.0.0.7:9002"), "10.0.0.7:9002");
+        assert_eq!(without_scheme("unix:/run/app.sock"), "unix:/run/app.sock");
+        let blown = Blown { in_a_row: 5, ..Blown::default() };
+        let of = of_fuse(&blown, &["http://a:1".into()], Duration::ZERO);
+        assert_eq!(
+            (&of["server"], &of["new"]["bad"], &of["stable"]),
+            (&json!("a:1"), &json!(5), &Value::Null)
+        );
+        assert_eq!(
+            of_fuse(&blown, &["http://a:1".into(), "http://b:1".into()], Duration::ZERO)["one_server"],
+            false
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! A person's verb `maintenance`: it begins, goes on for longer, or ends early; and its end by
+//! itself.
+//!
+//! Invariants: as for the other verbs, every change passes the one writer and is a ledger entry;
+//! the end is a time of the monotonic clock while the process lives, so that a wall clock that
+//! jumps neither ends nor lengthens it; the state file has the wall clock time, for a restart.
+
+use super::apply::{Changed, Live, Origin, Refused};
+use super::clock;
+use super::snapshot::ReleaseLive;
+use super::writer::Writer;
+use crate::domain::maintenance::{Maintenance, SAME};
+use crate::domain::rollout::{self, Hold, Input, Memory, State};
+use serde_json::json;
+use std::sync::Arc;
+use std::time::Duration;
+
+const EFFECT: &str =
+    "ceilings and both_arms only report, waves hold; the comparison, the fuse and harm_users_max go on";
+
+impl Live {
+    /// A person begins a maintenance of `length` (checked by the caller), or lengthens the present
+    /// one.
+    pub fn maintain(
+        &self,
+        name: &str,
+        origin: &Origin,
+        change: &str,
+        length: Duration,
+    ) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let (live, memory) = self.remembered(&writer, name)?;
+        if live.state == State::RolledBack {
+            let why = Hold::Tripped.explain(name);
+            return Err(Refused::NotNow(format!("{name} needs no maintenance, nobody is in new: {why}")));
+        }
+        let now = clock::now();
+        let until = now + length;
+        if let Some((present, ends)) = &live.maintenance {
+            if present.change != change {
+                return Err(Refused::NotNow(format!(
+                    "the maintenance {} of {name} stands until {}; to end it first: {}",
+                    present.change,
+                    clock::rfc3339(present.until_ms),
+                    Maintenance::end_command(name)
+                )));
+            }
+            if until <= *ends + SAME {
+                let until = clock::rfc3339(present.until_ms);
+                return Ok(Changed {
+                    state: live.state,
+                    ledger: present.entry,
+                    message: format!(
+                        "the maintenance {change} stands already, until {until}; to end it earlier: {}",
+                        Maintenance::end_command(name)
+                    ),
+                    receipt: None,
+                });
+            }
+        }
+        let at_ms = clock::at_ms();
+        let until_ms = at_ms.saturating_add(i64::try_from(length.as_millis()).unwrap_or(i64::MAX));
+        let of = Maintenance {
+            change: change.to_owned(),
+            at_ms,
+            until_ms,
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone().unwrap_or_default(),
+            entry: 0,
+        };
+        let longer = if live.maintenance.is_some() { "goes on" } else { "begins" };
+        let message = format!("maintenance {change} until {}: {EFFECT}", clock::rfc3339(until_ms));
+        let detail = format!("maintenance {change} {longer}, until {}: {EFFECT}", clock::rfc3339(until_ms));
+        let evidence =
+            json!({"change": change, "until": clock::rfc3339(until_ms), "for_s": length.as_secs_f64()});
+        let (memory, _) = rollout::step(&memory, Input::Maintain(of));
+        writer.maintained.insert(name.to_owned(), until);
+        Ok(self.change(&mut writer, &live, memory, "maintenance", origin, detail, evidence, message))
+    }
+
+    /// A person ends the present maintenance before its time.
+    pub fn end_maintenance(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
+        let mut writer = self.writer();
+        let (live, _) = self.remembered(&writer, name)?;
+        let Some((of, _)) = &live.maintenance else {
+            return Err(Refused::NotNow(format!("no maintenance of {name} is in force")));
+        };
+        let detail = format!("maintenance {} ends before its time", of.change);
+        Ok(self.without_maintenance(&mut writer, &live, origin, detail))
+    }
+
+    /// Ends those whose time is over. For a timer.
+    pub fn end_maintenances(&self) {
+        let now = clock::now();
+        let over = |live: &ReleaseLive| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
+        if !self.snapshot().releases.iter().any(|live| over(live)) {
+            return;
+        }
+        let mut writer = self.writer();
+        // Of now, under the lock: a person may just have lengthened one.
+        let snapshot = self.snapshot();
+        for live in snapshot.releases.iter().filter(|live| over(live)) {
+            let Some((of, _)) = &live.maintenance else { continue };
+            let origin = Origin { actor: "proxy".into(), reason: None };
+            let detail = format!("maintenance {} has ended: ceilings and both_arms act again", of.change);
+            self.without_maintenance(&mut writer, live, &origin, detail);
+        }
+    }
+
+    fn without_maintenance(
+        &self,
+        writer: &mut Writer,
+        live: &ReleaseLive,
+        origin: &Origin,
+        detail: String,
+    ) -> Changed {
+        let name = &live.release.name;
+        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let change = memory.maintenance.as_ref().map(|of| of.change.clone());
+        let (memory, _) = rollout::step(&memory, Input::EndMaintenance);
+        writer.maintained.remove(name);
+        let evidence = json!({"change": change, "ends": true});
+        let message = "the maintenance is over: ceilings and both_arms act again, waves go on".to_owned();
+        self.change(writer, live, memory, "maintenance", origin, detail, evidence, message)
+    }
+
+    fn remembered(&self, writer: &Writer, name: &str) -> Result<(Arc<ReleaseLive>, Memory), Refused> {
+        let snapshot = self.snapshot();
+        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+            return Err(Refused::UnknownRelease(name.to_owned()));
+        };
+        Ok((live.clone(), writer.image.releases.get(name).cloned().unwrap_or_default()))
+    }
+}

@@ -1,0 +1,334 @@
+//! Servers and users in numbers: many servers in one thread, and an open-loop load in another.
+//!
+//! A [`Fleet`] answers each request as a function says that a test gives; a [`Traffic`] sends
+//! requests at a rate whether or not earlier ones are answered. Both are small async loops on a
+//! thread of their own, so that two cores carry a world of eleven servers and a thousand requests a
+//! second.
+
+use super::Random;
+use std::collections::BTreeMap;
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// A request, as a server of a fleet has it.
+pub struct Call<'c> {
+    pub server: usize,
+    /// Of all its servers, from 0 on.
+    pub number: u64,
+    pub user: &'c str,
+    /// Since the fleet began.
+    pub at: Duration,
+    /// Uniform in 0 to 1, each of them.
+    pub draws: [f64; 3],
+}
+
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// The head after a time, and the body (of so many bytes) after another.
+    Answer {
+        status: u16,
+        after: Duration,
+        bytes: usize,
+        body_after: Duration,
+    },
+    Redirect(Duration),
+    Hang,
+    CutBody,
+    Reset,
+}
+
+impl Reply {
+    pub fn ok(after: Duration) -> Reply {
+        Reply::status(200, after)
+    }
+
+    pub fn status(status: u16, after: Duration) -> Reply {
+        Reply::Answer { status, after, bytes: 40, body_after: Duration::ZERO }
+    }
+}
+
+/// Log-normal, from two uniform numbers.
+pub fn latency(call: &Call<'_>, median_ms: f64, spread: f64) -> Duration {
+    let radius = (-2.0 * (1.0 - call.draws[0]).ln()).sqrt();
+    let normal = radius * (std::f64::consts::TAU * call.draws[1]).cos();
+    Duration::from_secs_f64(median_ms * (spread * normal).exp() / 1e3)
+}
+
+type Rule = dyn Fn(&Call<'_>) -> Reply + Send + Sync;
+
+struct Shared {
+    rule: Mutex<Arc<Rule>>,
+    began: Instant,
+    random: Mutex<Random>,
+    count: AtomicU64,
+    open: watch::Sender<bool>,
+}
+
+pub struct Fleet {
+    pub addresses: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fleet {
+    pub fn start(servers: usize, rule: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static) -> Fleet {
+        let listeners: Vec<std::net::TcpListener> =
+            (0..servers).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        let seed = u64::from(addresses[0].port());
+        let shared = Arc::new(Shared {
+            rule: Mutex::new(Arc::new(rule)),
+            began: Instant::now(),
+            random: Mutex::new(Random::new(seed)),
+            count: AtomicU64::new(0),
+            open: watch::Sender::new(true),
+        });
+        let ends = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (shared, ends) = (Arc::clone(&shared), Arc::clone(&ends));
+            std::thread::spawn(move || {
+                alone(async move {
+                    for (server, listener) in listeners.into_iter().enumerate() {
+                        listener.set_nonblocking(true).unwrap();
+                        let listener = TcpListener::from_std(listener).unwrap();
+                        tokio::task::spawn_local(accept(server, listener, Arc::clone(&shared)));
+                    }
+                    while !ends.load(Ordering::Relaxed) {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                });
+            })
+        };
+        Fleet { addresses, shared, ends, thread: Some(thread) }
+    }
+
+    pub fn behave(&self, rule: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static) {
+        *self.shared.rule.lock().unwrap() = Arc::new(rule);
+    }
+
+    /// From now on connections are refused, and those that stand are closed.
+    pub fn refuse(&self) {
+        self.shared.open.send_replace(false);
+    }
+
+    /// Requests so far.
+    pub fn count(&self) -> u64 {
+        self.shared.count.load(Ordering::Relaxed)
+    }
+
+    /// Since it began.
+    pub fn now(&self) -> Duration {
+        self.shared.began.elapsed()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn alone(work: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, work);
+}
+
+async fn accept(server: usize, listener: TcpListener, shared: Arc<Shared>) {
+    let mut open = shared.open.subscribe();
+    loop {
+        tokio::select! {
+            taken = listener.accept() => {
+                let Ok((stream, _)) = taken else { continue };
+                let (shared, mut open) = (Arc::clone(&shared), shared.open.subscribe());
+                tokio::task::spawn_local(async move {
+                    tokio::select! {
+                        _ = serve(server, stream, &shared) => {}
+                        _ = open.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+            _ = open.wait_for(|open| !open) => return,
+        }
+    }
+}
+
+async fn serve(server: usize, stream: TcpStream, shared: &Shared) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (_, headers) = read_head(&mut stream).await?;
+        let user = headers.get("x-user-id").cloned().unwrap_or_default();
+        let draws = {
+            let mut random = shared.random.lock().unwrap();
+            std::array::from_fn(|_| random.below(1 << 40) as f64 / (1u64 << 40) as f64)
+        };
+        let number = shared.count.fetch_add(1, Ordering::Relaxed);
+        let rule = Arc::clone(&shared.rule.lock().unwrap());
+        let at = shared.began.elapsed();
+        match rule(&Call { server, number, user: &user, at, draws }) {
+            Reply::Answer { status, after, bytes, body_after } => {
+                tokio::time::sleep(after).await;
+                let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {bytes}\r\n\r\n");
+                let body = vec![b'x'; bytes];
+                if body_after > Duration::ZERO {
+                    stream.write_all(head.as_bytes()).await?;
+                    tokio::time::sleep(body_after).await;
+                    stream.write_all(&body).await?;
+                } else {
+                    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+                }
+            }
+            Reply::Redirect(after) => {
+                tokio::time::sleep(after).await;
+                let head = "HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(head.as_bytes()).await?;
+            }
+            Reply::Hang => {
+                let _ = stream.fill_buf().await;
+                return Ok(());
+            }
+            Reply::CutBody => {
+                return stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nso much").await;
+            }
+            Reply::Reset => {
+                let _ = socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO));
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn read_head(from: &mut BufReader<TcpStream>) -> Result<(String, BTreeMap<String, String>)> {
+    let (mut first, mut headers) = (String::new(), BTreeMap::new());
+    loop {
+        let mut line = String::new();
+        if from.read_line(&mut line).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end();
+        match line.split_once(':') {
+            _ if line.is_empty() => return Ok((first, headers)),
+            _ if first.is_empty() => first = line.to_owned(),
+            Some((name, value)) => {
+                headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+            }
+            None => return Err(Error::other("a header without a colon")),
+        }
+    }
+}
+
+/// Who asks, and how often.
+#[derive(Clone, Debug)]
+pub struct Demand {
+    pub per_second: f64,
+    /// Few of them make most of the requests.
+    pub users: u64,
+    /// One account that makes this share of all requests.
+    pub heavy: Option<(String, f64)>,
+}
+
+/// Users who ask at a rate, whatever becomes of what they asked before.
+pub struct Traffic {
+    ends: Arc<AtomicBool>,
+    counts: Arc<Mutex<BTreeMap<String, u64>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Traffic {
+    pub fn start(address: SocketAddr, demand: Demand) -> Traffic {
+        let (ends, counts) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeMap::new())));
+        let thread = {
+            let (ends, counts) = (Arc::clone(&ends), Arc::clone(&counts));
+            std::thread::spawn(move || alone(ask_on(address, demand, ends, counts)))
+        };
+        Traffic { ends, counts, thread: Some(thread) }
+    }
+
+    /// Answers so far by status, or by the kind of the error.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn ask_on(
+    address: SocketAddr,
+    demand: Demand,
+    ends: Arc<AtomicBool>,
+    counts: Arc<Mutex<BTreeMap<String, u64>>>,
+) {
+    let mut random = Random::new(u64::from(address.port()) ^ demand.users);
+    let mut uniform = move || random.below(1 << 40) as f64 / (1u64 << 40) as f64;
+    let idle = std::rc::Rc::new(std::cell::RefCell::new(Vec::<BufReader<TcpStream>>::new()));
+    let mut due = tokio::time::Instant::now();
+    while !ends.load(Ordering::Relaxed) {
+        due += Duration::from_secs_f64(-(1.0 - uniform()).ln() / demand.per_second);
+        // A thread that was starved does not send all at once what it is late with.
+        due = due.max(tokio::time::Instant::now() - Duration::from_millis(100));
+        tokio::time::sleep_until(due).await;
+        let user = match &demand.heavy {
+            Some((user, share)) if uniform() < *share => user.clone(),
+            _ => format!("user-{}", (demand.users as f64 * uniform().powi(3)) as u64),
+        };
+        let (idle, counts) = (std::rc::Rc::clone(&idle), Arc::clone(&counts));
+        tokio::task::spawn_local(async move {
+            let known = idle.borrow_mut().pop();
+            let asked = tokio::time::timeout(Duration::from_secs(30), ask(address, known, &user));
+            let result = match asked.await {
+                Ok(Ok((status, connection))) => {
+                    idle.borrow_mut().extend(connection);
+                    status
+                }
+                Ok(Err(error)) => error.kind().to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            *counts.lock().unwrap().entry(result).or_default() += 1;
+        });
+    }
+}
+
+type Connection = BufReader<TcpStream>;
+
+async fn ask(
+    address: SocketAddr,
+    known: Option<Connection>,
+    user: &str,
+) -> Result<(String, Option<Connection>)> {
+    let mut connection = match known {
+        Some(connection) => connection,
+        None => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            BufReader::new(stream)
+        }
+    };
+    let head = format!("GET / HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: {user}\r\n\r\n");
+    connection.write_all(head.as_bytes()).await?;
+    let (line, headers) = read_head(&mut connection).await?;
+    let status = line.split(' ').nth(1).unwrap_or("?").to_owned();
+    let length = headers.get("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body).await?;
+    let closes = headers.get("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
+    let delimited = headers.contains_key("content-length");
+    Ok((status, (delimited && !closes).then_some(connection)))
+}
