@@ -18,6 +18,7 @@ pub mod grounds;
 pub mod histogram;
 pub mod hours;
 pub mod judge;
+pub mod notice;
 pub mod outcome;
 pub mod plan;
 pub mod quick;
