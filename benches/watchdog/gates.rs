@@ -108,7 +108,13 @@ const PAUSING_SHARE: f64 = 0.05;
 impl Pauses {
     /// Minutes until the gate passes, looked at each second after a bake of ten minutes, for up to
     /// an hour; with `table` of stable as it pauses.
-    fn passes(&self, seed: u64, latencies: &Latencies, table: &Arc<Table>, gate: fn(&Reading) -> f64) -> Option<u64> {
+    fn passes(
+        &self,
+        seed: u64,
+        latencies: &Latencies,
+        table: &Arc<Table>,
+        gate: fn(&Reading) -> f64,
+    ) -> Option<u64> {
         let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
         let margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
         let mut trial = Trial::new(margins, weight, Duration::from_millis(100), Duration::ZERO);
@@ -140,7 +146,8 @@ impl Pauses {
         let mut counts = vec![0.0; grayling::domain::histogram::BUCKETS];
         let mut world = PausingWorld::new(*self, 1 << 40);
         for n in 0..600 * PAUSING_RATE {
-            let (_, Event { request, after, .. }, _) = world.request(n, n as f64 / PAUSING_RATE as f64, latencies);
+            let (_, Event { request, after, .. }, _) =
+                world.request(n, n as f64 / PAUSING_RATE as f64, latencies);
             if request.arm == Arm::Stable {
                 counts[grayling::domain::histogram::index(after.as_micros() as u64)] += 1.0;
             }
@@ -186,7 +193,8 @@ impl PausingWorld {
         let failed = pauses && quick || self.dice.chance(0.001 + if new { more_failures } else { 0.0 });
         let ms = latencies.draw(&mut self.dice).0 * times;
         let waits = if pauses && !quick { 1e3 * (end - at) } else { 0.0 };
-        let after = if failed { Duration::from_millis(1) } else { Duration::from_secs_f64((ms + waits) / 1e3) };
+        let after =
+            if failed { Duration::from_millis(1) } else { Duration::from_secs_f64((ms + waits) / 1e3) };
         let (at_duration, server) = (Duration::from_secs_f64(at), u8::try_from(server).ok());
         let request =
             Request { id: n, at: at_duration, arm, unit: Some(unit), drawn: true, stratum: None, server };
@@ -217,7 +225,12 @@ fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
         ("1:10, pauses 1.5 times as long, tail", Pauses { longer: 1.5, ..sound }, tail, true),
         ("1:1, 10% slower, body", Pauses { slower: 1.1, servers: [1, 1], ..sound }, body, true),
         ("3:30, 10% slower, body", Pauses { slower: 1.1, servers: [3, 30], ..sound }, body, true),
-        ("2:10 refuse for 2 s each 600 s, errors 1 point worse", Pauses { more_failures: 0.01, ..refuses }, errors, true),
+        (
+            "2:10 refuse for 2 s each 600 s, errors 1 point worse",
+            Pauses { more_failures: 0.01, ..refuses },
+            errors,
+            true,
+        ),
         ("1:10, sound, all gates", sound, all, false),
         ("1:1, sound, all gates", Pauses { servers: [1, 1], ..sound }, all, false),
         ("3:30, sound, all gates", Pauses { servers: [3, 30], ..sound }, all, false),
@@ -233,7 +246,8 @@ fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
             world.passes(seed, latencies, &table, gate)
         });
         let (passed, of) = (runs.iter().flatten().count(), runs.len());
-        let what = format!("servers pause (1 s each 60 s), {PAUSING_RATE}/s, 5%, baked 10 min, to 60 min: {name}");
+        let what =
+            format!("servers pause (1 s each 60 s), {PAUSING_RATE}/s, 5%, baked 10 min, to 60 min: {name}");
         let [median, p95] = [0.5, 0.95].map(|q| quantile(&runs, q));
         let reached = format!(
             "promoted {:.1}%; after {} / {} min",

@@ -248,11 +248,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 mode: plan::WatchdogMode::Enforce,
                 latency_tolerance: 0.2,
                 latency_notice: 0.03,
-                margins: crate::domain::gate::Margins {
-                    errors: 0.001,
-                    latency: 0.1,
-                    tail: 0.5,
-                },
+                margins: crate::domain::gate::Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
                 latency_floor: Duration::from_millis(2),
                 by_route: true,
                 hold_when_blind: false,

@@ -3,9 +3,9 @@
 //! Invariants: every name that gets into a Plan is that of a route of the release, once, and there
 //! are at most as many as are judged apart.
 
-use super::named::Entry;
 use super::keys::closest;
-use super::read::{Reader, Scope, quoted};
+use super::named::Entry;
+use super::read::{Reader, Scope};
 use super::value;
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Release, Route, Target};
@@ -46,7 +46,10 @@ pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release
             };
             let known = || match own().next() {
                 None => format!("no route leads to `{}`: add one, or remove `critical`", of.name),
-                Some(_) => format!("its routes are {}", quoted(own().take(10))),
+                Some(_) => format!(
+                    "its routes are {}",
+                    own().take(10).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                ),
             };
             match found.map(|route| route.target) {
                 Some(Target::Release(to)) if to == index => {}

@@ -4,8 +4,8 @@
 //! stands from the look at which its evidence sufficed, and it is over when what it says has not
 //! been so for a stretch: the last 5,000 answers of `new`, or the last 15 minutes with 1,000 answers
 //! at least, whichever is shorter, all of them after it began. Over such a stretch the answers of
-//! `new`, each made quicker by the level, are not slower than those of stable: by rank, and in how
-//! many are above stable's p90 and p98. Each answer is taken relative to its user's factor, as the
+//! `new`, each made quicker by the level, are not slower than those of stable: by rank in each half
+//! of it, and in how many are above stable's p90 and p98. Each answer is taken relative to its user's factor, as the
 //! comparison takes it. Then its evidence starts anew, and a `new` that is slow again is noticed
 //! again.
 //!
@@ -65,20 +65,27 @@ impl Block {
         }
     }
 
-    /// Is `new` no slower than stable?
-    fn is_not_slower(&self) -> bool {
+    /// Does an answer of `new` take longer than one of stable no more often than not?
+    fn fits_by_rank(&self) -> bool {
         let [stable, new] = Arm::BOTH.map(|arm| &self.counts[arm.index()]);
         let [n0, n1] = Arm::BOTH.map(|arm| self.answers[arm.index()] as f64);
-        if n0 < ANSWERS_MIN as f64 || n1 < ANSWERS_MIN as f64 {
-            return false;
-        }
         let (mut below, mut slower) = (0.0, 0.0);
         for (stable, new) in stable.iter().zip(new) {
             slower += *new as f64 * (below + *stable as f64 / 2.0);
             below += *stable as f64;
         }
+        n0 > 0.0 && n1 > 0.0 && slower <= 0.5 * n0 * n1
+    }
+
+    /// Has `new` no heavier tail than stable?
+    fn fits_by_tail(&self) -> bool {
+        let [stable, new] = Arm::BOTH.map(|arm| &self.counts[arm.index()]);
+        let [n0, n1] = Arm::BOTH.map(|arm| self.answers[arm.index()] as f64);
+        if n0 < ANSWERS_MIN as f64 || n1 < ANSWERS_MIN as f64 {
+            return false;
+        }
         let above = |of: &[u64], edge: usize, n: f64| of[edge + 1..].iter().sum::<u64>() as f64 / n;
-        let tails_fit = TAILS.iter().all(|level| {
+        TAILS.iter().all(|level| {
             let mut sum = 0.0;
             let edge = stable.iter().position(|count| {
                 sum += *count as f64;
@@ -88,8 +95,7 @@ impl Block {
             let (of_stable, of_new) = (above(stable, edge, n0), above(new, edge, n1));
             let error = (of_stable * (1.0 - of_stable) * (1.0 / n0 + 1.0 / n1)).sqrt();
             of_new <= of_stable + error
-        });
-        slower <= 0.5 * n0 * n1 && tails_fit
+        })
     }
 }
 
@@ -126,29 +132,32 @@ impl Notice {
             self.since = crossed.then_some(now);
             return false;
         }
-        let newest_is_full =
-            self.blocks.back().is_some_and(|block| block.answers[Arm::New.index()] >= BLOCK);
-        let over = newest_is_full && self.stretch(now).is_some_and(|stretch| stretch.is_not_slower());
+        let newest_is_full = self.blocks.back().is_some_and(|block| block.answers[Arm::New.index()] >= BLOCK);
+        let over = newest_is_full && self.is_mended(now);
         if over {
             self.end(BY_MENDING);
         }
         over
     }
 
-    /// The newest blocks that are a stretch; older ones are dropped. `None`: they are none yet.
-    fn stretch(&mut self, now: Duration) -> Option<Block> {
-        let mut sum = Block::new(now);
-        for (i, block) in self.blocks.iter().rev().enumerate() {
-            sum.add(block);
-            let answers = sum.answers[Arm::New.index()];
+    /// Over the newest blocks that are a stretch; older ones are dropped.
+    fn is_mended(&mut self, now: Duration) -> bool {
+        let mut answers = 0;
+        let ends = self.blocks.iter().rposition(|block| {
+            answers += block.answers[Arm::New.index()];
             let long = now.saturating_sub(block.from) >= TIME_ENOUGH && answers >= ANSWERS_MIN;
-            if long || answers >= ANSWERS_ENOUGH {
-                let older = self.blocks.len() - 1 - i;
-                self.blocks.drain(..older);
-                return Some(sum);
-            }
-        }
-        None
+            long || answers >= ANSWERS_ENOUGH
+        });
+        let Some(older) = ends else { return false };
+        self.blocks.drain(..older);
+        let half = self.blocks.len() / 2;
+        let sum = |blocks: &mut dyn Iterator<Item = &Block>| {
+            let mut sum = Block::new(now);
+            blocks.for_each(|block| sum.add(block));
+            sum
+        };
+        let halves = [sum(&mut self.blocks.iter().take(half)), sum(&mut self.blocks.iter().skip(half))];
+        halves.iter().all(Block::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
     }
 
     /// Whatever it says is said no longer.
@@ -226,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_notice_ends_when_what_it_says_has_not_been_so_for_a_while() {
-        for (rate, soonest, latest) in [(100.0, 40.0, 70.0), (10.0, 400.0, 700.0), (2.0, 899.0, 1_400.0)] {
+        for (rate, soonest, latest) in [(100.0, 25.0, 70.0), (10.0, 250.0, 700.0), (2.0, 450.0, 1_400.0)] {
             let mut world = World::noticed(rate);
             assert_eq!(world.over(2_000.0, 1.2, 0.0), None, "as slow as it says");
             let over = world.over(4_000.0, 1.0, 0.0).expect("it is mended");

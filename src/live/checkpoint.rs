@@ -69,13 +69,7 @@ pub fn render(
     write(&Key::of(release), spent, trial, critical, e_value)
 }
 
-fn write(
-    key: &Key,
-    spent: &Spent,
-    trial: Option<&Trial>,
-    critical: &[Critical],
-    e_value: f64,
-) -> Vec<u8> {
+fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical], e_value: f64) -> Vec<u8> {
     let mut pen = Pen::with(MAGIC);
     key.write(&mut pen);
     pen.f64(e_value.clamp(0.0, f64::MAX));

@@ -470,12 +470,11 @@ mod tests {
     fn sentences_may_be_reworded_and_every_number_name_and_verdict_is_compared() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = Proof { resources, ..good() };
-        proof.watchdog.sight =
-            Some(Sight {
-                blindness: Some(Blindness { below: 0.01, requests: 8192 }),
-                latency_notice: 0.03,
-                margin: 0.1,
-            });
+        proof.watchdog.sight = Some(Sight {
+            blindness: Some(Blindness { below: 0.01, requests: 8192 }),
+            latency_notice: 0.03,
+            margin: 0.1,
+        });
         proof.critical = vec![Route { name: "refunds".into(), reading: good().reading }];
         let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
         let door = Some(DoorState { door: Door::Auto, hours: Some(hours) });

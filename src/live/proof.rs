@@ -70,7 +70,8 @@ fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
 /// Of each critical route of the file; one that nothing is known of yet has shown nothing.
 fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
     let one = |name: &String| {
-        let known: Option<&Route> = shown.and_then(|shown| shown.critical.iter().find(|route| *route.name == **name));
+        let known: Option<&Route> =
+            shown.and_then(|shown| shown.critical.iter().find(|route| *route.name == **name));
         known.cloned().unwrap_or_else(|| Route { name: name.as_str().into(), reading: Reading::default() })
     };
     release.release.critical.iter().map(one).collect()

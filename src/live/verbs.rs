@@ -307,9 +307,8 @@ impl Live {
         }
         let mut writer = self.writer();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let detail = format!(
-            "the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh"
-        );
+        let detail =
+            format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh");
         let message = format!("{detail}; nothing else changes");
         let evidence = json!({"ends": NOTICE});
         Ok(self.change(&mut writer, live, memory, "resume", origin, detail, evidence, message))

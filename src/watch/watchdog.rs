@@ -5,6 +5,7 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
+use super::stage::Stage;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
@@ -20,7 +21,6 @@ use crate::domain::resource::{self, Say};
 use crate::domain::rollout::{Awaits, Hold};
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
-use super::stage::Stage;
 use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall, View};
 use crate::live::clock;
 use crate::live::evidence;

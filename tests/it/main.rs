@@ -22,6 +22,7 @@ mod latch;
 mod leaving;
 mod ledger;
 mod metrics;
+mod notices;
 mod page;
 mod posts;
 mod prometheus;

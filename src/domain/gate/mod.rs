@@ -309,9 +309,7 @@ fn watchdog(of: &Proof) -> Gate {
         State::Tripped | State::BothArms => {
             gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason))
         }
-        _ if dog.e_value >= E_HOLDS => {
-            gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason))
-        }
+        _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason)),
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
         // A notice is a ticket. What may be promoted is what the margins say.
         State::Suspicious if dog.passes => gate(name, Verdict::Pass, format!("{}; {evidence}", dog.reason)),
@@ -349,7 +347,10 @@ fn resources(of: &[Grounds]) -> Option<Gate> {
 
 fn users_repeat(detail: &mut String, design_effect: f64) {
     if design_effect >= 1.5 {
-        let _ = write!(detail, "; users repeat themselves, or servers have bad moments: {design_effect:.1} requests count as one");
+        let _ = write!(
+            detail,
+            "; users repeat themselves, or servers have bad moments: {design_effect:.1} requests count as one"
+        );
     }
 }
 

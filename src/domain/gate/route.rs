@@ -145,3 +145,83 @@ impl Kept {
         Some(Kept { name, trial, usual })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::engine::Request;
+    use crate::domain::engine::users::Unit;
+    use crate::domain::gate::noninferior::BETA;
+    use crate::domain::gate::noninferior::tests::Dice;
+
+    const MARGINS: Margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
+    const TICK: Duration = Duration::from_millis(100);
+
+    /// What all requests have shown, and what the route with so small a share of them has.
+    fn shown(requests: u64, more_failures: f64, share_of_route: f64) -> (Trial, Critical) {
+        let weight = Weight::from_parts(200_000);
+        let trial = || Trial::new(MARGINS, weight, TICK, Duration::ZERO);
+        let (mut all, mut refunds) = (trial(), Critical::new("refunds".into(), 3));
+        refunds.trial = Some(trial());
+        let mut dice = Dice(5);
+        for n in 0..requests {
+            let at = Duration::from_millis(10 * n);
+            let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
+            let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
+            let critical = dice.uniform() < share_of_route;
+            let stratum = Some(if critical { 3 } else { 0 });
+            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
+            let worse = critical && arm == Arm::New;
+            let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
+            let what = if failed { What::Failed } else { What::Answered };
+            let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
+            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
+            for event in [
+                Event { request, what: What::Arrived, after: Duration::ZERO },
+                Event { request, what, after },
+            ] {
+                all.push(&event, &yardstick);
+                refunds.push(&event, &yardstick);
+            }
+            all.tick(at, TICK);
+            refunds.tick(at, TICK);
+        }
+        (all, refunds)
+    }
+
+    /// Five points on a two-hundredth of the traffic.
+    #[test]
+    fn a_fault_of_a_critical_route_is_seen_on_it_and_not_in_the_whole() {
+        let (all, refunds) = shown(600_000, 0.05, 0.005);
+        assert!(all.reading().e_errors >= 1.0 / BETA, "{:?}", all.reading());
+        let of = refunds.shown().unwrap().reading;
+        assert!((400..800).contains(&of.compared.new), "only its own are counted: {of:?}");
+        assert!(of.e_errors < 1.0, "{of:?}");
+        let (_, sound) = shown(600_000, 0.0, 0.01);
+        assert!(sound.shown().unwrap().reading.e_errors >= 1.0 / BETA);
+    }
+
+    #[test]
+    fn a_route_has_a_table_of_its_own_and_is_kept_over_a_restart() {
+        let (_, refunds) = shown(50_000, 0.0, 0.1);
+        assert!(refunds.table.is_some(), "5,000 answers of stable suffice");
+        let (_, few) = shown(5_000, 0.0, 0.1);
+        assert!(few.table.is_none());
+        let mut pen = Pen::new();
+        refunds.save(&mut pen);
+        let bytes = pen.finish();
+        let mut eye = Eye::open(&bytes).unwrap();
+        let weight = Weight::from_parts(200_000);
+        let kept = Kept::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
+        assert_eq!((eye.end(), &*kept.name), (Some(()), "refunds"));
+        let mut again = Critical::new("refunds".into(), 1);
+        again.take(kept);
+        assert_eq!(again.shown(), refunds.shown());
+        assert_eq!(again.usual, refunds.usual);
+        // Another number, and what is known of it stays.
+        let strata: Vec<Arc<str>> = ["api".into(), "refunds".into()].into();
+        let of = Critical::of(&["refunds".to_owned(), "gone".to_owned()], &strata, vec![refunds]);
+        assert_eq!(of.iter().map(|of| of.place(&strata)).collect::<Vec<_>>(), [Some("refunds")]);
+        assert!(of[0].table.is_some());
+    }
+}

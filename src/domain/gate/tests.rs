@@ -67,11 +67,7 @@ pub fn input(proof: Option<Proof>) -> Input {
 }
 
 fn seen(below: f64) -> Option<Sight> {
-    Some(Sight {
-        blindness: Some(Blindness { below, requests: 8192 }),
-        latency_notice: 0.03,
-        margin: 0.1,
-    })
+    Some(Sight { blindness: Some(Blindness { below, requests: 8192 }), latency_notice: 0.03, margin: 0.1 })
 }
 
 fn verdicts(proof: Proof) -> Vec<(Cow<'static, str>, Verdict)> {
@@ -129,6 +125,79 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         says(few, "errors"),
         "new 20 of 4000 failed, stable 80 of 80000; no worse than 0.1 points by E 1.50 of 20; about 13000 more requests of new, 3.2 h at this rate"
     );
+}
+
+/// All is well, but for what a critical route has shown.
+fn with_route(reading: Reading) -> Proof {
+    Proof { critical: vec![Route { name: "refunds".into(), reading }], ..good() }
+}
+
+#[test]
+fn a_critical_route_has_gates_of_its_own() {
+    use Verdict::{Fail, Inconclusive};
+    assert_eq!(verdicts(with_route(good().reading)), []);
+    let worse = Reading { e_errors: 0.01, failed: Pair::new(1_000, 80), ..good().reading };
+    let gates = judge(&input(Some(with_route(worse))));
+    let failed: Vec<_> = gates.iter().filter(|g| g.verdict == Fail).map(|g| &*g.name).collect();
+    assert_eq!(failed, ["errors:refunds"]);
+    // Nothing has come: it waits, and cannot tell for how long.
+    let nothing = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
+    let waits = verdicts(with_route(nothing));
+    let names = ["errors:refunds", "latency:refunds", "latency_tail:refunds"];
+    assert_eq!(waits, names.map(|name| (Cow::Borrowed(name), Inconclusive)));
+    let gates = judge(&input(Some(with_route(nothing))));
+    let (_, needs) = slowest(&gates).unwrap();
+    assert_eq!(needs.time, None);
+    assert!(gates.iter().any(|g| g.detail.ends_with("more requests of new, none has come yet")));
+    // A few have come: it takes days.
+    let few =
+        Reading { e_errors: 1.1, compared: Pair::new(60, 1_200), failed: Pair::new(0, 1), ..good().reading };
+    let gates = judge(&input(Some(with_route(few))));
+    let (gate, needs) = slowest(&gates).unwrap();
+    assert_eq!(&*gate.name, "errors:refunds");
+    assert!(needs.time.unwrap() > Duration::from_secs(86_400 * 7), "{needs:?}");
+    let of_route = [figures::figures("errors:refunds", &input(Some(with_route(few)))), vec![]].concat();
+    assert!(of_route.iter().any(|(name, f)| name == "new_requests" && *f == figures::Figure::Number(60.0)));
+    assert!(is_known("errors:refunds", ["refunds"]) && is_known("bake", []));
+    for unknown in ["errors:other", "bake:refunds", "refunds", "errors:"] {
+        assert!(!is_known(unknown, ["refunds"]), "{unknown}");
+    }
+}
+
+#[test]
+fn the_tail_has_a_margin_of_its_own_and_says_what_it_needs() {
+    let at = |tail: f64| {
+        let mut proof = good();
+        (proof.margins.tail, proof.reading.e_tail, proof.reading.timed.new) = (tail, 1.2, 4_000);
+        proof.reading.slow.new = 60;
+        judge(&input(Some(proof))).into_iter().find(|g| g.name == shown::TAIL).unwrap()
+    };
+    let (half, tenth) = (at(0.5), at(0.1));
+    assert_eq!((half.verdict, tenth.verdict), (Verdict::Inconclusive, Verdict::Fail));
+    assert!(half.detail.contains("less than 1.5 times as many by E 1.20 of 20; about"), "{}", half.detail);
+    assert!(tenth.detail.contains("less than 1.1 times as many"), "{}", tenth.detail);
+    assert!(half.needs.unwrap().requests > 1_000);
+    let needed = |ratio| noninferior::tail_needed(0.01, ratio, 0.2);
+    assert!(needed(1.1) > 10.0 * needed(1.5) && needed(1.5) > needed(2.0));
+}
+
+#[test]
+fn an_edited_margin_starts_what_was_shown_of_it_anew_and_only_that() {
+    let table = table();
+    let (mut trial, _) = CROWD.trial(3, MARGINS, 20_000, Some(&table), |_| false);
+    let before = trial.reading();
+    trial.set_margins(MARGINS);
+    assert_eq!(trial.reading(), before);
+    trial.set_margins(Margins { latency: 0.2, ..MARGINS });
+    let of_body = trial.reading();
+    assert_eq!((of_body.e_body, of_body.e_errors, of_body.e_tail), (1.0, before.e_errors, before.e_tail));
+    trial.set_margins(Margins { latency: 0.2, errors: 0.02, ..MARGINS });
+    let of_errors = trial.reading();
+    assert_eq!(
+        (of_errors.e_errors, of_errors.compared, of_errors.e_tail),
+        (1.0, Pair::default(), before.e_tail)
+    );
+    assert_eq!((of_errors.users, of_errors.requests), (before.users, before.requests));
 }
 
 #[test]
@@ -325,7 +394,8 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
     let (trial, _) = crowd.trial(7, MARGINS, 10_000, None, |_| false);
     assert!(trial.reading().share_z.abs() < 4.0, "{:?}", trial.reading());
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(400_000));
-    let mut lost = Trial::new(Margins { errors: 0.01, latency: 0.1, tail: 0.5 }, weight, tick, Duration::ZERO);
+    let mut lost =
+        Trial::new(Margins { errors: 0.01, latency: 0.1, tail: 0.5 }, weight, tick, Duration::ZERO);
     let mut dice = Dice(1);
     for n in 0..10_000u64 {
         let unit = Unit::from_index((dice.uniform() * 16e6) as u32);

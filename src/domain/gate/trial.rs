@@ -213,7 +213,9 @@ impl Trial {
         let (moment, place) = (request.at + after, design::place(arm, request.server));
         let [of_failures, of_latency, of_slowness] = &mut self.cells;
         match what {
-            What::Answered | What::ClientError | What::Redirected => of_failures.push(moment, place, 1.0, 0.0),
+            What::Answered | What::ClientError | What::Redirected => {
+                of_failures.push(moment, place, 1.0, 0.0)
+            }
             What::Failed | What::Broke => of_failures.push(moment, place, 1.0, 1.0),
             What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
         }

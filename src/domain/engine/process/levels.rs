@@ -77,3 +77,71 @@ fn kinds_of(level: Level) -> &'static [Kind] {
         Level::Notice => NOTICE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::engine::tests::{Dice, World, sound};
+
+    /// A fifth slower, beside a notice of 3% and a tolerance of 50%.
+    fn noticed() -> World {
+        let mut world = World::new(11, 5000, 20.0, 0);
+        world.engine.set_levels(0.5, 0.03, Duration::ZERO);
+        assert_eq!(world.run(12_000, &sound), None);
+        let slower = |dice: &mut Dice, user: usize, arm: Arm, route: u8| {
+            let by = if arm == Arm::New { 1.2 } else { 1.0 };
+            sound(dice, user, arm, route).map(|(ms, what)| (by * ms, what))
+        };
+        assert_eq!(world.run(40_000, &slower), None, "it is tolerated");
+        assert!(world.engine.notice() >= 1000.0, "{}", world.engine.notice());
+        world
+    }
+
+    #[test]
+    fn an_edited_notice_starts_its_evidence_anew_and_leaves_the_rest() {
+        let mut world = noticed();
+        let parts = |engine: &Engine| Signal::ALL.map(|signal| engine.parts(signal));
+        let before = parts(&world.engine);
+        world.engine.restart_level(Level::Notice);
+        assert_eq!(parts(&world.engine), before, "all that may trip is as it was");
+        assert!(world.engine.notice() <= 0.3, "{:?}", world.engine.notice_parts());
+        assert_eq!(world.engine.raises_left, RAISES - 1);
+        // A fifth is more than 3%, and less than 30%.
+        world.engine.set_levels(0.5, 0.3, Duration::ZERO);
+        let slower = |dice: &mut Dice, user: usize, arm: Arm, route: u8| {
+            let by = if arm == Arm::New { 1.2 } else { 1.0 };
+            sound(dice, user, arm, route).map(|(ms, what)| (by * ms, what))
+        };
+        world.run(40_000, &slower);
+        assert!(world.engine.notice() < 20.0, "{:?}", world.engine.notice_parts());
+        world.engine.restart_level(Level::Notice);
+        world.engine.set_levels(0.5, 0.03, Duration::ZERO);
+        world.run(60_000, &slower);
+        assert!(world.engine.notice() >= 1000.0, "it is noticed again: {:?}", world.engine.notice_parts());
+    }
+
+    #[test]
+    fn an_edited_tolerance_starts_the_latency_that_trips_anew_and_no_budget_is_made_up() {
+        let mut world = noticed();
+        let (errors, notice) = (world.engine.parts(Signal::Errors), world.engine.notice());
+        for edit in 0..RAISES {
+            world.engine.restart_level(Level::Flip);
+            assert_eq!(world.engine.raises_left, RAISES - 1 - edit);
+        }
+        let nothing = Engine::nothing_of_parts(Signal::Latency);
+        let [first, once, windows, carried] = world.engine.parts(Signal::Latency);
+        assert!((first - nothing[0]).abs() < 1e-12 && (once - nothing[1]).abs() < 1e-12);
+        assert_eq!((windows, carried), (0.0, 0.0));
+        assert_eq!((world.engine.parts(Signal::Errors), world.engine.notice()), (errors, notice));
+        // All are spent: what is lost by then stays lost.
+        world.run(20_000, &sound);
+        let [first, once, ..] = world.engine.parts(Signal::Latency);
+        world.engine.restart_level(Level::Flip);
+        let [then_first, then_once, ..] = world.engine.parts(Signal::Latency);
+        assert!(then_first <= first.min(nothing[0]) + 1e-12 && then_once <= once.min(nothing[1]) + 1e-12);
+        // An edited alpha takes one, and clears nothing.
+        let before = world.engine.e_value();
+        world.engine.edit_alpha(0.01);
+        assert_eq!(world.engine.e_value(), before);
+    }
+}
