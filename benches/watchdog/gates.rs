@@ -106,7 +106,7 @@ const PAUSING_RATE: u64 = 200;
 const PAUSING_SHARE: f64 = 0.05;
 
 impl Pauses {
-    /// Minutes until the gate passes, looked at each second after a bake of ten minutes, for up to
+    /// Minutes until the gate passes, looked at each ten seconds after a bake of ten minutes, for up to
     /// an hour; with `table` of stable as it pauses.
     fn passes(
         &self,
@@ -133,7 +133,7 @@ impl Pauses {
             let over = due.partition_point(|(done, _)| *done <= at);
             due.drain(..over).for_each(|(_, event)| trial.push(&event, &yardstick));
             trial.tick(Duration::from_secs_f64(at), Duration::from_secs(4));
-            if n % PAUSING_RATE == 0 && at >= 600.0 && gate(&trial.reading()) >= 1.0 / BETA {
+            if n % (10 * PAUSING_RATE) == 0 && at >= 600.0 && gate(&trial.reading()) >= 1.0 / BETA {
                 return Some(at as u64 / 60);
             }
         }
@@ -242,9 +242,10 @@ fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
             continue;
         }
         let table = world.table(latencies);
-        let runs = bench.runs(&format!("{row_name} {name}"), bench.pick(300, 60), |seed| {
-            world.passes(seed, latencies, &table, gate)
-        });
+        let runs =
+            bench.runs(&format!("{row_name} {name}"), bench.count.unwrap_or(bench.pick(300, 60)), |seed| {
+                world.passes(seed, latencies, &table, gate)
+            });
         let (passed, of) = (runs.iter().flatten().count(), runs.len());
         let what =
             format!("servers pause (1 s each 60 s), {PAUSING_RATE}/s, 5%, baked 10 min, to 60 min: {name}");
