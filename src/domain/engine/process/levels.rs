@@ -46,7 +46,7 @@ impl Engine {
             }
         });
         for interval in &mut self.intervals {
-            for (.., ends) in &mut interval.bad {
+            for Bad { ends, .. } in &mut interval.bad {
                 *ends = Ends { all: ends.all.without(kinds), counted: ends.counted.without(kinds) };
             }
             for scored in &mut interval.scored {
