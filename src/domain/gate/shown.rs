@@ -81,8 +81,10 @@ impl Of<'_> {
                 return None;
             }
         };
-        let per_second = n / self.baked.as_secs_f64().max(1e-3);
-        let time = (n > 0.0 && self.baked > Duration::ZERO)
+        // Latency is compared later than failures, and requests come all the same.
+        let came = n.max(self.reading.compared.new as f64);
+        let per_second = came / self.baked.as_secs_f64().max(1e-3);
+        let time = (came > 0.0 && self.baked > Duration::ZERO)
             .then(|| Duration::from_secs_f64((more / per_second).clamp(0.0, 1e9)));
         let requests = rounded(more);
         let _ = write!(detail, "; about {requests} more requests of new");
@@ -174,6 +176,9 @@ fn tail(of: &Of<'_>) -> Gate {
         return of.gate(TAIL, Verdict::Fail, detail, None);
     }
     let design = of.reading.design_tail.max(1.0);
+    if n.new == 0 {
+        detail.push_str("; too little is known of stable yet");
+    }
     let usual = if n.stable < 1_000 { 0.01 } else { base(slow.stable, n.stable) };
     let needs = of.needs(tail_needed(usual, limit, of.share) * design, n.new, e, &mut detail);
     users_repeat(&mut detail, design);
