@@ -85,11 +85,188 @@ impl Run<'_> {
     }
 }
 
+/// Servers that pause: everything that would be answered meanwhile is answered at the end.
+#[derive(Clone, Copy)]
+struct Pauses {
+    /// Of new, of stable.
+    servers: [usize; 2],
+    seconds: f64,
+    every: f64,
+    /// A share of what arrives in a pause fails at once, instead of waiting for its end.
+    fails: f64,
+    /// Of the requests of `new`, beside its pauses.
+    more_failures: f64,
+    slower: f64,
+    /// Pauses of `new` last so many times as long.
+    longer: f64,
+}
+
+/// Requests a second of both arms, and the share of `new`.
+const PAUSING_RATE: u64 = 200;
+const PAUSING_SHARE: f64 = 0.05;
+
+impl Pauses {
+    /// Minutes until the gate passes, looked at each ten seconds after a bake of ten minutes, for up to
+    /// an hour; with `table` of stable as it pauses.
+    fn passes(
+        &self,
+        seed: u64,
+        latencies: &Latencies,
+        table: &Arc<Table>,
+        gate: fn(&Reading) -> f64,
+    ) -> Option<u64> {
+        let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
+        let margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
+        let mut trial = Trial::new(margins, weight, Duration::from_millis(100), Duration::ZERO);
+        let mut world = PausingWorld::new(*self, seed);
+        let mut due: Vec<(f64, Event)> = vec![];
+        for n in 0..3600 * PAUSING_RATE {
+            let at = n as f64 / PAUSING_RATE as f64;
+            let (arrived, outcome, done) = world.request(n, at, latencies);
+            let yardstick = Yardstick { table: Some(table), factor: 1.0, floor: Duration::from_millis(2) };
+            trial.push(&arrived, &yardstick);
+            due.push((done, outcome));
+            if n % (PAUSING_RATE / 10) != 0 {
+                continue;
+            }
+            due.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let over = due.partition_point(|(done, _)| *done <= at);
+            due.drain(..over).for_each(|(_, event)| trial.push(&event, &yardstick));
+            trial.tick(Duration::from_secs_f64(at), Duration::from_secs(4));
+            if n % (10 * PAUSING_RATE) == 0 && at >= 600.0 && gate(&trial.reading()) >= 1.0 / BETA {
+                return Some(at as u64 / 60);
+            }
+        }
+        None
+    }
+
+    /// Of stable's answers in this world.
+    fn table(&self, latencies: &Latencies) -> Arc<Table> {
+        let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
+        let mut counts = vec![0.0; grayling::domain::histogram::BUCKETS];
+        let mut world = PausingWorld::new(*self, 1 << 40);
+        for n in 0..600 * PAUSING_RATE {
+            let (_, Event { request, after, .. }, _) =
+                world.request(n, n as f64 / PAUSING_RATE as f64, latencies);
+            if request.arm == Arm::Stable {
+                counts[grayling::domain::histogram::index(after.as_micros() as u64)] += 1.0;
+            }
+        }
+        Arc::new(Table::new(&edges, &counts).monotone())
+    }
+}
+
+struct PausingWorld {
+    of: Pauses,
+    dice: Dice,
+    seed: u64,
+    /// When each server pauses next.
+    next: Vec<f64>,
+}
+
+impl PausingWorld {
+    fn new(of: Pauses, seed: u64) -> PausingWorld {
+        let mut dice = Dice::new(seed ^ 0xabcd_0000);
+        let next = (0..of.servers[0] + of.servers[1]).map(|_| of.every * dice.uniform()).collect();
+        PausingWorld { of, dice, seed, next }
+    }
+
+    /// Its arrival, its outcome, and when that is.
+    fn request(&mut self, n: u64, at: f64, latencies: &Latencies) -> (Event, Event, f64) {
+        let Pauses { servers, seconds, every, fails, more_failures, slower, longer } = self.of;
+        let user = self.dice.below(20_000) as u64;
+        let mut of_user = Dice::new((self.seed << 32) ^ user ^ 0x5eed_0000_0000_0000);
+        let unit = Unit::from_index(of_user.below(UNITS as usize) as u32);
+        let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
+        let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
+        let new = arm == Arm::New;
+        let (first, number) = if new { (0, servers[0]) } else { (servers[0], servers[1]) };
+        let server = self.dice.below(number);
+        let lasts = if new { seconds * longer } else { seconds };
+        let next = &mut self.next[first + server];
+        while *next + lasts < at {
+            *next += every;
+        }
+        let (pauses, end) = (*next <= at, *next + lasts);
+        let times = if new { slower } else { 1.0 };
+        let quick = self.dice.chance(fails);
+        let failed = pauses && quick || self.dice.chance(0.001 + if new { more_failures } else { 0.0 });
+        let ms = latencies.draw(&mut self.dice).0 * times;
+        let waits = if pauses && !quick { 1e3 * (end - at) } else { 0.0 };
+        let after =
+            if failed { Duration::from_millis(1) } else { Duration::from_secs_f64((ms + waits) / 1e3) };
+        let (at_duration, server) = (Duration::from_secs_f64(at), u8::try_from(server).ok());
+        let request =
+            Request { id: n, at: at_duration, arm, unit: Some(unit), drawn: true, stratum: None, server };
+        let what = if failed { What::Failed } else { What::Answered };
+        let arrived = Event { request, what: What::Arrived, after: Duration::ZERO };
+        (arrived, Event { request, what, after }, at + after.as_secs_f64())
+    }
+}
+
+fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
+    let sound = Pauses {
+        servers: [1, 10],
+        seconds: 1.0,
+        every: 60.0,
+        fails: 0.0,
+        more_failures: 0.0,
+        slower: 1.0,
+        longer: 1.0,
+    };
+    let refuses = Pauses { fails: 1.0, seconds: 2.0, every: 600.0, servers: [2, 10], ..sound };
+    let errors: fn(&Reading) -> f64 = |r| r.e_errors;
+    let body: fn(&Reading) -> f64 = |r| r.e_body;
+    let tail: fn(&Reading) -> f64 = |r| r.e_tail;
+    let all: fn(&Reading) -> f64 = |r| r.e_errors.min(r.e_body).min(r.e_tail);
+    let cases = [
+        ("1:10, errors 1 point worse", Pauses { more_failures: 0.01, ..sound }, errors, true),
+        ("1:10, 10% slower, body", Pauses { slower: 1.1, ..sound }, body, true),
+        ("1:10, pauses 1.5 times as long, tail", Pauses { longer: 1.5, ..sound }, tail, true),
+        ("1:1, 10% slower, body", Pauses { slower: 1.1, servers: [1, 1], ..sound }, body, true),
+        ("3:30, 10% slower, body", Pauses { slower: 1.1, servers: [3, 30], ..sound }, body, true),
+        (
+            "2:10 refuse for 2 s each 600 s, errors 1 point worse",
+            Pauses { more_failures: 0.01, ..refuses },
+            errors,
+            true,
+        ),
+        ("1:10, sound, all gates", sound, all, false),
+        ("1:1, sound, all gates", Pauses { servers: [1, 1], ..sound }, all, false),
+        ("3:30, sound, all gates", Pauses { servers: [3, 30], ..sound }, all, false),
+        ("2:10 refuse for 2 s each 600 s, sound, all gates", refuses, all, false),
+    ];
+    for (name, world, gate, at_margin) in cases {
+        let row_name = if at_margin { "T13" } else { "T14" };
+        if !bench.wants(row_name) && !bench.wants("pauses") {
+            continue;
+        }
+        let table = world.table(latencies);
+        let runs =
+            bench.runs(&format!("{row_name} {name}"), bench.count.unwrap_or(bench.pick(300, 60)), |seed| {
+                world.passes(seed, latencies, &table, gate)
+            });
+        let (passed, of) = (runs.iter().flatten().count(), runs.len());
+        let what =
+            format!("servers pause (1 s each 60 s), {PAUSING_RATE}/s, 5%, baked 10 min, to 60 min: {name}");
+        let [median, p95] = [0.5, 0.95].map(|q| quantile(&runs, q));
+        let reached = format!(
+            "promoted {:.1}%; after {} / {} min",
+            100.0 * passed as f64 / of as f64,
+            thousands(median),
+            thousands(p95)
+        );
+        let share = passed as f64 / of as f64;
+        let met = if at_margin { share <= 0.05 + 2.0 * (0.0475 / of as f64).sqrt() } else { share >= 0.95 };
+        row(row_name, &what, if at_margin { "5%" } else { "95%" }, of, &reached, Some(met));
+    }
+}
+
 pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     let shares = latencies.buckets(1.0);
     let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
     let table = Arc::new(Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone());
-    let margins = |points: f64| Margins { errors: points / 100.0, latency: 0.1 };
+    let margins = |points: f64| Margins { errors: points / 100.0, latency: 0.1, tail: 0.5 };
     let run = |crowd: Crowd, points: f64, requests: u64| Run {
         crowd,
         margins: margins(points),
@@ -131,6 +308,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
             row("T13", &what, "5%", of, &format!("promoted {:.1}%", 100.0 * n as f64 / of as f64), Some(met));
         }
     }
+    pauses(bench, latencies);
     if bench.wants("T14") {
         for (points, limit) in [(1.0, 1_500), (0.1, 42_000)] {
             for share in [0.05, 0.2] {

@@ -179,6 +179,9 @@ pub struct Progress {
     /// How long the present wave needs to show a deviation of its margin.
     #[serde(default)]
     pub power: Option<String>,
+    /// The gate that the present wave will wait for longest, and how long, in words.
+    #[serde(default)]
+    pub slowest: Option<String>,
     #[serde(default)]
     pub paused: Option<Paused>,
     #[serde(default)]
@@ -321,6 +324,12 @@ pub struct Gate {
     /// `pass`, `fail` or `inconclusive`.
     pub verdict: String,
     pub detail: String,
+    /// About how many more requests of `new` it needs, if `new` is like stable, and how long they
+    /// take at the rate of the wave so far; `null`: it needs none, or that cannot be told.
+    #[serde(default)]
+    pub needs_requests: Option<u64>,
+    #[serde(default)]
+    pub needs_s: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -334,6 +343,9 @@ pub struct Watchdog {
     /// What it holds `new` against, from the file.
     #[serde(default)]
     pub limits: Option<Limits>,
+    /// For how long the notice "slower by more than `latency_notice`" stands; `null`: it does not.
+    #[serde(default)]
+    pub notice_s: Option<f64>,
 }
 
 /// `[release.X.watchdog]`. Shares are 0 to 1.
@@ -431,7 +443,7 @@ pub struct ChangeRequest {
     /// Of a promote: gates that may fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub despite: Vec<String>,
-    /// Of a resume: `rollback`, `freeze`, `hold` or `pause`.
+    /// Of a resume: `rollback`, `freeze`, `hold`, `pause` or `notice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<String>,
     /// Of a resume that ends a rollback: the wave to go on in.

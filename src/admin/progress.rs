@@ -89,6 +89,7 @@ pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Opt
         held_s: held.map(|h| rounded(h.lasting.as_secs_f64())),
         missing: held.map(|h| h.missing.clone()).unwrap_or_default(),
         power: power(release, view),
+        slowest: outlook.and_then(|o| slowest(&o.gates)),
         paused: pause.filter(|_| release.paused).map(|p| dto::Paused {
             at: clock::rfc3339(p.at_ms),
             actor: p.actor,
@@ -100,9 +101,11 @@ pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Opt
 
 pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
     let gate = |g: &gate::Gate| dto::Gate {
-        name: g.name.to_owned(),
+        name: g.name.clone().into_owned(),
         verdict: g.verdict.label().to_owned(),
         detail: g.detail.clone(),
+        needs_requests: g.needs.map(|needs| needs.requests),
+        needs_s: g.needs.and_then(|needs| needs.time).map(|time| time.as_secs_f64().round()),
     };
     outlook(release, view).map(|o| o.gates.iter().map(gate).collect()).unwrap_or_default()
 }
@@ -149,6 +152,16 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
 pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
     gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.reach.weight.ratio())
+}
+
+/// How long the present wave needs for its slowest gate; a gate that cannot tell is left out.
+fn slowest(gates: &[gate::Gate]) -> Option<String> {
+    let (gate, needs) = gate::slowest(gates)?;
+    let long = match needs.time {
+        Some(time) => format!("about {}", gate::seconds(time)),
+        None => "no request of it has come yet".to_owned(),
+    };
+    Some(format!("{}, {long} ({} more requests of new)", gate.name, needs.requests))
 }
 
 /// Where a release stands, for who compares files.

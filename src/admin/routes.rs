@@ -15,7 +15,7 @@ use crate::domain::verdict;
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::under_way::Present;
-use crate::live::verbs::{Promotion, Resumption};
+use crate::live::verbs::{NOTICE, Promotion, Resumption};
 use crate::live::{clock, meter, state};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -182,6 +182,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
                 })
                 .collect(),
             limits: Some(limits(release)),
+            notice_s: view.notice_since.map(|since| view.looked.saturating_sub(since).as_secs_f64().round()),
         },
         // It has not looked yet.
         None => dto::Watchdog {
@@ -189,6 +190,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
             detail: "it has not looked yet".to_owned(),
             signals: vec![],
             limits: Some(limits(release)),
+            notice_s: None,
         },
     };
     dto::Release {
@@ -367,8 +369,10 @@ async fn resume(
             Err(answer) => return *answer,
         };
     let ends = match request.ends.as_deref().map(|label| (label, HoldKind::parse(label))) {
+        Some((NOTICE, _)) => None,
         Some((label, None)) => {
-            let known = HoldKind::ALL.map(|ends| format!("`{}`", ends.label())).join(", ");
+            let known = HoldKind::ALL.map(HoldKind::label).into_iter().chain([NOTICE]);
+            let known = known.map(|ends| format!("`{ends}`")).collect::<Vec<_>>().join(", ");
             return refuse(
                 StatusCode::BAD_REQUEST,
                 format!("a resume ends no `{label}`: one of {known}"),
@@ -377,7 +381,8 @@ async fn resume(
         }
         known => known.and_then(|(_, ends)| ends),
     };
-    let resumption = Resumption { ends, at: request.at };
+    let notice = request.ends.as_deref() == Some(NOTICE);
+    let resumption = Resumption { ends, at: request.at, notice };
     answered(&live, &name, live.resume(&name, &origin, &resumption)).await
 }
 

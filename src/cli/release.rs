@@ -26,14 +26,14 @@ pub struct RollbackArgs {
 #[command(after_help = "Example:
   grayling resume cbs-v2 --ends rollback --reason \"fixed in build 1142, checked by hand\"
 
-Ends one thing that holds the release. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
+Ends one thing that holds the release; or the notice that `new` is slower, which holds nothing. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
 config file is in force again; a release with waves goes on in its first one, or in the one that --at names.")]
 pub struct ResumeArgs {
     /// The release; may be left out where there is one.
     release: Option<String>,
-    /// What it ends: rollback, freeze, hold or pause. May be left out where one thing holds the
-    /// release, and that is no rollback.
-    #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause"])]
+    /// What it ends: rollback, freeze, hold, pause or notice. May be left out where one thing holds
+    /// the release, and that is no rollback.
+    #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause", "notice"])]
     ends: Option<String>,
     /// The wave to go on in after a rollback [default: the first one]
     #[arg(long, value_name = "WAVE")]

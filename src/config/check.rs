@@ -192,6 +192,7 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let segments = named::segments(reader, root, &identity);
     let releases = named::releases(reader, root, &upstreams, &segments);
     let routes = named::routes(reader, root, &upstreams, &releases);
+    super::critical::check(reader, root, &releases, routes.as_deref().unwrap_or_default());
     named::unused(reader, root, &upstreams, &segments, &releases, &routes);
     let https = listen.https.is_some();
     let bare = |list: Vec<named::Entry<_>>| list.into_iter().map(|e| e.item).collect();

@@ -178,6 +178,22 @@ fn changed(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     findings.0.extend(of_release.0);
 }
 
+/// Evidence of an edited level starts anew.
+fn levels(findings: &mut Findings, edit: &Edit<'_>) {
+    let (was, is) = (&edit.before.watchdog, &edit.after.watchdog);
+    let floor = was.latency_floor != is.latency_floor;
+    let edited = [
+        ("`latency_tolerance`", floor || was.latency_tolerance != is.latency_tolerance),
+        ("`latency_notice`", floor || was.latency_notice != is.latency_notice),
+    ];
+    for (key, _) in edited.into_iter().filter(|(_, edited)| *edited) {
+        findings.note(format!(
+            "release `{}`: the evidence of {key} starts anew; what was won under the level before says nothing of this one",
+            edit.after.name
+        ));
+    }
+}
+
 fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
@@ -188,6 +204,18 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
         findings.warning(format!("release `{name}`: the watchdog is switched off"));
     } else if before.watchdog != after.watchdog {
         findings.note(format!("release `{name}`: the watchdog's settings change"));
+        levels(findings, edit);
+    }
+    if before.critical != after.critical {
+        let list = |of: &[String]| match of {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        findings.note(format!(
+            "release `{name}`: critical routes {} to {}: one that is added has shown nothing yet, and holds the wave until it has",
+            list(&before.critical),
+            list(&after.critical)
+        ));
     }
     if before.attempt != after.attempt {
         let begins = match (edit.rearmed, after.waves.is_empty()) {

@@ -2,6 +2,7 @@
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
 //! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text → Plan, every fault with its place
+//! * `critical`: the routes of a release that are gated each for itself
 //! * `waves`: the steps of a release's plan; `resources`: what of its two versions is watched beside their answers
 //! * `tls`: certificates and keys → what rustls wants
 //! * `report`: how faults are shown
@@ -13,6 +14,7 @@
 mod alerts;
 pub mod check;
 pub mod compare;
+mod critical;
 pub mod file;
 pub mod keys;
 mod named;

@@ -247,6 +247,7 @@ pub fn releases(
             waves: plan.waves,
             open_hours: plan.open_hours,
             resources,
+            critical: super::critical::names(r, &s),
             resource_interval: r.duration(&s, "resource_interval", "5s", "1s"..="5m"),
             outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
@@ -396,6 +397,7 @@ fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> Margins {
     Margins {
         errors: margin("margin_errors", 1_000, "0.1%"),
         latency: margin("margin_latency", 100_000, "10%"),
+        tail: margin("margin_latency_tail", 500_000, "50%"),
     }
 }
 

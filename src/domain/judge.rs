@@ -23,11 +23,12 @@ use super::engine::cell::Pair;
 use super::engine::once::Kind;
 use super::engine::save::{Eye, Pen};
 use super::engine::servers::{Mark, Place};
-use super::engine::{self, Engine, Event, Final, What};
+use super::engine::{self, Engine, Event, Final, Level, What};
 use super::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
 use super::histogram::Histogram;
+use super::notice::{self, Notice};
 use super::onset::{BadBy, Decided, Onsets, SlowFrom};
 use super::share;
 use super::silence::Silence;
@@ -112,6 +113,7 @@ pub struct Judge {
     aside: Aside,
     /// Counts since the onset of whatever trips.
     onsets: Onsets,
+    notice: Notice,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
     worse_since: Option<Duration>,
@@ -143,6 +145,7 @@ impl Judge {
             small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
             onsets: Onsets::default(),
+            notice: Notice::default(),
             worse_since: None,
             overwhelming_since: None,
             seen_stable: None,
@@ -151,10 +154,33 @@ impl Judge {
         }
     }
 
-    /// Edited limits hold from the next look on; evidence stays.
+    /// Edited limits hold from the next look on. The evidence of an edited level starts anew, and
+    /// only that.
     pub fn set_limits(&mut self, limits: Limits) {
+        let was = self.limits;
+        let floor = was.latency_floor != limits.latency_floor;
+        if floor || was.latency_tolerance != limits.latency_tolerance {
+            self.engine.restart_level(Level::Flip);
+        }
+        if floor || was.latency_notice != limits.latency_notice {
+            self.engine.restart_level(Level::Notice);
+            self.notice.end(notice::BY_EDIT);
+        }
+        if was.alpha != limits.alpha {
+            self.engine.edit_alpha(limits.alpha);
+        }
         self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;
+    }
+
+    /// A person ends the notice.
+    pub fn end_notice(&mut self) {
+        self.engine.end_notice();
+        self.notice.end(notice::BY_HAND);
+    }
+
+    pub fn notice(&mut self) -> &mut Notice {
+        &mut self.notice
     }
 
     /// Other routes are judged apart.
@@ -207,6 +233,10 @@ impl Judge {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
             if !matches!(event.what, What::Ended { .. }) {
                 self.onsets.push(event, |_| false);
+            }
+            if self.notice.since().is_some() {
+                let Limits { latency_notice, latency_floor, .. } = self.limits;
+                self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
             }
             match event.what {
                 What::Answered | What::ClientError => redirects[arm].came(1),
@@ -367,7 +397,10 @@ impl Judge {
         self.compare(look.now, &mut comparison);
         let grounds = Grounds { comparison, errors, latency, silent };
         let (compared, by_errors, by_latency) = (comparison.say(), errors.say(), latency.say());
-        let noticed = self.engine.notice() >= 1.0 / alpha;
+        if self.notice.look(look.now, self.engine.notice() >= 1.0 / alpha) {
+            self.engine.end_notice();
+        }
+        let noticed = self.notice.since().is_some();
 
         let control = if self.controlled() { "" } else { "; no control: ceilings only" };
         let percent = |share: f64| 100.0 * share;
@@ -489,11 +522,12 @@ impl Judge {
                         self.seen_of(engine::Signal::Empty)
                     ),
                 ),
+                // A ticket: the margins say what may be promoted.
                 None if noticed => (
                     State::Suspicious,
-                    Verdict::Inconclusive,
+                    if minute.requests.new == 0 { Verdict::Inconclusive } else { Verdict::Pass },
                     format!(
-                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}): waves hold",
+                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}): a notice, which holds nothing",
                         percent(latency_notice)
                     ),
                 ),
@@ -547,7 +581,7 @@ impl Judge {
             signal(
                 "latency_notice",
                 all(),
-                scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5),
+                if noticed { 1.0 } else { scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5) },
                 format!(
                     "slower by more than {:.0}%: {medians}{not_yet}{control}{unseen}",
                     percent(latency_notice)

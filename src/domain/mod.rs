@@ -19,6 +19,7 @@ pub mod histogram;
 pub mod hours;
 pub mod judge;
 pub mod maintenance;
+pub mod notice;
 pub mod onset;
 pub mod outcome;
 pub mod plan;

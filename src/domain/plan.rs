@@ -347,6 +347,8 @@ pub struct Release {
     pub waves: Vec<Wave>,
     /// When waves may open by themselves.
     pub open_hours: Option<OpenHours>,
+    /// Names of its routes that are gated each for itself; at most as many as are judged apart.
+    pub critical: Vec<String>,
     /// Never in `new`.
     pub excluded: Vec<Arc<Segment>>,
     pub on_unreachable: OnUnreachable,
@@ -415,15 +417,15 @@ pub struct Watchdog {
     pub mode: WatchdogMode,
     /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance, it flips.
     pub latency_tolerance: f64,
-    /// Likewise: beyond it the watchdog says so, and waves hold.
+    /// Likewise: beyond it the watchdog says so, and nothing more.
     pub latency_notice: f64,
     /// The worst that `new` may be and still be promoted.
     pub margins: Margins,
     /// Quicker answers count as this quick: differences below it are none.
     pub latency_floor: Duration,
-    /// Routes are judged apart as well as together.
+    /// Routes are judged apart as well as together; critical ones always are.
     pub by_route: bool,
-    /// Waves hold while too little of a late change would be seen.
+    /// Waves hold while a late slowdown by more than the margin of latency would not be seen.
     pub hold_when_blind: bool,
     /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
     pub harm_users_max: u64,

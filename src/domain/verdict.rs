@@ -122,7 +122,7 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// `new` is slower, by too little to be taken out: told, and waves hold.
+    /// `new` is slower, by too little to be taken out: told, and nothing more.
     pub const LATENCY_NOTICE: &'static str = "latency_notice";
     /// `new` uses more than it may of what only holds waves.
     pub const RESOURCE_HOLD: &'static str = "resource_hold";

@@ -24,7 +24,7 @@ use super::traces::Traces;
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::decide::{Arm, Force};
-use crate::domain::gate::{Reading, Traffic};
+use crate::domain::gate::{Reading, Route, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
 use crate::domain::rollout::climb::{self, Outlook, Spent};
@@ -145,6 +145,10 @@ pub struct View {
     pub checkpoint: Option<Checkpoint>,
     /// What the watchdog has of the present stage.
     pub shown: Option<Shown>,
+    /// Since when the notice "slower by more than `latency_notice`" stands; monotonic.
+    pub notice_since: Option<Duration>,
+    /// A person has ended it, and the watchdog does not know yet.
+    pub end_notice: bool,
     /// How the next step of this stage looks.
     pub outlook: Option<(u64, Outlook)>,
     /// What was last read of what it watches of resources.
@@ -152,7 +156,7 @@ pub struct View {
 }
 
 /// What the watchdog has of a stage.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Shown {
     /// [`ReleaseLive::stage`].
     pub stage: u64,
@@ -162,13 +166,15 @@ pub struct Shown {
     pub before: Spent,
     /// What the wave has shown; `None`: there is no wave to judge.
     pub reading: Option<Reading>,
+    /// The same of each critical route.
+    pub critical: Vec<Route>,
 }
 
 impl View {
     /// The time of this stage; zero where nothing is known of it.
     pub fn spent(&self, stage: u64) -> Spent {
         let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
-        let shown = self.shown.filter(|shown| shown.stage == stage);
+        let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
         let spent = outlook.map(|(_, outlook)| outlook.spent).or(shown.map(|shown| shown.before));
         let watched = shown.map_or(Duration::ZERO, |shown| shown.watched);
         let spent = spent.unwrap_or_default();

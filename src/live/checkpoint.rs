@@ -13,7 +13,9 @@ use super::keeper;
 use super::snapshot::ReleaseLive;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Force;
+use crate::domain::engine::STRATA_MAX;
 use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::gate::route::{Critical, Kept};
 use crate::domain::gate::trial::{Margins, Trial};
 use crate::domain::rollout::climb::Spent;
 use crate::domain::wave::Reach;
@@ -22,12 +24,14 @@ use std::time::Duration;
 
 /// The number is the version of the format and of the method: a change of either makes earlier
 /// files unreadable.
-const MAGIC: &[u8] = b"grayling-wave 1\n";
+const MAGIC: &[u8] = b"grayling-wave 2\n";
 
 pub struct Checkpoint {
     pub spent: Spent,
-    /// `None`: the margins are others now, and what the wave shows is counted anew.
+    /// Under the margins of then.
     pub trial: Option<Trial>,
+    /// Critical routes of then.
+    pub critical: Vec<Kept>,
 }
 
 /// Why a wave bakes again.
@@ -55,11 +59,17 @@ pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoin
 }
 
 /// `e_value`: the watchdog's evidence against `new`.
-pub fn render(release: &ReleaseLive, spent: &Spent, trial: Option<&Trial>, e_value: f64) -> Vec<u8> {
-    write(&Key::of(release), spent, trial, e_value)
+pub fn render(
+    release: &ReleaseLive,
+    spent: &Spent,
+    trial: Option<&Trial>,
+    critical: &[Critical],
+    e_value: f64,
+) -> Vec<u8> {
+    write(&Key::of(release), spent, trial, critical, e_value)
 }
 
-fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, e_value: f64) -> Vec<u8> {
+fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical], e_value: f64) -> Vec<u8> {
     let mut pen = Pen::with(MAGIC);
     key.write(&mut pen);
     pen.f64(e_value.clamp(0.0, f64::MAX));
@@ -68,8 +78,11 @@ fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, e_value: f64) -> Vec<u
     }
     pen.u32(u32::from(trial.is_some()));
     if let Some(trial) = trial {
-        pen.f64s(&[trial.margins().errors, trial.margins().latency]);
+        let Margins { errors, latency, tail } = trial.margins();
+        pen.f64s(&[errors, latency, tail]);
         trial.save(&mut pen);
+        pen.u64(critical.len() as u64);
+        critical.iter().for_each(|route| route.save(&mut pen));
     }
     pen.finish()
 }
@@ -81,15 +94,14 @@ fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
     if e_value >= 1.0 / wanted.alpha {
         return Err(Unusable::Tripping);
     }
-    let trial = trial(&mut eye, wanted).ok_or(Unusable::Impossible)?;
-    Ok(Checkpoint { spent, trial })
+    let (trial, critical) = trials(&mut eye, wanted).ok_or(Unusable::Impossible)?;
+    Ok(Checkpoint { spent, trial, critical })
 }
 
 /// What a checkpoint must be of, to be used.
 struct Wanted {
     key: Key,
     alpha: f64,
-    margins: Margins,
     /// Of the present wave, if there is one to judge.
     weight: Option<Weight>,
     tick: Duration,
@@ -101,7 +113,6 @@ impl Wanted {
         Wanted {
             key: Key::of(release),
             alpha: of.alpha,
-            margins: of.margins,
             weight: release.wave().filter(|_| !release.finished).map(|wave| wave.reach.weight),
             tick: of.tick,
         }
@@ -175,17 +186,24 @@ fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
     spent.is_plausible().then_some((e_value, spent))
 }
 
-/// `None`: it cannot be read. `Some(None)`: there is none for this wave and these margins.
-fn trial(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<Option<Trial>> {
+/// `None`: they cannot be read. `Some((None, []))`: there are none for this wave.
+fn trials(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
     if eye.u32()? == 0 {
-        return eye.end().map(|()| None);
+        return eye.end().map(|()| (None, vec![]));
     }
-    let mut numbers = [0.0; 2];
+    let mut numbers = [0.0; 3];
     eye.logs(&mut numbers)?;
-    let Margins { errors, latency } = wanted.margins;
-    let Some(weight) = wanted.weight.filter(|_| numbers == [errors, latency]) else { return Some(None) };
-    let trial = Trial::restore(wanted.margins, weight, wanted.tick, super::clock::now(), eye)?;
-    eye.end().map(|()| Some(trial))
+    let sound = |margin: &f64| *margin > 0.0 && *margin <= 1.0;
+    numbers.iter().all(sound).then_some(())?;
+    let [errors, latency, tail] = numbers;
+    let margins = Margins { errors, latency, tail };
+    let Some(weight) = wanted.weight else { return Some((None, vec![])) };
+    let (tick, now) = (wanted.tick, super::clock::now());
+    let trial = Trial::restore(margins, weight, tick, now, eye)?;
+    let routes = eye.length(1).filter(|routes| *routes <= STRATA_MAX)?;
+    let kept = (0..routes).map(|_| Kept::restore(margins, weight, tick, now, eye));
+    let kept = kept.collect::<Option<Vec<_>>>()?;
+    eye.end().map(|()| (Some(trial), kept))
 }
 
 #[cfg(test)]
@@ -194,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
-    const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1 };
+    const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 
     fn key() -> Key {
         Key {
@@ -211,11 +229,17 @@ mod tests {
 
     fn wanted(key: Key) -> Wanted {
         let tick = Duration::from_millis(100);
-        Wanted { key, alpha: 0.001, margins: MARGINS, weight: Some(Weight::from_parts(50_000)), tick }
+        Wanted { key, alpha: 0.001, weight: Some(Weight::from_parts(50_000)), tick }
     }
 
     fn trial() -> Trial {
         Trial::new(MARGINS, Weight::from_parts(50_000), Duration::from_millis(100), Duration::ZERO)
+    }
+
+    fn routes() -> [Critical; 1] {
+        let mut refunds = Critical::new("refunds".into(), 1);
+        refunds.trial = Some(trial());
+        [refunds]
     }
 
     fn spent() -> Spent {
@@ -224,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_of_one_stage_and_of_no_other() {
-        let bytes = write(&key(), &spent(), Some(&trial()), 0.5);
+        let bytes = write(&key(), &spent(), Some(&trial()), &routes(), 0.5);
         let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
         assert_eq!(found(key()), Ok((spent(), true)));
         type Edit = (fn(&mut Key), Unusable);
@@ -245,11 +269,10 @@ mod tests {
             change(&mut other);
             assert_eq!(found(other.clone()).err(), Some(why), "{other:?}");
         }
-        // As under a reload: other margins begin what is shown anew, and not the bake.
-        let margins = Margins { errors: 0.01, ..MARGINS };
-        let found = parse(&bytes, &Wanted { margins, ..wanted(key()) }).unwrap();
-        assert!(found.trial.is_none() && found.spent == spent());
-        let tripping = write(&key(), &spent(), None, 1000.0);
+        let found = parse(&bytes, &wanted(key())).unwrap();
+        assert_eq!(found.trial.map(|trial| trial.margins()), Some(MARGINS));
+        assert_eq!(found.critical.iter().map(|kept| &*kept.name).collect::<Vec<_>>(), ["refunds"]);
+        let tripping = write(&key(), &spent(), None, &[], 1000.0);
         assert_eq!(parse(&tripping, &wanted(key())).err(), Some(Unusable::Tripping));
     }
 
@@ -261,7 +284,7 @@ mod tests {
             Spent { held: possible.open + MINUTE, ..possible },
             Spent { open: Duration::from_secs(1 << 40), ..possible },
         ] {
-            let bytes = write(&key(), &impossible, None, 0.0);
+            let bytes = write(&key(), &impossible, None, &[], 0.0);
             assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Impossible), "{impossible:?}");
         }
     }
@@ -275,7 +298,7 @@ mod tests {
             let [a, b, c] = times.map(Duration::from_micros);
             let spent = Spent { watched: a.min(b), open: b, held: c.min(b) };
             let trial = with_trial.then(trial);
-            let mut bytes = write(&key(), &spent, trial.as_ref(), 0.0);
+            let mut bytes = write(&key(), &spent, trial.as_ref(), &routes(), 0.0);
             let found = parse(&bytes, &wanted(key())).map(|f| (f.spent, f.trial.is_some()));
             let expected = if spent.is_plausible() { Ok((spent, with_trial)) } else { Err(Unusable::Impossible) };
             prop_assert_eq!(found, expected);
@@ -293,7 +316,7 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, with_trial: bool,
         ) {
             let trial = with_trial.then(trial);
-            let whole = write(&key(), &spent(), trial.as_ref(), 0.0);
+            let whole = write(&key(), &spent(), trial.as_ref(), &routes(), 0.0);
             let (kept, _) = whole.split_at(whole.len() - 8);
             let at = MAGIC.len() + at.index(kept.len() - MAGIC.len());
             let mut bytes = kept.to_vec();

@@ -15,7 +15,7 @@ use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::figures::{Figure, Figures, figures};
 use crate::domain::gate::{
-    self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Servers, Sight, Watchdog,
+    self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Route, Servers, Sight, Watchdog,
 };
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::verdict::State;
@@ -91,7 +91,7 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
         return Err(format!("{} verdicts are recorded, the numbers give {}", recorded.len(), gates.len()));
     }
     for (gate, recorded) in gates.iter().zip(recorded) {
-        let (name, found) = (gate.name, gate.verdict.label());
+        let (name, found) = (&*gate.name, gate.verdict.label());
         let recorded_name = text(recorded, "name")?;
         if recorded_name != name {
             return Err(format!("a gate is recorded as `{recorded_name}`, the numbers give `{name}`"));
@@ -114,12 +114,12 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
 
 fn verdict(of: &Gate, input: Option<&Input>) -> Value {
     let on: serde_json::Map<String, Value> = input.map_or_else(Default::default, |input| {
-        figures(of.name, input)
+        figures(&of.name, input)
             .into_iter()
             .map(|(name, figure)| (name.into_owned(), figure_json(figure)))
             .collect()
     });
-    json!({"name": of.name, "verdict": of.verdict.label(), "on": on, "detail": of.detail})
+    json!({"name": &*of.name, "verdict": of.verdict.label(), "on": on, "detail": of.detail})
 }
 
 /// JSON has no infinity: it is `null`.
@@ -170,8 +170,7 @@ fn input(of: &Input) -> Value {
 }
 
 fn proof(of: &Proof) -> Value {
-    let r = &of.reading;
-    json!({
+    let mut all = json!({
         "controlled": of.controlled,
         "baked_us": of.baked.as_micros() as u64,
         "bake_us": of.bake.as_micros() as u64,
@@ -179,19 +178,12 @@ fn proof(of: &Proof) -> Value {
         "users_min": of.users_min,
         "margin_errors": of.margins.errors,
         "margin_latency": of.margins.latency,
+        "margin_latency_tail": of.margins.tail,
         "share": of.share,
-        "requests": pair(r.requests),
-        "users": pair(r.users),
-        "compared": pair(r.compared),
-        "failed": pair(r.failed),
-        "timed": pair(r.timed),
-        "slow": pair(r.slow),
-        "e_errors": r.e_errors,
-        "e_latency": r.e_body,
-        "e_latency_tail": r.e_tail,
-        "design_effect_errors": r.design_errors,
-        "design_effect_latency": r.design_latency,
-        "share_z": r.share_z,
+        "requests": pair(of.reading.requests),
+        "users": pair(of.reading.users),
+        "share_z": of.reading.share_z,
+        "critical": of.critical.iter().map(critical).collect::<Vec<_>>(),
         "servers": pair(of.servers.all),
         "servers_healthy": pair(of.servers.healthy),
         "resources": of.resources.iter().map(Resource::from).collect::<Vec<_>>(),
@@ -204,13 +196,63 @@ fn proof(of: &Proof) -> Value {
             "alpha": of.watchdog.alpha,
             "sight": of.watchdog.sight.map(sight),
         },
+    });
+    reading(&of.reading, &mut all);
+    all
+}
+
+/// What gates of margins are judged from.
+fn reading(r: &Reading, to: &mut Value) {
+    for (name, of) in [("compared", r.compared), ("failed", r.failed), ("timed", r.timed), ("slow", r.slow)] {
+        to[name] = pair(of);
+    }
+    let numbers = [
+        ("e_errors", r.e_errors),
+        ("e_latency", r.e_body),
+        ("e_latency_tail", r.e_tail),
+        ("design_effect_errors", r.design_errors),
+        ("design_effect_latency", r.design_latency),
+        ("design_effect_latency_tail", r.design_tail),
+        ("spread_latency", r.spread_latency),
+    ];
+    for (name, number) in numbers {
+        to[name] = json!(number);
+    }
+}
+
+fn read_reading(of: &Value) -> Result<Reading, String> {
+    Ok(Reading {
+        compared: both(of, "compared")?,
+        failed: both(of, "failed")?,
+        timed: both(of, "timed")?,
+        slow: both(of, "slow")?,
+        e_errors: number(of, "e_errors")?,
+        e_body: number(of, "e_latency")?,
+        e_tail: number(of, "e_latency_tail")?,
+        design_errors: number(of, "design_effect_errors")?,
+        design_latency: number(of, "design_effect_latency")?,
+        design_tail: number(of, "design_effect_latency_tail")?,
+        spread_latency: number(of, "spread_latency")?,
+        ..Reading::default()
     })
+}
+
+/// Of a route only its margins are judged.
+fn critical(of: &Route) -> Value {
+    let mut all = json!({"route": &*of.name});
+    reading(&of.reading, &mut all);
+    all
+}
+
+fn read_critical(of: &Value) -> Result<Route, String> {
+    Ok(Route { name: text(of, "route")?.into(), reading: read_reading(of)? })
 }
 
 /// JSON has no infinity: unseen however large is `null`.
 fn sight(of: Sight) -> Value {
     json!({
         "latency_notice": of.latency_notice,
+        "margin": of.margin,
         "requests": of.blindness.map(|b| b.requests),
         "below": of.blindness.map(|b| b.below).filter(|below| below.is_finite()),
     })
@@ -225,7 +267,7 @@ fn read_sight(of: &Value) -> Result<Sight, String> {
         Value::Null => None,
         _ => Some(Blindness { below, requests: whole(of, "requests")? }),
     };
-    Ok(Sight { blindness, latency_notice: number(of, "latency_notice")? })
+    Ok(Sight { blindness, latency_notice: number(of, "latency_notice")?, margin: number(of, "margin")? })
 }
 
 fn read(of: &Value) -> Result<Input, String> {
@@ -276,21 +318,21 @@ fn read_proof(of: &Value) -> Result<Proof, String> {
         bake: Duration::from_micros(whole(of, "bake_us")?),
         requests_min: whole(of, "requests_min")?,
         users_min: whole(of, "users_min")?,
-        margins: Margins { errors: number(of, "margin_errors")?, latency: number(of, "margin_latency")? },
+        margins: Margins {
+            errors: number(of, "margin_errors")?,
+            latency: number(of, "margin_latency")?,
+            tail: number(of, "margin_latency_tail")?,
+        },
         share: number(of, "share")?,
         reading: Reading {
             requests: both(of, "requests")?,
             users: both(of, "users")?,
-            compared: both(of, "compared")?,
-            failed: both(of, "failed")?,
-            timed: both(of, "timed")?,
-            slow: both(of, "slow")?,
-            e_errors: number(of, "e_errors")?,
-            e_body: number(of, "e_latency")?,
-            e_tail: number(of, "e_latency_tail")?,
-            design_errors: number(of, "design_effect_errors")?,
-            design_latency: number(of, "design_effect_latency")?,
             share_z: number(of, "share_z")?,
+            ..read_reading(of)?
+        },
+        critical: match &of["critical"] {
+            Value::Array(routes) => routes.iter().map(read_critical).collect::<Result<_, _>>()?,
+            _ => return Err(missing("critical")),
         },
         servers: Servers { all: both(of, "servers")?, healthy: both(of, "servers_healthy")? },
         watchdog: Watchdog {
@@ -385,7 +427,7 @@ mod tests {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = Proof { resources, ..good() };
         let blindness = Some(Blindness { below: 0.01, requests: 8192 });
-        proof.watchdog.sight = Some(Sight { blindness, latency_notice: 0.03 });
+        proof.watchdog.sight = Some(Sight { blindness, latency_notice: 0.03, margin: 0.1 });
         let entry = entry(&outlook(facts(Some(proof))), Decision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
@@ -428,8 +470,12 @@ mod tests {
     fn sentences_may_be_reworded_and_every_number_name_and_verdict_is_compared() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = Proof { resources, ..good() };
-        proof.watchdog.sight =
-            Some(Sight { blindness: Some(Blindness { below: 0.01, requests: 8192 }), latency_notice: 0.03 });
+        proof.watchdog.sight = Some(Sight {
+            blindness: Some(Blindness { below: 0.01, requests: 8192 }),
+            latency_notice: 0.03,
+            margin: 0.1,
+        });
+        proof.critical = vec![Route { name: "refunds".into(), reading: good().reading }];
         let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
         let door = Some(DoorState { door: Door::Auto, hours: Some(hours) });
         let whole = entry(&outlook(Input { door, ..facts(Some(proof)) }), Decision::Open);

@@ -4,13 +4,13 @@
 //! Invariants: a stage that has shown nothing is judged on nothing, so its gates are inconclusive;
 //! what the watchdog last said is not used for longer than 3 s.
 
-use super::apply::View;
+use super::apply::{Shown, View};
 use super::resources;
 use super::snapshot::ReleaseLive;
 use crate::domain::decide::Arm;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
-use crate::domain::gate::{DoorState, Hours, Proof, Servers, Sight, Watchdog};
+use crate::domain::gate::{DoorState, Hours, Proof, Reading, Route, Servers, Sight, Watchdog};
 use crate::domain::verdict::Verdict;
 use crate::domain::wave::Wave;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const STALE: Duration = Duration::from_secs(3);
 
 /// What the present wave has shown: nothing, until the watchdog has taken up its stage.
 pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> Proof {
-    let shown = view.shown.filter(|shown| shown.stage == release.stage);
+    let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
         Some(judgement) => Watchdog {
@@ -51,6 +51,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         margins: release.release.watchdog.margins,
         share: wave.reach.weight.ratio(),
         reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
+        critical: critical(release, shown),
         servers: Servers {
             all: Pair::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
             healthy: Pair::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
@@ -62,7 +63,18 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
 
 fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
     let of = &release.release.watchdog;
-    of.hold_when_blind.then_some(Sight { blindness, latency_notice: of.latency_notice })
+    let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
+    of.hold_when_blind.then_some(Sight { blindness, latency_notice, margin })
+}
+
+/// Of each critical route of the file; one that nothing is known of yet has shown nothing.
+fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
+    let one = |name: &String| {
+        let known: Option<&Route> =
+            shown.and_then(|shown| shown.critical.iter().find(|route| *route.name == **name));
+        known.cloned().unwrap_or_else(|| Route { name: name.as_str().into(), reading: Reading::default() })
+    };
+    release.release.critical.iter().map(one).collect()
 }
 
 /// How the next wave opens; `None`: no wave follows.

@@ -69,18 +69,26 @@ pub struct ReleaseLive {
 }
 
 impl ReleaseLive {
-    /// The routes that lead to a release (by its index), each name once.
+    /// The routes of a release (by its index) that are judged apart, each name once, in the order of
+    /// the file: its critical ones, and the first of the others as far as there is room.
     pub fn strata(plan: &Plan, release: usize) -> Arc<[Arc<str>]> {
-        let mut names: Vec<Arc<str>> = vec![];
-        if !plan.releases[release].watchdog.by_route {
-            return names.into();
-        }
+        let of = &plan.releases[release];
+        let is_critical = |name: &str| of.critical.iter().any(|critical| critical == name);
+        let mut names: Vec<&str> = vec![];
         for route in plan.routes.iter().filter(|route| route.target == Target::Release(release)) {
-            if names.len() < STRATA_MAX && !names.iter().any(|name| **name == *route.name) {
-                names.push(route.name.as_str().into());
+            if !names.contains(&route.name.as_str()) {
+                names.push(&route.name);
             }
         }
-        names.into()
+        let critical = names.iter().filter(|name| is_critical(name)).count();
+        let mut room = if of.watchdog.by_route { STRATA_MAX.saturating_sub(critical) } else { 0 };
+        let chosen = names.into_iter().filter(|name| {
+            let others = !is_critical(name);
+            let has_room = room > 0;
+            room = room.saturating_sub(usize::from(others));
+            !others || has_room
+        });
+        chosen.take(STRATA_MAX).map(Arc::from).collect()
     }
 
     /// The present wave.

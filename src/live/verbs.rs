@@ -41,7 +41,12 @@ pub struct Resumption {
     pub ends: Option<HoldKind>,
     /// The wave to go on in after a rollback; `None`: the first one.
     pub at: Option<String>,
+    /// Instead of a hold: the notice "slower by more than `latency_notice`".
+    pub notice: bool,
 }
+
+/// What ends a notice is a resume that names it.
+pub const NOTICE: &str = "notice";
 
 impl Live {
     /// A person holds the waves of a release where they are.
@@ -94,8 +99,18 @@ impl Live {
         let index = find_wave(waves, wave).ok_or_else(|| no_wave(name, wave, waves))?;
         let wave = &waves[index];
         for gate in &promotion.despite {
-            if !gate::NAMES.contains(&gate.as_str()) {
-                let message = format!("no gate is called `{gate}`: one of {}", gate::NAMES.join(", "));
+            let critical = &live.release.critical;
+            if !gate::is_known(gate, critical.iter().map(String::as_str)) {
+                let of_routes = match &critical[..] {
+                    [] => String::new(),
+                    routes => format!(
+                        "; of its critical routes ({}) errors, latency and latency_tail, as in `errors:{}`",
+                        routes.join(", "),
+                        routes[0]
+                    ),
+                };
+                let message =
+                    format!("no gate is called `{gate}`: one of {}{of_routes}", gate::NAMES.join(", "));
                 return Err(Refused::Unclear(message));
             }
         }
@@ -164,7 +179,7 @@ impl Live {
             "wave `{}` is open, {} of users are in new; {summary}{paused}",
             wave.name, wave.reach.weight
         );
-        let skipped: Vec<&str> = skipped.iter().map(|g| g.name).collect();
+        let skipped: Vec<&str> = skipped.iter().map(|g| &*g.name).collect();
         let evidence = json!({
             "wave": wave_record(&live, index, wave),
             "skipped": skipped,
@@ -200,6 +215,9 @@ impl Live {
     /// A person ends one thing that holds a release. Unless that is a pause, evidence starts
     /// afresh.
     pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
+        if resumption.notice {
+            return self.end_notice(name, origin, resumption.at.as_deref());
+        }
         let mut writer = self.writer();
         let before = self.snapshot();
         let live = before.releases.iter().find(|r| r.release.name == name);
@@ -273,6 +291,38 @@ impl Live {
     }
 }
 
+impl Live {
+    /// A person ends a notice: what it says is accepted, and its evidence starts anew.
+    fn end_notice(&self, name: &str, origin: &Origin, at: Option<&str>) -> Result<Changed, Refused> {
+        let snapshot = self.snapshot();
+        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
+            return Err(Refused::UnknownRelease(name.to_owned()));
+        };
+        if at.is_some() {
+            return Err(Refused::Unclear(
+                "a wave to go on in (`at`) belongs to the end of a rollback, not to that of a notice".into(),
+            ));
+        }
+        let stands = self.views().get_mut(name).is_some_and(|view| {
+            view.end_notice |= view.notice_since.is_some();
+            view.notice_since.is_some()
+        });
+        let level = 100.0 * live.release.watchdog.latency_notice;
+        if !stands {
+            return Err(Refused::NotNow(format!(
+                "no notice of {name} stands: its new is not known to be slower than stable by more than {level:.0}% (latency_notice)"
+            )));
+        }
+        let mut writer = self.writer();
+        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
+        let detail =
+            format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh");
+        let message = format!("{detail}; nothing else changes");
+        let evidence = json!({"ends": NOTICE});
+        Ok(self.change(&mut writer, live, memory, "resume", origin, detail, evidence, message))
+    }
+}
+
 /// What is in force in a plan, and the command that opens its next wave.
 pub fn stands(live: &ReleaseLive) -> String {
     let name = &live.release.name;
@@ -320,11 +370,11 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
 }
 
 /// The gates that a promote must name to overrule: those that fail, and closed hours.
-fn against(outlook: &Outlook) -> Vec<(&'static str, String)> {
+fn against(outlook: &Outlook) -> Vec<(&str, String)> {
     let named = |gate: &&Gate| {
         gate.verdict == Verdict::Fail || (gate.name == gate::OPEN_HOURS && gate.verdict != Verdict::Pass)
     };
-    outlook.gates.iter().filter(named).map(|g| (g.name, g.detail.clone())).collect()
+    outlook.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
 }
 
 /// The gates that do not pass. The one that waits for a person is not skipped: the person is there.

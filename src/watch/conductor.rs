@@ -40,9 +40,12 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
         let name = &release.release.name;
         let climb = climbs.entry(name.clone()).or_insert_with(|| Climb::new(release.stage, now));
         // Nothing is judged before the watchdog has taken up this stage.
-        let shown =
-            live.views().get(name).and_then(|view| view.shown).filter(|shown| shown.stage == release.stage);
-        let (watched, before) = shown.map(|shown| (shown.watched, shown.before)).unwrap_or_default();
+        let shown = live
+            .views()
+            .get(name)
+            .and_then(|view| view.shown.clone())
+            .filter(|shown| shown.stage == release.stage);
+        let (watched, before) = shown.as_ref().map(|shown| (shown.watched, shown.before)).unwrap_or_default();
         let standing = Standing {
             stage: release.stage,
             waves: &release.release.waves,
@@ -53,7 +56,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
             watched,
             before,
         };
-        let proof = match (release.wave(), shown) {
+        let proof = match (release.wave(), &shown) {
             (Some(wave), Some(Shown { reading: Some(_), .. })) => {
                 live.views().get(name).map(|view| Some(proof(release, wave, view, now)))
             }

@@ -11,5 +11,6 @@ mod post;
 pub mod probes;
 mod receiver;
 pub mod resource;
+mod stage;
 pub mod traces;
 pub mod watchdog;

@@ -6,6 +6,7 @@
 //! takes no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
+use super::stage::Stage;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
@@ -13,7 +14,6 @@ use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::servers::Place;
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{self, Engine, Event, SERVERS_MAX, SHARES, Settings, What};
-use crate::domain::gate::trial::{Trial, Yardstick};
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::maintenance;
@@ -21,13 +21,11 @@ use crate::domain::onset::BadBy;
 use crate::domain::plan::WatchdogMode;
 use crate::domain::quick::Quick;
 use crate::domain::resource::{self, Say};
-use crate::domain::rollout::climb::Spent;
 use crate::domain::rollout::{Awaits, Hold};
 use crate::domain::suspicion::Suspicion;
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
-use crate::live::apply::{Live, Origin, Shown, StableSign, StopFile, TripCall, View};
-use crate::live::checkpoint::{self, Checkpoint};
+use crate::live::apply::{Live, Origin, StableSign, StopFile, TripCall, View};
 use crate::live::clock;
 use crate::live::decided::Names;
 use crate::live::evidence;
@@ -90,7 +88,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
         if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
-            dog.stage = Stage::restored(release.stage, checkpoint);
+            dog.stage = Stage::restored(release, checkpoint);
         }
         (name.clone(), Box::new(dog))
     };
@@ -200,38 +198,6 @@ struct Watched {
     stage: Stage,
 }
 
-/// What is known of the present stage of the release's plan.
-struct Stage {
-    /// [`ReleaseLive::stage`].
-    number: u64,
-    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind
-    /// judge adds to it.
-    watched: Duration,
-    /// What an earlier process has counted.
-    before: Spent,
-    /// What the wave has shown, if there is one to judge.
-    trial: Option<Trial>,
-    /// When it is next written.
-    keep_by: Duration,
-}
-
-impl Stage {
-    fn new(number: u64) -> Stage {
-        Stage {
-            number,
-            watched: Duration::ZERO,
-            before: Spent::default(),
-            trial: None,
-            keep_by: Duration::ZERO,
-        }
-    }
-
-    fn restored(number: u64, checkpoint: Checkpoint) -> Stage {
-        let Checkpoint { spent, trial } = checkpoint;
-        Stage { watched: spent.watched, before: spent, trial, ..Stage::new(number) }
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Onset {
     first: Duration,
@@ -258,7 +224,7 @@ impl Watched {
             keep_by: now,
             keep_failed_by: now,
             looked: now,
-            stage: Stage::new(release.stage),
+            stage: Stage::new(release.stage, vec![]),
         }
     }
 
@@ -275,12 +241,18 @@ impl Watched {
             same &= eye.text()? == **name;
         }
         same.then_some(())?;
+        let was = eye.f64s(3)?;
         let settings = settings(release);
-        let mut judge = Judge::restore(limits(release), settings, release.strata.clone(), &mut eye, now)?;
+        let [latency_tolerance, latency_notice, floor]: [f64; 3] = was.try_into().ok()?;
+        let latency_floor = Duration::try_from_secs_f64(floor).ok()?;
+        let before = Limits { latency_tolerance, latency_notice, latency_floor, ..limits(release) };
+        let mut judge = Judge::restore(before, settings, release.strata.clone(), &mut eye, now)?;
         if judge.engine().e_value() >= 1.0 / settings.alpha {
             return None;
         }
         judge.engine_mut().weigh(release.force.weight(), now);
+        // Levels that were edited while no process ran start their evidence anew, too.
+        judge.set_limits(limits(release));
         dog.judge = judge;
         Some(dog)
     }
@@ -296,6 +268,7 @@ impl Watched {
         pen.u64(release.release.attempt);
         pen.u64(self.strata.len() as u64);
         self.strata.iter().for_each(|name| pen.text(name));
+        pen.f64s(&levels(&limits(release)));
         self.judge.save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
@@ -312,7 +285,7 @@ impl Watched {
         let name = &release.release.name;
         let spent = live.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
         let e_value = self.judge.engine().e_value();
-        let bytes = checkpoint::render(release, &spent, self.stage.trial.as_ref(), e_value);
+        let bytes = self.stage.render(release, &spent, e_value);
         archive.shelf.hand_in(keeper::wave_file(name), bytes);
     }
 
@@ -332,20 +305,22 @@ impl Watched {
     /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
-        let stable = self.judge.stable().clone();
+        let (stable, critical) = (self.judge.stable().clone(), self.stage.into_critical());
         let known_servers = self.judge.engine().servers().clone();
         let before = self.judge.before();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
         let mut dog = Watched::new(release, baseline, now);
         dog.judge.knows_stable(stable, before);
         dog.judge.engine_mut().knows_servers(known_servers);
+        dog.stage = Stage::new(release.stage, critical);
         dog
     }
 
     /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
         let patience = self.deadline.now() / 4;
-        let mut trial = self.trial_of(release, now);
+        let floor = release.release.watchdog.latency_floor;
+        let mut stage = std::mem::replace(&mut self.stage, Stage::new(0, vec![])).follow(release, now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             let Some(events) = events.get_mut(&epoch) else { return };
             for event in &mut *events {
@@ -355,13 +330,7 @@ impl Watched {
                 }
             }
             judge.push_all(events);
-            let Some(trial) = &mut trial else { return };
-            let engine = judge.engine();
-            for event in events {
-                let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
-                let floor = release.release.watchdog.latency_floor;
-                trial.push(event, &Yardstick { table, factor, floor });
-            }
+            stage.push_all(events, judge.engine(), floor);
         };
         let mut present = self.epochs.back().copied();
         for epoch in &self.epochs {
@@ -376,19 +345,7 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
-        self.stage.trial = trial;
-    }
-
-    /// The trial of the present wave: the one that runs, or a new one if another stage has begun.
-    fn trial_of(&mut self, release: &ReleaseLive, now: Duration) -> Option<Trial> {
-        if self.stage.number != release.stage {
-            self.stage = Stage::new(release.stage);
-        }
-        let runs = self.stage.trial.take();
-        let wave = release.wave().filter(|_| !release.finished)?;
-        let margins = release.release.watchdog.margins;
-        let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
-        Some(runs.filter(|trial| trial.margins() == margins).unwrap_or_else(begins))
+        self.stage = stage;
     }
 
     /// What decides about a user's arm has changed.
@@ -403,6 +360,10 @@ impl Watched {
     fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
+        let ends = |view: &mut View| std::mem::take(&mut view.end_notice);
+        if live.views().get_mut(&release.release.name).is_some_and(ends) {
+            self.judge.end_notice();
+        }
         self.take_final(release, now);
         let (minute, recent, used) = {
             let mut views = live.views();
@@ -434,6 +395,13 @@ impl Watched {
         self.act(live, release, &mut judgement, (harm, too_much), now);
         self.aftermath.look(live, release, self.judge.onsets(), now);
         let suspicion = self.suspicion.look(&judgement.evidence.e, now);
+        if let Some(ended) = self.judge.notice().take_ended() {
+            let stood_s = now.saturating_sub(ended.since).as_secs();
+            live.log.event(
+                "notice_ended",
+                json!({"release": release.release.name, "stood_s": stood_s, "why": ended.why}),
+            );
+        }
         if judgement.state != self.told {
             self.told = judgement.state;
             live.log.event(
@@ -443,21 +411,11 @@ impl Watched {
         }
         if let Some(view) = live.views().get_mut(&release.release.name) {
             view.judgement = Some(judgement);
+            view.notice_since = self.judge.notice().since();
             view.looked = now;
             view.suspicion = suspicion;
-            view.shown = Some(self.shown(view, observe));
+            view.shown = Some(self.stage.shown(view, observe));
         }
-    }
-
-    /// `afresh`: what the wave has shown is summed up anew, which costs more than a look.
-    fn shown(&self, view: &View, afresh: bool) -> Shown {
-        let Stage { number, watched, before, .. } = self.stage;
-        let known = view.shown.filter(|shown| shown.stage == number && !afresh);
-        let reading = match known {
-            Some(shown) => shown.reading,
-            None => self.stage.trial.as_ref().map(Trial::reading),
-        };
-        Shown { stage: number, watched, before, reading }
     }
 
     /// A server that was not there before, or was down, has started: it warms up.
@@ -484,9 +442,7 @@ impl Watched {
                 note_failure(onset, interval.end.saturating_sub(tick));
             }
         });
-        if let Some(trial) = &mut self.stage.trial {
-            trial.tick(now, self.deadline.now());
-        }
+        self.stage.tick(now, self.deadline.now());
         if self.judge.engine().e_value() <= CALM {
             self.calm_until = now.saturating_sub(self.deadline.now());
         }
@@ -610,7 +566,10 @@ fn weigh_resources<'g>(
             (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Resource));
             judgement.reason = format!("new uses more than it may of {}", of.detail());
             too_much = Some(of);
-        } else if matches!(say, Say::Over(_) | Say::Both) && !breach && judgement.state == State::Quiet {
+        } else if matches!(say, Say::Over(_) | Say::Both)
+            && !breach
+            && (judgement.state == State::Quiet || judgement.verdict == Verdict::Pass)
+        {
             (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
             judgement.reason = format!("{}: waves hold", of.detail());
         }
@@ -631,6 +590,11 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
 fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
     [&release.stable, &release.new]
         .map(|arm| arm.servers.iter().map(|server| (server.server.to_string(), !server.healthy())).collect())
+}
+
+/// What evidence of latency is about: its file says which.
+fn levels(of: &Limits) -> [f64; 3] {
+    [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
 }
 
 fn limits(release: &ReleaseLive) -> Limits {

@@ -23,6 +23,7 @@ mod leaving;
 mod ledger;
 mod maintenance;
 mod metrics;
+mod notices;
 mod page;
 mod posts;
 mod prometheus;

@@ -25,6 +25,9 @@ pub fn render(out: &mut String, r: &Release, colour: Colour) {
         if let Some(power) = &p.power {
             let _ = writeln!(out, "  to see    {}", shown(power));
         }
+        if let Some(slowest) = &p.slowest {
+            let _ = writeln!(out, "  slowest   {}", shown(slowest));
+        }
     }
     if !r.gates.is_empty() {
         out.push_str("  gates\n");

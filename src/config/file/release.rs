@@ -49,6 +49,10 @@ pub struct Release {
     /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00
     /// Europe/London".
     pub open_hours: Option<String>,
+    /// Routes of this release (by name) that are gated each with the same margins, apart from all
+    /// together.
+    #[schemars(length(max = 16), extend("default" = []))]
+    pub critical: Option<Vec<String>>,
     /// The steps of the plan, instead of a weight: each opens when the one before has proved
     /// itself.
     #[schemars(length(min = 1, max = 64))]
@@ -202,10 +206,10 @@ pub struct Watchdog {
     /// Slower than stable by more, beyond chance: `new` is taken out.
     #[schemars(extend("default" = "20%"))]
     pub latency_tolerance: Option<Percent>,
-    /// Slower than stable by more, beyond chance: the watchdog says so, and waves hold.
+    /// Slower than stable by more, beyond chance: the watchdog says so, and nothing more.
     #[schemars(extend("default" = "3%"))]
     pub latency_notice: Option<Percent>,
-    /// Do waves hold while a late slowdown by less than twice `latency_notice` would not be seen?
+    /// Do waves hold while a late slowdown by more than `margin_latency` would not be seen?
     #[schemars(extend("default" = false))]
     pub hold_when_blind: Option<bool>,
     /// By so many points of failures more than stable `new` may have and still be promoted to the
@@ -215,6 +219,10 @@ pub struct Watchdog {
     /// So much slower than stable `new` may be and still be promoted.
     #[schemars(extend("default" = "10%"))]
     pub margin_latency: Option<Percent>,
+    /// By so much more than stable `new` may have of answers above stable's p99 and still be
+    /// promoted: with 50%, 1.5 times as many.
+    #[schemars(extend("default" = "50%"))]
+    pub margin_latency_tail: Option<Percent>,
     /// Quicker answers count as this quick, so that differences below it are none; 0s: every
     /// difference counts.
     #[schemars(extend("default" = "2ms"))]

@@ -185,6 +185,15 @@ fn each_fault_says_where_why_and_what_to_type() {
             &["g.toml:7:10: release `r` has no `new`; add `new = \"NAME\"`, with the name of an upstream"],
         ),
         (
+            weight,
+            "critical = [\"1\", \"refunds\", \"1\"]",
+            &[
+                "g.toml:11:18: there is no route `refunds`; its routes are `1`; \
+                a route is called by its `name`, or by its position in the file",
+                "g.toml:11:29: `1` stands twice in `critical`; remove one",
+            ],
+        ),
+        (
             "\"testers\"",
             "\"tester\"",
             &["g.toml:10:13: there is no segment `tester`; did you mean `\"testers\"`?"],

@@ -106,6 +106,12 @@ impl First {
         self.slots.clear();
     }
 
+    /// Latency of this level starts anew. Slots that are on their way are of the level before.
+    pub fn restart(&mut self, level: Level, budget: bool) {
+        self.latency[level as usize].restart(budget);
+        self.slots.iter_mut().for_each(|slot| slot.judged[level as usize] = usize::MAX);
+    }
+
     pub fn grant(&mut self, mass: f64, budget: bool) {
         let counted = [&mut self.errors, &mut self.client_errors, &mut self.redirects];
         for mixture in counted.into_iter().chain(&mut self.latency) {

@@ -24,6 +24,16 @@ impl Mixture {
         Mixture { wealth: vec![PRIOR; rows], tau: vec![0.0; rows] }
     }
 
+    /// As new; without a `budget` no row has more than it had.
+    pub fn restart(&mut self, budget: bool) {
+        let fresh = Mixture::new(self.wealth.len());
+        let was = std::mem::replace(self, fresh);
+        if !budget {
+            self.wealth.iter_mut().zip(was.wealth).for_each(|(w, was)| *w = w.min(was));
+            self.tau = was.tau;
+        }
+    }
+
     /// One row bets on one moment.
     pub fn push(&mut self, row: usize, bet: Bet) {
         let drip = unspent(self.tau[row]) - unspent(self.tau[row] + bet.cost);

@@ -27,7 +27,7 @@
 //!
 //! # Two levels
 //!
-//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what alerts and holds. H₀ is then "no slower than that".
+//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what alerts. H₀ is then "no slower than that".
 //!
 //! Invariants: pure, time is an argument; a request counts in the draw under which it was decided, or in none; closing rules never look at labels; what is
 //! kept is bounded by the users, the requests in flight and the deadline.
@@ -62,7 +62,7 @@ pub const STRATA_MAX: usize = 16;
 pub enum Level {
     /// By `latency_tolerance`: beyond it, a trip.
     Flip,
-    /// By `latency_notice`: beyond it, an alert; waves hold.
+    /// By `latency_notice`: beyond it, an alert, and nothing more.
     Notice,
 }
 

@@ -97,6 +97,10 @@ impl Kinds {
     pub fn has(self, kind: Kind) -> bool {
         self.0 & 1 << kind.index() != 0
     }
+
+    pub fn without(self, kinds: &[Kind]) -> Kinds {
+        kinds.iter().fold(self, |left, kind| Kinds(left.0 & !(1 << kind.index())))
+    }
 }
 
 /// What a draw remembers of a user: low six bits the cohort of entry + 1 (0: not seen), then the kinds he has had.
@@ -131,6 +135,15 @@ impl Mark {
 
     fn kinds(self) -> Kinds {
         Kinds(self.0 >> COHORT_BITS)
+    }
+
+    pub fn has_any(self, kinds: &[Kind]) -> bool {
+        kinds.iter().any(|kind| self.kinds().has(*kind))
+    }
+
+    /// As if he had not had them.
+    pub fn without(self, kinds: &[Kind]) -> Mark {
+        Mark(self.0 & ((1 << COHORT_BITS) - 1) | self.kinds().without(kinds).0 << COHORT_BITS)
     }
 
     /// Marks the kinds; gives those that are new.
@@ -274,13 +287,7 @@ impl Default for Once {
             group_of: [0; COHORTS],
             closed: [false; COHORTS],
             entered: Default::default(),
-            kinds: std::array::from_fn(|kind| Of {
-                mixture: Mixture::new(odds(kind).len()),
-                spared: Spared::default(),
-                had: Default::default(),
-                waiting: Default::default(),
-                now: Default::default(),
-            }),
+            kinds: std::array::from_fn(|kind| Of::new(Mixture::new(odds(kind).len()))),
         }
     }
 }
@@ -292,6 +299,13 @@ impl Once {
         for (of, was) in self.kinds.iter_mut().zip(old.kinds) {
             of.mixture = was.mixture;
         }
+    }
+
+    /// One kind starts anew: nobody has had it.
+    pub fn restart_kind(&mut self, kind: Kind, budget: bool) {
+        let of = &mut self.kinds[kind.index()];
+        of.mixture.restart(budget);
+        *of = Of::new(std::mem::replace(&mut of.mixture, Mixture::new(0)));
     }
 
     pub fn grant(&mut self, mass: f64, budget: bool) {
@@ -440,6 +454,16 @@ impl Once {
 }
 
 impl Of {
+    fn new(mixture: Mixture) -> Of {
+        Of {
+            mixture,
+            spared: Spared::default(),
+            had: Default::default(),
+            waiting: Default::default(),
+            now: Default::default(),
+        }
+    }
+
     /// Tables that are disjoint draws of one moment.
     fn bet(&mut self, odds: &[f64], tables: &mut [Table]) {
         self.spared.settle(tables);

@@ -201,11 +201,11 @@ impl Dice {
 }
 
 /// How requests of an arm come out: (took, what); `None`: never.
-type Answer = dyn Fn(&mut Dice, usize, Arm, u8) -> Option<(f64, What)>;
+pub(crate) type Answer = dyn Fn(&mut Dice, usize, Arm, u8) -> Option<(f64, What)>;
 
 /// Traffic through an engine: users of a population, 500 requests a second, in event order.
-struct World {
-    engine: Engine,
+pub(crate) struct World {
+    pub(crate) engine: Engine,
     dice: Dice,
     users: Vec<Unit>,
     weight: Weight,
@@ -218,7 +218,7 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64, users: usize, percent: f64, routes: u8) -> World {
+    pub(crate) fn new(seed: u64, users: usize, percent: f64, routes: u8) -> World {
         let mut dice = Dice::new(seed);
         let users =
             (0..users).map(|_| Unit::from_index((dice.uniform() * f64::from(users::UNITS)) as u32)).collect();
@@ -234,7 +234,7 @@ impl World {
     }
 
     /// → requests of new until E ≥ 1000.
-    fn run(&mut self, requests: usize, answer: &Answer) -> Option<u64> {
+    pub(crate) fn run(&mut self, requests: usize, answer: &Answer) -> Option<u64> {
         let before = self.new_requests;
         for i in 0..requests {
             self.now += Duration::from_millis(2);
@@ -273,7 +273,7 @@ impl World {
 }
 
 /// p50 40 ms, p99.9 about 300 ms, one in a thousand fails.
-fn sound(dice: &mut Dice, _user: usize, _arm: Arm, _route: u8) -> Option<(f64, What)> {
+pub(crate) fn sound(dice: &mut Dice, _user: usize, _arm: Arm, _route: u8) -> Option<(f64, What)> {
     let what = if dice.uniform() < 0.001 { What::Failed } else { What::Answered };
     Some((40.0 * (0.5 * dice.normal()).exp(), what))
 }

@@ -262,6 +262,16 @@ impl Windows {
         self.deferred = rows;
     }
 
+    /// What was won in these scores, and what windows have of them so far, is no more; the past stays.
+    pub fn forget(&mut self, rows: std::ops::Range<usize>) {
+        for row in rows {
+            (self.sums[row], self.sums_deferred[row]) = (0.0, 0.0);
+            let blocks = self.levels.iter_mut().flatten();
+            blocks.flat_map(|block| &mut block.tallies).for_each(|tally| tally.scores[row] = 0.0);
+            self.together.iter_mut().for_each(|(_, scores)| scores[row] = 0.0);
+        }
+    }
+
     /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no window's.
     pub fn interval_ends(&mut self, nobody: bool) {
         let n = self.together.len();

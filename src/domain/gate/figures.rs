@@ -5,7 +5,7 @@
 //! Invariants: pure; every value of [`Input`] that a verdict depends on is a figure of a gate, so a
 //! changed input contradicts the verdict that was recorded with it.
 
-use super::{BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
+use super::{self as gate, BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
 use crate::domain::engine::cell::Pair;
 use crate::domain::resource::{Grounds, Limit, Reading, Say};
 use crate::domain::verdict::State;
@@ -59,14 +59,21 @@ pub fn figures(gate: &str, input: &Input) -> Figures {
         (OPEN_HOURS, _, Some(door)) => {
             list.flag("open", door.hours.as_ref().is_some_and(|hours| hours.open));
         }
-        (_, Some(proof), _) => of_proof(gate, proof, &mut list),
+        (_, Some(proof), _) => {
+            let of_route = gate.split_once(':').and_then(|(gate, route)| {
+                let route = proof.critical.iter().find(|of| *of.name == *route)?;
+                Some((gate, &route.reading))
+            });
+            let (gate, reading) = of_route.unwrap_or((gate, &proof.reading));
+            of_proof(gate, proof, reading, &mut list);
+        }
         _ => {}
     }
     list.0
 }
 
-fn of_proof(gate: &str, of: &Proof, list: &mut List) {
-    let r = &of.reading;
+/// `r`: of all requests, or of the route that the gate is about.
+fn of_proof(gate: &str, of: &Proof, r: &gate::Reading, list: &mut List) {
     match gate {
         BAKE => {
             _ = list
@@ -85,8 +92,12 @@ fn of_proof(gate: &str, of: &Proof, list: &mut List) {
         "latency" => {
             list.pair("timed", r.timed).number("e", r.e_body);
             list.number("margin", of.margins.latency).number("design_effect", r.design_latency);
+            list.number("spread", r.spread_latency);
         }
-        "latency_tail" => _ = list.pair("timed", r.timed).pair("slow", r.slow).number("e", r.e_tail),
+        "latency_tail" => {
+            list.pair("timed", r.timed).pair("slow", r.slow).number("e", r.e_tail);
+            list.number("margin", of.margins.tail).number("design_effect", r.design_tail);
+        }
         "share" => {
             list.number("share", ratio(r.compared.new, r.compared.total()));
             list.number("share_configured", of.share).number("z", r.share_z);
@@ -99,7 +110,7 @@ fn of_proof(gate: &str, of: &Proof, list: &mut List) {
         }
         "sight" => {
             if let Some(sight) = of.watchdog.sight {
-                list.number("latency_notice", sight.latency_notice);
+                list.number("latency_notice", sight.latency_notice).number("margin", sight.margin);
                 if let Some(blindness) = sight.blindness {
                     list.number("requests", blindness.requests as f64).number("below", blindness.below);
                 }

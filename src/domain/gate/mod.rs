@@ -1,12 +1,18 @@
 //! What must hold before the next wave opens. Each gate says *pass*, *fail* or *inconclusive*, with its numbers; only *pass* opens, so silence never does.
 //!
+//! Routes that are named as critical have gates of margins of their own (`errors:refunds`): five points more failures on a two-hundredth of the traffic do not show in
+//! the whole.
+//!
 //! [`judge`] is a pure function of [`Input`], and an input is what the ledger keeps of a decision: whoever doubts a verdict finds it again. Where all users of a wave are pinned, or all are
 //! in `new`, there is nobody to compare with: those gates pass, and say "no control".
 //!
 //! Invariants: an input without numbers never passes; the gates of a wave without a successor are the same but for the doors.
 
+pub mod design;
 pub mod figures;
 pub mod noninferior;
+pub mod route;
+pub mod shown;
 pub mod trial;
 
 use super::engine::Blindness;
@@ -15,7 +21,9 @@ use super::resource::{Grounds, Say};
 use super::share::percent;
 use super::verdict::State;
 use super::wave::Door;
-use noninferior::{BETA, RATIO_MAX, requests_needed};
+use noninferior::{BETA, requests_needed};
+pub use shown::Route;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 pub use trial::{Margins, Reading};
@@ -41,10 +49,22 @@ impl Verdict {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gate {
-    pub name: &'static str,
+    /// One of [`NAMES`]; of a critical route, with its name after a colon.
+    pub name: Cow<'static, str>,
     pub verdict: Verdict,
     /// For people, with the numbers.
     pub detail: String,
+    /// What it waits for, where that can be told.
+    pub needs: Option<Needs>,
+}
+
+/// About how much more a gate needs, if `new` is like stable.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Needs {
+    /// Of `new`.
+    pub requests: u64,
+    /// At the rate of the wave so far; `None`: none has come yet.
+    pub time: Option<Duration>,
 }
 
 /// All that a verdict is made from.
@@ -72,6 +92,8 @@ pub struct Proof {
     /// Share of users in `new`.
     pub share: f64,
     pub reading: Reading,
+    /// By critical route.
+    pub critical: Vec<Route>,
     pub servers: Servers,
     pub watchdog: Watchdog,
     /// Empty: none is watched, and there is no gate.
@@ -107,6 +129,8 @@ pub struct Sight {
     /// `None`: no window of the wave is full yet.
     pub blindness: Option<Blindness>,
     pub latency_notice: f64,
+    /// What a late change may be at most without being seen.
+    pub margin: f64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,7 +189,9 @@ pub fn judge(input: &Input) -> Vec<Gate> {
     let mut gates = vec![];
     if let Some(proof) = &input.proof {
         gates.extend([bake(proof), requests(proof), users(proof)]);
-        gates.extend([errors(proof), latency(proof), tail(proof), share(proof)]);
+        gates.extend(shown::all(proof));
+        gates.extend(shown::critical(proof));
+        gates.push(share(proof));
         gates.extend([servers(proof), watchdog(proof)]);
         gates.extend(proof.watchdog.sight.map(|of| sight(proof.controlled, of)));
         gates.extend(resources(&proof.resources));
@@ -200,7 +226,24 @@ pub fn judge(input: &Input) -> Vec<Gate> {
 }
 
 fn gate(name: &'static str, verdict: Verdict, detail: String) -> Gate {
-    Gate { name, verdict, detail }
+    Gate { name: name.into(), verdict, detail, needs: None }
+}
+
+/// Does a gate of this name exist, where these routes are critical?
+pub fn is_known<'n>(name: &str, critical: impl IntoIterator<Item = &'n str>) -> bool {
+    match name.split_once(':') {
+        Some((gate, route)) => {
+            shown::BY_ROUTE.contains(&gate) && critical.into_iter().any(|known| known == route)
+        }
+        None => NAMES.contains(&name),
+    }
+}
+
+/// The gate that will take longest, of those that can tell.
+pub fn slowest(gates: &[Gate]) -> Option<(&Gate, Needs)> {
+    let told = gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
+    let time = |needs: Needs| needs.time.unwrap_or(Duration::MAX);
+    told.filter_map(|gate| Some((gate, gate.needs?))).max_by_key(|(_, needs)| time(*needs))
 }
 
 fn when(holds: bool) -> Verdict {
@@ -226,84 +269,6 @@ fn users(of: &Proof) -> Gate {
 }
 
 const NO_CONTROL: &str = "no control: nobody to compare with";
-
-fn errors(of: &Proof) -> Gate {
-    let name = "errors";
-    if !of.controlled {
-        return gate(name, Verdict::Pass, NO_CONTROL.into());
-    }
-    let (n, bad, e) = (of.reading.compared, of.reading.failed, of.reading.e_errors);
-    let [new, stable] = [ratio(bad.new, n.new), ratio(bad.stable, n.stable)];
-    let limit = (stable + of.margins.errors).max(RATIO_MAX * stable);
-    let mut detail = format!(
-        "new {} of {} failed, stable {} of {}; no worse than {} points by E {}",
-        bad.new,
-        n.new,
-        bad.stable,
-        n.stable,
-        points(of.margins.errors),
-        e_of(e)
-    );
-    let needed = requests_needed(base(bad.stable, n.stable), of.margins.errors, of.share);
-    let verdict = match () {
-        () if e >= 1.0 / BETA => Verdict::Pass,
-        () if bad.new >= FAILURES_TOLD && new > limit && n.new as f64 >= needed.min(5_000.0) => {
-            detail.push_str("; it fails more often than it may");
-            Verdict::Fail
-        }
-        () => {
-            let more = needed * of.reading.design_errors.max(1.0) - n.new as f64;
-            if more > 0.0 {
-                let _ = write!(detail, "; about {} more requests of new", rounded(more));
-            }
-            users_repeat(&mut detail, of.reading.design_errors);
-            Verdict::Inconclusive
-        }
-    };
-    gate(name, verdict, detail)
-}
-
-fn latency(of: &Proof) -> Gate {
-    let name = "latency";
-    if !of.controlled {
-        return gate(name, Verdict::Pass, NO_CONTROL.into());
-    }
-    let e = of.reading.e_body;
-    let margin = 100.0 * of.margins.latency;
-    let mut detail =
-        format!("not slower by {margin:.0}% by E {}, of {} answers of new", e_of(e), of.reading.timed.new);
-    if of.reading.timed.new == 0 {
-        detail.push_str("; too little is known of stable yet");
-    }
-    if e < 1.0 / BETA {
-        users_repeat(&mut detail, of.reading.design_latency);
-    }
-    gate(name, when(e >= 1.0 / BETA), detail)
-}
-
-fn tail(of: &Proof) -> Gate {
-    let name = "latency_tail";
-    if !of.controlled {
-        return gate(name, Verdict::Pass, NO_CONTROL.into());
-    }
-    let (n, slow, e) = (of.reading.timed, of.reading.slow, of.reading.e_tail);
-    let detail = format!(
-        "above p99 of stable: new {} of {}, stable {} of {}; less than {RATIO_MAX} times as many by E {}",
-        slow.new,
-        n.new,
-        slow.stable,
-        n.stable,
-        e_of(e)
-    );
-    let much = slow.new >= 5 * FAILURES_TOLD
-        && ratio(slow.new, n.new) > RATIO_MAX * ratio(slow.stable, n.stable).max(0.01);
-    let verdict = match () {
-        () if e >= 1.0 / BETA => Verdict::Pass,
-        () if much => Verdict::Fail,
-        () => Verdict::Inconclusive,
-    };
-    gate(name, verdict, detail)
-}
 
 /// A share that is not the weight's is a fault of the set-up: the arms are then not what they are taken for.
 fn share(of: &Proof) -> Gate {
@@ -343,27 +308,29 @@ fn watchdog(of: &Proof) -> Gate {
     let Some(state) = dog.state else {
         return gate(name, Verdict::Inconclusive, "it has not looked yet".into());
     };
-    let noticed = dog.e_notice >= 1.0 / dog.alpha;
     let evidence = format!("E {:.2} of {E_HOLDS:.0}", dog.e_value);
     match state {
         State::Tripped | State::BothArms => {
             gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason))
         }
-        _ if dog.e_value >= E_HOLDS || noticed => {
-            gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason))
-        }
+        _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason)),
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
+        // A notice is a ticket. What may be promoted is what the margins say.
+        State::Suspicious if dog.passes => gate(name, Verdict::Pass, format!("{}; {evidence}", dog.reason)),
         _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
     }
 }
 
-/// There if `hold_when_blind` is set: a late change of twice what is allowed would be seen.
+/// There if `hold_when_blind` is set: a late slowdown by more than `margin_latency` would be seen.
 fn sight(controlled: bool, of: Sight) -> Gate {
     let name = "sight";
     match of.blindness {
         _ if !controlled => gate(name, Verdict::Pass, NO_CONTROL.into()),
         None => gate(name, Verdict::Inconclusive, "not known before the wave's first 4096 requests".into()),
-        Some(b) => gate(name, when(b.below <= of.latency_notice), b.told(of.latency_notice)),
+        Some(b) => {
+            let seen = (1.0 + b.below) * (1.0 + of.latency_notice) <= 1.0 + of.margin;
+            gate(name, when(seen), format!("{}; {:.0}% may be", b.told(of.latency_notice), 100.0 * of.margin))
+        }
     }
 }
 
@@ -384,7 +351,10 @@ fn resources(of: &[Grounds]) -> Option<Gate> {
 
 fn users_repeat(detail: &mut String, design_effect: f64) {
     if design_effect >= 1.5 {
-        let _ = write!(detail, "; users repeat themselves: {design_effect:.1} requests count as one");
+        let _ = write!(
+            detail,
+            "; users repeat themselves, or servers have bad moments: {design_effect:.1} requests count as one"
+        );
     }
 }
 

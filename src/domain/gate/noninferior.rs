@@ -2,7 +2,7 @@
 //! 1/β with a probability of at most β if `new` is at its margin or beyond; no restart, since only a whole wave proves anything.
 //!
 //! [`Failures`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes that are valid for it: blocks of requests that bet on the difference, and
-//! bets on the ratio of counts. [`Tail`]: the ratio alone, of answers above stable's p99. [`Body`]: the log-rank bets of the engine with the arms swapped.
+//! bets on the ratio of counts. [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own. [`Body`]: the log-rank bets of the engine with the arms swapped.
 //!
 //! *Users repeat themselves*: one who fails always is the same failure each time. The wealth is therefore *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect
 //! (Kish 1965; Rao, Scott 1987), the variance between groups of users against that of independent requests. By Jensen's inequality E ≤ 1 stays E ≤ 1.
@@ -14,10 +14,11 @@ use crate::domain::engine::save::{Eye, Pen};
 
 /// A gate passes at 1/β.
 pub const BETA: f64 = 0.05;
-/// `new` may fail, or be slow, so many times as often at most, however small the margin would be.
+/// `new` may fail so many times as often at most, however small the margin would be.
 pub const RATIO_MAX: f64 = 1.5;
 const BETS: [f64; 8] = [0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95];
-const RATIOS: [f64; 6] = [1.25, 1.1, 1.0, 0.9, 0.75, 0.5];
+/// Ratios that are bet on, as powers of the limit: 1 is "alike", 0 would be the limit itself.
+const RATIOS: [f64; 6] = [0.55, 0.235, 0.0, -0.26, -0.71, -1.71];
 /// Keeps e-values finite where they are written down.
 const LOG_MAX: f64 = 690.0;
 /// More rows than this are not read back from a file.
@@ -41,7 +42,7 @@ impl Failures {
     /// `margin`: a difference of shares, `0.001` is a tenth of a point.
     pub fn new(margin: f64) -> Failures {
         let coin = 0x9e37_79b9_7f4a_7c15;
-        Failures { margin, difference: [0.0; BETS.len()], ratio: Ratio::default(), coin }
+        Failures { margin, difference: [0.0; BETS.len()], ratio: Ratio::new(RATIO_MAX), coin }
     }
 
     /// Requests of one slot, and those that failed. What is in it must not have been chosen by what failed.
@@ -109,7 +110,7 @@ impl Failures {
     pub fn restore(margin: f64, eye: &mut Eye<'_>) -> Option<Failures> {
         let mut failures = Failures::new(margin);
         eye.logs(&mut failures.difference)?;
-        failures.ratio = Ratio::restore(eye)?;
+        failures.ratio = Ratio::restore(RATIO_MAX, eye)?;
         // A generator of this kind never leaves zero.
         failures.coin = eye.u64().filter(|coin| *coin != 0)?;
         Some(failures)
@@ -120,40 +121,51 @@ impl Failures {
     }
 }
 
-/// H₀: `new` is [`RATIO_MAX`] times as often bad as stable, or more.
-#[derive(Clone, Debug, Default)]
-pub struct Ratio([f64; RATIOS.len()]);
+/// H₀: `new` is `limit` times as often bad as stable, or more.
+#[derive(Clone, Debug)]
+pub struct Ratio {
+    limit: f64,
+    logs: [f64; RATIOS.len()],
+}
 
 pub type Tail = Ratio;
 
 impl Ratio {
+    pub fn new(limit: f64) -> Ratio {
+        Ratio { limit, logs: [0.0; RATIOS.len()] }
+    }
+
     pub fn push(&mut self, of: Pair, bad: Pair) {
         let (n1, n0) = (of.new as f64, of.stable as f64);
         if of.new == 0 || of.stable == 0 {
             return;
         }
         // Under H₀ a bad one is of `new` with this probability at least; the binomial bounds the conditional law.
-        let share = RATIO_MAX * n1 / (RATIO_MAX * n1 + n0);
+        let share = self.limit * n1 / (self.limit * n1 + n0);
         let (k1, k) = (bad.new as f64, bad.total() as f64);
-        for (log, ratio) in self.0.iter_mut().zip(RATIOS) {
-            let q = ratio / RATIO_MAX;
+        for (log, q) in self.logs.iter_mut().zip(below(self.limit)) {
             *log += k1 * q.ln() - k * ((q - 1.0) * share).ln_1p();
         }
     }
 
     pub fn save(&self, pen: &mut Pen) {
-        pen.f64s(&self.0);
+        pen.f64s(&self.logs);
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Ratio> {
-        let mut ratio = Ratio::default();
-        eye.logs(&mut ratio.0)?;
+    pub fn restore(limit: f64, eye: &mut Eye<'_>) -> Option<Ratio> {
+        let mut ratio = Ratio::new(limit);
+        eye.logs(&mut ratio.logs)?;
         Some(ratio)
     }
 
     pub fn e_value(&self, design_effect: f64) -> f64 {
-        mean_exp(&self.0, design_effect)
+        mean_exp(&self.logs, design_effect)
     }
+}
+
+/// The ratios that are bet on, as shares of the limit.
+fn below(limit: f64) -> impl Iterator<Item = f64> {
+    RATIOS.into_iter().map(move |power| limit.powf(power - 1.0))
 }
 
 /// H₀: `new`, made faster by the margin, is still no faster than stable.
@@ -199,12 +211,29 @@ pub fn requests_needed(base: f64, margin: f64, share: f64) -> f64 {
         no_failure + base * (1.0 + bet * (margin + base - 1.0)).max(1e-12).ln()
     };
     let by_difference = BETS.into_iter().map(grows).fold(0.0, f64::max);
-    let at = RATIO_MAX / (RATIO_MAX + others);
-    let by_ratio = RATIOS.into_iter().map(|ratio| {
-        let q = ratio / RATIO_MAX;
-        base * (q.ln() - (1.0 + others) * ((q - 1.0) * at).ln_1p())
-    });
-    WON / by_ratio.fold(by_difference, f64::max).max(1e-12)
+    WON / grows_by_ratio(base, RATIO_MAX, others).max(by_difference).max(1e-12)
+}
+
+/// The same for answers above stable's p99: `base` of stable's are.
+pub fn tail_needed(base: f64, limit: f64, share: f64) -> f64 {
+    let others = ((1.0 - share) / share.max(1e-6)).max(1e-6);
+    WON / grows_by_ratio(base, limit, others).max(1e-12)
+}
+
+/// The same for the body of latency; `sd`: of the logarithm of single answers.
+pub fn body_needed(sd: f64, margin: f64, share: f64) -> f64 {
+    let apart = margin.ln_1p() / sd.max(1e-3);
+    WON / (BODY_POWER * (1.0 - share) * apart * apart / 2.0).max(1e-12)
+}
+
+/// Of what the best test of a shift of log-normal latencies wins, this much is won by groups of ages.
+const BODY_POWER: f64 = 0.7;
+
+/// Nats a request of `new`.
+fn grows_by_ratio(base: f64, limit: f64, others: f64) -> f64 {
+    let at = limit / (limit + others);
+    let grows = |q: f64| base * (q.ln() - (1.0 + others) * ((q - 1.0) * at).ln_1p());
+    below(limit).map(grows).fold(0.0, f64::max)
 }
 
 /// The variance of a difference of two means by groups of users, against that of independent requests. At least 1.
@@ -219,6 +248,12 @@ pub struct Spread {
 impl Spread {
     fn mean(&self) -> f64 {
         self.sum / self.n.max(1.0)
+    }
+
+    /// Of single requests, within the arms.
+    pub fn variance(arms: &[Spread; 2]) -> f64 {
+        let (sum, n) = arms.iter().fold((0.0, 0.0), |(sum, n), arm| (sum + arm.within(), n + arm.n));
+        sum / f64::max(n, 1.0)
     }
 
     /// Σ (x − mean)² over requests.
@@ -303,7 +338,7 @@ pub(super) mod tests {
 
     #[test]
     fn one_user_who_fails_again_and_again_in_stable_proves_nothing() {
-        let (mut failures, mut ratio_alone) = (Failures::new(0.001), Ratio::default());
+        let (mut failures, mut ratio_alone) = (Failures::new(0.001), Ratio::new(RATIO_MAX));
         for _ in 0..100 {
             failures.push(Pair::new(10, 100), Pair::new(0, 10));
             ratio_alone.push(Pair::new(10, 100), Pair::new(0, 10));
@@ -327,7 +362,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_tail_passes_if_it_is_alike_and_not_if_it_is_twice_as_long() {
-        let (mut alike, mut longer, mut dice) = (Tail::default(), Tail::default(), Dice(3));
+        let (mut alike, mut longer, mut dice) = (Tail::new(1.5), Tail::new(1.5), Dice(3));
         for _ in 0..3_000 {
             let of = Pair::new(5, 20);
             alike.push(of, Pair::new(dice.binomial(5, 0.01), dice.binomial(20, 0.01)));

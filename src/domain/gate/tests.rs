@@ -20,7 +20,7 @@ pub fn good() -> Proof {
         bake: Duration::from_secs(600),
         requests_min: 500,
         users_min: 5,
-        margins: Margins { errors: 0.001, latency: 0.1 },
+        margins: Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
         share: 0.2,
         reading: Reading {
             requests: Pair::new(20_000, 80_000),
@@ -34,8 +34,11 @@ pub fn good() -> Proof {
             e_tail: 33.0,
             design_errors: 1.0,
             design_latency: 1.0,
+            design_tail: 1.0,
+            spread_latency: 0.6,
             share_z: 0.1,
         },
+        critical: vec![],
         servers: Servers { all: Pair::new(2, 3), healthy: Pair::new(2, 3) },
         watchdog: Watchdog {
             state: Some(State::Quiet),
@@ -64,19 +67,23 @@ pub fn input(proof: Option<Proof>) -> Input {
 }
 
 fn seen(below: f64) -> Option<Sight> {
-    Some(Sight { blindness: Some(Blindness { below, requests: 8192 }), latency_notice: 0.03 })
+    Some(Sight { blindness: Some(Blindness { below, requests: 8192 }), latency_notice: 0.03, margin: 0.1 })
 }
 
-fn verdicts(proof: Proof) -> Vec<(&'static str, Verdict)> {
+fn verdicts(proof: Proof) -> Vec<(Cow<'static, str>, Verdict)> {
     let gates = judge(&input(Some(proof)));
-    gates.iter().filter(|g| g.verdict != Verdict::Pass).map(|g| (g.name, g.verdict)).collect()
+    gates.iter().filter(|g| g.verdict != Verdict::Pass).map(|g| (g.name.clone(), g.verdict)).collect()
+}
+
+fn expected(of: &[(&'static str, Verdict)]) -> Vec<(Cow<'static, str>, Verdict)> {
+    of.iter().map(|(name, verdict)| (Cow::Borrowed(*name), *verdict)).collect()
 }
 
 #[test]
 fn each_thing_that_is_missing_holds_and_says_so() {
     use Verdict::{Fail, Inconclusive};
     type Spoil = fn(&mut Proof);
-    let sharp = Watchdog { sight: seen(0.03), ..good().watchdog };
+    let sharp = Watchdog { sight: seen(0.067), ..good().watchdog };
     assert_eq!(verdicts(Proof { watchdog: sharp, ..good() }), []);
     let table: [(Spoil, &[(&str, Verdict)]); 17] = [
         (|_| {}, &[]),
@@ -91,19 +98,20 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (|p| (p.reading.compared.new, p.reading.share_z) = (10_000, -20.0), &[("share", Fail)]),
         (|p| p.servers.healthy.new = 1, &[("servers", Fail)]),
         (|p| p.watchdog.e_value = 10.0, &[("watchdog", Fail)]),
-        (|p| p.watchdog.e_notice = 1_000.0, &[("watchdog", Fail)]),
+        // A notice is a ticket: it holds nothing.
+        (|p| (p.watchdog.e_notice, p.watchdog.state) = (1_000.0, Some(State::Suspicious)), &[]),
         (|p| p.watchdog.state = Some(State::Blind), &[("watchdog", Inconclusive)]),
         (
-            |p| p.watchdog.sight = Some(Sight { blindness: None, latency_notice: 0.03 }),
+            |p| p.watchdog.sight = Some(Sight { blindness: None, latency_notice: 0.03, margin: 0.1 }),
             &[("sight", Inconclusive)],
         ),
-        (|p| p.watchdog.sight = seen(0.031), &[("sight", Inconclusive)]),
+        (|p| p.watchdog.sight = seen(0.07), &[("sight", Inconclusive)]),
         (|p| p.watchdog.sight = seen(f64::INFINITY), &[("sight", Inconclusive)]),
     ];
     for (spoil, expected) in table {
         let mut proof = good();
         spoil(&mut proof);
-        assert_eq!(verdicts(proof), *expected);
+        assert_eq!(verdicts(proof), self::expected(expected));
     }
     let says = |proof: Proof, name: &str| {
         judge(&input(Some(proof))).into_iter().find(|g| g.name == name).map(|g| g.detail).unwrap_or_default()
@@ -115,8 +123,81 @@ fn each_thing_that_is_missing_holds_and_says_so() {
     (few.reading.e_errors, few.reading.compared.new) = (1.5, 4_000);
     assert_eq!(
         says(few, "errors"),
-        "new 20 of 4000 failed, stable 80 of 80000; no worse than 0.1 points by E 1.50 of 20; about 13000 more requests of new"
+        "new 20 of 4000 failed, stable 80 of 80000; no worse than 0.1 points by E 1.50 of 20; about 13000 more requests of new, 3.2 h at this rate"
     );
+}
+
+/// All is well, but for what a critical route has shown.
+fn with_route(reading: Reading) -> Proof {
+    Proof { critical: vec![Route { name: "refunds".into(), reading }], ..good() }
+}
+
+#[test]
+fn a_critical_route_has_gates_of_its_own() {
+    use Verdict::{Fail, Inconclusive};
+    assert_eq!(verdicts(with_route(good().reading)), []);
+    let worse = Reading { e_errors: 0.01, failed: Pair::new(1_000, 80), ..good().reading };
+    let gates = judge(&input(Some(with_route(worse))));
+    let failed: Vec<_> = gates.iter().filter(|g| g.verdict == Fail).map(|g| &*g.name).collect();
+    assert_eq!(failed, ["errors:refunds"]);
+    // Nothing has come: it waits, and cannot tell for how long.
+    let nothing = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
+    let waits = verdicts(with_route(nothing));
+    let names = ["errors:refunds", "latency:refunds", "latency_tail:refunds"];
+    assert_eq!(waits, names.map(|name| (Cow::Borrowed(name), Inconclusive)));
+    let gates = judge(&input(Some(with_route(nothing))));
+    let (_, needs) = slowest(&gates).unwrap();
+    assert_eq!(needs.time, None);
+    assert!(gates.iter().any(|g| g.detail.ends_with("more requests of new, none has come yet")));
+    // A few have come: it takes days.
+    let few =
+        Reading { e_errors: 1.1, compared: Pair::new(60, 1_200), failed: Pair::new(0, 1), ..good().reading };
+    let gates = judge(&input(Some(with_route(few))));
+    let (gate, needs) = slowest(&gates).unwrap();
+    assert_eq!(&*gate.name, "errors:refunds");
+    assert!(needs.time.unwrap() > Duration::from_secs(86_400 * 7), "{needs:?}");
+    let of_route = [figures::figures("errors:refunds", &input(Some(with_route(few)))), vec![]].concat();
+    assert!(of_route.iter().any(|(name, f)| name == "new_requests" && *f == figures::Figure::Number(60.0)));
+    assert!(is_known("errors:refunds", ["refunds"]) && is_known("bake", []));
+    for unknown in ["errors:other", "bake:refunds", "refunds", "errors:"] {
+        assert!(!is_known(unknown, ["refunds"]), "{unknown}");
+    }
+}
+
+#[test]
+fn the_tail_has_a_margin_of_its_own_and_says_what_it_needs() {
+    let at = |tail: f64| {
+        let mut proof = good();
+        (proof.margins.tail, proof.reading.e_tail, proof.reading.timed.new) = (tail, 1.2, 4_000);
+        proof.reading.slow.new = 60;
+        judge(&input(Some(proof))).into_iter().find(|g| g.name == shown::TAIL).unwrap()
+    };
+    let (half, tenth) = (at(0.5), at(0.1));
+    assert_eq!((half.verdict, tenth.verdict), (Verdict::Inconclusive, Verdict::Fail));
+    assert!(half.detail.contains("less than 1.5 times as many by E 1.20 of 20; about"), "{}", half.detail);
+    assert!(tenth.detail.contains("less than 1.1 times as many"), "{}", tenth.detail);
+    assert!(half.needs.unwrap().requests > 1_000);
+    let needed = |ratio| noninferior::tail_needed(0.01, ratio, 0.2);
+    assert!(needed(1.1) > 10.0 * needed(1.5) && needed(1.5) > needed(2.0));
+}
+
+#[test]
+fn an_edited_margin_starts_what_was_shown_of_it_anew_and_only_that() {
+    let table = table();
+    let (mut trial, _) = CROWD.trial(3, MARGINS, 20_000, Some(&table), |_| false);
+    let before = trial.reading();
+    trial.set_margins(MARGINS);
+    assert_eq!(trial.reading(), before);
+    trial.set_margins(Margins { latency: 0.2, ..MARGINS });
+    let of_body = trial.reading();
+    assert_eq!((of_body.e_body, of_body.e_errors, of_body.e_tail), (1.0, before.e_errors, before.e_tail));
+    trial.set_margins(Margins { latency: 0.2, errors: 0.02, ..MARGINS });
+    let of_errors = trial.reading();
+    assert_eq!(
+        (of_errors.e_errors, of_errors.compared, of_errors.e_tail),
+        (1.0, Pair::default(), before.e_tail)
+    );
+    assert_eq!((of_errors.users, of_errors.requests), (before.users, before.requests));
 }
 
 #[test]
@@ -125,7 +206,7 @@ fn silence_never_passes() {
     assert_eq!(missing, ["requests", "users", "errors", "latency", "latency_tail", "share", "watchdog"]);
     // Nor what was seen once, when it has fallen silent.
     let late = Proof { watchdog: silent().watchdog, ..good() };
-    assert_eq!(verdicts(late), [("watchdog", Verdict::Inconclusive)]);
+    assert_eq!(verdicts(late), expected(&[("watchdog", Verdict::Inconclusive)]));
     assert!(!passes(&[]));
 }
 
@@ -134,7 +215,7 @@ fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
     let reading = Reading { requests: Pair::new(700, 9_000), users: Pair::new(5, 0), ..silent().reading };
     let gates = judge(&input(Some(Proof { controlled: false, reading, ..good() })));
     assert!(passes(&gates), "{gates:?}");
-    let no_control = gates.iter().filter(|g| g.detail == NO_CONTROL).map(|g| g.name);
+    let no_control = gates.iter().filter(|g| g.detail == NO_CONTROL).map(|g| &*g.name);
     assert_eq!(no_control.collect::<Vec<_>>(), ["errors", "latency", "latency_tail", "share"]);
     let alone = Proof { controlled: false, ..silent() };
     assert_eq!(verdicts(alone).len(), 3, "requests, users, and the watchdog's silence");
@@ -261,7 +342,7 @@ impl Crowd {
     }
 }
 
-const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1 };
+const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 
 #[test]
 fn a_trial_counts_what_came_and_whom_it_befell() {
@@ -313,7 +394,8 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
     let (trial, _) = crowd.trial(7, MARGINS, 10_000, None, |_| false);
     assert!(trial.reading().share_z.abs() < 4.0, "{:?}", trial.reading());
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(400_000));
-    let mut lost = Trial::new(Margins { errors: 0.01, latency: 0.1 }, weight, tick, Duration::ZERO);
+    let mut lost =
+        Trial::new(Margins { errors: 0.01, latency: 0.1, tail: 0.5 }, weight, tick, Duration::ZERO);
     let mut dice = Dice(1);
     for n in 0..10_000u64 {
         let unit = Unit::from_index((dice.uniform() * 16e6) as u32);

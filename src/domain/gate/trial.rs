@@ -3,11 +3,14 @@
 //! Requests are grouped by arrival in intervals, which count when they are final (a deadline after their end), and in *slots* of several, which close by how
 //! many came and never by what befell them. Only requests that the hash alone has placed are compared; all of them count as requests and users.
 //!
+//! A trial is of a whole release, or of one of its routes: it is told what it is of by the events that it gets.
+//!
 //! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of buckets, a sketch of users for each arm, the
 //! intervals of one deadline.
 
 mod saved;
 
+use super::design::{self, Cells};
 use super::noninferior::{Body, Failures, Spread, Tail, design_effect};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
@@ -33,6 +36,15 @@ pub struct Margins {
     pub errors: f64,
     /// `0.1`: a tenth slower.
     pub latency: f64,
+    /// `0.5`: half as many again above stable's p99.
+    pub tail: f64,
+}
+
+impl Margins {
+    /// So many times as many answers above stable's p99.
+    pub fn tail_ratio(&self) -> f64 {
+        1.0 + self.tail
+    }
 }
 
 /// What stable's answers are like, and this user's beside others': the engine's yardstick.
@@ -60,6 +72,9 @@ pub struct Reading {
     pub e_tail: f64,
     pub design_errors: f64,
     pub design_latency: f64,
+    pub design_tail: f64,
+    /// Standard deviation of the logarithm of single answers' latencies.
+    pub spread_latency: f64,
     /// How far the share of requests that went to `new` is from the weight, in standard deviations.
     pub share_z: f64,
 }
@@ -106,6 +121,8 @@ pub struct Trial {
     clusters: Vec<Cluster>,
     /// Of ln µs, by arm.
     latencies: [Spread; 2],
+    /// By server and time: of failures, of ln µs, of answers above p99.
+    cells: [Cells; 3],
     users: [Box<[u8; REGISTERS]>; 2],
 }
 
@@ -122,15 +139,37 @@ impl Trial {
             reading: Reading::default(),
             errors: Failures::new(margins.errors),
             body: Body::default(),
-            tail: Tail::default(),
+            tail: Tail::new(margins.tail_ratio()),
             clusters: vec![Cluster::default(); CLUSTERS],
             latencies: [Spread::default(); 2],
+            cells: Default::default(),
             users: std::array::from_fn(|_| Box::new([0; REGISTERS])),
         }
     }
 
     pub fn margins(&self) -> Margins {
         self.margins
+    }
+
+    /// Other margins: what was shown of those that change is shown anew, from requests that come
+    /// from here on; the rest goes on.
+    pub fn set_margins(&mut self, margins: Margins) {
+        let was = std::mem::replace(&mut self.margins, margins);
+        let nothing = Pair::default();
+        if was.errors != margins.errors {
+            self.errors = Failures::new(margins.errors);
+            (self.reading.compared, self.reading.failed) = (nothing, nothing);
+        }
+        if was.latency != margins.latency {
+            self.body = Body::default();
+            // Ages of `new` were made faster by the margin of then.
+            self.slot.table = None;
+            self.intervals.iter_mut().for_each(|interval| interval.table = None);
+        }
+        if was.tail != margins.tail {
+            self.tail = Tail::new(margins.tail_ratio());
+            (self.reading.timed, self.reading.slow) = (nothing, nothing);
+        }
     }
 
     pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
@@ -171,6 +210,15 @@ impl Trial {
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
         let cluster = &mut self.clusters[unit.cluster()];
         cluster.arm = Some(arm);
+        let (moment, place) = (request.at + after, design::place(arm, request.server));
+        let [of_failures, of_latency, of_slowness] = &mut self.cells;
+        match what {
+            What::Answered | What::ClientError | What::Redirected => {
+                of_failures.push(moment, place, 1.0, 0.0)
+            }
+            What::Failed | What::Broke => of_failures.push(moment, place, 1.0, 1.0),
+            What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+        }
         match what {
             What::Arrived => {
                 *interval.arrived.of(arm) += 1;
@@ -213,6 +261,8 @@ impl Trial {
                     cluster.timed += 1;
                     cluster.slow += u32::from(slow);
                     cluster.log_latency += log as f32;
+                    of_latency.push(moment, place, 1.0, log);
+                    of_slowness.push(moment, place, 1.0, f64::from(u8::from(slow)));
                     let all = &mut self.latencies[arm.index()];
                     (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
                 }
@@ -283,21 +333,25 @@ impl Trial {
 
     pub fn reading(&self) -> Reading {
         let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
-        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32| {
+        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32, cells: &Cells| {
             let spread = |arm: Arm| {
                 let (all, some) =
                     of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
                 Spread { n: all, sum: some, squares: some }
             };
-            design_effect(Arm::BOTH.map(spread), |i| {
+            let arms = Arm::BOTH.map(spread);
+            let by_users = design_effect(arms, |i| {
                 Box::new(of(Arm::BOTH[i]).map(move |c| (f64::from(n(c)), f64::from(bad(c)))))
-            })
+            });
+            crossed(by_users, cells, &arms)
         };
-        let design_errors = shares(|c| c.requests, |c| c.failed.min(c.requests));
-        let design_tail = shares(|c| c.timed, |c| c.slow);
-        let design_latency = design_effect(self.latencies, |i| {
+        let [of_failures, of_latency, of_slowness] = &self.cells;
+        let design_errors = shares(|c| c.requests, |c| c.failed.min(c.requests), of_failures);
+        let design_tail = shares(|c| c.timed, |c| c.slow, of_slowness);
+        let by_users = design_effect(self.latencies, |i| {
             Box::new(of(Arm::BOTH[i]).map(|c| (f64::from(c.timed), f64::from(c.log_latency))))
         });
+        let design_latency = crossed(by_users, of_latency, &self.latencies);
         Reading {
             users: Pair::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
             e_errors: self.errors.e_value(design_errors),
@@ -305,6 +359,8 @@ impl Trial {
             e_tail: self.tail.e_value(design_tail),
             design_errors,
             design_latency,
+            design_tail,
+            spread_latency: Spread::variance(&self.latencies).sqrt(),
             share_z: self.share_z(),
             ..self.reading
         }
@@ -337,6 +393,11 @@ impl Interval {
         let groups = self.ages.done.iter_mut().zip(&other.ages.done);
         groups.chain(self.ages.censored.iter_mut().zip(&other.ages.censored)).for_each(|(a, b)| *a += *b);
     }
+}
+
+/// The effects of users and of servers' moments are crossed: variances add.
+fn crossed(by_users: f64, cells: &Cells, arms: &[Spread; 2]) -> f64 {
+    by_users + cells.effect(Spread::variance(arms)) - 1.0
 }
 
 fn number(at: Duration, tick: Duration) -> u64 {

@@ -12,6 +12,7 @@
 
 use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
 use crate::domain::wave::Wave;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Where a release stands.
@@ -92,7 +93,7 @@ pub struct Climb {
     /// The gates have been judged in this process.
     judged: bool,
     /// The verdicts of the last hold that was told, and when.
-    told: Vec<(&'static str, Verdict)>,
+    told: Vec<(Cow<'static, str>, Verdict)>,
     told_at: Duration,
     tellings: u32,
 }
@@ -168,14 +169,14 @@ impl Climb {
         let last = standing.present.is_some_and(|i| i + 1 >= standing.waves.len());
         let missing = || gates.iter().filter(|g| g.verdict != Verdict::Pass);
         // Time, the clock on the wall and a person's pause are no reasons to call somebody.
-        let waits = passes || standing.paused || missing().any(|g| [BAKE, OPEN_HOURS].contains(&g.name));
+        let waits = passes || standing.paused || missing().any(|g| [BAKE, OPEN_HOURS].contains(&&*g.name));
         let earlier = if self.judged { Duration::ZERO } else { before.held };
         self.judged = true;
         self.held = if waits { None } else { self.held.or(Some((now, earlier))) };
         spent.held = self.held.map_or(Duration::ZERO, |(since, earlier)| earlier + (now - since));
         let bakes = missing().any(|g| g.name == BAKE);
         let named = |of: &[&str]| {
-            let named = missing().filter(|g| of.is_empty() || of.contains(&g.name));
+            let named = missing().filter(|g| of.is_empty() || of.contains(&&*g.name));
             named.map(|g| format!("{}: {}", g.name, g.detail)).collect()
         };
         let held = match () {
@@ -189,7 +190,7 @@ impl Climb {
             }),
             () => None,
         };
-        let verdicts: Vec<_> = missing().map(|g| (g.name, g.verdict)).collect();
+        let verdicts: Vec<_> = missing().map(|g| (g.name.clone(), g.verdict)).collect();
         let due = self.tellings == 0 || now.saturating_sub(self.told_at) >= TELL_EVERY;
         let news = held.is_some() && self.told != verdicts && due && self.tellings < TELLINGS_MAX;
         let act = match () {

@@ -6,6 +6,7 @@
 mod clusters;
 mod draw;
 mod keeping;
+mod levels;
 mod telling;
 
 use super::cell::Pair;

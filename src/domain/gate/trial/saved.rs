@@ -14,6 +14,7 @@ use crate::domain::distinct::REGISTERS;
 use crate::domain::engine::cell::Pair;
 use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::users::CLUSTERS;
+use crate::domain::gate::design::Cells;
 use crate::domain::gate::noninferior::{Body, Failures, Spread, Tail};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ impl Trial {
         for spread in self.latencies {
             pen.f64s(&[spread.n, spread.sum, spread.squares]);
         }
+        self.cells.iter().for_each(|cells| cells.save(pen));
         for sketch in &self.users {
             pen.bytes(&sketch[..]);
         }
@@ -62,13 +64,16 @@ impl Trial {
         (of.timed, of.slow) = (pair()?, pair()?);
         trial.errors = Failures::restore(margins.errors, eye)?;
         trial.body = Body::restore(eye)?;
-        trial.tail = Tail::restore(eye)?;
+        trial.tail = Tail::restore(margins.tail_ratio(), eye)?;
         for spread in &mut trial.latencies {
             let mut numbers = [0.0; 3];
             eye.logs(&mut numbers)?;
             let [n, sum, squares] = numbers;
             (n >= 0.0 && squares >= 0.0).then_some(())?;
             *spread = Spread { n, sum, squares };
+        }
+        for cells in &mut trial.cells {
+            *cells = Cells::restore(eye)?;
         }
         for sketch in &mut trial.users {
             sketch.copy_from_slice(eye.bytes(REGISTERS)?);

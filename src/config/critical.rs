@@ -1,0 +1,88 @@
+//! `critical`: the routes of a release that are gated each for itself.
+//!
+//! Invariants: every name that gets into a Plan is that of a route of the release, once, and there
+//! are at most as many as are judged apart.
+
+use super::keys::closest;
+use super::named::Entry;
+use super::read::{Reader, Scope};
+use super::value;
+use crate::domain::engine::STRATA_MAX;
+use crate::domain::plan::{Release, Route, Target};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// More names than a file has routes are no list of routes.
+const NAMES_MAX: usize = 1_000;
+
+pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
+    let list = r.list(release, "critical", NAMES_MAX, value::name);
+    for (i, name) in list.iter().enumerate() {
+        if list[..i].iter().any(|other| other.value == name.value) {
+            let message = format!("`{}` stands twice in `critical`", name.value);
+            r.fault(&name.span, message, "", Some("remove one".into()));
+        }
+    }
+    if let Some(first) = list.get(STRATA_MAX) {
+        let message = format!("more than {STRATA_MAX} critical routes ({})", list.len());
+        let why = "no more routes of a release are judged apart";
+        let help = format!("name the {STRATA_MAX} that matter most; the others are judged with all");
+        r.fault(&first.span, message, why, Some(help));
+    }
+    list.into_iter().map(|name| name.value).collect()
+}
+
+/// Once the routes are known: each name is one of this release's.
+pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release>>], routes: &[Route]) {
+    for (index, entry) in releases.iter().enumerate() {
+        let of = &entry.item;
+        let spans = spans(r, root, &of.name);
+        for (i, name) in of.critical.iter().enumerate() {
+            let span = spans.get(i).unwrap_or(&entry.span).clone();
+            let found = routes.iter().find(|route| route.name == *name);
+            let own = || {
+                let own = routes.iter().filter(|route| route.target == Target::Release(index));
+                own.map(|route| route.name.as_str())
+            };
+            let known = || match own().next() {
+                None => format!("no route leads to `{}`: add one, or remove `critical`", of.name),
+                Some(_) => format!(
+                    "its routes are {}",
+                    own().take(10).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+                ),
+            };
+            match found.map(|route| route.target) {
+                Some(Target::Release(to)) if to == index => {}
+                Some(target) => {
+                    let message = format!("route `{name}` does not lead to release `{}`", of.name);
+                    let to = match target {
+                        Target::Release(to) => releases.get(to).map(|e| format!("release `{}`", e.item.name)),
+                        Target::Upstream(_) => None,
+                    };
+                    let why = format!("it leads to {}", to.unwrap_or_else(|| "an upstream".into()));
+                    r.fault(&span, message, &why, Some(known()));
+                }
+                None => {
+                    let message = format!("there is no route `{name}`");
+                    let help = match closest(name, own()) {
+                        Some(meant) => format!("did you mean `\"{meant}\"`?"),
+                        None => format!(
+                            "{}; a route is called by its `name`, or by its position in the file",
+                            known()
+                        ),
+                    };
+                    r.absent(&span, message, "", Some(help));
+                }
+            }
+        }
+    }
+}
+
+/// Where the names of this release's list stand.
+fn spans(r: &Reader<'_>, root: &Scope<'_>, release: &str) -> Vec<Range<usize>> {
+    let list = r
+        .value(root, "release")
+        .and_then(|group| group.get_ref().as_table()?.get(release)?.get_ref().as_table()?.get("critical"))
+        .and_then(|list| list.get_ref().as_array());
+    list.map(|list| list.iter().map(|name| name.span()).collect()).unwrap_or_default()
+}

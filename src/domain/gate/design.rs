@@ -1,0 +1,282 @@
+//! How much less a request says than an independent one would, because servers have bad moments:
+//! a pause hits all users of one server at once. The design effect of server × time.
+//!
+//! A *cell* is what came out of one server in one span of time. Its mean, less the mean of all
+//! other servers in that span, varies by chance and by the server's own moments:
+//! `Var = σ²·(1/n + 1/N) + v·(1 + Σ(n_j/N)²)`, where N are the others. The sum of squares of the
+//! *differences* from one cell of a server to its next one gives `v` (von Neumann's ratio): what
+//! holds for long (a slower machine, a slower version) is in both and cancels; what befalls all
+//! servers at once is in the mean of the others and cancels, too. All servers of both arms have
+//! one `v`: a server of `new` that has not paused yet is taken to pause as those of stable do.
+//!
+//! A spell may be longer than a cell, so there are cells of several lengths, and the largest
+//! effect counts. The effects of users and of cells are crossed, and variances add: the whole is
+//! `1 + (d of users − 1) + (d of cells − 1)`.
+//!
+//! Invariants: constant memory, one cell of each length for each server; a cell is closed when its
+//! span is over; no pair of cells is needed longer than the next one.
+
+use crate::domain::decide::Arm;
+use crate::domain::engine::save::{Eye, Pen};
+use std::time::Duration;
+
+/// Lengths of cells, in seconds.
+const SPANS: [u64; 3] = [1, 4, 16];
+/// Places of an arm: server numbers, and one for those that are not known.
+const PLACES: usize = 256;
+/// Independent pairs of cells from which on an estimate is used ...
+const PAIRS_MIN: f64 = 64.0;
+/// ... and the variance of a square of a difference, as a multiple of its own square: what chance
+/// alone would add to the largest of several estimates is taken off.
+const CHANCE: f64 = 3.0;
+
+/// The place of a server.
+pub fn place(arm: Arm, server: Option<u8>) -> usize {
+    PLACES * arm.index() + server.map_or(PLACES - 1, usize::from)
+}
+
+/// One score of requests, in cells of every length.
+#[derive(Clone, Debug, Default)]
+pub struct Cells {
+    spans: [Span; SPANS.len()],
+}
+
+#[derive(Clone, Debug, Default)]
+struct Span {
+    /// Number of the open cells.
+    number: u64,
+    /// By [`place`]; as many as were needed.
+    open: Vec<Cell>,
+    last: Vec<Option<Closed>>,
+    sums: Sums,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    n: f64,
+    sum: f64,
+}
+
+/// A cell as its successor is compared with it.
+#[derive(Clone, Copy, Debug)]
+struct Closed {
+    n: f64,
+    /// Its mean, less that of the others.
+    apart: f64,
+    /// What the variance of that has of σ², and of v.
+    by_chance: f64,
+    by_cells: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sums {
+    squares: f64,
+    by_chance: f64,
+    by_cells: f64,
+    pairs: f64,
+    /// Requests of closed cells, and squares of their numbers, by arm.
+    requests: [f64; 2],
+    crowded: [f64; 2],
+}
+
+impl Cells {
+    /// What came out at this time: `n` requests (0 or 1) whose scores sum to `sum`.
+    pub fn push(&mut self, at: Duration, place: usize, n: f64, sum: f64) {
+        for (span, seconds) in self.spans.iter_mut().zip(SPANS) {
+            let number = at.as_secs() / seconds;
+            // What is told a moment late belongs to the open one.
+            if number > span.number {
+                span.close();
+                span.number = number;
+            }
+            if span.open.len() <= place {
+                span.open.resize(place + 1, Cell::default());
+                span.last.resize(place + 1, None);
+            }
+            span.open[place].n += n;
+            span.open[place].sum += sum;
+        }
+    }
+
+    /// `variance`: of the score of single requests, within an arm.
+    pub fn effect(&self, variance: f64) -> f64 {
+        self.spans.iter().map(|span| span.sums.effect(variance)).fold(1.0, f64::max)
+    }
+
+    pub fn save(&self, pen: &mut Pen) {
+        for Span { sums, .. } in &self.spans {
+            pen.f64s(&[sums.squares, sums.by_chance, sums.by_cells, sums.pairs]);
+            pen.f64s(&[sums.requests, sums.crowded].concat());
+        }
+    }
+
+    pub fn restore(eye: &mut Eye<'_>) -> Option<Cells> {
+        let mut cells = Cells::default();
+        for span in &mut cells.spans {
+            let [squares, by_chance, by_cells, pairs]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
+            let [a, b, c, d]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
+            span.sums = Sums { squares, by_chance, by_cells, pairs, requests: [a, b], crowded: [c, d] };
+        }
+        Some(cells)
+    }
+}
+
+impl Span {
+    fn close(&mut self) {
+        let of_all = self.open.iter().fold((0.0, 0.0, 0.0), |(n, sum, squares), cell| {
+            (n + cell.n, sum + cell.sum, squares + cell.n * cell.n)
+        });
+        let places = self.open.iter().filter(|cell| cell.n > 0.0).count() as f64;
+        for (place, (cell, last)) in self.open.iter_mut().zip(&mut self.last).enumerate() {
+            let Cell { n, sum } = std::mem::take(cell);
+            if n == 0.0 {
+                continue;
+            }
+            self.sums.requests[place / PLACES] += n;
+            self.sums.crowded[place / PLACES] += n * n;
+            let rest = of_all.0 - n;
+            if rest <= 0.0 {
+                continue;
+            }
+            let closed = Closed {
+                n,
+                apart: sum / n - (of_all.1 - sum) / rest,
+                by_chance: 1.0 / n + 1.0 / rest,
+                by_cells: 1.0 + (of_all.2 - n * n) / (rest * rest),
+            };
+            if let Some(before) = last.replace(closed) {
+                // Deviations of the places from each other sum to zero.
+                self.sums.pair(&before, &closed, (places - 1.0) / places);
+            }
+        }
+    }
+}
+
+impl Sums {
+    fn pair(&mut self, a: &Closed, b: &Closed, independent: f64) {
+        let weight = a.n * b.n / 2.0;
+        self.squares += weight * (a.apart - b.apart) * (a.apart - b.apart);
+        self.by_chance += weight * (a.by_chance + b.by_chance);
+        self.by_cells += weight * (a.by_cells + b.by_cells);
+        self.pairs += independent;
+    }
+
+    fn effect(&self, variance: f64) -> f64 {
+        // Single requests vary by σ² + v, so what is left of chance is σ² = variance − v.
+        let told = self.by_cells - self.by_chance;
+        let alone: f64 = self.requests.iter().filter(|n| **n > 0.0).map(|n| 1.0 / n).sum();
+        if self.pairs < PAIRS_MIN || told <= 0.0 || variance <= 0.0 || alone <= 0.0 {
+            return 1.0;
+        }
+        let squares = self.squares * (1.0 - (CHANCE / self.pairs).sqrt());
+        let of_cells = ((squares - variance * self.by_chance) / told).clamp(0.0, variance);
+        let arms = self.requests.iter().zip(self.crowded).filter(|(n, _)| **n > 0.0);
+        let together: f64 = arms.map(|(n, squares)| squares / (n * n)).sum();
+        1.0 + of_cells / variance * (together / alone - 1.0).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::gate::noninferior::tests::Dice;
+
+    struct World {
+        /// Of new, of stable; requests of each a second.
+        servers: [(u8, u64); 2],
+        /// Slow at all times; while a server pauses, and how often a second that begins.
+        slow: f64,
+        pauses: f64,
+        lasting: u64,
+        /// Seconds in which all servers pause.
+        all: bool,
+        /// Servers of `new` are slow so much more often.
+        more: f64,
+    }
+
+    const CALM: World =
+        World { servers: [(1, 10), (10, 19)], slow: 0.02, pauses: 0.0, lasting: 1, all: false, more: 0.0 };
+
+    impl World {
+        fn effect(&self, seconds: u64, seed: u64) -> f64 {
+            let (mut cells, mut dice) = (Cells::default(), Dice(seed));
+            let (mut n, mut bad) = (0.0, 0.0);
+            let mut until = [0; 32];
+            let mut all_until = 0;
+            for second in 0..seconds {
+                if dice.uniform() < self.pauses {
+                    all_until = second + self.lasting;
+                }
+                let mut number = 0;
+                for (arm, (servers, rate)) in [Arm::New, Arm::Stable].into_iter().zip(self.servers) {
+                    for server in 0..servers {
+                        if dice.uniform() < self.pauses {
+                            until[number] = second + self.lasting;
+                        }
+                        let end = if self.all { all_until } else { until[number] };
+                        number += 1;
+                        let more = if arm == Arm::New { self.more } else { 0.0 };
+                        let p = if second < end { 0.9 } else { self.slow + more };
+                        for _ in 0..rate {
+                            let slow = f64::from(u8::from(dice.uniform() < p));
+                            cells.push(Duration::from_secs(second), place(arm, Some(server)), 1.0, slow);
+                            (n, bad) = (n + 1.0, bad + slow);
+                        }
+                    }
+                }
+            }
+            let p = bad / n;
+            cells.effect(p * (1.0 - p))
+        }
+    }
+
+    #[test]
+    fn where_nothing_pauses_little_is_paid() {
+        for seed in 0..5 {
+            let calm = CALM.effect(600, seed);
+            assert!((1.0..1.4).contains(&calm), "{calm}");
+            // Another rate in `new` is no moment, and what befalls all is none of a server.
+            let worse = World { more: 0.05, ..CALM }.effect(600, seed);
+            assert!(worse < 1.4, "{worse}");
+            let shared = World { pauses: 1.0 / 60.0, all: true, ..CALM }.effect(600, seed);
+            assert!(shared < 1.6, "{shared}");
+            let one_each = World { servers: [(1, 10), (1, 190)], ..CALM }.effect(600, seed);
+            assert!(one_each < 2.0, "{one_each}");
+        }
+    }
+
+    /// 1 in 60 seconds is 0.9 slow: v = 0.0127, σ² = 0.033; cells of 10 requests in `new`, of 19 in stable.
+    #[test]
+    fn a_pause_is_one_event_and_not_ten() {
+        for seed in 0..5 {
+            let pauses = World { pauses: 1.0 / 60.0, ..CALM }.effect(1_800, seed);
+            assert!((3.0..8.0).contains(&pauses), "{pauses}");
+            let longer = World { pauses: 1.0 / 600.0, lasting: 10, ..CALM }.effect(3_600, seed);
+            assert!((10.0..80.0).contains(&longer), "{longer}");
+            let one_each =
+                World { servers: [(1, 10), (1, 190)], pauses: 1.0 / 60.0, ..CALM }.effect(1_800, seed);
+            assert!(one_each > 3.0, "{one_each}");
+        }
+    }
+
+    #[test]
+    fn sums_that_were_saved_are_read_again() {
+        let mut cells = Cells::default();
+        for second in 0..200 {
+            for server in 0..3 {
+                let bad = f64::from(u8::from(second % 50 == 7 && server == 1));
+                (0..5).for_each(|_| {
+                    cells.push(Duration::from_secs(second), place(Arm::Stable, Some(server)), 1.0, bad);
+                });
+            }
+        }
+        let mut pen = Pen::new();
+        cells.save(&mut pen);
+        let bytes = pen.finish();
+        let mut eye = Eye::open(&bytes).unwrap();
+        let again = Cells::restore(&mut eye).unwrap();
+        assert_eq!(eye.end(), Some(()));
+        assert!(cells.effect(0.007) > 1.5);
+        assert_eq!(cells.effect(0.007), again.effect(0.007));
+    }
+}

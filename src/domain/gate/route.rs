@@ -1,0 +1,227 @@
+//! A critical route: what is usual for stable on it, and the trial of the present wave.
+//!
+//! A route has a table of latencies of its own: a quick one has no answers above the p99 of all, and
+//! a slow one has hardly any below it, so that nothing could be shown of either. The table is learnt
+//! from stable's answers at all times, whether a wave bakes or not.
+//!
+//! Invariants: pure; constant memory; only events of its own route are taken.
+
+use super::shown::Route;
+use super::trial::{Margins, Trial, Yardstick};
+use crate::domain::cohort::Weight;
+use crate::domain::decide::Arm;
+use crate::domain::engine::latency::Table;
+use crate::domain::engine::save::{Eye, Pen};
+use crate::domain::engine::{Event, What};
+use crate::domain::histogram;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Answers of stable that a table needs, and how often it is made anew.
+const TABLE_MIN: f64 = 500.0;
+const TABLE_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug)]
+pub struct Critical {
+    name: Arc<str>,
+    /// Its number among the routes that are judged apart.
+    stratum: u8,
+    usual: Vec<f64>,
+    table: Option<Arc<Table>>,
+    table_at: Duration,
+    /// There while a wave is judged.
+    pub trial: Option<Trial>,
+}
+
+/// What a restart keeps of a critical route.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub name: String,
+    pub trial: Option<Trial>,
+    usual: Vec<f64>,
+}
+
+impl Critical {
+    pub fn new(name: Arc<str>, stratum: u8) -> Critical {
+        Critical {
+            name,
+            stratum,
+            usual: vec![0.0; histogram::BUCKETS],
+            table: None,
+            table_at: Duration::ZERO,
+            trial: None,
+        }
+    }
+
+    /// The routes of these names, each with what is known of it; `strata`: names of the routes that
+    /// are judged apart.
+    pub fn of(names: &[String], strata: &[Arc<str>], known: Vec<Critical>) -> Vec<Critical> {
+        let mut known = known;
+        let numbered = names.iter().filter_map(|name| {
+            let stratum = strata.iter().position(|stratum| **stratum == **name)?;
+            let was = known.iter().position(|of| *of.name == **name).map(|at| known.swap_remove(at));
+            let stratum = u8::try_from(stratum).ok()?;
+            Some(match was {
+                Some(was) => Critical { stratum, ..was },
+                None => Critical::new(strata[usize::from(stratum)].clone(), stratum),
+            })
+        });
+        numbered.collect()
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its name, if it has its number among these.
+    pub fn place(&self, strata: &[Arc<str>]) -> Option<&str> {
+        let is_there = strata.get(usize::from(self.stratum)).is_some_and(|name| *name == self.name);
+        is_there.then_some(&*self.name)
+    }
+
+    /// `yardstick`: of all requests; its table says whether latency is compared at all.
+    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
+        let Event { request, what, after } = *event;
+        if request.stratum != Some(self.stratum) {
+            return;
+        }
+        if request.arm == Arm::Stable && matches!(what, What::Answered | What::Redirected) {
+            let us = 1e6 * after.as_secs_f64().max(yardstick.floor.as_secs_f64()) / yardstick.factor;
+            self.usual[histogram::index(us.max(0.0).round() as u64)] += 1.0;
+        }
+        let Some(trial) = &mut self.trial else { return };
+        let table = yardstick.table.and(self.table.as_ref());
+        trial.push(event, &Yardstick { table, ..*yardstick });
+    }
+
+    pub fn tick(&mut self, now: Duration, deadline: Duration) {
+        let due = self.table.is_none() || now >= self.table_at + TABLE_EVERY;
+        if due && self.usual.iter().sum::<f64>() >= TABLE_MIN {
+            let edges: Vec<f64> = histogram::EDGES.iter().map(|edge| f64::from(*edge)).collect();
+            self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
+            self.table_at = now;
+            self.usual.iter_mut().for_each(|n| *n /= 2.0);
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.tick(now, deadline);
+        }
+    }
+
+    pub fn shown(&self) -> Option<Route> {
+        let reading = self.trial.as_ref()?.reading();
+        Some(Route { name: self.name.clone(), reading })
+    }
+
+    pub fn save(&self, pen: &mut Pen) {
+        pen.text(&self.name);
+        pen.f64s(&self.usual);
+        pen.u32(u32::from(self.trial.is_some()));
+        if let Some(trial) = &self.trial {
+            trial.save(pen);
+        }
+    }
+
+    /// Takes what an earlier process has kept of this route.
+    pub fn take(&mut self, kept: Kept) {
+        (self.usual, self.trial) = (kept.usual, kept.trial);
+    }
+}
+
+impl Kept {
+    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is no
+    /// such thing.
+    pub fn restore(
+        margins: Margins,
+        weight: Weight,
+        tick: Duration,
+        now: Duration,
+        eye: &mut Eye<'_>,
+    ) -> Option<Kept> {
+        let (name, usual) = (eye.text()?, eye.f64s(histogram::BUCKETS)?);
+        let trial = match eye.u32()? {
+            0 => None,
+            _ => Some(Trial::restore(margins, weight, tick, now, eye)?),
+        };
+        Some(Kept { name, trial, usual })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::engine::Request;
+    use crate::domain::engine::users::Unit;
+    use crate::domain::gate::noninferior::BETA;
+    use crate::domain::gate::noninferior::tests::Dice;
+
+    const MARGINS: Margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
+    const TICK: Duration = Duration::from_millis(100);
+
+    /// What all requests have shown, and what the route with so small a share of them has.
+    fn shown(requests: u64, more_failures: f64, share_of_route: f64) -> (Trial, Critical) {
+        let weight = Weight::from_parts(200_000);
+        let trial = || Trial::new(MARGINS, weight, TICK, Duration::ZERO);
+        let (mut all, mut refunds) = (trial(), Critical::new("refunds".into(), 3));
+        refunds.trial = Some(trial());
+        let mut dice = Dice(5);
+        for n in 0..requests {
+            let at = Duration::from_millis(10 * n);
+            let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
+            let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
+            let critical = dice.uniform() < share_of_route;
+            let stratum = Some(if critical { 3 } else { 0 });
+            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
+            let worse = critical && arm == Arm::New;
+            let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
+            let what = if failed { What::Failed } else { What::Answered };
+            let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
+            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
+            for event in [
+                Event { request, what: What::Arrived, after: Duration::ZERO },
+                Event { request, what, after },
+            ] {
+                all.push(&event, &yardstick);
+                refunds.push(&event, &yardstick);
+            }
+            all.tick(at, TICK);
+            refunds.tick(at, TICK);
+        }
+        (all, refunds)
+    }
+
+    /// Five points on a two-hundredth of the traffic.
+    #[test]
+    fn a_fault_of_a_critical_route_is_seen_on_it_and_not_in_the_whole() {
+        let (all, refunds) = shown(600_000, 0.05, 0.005);
+        assert!(all.reading().e_errors >= 1.0 / BETA, "{:?}", all.reading());
+        let of = refunds.shown().unwrap().reading;
+        assert!((400..800).contains(&of.compared.new), "only its own are counted: {of:?}");
+        assert!(of.e_errors < 1.0, "{of:?}");
+        let (_, sound) = shown(600_000, 0.0, 0.01);
+        assert!(sound.shown().unwrap().reading.e_errors >= 1.0 / BETA);
+    }
+
+    #[test]
+    fn a_route_has_a_table_of_its_own_and_is_kept_over_a_restart() {
+        let (_, refunds) = shown(50_000, 0.0, 0.1);
+        assert!(refunds.table.is_some(), "5,000 answers of stable suffice");
+        let (_, few) = shown(5_000, 0.0, 0.1);
+        assert!(few.table.is_none());
+        let mut pen = Pen::new();
+        refunds.save(&mut pen);
+        let bytes = pen.finish();
+        let mut eye = Eye::open(&bytes).unwrap();
+        let weight = Weight::from_parts(200_000);
+        let kept = Kept::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
+        assert_eq!((eye.end(), &*kept.name), (Some(()), "refunds"));
+        let mut again = Critical::new("refunds".into(), 1);
+        again.take(kept);
+        assert_eq!(again.shown(), refunds.shown());
+        assert_eq!(again.usual, refunds.usual);
+        // Another number, and what is known of it stays.
+        let strata: Vec<Arc<str>> = ["api".into(), "refunds".into()].into();
+        let of = Critical::of(&["refunds".to_owned(), "gone".to_owned()], &strata, vec![refunds]);
+        assert_eq!(of.iter().map(|of| of.place(&strata)).collect::<Vec<_>>(), [Some("refunds")]);
+        assert!(of[0].table.is_some());
+    }
+}

@@ -1,0 +1,263 @@
+//! The notice "slower by more than `latency_notice`": since when it stands, and when it is over.
+//!
+//! Evidence that was won stays won, so a notice would stand for days after `new` was mended. It
+//! stands from the look at which its evidence sufficed, and it is over when what it says has not
+//! been so for a stretch: the last 5,000 answers of `new`, or the last 15 minutes with 1,000 answers
+//! at least, whichever is shorter, all of them after it began. Over such a stretch the answers of
+//! `new`, each made quicker by the level, are not slower than those of stable: by rank in each half
+//! of it, and in how many are above stable's p90 and p98. Each answer is taken relative to its user's factor, as the
+//! comparison takes it. Then its evidence starts anew, and a `new` that is slow again is noticed
+//! again.
+//!
+//! Invariants: pure; nothing is counted while no notice stands; constant memory.
+
+use super::decide::Arm;
+use super::engine::{Event, What};
+use super::histogram;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Answers of `new` that are counted together.
+const BLOCK: u64 = 250;
+const ANSWERS_ENOUGH: u64 = 5_000;
+const ANSWERS_MIN: u64 = 1_000;
+const TIME_ENOUGH: Duration = Duration::from_secs(900);
+/// What the tails of the arms are compared at.
+const TAILS: [f64; 2] = [0.9, 0.98];
+
+/// A notice that is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// When it began.
+    pub since: Duration,
+    pub why: &'static str,
+}
+
+/// What it ended by.
+pub const BY_MENDING: &str = "new has not been slower by that much for a while";
+pub const BY_EDIT: &str = "the level was edited";
+pub const BY_HAND: &str = "a person ended it";
+
+#[derive(Clone, Debug, Default)]
+pub struct Notice {
+    since: Option<Duration>,
+    blocks: VecDeque<Block>,
+    ended: Option<Ended>,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    from: Duration,
+    answers: [u64; 2],
+    /// By arm: relative µs, those of `new` made quicker by the level.
+    counts: [Vec<u64>; 2],
+}
+
+impl Block {
+    fn new(from: Duration) -> Block {
+        Block { from, answers: [0; 2], counts: Arm::BOTH.map(|_| vec![0; histogram::BUCKETS]) }
+    }
+
+    fn add(&mut self, other: &Block) {
+        for arm in Arm::BOTH.map(Arm::index) {
+            self.answers[arm] += other.answers[arm];
+            self.counts[arm].iter_mut().zip(&other.counts[arm]).for_each(|(a, b)| *a += b);
+        }
+    }
+
+    /// Does an answer of `new` take longer than one of stable no more often than not?
+    fn fits_by_rank(&self) -> bool {
+        let [stable, new] = Arm::BOTH.map(|arm| &self.counts[arm.index()]);
+        let [n0, n1] = Arm::BOTH.map(|arm| self.answers[arm.index()] as f64);
+        let (mut below, mut slower) = (0.0, 0.0);
+        for (stable, new) in stable.iter().zip(new) {
+            slower += *new as f64 * (below + *stable as f64 / 2.0);
+            below += *stable as f64;
+        }
+        n0 > 0.0 && n1 > 0.0 && slower <= 0.5 * n0 * n1
+    }
+
+    /// Has `new` no heavier tail than stable?
+    fn fits_by_tail(&self) -> bool {
+        let [stable, new] = Arm::BOTH.map(|arm| &self.counts[arm.index()]);
+        let [n0, n1] = Arm::BOTH.map(|arm| self.answers[arm.index()] as f64);
+        if n0 < ANSWERS_MIN as f64 || n1 < ANSWERS_MIN as f64 {
+            return false;
+        }
+        let above = |of: &[u64], edge: usize, n: f64| of[edge + 1..].iter().sum::<u64>() as f64 / n;
+        TAILS.iter().all(|level| {
+            let mut sum = 0.0;
+            let edge = stable.iter().position(|count| {
+                sum += *count as f64;
+                sum >= level * n0
+            });
+            let Some(edge) = edge else { return true };
+            let (of_stable, of_new) = (above(stable, edge, n0), above(new, edge, n1));
+            let error = (of_stable * (1.0 - of_stable) * (1.0 / n0 + 1.0 / n1)).sqrt();
+            of_new <= of_stable + error
+        })
+    }
+}
+
+impl Notice {
+    /// Monotonic.
+    pub fn since(&self) -> Option<Duration> {
+        self.since
+    }
+
+    /// An answer; `factor`: of its user, `level`: `latency_notice`.
+    pub fn push(&mut self, event: &Event, factor: f64, level: f64, floor: Duration) {
+        let Event { request, what, after } = *event;
+        let answered = matches!(what, What::Answered | What::ClientError | What::Redirected);
+        let Some(since) = self.since else { return };
+        if !answered || !request.drawn || request.unit.is_none() || request.at < since {
+            return;
+        }
+        let by = if request.arm == Arm::New { 1.0 + level } else { 1.0 };
+        let us = 1e6 * (after.as_secs_f64() / by).max(floor.as_secs_f64()) / factor;
+        let full = |block: &Block| block.answers[Arm::New.index()] >= BLOCK;
+        if self.blocks.back().is_none_or(full) {
+            self.blocks.push_back(Block::new(request.at));
+        }
+        if let Some(block) = self.blocks.back_mut() {
+            let arm = request.arm.index();
+            block.answers[arm] += 1;
+            block.counts[arm][histogram::index(us.max(0.0).round() as u64)] += 1;
+        }
+    }
+
+    /// `crossed`: its evidence suffices. True: it is over now, and its evidence starts anew.
+    pub fn look(&mut self, now: Duration, crossed: bool) -> bool {
+        if self.since.is_none() {
+            self.since = crossed.then_some(now);
+            return false;
+        }
+        let newest_is_full = self.blocks.back().is_some_and(|block| block.answers[Arm::New.index()] >= BLOCK);
+        let over = newest_is_full && self.is_mended(now);
+        if over {
+            self.end(BY_MENDING);
+        }
+        over
+    }
+
+    /// Over the newest blocks that are a stretch; older ones are dropped.
+    fn is_mended(&mut self, now: Duration) -> bool {
+        let mut answers = 0;
+        let ends = self.blocks.iter().rposition(|block| {
+            answers += block.answers[Arm::New.index()];
+            let long = now.saturating_sub(block.from) >= TIME_ENOUGH && answers >= ANSWERS_MIN;
+            long || answers >= ANSWERS_ENOUGH
+        });
+        let Some(older) = ends else { return false };
+        self.blocks.drain(..older);
+        let half = self.blocks.len() / 2;
+        let sum = |blocks: &mut dyn Iterator<Item = &Block>| {
+            let mut sum = Block::new(now);
+            blocks.for_each(|block| sum.add(block));
+            sum
+        };
+        let halves = [sum(&mut self.blocks.iter().take(half)), sum(&mut self.blocks.iter().skip(half))];
+        halves.iter().all(Block::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
+    }
+
+    /// Whatever it says is said no longer.
+    pub fn end(&mut self, why: &'static str) {
+        self.blocks.clear();
+        if let Some(since) = self.since.take() {
+            self.ended = Some(Ended { since, why });
+        }
+    }
+
+    /// The notice that has ended since it was last asked for.
+    pub fn take_ended(&mut self) -> Option<Ended> {
+        self.ended.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::engine::Request;
+    use crate::domain::engine::tests::Dice;
+    use crate::domain::engine::users::Unit;
+
+    const LEVEL: f64 = 0.15;
+
+    /// Log-normal latencies, median 30 ms; `rate` answers of each arm a second.
+    struct World {
+        notice: Notice,
+        dice: Dice,
+        now: f64,
+        rate: f64,
+    }
+
+    impl World {
+        fn noticed(rate: f64) -> World {
+            let mut notice = Notice::default();
+            assert!(!notice.look(Duration::ZERO, true) && notice.since().is_some());
+            World { notice, dice: Dice::new(7), now: 0.0, rate }
+        }
+
+        /// Seconds until it is over, if that is within `seconds`.
+        fn over(&mut self, seconds: f64, slower: f64, tail: f64) -> Option<f64> {
+            let from = self.now;
+            while self.now < from + seconds {
+                self.now += 1.0 / self.rate;
+                for arm in Arm::BOTH {
+                    let of_new = arm == Arm::New;
+                    let normal = (-2.0 * (1.0 - self.dice.uniform()).ln()).sqrt()
+                        * (std::f64::consts::TAU * self.dice.uniform()).cos();
+                    let slow = of_new && self.dice.uniform() < tail;
+                    let ms = 30.0
+                        * (0.5 * normal).exp()
+                        * if of_new { slower } else { 1.0 }
+                        * if slow { 10.0 } else { 1.0 };
+                    let request = Request {
+                        id: 0,
+                        at: Duration::from_secs_f64(self.now),
+                        arm,
+                        unit: Some(Unit::from_index(1)),
+                        drawn: true,
+                        stratum: None,
+                        server: None,
+                    };
+                    let event =
+                        Event { request, what: What::Answered, after: Duration::from_secs_f64(ms / 1e3) };
+                    self.notice.push(&event, 1.0, LEVEL, Duration::from_millis(2));
+                }
+                if self.notice.look(Duration::from_secs_f64(self.now), true) {
+                    return Some(self.now - from);
+                }
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn a_notice_ends_when_what_it_says_has_not_been_so_for_a_while() {
+        for (rate, soonest, latest) in [(100.0, 25.0, 70.0), (10.0, 250.0, 700.0), (2.0, 450.0, 1_400.0)] {
+            let mut world = World::noticed(rate);
+            assert_eq!(world.over(2_000.0, 1.2, 0.0), None, "as slow as it says");
+            let over = world.over(4_000.0, 1.0, 0.0).expect("it is mended");
+            assert!((soonest..latest).contains(&over), "{rate}/s: {over}");
+            assert_eq!(world.notice.take_ended().map(|ended| ended.why), Some(BY_MENDING));
+            assert_eq!((world.notice.since(), world.notice.take_ended()), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_notice_of_a_tail_stands_as_long_as_the_tail_is_there() {
+        let mut world = World::noticed(50.0);
+        assert_eq!(world.over(1_500.0, 1.0, 0.03), None);
+        assert!(world.over(600.0, 1.0, 0.0).is_some());
+    }
+
+    #[test]
+    fn silence_ends_no_notice() {
+        let mut world = World::noticed(0.5);
+        assert_eq!(world.over(900.0, 1.0, 0.0), None);
+        assert!(!world.notice.look(Duration::from_secs(1 << 20), false));
+        world.notice.end(BY_HAND);
+        assert_eq!(world.notice.take_ended(), Some(Ended { since: Duration::ZERO, why: BY_HAND }));
+    }
+}

@@ -1,0 +1,134 @@
+//! What the watchdog has of the present stage of a release's plan: how long it was watched, and what
+//! its wave has shown, of all requests and of each critical route.
+//!
+//! Invariants: a trial is of one stage; of an edited margin what was shown is shown anew, and only
+//! of that one; what is usual on a critical route outlives stages.
+
+use crate::domain::engine::{Engine, Event};
+use crate::domain::gate::route::Critical;
+use crate::domain::gate::shown::Route;
+use crate::domain::gate::trial::{Trial, Yardstick};
+use crate::domain::rollout::climb::Spent;
+use crate::live::apply::{Shown, View};
+use crate::live::checkpoint::{self, Checkpoint};
+use crate::live::snapshot::ReleaseLive;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub struct Stage {
+    /// [`ReleaseLive::stage`].
+    pub number: u64,
+    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind
+    /// judge adds to it.
+    pub watched: Duration,
+    /// What an earlier process has counted.
+    pub before: Spent,
+    /// When it is next written.
+    pub keep_by: Duration,
+    /// What the wave has shown, if there is one to judge.
+    trial: Option<Trial>,
+    critical: Vec<Critical>,
+}
+
+impl Stage {
+    pub fn new(number: u64, critical: Vec<Critical>) -> Stage {
+        Stage {
+            number,
+            watched: Duration::ZERO,
+            before: Spent::default(),
+            keep_by: Duration::ZERO,
+            trial: None,
+            critical,
+        }
+    }
+
+    /// What an earlier process has saved.
+    pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> Stage {
+        let Checkpoint { spent, trial, critical: kept } = checkpoint;
+        let mut critical = Critical::of(&release.release.critical, &release.strata, vec![]);
+        for kept in kept {
+            if let Some(of) = critical.iter_mut().find(|of| **of.name() == *kept.name) {
+                of.take(kept);
+            }
+        }
+        Stage { watched: spent.watched, before: spent, trial, ..Stage::new(release.stage, critical) }
+    }
+
+    /// What is known of critical routes, for a stage to come.
+    pub fn into_critical(mut self) -> Vec<Critical> {
+        self.critical.iter_mut().for_each(|of| of.trial = None);
+        self.critical
+    }
+
+    /// The stage that the release is in, its critical routes and its margins; begun where another
+    /// one has.
+    pub fn follow(self, release: &ReleaseLive, now: Duration) -> Stage {
+        let mut stage = match self.number == release.stage {
+            true => self,
+            false => Stage::new(release.stage, self.into_critical()),
+        };
+        stage.name_critical(release);
+        let of = &release.release.watchdog;
+        match release.wave().filter(|_| !release.finished) {
+            Some(wave) => {
+                let begins = || Trial::new(of.margins, wave.reach.weight, of.tick, now);
+                stage.trial.get_or_insert_with(begins).set_margins(of.margins);
+                for route in &mut stage.critical {
+                    route.trial.get_or_insert_with(begins).set_margins(of.margins);
+                }
+            }
+            None => {
+                stage.trial = None;
+                stage.critical.iter_mut().for_each(|of| of.trial = None);
+            }
+        }
+        stage
+    }
+
+    fn name_critical(&mut self, release: &ReleaseLive) {
+        let (names, strata): (_, &[Arc<str>]) = (&release.release.critical, &release.strata);
+        if !self.critical.iter().map(|of| of.place(strata)).eq(names.iter().map(|name| Some(&**name))) {
+            self.critical = Critical::of(names, strata, std::mem::take(&mut self.critical));
+        }
+    }
+
+    /// Events of the release, in the order of time.
+    pub fn push_all(&mut self, events: &[Event], engine: &Engine, floor: Duration) {
+        if self.trial.is_none() && self.critical.is_empty() {
+            return;
+        }
+        for event in events {
+            let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+            let yardstick = Yardstick { table, factor, floor };
+            if let Some(trial) = &mut self.trial {
+                trial.push(event, &yardstick);
+            }
+            self.critical.iter_mut().for_each(|of| of.push(event, &yardstick));
+        }
+    }
+
+    pub fn tick(&mut self, now: Duration, deadline: Duration) {
+        if let Some(trial) = &mut self.trial {
+            trial.tick(now, deadline);
+        }
+        self.critical.iter_mut().for_each(|of| of.tick(now, deadline));
+    }
+
+    /// `afresh`: what the wave has shown is summed up anew, which costs more than a look.
+    pub fn shown(&self, view: &View, afresh: bool) -> Shown {
+        let Stage { number, watched, before, .. } = *self;
+        let known = view.shown.as_ref().filter(|shown| shown.stage == number && !afresh);
+        let (reading, critical): (_, Vec<Route>) = match known {
+            Some(shown) => (shown.reading, shown.critical.clone()),
+            None => (
+                self.trial.as_ref().map(Trial::reading),
+                self.critical.iter().filter_map(Critical::shown).collect(),
+            ),
+        };
+        Shown { stage: number, watched, before, reading, critical }
+    }
+
+    pub fn render(&self, release: &ReleaseLive, spent: &Spent, e_value: f64) -> Vec<u8> {
+        checkpoint::render(release, spent, self.trial.as_ref(), &self.critical, e_value)
+    }
+}
