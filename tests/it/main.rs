@@ -33,6 +33,7 @@ mod rows;
 mod secrets;
 mod tidy;
 mod tls;
+mod told;
 mod tools;
 mod traces;
 mod verbs;

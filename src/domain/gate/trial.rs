@@ -166,7 +166,7 @@ impl Trial {
                 *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
             }
             What::Answered | What::ClientError | What::Redirected => {}
-            What::Failed | What::Broke | What::Ended { .. } => {}
+            What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
         }
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
         let cluster = &mut self.clusters[unit.cluster()];
@@ -193,7 +193,7 @@ impl Trial {
                 cluster.requests = cluster.requests.saturating_sub(1);
             }
             What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
-            What::Ended { .. } => {}
+            What::Ended { .. } | What::EndedAsClientError => {}
         }
         if let Some(table) = &interval.table {
             let compared = |by: f64| {
@@ -217,7 +217,11 @@ impl Trial {
                     (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
                 }
                 What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
-                What::Arrived | What::Failed | What::Broke | What::Ended { .. } => {}
+                What::Arrived
+                | What::Failed
+                | What::Broke
+                | What::Ended { .. }
+                | What::EndedAsClientError => {}
             }
         }
     }

@@ -121,7 +121,8 @@ impl Engine {
         after: Duration,
         index: usize,
     ) {
-        let comes_out = !matches!(what, What::Arrived | What::Broke | What::Ended { .. });
+        let comes_out =
+            !matches!(what, What::Arrived | What::Broke | What::Ended { .. } | What::EndedAsClientError);
         let at = request.at;
         let now = at + after;
         let unmarked = self.oldest + index as u64 >= self.marked_until;
@@ -140,7 +141,11 @@ impl Engine {
                 self.servers.answered(place);
             }
             What::Failed | What::Broke => self.servers.mark(place, ServerMark::Failed, at, true, now),
-            What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+            What::Arrived
+            | What::Excused
+            | What::Left { .. }
+            | What::Ended { .. }
+            | What::EndedAsClientError => {}
         }
     }
 
