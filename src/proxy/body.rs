@@ -153,9 +153,10 @@ impl Upload {
 
     /// For how long the client was waited for, in all.
     fn client_took(&self) -> Duration {
-        let waits = self.waits_since.get();
-        let waits = waits.map_or(Duration::ZERO, |since| clock::now().saturating_sub(since));
-        self.waited.get() + waits
+        match self.waits_since.get() {
+            Some(since) => self.waited.get() + clock::now().saturating_sub(since),
+            None => self.waited.get(),
+        }
     }
 
     /// Has the client taken so long that an upstream may have lost patience with it?

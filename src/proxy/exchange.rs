@@ -412,7 +412,7 @@ impl Exchange {
 
     /// `new` could not be reached: this is counted now, whatever stable answers.
     pub fn failed_over(&mut self) {
-        self.count(Outcome::ConnectError, clock::now());
+        self.count(Outcome::ConnectError, clock::now(), What::Excused);
         // It takes up no room in `new` any more.
         (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
@@ -433,15 +433,12 @@ impl Exchange {
     /// Its body has come to its end, and nothing was wrong with how it came. `client_slow`: see
     /// [`What::Ended`].
     pub fn end_whole(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
-        if self.open && outcome.blame() == Blame::Nobody {
-            let size = size_class(self.bytes);
-            match (outcome, self.by_head) {
-                (Outcome::ClientError, Outcome::Ok) => self.tell(What::EndedAsClientError, now),
-                _ if !self.sizeless => self.tell(What::Ended { size, client_slow }, now),
-                _ => {}
-            }
-        }
-        self.end_at(outcome, status, now);
+        let what = match (outcome, self.by_head) {
+            (Outcome::ClientError, Outcome::Ok) => What::EndedAsClientError,
+            _ if self.sizeless => What::Excused,
+            _ => What::Ended { size: size_class(self.bytes), client_slow },
+        };
+        self.close(outcome, status, now, what);
     }
 
     /// Closes the books. `status`: what the client was told, or would have been.
@@ -450,6 +447,11 @@ impl Exchange {
     }
 
     pub fn end_at(&mut self, outcome: Outcome, status: StatusCode, now: Duration) {
+        self.close(outcome, status, now, What::Excused);
+    }
+
+    /// `sound`: what the watchdog is told where nobody is to blame.
+    fn close(&mut self, outcome: Outcome, status: StatusCode, now: Duration, sound: What) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
@@ -457,7 +459,7 @@ impl Exchange {
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
         let outcome = if undone { self.by_head } else { outcome };
         if self.served == Served::AsDecided {
-            self.count(outcome, now);
+            self.count(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
                 self.note_failed();
             }
@@ -550,12 +552,13 @@ impl Exchange {
         });
     }
 
-    fn count(&mut self, outcome: Outcome, now: Duration) {
+    fn count(&mut self, outcome: Outcome, now: Duration, sound: What) {
         let worker = self.worker.index;
         let what = match outcome.blame() {
             Blame::Upstream => What::Failed,
             Blame::Client => What::Left { unusual: false },
-            Blame::Nobody | Blame::Proxy => What::Excused,
+            Blame::Nobody => sound,
+            Blame::Proxy => What::Excused,
         };
         self.tell(what, now);
         let route = &self.snapshot.routes[self.route];
