@@ -6,6 +6,7 @@
 //! RFC 3339 in UTC.
 
 use crate::domain::{rollout, verdict};
+use crate::live::tally;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -303,10 +304,42 @@ pub struct ArmStatus {
     pub error_ratio: Option<f64>,
     pub p50_ms: Option<f64>,
     pub p99_ms: Option<f64>,
+    pub answers: Answers,
     pub users: u64,
     pub in_flight: u64,
     pub servers_healthy: u64,
     pub servers: Vec<ServerStatus>,
+}
+
+/// The requests of an arm by the class of the status that answered them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answers {
+    #[serde(rename = "2xx")]
+    pub success: u64,
+    #[serde(rename = "3xx")]
+    pub redirection: u64,
+    #[serde(rename = "4xx")]
+    pub client_error: u64,
+    #[serde(rename = "5xx")]
+    pub server_error: u64,
+    /// Without the head of an answer.
+    pub none: u64,
+}
+
+impl Answers {
+    /// Each class with its label.
+    pub fn labelled(&self) -> [(&'static str, u64); 5] {
+        let Answers { success, redirection, client_error, server_error, none } = *self;
+        [("2xx", success), ("3xx", redirection), ("4xx", client_error), ("5xx", server_error), ("none", none)]
+    }
+}
+
+impl From<tally::Answers> for Answers {
+    fn from(of: tally::Answers) -> Answers {
+        let [success, redirection, client_error, server_error, none] = of;
+        Answers { success, redirection, client_error, server_error, none }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -627,7 +660,8 @@ mod tests {
      "releases": [{"name": "cbs-v2", "attempt": 1, "state": "progressing", "weight": 5.0, "weight_configured": 5.0, "wave": null,
        "share_actual": 4.97,
        "trip": null,
-       "arms": {"stable": {"requests": 15432, "failures": 9, "error_ratio": 0.0006, "p50_ms": 3.1, "p99_ms": 22.0, "users": 8112, "in_flight": 3, "servers_healthy": 2}, "new": {}},
+       "arms": {"stable": {"requests": 15432, "failures": 9, "error_ratio": 0.0006, "p50_ms": 3.1, "p99_ms": 22.0,
+        "answers": {"2xx": 15420, "3xx": 1, "4xx": 2, "5xx": 5, "none": 4}, "users": 8112, "in_flight": 3, "servers_healthy": 2}, "new": {}},
        "gates": [{"name": "errors", "verdict": "inconclusive", "detail": "…"}],
        "watchdog": {"state": "quiet", "signals": [{"signal": "errors", "stratum": "all", "evidence_ratio": 0.11, "detail": "new 41 of 812, stable 9 of 15432"}]}}]}"#;
 

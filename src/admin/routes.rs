@@ -247,6 +247,7 @@ fn arm_status(release: &ReleaseLive, view: &View, arm: Arm) -> dto::ArmStatus {
         error_ratio: (recent.requests > 0).then_some((ratio * 1e6).round() / 1e6),
         p50_ms: ms(0.5),
         p99_ms: ms(0.99),
+        answers: recent.answers.into(),
         users: tally.distinct_users(),
         in_flight: tally.in_flight(),
         servers_healthy: upstream.healthy() as u64,

@@ -9,7 +9,7 @@ use super::client::{AdminArgs, Client};
 use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
-use crate::admin::dto::{ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
 use crate::domain::rollout::HoldKind;
 use crate::domain::share;
 use crate::domain::verdict::Signal;
@@ -343,6 +343,11 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
         let _ = writeln!(out, "{}", if i == 0 { colour.paint(Hue::Dim, &text) } else { text });
     }
     for (name, arm) in [("stable", &r.arms.stable), ("new", &r.arms.new)] {
+        if let Some(mix) = answers(&arm.answers) {
+            let _ = writeln!(out, "    answers of {name}: {mix}");
+        }
+    }
+    for (name, arm) in [("stable", &r.arms.stable), ("new", &r.arms.new)] {
         for server in arm.servers.iter().filter(|s| !s.healthy) {
             let told = match &server.down {
                 Some(why) => {
@@ -353,6 +358,19 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
             let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
         }
     }
+}
+
+/// The classes of status that occur, with their shares.
+fn answers(of: &Answers) -> Option<String> {
+    let occur = || of.labelled().into_iter().filter(|(_, n)| *n > 0);
+    let all: u64 = occur().map(|(_, n)| n).sum();
+    let told = occur().map(|(class, n)| {
+        let share = 100.0 * n as f64 / all as f64;
+        // What is not all of them is not shown as all, nor as none.
+        let share = if n < all { share.clamp(0.01, 99.99) } else { share };
+        format!("{class} {} ({})", count(n), measured_percent(share))
+    });
+    (all > 0).then(|| told.collect::<Vec<_>>().join(", "))
 }
 
 fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
@@ -450,7 +468,7 @@ mod tests {
            "wave": null, "share_actual": 4.97, "trip": null,
            "arms": {
              "stable": {"upstream": "cbs-v1", "requests": 15432, "failures": 9, "error_ratio": 0.000583, "p50_ms": 3.1,
-               "p99_ms": 22.0, "users": 8112, "in_flight": 3, "servers_healthy": 1,
+               "p99_ms": 22.0, "answers": {"2xx": 15422, "4xx": 1, "none": 9}, "users": 8112, "in_flight": 3, "servers_healthy": 1,
                "servers": [{"name": "http://127.0.0.1:9001", "healthy": true},
                            {"name": "http://127.0.0.1:9011", "healthy": false}]},
              "new": {"upstream": "cbs-v2", "requests": 812, "failures": 41, "error_ratio": 0.050493, "p50_ms": 3.4,
@@ -491,6 +509,7 @@ cbs-v2  progressing, attempt 1
                    requests  failed  ratio     p50     p99  users  in flight  servers
     stable cbs-v1    15,432       9  0.06%  3.1 ms   22 ms  8,112          3   1 of 2
     new cbs-v2          812      41  5.05%  3.4 ms  1.24 s    431          0   1 of 1
+    answers of stable: 2xx 15,422 (99.94%), 4xx 1 (0.01%), none 9 (0.06%)
     stable: http://127.0.0.1:9011 does not accept connections
   watchdog  suspicious
     errors          all       61% of a trip   new 41 of 812, stable 9 of 15432

@@ -315,7 +315,7 @@ impl Onsets {
         let mut bad = |by: BadBy| counts.was_bad(by, request.at);
         match event.what {
             What::Failed | What::Broke => bad(BadBy::Signal(Signal::Errors)),
-            What::ClientError => bad(BadBy::Signal(Signal::ClientErrors)),
+            What::ClientError | What::EndedAsClientError => bad(BadBy::Signal(Signal::ClientErrors)),
             What::Redirected => bad(BadBy::Signal(Signal::Redirects)),
             What::Ended { .. } => {
                 if counted(Kind::Long) {
@@ -336,7 +336,7 @@ impl Onsets {
         }
         match event.what {
             What::Excused | What::Left { .. } => counts.excused += 1,
-            What::Ended { .. } => counts.ended += 1,
+            What::Ended { .. } | What::EndedAsClientError => counts.ended += 1,
             What::Broke | What::Arrived => {}
             What::Answered | What::ClientError | What::Redirected | What::Failed => counts.out += 1,
         }

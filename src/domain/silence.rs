@@ -49,7 +49,7 @@ impl Silence {
                         self.open.insert(request.id, (unit, request.at));
                     }
                 }
-                What::Ended { .. } | What::Broke => {}
+                What::Ended { .. } | What::EndedAsClientError | What::Broke => {}
                 what => {
                     self.open.remove(&request.id);
                     let answers =

@@ -69,6 +69,7 @@ impl Stable {
                     errors.was_bad(user);
                 }
                 What::Broke => errors.was_bad(user),
+                What::EndedAsClientError => client_errors.was_bad(user),
                 What::Arrived | What::Excused | What::Left { unusual: false } | What::Ended { .. } => {}
             }
         }

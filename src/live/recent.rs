@@ -3,7 +3,7 @@
 //!
 //! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of histogram.
 
-use super::tally::ArmTally;
+use super::tally::{Answers, ArmTally};
 use crate::domain::histogram::Histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub struct Recent {
 pub struct Slice {
     pub requests: u64,
     pub failures: u64,
+    pub answers: Answers,
     pub latency: Histogram,
     /// Of those that succeeded.
     pub success: Histogram,
@@ -33,6 +34,7 @@ impl Slice {
     fn add(&mut self, other: &Slice) {
         self.requests += other.requests;
         self.failures += other.failures;
+        self.answers.iter_mut().zip(other.answers).for_each(|(mine, more)| *mine += more);
         self.latency.add(&other.latency);
         self.success.add(&other.success);
     }
@@ -42,6 +44,7 @@ impl Slice {
         Slice {
             requests: tally.requests(),
             failures: tally.failures(),
+            answers: tally.answers(),
             latency: tally.response().histogram,
             success: tally.success().histogram,
         }
@@ -51,6 +54,7 @@ impl Slice {
         Slice {
             requests: self.requests.saturating_sub(before.requests),
             failures: self.failures.saturating_sub(before.failures),
+            answers: std::array::from_fn(|i| self.answers[i].saturating_sub(before.answers[i])),
             latency: difference(&self.latency, &before.latency),
             success: difference(&self.success, &before.success),
         }
@@ -105,9 +109,11 @@ mod tests {
         let mut recent = Recent::default();
         for second in 0..600u64 {
             tally.workers.of(0).requests.add(1);
+            tally.workers.of(0).answers[second as usize % 2].add(1);
             recent.observe(&tally, Duration::from_secs(second));
         }
         assert_eq!(recent.last(Duration::from_secs(300)).requests, 300);
         assert_eq!(recent.last(Duration::from_secs(60)).requests, 60);
+        assert_eq!(recent.last(Duration::from_secs(300)).answers, [150, 150, 0, 0, 0]);
     }
 }

@@ -94,6 +94,41 @@ impl Latencies {
     }
 }
 
+/// How an arm answered, by the status alone: whatever a release's rules call a failure stays in the
+/// class of its status.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum AnswerClass {
+    /// 2xx.
+    Success,
+    /// 3xx.
+    Redirection,
+    /// 4xx.
+    ClientError,
+    /// 5xx, and beyond.
+    ServerError,
+    /// No head of an answer came.
+    None,
+}
+
+impl AnswerClass {
+    pub const COUNT: usize = 5;
+
+    /// `None`: 101, a tunnel.
+    pub fn of(status: http::StatusCode) -> Option<AnswerClass> {
+        match status.as_u16() / 100 {
+            ..2 => None,
+            2 => Some(AnswerClass::Success),
+            3 => Some(AnswerClass::Redirection),
+            4 => Some(AnswerClass::ClientError),
+            5.. => Some(AnswerClass::ServerError),
+        }
+    }
+}
+
+/// Counts by [`AnswerClass`].
+pub type Answers = [u64; AnswerClass::COUNT];
+
 /// What one worker counts for one arm of a release (or for an upstream that is routed to directly).
 #[derive(Default)]
 pub struct ArmCounts {
@@ -102,6 +137,8 @@ pub struct ArmCounts {
     pub tunnels: Counter,
     pub requests: Counter,
     pub failures: Counter,
+    /// Of the requests, by [`AnswerClass`].
+    pub answers: [Counter; AnswerClass::COUNT],
     /// Whole exchange.
     pub duration: Latencies,
     /// Until the response head, from when the upstream had the request.
@@ -164,6 +201,10 @@ impl ArmTally {
 
     pub fn failures(&self) -> u64 {
         self.workers.iter().map(|w| w.failures.read()).sum()
+    }
+
+    pub fn answers(&self) -> Answers {
+        std::array::from_fn(|class| self.workers.iter().map(|w| w.answers[class].read()).sum())
     }
 
     pub fn duration(&self) -> LatencySum {

@@ -34,6 +34,10 @@ use tokio::time::Instant;
 /// with a body (uWSGI 4 s, Kestrel 5 s).
 const DAWDLE: Duration = Duration::from_secs(3);
 
+/// A client that was waited for less than this while its body came exerted no pressure: it is the
+/// time that a piece takes to be written, or that this thread was away.
+const PRESSURE: Duration = Duration::from_millis(1);
+
 /// For what is left of an answer whose client has left.
 const REST_MAX: Duration = Duration::from_millis(500);
 const REST_BYTES_MAX: usize = 64 * 1024;
@@ -149,9 +153,10 @@ impl Upload {
 
     /// For how long the client was waited for, in all.
     fn client_took(&self) -> Duration {
-        let waits = self.waits_since.get();
-        let waits = waits.map_or(Duration::ZERO, |since| clock::now().saturating_sub(since));
-        self.waited.get() + waits
+        match self.waits_since.get() {
+            Some(since) => self.waited.get() + clock::now().saturating_sub(since),
+            None => self.waited.get(),
+        }
     }
 
     /// Has the client taken so long that an upstream may have lost patience with it?
@@ -291,6 +296,9 @@ pub struct Download {
     lease: Option<Lease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
+    /// When its head was there, and for how long the client had been waited for until then.
+    headed: Duration,
+    client_took: Duration,
     /// Until when the next piece is waited for. Monotonic.
     until: Option<Duration>,
     alarm: Alarm,
@@ -300,6 +308,11 @@ pub struct Download {
     by_trailers: Option<Outcome>,
     /// It broke, and the client is not told yet.
     broke: bool,
+}
+
+/// Was most of the time of a body spent on waiting for the client?
+fn is_most(of_client: Duration, of_body: Duration) -> bool {
+    of_client >= PRESSURE && of_client > of_body / 2
 }
 
 /// Times of the upstream's config that bear on a response body.
@@ -339,8 +352,11 @@ impl ResponseBody {
         code: Option<Reader>,
         now: Duration,
     ) -> Self {
+        let client_took = exchange.upload().client_took();
         let mut download = Download {
             inner,
+            headed: now,
+            client_took,
             exchange,
             lease: Some(lease),
             status,
@@ -397,7 +413,9 @@ impl Download {
             lease.give_back(now);
         }
         let outcome = self.outcome();
-        self.exchange.end_at(outcome, self.status, now);
+        let of_client = self.exchange.upload().client_took().saturating_sub(self.client_took);
+        let client_slow = is_most(of_client, now.saturating_sub(self.headed));
+        self.exchange.end_whole(outcome, self.status, client_slow, now);
     }
 
     /// What the head said, unless the body or its trailers say worse.
@@ -604,4 +622,26 @@ impl<F: Future + 'static> Drop for GoesOn<F> {
 /// `F`'s output is a response by construction; dropping it ends its exchange.
 async fn until_head<F: Future + 'static>(future: Pin<Box<F>>) {
     drop(future.await);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_slow_that_took_most_of_the_time_and_made_somebody_wait() {
+        let us = Duration::from_micros;
+        for (of_client, of_body, slow) in [
+            (0, 0, false),
+            (0, 1_000_000, false),
+            // What it takes to hand a piece over.
+            (20, 30, false),
+            (999, 1000, false),
+            (1000, 1500, true),
+            (400_000, 1_000_000, false),
+            (600_000, 1_000_000, true),
+        ] {
+            assert_eq!(is_most(us(of_client), us(of_body)), slow, "{of_client} of {of_body} us");
+        }
+    }
 }

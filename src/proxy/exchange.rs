@@ -10,7 +10,7 @@ use super::headers::RequestId;
 use super::serve::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
 use crate::domain::engine::users::Unit;
-use crate::domain::engine::{SERVERS_MAX, What};
+use crate::domain::engine::{SERVERS_MAX, What, size_class};
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::{Detail, FailedUsers, Target};
 use crate::domain::success::Rules;
@@ -18,7 +18,7 @@ use crate::live::clock;
 use crate::live::failed::{self, Failure, Id};
 use crate::live::feed::{Arrival, Ticket};
 use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
-use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
+use crate::live::tally::{AnswerClass, ArmCounts, ArmTally, ReleaseTally};
 use crate::live::traces::{Came, Traced, TracedDecision};
 use crate::live::upstream::{InFlight, ServerLoad};
 use crate::net::listen::Progress;
@@ -53,6 +53,10 @@ pub struct Exchange {
     progress: Option<Arc<Progress>>,
     /// What the head said; more may follow in the body and its trailers.
     by_head: Outcome,
+    /// By the status in the head alone. `None`: a tunnel, which is in no class.
+    class: Option<AnswerClass>,
+    /// An answer without a body says nothing about its size: to a HEAD, or a 304.
+    sizeless: bool,
     open: bool,
     /// While it is under way on `new`.
     on_new: Option<Tracked>,
@@ -190,6 +194,8 @@ impl Exchange {
             room: None,
             progress: None,
             by_head: Outcome::Ok,
+            class: Some(AnswerClass::None),
+            sizeless: false,
             open: true,
             on_new: None,
         });
@@ -346,6 +352,9 @@ impl Exchange {
         if self.served == Served::ByStable {
             return;
         }
+        self.class = AnswerClass::of(status);
+        let unmodified = status == StatusCode::NOT_MODIFIED;
+        self.sizeless = unmodified || self.story.method == Method::HEAD;
         let succeeded = self.by_head.blame() == Blame::Nobody;
         if let Some(took) = took {
             self.arm_counts(|counts| {
@@ -356,7 +365,7 @@ impl Exchange {
             });
         }
         if succeeded {
-            let redirects = status.is_redirection() && status != StatusCode::NOT_MODIFIED;
+            let redirects = status.is_redirection() && !unmodified;
             let what = match self.by_head {
                 Outcome::ClientError => What::ClientError,
                 _ if redirects => What::Redirected,
@@ -383,8 +392,12 @@ impl Exchange {
                 Place::Left
             }
             (Place::Answered(mut ticket), what) => {
-                if what == What::Failed {
-                    feed.tell(worker, &mut ticket, What::Broke, now);
+                match what {
+                    What::Failed => feed.tell(worker, &mut ticket, What::Broke, now),
+                    What::Ended { .. } | What::EndedAsClientError => {
+                        feed.tell(worker, &mut ticket, what, now);
+                    }
+                    _ => {}
                 }
                 feed.leave(worker, ticket);
                 Place::Left
@@ -399,7 +412,7 @@ impl Exchange {
 
     /// `new` could not be reached: this is counted now, whatever stable answers.
     pub fn failed_over(&mut self) {
-        self.count(Outcome::ConnectError, clock::now());
+        self.count(Outcome::ConnectError, clock::now(), What::Excused);
         // It takes up no room in `new` any more.
         (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
@@ -417,12 +430,28 @@ impl Exchange {
         !self.story.method.is_safe() && !self.is_grpc()
     }
 
+    /// Its body has come to its end, and nothing was wrong with how it came. `client_slow`: see
+    /// [`What::Ended`].
+    pub fn end_whole(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
+        let what = match (outcome, self.by_head) {
+            (Outcome::ClientError, Outcome::Ok) => What::EndedAsClientError,
+            _ if self.sizeless => What::Excused,
+            _ => What::Ended { size: size_class(self.bytes), client_slow },
+        };
+        self.close(outcome, status, now, what);
+    }
+
     /// Closes the books. `status`: what the client was told, or would have been.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
         self.end_at(outcome, status, clock::now());
     }
 
     pub fn end_at(&mut self, outcome: Outcome, status: StatusCode, now: Duration) {
+        self.close(outcome, status, now, What::Excused);
+    }
+
+    /// `sound`: what the watchdog is told where nobody is to blame.
+    fn close(&mut self, outcome: Outcome, status: StatusCode, now: Duration, sound: What) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
@@ -430,7 +459,7 @@ impl Exchange {
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
         let outcome = if undone { self.by_head } else { outcome };
         if self.served == Served::AsDecided {
-            self.count(outcome, now);
+            self.count(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
                 self.note_failed();
             }
@@ -523,12 +552,13 @@ impl Exchange {
         });
     }
 
-    fn count(&mut self, outcome: Outcome, now: Duration) {
+    fn count(&mut self, outcome: Outcome, now: Duration, sound: What) {
         let worker = self.worker.index;
         let what = match outcome.blame() {
             Blame::Upstream => What::Failed,
             Blame::Client => What::Left { unusual: false },
-            Blame::Nobody | Blame::Proxy => What::Excused,
+            Blame::Nobody => sound,
+            Blame::Proxy => What::Excused,
         };
         self.tell(what, now);
         let route = &self.snapshot.routes[self.route];
@@ -542,6 +572,9 @@ impl Exchange {
         }
         self.arm_counts(|counts| {
             counts.requests.add(1);
+            if let Some(class) = self.class {
+                counts.answers[class as usize].add(1);
+            }
             if outcome.blame() == Blame::Upstream {
                 counts.failures.add(1);
             }

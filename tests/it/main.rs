@@ -36,6 +36,7 @@ mod secrets;
 mod services;
 mod tidy;
 mod tls;
+mod told;
 mod tools;
 mod traces;
 mod verbs;

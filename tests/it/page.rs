@@ -63,6 +63,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     let frozen = browser.reads(".frozen", "Why it was rolled back");
     assert!(frozen.contains("users were in new in the five minutes before"), "{frozen}");
     browser.reads("#figure-errors", "now:");
+    browser.reads(".mix", "answers of stable: 2xx");
     eventually(seconds(60), "a graph is drawn", || {
         (browser.script("return document.querySelectorAll('#charts canvas').length") == 4).then_some(())
     });

@@ -65,7 +65,16 @@ function arms(r) {
     [count(a.requests), count(a.failures), ratio(a.error_ratio), millis(a.p50_ms), millis(a.p99_ms), count(a.users), count(a.in_flight), a.servers.length ? `${a.servers_healthy} of ${a.servers.length}` : String(a.servers_healthy)].map((t, i) => el('td', { class: 'num', 'data-head': heads[i] }, t)));
   return el('div', { class: 'scroll' }, el('table', { class: 'stack' },
     el('thead', null, el('tr', null, el('th', { scope: 'col' }, ''), heads.map((h) => el('th', { scope: 'col', class: 'num' }, h)))),
-    el('tbody', null, row('stable', r.arms.stable), row('new', r.arms.new))));
+    el('tbody', null, row('stable', r.arms.stable), row('new', r.arms.new))),
+    mix('stable', r.arms.stable), mix('new', r.arms.new));
+}
+
+/** How an arm answered, by class of status; those that do not occur are left out. */
+function mix(name, a) {
+  const occur = Object.entries(a.answers).filter(([, n]) => n > 0), all = occur.reduce((sum, [, n]) => sum + n, 0);
+  const share = (n) => n < all && n / all >= 0.99995 ? '>99.99%' : measured(100 * n / all);
+  return all > 0 && el('p', { class: 'mix' }, el('i', { class: `key ${name}` }), `answers of ${name}: `,
+    occur.map(([status, n]) => `${status === 'none' ? 'no answer' : status} ${count(n)} (${share(n)})`).join(', '));
 }
 
 const DOG = { quiet: 'Quiet.', suspicious: 'Suspicious.', tripped: 'Tripped.', both_arms: 'Both arms are bad: not blamed on new.', blind: 'Blind: it cannot judge now.' };

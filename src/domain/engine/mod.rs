@@ -201,6 +201,9 @@ pub enum What {
         size: u8,
         client_slow: bool,
     },
+    /// In place of `Ended`, after `Answered` or `Redirected`: what follows the head says that the
+    /// client is to blame (a gRPC status in the trailers).
+    EndedAsClientError,
 }
 
 /// The size of a body: 0 is empty, and each class above is four times as large as the one below.
@@ -304,3 +307,5 @@ pub const FAILURES_MAX: usize = 256;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod trailer_tests;

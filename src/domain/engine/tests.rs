@@ -100,6 +100,7 @@ fn what() -> impl Strategy<Value = What> {
         1 => Just(What::Excused),
         1 => Just(What::Left { unusual: true }),
         1 => Just(What::Broke),
+        1 => Just(What::EndedAsClientError),
     ]
 }
 

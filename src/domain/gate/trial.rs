@@ -205,7 +205,7 @@ impl Trial {
                 *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
             }
             What::Answered | What::ClientError | What::Redirected => {}
-            What::Failed | What::Broke | What::Ended { .. } => {}
+            What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
         }
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
         let cluster = &mut self.clusters[unit.cluster()];
@@ -217,7 +217,11 @@ impl Trial {
                 of_failures.push(moment, place, 1.0, 0.0)
             }
             What::Failed | What::Broke => of_failures.push(moment, place, 1.0, 1.0),
-            What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+            What::Arrived
+            | What::Excused
+            | What::Left { .. }
+            | What::Ended { .. }
+            | What::EndedAsClientError => {}
         }
         match what {
             What::Arrived => {
@@ -241,7 +245,7 @@ impl Trial {
                 cluster.requests = cluster.requests.saturating_sub(1);
             }
             What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
-            What::Ended { .. } => {}
+            What::Ended { .. } | What::EndedAsClientError => {}
         }
         if let Some(table) = &interval.table {
             let compared = |by: f64| {
@@ -267,7 +271,11 @@ impl Trial {
                     (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
                 }
                 What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
-                What::Arrived | What::Failed | What::Broke | What::Ended { .. } => {}
+                What::Arrived
+                | What::Failed
+                | What::Broke
+                | What::Ended { .. }
+                | What::EndedAsClientError => {}
             }
         }
     }

@@ -8,6 +8,7 @@ mod draw;
 mod keeping;
 mod levels;
 mod telling;
+mod trailers;
 
 use super::cell::Pair;
 use super::first::{Exit, First};
@@ -128,7 +129,8 @@ struct Scored {
     place: Option<Place>,
     rank: [f32; LEVELS],
     kinds: Kinds,
-    /// Only a correction of one that was counted: it failed after all.
+    /// Only a correction of one that was counted: it failed after all; or, if that is its kind, it
+    /// was a client error.
     correction: bool,
 }
 
@@ -438,6 +440,7 @@ impl Engine {
                 counts.answered = counts.answered.saturating_sub(1);
                 interval.failed(&request);
             }
+            What::EndedAsClientError => return self.end_as_client_error(&request, index),
             What::Arrived | What::Ended { .. } => {}
         }
         if matches!(what, What::Answered | What::Redirected) {
@@ -563,7 +566,7 @@ impl Engine {
         let interval = &mut self.intervals[index];
         let table = interval.table.as_ref();
         let exit = match what {
-            What::Arrived | What::Ended { .. } => return,
+            What::Arrived | What::Ended { .. } | What::EndedAsClientError => return,
             What::Answered => Exit::Done,
             What::ClientError => Exit::ClientError,
             What::Redirected => Exit::Redirected,
@@ -629,17 +632,21 @@ impl Engine {
         }
     }
 
-    /// The interval of the request is final: unanswered, it has failed already. Only a body that breaks is news.
+    /// The interval of the request is final: unanswered, it has failed already. Only what follows its head is news.
     fn push_late(&mut self, request: &Request, what: What, after: Duration) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
-        let late = matches!(what, What::Failed | What::Broke | What::Ended { .. });
+        let late = matches!(what, What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError);
         if !late || index as u64 >= 2 * INTERVALS_MAX {
             return;
         }
         self.open_interval(index);
-        if let What::Ended { size, client_slow } = what {
-            return self.take_end(&Event { request: *request, what, after }, size, client_slow, index);
+        match what {
+            What::Ended { size, client_slow } => {
+                return self.take_end(&Event { request: *request, what, after }, size, client_slow, index);
+            }
+            What::EndedAsClientError => return self.end_late_as_client_error(request, index),
+            _ => {}
         }
         let placed = self.placed(request);
         let interval = &mut self.intervals[index];
@@ -754,7 +761,7 @@ impl Engine {
         for scored in &interval.scored {
             let cluster = scored.cluster;
             match scored.correction {
-                true => self.windows.correct(usize::from(cluster), FAILED_ROW, 1.0),
+                true => self.windows.correct(usize::from(cluster), scored.corrected_row(), 1.0),
                 false => self.windows.push(cluster, &scored.rows()),
             }
         }
