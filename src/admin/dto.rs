@@ -71,6 +71,9 @@ pub struct Release {
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
+    /// Slowness of `new` is no evidence yet; `null`: nothing of it warms up.
+    #[serde(default)]
+    pub warming_up: Option<WarmingUp>,
     /// Ceilings only report, and waves hold; `null`: no maintenance is in force.
     #[serde(default)]
     pub maintenance: Option<Maintenance>,
@@ -104,6 +107,16 @@ pub struct Maintenance {
     pub actor: String,
     #[serde(default)]
     pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmingUp {
+    /// Of its time.
+    pub left_s: u64,
+    /// Answers that it still needs.
+    pub answers_left: u32,
+    /// The server; `null`: all of `new`, after a raise.
+    pub server: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -204,6 +204,14 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
         share_actual: view.share(Duration::from_secs(60)).map(|s| share::rounded(100.0 * s, 2)),
+        warming_up: view.judgement.as_ref().and_then(|of| of.evidence.warming).map(|of| dto::WarmingUp {
+            left_s: of.left.as_millis().div_ceil(1000) as u64,
+            answers_left: of.answers_left,
+            server: of.server.map(|server| {
+                let server = live_release.new.servers.get(usize::from(server));
+                server.map_or_else(|| "?".to_owned(), |server| server.server.to_string())
+            }),
+        }),
         maintenance: live_release.maintenance.as_ref().map(|(of, _)| dto::Maintenance {
             change: of.change.clone(),
             at: clock::rfc3339(of.at_ms),

@@ -9,7 +9,7 @@ use super::client::{AdminArgs, Client};
 use super::screen::Screen;
 use super::text::{self, Colour, Hue, count, measured_percent, milliseconds, percent, shown};
 use super::{EXIT_ROLLED_BACK, block_on};
-use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WatchdogState};
+use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WarmingUp, WatchdogState};
 use crate::domain::rollout::HoldKind;
 use crate::domain::share;
 use crate::domain::verdict::Signal;
@@ -198,6 +198,9 @@ fn line(r: &Release) -> String {
     if let Some(trip) = &r.trip {
         let _ = write!(out, ", {}", told(r, trip));
     }
+    if let Some(of) = &r.warming_up {
+        let _ = write!(out, ", {}", warming_up(of));
+    }
     if let Some(of) = &r.maintenance {
         let _ = write!(out, ", maintenance {} until {}", shown(&of.change), shown(&of.until));
     }
@@ -205,6 +208,16 @@ fn line(r: &Release) -> String {
         let _ = write!(out, ", held by {}", shown(missing));
     }
     out
+}
+
+/// "warming up, 12 s left: slowness is no evidence yet".
+fn warming_up(of: &WarmingUp) -> String {
+    let what = of.server.as_deref().map_or(String::new(), |server| format!("{} is ", shown(server)));
+    let left = match (of.left_s, of.answers_left) {
+        (0, answers) => format!("{answers} answers to come"),
+        (left, _) => format!("{} left", text::seconds(left)),
+    };
+    format!("{what}warming up, {left}: slowness is no evidence yet")
 }
 
 fn render(status: &Status, colour: Colour) -> String {
@@ -258,6 +271,9 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
         None => "no request in the last minute".to_owned(),
     };
     let _ = writeln!(out, "  weight    {}; {share}", weights(r));
+    if let Some(of) = &r.warming_up {
+        let _ = writeln!(out, "  warm-up   {}", colour.paint(Hue::Yellow, &warming_up(of)));
+    }
     if let Some(of) = &r.maintenance {
         let told = format!("{} until {}, by {}", shown(&of.change), shown(&of.until), shown(&of.actor));
         let effect = "ceilings and both_arms only report, waves hold";

@@ -114,6 +114,7 @@ mod tests {
             rows: vec![],
             clean: Pair::default(),
             share: 0.2,
+            warming: None,
             grounds: Grounds::default(),
         };
         Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }

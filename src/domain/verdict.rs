@@ -5,6 +5,7 @@
 
 use super::ceiling::Sample;
 use super::engine::cell::Pair;
+use super::engine::servers::Warming;
 use super::engine::{Blindness, SIGNALS};
 use super::grounds::Grounds;
 use super::onset::Decided;
@@ -165,6 +166,8 @@ pub struct Evidence {
     pub clean: Pair,
     /// Share of users in `new`.
     pub share: f64,
+    /// A warm-up of `new` that goes on.
+    pub warming: Option<Warming>,
     /// What the verdict follows from.
     pub grounds: Grounds,
 }

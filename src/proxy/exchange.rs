@@ -225,12 +225,15 @@ impl Exchange {
         }
     }
 
-    /// This server of the upstream is to have it.
-    pub fn goes_to(&mut self, server: usize) {
+    /// This server of the upstream is to have it. If it is there, whole, the upstream's time counts.
+    pub fn goes_to(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
         if let Place::Waits(ticket) = &mut self.place {
             self.worker.live.feed.moves(ticket, server);
+        }
+        if self.upload.whole() {
+            self.received(now);
         }
     }
 

@@ -378,10 +378,7 @@ async fn send(
     let mut tried = Tried::default();
     while let Some((index, server)) = upstream.choose(&tried, down) {
         exchange.load(server.enter());
-        exchange.goes_to(index);
-        if upload.whole() {
-            exchange.received(now);
-        }
+        exchange.goes_to(index, now);
         let worker = exchange.worker().clone();
         if let Some(traced) = exchange.traced() {
             trace::attempt(traced, &worker, upstream, index, now);

@@ -9,6 +9,7 @@ function viewRelease(name) {
     others && el('p', null, el('label', { for: 'which' }, 'Release'), el('select', { id: 'which', onchange: (e) => { location.hash = link(e.target.value); } },
       status.releases.map((x) => el('option', { value: x.name, selected: x.name === r.name }, x.name)))),
     el('section', { class: `card ${a.tone}` }, cardHead(r, a, 'h2'), bar(r), answerList(r, a)),
+    warmingUp(r),
     maintenance(r),
     r.trip && frozenEvidence(r, status),
     el('h3', null, 'Waves and gates'), gates(r),
@@ -21,6 +22,14 @@ function viewRelease(name) {
 function spans() {
   const choice = (seconds, text) => el('button', { class: 'small', 'aria-pressed': String(charts.span === seconds), onclick: () => { charts.span = seconds; changed(); } }, text);
   return el('div', { class: 'spans', role: 'group', 'aria-label': 'How far back' }, choice(300, '5 min'), choice(900, '15 min'), choice(3600, '1 hour'));
+}
+
+// Slowness of new is no evidence yet.
+function warmingUp(r) {
+  const w = r.warming_up;
+  if (!w) return null;
+  const left = w.left_s > 0 ? `${w.left_s} s left` : `${w.answers_left} answers to come`;
+  return el('p', { class: 'notice watch', id: 'warming-up' }, el('b', null, w.server ? `${w.server} is warming up` : 'Warming up'), `, ${left}. Slowness is no evidence yet; failures are.`);
 }
 
 /** One that stands, or the button that begins one. */

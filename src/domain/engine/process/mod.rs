@@ -5,8 +5,10 @@
 
 mod clusters;
 mod draw;
+mod interval;
 mod keeping;
 mod levels;
+mod settle;
 mod telling;
 mod trailers;
 
@@ -26,6 +28,7 @@ use crate::domain::decide::Arm;
 use crate::domain::histogram;
 use crate::domain::quick::Quick;
 use draw::Draw;
+use interval::{Bad, CameOut, Interval, Open, Pending, Scored, place};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,145 +106,6 @@ fn window_rows(signal: Signal) -> std::ops::Range<usize> {
         Signal::ClientErrors => 4..5,
         Signal::Latency => 0..3,
         Signal::Redirects | Signal::Duration | Signal::Empty => 0..0,
-    }
-}
-
-/// A drawn request that is in flight, or is a user's first and may still break.
-#[derive(Clone, Copy, Debug)]
-struct Open {
-    interval: u64,
-    unit: Unit,
-    arm: Arm,
-    stratum: Option<u8>,
-    place: Option<Place>,
-    factor: f64,
-    /// Its number in [`Interval::pending`].
-    pending: u32,
-    /// First of its user in the pooled scope, in its stratum: its number in the slot.
-    first: [Option<u32>; 2],
-    answered: bool,
-}
-
-/// A drawn request's outcome, until its interval is final.
-#[derive(Clone, Copy, Debug)]
-struct Scored {
-    cluster: u16,
-    place: Option<Place>,
-    rank: [f32; LEVELS],
-    kinds: Kinds,
-    /// Only a correction of one that was counted: it failed after all; or, if that is its kind, it
-    /// was a client error.
-    correction: bool,
-}
-
-impl Scored {
-    fn correction(unit: Unit) -> Scored {
-        let cluster = unit.cluster() as u16;
-        Scored { cluster, place: None, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
-    }
-
-    fn rows(&self) -> [f32; window::ROWS] {
-        let has = |kind| f32::from(u8::from(self.kinds.has(kind)));
-        let [flip, notice] = Level::ALL.map(|level| level as usize);
-        [
-            self.rank[flip],
-            has(Kind::Slow98(flip)),
-            has(Kind::Slow999(flip)),
-            has(Kind::Failed),
-            has(Kind::ClientError),
-            self.rank[notice],
-            has(Kind::Slow98(notice)),
-            has(Kind::Slow999(notice)),
-        ]
-    }
-}
-
-/// A request of a server, until its interval is marked.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    id: u64,
-    place: Place,
-    unit: Unit,
-    factor: f32,
-    came_out: CameOut,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum CameOut {
-    Not,
-    Answered,
-    /// Answered, but later than the limit.
-    Late,
-    Failed,
-    Excused,
-}
-
-/// What one request did to its user.
-#[derive(Clone, Copy, Debug)]
-struct Bad {
-    unit: Unit,
-    arm: Arm,
-    stratum: Option<u8>,
-    place: Option<Place>,
-    arrived: Duration,
-    ends: Ends,
-}
-
-impl Bad {
-    fn by(request: &Request, unit: Unit, ends: impl Into<Ends>) -> Bad {
-        let Request { arm, stratum, .. } = *request;
-        let (place, arrived) = (place(request), request.at);
-        Bad { unit, arm, stratum, place, arrived, ends: ends.into() }
-    }
-}
-
-/// The server that has a request.
-fn place(request: &Request) -> Option<Place> {
-    request.server.map(|server| Place { arm: request.arm, server })
-}
-
-#[derive(Clone, Debug, Default)]
-struct Interval {
-    counts: [Counts; 2],
-    /// As of its first event: a table that came into being while its requests failed would be held against those who failed last.
-    table: Option<Arc<Table>>,
-    /// Users who entered the draw, pooled and by stratum.
-    entered: Vec<Pair>,
-    /// Drawn requests that something befell.
-    bad: Vec<Bad>,
-    /// Drawn requests of servers, in the order of arrival.
-    pending: Vec<Pending>,
-    scored: Vec<Scored>,
-    failures: Vec<Failure>,
-    /// Drawn and unanswered.
-    waiting: u32,
-    /// Answered first requests that are still in the table of open ones.
-    kept: Vec<u64>,
-}
-
-impl Interval {
-    fn clear(&mut self) {
-        let Interval { counts, table, entered, bad, pending, scored, failures, waiting, kept } = self;
-        (*counts, *table, *waiting) = ([Counts::default(); 2], None, 0);
-        entered.clear();
-        bad.clear();
-        scored.clear();
-        failures.clear();
-        kept.clear();
-        pending.clear();
-    }
-
-    /// A request came out as a failure.
-    fn failed(&mut self, request: &Request) {
-        self.counts[request.arm.index()].mark(request.unit);
-        let server = place(request);
-        self.fails(Failure { arm: request.arm, user: request.unit, server, reported: true, excused: false });
-    }
-
-    fn fails(&mut self, failure: Failure) {
-        if self.failures.len() < FAILURES_MAX {
-            self.failures.push(failure);
-        }
     }
 }
 
@@ -718,89 +582,6 @@ impl Engine {
         if now >= self.table_at + TABLE_EVERY || self.table.is_none() {
             self.tabulate(now);
         }
-    }
-
-    /// What of a final interval has not come out has failed.
-    fn expire(&mut self, at: u64, interval: &mut Interval) {
-        for id in &interval.kept {
-            self.open.remove(id);
-        }
-        if interval.waiting > 0 {
-            let compares_latency = interval.table.is_some();
-            let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
-            let kinds = failed_kinds(compares_latency);
-            let rank = [f32::from(u8::from(compares_latency)); LEVELS];
-            self.open.retain(|_, open| {
-                let Open { unit, arm, stratum, place, .. } = *open;
-                let unanswered = open.interval == at && !open.answered;
-                if unanswered {
-                    // Slow is not failed: a late answer of `new` is late, and nothing more.
-                    let kinds = match arm {
-                        Arm::New => Kinds(kinds.0 & SLOWNESS.0),
-                        Arm::Stable => kinds,
-                    };
-                    if arm == Arm::Stable {
-                        let (user, server) = (Some(unit), place);
-                        interval.fails(Failure { arm, user, server, reported: false, excused: false });
-                    }
-                    interval.bad.push(Bad { unit, arm, stratum, place, arrived, ends: kinds.into() });
-                    let cluster = unit.cluster() as u16;
-                    interval.scored.push(Scored { cluster, place, rank, kinds, correction: false });
-                }
-                !unanswered
-            });
-        }
-    }
-
-    /// Puts a final interval into ONCE and WINDOW.
-    fn settle(&mut self, at: u64, mut interval: Interval) {
-        let somebody_is_in_new = self.draw.share() > 0.0;
-        if somebody_is_in_new {
-            self.settle_once(at, &interval);
-        }
-        for scored in &interval.scored {
-            let cluster = scored.cluster;
-            match scored.correction {
-                true => self.windows.correct(usize::from(cluster), scored.corrected_row(), 1.0),
-                false => self.windows.push(cluster, &scored.rows()),
-            }
-        }
-        self.windows.interval_ends(!somebody_is_in_new);
-        interval.clear();
-        self.spare = interval;
-    }
-
-    fn settle_once(&mut self, at: u64, interval: &Interval) {
-        let share = self.draw.share();
-        let cohort = self.cohort(at);
-        let entered = interval.entered.iter().copied().chain(std::iter::repeat(Pair::default()));
-        self.scopes().zip(entered).for_each(|(scope, users)| scope.once.entered(cohort, users, share));
-        for Bad { unit, arm, stratum, ends, .. } in &interval.bad {
-            let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
-            for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
-                // Whoever never entered the draw has no place to be marked.
-                if scope.marks.read(*unit).seen() {
-                    scope.once.event(scope.marks.at(*unit), *arm, *ends);
-                }
-            }
-        }
-        self.scopes().for_each(|scope| scope.once.score());
-    }
-
-    /// A table of stable's usual latencies; the older half weighs half.
-    fn tabulate(&mut self, now: Duration) {
-        if self.usual.iter().sum::<f64>() >= TABLE_MIN {
-            let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
-            self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
-            self.table_at = now;
-            self.know_usual();
-            self.usual.iter_mut().for_each(|n| *n /= 2.0);
-        }
-    }
-
-    /// The latency table; `None`: too little is known of stable.
-    fn table(&self) -> Option<&Arc<Table>> {
-        self.table.as_ref()
     }
 
     /// One for all who enter in an interval, by the interval's start.

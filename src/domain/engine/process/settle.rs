@@ -1,0 +1,90 @@
+//! A final interval: what has not come out of it, and what ONCE and WINDOW learn from it.
+//!
+//! Invariants: an interval is settled once; a late answer of `new` is slow and no failure.
+
+use super::*;
+
+impl Engine {
+    /// What of a final interval has not come out has failed.
+    pub(super) fn expire(&mut self, at: u64, interval: &mut Interval) {
+        for id in &interval.kept {
+            self.open.remove(id);
+        }
+        if interval.waiting > 0 {
+            let compares_latency = interval.table.is_some();
+            let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
+            let kinds = failed_kinds(compares_latency);
+            let rank = [f32::from(u8::from(compares_latency)); LEVELS];
+            self.open.retain(|_, open| {
+                let Open { unit, arm, stratum, place, .. } = *open;
+                let unanswered = open.interval == at && !open.answered;
+                if unanswered {
+                    // Slow is not failed: a late answer of `new` is late, and nothing more.
+                    let kinds = match arm {
+                        Arm::New => Kinds(kinds.0 & SLOWNESS.0),
+                        Arm::Stable => kinds,
+                    };
+                    if arm == Arm::Stable {
+                        let (user, server) = (Some(unit), place);
+                        interval.fails(Failure { arm, user, server, reported: false, excused: false });
+                    }
+                    interval.bad.push(Bad { unit, arm, stratum, place, arrived, ends: kinds.into() });
+                    let cluster = unit.cluster() as u16;
+                    interval.scored.push(Scored { cluster, place, rank, kinds, correction: false });
+                }
+                !unanswered
+            });
+        }
+    }
+
+    /// Puts a final interval into ONCE and WINDOW.
+    pub(super) fn settle(&mut self, at: u64, mut interval: Interval) {
+        let somebody_is_in_new = self.draw.share() > 0.0;
+        if somebody_is_in_new {
+            self.settle_once(at, &interval);
+        }
+        for scored in &interval.scored {
+            let cluster = scored.cluster;
+            match scored.correction {
+                true => self.windows.correct(usize::from(cluster), scored.corrected_row(), 1.0),
+                false => self.windows.push(cluster, &scored.rows()),
+            }
+        }
+        self.windows.interval_ends(!somebody_is_in_new);
+        interval.clear();
+        self.spare = interval;
+    }
+
+    pub(super) fn settle_once(&mut self, at: u64, interval: &Interval) {
+        let share = self.draw.share();
+        let cohort = self.cohort(at);
+        let entered = interval.entered.iter().copied().chain(std::iter::repeat(Pair::default()));
+        self.scopes().zip(entered).for_each(|(scope, users)| scope.once.entered(cohort, users, share));
+        for Bad { unit, arm, stratum, ends, .. } in &interval.bad {
+            let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
+            for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
+                // Whoever never entered the draw has no place to be marked.
+                if scope.marks.read(*unit).seen() {
+                    scope.once.event(scope.marks.at(*unit), *arm, *ends);
+                }
+            }
+        }
+        self.scopes().for_each(|scope| scope.once.score());
+    }
+
+    /// A table of stable's usual latencies; the older half weighs half.
+    pub(super) fn tabulate(&mut self, now: Duration) {
+        if self.usual.iter().sum::<f64>() >= TABLE_MIN {
+            let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
+            self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
+            self.table_at = now;
+            self.know_usual();
+            self.usual.iter_mut().for_each(|n| *n /= 2.0);
+        }
+    }
+
+    /// The latency table; `None`: too little is known of stable.
+    pub(super) fn table(&self) -> Option<&Arc<Table>> {
+        self.table.as_ref()
+    }
+}

@@ -1,0 +1,114 @@
+//! Warm-ups: of a server after its start, and of `new` after a raise.
+//!
+//! Invariants: a warm-up takes its time and [`WARM_ANSWERS`] answers, and of one wave
+//! [`WARM_WAVE`] at most; a server that starts again and again has [`WARM_TIMES`] of them.
+
+use super::*;
+
+impl Servers {
+    /// `new` may take more of the traffic than before: it warms up, all of it.
+    pub fn release_warms_up(&mut self, now: Duration) {
+        self.warm_left = WARM_WAVE;
+        (self.release_since, self.release_answers) = (Some(now), 0);
+    }
+
+    /// Another wave begins without a warm-up of its own.
+    pub fn wave(&mut self) {
+        self.warm_left = WARM_WAVE;
+    }
+
+    /// A server has started: it warms up, unless it did so too often.
+    pub fn server_warms_up(&mut self, place: Place, now: Duration) {
+        let warm = &mut self.server(place).warm;
+        warm.past.retain(|(since, _)| now.saturating_sub(*since) < WARM_SPAN);
+        if warm.past.len() < WARM_TIMES && warm.since.is_none() {
+            (warm.since, warm.answers) = (Some(now), 0);
+        }
+    }
+
+    /// A server has answered.
+    pub fn answered(&mut self, place: Place) {
+        let release = place.arm == Arm::New && self.release_since.is_some();
+        self.release_answers += u32::from(release);
+        if let Some(server) = self.all.get_mut(place.index())
+            && server.warm.since.is_some()
+        {
+            server.warm.answers += 1;
+        }
+    }
+
+    pub(super) fn warm_tick(&mut self, now: Duration, passed: Duration) {
+        let (warm_up, spent) = (self.warm_up, self.warm_left.is_zero());
+        let ends = |since: Duration, answers: u32| {
+            spent || (now.saturating_sub(since) >= warm_up && answers >= WARM_ANSWERS)
+        };
+        let mut warming = false;
+        if let Some(since) = self.release_since {
+            warming = true;
+            if ends(since, self.release_answers) {
+                (self.release_since, self.release_past) = (None, Some((since, now)));
+            }
+        }
+        for (index, server) in self.all.iter_mut().enumerate() {
+            let Some(since) = server.warm.since else { continue };
+            warming |= Place::from_index(index).arm == Arm::New;
+            if ends(since, server.warm.answers) {
+                server.warm.since = None;
+                server.warm.past.push_back((since, now));
+            }
+        }
+        if warming {
+            self.warm_left = self.warm_left.saturating_sub(passed);
+        }
+    }
+
+    pub(super) fn release_was_warming(&self, at: Duration) -> bool {
+        self.release_since.is_some_and(|since| at >= since)
+            || self.release_past.is_some_and(|(since, until)| at >= since && at < until)
+    }
+
+    /// Was this server warming up at that time?
+    pub fn is_warming(&self, place: Place, at: Duration) -> bool {
+        let release = place.arm == Arm::New && self.release_was_warming(at);
+        let server = self.all.get(place.index());
+        release || server.is_some_and(|server| server.warm.was_on(at))
+    }
+
+    /// What of `new` is warming up now, and until when at least.
+    pub fn warming(&self, now: Duration) -> Option<Warming> {
+        let left = |since: Duration, answers: u32| Warming {
+            left: (since + self.warm_up).saturating_sub(now),
+            answers_left: WARM_ANSWERS.saturating_sub(answers),
+            server: None,
+        };
+        let release = self.release_since.map(|since| left(since, self.release_answers));
+        let of_servers = self.all.iter().enumerate().filter_map(|(index, server)| {
+            let place = Place::from_index(index);
+            let since = server.warm.since.filter(|_| place.arm == Arm::New)?;
+            Some(Warming { server: Some(place.server), ..left(since, server.warm.answers) })
+        });
+        release.or_else(|| of_servers.max_by_key(|warming| warming.left))
+    }
+}
+
+/// A warm-up that goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Warming {
+    /// Of its time.
+    pub left: Duration,
+    /// Answers that it still needs.
+    pub answers_left: u32,
+    /// The server, or all of `new`.
+    pub server: Option<u8>,
+}
+
+impl Warm {
+    pub(super) fn was_on(&self, at: Duration) -> bool {
+        self.since.is_some_and(|since| at >= since)
+            || self.past.iter().any(|(since, until)| at >= *since && at < *until)
+    }
+
+    pub(super) fn touches(&self, since: Duration) -> bool {
+        self.since.is_some() || self.past.iter().any(|(_, until)| *until >= since)
+    }
+}

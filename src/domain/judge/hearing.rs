@@ -1,0 +1,130 @@
+//! What the judge counts beside the engine: redirects, long exchanges, small bodies and slow answers,
+//! and failures by user.
+//!
+//! Invariants: events are counted as they come, failures when their interval is final.
+
+use super::*;
+
+impl Judge {
+    /// What has happened to requests, in the order of time.
+    pub fn push_all(&mut self, events: &[Event]) {
+        self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
+        self.onsets.set_slow_from(SlowFrom {
+            usual: self.engine.yardstick().map(|table| table.slow_from()),
+            max: Some(self.limits.latency_p99_max),
+        });
+        // The engine forgets what it knows of an exchange with its end.
+        let [redirects, long, small] = &mut self.seen;
+        for event in events {
+            let (arm, user) = (event.request.arm.index(), event.request.unit);
+            if !matches!(event.what, What::Ended { .. }) {
+                self.onsets.push(event, |_| false);
+            }
+            if self.notice.since().is_some() {
+                let Limits { latency_notice, latency_floor, .. } = self.limits;
+                self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
+            }
+            match event.what {
+                What::Answered | What::ClientError => redirects[arm].came(1),
+                What::Redirected => {
+                    redirects[arm].came(1);
+                    redirects[arm].was_bad(user);
+                }
+                What::Ended { size, client_slow } => {
+                    let ended = self.engine.ended(event, size, client_slow);
+                    self.onsets.push(event, |kind| ended.counted.has(kind));
+                    long[arm].came(1);
+                    small[arm].came(1);
+                    self.small_now[arm].came(1);
+                    if ended.counted.has(Kind::Long) {
+                        long[arm].was_bad(user);
+                    }
+                    if ended.counted.has(Kind::Empty) {
+                        small[arm].was_bad(user);
+                        self.small_now[arm].was_bad(user);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.engine.push_all(events);
+        self.hear_answers(events);
+        let watches = !self.engine.has_had_nobody()
+            && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
+        self.silence.hear(events, watches, self.ticked);
+    }
+
+    /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.
+    fn hear_answers(&mut self, events: &[Event]) {
+        let limit = self.limits.latency_p99_max;
+        for event in events {
+            if !matches!(event.what, What::Answered | What::Redirected) {
+                continue;
+            }
+            let request = &event.request;
+            if event.after <= limit {
+                self.slow.came(request.arm, 1);
+                continue;
+            }
+            let place = request.server.map(|server| Place { arm: request.arm, server });
+            let now = request.at + event.after;
+            let servers = self.engine.servers();
+            if !place.is_some_and(|place| servers.is_excused(Mark::Slow, place, request.at, now)) {
+                self.slow.came(request.arm, 1);
+                self.slow.was_bad(request.arm, request.unit);
+            }
+        }
+    }
+
+    /// Of the last minute, for people.
+    pub(super) fn seen_of(&self, signal: engine::Signal) -> String {
+        let Sample { requests, bad } = self.by_user(signal);
+        let what = match signal {
+            engine::Signal::Redirects => "redirected",
+            engine::Signal::Duration => "above p99 of stable's exchanges",
+            _ => "with a body far smaller than usual",
+        };
+        format!(
+            "new {} of {}, stable {} of {} {what} in the last minute",
+            bad.new, requests.new, bad.stable, requests.stable
+        )
+    }
+
+    /// Of the last minute; an account that repeats itself counts as [`super::bad`] says.
+    pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
+        let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
+            + 2 * usize::from(signal == engine::Signal::Empty)];
+        Sample {
+            requests: Pair::new(new.requests(), stable.requests()),
+            bad: Pair::new(new.count(), stable.count()),
+        }
+    }
+}
+
+/// Clients of stable that gave up are failures of it, as in [`Sum::guarded`].
+pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
+    for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
+        let (gave_up, failed) = match arm {
+            Arm::Stable => (counts.gave_up, counts.failed_stable()),
+            Arm::New => (0, counts.failed_new()),
+        };
+        failures.came(arm, (counts.requests + gave_up).saturating_sub(counts.excused + counts.spells));
+        let mut known = 0;
+        for failure in of.failures.iter().filter(|failure| failure.arm == arm && !failure.excused) {
+            failures.was_bad(arm, failure.user);
+            known += 1;
+        }
+        failures.more_were_bad(arm, (failed + gave_up).saturating_sub(known));
+    }
+    failures.close(of.end);
+}
+
+pub(super) fn silence_told(of: &Silent) -> String {
+    format!(
+        "new leaves its users waiting: {} of {} for 5 s and more, {} for 10 s, and nobody was answered for {} s",
+        of.waiting,
+        of.users,
+        of.waiting_long,
+        of.silent_ms / 1000
+    )
+}
