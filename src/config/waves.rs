@@ -3,7 +3,7 @@
 //! Invariants of what is made here: names are unique; segments only join and the weight never goes down from wave to wave.
 
 use super::named::{Entry, lookup};
-use super::read::{Reader, Scope, Span, found};
+use super::read::{Located, Reader, Scope, Span, found};
 use super::value::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
@@ -22,7 +22,12 @@ pub struct Waves {
     pub open_hours: Option<OpenHours>,
 }
 
-pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segment>>]) -> Waves {
+pub fn waves(
+    r: &mut Reader<'_>,
+    release: &Scope<'_>,
+    segments: &[Entry<Arc<Segment>>],
+    holdback: &Located<Weight>,
+) -> Waves {
     let open_hours = r.parsed(release, "open_hours", hours);
     let mut plan = Waves::default();
     let Some(value) = r.value(release, "wave") else {
@@ -67,7 +72,17 @@ pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segm
             let help = "give each wave a `name` of its own: progress is remembered by it";
             r.fault(&span, format!("two waves are called `{}`", wave.name), "", Some(help.into()));
         }
-        plan.waves.push(wave);
+        let until_complete = wave.reach.held_back(holdback.value);
+        plan.waves.push(Wave { until_complete, ..wave });
+    }
+    if let Some(last) = plan.waves.last().filter(|w| w.holds_back() == Weight::ZERO)
+        && holdback.value > Weight::ZERO
+    {
+        let (weight, most) = (last.reach.weight, Reach { weight: Weight::FULL, segments: 0 });
+        let most = most.held_back(holdback.value).weight;
+        let message = format!("`holdback` does nothing: the last wave, `{}`, has {weight}", last.name);
+        let why = format!("more than {most} can be held back from");
+        r.warn(&holdback.span, message, &why, Some("remove it, or end the plan with 100%".into()));
     }
     plan.open_hours = open_hours.map(|hours| hours.value);
     plan
@@ -123,6 +138,7 @@ fn wave(
     Wave {
         name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
         reach: *reach,
+        until_complete: *reach,
         bake: r.duration(s, "bake", "10m", "0s"..="720h"),
         requests_min: r.integer(s, "requests_min", 500, 1..=1_000_000_000),
         users_min,

@@ -17,6 +17,7 @@
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
+use super::before::{Before as OwnPast, Says};
 use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
@@ -108,6 +109,10 @@ pub struct Judge {
     /// Small bodies of the last ten seconds.
     small_now: [Bad; 2],
     aside: Aside,
+    /// `new` against its own past, where there is no control.
+    own_past: OwnPast,
+    /// It is no longer: the release has been complete for long.
+    soaked: bool,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
     worse_since: Option<Duration>,
@@ -138,6 +143,8 @@ impl Judge {
             seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
             small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
+            own_past: OwnPast::default(),
+            soaked: false,
             worse_since: None,
             overwhelming_since: None,
             seen_stable: None,
@@ -184,6 +191,20 @@ impl Judge {
         (self.stable, self.before) = (stable, before);
     }
 
+    /// What `new` was like.
+    pub fn own_past(&self) -> &OwnPast {
+        &self.own_past
+    }
+
+    pub fn knows_own_past(&mut self, past: OwnPast) {
+        self.own_past = past;
+    }
+
+    /// Does it look at `new`'s own past any more?
+    pub fn set_soaked(&mut self, soaked: bool) {
+        self.soaked = soaked;
+    }
+
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
@@ -192,6 +213,7 @@ impl Judge {
         let watches = !self.engine.has_had_nobody()
             && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
         self.silence.hear(events, watches, self.ticked);
+        self.own_past.hear(events);
         let [redirects, long, small] = &mut self.seen;
         for event in events {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
@@ -256,6 +278,8 @@ impl Judge {
         self.ticked = now;
         self.slow.close(now);
         self.learn_before(now);
+        self.own_past.set_floor(self.limits.latency_floor);
+        self.own_past.tick(now, self.engine.weight().ratio());
         for of in &finals {
             self.push(of);
             told(of);
@@ -487,6 +511,11 @@ impl Judge {
                         percent(latency_notice)
                     ),
                 ),
+                None if self.is_worse_than_before() => (
+                    State::Suspicious,
+                    Verdict::Inconclusive,
+                    format!("new does worse than in its own past ({}): waves hold", self.own_past.detail()),
+                ),
                 None if minute.requests.new == 0 => {
                     (State::Quiet, Verdict::Inconclusive, "no request of new in the last minute".to_owned())
                 }
@@ -510,7 +539,7 @@ impl Judge {
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
         let blindness = self.engine.blindness();
         let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
-        let signals = vec![
+        let mut signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
             compared_signal(engine::Signal::Latency, format!("{medians}{not_yet}")),
@@ -534,6 +563,11 @@ impl Judge {
             ),
             signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
         ];
+        // With a control its past says nothing more.
+        if !self.soaked && self.own_past.says() != Says::Learns {
+            let (ratio, detail) = (self.own_past.ratio(), self.own_past.detail());
+            signals.push(signal(Signal::WORSE_THAN_BEFORE, all(), ratio, detail));
+        }
         let evidence = Evidence {
             window: WINDOW,
             minute,
@@ -665,6 +699,10 @@ impl Judge {
         of.worse_ms = lasts(&mut self.worse_since, of.deferred && of.is_worse());
         let overwhelming = of.deferred && !of.calm && of.e_value() >= OVERWHELMING;
         of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
+    }
+
+    fn is_worse_than_before(&self) -> bool {
+        !self.soaked && matches!(self.own_past.says(), Says::Worse(_))
     }
 
     fn blind(&self, look: &Look<'_>) -> Option<String> {

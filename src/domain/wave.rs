@@ -17,12 +17,20 @@ pub struct Reach {
 impl Reach {
     /// Before any wave.
     pub const NOBODY: Reach = Reach { weight: Weight::ZERO, segments: 0 };
+
+    /// Without the users of the highest buckets, of which a share of `holdback` stays on stable.
+    pub fn held_back(self, holdback: Weight) -> Reach {
+        let most = Weight::from_parts(Weight::FULL.parts().saturating_sub(holdback.parts()));
+        Reach { weight: self.weight.min(most), ..self }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wave {
     pub name: String,
     pub reach: Reach,
+    /// The same until the release is complete: less what the release's `holdback` keeps on stable.
+    pub until_complete: Reach,
     /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
     pub bake: Duration,
     /// Of `new`, in this wave.
@@ -70,7 +78,12 @@ impl<'a> Course<'a> {
 impl Wave {
     /// Does the hash put users into both arms, so that they can be compared?
     pub fn controlled(&self) -> bool {
-        self.reach.weight > Weight::ZERO && self.reach.weight < Weight::FULL
+        self.until_complete.weight > Weight::ZERO && self.until_complete.weight < Weight::FULL
+    }
+
+    /// The share of users that is kept on stable until the release is complete.
+    pub fn holds_back(&self) -> Weight {
+        Weight::from_parts(self.reach.weight.parts() - self.until_complete.weight.parts())
     }
 }
 
@@ -98,6 +111,7 @@ pub(crate) mod tests {
             Wave {
                 name: name.to_owned(),
                 reach,
+                until_complete: reach,
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,

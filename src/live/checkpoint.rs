@@ -102,7 +102,7 @@ impl Wanted {
             key: Key::of(release),
             alpha: of.alpha,
             margins: of.margins,
-            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.reach.weight),
+            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.until_complete.weight),
             tick: of.tick,
         }
     }

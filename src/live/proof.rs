@@ -7,12 +7,13 @@
 use super::apply::View;
 use super::resources;
 use super::snapshot::ReleaseLive;
+use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{DoorState, Hours, Proof, Servers, Sight, Watchdog};
 use crate::domain::verdict::Verdict;
-use crate::domain::wave::Wave;
+use crate::domain::wave::{Door, Wave};
 use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);
@@ -49,7 +50,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         requests_min: wave.requests_min,
         users_min: wave.users_min,
         margins: release.release.watchdog.margins,
-        share: wave.reach.weight.ratio(),
+        share: wave.until_complete.weight.ratio(),
         reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
         servers: Servers {
             all: Pair::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
@@ -65,13 +66,19 @@ fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
     of.hold_when_blind.then_some(Sight { blindness, latency_notice: of.latency_notice })
 }
 
-/// How the next wave opens; `None`: no wave follows.
+/// How the next wave opens, or how what is held back of the last one moves to `new`; `None`: nothing
+/// follows.
 pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
-    let next = release.next_wave()?;
+    let held_back = || release.wave().is_some_and(|w| w.holds_back() > Weight::ZERO);
+    let door = match release.next_wave() {
+        Some(next) => next.door,
+        None if held_back() => Door::Auto,
+        None => return None,
+    };
     let hours = release.release.open_hours.as_ref().map(|hours| Hours {
         text: hours.to_string(),
         open: hours.hold(at_ms),
         next: hours.next(at_ms),
     });
-    Some(DoorState { door: next.door, hours })
+    Some(DoorState { door, hours })
 }

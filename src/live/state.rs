@@ -33,8 +33,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
 /// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes,
-/// version 2 no versions of releases.
-const VERSION: u32 = 3;
+/// version 2 no versions of releases, version 3 not since when a release is complete.
+const VERSION: u32 = 4;
 
 /// What survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -316,6 +316,8 @@ struct FileMemory {
     versions: FileVersions,
     #[serde(default, skip_serializing_if = "is_zero")]
     stage: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    complete_since_ms: Option<i64>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -454,6 +456,7 @@ impl From<&Image> for FileImage {
                 same_declared: m.versions.same_declared,
             },
             stage: m.stage,
+            complete_since_ms: m.complete_since_ms,
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
@@ -535,6 +538,7 @@ impl TryFrom<FileImage> for Image {
                     same_declared: m.versions.same_declared,
                 },
                 stage: m.stage,
+                complete_since_ms: m.complete_since_ms,
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));

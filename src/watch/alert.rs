@@ -34,6 +34,7 @@ pub enum Kind {
     Freeze,
     BothArms,
     LatencyNotice,
+    WorseThanBefore,
     StuckWave,
     ReloadFailed,
     StateNotDurable,
@@ -41,11 +42,12 @@ pub enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 8] = [
         Kind::Trip,
         Kind::Freeze,
         Kind::BothArms,
         Kind::LatencyNotice,
+        Kind::WorseThanBefore,
         Kind::StuckWave,
         Kind::ReloadFailed,
         Kind::StateNotDurable,
@@ -57,6 +59,7 @@ impl Kind {
             Kind::Freeze => "freeze",
             Kind::BothArms => "both_arms",
             Kind::LatencyNotice => "latency_notice",
+            Kind::WorseThanBefore => "worse_than_before",
             Kind::StuckWave => "stuck_wave",
             Kind::ReloadFailed => "reload_failed",
             Kind::StateNotDurable => "state_not_durable",
@@ -70,6 +73,7 @@ impl Kind {
             Kind::Freeze => "GraylingFrozen",
             Kind::BothArms => "GraylingBothArmsFailing",
             Kind::LatencyNotice => "GraylingNewIsSlower",
+            Kind::WorseThanBefore => "GraylingNewIsWorseThanBefore",
             Kind::StuckWave => "GraylingWaveHeld",
             Kind::ReloadFailed => "GraylingReloadFailed",
             Kind::StateNotDurable => "GraylingStateNotDurable",
@@ -80,7 +84,7 @@ impl Kind {
     pub fn severity(self) -> &'static str {
         match self {
             Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
-            Kind::LatencyNotice | Kind::StuckWave | Kind::ReloadFailed => "ticket",
+            Kind::LatencyNotice | Kind::WorseThanBefore | Kind::StuckWave | Kind::ReloadFailed => "ticket",
         }
     }
 
@@ -88,7 +92,11 @@ impl Kind {
     fn flickers(self) -> bool {
         match self {
             Kind::Trip | Kind::Freeze | Kind::ReloadFailed => false,
-            Kind::BothArms | Kind::LatencyNotice | Kind::StuckWave | Kind::StateNotDurable => true,
+            Kind::BothArms
+            | Kind::LatencyNotice
+            | Kind::WorseThanBefore
+            | Kind::StuckWave
+            | Kind::StateNotDurable => true,
         }
     }
 }
@@ -343,11 +351,20 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
             seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
         }
-        let notice = judgement
-            .signals
-            .iter()
-            .find(|s| s.signal == verdict::Signal::LATENCY_NOTICE && s.evidence_ratio >= 1.0);
-        if let Some(signal) = notice {
+        // What a release is watched for until it is soaked.
+        let stands = |name: &str| {
+            let soaked = release.is_soaked(at_ms);
+            judgement.signals.iter().find(|s| !soaked && s.signal == name && s.evidence_ratio >= 1.0)
+        };
+        if let Some(signal) = stands(verdict::Signal::WORSE_THAN_BEFORE) {
+            let summary = format!("{name}: the new version does worse than in its own past; it is left in");
+            let detail = format!(
+                "{}\nThere is no control at 100%: is it the version, or what it depends on?\nTo look: grayling status. To take it out: grayling rollback {name} --reason TEXT",
+                signal.detail
+            );
+            seen.push(of(Kind::WorseThanBefore, None, at_ms, summary, detail));
+        }
+        if let Some(signal) = stands(verdict::Signal::LATENCY_NOTICE) {
             let summary =
                 format!("{name}: the new version is slower than stable, beyond chance; it is left in");
             seen.push(of(Kind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));

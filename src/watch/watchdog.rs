@@ -5,6 +5,7 @@
 //! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
 //! takes no connection: the trip becomes a freeze.
 
+use crate::domain::before::Before;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
@@ -84,6 +85,10 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
+        let past = archive.filter(|_| !another).and_then(|archive| past(release, archive, now));
+        if let Some(past) = past {
+            dog.judge.knows_own_past(past);
+        }
         if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
             dog.stage = Stage::restored(release.stage, checkpoint);
         }
@@ -144,6 +149,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
                 dog.keep_stage(live, release, archive, now);
+                dog.keep_past(release, archive, now);
                 dog.keep_failed(release, archive, now);
             }
         }
@@ -157,6 +163,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
             (dog.keep_by, dog.keep_failed_by, dog.stage.keep_by) = Default::default();
+            dog.keep_past_by = Duration::ZERO;
+            dog.keep_past(release, archive, clock::now());
             dog.keep(release, archive, clock::now());
             dog.keep_stage(live, release, archive, clock::now());
             dog.keep_failed(release, archive, clock::now());
@@ -186,6 +194,8 @@ struct Watched {
     /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
     keep_failed_by: Duration,
+    /// When what `new` was like is next written.
+    keep_past_by: Duration,
     /// When it looked last.
     looked: Duration,
     stage: Stage,
@@ -246,6 +256,7 @@ impl Watched {
             told: State::Quiet,
             keep_by: now,
             keep_failed_by: now,
+            keep_past_by: now,
             looked: now,
             stage: Stage::new(release.stage),
         }
@@ -303,6 +314,18 @@ impl Watched {
         let e_value = self.judge.engine().e_value();
         let bytes = checkpoint::render(release, &spent, self.stage.trial.as_ref(), e_value);
         archive.shelf.hand_in(keeper::wave_file(name), bytes);
+    }
+
+    /// Hands in what `new` was like: small, and without users.
+    fn keep_past(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.keep_past_by {
+            return;
+        }
+        self.keep_past_by = now + KEEP_EVERY;
+        let mut pen = Pen::with(PAST);
+        past_key(release).iter().for_each(|text| pen.text(text));
+        self.judge.own_past().save(&mut pen);
+        archive.shelf.hand_in(keeper::past_file(&release.release.name), pen.finish());
     }
 
     /// The same of the users whom `new` has failed, where there are more than before.
@@ -376,7 +399,7 @@ impl Watched {
         let runs = self.stage.trial.take();
         let wave = release.wave().filter(|_| !release.finished)?;
         let margins = release.release.watchdog.margins;
-        let begins = || Trial::new(margins, wave.reach.weight, release.release.watchdog.tick, now);
+        let begins = || Trial::new(margins, wave.until_complete.weight, release.release.watchdog.tick, now);
         Some(runs.filter(|trial| trial.margins() == margins).unwrap_or_else(begins))
     }
 
@@ -392,6 +415,7 @@ impl Watched {
     fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
+        self.judge.set_soaked(release.is_soaked(clock::at_ms()));
         self.take_final(release, now);
         let (minute, recent, used) = {
             let mut views = live.views();
@@ -603,6 +627,28 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
 fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
     [&release.stable, &release.new]
         .map(|arm| arm.servers.iter().map(|server| (server.server.to_string(), !server.healthy())).collect())
+}
+
+/// The first line of the file; the number is the version of format and method.
+const PAST: &[u8] = b"grayling-past 1\n";
+
+/// What a past is of. Servers as they are written: others may be another version.
+fn past_key(release: &ReleaseLive) -> [String; 4] {
+    let of = &release.release;
+    let servers = release.new.config.servers.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+    [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
+}
+
+/// As an earlier process left it; `None`: it begins anew, and says so at 100%.
+fn past(release: &ReleaseLive, archive: &Archive, now: Duration) -> Option<Before> {
+    let bytes = keeper::read(&archive.directory, &keeper::past_file(&release.release.name))?;
+    let mut eye = Eye::open_with(PAST, &bytes)?;
+    for text in past_key(release) {
+        (eye.text()? == text).then_some(())?;
+    }
+    let past = Before::restore(&mut eye, now)?;
+    eye.end()?;
+    Some(past)
 }
 
 fn limits(release: &ReleaseLive) -> Limits {

@@ -42,7 +42,8 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
     let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
     match (old, new) {
         (Some(old), Some(new)) if old.name == new.name => {
-            if old.reach != new.reach {
+            let finished = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
+            if old.reach != new.reach || (old.until_complete != new.until_complete && !finished) {
                 findings.note(format!(
                     "release `{name}`: the present wave, `{}`, reaches elsewhere{later}{}",
                     new.name,
@@ -65,8 +66,12 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         _ => {}
     }
     let names = |waves: &[Wave]| waves.iter().map(|w| format!("`{}`", w.name)).collect::<Vec<_>>().join(", ");
-    let behind = |waves: &[Wave], i: Option<usize>| waves[..i.unwrap_or(0)].to_vec();
-    let ahead = |waves: &[Wave], i: Option<usize>| waves[i.map_or(0, |i| i + 1)..].to_vec();
+    // What is held back has a sentence of its own.
+    let plain = |waves: &[Wave]| -> Vec<Wave> {
+        waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
+    };
+    let behind = |waves: &[Wave], i: Option<usize>| plain(&waves[..i.unwrap_or(0)]);
+    let ahead = |waves: &[Wave], i: Option<usize>| plain(&waves[i.map_or(0, |i| i + 1)..]);
     if behind(&before.waves, was) != behind(&after.waves, is) {
         findings.note(format!("release `{name}`: waves behind it change, which is history: nothing happens"));
     }
@@ -90,7 +95,7 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
         let Some(traffic) = traffic.get(&release.name) else { continue };
         let margin = release.watchdog.margins.errors;
         for wave in release.waves.iter().filter(|w| w.controlled()) {
-            let needed = time_needed(traffic, margin, wave.reach.weight.ratio());
+            let needed = time_needed(traffic, margin, wave.until_complete.weight.ratio());
             if let Some(needed) = needed.filter(|needed| *needed > wave.bake) {
                 let message = format!(
                     "release `{}`: wave `{}` bakes for {}, and needs about {} to show {} points at the present traffic: it will hold until then",
