@@ -341,6 +341,26 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
     }
 
     #[test]
+    fn a_user_who_is_held_back_is_told_so() {
+        let with = |holdback: u32| {
+            let mut plan = plan(1_000_000);
+            if let Some(release) = plan.releases.first_mut().and_then(std::sync::Arc::get_mut) {
+                release.holdback = crate::domain::cohort::Weight::from_parts(holdback);
+            }
+            plan
+        };
+        let bucket = offline(&with(0), "alice", None).unwrap().bucket.unwrap();
+        // From his bucket up.
+        let back = offline(&with(1_000_000 - bucket), "alice", None).unwrap();
+        assert_eq!((back.arm.as_str(), back.held_back), ("stable", true));
+        let told = render(&back, "alice", Source::File, Colour::Plain);
+        assert!(told.contains("  held back  on stable until the release is complete"), "{told}");
+        let below = offline(&with(1_000_000 - bucket - 1), "alice", None).unwrap();
+        assert_eq!((below.arm.as_str(), below.held_back), ("new", false));
+        assert!(!offline(&with(500_000), "tess", None).unwrap().held_back, "her segment is in new");
+    }
+
+    #[test]
     fn a_release_that_is_not_there_is_told_with_those_that_are() {
         let fault = offline(&plan(0), "alice", Some("cbs".into())).unwrap_err();
         assert_eq!(fault.to_string(), "the config has no release `cbs`; it has: cbs-v2");

@@ -28,8 +28,7 @@ pub fn bad_help<T>(why: impl Into<String>, help: impl Into<String>) -> Parsed<T>
     Err(Bad { why: why.into(), help: Some(help.into()) })
 }
 
-const UNITS: [(&str, u64); 5] =
-    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// `250ms`, `10s`, `15m`, `1h`.
 pub fn duration(text: &str) -> Parsed<Duration> {

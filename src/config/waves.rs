@@ -263,6 +263,9 @@ requests_min = 9000
             ("[[release.r.wave]]\nwieght = \"5%\"", "did you mean `weight`?"),
             ("[release.r.wave]\nweight = \"5%\"", "with two brackets"),
             ("wave = []", "a plan without a wave"),
+            ("holdback = \"51%\"", "`holdback` of 51% is more than 50%"),
+            ("soak = \"91d\"", "`soak` is out of bounds"),
+            ("soak = \"1week\"", "units are ms, s, m, h and d"),
             (
                 "open_hours = \"9-5\"\n[[release.r.wave]]\nweight = \"5%\"",
                 "Mon-Thu 09:00-16:00 Europe/London",
@@ -275,6 +278,23 @@ requests_min = 9000
     }
 
     #[test]
+    fn a_holdback_is_of_the_top_of_all_waves() {
+        let plan =
+            "holdback = \"1%\"\n[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"100%\"";
+        let checked = check(plan).unwrap();
+        assert!(!checked.warnings.lines().iter().any(|w| w.contains("holdback")));
+        let release = &checked.plan.releases[0];
+        let told = |w: &crate::domain::wave::Wave| (w.until_complete.weight.to_string(), w.controlled());
+        let waves: Vec<_> = release.waves.iter().map(told).collect();
+        assert_eq!(waves, [("5%".to_owned(), true), ("99%".to_owned(), true)]);
+        assert_eq!((release.weight, release.soak.as_secs()), (Weight::FULL, 7 * 86_400));
+        let by_hand = check("holdback = \"1%\"\nweight = \"100%\"").unwrap();
+        let reach = by_hand.plan.releases[0].course();
+        let most = crate::domain::wave::Reach { weight: Weight::from_parts(990_000), segments: 0 };
+        assert_eq!(reach, crate::domain::wave::Course::ByHand(most));
+    }
+
+    #[test]
     fn a_wave_that_can_never_pass_or_does_nothing_is_warned_of() {
         for (release, word) in [
             ("[[release.r.wave]]\nsegments = [\"staff\"]", "asks for 5 users, and its segments name 1"),
@@ -283,6 +303,10 @@ requests_min = 9000
                 "a wave that lets nobody in",
             ),
             ("weight = \"5%\"\nopen_hours = \"Mon 09:00-16:00 UTC\"", "`open_hours` without waves"),
+            (
+                "holdback = \"1%\"\n[[release.r.wave]]\nweight = \"50%\"",
+                "`holdback` does nothing: the last wave, `50%`, has 50%",
+            ),
         ] {
             let warnings = check(release).unwrap().warnings.lines();
             assert!(warnings.iter().any(|w| w.contains(word)), "{release}: {warnings:?}");

@@ -452,11 +452,8 @@ impl Before {
         let goes_on = newest.quantile(0.5).is_some_and(|p50| rise(p50) >= 0.5 * limit);
         let over = minute.total() >= REQUESTS_MIN && rise(p50) >= limit && goes_on;
         let ms = |us: f64| us / 1e3;
-        let words = format!(
-            "median {:.1} ms, usually {:.1} ms",
-            p50.as_secs_f64() * 1e3,
-            ms(past.mean.exp())
-        );
+        let words =
+            format!("median {:.1} ms, usually {:.1} ms", p50.as_secs_f64() * 1e3, ms(past.mean.exp()));
         (over, rise(p50) / limit, words)
     }
 

@@ -50,8 +50,15 @@ struct World {
 }
 
 fn event(unit: Unit, what: What, after_ms: f64) -> Event {
-    let request =
-        Request { id: 0, at: Duration::ZERO, arm: Arm::New, unit: Some(unit), drawn: true, stratum: None, server: None };
+    let request = Request {
+        id: 0,
+        at: Duration::ZERO,
+        arm: Arm::New,
+        unit: Some(unit),
+        drawn: true,
+        stratum: None,
+        server: None,
+    };
     Event { request, what, after: Duration::from_secs_f64(after_ms / 1e3) }
 }
 
@@ -224,7 +231,7 @@ fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
 
 #[test]
 fn ordinary_days_alarm_nobody() {
-    assert_eq!(days(1, 8.0, false), Vec::<String>::new());
+    assert_eq!(days(1, 4.0, false), Vec::<String>::new());
 }
 
 /// As long as one likes: `cargo test --release --lib before -- --ignored`.

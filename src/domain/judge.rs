@@ -539,7 +539,11 @@ impl Judge {
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
         let blindness = self.engine.blindness();
         let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
-        let mut signals = vec![
+        let (past, of_past) = match self.soaked {
+            true => (0.0, "the soak is over: it is not compared with its past any more".to_owned()),
+            false => (self.own_past.ratio(), self.own_past.detail()),
+        };
+        let signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
             compared_signal(engine::Signal::Latency, format!("{medians}{not_yet}")),
@@ -562,12 +566,8 @@ impl Judge {
                 format!("{:.2}% of {:.2}%", percent(minute.new_ratio()), percent(errors_max)),
             ),
             signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
+            signal(Signal::WORSE_THAN_BEFORE, all(), past, of_past),
         ];
-        // With a control its past says nothing more.
-        if !self.soaked && self.own_past.says() != Says::Learns {
-            let (ratio, detail) = (self.own_past.ratio(), self.own_past.detail());
-            signals.push(signal(Signal::WORSE_THAN_BEFORE, all(), ratio, detail));
-        }
         let evidence = Evidence {
             window: WINDOW,
             minute,

@@ -131,10 +131,7 @@ impl Signal {
 
     /// Is it on its way to a rollback?
     pub fn can_trip(&self) -> bool {
-        !matches!(
-            self.signal,
-            Signal::LATENCY_NOTICE | Signal::WORSE_THAN_BEFORE | Signal::RESOURCE_HOLD
-        )
+        !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::WORSE_THAN_BEFORE | Signal::RESOURCE_HOLD)
     }
 }
 

@@ -96,13 +96,15 @@ pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%.
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%,
+    /// `100%-1%` holds 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
         let mut reach = Reach::NOBODY;
         let wave = |word: &str| {
             let mut parts = word.split(':');
             let called = parts.next().unwrap_or_default();
             let (name, weight) = called.split_once('=').unwrap_or((called, called));
+            let (weight, back) = weight.split_once('-').unwrap_or((weight, "0%"));
             match Weight::parse(weight) {
                 Ok(weight) => reach.weight = weight,
                 Err(_) => reach.segments += 1,
@@ -111,7 +113,7 @@ pub(crate) mod tests {
             Wave {
                 name: name.to_owned(),
                 reach,
-                until_complete: reach,
+                until_complete: reach.held_back(Weight::parse(back).unwrap()),
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,

@@ -604,6 +604,7 @@ pub mod tests {
                 pause: Some(pause),
                 versions,
                 stage: 12,
+                complete_since_ms: Some(1_700_000_000_000),
                 ..Memory::default()
             },
         );
@@ -632,6 +633,15 @@ pub mod tests {
     }
 
     #[test]
+    fn an_older_format_knows_no_time_of_completion() {
+        let known = Memory { complete_since_ms: None, ..image().releases["c"].clone() };
+        let image = Image { releases: [("c".to_owned(), known)].into(), ..Image::default() };
+        let older = String::from_utf8(render(&image).unwrap()).unwrap();
+        let older = older.replacen(&format!("grayling-state {VERSION}"), "grayling-state 3", 1);
+        assert_eq!(parse(older.as_bytes()).unwrap(), image);
+    }
+
+    #[test]
     fn a_ledger_without_a_state_file_is_lost_state() {
         let dir = scratch("state-gone");
         let state = StateDirectory::open(&dir).unwrap();
@@ -642,7 +652,11 @@ pub mod tests {
     #[test]
     fn a_newer_format_is_not_guessed_at() {
         let bytes = render(&image()).unwrap();
-        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 3", "grayling-state 4", 1);
+        let newer = String::from_utf8(bytes).unwrap().replacen(
+            &format!("grayling-state {VERSION}"),
+            &format!("grayling-state {}", VERSION + 1),
+            1,
+        );
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
     }
 

@@ -99,8 +99,7 @@ impl Writer {
             Some(before) if old.is_none() && renamed(before) => VersionChange::Declared,
             _ => memory.versions.change(&versions, attempt > memory.attempt, was),
         };
-        let weight_edited =
-            old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
+        let weight_edited = old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
         let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
         let (mut next, what) = rollout::step(memory, configured);
         if self.stop_file {

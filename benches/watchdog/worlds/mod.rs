@@ -69,7 +69,9 @@ fn told(of: &Row, seed: u64) -> Option<Told> {
     });
     match (trip, alarm) {
         (Some(trip), Some(at)) if trip.at < at => Some(Told::trip(trip)),
-        (_, Some(at)) => Some(Told { what: Signal::WORSE_THAN_BEFORE, blamed: true, at, reason: String::new() }),
+        (_, Some(at)) => {
+            Some(Told { what: Signal::WORSE_THAN_BEFORE, blamed: true, at, reason: String::new() })
+        }
         (trip, None) => trip.map(Told::trip),
     }
 }

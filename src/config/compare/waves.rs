@@ -224,6 +224,49 @@ step_max = "40%"
     }
 
     #[test]
+    fn less_is_held_back_by_a_raise_and_of_a_complete_release_nothing_is() {
+        let with = |holdback: &str| format!("holdback = \"{holdback}\"\n{WAVES}");
+        let held = |finished: bool, weight: &str| {
+            let mut all = at("100%");
+            let standing = all.releases.get_mut("r").unwrap();
+            standing.memory.progress.as_mut().unwrap().finished = finished;
+            standing.reach.weight = Weight::parse(weight).unwrap();
+            all
+        };
+        let baking = held(false, "99%");
+        assert_eq!(
+            findings(&with("1%"), &with("0%"), &baking),
+            [
+                "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
+                "Note: release `r`: the present wave, `100%`, reaches elsewhere: it bakes again",
+                "Note: release `r`: holdback 1% to 0%",
+            ]
+        );
+        assert_eq!(
+            findings(&with("50%"), &with("1%"), &held(false, "50%"))[0],
+            "Refused: release `r`: from 50% to 99% is more than `step_max` (40%) allows: 90% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
+        );
+        assert_eq!(
+            findings(&with("1%"), &with("5%"), &baking)[0],
+            "Note: release `r`: weight 99% to 95%: 4% of users move to `stable`"
+        );
+        assert_eq!(
+            findings(&with("1%"), &with("5%"), &held(true, "100%")),
+            ["Note: release `r`: holdback 1% to 5%: nothing, the release is complete"]
+        );
+        // By hand it is a raise, too.
+        let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
+        let reach = Reach { weight: Weight::from_parts(990_000), segments: 0 };
+        assert_eq!(
+            findings(&by_hand("1%"), &by_hand("0%"), &standings(Standing { reach, ..Standing::default() })),
+            [
+                "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
+                "Note: release `r`: holdback 1% to 0%",
+            ]
+        );
+    }
+
+    #[test]
     fn a_bake_too_short_for_its_margin_is_warned_of() {
         let traffic = Traffic { rate: 100.0, requests: 30_000, failures: 30 };
         let told = |rate: f64| {

@@ -1,6 +1,7 @@
 //! Scripts of whole rollouts, with time moved by hand; and random ones, against the rules of state.
 
 mod bake;
+mod holdback;
 mod rules;
 mod versions;
 
