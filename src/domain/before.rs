@@ -38,6 +38,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// Between two judgements.
+const JUDGE: Duration = Duration::from_secs(4);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The newest part of a minute, the minute, and what shows the same in little traffic.
 const SPANS: [Duration; 3] = [Duration::from_secs(10), MINUTE, Duration::from_secs(600)];
@@ -227,6 +229,7 @@ pub struct Before {
     answers: VecDeque<(Duration, Histogram)>,
     past: Past,
     closed: Duration,
+    judged: Duration,
     sampled: Duration,
     over: [Option<Duration>; SHARES + 1],
     alarm: Option<Alarm>,
@@ -245,6 +248,7 @@ impl Default for Before {
             answers: VecDeque::new(),
             past: Past::default(),
             closed: Duration::ZERO,
+            judged: Duration::ZERO,
             sampled: Duration::ZERO,
             over: [None; SHARES + 1],
             alarm: None,
@@ -310,7 +314,10 @@ impl Before {
                 self.answers.pop_front();
             }
         }
-        self.judge(now);
+        if now.saturating_sub(self.judged) >= JUDGE {
+            self.judged = now;
+            self.judge(now);
+        }
         if now.saturating_sub(self.sampled) >= MINUTE {
             self.sampled = now;
             self.learn(now);
@@ -523,7 +530,16 @@ impl Before {
         };
         // Connections and caches of this process are cold.
         let raised = Some(now);
-        Some(Before { share, raised, past, alarm, closed: now, sampled: now, ..Before::default() })
+        Some(Before {
+            share,
+            raised,
+            past,
+            alarm,
+            closed: now,
+            judged: now,
+            sampled: now,
+            ..Before::default()
+        })
     }
 }
 

@@ -208,7 +208,7 @@ fn day(second: u64, of: Weather, fails: [f64; 2]) -> Weather {
 fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
     let mut alarms = vec![];
     let backgrounds = [[0.001; 2], [0.005; 2], [0.01; 2], [0.02; 2], [0.03; 2], [0.001, 0.03]];
-    for (seed, fails) in (1..).zip(backgrounds) {
+    for (seed, fails) in (1..).zip(backgrounds).filter(|(seed, _)| all || [1, 5, 6].contains(seed)) {
         for retries in [0.0, 6.0].into_iter().filter(|r| all || (seed % 2 == 0) == (*r > 0.0)) {
             // The wave is at the worst hour: the past knows the quietest time only.
             let begins = 64_800 - 600;

@@ -38,6 +38,10 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         }
         _ => {}
     }
+    // What is held back has a sentence of its own.
+    let plain = |waves: &[Wave]| -> Vec<Wave> {
+        waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
+    };
     let (was, is) = (place(&edit.was.memory.progress, &before.waves), place(going_on, &after.waves));
     let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
     match (old, new) {
@@ -49,7 +53,7 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
                     new.name,
                     bakes(": it bakes again")
                 ));
-            } else if old != new {
+            } else if plain(std::slice::from_ref(old)) != plain(std::slice::from_ref(new)) {
                 findings.note(format!(
                     "release `{name}`: the present wave, `{}`, is judged by its new gates",
                     new.name
@@ -66,10 +70,6 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         _ => {}
     }
     let names = |waves: &[Wave]| waves.iter().map(|w| format!("`{}`", w.name)).collect::<Vec<_>>().join(", ");
-    // What is held back has a sentence of its own.
-    let plain = |waves: &[Wave]| -> Vec<Wave> {
-        waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
-    };
     let behind = |waves: &[Wave], i: Option<usize>| plain(&waves[..i.unwrap_or(0)]);
     let ahead = |waves: &[Wave], i: Option<usize>| plain(&waves[i.map_or(0, |i| i + 1)..]);
     if behind(&before.waves, was) != behind(&after.waves, is) {

@@ -2,6 +2,7 @@
 
 mod bake;
 mod climb;
+mod holdback;
 
 use crate::world::{
     Admin, Client, Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, seconds, times,
