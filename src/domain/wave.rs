@@ -87,6 +87,15 @@ impl Wave {
     }
 }
 
+/// What opens the step after the wave `present` (before the first one: `None`): the next wave, or
+/// the move of what the last one holds back. `None`: nothing follows.
+pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
+    match waves.get(present.map_or(0, |i| i + 1)) {
+        Some(next) => Some(next.door),
+        None => waves.last().filter(|last| last.holds_back() > Weight::ZERO).map(|_| Door::Auto),
+    }
+}
+
 /// The first wave that has a user in `new`: one of this bucket, in these segments (by index, ascending).
 pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Option<usize> {
     waves.iter().position(|w| w.reach.weight.holds(bucket) || segment.is_some_and(|s| s < w.reach.segments))

@@ -7,13 +7,12 @@
 use super::apply::View;
 use super::resources;
 use super::snapshot::ReleaseLive;
-use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{DoorState, Hours, Proof, Servers, Sight, Watchdog};
 use crate::domain::verdict::Verdict;
-use crate::domain::wave::{Door, Wave};
+use crate::domain::wave::{Wave, door_after};
 use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);
@@ -69,12 +68,7 @@ fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
 /// How the next wave opens, or how what is held back of the last one moves to `new`; `None`: nothing
 /// follows.
 pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
-    let held_back = || release.wave().is_some_and(|w| w.holds_back() > Weight::ZERO);
-    let door = match release.next_wave() {
-        Some(next) => next.door,
-        None if held_back() => Door::Auto,
-        None => return None,
-    };
+    let door = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| Hours {
         text: hours.to_string(),
         open: hours.hold(at_ms),

@@ -87,8 +87,13 @@ struct Told {
 }
 
 impl Told {
-    fn trip(Trip { cause, at, reason }: Trip) -> Told {
-        Told { what: cause.label(), blamed: cause != Cause::BothArms, at, reason }
+    fn trip(Trip { cause, at, reason, parts }: Trip) -> Told {
+        Told {
+            what: cause.label(),
+            blamed: cause != Cause::BothArms,
+            at,
+            reason: format!("{reason} [{parts}]"),
+        }
     }
 }
 
