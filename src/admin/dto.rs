@@ -59,6 +59,12 @@ pub struct Release {
     pub weight: f64,
     /// As the file has it.
     pub weight_configured: f64,
+    /// Of that, what `holdback` keeps on stable until the release is complete; `null`: nothing.
+    #[serde(default)]
+    pub held_back: Option<f64>,
+    /// Complete: how much longer its alarms go on. `null`: it is not complete.
+    #[serde(default)]
+    pub soak_left_s: Option<u64>,
     /// The present wave's name; `null` before the first one, and for a weight set by hand.
     #[serde(default)]
     pub wave: Option<String>,
@@ -472,6 +478,9 @@ pub struct Explain {
     /// The wave in which this user enters; `null`: in none, or the weight is set by hand.
     #[serde(default)]
     pub wave: Option<String>,
+    /// `holdback` keeps this user on stable until the release is complete.
+    #[serde(default)]
+    pub held_back: bool,
     /// How long the present wave needs to show a deviation of its margin.
     #[serde(default)]
     pub power: Option<String>,

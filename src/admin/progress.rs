@@ -151,7 +151,7 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
 /// What the present wave can see, and when.
 pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
-    gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.reach.weight.ratio())
+    gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.until_complete.weight.ratio())
 }
 
 /// How long the present wave needs for its slowest gate; a gate that cannot tell is left out.

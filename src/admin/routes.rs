@@ -6,7 +6,7 @@
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
 use super::{dto, file, maintenance, page, record, session};
-use crate::domain::decide::{Arm, decide, enters};
+use crate::domain::decide::{Arm, decide, enters, is_held_back};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
@@ -199,7 +199,9 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
         attempt_seen: memory.attempt.max(release.attempt),
         state: live_release.state.into(),
         weight: live_release.force.weight().percent(),
-        weight_configured: live_release.reach.weight.percent(),
+        weight_configured: live_release.weight_in_file().percent(),
+        held_back: Some(live_release.held_back().percent()).filter(|back| *back > 0.0),
+        soak_left_s: live_release.soak_left(clock::at_ms()).map(|left| left.as_secs()),
         wave: live_release.wave().map(|w| w.name.clone()),
         waves: super::progress::waves(live_release),
         progress: super::progress::progress(live_release, view, memory.pause),
@@ -320,6 +322,7 @@ async fn explain(
         weight: Some(release.force.weight().percent()),
         segment,
         wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
+        held_back: release.state != rollout::State::Complete && is_held_back(&release.release, &subject),
         power: live.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
     };
     Json(explained).into_response()

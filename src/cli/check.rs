@@ -270,7 +270,7 @@ fn foreseen(release: &Release) -> String {
     let mut weights = vec![];
     match release.course() {
         Course::ByHand(reach) => weights.push(reach.weight),
-        Course::Waves(waves) => weights.extend(waves.iter().map(|wave| wave.reach.weight)),
+        Course::Waves(waves) => weights.extend(waves.iter().map(|wave| wave.until_complete.weight)),
     }
     weights.dedup();
     let seen = |weight: Weight, times| {

@@ -9,7 +9,7 @@ use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
 use crate::domain::cohort::BUCKETS;
-use crate::domain::decide::{Force, Reason, decide, enters};
+use crate::domain::decide::{Force, Reason, decide, enters, is_held_back};
 use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
 use crate::domain::wave::Reach;
@@ -79,6 +79,8 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
     // With waves: where the plan leads to in the end. How far it has come, no file knows.
     let all = Reach { weight: release.weight, segments: release.segments.len() };
+    // A weight set by hand is never complete by itself.
+    let all = if release.waves.is_empty() { all.held_back(release.holdback) } else { all };
     let decision = decide(release, Force::At(all), &subject);
     let wave = enters(release, &subject).map(|i| release.waves[i].name.clone());
     let segment = match decision.reason {
@@ -95,6 +97,7 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
         weight: Some(release.weight.percent()),
         segment,
         wave,
+        held_back: is_held_back(release, &subject),
         power: None,
     })
 }
@@ -122,6 +125,9 @@ fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> Strin
     }
     if let Some(wave) = &answer.wave {
         let _ = writeln!(out, "  wave       enters in `{}`", shown(wave));
+    }
+    if answer.held_back {
+        out.push_str("  held back  on stable until the release is complete (`holdback`)\n");
     }
     if let Some(weight) = answer.weight {
         let place = if source == Source::File { "in the file" } else { "in force" };
@@ -187,6 +193,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             weight: None,
             segment: segment.map(str::to_owned),
             wave: None,
+            held_back: false,
             power: None,
         };
         let told = |a: Explain| render(&a, "u", Source::Proxy, Colour::Plain);
@@ -226,6 +233,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             attempt: 1,
             weight: Weight::from_parts(weight),
             step_max: Weight::FULL,
+            holdback: Weight::ZERO,
+            soak: Duration::ZERO,
             segments: vec![testers],
             waves: vec![],
             open_hours: None,
@@ -330,6 +339,26 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         assert_eq!(offline(&plan(bucket), "alice", None).unwrap().arm, "stable");
         assert_eq!(offline(&plan(bucket + 1), "alice", None).unwrap().arm, "new");
         assert_eq!(at.enters_at, Some(f64::from(bucket + 1) / 10_000.0));
+    }
+
+    #[test]
+    fn a_user_who_is_held_back_is_told_so() {
+        let with = |holdback: u32| {
+            let mut plan = plan(1_000_000);
+            if let Some(release) = plan.releases.first_mut().and_then(std::sync::Arc::get_mut) {
+                release.holdback = crate::domain::cohort::Weight::from_parts(holdback);
+            }
+            plan
+        };
+        let bucket = offline(&with(0), "alice", None).unwrap().bucket.unwrap();
+        // From his bucket up.
+        let back = offline(&with(1_000_000 - bucket), "alice", None).unwrap();
+        assert_eq!((back.arm.as_str(), back.held_back), ("stable", true));
+        let told = render(&back, "alice", Source::File, Colour::Plain);
+        assert!(told.contains("  held back  on stable until the release is complete"), "{told}");
+        let below = offline(&with(1_000_000 - bucket - 1), "alice", None).unwrap();
+        assert_eq!((below.arm.as_str(), below.held_back), ("new", false));
+        assert!(!offline(&with(500_000), "tess", None).unwrap().held_back, "her segment is in new");
     }
 
     #[test]

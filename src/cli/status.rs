@@ -265,7 +265,11 @@ fn headline(status: &Status, colour: Colour) -> String {
 fn release(out: &mut String, r: &Release, colour: Colour) {
     let state = colour.paint(hue(r.state), r.state.words());
     let name = colour.paint(Hue::Bold, &shown(&r.name));
-    let _ = writeln!(out, "{name}  {state}, attempt {}{}", r.attempt, climb::place(r));
+    let soak = match r.soak_left_s {
+        Some(left) if left > 0 => format!(", soaking, {} left", text::seconds(left)),
+        _ => String::new(),
+    };
+    let _ = writeln!(out, "{name}  {state}{soak}, attempt {}{}", r.attempt, climb::place(r));
     let share = match r.share_actual {
         Some(share) => format!("{} of the last minute's requests went to new", measured_percent(share)),
         None => "no request in the last minute".to_owned(),
@@ -430,10 +434,19 @@ fn told(r: &Release, trip: &Trip) -> String {
 }
 
 fn weights(r: &Release) -> String {
-    if r.weight == r.weight_configured {
-        return format!("{} in force", percent(r.weight));
-    }
-    format!("{} in force, {} in the file", percent(r.weight), percent(r.weight_configured))
+    let in_file = match r.weight == r.weight_configured {
+        true => String::new(),
+        false => format!(", {} in the file", percent(r.weight_configured)),
+    };
+    let back = match r.held_back {
+        Some(back) => {
+            // A weight set by hand is never complete by itself.
+            let until = if r.waves.is_empty() { "`holdback` is lowered" } else { "it is complete" };
+            format!(" ({} stays on stable until {until})", percent(back))
+        }
+        None => String::new(),
+    };
+    format!("{} in force{in_file}{back}", percent(r.weight))
 }
 
 fn failures(r: &Release) -> String {
@@ -458,6 +471,7 @@ fn hue(state: ReleaseState) -> Hue {
 fn towards(signal: &str) -> &'static str {
     match signal {
         Signal::LATENCY_NOTICE => "notice",
+        Signal::WORSE_THAN_BEFORE => "alarm",
         Signal::RESOURCE_HOLD => "hold",
         _ => "trip",
     }

@@ -36,9 +36,9 @@ pub struct File {
     pub alert: Option<BTreeMap<String, Alert>>,
 }
 
-/// A number and its unit: ms, s, m or h, as in "250ms" or "10s".
+/// A number and its unit: ms, s, m, h or d, as in "250ms" or "10s".
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(extend("pattern" = r"^[0-9]+ *(ms|s|m|h)$|\$\{"))]
+#[schemars(extend("pattern" = r"^[0-9]+ *(ms|s|m|h|d)$|\$\{"))]
 pub struct Duration(pub String);
 
 /// A number and its unit: B, KiB, MiB or GiB, as in "32KiB".

@@ -48,6 +48,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
             "attempt",
             "weight",
             "step_max",
+            "holdback",
+            "soak",
             "segments",
             "excluded",
             "on_unreachable",

@@ -18,6 +18,8 @@ use std::sync::Arc;
 use toml::Spanned;
 
 /// Every name is a metric label: their number is bounded.
+/// In parts per million: half of all users.
+const HOLDBACK_MAX: u32 = 500_000;
 const NAMES_MAX: usize = 256;
 const ROUTES_MAX: usize = 1024;
 /// Lists longer than this belong into a `users_file`.
@@ -195,6 +197,13 @@ pub fn releases(
             let help = "write the most that one edit may raise the weight by, as in `\"25%\"`";
             r.fault(&step_max.span, "`step_max` of 0% refuses every raise", "", Some(help.into()));
         }
+        let holdback = r.percent(&s, "holdback", Weight::ZERO);
+        let most = Weight::from_parts(HOLDBACK_MAX);
+        if holdback.value > most {
+            let message = format!("`holdback` of {} is more than {most}", holdback.value);
+            let help = "write the share that stays on stable, as in `\"1%\"`";
+            r.fault(&holdback.span, message, "it is the control of 100%", Some(help.into()));
+        }
         let chosen = |r: &mut Reader<'_>, key: &str| {
             let mut list: Vec<(Arc<Segment>, Span)> = Vec::new();
             for text in r.list(&s, key, NAMES_MAX, |t| Ok(t.to_string())) {
@@ -209,7 +218,7 @@ pub fn releases(
             }
             list
         };
-        let plan = waves::waves(r, &s, segments);
+        let plan = waves::waves(r, &s, segments, &holdback);
         let (mut inside, excluded) = (chosen(r, "segments"), chosen(r, "excluded"));
         inside.extend(plan.segments);
         for (segment, span) in &inside {
@@ -234,6 +243,8 @@ pub fn releases(
             attempt: r.integer(&s, "attempt", 1, 1..=1_000_000_000),
             weight: plan.waves.last().map_or(by_hand, |last| last.reach.weight),
             step_max: step_max.value,
+            holdback: holdback.value,
+            soak: r.duration(&s, "soak", "7d", "0s"..="90d"),
             segments: inside.into_iter().map(|(s, _)| s).collect(),
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
             on_unreachable: r.choice(&s, "on_unreachable", &reach),

@@ -28,14 +28,14 @@ pub fn bad_help<T>(why: impl Into<String>, help: impl Into<String>) -> Parsed<T>
     Err(Bad { why: why.into(), help: Some(help.into()) })
 }
 
-const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// `250ms`, `10s`, `15m`, `1h`.
 pub fn duration(text: &str) -> Parsed<Duration> {
     let digits_end = text.bytes().position(|b| !b.is_ascii_digit() && b != b'.').unwrap_or(text.len());
     let (digits, unit) = (&text[..digits_end], text[digits_end..].trim());
     if digits.is_empty() {
-        return bad_help("not a duration", "write a number and its unit, ms, s, m or h, as in `\"10s\"`");
+        return bad_help("not a duration", "write a number and its unit, ms, s, m, h or d, as in `\"10s\"`");
     }
     if unit.is_empty() {
         return bad_help("a duration needs its unit", format!("write `\"{digits}s\"` or `\"{digits}ms\"`"));
@@ -46,11 +46,12 @@ pub fn duration(text: &str) -> Parsed<Duration> {
             "sec" | "secs" | "second" | "seconds" => "s",
             "min" | "mins" | "minute" | "minutes" => "m",
             "hour" | "hours" | "hr" | "hrs" => "h",
+            "day" | "days" => "d",
             "msec" | "millis" | "milliseconds" => "ms",
             other => UNITS.iter().find(|(name, _)| *name == other).map_or("", |(name, _)| name),
         };
         let help = if guess.is_empty() {
-            "units are ms, s, m and h; one number with one unit".to_string()
+            "units are ms, s, m, h and d; one number with one unit".to_string()
         } else {
             format!("write `\"{digits}{guess}\"`")
         };

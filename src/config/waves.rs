@@ -3,7 +3,7 @@
 //! Invariants of what is made here: names are unique; segments only join and the weight never goes down from wave to wave.
 
 use super::named::{Entry, lookup};
-use super::read::{Reader, Scope, Span, found};
+use super::read::{Located, Reader, Scope, Span, found};
 use super::value::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
@@ -22,7 +22,12 @@ pub struct Waves {
     pub open_hours: Option<OpenHours>,
 }
 
-pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segment>>]) -> Waves {
+pub fn waves(
+    r: &mut Reader<'_>,
+    release: &Scope<'_>,
+    segments: &[Entry<Arc<Segment>>],
+    holdback: &Located<Weight>,
+) -> Waves {
     let open_hours = r.parsed(release, "open_hours", hours);
     let mut plan = Waves::default();
     let Some(value) = r.value(release, "wave") else {
@@ -67,7 +72,17 @@ pub fn waves(r: &mut Reader<'_>, release: &Scope<'_>, segments: &[Entry<Arc<Segm
             let help = "give each wave a `name` of its own: progress is remembered by it";
             r.fault(&span, format!("two waves are called `{}`", wave.name), "", Some(help.into()));
         }
-        plan.waves.push(wave);
+        let until_complete = wave.reach.held_back(holdback.value);
+        plan.waves.push(Wave { until_complete, ..wave });
+    }
+    if let Some(last) = plan.waves.last().filter(|w| w.holds_back() == Weight::ZERO)
+        && holdback.value > Weight::ZERO
+    {
+        let (weight, most) = (last.reach.weight, Reach { weight: Weight::FULL, segments: 0 });
+        let most = most.held_back(holdback.value).weight;
+        let message = format!("`holdback` does nothing: the last wave, `{}`, has {weight}", last.name);
+        let why = format!("more than {most} can be held back from");
+        r.warn(&holdback.span, message, &why, Some("remove it, or end the plan with 100%".into()));
     }
     plan.open_hours = open_hours.map(|hours| hours.value);
     plan
@@ -123,6 +138,7 @@ fn wave(
     Wave {
         name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
         reach: *reach,
+        until_complete: *reach,
         bake: r.duration(s, "bake", "10m", "0s"..="720h"),
         requests_min: r.integer(s, "requests_min", 500, 1..=1_000_000_000),
         users_min,
@@ -247,6 +263,9 @@ requests_min = 9000
             ("[[release.r.wave]]\nwieght = \"5%\"", "did you mean `weight`?"),
             ("[release.r.wave]\nweight = \"5%\"", "with two brackets"),
             ("wave = []", "a plan without a wave"),
+            ("holdback = \"51%\"", "`holdback` of 51% is more than 50%"),
+            ("soak = \"91d\"", "`soak` is out of bounds"),
+            ("soak = \"1week\"", "units are ms, s, m, h and d"),
             (
                 "open_hours = \"9-5\"\n[[release.r.wave]]\nweight = \"5%\"",
                 "Mon-Thu 09:00-16:00 Europe/London",
@@ -259,6 +278,23 @@ requests_min = 9000
     }
 
     #[test]
+    fn a_holdback_is_of_the_top_of_all_waves() {
+        let plan =
+            "holdback = \"1%\"\n[[release.r.wave]]\nweight = \"5%\"\n[[release.r.wave]]\nweight = \"100%\"";
+        let checked = check(plan).unwrap();
+        assert!(!checked.warnings.lines().iter().any(|w| w.contains("holdback")));
+        let release = &checked.plan.releases[0];
+        let told = |w: &crate::domain::wave::Wave| (w.until_complete.weight.to_string(), w.controlled());
+        let waves: Vec<_> = release.waves.iter().map(told).collect();
+        assert_eq!(waves, [("5%".to_owned(), true), ("99%".to_owned(), true)]);
+        assert_eq!((release.weight, release.soak.as_secs()), (Weight::FULL, 7 * 86_400));
+        let by_hand = check("holdback = \"1%\"\nweight = \"100%\"").unwrap();
+        let reach = by_hand.plan.releases[0].course();
+        let most = crate::domain::wave::Reach { weight: Weight::from_parts(990_000), segments: 0 };
+        assert_eq!(reach, crate::domain::wave::Course::ByHand(most));
+    }
+
+    #[test]
     fn a_wave_that_can_never_pass_or_does_nothing_is_warned_of() {
         for (release, word) in [
             ("[[release.r.wave]]\nsegments = [\"staff\"]", "asks for 5 users, and its segments name 1"),
@@ -267,6 +303,10 @@ requests_min = 9000
                 "a wave that lets nobody in",
             ),
             ("weight = \"5%\"\nopen_hours = \"Mon 09:00-16:00 UTC\"", "`open_hours` without waves"),
+            (
+                "holdback = \"1%\"\n[[release.r.wave]]\nweight = \"50%\"",
+                "`holdback` does nothing: the last wave, `50%`, has 50%",
+            ),
         ] {
             let warnings = check(release).unwrap().warnings.lines();
             assert!(warnings.iter().any(|w| w.contains(word)), "{release}: {warnings:?}");

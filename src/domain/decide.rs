@@ -112,6 +112,18 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
     to(if weight.holds(bucket) { Arm::New } else { Arm::Stable }, Reason::Weight)
 }
 
+/// Does `holdback` keep this user on stable until the release is complete?
+pub fn is_held_back(release: &Release, subject: &Subject<'_>) -> bool {
+    let Some(id) = subject.user_id else { return false };
+    let bucket = Bucket::of_hash(release.salt.hash(id));
+    let until_complete = Reach { weight: release.weight, segments: 0 }.held_back(release.holdback);
+    let pinned = |list: &[Arc<Segment>]| list.iter().any(|s| s.holds(subject));
+    release.weight.holds(bucket)
+        && !until_complete.weight.holds(bucket)
+        && !pinned(&release.segments)
+        && !pinned(&release.excluded)
+}
+
 /// The wave in which this user enters, if he ever does: by index.
 pub fn enters(release: &Release, subject: &Subject<'_>) -> Option<usize> {
     let bucket = Bucket::of_hash(release.salt.hash(subject.user_id?));

@@ -19,6 +19,7 @@ mod hearing;
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
+use super::before::{Before as OwnPast, Says};
 use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
@@ -117,6 +118,10 @@ pub struct Judge {
     /// Counts since the onset of whatever trips.
     onsets: Onsets,
     notice: Notice,
+    /// `new` against its own past, where there is no control.
+    own_past: OwnPast,
+    /// It is no longer: the release has been complete for long.
+    soaked: bool,
     /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
     /// signal is deferred.
     worse_since: Option<Duration>,
@@ -149,6 +154,8 @@ impl Judge {
             aside: Aside::default(),
             onsets: Onsets::default(),
             notice: Notice::default(),
+            own_past: OwnPast::default(),
+            soaked: false,
             worse_since: None,
             overwhelming_since: None,
             seen_stable: None,
@@ -238,6 +245,8 @@ impl Judge {
         self.ticked = now;
         self.slow.close(now);
         self.learn_before(now);
+        self.own_past.set_floor(self.limits.latency_floor);
+        self.own_past.tick(now, self.engine.weight().ratio());
         for of in &finals {
             self.push(of);
             told(of);
@@ -464,6 +473,11 @@ impl Judge {
                         percent(latency_notice)
                     ),
                 ),
+                None if self.is_worse_than_before() => (
+                    State::Suspicious,
+                    Verdict::Inconclusive,
+                    format!("new does worse than in its own past ({}): waves hold", self.own_past.detail()),
+                ),
                 None if minute.requests.new == 0 => {
                     (State::Quiet, Verdict::Inconclusive, "no request of new in the last minute".to_owned())
                 }
@@ -504,6 +518,10 @@ impl Judge {
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
         let blindness = self.engine.blindness();
         let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
+        let (past, of_past) = match self.soaked {
+            true => (0.0, "the soak is over: it is not compared with its past any more".to_owned()),
+            false => (self.own_past.ratio(), self.own_past.detail()),
+        };
         let signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
@@ -527,6 +545,7 @@ impl Judge {
                 format!("{} of {:.2}%", share::percent(percent(minute.new_ratio()), 2), percent(errors_max)),
             ),
             signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
+            signal(Signal::WORSE_THAN_BEFORE, all(), past, of_past),
         ];
         let evidence = Evidence {
             window: WINDOW,
@@ -639,6 +658,10 @@ impl Judge {
         of.worse_ms = lasts(&mut self.worse_since, of.deferred && of.is_worse());
         let overwhelming = of.deferred && !of.calm && of.e_value() >= OVERWHELMING;
         of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
+    }
+
+    fn is_worse_than_before(&self) -> bool {
+        !self.soaked && matches!(self.own_past.says(), Says::Worse(_))
     }
 
     fn blind(&self, look: &Look<'_>) -> Option<String> {

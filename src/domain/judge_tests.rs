@@ -347,3 +347,27 @@ fn a_trouble_of_stable_that_lasts_does_not_hide_a_worse_new() {
     let trip = sim.run(120.0, 40, 0.045, 0.015);
     assert!(matches!(trip, Err((Cause::Errors, _))), "{trip:?}");
 }
+
+/// A wave of 20%, then everybody: without a control it is told, holds, and trips nothing.
+#[test]
+fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
+    let mut sim = Sim::new(1, 0.2);
+    sim.run(270.0, 20, 0.001, 0.001).unwrap();
+    sim.weight = Weight::FULL;
+    let now = sim.now();
+    sim.judge.engine_mut().weigh(Weight::FULL, now);
+    let ratio = |judgement: &Judgement| {
+        let past = judgement.signals.iter().find(|s| s.signal == Signal::WORSE_THAN_BEFORE).unwrap();
+        (past.evidence_ratio, past.detail.clone())
+    };
+    let quiet = sim.run(90.0, 20, 0.001, 0.0).unwrap();
+    assert!(quiet.verdict == Verdict::Pass && ratio(&quiet).0 < 1.0, "{quiet:?}");
+    let worse = sim.run(120.0, 20, 0.041, 0.0).unwrap();
+    let (full, detail) = ratio(&worse);
+    assert_eq!(full, 1.0, "{detail}");
+    assert_eq!((worse.state, worse.verdict), (State::Suspicious, Verdict::Inconclusive));
+    assert!(worse.reason.starts_with("new does worse than in its own past"), "{}", worse.reason);
+    sim.judge.set_soaked(true);
+    let soaked = sim.look(Ticks::OnTime);
+    assert!(soaked.verdict == Verdict::Pass && ratio(&soaked).0 == 0.0, "{soaked:?}");
+}

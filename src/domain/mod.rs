@@ -5,6 +5,7 @@
 
 pub mod aside;
 pub mod bad;
+pub mod before;
 pub mod ceiling;
 pub mod cohort;
 pub mod deadline;

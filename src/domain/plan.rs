@@ -341,6 +341,10 @@ pub struct Release {
     pub weight: Weight,
     /// The most that a reload may raise the weight by.
     pub step_max: Weight,
+    /// So much of 100% stays on stable until the release is complete.
+    pub holdback: Weight,
+    /// After the release is complete, alarms go on for so long.
+    pub soak: Duration,
     /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on that it joins in, in that order.
     pub segments: Vec<Arc<Segment>>,
     /// Empty: the weight is set by hand.
@@ -629,10 +633,16 @@ impl Plan {
 impl Release {
     pub fn course(&self) -> Course<'_> {
         if self.waves.is_empty() {
-            Course::ByHand(Reach { weight: self.weight, segments: self.segments.len() })
+            let reach = Reach { weight: self.weight, segments: self.segments.len() };
+            Course::ByHand(reach.held_back(self.holdback))
         } else {
             Course::Waves(&self.waves)
         }
+    }
+
+    /// As the file has it; `None`: it has waves.
+    pub fn weight_by_hand(&self) -> Option<Weight> {
+        self.waves.is_empty().then_some(self.weight)
     }
 
     /// `host:port` of every server of `new`: what a trip remembers.

@@ -11,6 +11,8 @@
 //! * Waves open one at a time, in their order; none while something holds the release.
 //! * In a maintenance no wave opens, and none begins over a trip.
 //! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
+//! * What `holdback` keeps on stable stays there until the plan is fulfilled; for a weight set by
+//!   hand, until the file says otherwise.
 //! * A freeze holds the weight at most where it was; it never raises it.
 //! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the
 //!   version before has earned.
@@ -47,6 +49,8 @@ pub struct Memory {
     /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake
     /// is taken for another's. The writer gives it; 0: not yet.
     pub stage: u64,
+    /// Since when it is complete, in milliseconds since the Unix epoch; `None`: it is not.
+    pub complete_since_ms: Option<i64>,
 }
 
 impl Memory {
@@ -83,8 +87,19 @@ impl Memory {
     pub fn reach(&self, course: Course<'_>) -> Reach {
         match course {
             Course::ByHand(reach) => reach,
-            Course::Waves(waves) => self.present(waves).map_or(Reach::NOBODY, |i| waves[i].reach),
+            Course::Waves(waves) => self.present(waves).map_or(Reach::NOBODY, |i| {
+                let finished = self.progress.as_ref().is_some_and(|p| p.finished);
+                if finished { waves[i].reach } else { waves[i].until_complete }
+            }),
         }
+    }
+
+    /// Notes when the release became complete, or that it is not.
+    pub fn note_complete(&mut self, state: State, at_ms: i64) {
+        self.complete_since_ms = match state {
+            State::Complete => self.complete_since_ms.or(Some(at_ms)),
+            _ => None,
+        };
     }
 
     /// Does anything hold the release that only a person lifts?
@@ -230,7 +245,7 @@ pub enum Input<'a> {
         waves: &'a [Wave],
         opener: Opener,
     },
-    /// The last wave has proved itself.
+    /// The last wave has proved itself: what was held back moves to `new`, too.
     Finish {
         waves: &'a [Wave],
     },
@@ -349,7 +364,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
                         *progress = Progress::entering(wave);
                         // A freeze that stands beside it never raises the weight.
                         if let Some(freeze) = &mut next.freeze {
-                            freeze.weight = freeze.weight.min(wave.reach.weight);
+                            freeze.weight = freeze.weight.min(wave.until_complete.weight);
                         }
                     }
                 }

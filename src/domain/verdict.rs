@@ -125,12 +125,15 @@ pub struct Signal {
 impl Signal {
     /// `new` is slower, by too little to be taken out: told, and nothing more.
     pub const LATENCY_NOTICE: &'static str = "latency_notice";
+    /// `new` does worse than in its own past, without a control: told, and the release is not
+    /// completed.
+    pub const WORSE_THAN_BEFORE: &'static str = "worse_than_before";
     /// `new` uses more than it may of what only holds waves.
     pub const RESOURCE_HOLD: &'static str = "resource_hold";
 
     /// Is it on its way to a rollback?
     pub fn can_trip(&self) -> bool {
-        !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::RESOURCE_HOLD)
+        !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::WORSE_THAN_BEFORE | Signal::RESOURCE_HOLD)
     }
 }
 

@@ -17,12 +17,20 @@ pub struct Reach {
 impl Reach {
     /// Before any wave.
     pub const NOBODY: Reach = Reach { weight: Weight::ZERO, segments: 0 };
+
+    /// Without the users of the highest buckets, of which a share of `holdback` stays on stable.
+    pub fn held_back(self, holdback: Weight) -> Reach {
+        let most = Weight::from_parts(Weight::FULL.parts().saturating_sub(holdback.parts()));
+        Reach { weight: self.weight.min(most), ..self }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wave {
     pub name: String,
     pub reach: Reach,
+    /// The same until the release is complete: less what the release's `holdback` keeps on stable.
+    pub until_complete: Reach,
     /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
     pub bake: Duration,
     /// Of `new`, in this wave.
@@ -70,7 +78,21 @@ impl<'a> Course<'a> {
 impl Wave {
     /// Does the hash put users into both arms, so that they can be compared?
     pub fn controlled(&self) -> bool {
-        self.reach.weight > Weight::ZERO && self.reach.weight < Weight::FULL
+        self.until_complete.weight > Weight::ZERO && self.until_complete.weight < Weight::FULL
+    }
+
+    /// The share of users that is kept on stable until the release is complete.
+    pub fn holds_back(&self) -> Weight {
+        Weight::from_parts(self.reach.weight.parts() - self.until_complete.weight.parts())
+    }
+}
+
+/// What opens the step after the wave `present` (before the first one: `None`): the next wave, or
+/// the move of what the last one holds back. `None`: nothing follows.
+pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
+    match waves.get(present.map_or(0, |i| i + 1)) {
+        Some(next) => Some(next.door),
+        None => waves.last().filter(|last| last.holds_back() > Weight::ZERO).map(|_| Door::Auto),
     }
 }
 
@@ -83,13 +105,15 @@ pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%.
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%,
+    /// `100%-1%` holds 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
         let mut reach = Reach::NOBODY;
         let wave = |word: &str| {
             let mut parts = word.split(':');
             let called = parts.next().unwrap_or_default();
             let (name, weight) = called.split_once('=').unwrap_or((called, called));
+            let (weight, back) = weight.split_once('-').unwrap_or((weight, "0%"));
             match Weight::parse(weight) {
                 Ok(weight) => reach.weight = weight,
                 Err(_) => reach.segments += 1,
@@ -98,6 +122,7 @@ pub(crate) mod tests {
             Wave {
                 name: name.to_owned(),
                 reach,
+                until_complete: reach.held_back(Weight::parse(back).unwrap()),
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,

@@ -113,7 +113,7 @@ impl Wanted {
         Wanted {
             key: Key::of(release),
             alpha: of.alpha,
-            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.reach.weight),
+            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.until_complete.weight),
             tick: of.tick,
         }
     }

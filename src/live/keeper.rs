@@ -123,6 +123,11 @@ pub fn wave_file(release: &str) -> String {
     format!("wave-{release}.bin")
 }
 
+/// What `new` was like, for when there is no control.
+pub fn past_file(release: &str) -> String {
+    format!("past-{release}.bin")
+}
+
 /// Names are letters, digits, `.`, `_` and `-`: fit for a file.
 pub fn evidence_file(release: &str) -> String {
     format!("evidence-{release}.bin")

@@ -242,7 +242,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
     for release in &snapshot.releases {
         let name = || release.release.name.clone();
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
-        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.reach.weight.ratio());
+        gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.weight_in_file().ratio());
         gauge!(NEW_UNDER_WAY, "release" => name()).set(release.tally.under_way.count() as f64);
         for state in State::ALL {
             let here = f64::from(u8::from(state == release.state));

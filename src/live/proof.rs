@@ -12,7 +12,7 @@ use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{DoorState, Hours, Proof, Reading, Route, Servers, Sight, Watchdog};
 use crate::domain::verdict::Verdict;
-use crate::domain::wave::Wave;
+use crate::domain::wave::{Wave, door_after};
 use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         requests_min: wave.requests_min,
         users_min: wave.users_min,
         margins: release.release.watchdog.margins,
-        share: wave.reach.weight.ratio(),
+        share: wave.until_complete.weight.ratio(),
         reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
         critical: critical(release, shown),
         servers: Servers {
@@ -77,13 +77,14 @@ fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
     release.release.critical.iter().map(one).collect()
 }
 
-/// How the next wave opens; `None`: no wave follows.
+/// How the next wave opens, or how what is held back of the last one moves to `new`; `None`: nothing
+/// follows.
 pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
-    let next = release.next_wave()?;
+    let door = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| Hours {
         text: hours.to_string(),
         open: hours.hold(at_ms),
         next: hours.next(at_ms),
     });
-    Some(DoorState { door: next.door, hours })
+    Some(DoorState { door, hours })
 }

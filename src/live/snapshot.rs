@@ -6,6 +6,7 @@
 use super::route::RouteTable;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
 use super::upstream::UpstreamLive;
+use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::maintenance::Maintenance;
@@ -55,6 +56,8 @@ pub struct ReleaseLive {
     /// The same as long as one and the same wave bakes, over restarts too; unique in the state
     /// directory.
     pub stage: u64,
+    /// Since when it is complete; `None`: it is not.
+    pub complete_since_ms: Option<i64>,
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,
     pub tally: Arc<ReleaseTally>,
@@ -100,10 +103,44 @@ impl ReleaseLive {
     pub fn told(&self) -> String {
         let weight = self.reach.weight;
         match self.wave() {
-            Some(wave) => format!("wave `{}` of the file: {weight}", wave.name),
-            None if self.release.waves.is_empty() => format!("the file says {weight}"),
+            Some(wave) => format!("wave `{}` of the file: {weight}{}", wave.name, self.told_back()),
+            None if self.release.waves.is_empty() => {
+                format!("the file says {}{}", self.weight_in_file(), self.told_back())
+            }
             None => "before the first wave of the file".to_owned(),
         }
+    }
+
+    /// What the file says at this point of its plan, whatever is held back of it.
+    pub fn weight_in_file(&self) -> Weight {
+        match self.release.weight_by_hand() {
+            Some(weight) => weight,
+            None => self.wave().map_or(Weight::ZERO, |wave| wave.reach.weight),
+        }
+    }
+
+    /// The share of users that `holdback` keeps on stable now.
+    pub fn held_back(&self) -> Weight {
+        Weight::from_parts(self.weight_in_file().parts().saturating_sub(self.reach.weight.parts()))
+    }
+
+    fn told_back(&self) -> String {
+        match self.held_back() {
+            Weight::ZERO => String::new(),
+            back => format!(" ({back} is held back on stable)"),
+        }
+    }
+
+    /// How much longer alarms go on; `None`: it is not complete.
+    pub fn soak_left(&self, at_ms: i64) -> Option<Duration> {
+        let since = self.complete_since_ms?;
+        let passed = Duration::from_millis(u64::try_from(at_ms.saturating_sub(since)).unwrap_or(0));
+        Some(self.release.soak.saturating_sub(passed))
+    }
+
+    /// It has been complete for so long that its alarms have ended.
+    pub fn is_soaked(&self, at_ms: i64) -> bool {
+        self.soak_left(at_ms).is_some_and(|left| left.is_zero())
     }
 
     /// The wave that would open next.

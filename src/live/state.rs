@@ -32,8 +32,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
 /// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes,
-/// version 2 no versions of releases.
-const VERSION: u32 = 3;
+/// version 2 no versions of releases, version 3 not since when a release is complete.
+const VERSION: u32 = 4;
 
 /// What survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -356,6 +356,7 @@ pub mod tests {
                 maintenance: Some(maintenance),
                 versions,
                 stage: 12,
+                complete_since_ms: Some(1_700_000_000_000),
                 ..Memory::default()
             },
         );
@@ -384,6 +385,15 @@ pub mod tests {
     }
 
     #[test]
+    fn an_older_format_knows_no_time_of_completion() {
+        let known = Memory { complete_since_ms: None, ..image().releases["c"].clone() };
+        let image = Image { releases: [("c".to_owned(), known)].into(), ..Image::default() };
+        let older = String::from_utf8(render(&image).unwrap()).unwrap();
+        let older = older.replacen(&format!("grayling-state {VERSION}"), "grayling-state 3", 1);
+        assert_eq!(parse(older.as_bytes()).unwrap(), image);
+    }
+
+    #[test]
     fn a_ledger_without_a_state_file_is_lost_state() {
         let dir = scratch("state-gone");
         let state = StateDirectory::open(&dir).unwrap();
@@ -394,7 +404,11 @@ pub mod tests {
     #[test]
     fn a_newer_format_is_not_guessed_at() {
         let bytes = render(&image()).unwrap();
-        let newer = String::from_utf8(bytes).unwrap().replacen("grayling-state 3", "grayling-state 4", 1);
+        let newer = String::from_utf8(bytes).unwrap().replacen(
+            &format!("grayling-state {VERSION}"),
+            &format!("grayling-state {}", VERSION + 1),
+            1,
+        );
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
     }
 

@@ -123,7 +123,7 @@ impl Live {
                 ledger: memory.progress.as_ref().map_or(0, |p| p.entry),
                 message: format!(
                     "wave `{}` is open already, {} of users are in new; nothing changes",
-                    wave.name, wave.reach.weight
+                    wave.name, wave.until_complete.weight
                 ),
                 receipt: None,
             });
@@ -177,7 +177,7 @@ impl Live {
         let paused = if memory.pause.is_some() { "; still paused" } else { "" };
         let message = format!(
             "wave `{}` is open, {} of users are in new; {summary}{paused}",
-            wave.name, wave.reach.weight
+            wave.name, wave.until_complete.weight
         );
         let skipped: Vec<&str> = skipped.iter().map(|g| &*g.name).collect();
         let evidence = json!({

@@ -11,6 +11,7 @@ use super::scribe::Receipt;
 use super::snapshot::ReleaseLive;
 use super::writer::{Evidence, Writer};
 use crate::config::Standings;
+use crate::domain::cohort::Weight;
 use crate::domain::rollout::climb::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
 use crate::domain::wave::Wave;
@@ -50,7 +51,12 @@ impl Live {
             }
             Step::Finished => (
                 Decision::Finish,
-                format!("`{present}` has passed every gate: the plan is fulfilled"),
+                match live.held_back() {
+                    Weight::ZERO => format!("`{present}` has passed every gate: the plan is fulfilled"),
+                    back => format!(
+                        "`{present}` has passed every gate: the plan is fulfilled, and the {back} that was held back moves to new"
+                    ),
+                },
                 live.present,
             ),
             _ if outlook.act == Act::TellHold => {
@@ -139,6 +145,7 @@ pub(super) fn wave_record(live: &ReleaseLive, index: usize, wave: &Wave) -> Valu
         "of": live.release.waves.len(),
         "name": wave.name,
         "weight": wave.reach.weight.percent(),
+        "held_back": wave.holds_back().percent(),
         "segments": segments.collect::<Vec<_>>(),
     })
 }

@@ -25,7 +25,7 @@ use crate::domain::rollout::version::VersionChange;
 use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
 use crate::domain::segment::Segment;
 use crate::domain::verdict::METHOD;
-use crate::domain::wave::{Course, Reach};
+use crate::domain::wave::Reach;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -102,11 +102,7 @@ impl Writer {
             Some(before) if old.is_none() && renamed(before) => VersionChange::Declared,
             _ => memory.versions.change(&versions, attempt > memory.attempt, was),
         };
-        let by_hand = |course: Course<'_>| match course {
-            Course::ByHand(reach) => Some(reach.weight),
-            Course::Waves(_) => None,
-        };
-        let weight_edited = old.is_some_and(|old| by_hand(old.release.course()) != by_hand(course));
+        let weight_edited = old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
         let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
         let (mut next, what) = rollout::step(memory, configured);
         if self.stop_file {
@@ -310,8 +306,11 @@ impl Writer {
             // same.
             None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
         };
+        let mut complete_since_ms = None;
         if let Some(memory) = self.image.releases.get_mut(&release.name) {
             memory.stage = stage;
+            memory.note_complete(state, clock::at_ms());
+            complete_since_ms = memory.complete_since_ms;
         }
         let maintenance = memory.maintenance.map(|of| {
             let until = self.maintained.entry(release.name.clone());
@@ -333,6 +332,7 @@ impl Writer {
             paused: memory.pause.is_some(),
             maintenance,
             stage,
+            complete_since_ms,
             stable,
             new,
             epoch,

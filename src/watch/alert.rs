@@ -37,6 +37,7 @@ pub enum Kind {
     BothArms,
     LatencyNotice,
     Suspicious,
+    WorseThanBefore,
     StuckWave,
     ReloadFailed,
     StateNotDurable,
@@ -44,12 +45,13 @@ pub enum Kind {
 
 impl Kind {
     #[cfg(test)]
-    const ALL: [Kind; 8] = [
+    const ALL: [Kind; 9] = [
         Kind::Trip,
         Kind::Freeze,
         Kind::BothArms,
         Kind::LatencyNotice,
         Kind::Suspicious,
+        Kind::WorseThanBefore,
         Kind::StuckWave,
         Kind::ReloadFailed,
         Kind::StateNotDurable,
@@ -62,6 +64,7 @@ impl Kind {
             Kind::BothArms => "both_arms",
             Kind::LatencyNotice => "latency_notice",
             Kind::Suspicious => "suspicious",
+            Kind::WorseThanBefore => "worse_than_before",
             Kind::StuckWave => "stuck_wave",
             Kind::ReloadFailed => "reload_failed",
             Kind::StateNotDurable => "state_not_durable",
@@ -76,6 +79,7 @@ impl Kind {
             Kind::BothArms => "GraylingBothArmsFailing",
             Kind::LatencyNotice => "GraylingNewIsSlower",
             Kind::Suspicious => "GraylingNewIsSuspicious",
+            Kind::WorseThanBefore => "GraylingNewIsWorseThanBefore",
             Kind::StuckWave => "GraylingWaveHeld",
             Kind::ReloadFailed => "GraylingReloadFailed",
             Kind::StateNotDurable => "GraylingStateNotDurable",
@@ -86,7 +90,11 @@ impl Kind {
     pub fn severity(self) -> &'static str {
         match self {
             Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
-            Kind::LatencyNotice | Kind::Suspicious | Kind::StuckWave | Kind::ReloadFailed => "ticket",
+            Kind::LatencyNotice
+            | Kind::Suspicious
+            | Kind::WorseThanBefore
+            | Kind::StuckWave
+            | Kind::ReloadFailed => "ticket",
         }
     }
 
@@ -104,6 +112,7 @@ impl Kind {
             | Kind::BothArms
             | Kind::LatencyNotice
             | Kind::Suspicious
+            | Kind::WorseThanBefore
             | Kind::StuckWave
             | Kind::StateNotDurable => "grayling status".to_owned(),
             Kind::ReloadFailed => "grayling check".to_owned(),
@@ -115,7 +124,11 @@ impl Kind {
         match self {
             // Its own minute says when it is over.
             Kind::Trip | Kind::Freeze | Kind::Suspicious | Kind::ReloadFailed => false,
-            Kind::BothArms | Kind::LatencyNotice | Kind::StuckWave | Kind::StateNotDurable => true,
+            Kind::BothArms
+            | Kind::LatencyNotice
+            | Kind::WorseThanBefore
+            | Kind::StuckWave
+            | Kind::StateNotDurable => true,
         }
     }
 }
@@ -396,11 +409,20 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let summary = format!("{name}: something speaks against the new version, for a minute or more");
             seen.push(of(Kind::Suspicious, None, decided::at_ms(since), summary, detail));
         }
-        let notice = judgement
-            .signals
-            .iter()
-            .find(|s| s.signal == verdict::Signal::LATENCY_NOTICE && s.evidence_ratio >= 1.0);
-        if let Some(signal) = notice {
+        // What a release is watched for until it is soaked.
+        let stands = |name: &str| {
+            let soaked = release.is_soaked(at_ms);
+            judgement.signals.iter().find(|s| !soaked && s.signal == name && s.evidence_ratio >= 1.0)
+        };
+        if let Some(signal) = stands(verdict::Signal::WORSE_THAN_BEFORE) {
+            let summary = format!("{name}: the new version does worse than in its own past; it is left in");
+            let detail = format!(
+                "{}\nThere is no control at 100%: is it the version, or what it depends on?\nTo look: grayling status. To take it out: grayling rollback {name} --reason TEXT",
+                signal.detail
+            );
+            seen.push(of(Kind::WorseThanBefore, None, at_ms, summary, detail));
+        }
+        if let Some(signal) = stands(verdict::Signal::LATENCY_NOTICE) {
             let summary =
                 format!("{name}: the new version is slower than stable, beyond chance; it is left in");
             seen.push(of(Kind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));

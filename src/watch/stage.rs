@@ -71,7 +71,7 @@ impl Stage {
         let of = &release.release.watchdog;
         match release.wave().filter(|_| !release.finished) {
             Some(wave) => {
-                let begins = || Trial::new(of.margins, wave.reach.weight, of.tick, now);
+                let begins = || Trial::new(of.margins, wave.until_complete.weight, of.tick, now);
                 stage.trial.get_or_insert_with(begins).set_margins(of.margins);
                 for route in &mut stage.critical {
                     route.trial.get_or_insert_with(begins).set_margins(of.margins);

@@ -7,6 +7,7 @@
 
 use super::aftermath::Aftermath;
 use super::stage::Stage;
+use crate::domain::before::Before;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
@@ -87,6 +88,10 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
+        let past = archive.filter(|_| !another).and_then(|archive| past(release, archive, now));
+        if let Some(past) = past {
+            dog.judge.knows_own_past(past);
+        }
         if let Some(checkpoint) = live.views().get_mut(name).and_then(|view| view.checkpoint.take()) {
             dog.stage = Stage::restored(release, checkpoint);
         }
@@ -148,6 +153,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             if let Some(archive) = archive {
                 dog.keep(release, archive, now);
                 dog.keep_stage(live, release, archive, now);
+                dog.keep_past(release, archive, now);
                 dog.keep_failed(release, archive, now);
             }
         }
@@ -161,6 +167,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     for release in &live.snapshot().releases {
         if let (Some(dog), Some(archive)) = (watched.get_mut(&release.release.name), archive) {
             (dog.keep_by, dog.keep_failed_by, dog.stage.keep_by) = Default::default();
+            dog.keep_past_by = Duration::ZERO;
+            dog.keep_past(release, archive, clock::now());
             dog.keep(release, archive, clock::now());
             dog.keep_stage(live, release, archive, clock::now());
             dog.keep_failed(release, archive, clock::now());
@@ -193,6 +201,8 @@ struct Watched {
     /// When the evidence is next written, and the users whom `new` has failed.
     keep_by: Duration,
     keep_failed_by: Duration,
+    /// When what `new` was like is next written.
+    keep_past_by: Duration,
     /// When it looked last.
     looked: Duration,
     stage: Stage,
@@ -223,6 +233,7 @@ impl Watched {
             suspicion: Suspicion::default(),
             keep_by: now,
             keep_failed_by: now,
+            keep_past_by: now,
             looked: now,
             stage: Stage::new(release.stage, vec![]),
         }
@@ -287,6 +298,18 @@ impl Watched {
         let e_value = self.judge.engine().e_value();
         let bytes = self.stage.render(release, &spent, e_value);
         archive.shelf.hand_in(keeper::wave_file(name), bytes);
+    }
+
+    /// Hands in what `new` was like: small, and without users.
+    fn keep_past(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
+        if now < self.keep_past_by {
+            return;
+        }
+        self.keep_past_by = now + KEEP_EVERY;
+        let mut pen = Pen::with(PAST);
+        past_key(release).iter().for_each(|text| pen.text(text));
+        self.judge.own_past().save(&mut pen);
+        archive.shelf.hand_in(keeper::past_file(&release.release.name), pen.finish());
     }
 
     /// The same of the users whom `new` has failed, where there are more than before.
@@ -364,6 +387,7 @@ impl Watched {
         if live.views().get_mut(&release.release.name).is_some_and(ends) {
             self.judge.end_notice();
         }
+        self.judge.set_soaked(release.is_soaked(clock::at_ms()));
         self.take_final(release, now);
         let (minute, recent, used) = {
             let mut views = live.views();
@@ -595,6 +619,28 @@ fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
 /// What evidence of latency is about: its file says which.
 fn levels(of: &Limits) -> [f64; 3] {
     [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
+}
+
+/// The first line of the file; the number is the version of format and method.
+const PAST: &[u8] = b"grayling-past 1\n";
+
+/// What a past is of. Servers as they are written: others may be another version.
+fn past_key(release: &ReleaseLive) -> [String; 4] {
+    let of = &release.release;
+    let servers = release.new.config.servers.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+    [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
+}
+
+/// As an earlier process left it; `None`: it begins anew, and says so at 100%.
+fn past(release: &ReleaseLive, archive: &Archive, now: Duration) -> Option<Before> {
+    let bytes = keeper::read(&archive.directory, &keeper::past_file(&release.release.name))?;
+    let mut eye = Eye::open_with(PAST, &bytes)?;
+    for text in past_key(release) {
+        (eye.text()? == text).then_some(())?;
+    }
+    let past = Before::restore(&mut eye, now)?;
+    eye.end()?;
+    Some(past)
 }
 
 fn limits(release: &ReleaseLive) -> Limits {

@@ -11,7 +11,7 @@ mod world;
 mod worse;
 
 use crate::table::{Bench, quantile, row, thousands};
-use grayling::domain::verdict::Cause;
+use grayling::domain::verdict::{Cause, Signal};
 use sim::{Sim, Trip};
 use std::collections::BTreeMap;
 use world::World;
@@ -44,11 +44,10 @@ pub fn rows(bench: &Bench, table: &str) {
 
 fn run(bench: &Bench, of: &Row) {
     let n = bench.count.unwrap_or(bench.pick(of.runs[0], of.runs[1]));
-    let trips =
-        bench.runs(&format!("{} {}", of.id, of.what), n, |seed| Sim::new(&of.world, seed).run(|_, _| {}));
+    let trips = bench.runs(&format!("{} {}", of.id, of.what), n, |seed| told(of, seed));
     for (seed, trip) in trips.iter().enumerate() {
-        if let Some(Trip { cause, at, reason, parts }) = trip.as_ref().filter(|_| of.limit.is_none()) {
-            eprintln!("  {} --seed {seed}: {} after {at:.1} s: {reason} [{parts}]", of.id, cause.label());
+        if let Some(Told { what, at, reason, .. }) = trip.as_ref().filter(|_| of.limit.is_none()) {
+            eprintln!("  {} --seed {seed}: {} after {at:.1} s: {reason}", of.id, what);
         }
     }
     match of.limit {
@@ -57,16 +56,57 @@ fn run(bench: &Bench, of: &Row) {
     }
 }
 
-fn causes<'t>(trips: impl Iterator<Item = &'t Trip>) -> String {
+/// The first trip; where nobody is left in stable, the alarm, if that comes first.
+fn told(of: &Row, seed: u64) -> Option<Told> {
+    let mut alarm = None;
+    let mut alone = of.world.waves.last().is_some_and(|(_, percent)| *percent >= 100.0);
+    alone &= of.limit.is_some();
+    let trip = Sim::new(&of.world, seed).run(|at, judgement| {
+        let stands = |s: &&Signal| s.signal == Signal::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0;
+        if alone && alarm.is_none() && judgement.signals.iter().any(|s| stands(&s)) {
+            alarm = Some(at);
+        }
+    });
+    match (trip, alarm) {
+        (Some(trip), Some(at)) if trip.at < at => Some(Told::trip(trip)),
+        (_, Some(at)) => {
+            Some(Told { what: Signal::WORSE_THAN_BEFORE, blamed: true, at, reason: String::new() })
+        }
+        (trip, None) => trip.map(Told::trip),
+    }
+}
+
+/// What a run has come to.
+struct Told {
+    what: &'static str,
+    /// On `new`.
+    blamed: bool,
+    /// Seconds since the first raise.
+    at: f64,
+    reason: String,
+}
+
+impl Told {
+    fn trip(Trip { cause, at, reason, parts }: Trip) -> Told {
+        Told {
+            what: cause.label(),
+            blamed: cause != Cause::BothArms,
+            at,
+            reason: format!("{reason} [{parts}]"),
+        }
+    }
+}
+
+fn causes<'t>(trips: impl Iterator<Item = &'t Told>) -> String {
     let mut by_cause = BTreeMap::new();
-    trips.for_each(|trip| *by_cause.entry(trip.cause.label()).or_insert(0) += 1);
+    trips.for_each(|trip| *by_cause.entry(trip.what).or_insert(0) += 1);
     let each: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{n} {cause}")).collect();
     if each.is_empty() { "0".to_owned() } else { each.join(", ") }
 }
 
 /// A freeze because both are bad is no rollback; the row says how many there were.
-fn sound(of: &Row, trips: &[Option<Trip>]) {
-    let blamed = trips.iter().flatten().filter(|trip| trip.cause != Cause::BothArms).count();
+fn sound(of: &Row, trips: &[Option<Told>]) {
+    let blamed = trips.iter().flatten().filter(|trip| trip.blamed).count();
     let most = (trips.len() as f64 / 200.0).max(1.0);
     row(
         of.id,
@@ -78,7 +118,7 @@ fn sound(of: &Row, trips: &[Option<Trip>]) {
     );
 }
 
-fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Trip>]) {
+fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Told>]) {
     let onset = world::WARM_UP;
     let early = trips.iter().flatten().filter(|trip| trip.at < onset).count();
     let delays: Vec<Option<u64>> =

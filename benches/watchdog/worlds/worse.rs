@@ -66,6 +66,17 @@ pub fn rows() -> Vec<Row> {
         add(id, &format!("20% of 60/s: {what}"), [10.0, 20.0], World { fault, ..busy.clone() });
     }
 
+    // Learnt in a wave of 20%, before the raise that all rows count from.
+    let last = |percent| World { waves: vec![(-280.0, 20.0), (0.0, percent)], ..World::base() };
+    for (id, what, percent, limit, fault) in [
+        ("M7.1", "+4 points, told as an alarm", 100.0, [120.0, 120.0], Fault::Points(0.04)),
+        ("M7.2", "×10 slower, told as an alarm", 100.0, [300.0, 300.0], Fault::Stretch(10.0)),
+        ("M7.3", "+4 points, `holdback` 1%", 99.0, [900.0, 1800.0], Fault::Points(0.04)),
+        ("M7.4", "×10 slower, `holdback` 1%", 99.0, [900.0, 1800.0], Fault::Stretch(10.0)),
+    ] {
+        add(id, &format!("at {percent}%: {what}"), limit, World { fault, ..last(percent) });
+    }
+
     let one_percent = World { users: 20_000, ..World::base() };
     let gross = [
         ("M9.1", "+50 points", [3.0, 5.0], Fault::Points(0.5)),

@@ -95,7 +95,7 @@ const failed = (a) => `${count(a.failures)} of ${count(a.requests)} failed${a.re
 const sides = (r) => `new ${failed(r.arms.new)}, stable ${failed(r.arms.stable)}, in five minutes.`;
 
 /** What a signal leads to, where that is no rollback. */
-const LEADS_TO = { latency_notice: 'a notice', resource_hold: 'a hold' };
+const LEADS_TO = { latency_notice: 'a notice', worse_than_before: 'an alarm', resource_hold: 'a hold' };
 
 /** The signal that is nearest to a trip. */
 function strongest(r) {

@@ -96,7 +96,7 @@ const HOLDS: [(&str, Change); 11] = [
 ];
 
 /// What is put in place of what; the first part names the edit.
-const EDITS: [(&str, &str, &str); 15] = [
+const EDITS: [(&str, &str, &str); 17] = [
     ("weight up", "weight = \"20%\"", "weight = \"30%\""),
     ("weight down", "weight = \"20%\"", "weight = \"1%\""),
     ("weight far up", "weight = \"20%\"", "weight = \"60%\""),
@@ -115,6 +115,8 @@ const EDITS: [(&str, &str, &str); 15] = [
         "{ weight = \"5%\", segments = [\"testers\"] }",
     ),
     ("waves ahead", "{ weight = \"20%\" }", "{ weight = \"50%\" }"),
+    ("the top is held back", "attempt", "holdback = \"1%\"\nattempt"),
+    ("another soak", "attempt", "soak = \"1d\"\nattempt"),
     ("removed", "", ""),
 ];
 

@@ -10,7 +10,7 @@ use crate::domain::plan::{Plan, Release};
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, Circumstances, Hold, Input, Memory, Step};
 use crate::domain::segment::Segment;
-use crate::domain::wave::{Course, Reach};
+use crate::domain::wave::Reach;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -105,10 +105,6 @@ impl<'a> Edit<'a> {
         let standing = standings.of(before);
         let change = versions::change(old, new, before, after, &standing);
         let (was, course) = (State::of(before, &standing, standings.now), after.course());
-        let by_hand = |course: Course<'_>| match course {
-            Course::ByHand(reach) => Some(reach.weight),
-            Course::Waves(_) => None,
-        };
         let configured = Input::Configure {
             attempt: after.attempt,
             course,
@@ -116,7 +112,7 @@ impl<'a> Edit<'a> {
             versions: after.versions(new),
             // What is undeclared is refused: the rest is compared as if it were declared the same.
             change: if change == VersionChange::Undeclared { VersionChange::Same } else { change },
-            weight_edited: by_hand(before.course()) != by_hand(course),
+            weight_edited: before.weight_by_hand() != after.weight_by_hand(),
         };
         let (mut memory, step) = rollout::step(&standing.memory, configured);
         if standings.now.stop_file {

@@ -38,17 +38,22 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         }
         _ => {}
     }
+    // What is held back has a sentence of its own.
+    let plain = |waves: &[Wave]| -> Vec<Wave> {
+        waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
+    };
     let (was, is) = (place(&edit.was.memory.progress, &before.waves), place(going_on, &after.waves));
     let (old, new) = (was.map(|i| &before.waves[i]), is.map(|i| &after.waves[i]));
     match (old, new) {
         (Some(old), Some(new)) if old.name == new.name => {
-            if old.reach != new.reach {
+            let finished = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
+            if old.reach != new.reach || (old.until_complete != new.until_complete && !finished) {
                 findings.note(format!(
                     "release `{name}`: the present wave, `{}`, reaches elsewhere{later}{}",
                     new.name,
                     bakes(": it bakes again")
                 ));
-            } else if old != new {
+            } else if plain(std::slice::from_ref(old)) != plain(std::slice::from_ref(new)) {
                 findings.note(format!(
                     "release `{name}`: the present wave, `{}`, is judged by its new gates",
                     new.name
@@ -65,8 +70,8 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         _ => {}
     }
     let names = |waves: &[Wave]| waves.iter().map(|w| format!("`{}`", w.name)).collect::<Vec<_>>().join(", ");
-    let behind = |waves: &[Wave], i: Option<usize>| waves[..i.unwrap_or(0)].to_vec();
-    let ahead = |waves: &[Wave], i: Option<usize>| waves[i.map_or(0, |i| i + 1)..].to_vec();
+    let behind = |waves: &[Wave], i: Option<usize>| plain(&waves[..i.unwrap_or(0)]);
+    let ahead = |waves: &[Wave], i: Option<usize>| plain(&waves[i.map_or(0, |i| i + 1)..]);
     if behind(&before.waves, was) != behind(&after.waves, is) {
         findings.note(format!("release `{name}`: waves behind it change, which is history: nothing happens"));
     }
@@ -90,7 +95,7 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
         let Some(traffic) = traffic.get(&release.name) else { continue };
         let margin = release.watchdog.margins.errors;
         for wave in release.waves.iter().filter(|w| w.controlled()) {
-            let needed = time_needed(traffic, margin, wave.reach.weight.ratio());
+            let needed = time_needed(traffic, margin, wave.until_complete.weight.ratio());
             if let Some(needed) = needed.filter(|needed| *needed > wave.bake) {
                 let message = format!(
                     "release `{}`: wave `{}` bakes for {}, and needs about {} to show {} points at the present traffic: it will hold until then",
@@ -214,6 +219,49 @@ step_max = "40%"
             [
                 "Note: release `r`: weight 5% to 0%: 5% of users move to `stable`",
                 "Note: release `r`: attempt 1 to 2: it begins anew before its first wave, with fresh evidence",
+            ]
+        );
+    }
+
+    #[test]
+    fn less_is_held_back_by_a_raise_and_of_a_complete_release_nothing_is() {
+        let with = |holdback: &str| format!("holdback = \"{holdback}\"\n{WAVES}");
+        let held = |finished: bool, weight: &str| {
+            let mut all = at("100%");
+            let standing = all.releases.get_mut("r").unwrap();
+            standing.memory.progress.as_mut().unwrap().finished = finished;
+            standing.reach.weight = Weight::parse(weight).unwrap();
+            all
+        };
+        let baking = held(false, "99%");
+        assert_eq!(
+            findings(&with("1%"), &with("0%"), &baking),
+            [
+                "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
+                "Note: release `r`: the present wave, `100%`, reaches elsewhere: it bakes again",
+                "Note: release `r`: holdback 1% to 0%",
+            ]
+        );
+        assert_eq!(
+            findings(&with("50%"), &with("1%"), &held(false, "50%"))[0],
+            "Refused: release `r`: from 50% to 99% is more than `step_max` (40%) allows: 90% at most; go there in smaller steps, or raise `step_max` in an edit of its own first"
+        );
+        assert_eq!(
+            findings(&with("1%"), &with("5%"), &baking)[0],
+            "Note: release `r`: weight 99% to 95%: 4% of users move to `stable`"
+        );
+        assert_eq!(
+            findings(&with("1%"), &with("5%"), &held(true, "100%")),
+            ["Note: release `r`: holdback 1% to 5%: nothing, the release is complete"]
+        );
+        // By hand it is a raise, too.
+        let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
+        let reach = Reach { weight: Weight::from_parts(990_000), segments: 0 };
+        assert_eq!(
+            findings(&by_hand("1%"), &by_hand("0%"), &standings(Standing { reach, ..Standing::default() })),
+            [
+                "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
+                "Note: release `r`: holdback 1% to 0%",
             ]
         );
     }

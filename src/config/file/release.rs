@@ -23,6 +23,13 @@ pub struct Release {
     /// A reload that raises the weight by more is refused.
     #[schemars(extend("default" = "100%"))]
     pub step_max: Option<Percent>,
+    /// So many of 100% stay on stable until the release is complete; beside a weight set by hand:
+    /// until the file says otherwise. At most 50%.
+    #[schemars(extend("default" = "0%"))]
+    pub holdback: Option<Percent>,
+    /// For so long after the release is complete its alarms go on.
+    #[schemars(extend("default" = "7d"))]
+    pub soak: Option<Duration>,
     /// In `new` whatever the weight, unless tripped or excluded.
     #[schemars(extend("default" = []))]
     pub segments: Option<Vec<String>>,

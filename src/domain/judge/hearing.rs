@@ -6,6 +6,20 @@
 use super::*;
 
 impl Judge {
+    /// What `new` was like.
+    pub fn own_past(&self) -> &OwnPast {
+        &self.own_past
+    }
+
+    pub fn knows_own_past(&mut self, past: OwnPast) {
+        self.own_past = past;
+    }
+
+    /// Does it look at `new`'s own past any more?
+    pub fn set_soaked(&mut self, soaked: bool) {
+        self.soaked = soaked;
+    }
+
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
@@ -52,6 +66,7 @@ impl Judge {
         let watches = !self.engine.has_had_nobody()
             && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
         self.silence.hear(events, watches, self.ticked);
+        self.own_past.hear(events);
     }
 
     /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.

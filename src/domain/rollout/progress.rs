@@ -36,7 +36,8 @@ impl Progress {
             return Some(Progress { finished, entry: known.entry, ..Progress::entering(&waves[place]) });
         }
         let come = before.map_or(standing, |b| b.reach);
-        let no_further = |w: &&Wave| w.reach.weight <= come.weight && w.reach.segments <= come.segments;
+        let no_further =
+            |w: &&Wave| w.until_complete.weight <= come.weight && w.reach.segments <= come.segments;
         waves.iter().rfind(no_further).map(Progress::entering)
     }
 }

@@ -1,6 +1,7 @@
 //! Scripts of whole rollouts, with time moved by hand; and random ones, against the rules of state.
 
 mod bake;
+mod holdback;
 mod maintenance;
 mod rules;
 mod versions;
@@ -9,6 +10,7 @@ use super::climb::{Act, Climb, Held, Spent, Standing};
 use super::*;
 use crate::domain::gate::tests::{good, silent};
 use crate::domain::gate::{DoorState, Hours, Input as Facts, Proof};
+use crate::domain::wave::door_after;
 use crate::domain::wave::tests::waves;
 use std::time::Duration;
 
@@ -234,9 +236,8 @@ impl Rollout {
                 }
             }
         });
-        let next = plan.get(standing.present.map_or(0, |i| i + 1));
         let hours = Some(Hours { text: "hours".into(), open: self.hours_open, next: None });
-        let door = next.map(|w| DoorState { door: w.door, hours });
+        let door = door_after(&plan, standing.present).map(|door| DoorState { door, hours });
         let facts = Facts { proof, door, durable: self.durable, barred_by: None };
         let outlook = self.climb.look(&standing, Some(facts), self.now);
         (self.spent, self.held) = (outlook.spent, outlook.held);

@@ -42,6 +42,8 @@ pub(super) struct FileMemory {
     versions: FileVersions,
     #[serde(default, skip_serializing_if = "is_zero")]
     stage: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    complete_since_ms: Option<i64>,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -202,6 +204,7 @@ impl From<&Image> for FileImage {
                 same_declared: m.versions.same_declared,
             },
             stage: m.stage,
+            complete_since_ms: m.complete_since_ms,
         };
         FileImage {
             releases: image.releases.iter().map(|(name, m)| (name.clone(), memory(m))).collect(),
@@ -292,6 +295,7 @@ impl TryFrom<FileImage> for Image {
                     same_declared: m.versions.same_declared,
                 },
                 stage: m.stage,
+                complete_since_ms: m.complete_since_ms,
             })
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));

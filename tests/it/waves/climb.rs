@@ -31,6 +31,7 @@ fn scene(waves: &[&str]) -> Scene {
     );
     config.rest =
         "[segment.testers]\nusers = [\"user-1\", \"user-2\", \"user-3\", \"user-4\", \"user-5\"]\n".into();
+    config.release = "holdback = \"20%\"\n".into();
     let proxy = world.run(&config);
     Scene { _stable: stable, new, proxy, _nginx: nginx, world }
 }
@@ -49,7 +50,7 @@ fn from_testers_to_everybody_on_evidence() {
     let (api, start) = (scene.proxy.api(), Instant::now());
     let load = wrk(&scene.world, scene.proxy.http, 64, seconds(240));
     let mut times = vec![];
-    for (wave, weight) in [("testers", 0.0), ("20%", 20.0), ("50%", 50.0), ("100%", 100.0)] {
+    for (wave, weight) in [("testers", 0.0), ("20%", 20.0), ("50%", 50.0), ("100%", 80.0)] {
         let what = format!("wave {wave}");
         eventually(seconds(100), &what, || {
             let release = api.release();
@@ -68,6 +69,12 @@ fn from_testers_to_everybody_on_evidence() {
         .filter_map(|e| e["evidence"]["wave"]["name"].as_str())
         .collect();
     assert_eq!(opened, ["testers", "20%", "50%", "100%"]);
+    let finish = ledger.iter().find(|e| e["evidence"]["gates"]["decision"] == "finish").unwrap();
+    let weights = ["weight_before", "weight_after"].map(|key| finish[key].as_f64());
+    assert_eq!(weights, [Some(80.0), Some(100.0)]);
+    let told = "the 20% that was held back moves to new";
+    assert!(finish["detail"].as_str().is_some_and(|d| d.ends_with(told)), "{finish:#}");
+    assert_eq!(finish["evidence"]["gates"]["input"]["proof"]["controlled"], true, "{finish:#}");
     let found = all_recomputed(&ledger);
     assert!(found >= 5);
     let verified = grayling(&["ledger", "--verify", "--admin", &format!("http://{}", scene.proxy.admin)]);

@@ -3,6 +3,7 @@
 mod bake;
 mod climb;
 mod critical;
+mod holdback;
 
 use crate::world::{
     Admin, Client, Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, seconds, times,

@@ -10,6 +10,7 @@ fn any_command() -> impl Strategy<Value = String> {
         Just("plan 1%:5m 5%:5m:by-hand 50%:5m"),
         Just("plan 5%=7%:10m 20%:10m"),
         Just("plan testers:1m staff:1m 30%:1m"),
+        Just("plan 5%:10m all=100%-1%:10m"),
     ];
     prop_oneof![
         2 => plans.prop_map(str::to_owned),
@@ -57,6 +58,10 @@ proptest! {
             let (was, is) = (before.weight(), rollout.weight());
             // Never above the plan's present wave.
             prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
+            // What is held back stays on stable until the plan is fulfilled.
+            let finished = rollout.memory.progress.as_ref().is_some_and(|p| p.finished);
+            let most = rollout.wave().map_or(Weight::FULL, |wave| wave.until_complete.weight);
+            prop_assert!(is <= most || finished, "{command} took in what was held back: {is}");
             // A trip is lifted by a person alone, and meanwhile nobody is in `new`.
             if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
                 prop_assert!(command.starts_with("resume rollback") || verb == "attempt", "{command} lifted a trip");

@@ -1,0 +1,559 @@
+//! `new` against its own past: what is left to compare with where everybody is in `new`.
+//!
+//! # Method
+//!
+//! Each minute gives one sample: the shares of failures, client errors, redirects and slow answers,
+//! and the logarithms of median and p99. A slow average of them (two hours), with their variance
+//! over minutes, is the past. It is learnt while the hash puts users into both arms; a raise leaves
+//! little weight to what came before it, so it is that of the last wave above all. At 100% it goes
+//! on to follow the rhythm of the day, and never learns from a minute that looks worse. There it
+//! stays tied to the last wave: medians to twice, shares to twice and [`Measure::points`] more.
+//!
+//! Worse is what the last minute, or the last ten, show beyond the past by a factor of
+//! [`FACTOR`], by [`Measure::points`], and beyond chance by [`Z`] standard deviations. The newest
+//! part of that time must show it, too, so that a pause of a few seconds says nothing. What
+//! lasts [`HOLD`] stands, until there was no sign of it for [`CALM`].
+//!
+//! # Assumptions
+//!
+//! * Users who join with a higher weight are like those before them: the hash chooses them.
+//! * The service is what it was but for a rhythm: within two hours its load, its latency (less than
+//!   twice) and its usual failures change little. What befalls stable as well, a shared database
+//!   that slows down, cannot be told from a worse `new` without a control: it is told as well.
+//! * One user is no evidence: shares count [`super::bad::OF_ONE`] bad requests of a user in a span
+//!   at most, and need [`USERS_MIN`] users. A median counts requests: one client that makes more
+//!   than half of them moves it.
+//! * Fewer than [`REQUESTS_MIN`] requests of `new` a minute show nothing.
+//!
+//! Invariants: pure, time is an argument; it never trips anything; memory is bounded (spans of
+//! [`Bad`], a minute of histograms); while nothing is known of the past nothing is called worse,
+//! and that is said.
+
+use super::bad::Bad;
+use super::decide::Arm;
+use super::engine::save::{Eye, Pen};
+use super::engine::{Event, What};
+use super::histogram::Histogram;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Between two judgements.
+const JUDGE: Duration = Duration::from_secs(4);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The newest part of a minute, the minute, and what shows the same in little traffic.
+const SPANS: [Duration; 3] = [Duration::from_secs(10), MINUTE, Duration::from_secs(600)];
+/// Answers after a raise are slow at first.
+const WARM_UP: Duration = MINUTE;
+/// A raise by this factor is one.
+const RAISE: f64 = 1.5;
+/// Minutes of the past that count, at most; and those that a raise leaves.
+const MEMORY: f64 = 120.0;
+const MEMORY_AFTER_RAISE: f64 = 5.0;
+/// Minutes with a control from which on there is a past; and without one.
+const KNOWN: f64 = 3.0;
+const KNOWN_UNCONTROLLED: f64 = 10.0;
+/// Requests of a minute that make a sample.
+pub const REQUESTS_MIN: u64 = 30;
+/// Bad requests, and users of them, that say something.
+const BAD_MIN: u64 = 10;
+pub const USERS_MIN: u64 = 5;
+/// Worse by so many times ...
+pub const FACTOR: f64 = 2.0;
+/// ... and beyond chance by so many standard deviations.
+pub const Z: f64 = 5.0;
+/// Requests of one user are alike: so many count as one.
+const DESIGN_EFFECT: f64 = 2.0;
+/// A sample further from the average than so many standard deviations counts as this far.
+const CLIP: f64 = 4.0;
+/// It must last so long without a break.
+pub const HOLD: Duration = Duration::from_secs(20);
+/// It is over when there was no sign of it for so long.
+pub const CALM: Duration = Duration::from_secs(300);
+
+/// What is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Measure {
+    Errors,
+    ClientErrors,
+    Redirects,
+    /// Answers that take more than twice the past's p99.
+    Tail,
+    Median,
+}
+
+const SHARES: usize = 4;
+
+impl Measure {
+    const ALL: [Measure; SHARES + 1] =
+        [Measure::Errors, Measure::ClientErrors, Measure::Redirects, Measure::Tail, Measure::Median];
+
+    /// A smaller rise of the share is nobody's reason to look.
+    pub fn points(self) -> f64 {
+        match self {
+            Measure::Errors => 0.01,
+            Measure::Tail => 0.02,
+            Measure::ClientErrors => 0.03,
+            Measure::Redirects => 0.1,
+            Measure::Median => 0.0,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Measure::Errors => "failures",
+            Measure::ClientErrors => "4xx answers",
+            Measure::Redirects => "redirects",
+            Measure::Tail => "answers above twice the p99 of its past",
+            Measure::Median => "median",
+        }
+    }
+}
+
+/// A mean and a variance over minutes, in which old ones fade.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Average {
+    n: f64,
+    mean: f64,
+    variance: f64,
+}
+
+impl Average {
+    fn learn(&mut self, mut x: f64) {
+        if self.n >= KNOWN_UNCONTROLLED {
+            // A short trouble widens what is usual by little.
+            let reach = CLIP * self.variance.sqrt().max(0.02 * self.mean.abs()).max(1e-3);
+            x = x.clamp(self.mean - reach, self.mean + reach);
+        }
+        self.n = (self.n + 1.0).min(MEMORY);
+        let off = x - self.mean;
+        self.mean += off / self.n;
+        self.variance = (1.0 - 1.0 / self.n) * (self.variance + off * off / self.n);
+    }
+
+    /// The mean goes no further than this; what lies beyond is no chance either.
+    fn learn_to(&mut self, x: f64, most: f64) {
+        let variance = self.variance;
+        self.learn(x);
+        if self.mean > most {
+            (self.mean, self.variance) = (most, variance);
+        }
+    }
+
+    fn save(&self, pen: &mut Pen) {
+        pen.f64s(&[self.n, self.mean, self.variance]);
+    }
+
+    fn restore(eye: &mut Eye<'_>) -> Option<Average> {
+        let mut of = [0.0; 3];
+        eye.logs(&mut of)?;
+        let [n, mean, variance] = of;
+        let plausible = (0.0..=MEMORY).contains(&n) && mean.abs() <= 1e6 && (0.0..=1e6).contains(&variance);
+        plausible.then_some(Average { n, mean, variance })
+    }
+}
+
+/// What is usual for `new`.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Past {
+    shares: [Average; SHARES],
+    /// Logarithms of µs.
+    median: Average,
+    p99: Average,
+    /// What of it was learnt with a control, at the raise that ended that.
+    anchor: Option<([f64; SHARES], f64)>,
+}
+
+impl Past {
+    fn minutes(&self) -> f64 {
+        self.median.n
+    }
+
+    fn is_known(&self) -> bool {
+        self.anchor.is_some() && self.minutes() >= KNOWN
+    }
+
+    fn fade(&mut self) {
+        let all = self.shares.iter_mut().chain([&mut self.median, &mut self.p99]);
+        all.for_each(|average| average.n = average.n.min(MEMORY_AFTER_RAISE));
+    }
+
+    /// What is learnt from here on goes no further than the anchor allows.
+    fn cast_anchor(&mut self) {
+        self.anchor = Some((self.shares.map(|of| of.mean), self.median.mean));
+    }
+
+    /// The highest means: of the shares, and of the logarithm of the median.
+    fn most(&self) -> ([f64; SHARES], f64) {
+        let Some((shares, median)) = self.anchor else { return ([f64::INFINITY; SHARES], f64::INFINITY) };
+        let most = |i: usize| FACTOR * shares[i] + Measure::ALL[i].points();
+        (std::array::from_fn(most), median + FACTOR.ln())
+    }
+
+    /// Answers above it are slow.
+    fn slow_from(&self) -> Option<Duration> {
+        let us = FACTOR * self.p99.mean.exp();
+        (self.p99.n >= KNOWN).then(|| Duration::from_secs_f64((us / 1e6).clamp(0.0, 1e6)))
+    }
+}
+
+/// What it says now.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Says {
+    /// There is a control: the past is being learnt.
+    Learns,
+    /// No control, and no past either.
+    Unknown,
+    Usual,
+    Worse(Measure),
+}
+
+/// Something stands.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Alarm {
+    measure: Measure,
+    /// When there was last a sign of it.
+    seen: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// Share of users in `new`.
+    share: f64,
+    raised: Option<Duration>,
+    /// Quicker answers count as this quick.
+    floor: Duration,
+    /// By measure, then by span.
+    bad: [[Bad; SPANS.len()]; SHARES],
+    /// Of a minute, by ten seconds.
+    answers: VecDeque<(Duration, Histogram)>,
+    past: Past,
+    closed: Duration,
+    judged: Duration,
+    sampled: Duration,
+    over: [Option<Duration>; SHARES + 1],
+    alarm: Option<Alarm>,
+    /// How far the furthest measure is on its way to an alarm.
+    ratio: f64,
+    detail: String,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Before {
+            share: 0.0,
+            raised: None,
+            floor: Duration::from_millis(2),
+            bad: [(); SHARES].map(|()| SPANS.map(Bad::new)),
+            answers: VecDeque::new(),
+            past: Past::default(),
+            closed: Duration::ZERO,
+            judged: Duration::ZERO,
+            sampled: Duration::ZERO,
+            over: [None; SHARES + 1],
+            alarm: None,
+            ratio: 0.0,
+            detail: String::new(),
+        }
+    }
+}
+
+impl Before {
+    pub fn set_floor(&mut self, floor: Duration) {
+        self.floor = floor;
+    }
+
+    /// What has happened to requests, of both arms.
+    pub fn hear(&mut self, events: &[Event]) {
+        let slow_from = self.past.slow_from();
+        for event in events.iter().filter(|event| event.request.arm == Arm::New) {
+            let slow = slow_from.is_some_and(|from| event.after > from);
+            let user = event.request.unit;
+            let mut came = |which: usize, is_bad: bool| {
+                for bad in &mut self.bad[which] {
+                    bad.came(1);
+                    if is_bad {
+                        bad.was_bad(user);
+                    }
+                }
+            };
+            match event.what {
+                What::Answered | What::ClientError | What::Redirected => {
+                    came(0, false);
+                    came(1, event.what == What::ClientError);
+                    came(2, event.what == What::Redirected);
+                    if slow_from.is_some() {
+                        came(3, slow);
+                    }
+                    if let Some((_, histogram)) = self.answers.back_mut() {
+                        histogram.record(event.after.max(self.floor));
+                    }
+                }
+                What::Failed => came(0, true),
+                // A client who leaves after such a wait was not served.
+                What::Left { .. } if slow => came(0, true),
+                What::Broke => self.bad[0].iter_mut().for_each(|bad| bad.was_bad(user)),
+                What::EndedAsClientError => {
+                    self.bad[1].iter_mut().for_each(|bad| bad.was_bad(user));
+                }
+                What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+            }
+        }
+    }
+
+    /// Time goes on; `share` of users are in `new`.
+    pub fn tick(&mut self, now: Duration, share: f64) {
+        if share != self.share {
+            self.follow(share, now);
+        }
+        if now.saturating_sub(self.closed) < SECOND {
+            return;
+        }
+        self.closed = now;
+        self.bad.iter_mut().flatten().for_each(|bad| bad.close(now));
+        if self.answers.back().is_none_or(|(began, _)| now.saturating_sub(*began) >= SPANS[0]) {
+            self.answers.push_back((now, Histogram::default()));
+            while self.answers.len() > (MINUTE.as_secs() / SPANS[0].as_secs()) as usize + 1 {
+                self.answers.pop_front();
+            }
+        }
+        if now.saturating_sub(self.judged) >= JUDGE {
+            self.judged = now;
+            self.judge(now);
+        }
+        if now.saturating_sub(self.sampled) >= MINUTE {
+            self.sampled = now;
+            self.learn(now);
+        }
+    }
+
+    fn follow(&mut self, share: f64, now: Duration) {
+        let (was, is) = (self.controlled(), share > 0.0 && share < 1.0);
+        if share >= RAISE * self.share {
+            self.raised = Some(now);
+            self.past.fade();
+        }
+        if was && !is && share >= 1.0 && self.past.minutes() >= KNOWN {
+            self.past.cast_anchor();
+        }
+        if share < 1.0 {
+            // There is stable to compare with again, or nobody to be compared.
+            (self.past.anchor, self.alarm, self.over) = (None, None, Default::default());
+        }
+        self.share = share;
+    }
+
+    fn controlled(&self) -> bool {
+        self.share > 0.0 && self.share < 1.0
+    }
+
+    /// Everybody is in `new`.
+    fn alone(&self) -> bool {
+        self.share >= 1.0
+    }
+
+    fn is_warm(&self, now: Duration) -> bool {
+        self.raised.is_none_or(|at| now.saturating_sub(at) >= WARM_UP + SPANS[0])
+    }
+
+    /// The last minute, and its newest part.
+    fn answers(&self) -> [Histogram; 2] {
+        let mut sums = [Histogram::default(), Histogram::default()];
+        self.answers.iter().for_each(|(_, cell)| sums[0].add(cell));
+        self.answers.iter().rev().take(2).for_each(|(_, cell)| sums[1].add(cell));
+        sums
+    }
+
+    fn learn(&mut self, now: Duration) {
+        if self.share <= 0.0 || self.over.iter().any(Option::is_some) || self.alarm.is_some() {
+            return;
+        }
+        let minute = 1;
+        if self.bad[0][minute].requests() < REQUESTS_MIN {
+            return;
+        }
+        let (most, most_median) = self.past.most();
+        for ((average, bad), most) in self.past.shares.iter_mut().zip(&self.bad).zip(most) {
+            if bad[minute].requests() >= REQUESTS_MIN {
+                average.learn_to(share(&bad[minute]), most);
+            }
+        }
+        let [answers, _] = self.answers();
+        if let (true, Some(p50), Some(p99)) =
+            (self.is_warm(now), answers.quantile(0.5), answers.quantile(0.99))
+        {
+            self.past.median.learn_to(log_us(p50), most_median);
+            self.past.p99.learn(log_us(p99));
+        }
+        if self.alone() && self.past.anchor.is_none() && self.past.minutes() >= KNOWN_UNCONTROLLED {
+            self.past.cast_anchor();
+        }
+    }
+
+    fn judge(&mut self, now: Duration) {
+        self.ratio = 0.0;
+        if !self.alone() || !self.past.is_known() {
+            return;
+        }
+        let mut told = vec![];
+        for (i, measure) in Measure::ALL.into_iter().enumerate() {
+            let (over, ratio, words) = match measure {
+                Measure::Median => self.median(now),
+                measure => self.share_of(i, measure, now),
+            };
+            if !words.is_empty() {
+                told.push(words);
+            }
+            self.over[i] = over.then(|| self.over[i].unwrap_or(now));
+            let lasts = self.over[i].map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            self.ratio = self.ratio.max(ratio.clamp(0.0, 0.99));
+            if lasts >= HOLD && self.alarm.is_none() {
+                self.alarm = Some(Alarm { measure, seen: now });
+            }
+        }
+        self.detail = told.join("; ");
+        if let Some(alarm) = &mut self.alarm {
+            if self.over.iter().any(Option::is_some) {
+                alarm.seen = now;
+            } else if now.saturating_sub(alarm.seen) >= CALM {
+                self.alarm = None;
+            }
+        }
+    }
+
+    /// Is a share beyond its past, how far towards that is it, and the numbers.
+    fn share_of(&self, i: usize, measure: Measure, now: Duration) -> (bool, f64, String) {
+        let (past, bad) = (&self.past.shares[i], &self.bad[i]);
+        if past.n < KNOWN || (measure == Measure::Tail && !self.is_warm(now)) {
+            return (false, 0.0, String::new());
+        }
+        let p = past.mean.max(0.0);
+        let beyond = |span: usize| {
+            let (of, variance) = (&bad[span], past.variance / if span == 2 { 4.0 } else { 1.0 });
+            let n = of.requests().max(1) as f64;
+            let usual = p.max(1.0 / n);
+            let chance = Z * (DESIGN_EFFECT * usual * (1.0 - usual).max(0.0) / n + variance).sqrt();
+            let limit = p + ((FACTOR - 1.0) * p).max(measure.points()).max(chance);
+            let enough = of.requests() >= REQUESTS_MIN && of.count() >= BAD_MIN && of.users() >= USERS_MIN;
+            ((enough && share(of) >= limit), (share(of) - p) / (limit - p))
+        };
+        let goes_on = |span: usize| bad[span].count() >= 2 && share(&bad[span]) >= p + measure.points() / 2.0;
+        let [(minute, a), (ten, b)] = [beyond(1), beyond(2)];
+        let over = (minute && goes_on(0)) || (ten && goes_on(1));
+        let ratio = if bad[1].users() >= USERS_MIN { a.max(b) } else { 0.0 };
+        let words = format!(
+            "{} {} of {} in the last minute, usually {:.2}%",
+            measure.words(),
+            bad[1].count(),
+            bad[1].requests(),
+            100.0 * p
+        );
+        (over, ratio, words)
+    }
+
+    fn median(&self, now: Duration) -> (bool, f64, String) {
+        let [minute, newest] = self.answers();
+        let past = &self.past.median;
+        let (Some(p50), true) = (minute.quantile(0.5), past.n >= KNOWN && self.is_warm(now)) else {
+            return (false, 0.0, String::new());
+        };
+        let limit = FACTOR.ln().max(Z * past.variance.sqrt());
+        let rise = |of: Duration| log_us(of) - past.mean;
+        let goes_on = newest.quantile(0.5).is_some_and(|p50| rise(p50) >= 0.5 * limit);
+        let over = minute.total() >= REQUESTS_MIN && rise(p50) >= limit && goes_on;
+        let ms = |us: f64| us / 1e3;
+        let words =
+            format!("median {:.1} ms, usually {:.1} ms", p50.as_secs_f64() * 1e3, ms(past.mean.exp()));
+        (over, rise(p50) / limit, words)
+    }
+
+    pub fn says(&self) -> Says {
+        match self.alarm {
+            Some(alarm) => Says::Worse(alarm.measure),
+            None if !self.alone() => Says::Learns,
+            None if !self.past.is_known() => Says::Unknown,
+            None => Says::Usual,
+        }
+    }
+
+    /// 1: it stands.
+    pub fn ratio(&self) -> f64 {
+        if self.alarm.is_some() { 1.0 } else { self.ratio }
+    }
+
+    /// For people.
+    pub fn detail(&self) -> String {
+        match self.says() {
+            Says::Learns => "there is a control: its past is being learnt".to_owned(),
+            Says::Unknown => format!(
+                "its past is not known, and is learnt at 100%: {:.0} of {KNOWN_UNCONTROLLED:.0} minutes",
+                self.past.minutes()
+            ),
+            Says::Usual => self.detail.clone(),
+            Says::Worse(measure) => format!("worse in {}: {}", measure.words(), self.detail),
+        }
+    }
+
+    /// What a restart must know; no user is in it.
+    pub fn save(&self, pen: &mut Pen) {
+        pen.f64(self.share);
+        self.past.shares.iter().for_each(|average| average.save(pen));
+        self.past.median.save(pen);
+        self.past.p99.save(pen);
+        match &self.past.anchor {
+            Some((shares, median)) => {
+                pen.u32(1);
+                pen.f64s(shares);
+                pen.f64s(&[*median]);
+            }
+            None => pen.u32(0),
+        }
+        let measure = |alarm: &Alarm| Measure::ALL.iter().position(|m| *m == alarm.measure);
+        pen.u32(self.alarm.as_ref().and_then(measure).map_or(0, |i| i as u32 + 1));
+    }
+
+    /// An alarm that stood stands, until it was calm long enough.
+    pub fn restore(eye: &mut Eye<'_>, now: Duration) -> Option<Before> {
+        let share = eye.f64().filter(|share| *share <= 1.0)?;
+        let mut past = Past::default();
+        for average in &mut past.shares {
+            *average = Average::restore(eye)?;
+        }
+        past.median = Average::restore(eye)?;
+        past.p99 = Average::restore(eye)?;
+        if eye.u32()? == 1 {
+            let (mut shares, mut median) = ([0.0; SHARES], [0.0]);
+            eye.logs(&mut shares)?;
+            eye.logs(&mut median)?;
+            past.anchor = Some((shares, median[0]));
+        }
+        let alarm = match eye.u32()? {
+            0 => None,
+            n => Some(Alarm { measure: *Measure::ALL.get(n as usize - 1)?, seen: now }),
+        };
+        // Connections and caches of this process are cold.
+        let raised = Some(now);
+        Some(Before {
+            share,
+            raised,
+            past,
+            alarm,
+            closed: now,
+            judged: now,
+            sampled: now,
+            ..Before::default()
+        })
+    }
+}
+
+fn share(of: &Bad) -> f64 {
+    of.count() as f64 / of.requests().max(1) as f64
+}
+
+fn log_us(of: Duration) -> f64 {
+    (of.as_secs_f64() * 1e6).max(1.0).ln()
+}
+
+#[cfg(test)]
+#[path = "before_tests.rs"]
+mod tests;

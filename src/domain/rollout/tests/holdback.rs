@@ -1,0 +1,74 @@
+//! What `holdback` keeps on stable, and for how long; and since when a release is complete.
+
+use super::super::*;
+use super::Rollout;
+
+fn weights(commands: &str) -> Vec<String> {
+    let mut rollout = Rollout::new();
+    let each = commands.split(", ").map(|command| {
+        rollout.run(command);
+        rollout.weight().to_string()
+    });
+    each.collect()
+}
+
+#[test]
+fn what_is_held_back_moves_when_the_last_wave_has_passed() {
+    let plan = "plan 20%:10m all=100%-1%:10m";
+    assert_eq!(weights(&format!("{plan}, touch, good, wait 11m")), ["20%", "20%", "20%", "99%"]);
+    assert_eq!(
+        weights(&format!("{plan}, touch, good, wait 11m, silence, wait 60m, good, wait 1m")).last().unwrap(),
+        "100%"
+    );
+    // Nothing raises it while the gates do not pass, or a person has paused it.
+    for stop in ["worse", "silence", "pause", "hours closed", "disk broken", "blind yes"] {
+        let told = weights(&format!("{plan}, touch, good, wait 11m, {stop}, wait 60m"));
+        assert_eq!(told.last().unwrap(), "99%", "{stop}");
+    }
+}
+
+#[test]
+fn an_edit_of_what_is_held_back_changes_nothing_once_it_is_complete() {
+    let complete = "plan 20%:10m all=100%-1%:10m, touch, good, wait 11m, wait 11m";
+    for after in ["plan 20%:10m all=100%-5%:10m", "plan 20%:10m all=100%:10m", "touch"] {
+        assert_eq!(weights(&format!("{complete}, {after}"))[4..], ["100%", "100%"], "{after}");
+    }
+    let baking = "plan 20%:10m all=100%-1%:10m, touch, good, wait 11m, silence";
+    assert_eq!(weights(&format!("{baking}, plan 20%:10m all=100%-5%:10m")).last().unwrap(), "95%");
+    assert_eq!(weights(&format!("{baking}, plan 20%:10m all=100%:10m")).last().unwrap(), "100%");
+}
+
+#[test]
+fn a_rollback_at_100_goes_back_to_stable_and_ends_the_soak() {
+    let mut rollout = Rollout::new();
+    for command in ["plan 20%:10m all=100%-1%:10m", "touch", "good", "wait 11m", "wait 11m"] {
+        rollout.run(command);
+    }
+    let state = |rollout: &Rollout| {
+        let (force, hold) = rollout.force();
+        State::of(&rollout.memory, rollout.course(), hold.as_ref(), force)
+    };
+    assert_eq!(state(&rollout), State::Complete);
+    let mut memory = rollout.memory.clone();
+    memory.note_complete(State::Complete, 5);
+    memory.note_complete(State::Complete, 9);
+    assert_eq!(memory.complete_since_ms, Some(5), "it has been since then");
+    rollout.run("trip");
+    assert_eq!((state(&rollout), rollout.weight()), (State::RolledBack, Weight::ZERO));
+    memory.note_complete(state(&rollout), 12);
+    assert_eq!(memory.complete_since_ms, None);
+}
+
+#[test]
+fn a_weight_set_by_hand_stays_below_until_the_file_says_otherwise() {
+    let reach = Reach { weight: Weight::FULL, segments: 2 };
+    let back = Weight::from_parts(10_000);
+    assert_eq!(reach.held_back(back), Reach { weight: Weight::from_parts(990_000), segments: 2 });
+    assert_eq!(reach.held_back(Weight::ZERO), reach);
+    let half = Reach { weight: Weight::from_parts(500_000), segments: 0 };
+    assert_eq!(half.held_back(back), half, "it is the top of 100% alone");
+    let course = Course::ByHand(reach.held_back(back));
+    let memory = Memory { attempt: 1, ..Memory::default() };
+    let (force, hold) = force(&memory, memory.reach(course), 1, Circumstances::default());
+    assert_eq!(State::of(&memory, course, hold.as_ref(), force), State::Progressing);
+}
