@@ -170,9 +170,10 @@ new = "v2"
 attempt = 1                    # raise it to let the next build in after a rollback
 # The share of users in new.
 weight = "{weight}"
+warm_up = "2s"                 # the default is 60s; the demo's clock is fast
 
 [release.{RELEASE}.watchdog]
-errors_max = "5%"              # the default
+errors_max = "5%"              # the default is 2%
 latency_p99_max = "{ceiling_ms}ms"      # the default is 2s; this service answers in 10 ms, its slowest 1 in 200 in 100 ms
 
 [[route]]
