@@ -1,7 +1,7 @@
 //! Table M: `new` is worse from the end of its warm-up on. How long until it is out?
 
 use super::Row;
-use super::world::{Account, Fault, Pace, Service, World};
+use super::world::{Account, Fault, Pace, Pauses, Service, Trouble, World};
 use grayling::domain::decide::Arm;
 
 /// Runs go on for four times the limit of p95.
@@ -85,6 +85,24 @@ pub fn rows() -> Vec<Row> {
     ];
     for (id, what, limit, fault) in gross {
         add(id, &format!("gross, nothing pauses: {what}"), limit, World { fault, ..one_percent.clone() });
+    }
+    // The limits of the table are of medians.
+    let fast = Service { medians: vec![5.0], ..World::base().service };
+    let waves = vec![(0.0, 20.0)];
+    let fast = World { rate: 1000.0, waves, service: fast, servers: [1, 10], ..World::base() };
+    let trouble = Trouble::Stalls;
+    let pauses = Some(Pauses { every: 60.0, poisson: false, lasts: 1.0, trouble, alone: false });
+    for (id, what, seconds, fault) in [
+        ("M9.4", "+50 points", 0.8, Fault::Points(0.5)),
+        ("M9.5", "hangs", 1.0, Fault::Hang),
+        ("M9.6", "five times as slow", 1.0, Fault::Stretch(5.0)),
+    ] {
+        let what = format!("1,000/s, 20%, 5 ms, servers 1:10: {what}");
+        add(id, &what, [seconds, 2.0 * seconds], World { fault, ..fast.clone() });
+        let id = ["M10.1", "M10.2", "M10.3"][usize::from(id.as_bytes()[3] - b'4')];
+        let limit = [1.0 + seconds, 2.0 * (1.0 + seconds)];
+        let paused = World { fault, pauses, ..fast.clone() };
+        add(id, &format!("{what}; each server pauses 1 s a minute"), limit, paused);
     }
     rows
 }
