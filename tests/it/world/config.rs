@@ -102,6 +102,11 @@ impl Config {
             // Each test starts with a directory that is new.
             false => "when_empty = \"start\"",
         };
+        let warm_up = match release.contains("warm_up") {
+            true => "",
+            // Tests are shorter than a warm-up.
+            false => "warm_up = \"0s\"",
+        };
         let upstream_new = self.upstream_new.as_ref().unwrap_or(upstreams);
         format!(
             r#"[listen]
@@ -122,6 +127,7 @@ stable = "v1"
 new = "v2"
 {climb}
 attempt = {attempt}
+{warm_up}
 {release}
 
 [release.{RELEASE}.watchdog]
