@@ -11,7 +11,6 @@
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
-use crate::domain::rollout::climb;
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, Awaits, HoldKind, Input};
 use crate::domain::segment::Segment;
@@ -237,16 +236,7 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     setting(findings, name, "on_anomaly", &before.on_anomaly, &after.on_anomaly);
     setting(findings, name, "on_both_bad", &before.on_both_bad, &after.on_both_bad);
     setting(findings, name, "warm_up", &before.warm_up, &after.warm_up);
-    if before.holdback != after.holdback {
-        let done = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
-        let done = if done { ": nothing, the release is complete" } else { "" };
-        let (was, is) = (before.holdback, after.holdback);
-        findings.note(format!("release `{name}`: holdback {was} to {is}{done}"));
-    }
-    if before.soak != after.soak {
-        let [was, is] = [before.soak, after.soak].map(climb::hours);
-        findings.note(format!("release `{name}`: soak {was} to {is}"));
-    }
+    waves::completion(findings, edit);
     if before.step_max != after.step_max {
         findings.note(format!("release `{name}`: step_max {} to {}", before.step_max, after.step_max));
     }

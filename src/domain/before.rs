@@ -293,9 +293,7 @@ impl Before {
                 // A client who leaves after such a wait was not served.
                 What::Left { .. } if slow => came(0, true),
                 What::Broke => self.bad[0].iter_mut().for_each(|bad| bad.was_bad(user)),
-                What::EndedAsClientError => {
-                    self.bad[1].iter_mut().for_each(|bad| bad.was_bad(user));
-                }
+                What::EndedAsClientError => self.bad[1].iter_mut().for_each(|bad| bad.was_bad(user)),
                 What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
             }
         }

@@ -16,10 +16,11 @@
 //! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
 
 mod hearing;
+mod past;
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
-use super::before::{Before as OwnPast, Says};
+use super::before::Before as OwnPast;
 use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
 use super::decide::Arm;
 use super::engine::cell::Pair;
@@ -38,7 +39,7 @@ use super::silence::Silence;
 use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
 use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Told, Verdict};
-use hearing::{silence_told, take_failures};
+use hearing::{interval, silence_told, take_failures, told};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -245,8 +246,7 @@ impl Judge {
         self.ticked = now;
         self.slow.close(now);
         self.learn_before(now);
-        self.own_past.set_floor(self.limits.latency_floor);
-        self.own_past.tick(now, self.engine.weight().ratio());
+        self.tick_past(now);
         for of in &finals {
             self.push(of);
             told(of);
@@ -518,10 +518,7 @@ impl Judge {
         let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
         let blindness = self.engine.blindness();
         let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
-        let (past, of_past) = match self.soaked {
-            true => (0.0, "the soak is over: it is not compared with its past any more".to_owned()),
-            false => (self.own_past.ratio(), self.own_past.detail()),
-        };
+        let (past, of_past) = self.told_of_past();
         let signals = vec![
             compared_signal(engine::Signal::Errors, counts.clone()),
             compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
@@ -660,10 +657,6 @@ impl Judge {
         of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
     }
 
-    fn is_worse_than_before(&self) -> bool {
-        !self.soaked && matches!(self.own_past.says(), Says::Worse(_))
-    }
-
     fn blind(&self, look: &Look<'_>) -> Option<String> {
         if look.ticks == Ticks::Late {
             return Some("the watchdog is starved of CPU time".to_owned());
@@ -693,27 +686,6 @@ fn label(signal: engine::Signal) -> &'static str {
 
 fn whole_ms(now: Duration, since: Duration) -> u64 {
     now.saturating_sub(since).as_millis() as u64
-}
-
-fn interval(of: &Final<'_>) -> Interval {
-    let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
-    Interval {
-        end: of.end,
-        requests: both(|c| c.requests.saturating_sub(c.excused)),
-        failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
-        client_errors: both(|c| c.client_errors),
-        gave_up_stable: of.stable.gave_up,
-    }
-}
-
-fn told(cause: Cause, detail: &str) -> String {
-    match cause {
-        Cause::BothArms => format!(
-            "precaution: both arms have been bad for {} s, and new may be why: {detail}",
-            HOLD.as_secs()
-        ),
-        _ => detail.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -396,7 +396,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
             seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
         }
-        if let Some(since) = suspicion {
+        if let Some(since) = suspicion.filter(|_| !release.is_soaked(at_ms)) {
             let strongest = judgement.signals.iter().filter(|s| s.can_trip());
             let strongest = strongest.max_by(|a, b| a.evidence_ratio.total_cmp(&b.evidence_ratio));
             let why = strongest.map_or(String::new(), |s| {

@@ -7,6 +7,7 @@ pub mod alert;
 mod call;
 pub mod conductor;
 pub mod memory;
+mod past;
 mod post;
 pub mod probes;
 mod receiver;

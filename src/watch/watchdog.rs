@@ -6,8 +6,8 @@
 //! takes no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
+use super::past;
 use super::stage::Stage;
-use crate::domain::before::Before;
 use crate::domain::cohort::Salt;
 use crate::domain::deadline::Deadline;
 use crate::domain::decide::{Arm, Force};
@@ -88,7 +88,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
-        let past = archive.filter(|_| !another).and_then(|archive| past(release, archive, now));
+        let past = archive.filter(|_| !another).and_then(|a| past::read(release, &a.directory, now));
         if let Some(past) = past {
             dog.judge.knows_own_past(past);
         }
@@ -306,10 +306,8 @@ impl Watched {
             return;
         }
         self.keep_past_by = now + KEEP_EVERY;
-        let mut pen = Pen::with(PAST);
-        past_key(release).iter().for_each(|text| pen.text(text));
-        self.judge.own_past().save(&mut pen);
-        archive.shelf.hand_in(keeper::past_file(&release.release.name), pen.finish());
+        let bytes = past::render(release, self.judge.own_past());
+        archive.shelf.hand_in(keeper::past_file(&release.release.name), bytes);
     }
 
     /// The same of the users whom `new` has failed, where there are more than before.
@@ -619,28 +617,6 @@ fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
 /// What evidence of latency is about: its file says which.
 fn levels(of: &Limits) -> [f64; 3] {
     [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
-}
-
-/// The first line of the file; the number is the version of format and method.
-const PAST: &[u8] = b"grayling-past 1\n";
-
-/// What a past is of. Servers as they are written: others may be another version.
-fn past_key(release: &ReleaseLive) -> [String; 4] {
-    let of = &release.release;
-    let servers = release.new.config.servers.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-    [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
-}
-
-/// As an earlier process left it; `None`: it begins anew, and says so at 100%.
-fn past(release: &ReleaseLive, archive: &Archive, now: Duration) -> Option<Before> {
-    let bytes = keeper::read(&archive.directory, &keeper::past_file(&release.release.name))?;
-    let mut eye = Eye::open_with(PAST, &bytes)?;
-    for text in past_key(release) {
-        (eye.text()? == text).then_some(())?;
-    }
-    let past = Before::restore(&mut eye, now)?;
-    eye.end()?;
-    Some(past)
 }
 
 fn limits(release: &ReleaseLive) -> Limits {

@@ -3,6 +3,7 @@
 use super::{Edit, Finding, FindingKind, Findings};
 use crate::domain::gate::{self, Traffic, points, time_needed};
 use crate::domain::plan::{Plan, Release};
+use crate::domain::rollout::climb;
 use crate::domain::rollout::{HoldKind, Progress};
 use crate::domain::wave::Wave;
 use std::collections::BTreeMap;
@@ -85,6 +86,21 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
             "release `{name}` is paused: no wave opens by itself until: {}",
             HoldKind::Pause.command(name)
         ));
+    }
+}
+
+/// What is held back until the release is complete, and how long it is watched after that.
+pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
+    let (before, after, name) = (edit.before, edit.after, &edit.after.name);
+    if before.holdback != after.holdback {
+        let done = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
+        let done = if done { ": nothing, the release is complete" } else { "" };
+        let (was, is) = (before.holdback, after.holdback);
+        findings.note(format!("release `{name}`: holdback {was} to {is}{done}"));
+    }
+    if before.soak != after.soak {
+        let [was, is] = [before.soak, after.soak].map(climb::hours);
+        findings.note(format!("release `{name}`: soak {was} to {is}"));
     }
 }
 

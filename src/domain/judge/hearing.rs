@@ -6,20 +6,6 @@
 use super::*;
 
 impl Judge {
-    /// What `new` was like.
-    pub fn own_past(&self) -> &OwnPast {
-        &self.own_past
-    }
-
-    pub fn knows_own_past(&mut self, past: OwnPast) {
-        self.own_past = past;
-    }
-
-    /// Does it look at `new`'s own past any more?
-    pub fn set_soaked(&mut self, soaked: bool) {
-        self.soaked = soaked;
-    }
-
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
@@ -62,11 +48,11 @@ impl Judge {
             }
         }
         self.engine.push_all(events);
+        self.own_past.hear(events);
         self.hear_answers(events);
         let watches = !self.engine.has_had_nobody()
             && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
         self.silence.hear(events, watches, self.ticked);
-        self.own_past.hear(events);
     }
 
     /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.
@@ -142,4 +128,27 @@ pub(super) fn silence_told(of: &Silent) -> String {
         of.waiting_long,
         of.silent_ms / 1000
     )
+}
+
+/// As the window of the ceilings takes it.
+pub(super) fn interval(of: &Final<'_>) -> Interval {
+    let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
+    Interval {
+        end: of.end,
+        requests: both(|c| c.requests.saturating_sub(c.excused)),
+        failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
+        client_errors: both(|c| c.client_errors),
+        gave_up_stable: of.stable.gave_up,
+    }
+}
+
+/// A precaution says that it is one.
+pub(super) fn told(cause: Cause, detail: &str) -> String {
+    match cause {
+        Cause::BothArms => format!(
+            "precaution: both arms have been bad for {} s, and new may be why: {detail}",
+            HOLD.as_secs()
+        ),
+        _ => detail.to_owned(),
+    }
 }

@@ -1,0 +1,41 @@
+//! What `new` was like, on disk: `past-RELEASE.bin` in the state directory, written every few
+//! seconds by the watchdog, without fsync.
+//!
+//! Invariants: no user is in it; it applies to one release, salt, attempt and set of servers of
+//! `new`, or not at all. What is lost or damaged begins anew, and the signal `worse_than_before`
+//! says so at 100%.
+
+use crate::domain::before::Before;
+use crate::domain::engine::save::{Eye, Pen};
+use crate::live::keeper;
+use crate::live::snapshot::ReleaseLive;
+use std::path::Path;
+use std::time::Duration;
+
+/// The number is the version of format and method.
+const MAGIC: &[u8] = b"grayling-past 1\n";
+
+/// What it is of. Servers as they are written: others may be another version.
+fn key(release: &ReleaseLive) -> [String; 4] {
+    let of = &release.release;
+    let servers: Vec<String> = release.new.config.servers.iter().map(ToString::to_string).collect();
+    [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
+}
+
+pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
+    let mut pen = Pen::with(MAGIC);
+    key(release).iter().for_each(|text| pen.text(text));
+    past.save(&mut pen);
+    pen.finish()
+}
+
+/// As an earlier process left it.
+pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<Before> {
+    let bytes = keeper::read(directory, &keeper::past_file(&release.release.name))?;
+    let mut eye = Eye::open_with(MAGIC, &bytes)?;
+    for text in key(release) {
+        (eye.text()? == text).then_some(())?;
+    }
+    let past = Before::restore(&mut eye, now)?;
+    eye.end().map(|()| past)
+}
