@@ -50,6 +50,10 @@ pub struct Upload {
     /// For how long the client was waited for in all, before the wait that is on: to send more, or to take what came.
     waited: Cell<Duration>,
     waits_since: Cell<Option<Duration>>,
+    /// When the head of the answer was there, and for how long the client had been waited for until then. (Here, since this is
+    /// never moved.)
+    headed: Cell<Duration>,
+    waited_before: Cell<Duration>,
     /// Monotonic.
     moved_at: Cell<Duration>,
     became_whole: Notify,
@@ -91,6 +95,8 @@ impl Upload {
             waits_for_client: Cell::new(false),
             waited: Cell::default(),
             waits_since: Cell::default(),
+            headed: Cell::default(),
+            waited_before: Cell::default(),
             moved_at: Cell::new(now),
             became_whole: Notify::new(),
             sized: body.size_hint().exact().is_some(),
@@ -149,6 +155,27 @@ impl Upload {
         if let Some(since) = self.waits_since.take() {
             self.waited.set(self.waited.get() + clock::now().saturating_sub(since));
         }
+    }
+
+    /// The head of the answer is there; its body follows.
+    fn body_begins(&self, now: Duration) {
+        self.headed.set(now);
+        if self.has_waited() {
+            self.waited_before.set(self.client_took());
+        }
+    }
+
+    /// Was most of the time since then spent on waiting for the client?
+    fn client_was_slow(&self, now: Duration) -> bool {
+        self.has_waited() && {
+            let of_client = self.client_took().saturating_sub(self.waited_before.get());
+            is_most(of_client, now.saturating_sub(self.headed.get()))
+        }
+    }
+
+    /// Hardly any client is waited for.
+    fn has_waited(&self) -> bool {
+        self.waits_since.get().is_some() || self.waited.get() > Duration::ZERO
     }
 
     /// For how long the client was waited for, in all.
@@ -296,9 +323,6 @@ pub struct Download {
     lease: Option<Lease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
-    /// When its head was there, and for how long the client had been waited for until then.
-    headed: Duration,
-    client_took: Duration,
     /// Until when the next piece is waited for. Monotonic.
     until: Option<Duration>,
     alarm: Alarm,
@@ -352,11 +376,9 @@ impl ResponseBody {
         code: Option<Reader>,
         now: Duration,
     ) -> Self {
-        let client_took = exchange.upload().client_took();
+        exchange.upload().body_begins(now);
         let mut download = Download {
             inner,
-            headed: now,
-            client_took,
             exchange,
             lease: Some(lease),
             status,
@@ -413,8 +435,7 @@ impl Download {
             lease.give_back(now);
         }
         let outcome = self.outcome();
-        let of_client = self.exchange.upload().client_took().saturating_sub(self.client_took);
-        let client_slow = is_most(of_client, now.saturating_sub(self.headed));
+        let client_slow = self.exchange.upload().client_was_slow(now);
         self.exchange.end_whole(outcome, self.status, client_slow, now);
     }
 
