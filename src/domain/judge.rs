@@ -111,6 +111,9 @@ pub struct Judge {
     /// Time of the last tick.
     ticked: Duration,
     silence: Silence,
+    /// An answer that takes longer is late; known from the first answer of either arm on.
+    usual_wait: Option<Duration>,
+    has_answered: bool,
     /// Redirects, long exchanges and small bodies of the last minute, by user.
     seen: [[Bad; 2]; 3],
     /// Small bodies of the last ten seconds.
@@ -150,6 +153,8 @@ impl Judge {
             learnt: Duration::ZERO,
             ticked: Duration::ZERO,
             silence: Silence::default(),
+            usual_wait: None,
+            has_answered: false,
             seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
             small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
             aside: Aside::default(),
@@ -242,6 +247,7 @@ impl Judge {
             stable.take_final(&of);
         });
         self.stable.tick(now, deadline);
+        self.usual_wait = self.has_answered.then_some(deadline);
         self.seen.iter_mut().flatten().chain(&mut self.small_now).for_each(|bad| bad.close(now));
         self.ticked = now;
         self.slow.close(now);
@@ -251,23 +257,6 @@ impl Judge {
             self.push(of);
             told(of);
         }
-    }
-
-    /// What stable is like before anybody is in `new`.
-    fn learn_before(&mut self, now: Duration) {
-        if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
-            self.learnt = now;
-            let [errors, slow] = &mut self.before;
-            errors.learn(self.failures.last());
-            slow.learn(self.slow.last());
-        }
-    }
-
-    /// How the ceilings of errors and of latency fit this service.
-    pub fn fitted(&self) -> [Fitted; 2] {
-        let [errors, slow] = &self.before;
-        let [errors_stated, slow_stated] = self.limits.stated;
-        [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
     }
 
     /// All that a restart must not forget.
@@ -327,7 +316,11 @@ impl Judge {
         let latency = self.ceiling(1, look.now, self.slow.crossing(), slow_limit);
         // Stable may leave its users waiting, too.
         let [failing, _, slow_stable, ..] = self.stable.defers(look.now);
-        let silent = if failing || slow_stable { Silent::default() } else { self.silence.look(look.now) };
+        let silent = if failing || slow_stable {
+            Silent::default()
+        } else {
+            self.silence.look(look.now, self.usual_wait)
+        };
         comparison.worse = match loudest {
             engine::Signal::Errors => self.failures.last(),
             engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },

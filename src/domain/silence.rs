@@ -14,7 +14,7 @@ use std::time::Duration;
 
 const OPEN_MAX: usize = 1 << 14;
 const USERS_MAX: usize = 1 << 14;
-/// Who waits longer than this counts as waiting, and as waiting long.
+/// Who waits longer than this, and longer than is usual, counts as waiting, and as waiting long.
 const WAITS: Duration = Duration::from_secs(5);
 const WAITS_LONG: Duration = Duration::from_secs(10);
 
@@ -62,16 +62,18 @@ impl Silence {
         }
     }
 
-    pub fn look(&self, now: Duration) -> Silent {
-        let Some(since) = self.since else { return Silent::default() };
+    /// `usual`: an answer that takes longer is late; `None`: it is not known, so that nobody waits for
+    /// longer than is usual.
+    pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
+        let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
         let mut waiting: HashSet<Unit> = HashSet::new();
         let mut long: HashSet<Unit> = HashSet::new();
         for (unit, at) in self.open.values() {
             let waits = now.saturating_sub(*at);
-            if waits >= WAITS {
+            if waits >= WAITS.max(usual) {
                 waiting.insert(*unit);
             }
-            if waits >= WAITS_LONG {
+            if waits >= WAITS_LONG.max(2 * usual) {
                 long.insert(*unit);
             }
         }
@@ -111,14 +113,16 @@ mod tests {
         let mut silence = Silence::default();
         let arrivals: Vec<Event> = (0..20).map(|id| event(id, 100, What::Arrived, 0)).collect();
         silence.hear(&arrivals, true, second(100));
-        assert_eq!(silence.look(second(104)).say(), Say::Nothing);
-        assert!(matches!(silence.look(second(106)).say(), Say::Trips(_)));
+        assert_eq!(silence.look(second(104), Some(second(1))).say(), Say::Nothing);
+        assert!(matches!(silence.look(second(106), Some(second(1))).say(), Say::Trips(_)));
+        assert_eq!(silence.look(second(106), Some(second(7))).say(), Say::Nothing, "it is usual");
+        assert_eq!(silence.look(second(106), None).say(), Say::Nothing, "nothing is known");
         let answers: Vec<Event> = (0..18).map(|id| event(id, 100, What::Answered, 4)).collect();
         silence.hear(&answers, true, second(104));
-        assert_eq!(silence.look(second(108)).say(), Say::Nothing, "two of twenty wait");
+        assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
         // Others answer in time; of the users, a tenth waits for more than ten seconds, but they are two.
-        assert_eq!(silence.look(second(111)).say(), Say::Nothing);
+        assert_eq!(silence.look(second(111), Some(second(1))).say(), Say::Nothing);
         silence.hear(&[], false, second(112));
-        assert_eq!(silence.look(second(112)), Silent::default());
+        assert_eq!(silence.look(second(112), Some(second(1))), Silent::default());
     }
 }

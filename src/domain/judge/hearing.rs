@@ -6,6 +6,23 @@
 use super::*;
 
 impl Judge {
+    /// What stable is like before anybody is in `new`.
+    pub(super) fn learn_before(&mut self, now: Duration) {
+        if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
+            self.learnt = now;
+            let [errors, slow] = &mut self.before;
+            errors.learn(self.failures.last());
+            slow.learn(self.slow.last());
+        }
+    }
+
+    /// How the ceilings of errors and of latency fit this service.
+    pub fn fitted(&self) -> [Fitted; 2] {
+        let [errors, slow] = &self.before;
+        let [errors_stated, slow_stated] = self.limits.stated;
+        [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
+    }
+
     /// What has happened to requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
@@ -62,6 +79,7 @@ impl Judge {
             if !matches!(event.what, What::Answered | What::Redirected) {
                 continue;
             }
+            self.has_answered = true;
             let request = &event.request;
             if event.after <= limit {
                 self.slow.came(request.arm, 1);
