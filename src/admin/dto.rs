@@ -10,6 +10,9 @@ use crate::live::tally;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod requests;
+pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
+
 /// `GET /api/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -486,42 +489,6 @@ pub struct Explain {
     pub power: Option<String>,
 }
 
-/// The body of `POST /api/v1/releases/R/rollback|resume|pause|promote`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ChangeRequest {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Of a promote: the wave to open, by name or by weight.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wave: Option<String>,
-    /// Of a promote: gates that may fail.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub despite: Vec<String>,
-    /// Of a resume: `rollback`, `freeze`, `hold`, `pause` or `notice`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ends: Option<String>,
-    /// Of a resume that ends a rollback: the wave to go on in.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at: Option<String>,
-}
-
-/// The body of `POST /api/v1/releases/R/maintenance`: `for` and `change`, or `end`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MaintenanceRequest {
-    /// How long, as `30m`; at most `24h`.
-    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
-    pub length: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub change: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Ends the present one.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub end: bool,
-}
-
 /// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFile {
@@ -544,13 +511,6 @@ pub struct Session {
     pub actor: Option<String>,
     /// Does a change need a token here?
     pub token_needed: bool,
-}
-
-/// The body of `POST /api/v1/session`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SignIn {
-    pub token: String,
 }
 
 /// The answer to a change.

@@ -3,6 +3,7 @@
 mod agreement;
 mod alerts;
 mod damaged;
+mod files;
 mod limits;
 mod secrets;
 mod telemetry;
@@ -661,20 +662,6 @@ fn a_quote_that_swallows_the_file_is_told_in_one_line() {
     assert!(found[0].contains(r#"9002"]\n[segment.testers]\nusers"#), "{found:?}");
     let escape = lines(&edited(&[("\"5%\"", "\"\\u001b[31m%\"")]));
     assert!(!escape.concat().contains('\u{1b}'), "{escape:?}");
-}
-
-#[test]
-fn a_users_file_is_taken_anew_when_it_changes() {
-    let folder = Folder::new();
-    folder.write("g.toml", edited(&[("users = [\"alice\"]", "users_file = \"users\"")]));
-    let users = |n: usize| (0..n).map(|i| format!("user-{i}\n")).collect::<String>();
-    let loaded = || load(&folder.0.join("g.toml")).result.map_err(|r| r.to_string()).unwrap().plan;
-    folder.write("users", users(20_000));
-    let (first, again) = (loaded(), loaded());
-    assert_eq!(first.segments[0].users.len(), 20_000);
-    assert_eq!(first.segments[0].users, again.segments[0].users);
-    folder.write("users", users(20_001));
-    assert!(loaded().segments[0].users.contains(b"user-20000"));
 }
 
 #[test]

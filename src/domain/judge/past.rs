@@ -1,9 +1,9 @@
-//! `new` against its own past ([`super::super::before`]): what the judge makes of it.
+//! `new` against its own past ([`crate::domain::before`]): what the judge makes of it.
 //!
 //! Invariants: it never trips; nothing is called worse once the release is soaked.
 
-use super::super::before::{Before, Says};
 use super::*;
+use crate::domain::before::{Before, Says};
 
 impl Judge {
     /// What `new` was like.
