@@ -140,8 +140,7 @@ pub struct View {
     /// Since when E of a signal is worth a person's look, without being a trip.
     pub suspicion: Option<Duration>,
     pub recent: [Recent; 2],
-    /// What an earlier process has saved of the stage that the start goes on in. The watchdog takes
-    /// it.
+    /// What an earlier process has saved of the stage that goes on. The watchdog takes it.
     pub checkpoint: Option<Checkpoint>,
     /// What the watchdog has of the present stage.
     pub shown: Option<Shown>,

@@ -61,7 +61,7 @@ pub fn tighten(directory: &Path) -> Vec<String> {
 
 /// The names of the files that a state directory has.
 fn is_ours(name: &str) -> bool {
-    let begins = ["grayling.state", "ledger.", "key.", "evidence-", "failed-", "wave-"];
+    let begins = ["grayling.state", "ledger.", "key.", "evidence-", "failed-", "wave-", "past-"];
     ["lock", "key"].contains(&name) || begins.iter().any(|begin| name.starts_with(begin))
 }
 

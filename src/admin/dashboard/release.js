@@ -39,7 +39,7 @@ function maintenance(r) {
     return el('p', { class: 'notice watch', id: 'maintenance' }, el('b', null, `▲ Maintenance ${m.change}`), ` until ${clock(new Date(m.until))}, by ${m.actor}${m.reason ? `: ${m.reason}` : ''}. Ceilings and both_arms only report, waves hold. The comparison goes on. `,
       el('button', { class: 'small', onclick: () => endMaintenance(r) }, 'End it…'));
   }
-  return r.state !== 'rolled_back' && el('p', { class: 'spans' }, el('button', { class: 'small', onclick: () => maintain(r) }, 'Maintenance…'));
+  return r.state !== 'rolled_back' && el('p', { class: 'maintain' }, el('button', { class: 'small', onclick: () => maintain(r) }, 'Maintenance…'));
 }
 
 function gates(r) {
