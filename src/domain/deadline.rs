@@ -12,7 +12,7 @@ use std::time::Duration;
 pub const LEAST: Duration = Duration::from_millis(250);
 pub const MOST: Duration = Duration::from_secs(60);
 /// While nothing is known.
-const UNKNOWN: Duration = Duration::from_secs(5);
+const UNKNOWN: Duration = Duration::from_secs(2);
 /// Successes from which on a tail is known.
 const KNOWN: u64 = 100;
 /// So many times p99.9.

@@ -255,11 +255,17 @@ fn weights(entry: &Entry) -> Option<String> {
     let decision = entry.evidence["gates"]["decision"].as_str();
     let wanted = match (&*entry.kind, decision) {
         ("trip", _) => 0.0,
-        ("freeze", _) | (_, Some("hold" | "finish")) => before,
-        (_, Some("open" | "promote")) => entry.evidence["wave"]["weight"].as_f64()?,
+        ("freeze", _) | (_, Some("hold")) => before,
+        // With the last wave those join who were held back.
+        (_, Some("finish")) => entry.evidence["wave"]["weight"].as_f64().unwrap_or(before),
+        (_, Some("open" | "promote")) => {
+            let held_back = entry.evidence["wave"]["held_back"].as_f64().unwrap_or(0.0);
+            entry.evidence["wave"]["weight"].as_f64()? - held_back
+        }
         _ => return None,
     };
-    (after != wanted)
+    // Weights have four decimals.
+    ((after - wanted).abs() > 1e-5)
         .then(|| format!("{after}% of users are recorded to be in new after it, {wanted}% follow from it"))
 }
 

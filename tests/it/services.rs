@@ -438,7 +438,9 @@ fn a_trip_on_little_evidence_says_that_stable_shows_the_same() {
     let trip = eventually(seconds(20), "the status says that stable shows the same", || {
         api.trip().filter(|trip| trip["stable_shows_the_same"] == true)
     });
-    let entry = api.ledger().into_iter().find(|e| e["kind"] == "stable_shows_the_same").unwrap();
+    let entry = eventually(seconds(10), "the ledger says so", || {
+        api.ledger().into_iter().find(|e| e["kind"] == "stable_shows_the_same")
+    });
     assert!(entry["detail"].as_str().unwrap().starts_with("stable shows the same since "), "{entry}");
     assert!(trip["stable_same_since"].is_string(), "{trip}");
     never(seconds(1), "it is told once", || {

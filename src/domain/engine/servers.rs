@@ -38,7 +38,7 @@ use std::time::Duration;
 pub use warm_up::Warming;
 
 /// A run with this score, in nats, is a spell.
-const SPELL: f64 = 7.0;
+const SPELL: f64 = 6.0;
 /// A score is never higher, so that the end of a long spell is seen as soon as that of a short one.
 const SCORE_MAX: f64 = SPELL + 1.5;
 /// A spell ends below this score: what is slow later is another matter.
