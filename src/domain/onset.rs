@@ -6,7 +6,7 @@
 //! explains the bad requests of `new` best, beside the share that is usual for stable; of that
 //! second, its first bad request. Nothing here decides anything: it tells what was decided on.
 //!
-//! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of [`GROUPS_MAX`]
+//! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of `GROUPS_MAX`
 //! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route or
 //! server beyond the bound) counts as of no route and no server.
 

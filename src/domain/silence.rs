@@ -1,8 +1,8 @@
 //! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and where there
 //! is no control.
 //!
-//! Owns the open requests of `new` in such a time. Invariants: pure; bounded by [`OPEN_MAX`] requests
-//! and [`USERS_MAX`] users, beyond which it follows the first ones.
+//! Owns the open requests of `new` in such a time. Invariants: pure; bounded by `OPEN_MAX` requests
+//! and `USERS_MAX` users, beyond which it follows the first ones.
 
 use super::decide::Arm;
 use super::engine::users::Unit;

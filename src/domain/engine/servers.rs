@@ -8,13 +8,13 @@
 //! server (Page 1954) finds runs in which far more of them are bad than of stable's usual ones. It
 //! counts marks and not time, so it is equally noisy for busy and for quiet servers. A user who is bad
 //! again and again counts once in a run: a spell is a matter of many users. A run whose score reaches
-//! [`SPELL`] is a spell, from its first bad mark on, as long as [`DENSE`] of its marks are bad.
+//! `SPELL` is a spell, from its first bad mark on, as long as `DENSE` of its marks are bad.
 //!
 //! # What is excused
 //!
 //! The rule is the same for both arms, so it does not look at labels. A spell is excused as long as
 //! it is not longer than the spells of stable's single servers usually are
-//! ([`LONGER`] × the longest of them + [`MORE`]; where stable has shown none, [`UNSEEN`] for slowness
+//! (`LONGER` × the longest of them + `MORE`; where stable has shown none, `UNSEEN` for slowness
 //! and [`RESTART`] for failures). Failures are excused only while another server of the same arm is
 //! sound. A spell that outlasts this counts from its beginning, as far as it has not been scored.
 //!

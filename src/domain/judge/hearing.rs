@@ -109,7 +109,7 @@ impl Judge {
         )
     }
 
-    /// Of the last minute; an account that repeats itself counts as [`super::bad`] says.
+    /// Of the last minute; an account that repeats itself counts as `super::bad` says.
     pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
         let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
             + 2 * usize::from(signal == engine::Signal::Empty)];
@@ -120,7 +120,7 @@ impl Judge {
     }
 }
 
-/// Clients of stable that gave up are failures of it, as in [`Sum::guarded`].
+/// Clients of stable that gave up are failures of it, as in `Sum::guarded`.
 pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
         let (gave_up, failed) = match arm {
