@@ -7,7 +7,8 @@
 //! over minutes, is the past. It is learnt while the hash puts users into both arms; a raise leaves
 //! little weight to what came before it, so it is that of the last wave above all. At 100% it goes
 //! on to follow the rhythm of the day, and never learns from a minute that looks worse. There it
-//! stays tied to the last wave: medians to twice, shares to twice and [`Measure::points`] more.
+//! stays tied to the last wave: medians to twice, shares to twice what they were with
+//! [`Measure::points`] more.
 //!
 //! Worse is what the last minute, or the last ten, show beyond the past by a factor of
 //! [`FACTOR`], by [`Measure::points`], and beyond chance by [`Z`] standard deviations. The newest
@@ -186,7 +187,7 @@ impl Past {
     /// The highest means: of the shares, and of the logarithm of the median.
     fn most(&self) -> ([f64; SHARES], f64) {
         let Some((shares, median)) = self.anchor else { return ([f64::INFINITY; SHARES], f64::INFINITY) };
-        let most = |i: usize| FACTOR * shares[i] + Measure::ALL[i].points();
+        let most = |i: usize| FACTOR * (shares[i] + Measure::ALL[i].points());
         (std::array::from_fn(most), median + FACTOR.ln())
     }
 
