@@ -1,7 +1,9 @@
-//! What do 50 open pages cost the data plane? CPU of the worker threads per request, with no stream of events and with 50, in turns.
+//! What do 50 open pages cost the data plane? CPU of the worker threads per request, with no stream
+//! of events and with 50, in turns.
 //!
-//! `cargo bench --bench streams` (needs `wrk`, as the tests do). The two are measured in pairs, one after the other, and compared by the median
-//! of the pairs' ratios, so that what else the machine does meanwhile falls out; CPU time is the scheduler's own (`/proc/PID/task/TID/schedstat`).
+//! `cargo bench --bench streams` (needs `wrk`, as the tests do). The two are measured in pairs, one
+//! after the other, and compared by the median of the pairs' ratios, so that what else the machine
+//! does meanwhile falls out; CPU time is the scheduler's own (`/proc/PID/task/TID/schedstat`).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -67,7 +69,8 @@ fn compare(pid: u32, http: SocketAddr, admin: SocketAddr) -> Result<(), String> 
     line("requests/s:", &|s| a_second(s.requests));
     let mut ratios: Vec<f64> = pairs.iter().map(|p| per_request(&p[1]) / per_request(&p[0])).collect();
     ratios.sort_by(f64::total_cmp);
-    // Ranks between which the median lies in 95 of 100 such series (binomial, normal approximation).
+    // Ranks between which the median lies in 95 of 100 such series (binomial, normal
+    // approximation).
     let half = 0.98 * (PAIRS as f64).sqrt();
     let rank = |r: f64| ratios[(r.round().max(0.0) as usize).min(PAIRS - 1)];
     let (low, high) = (rank(PAIRS as f64 / 2.0 - half - 1.0), rank(PAIRS as f64 / 2.0 + half));

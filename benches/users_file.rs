@@ -1,6 +1,8 @@
-//! What a users file of ten million ids costs: to load, to keep, to look up, and to reload beside it.
+//! What a users file of ten million ids costs: to load, to keep, to look up, and to reload beside
+//! it.
 //!
-//! `cargo bench --bench users_file [-- IDS]`. Targets: load ≤ 3 s, ≤ 16 bytes an id, look-up ≤ 100 ns.
+//! `cargo bench --bench users_file [-- IDS]`. Targets: load ≤ 3 s, ≤ 16 bytes an id, look-up ≤ 100
+//! ns.
 
 use grayling::config;
 use std::error::Error;

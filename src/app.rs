@@ -1,9 +1,11 @@
 //! The composition root: builds the tasks of a proxy, wires them, and orders the drain.
 //!
-//! Start: config → state directory (before any weight is used) → sockets → threads → ready. Drain order, in this one place: not ready →
-//! workers stop accepting and finish what is in flight → watchdog → admin, the last traces → what is not announced yet is made durable → log.
+//! Start: config → state directory (before any weight is used) → sockets → threads → ready. Drain
+//! order, in this one place: not ready → workers stop accepting and finish what is in flight →
+//! watchdog → admin, the last traces → what is not announced yet is made durable → log.
 //!
-//! Invariants: every thread has an owner here that can stop it; no weight is used before the state has been read.
+//! Invariants: every thread has an owner here that can stop it; no weight is used before the state
+//! has been read.
 
 use crate::admin::auth::AuthState;
 use crate::admin::events::Hub;
@@ -204,7 +206,8 @@ impl Proxy {
                 .name("control".into())
                 .spawn(move || control.run(sockets_admin, control_stage, resolved))?,
         );
-        // Names must stand before the first user comes; a name that does not resolve must not keep the others waiting.
+        // Names must stand before the first user comes; a name that does not resolve must not keep
+        // the others waiting.
         let _ = wait.recv_timeout(Duration::from_secs(6));
         let mut tls_sockets = tls_sockets.into_iter();
         for (index, http) in sockets.into_iter().enumerate() {
@@ -259,7 +262,8 @@ impl Proxy {
         self.control.take().map(JoinHandle::join);
         self.live.desk.close();
         self.shelf.close();
-        // A disk that hangs must not keep the process from ending: what it has not taken is told as not durable.
+        // A disk that hangs must not keep the process from ending: what it has not taken is told as
+        // not durable.
         let until = Instant::now() + SCRIBE_GRACE;
         for writes in [self.scribe.take(), self.keeper.take()].into_iter().flatten() {
             while !writes.is_finished() && Instant::now() < until {
@@ -296,7 +300,8 @@ fn source(path: &Path, checked: &config::Checked) -> Source {
     }
 }
 
-/// The state directory, its ledger, and what was found; a failure is told by [`Found::Lost`], but for a lock that another holds.
+/// The state directory, its ledger, and what was found; a failure is told by [`Found::Lost`], but
+/// for a lock that another holds.
 fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StartError> {
     for message in private::tighten(&plan.state.directory) {
         log.event("state_not_private", json!({"message": message}));
@@ -310,7 +315,8 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
     let ledger = match Ledger::open(directory.path()) {
         Ok(mut ledger) => {
             match &mut found {
-                // The state is saved before its entries are written: a ledger that knows more was written beside another state.
+                // The state is saved before its entries are written: a ledger that knows more was
+                // written beside another state.
                 Found::Known(image) if image.ledger.n < ledger.last() => {
                     let (path, last) = (directory.configured().display(), ledger.last());
                     let why = format!(

@@ -1,11 +1,13 @@
-//! Inputs for every parser that reads what came from outside: good ones, damaged on purpose. Used by the tests beside the code and by those
-//! that run the binary.
+//! Inputs for every parser that reads what came from outside: good ones, damaged on purpose. Used
+//! by the tests beside the code and by those that run the binary.
 //!
-//! Random bytes seldom get beyond the first check of a parser. So a seed that it accepts is taken apart: bits flipped, bytes set, stretches
-//! removed, doubled, exchanged, joined with those of another seed, and words put in that mean something to it. What fails is shrunk by
-//! `proptest` to the fewest changes.
+//! Random bytes seldom get beyond the first check of a parser. So a seed that it accepts is taken
+//! apart: bits flipped, bytes set, stretches removed, doubled, exchanged, joined with those of
+//! another seed, and words put in that mean something to it. What fails is shrunk by `proptest` to
+//! the fewest changes.
 //!
-//! Few cases by default, so that the tests are quick. A long run is one command: `PROPTEST_CASES=100000 cargo test damaged`
+//! Few cases by default, so that the tests are quick. A long run is one command:
+//! `PROPTEST_CASES=100000 cargo test damaged`
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -150,7 +152,8 @@ fn apply(bytes: &mut Vec<u8>, change: &Change, seeds: &[Vec<u8>], words: &[Vec<u
     }
 }
 
-/// One of the seeds, with up to some changes; now and then without any. `words` mean something to the parser.
+/// One of the seeds, with up to some changes; now and then without any. `words` mean something to
+/// the parser.
 pub fn damaged<S: AsRef<[u8]>, W: AsRef<[u8]>>(
     seeds: impl IntoIterator<Item = S>,
     words: impl IntoIterator<Item = W>,

@@ -1,8 +1,10 @@
-//! A proxy that does nothing but pass requests on: what the HTTP library alone costs, on a single-threaded runtime and with a pool of its own.
+//! A proxy that does nothing but pass requests on: what the HTTP library alone costs, on a
+//! single-threaded runtime and with a pool of its own.
 //!
-//! It knows no users, no versions, no time-outs, no headers to add, and counts nothing: no proxy for anybody, but the floor of what can be built on
-//! this library. Started by `benches/peers/run --bare` and `benches/counts/run --bare` as `bare PORT ORIGIN`, with TLS and HTTP/2 from clients as
-//! `bare PORT ORIGIN CERTIFICATE KEY`.
+//! It knows no users, no versions, no time-outs, no headers to add, and counts nothing: no proxy
+//! for anybody, but the floor of what can be built on this library. Started by `benches/peers/run
+//! --bare` and `benches/counts/run --bare` as `bare PORT ORIGIN`, with TLS and HTTP/2 from clients
+//! as `bare PORT ORIGIN CERTIFICATE KEY`.
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};

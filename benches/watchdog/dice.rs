@@ -1,4 +1,5 @@
-//! Seeded chance, the same on every machine; and the one synthetic mixture of latencies of the design.
+//! Seeded chance, the same on every machine; and the one synthetic mixture of latencies of the
+//! design.
 
 use grayling::domain::histogram;
 
@@ -75,7 +76,8 @@ impl Dice {
     }
 }
 
-/// ms: p50 40, σ 0.5 of the log; 2% ten times slower (p99 400 ms, p99.9 about 900 ms). Drawn from its own quantiles: one look-up.
+/// ms: p50 40, σ 0.5 of the log; 2% ten times slower (p99 400 ms, p99.9 about 900 ms). Drawn from
+/// its own quantiles: one look-up.
 pub struct Latencies {
     body: Vec<f32>,
     slow_share: f64,
@@ -97,7 +99,8 @@ fn body(median: f64, sigma: f64) -> Vec<f32> {
 }
 
 impl Latencies {
-    /// A service without a tail: p50 8 ms, p99.9 17 ms. Twice as slow, nearly all are slower than nearly all were.
+    /// A service without a tail: p50 8 ms, p99.9 17 ms. Twice as slow, nearly all are slower than
+    /// nearly all were.
     pub fn narrow() -> Latencies {
         Latencies { body: body(8.0, 0.25), slow_share: 0.0 }
     }

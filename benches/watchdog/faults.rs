@@ -1,4 +1,5 @@
-//! Rows in which `new` is broken: how many of its requests until that is seen? And what the engine costs.
+//! Rows in which `new` is broken: how many of its requests until that is seen? And what the engine
+//! costs.
 
 use crate::dice::Latencies;
 use crate::slots;

@@ -1,6 +1,8 @@
-//! The gates that promote (T13, T14): exactly at a margin they pass in one of twenty at most, and with equal arms they pass soon.
+//! The gates that promote (T13, T14): exactly at a margin they pass in one of twenty at most, and
+//! with equal arms they pass soon.
 //!
-//! Event by event, through the trial that a wave is judged by. A delay is the number of requests of `new` that have arrived until the gate passes.
+//! Event by event, through the trial that a wave is judged by. A delay is the number of requests of
+//! `new` that have arrived until the gate passes.
 
 use crate::dice::{Dice, Latencies};
 use crate::table::{Bench, quantile, row, thousands};
@@ -106,8 +108,8 @@ const PAUSING_RATE: u64 = 200;
 const PAUSING_SHARE: f64 = 0.05;
 
 impl Pauses {
-    /// Minutes until the gate passes, looked at each ten seconds after a bake of ten minutes, for up to
-    /// an hour; with `table` of stable as it pauses.
+    /// Minutes until the gate passes, looked at each ten seconds after a bake of ten minutes, for
+    /// up to an hour; with `table` of stable as it pauses.
     fn passes(
         &self,
         seed: u64,

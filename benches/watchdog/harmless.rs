@@ -174,7 +174,8 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
     }
 }
 
-/// Some users are busy while all is slow, again and again, a little slower each time: who of them was slow before depends on how slow he may be.
+/// Some users are busy while all is slow, again and again, a little slower each time: who of them
+/// was slow before depends on how slow he may be.
 fn rushes(bench: &Bench) {
     let latencies = &Arc::new(Latencies::narrow());
     let alike = Regulars { users: 20_000, sigma: 0.0, ugly: false, heavy: 1 };
@@ -211,7 +212,8 @@ fn rushes(bench: &Bench) {
     }
 }
 
-/// A day in five minutes; an outage and a brown-out in each minute or so; up to half of `new` stays away for a while.
+/// A day in five minutes; an outage and a brown-out in each minute or so; up to half of `new` stays
+/// away for a while.
 fn weather(tick: usize) -> Weather {
     let day = (tick as f64 / 3000.0 * std::f64::consts::TAU).sin();
     let mut weather = Weather { load: 1.0 + 0.7 * day, ..Weather::default() };

@@ -1,4 +1,5 @@
-//! What others would have said of the same traffic: fixed thresholds on a window, as Flagger has them, and a sequential test of requests (mSPRT).
+//! What others would have said of the same traffic: fixed thresholds on a window, as Flagger has
+//! them, and a sequential test of requests (mSPRT).
 //!
 //! Neither changes the traffic: each is asked as if it alone decided.
 
@@ -7,8 +8,9 @@ use grayling::domain::engine::{Event, What};
 use grayling::domain::histogram::Histogram;
 use std::time::Duration;
 
-/// Flagger's defaults for a canary: a check a minute, five failed ones in a row, 99% success, p99 500 ms; here p99 is as an operator would set it who knows
-/// this service: half above what stable showed before.
+/// Flagger's defaults for a canary: a check a minute, five failed ones in a row, 99% success, p99
+/// 500 ms; here p99 is as an operator would set it who knows this service: half above what stable
+/// showed before.
 const EVERY: Duration = Duration::from_secs(60);
 const FAILED_CHECKS: u32 = 5;
 const SUCCESS_MIN: f64 = 0.99;
@@ -97,7 +99,8 @@ impl Rivals {
         (self.answered, self.failed, self.minute) = (0, 0, Histogram::default());
     }
 
-    /// Johari and others: a normal mixture over the difference of two means, α/2 each for failures and for log latency.
+    /// Johari and others: a normal mixture over the difference of two means, α/2 each for failures
+    /// and for log latency.
     fn sequential(&self) -> bool {
         let [stable, new] = [Arm::Stable, Arm::New].map(|arm| self.arms[arm.index()]);
         let beyond = |difference: f64, variance: f64, tau: f64| {

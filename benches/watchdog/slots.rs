@@ -1,4 +1,5 @@
-//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests of `new`; and so without what users cost in power.
+//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests
+//! of `new`; and so without what users cost in power.
 
 use crate::dice::{Dice, Latencies};
 use crate::world::ALPHA;
@@ -41,7 +42,8 @@ impl Law {
 /// No difference: sup of ½ errors + ¼ latency + ¼ client errors, over so many requests of new.
 pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
     let mut dice = Dice::new(seed);
-    // Long enough for two of new and two of stable; a hundred of new make it faster, and no different.
+    // Long enough for two of new and two of stable; a hundred of new make it faster, and no
+    // different.
     let rate = (100.0 / share).max(500.0);
     let [mut errors, mut refused] = [(); 2].map(|()| Mixture::new(ERROR_ODDS.len()));
     let mut latency = Mixture::new(*ROWS);
@@ -68,7 +70,8 @@ pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
     sup
 }
 
-/// Requests of new until it is seen that they fail more often, as the limits were simulated: E is half errors, half latency (of which nothing is seen here).
+/// Requests of new until it is seen that they fail more often, as the limits were simulated: E is
+/// half errors, half latency (of which nothing is seen here).
 pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> Option<u64> {
     let mut dice = Dice::new(seed);
     // As many in an interval as the rows of the whole engine have.

@@ -1,6 +1,7 @@
 //! Runs on a few threads, progress on stderr, and rows of Markdown on stdout.
 //!
-//! Invariants: the result of a run depends on its seed alone, and results are in the order of seeds.
+//! Invariants: the result of a run depends on its seed alone, and results are in the order of
+//! seeds.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;

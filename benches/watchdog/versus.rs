@@ -1,4 +1,5 @@
-//! The same traffic before three judges: fixed thresholds (Flagger's), a sequential test of requests (mSPRT), and the engine.
+//! The same traffic before three judges: fixed thresholds (Flagger's), a sequential test of
+//! requests (mSPRT), and the engine.
 
 use crate::dice::Latencies;
 use crate::rivals::{Rivals, Trip};

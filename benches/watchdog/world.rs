@@ -1,7 +1,9 @@
-//! Traffic through the whole decision path ([`Judge`] with its engine), event by event: users who differ, in the arm that the hash gave them; outcomes at their own time.
+//! Traffic through the whole decision path ([`Judge`] with its engine), event by event: users who
+//! differ, in the arm that the hash gave them; outcomes at their own time.
 //!
-//! Invariants: arrivals are told in the order of time, and each outcome in the tick in which it happens; the engine is told nothing that the proxy would not
-//! know; the arms differ by [`Fault`] alone.
+//! Invariants: arrivals are told in the order of time, and each outcome in the tick in which it
+//! happens; the engine is told nothing that the proxy would not know; the arms differ by [`Fault`]
+//! alone.
 
 use crate::dice::{Dice, Latencies};
 use crate::rivals::Rivals;
@@ -33,7 +35,8 @@ pub struct Regulars {
     pub users: usize,
     /// σ of log latency between users.
     pub sigma: f64,
-    /// 2% ten times slower, poison accounts (0.2% fail always), frail (1.8% fail one time in five); the most frequent user fails always, in one run of three.
+    /// 2% ten times slower, poison accounts (0.2% fail always), frail (1.8% fail one time in five);
+    /// the most frequent user fails always, in one run of three.
     pub ugly: bool,
     /// User = users · u^heavy: 1 all alike; 2 and more: few make most of the traffic.
     pub heavy: i32,
@@ -366,7 +369,8 @@ impl World {
                 (usize::MAX, unit, 1.0, self.fails)
             }
             Crowd::Regulars(of) => {
-                // No dice are thrown in other weathers: their seeds give the runs that they always gave.
+                // No dice are thrown in other weathers: their seeds give the runs that they always
+                // gave.
                 let crowded = self.weather.crowded > 0.0 && self.dice.chance(self.weather.crowded);
                 let of_these = self.people.len() as f64 * if crowded { 0.05 } else { 1.0 };
                 let who = (of_these * self.dice.uniform().powi(of.heavy)) as usize;

@@ -1,7 +1,8 @@
 //! Who may ask the admin API what: Host, Origin, method, token and content type, in this order.
 //!
-//! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points a name of its own
-//!   at this address (DNS rebinding) gets nothing. An `Origin` must be that same host.
+//! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points
+//!   a name of its own at this address (DNS rebinding) gets nothing. An `Origin` must be that same
+//!   host.
 //! - A browser says in `Sec-Fetch-Site` which page asks. Pages of other sites, and of other ports
 //!   of this host, may only link here: without this rule an `<iframe>` of any page, which sends no
 //!   `Origin`, could hold streams of events open.
@@ -9,8 +10,10 @@
 //!   change is allowed, unless `local_changes` is false; its actor is then [`LOCAL`]. The page
 //!   sends its token in a cookie (`session`); a change by cookie needs an `Origin`, which every
 //!   browser sends.
-//! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name the host as they like.
-//! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a 401 as well: it asks for the token.
+//! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name
+//!   the host as they like.
+//! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a
+//!   401 as well: it asks for the token.
 //!
 //! Invariants: what cannot be proven is refused (an unknown peer is not on loopback); the tokens
 //! are those of the plan in force (`domain::tokens`), so a token file that `check` refuses lets
@@ -37,7 +40,8 @@ const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// The last part of `/api/v1/releases/R/...`: each of them changes something.
 const CHANGES: [&str; 2] = ["rollback", "resume"];
 
-/// Who asks, for the ledger: the name of the token, or [`LOCAL`]. In the extensions of every request that got through.
+/// Who asks, for the ledger: the name of the token, or [`LOCAL`]. In the extensions of every
+/// request that got through.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(pub String);
 
@@ -84,9 +88,10 @@ impl Access {
     }
 }
 
-/// The middleware: `Router::layer(axum::middleware::from_fn_with_state(state, guard))`, outermost. The server must put
-/// the peer's address into the extensions (`into_make_service_with_connect_info::<SocketAddr>()`); without it every
-/// peer is taken for a remote one.
+/// The middleware: `Router::layer(axum::middleware::from_fn_with_state(state, guard))`, outermost.
+/// The server must put the peer's address into the extensions
+/// (`into_make_service_with_connect_info::<SocketAddr>()`); without it every peer is taken for a
+/// remote one.
 pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let access = state.0.load_full();
@@ -221,8 +226,8 @@ pub(super) fn port_named(parts: &Parts) -> Option<u16> {
     named(parts)?.port_u16()
 }
 
-/// Where the client believes to be: the Host header, or the authority of HTTP/2 and of the absolute form; if both are
-/// there they must name the same.
+/// Where the client believes to be: the Host header, or the authority of HTTP/2 and of the absolute
+/// form; if both are there they must name the same.
 fn named(parts: &Parts) -> Option<Authority> {
     let host = match parts.headers.contains_key(header::HOST) {
         true => Some(only(&parts.headers, header::HOST)?.to_str().ok()?.parse::<Authority>().ok()?),

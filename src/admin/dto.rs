@@ -1,9 +1,9 @@
 //! The JSON of the admin API, as types: the server writes them, the command line reads them.
 //!
-//! Invariants: the names are those that scripts outside rely on, so a field may be added and none renamed; what may
-//! be missing in an answer of another version has a default; a figure that cannot be known yet is `null`, never a
-//! zero that looks like health. Weights, shares and `enters_at` are percentages, `_ratio` is 0 to 1, times of day are
-//! RFC 3339 in UTC.
+//! Invariants: the names are those that scripts outside rely on, so a field may be added and none
+//! renamed; what may be missing in an answer of another version has a default; a figure that cannot
+//! be known yet is `null`, never a zero that looks like health. Weights, shares and `enters_at` are
+//! percentages, `_ratio` is 0 to 1, times of day are RFC 3339 in UTC.
 
 use crate::domain::{rollout, verdict};
 use crate::live::tally;
@@ -26,7 +26,8 @@ pub struct Status {
     #[serde(default)]
     pub state_error: Option<String>,
     pub releases: Vec<Release>,
-    /// Releases that the file does not name any more, whose rollback still stands: nobody may be sent to their servers.
+    /// Releases that the file does not name any more, whose rollback still stands: nobody may be
+    /// sent to their servers.
     #[serde(default)]
     pub removed: Vec<Removed>,
 }

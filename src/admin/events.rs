@@ -5,7 +5,7 @@
 //! | `status` | what `/api/v1/status` answers: each second, and right after a change |
 //! | `change` | an entry of the ledger, as it is announced |
 //! | `point` | the newest point of `/api/v1/history`, every five seconds |
-//! | `dropped` | `{"events": N}`: so many were lost to this reader, who should ask for the ledger and the history again |
+//! | `dropped` | `{"events": N}` were lost to this reader: read ledger and history again |
 //!
 //! Invariants: a summary is computed once for all streams, and not at all while there is none; the
 //! number of streams is bounded, each has a queue of 16 events: what finds it full is dropped and
@@ -190,7 +190,8 @@ impl Streams {
 }
 
 fn event(name: &str, data: &impl Serialize) -> Bytes {
-    // JSON has no line end of its own. What is serialised here are plain values with text keys: it cannot fail.
+    // JSON has no line end of its own. What is serialised here are plain values with text keys: it
+    // cannot fail.
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n").into()
 }

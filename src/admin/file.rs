@@ -1,6 +1,8 @@
-//! `GET /api/v1/config/file`: the config file as it stands on the disk, and what is wrong with it, for a look at it beside what is in force.
+//! `GET /api/v1/config/file`: the config file as it stands on the disk, and what is wrong with it,
+//! for a look at it beside what is in force.
 //!
-//! Invariants: it changes nothing, and brings nothing into force; a file system that hangs holds up this answer and no other.
+//! Invariants: it changes nothing, and brings nothing into force; a file system that hangs holds up
+//! this answer and no other.
 
 use super::dto;
 use crate::live::apply::Live;

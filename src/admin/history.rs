@@ -1,9 +1,11 @@
 //! The last hour of every release, so that a page opened at 3 a.m. can show how it came to this.
 //!
-//! One point each [`STEP`]: what was counted since the point before, both arms side by side. Kept in memory only.
+//! One point each [`STEP`]: what was counted since the point before, both arms side by side. Kept
+//! in memory only.
 //!
-//! Invariants: bounded memory (720 points of under 100 bytes for each of at most 256 releases); times are monotonic inside, and
-//! become wall clock when they are told, so that they ascend whatever the wall clock does; a figure without a request behind it is `null`.
+//! Invariants: bounded memory (720 points of under 100 bytes for each of at most 256 releases);
+//! times are monotonic inside, and become wall clock when they are told, so that they ascend
+//! whatever the wall clock does; a figure without a request behind it is `null`.
 
 use crate::domain::decide::Arm;
 use crate::live::clock;
@@ -68,7 +70,8 @@ impl Figures {
 }
 
 impl History {
-    /// Takes up what was counted since the last call; `evidence` of the watchdog's strongest signal, by release. Answers the new points as JSON.
+    /// Takes up what was counted since the last call; `evidence` of the watchdog's strongest
+    /// signal, by release. Answers the new points as JSON.
     pub fn observe<'a>(
         &mut self,
         releases: impl Iterator<Item = &'a ReleaseLive>,

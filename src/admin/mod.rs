@@ -1,4 +1,5 @@
-//! The admin API: what people and machines ask, and the changes that people make. Its own listener, its own thread.
+//! The admin API: what people and machines ask, and the changes that people make. Its own listener,
+//! its own thread.
 
 pub mod auth;
 pub mod dto;

@@ -1,8 +1,10 @@
-//! `GET /`: the page. One document with its script and style in it, made of the files in `dashboard/` that are in the binary.
+//! `GET /`: the page. One document with its script and style in it, made of the files in
+//! `dashboard/` that are in the binary.
 //!
-//! Invariants: nothing is fetched from elsewhere; the document holds no data, so it may be shown to who has no token yet; the policy
-//! (CSP level 3) names the digests of exactly this script and style, and forbids every way from text to markup
-//! (`require-trusted-types-for`): what came from outside is text.
+//! Invariants: nothing is fetched from elsewhere; the document holds no data, so it may be shown to
+//! who has no token yet; the policy (CSP level 3) names the digests of exactly this script and
+//! style, and forbids every way from text to markup (`require-trusted-types-for`): what came from
+//! outside is text.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};

@@ -1,6 +1,8 @@
-//! How far a release has come in its plan, and what its two versions use up, as the status tells it.
+//! How far a release has come in its plan, and what its two versions use up, as the status tells
+//! it.
 //!
-//! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not known is left out.
+//! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not
+//! known is left out.
 
 use super::dto;
 use crate::config::Standing;

@@ -1,7 +1,9 @@
-//! The records of the state directory over the wire: the ledger's entries as JSON, and its very bytes with what they must end in, for whoever computes
-//! the chain again; the users whom `new` has failed.
+//! The records of the state directory over the wire: the ledger's entries as JSON, and its very
+//! bytes with what they must end in, for whoever computes the chain again; the users whom `new` has
+//! failed.
 //!
-//! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the control plane's thread.
+//! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the
+//! control plane's thread.
 
 use super::auth::refuse;
 use super::dto;
@@ -106,7 +108,8 @@ pub struct Attempt {
     attempt: u64,
 }
 
-/// `GET /api/v1/failed?release=R&attempt=N`: the users whom `new` has failed in it, as the file has them; nothing if nobody is listed.
+/// `GET /api/v1/failed?release=R&attempt=N`: the users whom `new` has failed in it, as the file has
+/// them; nothing if nobody is listed.
 pub async fn failed(
     State(live): State<Arc<Live>>,
     query: Result<Query<Attempt>, QueryRejection>,

@@ -1,7 +1,7 @@
 //! The routes of the admin API, and how status is put together.
 //!
-//! Invariants: GET changes nothing; weights and states are the *announced* ones; a change is answered once it is durable, or says that
-//! it is not; every error is JSON with a hint.
+//! Invariants: GET changes nothing; weights and states are the *announced* ones; a change is
+//! answered once it is durable, or says that it is not; every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};

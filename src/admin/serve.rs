@@ -147,7 +147,8 @@ struct Service {
 
 async fn connection(stream: TcpStream, service: Service) {
     let _ = stream.set_nodelay(true);
-    // A peer that is gone without a word does not keep what it was sent, and so a stream, for a quarter of an hour.
+    // A peer that is gone without a word does not keep what it was sent, and so a stream, for a
+    // quarter of an hour.
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(GONE_AFTER));
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = service.clone().answer(request);

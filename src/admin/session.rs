@@ -1,10 +1,11 @@
 //! The page's token: asked for once, then kept by the browser in a cookie that no script can read.
 //!
-//! The cookie holds the token itself, so a token that leaves the token file is worth nothing from then on, wherever it is kept. Cookies are
-//! shared by all ports of a host, so its name has the port: two proxies on one machine do not sign each other's users out.
+//! The cookie holds the token itself, so a token that leaves the token file is worth nothing from
+//! then on, wherever it is kept. Cookies are shared by all ports of a host, so its name has the
+//! port: two proxies on one machine do not sign each other's users out.
 //!
-//! Invariants: strict (no other site's page makes the browser send it), http-only, `Secure` where the page came over https; a
-//! change by cookie needs an `Origin` as well (see `auth`).
+//! Invariants: strict (no other site's page makes the browser send it), http-only, `Secure` where
+//! the page came over https; a change by cookie needs an `Origin` as well (see `auth`).
 
 use super::auth::{AuthState, port_named, refuse};
 use super::dto;

@@ -1,7 +1,9 @@
 //! `grayling affected`: who was in `new` between two times, and whom it has failed.
 //!
-//! The cohort is a function, and the ledger has what goes into it: so it is worked out here, from the ledger alone. Whom `new` has failed stands in
-//! files beside it. Invariants: what cannot be told from them is said to be so, for each release that it concerns; a ledger that is not sound is said to be so.
+//! The cohort is a function, and the ledger has what goes into it: so it is worked out here, from
+//! the ledger alone. Whom `new` has failed stands in files beside it. Invariants: what cannot be
+//! told from them is said to be so, for each release that it concerns; a ledger that is not sound
+//! is said to be so.
 
 use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
@@ -48,7 +50,8 @@ pub struct Args {
     /// Look these users up: one id a line, as it stands in requests.
     #[arg(long, value_name = "FILE")]
     users: Option<PathBuf>,
-    /// Read the state directory of this config file, instead of asking a proxy; also its users files and its key.
+    /// Read the state directory of this config file, instead of asking a proxy; also its users
+    /// files and its key.
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["admin", "token_file", "state"])]
     config: Option<PathBuf>,
     /// Read this state directory, instead of asking a proxy.

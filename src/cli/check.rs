@@ -1,7 +1,9 @@
-//! `grayling check`: every fault of a config file at once; and with `--against`, what it would change in a running proxy.
+//! `grayling check`: every fault of a config file at once; and with `--against`, what it would
+//! change in a running proxy.
 //!
-//! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file
-//! would be refused: by itself, or as a reload of what runs.
+//! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the
+//! watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file would be refused: by itself,
+//! or as a reload of what runs.
 
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
@@ -136,7 +138,8 @@ fn way_out(running: &Running) -> String {
 }
 
 fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Vec<Finding>) {
-    // As if it stood where the checked file stands, which is about to replace it: else every relative name would differ.
+    // As if it stood where the checked file stands, which is about to replace it: else every
+    // relative name would differ.
     let before = match parse(&running.text, file) {
         Ok(before) => before,
         // It was in force once: a file it names is gone or differs on this machine.
@@ -257,7 +260,8 @@ fn first_start(plan: &Plan) -> String {
     )
 }
 
-/// What is imagined where no traffic is known: so many requests a second of both versions, and such a share of them that fails.
+/// What is imagined where no traffic is known: so many requests a second of both versions, and such
+/// a share of them that fails.
 const RATE: f64 = 500.0;
 const FAILING: f64 = 0.001;
 

@@ -1,7 +1,7 @@
 //! The client of the admin API: one HTTP/1.1 exchange per call, over a connection of its own.
 //!
-//! Invariants: a call ends within [`TIMEOUT`]; an answer is read up to [`ANSWER_BYTES_MAX`]; every error says what to
-//! type. The token goes nowhere but into the request, and never into an error.
+//! Invariants: a call ends within [`TIMEOUT`]; an answer is read up to [`ANSWER_BYTES_MAX`]; every
+//! error says what to type. The token goes nowhere but into the request, and never into an error.
 
 use super::text::shown;
 use crate::admin::dto::{ErrorBody, Running, Status};
@@ -27,7 +27,8 @@ const DEFAULT: &str = "http://127.0.0.1:9900";
 #[derive(Debug, Default, Clone, clap::Args)]
 pub struct AdminArgs {
     /// The admin API of the proxy [default: http://127.0.0.1:9900, or the variable GRAYLING_ADMIN]
-    // Not clap's own default and env: it would take the variable for a flag that contradicts `explain -c`.
+    // Not clap's own default and env: it would take the variable for a flag that contradicts
+    // `explain -c`.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     /// A file with the token on its first line: `token` or `name token`.
@@ -188,8 +189,8 @@ impl Client {
                 Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|fault| strange(&*fault))?;
             Ok((parts.status, body.to_bytes()))
         };
-        // The connection is driven here, not in a task: it ends with the call. Its own end tells nothing that the
-        // answer does not.
+        // The connection is driven here, not in a task: it ends with the call. Its own end tells
+        // nothing that the answer does not.
         let drive = async {
             let _ = connection.await;
             std::future::pending::<std::convert::Infallible>().await
@@ -258,7 +259,8 @@ pub(super) mod scripted {
         pub seen: Arc<Mutex<Vec<String>>>,
     }
 
-    /// Answers each `METHOD target` as listed, all else with 404. Lives as long as the test's runtime.
+    /// Answers each `METHOD target` as listed, all else with 404. Lives as long as the test's
+    /// runtime.
     pub async fn admin(script: &[(&str, u16, serde_json::Value)]) -> Scripted {
         let script: Vec<_> = script.iter().map(|(r, s, b)| ((*r).to_owned(), *s, b.to_string())).collect();
         let seen = Arc::new(Mutex::new(Vec::new()));

@@ -1,8 +1,9 @@
-//! `grayling explain`: which arm a user gets and why, asked of a running proxy or worked out from a config file.
+//! `grayling explain`: which arm a user gets and why, asked of a running proxy or worked out from a
+//! config file.
 //!
-//! Invariants: both ways end in `domain::decide`, the function that the proxy itself obeys. Offline nothing is known of
-//! trips and holds, and the answer says so. The user id is taken as the proxy would find it in a request: `normalise`
-//! and `max_bytes` of the config apply.
+//! Invariants: both ways end in `domain::decide`, the function that the proxy itself obeys. Offline
+//! nothing is known of trips and holds, and the answer says so. The user id is taken as the proxy
+//! would find it in a request: `normalise` and `max_bytes` of the config apply.
 
 use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
@@ -102,7 +103,8 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     })
 }
 
-/// The id as the proxy would take it from a request that carries `sent`; `None` if it would take none.
+/// The id as the proxy would take it from a request that carries `sent`; `None` if it would take
+/// none.
 fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     let id = normalise(identity.normalise, sent);
     (!id.is_empty() && id.len() <= identity.max_bytes).then_some(id)

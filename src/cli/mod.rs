@@ -1,8 +1,8 @@
 //! The command line: one file per command, and here the tree of them and the exit codes.
 //!
-//! Invariants: a command returns its exit code, and never ends the process itself; what it prints for people or
-//! scripts goes to stdout through [`text::print`], what went wrong to stderr, once, here. A reader that goes away
-//! (`| head`) is not an error.
+//! Invariants: a command returns its exit code, and never ends the process itself; what it prints
+//! for people or scripts goes to stdout through [`text::print`], what went wrong to stderr, once,
+//! here. A reader that goes away (`| head`) is not an error.
 
 mod affected;
 mod check;
@@ -40,8 +40,8 @@ pub const EXIT_ROLLED_BACK: u8 = 3;
 /// The config file is not valid (`EX_CONFIG` of sysexits).
 pub const EXIT_INVALID_CONFIG: u8 = 78;
 
-/// A gray-release proxy: splits users between two versions of a service, watches both, and takes the new one out when
-/// it is worse.
+/// A gray-release proxy: splits users between two versions of a service, watches both, and takes
+/// the new one out when it is worse.
 #[derive(Debug, Parser)]
 #[command(
     name = "grayling",
@@ -139,9 +139,11 @@ fn plan_of(path: &Path) -> anyhow::Result<Plan> {
     }
 }
 
-/// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands end.
+/// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands
+/// end.
 pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
-    // Only stdout leaves a bare I/O error at the top: those of files and connections come with a text of their own.
+    // Only stdout leaves a bare I/O error at the top: those of files and connections come with a
+    // text of their own.
     if fault.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }

@@ -1,6 +1,7 @@
 //! `grayling run`: the proxy, until it is told to end.
 //!
-//! HUP reads the file again; TERM and INT drain and exit 0, a second one ends at once; USR2 is logged and ignored.
+//! HUP reads the file again; TERM and INT drain and exit 0, a second one ends at once; USR2 is
+//! logged and ignored.
 
 use super::InvalidConfig;
 use crate::app::{Ask, Proxy, StartError};

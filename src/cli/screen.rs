@@ -1,7 +1,8 @@
 //! A picture on a terminal that is drawn again and again, in place.
 //!
-//! Invariants: it never flickers (nothing is cleared before it is written over, and a picture is one write) and never scrolls: what is higher than the terminal is
-//! cut off, and that is said. The last picture stays when the command ends.
+//! Invariants: it never flickers (nothing is cleared before it is written over, and a picture is
+//! one write) and never scrolls: what is higher than the terminal is cut off, and that is said. The
+//! last picture stays when the command ends.
 
 use super::text;
 use rustix::termios::tcgetwinsize;
@@ -63,7 +64,8 @@ fn fit(picture: &str, rows: usize, columns: usize) -> Vec<String> {
     fitting
 }
 
-/// Columns that a line takes up, colours aside. Wide characters count as one: a name in them may cost the last line.
+/// Columns that a line takes up, colours aside. Wide characters count as one: a name in them may
+/// cost the last line.
 fn width(line: &str) -> usize {
     let mut columns = 0;
     let mut chars = line.chars();

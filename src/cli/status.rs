@@ -1,7 +1,9 @@
-//! `grayling status`: every release, both arms side by side, what the watchdog thinks, and what to type next.
+//! `grayling status`: every release, both arms side by side, what the watchdog thinks, and what to
+//! type next.
 //!
-//! `-w` repeats it: on a terminal the picture is redrawn each second, in place, and says when it is stale; into a pipe goes a line when something
-//! changed (state, weight, trip, watchdog, config), not when a counter moved.
+//! `-w` repeats it: on a terminal the picture is redrawn each second, in place, and says when it is
+//! stale; into a pipe goes a line when something changed (state, weight, trip, watchdog, config),
+//! not when a counter moved.
 
 mod climb;
 
@@ -174,7 +176,8 @@ impl Changes {
     }
 }
 
-/// What counts as a change: first of the proxy, then of each release, which begins with its name and a line end.
+/// What counts as a change: first of the proxy, then of each release, which begins with its name
+/// and a line end.
 fn keys(status: &Status) -> Vec<String> {
     let proxy = format!("{:?}{:?}{:?}", status.config.revision, status.config.last_error, status.state_error);
     let release = |r: &Release| {

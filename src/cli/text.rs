@@ -1,7 +1,8 @@
 //! How commands write for people: figures, colour, and the two streams.
 //!
-//! Invariants: colour only on a terminal and without NO_COLOR; text that came from elsewhere (a reason, a user id, a
-//! server's answer) is printed through [`shown`], so that it cannot command the terminal.
+//! Invariants: colour only on a terminal and without NO_COLOR; text that came from elsewhere (a
+//! reason, a user id, a server's answer) is printed through [`shown`], so that it cannot command
+//! the terminal.
 
 use crate::domain::share;
 use std::fmt::Write as _;
@@ -46,7 +47,8 @@ impl Colour {
     }
 }
 
-/// Writes to stdout at once. The error is the bare one, by which a closed pipe is told from a failure.
+/// Writes to stdout at once. The error is the bare one, by which a closed pipe is told from a
+/// failure.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -124,7 +126,8 @@ pub fn seconds(s: u64) -> String {
     }
 }
 
-/// One line of JSON evidence for people: `new_failed 41, new_requests 812`; nothing for null and `{}`.
+/// One line of JSON evidence for people: `new_failed 41, new_requests 812`; nothing for null and
+/// `{}`.
 pub fn evidence(value: &serde_json::Value) -> String {
     use serde_json::Value;
     match value {

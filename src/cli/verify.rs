@@ -1,7 +1,9 @@
-//! `grayling ledger --verify`: was the ledger changed, and do its verdicts follow from what they were taken on?
+//! `grayling ledger --verify`: was the ledger changed, and do its verdicts follow from what they
+//! were taken on?
 //!
-//! Of a state directory, without any proxy, or of a running proxy, whose ledger is fetched byte by byte: it is judged here, never by whoever
-//! keeps it. Invariants: a ledger that a living proxy writes to is looked at again until it holds still; nothing is changed or locked.
+//! Of a state directory, without any proxy, or of a running proxy, whose ledger is fetched byte by
+//! byte: it is judged here, never by whoever keeps it. Invariants: a ledger that a living proxy
+//! writes to is looked at again until it holds still; nothing is changed or locked.
 
 use super::client::Client;
 use super::text::{self, Colour, Hue, count, shown};

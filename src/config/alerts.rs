@@ -1,6 +1,7 @@
 //! `[alert.NAME]`: who is told. Exactly one of `alertmanager`, `slack_file`, `webhook`.
 //!
-//! Invariants: what is secret (the address of a Slack webhook, the key of a signature) stands in a file of its own, and is shown in no fault.
+//! Invariants: what is secret (the address of a Slack webhook, the key of a signature) stands in a
+//! file of its own, and is shown in no fault.
 
 use super::outside::{at_line, secret};
 use super::read::{Located, Reader, Scope, Span};

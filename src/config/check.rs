@@ -1,7 +1,8 @@
-//! File → Plan, reporting every fault at once. Owns reading the file, and what holds between sections.
+//! File → Plan, reporting every fault at once. Owns reading the file, and what holds between
+//! sections.
 //!
-//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even where the file is faulty, so
-//! that repairing a file it names is noticed.
+//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even where
+//! the file is faulty, so that repairing a file it names is noticed.
 
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};

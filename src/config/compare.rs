@@ -1,7 +1,8 @@
-//! What replacing one plan by another would do: what it may not, what is risky, and how many users it moves. Pure.
+//! What replacing one plan by another would do: what it may not, what is risky, and how many users
+//! it moves. Pure.
 //!
-//! Shares are exact, in parts per million of the users who are in no segment. With one salt a weight that goes from `a` to
-//! `b` moves |a − b| of them; under another salt the two sets are independent, and a + b − 2·a·b change arms.
+//! Shares are exact, in parts per million of the users in no segment. With one salt a weight from
+//! `a` to `b` moves |a − b| of them; under another salt a + b − 2·a·b change arms.
 //!
 //! How far a plan of waves has come, and what holds a release, is not in the file: the caller gives
 //! [`Standings`]. What an edit does to them is computed by the state machine (`domain::rollout`)
@@ -98,7 +99,7 @@ impl Findings {
     }
 }
 
-/// What stands for the life of the process: sockets, threads, and the directory whose lock and ledger it holds.
+/// What stands for the life of the process: sockets, threads, the directory with lock and ledger.
 fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
     let mut fixed = |key: &str, before: String, after: String| {
         if before != after {
@@ -129,7 +130,7 @@ fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
     }
 }
 
-/// A renewed pair is taken. One that clients would refuse is not, as long as the one in force is better.
+/// A renewed pair is taken; one that clients would refuse is not while that in force is better.
 fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
     let (Some(before), Some(after)) = (&old.tls, &new.tls) else { return };
     if before.server == after.server {
@@ -256,8 +257,7 @@ fn guard(findings: &mut Findings, edit: &Edit<'_>) {
     };
     let is = edit.is.given.weight;
     let raise = is.parts().saturating_sub(was.parts());
-    // The lower of the two: an edit that raises the weight cannot also raise what guards it. Who means both saves twice,
-    // and the second save is a decision of its own.
+    // The lower of the two: an edit that raises the weight cannot also raise its guard.
     let step_max = before.step_max.min(after.step_max);
     if raise > step_max.parts() {
         let also = if after.step_max > before.step_max {

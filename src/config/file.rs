@@ -1,7 +1,8 @@
-//! The exact mirror of the file, without logic: the source of the JSON schema that editors complete and check with.
+//! The exact mirror of the file, without logic: the source of the JSON schema that editors complete
+//! and check with.
 //!
-//! `check` does not read through it, since serde stops at the first fault. Tests hold the two together: the keys here are
-//! those of `keys::KNOWN`, and whatever `check` accepts, this accepts.
+//! `check` does not read through it, since serde stops at the first fault. Tests hold the two
+//! together: the keys here are those of `keys::KNOWN`, and whatever `check` accepts, this accepts.
 
 mod release;
 
@@ -10,7 +11,8 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The config of grayling, a gray-release proxy. Only `upstream`, one `route` and what they name are required.
+/// The config of grayling, a gray-release proxy. Only `upstream`, one `route` and what they name
+/// are required.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -24,7 +26,8 @@ pub struct File {
     pub segment: Option<BTreeMap<String, Segment>>,
     /// Gray releases: `[release.NAME]`.
     pub release: Option<BTreeMap<String, Release>>,
-    /// The longest matching path wins, then the route with a host, then the one with methods; none: 404.
+    /// The longest matching path wins, then the route with a host, then the one with methods; none:
+    /// 404.
     #[schemars(length(min = 1))]
     pub route: Vec<Route>,
     pub limits: Option<Limits>,
@@ -84,7 +87,8 @@ pub struct Listen {
     /// Peers whose X-Forwarded-* and PROXY header are believed.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Option<Vec<Network>>,
-    /// Those peers begin every connection with a PROXY header, version 1 or 2. Needs `trusted_proxies`.
+    /// Those peers begin every connection with a PROXY header, version 1 or 2. Needs
+    /// `trusted_proxies`.
     #[schemars(extend("default" = false))]
     pub proxy_protocol: Option<bool>,
     /// `x-grayling-arm` on responses.
@@ -218,7 +222,8 @@ pub struct Upstream {
     /// PING on an HTTP/2 connection with open streams after so long without a frame; "0s": none.
     #[schemars(extend("default" = "0s"))]
     pub http2_ping: Option<Duration>,
-    /// PEM: who signs the certificates of its https servers; relative to this file. Default: the system's.
+    /// PEM: who signs the certificates of its https servers; relative to this file. Default: the
+    /// system's.
     pub ca_file: Option<String>,
     /// Asks each server by itself whether it is well; one that is not is left out.
     pub health: Option<Health>,
@@ -230,7 +235,8 @@ pub struct Upstream {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
-    /// The metrics of each server, in the text format of Prometheus: one address, or a list of them.
+    /// The metrics of each server, in the text format of Prometheus: one address, or a list of
+    /// them.
     pub scrape: OneOrMany,
 }
 
@@ -340,8 +346,9 @@ pub struct State {
     /// Nothing is known of earlier rollbacks: 0% until a person ends the hold, or start.
     #[schemars(extend("default" = "hold"))]
     pub when_empty: Option<WhenEmpty>,
-    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under the key of `[log] user_key_file`
-    /// (without a key they are only counted), by their ids in clear, or not at all.
+    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash
+    /// under the key of `[log] user_key_file` (without a key they are only counted), by their ids
+    /// in clear, or not at all.
     #[schemars(extend("default" = "hashed"))]
     pub failed_users: Option<FailedUsers>,
 }
@@ -423,7 +430,8 @@ pub struct Traces {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
-    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it is over.
+    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it
+    /// is over.
     #[schemars(extend("pattern" = r"^https?://|\$\{"))]
     pub alertmanager: Option<String>,
     /// Its first line is the address of an incoming webhook of Slack; relative to this file.

@@ -1,6 +1,8 @@
-//! Every key that this version knows, by section; and those of later versions, which are unknown with a kinder word.
+//! Every key that this version knows, by section; and those of later versions, which are unknown
+//! with a kinder word.
 //!
-//! Invariants: `check` reads no key that is not here; `file` has the same keys; `config/reference.toml` names them all.
+//! Invariants: `check` reads no key that is not here; `file` has the same keys;
+//! `config/reference.toml` names them all.
 
 /// Section names: `*` stands for a name that the user chooses.
 pub const KNOWN: &[(&str, &[&str])] = &[

@@ -1,4 +1,5 @@
-//! The sections that users name: upstreams, segments, releases, routes; and what holds between them.
+//! The sections that users name: upstreams, segments, releases, routes; and what holds between
+//! them.
 
 use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};

@@ -1,4 +1,5 @@
-//! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name the file and the line.
+//! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name
+//! the file and the line.
 //!
 //! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a
 //! user) and not by the size or the line length of the file; a byte order mark at the start of a
@@ -107,8 +108,8 @@ pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &st
 
 /// The users of a file: one id a line; white space round it is dropped, blank lines are skipped.
 ///
-/// A file that has not changed since it was last read is not read again as long as somebody still uses what it held: an edit of a
-/// weight must not wait for ten million lines.
+/// A file that has not changed since it was last read is not read again as long as somebody still
+/// uses what it held: an edit of a weight must not wait for ten million lines.
 pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> UserSet {
     let Some(file) = open(r, path, span) else { return UserSet::default() };
     let Some(key) = file.metadata().ok().map(|m| UsersKey::of(path, &m, mode, max_bytes)) else {
@@ -289,7 +290,8 @@ pub fn jwks(r: &mut Reader<'_>, path: &Path, span: &Span) -> Vec<JwtKey> {
     keys
 }
 
-/// The algorithms follow from the kind of the key and never from the token: an RSA key must not become an HMAC secret.
+/// The algorithms follow from the kind of the key and never from the token: an RSA key must not
+/// become an HMAC secret.
 fn key(jwk: &Jwk) -> Result<Option<JwtKey>, String> {
     use Algorithm::*;
     if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {

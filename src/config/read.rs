@@ -1,7 +1,9 @@
-//! Walks the spanned TOML tree: typed reads that report a fault at its place, and yield a default so that the walk goes on.
+//! Walks the spanned TOML tree: typed reads that report a fault at its place, and yield a default
+//! so that the walk goes on.
 //!
-//! serde stops at the first wrong key or type; a person who edits a file under pressure wants all of them at once.
-//! Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the span of the value (or key) it is about.
+//! serde stops at the first wrong key or type; a person who edits a file under pressure wants all
+//! of them at once. Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the
+//! span of the value (or key) it is about.
 
 use super::keys;
 use super::report::{Fault, Place, Report, Severity, Source};

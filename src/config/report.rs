@@ -1,7 +1,8 @@
-//! Diagnostics: every fault and warning of a file, each with its place, its reason, and what to type.
+//! Diagnostics: every fault and warning of a file, each with its place, its reason, and what to
+//! type.
 //!
-//! Invariants: faults come out in the order of the file; a fault that shows a line never shows one of a secret
-//! (token and key files are named by line only); rendering cannot fail.
+//! Invariants: faults come out in the order of the file; a fault that shows a line never shows one
+//! of a secret (token and key files are named by line only); rendering cannot fail.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use std::ops::Range;
@@ -49,7 +50,8 @@ pub enum Color {
     Ansi,
 }
 
-/// Kept of each severity: a file of a million faults is one fault, and every one costs a look at the whole text.
+/// Kept of each severity: a file of a million faults is one fault, and every one costs a look at
+/// the whole text.
 pub const FAULTS_MAX: usize = 200;
 
 #[derive(Debug, Clone, Default)]
@@ -59,7 +61,8 @@ pub struct Report {
     more: usize,
 }
 
-/// Of a word of a fault. What repeats a value of the file may repeat a whole page that a quote has swallowed.
+/// Of a word of a fault. What repeats a value of the file may repeat a whole page that a quote has
+/// swallowed.
 const WORDS_CHARS_MAX: usize = 400;
 
 /// A fault is one line, and what stands in a file writes nothing else to a terminal.

@@ -1,6 +1,8 @@
-//! `[upstream.X.resources]` and `[[release.X.resource]]`: what of the two versions is watched beside their answers.
+//! `[upstream.X.resources]` and `[[release.X.resource]]`: what of the two versions is watched
+//! beside their answers.
 //!
-//! Invariants of what is made here: names are unique; each has a limit; a comparison has both of its sides; what a scrape is needed for is scraped.
+//! Invariants of what is made here: names are unique; each has a limit; a comparison has both of
+//! its sides; what a scrape is needed for is scraped.
 
 use super::alerts::address;
 use super::read::{Reader, Scope, found};

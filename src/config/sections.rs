@@ -1,4 +1,5 @@
-//! The sections that exist once: listen, admin, identity, limits, state, log. Their defaults and bounds stand here.
+//! The sections that exist once: listen, admin, identity, limits, state, log. Their defaults and
+//! bounds stand here.
 
 use super::outside;
 use super::read::{Reader, Scope, Span, found};

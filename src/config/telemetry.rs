@@ -1,6 +1,7 @@
 //! `[metrics]` and `[traces]`: how much is told of requests, beside the log.
 //!
-//! Invariants: without `[traces]` nothing is traced; the path of an endpoint, which may be a secret, is shown in no fault.
+//! Invariants: without `[traces]` nothing is traced; the path of an endpoint, which may be a
+//! secret, is shown in no fault.
 
 use super::alerts::address;
 use super::read::{Reader, Scope};

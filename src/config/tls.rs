@@ -1,4 +1,5 @@
-//! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls configurations, every fault named.
+//! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls
+//! configurations, every fault named.
 //!
 //! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing
 //! of a key is ever shown; the crypto provider is named everywhere (rustls panics where it must

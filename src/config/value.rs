@@ -1,6 +1,8 @@
-//! Text → value, for every kind of value the file has: durations, sizes, percentages, addresses, servers, names.
+//! Text → value, for every kind of value the file has: durations, sizes, percentages, addresses,
+//! servers, names.
 //!
-//! Invariants: pure; nothing overflows; whatever is refused says what to type where that can be known.
+//! Invariants: pure; nothing overflows; whatever is refused says what to type where that can be
+//! known.
 
 use crate::domain::cohort::{Weight, WeightError};
 use crate::domain::plan::{PathPattern, Scheme, Server};

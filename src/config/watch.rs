@@ -1,13 +1,16 @@
-//! The config, or a file that it names, changed → one [`Change`]. Runs on a thread of its own; reads files, loads nothing.
+//! The config, or a file that it names, changed → one [`Change`]. Runs on a thread of its own;
+//! reads files, loads nothing.
 //!
-//! The guarantee is a fingerprint of the contents, taken every second. Events of the directories that hold the files only make
-//! it quick: a directory survives what an editor, a `mv`, or the swap of a ConfigMap's `..data` link does to the file in it,
-//! and a watch on the file itself would not. A file that is still being written is waited for: the fingerprint must be the
-//! same twice, `SETTLE` apart.
+//! The guarantee is a fingerprint of the contents, taken every second. Events of the directories
+//! that hold the files only make it quick: a directory survives what an editor, a `mv`, or the swap
+//! of a ConfigMap's `..data` link does to the file in it, and a watch on the file itself would not.
+//! A file that is still being written is waited for: the fingerprint must be the same twice,
+//! `SETTLE` apart.
 //!
-//! Invariants: contents that were delivered are not delivered again, however often the file is touched (but for a
-//! [`Watcher::kick`]); a file that is gone, unreadable or a directory is a content of its own, and so a change; the channel holds
-//! one change, since whoever takes it reads the files as they are then.
+//! Invariants: contents that were delivered are not delivered again, however often the file is
+//! touched (but for a [`Watcher::kick`]); a file that is gone, unreadable or a directory is a
+//! content of its own, and so a change; the channel holds one change, since whoever takes it reads
+//! the files as they are then.
 
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use std::collections::BTreeMap;
@@ -55,10 +58,11 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches `files` from now on: what they hold at this moment is taken as known. To be started before the first load,
-    /// so that no edit falls between the two.
+    /// Watches `files` from now on: what they hold at this moment is taken as known. To be started
+    /// before the first load, so that no edit falls between the two.
     ///
-    /// Fails only if the thread cannot be started; without events (no inotify left) the poll still works.
+    /// Fails only if the thread cannot be started; without events (no inotify left) the poll still
+    /// works.
     pub fn start(files: Vec<PathBuf>) -> std::io::Result<(Watcher, channel::Receiver<Change>)> {
         let (wake, wakes) = sync_channel(WAKES_MAX);
         let (changes, receiver) = channel::channel(1);
@@ -152,7 +156,8 @@ fn run(
             (false, true) => continue,
         };
         known = files.iter().cloned().zip(now).collect();
-        // Full: a change waits there already, and whoever takes it reads the files as they are then.
+        // Full: a change waits there already, and whoever takes it reads the files as they are
+        // then.
         if let Err(channel::error::TrySendError::Closed(_)) = changes.try_send(change) {
             return;
         }
@@ -187,7 +192,8 @@ fn settle(
     }
 }
 
-/// Written within the last seconds, longer than any load takes (or by a clock that is ahead of ours).
+/// Written within the last seconds, longer than any load takes (or by a clock that is ahead of
+/// ours).
 fn is_fresh(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
     modified.is_ok_and(|at| at.elapsed().map_or(true, |age| age < FRESH))
@@ -353,7 +359,8 @@ mod tests {
         None
     }
 
-    /// Proves that nothing waits to be delivered: a kick comes next, and the thread takes things in order.
+    /// Proves that nothing waits to be delivered: a kick comes next, and the thread takes things in
+    /// order.
     fn nothing_but_a_kick(watcher: &Watcher, changes: &mut channel::Receiver<Change>) {
         let silent_until = Instant::now() + POLL + SETTLE * 4;
         while Instant::now() < silent_until {
@@ -504,7 +511,8 @@ mod tests {
             std::thread::sleep(Duration::from_millis(2));
         }
         assert!(after_the_end >= 1);
-        // Once; a few times on a machine so busy that two writes are 30 ms apart; sixty times without waiting.
+        // Once; a few times on a machine so busy that two writes are 30 ms apart; sixty times
+        // without waiting.
         assert!(delivered + after_the_end <= 6, "{delivered} + {after_the_end}");
         drop(watcher);
     }

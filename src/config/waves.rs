@@ -1,6 +1,7 @@
 //! `[[release.X.wave]]` and `open_hours`: the steps of a release's plan.
 //!
-//! Invariants of what is made here: names are unique; segments only join and the weight never goes down from wave to wave.
+//! Invariants of what is made here: names are unique; segments only join and the weight never goes
+//! down from wave to wave.
 
 use super::named::{Entry, lookup};
 use super::read::{Located, Reader, Scope, Span, found};

@@ -1,11 +1,13 @@
-//! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what stable has to say to it.
+//! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what
+//! stable has to say to it.
 //!
 //! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides
 //! which arm crosses first. So a ceiling trips at once only if stable is clearly better: under 80%
 //! of the ceiling, and the difference beyond chance. Otherwise it must last.
 //!
-//! The window is the last minute of *final* intervals, by arrival: arms with different time-outs look alike in it. What is over
-//! but still in the window is not held against anyone: the last ten seconds must be bad too. Invariants: pure; bounded memory.
+//! The window is the last minute of *final* intervals, by arrival: arms with different time-outs
+//! look alike in it. What is over but still in the window is not held against anyone: the last ten
+//! seconds must be bad too. Invariants: pure; bounded memory.
 
 use super::engine::cell::Pair;
 use std::collections::VecDeque;
@@ -21,9 +23,9 @@ pub const USERS_MIN: u64 = 5;
 /// Where stable has this share of a ceiling, too, it is a matter of both arms; from half of it on,
 /// unless `new` is clearly worse.
 pub const NEAR: f64 = 0.8;
-/// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about four and a
-/// half standard deviations. Where few are bad, a number of standard deviations would not do, for the tail
-/// of such counts is longer.
+/// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about four
+/// and a half standard deviations. Where few are bad, a number of standard deviations would not do,
+/// for the tail of such counts is longer.
 const BEYOND_CHANCE: f64 = 10.0;
 /// Intervals of 50 ms in a window, and some.
 const INTERVALS_MAX: usize = 1300;
@@ -70,14 +72,16 @@ fn ratio(part: u64, of: u64) -> f64 {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Interval {
     pub end: Duration,
-    /// All that arrived, pinned users too; without those that the client aborted or the proxy failed.
+    /// All that arrived, pinned users too; without those that the client aborted or the proxy
+    /// failed.
     pub requests: Pair,
     /// Blamed on the upstream, or not answered by the deadline of the interval.
     pub failed: Pair,
     /// Answered with a 4xx.
     pub client_errors: Pair,
-    /// Clients who left before a response head came, after a wait that is unusual for stable (more than a quarter of the c
-    /// by which intervals become final). Not a failure of anybody; but a sign that stable is in trouble too.
+    /// Clients who left before a response head came, after a wait that is unusual for stable (more
+    /// than a quarter of the c by which intervals become final). Not a failure of anybody; but a
+    /// sign that stable is in trouble too.
     pub gave_up_stable: u64,
 }
 
@@ -126,8 +130,9 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// For decisions: who gave up on stable counts as failed by it. Where the time-out of `new` is shorter than the patience of
-    /// clients, and that of stable longer, a shared outage would look like a failure of `new` alone. It can only exonerate.
+    /// For decisions: who gave up on stable counts as failed by it. Where the time-out of `new` is
+    /// shorter than the patience of clients, and that of stable longer, a shared outage would look
+    /// like a failure of `new` alone. It can only exonerate.
     pub fn guarded(&self) -> Sample {
         let mut sample = self.sample;
         sample.requests.stable += self.gave_up;

@@ -1,4 +1,5 @@
-//! User id + salt → bucket → in `new` or not. Owns the frozen hash (version 1); a change here moves users, and is a bug.
+//! User id + salt → bucket → in `new` or not. Owns the frozen hash (version 1); a change here moves
+//! users, and is a bug.
 //!
 //! ```text
 //! seed   = xxh3_64(salt as UTF-8 bytes)
@@ -7,9 +8,9 @@
 //! in new = bucket < weight                          # weight = round(percent * 10_000)
 //! ```
 //!
-//! Invariants: a bucket is below [`BUCKETS`]; a weight is at most [`BUCKETS`]; a raised weight only ever adds users.
-//! Weights are parsed from their decimal text and never pass through a float. Test vectors:
-//! `tests/data/cohort_vectors.txt`.
+//! Invariants: a bucket is below [`BUCKETS`]; a weight is at most [`BUCKETS`]; a raised weight only
+//! ever adds users. Weights are parsed from their decimal text and never pass through a float. Test
+//! vectors: `tests/data/cohort_vectors.txt`.
 
 use std::fmt;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};

@@ -1,9 +1,10 @@
 //! How long after its end an interval is final: by then what has not been answered is late.
 //!
-//! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; never shorter for want of samples. Where too
-//! little is known of stable, the last deadline that was known holds, then what is known of `new`,
-//! then the upstream's response time-out, of which `UNKNOWN` is enough: a late answer of `new` is no
-//! failure, so that no harm is done, and what is known to have failed must not wait for longer.
+//! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; never shorter for want of samples. Where
+//! too little is known of stable, the last deadline that was known holds, then what is known of
+//! `new`, then the upstream's response time-out, of which `UNKNOWN` is enough: a late answer of
+//! `new` is no failure, so that no harm is done, and what is known to have failed must not wait for
+//! longer.
 
 use super::histogram::Histogram;
 use std::time::Duration;

@@ -1,7 +1,8 @@
 //! `decide(release, hold, subject)` → arm and reason: the one place where a user's arm is chosen.
 //!
-//! Order: no id → stable; tripped → excluded → segment → weight. Invariants: pure; allocates nothing; with the same
-//! user id, salt, weight, segments and hold the answer is the same; while held nobody is in `new`.
+//! Order: no id → stable; tripped → excluded → segment → weight. Invariants: pure; allocates
+//! nothing; with the same user id, salt, weight, segments and hold the answer is the same; while
+//! held nobody is in `new`.
 
 use super::cohort::{Bucket, Weight};
 use super::engine::users::Unit;

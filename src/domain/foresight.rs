@@ -1,17 +1,22 @@
-//! How soon a fault is seen: for people who choose a weight and an `alpha`, before there is any traffic.
+//! How soon a fault is seen: for people who choose a weight and an `alpha`, before there is any
+//! traffic.
 //!
-//! An event (a failure) is of `new` with probability s under H₀, where s is the share of `new`, and q = s·r / (s·r + 1 − s) if it fails r times as often.
-//! So each event is worth the divergence of the two, KL(q ‖ s) nats; ln(1/α) of them are needed, and `PRICE` more, since nobody knows r
+//! An event (a failure) is of `new` with probability s under H₀, where s is the share of `new`, and
+//! q = s·r / (s·r + 1 − s) if it fails r times as often. So each event is worth the divergence of
+//! the two, KL(q ‖ s) nats; ln(1/α) of them are needed, and `PRICE` more, since nobody knows r
 //! beforehand. (Wald, 1947, for the expected length of a sequential test.)
 //!
-//! Invariants: pure; an estimate of the median, for users who differ little; what the engine reaches is measured in `benches/watchdog`.
+//! Invariants: pure; an estimate of the median, for users who differ little; what the engine
+//! reaches is measured in `benches/watchdog`.
 
 use std::time::Duration;
 
-/// What the engine pays, in nats, for betting on many faults at once: of its medians in rows T4 to T6 of `benches/watchdog` (1 to 50%, ×2 to ×10).
+/// What the engine pays, in nats, for betting on many faults at once: of its medians in rows T4 to
+/// T6 of `benches/watchdog` (1 to 50%, ×2 to ×10).
 const PRICE: f64 = 2.6;
 
-/// Requests of `new` until it is seen that it fails `times` as often as stable, of which a share of `base` fails. `None` where nothing can be seen: no control.
+/// Requests of `new` until it is seen that it fails `times` as often as stable, of which a share of
+/// `base` fails. `None` where nothing can be seen: no control.
 pub fn requests_to_see(alpha: f64, share: f64, base: f64, times: f64) -> Option<f64> {
     if !(share > 0.0 && share < 1.0 && base > 0.0 && times > 1.0) {
         return None;
@@ -35,7 +40,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Medians of the engine, in requests of `new` in final intervals: rows T4 to T6 of `benches/watchdog`.
+    /// Medians of the engine, in requests of `new` in final intervals: rows T4 to T6 of
+    /// `benches/watchdog`.
     #[test]
     fn the_estimate_is_near_what_the_engine_reaches() {
         let reached = [

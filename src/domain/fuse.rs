@@ -1,13 +1,15 @@
 //! The fuse: `new` cannot be connected to. Flips inline, before any statistics.
 //!
-//! Blown by [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, over at least two attempts to every server
-//! of it (but those that are down by their health probes, which get no request: probes alone blow no fuse), while stable has
-//! accepted or answered within the last second, *after* `new` was found dead: the fail-over is the probe, and an answer from
-//! before proves nothing when both die together. Local causes (no descriptor, no port) are not to be reported. Invariants: one
-//! success clears it; without a living stable it never blows, so it cannot flip to an arm that is not answering.
+//! Blown by [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, over at least
+//! two attempts to every server of it (but those that are down by their health probes, which get no
+//! request: probes alone blow no fuse), while stable has accepted or answered within the last
+//! second, *after* `new` was found dead: the fail-over is the probe, and an answer from before
+//! proves nothing when both die together. Local causes (no descriptor, no port) are not to be
+//! reported. Invariants: one success clears it; without a living stable it never blows, so it
+//! cannot flip to an arm that is not answering.
 //!
-//! This is the definition, and it is small enough to be used under a lock on the failure path; a success needs only an
-//! atomic check that there is something to clear.
+//! This is the definition, and it is small enough to be used under a lock on the failure path; a
+//! success needs only an atomic check that there is something to clear.
 
 use std::time::Duration;
 
@@ -62,8 +64,8 @@ impl Fuse {
         *self = Fuse::new(self.tried.len());
     }
 
-    /// No connection to this server of `new`. `out`: servers that are down by their probes, and need not have been tried.
-    /// `stable_alive`: when stable last accepted or answered.
+    /// No connection to this server of `new`. `out`: servers that are down by their probes, and
+    /// need not have been tried. `stable_alive`: when stable last accepted or answered.
     pub fn refused(
         &mut self,
         server: usize,

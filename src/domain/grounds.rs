@@ -1,10 +1,14 @@
-//! What a verdict is made from, complete; and the verdict that follows from it, by these numbers alone.
+//! What a verdict is made from, complete; and the verdict that follows from it, by these numbers
+//! alone.
 //!
-//! [`super::judge::Judge`] gathers grounds (it remembers since when things are as they are) and asks them what they say; the ledger keeps them,
-//! and whoever reads it asks them again. Invariants: pure and total: the same grounds say the same for ever, and no numbers, however
-//! forged, panic; times are whole milliseconds where a verdict hangs on them, so that what is written down is what was judged.
+//! [`super::judge::Judge`] gathers grounds (it remembers since when things are as they are) and
+//! asks them what they say; the ledger keeps them, and whoever reads it asks them again.
+//! Invariants: pure and total: the same grounds say the same for ever, and no numbers, however
+//! forged, panic; times are whole milliseconds where a verdict hangs on them, so that what is
+//! written down is what was judged.
 //!
-//! What the comparison has won is the product of every table since the evidence began: that is here as its sums, not replayed.
+//! What the comparison has won is the product of every table since the evidence began: that is here
+//! as its sums, not replayed.
 
 use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
 use super::engine::Engine;
@@ -138,8 +142,8 @@ impl Comparison {
         self.e_value() >= 1.0 / self.alpha
     }
 
-    /// Which signal speaks against `new` most, beside what it says of nothing. A request that failed never succeeded in time either: where
-    /// failures speak at all, it is them.
+    /// Which signal speaks against `new` most, beside what it says of nothing. A request that
+    /// failed never succeeded in time either: where failures speak at all, it is them.
     pub fn loudest(&self) -> Signal {
         let of = |signal: &Signal| self.e[*signal as usize] / Engine::nothing(*signal);
         let loudest = Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));

@@ -1,7 +1,9 @@
-//! Durations in log buckets: at most 9% apart, from 100 µs to 120 s, with the boundaries of the Prometheus histogram among them.
+//! Durations in log buckets: at most 9% apart, from 100 µs to 120 s, with the boundaries of the
+//! Prometheus histogram among them.
 //!
-//! Invariants: bucket `i` holds `EDGES[i-1] < µs <= EDGES[i]`, the last one everything above; [`PROMETHEUS_LE`] are edges, so
-//! that a cumulative count at them is exact; [`index`] costs a look-up and one comparison.
+//! Invariants: bucket `i` holds `EDGES[i-1] < µs <= EDGES[i]`, the last one everything above;
+//! [`PROMETHEUS_LE`] are edges, so that a cumulative count at them is exact; [`index`] costs a
+//! look-up and one comparison.
 
 use std::time::Duration;
 
@@ -47,7 +49,8 @@ pub const PROMETHEUS_LE: [(u32, &str); 15] = [
     (60_000_000, "60"),
 ];
 
-/// A value's power of two and the four bits after its leading one: cells of at most 6.25%, so an edge or none in each.
+/// A value's power of two and the four bits after its leading one: cells of at most 6.25%, so an
+/// edge or none in each.
 const fn cell(us: u32) -> usize {
     let us = if us < 16 { 16 } else { us };
     let exponent = 31 - us.leading_zeros();
@@ -60,7 +63,8 @@ static START: [u8; 512] = {
     let mut c = 0;
     while c < 512 {
         let mut below = 0;
-        // Bucket i holds (edge, next edge]: an edge itself must be counted from the value after it on.
+        // Bucket i holds (edge, next edge]: an edge itself must be counted from the value after it
+        // on.
         while below < EDGES.len() && cell(EDGES[below]) < c {
             below += 1;
         }
@@ -108,7 +112,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// How many took at most this many µs; exact if it is an edge, else those of the bucket it falls into are left out.
+    /// How many took at most this many µs; exact if it is an edge, else those of the bucket it
+    /// falls into are left out.
     pub fn at_most(&self, us: u32) -> u64 {
         self.counts[..EDGES.partition_point(|edge| *edge <= us)].iter().sum()
     }
@@ -118,7 +123,8 @@ impl Histogram {
         self.counts[(index(micros(limit)) + 1).min(BUCKETS)..].iter().sum()
     }
 
-    /// Linear within a bucket; what lies above the last edge counts as the last edge. `None` without a sample.
+    /// Linear within a bucket; what lies above the last edge counts as the last edge. `None`
+    /// without a sample.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let total = self.total();
         if total == 0 {

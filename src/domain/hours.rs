@@ -1,9 +1,11 @@
 //! Hours in which waves may open: `Mon-Thu 09:00-16:00 Europe/London`.
 //!
-//! The hours are those of the clocks on the wall in that place: summer time moves them, as it moves the people who are to be awake. A span
-//! that ends before it begins (`22:00-04:00`) ends on the next day and belongs to the day on which it begins.
+//! The hours are those of the clocks on the wall in that place: summer time moves them, as it moves
+//! the people who are to be awake. A span that ends before it begins (`22:00-04:00`) ends on the
+//! next day and belongs to the day on which it begins.
 //!
-//! Invariants: pure, the time is an argument; the time zones are compiled in, so that a bare container knows them.
+//! Invariants: pure, the time is an argument; the time zones are compiled in, so that a bare
+//! container knows them.
 
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;

@@ -1,19 +1,22 @@
 //! The judge of one release: final intervals in, a judgement out.
 //!
-//! Owns how the comparison, the ceilings and stable's own state are weighed against each other. Invariants: pure (time is an argument);
-//! never blames `new` for what hurts both arms; never reads blindness as health; a trip names its cause and its numbers.
+//! Owns how the comparison, the ceilings and stable's own state are weighed against each other.
+//! Invariants: pure (time is an argument); never blames `new` for what hurts both arms; never reads
+//! blindness as health; a trip names its cause and its numbers.
 //!
 //! How a shared outage is told from a bad `new`:
 //! - an interval is judged when it is final, so unequal time-outs look alike;
-//! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if the last ten seconds are not bad;
-//!   one that stable itself exceeds before anybody is in `new` does not fit ([`super::spans`]);
+//! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if
+//!   the last ten seconds are not bad; one that stable itself exceeds before anybody is in `new`
+//!   does not fit ([`super::spans`]);
 //! - while stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
 //!   interval is scored as ever, but what is won in that time is set [`super::aside`]. It counts
 //!   if `new` is clearly worse for ten seconds all the same, or if it is overwhelming for a
 //!   minute of trouble. Failures of stable defer what failures bring about (a request that failed
 //!   did not succeed in time either: errors and latency), slowness defers latency, client errors
 //!   defer client errors;
-//! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared database.
+//! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared
+//!   database.
 
 mod hearing;
 mod past;

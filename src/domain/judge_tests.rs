@@ -168,7 +168,8 @@ fn a_new_that_fails_is_out_within_a_second_or_two() {
 fn a_shared_outage_blames_nobody() {
     let mut tripped = Vec::new();
     for seed in 0..300 {
-        // Shares, loads and depths of all kinds; the arms' time-outs differ, which a final interval does not show.
+        // Shares, loads and depths of all kinds; the arms' time-outs differ, which a final interval
+        // does not show.
         let share = [0.02, 0.05, 0.2, 0.5][seed as usize % 4];
         let load = [8, 20, 60][seed as usize % 3];
         let depth = [1.0, 0.6, 0.2, 0.08][seed as usize / 7 % 4];

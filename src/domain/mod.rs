@@ -1,7 +1,8 @@
-//! What grayling means, with nothing that moves: no clock, no I/O, no async, no serde, no metrics. Time is an argument.
+//! What grayling means, with nothing that moves: no clock, no I/O, no async, no serde, no metrics.
+//! Time is an argument.
 //!
-//! Everything else imports from here; this imports from nothing of ours. A test can therefore drive any decision
-//! of the product with plain values.
+//! Everything else imports from here; this imports from nothing of ours. A test can therefore drive
+//! any decision of the product with plain values.
 
 pub mod aside;
 pub mod bad;

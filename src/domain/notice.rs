@@ -2,12 +2,12 @@
 //!
 //! Evidence that was won stays won, so a notice would stand for days after `new` was mended. It
 //! stands from the look at which its evidence sufficed, and it is over when what it says has not
-//! been so for a stretch: the last 5,000 answers of `new`, or the last 15 minutes with 1,000 answers
-//! at least, whichever is shorter, all of them after it began. Over such a stretch the answers of
-//! `new`, each made quicker by the level, are not slower than those of stable: by rank in each half
-//! of it, and in how many are above stable's p90 and p98. Each answer is taken relative to its user's factor, as the
-//! comparison takes it. Then its evidence starts anew, and a `new` that is slow again is noticed
-//! again.
+//! been so for a stretch: the last 5,000 answers of `new`, or the last 15 minutes with 1,000
+//! answers at least, whichever is shorter, all of them after it began. Over such a stretch the
+//! answers of `new`, each made quicker by the level, are not slower than those of stable: by rank
+//! in each half of it, and in how many are above stable's p90 and p98. Each answer is taken
+//! relative to its user's factor, as the comparison takes it. Then its evidence starts anew, and a
+//! `new` that is slow again is noticed again.
 //!
 //! Invariants: pure; nothing is counted while no notice stands; constant memory.
 

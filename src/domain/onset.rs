@@ -1,5 +1,5 @@
-//! What decided a trip, in counts: since when `new` has been bad, and how many requests of both arms
-//! were bad since then, by signal, route and server of `new`.
+//! What decided a trip, in counts: since when `new` has been bad, and how many requests of both
+//! arms were bad since then, by signal, route and server of `new`.
 //!
 //! A ring of one-second cells over the last ten minutes has what came of the requests that arrived
 //! in each. The onset is the most likely change point: the second from which on a share of its own
@@ -7,8 +7,8 @@
 //! second, its first bad request. Nothing here decides anything: it tells what was decided on.
 //!
 //! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of `GROUPS_MAX`
-//! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route or
-//! server beyond the bound) counts as of no route and no server.
+//! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route
+//! or server beyond the bound) counts as of no route and no server.
 
 use super::decide::Arm;
 use super::engine::once::Kind;

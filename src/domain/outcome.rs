@@ -1,7 +1,7 @@
 //! How an exchange ended, and whom to blame.
 //!
-//! Invariant: only what the upstream did counts against its arm. What the client did and what the proxy did never
-//! does, otherwise any client could cause a rollback.
+//! Invariant: only what the upstream did counts against its arm. What the client did and what the
+//! proxy did never does, otherwise any client could cause a rollback.
 
 /// How one exchange ended. The labels are those of `grayling_requests_total{outcome}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -21,7 +21,8 @@ pub enum Outcome {
     Reset,
     /// The response body ended early, although the head may have said 200.
     Truncated,
-    /// More than the upstream's `requests_in_flight_max`, or its connections all busy for `connect_timeout`.
+    /// More than the upstream's `requests_in_flight_max`, or its connections all busy for
+    /// `connect_timeout`.
     Saturated,
     /// The proxy's own limits: 503, or a request it would not forward.
     Rejected,

@@ -1,8 +1,10 @@
-//! The Plan: what a config file means, after every fault has been reported. Inner code holds only this.
+//! The Plan: what a config file means, after every fault has been reported. Inner code holds only
+//! this.
 //!
-//! Invariants, kept by `config::check`, the only maker: every index points into its vector; every name is unique;
-//! paths of routes start with `/` and do not end with one (but for `/` itself); durations and sizes are within their
-//! documented bounds; relative file names have been made absolute against the config file's folder.
+//! Invariants, kept by `config::check`, the only maker: every index points into its vector; every
+//! name is unique; paths of routes start with `/` and do not end with one (but for `/` itself);
+//! durations and sizes are within their documented bounds; relative file names have been made
+//! absolute against the config file's folder.
 
 use super::cohort::{Salt, Weight};
 use super::gate::Margins;
@@ -46,7 +48,8 @@ pub struct Listen {
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
-    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per core.
+    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per
+    /// core.
     pub workers: usize,
     /// Peers whose X-Forwarded-* and PROXY header are believed.
     pub trusted_proxies: Vec<IpNet>,
@@ -109,7 +112,8 @@ pub struct Admin {
 }
 
 impl Listen {
-    /// How many there are to be now. Asked once a process: the cores that a process may use can change.
+    /// How many there are to be now. Asked once a process: the cores that a process may use can
+    /// change.
     pub fn workers(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
@@ -337,7 +341,8 @@ pub struct Release {
     pub salt_text: String,
     pub salt: Salt,
     pub attempt: u64,
-    /// As set by hand; with waves, that of the last one: the most that this file may ever put in force.
+    /// As set by hand; with waves, that of the last one: the most that this file may ever put in
+    /// force.
     pub weight: Weight,
     /// The most that a reload may raise the weight by.
     pub step_max: Weight,
@@ -345,7 +350,8 @@ pub struct Release {
     pub holdback: Weight,
     /// After the release is complete, alarms go on for so long.
     pub soak: Duration,
-    /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on that it joins in, in that order.
+    /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on
+    /// that it joins in, in that order.
     pub segments: Vec<Arc<Segment>>,
     /// Empty: the weight is set by hand.
     pub waves: Vec<Wave>,
@@ -419,7 +425,8 @@ pub struct Watchdog {
     /// The file states these two; a default is set aside where it does not fit the service.
     pub stated: [bool; 2],
     pub mode: WatchdogMode,
-    /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance, it flips.
+    /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance,
+    /// it flips.
     pub latency_tolerance: f64,
     /// Likewise: beyond it the watchdog says so, and nothing more.
     pub latency_notice: f64,
@@ -539,7 +546,8 @@ pub struct Log {
 pub enum Detail {
     #[default]
     Full,
-    /// What decides, and what the alerts need; the rest is neither shown nor, where only metrics need it, counted.
+    /// What decides, and what the alerts need; the rest is neither shown nor, where only metrics
+    /// need it, counted.
     Deciding,
 }
 
@@ -616,7 +624,8 @@ pub enum LogFormat {
 }
 
 impl Plan {
-    /// Takes over what stays the same: clients may resume their TLS sessions after a reload that had nothing to do with them.
+    /// Takes over what stays the same: clients may resume their TLS sessions after a reload that
+    /// had nothing to do with them.
     pub fn inherit(&mut self, before: &Plan) {
         if let (Some(tls), Some(old)) = (&mut self.tls, &before.tls)
             && tls.server == old.server

@@ -1,6 +1,7 @@
 //! Why a connection of a proxy in front is closed before its first request: its PROXY header.
 //!
-//! Invariant: the causes are few and named here, so that they can be counted by cause for as long as the process lives.
+//! Invariant: the causes are few and named here, so that they can be counted by cause for as long
+//! as the process lives.
 
 /// Why a connection has no header that could be believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

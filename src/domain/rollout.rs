@@ -1,7 +1,8 @@
 //! What is remembered of a release beside its file, and what that does to its weight.
 //!
-//! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) → what is in force`. When the next wave may open
-//! is [`climb`]'s; here stands what an opening, and everything else, does to what is remembered.
+//! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) →
+//! what is in force`. When the next wave may open is [`climb`]'s; here stands what an opening, and
+//! everything else, does to what is remembered.
 //!
 //! Invariants (each has a test that tries to break it):
 //! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it. Not a reload,
@@ -10,7 +11,8 @@
 //! * What is in force is never above the file's weight, or the plan's present wave.
 //! * Waves open one at a time, in their order; none while something holds the release.
 //! * In a maintenance no wave opens, and none begins over a trip.
-//! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a build.
+//! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a
+//!   build.
 //! * What `holdback` keeps on stable stays there until the plan is fulfilled; for a weight set by
 //!   hand, until the file says otherwise.
 //! * A freeze holds the weight at most where it was; it never raises it.
@@ -41,8 +43,8 @@ pub struct Memory {
     /// The present wave; `None` before the first one, and for a weight set by hand.
     pub progress: Option<Progress>,
     pub pause: Option<Pause>,
-    /// Ceilings only report, and waves hold. It is about what surrounds the release, so that another
-    /// attempt or version does not end it.
+    /// Ceilings only report, and waves hold. It is about what surrounds the release, so that
+    /// another attempt or version does not end it.
     pub maintenance: Option<Maintenance>,
     /// The servers behind both arms, as the file had them last.
     pub versions: Versions,
@@ -177,7 +179,8 @@ pub struct Trip {
     pub onset_to_trip_ms: Option<u64>,
     /// Since when stable shows the same, if it did soon after a trip on little evidence.
     pub stable_same_at_ms: Option<i64>,
-    /// The servers of `new` at that time. No other release or route may send users to them while the trip stands.
+    /// The servers of `new` at that time. No other release or route may send users to them while
+    /// the trip stands.
     pub servers: Vec<String>,
     /// What else led users to those servers then: it is let be.
     pub others: Vec<Other>,

@@ -1,7 +1,8 @@
-//! Segments: named sets of users, by list, file, header or network; and the compact set that holds ten million ids.
+//! Segments: named sets of users, by list, file, header or network; and the compact set that holds
+//! ten million ids.
 //!
-//! Invariant: membership by user id is a function of the id alone. Membership by header or network looks at the
-//! request, and is the one declared exception to "a user's arm is a function".
+//! Invariant: membership by user id is a function of the id alone. Membership by header or network
+//! looks at the request, and is the one declared exception to "a user's arm is a function".
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -50,7 +51,8 @@ impl Segment {
         self.holds_numbered(subject.user_id.map(UserSet::hash), subject)
     }
 
-    /// The same; `number`: [`UserSet::hash`] of the subject's id, for whoever asks several segments.
+    /// The same; `number`: [`UserSet::hash`] of the subject's id, for whoever asks several
+    /// segments.
     pub fn holds_numbered(&self, number: Option<u64>, subject: &Subject<'_>) -> bool {
         number.is_some_and(|number| self.users.contains_number(number))
             || self.header.as_ref().is_some_and(|wanted| {
@@ -64,8 +66,9 @@ impl Segment {
 
 /// A set of user ids, kept as sorted 64-bit hashes: 8.5 bytes an id at most, whatever their length.
 ///
-/// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be taken for a member.
-/// Hashes are uniform, so their first bits say nearly where one is: a look-up reads one place of an index, and one of the hashes.
+/// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be
+/// taken for a member. Hashes are uniform, so their first bits say nearly where one is: a look-up
+/// reads one place of an index, and one of the hashes.
 ///
 /// Cloning shares the ids.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -78,7 +81,8 @@ pub struct UserSet {
 struct Ids {
     /// Ascending.
     hashes: Box<[u64]>,
-    /// Of the hashes with the same first bits: where they begin; and last the number of all. Empty: these are few.
+    /// Of the hashes with the same first bits: where they begin; and last the number of all. Empty:
+    /// these are few.
     starts: Box<[u32]>,
     /// Bits that are not the first ones.
     shift: u32,

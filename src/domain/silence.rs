@@ -1,5 +1,5 @@
-//! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and where there
-//! is no control.
+//! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and where
+//! there is no control.
 //!
 //! Owns the open requests of `new` in such a time. Invariants: pure; bounded by `OPEN_MAX` requests
 //! and `USERS_MAX` users, beyond which it follows the first ones.
@@ -62,8 +62,8 @@ impl Silence {
         }
     }
 
-    /// `usual`: an answer that takes longer is late; `None`: it is not known, so that nobody waits for
-    /// longer than is usual.
+    /// `usual`: an answer that takes longer is late; `None`: it is not known, so that nobody waits
+    /// for longer than is usual.
     pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
         let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
         let mut waiting: HashSet<Unit> = HashSet::new();
@@ -120,7 +120,8 @@ mod tests {
         let answers: Vec<Event> = (0..18).map(|id| event(id, 100, What::Answered, 4)).collect();
         silence.hear(&answers, true, second(104));
         assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
-        // Others answer in time; of the users, a tenth waits for more than ten seconds, but they are two.
+        // Others answer in time; of the users, a tenth waits for more than ten seconds, but they
+        // are two.
         assert_eq!(silence.look(second(111), Some(second(1))).say(), Say::Nothing);
         silence.hear(&[], false, second(112));
         assert_eq!(silence.look(second(112), Some(second(1))), Silent::default());

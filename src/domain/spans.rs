@@ -1,7 +1,7 @@
 //! Bad requests of both arms in the last minute, ten seconds and two seconds, by user.
 //!
-//! Owns what a ceiling is held against. Invariants: pure; one user counts as [`super::bad`] says, so
-//! no account crosses a ceiling alone; all spans end at the same moment.
+//! Owns what a ceiling is held against. Invariants: pure; one user counts as [`super::bad`] says,
+//! so no account crosses a ceiling alone; all spans end at the same moment.
 
 use super::bad::Bad;
 use super::ceiling::{RECENT, Sample, USERS_MIN, WINDOW};

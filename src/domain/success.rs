@@ -1,10 +1,13 @@
-//! What a release calls a success: rules of the config over the status, a header, the gRPC status, and a code inside a JSON body.
+//! What a release calls a success: rules of the config over the status, a header, the gRPC status,
+//! and a code inside a JSON body.
 //!
-//! "Transaction success" is what the business means, not what HTTP says: a billing system may answer 200 with a fault inside. What a rule calls a failure
-//! is an [`Outcome::ServerError`] of the arm.
+//! "Transaction success" is what the business means, not what HTTP says: a billing system may
+//! answer 200 with a fault inside. What a rule calls a failure is an [`Outcome::ServerError`] of
+//! the arm.
 //!
-//! Invariants: a body is read as it passes, never held up, and never kept beyond the rule's bound; what cannot be read (compressed, too long, no
-//! JSON, no such place in it) is no failure: silence of a rule blames nobody.
+//! Invariants: a body is read as it passes, never held up, and never kept beyond the rule's bound;
+//! what cannot be read (compressed, too long, no JSON, no such place in it) is no failure: silence
+//! of a rule blames nobody.
 
 use super::outcome::Outcome;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -77,8 +80,8 @@ impl Rules {
         }
     }
 
-    /// What `grpc-status` says, if it is there: the statuses that blame the server, as gRPC's own documents tell them from the caller's
-    /// (grpc/doc/statuscodes.md).
+    /// What `grpc-status` says, if it is there: the statuses that blame the server, as gRPC's own
+    /// documents tell them from the caller's (grpc/doc/statuscodes.md).
     pub fn of_grpc(&self, headers: &HeaderMap) -> Option<Outcome> {
         if !self.grpc {
             return None;
@@ -87,9 +90,11 @@ impl Rules {
         Some(match status {
             // OK; CANCELLED is the caller's wish.
             0 | 1 => Outcome::Ok,
-            // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNAUTHENTICATED.
+            // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION,
+            // ABORTED, OUT_OF_RANGE, UNAUTHENTICATED.
             3 | 5 | 6 | 7 | 9 | 10 | 11 | 16 => Outcome::ClientError,
-            // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, and what is unheard of.
+            // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
+            // DATA_LOSS, and what is unheard of.
             _ => Outcome::ServerError,
         })
     }

@@ -1,7 +1,7 @@
 //! Since when something speaks against `new` that does not suffice for a trip: E of one signal.
 //!
-//! Invariants: pure; it begins when E of any signal has been [`E_MIN`] or more for [`LASTS`] without
-//! a break, and ends when none has been for as long.
+//! Invariants: pure; it begins when E of any signal has been [`E_MIN`] or more for [`LASTS`]
+//! without a break, and ends when none has been for as long.
 
 use super::engine::SIGNALS;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! What a watchdog says: causes, states, verdicts, signals, and the numbers behind them.
 //!
-//! Invariants: pure values; every judgement carries the evidence that it was made from; labels are those of the status, the metrics and
-//! the ledger, and read back as they are written.
+//! Invariants: pure values; every judgement carries the evidence that it was made from; labels are
+//! those of the status, the metrics and the ledger, and read back as they are written.
 
 use super::ceiling::Sample;
 use super::engine::cell::Pair;

@@ -1,12 +1,14 @@
 //! Waves: the steps of a release's plan; and how far one of them reaches.
 //!
-//! A wave is known by its name. Invariants (`config::check` keeps them): names are unique within a release; from wave to wave segments only join and
-//! the weight never goes down, so that a wave moves nobody out of `new`.
+//! A wave is known by its name. Invariants (`config::check` keeps them): names are unique within a
+//! release; from wave to wave segments only join and the weight never goes down, so that a wave
+//! moves nobody out of `new`.
 
 use super::cohort::{Bucket, Weight};
 use std::time::Duration;
 
-/// Who is in `new`: the users of the first so many of the release's segments, and a share of all others.
+/// Who is in `new`: the users of the first so many of the release's segments, and a share of all
+/// others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reach {
     pub weight: Weight,
@@ -96,7 +98,8 @@ pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
     }
 }
 
-/// The first wave that has a user in `new`: one of this bucket, in these segments (by index, ascending).
+/// The first wave that has a user in `new`: one of this bucket, in these segments (by index,
+/// ascending).
 pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Option<usize> {
     waves.iter().position(|w| w.reach.weight.holds(bucket) || segment.is_some_and(|s| s < w.reach.segments))
 }
@@ -105,8 +108,8 @@ pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of a weight is a segment that joins, `5%=3%` is called 5% and has 3%,
-    /// `100%-1%` holds 1% back.
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of
+    /// a weight is a segment that joins, `5%=3%` is called 5% and has 3%, `100%-1%` holds 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
         let mut reach = Reach::NOBODY;
         let wave = |word: &str| {

@@ -37,7 +37,8 @@ impl AlertCounts {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, AlertCount>> {
-        // Every change is an addition or an assignment, so a panic elsewhere leaves the counts whole.
+        // Every change is an addition or an assignment, so a panic elsewhere leaves the counts
+        // whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,12 @@
-//! The single writer: every change of what is in force passes here, with its origin. The latch lives here.
+//! The single writer: every change of what is in force passes here. The latch lives here.
 //!
-//! A change takes the writer's lock, makes the next snapshot, publishes it (the next request obeys), and hands image and
-//! ledger entries to the scribe, which makes them durable and announces them.
+//! A change takes the writer's lock, publishes the next snapshot, and hands image and entries to the
+//! scribe, which makes them durable and announces them.
 //!
-//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its plan whose gates passed), a person's `promote` along
-//! that plan (both in `waves`), a person's `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what cannot change without a restart is refused.
+//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its
+//! plan whose gates passed), a person's `promote` along that plan (both in `waves`), a person's
+//! `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what
+//! cannot change without a restart is refused.
 
 use super::alerts::AlertCounts;
 use super::checkpoint::{self, Checkpoint};
@@ -63,7 +65,7 @@ pub struct Live {
     pub rejected: PerWorker<Counter>,
     /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, View>>,
-    /// Why the state directory was of no use at start; until a person has resumed every release that it holds.
+    /// Why the state directory was unusable at start, until every held release is resumed.
     pub(super) lost: Mutex<Option<String>>,
     /// The state directory, for reading; `None`: it could not be used at the start.
     pub directory: Option<PathBuf>,
@@ -258,8 +260,7 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person. `ledger`: where the ledger on disk ends.
-    /// `kept`: the directory with the checkpoints of waves, if there is one.
+    /// If `found` is lost, every release waits for a person. `ledger`: the end of the ledger on disk.
     pub fn new(
         checked: config::Checked,
         source: Source,
@@ -418,8 +419,8 @@ impl Live {
         self.desk.error().or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
     }
 
-    /// To be called once the scribe runs, before the first request: if the first save fails, nothing that is decided later
-    /// would survive, and what was decided may be stale. Every release is then held until a person resumes it.
+    /// Call it once the scribe runs, before the first request. If the first save fails, no later
+    /// decision would survive: every release is then held until a person resumes it.
     pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), String> {
         let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
@@ -454,11 +455,11 @@ impl Live {
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic under this lock can only come from a bug in assembling; the old snapshot is then still in force.
+        // A panic under this lock is a bug in assembling; the old snapshot is still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file was read: bring it into force, or say everything that speaks against it. Answers the findings that do not.
+    /// Brings a file into force, or returns every reason why not. Returns the other findings.
     pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
         // Before the lock: a resolver that does not answer must hold up no rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
@@ -536,8 +537,7 @@ impl Live {
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
     }
 
-    /// Takes `new` out, or freezes it where the config or a silent stable says so. Called by the watchdog, by the
-    /// data plane (fuse) and by a person; never waits for a disk.
+    /// Takes `new` out, or freezes it where config or a silent stable say so. Never waits for a disk.
     pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
@@ -619,7 +619,7 @@ impl Live {
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
 
-    /// Obeys the stop file, whose `presence` the caller has looked up (a sick file system must not hold the lock).
+    /// Obeys the stop file. The caller looks up `presence`: no file system holds the lock.
     pub fn heed_stop_file(&self, presence: StopFile) {
         let stop = match presence {
             StopFile::Present => true,

@@ -5,12 +5,14 @@
 //! {"n":43, …, "prev":"64 hex digits","hash":"64 hex digits","rebuilt":true}⏎
 //! ```
 //!
-//! `hash` is the SHA-256 of the line's bytes before `,"hash":`; `prev` is the `hash` of the line before. The first line of all has zeros in
-//! `prev`; the first one after lines of a version that knew no hashes has the SHA-256 of all bytes of those. `rebuilt` is no part of what is
-//! hashed: a line that a crash lost is written again as it was, and fits.
+//! `hash` is the SHA-256 of the line's bytes before `,"hash":`; `prev` is the `hash` of the line
+//! before. The first line of all has zeros in `prev`; the first one after lines of a version that
+//! knew no hashes has the SHA-256 of all bytes of those. `rebuilt` is no part of what is hashed: a
+//! line that a crash lost is written again as it was, and fits.
 //!
-//! What this finds: any change of what is written, by whoever cannot also write the state file and compute all later hashes anew. What
-//! it cannot find: a complete rewrite by someone who can. Against that, a hash is noted elsewhere.
+//! What this finds: any change of what is written, by whoever cannot also write the state file and
+//! compute all later hashes anew. What it cannot find: a complete rewrite by someone who can.
+//! Against that, a hash is noted elsewhere.
 
 use super::ledger::Entry;
 use aws_lc_rs::digest::{Context, SHA256};

@@ -1,12 +1,14 @@
 //! Who leads users to which servers, and whom a standing trip forbids to.
 //!
-//! A trip remembers the servers of its `new`: while it stands, nothing of another name may *begin* to send users there, and nothing may send
-//! more of them. What led there already when it tripped goes on as it was: another release on the same servers has a watchdog of its
-//! own, and a restart with the same file must not change anything. A reload that breaks this is refused; a start is not, since stable must be
-//! served: what conflicts is held at 0%, or answered 503.
+//! A trip remembers the servers of its `new`: while it stands, nothing of another name may *begin*
+//! to send users there, and nothing may send more of them. What led there already when it tripped
+//! goes on as it was: another release on the same servers has a watchdog of its own, and a restart
+//! with the same file must not change anything. A reload that breaks this is refused; a start is
+//! not, since stable must be served: what conflicts is held at 0%, or answered 503.
 //!
-//! Invariants: a claim is let be only if it is the same as, or narrower than, the one that the trip remembers: routes, salt, segments, weight;
-//! servers are compared by address as well as by name, so another spelling is no way round.
+//! Invariants: a claim is let be only if it is the same as, or narrower than, the one that the trip
+//! remembers: routes, salt, segments, weight; servers are compared by address as well as by name,
+//! so another spelling is no way round.
 
 use super::state_key::{DIGITS, StateKey};
 use crate::domain::cohort::Weight;
@@ -136,7 +138,8 @@ pub fn others(plan: &Plan, tripped: &str, servers: &[String], key: &StateKey) ->
     other.map(|claim| claim.other).collect()
 }
 
-/// Every spelling of every server of a plan, by upstream and server. Made before any lock is taken: it may ask the resolver.
+/// Every spelling of every server of a plan, by upstream and server. Made before any lock is taken:
+/// it may ask the resolver.
 pub struct Spellings(Vec<Vec<Vec<String>>>);
 
 impl Spellings {

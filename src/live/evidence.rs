@@ -1,8 +1,10 @@
-//! The grounds of a verdict as the ledger keeps them, and back: whoever reads an entry can find the same verdict from it.
+//! The grounds of a verdict as the ledger keeps them, and back: whoever reads an entry can find the
+//! same verdict from it.
 //!
-//! They stand under `grounds` in an entry's `evidence`, beside the figures for people. Invariants: what is written down is what was judged
-//! (times in whole milliseconds, numbers that read back to the last bit, infinity as the word `inf`); reading never fails on
-//! what a later version adds to `evidence`, and never guesses what is missing.
+//! They stand under `grounds` in an entry's `evidence`, beside the figures for people. Invariants:
+//! what is written down is what was judged (times in whole milliseconds, numbers that read back to
+//! the last bit, infinity as the word `inf`); reading never fails on what a later version adds to
+//! `evidence`, and never guesses what is missing.
 
 use super::decided;
 use super::gates::{self, Decision};

@@ -1,16 +1,19 @@
-//! The users whom `new` has failed: exactly, by user, as long as an attempt lasts. For the people who put their bills right, and for
-//! `harm_users_max`.
+//! The users whom `new` has failed: exactly, by user, as long as an attempt lasts. For the people
+//! who put their bills right, and for `harm_users_max`.
 //!
 //! ```text
 //! failed-RELEASE-ATTEMPT.jsonl in the state directory:
-//! {"release":"billing","attempt":3,"users":2,"requests":5,"requests_of_others":0,"written":"2026-…"}
-//! {"hash":"9f2a…16 hex digits","requests":4,"first":"2026-…","last":"2026-…","harm":true}      or "user" with the id in clear
+//! {"release":"billing","attempt":3,"users":2,"requests":5,"requests_of_others":0,
+//!  "written":"2026-…"}
+//! {"hash":"9f2a…16 hex digits","requests":4,"first":"2026-…","last":"2026-…","harm":true}
+//! (or "user", with the id in clear, in place of "hash")
 //! ```
 //!
-//! A request counts here if its user was in `new` by the decision, got his answer from there (or none), and that was the arm's failure. A fail-over
-//! that stable has served is none. Invariants: a lock on the way of requests that fail, nothing on that of those that succeed; bounded by
-//! [`USERS_MAX`] users and 16 MiB of ids, beyond which requests are only counted; ids are written as `[state] failed_users` says,
-//! and never in clear unless it says so.
+//! A request counts here if its user was in `new` by the decision, got his answer from there (or
+//! none), and that was the arm's failure. A fail-over that stable has served is none. Invariants: a
+//! lock on the way of requests that fail, nothing on that of those that succeed; bounded by
+//! [`USERS_MAX`] users and 16 MiB of ids, beyond which requests are only counted; ids are written
+//! as `[state] failed_users` says, and never in clear unless it says so.
 
 use super::clock;
 use crate::domain::grounds::Harm;
@@ -35,7 +38,8 @@ const ATTEMPTS: usize = 2;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Id {
-    /// The first 64 bits of the HMAC-SHA256 of the id under the key of `[log] user_key_file`, in hex: as in the log.
+    /// The first 64 bits of the HMAC-SHA256 of the id under the key of `[log] user_key_file`, in
+    /// hex: as in the log.
     Hash(String),
     /// In clear.
     User(String),
@@ -133,7 +137,8 @@ impl FailedUsers {
         (Harm { users, users_max }, requests)
     }
 
-    /// What is to be written: by attempt, the whole file. Nothing if nothing has happened since the last time.
+    /// What is to be written: by attempt, the whole file. Nothing if nothing has happened since the
+    /// last time.
     pub fn to_write(&self, release: &str) -> Vec<(u64, Vec<u8>)> {
         if !self.dirty.swap(false, Relaxed) {
             return vec![];
@@ -148,7 +153,8 @@ impl FailedUsers {
             .collect()
     }
 
-    /// Takes what an earlier process has written of an attempt. `number`: what tells this user apart now; `None`: it cannot be told.
+    /// Takes what an earlier process has written of an attempt. `number`: what tells this user
+    /// apart now; `None`: it cannot be told.
     pub fn restore(&self, attempt: u64, evidence_id: u64, bytes: &[u8], number: impl Fn(&Id) -> Option<u64>) {
         let mut inner = self.inner();
         inner.begin(evidence_id);
@@ -250,13 +256,15 @@ pub fn key(bytes: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, bytes)
 }
 
-/// How a user id is written without being told: the first 64 bits of its HMAC-SHA256 under the config's key, in hex.
+/// How a user id is written without being told: the first 64 bits of its HMAC-SHA256 under the
+/// config's key, in hex.
 pub fn hashed(key: &hmac::Key, user_id: &[u8]) -> Box<str> {
     let tag = hmac::sign(key, user_id);
     tag.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into()
 }
 
-/// What tells a user apart: his keyed hash where there is a key, else a plain one, which is written nowhere.
+/// What tells a user apart: his keyed hash where there is a key, else a plain one, which is written
+/// nowhere.
 pub fn number(hash: Option<&str>, user_hash: u64) -> u64 {
     hash.and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or(user_hash)
 }
@@ -288,7 +296,8 @@ pub struct Listed {
     pub last: String,
 }
 
-/// Reads a file, and how many requests of users who are not listed it counts. Lines that cannot be read are left out.
+/// Reads a file, and how many requests of users who are not listed it counts. Lines that cannot be
+/// read are left out.
 pub fn read(bytes: &[u8]) -> Option<(Vec<Listed>, u64)> {
     let mut lines = bytes.split(|b| *b == b'\n');
     let head: Head = serde_json::from_slice(lines.next()?).ok()?;

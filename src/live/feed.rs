@@ -1,11 +1,15 @@
-//! The watchdog's raw material: what happened to each request, event by event, from the workers to the one thread that judges.
+//! The watchdog's raw material: what happened to each request, event by event, from the workers to
+//! the one thread that judges.
 //!
-//! Each worker writes into a ring of its own; the watchdog's thread empties all of them each tick. A request takes its place with
-//! [`Feed::arrive`], tells what becomes of it with [`Feed::tell`], and gives its place back with [`Feed::leave`]. Room for all that it may still tell is set aside
-//! when it arrives, so a request that was taken in can always tell its end: silence means that the arm was silent.
+//! Each worker writes into a ring of its own; the watchdog's thread empties all of them each tick.
+//! A request takes its place with [`Feed::arrive`], tells what becomes of it with [`Feed::tell`],
+//! and gives its place back with [`Feed::leave`]. Room for all that it may still tell is set aside
+//! when it arrives, so a request that was taken in can always tell its end: silence means that the
+//! arm was silent.
 //!
-//! Invariants: one writer and one reader a ring, no lock, no allocation after `new`; events of one request come in order; a full ring takes no new requests in
-//! (counted in [`Feed::lost`]: both arms alike, the watchdog was starved), and never drops an event of one that it took.
+//! Invariants: one writer and one reader a ring, no lock, no allocation after `new`; events of one
+//! request come in order; a full ring takes no new requests in (counted in [`Feed::lost`]: both
+//! arms alike, the watchdog was starved), and never drops an event of one that it took.
 
 use super::tally::PerWorker;
 use crate::domain::decide::Arm;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! evidence.gates = { "decision": "open", "input": { … every number … },
-//!                    "verdicts": [ { "name", "verdict", "on": { … numbers and codes … }, "detail" }, … ] }
+//!                    "verdicts": [ { "name", "verdict", "on": { … numbers, codes … },
+//!                                    "detail" }, … ] }
 //! ```
 //!
 //! Invariants: [`recompute`] uses nothing but the entry. It compares names, verdicts and figures

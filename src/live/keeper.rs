@@ -1,11 +1,13 @@
-//! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed. One small thread beside the scribe, so that no
-//! trip ever waits for it.
+//! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed.
+//! One small thread beside the scribe, so that no trip ever waits for it.
 //!
 //! Evidence tells of each user whether he was seen and failed, by a part of a hash that is known:
 //! it is encrypted under the key of the state directory.
 //!
-//! Files of the state directory, each written anew and renamed; only their owner may read them. A file that is lost, old or damaged costs evidence, never safety: what a trip
-//! needs is in the state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told once, and holds up nobody.
+//! Files of the state directory, each written anew and renamed; only their owner may read them. A
+//! file that is lost, old or damaged costs evidence, never safety: what a trip needs is in the
+//! state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told
+//! once, and holds up nobody.
 
 use super::log::Log;
 use super::private::private_file;
@@ -108,7 +110,8 @@ pub fn read(directory: &Path, file: &str) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= BYTES_MAX).then_some(bytes)
 }
 
-/// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by its checksum.
+/// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by
+/// its checksum.
 fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let beside = path.with_extension("new");
     // One that an earlier version has left may be readable by others.

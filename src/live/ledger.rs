@@ -1,9 +1,10 @@
-//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a line, each chained to the one before
-//! ([`super::chain`]).
+//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a
+//! line, each chained to the one before ([`super::chain`]).
 //!
-//! Invariants: numbers grow by one; a line is on disk before `append` answers; a torn last line (a crash in the middle
-//! of a write) is cut off when the file is opened, and the entry is written again from the state file, with the hash that it had.
-//! Lines of a version that knew no hashes are read, and stay as they are.
+//! Invariants: numbers grow by one; a line is on disk before `append` answers; a torn last line (a
+//! crash in the middle of a write) is cut off when the file is opened, and the entry is written
+//! again from the state file, with the hash that it had. Lines of a version that knew no hashes are
+//! read, and stay as they are.
 
 use super::chain::{self, Digest};
 use super::membership::Membership;
@@ -46,7 +47,8 @@ pub struct Entry {
     pub weight_before: Option<f64>,
     #[serde(default)]
     pub weight_after: Option<f64>,
-    /// Nobody is in `new` from here on, whatever weight and segments say; absent where no release is concerned.
+    /// Nobody is in `new` from here on, whatever weight and segments say; absent where no release
+    /// is concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
     /// Exchanges that were under way on `new` when `held` began; absent: none. An entry `drained`
@@ -67,7 +69,8 @@ pub struct Entry {
     pub prev: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
-    /// Written again from the state file, after a crash lost the line. The last field: it is no part of what is hashed.
+    /// Written again from the state file, after a crash lost the line. The last field: it is no
+    /// part of what is hashed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebuilt: bool,
 }
@@ -124,7 +127,8 @@ impl Ledger {
     /// Writes the entries that the file does not have yet, and waits until they are on disk.
     ///
     /// # Errors
-    /// The disk is full or gone. What was half written is cut off again, so that the next try starts clean.
+    /// The disk is full or gone. What was half written is cut off again, so that the next try
+    /// starts clean.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut text = Vec::new();
         let mut last = None;
@@ -138,7 +142,8 @@ impl Ledger {
         let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
         match written {
             Ok(()) if last.hash.is_empty() => {
-                // Of an earlier version's state file: what follows is chained to all that stands there now.
+                // Of an earlier version's state file: what follows is chained to all that stands
+                // there now.
                 self.end = scan(&File::open(&self.path)?)?.end;
                 Ok(())
             }
@@ -159,7 +164,8 @@ impl Ledger {
     }
 }
 
-/// The entries after number `since`, at most [`READ_MAX`]; none if there is no ledger. A torn last line is left out.
+/// The entries after number `since`, at most [`READ_MAX`]; none if there is no ledger. A torn last
+/// line is left out.
 pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     let file = match File::open(directory.join(FILE)) {
         Ok(file) => file,
@@ -238,7 +244,8 @@ fn scan(file: &File) -> io::Result<Scanned> {
         if !chained {
             unchained.add(&line);
         }
-        // A line damaged in the middle stays, for people to see, and is not believed; only a torn tail is cut.
+        // A line damaged in the middle stays, for people to see, and is not believed; only a torn
+        // tail is cut.
         let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
         if let Some(membership) = entry.membership.filter(|m| !m.key.is_empty()) {
             key = Some(membership.key);

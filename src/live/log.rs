@@ -1,7 +1,9 @@
-//! Lines to stdout: one JSON object a line (or the combined format for ordinary requests), written by a thread of its own.
+//! Lines to stdout: one JSON object a line (or the combined format for ordinary requests), written
+//! by a thread of its own.
 //!
-//! Invariants: nobody waits for it; the queue is bounded, and what does not fit is dropped and counted; a line is one
-//! line whatever a client sent, since every value is escaped by the JSON writer.
+//! Invariants: nobody waits for it; the queue is bounded, and what does not fit is dropped and
+//! counted; a line is one line whatever a client sent, since every value is escaped by the JSON
+//! writer.
 
 use super::clock;
 use serde_json::{Value, json};
@@ -60,7 +62,8 @@ impl Log {
         Ok(Log { queue, dropped: Arc::default() })
     }
 
-    /// Everything is thrown away: for the demo's proxy, whose story is told otherwise, and for tests.
+    /// Everything is thrown away: for the demo's proxy, whose story is told otherwise, and for
+    /// tests.
     pub fn silent() -> std::io::Result<Log> {
         Self::to(std::io::sink())
     }
@@ -87,7 +90,8 @@ impl Log {
         self.dropped.load(Relaxed)
     }
 
-    /// Waits, at most a second, until what was logged before is written. For the end of the process.
+    /// Waits, at most a second, until what was logged before is written. For the end of the
+    /// process.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         if self.queue.try_send(Message::Flush(done)).is_ok() {
@@ -112,7 +116,8 @@ fn write(out: impl Write, lines: &Receiver<Message>) {
         }
         next = lines.try_recv().ok().or_else(|| {
             let _ = out.flush();
-            // Lines that come meanwhile are written together; each would cost a wake-up and a write of its own.
+            // Lines that come meanwhile are written together; each would cost a wake-up and a write
+            // of its own.
             std::thread::sleep(TOGETHER);
             lines.recv().ok()
         });

@@ -1,4 +1,5 @@
-//! Who is in `new` beside the weight, as the ledger keeps it: salt, how ids are normalised, segments; and what can be told from that alone.
+//! Who is in `new` beside the weight, as the ledger keeps it: salt, how ids are normalised,
+//! segments; and what can be told from that alone.
 //!
 //! Invariants: no user id in clear, and none that can be found by trying ids. A list of at most
 //! [`LISTED_MAX`] users is kept as hashes of them under the key of the state directory
@@ -112,7 +113,8 @@ pub struct Listed {
     pub fingerprint: String,
     /// Its users, hashed under the key; `null`: too many.
     pub numbers: Option<Vec<String>>,
-    /// A header or an address can make anyone a member: that was in the request, and is written nowhere.
+    /// A header or an address can make anyone a member: that was in the request, and is written
+    /// nowhere.
     pub by_request: bool,
 }
 
@@ -173,7 +175,8 @@ impl Membership {
         let (pinned, perhaps_pinned) = ask(&self.segments);
         let drawn = pinned || weight.holds(self.bucket(id));
         let segments = match drawn {
-            // Only being excluded could have kept this user out, only being pinned could have brought that one in.
+            // Only being excluded could have kept this user out, only being pinned could have
+            // brought that one in.
             true => perhaps_excluded,
             false => perhaps_pinned,
         };

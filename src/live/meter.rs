@@ -1,11 +1,12 @@
 //! Every metric, once: names, labels, help; and how they are rendered for Prometheus.
 //!
-//! A scrape sums the workers' counters and publishes them through the `metrics` crate into a recorder of its own, so nothing is kept between
-//! scrapes and a series whose name has left the config is gone. Histograms are rendered here: the crate takes samples, not sums.
+//! A scrape sums the workers' counters and publishes them through the `metrics` crate into a
+//! recorder of its own, so nothing is kept between scrapes and a series whose name has left the
+//! config is gone. Histograms are rendered here: the crate takes samples, not sums.
 //!
-//! Invariants: labels are names from the config or words from this file, never from a request; weights and states are the
-//! *announced* ones, so that what a scrape has shown no crash takes back; what decides is always there, exact, and the rest only with
-//! `[metrics] detail = "full"`.
+//! Invariants: labels are names from the config or words from this file, never from a request;
+//! weights and states are the *announced* ones, so that what a scrape has shown no crash takes
+//! back; what decides is always there, exact, and the rest only with `[metrics] detail = "full"`.
 
 use super::apply::Live;
 use super::clock;
@@ -208,7 +209,8 @@ fn requests(snapshot: &Snapshot) {
                    read: &dyn Fn(Outcome) -> u64| {
         for outcome in Outcome::ALL {
             let n = read(outcome);
-            // A series appears with its first request, and those that everybody asks for from the start.
+            // A series appears with its first request, and those that everybody asks for from the
+            // start.
             if n > 0 || outcome == Outcome::Ok {
                 let (release, cohort, route) = (release.to_owned(), cohort.to_owned(), route.to_owned());
                 let outcome = outcome.label();
@@ -298,7 +300,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         }
     }
     drop(views);
-    // From 0 on: a series that begins with its first rollback would hide that one from whoever looks for changes.
+    // From 0 on: a series that begins with its first rollback would hide that one from whoever
+    // looks for changes.
     for release in &snapshot.releases {
         for cause in Cause::ALL {
             counter!(ROLLBACKS, "release" => release.release.name.clone(), "cause" => cause.label())

@@ -77,8 +77,8 @@ fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
     release.release.critical.iter().map(one).collect()
 }
 
-/// How the next wave opens, or how what is held back of the last one moves to `new`; `None`: nothing
-/// follows.
+/// How the next wave opens, or how what is held back of the last one moves to `new`; `None`:
+/// nothing follows.
 pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
     let door = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| Hours {

@@ -1,7 +1,9 @@
-//! The last five minutes of an arm, for people: status, share, and the ceilings of the watchdog. Written by the watchdog's
-//! thread from the differences of the tallies; read under a lock by whoever shows it.
+//! The last five minutes of an arm, for people: status, share, and the ceilings of the watchdog.
+//! Written by the watchdog's thread from the differences of the tallies; read under a lock by
+//! whoever shows it.
 //!
-//! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of histogram.
+//! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of
+//! histogram.
 
 use super::tally::{Answers, ArmTally};
 use crate::domain::histogram::Histogram;

@@ -1,7 +1,8 @@
 //! What was last read of the two versions' resources, for whoever judges or tells it.
 //!
-//! Invariants: readings belong to the evidence that they were taken in, and to a time with users in `new`; what is older than a few readings is not known; a
-//! resource of the file that nobody has read yet is there, with no reading.
+//! Invariants: readings belong to the evidence that they were taken in, and to a time with users in
+//! `new`; what is older than a few readings is not known; a resource of the file that nobody has
+//! read yet is there, with no reading.
 
 use super::apply::View;
 use super::snapshot::ReleaseLive;

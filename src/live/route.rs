@@ -1,9 +1,11 @@
-//! Which route a request takes: the longest matching path wins, then the one with a host, then the one with methods.
+//! Which route a request takes: the longest matching path wins, then the one with a host, then the
+//! one with methods.
 //!
-//! A path is a prefix on segment boundaries. The table is one hash map from path to the routes that have it; a request
-//! asks for its own path, then for that path less its last segment, and so on. So the cost grows with the depth of the
-//! path and not with the number of routes, and a route whose host or method does not fit falls back to a shorter one,
-//! which a plain radix tree does not do.
+//! A path is a prefix on segment boundaries. The table is one hash map from path to the routes that
+//! have it; a request asks for its own path, then for that path less its last segment, and so on.
+//! So the cost grows with the depth of the path and not with the number of routes, and a route
+//! whose host or method does not fit falls back to a shorter one, which a plain radix tree does not
+//! do.
 
 use crate::domain::plan::Route;
 use crate::domain::quick::Quick;

@@ -1,11 +1,14 @@
-//! Makes changes durable, then announces them: one thread that owns the state directory and the ledger.
+//! Makes changes durable, then announces them: one thread that owns the state directory and the
+//! ledger.
 //!
-//! Order of every change: memory (the next request already obeys), then the state file (write, fsync, rename, fsync of
-//! the directory), then it is *announced*: status, metrics, ledger, log. From the announcement on no crash takes it back.
+//! Order of every change: memory (the next request already obeys), then the state file (write,
+//! fsync, rename, fsync of the directory), then it is *announced*: status, metrics, ledger, log.
+//! From the announcement on no crash takes it back.
 //!
-//! Invariants: nobody on the data plane waits for a disk; what waits is one image (the latest wins) and the entries since
-//! the last save; if the disk fails, changes are announced all the same, with `durable` false, and saving is tried
-//! again every second; an entry whose line is not on disk stays in the image, from which it is written again.
+//! Invariants: nobody on the data plane waits for a disk; what waits is one image (the latest wins)
+//! and the entries since the last save; if the disk fails, changes are announced all the same, with
+//! `durable` false, and saving is tried again every second; an entry whose line is not on disk
+//! stays in the image, from which it is written again.
 
 use super::clock;
 use super::ledger::{Entry, Ledger};
@@ -21,7 +24,8 @@ use std::time::{Duration, Instant};
 /// Between two tries to save, and between two looks whether what was saved is still there.
 const RETRY: Duration = Duration::from_secs(1);
 const HANGS: Duration = Duration::from_secs(2);
-/// Entries that wait for a ledger that cannot be written; then the oldest are lost, and that is told.
+/// Entries that wait for a ledger that cannot be written; then the oldest are lost, and that is
+/// told.
 const UNWRITTEN_MAX: usize = 4096;
 /// Announced entries that a listener may be behind.
 const TOLD: usize = 64;
@@ -137,7 +141,8 @@ impl Desk {
         }
     }
 
-    /// What status and metrics show: the last announced snapshot; the newest, if the disk does not answer.
+    /// What status and metrics show: the last announced snapshot; the newest, if the disk does not
+    /// answer.
     pub fn announced(&self) -> Arc<Snapshot> {
         let inbox = self.inbox();
         if inbox.hangs() { inbox.latest.clone() } else { self.announced.load_full() }
@@ -284,11 +289,13 @@ impl Scribe {
         }
     }
 
-    /// The ledger of the directory as it is now; and the entries that it has lost, of those that are remembered.
+    /// The ledger of the directory as it is now; and the entries that it has lost, of those that
+    /// are remembered.
     fn reopen_ledger(&mut self, image: &Image) -> Vec<Entry> {
         let Some(directory) = &self.directory else { return vec![] };
-        // A directory that was removed as a whole is made again, and locked again: another process must not take it. Where only
-        // the file is gone the lock is still ours, and cannot be taken a second time.
+        // A directory that was removed as a whole is made again, and locked again: another process
+        // must not take it. Where only the file is gone the lock is still ours, and cannot be taken
+        // a second time.
         if directory.leads() == Leads::Nowhere
             && let Ok(again) = StateDirectory::open(directory.configured())
         {

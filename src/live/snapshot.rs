@@ -1,7 +1,9 @@
-//! The one snapshot that a request is decided, sent and counted under, and the handles resolved for it.
+//! The one snapshot that a request is decided, sent and counted under, and the handles resolved for
+//! it.
 //!
-//! Invariants: immutable once published; a request loads it once and keeps it to its end, so a reload or a trip in
-//! the middle of a request changes nothing for it; every index of the plan is valid here.
+//! Invariants: immutable once published; a request loads it once and keeps it to its end, so a
+//! reload or a trip in the middle of a request changes nothing for it; every index of the plan is
+//! valid here.
 
 use super::route::RouteTable;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
@@ -61,19 +63,21 @@ pub struct ReleaseLive {
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,
     pub tally: Arc<ReleaseTally>,
-    /// What decides about a user's arm is the same as long as this number is; unique in the process.
+    /// What decides about a user's arm is the same as long as this number is; unique in the
+    /// process.
     pub epoch: u64,
     /// Its routes that the watchdog judges apart, by name: at most [`STRATA_MAX`].
     pub strata: Arc<[Arc<str>]>,
-    /// Which evidence the watchdog keeps for it: changes with attempt, resume and salt, not with the weight.
+    /// Which evidence the watchdog keeps for it: changes with attempt, resume and salt, not with
+    /// the weight.
     pub evidence_id: u64,
     /// Value of `x-grayling-release`.
     pub header: HeaderValue,
 }
 
 impl ReleaseLive {
-    /// The routes of a release (by its index) that are judged apart, each name once, in the order of
-    /// the file: its critical ones, and the first of the others as far as there is room.
+    /// The routes of a release (by its index) that are judged apart, each name once, in the order
+    /// of the file: its critical ones, and the first of the others as far as there is room.
     pub fn strata(plan: &Plan, release: usize) -> Arc<[Arc<str>]> {
         let of = &plan.releases[release];
         let is_critical = |name: &str| of.critical.iter().any(|critical| critical == name);

@@ -1,7 +1,8 @@
-//! The state directory: what must survive a crash. Owns the format of `grayling.state`, its lock, and how it is saved.
+//! The state directory: what must survive a crash. Owns the format of `grayling.state`, its lock,
+//! and how it is saved.
 //!
 //! ```text
-//! grayling-state 2 0123456789abcdef      # name, version of the format, xxh3_64 of all that follows, in hex
+//! grayling-state 2 0123456789abcdef   # name, version, xxh3_64 of all that follows, in hex
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
@@ -10,9 +11,10 @@
 //! Where the configured path leads elsewhere later, that is an error, and it is not followed: a
 //! restart would not find what was decided.
 //!
-//! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the old image or the new one
-//! and never a mixture; a file that cannot be understood to the last byte is [`Found::Lost`], never "empty", and is
-//! kept aside for people; one process at a time holds the lock.
+//! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the
+//! old image or the new one and never a mixture; a file that cannot be understood to the last byte
+//! is [`Found::Lost`], never "empty", and is kept aside for people; one process at a time holds the
+//! lock.
 
 mod mirror;
 
@@ -39,7 +41,8 @@ const VERSION: u32 = 4;
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Image {
     pub releases: BTreeMap<String, Memory>,
-    /// State was lost once and not every release was resumed since: one that is not in `releases` is held as well.
+    /// State was lost once and not every release was resumed since: one that is not in `releases`
+    /// is held as well.
     pub hold_strangers: bool,
     /// The last ledger entry. Without a hash: a version that knew none has written it.
     pub ledger: End,
@@ -204,7 +207,8 @@ impl StateDirectory {
         }
     }
 
-    /// What the state file of a directory remembers, for whoever has no business with its lock; and why it says nothing.
+    /// What the state file of a directory remembers, for whoever has no business with its lock; and
+    /// why it says nothing.
     pub fn look(path: &Path) -> Result<Image, String> {
         let path = path.join(FILE);
         let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -223,8 +227,8 @@ impl StateDirectory {
         Ok(saved)
     }
 
-    /// Keeps a copy of a file that could not be understood, for people to look at. The file itself stays until the next
-    /// save: a start that fails in between must find it again.
+    /// Keeps a copy of a file that could not be understood, for people to look at. The file itself
+    /// stays until the next save: a start that fails in between must find it again.
     pub fn keep_aside(&self) -> io::Result<()> {
         let (path, aside) =
             (self.path.join(FILE), self.path.join(format!("{FILE}.unreadable-{}", super::clock::at_ms())));
@@ -234,7 +238,8 @@ impl StateDirectory {
         }
     }
 
-    /// Is what was saved last still there? Somebody may remove or replace the directory under a running proxy.
+    /// Is what was saved last still there? Somebody may remove or replace the directory under a
+    /// running proxy.
     pub fn holds(&self, saved: &Saved) -> bool {
         fs::metadata(self.path.join(FILE)).is_ok_and(|m| Saved::of(&m) == *saved)
     }
@@ -433,7 +438,8 @@ pub mod tests {
             if let Ok(found) = parse(&bytes) {
                 prop_assert!(found == image() || found == Image::default(), "{found:?}");
             }
-            // The same under a checksum that fits, as an editor's or another version's: never a panic, and what is understood stays so.
+            // The same under a checksum that fits, as an editor's or another version's: never a
+            // panic, and what is understood stays so.
             let body = bytes.splitn(2, |b| *b == b'\n').nth(1).unwrap_or_default();
             let fits = [format!("{MAGIC} {VERSION} {:016x}\n", xxh3_64(body)).as_bytes(), body].concat();
             if let Ok(found) = parse(&fits) {

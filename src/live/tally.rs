@@ -1,8 +1,8 @@
 //! Counters that the data plane writes: one set per worker, summed by whoever reads.
 //!
-//! Invariants: a worker writes only its own cells, so a count is a load and a store, never a locked instruction; no
-//! count is ever lost or goes down, also across reloads (cells live as long as their name is in the plan); labels are
-//! names from the config only.
+//! Invariants: a worker writes only its own cells, so a count is a load and a store, never a locked
+//! instruction; no count is ever lost or goes down, also across reloads (cells live as long as
+//! their name is in the plan); labels are names from the config only.
 
 use super::clock;
 use super::failed::FailedUsers;
@@ -165,7 +165,8 @@ impl ArmTally {
         }
     }
 
-    /// Notes that a user was here in this minute. Shared by the workers: a register changes a few times a minute.
+    /// Notes that a user was here in this minute. Shared by the workers: a register changes a few
+    /// times a minute.
     pub fn saw(&self, user_hash: u64, minute: u64) {
         let (index, rank) = distinct::register(user_hash);
         let register = &self.users[minute as usize % USER_WINDOWS][index];
@@ -249,7 +250,8 @@ pub struct ReleaseTally {
     pub under_way: UnderWay,
 }
 
-/// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one load where it can.
+/// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one
+/// load where it can.
 #[derive(Default)]
 pub struct FuseBox {
     fuse: Mutex<Fuse>,
@@ -275,7 +277,8 @@ impl FuseBox {
         self.strained.store(false, Relaxed);
     }
 
-    /// This server refused; `out`: which of all get no request; stable gave a sign of life at that time.
+    /// This server refused; `out`: which of all get no request; stable gave a sign of life at that
+    /// time.
     pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
         let mut fuse = self.lock();
         if fuse.servers() != out.len() {

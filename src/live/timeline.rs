@@ -1,7 +1,9 @@
-//! Who was in `new` when, from the ledger alone: its entries of one release laid out in time, and a user followed along them.
+//! Who was in `new` when, from the ledger alone: its entries of one release laid out in time, and a
+//! user followed along them.
 //!
-//! Invariants: pure; nothing is guessed: a stretch of which the ledger does not tell enough is `Unclear`, with the reason. Times are those of the
-//! wall clock at which an entry was made, milliseconds since 1970; a request that was under way then was decided by what stood before.
+//! Invariants: pure; nothing is guessed: a stretch of which the ledger does not tell enough is
+//! `Unclear`, with the reason. Times are those of the wall clock at which an entry was made,
+//! milliseconds since 1970; a request that was under way then was decided by what stood before.
 
 use super::ledger::Entry;
 use super::membership::{Lookup, Membership, Was};
@@ -99,7 +101,8 @@ impl Timeline {
                 membership = None;
             }
             if let Some(before) = all.last_mut() {
-                // Where the clock was put back it held at all times in between: rather too much than a user missed.
+                // Where the clock was put back it held at all times in between: rather too much
+                // than a user missed.
                 (before.from_ms, before.to_ms) = (before.from_ms.min(at_ms), before.from_ms.max(at_ms));
             }
             // Rounded: a weight has four decimals, and fits.

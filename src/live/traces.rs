@@ -1,7 +1,10 @@
-//! Requests that are traced: what the data plane notes of one, and where it waits for whoever delivers it (`watch::traces`).
+//! Requests that are traced: what the data plane notes of one, and where it waits for whoever
+//! delivers it (`watch::traces`).
 //!
-//! Invariants: nobody waits for it; each worker's queue is bounded, and what does not fit is dropped and counted; times are monotonic, and names are
-//! resolved by whoever delivers, so that a request pays for neither; nothing of a client is kept but its method: no path, no user, no header.
+//! Invariants: nobody waits for it; each worker's queue is bounded, and what does not fit is
+//! dropped and counted; times are monotonic, and names are resolved by whoever delivers, so that a
+//! request pays for neither; nothing of a client is kept but its method: no path, no user, no
+//! header.
 
 use super::snapshot::{Cohort, Snapshot};
 use super::tally::PerWorker;
@@ -109,7 +112,8 @@ impl Traces {
         }
     }
 
-    /// Never waits: the lock is this worker's, and whoever delivers holds it for an exchange of two pointers.
+    /// Never waits: the lock is this worker's, and whoever delivers holds it for an exchange of two
+    /// pointers.
     pub fn hand_in(&self, worker: usize, traced: Box<Traced>) {
         let mut waiting = self.waiting.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
@@ -119,7 +123,8 @@ impl Traces {
         }
     }
 
-    /// Of the next worker that has some, all that wait; they wait on until they are [`Self::done`] with.
+    /// Of the next worker that has some, all that wait; they wait on until they are [`Self::done`]
+    /// with.
     pub fn take(&self) -> Vec<Traced> {
         let take = |queue: &Mutex<Vec<Traced>>| {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);

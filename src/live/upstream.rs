@@ -1,10 +1,12 @@
-//! What the workers share of an upstream: its servers' addresses and health, and how much is in flight.
+//! What the workers share of an upstream: its servers' addresses and health, and how much is in
+//! flight.
 //!
-//! Invariants: a server outlives reloads as long as its address stays in the upstream and it is spoken to in the same way, so a
-//! reload forgets no health, and no connection outlives the CA that vouched for it;
-//! two things keep a server from being chosen: it refused a connection (aside, for a while), or it failed its health probes (down, until
-//! probes succeed). A probe that succeeds ends both; a request that succeeds ends only the first;
-//! the limits are plain atomics that every worker sees; only what the server did leaves it aside, never a local fault.
+//! Invariants: a server outlives reloads as long as its address stays in the upstream and it is
+//! spoken to in the same way, so a reload forgets no health, and no connection outlives the CA that
+//! vouched for it; two things keep a server from being chosen: it refused a connection (aside, for
+//! a while), or it failed its health probes (down, until probes succeed). A probe that succeeds
+//! ends both; a request that succeeds ends only the first; the limits are plain atomics that every
+//! worker sees; only what the server did leaves it aside, never a local fault.
 
 use super::clock;
 use super::log::Seldom;
@@ -54,7 +56,8 @@ pub struct ServerLive {
     /// What the name resolves to now; never empty once resolved.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     pub in_flight: AtomicUsize,
-    /// Requests that it has whole and has not answered yet: those that wait for it, and not for their clients.
+    /// Requests that it has whole and has not answered yet: those that wait for it, and not for
+    /// their clients.
     awaited: AtomicUsize,
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
@@ -74,7 +77,8 @@ pub enum Down {
     Never,
 }
 
-/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113, 6.5.2 recommends no less).
+/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113,
+/// 6.5.2 recommends no less).
 pub const STREAMS_MAX: usize = 100;
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
@@ -84,7 +88,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 /// Addresses that one probe asks.
 const PROBES_MAX: usize = 16;
 
-/// Errors of a connect that say nothing about the other side: descriptors, ports, memory, buffers, permission.
+/// Errors of a connect that say nothing about the other side: descriptors, ports, memory, buffers,
+/// permission.
 pub fn is_local(error: &std::io::Error) -> bool {
     const EPERM: i32 = 1;
     const ENOMEM: i32 = 12;
@@ -96,7 +101,8 @@ pub fn is_local(error: &std::io::Error) -> bool {
 }
 
 impl UpstreamLive {
-    /// The running form of `config`; servers and load are taken over from `before`, the upstream of the same name.
+    /// The running form of `config`; servers and load are taken over from `before`, the upstream of
+    /// the same name.
     pub fn new(config: Arc<Upstream>, before: Option<&UpstreamLive>) -> Self {
         let transport = &config.transport;
         let known = |server: &Server| {
@@ -133,9 +139,10 @@ impl UpstreamLive {
         None
     }
 
-    /// There is no room left: is it its clients that hold it, by bodies that they do not send and answers that they do not read? So it
-    /// is unless three quarters of the room wait for the upstream itself, which clients cannot bring about. Where in doubt the arm is not
-    /// blamed: one that hangs is seen by what it does not answer.
+    /// There is no room left: is it its clients that hold it, by bodies that they do not send and
+    /// answers that they do not read? So it is unless three quarters of the room wait for the
+    /// upstream itself, which clients cannot bring about. Where in doubt the arm is not blamed: one
+    /// that hangs is seen by what it does not answer.
     pub fn is_held_by_clients(&self) -> bool {
         let streams = match self.config.transport.protocol {
             Protocol::Http1 => 1,
@@ -147,8 +154,9 @@ impl UpstreamLive {
         awaited.saturating_mul(4) < room.saturating_mul(3)
     }
 
-    /// The server to try next: among those not in `tried`, healthy ones first, then the least loaded. When all are
-    /// aside they are tried all the same: a refusal is cheap, a wrongly condemned upstream is not.
+    /// The server to try next: among those not in `tried`, healthy ones first, then the least
+    /// loaded. When all are aside they are tried all the same: a refusal is cheap, a wrongly
+    /// condemned upstream is not.
     pub fn choose(&self, tried: &Tried, down: Down) -> Option<(usize, &Arc<ServerLive>)> {
         // Nearly always there is one, and nothing to choose.
         if let [only] = self.servers.as_slice() {
@@ -176,8 +184,9 @@ impl UpstreamLive {
         (last != 0).then(|| Duration::from_millis(last))
     }
 
-    /// Does it take connections? A sign of life within the last second will do; else all addresses are asked at once, for at
-    /// most `within`. What this machine could not do (no descriptor, no port) says nothing against it. Blocks.
+    /// Does it take connections? A sign of life within the last second will do; else all addresses
+    /// are asked at once, for at most `within`. What this machine could not do (no descriptor, no
+    /// port) says nothing against it. Blocks.
     pub fn takes_connections(&self, within: Duration) -> bool {
         if self.last_sign().is_some_and(|at| clock::now().saturating_sub(at) <= SIGN_OF_LIFE) {
             return true;

@@ -1,12 +1,14 @@
-//! Is a ledger what was written? The chain is computed again, and each verdict is looked for again in its recorded grounds.
+//! Is a ledger what was written? The chain is computed again, and each verdict is looked for again
+//! in its recorded grounds.
 //!
 //! A verdict is compared by names, codes and numbers, never by its sentences: these may be
 //! reworded. An entry of another method ([`crate::domain::verdict::METHOD`]) is not recomputed, and
 //! counted.
 //!
-//! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is missing, too much, swapped or cut is a fault,
-//! told with its line and in words; damage is no error: what can still be told is told. An end that was cut off at a line's end can be found
-//! only by what the state file (or the running proxy) knows: [`Verifier::finish`].
+//! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is
+//! missing, too much, swapped or cut is a fault, told with its line and in words; damage is no
+//! error: what can still be told is told. An end that was cut off at a line's end can be found only
+//! by what the state file (or the running proxy) knows: [`Verifier::finish`].
 
 use super::chain::{self, Digest, ORIGIN};
 use super::evidence::{self, Again};
@@ -34,7 +36,8 @@ pub struct Report {
     pub unchained_to: u64,
     /// Hash of the last entry; empty: it has none.
     pub head: String,
-    /// Verdicts that were found again, those that persons took, and those recorded by a version that kept too little.
+    /// Verdicts that were found again, those that persons took, and those recorded by a version
+    /// that kept too little.
     pub verdicts: u64,
     pub by_hand: u64,
     pub unknown: u64,
@@ -142,7 +145,8 @@ impl Verifier {
 
     fn number(&mut self, line: u64, n: u64) {
         let last = self.report.last;
-        // Unreadable lines may have been the entries that seem to be missing, or have been written again since.
+        // Unreadable lines may have been the entries that seem to be missing, or have been written
+        // again since.
         let next = last.saturating_add(1);
         let what = match n {
             _ if self.report.first == 0 && self.unreadable == 0 && n > 1 => Some(format!(

@@ -84,7 +84,8 @@ fn every_single_byte_that_is_flipped_is_found() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << bit;
             for known in [Some(&known), None] {
-                // Without the state file a torn end is found all the same; so all that is left is nothing.
+                // Without the state file a torn end is found all the same; so all that is left is
+                // nothing.
                 let report = verified(&bytes, known);
                 assert!(!report.sound(), "byte {at}, bit {bit}: {}", String::from_utf8_lossy(&bytes));
             }

@@ -1,8 +1,9 @@
 //! What opens waves by itself: the gates' verdicts, through the one writer. A person's verbs stand
 //! in [`super::verbs`].
 //!
-//! Invariants: what the gates decided holds only for the stage it was judged in; every decision is a ledger entry with the numbers it was taken on; nothing is opened
-//! over a trip, a freeze, a hold or another release's standing trip.
+//! Invariants: what the gates decided holds only for the stage it was judged in; every decision is
+//! a ledger entry with the numbers it was taken on; nothing is opened over a trip, a freeze, a hold
+//! or another release's standing trip.
 
 use super::apply::{Changed, Live, Origin, Refused};
 use super::gates::{self, Decision};
@@ -22,7 +23,8 @@ use std::sync::Arc;
 const ACTOR: &str = "waves";
 
 impl Live {
-    /// What the gates of this stage decided: brought into force, and written down. `None`: the stage is over, or something stands in the way.
+    /// What the gates of this stage decided: brought into force, and written down. `None`: the
+    /// stage is over, or something stands in the way.
     pub fn advance(&self, name: &str, stage: u64, outlook: &Outlook) -> Option<Receipt> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;

@@ -1,7 +1,8 @@
 //! How the next snapshot is made: from a plan, what is remembered, and the snapshot before.
 //!
-//! Invariants: only `apply` holds a [`Writer`], under its lock; counters, servers, load and evidence are taken over from the snapshot before
-//! by name; ledger entries are numbered here, without gaps.
+//! Invariants: only `apply` holds a [`Writer`], under its lock; counters, servers, load and
+//! evidence are taken over from the snapshot before by name; ledger entries are numbered here,
+//! without gaps.
 
 use super::apply::Origin;
 use super::apply::Source;
@@ -233,7 +234,8 @@ impl Writer {
         }
     }
 
-    /// The same configuration with what is in force computed anew for the releases that `which` names.
+    /// The same configuration with what is in force computed anew for the releases that `which`
+    /// names.
     pub(super) fn reforce(
         &mut self,
         before: &Snapshot,
@@ -479,8 +481,8 @@ impl Writer {
         Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() }
     }
 
-    /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps it among the latest.
-    /// `next`: what is in force with it.
+    /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps
+    /// it among the latest. `next`: what is in force with it.
     pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {

@@ -1,11 +1,12 @@
 //! Deadlines that nearly always pass unneeded.
 //!
-//! A timer of the runtime is entered into its wheel when it is set, and taken out when it is dropped, each under a lock. A request sets
-//! several, and none of them rings. So an [`Alarm`] that is put off or is needed no more leaves its timer in the wheel: it rings early, and
-//! is set again then, if anybody still waits; and a timer that nobody needs goes to the next who does.
+//! A timer of the runtime is entered into its wheel when it is set, and taken out when it is
+//! dropped, each under a lock. A request sets several, and none of them rings. So an [`Alarm`] that
+//! is put off or is needed no more leaves its timer in the wheel: it rings early, and is set again
+//! then, if anybody still waits; and a timer that nobody needs goes to the next who does.
 //!
-//! Invariants: an alarm is never ready before its deadline; it wakes the task that polled it last. A thread keeps at most `SPARE_MAX`
-//! timers that nobody needs.
+//! Invariants: an alarm is never ready before its deadline; it wakes the task that polled it last.
+//! A thread keeps at most `SPARE_MAX` timers that nobody needs.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

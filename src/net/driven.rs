@@ -1,17 +1,21 @@
 //! An HTTP/1.1 connection to a server, that runs inside the task of whoever uses it.
 //!
-//! The HTTP library splits a connection in two: a handle that requests are given to, and a future that reads and writes. The usual way is
-//! a task for that future; then each request is handed from the task of its client to that of its server and back, and costs two
-//! wake-ups, two turns of the scheduler, and cold caches. Here the future lies beside its handle, and is polled by whoever waits
-//! for a response or for a piece of its body.
+//! The HTTP library splits a connection in two: a handle that requests are given to, and a future
+//! that reads and writes. The usual way is a task for that future; then each request is handed from
+//! the task of its client to that of its server and back, and costs two wake-ups, two turns of the
+//! scheduler, and cold caches. Here the future lies beside its handle, and is polled by whoever
+//! waits for a response or for a piece of its body.
 //!
-//! All that may wake the future wakes a relay, which wakes the task that uses the connection at the moment. Handle and future also
-//! wake each other, while that very task polls them: that is noted, and followed up on the spot.
+//! All that may wake the future wakes a relay, which wakes the task that uses the connection at the
+//! moment. Handle and future also wake each other, while that very task polls them: that is noted,
+//! and followed up on the spot.
 //!
-//! A request is sent in a turn of the [`outbox`], away from its user: what comes of it at once is told apart from what wakes the future.
+//! A request is sent in a turn of the [`outbox`], away from its user: what comes of it at once is
+//! told apart from what wakes the future.
 //!
-//! Invariants: a wake is never lost: it polls the future again before whoever polls has his answer, or it wakes the user; nobody is woken for
-//! a connection that nobody uses, but it is noted, and looked at before the next use. Dropped: closed.
+//! Invariants: a wake is never lost: it polls the future again before whoever polls has his answer,
+//! or it wakes the user; nobody is woken for a connection that nobody uses, but it is noted, and
+//! looked at before the next use. Dropped: closed.
 
 use super::head_room::{HeadRoom, OverTcp, ServerStream};
 use super::outbox;
@@ -52,8 +56,8 @@ struct Connection {
     teller: Waker,
 }
 
-/// Wakes whoever uses a connection. Its atomics and its lock have one thread to themselves: that of the runtime. A waker must not
-/// know that.
+/// Wakes whoever uses a connection. Its atomics and its lock have one thread to themselves: that of
+/// the runtime. A waker must not know that.
 #[derive(Default)]
 struct Relay {
     user: Mutex<Option<Waker>>,
@@ -182,8 +186,8 @@ impl outbox::Turn for Connection {
 }
 
 impl<B> Driven<B> {
-    /// Polls `what` comes out of the connection, which alone can make it ready: so it needs no waker. And the connection, as often as there
-    /// is something to do for it.
+    /// Polls `what` comes out of the connection, which alone can make it ready: so it needs no
+    /// waker. And the connection, as often as there is something to do for it.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -214,7 +218,8 @@ impl<B> Driven<B> {
 
     /// Can it take a request at once?
     pub fn is_ready(&mut self) -> bool {
-        // A connection that has said so has nothing left to do, unless the server has closed it; which is asked before the next use.
+        // A connection that has said so has nothing left to do, unless the server has closed it;
+        // which is asked before the next use.
         self.handle.is_ready() || (!self.is_closed() && self.handle.is_ready())
     }
 
@@ -227,8 +232,9 @@ impl<B> Driven<B> {
         .await;
     }
 
-    /// Nobody uses it any more, for now; it is ready. What woke it in its user's last turn was the library asking for more of a body that
-    /// has ended: whatever the socket had to say in that turn was read before.
+    /// Nobody uses it any more, for now; it is ready. What woke it in its user's last turn was the
+    /// library asking for more of a body that has ended: whatever the socket had to say in that
+    /// turn was read before.
     pub fn rest(&mut self) {
         *self.connection.relay.user() = None;
         self.connection.relay.woken.store(false, Relaxed);
@@ -258,7 +264,8 @@ impl<B> Drop for Driven<B> {
 }
 
 impl<B: Body + 'static> Driven<B> {
-    /// Sends a request and waits for the head of its response. `look`: the server may have closed in the meantime; ask the kernel first.
+    /// Sends a request and waits for the head of its response. `look`: the server may have closed
+    /// in the meantime; ask the kernel first.
     pub fn send(
         &mut self,
         request: Request<B>,
@@ -266,7 +273,8 @@ impl<B: Body + 'static> Driven<B> {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
         self.connection.head.opens(look == Look::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
-        // Out of the runtime's budget, which would keep it from being ready for want of a turn, and wake nobody.
+        // Out of the runtime's budget, which would keep it from being ready for want of a turn, and
+        // wake nobody.
         Sending { driven: self, posted: false, sending: unconstrained(sending) }
     }
 }
@@ -364,7 +372,8 @@ mod tests {
                 let sender = outbox.then(|| spawn_local(outbox::run()));
                 yield_now().await;
                 let (mut driven, server) = used().await;
-                // From here on the runtime does not come to hear of it before the request is on its way.
+                // From here on the runtime does not come to hear of it before the request is on its
+                // way.
                 drop(server);
                 let Err(mut error) = driven.send(request(), Look::Closely).await else {
                     panic!("there is nobody to answer")

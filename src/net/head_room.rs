@@ -1,14 +1,17 @@
-//! The server's side of an HTTP/1.1 connection, with a bound on what may come before a response head is complete, and a last look
-//! before a request goes out on a connection that was used before.
+//! The server's side of an HTTP/1.1 connection, with a bound on what may come before a response
+//! head is complete, and a last look before a request goes out on a connection that was used
+//! before.
 //!
-//! The HTTP library skips interim responses one by one; a server that floods them would keep an exchange busy for ever.
+//! The HTTP library skips interim responses one by one; a server that floods them would keep an
+//! exchange busy for ever.
 //!
-//! A server closes a connection that was idle for too long whenever it likes. The kernel knows at once; the runtime learns of it at its
-//! next turn, and a request written in between is lost, though it could have been handed back unsent. So the socket itself is asked: together
-//! with a few others by whoever sends their requests one after the other ([`spent`]), or else by the stream.
+//! A server closes a connection that was idle for too long whenever it likes. The kernel knows at
+//! once; the runtime learns of it at its next turn, and a request written in between is lost,
+//! though it could have been handed back unsent. So the socket itself is asked: together with a few
+//! others by whoever sends their requests one after the other ([`spent`]), or else by the stream.
 //!
-//! Invariants: while a head is waited for, at most [`HEAD_BYTES_MAX`] are read; then the connection fails. No request is written to a
-//! used connection whose end this machine has already received.
+//! Invariants: while a head is waited for, at most [`HEAD_BYTES_MAX`] are read; then the connection
+//! fails. No request is written to a used connection whose end this machine has already received.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,8 +27,8 @@ use tokio_rustls::client::TlsStream;
 /// Far above what one read can bring, for the first piece of a body may come with the head.
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 
-/// What the sender of a request tells its connection. Atomic only because hyper wants to be able to send a connection that may
-/// become a tunnel to another thread.
+/// What the sender of a request tells its connection. Atomic only because hyper wants to be able to
+/// send a connection that may become a tunnel to another thread.
 pub struct HeadRoom {
     /// How much more a server may send before its head is there.
     left: AtomicUsize,
@@ -44,7 +47,8 @@ const END: u8 = 2;
 const NO_BOUND: usize = usize::MAX;
 
 impl HeadRoom {
-    /// A request is on its way: the head of its response is waited for. `reused`: on a connection that the server may have closed.
+    /// A request is on its way: the head of its response is waited for. `reused`: on a connection
+    /// that the server may have closed.
     pub fn opens(&self, reused: bool) {
         self.left.store(HEAD_BYTES_MAX, Relaxed);
         self.look.store(if reused { ASK } else { NOTHING }, Relaxed);
@@ -67,13 +71,15 @@ impl HeadRoom {
     }
 }
 
-/// Of sockets, which the other side has closed, or has said something on that nobody asked it. Of the kernel, past the runtime, in one call. `None`: it does not
-/// say. A socket that is `None` is not asked.
+/// Of sockets, which the other side has closed, or has said something on that nobody asked it. Of
+/// the kernel, past the runtime, in one call. `None`: it does not say. A socket that is `None` is
+/// not asked.
 pub fn spent<const N: usize>(sockets: [Option<RawFd>; N]) -> Option<[bool; N]> {
     let events = libc::POLLIN | libc::POLLRDHUP;
     // A negative one is left out (poll(2)).
     let mut asked = sockets.map(|socket| libc::pollfd { fd: socket.unwrap_or(-1), events, revents: 0 });
-    // SAFETY: `asked` is valid for reads and writes of its length; a descriptor that is none is reported as such.
+    // SAFETY: `asked` is valid for reads and writes of its length; a descriptor that is none is
+    // reported as such.
     let answered = unsafe { libc::poll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, 0) };
     (answered >= 0).then(|| asked.map(|asked| asked.revents != 0))
 }
@@ -95,7 +101,8 @@ impl OverTcp for TlsStream<TcpStream> {
     }
 }
 
-/// A connection to a server that counts what comes while a head is waited for, and ends rather than take a request too late.
+/// A connection to a server that counts what comes while a head is waited for, and ends rather than
+/// take a request too late.
 pub struct ServerStream<S> {
     inner: S,
     head: Arc<HeadRoom>,
@@ -124,7 +131,8 @@ impl<S: AsyncRead + OverTcp + Unpin> AsyncRead for ServerStream<S> {
             )));
         }
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        // hyper reads before it takes up a request, and hands it back if the connection is at its end.
+        // hyper reads before it takes up a request, and hands it back if the connection is at its
+        // end.
         if polled.is_pending() {
             if let Some(socket) = self.head.asks() {
                 // If the kernel does not say: the request tells.

@@ -1,15 +1,18 @@
 //! Listening sockets, and the client's side of a connection.
 //!
-//! Every worker has a socket of its own on the same port (SO_REUSEPORT within one process), so the kernel spreads the
-//! connections and nothing is shared on accept.
+//! Every worker has a socket of its own on the same port (SO_REUSEPORT within one process), so the
+//! kernel spreads the connections and nothing is shared on accept.
 //!
-//! [`ClientStream`] enforces what hyper has no timer for, or one that means something else. A head has `header_timeout` from its first byte,
-//! and so has the first byte of all; between two requests a client may be silent for `keepalive_timeout` (hyper has one timer for these,
-//! and sets it anew for each request); and a client that takes nothing of what is written to it for `body_idle_timeout` is closed.
+//! [`ClientStream`] enforces what hyper has no timer for, or one that means something else. A head
+//! has `header_timeout` from its first byte, and so has the first byte of all; between two requests
+//! a client may be silent for `keepalive_timeout` (hyper has one timer for these, and sets it anew
+//! for each request); and a client that takes nothing of what is written to it for
+//! `body_idle_timeout` is closed.
 //!
-//! A connection that is closed while its client still sends is reset by the kernel, and the answer (a 431, a 413 of the upstream) may never be
-//! read. So the end is said first, and what still comes is thrown away for a second at most (RFC 9112 §9.6). Not so of a tunnel, of which
-//! only one direction has ended then.
+//! A connection that is closed while its client still sends is reset by the kernel, and the answer
+//! (a 431, a 413 of the upstream) may never be read. So the end is said first, and what still comes
+//! is thrown away for a second at most (RFC 9112 §9.6). Not so of a tunnel, of which only one
+//! direction has ended then.
 
 use super::alarm::Alarm;
 use super::tls::Agreed;
@@ -28,10 +31,12 @@ use tokio::time::{Instant, Sleep};
 
 const BACKLOG: i32 = 4096;
 
-/// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the first was given.
+/// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the
+/// first was given.
 pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     if workers > 1 && address.port() != 0 {
-        // With SO_REUSEPORT a second process would silently take a share of the users: without it, it is told.
+        // With SO_REUSEPORT a second process would silently take a share of the users: without it,
+        // it is told.
         drop(bind(address, false)?);
     }
     let first = bind(address, workers > 1)?;
@@ -57,8 +62,8 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Where a client connection stands; shared with the service that answers its requests. Atomic only because hyper wants to be able to
-/// send a connection that may become a tunnel to another thread.
+/// Where a client connection stands; shared with the service that answers its requests. Atomic only
+/// because hyper wants to be able to send a connection that may become a tunnel to another thread.
 #[derive(Default)]
 pub struct Progress(AtomicU8);
 
@@ -146,7 +151,8 @@ pub struct ClientStream<S> {
     preface: &'static [u8],
     /// What was read to see which protocol it is.
     ahead: Vec<u8>,
-    /// When it has been silent, or busy with a head, for too long: of the stage that it was seen in.
+    /// When it has been silent, or busy with a head, for too long: of the stage that it was seen
+    /// in.
     silent_until: Option<(Stage, Instant)>,
     alarm: Alarm,
     write_timer: Option<Pin<Box<Sleep>>>,
@@ -248,7 +254,8 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     fn too_slow(&mut self, cx: &mut Context<'_>) -> io::Error {
         let may_be_told = self.progress.stage() == Stage::Head && self.write_timer.is_none();
         if may_be_told && self.preface.is_empty() {
-            // The buffer of a socket that nothing was written to takes these few bytes, or the client is gone.
+            // The buffer of a socket that nothing was written to takes these few bytes, or the
+            // client is gone.
             let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
         }
         io::Error::new(io::ErrorKind::TimedOut, "request head too slow")
@@ -294,7 +301,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The library does not read again between two requests until something has come: this is the last that is heard of it.
+        // The library does not read again between two requests until something has come: this is
+        // the last that is heard of it.
         if self.progress.stage() == Stage::Idle && self.waits(Stage::Idle, cx).is_ready() {
             cx.waker().wake_by_ref();
         }

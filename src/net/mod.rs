@@ -21,8 +21,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, ReadBuf};
 
-/// A connection may be silent for long, a tunnel for ever. That the other machine is still there is asked by TCP: one that is gone
-/// without a word is known after two minutes.
+/// A connection may be silent for long, a tunnel for ever. That the other machine is still there is
+/// asked by TCP: one that is gone without a word is known after two minutes.
 pub fn keepalive() -> TcpKeepalive {
     let (idle, interval, retries) = (Duration::from_secs(60), Duration::from_secs(15), 4);
     TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries)

@@ -1,13 +1,17 @@
-//! What a worker sends in one turn of its runtime: kept until all who were ready have had their turn, then sent together.
+//! What a worker sends in one turn of its runtime: kept until all who were ready have had their
+//! turn, then sent together.
 //!
-//! Whoever sleeps is woken by what comes for him; while he works on that, what more comes wakes nobody. Sent one by one, between the work on one
-//! request and that on the next, most pieces find the other side asleep again, and a wake-up costs the kernel about as much as
-//! the sending. Together, the first wakes, and the rest is there before he has looked.
+//! Whoever sleeps is woken by what comes for him; while he works on that, what more comes wakes
+//! nobody. Sent one by one, between the work on one request and that on the next, most pieces find
+//! the other side asleep again, and a wake-up costs the kernel about as much as the sending.
+//! Together, the first wakes, and the rest is there before he has looked.
 //!
-//! Invariants: what was written to a stream goes out in its order; requests go out before answers; nothing waits longer than the tasks that
-//! were ready before it take for one turn each, and nothing waits on a thread without [`run`]; what a socket does not take at once is sent as it takes it, whatever its owner is waiting for, and an
-//! owner who has more to send waits for that; an error is told to him with what he does next; what waits is sent before a stream is
-//! dropped or shut down.
+//! Invariants: what was written to a stream goes out in its order; requests go out before answers;
+//! nothing waits longer than the tasks that were ready before it take for one turn each, and
+//! nothing waits on a thread without [`run`]; what a socket does not take at once is sent as it
+//! takes it, whatever its owner is waiting for, and an owner who has more to send waits for that;
+//! an error is told to him with what he does next; what waits is sent before a stream is dropped or
+//! shut down.
 
 use super::head_room;
 use bytes::BytesMut;
@@ -31,7 +35,8 @@ const SHORT_BYTES: usize = 4 * 1024;
 const HELD_BYTES_MAX: usize = 16 * 1024;
 /// Sent of each kind in one turn; then others have theirs.
 const TURN_MAX: usize = 128;
-/// Sockets that are asked together. What a server closes between that and the request on its connection is seen too late: so few.
+/// Sockets that are asked together. What a server closes between that and the request on its
+/// connection is seen too late: so few.
 const ASKED: usize = 8;
 /// Buffers that are kept for the next turn.
 const SPARE_MAX: usize = TURN_MAX;
@@ -58,12 +63,14 @@ pub trait Turn {
     fn turn(&self);
 }
 
-/// Gives `what` its turn when those who are ready have had theirs. `false`: nobody would, on this thread.
+/// Gives `what` its turn when those who are ready have had theirs. `false`: nobody would, on this
+/// thread.
 pub fn post(what: Rc<dyn Turn>) -> bool {
     OUTBOX.try_with(|outbox| outbox.post(&outbox.turns, what)).unwrap_or(false)
 }
 
-/// Sends what is posted on this thread, for as long as it is polled; dropped, it sends what still waits.
+/// Sends what is posted on this thread, for as long as it is polled; dropped, it sends what still
+/// waits.
 pub async fn run() {
     struct Closing;
     impl Drop for Closing {
@@ -104,8 +111,8 @@ impl Outbox {
         self.turns.borrow().is_empty() && self.held.borrow().is_empty()
     }
 
-    /// Requests first: a server that was woken by one finds the next there when it has done with that, while the clients get theirs. Is
-    /// there more?
+    /// Requests first: a server that was woken by one finds the next there when it has done with
+    /// that, while the clients get theirs. Is there more?
     fn send(&self, rest: AtEnd) -> bool {
         // Neither queue is borrowed while something is sent: that may post more.
         for _ in 0..TURN_MAX / ASKED {
@@ -354,7 +361,8 @@ impl AsyncWrite for Outgoing {
         true
     }
 
-    /// Ready also while something waits for its turn, which will come; not while the socket takes no more.
+    /// Ready also while something waits for its turn, which will come; not while the socket takes
+    /// no more.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.held);
         held.fault()?;

@@ -1,15 +1,18 @@
 //! Connections of one worker to the servers of upstreams: made, kept, handed out again.
 //!
-//! Invariants: a worker's pool is its own, so nothing here locks; an HTTP/1.1 connection is kept only after its response has
-//! ended and its request was sent whole; one unused for longer than `connection_idle` is closed; a server has at most
-//! `connections_max` connections, divided among the workers (at least one each).
+//! Invariants: a worker's pool is its own, so nothing here locks; an HTTP/1.1 connection is kept
+//! only after its response has ended and its request was sent whole; one unused for longer than
+//! `connection_idle` is closed; a server has at most `connections_max` connections, divided among
+//! the workers (at least one each).
 //!
-//! Tunnels: a connection whose server has agreed to leave HTTP is not the pool's to hand out again, but it counts as open until the tunnel
-//! ends. They last for hours, so they take up at most three quarters of a server's connections: the rest is for requests.
+//! Tunnels: a connection whose server has agreed to leave HTTP is not the pool's to hand out again,
+//! but it counts as open until the tunnel ends. They last for hours, so they take up at most three
+//! quarters of a server's connections: the rest is for requests.
 //!
-//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only when it carries `STREAMS_MAX`
-//! requests, and one at a time. The windows of all streams fit into that of their connection, so a client that does not read stalls
-//! its own stream only. A connection retires after `REQUESTS_MAX` requests.
+//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only
+//! when it carries `STREAMS_MAX` requests, and one at a time. The windows of all streams fit into
+//! that of their connection, so a client that does not read stalls its own stream only. A
+//! connection retires after `REQUESTS_MAX` requests.
 //!
 //! Dead servers: no PING is sent unless `http2_ping` asks for it.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
@@ -50,12 +53,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and whatever is on its way to them at
-/// that moment is lost; this side knows when nothing is.
+/// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and
+/// whatever is on its way to them at that moment is lost; this side knows when nothing is.
 const REQUESTS_MAX: usize = 500;
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
-/// Streams before a server has said how many it takes: nginx, for one, refuses what is over its own bound before that bound is known here.
+/// Streams before a server has said how many it takes: nginx, for one, refuses what is over its own
+/// bound before that bound is known here.
 const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// A response's head.
@@ -139,8 +143,8 @@ pub enum NoConnection {
     Tunnels,
 }
 
-/// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an HTTP/1.1 connection is closed;
-/// a stream ends with its body.
+/// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an
+/// HTTP/1.1 connection is closed; a stream ends with its body.
 pub struct Lease<B> {
     sender: Sender<B>,
     pool: Rc<ServerPool<B>>,
@@ -306,7 +310,8 @@ where
         servers.entry(server).or_insert_with(fresh).clone()
     }
 
-    /// Closes what was unused for too long; forgets servers that nobody asked for in a while. For a timer.
+    /// Closes what was unused for too long; forgets servers that nobody asked for in a while. For a
+    /// timer.
     pub fn sweep(&self, connection_idle: Duration) {
         const FORGET_MS: u64 = 300_000;
         let now = clock::now_ms();
@@ -330,7 +335,8 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                // However short ago it was used: there are servers that close after each answer, and do not say so. It costs a fifth system call.
+                // However short ago it was used: there are servers that close after each answer,
+                // and do not say so. It costs a fifth system call.
                 let sender = Sender::Http1(candidate.connection, Look::Closely);
                 return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
@@ -345,7 +351,8 @@ impl<B> ServerPool<B> {
         self.freed.notify_one();
     }
 
-    /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones grow old and are closed.
+    /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones
+    /// grow old and are closed.
     fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
         let now = clock::now_ms();
         // It goes only where another may take its place.
@@ -505,8 +512,9 @@ pub(super) enum Stood {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-/// Tries the addresses in turn, beginning with another one each time; each gets its share of the time that is left, so that a dead
-/// one does not use up that of the others. A handshake is part of it.
+/// Tries the addresses in turn, beginning with another one each time; each gets its share of the
+/// time that is left, so that a dead one does not use up that of the others. A handshake is part of
+/// it.
 pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
@@ -606,7 +614,8 @@ impl<B: Body + 'static> Lease<B> {
         }
     }
 
-    /// The server has switched: the connection is a tunnel's now. `None` for a lease that was not [`Pools::tunnel`]'s.
+    /// The server has switched: the connection is a tunnel's now. `None` for a lease that was not
+    /// [`Pools::tunnel`]'s.
     pub fn switched(self) -> Option<TunnelRoom<B>> {
         // hyper's part of the connection ends, and its count with it.
         if let Sender::Http1(connection, _) = self.sender
@@ -638,7 +647,8 @@ impl<B: Body + 'static> Lease<B> {
         if connection.is_ready() {
             self.pool.keep(connection, now);
         } else if !connection.is_closed() {
-            // The response came before the request was written: the rest of it is the server's all the same.
+            // The response came before the request was written: the rest of it is the server's all
+            // the same.
             let pool = self.pool;
             tokio::task::spawn_local(async move {
                 let settled = timeout_at(Instant::now() + SETTLE_MAX, connection.settled()).await;

@@ -1,8 +1,9 @@
 //! One health probe of one server: a connection of its own, one GET, its status.
 //!
-//! Invariants: it goes the way of a request (same addresses, TLS, HTTP version) and past all of its books; it takes at most its time,
-//! reads at most `BODY_BYTES` of the answer, and leaves neither connection nor task behind, also when it is dropped; what this machine
-//! could not do, or was too late to see, says nothing about the server, nor does a name that was not resolved yet.
+//! Invariants: it goes the way of a request (same addresses, TLS, HTTP version) and past all of its
+//! books; it takes at most its time, reads at most `BODY_BYTES` of the answer, and leaves neither
+//! connection nor task behind, also when it is dropped; what this machine could not do, or was too
+//! late to see, says nothing about the server, nor does a name that was not resolved yet.
 
 use super::pool::{HEAD_BYTES, NoConnection, Stood, connect};
 use crate::domain::plan::{Health, Protocol};

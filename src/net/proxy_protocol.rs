@@ -1,15 +1,19 @@
-//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on without reading them says, before the first of them, whose they are
-//! (haproxy.org, proxy-protocol.txt, 2020/03/05; sections below are of it).
+//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on without reading them says,
+//! before the first of them, whose they are (haproxy.org, proxy-protocol.txt, 2020/03/05; sections
+//! below are of it).
 //!
-//! Invariants: never a byte beyond the header is taken from the stream, however it was cut into pieces (they are looked at first, and only
-//! those of the header are read); nothing is decided on half a header; what is kept of one is at most [`V2_BYTES_MAX`] and one look.
+//! Invariants: never a byte beyond the header is taken from the stream, however it was cut into
+//! pieces (they are looked at first, and only those of the header are read); nothing is decided on
+//! half a header; what is kept of one is at most [`V2_BYTES_MAX`] and one look.
 //!
-//! Who may send a header is the caller's affair: whether there is one is never guessed (§2), for a stranger who may send one may be anybody.
-//! Of the header only the source address counts. Destination and ports are checked and dropped; TLVs are skipped unread, checksums too.
+//! Who may send a header is the caller's affair: whether there is one is never guessed (§2), for a
+//! stranger who may send one may be anybody. Of the header only the source address counts.
+//! Destination and ports are checked and dropped; TLVs are skipped unread, checksums too.
 //!
-//! The `ppp` crate would read a header, but not find its end: a half line that ends in a space is a fault to it, a whole line with a word
-//! missing is half a one, and so is UNKNOWN with more words than usual; LOCAL must have a family that fits, which §2.2 says to ignore. What is
-//! left for it would be less than what guards it. Tests hold this parser against it.
+//! The `ppp` crate would read a header, but not find its end: a half line that ends in a space is a
+//! fault to it, a whole line with a word missing is half a one, and so is UNKNOWN with more words
+//! than usual; LOCAL must have a family that fits, which §2.2 says to ignore. What is left for it
+//! would be less than what guards it. Tests hold this parser against it.
 
 use crate::domain::refusal::Refusal;
 use std::io;
@@ -21,8 +25,8 @@ use tokio::net::TcpStream;
 
 /// §2.1: the longest line there is, with its CRLF.
 pub const V1_BYTES_MAX: usize = 107;
-/// The longest header of version 2 that is taken; the field for its length would allow 64 KiB. Known TLVs (host names, certificate names,
-/// ids of cloud endpoints) are some hundred bytes.
+/// The longest header of version 2 that is taken; the field for its length would allow 64 KiB.
+/// Known TLVs (host names, certificate names, ids of cloud endpoints) are some hundred bytes.
 pub const V2_BYTES_MAX: usize = 4096;
 
 /// §2.2: begins every header of version 2.
@@ -39,7 +43,8 @@ const LOOK_BYTES: usize = 536;
 pub struct Header {
     /// In bytes, up to where the connection's own begin.
     pub length: usize,
-    /// The client that the proxy speaks for. `None`: the proxy itself (LOCAL), or one that has no such address (UNKNOWN, a UNIX socket).
+    /// The client that the proxy speaks for. `None`: the proxy itself (LOCAL), or one that has no
+    /// such address (UNKNOWN, a UNIX socket).
     pub source: Option<IpAddr>,
 }
 
@@ -70,7 +75,8 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
                 stream.read_exact(&mut look[..header.length - before]).await?;
                 return Ok(Ok(header));
             }
-            // All that was seen is of the header: it is read, or the same bytes would be seen for ever.
+            // All that was seen is of the header: it is read, or the same bytes would be seen for
+            // ever.
             Ok(None) => drop(stream.read_exact(&mut look[..seen]).await?),
             Err(refusal) => return Ok(Err(refusal)),
         }
@@ -79,7 +85,8 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
 
 /// The header that `bytes` begin with; `None`: it may yet become one.
 ///
-/// Invariants: of a longer text the answer is the same once it is not `None`; a header's length is within `bytes`.
+/// Invariants: of a longer text the answer is the same once it is not `None`; a header's length is
+/// within `bytes`.
 ///
 /// # Errors
 /// No bytes that could follow would make it one.
@@ -150,7 +157,8 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     Ok(Some(Header { length, source }))
 }
 
-/// §2.2: the source address leads the block, of which an IPv4 pair takes 12 bytes, an IPv6 pair 36, a UNIX pair 216; TLVs follow.
+/// §2.2: the source address leads the block, of which an IPv4 pair takes 12 bytes, an IPv6 pair 36,
+/// a UNIX pair 216; TLVs follow.
 fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, Refusal> {
     let (family, protocol) = (family_protocol >> 4, family_protocol & 0x0f);
     let source: Option<IpAddr> = match family {

@@ -1,14 +1,15 @@
 //! DNS names of upstream servers, resolved again as they change.
 //!
-//! Invariants: a name that cannot be resolved keeps the addresses it had; IP literals are never looked up; look-ups run
-//! beside each other, so that a dead name delays no other.
+//! Invariants: a name that cannot be resolved keeps the addresses it had; IP literals are never
+//! looked up; look-ups run beside each other, so that a dead name delays no other.
 
 use crate::live::upstream::ServerLive;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two look-ups of a name. The resolver of the system does not tell how long an answer holds.
+/// Between two look-ups of a name. The resolver of the system does not tell how long an answer
+/// holds.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 

@@ -1,7 +1,9 @@
-//! TLS of a connection, on both sides: the handshake, what it agreed on, and the names in a client's certificate.
+//! TLS of a connection, on both sides: the handshake, what it agreed on, and the names in a
+//! client's certificate.
 //!
-//! Invariants: a handshake belongs to one connection and has a deadline of its caller's; the protocol is what ALPN agreed on and
-//! is never guessed; what a certificate holds is read once a connection, and nothing in it can panic.
+//! Invariants: a handshake belongs to one connection and has a deadline of its caller's; the
+//! protocol is what ALPN agreed on and is never guessed; what a certificate holds is read once a
+//! connection, and nothing in it can panic.
 
 use super::outbox::Outgoing;
 use rustls::ServerConfig;
@@ -19,7 +21,8 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// RFC 4519, 2.3.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// What the two sides speak. Without ALPN it is HTTP/1.1 (RFC 9113, 3.3: HTTP/2 over TLS is agreed on by ALPN only).
+/// What the two sides speak. Without ALPN it is HTTP/1.1 (RFC 9113, 3.3: HTTP/2 over TLS is agreed
+/// on by ALPN only).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Agreed {
     Http1,
@@ -61,7 +64,8 @@ pub async fn accept(config: Arc<ServerConfig>, stream: Outgoing) -> io::Result<A
     Ok(Accepted { stream, agreed, names })
 }
 
-/// The client's side of a handshake with an upstream's server; `config` says whom to trust and what to speak.
+/// The client's side of a handshake with an upstream's server; `config` says whom to trust and what
+/// to speak.
 ///
 /// # Errors
 /// The server cannot be verified as `name`, or does not speak what was asked.
@@ -149,7 +153,8 @@ mod tests {
             signed(&|p| p.distinguished_name.push(DnType::CommonName, "alice")),
             signed(&|p| p.subject_alt_names = vec![SanType::URI("spiffe://a/b".try_into().unwrap())]),
         ];
-        // Tags and lengths of DER, and the object identifiers of a common name and of alternative names.
+        // Tags and lengths of DER, and the object identifiers of a common name and of alternative
+        // names.
         let words: [&[u8]; 12] = [
             &[0x30],
             &[0x31],

@@ -1,7 +1,8 @@
 //! The access log's lines.
 //!
-//! Invariants: one request is one line, whatever bytes a client sent; a query, a user id, `Authorization` and `Cookie`
-//! are never written in clear; a user appears as a keyed hash, and only where the config has a key.
+//! Invariants: one request is one line, whatever bytes a client sent; a query, a user id,
+//! `Authorization` and `Cookie` are never written in clear; a user appears as a keyed hash, and
+//! only where the config has a key.
 
 use super::exchange::{Served, Story, Told};
 use crate::domain::plan::{Identity, IdentitySource, LogFormat};
@@ -73,7 +74,8 @@ fn status(told: &Told<'_>) -> u16 {
     if told.client_gone { 499 } else { told.status.as_u16() }
 }
 
-/// The path without query, and with `{id}` wherever the config says that a user id may stand, whichever source named the user.
+/// The path without query, and with `{id}` wherever the config says that a user id may stand,
+/// whichever source named the user.
 fn path<'a>(story: &'a Story, identity: &Identity) -> Cow<'a, str> {
     let path = story.uri.path();
     let mut segments: Vec<&str> = path.split('/').skip(1).collect();

@@ -1,8 +1,10 @@
-//! Bodies on their way. The outcome of an exchange is known when the response body ends, or when it is dropped.
+//! Bodies on their way. The outcome of an exchange is known when the response body ends, or when it
+//! is dropped.
 //!
-//! Invariants: a response that the upstream cut short never ends cleanly for the client (an error here makes hyper close an
-//! HTTP/1 connection without terminator, and reset an HTTP/2 stream); the clock for a stalled upstream runs only while
-//! the upstream is waited for, not while the client is; what the client did to its own body is blamed on the client.
+//! Invariants: a response that the upstream cut short never ends cleanly for the client (an error
+//! here makes hyper close an HTTP/1 connection without terminator, and reset an HTTP/2 stream); the
+//! clock for a stalled upstream runs only while the upstream is waited for, not while the client
+//! is; what the client did to its own body is blamed on the client.
 
 use super::cancel::CancelToken;
 use super::exchange::Exchange;
@@ -30,8 +32,8 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-/// A client that was waited for as long as this, in all, may be why the upstream gave the exchange up: no common server has less patience
-/// with a body (uWSGI 4 s, Kestrel 5 s).
+/// A client that was waited for as long as this, in all, may be why the upstream gave the exchange
+/// up: no common server has less patience with a body (uWSGI 4 s, Kestrel 5 s).
 const DAWDLE: Duration = Duration::from_secs(3);
 
 /// A client that was waited for less than this while its body came exerted no pressure: it is the
@@ -47,11 +49,12 @@ pub struct Upload {
     stage: Cell<Stage>,
     /// Waiting for the client to send more: then silence is not the upstream's.
     waits_for_client: Cell<bool>,
-    /// For how long the client was waited for in all, before the wait that is on: to send more, or to take what came.
+    /// For how long the client was waited for in all, before the wait that is on: to send more, or
+    /// to take what came.
     waited: Cell<Duration>,
     waits_since: Cell<Option<Duration>>,
-    /// When the head of the answer was there, and for how long the client had been waited for until then. (Here, since this is
-    /// never moved.)
+    /// When the head of the answer was there, and for how long the client had been waited for until
+    /// then. (Here, since this is never moved.)
     headed: Cell<Duration>,
     waited_before: Cell<Duration>,
     /// Monotonic.
@@ -196,7 +199,8 @@ impl Upload {
         self.client_took() >= total / 2
     }
 
-    /// When the upstream's time to answer began: when the last piece of the body moved. `None` while the client is waited for.
+    /// When the upstream's time to answer began: when the last piece of the body moved. `None`
+    /// while the client is waited for.
     pub fn upstream_waits_since(&self) -> Option<Duration> {
         let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
         (!waits_for_client).then(|| self.moved_at.get())
@@ -477,8 +481,8 @@ impl Download {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            // The upstream may have answered before it had the whole request: a client that breaks its body breaks both. And one that
-            // reads slowly makes the upstream wait to write.
+            // The upstream may have answered before it had the whole request: a client that breaks
+            // its body breaks both. And one that reads slowly makes the upstream wait to write.
             Poll::Ready(Some(Err(_))) if self.is_the_clients() => Poll::Ready(Some(Err(Outcome::Cancelled))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
             Poll::Ready(None) => Poll::Ready(None),

@@ -1,6 +1,8 @@
-//! Request heads that are damaged on purpose, through everything that reads them before an upstream does: guard, identity, headers.
+//! Request heads that are damaged on purpose, through everything that reads them before an upstream
+//! does: guard, identity, headers.
 //!
-//! What the HTTP library would refuse by itself is let in here as far as its types allow: nothing in this room may count on it.
+//! What the HTTP library would refuse by itself is let in here as far as its types allow: nothing
+//! in this room may count on it.
 
 use super::guard::{self, Admitted};
 use super::headers::{self, Forwarded, Peer};

@@ -1,4 +1,5 @@
-//! Failure → what the client is told. One short JSON body for each; nothing in it comes from the request.
+//! Failure → what the client is told. One short JSON body for each; nothing in it comes from the
+//! request.
 
 use super::body::ResponseBody;
 use crate::domain::outcome::Outcome;
@@ -89,7 +90,8 @@ impl Failure {
         self.answer().0
     }
 
-    /// What comes after a request that could not be read for sure is not read at all (RFC 9112 §9.6).
+    /// What comes after a request that could not be read for sure is not read at all (RFC 9112
+    /// §9.6).
     fn ends_connection(self) -> bool {
         match self {
             Failure::MethodNotServed

@@ -1,8 +1,9 @@
-//! One exchange's books: opened when a request is decided, closed once with its outcome, also if it is dropped.
+//! One exchange's books: opened when a request is decided, closed once with its outcome, also if it
+//! is dropped.
 //!
-//! Invariants: each exchange is counted exactly once, under the snapshot it was decided under, on the worker that
-//! serves it; what is dropped without an outcome was the client's doing; a fail-over counts as a connect error of `new`
-//! and as nothing of stable.
+//! Invariants: each exchange is counted exactly once, under the snapshot it was decided under, on
+//! the worker that serves it; what is dropped without an outcome was the client's doing; a
+//! fail-over counts as a connect error of `new` and as nothing of stable.
 
 use super::body::Upload;
 use super::cancel::{Carrier, Tracked};
@@ -225,7 +226,8 @@ impl Exchange {
         }
     }
 
-    /// This server of the upstream is to have it. If it is there, whole, the upstream's time counts.
+    /// This server of the upstream is to have it. If it is there, whole, the upstream's time
+    /// counts.
     pub fn goes_to(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
@@ -237,7 +239,8 @@ impl Exchange {
         }
     }
 
-    /// What follows is a wait that is not the upstream's: gives its place in the evidence back, until it is [`Self::received`] again.
+    /// What follows is a wait that is not the upstream's: gives its place in the evidence back,
+    /// until it is [`Self::received`] again.
     pub fn excuse(&mut self) {
         if let Place::Waits(_) = self.place {
             self.tell(What::Excused, clock::now());
@@ -340,7 +343,8 @@ impl Exchange {
         self.load = Some(load);
     }
 
-    /// The head of the response is there, `took` after the upstream had the request; `None`: it still waited for the client.
+    /// The head of the response is there, `took` after the upstream had the request; `None`: it
+    /// still waited for the client.
     pub fn answered(
         &mut self,
         status: StatusCode,
@@ -378,7 +382,8 @@ impl Exchange {
         }
     }
 
-    /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes its place now.
+    /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes
+    /// its place now.
     fn tell(&mut self, what: What, now: Duration) {
         if matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed) {
             self.received(now);
@@ -427,8 +432,8 @@ impl Exchange {
         self.story.grpc
     }
 
-    /// May carrying it out change something? Then a client that goes away does not cancel it, once it was received whole.
-    /// A gRPC client that cancels a call means to cancel it at the server.
+    /// May carrying it out change something? Then a client that goes away does not cancel it, once
+    /// it was received whole. A gRPC client that cancels a call means to cancel it at the server.
     pub fn may_change_something(&self) -> bool {
         !self.story.method.is_safe() && !self.is_grpc()
     }
@@ -602,7 +607,8 @@ impl Exchange {
     }
 }
 
-/// An open tunnel, counted for the arm that has agreed to it; until dropped. Holds the counters only: a tunnel outlives many snapshots.
+/// An open tunnel, counted for the arm that has agreed to it; until dropped. Holds the counters
+/// only: a tunnel outlives many snapshots.
 pub struct Switched {
     tally: Tallied,
     worker: usize,

@@ -1,9 +1,9 @@
-//! A request, from top to bottom: take the snapshot → match the route → find the user → decide → rewrite headers →
-//! send → wrap the body, so that the outcome is counted when the stream ends. (Where a WebSocket was agreed to, it is
-//! counted with the 101, and the client's connection goes on as a tunnel.)
+//! A request, from top to bottom: take the snapshot → match the route → find the user → decide →
+//! rewrite headers → send → wrap the body, so that the outcome is counted when the stream ends.
+//! (A WebSocket is counted with its 101; the client's connection goes on as a tunnel.)
 //!
-//! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first left this
-//! machine; nothing here waits for anything but the upstream and the client.
+//! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first
+//! left this machine; nothing here waits for anything but the upstream and the client.
 
 use super::body::{ClientFault, Deadlines, GoesOn, Keeps, RequestBody, ResponseBody, Upload};
 use super::cancel::Carrier;
@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// Answers one request. Up to the decision at once; from there on as the clients and the upstream allow.
+/// Answers one request. Up to the decision nothing waits.
 pub fn answer(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
@@ -238,8 +238,8 @@ fn prepare(
     Ok(Prepared { exchange, request, upload, upstream, ask })
 }
 
-/// The route of the path's normal form. Where a server may read another path out of it, and a route with a path is concerned, it would be
-/// a guess.
+/// The route of the path's normal form. Where a server may read another path out of it, and a route
+/// with a path is concerned, it would be a guess.
 fn route(
     snapshot: &Snapshot,
     host: &str,
@@ -353,7 +353,7 @@ impl Unsent {
 /// The head of the response, and when it was there.
 type Sent = (Response<Incoming>, Lease<RequestBody>, Duration);
 
-/// Sends a request to the least loaded server of `upstream` that takes it, and waits for the head of the response.
+/// Sends a request to the least loaded server of `upstream`; waits for the response head.
 async fn send(
     exchange: &mut Exchange,
     upstream: &Arc<UpstreamLive>,
@@ -384,12 +384,12 @@ async fn send(
             trace::attempt(traced, &worker, upstream, index, now);
         }
         let mut held = false;
-        // What is moved on stays inside: a future has a place for all that is in scope while it waits.
+        // Moved, to keep the future small: it holds all that is in scope at an await.
         let mut lease =
             match handshake.is_none().then(|| worker.pools.free(server, terms(upstream), now)).flatten() {
                 Some(lease) => lease,
                 None => {
-                    // Who waits because clients hold the connections does not wait for the upstream.
+                    // Clients hold the connections: this wait is not the upstream's.
                     held = worker.pools.is_full(server, terms(upstream)) && upstream.is_held_by_clients();
                     if held {
                         exchange.excuse();
@@ -477,8 +477,8 @@ async fn send(
                 }
                 return Ok((response, lease, now));
             }
-            // The server had closed a pooled connection. The message came back whole, so it may be sent again: to the
-            // same server, on another connection. A fresh one that breaks before a byte is the server's refusal.
+            // The server had closed a pooled connection, and the message came back whole: it is sent
+            // again on another one. A fresh one that breaks before a byte is the server's refusal.
             Err(SendError::Unsent(unsent)) => {
                 *request = Some(*unsent);
                 came(exchange, Came::Failed(Outcome::ConnectError), now);
@@ -511,8 +511,8 @@ fn terms(upstream: &UpstreamLive) -> Terms {
     }
 }
 
-/// Ends when the upstream has had its time for the response head. While the client's body is still coming in, the time starts
-/// again with each piece; while the client is waited for, it does not run. (No `async fn`: that would hold all of this twice.)
+/// Ends when the upstream has had its time for the response head. The time starts again with each
+/// piece of the client's body, and stands still while the client is slow. (An `async fn` is larger.)
 struct HeadDeadline<'a> {
     upload: &'a Upload,
     upstream: &'a UpstreamLive,
@@ -565,7 +565,7 @@ pub fn woke_late(deadline: Duration, now: Duration) -> bool {
     now.saturating_sub(deadline) > Duration::from_millis(100)
 }
 
-/// `new` takes no connection and nothing was sent: counts that, and hands the request to stable where the config says so.
+/// `new` takes no connection, nothing was sent: counts it, and fails over where configured.
 fn fall_back(
     exchange: &mut Exchange,
     request: &mut Option<Request<RequestBody>>,
@@ -586,7 +586,7 @@ fn fall_back(
     Ok(release.stable.clone())
 }
 
-/// The release whose fuse a connection to `upstream` bears on: that of `new`, and not of a fail-over's stable.
+/// The release whose fuse counts connections to `upstream`: that of `new`, without fail-overs.
 fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<ReleaseLive>> {
     exchange
         .release()
@@ -600,7 +600,7 @@ fn came(exchange: &mut Exchange, came: Came, now: Duration) {
     }
 }
 
-/// Why no connection to a server stands: a name, a port, a certificate. Without it a person would have to guess.
+/// Why no connection to a server stands: a name, a port, a certificate.
 fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error: &std::io::Error) {
     if server.worth_telling() {
         let (name, server) = (&upstream.config.name, server.server.to_string());
@@ -609,7 +609,7 @@ fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error
     }
 }
 
-/// No connection to a server, through its own fault: it is left aside for a while, and strains the fuse.
+/// No connection to a server, through its fault: it is skipped for a while and counts in the fuse.
 fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = fused(exchange, upstream) {
@@ -621,7 +621,7 @@ fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     }
 }
 
-/// `new` is unreachable for good, and stable lives. Flips inline, at once: the next request goes to stable.
+/// `new` is unreachable, and stable answers. Flips at once: the next request goes to stable.
 fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
@@ -640,7 +640,7 @@ fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
     let _ = exchange.worker().live.trip(&release.release.name, call);
 }
 
-/// Why none of its servers can be used: those that are down by their probes were not asked for a connection.
+/// Why no server can be used: those that are down by their probes were not connected to.
 fn unusable(new: &UpstreamLive) -> String {
     let (mut refusing, mut down) = (vec![], vec![]);
     for server in &new.servers {
@@ -688,8 +688,8 @@ fn host_name(authority: &str) -> &str {
     }
 }
 
-/// RFC 9112 §3.2.1, RFC 9113 §8.3.1: an empty path is sent as `/`. The library would send that of `http://a#b` empty, which is no request
-/// line, and that of `http://a?b` over HTTP/2 as `?b`.
+/// RFC 9112 §3.2.1, RFC 9113 §8.3.1: an empty path is sent as `/`. The library would send that of
+/// `http://a#b` empty, which is no request line, and that of `http://a?b` over HTTP/2 as `?b`.
 fn origin_form(uri: &Uri) -> Uri {
     let shown = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
     let with_path = match shown {

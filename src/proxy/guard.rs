@@ -1,16 +1,20 @@
-//! What a request must be before anything looks at it: the one place to check against RFC 9110 (semantics), RFC 9112 (HTTP/1.1) and
-//! RFC 9113 (HTTP/2). What the HTTP library refuses by itself is named at the end.
+//! What a request must be before anything looks at it: the one place to check against RFC 9110
+//! (semantics), RFC 9112 (HTTP/1.1) and RFC 9113 (HTTP/2). What the HTTP library refuses by itself
+//! is named at the end.
 //!
-//! Invariants: nothing that is refused here reaches a route, an upstream or the evidence; a request that passes has one host, one
-//! length, one identity, and nothing in `Connection` that would take a field from the upstream that the decision was made on. One pass over
-//! the headers; a good request costs no allocation.
+//! Invariants: nothing that is refused here reaches a route, an upstream or the evidence; a request
+//! that passes has one host, one length, one identity, and nothing in `Connection` that would take
+//! a field from the upstream that the decision was made on. One pass over the headers; a good
+//! request costs no allocation.
 //!
-//! Refused by hyper and h2 before they call us, with 400 (or a stream error) and the end of the connection; each has a test:
-//! white space before a colon, obs-fold, NUL, bare CR (RFC 9112 §2.2, §5; RFC 9110 §5.5); `Transfer-Encoding` in HTTP/1.0 or not ending in
-//! `chunked` (RFC 9112 §6.1, §6.3); `Content-Length` that is no number, or several that differ (§6.3); a head that is too big, too many
-//! fields (RFC 6585 §5); in HTTP/2 upper-case names, `Connection` and its like, `TE` other than `trailers`, pseudo fields that are
-//! unknown, repeated or late (RFC 9113 §8.2, §8.3). `Content-Length` beside `Transfer-Encoding` is dropped, and the connection closed
-//! after the answer (RFC 9112 §6.1).
+//! Refused by hyper and h2 before they call us, with 400 (or a stream error) and the end of the
+//! connection; each has a test: white space before a colon, obs-fold, NUL, bare CR (RFC 9112 §2.2,
+//! §5; RFC 9110 §5.5); `Transfer-Encoding` in HTTP/1.0 or not ending in `chunked` (RFC 9112 §6.1,
+//! §6.3); `Content-Length` that is no number, or several that differ (§6.3); a head that is too
+//! big, too many fields (RFC 6585 §5); in HTTP/2 upper-case names, `Connection` and its like, `TE`
+//! other than `trailers`, pseudo fields that are unknown, repeated or late (RFC 9113 §8.2, §8.3).
+//! `Content-Length` beside `Transfer-Encoding` is dropped, and the connection closed after the
+//! answer (RFC 9112 §6.1).
 
 use super::error::Failure;
 use super::headers::{self, X_FORWARDED, X_GRAYLING};
@@ -23,7 +27,8 @@ use http_body::Body;
 /// So many connection options are no honest client's.
 const CONNECTION_OPTIONS_MAX: usize = 9;
 
-/// What a field costs beside its name and value (RFC 9113 §10.5.1 counts 32; on the wire of HTTP/1 it is `: ` and CR LF).
+/// What a field costs beside its name and value (RFC 9113 §10.5.1 counts 32; on the wire of HTTP/1
+/// it is `: ` and CR LF).
 const FIELD_OVERHEAD_BYTES: usize = 4;
 
 /// Refuses what is no request that every server would read alike.
@@ -38,14 +43,15 @@ pub fn admit(
     for (name, value) in &parts.headers {
         seen.bytes += name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES;
         seen.fields += 1;
-        // RFC 9113 §8.2.1: a value must not begin or end with white space. (In HTTP/1 that is not part of the value.)
+        // RFC 9113 §8.2.1: a value must not begin or end with white space. (In HTTP/1 that is not
+        // part of the value.)
         if parts.version == Version::HTTP_2 && is_padded(value) {
             return Err(bad("white space around a field value"));
         }
         match *name {
             HOST => host_line(value, &mut seen)?,
-            // RFC 9112 §6.1, §6.3: what follows it is framed by the last coding, and anything but `chunked` alone is read
-            // differently by different servers.
+            // RFC 9112 §6.1, §6.3: what follows it is framed by the last coding, and anything but
+            // `chunked` alone is read differently by different servers.
             TRANSFER_ENCODING => {
                 if std::mem::replace(&mut seen.transfer_encoding, true)
                     || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
@@ -83,7 +89,8 @@ pub fn admit(
     Ok(seen.admitted)
 }
 
-/// What the pass over the headers has found for those who come after it, so that they need not look again.
+/// What the pass over the headers has found for those who come after it, so that they need not look
+/// again.
 #[derive(Default, Clone, Copy)]
 pub struct Admitted {
     /// There is an `x-grayling-*`.
@@ -138,7 +145,8 @@ fn bad(what: &'static str) -> Failure {
 }
 
 fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
-    // RFC 9110 §9.3.6: no tunnels are made here. §9.3.8: TRACE would show a client what was added for the upstream.
+    // RFC 9110 §9.3.6: no tunnels are made here. §9.3.8: TRACE would show a client what was added
+    // for the upstream.
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(Failure::MethodNotServed);
     }
@@ -147,9 +155,11 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     if target.len() > limits.uri_bytes {
         return Err(Failure::UriTooLong);
     }
-    // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS alone; the authority form for CONNECT alone.
+    // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS alone; the authority form
+    // for CONNECT alone.
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
-    // RFC 9112 §3.2.2, RFC 3986 §3: a target in absolute form (`http://a?x`) may have no path. In HTTP/2 `:path` begins with one.
+    // RFC 9112 §3.2.2, RFC 3986 §3: a target in absolute form (`http://a?x`) may have no path. In
+    // HTTP/2 `:path` begins with one.
     let absolute = parts.version != Version::HTTP_2 && parts.uri.authority().is_some();
     let without_path = absolute && target.starts_with('?');
     if !(target.starts_with('/') || asterisk || without_path) {
@@ -179,7 +189,8 @@ fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
     match parts.version {
         // RFC 9112 §3.2: HTTP/1.0 alone may do without.
         Version::HTTP_10 => Ok(()),
-        // RFC 9113 §8.3.1: `Host` must not differ from `:authority`; one of them names who is asked.
+        // RFC 9113 §8.3.1: `Host` must not differ from `:authority`; one of them names who is
+        // asked.
         Version::HTTP_2 => match (parts.uri.authority(), parts.headers.get(HOST)) {
             (Some(a), Some(h)) if !a.as_str().as_bytes().eq_ignore_ascii_case(h.as_bytes()) => {
                 Err(bad("host differs from :authority"))
@@ -192,8 +203,9 @@ fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
     }
 }
 
-/// RFC 9110 §7.6.1: a client may name fields that are for this hop only; they are removed. Not so what the decision, the framing
-/// or the upstream's trust is built on: with these a client would choose what the upstream does not see.
+/// RFC 9110 §7.6.1: a client may name fields that are for this hop only; they are removed. Not so
+/// what the decision, the framing or the upstream's trust is built on: with these a client would
+/// choose what the upstream does not see.
 fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
     for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         // RFC 9110 §5.6.1.2: empty elements of a list are ignored.
@@ -221,8 +233,8 @@ fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) ->
     Ok(())
 }
 
-/// A user has one id. Two lines of it, or a spelling with `_` that CGI and its like read as the same (RFC 3875 §4.1.18), would show one
-/// user to this proxy and another to the upstream.
+/// A user has one id. Two lines of it, or a spelling with `_` that CGI and its like read as the
+/// same (RFC 3875 §4.1.18), would show one user to this proxy and another to the upstream.
 fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
     for (index, source) in identity.from.iter().enumerate() {
         let wanted = match source {
@@ -263,8 +275,8 @@ fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
-/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2), with a host. The comma is left out of what RFC 3986 allows in a name: it is what
-/// remains of two hosts that somebody has joined.
+/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2), with a host. The comma is left out of what
+/// RFC 3986 allows in a name: it is what remains of two hosts that somebody has joined.
 fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = match authority.iter().rposition(|b| *b == b':') {
         Some(colon) if !authority[colon..].contains(&b']') => (&authority[..colon], &authority[colon + 1..]),

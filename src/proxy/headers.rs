@@ -1,7 +1,8 @@
 //! What is taken off and put on a message between client and upstream.
 //!
-//! Invariants: hop-by-hop fields never pass (RFC 9110 §7.6.1), also those that `Connection` names; no `x-grayling-*` of a client is
-//! ever seen by an upstream; `x-forwarded-*` say what this proxy saw, unless the peer is trusted.
+//! Invariants: hop-by-hop fields never pass (RFC 9110 §7.6.1), also those that `Connection` names;
+//! no `x-grayling-*` of a client is ever seen by an upstream; `x-forwarded-*` say what this proxy
+//! saw, unless the peer is trusted.
 
 use super::guard::Admitted;
 use crate::domain::decide::Arm;
@@ -24,7 +25,8 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
-/// Fields that most requests are given on their way to an upstream: those below, and the release's two. Not more: a map would grow in vain.
+/// Fields that most requests are given on their way to an upstream: those below, and the release's
+/// two. Not more: a map would grow in vain.
 const FIELDS_ADDED: usize = 8;
 
 /// A request id that a client may choose: longer ones are replaced.
@@ -45,7 +47,8 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     }
 }
 
-/// Drops every `x-grayling-*` that a client sent, also one that reads so to CGI. Before anything reads the headers.
+/// Drops every `x-grayling-*` that a client sent, also one that reads so to CGI. Before anything
+/// reads the headers.
 pub fn drop_reserved(headers: &mut HeaderMap) {
     drop_all(headers, X_GRAYLING);
 }
@@ -57,7 +60,8 @@ fn drop_all(headers: &mut HeaderMap, prefix: &str) {
     }
 }
 
-/// Does the name begin with `prefix`, or with what CGI and its like take for the same (RFC 3875 §4.1.18: `-` becomes `_`)?
+/// Does the name begin with `prefix`, or with what CGI and its like take for the same (RFC 3875
+/// §4.1.18: `-` becomes `_`)?
 pub fn begins_like(name: &HeaderName, prefix: &str) -> bool {
     name.as_str().get(..prefix.len()).is_some_and(|start| is_like(start, prefix))
 }
@@ -95,7 +99,8 @@ pub enum Framing {
     Faulty,
 }
 
-/// RFC 9112 §6.1 to §6.3. The library decodes what it can; what it lets through would reach the client with a frame of another meaning.
+/// RFC 9112 §6.1 to §6.3. The library decodes what it can; what it lets through would reach the
+/// client with a frame of another meaning.
 pub fn framing<B>(response: &Response<B>) -> Framing {
     let headers = response.headers();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
@@ -129,7 +134,8 @@ pub fn is_grpc(head: &Parts) -> bool {
 
 /// Drops what is meant for one connection only.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    // One look at the few names that are there costs less than a look-up of each of those that may be.
+    // One look at the few names that are there costs less than a look-up of each of those that may
+    // be.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         if name == CONNECTION {
             drop_named(headers);
@@ -198,7 +204,8 @@ pub fn address_value(address: IpAddr) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may change. Returns the id that the request goes by.
+/// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may
+/// change. Returns the id that the request goes by.
 pub fn for_upstream(
     headers: &mut HeaderMap,
     forwarded: &Forwarded<'_>,
@@ -219,7 +226,8 @@ pub fn for_upstream(
         headers.remove(FORWARDED);
     }
     if admitted.expects {
-        // The upstream's 100 is answered by this proxy, which reads the body when the upstream does.
+        // The upstream's 100 is answered by this proxy, which reads the body when the upstream
+        // does.
         headers.remove(EXPECT);
     }
     if peer == Peer::Trusted {
@@ -269,7 +277,8 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The client's address as trusted proxies tell it: the last of `x-forwarded-for` that is not one of them.
+/// The client's address as trusted proxies tell it: the last of `x-forwarded-for` that is not one
+/// of them.
 pub fn forwarded_address(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut found = None;
     for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {

@@ -1,8 +1,8 @@
 //! Request → user id: the first source of the config that yields one wins.
 //!
-//! Invariants: a token that does not verify yields nothing; an id that is empty after `normalise` yields nothing, and one over
-//! `max_bytes` ends the search: both mean stable, counted, never random. Nothing here allocates for ids that stand in
-//! the request as they are.
+//! Invariants: a token that does not verify yields nothing; an id that is empty after `normalise`
+//! yields nothing, and one over `max_bytes` ends the search: both mean stable, counted, never
+//! random. Nothing here allocates for ids that stand in the request as they are.
 
 use crate::domain::plan::{
     CertificateName, Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise,
@@ -58,7 +58,8 @@ fn read<'a>(
     }
 }
 
-/// RFC 6265 §4.2.1: `name=value; name=value`. The first of the name counts; quotes around a value are removed.
+/// RFC 6265 §4.2.1: `name=value; name=value`. The first of the name counts; quotes around a value
+/// are removed.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';'));
     for pair in pairs {
@@ -113,7 +114,8 @@ fn jwt(headers: &HeaderMap, source: &JwtSource) -> Option<Vec<u8>> {
             };
             keys.iter().filter(fits).find_map(|key| {
                 let mut validation = Validation::new(header.alg);
-                // `exp` and `nbf` count where they are given; the audience is the business of the service behind.
+                // `exp` and `nbf` count where they are given; the audience is the business of the
+                // service behind.
                 validation.required_spec_claims.clear();
                 validation.validate_nbf = true;
                 validation.validate_aud = false;

@@ -1,19 +1,22 @@
 //! The path that routes and path identities match: the normal form of RFC 3986 §6.2.2.
 //!
-//! Invariants: the path itself is forwarded as it came, only the match sees this; normalising twice changes nothing more; a path that is in
-//! normal form already, which nearly all are, costs one look at its bytes. What the RFC leaves as data but many servers read as a separator
-//! (`%2f`, `\`, `%5c`, `..;`), or cut off as parameters (`;x`), is not guessed at: it yields further readings, and the caller refuses it
-//! where a route depends on them.
+//! Invariants: the path itself is forwarded as it came, only the match sees this; normalising twice
+//! changes nothing more; a path that is in normal form already, which nearly all are, costs one
+//! look at its bytes. What the RFC leaves as data but many servers read as a separator (`%2f`, `\`,
+//! `%5c`, `..;`), or cut off as parameters (`;x`), is not guessed at: it yields further readings,
+//! and the caller refuses it where a route depends on them.
 
 use std::borrow::Cow;
 
 /// A request path as routes see it.
 pub struct Reading<'a> {
     pub normal: Cow<'a, str>,
-    /// How a server would read it that takes encoded and backward slashes for separators, where that is another path.
+    /// How a server would read it that takes encoded and backward slashes for separators, where
+    /// that is another path.
     pub lenient: Option<String>,
-    /// How a server would read it that besides cuts the parameters off every segment, as servlet containers do: there iff it has any.
-    /// They are legal, so this one matters only where it takes another route.
+    /// How a server would read it that besides cuts the parameters off every segment, as servlet
+    /// containers do: there iff it has any. They are legal, so this one matters only where it takes
+    /// another route.
     pub bare: Option<String>,
 }
 
@@ -53,7 +56,8 @@ fn is_dots(segment: &[u8]) -> bool {
     name == b"." || name == b".."
 }
 
-/// RFC 3986 §6.2.2.2: escapes of unreserved characters mean those characters; §6.2.2.1: the others are written in upper case.
+/// RFC 3986 §6.2.2.2: escapes of unreserved characters mean those characters; §6.2.2.1: the others
+/// are written in upper case.
 fn decode_unreserved(path: &str) -> String {
     let bytes = path.as_bytes();
     let mut decoded = String::with_capacity(path.len());
@@ -71,7 +75,8 @@ fn decode_unreserved(path: &str) -> String {
                 }
                 at += 3;
             }
-            // No escape at all. As it stands it could become one, with what an escape behind it decodes to.
+            // No escape at all. As it stands it could become one, with what an escape behind it
+            // decodes to.
             None if *byte == b'%' => {
                 decoded.push_str("%25");
                 at += 1;
@@ -202,7 +207,8 @@ mod tests {
         assert!(matches!(read("/cars;color=red/1").normal, Cow::Borrowed(_)));
     }
 
-    /// As the most lenient of servers would: everything decoded once, every kind of slash, parameters cut off.
+    /// As the most lenient of servers would: everything decoded once, every kind of slash,
+    /// parameters cut off.
     fn leniently(path: &str) -> String {
         let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
         let mut kept: Vec<&[u8]> = Vec::new();
@@ -259,7 +265,8 @@ mod tests {
             if let Ok(route) = crate::config::value::route_path(&path) {
                 prop_assert_eq!(&*read(&route).normal, &route, "a route that no request matches");
             }
-            // A server that reads it as a path below the prefix: so do we, or we have seen that somebody may.
+            // A server that reads it as a path below the prefix: so do we, or we have seen that
+            // somebody may.
             let elsewhere = is_below(&leniently(&path), "/admin") && !is_below(&normal, "/admin");
             let seen = [&reading.lenient, &reading.bare].into_iter().flatten().any(|other| is_below(other, "/admin"));
             prop_assert!(!elsewhere || seen, "{path} is {normal}");

@@ -1,7 +1,7 @@
 //! The result code inside a JSON body, read as the body passes.
 //!
-//! Invariants: no piece is held up; nothing is kept beyond the rule's bound; what cannot be read (compressed, too long, no JSON, no such place in it) is
-//! no failure.
+//! Invariants: no piece is held up; nothing is kept beyond the rule's bound; what cannot be read
+//! (compressed, too long, no JSON, no such place in it) is no failure.
 
 use crate::domain::success::{BodyRule, Rules, Step};
 use http::{HeaderMap, StatusCode, header};

@@ -1,9 +1,10 @@
-//! A worker: one thread, one single-threaded runtime, one listener socket, pools and counters of its own; its connections
-//! from accept to drain.
+//! A worker: one thread, one single-threaded runtime, one listener socket, pools and counters of
+//! its own; its connections from accept to drain.
 //!
-//! Invariants: workers share nothing on the request path but the snapshot and a few atomics; a worker never stops accepting because of an
-//! error; on drain the backlog is accepted before the socket is closed, every connection is told to finish, and
-//! what is still open after `drain` is dropped.
+//! Invariants: workers share nothing on the request path but the snapshot and a few atomics; a
+//! worker never stops accepting because of an error; on drain the backlog is accepted before the
+//! socket is closed, every connection is told to finish, and what is still open after `drain` is
+//! dropped.
 
 use super::body::{RequestBody, ResponseBody};
 use super::cancel::{self, CancelToken, OnNew};
@@ -48,18 +49,22 @@ use tokio::task::{JoinSet, spawn_local};
 const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that one client connection may have open.
 const STREAMS_MAX: u32 = 256;
-/// Streams that a client has opened and reset before this worker has looked at them (CVE-2023-44487): more, and it gets GOAWAY.
+/// Streams that a client has opened and reset before this worker has looked at them
+/// (CVE-2023-44487): more, and it gets GOAWAY.
 const RESETS_PENDING_MAX: usize = 20;
-/// Streams of one connection that this side had to reset because of the client's errors (CVE-2025-8671): more, and it gets GOAWAY.
+/// Streams of one connection that this side had to reset because of the client's errors
+/// (CVE-2025-8671): more, and it gets GOAWAY.
 const ERRORS_MAX: usize = 128;
-/// What a client may send before a body is read, a stream and a connection: what one connection can cost in memory.
+/// What a client may send before a body is read, a stream and a connection: what one connection can
+/// cost in memory.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
 const ABUSER_GRACE: Duration = Duration::from_secs(1);
 /// An HTTP/2 connection that drains is closed when no stream has been open for so long.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
-/// More fields than these hyper refuses unless it is told otherwise; then it makes room for so many for each request.
+/// More fields than these hyper refuses unless it is told otherwise; then it makes room for so many
+/// for each request.
 const HEADERS_OF_HYPER: usize = 100;
 /// Of a response, what waits for a client that reads slowly.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
@@ -80,7 +85,8 @@ pub struct Worker {
     pub pools: Pools<RequestBody>,
     random: Cell<u64>,
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
-    /// Exchanges that go on without their client; also what keeps them from being spawned at the very end.
+    /// Exchanges that go on without their client; also what keeps them from being spawned at the
+    /// very end.
     detached: RefCell<Option<JoinSet<()>>>,
     /// What is under way on any `new`.
     pub on_new: OnNew,
@@ -174,7 +180,8 @@ impl Worker {
             tokio::select! {
                 (door, accepted) = accept(&http, https.as_ref()) => match accepted {
                     Ok((stream, address)) => self.connect(&mut connections, stream, address.ip(), door, &stage),
-                    // Out of descriptors, or a client that was gone before it was accepted: neither ends the worker.
+                    // Out of descriptors, or a client that was gone before it was accepted: neither
+                    // ends the worker.
                     Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 },
                 _ = stage.changed() => break,
@@ -218,7 +225,8 @@ impl Worker {
         self.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
         if before >= room {
             self.live.gauges.connections.fetch_sub(1, Relaxed);
-            // A TLS client could not read an answer before its handshake, which is what there is no room for.
+            // A TLS client could not read an answer before its handshake, which is what there is no
+            // room for.
             if door == Door::Http {
                 refuse(&stream);
             }
@@ -285,7 +293,8 @@ impl Worker {
         z ^ (z >> 31)
     }
 
-    /// Are this user's ordinary requests written? Always the same users, so that their whole story is there.
+    /// Are this user's ordinary requests written? Always the same users, so that their whole story
+    /// is there.
     pub fn samples(&self, share: Weight, user_hash: Option<u64>) -> bool {
         if share == Weight::ZERO {
             return false;
@@ -327,9 +336,11 @@ impl Drop for RequestRoom {
 struct Arrival {
     stream: TcpStream,
     address: IpAddr,
-    /// A PROXY header comes first, and says whose the connection is. From anybody else it would be bad HTTP, or no TLS.
+    /// A PROXY header comes first, and says whose the connection is. From anybody else it would be
+    /// bad HTTP, or no TLS.
     announced: bool,
-    /// What to shake hands with, on the https socket: the pair that is in force as the client comes in.
+    /// What to shake hands with, on the https socket: the pair that is in force as the client comes
+    /// in.
     tls: Option<Arc<rustls::ServerConfig>>,
     _counted: Counted,
 }
@@ -357,7 +368,8 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
     }
 }
 
-/// A proxy that does not send what it is configured to: its connection is closed without a word, so the log has one.
+/// A proxy that does not send what it is configured to: its connection is closed without a word, so
+/// the log has one.
 fn tell_refusal(live: &Live, peer: IpAddr, refusal: Refusal) {
     if live.gauges.proxy_header_refused(refusal) {
         let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
@@ -483,8 +495,9 @@ enum Told {
     Outstays(Duration),
 }
 
-/// Polled at every turn of the connection, so it looks at what cannot have happened as cheaply as can be: the stage by its version, once
-/// the task is to be woken by it; and at HTTP/2's affairs where it is HTTP/2.
+/// Polled at every turn of the connection, so it looks at what cannot have happened as cheaply as
+/// can be: the stage by its version, once the task is to be woken by it; and at HTTP/2's affairs
+/// where it is HTTP/2.
 async fn until_told(
     mut connection: Pin<&mut impl Future>,
     client: &Client,
@@ -514,8 +527,9 @@ async fn until_told(
     .await
 }
 
-/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not keep a connection), or has reset too
-/// many: with the time that is left to it. HTTP/1 is timed where its heads are read.
+/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not
+/// keep a connection), or has reset too many: with the time that is left to it. HTTP/1 is timed
+/// where its heads are read.
 async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
     let quiet = async {
         loop {

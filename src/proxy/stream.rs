@@ -1,11 +1,14 @@
-//! HTTP/2 streams of one client connection: their tasks, how many run, and what is too much of a client.
+//! HTTP/2 streams of one client connection: their tasks, how many run, and what is too much of a
+//! client.
 //!
-//! HTTP/2 gives a client two ways to keep a server busy for nothing that the library does not limit: a stream whose window stays shut
-//! holds its response (and the upstream's connection) for ever, and a stream that is reset as soon as it was accepted makes room for the
-//! next (CVE-2023-44487 at a slower pace). Both are bounded here.
+//! HTTP/2 gives a client two ways to keep a server busy for nothing that the library does not
+//! limit: a stream whose window stays shut holds its response (and the upstream's connection) for
+//! ever, and a stream that is reset as soon as it was accepted makes room for the next
+//! (CVE-2023-44487 at a slower pace). Both are bounded here.
 //!
-//! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and counted as the client's doing; a
-//! connection on which resets outweigh answers by `RESETS_MAX` takes no more streams.
+//! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and
+//! counted as the client's doing; a connection on which resets outweigh answers by `RESETS_MAX`
+//! takes no more streams.
 
 use super::cancel::CancelToken;
 use pin_project_lite::pin_project;

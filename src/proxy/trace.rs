@@ -1,7 +1,8 @@
 //! Which requests are traced, and what an upstream is told of it (W3C Trace Context).
 //!
-//! Invariants: a user who is traced is traced in every request; a stranger's mark that a request is sampled is not believed, that of a proxy in front is;
-//! a trace that came is continued, and one that cannot be read is begun anew, without its `tracestate` (§4.3 there).
+//! Invariants: a user who is traced is traced in every request; a stranger's mark that a request is
+//! sampled is not believed, that of a proxy in front is; a trace that came is continued, and one
+//! that cannot be read is begun anew, without its `tracestate` (§4.3 there).
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
 use super::serve::Worker;

@@ -1,7 +1,9 @@
-//! A WebSocket after its handshake: bytes both ways, until either side ends it, the release is rolled back, or the drain is over.
+//! A WebSocket after its handshake: bytes both ways, until either side ends it, the release is
+//! rolled back, or the drain is over.
 //!
-//! It runs in the task of the client's connection, so it counts as one and the drain owns it. It holds no room for requests: its exchange
-//! ended with the 101. What bounds tunnels is `[limits] connections`, and `connections_max` of the upstream.
+//! It runs in the task of the client's connection, so it counts as one and the drain owns it. It
+//! holds no room for requests: its exchange ended with the 101. What bounds tunnels is `[limits]
+//! connections`, and `connections_max` of the upstream.
 //!
 //! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel
 //! costs two buffers, whatever the peers do; how one ends is nobody's fault. It may be silent for
@@ -52,7 +54,8 @@ pub struct Tunnel {
 }
 
 impl Ask {
-    /// The upstream has agreed: ends the exchange, leaves the tunnel to the client's connection, and answers with what the client is told.
+    /// The upstream has agreed: ends the exchange, leaves the tunnel to the client's connection,
+    /// and answers with what the client is told.
     pub fn agreed(
         self,
         exchange: Box<Exchange>,

@@ -1,7 +1,9 @@
-//! The opening handshake of a WebSocket (RFC 6455 §4, RFC 9110 §7.8): which request asks for one, and which answer agrees to it.
+//! The opening handshake of a WebSocket (RFC 6455 §4, RFC 9110 §7.8): which request asks for one,
+//! and which answer agrees to it.
 //!
-//! Invariants: `websocket` alone is ever switched to; a request that names anything beside it is an ordinary one, whose `Upgrade` is removed
-//! as always. A handshake that is none is refused before it is routed; a 101 that is not the answer to this very key is none.
+//! Invariants: `websocket` alone is ever switched to; a request that names anything beside it is an
+//! ordinary one, whose `Upgrade` is removed as always. A handshake that is none is refused before
+//! it is routed; a 101 that is not the answer to this very key is none.
 
 use super::error::Failure;
 use super::headers::Framing;
@@ -27,7 +29,8 @@ pub struct Handshake {
     accept: String,
 }
 
-/// Does the request ask for a WebSocket and for nothing else? To be asked before the hop-by-hop fields are removed.
+/// Does the request ask for a WebSocket and for nothing else? To be asked before the hop-by-hop
+/// fields are removed.
 pub fn is_asked(parts: &Parts) -> bool {
     // RFC 9110 §7.8: in HTTP/1.0 an Upgrade must be ignored; HTTP/2 has none.
     parts.version == Version::HTTP_11 && switches(&parts.headers)
@@ -47,7 +50,8 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue>
 }
 
 impl Handshake {
-    /// Of a request that asks for it, after the hop-by-hop fields were removed: what `Connection` took away is not there.
+    /// Of a request that asks for it, after the hop-by-hop fields were removed: what `Connection`
+    /// took away is not there.
     pub fn read(parts: &Parts, body: &impl Body) -> Result<Handshake, Failure> {
         if parts.method != Method::GET {
             return Err(Failure::BadRequest("a websocket handshake is a GET"));
@@ -79,7 +83,8 @@ impl Handshake {
     }
 }
 
-/// Says in the head that the connection is to become a WebSocket, after everything hop-by-hop was removed from it.
+/// Says in the head that the connection is to become a WebSocket, after everything hop-by-hop was
+/// removed from it.
 pub fn ask(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);

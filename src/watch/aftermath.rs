@@ -1,8 +1,8 @@
 //! After a trip on little evidence: does stable show the same?
 //!
 //! What hits both versions may reach `new` a moment earlier. A trip on less than [`LITTLE`] of
-//! evidence is therefore looked back at for [`WITHIN`]: where stable shows the same, the ledger, the
-//! alert and the status say so. The trip stands: a person decides.
+//! evidence is therefore looked back at for [`WITHIN`]: where stable shows the same, the ledger,
+//! the alert and the status say so. The trip stands: a person decides.
 //!
 //! Invariants: it changes nothing that is in force; each trip is told once.
 
@@ -37,8 +37,8 @@ impl Aftermath {
         self.decided = decided;
     }
 
-    /// At each look of the watchdog. `release`: of the snapshot that this look is at, so that a trip
-    /// of this very look is seen at the next.
+    /// At each look of the watchdog. `release`: of the snapshot that this look is at, so that a
+    /// trip of this very look is seen at the next.
     pub fn look(&mut self, live: &Live, release: &ReleaseLive, onsets: &Onsets, now: Duration) {
         let rolled_back = release.state == State::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {

@@ -1,11 +1,14 @@
-//! What needs a person, and that the receivers of the config are told: when it begins, and when it is over.
+//! What needs a person, and that the receivers of the config are told: when it begins, and when it
+//! is over.
 //!
-//! An alert is a state, not an event: five times a second it is asked what stands (of the *announced* snapshot: what is told is durable), and
-//! what has changed since goes to every receiver's own box (`receiver.rs`). So nothing is lost in a restart either: what stands
-//! then is told again, with the time at which it began.
+//! An alert is a state, not an event: five times a second it is asked what stands (of the
+//! *announced* snapshot: what is told is durable), and what has changed since goes to every
+//! receiver's own box (`receiver.rs`). So nothing is lost in a restart either: what stands then is
+//! told again, with the time at which it began.
 //!
-//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes by itself must be away for half a minute before it is
-//! called over; labels are names from the config and words from this file.
+//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes
+//! by itself must be away for half a minute before it is called over; labels are names from the
+//! config and words from this file.
 
 use super::receiver::Box as Mailbox;
 use crate::domain::rollout::State;
@@ -148,7 +151,8 @@ pub struct Alert {
     pub detail: String,
     /// What is known of it has grown since it began: 0 at first. Each is told once.
     pub update: u8,
-    /// How long it has stood before it is worth telling: each receiver has patience of its own with a wave.
+    /// How long it has stood before it is worth telling: each receiver has patience of its own with
+    /// a wave.
     pub held: Option<Duration>,
 }
 
@@ -177,7 +181,8 @@ impl Standing {
                     (*known, *last) = (alert.clone(), now);
                     changed.push(Notice { alert, over_ms: None });
                 }
-                // The same, though it may be told in other numbers now; a trip after a resume between two looks is another one.
+                // The same, though it may be told in other numbers now; a trip after a resume
+                // between two looks is another one.
                 Some((known, last)) if !alert.kind.flickers() && alert.since_ms == known.since_ms => {
                     *last = now
                 }
@@ -235,7 +240,8 @@ pub async fn run(live: Arc<Live>) {
         } else {
             reload_failed.get_or_insert_with(clock::at_ms);
         }
-        // In this order: what was announced before the look is seen by it, unless it is over already.
+        // In this order: what was announced before the look is seen by it, unless it is over
+        // already.
         let brief: Vec<Alert> =
             std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
         let mut seen = look(&live, reload_failed);

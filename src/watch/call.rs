@@ -1,7 +1,9 @@
-//! One HTTP/1.1 exchange over a connection of its own, with what is not a server of an upstream: receivers of alerts, pages of metrics.
+//! One HTTP/1.1 exchange over a connection of its own, with what is not a server of an upstream:
+//! receivers of alerts, pages of metrics.
 //!
-//! Invariants: a call ends within its time, whatever the other side does; no more of an answer is read than was asked for; redirects are not followed (a call goes
-//! where the config says, or nowhere); no error has the path of an address in it, which may be a secret.
+//! Invariants: a call ends within its time, whatever the other side does; no more of an answer is
+//! read than was asked for; redirects are not followed (a call goes where the config says, or
+//! nowhere); no error has the path of an address in it, which may be a secret.
 
 use crate::domain::plan::{Address, Built};
 use bytes::Bytes;

@@ -1,8 +1,10 @@
-//! Waves: several times a second it looks, for each release with a plan, whether the next wave may open. All thinking is in `domain` (`rollout::climb`, `gate`); here is only the
-//! gathering of what they judge from, and the handing over of what they decide.
+//! Waves: several times a second it looks, for each release with a plan, whether the next wave may
+//! open. All thinking is in `domain` (`rollout::climb`, `gate`); here is only the gathering of what
+//! they judge from, and the handing over of what they decide.
 //!
-//! Invariants: what it knows of time is monotonic; what the watchdog has not looked at for a while is not known; it opens nothing by itself but through the one writer,
-//! which checks again that the stage is the same.
+//! Invariants: what it knows of time is monotonic; what the watchdog has not looked at for a while
+//! is not known; it opens nothing by itself but through the one writer, which checks again that the
+//! stage is the same.
 
 use crate::domain::gate::Input;
 use crate::domain::rollout::climb::{Act, Climb, Standing};

@@ -1,6 +1,8 @@
-//! Gives memory back to the machine after a burst: the C library's allocator keeps what thousands of connections had until it is asked.
+//! Gives memory back to the machine after a burst: the C library's allocator keeps what thousands
+//! of connections had until it is asked.
 //!
-//! Invariants: asked only when a burst is over, as each worker may wait for some milliseconds meanwhile; never on a worker's thread.
+//! Invariants: asked only when a burst is over, as each worker may wait for some milliseconds
+//! meanwhile; never on a worker's thread.
 
 use crate::live::apply::Live;
 use std::sync::Arc;
@@ -8,7 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A connection that is not counted any more has still to be dropped, and others may be about to end: it is asked in the looks after the one that saw it.
+/// A connection that is not counted any more has still to be dropped, and others may be about to
+/// end: it is asked in the looks after the one that saw it.
 const TIMES: u32 = 2;
 /// Fewer connections, or requests in flight (one HTTP/2 connection has many), are no burst.
 const BURST_MIN: usize = 256;
@@ -52,7 +55,8 @@ pub async fn run(live: Arc<Live>) {
 
 #[cfg(target_env = "gnu")]
 fn give_back() {
-    // SAFETY: it may be called at any time, by any thread (glibc manual, `malloc_trim` in malloc.h: MT-Safe).
+    // SAFETY: it may be called at any time, by any thread (glibc manual, `malloc_trim` in malloc.h:
+    // MT-Safe).
     unsafe { libc::malloc_trim(0) };
 }
 

@@ -1,4 +1,5 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and each of their receivers), traces, memory.
+//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and
+//! each of their receivers), traces, memory.
 //!
 //! Never imports `proxy`: they meet in `live`.
 

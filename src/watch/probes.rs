@@ -1,8 +1,11 @@
-//! Active health checks: each server of an upstream with `health` is asked again and again whether it is well.
+//! Active health checks: each server of an upstream with `health` is asked again and again whether
+//! it is well.
 //!
-//! Invariants: on the control plane's thread, never on one that serves users; one task a server, one probe of a server at a time, at
-//! most `AT_ONCE` in all; what a probe learns changes which servers are chosen and nothing else: probes are synthetic and not
-//! randomised, so they are no evidence for or against an arm, no sign of life, and strain no fuse; tasks end when this is dropped.
+//! Invariants: on the control plane's thread, never on one that serves users; one task a server,
+//! one probe of a server at a time, at most `AT_ONCE` in all; what a probe learns changes which
+//! servers are chosen and nothing else: probes are synthetic and not randomised, so they are no
+//! evidence for or against an arm, no sign of life, and strain no fuse; tasks end when this is
+//! dropped.
 
 use crate::domain::plan::Health;
 use crate::live::log::Log;
@@ -55,7 +58,8 @@ impl Probes {
         Probes { log, room: Arc::new(Semaphore::new(AT_ONCE)), running: HashMap::new(), stopped: false }
     }
 
-    /// Probes what this snapshot wants probed. A server that stays keeps what is known of it; one that is no longer probed is up.
+    /// Probes what this snapshot wants probed. A server that stays keeps what is known of it; one
+    /// that is no longer probed is up.
     pub fn follow(&mut self, snapshot: &Snapshot) {
         if self.stopped {
             return;

@@ -1,10 +1,13 @@
 //! One receiver of alerts: its box, the task that empties it, and how it is spoken to.
 //!
-//! An *Alertmanager* is told of states: what stands is posted again every `repeat`, what is over once it is taken; each says how long it holds, so that
-//! alerts of a grayling that is gone go by themselves. *Slack* and a *webhook* are told of each beginning and each end, in order, once.
+//! An *Alertmanager* is told of states: what stands is posted again every `repeat`, what is over
+//! once it is taken; each says how long it holds, so that alerts of a grayling that is gone go by
+//! themselves. *Slack* and a *webhook* are told of each beginning and each end, in order, once.
 //!
-//! Invariants: putting into a box never waits; a box is bounded, and what overflows is lost from its old end and counted; a receiver that is slow or away is
-//! tried again, at first after a second and then ever more seldom, and holds up no other; what is secret (paths of addresses, keys) reaches no log.
+//! Invariants: putting into a box never waits; a box is bounded, and what overflows is lost from
+//! its old end and counted; a receiver that is slow or away is tried again, at first after a second
+//! and then ever more seldom, and holds up no other; what is secret (paths of addresses, keys)
+//! reaches no log.
 
 use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
@@ -248,7 +251,8 @@ fn slack(notice: &Notice) -> Post {
     Post::json(&json!({ "text": text }))
 }
 
-/// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of the call.
+/// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of
+/// the call.
 fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
     let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } = &notice.alert;
     let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };

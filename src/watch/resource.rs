@@ -1,9 +1,11 @@
-//! Reads what the two versions use up: every few seconds, for each release that watches resources, the metrics of all servers of both upstreams, or the
-//! answers of a Prometheus server. All judging is in `domain`; here is only the reading.
+//! Reads what the two versions use up: every few seconds, for each release that watches resources,
+//! the metrics of all servers of both upstreams, or the answers of a Prometheus server. All judging
+//! is in `domain`; here is only the reading.
 //!
-//! Invariants: on the control plane's thread, one task a release, none for releases without resources; a round ends within [`WITHIN`], and reads at most
-//! `PAGE_BYTES_MAX` of a page; an arm has a reading only if each of its servers has: what could not be read is a lack with a reason, never a number; tasks end when this is
-//! dropped.
+//! Invariants: on the control plane's thread, one task a release, none for releases without
+//! resources; a round ends within [`WITHIN`], and reads at most `PAGE_BYTES_MAX` of a page; an arm
+//! has a reading only if each of its servers has: what could not be read is a lack with a reason,
+//! never a number; tasks end when this is dropped.
 
 use super::call::{Call, CallError};
 use crate::domain::decide::Arm;

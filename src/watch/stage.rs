@@ -1,5 +1,5 @@
-//! What the watchdog has of the present stage of a release's plan: how long it was watched, and what
-//! its wave has shown, of all requests and of each critical route.
+//! What the watchdog has of the present stage of a release's plan: how long it was watched, and
+//! what its wave has shown, of all requests and of each critical route.
 //!
 //! Invariants: a trial is of one stage; of an edited margin what was shown is shown anew, and only
 //! of that one; what is usual on a critical route outlives stages.

@@ -1,12 +1,14 @@
-//! Delivers traces to a collector: OTLP over HTTP, in its JSON encoding (OpenTelemetry Protocol 1.x, "JSON Protobuf Encoding"), with the attributes of the
-//! semantic conventions for HTTP spans.
+//! Delivers traces to a collector: OTLP over HTTP, in its JSON encoding (OpenTelemetry Protocol
+//! 1.x, "JSON Protobuf Encoding"), with the attributes of the semantic conventions for HTTP spans.
 //!
-//! By hand and not by the `opentelemetry` crates: those bring a second HTTP client and runtime of exporters (or, for the messages alone, protobuf and the
-//! SDK) for a page of JSON.
+//! By hand and not by the `opentelemetry` crates: those bring a second HTTP client and runtime of
+//! exporters (or, for the messages alone, protobuf and the SDK) for a page of JSON.
 //!
-//! Invariants: one batch at a time is on its way, of what one worker's queue held, and the queues behind it are bounded, so a collector that is away costs
-//! memory for what `live::traces` lets wait, and for one queue more; a batch is tried again only where the protocol says that it may be; trouble is told once, and its end; no attribute
-//! says who the user is, nor holds a path, a query or a header of theirs.
+//! Invariants: one batch at a time is on its way, of what one worker's queue held, and the queues
+//! behind it are bounded, so a collector that is away costs memory for what `live::traces` lets
+//! wait, and for one queue more; a batch is tried again only where the protocol says that it may
+//! be; trouble is told once, and its end; no attribute says who the user is, nor holds a path, a
+//! query or a header of theirs.
 
 use super::call::{Call, CallError};
 use crate::domain::outcome::{Blame, Outcome};
@@ -208,7 +210,8 @@ fn rejected(answer: &[u8]) -> (u64, String) {
     (rejected, partial["errorMessage"].as_str().unwrap_or_default().to_owned())
 }
 
-/// `ExportTraceServiceRequest`. Written at once, without a tree of values between: a thousand spans are a matter of milliseconds.
+/// `ExportTraceServiceRequest`. Written at once, without a tree of values between: a thousand spans
+/// are a matter of milliseconds.
 fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
     let wall = Wall::now();
     let version = env!("CARGO_PKG_VERSION");
@@ -321,7 +324,8 @@ impl Serialize for Number {
     }
 }
 
-/// What a monotonic time is on the wall clock. Taken as a batch is sent: a clock that was set right meanwhile is right for all of it.
+/// What a monotonic time is on the wall clock. Taken as a batch is sent: a clock that was set right
+/// meanwhile is right for all of it.
 struct Wall(Duration);
 
 impl Wall {
@@ -452,7 +456,8 @@ fn span<'a>(
     }
 }
 
-/// What the conventions call a method that they do not know: a client may invent any number of them.
+/// What the conventions call a method that they do not know: a client may invent any number of
+/// them.
 const OTHER: &str = "_OTHER";
 
 fn method(method: &Method) -> &'static str {

@@ -1,9 +1,11 @@
-//! The watchdog's thread: each tick it takes what has happened to requests, lets the judge of each release look at it, and
-//! trips what is in breach. All thinking is in `domain`; here is only the feeding.
+//! The watchdog's thread: each tick it takes what has happened to requests, lets the judge of each
+//! release look at it, and trips what is in breach. All thinking is in `domain`; here is only the
+//! feeding.
 //!
-//! Invariants: it never sleeps through anything: in every weight, frozen, at 100%; it has a thread of its own and waits
-//! for no lock that is held across I/O; a late tick is counted and told to the judge, never read as health; nobody is sent to a stable that
-//! takes no connection: the trip becomes a freeze.
+//! Invariants: it never sleeps through anything: in every weight, frozen, at 100%; it has a thread
+//! of its own and waits for no lock that is held across I/O; a late tick is counted and told to the
+//! judge, never read as health; nobody is sent to a stable that takes no connection: the trip
+//! becomes a freeze.
 
 use super::aftermath::Aftermath;
 use super::past;
@@ -50,7 +52,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
 /// Failures of `new` further apart than this are not one trouble.
 const ONSET_GAP: Duration = Duration::from_secs(10);
-/// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it above 1.
+/// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it
+/// above 1.
 const CALM: f64 = 4.0;
 /// Evidence is written so often, and at most so many bytes a second of it.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
@@ -126,7 +129,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         live.end_maintenances();
 
         live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
-        // Loaded after the events were taken: it knows all of their epochs but those of releases that are gone.
+        // Loaded after the events were taken: it knows all of their epochs but those of releases
+        // that are gone.
         let snapshot = live.snapshot();
         if now.as_secs() / 60 != minute {
             minute = now.as_secs() / 60;
@@ -239,8 +243,9 @@ impl Watched {
         }
     }
 
-    /// As an earlier process left it, if that was of the same attempt, salt and routes, and did not stand at a trip: what was acted upon is in the state
-    /// file, and a person may have cleared it since.
+    /// As an earlier process left it, if that was of the same attempt, salt and routes, and did not
+    /// stand at a trip: what was acted upon is in the state file, and a person may have cleared it
+    /// since.
     fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
         let mut dog = Watched::new(release, Baseline::default(), now);
         let mut eye = Eye::open(bytes)?;
@@ -323,7 +328,8 @@ impl Watched {
         }
     }
 
-    /// Evidence starts afresh; what users are like is still known, if they are told apart as before.
+    /// Evidence starts afresh; what users are like is still known, if they are told apart as
+    /// before.
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
         let (stable, critical) = (self.judge.stable().clone(), self.stage.into_critical());
@@ -337,7 +343,8 @@ impl Watched {
         dog
     }
 
-    /// Takes the release's events; those of an earlier epoch first, which are no part of the present comparison.
+    /// Takes the release's events; those of an earlier epoch first, which are no part of the
+    /// present comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
@@ -470,7 +477,8 @@ impl Watched {
         }
     }
 
-    /// Too many users failed is a breach, whatever the comparison says; where that has found one, it is that one.
+    /// Too many users failed is a breach, whatever the comparison says; where that has found one,
+    /// it is that one.
     fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (Harm, u64) {
         let users_max = release.release.watchdog.harm_users_max;
         let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
@@ -512,7 +520,8 @@ impl Watched {
             };
             return;
         }
-        // Frozen already: only a stable that has come back makes a difference, and asking it takes a while.
+        // Frozen already: only a stable that has come back makes a difference, and asking it takes
+        // a while.
         let frozen = release.state == crate::domain::rollout::State::Frozen;
         if frozen && now < self.probed + PROBE_AGAIN {
             return;
@@ -566,7 +575,8 @@ impl Watched {
     }
 }
 
-/// Adds what is said of resources to a judgement. Answers the one that is its verdict, if one is: what answers say comes first.
+/// Adds what is said of resources to a judgement. Answers the one that is its verdict, if one is:
+/// what answers say comes first.
 fn weigh_resources<'g>(
     used: &'g [resource::Grounds],
     judgement: &mut Judgement,

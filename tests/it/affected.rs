@@ -1,4 +1,5 @@
-//! Whom `new` has served and whom it has failed, told afterwards: held against what the origins themselves have seen.
+//! Whom `new` has served and whom it has failed, told afterwards: held against what the origins
+//! themselves have seen.
 
 use crate::world::{
     Behaviour, Config, Origin, Proxy, RELEASE, World, bucket, eventually, grayling, never, seconds,

@@ -1,5 +1,5 @@
-//! Alerts on real sockets: Debian's Alertmanager, and small receivers that verify what they are sent by code of their own; those that are slow, refuse,
-//! or are away for a while.
+//! Alerts on real sockets: Debian's Alertmanager, and small receivers that verify what they are
+//! sent by code of their own; those that are slow, refuse, or are away for a while.
 
 use crate::world::{
     Admin, Authority, Behaviour, Client, Config, Load, Origin, Proxy, Validity, World, eventually, never,
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Of a world in which nothing else is: 32 bytes.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
-/// The first tries come quickly one after the other, later ones after half a minute at most; on a busy machine.
+/// The first tries come quickly one after the other, later ones after half a minute at most; on a
+/// busy machine.
 const SOON: Duration = Duration::from_secs(45);
 
 fn free_port() -> u16 {

@@ -1,4 +1,5 @@
-//! The frozen hash against vectors written by an independent implementation (`tests/data/cohort_vectors.py`).
+//! The frozen hash against vectors written by an independent implementation
+//! (`tests/data/cohort_vectors.py`).
 
 use grayling::domain::cohort::Salt;
 

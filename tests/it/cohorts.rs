@@ -1,4 +1,5 @@
-//! 100,000 users through the running proxy to real nginx origins: each lands where the published hash says.
+//! 100,000 users through the running proxy to real nginx origins: each lands where the published
+//! hash says.
 
 use crate::world::{Config, Nginx, Proxy, RELEASE, World, bucket, eventually, figure, seconds, turn};
 use std::collections::HashSet;
@@ -16,7 +17,8 @@ fn user(n: u32) -> String {
     }
 }
 
-/// Sends every user through; returns those that reached `new`. Panics on any answer that is not their own.
+/// Sends every user through; returns those that reached `new`. Panics on any answer that is not
+/// their own.
 fn drive(proxy: &Proxy) -> HashSet<u32> {
     let address = proxy.http;
     let threads = (0..THREADS).map(|t| {

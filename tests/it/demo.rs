@@ -1,5 +1,5 @@
-//! `grayling demo`, as the first person sees it: the fault is caught, a good release is left alone, the text fits, the ports are
-//! there, and it ends when it is told to.
+//! `grayling demo`, as the first person sees it: the fault is caught, a good release is left alone,
+//! the text fits, the ports are there, and it ends when it is told to.
 
 use crate::world::{eventually, figure, grayling, seconds, turn};
 use std::io::{BufRead, BufReader, Read};

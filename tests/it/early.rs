@@ -1,5 +1,5 @@
-//! Answers that come before the request is whole, bodies that end in trailers, connections that say nothing: against an origin written
-//! out byte by byte.
+//! Answers that come before the request is whole, bodies that end in trailers, connections that say
+//! nothing: against an origin written out byte by byte.
 
 use crate::world::{Config, Proxy, World, eventually, raw, seconds, users_in_new};
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
-//! The events that feed the page: what they tell, how soon, and that nobody who reads them, or does not, costs others anything.
+//! The events that feed the page: what they tell, how soon, and that nobody who reads them, or does
+//! not, costs others anything.
 
 use crate::world::{Config, Origin, Proxy, RELEASE, World, eventually, long, seconds};
 use serde_json::Value;
@@ -125,7 +126,8 @@ fn a_stream_outlives_the_age_of_ordinary_connections() {
     if !long() {
         return;
     }
-    // One that is only open is closed after a minute at the latest (`admin/serve.rs`); a page is not to blink then.
+    // One that is only open is closed after a minute at the latest (`admin/serve.rs`); a page is
+    // not to blink then.
     let world = World::new();
     let (_stable, _new, proxy) = scene(&world);
     let mut stream = Stream::open(proxy.admin).unwrap();

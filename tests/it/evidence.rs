@@ -1,5 +1,5 @@
-//! What the comparison sees on real sockets, and what it leaves alone: latency, 4xx, one route of several, users who differ; and that a
-//! restart does not forget it.
+//! What the comparison sees on real sockets, and what it leaves alone: latency, 4xx, one route of
+//! several, users who differ; and that a restart does not forget it.
 
 use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, long, never, seconds,

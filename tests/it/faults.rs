@@ -1,5 +1,5 @@
-//! Rows of the table of faults that this version holds, one by one: what the client sees, what the origins received, and whom it counts
-//! against.
+//! Rows of the table of faults that this version holds, one by one: what the client sees, what the
+//! origins received, and whom it counts against.
 
 use crate::world::{
     Behaviour, Config, Origin, Proxy, RELEASE, World, bucket, eventually, grayling, never, raw, seconds,
@@ -24,7 +24,8 @@ fn outcome(proxy: &Proxy, arm: &str, outcome: &str) -> f64 {
     proxy.api().metric("grayling_requests_total", &[("arm", arm), ("outcome", outcome)]).unwrap_or(0.0)
 }
 
-/// What the business calls a failure, whatever the status: each rule of `[release.X.outcome]`, seen in the metrics.
+/// What the business calls a failure, whatever the status: each rule of `[release.X.outcome]`, seen
+/// in the metrics.
 #[test]
 fn what_the_config_calls_a_failure_counts_as_one() {
     const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
@@ -148,7 +149,8 @@ fn row_29_a_pooled_connection_that_the_upstream_closed_costs_no_client_anything(
     for i in 0..100 {
         let answer = client.post("/", &[("x-user-id", &format!("u{i}"))], b"x").unwrap();
         assert_eq!(answer.status, 200, "request {i}");
-        // The close must have arrived: one that crosses the next request on the wire is row 28, a failure after sending.
+        // The close must have arrived: one that crosses the next request on the wire is row 28, a
+        // failure after sending.
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(stable.total() + new.total(), 100, "each was sent once");

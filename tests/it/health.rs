@@ -1,4 +1,5 @@
-//! Active health checks: a server that says that it is not well is left out, and nobody is sent anywhere that he would not go.
+//! Active health checks: a server that says that it is not well is left out, and nobody is sent
+//! anywhere that he would not go.
 
 use crate::world::{
     Authority, Behaviour, Client, Config, H2Behaviour, H2Origin, HEALTHZ, Load, Nginx, Origin, Proxy,
@@ -118,7 +119,8 @@ fn a_reload_begins_and_ends_probes_and_so_does_the_drain() {
     never(Duration::from_millis(500), "it is probed no more", || probes(&stable) > seen);
 }
 
-/// Waits until the log's last word about a server that is down begins so: a line takes a moment to get here.
+/// Waits until the log's last word about a server that is down begins so: a line takes a moment to
+/// get here.
 fn told_down(proxy: &Proxy, reason: &str) {
     eventually(seconds(5), &format!("a server is told to be down: {reason}"), || {
         let told = proxy.events("server_down").pop()?;

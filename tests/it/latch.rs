@@ -1,5 +1,5 @@
-//! The latch: from the announcement of a rollback on, no kill and no restart puts a user on `new`; and without a memory that can be
-//! trusted, nobody is put there either.
+//! The latch: from the announcement of a rollback on, no kill and no restart puts a user on `new`;
+//! and without a memory that can be trusted, nobody is put there either.
 
 use crate::world::{
     Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, not_tested, seconds, times,
@@ -113,7 +113,8 @@ fn a_tripped_release_ignores_a_reload_a_touch_and_a_raised_weight() {
     assert_eq!(trip["cause"], "manual");
 }
 
-/// Starts with a state directory that cannot be trusted: stable is served, `new` gets nobody, everything that looks says why.
+/// Starts with a state directory that cannot be trusted: stable is served, `new` gets nobody,
+/// everything that looks says why.
 fn starts_with_bad_state(world: &World, config: &Config, what: &str) -> Proxy {
     let users = users_in_new("user", 50, 20);
     let proxy = world.run(config);

@@ -1,4 +1,5 @@
-//! The ledger of a real run: sound to its own verifier, online and without a proxy; and whatever is done to it is found.
+//! The ledger of a real run: sound to its own verifier, online and without a proxy; and whatever is
+//! done to it is found.
 
 use crate::world::{
     Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, times,
@@ -23,7 +24,8 @@ fn ask(proxy: &Proxy, users: &[String]) {
     users.iter().for_each(|user| _ = client.get_as(user));
 }
 
-/// A life with all that is decided in one: start, weights, a segment, a blown fuse, a resume, the watchdog's verdict, a person's, a kill.
+/// A life with all that is decided in one: start, weights, a segment, a blown fuse, a resume, the
+/// watchdog's verdict, a person's, a kill.
 fn eventful(world: &World) -> Proxy {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address).weight("50%");

@@ -1,9 +1,11 @@
-//! The tests that run the real binary, and those that hold the house in order: one test binary, a module a subject.
+//! The tests that run the real binary, and those that hold the house in order: one test binary, a
+//! module a subject.
 //!
 //! `tests/run` installs what they need (nginx, wrk, …) and runs each behaviour once.
 //! `tests/run --long` also runs the long tests (see [`world::long`]).
 
-// A test that cannot go on says so by panicking; clippy knows that of `#[test]` functions only, not of what they call.
+// A test that cannot go on says so by panicking; clippy knows that of `#[test]` functions only, not
+// of what they call.
 #![allow(clippy::unwrap_used)]
 
 mod affected;

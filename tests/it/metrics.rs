@@ -1,4 +1,5 @@
-//! The two tiers of metrics: what decides is always served, the rest can be switched off while the proxy runs, and is not counted then.
+//! The two tiers of metrics: what decides is always served, the rest can be switched off while the
+//! proxy runs, and is not counted then.
 
 use crate::world::{Client, Config, Origin, World, eventually, seconds};
 use std::collections::BTreeSet;

@@ -1,5 +1,5 @@
-//! The notice "slower by more than `latency_notice`": it holds no waves, an edit of the level starts
-//! its evidence anew, it ends once `new` is mended, and a person ends it.
+//! The notice "slower by more than `latency_notice`": it holds no waves, an edit of the level
+//! starts its evidence anew, it ends once `new` is mended, and a person ends it.
 
 use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, long, never, seconds,

@@ -1,4 +1,5 @@
-//! The page in a real browser: what a person sees of a rollback, and what they can do about it. One browser a test: starting one costs seconds.
+//! The page in a real browser: what a person sees of a rollback, and what they can do about it. One
+//! browser a test: starting one costs seconds.
 
 use crate::world::{
     Behaviour, Browser, Config, Load, Origin, Proxy, RELEASE, World, bucket, eventually, not_tested, seconds,
@@ -175,7 +176,8 @@ fn the_token_is_asked_for_once_and_no_script_can_read_it() {
     browser.reads("#foot", "changes need your token");
 }
 
-/// An address of this machine by which it is no loopback peer to itself; nothing is sent to find it.
+/// An address of this machine by which it is no loopback peer to itself; nothing is sent to find
+/// it.
 fn address_of_this_machine() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
@@ -215,7 +217,8 @@ fn from_elsewhere_the_page_comes_empty_and_asks_for_the_token_first() {
     assert!(!browser.text("main").contains(RELEASE), "{}", browser.text("main"));
 }
 
-/// The first wave is one of testers; requests alone are what it lacks, until the watchdog's resource lacks too.
+/// The first wave is one of testers; requests alone are what it lacks, until the watchdog's
+/// resource lacks too.
 #[test]
 fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_next() {
     let _turn = turn();

@@ -1,5 +1,5 @@
-//! Every POST is sent once: under resets, truncations and refusals no key reaches two origins, or one origin twice, and
-//! what the client was told is done is done, once.
+//! Every POST is sent once: under resets, truncations and refusals no key reaches two origins, or
+//! one origin twice, and what the client was told is done is done, once.
 
 use crate::world::{Behaviour, Client, Config, H2Behaviour, H2Origin, Origin, Random, World, figure, turn};
 use std::collections::{HashMap, HashSet};

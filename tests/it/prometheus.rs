@@ -1,4 +1,5 @@
-//! A real Prometheus scrapes the real binary, with the rules that ship: what they and the dashboard name is there, and an alert fires on a rollback.
+//! A real Prometheus scrapes the real binary, with the rules that ship: what they and the dashboard
+//! name is there, and an alert fires on a rollback.
 
 use crate::world::{Behaviour, Client, Config, Load, Origin, World, eventually, not_tested, seconds, turn};
 use serde_json::Value;
@@ -139,13 +140,15 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let all: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
     assert!(all.len() > 10 && all.iter().all(|rule| rule["health"] != "err"), "{all:#?}");
-    // Another rollback, which Prometheus sees come, after requests of `new`; as a mark in the graphs.
+    // Another rollback, which Prometheus sees come, after requests of `new`; as a mark in the
+    // graphs.
     new.behave(Behaviour::Answer);
     let before = new.total();
     assert_eq!(api.resume("rollback", "a test").status, 200);
     eventually(seconds(60), "new is asked again", || (new.total() >= before + 20).then_some(()));
     assert_eq!(api.change("rollback", "a test").status, 200);
-    // What the dashboard asks is PromQL, and is answered: with something, so that no panel is empty.
+    // What the dashboard asks is PromQL, and is answered: with something, so that no panel is
+    // empty.
     for text in asked.iter().filter(|text| !text.starts_with("label_values")) {
         let query =
             text.replace("$release", ".*").replace("$instance", ".*").replace("$__rate_interval", "10s");
@@ -157,7 +160,8 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     }
 }
 
-/// What a version uses is asked of a Prometheus server that scrapes both, in PromQL: the way round through a real one.
+/// What a version uses is asked of a Prometheus server that scrapes both, in PromQL: the way round
+/// through a real one.
 #[test]
 fn a_resource_is_asked_of_a_real_prometheus_and_takes_out_a_version_that_uses_more() {
     if !is_here("prometheus") {

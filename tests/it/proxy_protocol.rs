@@ -1,4 +1,5 @@
-//! The PROXY protocol: the bytes of every kind of header, and other people's proxies that send it (HAProxy, nginx, curl), to http and https.
+//! The PROXY protocol: the bytes of every kind of header, and other people's proxies that send it
+//! (HAProxy, nginx, curl), to http and https.
 //!
 //! Every client here is 127.0.0.x; of them only 127.0.0.1 is a trusted proxy.
 
@@ -84,7 +85,8 @@ fn the_address_of_a_header_is_the_clients_for_segments_forwarding_and_the_log() 
         (v2(0x21, 0x31, &[b'x'; 216]), "127.0.0.1", "stable"),
     ] {
         let origin = if arm == "new" { &scene.new } else { &scene.stable };
-        // Together with two requests on its heels, and byte by byte: nothing is lost, nothing is read twice.
+        // Together with two requests on its heels, and byte by byte: nothing is lost, nothing is
+        // read twice.
         let (before, both) =
             (origin.requests().len(), [&header[..], get("").as_bytes(), get("").as_bytes()].concat());
         let mut wire = scene.connect();
@@ -124,7 +126,8 @@ fn what_is_forwarded_is_believed_of_whom_the_header_names_and_not_of_who_sent_th
     let received = scene.stable.last();
     assert_eq!(lines(&received, "x-forwarded-for"), ["x-forwarded-for: 192.0.2.9"]);
     assert_eq!(lines(&received, "x-forwarded-proto"), ["x-forwarded-proto: http"]);
-    // Another trusted proxy, which speaks HTTP, behind the one that passes on: in the office, by its word.
+    // Another trusted proxy, which speaks HTTP, behind the one that passes on: in the office, by
+    // its word.
     assert_eq!(send("PROXY TCP4 198.51.100.3 127.0.0.1 1 80\r\n"), 200);
     let received = scene.new.last();
     let hops = lines(&received, "x-forwarded-for").join(" ");
@@ -292,14 +295,16 @@ impl Drop for Front {
 }
 
 impl Front {
-    /// `config` is given free ports to listen on; `command` runs what it returns from the file it was written to.
+    /// `config` is given free ports to listen on; `command` runs what it returns from the file it
+    /// was written to.
     fn start(
         world: &World,
         ports: &[&str],
         config: impl Fn(&[SocketAddr]) -> String,
         command: impl Fn(&Path) -> Command,
     ) -> Front {
-        // They cannot be given port 0: free ones are looked for, and others if they were taken meanwhile.
+        // They cannot be given port 0: free ones are looked for, and others if they were taken
+        // meanwhile.
         for attempt in 0..5 {
             let held: Vec<_> = ports.iter().map(|ip| TcpListener::bind(format!("{ip}:0")).unwrap()).collect();
             let addresses: Vec<SocketAddr> = held.iter().map(|l| l.local_addr().unwrap()).collect();
@@ -370,7 +375,8 @@ fn curl(world: &World, source: &str, url: &str, more: &[&str]) -> String {
     format!("{}{error}", String::from_utf8_lossy(&told))
 }
 
-/// Whom curl's last request was said to come from; the checks of the proxy in front come in between.
+/// Whom curl's last request was said to come from; the checks of the proxy in front come in
+/// between.
 fn last_client(origin: &Origin) -> String {
     let received = origin.received();
     let by_curl = |r: &&Received| r.header("user-agent").is_some_and(|agent| agent.starts_with("curl"));

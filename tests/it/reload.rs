@@ -49,7 +49,8 @@ fn a_hundred_edits_under_load_lose_no_request_and_are_in_force_at_once() {
     assert!(middle <= 250.0, "median time until in force: {middle:.0} ms");
 }
 
-/// What can go wrong with a file; each is checked to be wrong by `grayling check` before it is used.
+/// What can go wrong with a file; each is checked to be wrong by `grayling check` before it is
+/// used.
 fn break_file(world: &World, good: &str, kind: u32, random: &mut Random) -> &'static str {
     let file = world.config_file();
     let _ = std::fs::remove_dir(&file);

@@ -1,4 +1,5 @@
-//! What the two versions use up, with the real binary: answers stay right while the processor's time climbs, and that is enough.
+//! What the two versions use up, with the real binary: answers stay right while the processor's
+//! time climbs, and that is enough.
 
 use crate::world::{
     Admin, Browser, Config, Load, Origin, Proxy, World, eventually, grayling, never, seconds, turn,
@@ -6,7 +7,8 @@ use crate::world::{
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Everything of waves but resources comes to pass soon, and nothing trips by the time of a busy machine.
+/// Everything of waves but resources comes to pass soon, and nothing trips by the time of a busy
+/// machine.
 const EASY: &str = "margin_errors = \"20%\"\nmargin_latency = \"90%\"\nlatency_notice = \"100%\"\nlatency_tolerance = \"100%\"\nlatency_floor = \"100ms\"";
 
 struct Scene {
@@ -100,7 +102,8 @@ fn a_version_that_uses_more_while_its_answers_stay_right_is_taken_out_and_the_re
     assert!(told.contains("does not follow from its evidence"), "{told}");
 }
 
-/// The first wave is one of testers, so that nothing of it but resources hangs on the speed of this machine.
+/// The first wave is one of testers, so that nothing of it but resources hangs on the speed of this
+/// machine.
 #[test]
 fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     let _turn = turn();

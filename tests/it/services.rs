@@ -1,5 +1,6 @@
-//! The watchdog beside services as they are: servers that pause, versions that start cold, background
-//! errors, one account that retries, reports that take seconds. Long tests; each prints its figure.
+//! The watchdog beside services as they are: servers that pause, versions that start cold,
+//! background errors, one account that retries, reports that take seconds. Long tests; each prints
+//! its figure.
 
 use crate::world::{
     Admin, Call, Config, Demand, Fleet, Proxy, Reply, Traffic, World, eventually, figure, grayling, latency,

@@ -1,13 +1,16 @@
-//! Holds the house in order: the layers, the words forbidden in `domain/`, headers, sizes, and that what the documents
-//! promise is what the code has.
+//! Holds the house in order: the layers, the words forbidden in `domain/`, headers, sizes, and that
+//! what the documents promise is what the code has.
 
 use crate::world::{World, grayling};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 700;
+/// Columns of a line that is a comment: rustfmt does not wrap them.
+const COMMENT_MAX: usize = 100;
 
-/// Rooms by height. A room imports from rooms below it, and from those beside it in one direction only.
+/// Rooms by height. A room imports from rooms below it, and from those beside it in one direction
+/// only.
 const HEIGHTS: [(&str, u32); 12] = [
     ("domain", 0),
     ("config", 1),
@@ -75,8 +78,8 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What the compiler sees outside tests: no comments, nothing from the first `#[cfg(test)]` module on, and nothing of a file of
-/// tests.
+/// What the compiler sees outside tests: no comments, nothing from the first `#[cfg(test)]` module
+/// on, and nothing of a file of tests.
 fn code(path: &Path) -> String {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     if name == "tests" || name.ends_with("_tests") || path.components().any(|c| c.as_os_str() == "tests") {
@@ -195,6 +198,19 @@ fn every_file_says_what_it_owns_and_is_short_enough() {
         let lines = text.lines().count();
         if lines > LINES_MAX {
             faults.push(format!("{}: {lines} lines; what does it hide?", short(&file)));
+        }
+    }
+    none(faults);
+}
+
+#[test]
+fn comments_have_a_hundred_columns_at_most() {
+    let mut faults = Vec::new();
+    for file in ["src", "tests", "benches"].into_iter().flat_map(|folder| files(folder, ".rs")) {
+        let text = read(&file);
+        let comments = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//"));
+        for (i, line) in comments.filter(|(_, line)| line.chars().count() > COMMENT_MAX) {
+            faults.push(format!("{}:{}: {} columns", short(&file), i + 1, line.chars().count()));
         }
     }
     none(faults);

@@ -1,5 +1,5 @@
-//! TLS on both sides, with other people's tools: curl and h2load as clients, nginx as origin, and rustls where the bytes of a
-//! certificate are looked at.
+//! TLS on both sides, with other people's tools: curl and h2load as clients, nginx as origin, and
+//! rustls where the bytes of a certificate are looked at.
 
 use crate::world::{
     Authority, Behaviour, Config, H2Behaviour, H2Origin, Load, Nginx, Origin, Proxy, Validity, World,
@@ -121,7 +121,8 @@ fn http1_and_http2_are_agreed_on_by_alpn_and_the_upstream_learns_that_it_was_htt
     let received = &scene.new.received()[0];
     assert_eq!(received.header("x-forwarded-proto"), Some("https"));
     assert_eq!(received.header("x-forwarded-for"), Some("127.0.0.1"));
-    // Not verified by another CA; not plain text where TLS is spoken; TLS 1.0 and 1.1 are not spoken at all.
+    // Not verified by another CA; not plain text where TLS is spoken; TLS 1.0 and 1.1 are not
+    // spoken at all.
     assert_eq!(curl(&https, &[]), Err(60));
     assert!(curl(&https.replace("https", "http"), &[]).is_err());
     assert_eq!(curl(&https, &["--cacert", ca, "--tls-max", "1.1"]), Err(35));
@@ -161,7 +162,8 @@ fn a_renewed_pair_is_taken_under_load_and_no_request_fails() {
     for _ in 0..5 {
         let before = fresh.load(Ordering::Relaxed);
         let began = std::time::Instant::now();
-        // The two files are not renewed in one moment: between them the pair does not fit, and the old one stays.
+        // The two files are not renewed in one moment: between them the pair does not fit, and the
+        // old one stays.
         scene.ca.server(&scene.world, "server", Validity::Now);
         let wanted = leaf(&scene.world, "server");
         eventually(seconds(10), "the renewed pair is shown", || (shown(https, &ca) == wanted).then_some(()));
@@ -335,7 +337,8 @@ fn a_client_that_says_nothing_is_closed_and_blocks_nobody() {
         });
         assert!(!timed_out, "it was not closed");
     }
-    // Nor one that shakes hands, and then says nothing; nor one that begins HTTP/2, and goes no further.
+    // Nor one that shakes hands, and then says nothing; nor one that begins HTTP/2, and goes no
+    // further.
     let mut mute = session(proxy.https(), &ca).unwrap();
     let mut half = TcpStream::connect(proxy.http).unwrap();
     half.write_all(b"PRI * HT").unwrap();
@@ -505,7 +508,8 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
         .collect();
     assert!(asks.into_iter().all(|ask| ask.join().unwrap() == 200));
     assert_eq!((new.connections(), new.requests()), (1, 51));
-    // A cut body ends uncleanly for the client, and counts against the arm; others on the connection go on.
+    // A cut body ends uncleanly for the client, and counts against the arm; others on the
+    // connection go on.
     new.behave(H2Behaviour::Stall);
     let mut stalled = TcpStream::connect(proxy.http).unwrap();
     stalled.write_all(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {user}\r\n\r\n").as_bytes()).unwrap();

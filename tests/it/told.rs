@@ -1,5 +1,5 @@
-//! What the data plane tells the watchdog of each exchange, in full: the workers run in this process, and the test reads
-//! their feed in the watchdog's place.
+//! What the data plane tells the watchdog of each exchange, in full: the workers run in this
+//! process, and the test reads their feed in the watchdog's place.
 
 use crate::rows::wire::{DATA, END_STREAM, End, HEADERS, Http2, WINDOW_UPDATE, frame, get_with};
 use crate::rows::{RawOrigin, Script, Then, Wire, get};

@@ -1,4 +1,5 @@
-//! Traces, as a collector gets them: whose they are, what is in them and what is not, and what becomes of them when nobody takes them.
+//! Traces, as a collector gets them: whose they are, what is in them and what is not, and what
+//! becomes of them when nobody takes them.
 
 use crate::world::{
     Behaviour, Client, Config, Origin, Proxy, World, bucket, eventually, never, seconds, turn, users_in_new,
@@ -107,7 +108,8 @@ fn a_trace_that_came_is_continued_to_the_upstream_and_says_nothing_of_who_the_us
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     assert!(now.abs_diff(begins[0]) < 60_000_000_000, "{now} {begins:?}");
 
-    // The upstream is the attempt's child, in the same trace; what other vendors have noted goes along.
+    // The upstream is the attempt's child, in the same trace; what other vendors have noted goes
+    // along.
     let received = new.received().into_iter().find(|r| r.path.starts_with("/accounts")).unwrap();
     let span = client["spanId"].as_str().unwrap();
     assert_eq!(received.header("traceparent"), Some(format!("00-{TRACE}-{span}-01").as_str()));

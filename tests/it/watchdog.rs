@@ -1,5 +1,5 @@
-//! The watchdog on real sockets: a `new` that breaks is flipped, whatever the way it breaks; what clients do, and what hurts both
-//! versions alike, flips nothing.
+//! The watchdog on real sockets: a `new` that breaks is flipped, whatever the way it breaks; what
+//! clients do, and what hurts both versions alike, flips nothing.
 
 use crate::world::{
     Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, figure, long, never, seconds, turn,
@@ -24,7 +24,8 @@ struct Scene {
     _world: World,
 }
 
-/// Two healthy versions under the load of some thousand users, long enough for the watchdog to know them.
+/// Two healthy versions under the load of some thousand users, long enough for the watchdog to know
+/// them.
 fn scene() -> Scene {
     scene_with(|_| {})
 }
@@ -117,7 +118,8 @@ fn a_new_that_resets_is_flipped() {
     flips("reset", seconds(3), |new| new.behave(Behaviour::Reset));
 }
 
-/// Breaks both versions in the same way; nobody may be flipped. Less than the 30 s after which `on_both_bad` acts.
+/// Breaks both versions in the same way; nobody may be flipped. Less than the 30 s after which
+/// `on_both_bad` acts.
 fn both_alike(fault: &str, breaks: impl Fn(&Origin)) {
     both_alike_in(scene, fault, breaks);
 }
@@ -159,7 +161,8 @@ fn both_versions_hanging_is_nobodys_fault() {
     both_alike("hang", |origin| origin.behave(Behaviour::Hang));
 }
 
-/// Counted as they end, requests of `new` would fail after one second and those of stable not before three.
+/// Counted as they end, requests of `new` would fail after one second and those of stable not
+/// before three.
 #[test]
 fn both_versions_hanging_with_unequal_time_outs_is_nobodys_fault() {
     let unequal = || {
@@ -179,7 +182,8 @@ fn both_versions_cutting_bodies_is_nobodys_fault() {
     both_alike("cut bodies", |origin| origin.behave(Behaviour::CutBody));
 }
 
-/// Clients of users in `new` misbehave, and only they: the worst case for a watchdog that blames the wrong one.
+/// Clients of users in `new` misbehave, and only they: the worst case for a watchdog that blames
+/// the wrong one.
 fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + Sync + 'static) {
     let _turn = turn();
     let scene = scene_with(|config| config.limits = "body_idle_timeout = \"500ms\"".into());
@@ -201,7 +205,8 @@ fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + S
                 for user in users.iter().cycle().skip(t * 25).take_while(|_| !stop.load(Ordering::Relaxed)) {
                     misbehave(address, user);
                     count.fetch_add(1, Ordering::Relaxed);
-                    // Many, but no flood: each costs the origin a connection, and a starved origin is another test's subject.
+                    // Many, but no flood: each costs the origin a connection, and a starved origin
+                    // is another test's subject.
                     std::thread::sleep(Duration::from_millis(10));
                 }
             })

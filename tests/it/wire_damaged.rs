@@ -1,8 +1,10 @@
-//! Requests that are damaged on purpose, byte for byte, before the real binary; and what an origin received of them.
+//! Requests that are damaged on purpose, byte for byte, before the real binary; and what an origin
+//! received of them.
 //!
-//! The claims are those of `proxy/guard.rs` and `proxy/headers.rs`, held against a reader of its own that takes nothing but the strict grammar
-//! of RFC 9112: what reaches an origin has one meaning, nothing of a client in it that is not for it, and the user that it names is the one
-//! the arm was chosen for.
+//! The claims are those of `proxy/guard.rs` and `proxy/headers.rs`, held against a reader of its
+//! own that takes nothing but the strict grammar of RFC 9112: what reaches an origin has one
+//! meaning, nothing of a client in it that is not for it, and the user that it names is the one the
+//! arm was chosen for.
 
 use crate::mutate;
 use crate::rows::Scene;
@@ -228,7 +230,8 @@ fn fault(request: &[u8], arm: &str, percent: u32) -> Result<(), String> {
 fn answers(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the proxy listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // Closing our half would be read as having gone. What is left open ends with this, or soon by its time-out.
+    // Closing our half would be read as having gone. What is left open ends with this, or soon by
+    // its time-out.
     let end = b"\r\n\r\nGET /end HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
     let _ = stream.write_all(&[bytes, end].concat());
     let mut answer = Vec::new();

@@ -1,8 +1,9 @@
-//! `grayling demo`: the main job with nothing set up. Two versions, users, the proxy; the weight climbs, `new` is broken, and what
-//! the proxy then does is told.
+//! `grayling demo`: the main job with nothing set up. Two versions, users, the proxy; the weight
+//! climbs, `new` is broken, and what the proxy then does is told.
 //!
-//! Invariants: nothing is scripted but the fault and the edits of the weight: the watchdog is the product's, and what is told of it
-//! comes from its own status and ledger; it ends by itself within `--seconds`; exit 0 iff what should happen did.
+//! Invariants: nothing is scripted but the fault and the edits of the weight: the watchdog is the
+//! product's, and what is told of it comes from its own status and ledger; it ends by itself within
+//! `--seconds`; exit 0 iff what should happen did.
 
 mod origin;
 mod screen;

@@ -1,7 +1,9 @@
-//! The two versions of the demo: a little billing service, each on a thread and a runtime of its own, on a port of its own.
+//! The two versions of the demo: a little billing service, each on a thread and a runtime of its
+//! own, on a port of its own.
 //!
-//! Invariants: both do the same work at the same pace and fail at the same low rate; what tells them apart is the fault that was
-//! switched on, and nothing else. A fault is real: it is in what goes over the wire.
+//! Invariants: both do the same work at the same pace and fail at the same low rate; what tells
+//! them apart is the fault that was switched on, and nothing else. A fault is real: it is in what
+//! goes over the wire.
 
 use super::users::Random;
 use bytes::Bytes;

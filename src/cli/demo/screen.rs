@@ -1,8 +1,9 @@
-//! How the demo writes: lines, each with the seconds since the start where it tells an event; on a terminal one more line
-//! below them that is drawn again and again.
+//! How the demo writes: lines, each with the seconds since the start where it tells an event; on a
+//! terminal one more line below them that is drawn again and again.
 //!
-//! Invariants: into a pipe goes plain text, line by line, each at once; no line is longer than a terminal of 80 columns, but
-//! for the names of files; the redrawn line is gone before anything else is written.
+//! Invariants: into a pipe goes plain text, line by line, each at once; no line is longer than a
+//! terminal of 80 columns, but for the names of files; the redrawn line is gone before anything
+//! else is written.
 
 use crate::cli::text::{self, Colour, Hue};
 use std::fmt::Display;

@@ -1,7 +1,9 @@
-//! What the demo runs: a folder with config, state and log, the two versions, the proxy, and the users.
+//! What the demo runs: a folder with config, state and log, the two versions, the proxy, and the
+//! users.
 //!
-//! Invariants: the proxy is the one that `grayling run` starts, from a real file; the weight changes only by saving that file, as
-//! an editor does (written beside, renamed over); the folder stays.
+//! Invariants: the proxy is the one that `grayling run` starts, from a real file; the weight
+//! changes only by saving that file, as an editor does (written beside, renamed over); the folder
+//! stays.
 
 use super::origin::Origin;
 use super::users::Users;
@@ -18,7 +20,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub const RELEASE: &str = "billing";
-/// The ceiling of the demo's config: the service answers in 10 ms, and 1 in 200 answers takes up to 100 ms.
+/// The ceiling of the demo's config: the service answers in 10 ms, and 1 in 200 answers takes up to
+/// 100 ms.
 pub const LATENCY_P99_MAX: Duration = Duration::from_millis(200);
 /// Somebody else may take a free port before the proxy does.
 const STARTS_MAX: usize = 5;
@@ -69,7 +72,8 @@ impl Stage {
         Ok(Stage { folder, stable, new, proxy, users, http, admin, client })
     }
 
-    /// Users first: what they have asked for is answered. Then the proxy, as TERM would end it, then the versions.
+    /// Users first: what they have asked for is answered. Then the proxy, as TERM would end it,
+    /// then the versions.
     pub fn strike(self) {
         drop(self.users);
         self.proxy.finish();

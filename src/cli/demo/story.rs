@@ -1,7 +1,8 @@
 //! What happens in the demo, in its order, and the words for it.
 //!
-//! Invariants: what is said of the watchdog is read from the admin API; what is said of users is what they saw; the time from the
-//! fault is measured from the instant at which it was switched on. Every wait ends with the time that the demo may take.
+//! Invariants: what is said of the watchdog is read from the admin API; what is said of users is
+//! what they saw; the time from the fault is measured from the instant at which it was switched on.
+//! Every wait ends with the time that the demo may take.
 
 use super::Chaos;
 use super::origin::{FAILS, FAULT_FAILS, FAULT_SLOWER_MS, Fault};

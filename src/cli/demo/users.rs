@@ -1,7 +1,9 @@
-//! The users of the demo: some thousand of them over a few keep-alive connections, as behind a load balancer, and what they saw.
+//! The users of the demo: some thousand of them over a few keep-alive connections, as behind a load
+//! balancer, and what they saw.
 //!
-//! Invariants: everything counted here is what came back over HTTP, seen from outside the proxy; which version answered is what
-//! `x-grayling-arm` says. Users are chosen unevenly: a few come often, most now and then.
+//! Invariants: everything counted here is what came back over HTTP, seen from outside the proxy;
+//! which version answered is what `x-grayling-arm` says. Users are chosen unevenly: a few come
+//! often, most now and then.
 
 use bytes::Bytes;
 use http::{Request, header};

@@ -1,7 +1,8 @@
-//! The words of the demo that are more than a line: the title, a trip in plain words, and what to try next.
+//! The words of the demo that are more than a line: the title, a trip in plain words, and what to
+//! try next.
 //!
-//! Invariants: counts of a trip are those of its own evidence; every command can be pasted as it stands, and works once the
-//! demo has ended.
+//! Invariants: counts of a trip are those of its own evidence; every command can be pasted as it
+//! stands, and works once the demo has ended.
 
 use super::Chaos;
 use super::screen::Screen;

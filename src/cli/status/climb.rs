@@ -1,4 +1,5 @@
-//! How far a release has come in its plan, for people: the waves on one line, then what the next one waits for.
+//! How far a release has come in its plan, for people: the waves on one line, then what the next
+//! one waits for.
 
 use crate::admin::dto::{Progress, Release, ReleaseState};
 use crate::cli::text::{self, Colour, Hue, percent, shown};

@@ -1,4 +1,5 @@
-//! What an edited plan of waves does to a release that is on its way: what is behind, what is ahead, and where it goes on.
+//! What an edited plan of waves does to a release that is on its way: what is behind, what is
+//! ahead, and where it goes on.
 
 use super::{Edit, Finding, FindingKind, Findings};
 use crate::domain::gate::{self, Traffic, points, time_needed};
@@ -104,7 +105,8 @@ pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-/// Waves that cannot show within their bake what their margin promises, at the traffic that there is: they will hold until they can.
+/// Waves that cannot show within their bake what their margin promises, at the traffic that there
+/// is: they will hold until they can.
 pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Finding> {
     let mut findings = vec![];
     for release in &plan.releases {

@@ -45,8 +45,8 @@ pub struct Release {
     /// What both arms over a ceiling for 30 s do.
     #[schemars(extend("default" = "freeze"))]
     pub on_both_bad: Option<OnAnomaly>,
-    /// Slowness is no evidence against `new` for so long after a raise from 0% or by a factor of two,
-    /// and of a server after its start; until at least 20 answers have come.
+    /// Slowness is no evidence against `new` for so long after a raise from 0% or by a factor of
+    /// two, and of a server after its start; until at least 20 answers have come.
     #[schemars(extend("default" = "60s"))]
     pub warm_up: Option<Duration>,
     /// The servers of this file run the builds that were there before: they have only moved. It

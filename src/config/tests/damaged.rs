@@ -80,7 +80,8 @@ const WORDS: &[&str] = &[
 proptest! {
     #![proptest_config(cases(400))]
 
-    /// It is refused with every fault in its place, or it means what the mirror reads, twice the same.
+    /// It is refused with every fault in its place, or it means what the mirror reads, twice the
+    /// same.
     #[test]
     fn a_damaged_config_is_refused_in_its_place_or_has_one_meaning(bytes in damaged([STARTER, REFERENCE, BASE], WORDS)) {
         let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };

@@ -611,7 +611,8 @@ fn ids_of_segments_are_normalised_like_those_of_requests() {
     assert!(checked.plan.segments[0].users.contains(b"alice"));
 }
 
-/// Takes the text apart at random: cut off, a stretch removed, doubled, or overwritten by something that has a meaning.
+/// Takes the text apart at random: cut off, a stretch removed, doubled, or overwritten by something
+/// that has a meaning.
 fn mutated(text: &str, cuts: &[(u16, u8, u8)]) -> String {
     const SPICE: [&str; 14] =
         ["", "\"", "[", "]", "{", "}", "=", "\n", "5", "true", "${X}", "\u{feff}", "é", "[[route]]\n"];

@@ -1,10 +1,14 @@
-//! One 2×2 table turned into a bet: how likely are these events of `new`, given all events of both arms?
+//! One 2×2 table turned into a bet: how likely are these events of `new`, given all events of both
+//! arms?
 //!
-//! Owns the conditional law and its moment generating function. Invariants: the mean of exp(ln L) under exchangeable labels is at most one, whatever
-//! the margins (a test enumerates it); nothing here looks at more than one table.
+//! Owns the conditional law and its moment generating function. Invariants: the mean of exp(ln L)
+//! under exchangeable labels is at most one, whatever the margins (a test enumerates it); nothing
+//! here looks at more than one table.
 //!
-//! Sources: Lindon, Malek, anytime-valid inference for multinomial count data; ter Schure, Grünwald, safe log-rank test; for the bound: Vatutin, Mikhailov
-//! (a hypergeometric count is a sum of independent coins), Chebyshev, Markov (the worst sum of coins of given mean and variance has two points).
+//! Sources: Lindon, Malek, anytime-valid inference for multinomial count data; ter Schure,
+//! Grünwald, safe log-rank test; for the bound: Vatutin, Mikhailov (a hypergeometric count is a sum
+//! of independent coins), Chebyshev, Markov (the worst sum of coins of given mean and variance has
+//! two points).
 
 use super::save::{Eye, Pen};
 use crate::domain::decide::Arm;

@@ -1,21 +1,25 @@
-//! FIRST: each user on his first request of the draw. Users are put into *slots* by arrival; each slot is a few tables.
+//! FIRST: each user on his first request of the draw. Users are put into *slots* by arrival; each
+//! slot is a few tables.
 //!
-//! The slots are disjoint sets of users, so given a table's margins the events of `new` are hypergeometric whatever other slots have shown. A slot
-//! closes *label-blind*: by how many came and how many failed, never by which arm they are of. (The reference also asks for one user of each arm. That is a look
-//! at the labels: a slot prolonged because `new` had nobody is known to have had only stable's users at its start, where the failures may be.)
+//! The slots are disjoint sets of users, so given a table's margins the events of `new` are
+//! hypergeometric whatever other slots have shown. A slot closes *label-blind*: by how many came
+//! and how many failed, never by which arm they are of. (The reference also asks for one user of
+//! each arm. That is a look at the labels: a slot prolonged because `new` had nobody is known to
+//! have had only stable's users at its start, where the failures may be.)
 //!
-//! Errors and client errors are judged once, when all outcomes are final. Latency is judged group by group, as soon as a group of the slot can
-//! not change any more, so that a request which hangs counts while it hangs.
+//! Errors and client errors are judged once, when all outcomes are final. Latency is judged group
+//! by group, as soon as a group of the slot can not change any more, so that a request which hangs
+//! counts while it hangs.
 //!
-//! Requests whose server was in a spell, or warming up, are left out of a table ([`super::servers`]).
-//! Which ones is settled once, before the table's first bet: a slot with a server that may be in a
-//! spell waits until that is known.
+//! Requests whose server was in a spell, or warming up, are left out of a table
+//! ([`super::servers`]). Which ones is settled once, before the table's first bet: a slot with a
+//! server that may be in a spell waits until that is known.
 //!
-//! A failure of `new` is one that came out as such. One of stable is also what was not answered by the
-//! deadline: this can only exonerate `new`, and makes unequal time-outs harmless.
+//! A failure of `new` is one that came out as such. One of stable is also what was not answered by
+//! the deadline: this can only exonerate `new`, and makes unequal time-outs harmless.
 //!
-//! Invariants: each user is in one slot; a table is bet on once; a slot is kept until the deadline, and
-//! longer only while one of its servers may be in a spell.
+//! Invariants: each user is in one slot; a table is bet on once; a slot is kept until the deadline,
+//! and longer only while one of its servers may be in a spell.
 
 use super::cell::{Pair, cell};
 use super::latency::{Ages, Table};
@@ -138,7 +142,8 @@ impl First {
         slot.entries.len() as u32 - 1
     }
 
-    /// A first request that arrived in `interval` is over. `buckets`: of its relative latency by level; of a censored one, of its age.
+    /// A first request that arrived in `interval` is over. `buckets`: of its relative latency by
+    /// level; of a censored one, of its age.
     pub fn exit(&mut self, interval: u64, number: u32, exit: Exit, buckets: [usize; LEVELS]) {
         let Some(slot) = self.slot(interval) else { return };
         let Some(entry) = slot.entries.get_mut(number as usize) else { return };
@@ -170,7 +175,8 @@ impl First {
         let both_expected = n * share >= EXPECTED_MIN && n * (1.0 - share) >= EXPECTED_MIN;
         let bad = slot.failed.total() + slot.client_errors.total() + slot.redirects.total();
         if both_expected || bad >= FAILURES_ENOUGH {
-            // What is left of the present interval is of this slot too: an answer finds its slot by interval.
+            // What is left of the present interval is of this slot too: an answer finds its slot by
+            // interval.
             slot.until = Some(next + 1);
         }
     }
@@ -326,7 +332,8 @@ impl Slot {
         }
     }
 
-    /// Requests at risk of a failure, and failed ones; `None`: it is not known yet which to leave out.
+    /// Requests at risk of a failure, and failed ones; `None`: it is not known yet which to leave
+    /// out.
     fn failures(&self, now: Duration, tick: Duration, servers: &Servers) -> Option<(Pair, Pair)> {
         let excused = self.excused(Mark::Failed, now, tick, servers)?;
         let mut at_risk = self.arrived;
@@ -408,8 +415,8 @@ mod tests {
         (0..n).map(|_| first.enter(interval, arm, 1.0, None, place)).collect()
     }
 
-    /// Four of new and forty of stable: one of each arm is refused, one of each is never answered, and
-    /// one of stable breaks after its head. Silence is a failure of stable only.
+    /// Four of new and forty of stable: one of each arm is refused, one of each is never answered,
+    /// and one of stable breaks after its head. Silence is a failure of stable only.
     #[test]
     fn each_failure_is_one_failure() {
         let (mut first, mut plain) = (First::default(), Mixture::new(ERROR_ODDS.len()));
@@ -427,7 +434,8 @@ mod tests {
         assert_eq!(first.errors(), &plain);
     }
 
-    /// Looks come at any moment of an interval: what arrived in its first half is answered after the slot has closed.
+    /// Looks come at any moment of an interval: what arrived in its first half is answered after
+    /// the slot has closed.
     #[test]
     fn an_answer_finds_its_slot_though_it_closed_in_the_same_interval() {
         let mut first = First::default();

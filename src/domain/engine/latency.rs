@@ -1,11 +1,14 @@
-//! Latency as *time to success*: age groups cut at stable's own quantiles, and the alternatives that are bet on.
+//! Latency as *time to success*: age groups cut at stable's own quantiles, and the alternatives
+//! that are bet on.
 //!
-//! Two kinds of rows. The *body* rows are log-rank chains over the groups up to p95: `new` stretched by 3 … 900% finishes fewer of its requests in each
-//! group. The *tail* rows ask one question each: "still running after the cut?", with an odds ratio. A failed request never succeeds and
-//! stays at risk: censoring it would blame the arm with the longer time-out in a shared outage. Only what the client aborted is
-//! censored, at the age of the abort.
+//! Two kinds of rows. The *body* rows are log-rank chains over the groups up to p95: `new`
+//! stretched by 3 … 900% finishes fewer of its requests in each group. The *tail* rows ask one
+//! question each: "still running after the cut?", with an odds ratio. A failed request never
+//! succeeds and stays at risk: censoring it would blame the arm with the longer time-out in a
+//! shared outage. Only what the client aborted is censored, at the age of the abort.
 //!
-//! Invariants: a table is made of stable's answers only, before the requests that it judges have arrived; cuts ascend; chain rows are never positive.
+//! Invariants: a table is made of stable's answers only, before the requests that it judges have
+//! arrived; cuts ascend; chain rows are never positive.
 
 use super::cell::{Bet, Pair, cell};
 use super::mixture::Mixture;
@@ -79,7 +82,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// As the reference has it. `edges`: inner borders of the buckets, ascending; `counts`: stable's answers in them.
+    /// As the reference has it. `edges`: inner borders of the buckets, ascending; `counts`:
+    /// stable's answers in them.
     pub fn new(edges: &[f64], counts: &[f64]) -> Table {
         let total: f64 = counts.iter().map(|c| c + 0.01).sum();
         let mut sum = 0.0;
@@ -151,12 +155,16 @@ impl Table {
         }
     }
 
-    /// The same, fit for a `new` whose answers are divided by what is tolerated: the log odds of finishing never grow with age.
+    /// The same, fit for a `new` whose answers are divided by what is tolerated: the log odds of
+    /// finishing never grow with age.
     ///
-    /// H₀ is then "no slower", not "alike", so a bet must not grow when one of new's answers comes earlier. Where answers all take nearly the same time, stable finishes
-    /// nothing before that moment and all of it then; a `new` that is alike, divided, has finished before it. The reference's row bets next to nothing on the time before,
-    /// and all on the moment, when of `new` only failures are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs. With log odds that only
-    /// shrink, an answer that comes earlier speaks for `new` at least as loudly.
+    /// H₀ is then "no slower", not "alike", so a bet must not grow when one of new's answers comes
+    /// earlier. Where answers all take nearly the same time, stable finishes nothing before that
+    /// moment and all of it then; a `new` that is alike, divided, has finished before it. The
+    /// reference's row bets next to nothing on the time before, and all on the moment, when of
+    /// `new` only failures are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped
+    /// in most runs. With log odds that only shrink, an answer that comes earlier speaks for `new`
+    /// at least as loudly.
     pub fn monotone(mut self) -> Table {
         for row in &mut self.chain {
             for g in (1..row.len()).rev() {
@@ -198,7 +206,8 @@ impl Table {
         self.rank[bucket]
     }
 
-    /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by 5%. `None`: not even thirty-fold.
+    /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by
+    /// 5%. `None`: not even thirty-fold.
     pub fn stretch_of(&self, shift: f64) -> Option<f64> {
         let ranks: Vec<f64> = self.rank.iter().map(|rank| f64::from(*rank)).collect();
         let (mut below, mut above) = (0.0, 30.0f64.ln());
@@ -290,8 +299,8 @@ const EMPTY: f64 = 5e-5;
 const GAP: usize = 4;
 
 /// The bucket of p99.9; or, where answers of one kind of failure lie apart (a time-out of 3 s in a
-/// service of 30 ms), the middle of the gap below them. Both kinds are then clearly on one side of the
-/// cut, whatever is tolerated.
+/// service of 30 ms), the middle of the gap below them. Both kinds are then clearly on one side of
+/// the cut, whatever is tolerated.
 fn tail_from(cdf: &[f64]) -> usize {
     let [p98, p999] = [0.98, 0.999].map(|share| cdf.partition_point(|c| *c < share));
     let share = |bucket: usize| cdf[bucket] - bucket.checked_sub(1).map_or(0.0, |below| cdf[below]);

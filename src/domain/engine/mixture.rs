@@ -1,9 +1,11 @@
 //! The restart mixture: one wealth per alternative, which bets on tables as they become final.
 //!
-//! W ← (W + R(τ) − R(τ + dτ)) · L, with R(τ) = ½ / (1 + ln(1 + τ)), from W = ½, τ = 0: the drip of unspent prior mass is a restart at every
-//! moment, so a good past cannot hide a late change (Shin, Ramdas, Rinaldo, e-detectors).
+//! W ← (W + R(τ) − R(τ + dτ)) · L, with R(τ) = ½ / (1 + ln(1 + τ)), from W = ½, τ = 0: the drip of
+//! unspent prior mass is a restart at every moment, so a good past cannot hide a late change (Shin,
+//! Ramdas, Rinaldo, e-detectors).
 //!
-//! Invariants: prior mass is 1 for each budget granted, so the mean of all wealth ever is at most that; wealth stays finite.
+//! Invariants: prior mass is 1 for each budget granted, so the mean of all wealth ever is at most
+//! that; wealth stays finite.
 
 use super::cell::Bet;
 use super::save::{Eye, Pen};
@@ -59,7 +61,8 @@ impl Mixture {
         &self.wealth
     }
 
-    /// Another draw of users: what was won (with this prior mass) stays and is bet on; `budget`: and a budget of its own is added.
+    /// Another draw of users: what was won (with this prior mass) stays and is bet on; `budget`:
+    /// and a budget of its own is added.
     pub fn grant(&mut self, mass: f64, budget: bool) {
         self.wealth.iter_mut().for_each(|w| *w *= mass);
         if budget {

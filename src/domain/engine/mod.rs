@@ -1,36 +1,47 @@
-//! The comparison of the two arms that may be looked at ten times a second for days: what happened, event by event, in; evidence out.
+//! The comparison of the two arms that may be looked at ten times a second for days: what happened,
+//! event by event, in; evidence out.
 //!
 //! # Parts
 //!
-//! E = ¼ FIRST + ¼ ONCE + ½ WINDOW; beyond 1/α is a trip. [`first`] is a safe log-rank test over each user's first request, with latency judged while
-//! requests hang; [`once`] is one over users' first failure, client error, very slow answer; [`window`] compares clusters of users with their own past, and sees
-//! what happens to users who have been seen, and have failed, before. Within each, errors have half of the weight, latency and client errors a quarter.
+//! E = ¼ FIRST + ¼ ONCE + ½ WINDOW; beyond 1/α is a trip. [`first`] is a safe log-rank test over
+//! each user's first request, with latency judged while requests hang; [`once`] is one over users'
+//! first failure, client error, very slow answer; [`window`] compares clusters of users with their
+//! own past, and sees what happens to users who have been seen, and have failed, before. Within
+//! each, errors have half of the weight, latency and client errors a quarter.
 //!
-//! With several strata (routes), E is half the pooled one and half the mean over strata, of which each has a FIRST and a ONCE of its own: a bug in refunds does not drown in
-//! reads. Any such average keeps α.
+//! With several strata (routes), E is half the pooled one and half the mean over strata, of which
+//! each has a FIRST and a ONCE of its own: a bug in refunds does not drown in reads. Any such
+//! average keeps α.
 //!
 //! # Draws
 //!
-//! The hash draws *users*. H₀, "new is no worse", says that who comes when, and what befalls him, does not depend on the arm: the labels of users are
-//! exchangeable. A *draw* is a set of users whose labels are a fresh coin, and the side of each:
+//! The hash draws *users*. H₀, "new is no worse", says that who comes when, and what befalls him,
+//! does not depend on the arm: the labels of users are exchangeable. A *draw* is a set of users
+//! whose labels are a fresh coin, and the side of each:
 //!
-//! - The first weight: everybody. A weight above the highest before: those at or above that highest; movers against stayers. What was won stays and is bet
-//!   on, and a budget of α of its own is added, ten times at most in an attempt.
-//! - A lower weight: those who leave `new` leave the comparison. The rest is as it was (a thinned sample).
-//! - A weight raised again below the highest: no fresh coin is left. Everybody is drawn again, what was won before is kept as a *summand* (one coin is never
-//!   multiplied twice), and all such draws of an attempt share one more budget.
+//! - The first weight: everybody. A weight above the highest before: those at or above that
+//!   highest; movers against stayers. What was won stays and is bet on, and a budget of α of its
+//!   own is added, ten times at most in an attempt.
+//! - A lower weight: those who leave `new` leave the comparison. The rest is as it was (a thinned
+//!   sample).
+//! - A weight raised again below the highest: no fresh coin is left. Everybody is drawn again, what
+//!   was won before is kept as a *summand* (one coin is never multiplied twice), and all such draws
+//!   of an attempt share one more budget.
 //!
 //! # Time
 //!
-//! Requests are grouped by *arrival*, in intervals. An interval is *final* at its end + the deadline; what is unanswered by then has failed. Counting as
-//! things happen would blame whichever arm has the shorter time-out.
+//! Requests are grouped by *arrival*, in intervals. An interval is *final* at its end + the
+//! deadline; what is unanswered by then has failed. Counting as things happen would blame whichever
+//! arm has the shorter time-out.
 //!
 //! # Two levels
 //!
-//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what alerts. H₀ is then "no slower than that".
+//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what
+//! alerts. H₀ is then "no slower than that".
 //!
-//! Invariants: pure, time is an argument; a request counts in the draw under which it was decided, or in none; closing rules never look at labels; what is
-//! kept is bounded by the users, the requests in flight and the deadline.
+//! Invariants: pure, time is an argument; a request counts in the draw under which it was decided,
+//! or in none; closing rules never look at labels; what is kept is bounded by the users, the
+//! requests in flight and the deadline.
 
 pub mod cell;
 pub mod first;
@@ -124,8 +135,9 @@ pub struct Settings {
     /// `0.2`: a fifth slower is tolerated.
     pub latency_tolerance: f64,
     pub latency_notice: f64,
-    /// Quicker answers count as this quick, in both arms. An arm that few use is the colder one (connections, caches, the scheduler), and a difference of
-    /// microseconds is nobody's reason to go back.
+    /// Quicker answers count as this quick, in both arms. An arm that few use is the colder one
+    /// (connections, caches, the scheduler), and a difference of microseconds is nobody's reason to
+    /// go back.
     pub latency_floor: Duration,
     /// Routes judged apart; 0 or 1: pooled only.
     pub strata: usize,
@@ -140,8 +152,9 @@ impl Settings {
         [1.0 + self.latency_tolerance, 1.0 + self.latency_notice]
     }
 
-    /// An answer's µs as they are compared: `by` times quicker, and never quicker than the floor. It is monotone, and the same for both arms but for `by`, so H₀, "no
-    /// slower than `by` times stable", stays what it was.
+    /// An answer's µs as they are compared: `by` times quicker, and never quicker than the floor.
+    /// It is monotone, and the same for both arms but for `by`, so H₀, "no slower than `by` times
+    /// stable", stays what it was.
     fn compared_us(&self, after: Duration, by: f64) -> f64 {
         (after.as_secs_f64() / by).max(self.latency_floor.as_secs_f64()) * 1e6
     }
@@ -189,14 +202,16 @@ pub enum What {
     Failed,
     /// The client, or the proxy, ended it before.
     Excused,
-    /// As `Excused`, by a client who went away without a head; after a wait that is unusual for stable?
+    /// As `Excused`, by a client who went away without a head; after a wait that is unusual for
+    /// stable?
     Left {
         unusual: bool,
     },
     /// After `Answered`, `ClientError` or `Redirected`: it failed all the same.
     Broke,
     /// After `Answered`, `ClientError` or `Redirected`: its body is complete. `size`: see
-    /// [`size_class`]. `client_slow`: most of the time of the body was spent waiting for the client.
+    /// [`size_class`]. `client_slow`: most of the time of the body was spent waiting for the
+    /// client.
     Ended {
         size: u8,
         client_slow: bool,
@@ -246,8 +261,8 @@ impl Counts {
         }
     }
 
-    /// Of `new`: came out as a failure, and no server was in a spell then. A late answer of `new` is
-    /// late, and nothing more.
+    /// Of `new`: came out as a failure, and no server was in a spell then. A late answer of `new`
+    /// is late, and nothing more.
     pub fn failed_new(&self) -> u64 {
         self.told_failed.saturating_sub(self.spells)
     }
@@ -258,10 +273,12 @@ impl Counts {
     }
 }
 
-/// What would go unseen of a change that comes late in a wave, when most of its users have been seen.
+/// What would go unseen of a change that comes late in a wave, when most of its users have been
+/// seen.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Blindness {
-    /// Slower by less than this, beyond what is allowed (`latency_notice`): not seen in half of all cases. `0.05`: 5%.
+    /// Slower by less than this, beyond what is allowed (`latency_notice`): not seen in half of all
+    /// cases. `0.05`: 5%.
     pub below: f64,
     /// Within so many requests of both arms.
     pub requests: u64,

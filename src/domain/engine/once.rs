@@ -1,26 +1,35 @@
-//! ONCE: a user's *first* failure, first client error, first very slow answer of the draw: a log-rank test over users.
+//! ONCE: a user's *first* failure, first client error, first very slow answer of the draw: a
+//! log-rank test over users.
 //!
-//! Users are put into a *cohort* when they enter (see [`entry_cohort`]). Once the cohort has closed, its labels' totals are revealed, its events so far are
-//! scored as one table, and from then on each user's first event is a draw without replacement from all of the cohort's users who are still clean, whether
-//! they came in this interval or not. The set only ever shrinks by what was scored.
+//! Users are put into a *cohort* when they enter (see [`entry_cohort`]). Once the cohort has
+//! closed, its labels' totals are revealed, its events so far are scored as one table, and from
+//! then on each user's first event is a draw without replacement from all of the cohort's users who
+//! are still clean, whether they came in this interval or not. The set only ever shrinks by what
+//! was scored.
 //!
-//! Two forms that look simpler are not valid. To take as "at risk" the clean users *of this interval* lets users who come often and never fail be
-//! the control again and again: if chance put few of them into `new`, every failure of others counts too much (mean of E above 1,
-//! growing without bound; a test holds the counter-example). To let users enter an open cohort while its events are scored, as the reference
-//! does, reveals each entrant's label before it is drawn.
+//! Two forms that look simpler are not valid. To take as "at risk" the clean users *of this
+//! interval* lets users who come often and never fail be the control again and again: if chance put
+//! few of them into `new`, every failure of others counts too much (mean of E above 1, growing
+//! without bound; a test holds the counter-example). To let users enter an open cohort while its
+//! events are scored, as the reference does, reveals each entrant's label before it is drawn.
 //!
-//! A cohort whose labels are not the share that was drawn, beyond chance, is left out: part of `new` did not come for a while, so whoever came in a bad hour is not like the rest of the
-//! cohort. What is left in, however bad the hour, cannot trip by that alone: three standard deviations of labels are worth 4.5 nats at most. (Only totals of
-//! labels are looked at, and each table is fair whatever they are.)
+//! A cohort whose labels are not the share that was drawn, beyond chance, is left out: part of
+//! `new` did not come for a while, so whoever came in a bad hour is not like the rest of the
+//! cohort. What is left in, however bad the hour, cannot trip by that alone: three standard
+//! deviations of labels are worth 4.5 nats at most. (Only totals of labels are looked at, and each
+//! table is fair whatever they are.)
 //!
-//! Whoever has been slow is no longer clean, by the same clock in both arms; whether it counts as an event of `new` is asked with its tolerance. Were he clean until it counts,
-//! those of `new` who come often would stay clean for longer than those of stable, and be held against it when all is slow for both (identical versions
-//! tripped in a tenth of runs). If it does not count, he stays among those at risk all the same: a `new` that is slower within the tolerance would lose its many users
-//! who are hardly ever that slow, and be left with the few who are. The same as of the first comes of a `new` that *is* quicker, or fails less, for a while: what its users were
-//! spared they may catch up on (see `Spared`).
+//! Whoever has been slow is no longer clean, by the same clock in both arms; whether it counts as
+//! an event of `new` is asked with its tolerance. Were he clean until it counts, those of `new` who
+//! come often would stay clean for longer than those of stable, and be held against it when all is
+//! slow for both (identical versions tripped in a tenth of runs). If it does not count, he stays
+//! among those at risk all the same: a `new` that is slower within the tolerance would lose its
+//! many users who are hardly ever that slow, and be left with the few who are. The same as of the
+//! first comes of a `new` that *is* quicker, or fails less, for a while: what its users were spared
+//! they may catch up on (see `Spared`).
 //!
-//! Invariants: a user has each kind of event once in a draw; tables are final when they are scored; closing looks at totals and the clock only;
-//! what counts is never more than what ended.
+//! Invariants: a user has each kind of event once in a draw; tables are final when they are scored;
+//! closing looks at totals and the clock only; what counts is never more than what ended.
 
 use super::cell::{Bet, Pair, cell};
 use super::first::EXPECTED_MIN;
@@ -103,7 +112,8 @@ impl Kinds {
     }
 }
 
-/// What a draw remembers of a user: low six bits the cohort of entry + 1 (0: not seen), then the kinds he has had.
+/// What a draw remembers of a user: low six bits the cohort of entry + 1 (0: not seen), then the
+/// kinds he has had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mark(u16);
 
@@ -154,10 +164,12 @@ impl Mark {
     }
 }
 
-/// The cohort of users who enter at this age of the draw: each is longer by √2 than the one before, so that most users are in closed
-/// ones at any time. `None` after some eighteen hours: such users count in FIRST only.
+/// The cohort of users who enter at this age of the draw: each is longer by √2 than the one before,
+/// so that most users are in closed ones at any time. `None` after some eighteen hours: such users
+/// count in FIRST only.
 ///
-/// To be asked once per interval (with its start), not per request: all who enter in an interval are of one cohort.
+/// To be asked once per interval (with its start), not per request: all who enter in an interval
+/// are of one cohort.
 pub fn entry_cohort(age_of_draw: Duration) -> Option<usize> {
     let seconds = u128::from(age_of_draw.as_secs().min(1 << 40)) + 1;
     let cohort = (seconds * seconds).ilog2() as usize;
@@ -227,9 +239,11 @@ struct Table {
     ended: Ended,
 }
 
-/// By how many the users of `new` who are clean no longer are fewer than the labels' law expects: so many more of them than of stable's are left who
-/// are about to be, and when all have trouble, they are. Events in excess, up to that, are taken for stable's: that makes a bet smaller, whatever the table, so it stays fair. What chance brings
-/// is not counted, or each good turn of the dice would cost power.
+/// By how many the users of `new` who are clean no longer are fewer than the labels' law expects:
+/// so many more of them than of stable's are left who are about to be, and when all have trouble,
+/// they are. Events in excess, up to that, are taken for stable's: that makes a bet smaller,
+/// whatever the table, so it stays fair. What chance brings is not counted, or each good turn of
+/// the dice would cost power.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Spared {
     expected: f64,
@@ -237,7 +251,8 @@ struct Spared {
     ended: f64,
 }
 
-/// Standard deviations that may be chance. More, and what is caught up on would be worth a bet; fewer, and power is lost for nothing.
+/// Standard deviations that may be chance. More, and what is caught up on would be worth a bet;
+/// fewer, and power is lost for nothing.
 const SPARED_Z: f64 = 1.0;
 
 impl Spared {
@@ -321,7 +336,8 @@ impl Once {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
             match (mark.kinds().0 >> kind & 1 == 1, self.closed[group]) {
                 (false, _) => {}
-                // Whether his event counted is not remembered; as if it had is the side on which `new` is not blamed.
+                // Whether his event counted is not remembered; as if it had is the side on which
+                // `new` is not blamed.
                 (true, closed) => {
                     let ended = if closed { &mut of.had[group] } else { &mut of.waiting[group] };
                     [&mut ended.all, &mut ended.counted].into_iter().for_each(one);
@@ -330,7 +346,8 @@ impl Once {
         }
     }
 
-    /// Users who entered in an interval, all of one cohort; those before it close. `None`: the last one has closed.
+    /// Users who entered in an interval, all of one cohort; those before it close. `None`: the last
+    /// one has closed.
     pub fn entered(&mut self, cohort: Option<usize>, users: Pair, share: f64) {
         self.close_until(cohort.unwrap_or(COHORTS), share);
         if let Some(cohort) = cohort.filter(|c| *c < COHORTS) {
@@ -338,7 +355,8 @@ impl Once {
         }
     }
 
-    /// The clock of the draw has come to this cohort: those before it close. One too small to be judged goes on into the next.
+    /// The clock of the draw has come to this cohort: those before it close. One too small to be
+    /// judged goes on into the next.
     fn close_until(&mut self, cohort: usize, share: f64) {
         while self.open < cohort.min(COHORTS) {
             let group = self.group_of[self.open];
@@ -484,7 +502,8 @@ impl Of {
 mod tests {
     use super::*;
 
-    /// E of failures after a cohort of such labels has closed, and such of its users have failed while it was open, or after.
+    /// E of failures after a cohort of such labels has closed, and such of its users have failed
+    /// while it was open, or after.
     fn after(users: Pair, failed: Pair, late: bool) -> f64 {
         let mut once = Once::default();
         once.entered(Some(0), users, 0.2);
@@ -506,7 +525,8 @@ mod tests {
         once.mixture(Kind::Failed).mean()
     }
 
-    /// Of 10,000 users, a fifth of them in `new`: so many end in each moment, and so many of those of `new` count. The best of the bets after each.
+    /// Of 10,000 users, a fifth of them in `new`: so many end in each moment, and so many of those
+    /// of `new` count. The best of the bets after each.
     fn moments(of: &[(Pair, u64)]) -> Vec<f64> {
         let mut once = Once::default();
         once.entered(Some(0), Pair::new(2000, 8000), 0.2);
@@ -529,14 +549,17 @@ mod tests {
     /// 500 users are busy in both hours of trouble that both versions have; others hardly come.
     #[test]
     fn a_trouble_that_both_have_twice_blames_nobody() {
-        // Two thirds of the busy are slow in the first, of `new` half of them beyond the tolerance; all who are left in the second.
+        // Two thirds of the busy are slow in the first, of `new` half of them beyond the tolerance;
+        // all who are left in the second.
         assert!(moments(&[(Pair::new(67, 267), 33), (Pair::new(33, 133), 33)])[1] < 2.0);
-        // `new` was better than stable in the first, and has as much trouble in the second as stable had in both.
+        // `new` was better than stable in the first, and has as much trouble in the second as
+        // stable had in both.
         assert!(moments(&[(Pair::new(20, 267), 20), (Pair::new(80, 133), 80)])[1] < 10.0);
         assert!(moments(&[(Pair::new(0, 400), 0), (Pair::new(100, 0), 100)])[1] < 10.0);
     }
 
-    /// Most of `new` is slow within the tolerance once; a few users of both are slow beyond it, again and again.
+    /// Most of `new` is slow within the tolerance once; a few users of both are slow beyond it,
+    /// again and again.
     #[test]
     fn who_is_slow_within_the_tolerance_leaves_nobody_to_blame() {
         let rare = vec![(Pair::new(5, 20), 5); 10];

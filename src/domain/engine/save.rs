@@ -6,9 +6,10 @@
 //! with their length before them), then xxh3-64 of all that stands before.
 //! ```
 //!
-//! What is in flight, and slots that are not final, are not kept: their users are known to have been seen, and their tables are never judged.
-//! That costs evidence and no validity. Invariants: what is read back is what was written, or nothing; no length in a file is trusted beyond
-//! the bytes that are there; a file of another version is nothing.
+//! What is in flight, and slots that are not final, are not kept: their users are known to have
+//! been seen, and their tables are never judged. That costs evidence and no validity. Invariants:
+//! what is read back is what was written, or nothing; no length in a file is trusted beyond the
+//! bytes that are there; a file of another version is nothing.
 
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -4,11 +4,12 @@
 //! # Spells
 //!
 //! Each request is one mark of its server: *slow* if it is older than a limit ([`Servers::limit`])
-//! without an answer, *fast* if it is answered before; *failed* by then or not. A CUSUM over the marks of one
-//! server (Page 1954) finds runs in which far more of them are bad than of stable's usual ones. It
-//! counts marks and not time, so it is equally noisy for busy and for quiet servers. A user who is bad
-//! again and again counts once in a run: a spell is a matter of many users. A run whose score reaches
-//! `SPELL` is a spell, from its first bad mark on, as long as `DENSE` of its marks are bad.
+//! without an answer, *fast* if it is answered before; *failed* by then or not. A CUSUM over the
+//! marks of one server (Page 1954) finds runs in which far more of them are bad than of stable's
+//! usual ones. It counts marks and not time, so it is equally noisy for busy and for quiet servers.
+//! A user who is bad again and again counts once in a run: a spell is a matter of many users. A run
+//! whose score reaches `SPELL` is a spell, from its first bad mark on, as long as `DENSE` of its
+//! marks are bad.
 //!
 //! # What is excused
 //!
@@ -43,8 +44,8 @@ const SPELL: f64 = 6.0;
 const SCORE_MAX: f64 = SPELL + 1.5;
 /// A spell ends below this score: what is slow later is another matter.
 const ENDS: f64 = SPELL * 0.9;
-/// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts of
-/// one spell apart, and a quiet one's do not.
+/// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts
+/// of one spell apart, and a quiet one's do not.
 const MERGE: Duration = Duration::from_secs(1);
 /// A run that is no spell yet begins anew with a bad mark at a lower score than this.
 const STALE: f64 = SPELL / 3.0;
@@ -298,8 +299,8 @@ impl Servers {
         server.requests += 1.0;
     }
 
-    /// The requests of one interval of a server: the users of bad ones, and how many were fine. All of
-    /// them, so that the order in which they come out does not matter.
+    /// The requests of one interval of a server: the users of bad ones, and how many were fine. All
+    /// of them, so that the order in which they come out does not matter.
     pub fn mark(
         &mut self,
         place: Place,
@@ -423,7 +424,8 @@ impl Servers {
         }
     }
 
-    /// Were most of the servers in a spell at some of that time? Then it was no matter of single servers.
+    /// Were most of the servers in a spell at some of that time? Then it was no matter of single
+    /// servers.
     fn is_shared(&self, place: Place, kind: Mark, from: Duration, until: Duration) -> bool {
         let mut others = [0, 0];
         for (_, server) in self.active(Some(place)) {

@@ -112,7 +112,8 @@ proptest! {
         prop_assert!(mean_of_l(n0, n1, k, lambda) <= 1.0 + 1e-9);
     }
 
-    /// Whatever the events say, in whatever order, twice or never: no panic, E stays a number, and nothing is kept for ever.
+    /// Whatever the events say, in whatever order, twice or never: no panic, E stays a number, and
+    /// nothing is kept for ever.
     #[test]
     fn nonsense_is_survived(
         events in prop::collection::vec(
@@ -141,7 +142,8 @@ proptest! {
     }
 }
 
-/// A number that is used again, and an answer that is told twice, must not make it look as if nobody were waiting any more.
+/// A number that is used again, and an answer that is told twice, must not make it look as if
+/// nobody were waiting any more.
 #[test]
 fn whoever_waits_is_not_hidden_by_what_is_told_twice() {
     let mut engine =
@@ -285,7 +287,8 @@ fn versions_that_are_alike_are_left_alone() {
     assert_eq!(trips, 0);
 }
 
-/// Answers that all take about the same time, or one of a few: the tolerance then takes all of `new` out of the group in which stable's are.
+/// Answers that all take about the same time, or one of a few: the tolerance then takes all of
+/// `new` out of the group in which stable's are.
 #[test]
 fn no_shape_of_latency_speaks_against_a_new_that_is_no_slower() {
     type Shape = fn(&mut Dice) -> f64;
@@ -323,7 +326,8 @@ fn users_who_differ_do_not_trip_it() {
     assert_eq!(trips, 0);
 }
 
-/// The users of a wave are compared with their own past: all of them have one of the outage that was.
+/// The users of a wave are compared with their own past: all of them have one of the outage that
+/// was.
 #[test]
 fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
@@ -343,7 +347,8 @@ fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     }
 }
 
-/// With the raise both versions get quicker, or `new` loses the head start that it had for having few users.
+/// With the raise both versions get quicker, or `new` loses the head start that it had for having
+/// few users.
 #[test]
 fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
     type Ms = fn(Arm) -> f64;
@@ -366,7 +371,8 @@ fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
     }
 }
 
-/// A shared outage in which stable fails soon and `new` late, while stable's usual latency becomes known: who failed last is not the slower one.
+/// A shared outage in which stable fails soon and `new` late, while stable's usual latency becomes
+/// known: who failed last is not the slower one.
 #[test]
 fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
@@ -517,7 +523,8 @@ fn a_shift_of_ranks_is_told_as_the_slowdown_that_makes_it() {
     assert_eq!(table.stretch_of(0.51), None, "no rank is above 1");
 }
 
-/// Within the window that it is told for, a third of it is hardly ever seen, and three times of it almost always.
+/// Within the window that it is told for, a third of it is hardly ever seen, and three times of it
+/// almost always.
 #[test]
 fn what_a_late_change_would_have_to_be_is_told_and_true() {
     let at = |late: f64| {

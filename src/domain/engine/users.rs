@@ -1,9 +1,12 @@
-//! What is remembered of each user: a table of small values by *unit*, a sixteen-millionth of the hash.
+//! What is remembered of each user: a table of small values by *unit*, a sixteen-millionth of the
+//! hash.
 //!
-//! A unit refines a bucket (unit / 16 is the bucket), so no weight cuts through one; users who share a unit act as one. Memory is bounded and grows
-//! with the users seen: pages of 64 units, and a directory of a megabyte.
+//! A unit refines a bucket (unit / 16 is the bucket), so no weight cuts through one; users who
+//! share a unit act as one. Memory is bounded and grows with the users seen: pages of 64 units, and
+//! a directory of a megabyte.
 //!
-//! Invariants: a unit that was never written reads as the default; nothing is ever forgotten except by [`Paged::clear`].
+//! Invariants: a unit that was never written reads as the default; nothing is ever forgotten except
+//! by [`Paged::clear`].
 
 use super::save::{Eye, Pen};
 
@@ -72,7 +75,8 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         }
     }
 
-    /// Brings a unit's place near, for [`Paged::at`] soon; what it returns is to be used, and means nothing.
+    /// Brings a unit's place near, for [`Paged::at`] soon; what it returns is to be used, and means
+    /// nothing.
     pub fn touch(&self, unit: Unit) -> u32 {
         let place = (unit.0 >> self.shift) as usize;
         let page = self.directory[place / PAGE];
@@ -126,10 +130,12 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
     }
 }
 
-/// What a user is like: his usual latency on stable, learnt before `new` had anybody and frozen then.
+/// What a user is like: his usual latency on stable, learnt before `new` had anybody and frozen
+/// then.
 ///
-/// Any label-blind covariate leaves the comparison valid; a bad one only costs power. Eleven bits of level (1% steps of the mean log latency, shrunk to
-/// the population by one pseudo-observation) and five of count.
+/// Any label-blind covariate leaves the comparison valid; a bad one only costs power. Eleven bits
+/// of level (1% steps of the mean log latency, shrunk to the population by one pseudo-observation)
+/// and five of count.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     users: Paged<u16>,

@@ -1,20 +1,26 @@
-//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score against its own *past*: its mean while nobody was in `new`.
+//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score
+//! against its own *past*: its mean while nobody was in `new`.
 //!
-//! What a cluster was like in an earlier wave is no past. There the score of those in `new` had the tolerance taken off, and `new` may have been quicker for having
-//! few users: held against that, whoever stays in `new` gets worse when load moves, though no worse than stable.
+//! What a cluster was like in an earlier wave is no past. There the score of those in `new` had the
+//! tolerance taken off, and `new` may have been quicker for having few users: held against that,
+//! whoever stays in `new` gets worse when load moves, though no worse than stable.
 //!
-//! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one exact e-value per window and score, whatever users are
-//! like. Windows overlap and share users, so they are **added, never multiplied**: S = Σ prior(window) · e(window), with priors that sum to 1. S only
-//! grows, and its mean at the end is at most 1: it may be added to a supermartingale and watched for ever (Markov at the stopping time).
+//! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one
+//! exact e-value per window and score, whatever users are like. Windows overlap and share users, so
+//! they are **added, never multiplied**: S = Σ prior(window) · e(window), with priors that sum to
+//! 1. S only grows, and its mean at the end is at most 1: it may be added to a supermartingale and
+//! watched for ever (Markov at the stopping time).
 //!
-//! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level comes into being with its first window. The scores of a cluster
-//! lie side by side: a request touches one place, and a window is judged in all scores at once.
+//! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level
+//! comes into being with its first window. The scores of a cluster lie side by side: a request
+//! touches one place, and a window is judged in all scores at once.
 //!
 //! A score may be *deferred* for a while: what is won then does not count at the judge. Of the
 //! windows that have any of that time in them S is kept apart as well. It is a part of S, so S
 //! without it is less, and watched as S may be.
 //!
-//! Invariants: only final outcomes, in the order in which their intervals became final; a cluster that the weight cuts through is left out.
+//! Invariants: only final outcomes, in the order in which their intervals became final; a cluster
+//! that the weight cuts through is left out.
 
 use super::save::{Eye, Pen};
 use super::users::CLUSTERS;
@@ -27,8 +33,9 @@ const LEVELS_MAX: usize = 16;
 /// Of each level: windows of one (at the lowest level alone), two and three of its blocks.
 const LENGTHS: usize = 3;
 const SIZES: usize = LENGTHS * LEVELS_MAX;
-/// Requests that came together, whose mean is taken from the score of each: what befell everybody for a while cannot speak against whoever happened to come
-/// then, even if fewer of one arm came. At least so many, and whole intervals: in one, whoever fails last comes last.
+/// Requests that came together, whose mean is taken from the score of each: what befell everybody
+/// for a while cannot speak against whoever happened to come then, even if fewer of one arm came.
+/// At least so many, and whole intervals: in one, whoever fails last comes last.
 const TOGETHER: usize = 256;
 /// Scores of a request.
 pub const ROWS: usize = 8;
@@ -150,7 +157,8 @@ pub struct Windows {
     sums_deferred: [f64; ROWS],
     /// Deferred now.
     deferred: Rows,
-    /// What the newest window of each size could have shown; none of it from before the present wave, or the start.
+    /// What the newest window of each size could have shown; none of it from before the present
+    /// wave, or the start.
     sight: [Option<Sight>; SIZES],
 }
 
@@ -262,7 +270,8 @@ impl Windows {
         self.deferred = rows;
     }
 
-    /// What was won in these scores, and what windows have of them so far, is no more; the past stays.
+    /// What was won in these scores, and what windows have of them so far, is no more; the past
+    /// stays.
     pub fn forget(&mut self, rows: std::ops::Range<usize>) {
         for row in rows {
             (self.sums[row], self.sums_deferred[row]) = (0.0, 0.0);
@@ -272,7 +281,8 @@ impl Windows {
         }
     }
 
-    /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no window's.
+    /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no
+    /// window's.
     pub fn interval_ends(&mut self, nobody: bool) {
         let n = self.together.len();
         let filling = &mut self.levels[0][0];
@@ -302,7 +312,8 @@ impl Windows {
         self.levels[0][0].all()[cluster].scores[row] += score;
     }
 
-    /// Block 0 of level 0 is full: score the last 2 and the last 3 blocks of this level (at level 0 the last one too), fold it into the next level, and so on.
+    /// Block 0 of level 0 is full: score the last 2 and the last 3 blocks of this level (at level 0
+    /// the last one too), fold it into the next level, and so on.
     fn close_unit(&mut self) {
         let mut rest = Rest::default();
         self.base.resize(CLUSTERS, [0.0; ROWS]);
@@ -366,7 +377,8 @@ impl Windows {
         self.units
     }
 
-    /// Of the newest window of each size: what it could have shown of the body of latency, at the level of notice.
+    /// Of the newest window of each size: what it could have shown of the body of latency, at the
+    /// level of notice.
     pub fn sight(&self) -> impl Iterator<Item = &Sight> {
         self.sight.iter().flatten()
     }
@@ -378,8 +390,10 @@ fn window_prior(level: usize, j: u64) -> f64 {
     1.0 / ((level + 1.0) * (level + 2.0)) / (1.07 * m * m.ln() * m.ln())
 }
 
-/// What is left of each active cluster's scores in a window once its own past, and what befell everybody, are taken out. It sums to zero over those who came together,
-/// so nothing may be cut off it afterwards: of users who stay away while all fail, the others would be thought to fail more (the design's reference winsorises here).
+/// What is left of each active cluster's scores in a window once its own past, and what befell
+/// everybody, are taken out. It sums to zero over those who came together, so nothing may be cut
+/// off it afterwards: of users who stay away while all fail, the others would be thought to fail
+/// more (the design's reference winsorises here).
 #[derive(Default)]
 struct Rest {
     /// Active clusters in order: the first `new` of them are `new`.
@@ -423,8 +437,8 @@ impl Rest {
         self.requests = [of_new.map(|tally| f64::from(tally.requests)).sum(), count];
     }
 
-    /// Label-blind: the least that is `needs` nats away is √(2·needs) standard deviations of the sum, which a shift of every score of `new` moves by its number times the
-    /// share of stable.
+    /// Label-blind: the least that is `needs` nats away is √(2·needs) standard deviations of the
+    /// sum, which a shift of every score of `new` moves by its number times the share of stable.
     fn sight(&self, row: usize, needs: f64) -> Option<Sight> {
         let (m, n1) = (self.rest.len(), self.new);
         let [of_new, all] = self.requests;
@@ -437,7 +451,8 @@ impl Rest {
         Some(Sight { requests: all as u64, least })
     }
 
-    /// ln e of one score; `None` if it is dull (e is taken as 0, which is valid). `needs`: nats that it must reach; picks the tilt, label-blind.
+    /// ln e of one score; `None` if it is dull (e is taken as 0, which is valid). `needs`: nats
+    /// that it must reach; picks the tilt, label-blind.
     fn log_e(&self, row: usize, needs: f64) -> Option<f64> {
         let (m, n1) = (self.rest.len(), self.new);
         if n1 < 1 || m - n1 < 1 || self.squares[row] <= 0.0 {
@@ -487,8 +502,9 @@ fn log_e(rest: &[f64], n1: usize, needs: f64) -> f64 {
         }
         lambda -= f / f64::max(lambda * k2, 1e-12);
     }
-    // Independent coins of probability π, conditioned on their sum being n₁: the ratio of the two point probabilities is at most
-    // 0.4688 √(2π) √(V₀/Vt) e^{1/(12 V₀)} (Baillon, Cominetti, Vaisman; Robbins). Hoeffding: with replacement.
+    // Independent coins of probability π, conditioned on their sum being n₁: the ratio of the two
+    // point probabilities is at most 0.4688 √(2π) √(V₀/Vt) e^{1/(12 V₀)} (Baillon, Cominetti,
+    // Vaisman; Robbins). Hoeffding: with replacement.
     let conditioned = k + 0.1614 + 0.5 * (v0 / vt).ln() + 1.0 / (12.0 * v0);
     let hoeffding = n1 as f64 * (h / m as f64).ln_1p();
     lambda * total - conditioned.min(hoeffding)
@@ -550,8 +566,9 @@ mod tests {
         }
     }
 
-    /// Some of the users of `new` stay away while something befalls everybody. (Winsorised residuals took those who came later for worse: what was cut off
-    /// had been balanced by those who were there.)
+    /// Some of the users of `new` stay away while something befalls everybody. (Winsorised
+    /// residuals took those who came later for worse: what was cut off had been balanced by those
+    /// who were there.)
     #[test]
     fn whoever_stays_away_in_a_bad_hour_is_not_held_against_the_rest() {
         let half = CLUSTERS / 2;
@@ -591,7 +608,8 @@ mod tests {
             let mut rest = Rest::default();
             let base = vec![[0.0; ROWS]; clusters];
             rest.of(&window, &base, split);
-            // What chance made of the arms' difference is taken out, so that the shift alone is there.
+            // What chance made of the arms' difference is taken out, so that the shift alone is
+            // there.
             let [of_new, all] = rest.requests;
             let chance: f64 =
                 rest.rest[..below].iter().map(|r| r[0]).sum::<f64>() / (of_new * (1.0 - of_new / all));
@@ -606,7 +624,8 @@ mod tests {
         }
     }
 
-    /// All choices of which clusters are `new`, of small ugly populations: the mean of e is at most 1.
+    /// All choices of which clusters are `new`, of small ugly populations: the mean of e is at most
+    /// 1.
     #[test]
     fn a_window_is_fair_whatever_users_are_like() {
         let mut state = 7u64;

@@ -245,7 +245,8 @@ mod tests {
         }
     }
 
-    /// 1 in 60 seconds is 0.9 slow: v = 0.0127, σ² = 0.033; cells of 10 requests in `new`, of 19 in stable.
+    /// 1 in 60 seconds is 0.9 slow: v = 0.0127, σ² = 0.033; cells of 10 requests in `new`, of 19 in
+    /// stable.
     #[test]
     fn a_pause_is_one_event_and_not_ten() {
         for seed in 0..5 {

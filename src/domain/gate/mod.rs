@@ -1,12 +1,15 @@
-//! What must hold before the next wave opens. Each gate says *pass*, *fail* or *inconclusive*, with its numbers; only *pass* opens, so silence never does.
+//! What must hold before the next wave opens. Each gate says *pass*, *fail* or *inconclusive*, with
+//! its numbers; only *pass* opens, so silence never does.
 //!
-//! Routes that are named as critical have gates of margins of their own (`errors:refunds`): five points more failures on a two-hundredth of the traffic do not show in
-//! the whole.
+//! Routes that are named as critical have gates of margins of their own (`errors:refunds`): five
+//! points more failures on a two-hundredth of the traffic do not show in the whole.
 //!
-//! [`judge`] is a pure function of [`Input`], and an input is what the ledger keeps of a decision: whoever doubts a verdict finds it again. Where all users of a wave are pinned, or all are
-//! in `new`, there is nobody to compare with: those gates pass, and say "no control".
+//! [`judge`] is a pure function of [`Input`], and an input is what the ledger keeps of a decision:
+//! whoever doubts a verdict finds it again. Where all users of a wave are pinned, or all are in
+//! `new`, there is nobody to compare with: those gates pass, and say "no control".
 //!
-//! Invariants: an input without numbers never passes; the gates of a wave without a successor are the same but for the doors.
+//! Invariants: an input without numbers never passes; the gates of a wave without a successor are
+//! the same but for the doors.
 
 pub mod design;
 pub mod figures;
@@ -70,7 +73,8 @@ pub struct Needs {
 /// All that a verdict is made from.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Input {
-    /// What the present wave has shown; `None`: there is none yet, and its first one waits at the door.
+    /// What the present wave has shown; `None`: there is none yet, and its first one waits at the
+    /// door.
     pub proof: Option<Proof>,
     /// There if a wave follows.
     pub door: Option<DoorState>,
@@ -270,7 +274,8 @@ fn users(of: &Proof) -> Gate {
 
 const NO_CONTROL: &str = "no control: nobody to compare with";
 
-/// A share that is not the weight's is a fault of the set-up: the arms are then not what they are taken for.
+/// A share that is not the weight's is a fault of the set-up: the arms are then not what they are
+/// taken for.
 fn share(of: &Proof) -> Gate {
     let name = "share";
     if !of.controlled {
@@ -405,7 +410,8 @@ pub struct Traffic {
     pub failures: u64,
 }
 
-/// How long a wave at this share must last to show a deviation of `margin`, at this traffic. `None`: no traffic, or no control.
+/// How long a wave at this share must last to show a deviation of `margin`, at this traffic.
+/// `None`: no traffic, or no control.
 pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duration> {
     let rate = traffic.rate * share;
     if rate <= 0.0 || share >= 1.0 {

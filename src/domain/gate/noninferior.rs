@@ -1,13 +1,19 @@
-//! Evidence that `new` is *not* worse by more than a margin: what a wave is promoted on. Three e-processes, each of which starts at 1 with its wave and reaches
-//! 1/β with a probability of at most β if `new` is at its margin or beyond; no restart, since only a whole wave proves anything.
+//! Evidence that `new` is *not* worse by more than a margin: what a wave is promoted on. Three
+//! e-processes, each of which starts at 1 with its wave and reaches 1/β with a probability of at
+//! most β if `new` is at its margin or beyond; no restart, since only a whole wave proves anything.
 //!
-//! [`Failures`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes that are valid for it: blocks of requests that bet on the difference, and
-//! bets on the ratio of counts. [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own. [`Body`]: the log-rank bets of the engine with the arms swapped.
+//! [`Failures`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes
+//! that are valid for it: blocks of requests that bet on the difference, and bets on the ratio of
+//! counts. [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own.
+//! [`Body`]: the log-rank bets of the engine with the arms swapped.
 //!
-//! *Users repeat themselves*: one who fails always is the same failure each time. The wealth is therefore *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect
-//! (Kish 1965; Rao, Scott 1987), the variance between groups of users against that of independent requests. By Jensen's inequality E ≤ 1 stays E ≤ 1.
+//! *Users repeat themselves*: one who fails always is the same failure each time. The wealth is
+//! therefore *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect (Kish 1965; Rao,
+//! Scott 1987), the variance between groups of users against that of independent requests. By
+//! Jensen's inequality E ≤ 1 stays E ≤ 1.
 //!
-//! Sources: `PromotionGate` of the design's reference; Waudby-Smith, Ramdas, estimating means of bounded random variables by betting (2023).
+//! Sources: `PromotionGate` of the design's reference; Waudby-Smith, Ramdas, estimating means of
+//! bounded random variables by betting (2023).
 
 use crate::domain::engine::cell::{Bet, Pair};
 use crate::domain::engine::save::{Eye, Pen};
@@ -45,7 +51,8 @@ impl Failures {
         Failures { margin, difference: [0.0; BETS.len()], ratio: Ratio::new(RATIO_MAX), coin }
     }
 
-    /// Requests of one slot, and those that failed. What is in it must not have been chosen by what failed.
+    /// Requests of one slot, and those that failed. What is in it must not have been chosen by what
+    /// failed.
     pub fn push(&mut self, requests: Pair, failed: Pair) {
         let failed = failed.capped(requests);
         let blocks = requests.new.min(requests.stable);
@@ -70,12 +77,14 @@ impl Failures {
         }
     }
 
-    /// Puts `failed` of `n` requests into so many blocks at random: those with a failure, and their share of failures.
+    /// Puts `failed` of `n` requests into so many blocks at random: those with a failure, and their
+    /// share of failures.
     fn dealt(&mut self, n: u64, failed: u64, blocks: u64) -> Vec<(u64, f64)> {
         let size = n / blocks;
         let mut dealt: Vec<(u64, f64)> = Vec::new();
         let mut left = failed;
-        // Selection sampling: each of those left is a failure with probability left / rest (Knuth, 3.4.2 S).
+        // Selection sampling: each of those left is a failure with probability left / rest (Knuth,
+        // 3.4.2 S).
         for position in 0..n {
             if left == 0 {
                 break;
@@ -140,7 +149,8 @@ impl Ratio {
         if of.new == 0 || of.stable == 0 {
             return;
         }
-        // Under H₀ a bad one is of `new` with this probability at least; the binomial bounds the conditional law.
+        // Under H₀ a bad one is of `new` with this probability at least; the binomial bounds the
+        // conditional law.
         let share = self.limit * n1 / (self.limit * n1 + n0);
         let (k1, k) = (bad.new as f64, bad.total() as f64);
         for (log, q) in self.logs.iter_mut().zip(below(self.limit)) {
@@ -200,10 +210,12 @@ impl Body {
     }
 }
 
-/// Natural logarithm of what the best bet must win, the others of the mixture helping: fitted to the simulated needs of the design.
+/// Natural logarithm of what the best bet must win, the others of the mixture helping: fitted to
+/// the simulated needs of the design.
 const WON: f64 = 4.8;
 
-/// About how many requests of `new` show that it is no worse than `margin`, if it fails as stable does (`base`): for people.
+/// About how many requests of `new` show that it is no worse than `margin`, if it fails as stable
+/// does (`base`): for people.
 pub fn requests_needed(base: f64, margin: f64, share: f64) -> f64 {
     let others = ((1.0 - share) / share.max(1e-6)).max(1.0);
     let grows = |bet: f64| {
@@ -226,7 +238,8 @@ pub fn body_needed(sd: f64, margin: f64, share: f64) -> f64 {
     WON / (BODY_POWER * (1.0 - share) * apart * apart / 2.0).max(1e-12)
 }
 
-/// Of what the best test of a shift of log-normal latencies wins, this much is won by groups of ages.
+/// Of what the best test of a shift of log-normal latencies wins, this much is won by groups of
+/// ages.
 const BODY_POWER: f64 = 0.7;
 
 /// Nats a request of `new`.
@@ -236,7 +249,8 @@ fn grows_by_ratio(base: f64, limit: f64, others: f64) -> f64 {
     below(limit).map(grows).fold(0.0, f64::max)
 }
 
-/// The variance of a difference of two means by groups of users, against that of independent requests. At least 1.
+/// The variance of a difference of two means by groups of users, against that of independent
+/// requests. At least 1.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
 pub struct Spread {
     pub n: f64,

@@ -1,8 +1,8 @@
 //! A critical route: what is usual for stable on it, and the trial of the present wave.
 //!
-//! A route has a table of latencies of its own: a quick one has no answers above the p99 of all, and
-//! a slow one has hardly any below it, so that nothing could be shown of either. The table is learnt
-//! from stable's answers at all times, whether a wave bakes or not.
+//! A route has a table of latencies of its own: a quick one has no answers above the p99 of all,
+//! and a slow one has hardly any below it, so that nothing could be shown of either. The table is
+//! learnt from stable's answers at all times, whether a wave bakes or not.
 //!
 //! Invariants: pure; constant memory; only events of its own route are taken.
 
@@ -128,8 +128,8 @@ impl Critical {
 }
 
 impl Kept {
-    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is no
-    /// such thing.
+    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is
+    /// no such thing.
     pub fn restore(
         margins: Margins,
         weight: Weight,

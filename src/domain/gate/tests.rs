@@ -1,4 +1,5 @@
-//! Gates one by one, and trials of simulated crowds: what they count, how often they promote what they should not, and how soon what they should.
+//! Gates one by one, and trials of simulated crowds: what they count, how often they promote what
+//! they should not, and how soon what they should.
 
 use super::*;
 use crate::domain::cohort::Weight;
@@ -269,7 +270,8 @@ fn power_is_told_in_the_time_that_the_traffic_takes() {
     assert!((10..40).contains(&minutes(100.0)) && minutes(50.0) >= 2 * minutes(100.0) - 1);
 }
 
-/// Users come again and again, each at `rate` a second in all; told event by event, as the watchdog hears it.
+/// Users come again and again, each at `rate` a second in all; told event by event, as the watchdog
+/// hears it.
 #[derive(Clone, Copy)]
 struct Crowd {
     users: u32,
@@ -417,7 +419,8 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());
 }
 
-/// Users who fail always are a matter of chance, and of a few: no number of their requests shows that `new` is no worse.
+/// Users who fail always are a matter of chance, and of a few: no number of their requests shows
+/// that `new` is no worse.
 #[test]
 fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
     // A tenth of a point more in `new`, and one user in a hundred fails always, wherever he is.

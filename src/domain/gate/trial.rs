@@ -1,12 +1,16 @@
-//! What the present wave has shown so far: counted from the same events that the watchdog judges, and begun anew with each wave.
+//! What the present wave has shown so far: counted from the same events that the watchdog judges,
+//! and begun anew with each wave.
 //!
-//! Requests are grouped by arrival in intervals, which count when they are final (a deadline after their end), and in *slots* of several, which close by how
-//! many came and never by what befell them. Only requests that the hash alone has placed are compared; all of them count as requests and users.
+//! Requests are grouped by arrival in intervals, which count when they are final (a deadline after
+//! their end), and in *slots* of several, which close by how many came and never by what befell
+//! them. Only requests that the hash alone has placed are compared; all of them count as requests
+//! and users.
 //!
-//! A trial is of a whole release, or of one of its routes: it is told what it is of by the events that it gets.
+//! A trial is of a whole release, or of one of its routes: it is told what it is of by the events
+//! that it gets.
 //!
-//! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of buckets, a sketch of users for each arm, the
-//! intervals of one deadline.
+//! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of
+//! buckets, a sketch of users for each arm, the intervals of one deadline.
 
 mod saved;
 
@@ -378,7 +382,8 @@ impl Trial {
         distinct::estimate(self.users[arm.index()].iter().copied())
     }
 
-    /// So many of the groups of users are in `new`, each with its own number of requests: how unlikely is the sum?
+    /// So many of the groups of users are in `new`, each with its own number of requests: how
+    /// unlikely is the sum?
     fn share_z(&self) -> f64 {
         let all = self.clusters.iter().map(|c| f64::from(c.requests));
         let (sum, squares) = all.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));

@@ -1,5 +1,5 @@
-//! What the judge counts beside the engine: redirects, long exchanges, small bodies and slow answers,
-//! and failures by user.
+//! What the judge counts beside the engine: redirects, long exchanges, small bodies and slow
+//! answers, and failures by user.
 //!
 //! Invariants: events are counted as they come, failures when their interval is final.
 
@@ -72,7 +72,8 @@ impl Judge {
         self.silence.hear(events, watches, self.ticked);
     }
 
-    /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a spell.
+    /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a
+    /// spell.
     fn hear_answers(&mut self, events: &[Event]) {
         let limit = self.limits.latency_p99_max;
         for event in events {

@@ -1,11 +1,14 @@
-//! What the two versions use up (processor, memory, a database), held against ceilings and against each other: readings in, a verdict out.
+//! What the two versions use up (processor, memory, a database), held against ceilings and against
+//! each other: readings in, a verdict out.
 //!
-//! A reading alone is noise: a collection of garbage, a scrape that fell on a busy second. Only [`Limits::in_a_row`] readings that all say the same say
-//! anything: all over a limit is *over*, all within is *within*, and everything else, a failed one among them too, is *unclear*. So a server that cannot be asked
-//! is never healthy, and never a trip.
+//! A reading alone is noise: a collection of garbage, a scrape that fell on a busy second. Only
+//! [`Limits::in_a_row`] readings that all say the same say anything: all over a limit is *over*,
+//! all within is *within*, and everything else, a failed one among them too, is *unclear*. So a
+//! server that cannot be asked is never healthy, and never a trip.
 //!
-//! Invariants: pure and total, so that the ledger's reader finds the same verdict again; what is over in both arms is not blamed on `new`; where the hash does
-//! not put users into both arms there is no control: stable is not asked about, and only ceilings hold.
+//! Invariants: pure and total, so that the ledger's reader finds the same verdict again; what is
+//! over in both arms is not blamed on `new`; where the hash does not put users into both arms there
+//! is no control: stable is not asked about, and only ceilings hold.
 
 pub mod reading;
 
@@ -92,7 +95,8 @@ pub struct Grounds {
     pub limits: Limits,
     /// Does the hash put users into both arms?
     pub controlled: bool,
-    /// The last ones, of which [`Limits::in_a_row`] count; the newest last. Empty: none that is recent.
+    /// The last ones, of which [`Limits::in_a_row`] count; the newest last. Empty: none that is
+    /// recent.
     pub readings: Vec<Reading>,
 }
 
@@ -127,7 +131,8 @@ impl Grounds {
         self.on == On::Trip && matches!(self.say(), Say::Over(_))
     }
 
-    /// How many of the newest readings, without a break, are over one of the limits; at most [`Limits::in_a_row`].
+    /// How many of the newest readings, without a break, are over one of the limits; at most
+    /// [`Limits::in_a_row`].
     pub fn over(&self) -> usize {
         let row = |how: fn(&Grounds, &Reading) -> Stands| {
             self.readings.iter().rev().take_while(|r| how(self, r) == Stands::Over).count()

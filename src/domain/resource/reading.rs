@@ -1,4 +1,5 @@
-//! What is read of a server's own metrics: an expression over named series, and the text that it is read from.
+//! What is read of a server's own metrics: an expression over named series, and the text that it is
+//! read from.
 //!
 //! ```text
 //! expression = term [ "/" term ]
@@ -6,11 +7,13 @@
 //! series     = name [ "{" label ( "=" | "!=" ) '"' value '"' { "," … } "}" ]
 //! ```
 //!
-//! A series stands for the sum of all that match it. `rate` is its growth a second since the scrape before. The text is the text format of Prometheus
-//! (version 0.0.4, and what OpenMetrics 1.0 adds to a line): one `name{label="value",…} value [timestamp]` a line.
+//! A series stands for the sum of all that match it. `rate` is its growth a second since the scrape
+//! before. The text is the text format of Prometheus (version 0.0.4, and what OpenMetrics 1.0 adds
+//! to a line): one `name{label="value",…} value [timestamp]` a line.
 //!
-//! Invariants: the text comes from outside, and nothing in it panics; a line that names a wanted series and cannot be read is a fault, never left out: half a sum is
-//! worse than none; what is not there, was reset, or is no number is a [`Lack`], never a zero.
+//! Invariants: the text comes from outside, and nothing in it panics; a line that names a wanted
+//! series and cannot be read is a fault, never left out: half a sum is worse than none; what is not
+//! there, was reset, or is no number is a [`Lack`], never a zero.
 
 use std::time::Duration;
 

@@ -138,7 +138,8 @@ pub struct Outlook {
     pub act: Act,
 }
 
-/// Holds of one wave that are written down, and the time between two; a gate that wavers must not fill a disk.
+/// Holds of one wave that are written down, and the time between two; a gate that wavers must not
+/// fill a disk.
 const TELLINGS_MAX: u32 = 16;
 const TELL_EVERY: Duration = Duration::from_secs(60);
 /// A bake is late if so much time was not watched, and at least a tenth as much as was watched.
@@ -150,7 +151,8 @@ impl Climb {
         Climb { stage, since: now, held: None, judged: false, told: vec![], told_at: now, tellings: 0 }
     }
 
-    /// `input`: what the gates are judged from; `None` where nothing is known of the present stage yet.
+    /// `input`: what the gates are judged from; `None` where nothing is known of the present stage
+    /// yet.
     pub fn look(&mut self, standing: &Standing<'_>, input: Option<Input>, now: Duration) -> Outlook {
         if self.stage != standing.stage {
             *self = Climb::new(standing.stage, now);

@@ -1,7 +1,8 @@
 //! Where a release stands in its plan, and what an edited plan makes of that.
 //!
-//! A wave behind is history; a wave ahead changes; the present one, known by its name, is what it now says. Where its name is gone, the release goes on in the last wave
-//! that reaches no further than it had come, or before the first: an edit that only moves names about raises nothing.
+//! A wave behind is history; a wave ahead changes; the present one, known by its name, is what it
+//! now says. Where its name is gone, the release goes on in the last wave that reaches no further
+//! than it had come, or before the first: an edit that only moves names about raises nothing.
 
 use crate::domain::wave::{Course, Reach, Wave};
 
@@ -27,7 +28,8 @@ impl Progress {
         waves.iter().position(|wave| wave.name == self.wave)
     }
 
-    /// What becomes of `before` under another file. `standing`: what is in force, where nothing is remembered, as a weight set by hand.
+    /// What becomes of `before` under another file. `standing`: what is in force, where nothing is
+    /// remembered, as a weight set by hand.
     pub fn under(before: Option<&Progress>, course: Course<'_>, standing: Reach) -> Option<Progress> {
         let Course::Waves(waves) = course else { return None };
         if let Some((known, place)) = before.and_then(|b| Some((b, b.place(waves)?))) {

@@ -41,7 +41,8 @@ fn freeze(weight: Weight) -> Freeze {
     }
 }
 
-/// A proxy without sockets: what is remembered, the time of this process, the file, and what the watchdog would say.
+/// A proxy without sockets: what is remembered, the time of this process, the file, and what the
+/// watchdog would say.
 #[derive(Clone)]
 struct Rollout {
     memory: Memory,

@@ -1,4 +1,5 @@
-//! Headers of every kind against the words of the specification, and any bytes against the `ppp` crate.
+//! Headers of every kind against the words of the specification, and any bytes against the `ppp`
+//! crate.
 
 use super::*;
 use ppp::{HeaderResult, v1, v2};
@@ -25,7 +26,8 @@ fn ipv6(source: &str) -> Vec<u8> {
     [&source.octets()[..], &Ipv6Addr::LOCALHOST.octets(), &[0xde, 0xad, 1, 0xbb]].concat()
 }
 
-/// Of a header with a request behind it: the source, and that the header ends where the request begins.
+/// Of a header with a request behind it: the source, and that the header ends where the request
+/// begins.
 fn source(header: &[u8]) -> Result<Option<String>, Refusal> {
     let request = b"GET / HTTP/1.1\r\n\r\n";
     let parsed = parse(&[header, request].concat())?.expect("it is whole");
@@ -63,7 +65,8 @@ fn headers_of_both_versions_name_the_client() {
         // TLVs, and what is none but stands there, are skipped.
         (whole(0x21, 0x11, &tlvs), Some("203.0.113.7")),
         (whole(0x21, 0x11, &[&IPV4[..], &[7; V2_BYTES_MAX - 16 - 12]].concat()), Some("203.0.113.7")),
-        // LOCAL: the proxy itself, whatever it says of addresses; and §2.2's "family which is ignored".
+        // LOCAL: the proxy itself, whatever it says of addresses; and §2.2's "family which is
+        // ignored".
         (whole(0x20, 0x00, &[]), None),
         (whole(0x20, 0x11, &IPV4), None),
         (whole(0x20, 0x11, &[]), None),
@@ -261,7 +264,8 @@ proptest! {
     }
 }
 
-/// Sends the pieces, each when the one before has been looked at; what was taken, and all that is left.
+/// Sends the pieces, each when the one before has been looked at; what was taken, and all that is
+/// left.
 fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<Header, Refusal>, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|p| p.to_vec()).collect();

@@ -110,7 +110,8 @@ fn clients_that_are_slow_on_purpose_are_not_held_against_new() {
     scene.ends();
 }
 
-/// Requests that the proxy answers by itself, by the status: what they are is another test's subject (rows 1 to 19).
+/// Requests that the proxy answers by itself, by the status: what they are is another test's
+/// subject (rows 1 to 19).
 #[test]
 fn requests_that_are_refused_are_not_held_against_new() {
     let scene = Scene::start(|_, _| {});
@@ -166,8 +167,8 @@ fn requests_that_are_refused_are_not_held_against_new() {
     scene.ends();
 }
 
-/// More clients than new's connections leave in mid-body, as fast as they can: there is no room for others for a moment, and that is
-/// these clients' doing.
+/// More clients than new's connections leave in mid-body, as fast as they can: there is no room for
+/// others for a moment, and that is these clients' doing.
 #[test]
 fn a_flood_of_clients_that_leave_is_not_held_against_new() {
     let scene = Scene::start(|_, config| {

@@ -115,7 +115,8 @@ fn streams_that_break_the_protocol_are_not_held_against_new() {
         fields.push(("content-length", "5"));
         [headers(id, &fields, 0), frame(DATA, flags, id, data)].concat()
     };
-    // Few at once: the watchdog has known nothing but calm so far, and takes a quarter of a second for no answer.
+    // Few at once: the watchdog has known nothing but calm so far, and takes a quarter of a second
+    // for no answer.
     scene.suffers("HTTP/2: DATA beyond content-length", 2, STREAMS, |f| {
         on_each(f, |id| with_length(f, id, b"more than five", END_STREAM));
     });

@@ -41,7 +41,8 @@ fn tls_that_breaks_off_is_not_held_against_new() {
         say(&stream, &hello);
         leave(stream, f.n);
     });
-    // A hundred streams a connection: it is the record that is cut, not the handshake that is measured.
+    // A hundred streams a connection: it is the record that is cut, not the handshake that is
+    // measured.
     scene.suffers("TLS: a record cut or spoilt under an HTTP/2 request", 5, STREAMS, |f: &Fault<'_>| {
         let (mut tls, mut stream) = (begin(), connect(address));
         while tls.is_handshaking() {

@@ -1,5 +1,5 @@
-//! What runs out: connections, requests, descriptors, ports, the reader of the log. Users of what is left, the admin API and the watchdog go
-//! on; nobody is blamed; all is well again afterwards.
+//! What runs out: connections, requests, descriptors, ports, the reader of the log. Users of what
+//! is left, the admin API and the watchdog go on; nobody is blamed; all is well again afterwards.
 
 use super::{BLAMED, connect, connect_with, hear, outcomes, resident_kib, say};
 use crate::world::{
@@ -111,7 +111,8 @@ fn row_33_three_times_the_requests_that_are_allowed() {
                 scope.spawn(|| {
                     let mut told = 0;
                     while Instant::now() < end {
-                        // Fifty at a time on a connection each: six hundred more than there is room for.
+                        // Fifty at a time on a connection each: six hundred more than there is room
+                        // for.
                         let all: Vec<_> = (0..50).filter_map(|_| connect_with(proxy.http, None)).collect();
                         let bytes =
                             request("someone", "/").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
@@ -170,8 +171,9 @@ fn a_log_that_nobody_reads_stalls_nobody_and_is_counted() {
     nobody_is_blamed(&proxy);
 }
 
-/// Ports that this machine may call from are its own: the proxy, its origins and clients run in a network of their own, with thirty ports. None
-/// waits there after its connection: those to the admin API, made again and again, would use up all that it can be called from.
+/// Ports that this machine may call from are its own: the proxy, its origins and clients run in a
+/// network of their own, with thirty ports. None waits there after its connection: those to the
+/// admin API, made again and again, would use up all that it can be called from.
 #[test]
 fn row_33_without_ports_requests_are_503_and_new_is_not_blamed() {
     let script = "ip link set lo up && echo '50000 50029' > /proc/sys/net/ipv4/ip_local_port_range && echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets && exec \"$0\" \"$@\"";
@@ -196,7 +198,8 @@ fn row_33_without_ports_requests_are_503_and_new_is_not_blamed() {
 #[ignore = "run by the test above, in a network namespace"]
 fn in_a_network_of_thirty_ports() {
     let (world, [stable, new]) = (World::new(), origins());
-    // Names of tests' ports are chosen from the same thirty: three listeners of the proxy, two of origins.
+    // Names of tests' ports are chosen from the same thirty: three listeners of the proxy, two of
+    // origins.
     let proxy = world.run(&Config::new(stable.address, new.address).weight("50%"));
     let users = users_in_new("user", 50, 60);
     // Clients of other addresses: it is the proxy that has no port left.

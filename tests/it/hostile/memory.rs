@@ -1,6 +1,7 @@
 //! What hostile clients cost in memory: bounded while it lasts, given back afterwards.
 //!
-//! The figures are those of the build that is tested: `GRAYLING_BINARY=target/release/grayling tests/run hostile::memory`.
+//! The figures are those of the build that is tested: `GRAYLING_BINARY=target/release/grayling
+//! tests/run hostile::memory`.
 
 use super::{connect, connect_with, resident_kib, say};
 use crate::rows::wire::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Http2, RST_STREAM, block, frame};
@@ -92,7 +93,8 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         (before, peak) = (now, peak.max(now));
     }
     drop(all);
-    // Of some 230 MB: tables that have grown stay as large, and pages on which anything else still lives.
+    // Of some 230 MB: tables that have grown stay as large, and pages on which anything else still
+    // lives.
     scene.gives_back("9,200 slow connections", start, peak, 40_000);
 }
 
@@ -121,7 +123,8 @@ fn floods_of_frames_cost_little_and_are_given_back() {
     let get = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/large")];
     let head = |id: u32, flags: u8, block: &[u8]| frame(HEADERS, flags, id, block);
     let bomb = {
-        // An entry of 4,000 bytes in the table, and then the entry again and again (RFC 7541 §6.1, §6.2.1).
+        // An entry of 4,000 bytes in the table, and then the entry again and again (RFC 7541 §6.1,
+        // §6.2.1).
         let mut block = block(&get);
         block.extend([0x40, 1, b'a', 127, 0xa1, 0x1e]);
         block.extend(vec![b'x'; 127 + 0x21 + 0x1e * 128]);

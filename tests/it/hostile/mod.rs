@@ -1,4 +1,5 @@
-//! Clients that misbehave, ten thousand times each way, and what they cost: whom it is blamed on, the memory, the descriptors, the ports.
+//! Clients that misbehave, ten thousand times each way, and what they cost: whom it is blamed on,
+//! the memory, the descriptors, the ports.
 
 mod admin;
 mod blame;
@@ -24,13 +25,15 @@ use std::time::{Duration, Instant};
 const TIMES: [u64; 2] = [1_000, 10_000];
 /// Of the users, in `new`.
 const PERCENT: u32 = 50;
-/// Users whose clients misbehave, all of them in `new`: as few as one who attacks has accounts. Hundreds of users who all are in `new` and all call what is slow would make `new` slower than stable, and the
-/// comparison would rightly say so.
+/// Users whose clients misbehave, all of them in `new`: as few as one who attacks has accounts.
+/// Hundreds of users who all are in `new` and all call what is slow would make `new` slower than
+/// stable, and the comparison would rightly say so.
 const RUDE_USERS: usize = 12;
 /// What an arm is blamed for.
 const BLAMED: [&str; 6] = ["server_error", "connect_error", "timeout", "reset", "truncated", "saturated"];
 
-/// Two sound versions behind a watchdog that judges them by the calls of other users, all of which must be answered.
+/// Two sound versions behind a watchdog that judges them by the calls of other users, all of which
+/// must be answered.
 struct Scene {
     proxy: Proxy,
     load: Load,
@@ -55,15 +58,17 @@ impl Scene {
         let origins = ["stable", "new"].map(Origin::start);
         origins.iter().for_each(|o| o.behave(Behaviour::AsAsked));
         let mut config = Config::new(origins[0].address, origins[1].address).weight(&format!("{PERCENT}%"));
-        // Room for all who misbehave and for those who are still being seen off: the others are not to wait for them.
+        // Room for all who misbehave and for those who are still being seen off: the others are not
+        // to wait for them.
         config.upstreams =
             "connections_max = 8192\nrequests_in_flight_max = 8192\nconnect_timeout = \"10s\"".into();
         // It says what it would have done, so that a test can tell why: see `Scene::blames_nobody`.
         config.watchdog = "mode = \"report\"".into();
         adjust(&world, &mut config);
         let proxy = world.run(&config);
-        // Some answers take their time, in both versions: so silence is held against a version after seconds only, and a fault that hangs for a
-        // moment, on a machine that is busy with ten thousand of them, is no silence.
+        // Some answers take their time, in both versions: so silence is held against a version
+        // after seconds only, and a fault that hangs for a moment, on a machine that is busy with
+        // ten thousand of them, is no silence.
         let load = Load::start_with(proxy.http, 6, Duration::from_millis(5), |client, user| {
             let slow = user.bytes().map(usize::from).sum::<usize>() % 24 == 0;
             client.get(if slow { "/slow" } else { "/" }, &[("x-user-id", user)])
@@ -76,7 +81,8 @@ impl Scene {
         Scene { proxy, load, rude, _origins: origins, world, _turn: turn }
     }
 
-    /// Does it [`TIMES`] times, so many at once, and looks at what is counted, judged and left behind. `faults`: how many one call is.
+    /// Does it [`TIMES`] times, so many at once, and looks at what is counted, judged and left
+    /// behind. `faults`: how many one call is.
     fn suffers(&self, kind: &str, at_once: u64, faults: u64, fault: impl Fn(&Fault<'_>) + Sync) {
         let api = self.proxy.api();
         let before = outcomes(&api);
@@ -134,8 +140,9 @@ impl Scene {
         assert!(evidence < EVIDENCE_MAX, "{kind}: {release}");
     }
 
-    /// The watchdog would not have acted, but for latency: here all who misbehave are in `new`, and thousands of their calls a second do make it
-    /// slower than stable for everybody. That is no fault of theirs that is held against it; it is so.
+    /// The watchdog would not have acted, but for latency: here all who misbehave are in `new`, and
+    /// thousands of their calls a second do make it slower than stable for everybody. That is no
+    /// fault of theirs that is held against it; it is so.
     fn blames_nobody(&self, kind: &str) {
         let told = self.proxy.events("watchdog");
         let acts = told
@@ -202,8 +209,9 @@ fn crowd(fault: &Fault<'_>, bytes: &str, receive_bytes: Option<usize>) -> Vec<Tc
     all
 }
 
-/// An ordinary request is answered: so what was sent before it has been sent on, but for the last of it, and who leaves without waiting
-/// for anything is no flood that the proxy cannot keep up with.
+/// An ordinary request is answered: so what was sent before it has been sent on, but for the last
+/// of it, and who leaves without waiting for anything is no flood that the proxy cannot keep up
+/// with.
 fn keep_pace(fault: &Fault<'_>) {
     let stream = connect(fault.address);
     say(&stream, "GET / HTTP/1.1\r\nhost: a\r\nx-user-id: pace\r\nconnection: close\r\n\r\n");

@@ -1,5 +1,5 @@
-//! Clients so slow that somebody loses patience before the proxy does, the upstream itself or its `total_timeout`: nothing of it counts
-//! against `new`.
+//! Clients so slow that somebody loses patience before the proxy does, the upstream itself or its
+//! `total_timeout`: nothing of it counts against `new`.
 
 use super::{BLAMED, Scene, connect_with, hear, outcomes, pause, say};
 use crate::world::{RELEASE, eventually, figure, seconds};

@@ -1,4 +1,5 @@
-//! Rows 27 to 33a and 43 to 45: arms that are unreachable, slow, full; the admin port; what must not grow, and not leak.
+//! Rows 27 to 33a and 43 to 45: arms that are unreachable, slow, full; the admin port; what must
+//! not grow, and not leak.
 
 use super::{OK, RawOrigin, Scene, Script, Then, Wire, get, lines, post};
 use crate::world::{RELEASE, Series, World, eventually, raw, seconds, times};

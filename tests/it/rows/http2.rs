@@ -201,8 +201,8 @@ fn is_ended(http2: &mut Http2) -> bool {
     }
 }
 
-/// Runs an attack on several connections at once. Each must be ended by GOAWAY; others are served meanwhile and afterwards; nobody is
-/// blamed; memory grows by less than `growth_kib_max`.
+/// Runs an attack on several connections at once. Each must be ended by GOAWAY; others are served
+/// meanwhile and afterwards; nobody is blamed; memory grows by less than `growth_kib_max`.
 fn attack(name: &str, growth_kib_max: u64, attack: impl Fn(&mut Http2) + Sync) {
     let _turn = turn();
     let scene = Scene::with(|config| {
@@ -314,7 +314,8 @@ fn row_22_a_flood_of_continuations_ends_in_goaway() {
 #[test]
 fn row_22_a_header_bomb_stays_small_and_ends() {
     attack("header bomb", 40_000, |http2| {
-        // An entry of 4,000 bytes in the table, then named 16,000 times in one block (RFC 7541 §6.1, §6.2.1).
+        // An entry of 4,000 bytes in the table, then named 16,000 times in one block (RFC 7541
+        // §6.1, §6.2.1).
         let mut entry = block(&GET);
         entry.extend([0x40, 1, b'a', 127]);
         let mut n = 4_000 - 127;

@@ -1,5 +1,6 @@
-//! The table of requests and faults, row by row: the very bytes over a socket, and the very bytes that an origin received. Each test is named
-//! after its row. Nothing here may ever count against an arm, unless the row says so: [`Scene::nobody_is_blamed`].
+//! The table of requests and faults, row by row: the very bytes over a socket, and the very bytes
+//! that an origin received. Each test is named after its row. Nothing here may ever count against
+//! an arm, unless the row says so: [`Scene::nobody_is_blamed`].
 
 mod abandoned;
 mod arms;
@@ -53,7 +54,8 @@ impl Scene {
         wire.told()
     }
 
-    /// What is refused: with this status, the end of the connection, and nothing at an origin. Says what was sent when not.
+    /// What is refused: with this status, the end of the connection, and nothing at an origin. Says
+    /// what was sent when not.
     pub fn refuses(&self, status: u16, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let before = self.received();
@@ -313,7 +315,8 @@ fn whole(buffer: &[u8]) -> Option<usize> {
     (buffer.len() >= head + length).then_some(head + length)
 }
 
-/// The length of a chunked body (RFC 9112 §7.1), if it is whole: chunk by chunk, for what ends a body may stand in a chunk.
+/// The length of a chunked body (RFC 9112 §7.1), if it is whole: chunk by chunk, for what ends a
+/// body may stand in a chunk.
 fn chunked(body: &[u8]) -> Option<usize> {
     let line = |at: usize| Some(at + body.get(at..)?.windows(2).position(|w| w == b"\r\n")?);
     let mut at = 0;

@@ -18,7 +18,8 @@ fn blamed(scene: &Scene, failures: u64) {
     });
 }
 
-/// Every faulty response is a 502 and counted as `reset` of `new`; its connection serves nobody else.
+/// Every faulty response is a 502 and counted as `reset` of `new`; its connection serves nobody
+/// else.
 fn each_is_502(scene: &Scene, faulty: &[String]) {
     for (i, response) in faulty.iter().enumerate() {
         scene.new.answers(response.as_bytes());

@@ -58,7 +58,8 @@ fn row_23_a_head_that_comes_too_slowly_is_408_however_its_bytes_drip() {
 #[test]
 fn row_23_a_connection_without_a_byte_and_one_without_a_second_request_are_closed() {
     let scene = scene();
-    // Whoever has said nothing yet has the time of a head; who was served before, that between two requests.
+    // Whoever has said nothing yet has the time of a head; who was served before, that between two
+    // requests.
     let took = ended_after(&mut scene.connect());
     assert!(took >= Duration::from_millis(900) && took < Duration::from_millis(1_900), "{took:?}");
     let mut wire = scene.connect();
@@ -94,7 +95,8 @@ fn row_23_in_http2_a_body_that_stalls_is_408_and_a_head_that_never_ends_is_close
     let _ = http2.send(&frame(DATA, 0, 1, b"hel"));
     assert!(matches!(http2.end_of(1), End::Answer(408, _)));
     scene.counts("cancelled", 1.0);
-    // No END_HEADERS, and nothing after it: not even an answer to a ping may come in between (RFC 9113 §6.10).
+    // No END_HEADERS, and nothing after it: not even an answer to a ping may come in between (RFC
+    // 9113 §6.10).
     let mut http2 = Http2::connect(scene.proxy.http, &[]);
     let _ = http2.send(&frame(HEADERS, 0, 1, &block(&GET)));
     let start = Instant::now();

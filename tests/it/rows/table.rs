@@ -1,5 +1,6 @@
-//! Which test is whose: the table of rows and their tests, read from the names of the tests themselves (`row_07_…`, `rows_10_and_13_…`).
-//! Nothing is written down a second time, so nothing goes stale: a test counts for a row because it is called so.
+//! Which test is whose: the table of rows and their tests, read from the names of the tests
+//! themselves (`row_07_…`, `rows_10_and_13_…`). Nothing is written down a second time, so nothing
+//! goes stale: a test counts for a row because it is called so.
 
 use crate::world::figure;
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ fn required() -> Vec<String> {
     (1..=33).map(number).chain(["33a".to_owned()]).chain((43..=46).chain([49, 55, 56]).map(number)).collect()
 }
 
-/// The rows in the name of a test: `row_33a_an_upstream…` is 33a, `rows_10_and_13_in…` are 10 and 13.
+/// The rows in the name of a test: `row_33a_an_upstream…` is 33a, `rows_10_and_13_in…` are 10 and
+/// 13.
 fn rows(test: &str) -> Vec<String> {
     let Some(rest) = test.strip_prefix("row_").or_else(|| test.strip_prefix("rows_")) else { return vec![] };
     let is_row = |word: &&str| word.len() >= 2 && word[..2].bytes().all(|b| b.is_ascii_digit());

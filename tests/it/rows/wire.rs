@@ -1,4 +1,5 @@
-//! HTTP/2 frames as bytes (RFC 9113 §4): no library between a test and the wire, so that what no library would send can be sent.
+//! HTTP/2 frames as bytes (RFC 9113 §4): no library between a test and the wire, so that what no
+//! library would send can be sent.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -208,7 +209,8 @@ impl Http2 {
     }
 }
 
-/// `:status`, which comes first: an entry of the static table, or a literal of three digits (RFC 7541 appendices A and B).
+/// `:status`, which comes first: an entry of the static table, or a literal of three digits (RFC
+/// 7541 appendices A and B).
 pub fn status(block: &[u8]) -> u16 {
     // A change of the table's size may come before it (§6.3).
     let block = if block[0] & 0xe0 == 0x20 { &block[1..] } else { block };

@@ -1,4 +1,5 @@
-//! nginx and HAProxy on both sides of grayling: in front as its clients, behind as its origins, in every protocol that Debian's versions speak.
+//! nginx and HAProxy on both sides of grayling: in front as its clients, behind as its origins, in
+//! every protocol that Debian's versions speak.
 
 use super::{Server, free, run};
 use crate::world::{
@@ -172,7 +173,8 @@ fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
                 ),
                 _ => ("", String::new()),
             };
-            // Over HTTP/2 nginx's own bound of a thousand: at it, nginx forgets what is on its way, and grayling retires before.
+            // Over HTTP/2 nginx's own bound of a thousand: at it, nginx forgets what is on its way,
+            // and grayling retires before.
             let keep = if kind == Hop::Nginx { "keepalive_requests 50; keepalive_timeout 1s;" } else { "" };
             let http = format!(
                 "{keep}\n\
@@ -195,8 +197,9 @@ fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
     (server, at)
 }
 
-/// Where the machine stands still for a moment, everything that is on its way crosses at once, whatever grayling does: so a bound on what crosses
-/// must hold in one run of a few. What is lost by a fault is lost in all of them. `Err`: what each of them gave.
+/// Where the machine stands still for a moment, everything that is on its way crosses at once,
+/// whatever grayling does: so a bound on what crosses must hold in one run of a few. What is lost
+/// by a fault is lost in all of them. `Err`: what each of them gave.
 fn unless_stalled<T>(run: impl Fn() -> T, fits: impl Fn(&T) -> bool) -> Result<(), Vec<T>> {
     let mut each = vec![];
     for _ in 0..4 {
@@ -218,7 +221,8 @@ fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_
     let (_origin, address) = answering(&world, Hop::Nginx);
     let proxy = grayling(&world, Hop::Nginx, address);
     let at = proxy.http;
-    // Three hundred callers, each a call a second: what nginx closes after a second is asked for at that very moment.
+    // Three hundred callers, each a call a second: what nginx closes after a second is asked for at
+    // that very moment.
     let call = || {
         let callers: Vec<_> = (0..300)
             .map(|n| {
@@ -267,8 +271,9 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
             ));
             (counted.requests, failed, not_ok)
         };
-        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 rarely one request, of HTTP/2, where all
-        // share the connection, what was under way when GOAWAY came.
+        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 rarely
+        // one request, of HTTP/2, where all share the connection, what was under way when GOAWAY
+        // came.
         let crossing = if kind.http2() { u64::from(callers) } else { 1 };
         let fits = |(requests, failed, _): &(u64, u64, _)| *requests > 1000 && *failed <= reloads * crossing;
         if let Err(each) = unless_stalled(reload, fits) {

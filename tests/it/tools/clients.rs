@@ -1,4 +1,5 @@
-//! curl as a client, in both protocols, in plain text and over TLS: uploads, ranges, resumption, trailers, bodies that are left alone.
+//! curl as a client, in both protocols, in plain text and over TLS: uploads, ranges, resumption,
+//! trailers, bodies that are left alone.
 
 use super::{Server, free, run};
 use crate::world::{
@@ -73,7 +74,8 @@ fn curl_uploads_in_every_protocol_and_the_origin_receives_what_was_sent() {
     let (name, data) = (file.display().to_string(), format!("@{}", file.display()));
     let mut sent = 0;
     for protocol in PROTOCOLS {
-        // With a length and Expect: 100-continue, which curl sends by itself; chunked (in HTTP/2: without a length); a trickle.
+        // With a length and Expect: 100-continue, which curl sends by itself; chunked (in HTTP/2:
+        // without a length); a trickle.
         for how in [
             vec!["-T", &name, "%/pay"],
             vec!["-T", &name, "-H", "transfer-encoding: chunked", "%/pay"],
@@ -90,7 +92,8 @@ fn curl_uploads_in_every_protocol_and_the_origin_receives_what_was_sent() {
     assert!(received.iter().all(|r| xxhash_rust::xxh3::xxh3_64(&r.body) == wanted));
     figure(&format!("curl: {sent} uploads of 24 MiB in 4 protocols, each received whole"));
 
-    // An upgrade to h2c is served as what it is without it; a path goes as it came; a head of 24 KiB, and one too big.
+    // An upgrade to h2c is served as what it is without it; a path goes as it came; a head of 24
+    // KiB, and one too big.
     origin.behave(Behaviour::Echo);
     let answer = scene.curl("--http2", &["-w", " %{http_version}", "%/a"]).text;
     assert!(answer.ends_with(" 1.1") && !answer.to_lowercase().contains("upgrade"), "{answer}");
@@ -166,7 +169,8 @@ fn curl_takes_ranges_resumes_and_goes_in_the_middle_and_bodies_are_left_as_they_
         // Gone in the middle, with the body still coming.
         let said = scene.curl(protocol, &["-o", &out, "--limit-rate", "1M", "--max-time", "0.5", "%/big"]);
         assert!(!said.ok && said.text.contains("(28)"), "{protocol}: {}", said.text);
-        // Forty at once. (With prior knowledge curl 7.88 sends its preface on a connection of its own once more, to nginx as to grayling.)
+        // Forty at once. (With prior knowledge curl 7.88 sends its preface on a connection of its
+        // own once more, to nginx as to grayling.)
         if protocol != "--http2-prior-knowledge" {
             // Its progress meter has figures of its own.
             let told = ["-w", " code:%{http_code}", "-o", "/dev/null", "%/text?[1-40]"];

@@ -18,7 +18,8 @@ fn faults_of_arms(proxy: &Proxy) -> f64 {
 fn each_rule_of_http2_that_a_client_breaks_ends_its_stream_or_its_connection_and_no_other() {
     let (world, stable, new) = (World::new(), Origin::start("stable"), Origin::start("new"));
     let mut config = Config::new(stable.address, new.address).watchdog("enabled = false");
-    // One client may hold as many of a worker's connections as it may have streams, 256: others are served by those beyond.
+    // One client may hold as many of a worker's connections as it may have streams, 256: others are
+    // served by those beyond.
     config.upstreams = "connections_max = 1024".into();
     let proxy = world.run(&config);
     let said = run(PYTHON, [script("h2_client.py").as_os_str(), proxy.http.to_string().as_ref()]);
@@ -91,7 +92,8 @@ fn an_http2_origin_that_goes_away_refuses_resets_and_opens_its_windows_slowly_ha
     let counts =
         |outcome| proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0);
 
-    // It announces windows of a thousand bytes, and sees what is sent against them before that is known as a fault.
+    // It announces windows of a thousand bytes, and sees what is sent against them before that is
+    // known as a fault.
     assert_eq!(ask("/", b"").unwrap().text(), "ok");
     // The origin gives credit a thousand bytes at a time; every one of them arrives.
     let body: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
@@ -106,7 +108,8 @@ fn an_http2_origin_that_goes_away_refuses_resets_and_opens_its_windows_slowly_ha
     assert!(ask("/reset-after-head", b"x").is_err(), "never a clean end");
     assert_eq!(ask("/hang", b"x").unwrap().status, 504);
     assert!(ask("/hang-after-head", b"x").is_err());
-    // What is open when the origin goes away is answered; the next request has a connection of its own.
+    // What is open when the origin goes away is answered; the next request has a connection of its
+    // own.
     for _ in 0..20 {
         assert_eq!(ask("/goaway", b"x").unwrap().text(), "the last");
         assert_eq!(ask("/", b"x").unwrap().text(), "ok");

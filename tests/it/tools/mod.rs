@@ -1,7 +1,8 @@
 //! Other people's clients and servers against the data plane: curl, nghttp2, python3-h2, grpcio,
 //! nginx, HAProxy, slowhttptest, sslscan, testssl.sh.
 //!
-//! A file a kind of tool. What a tool says is parsed as far as it is judged, and shown whole when it is not what was wanted.
+//! A file a kind of tool. What a tool says is parsed as far as it is judged, and shown whole when
+//! it is not what was wanted.
 
 mod chains;
 mod clients;
@@ -74,7 +75,8 @@ impl Server {
             "daemon off; user root; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\n\
              events {{ worker_connections 4096; }}\nhttp {{ access_log off; default_type text/plain;\n{temporary}{http}\n}}\n"
         );
-        // As another user the master could not read the test's folder; without root the line has no effect but a warning.
+        // As another user the master could not read the test's folder; without root the line has no
+        // effect but a warning.
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-c").arg(&file).arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log"));

@@ -5,9 +5,10 @@ use crate::world::{Authority, Config, Origin, Validity, World, figure, put};
 use serde_json::Value;
 use std::path::Path;
 
-/// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to revoke it with, a name without DNS),
-/// against the order of suites: rustls takes the client's, as Mozilla's profiles advise where no suite is weak; and against this machine's own
-/// openssl, which it asks with.
+/// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to
+/// revoke it with, a name without DNS), against the order of suites: rustls takes the client's, as
+/// Mozilla's profiles advise where no suite is weak; and against this machine's own openssl, which
+/// it asks with.
 const EXPLAINED: [&str; 7] = [
     "engine_problem",
     "cert_chain_of_trust",
@@ -78,8 +79,9 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
     ));
 }
 
-/// Its findings. Protocols (the rest is measured with what they tell), the server's defaults, its certificate, and the holes that are no suite's. Suites and
-/// renegotiation, which take it half a minute, sslscan has told in a second.
+/// Its findings. Protocols (the rest is measured with what they tell), the server's defaults, its
+/// certificate, and the holes that are no suite's. Suites and renegotiation, which take it half a
+/// minute, sslscan has told in a second.
 fn testssl(report: &Path, target: &str) -> Vec<Value> {
     let to = report.display().to_string();
     let fixed = [

@@ -23,7 +23,8 @@ fn a_thousand_slow_connections_of_every_kind_end_at_the_deadlines_and_nobody_els
     let proxy = world.run(&config);
     let in_new = &crate::world::users_in_new("user", 50, 1)[0];
     let url = format!("http://{}/", proxy.http);
-    // A head that never ends; a body that never ends; overlapping ranges; an answer that is read a few bytes a second.
+    // A head that never ends; a body that never ends; overlapping ranges; an answer that is read a
+    // few bytes a second.
     let ways: [(&str, Vec<&str>); 4] = [
         ("slowloris", vec!["-H", "-i", "10"]),
         ("slow body", vec!["-B", "-s", "8192", "-i", "10"]),

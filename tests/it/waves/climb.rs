@@ -1,4 +1,5 @@
-//! The climb once for real: nginx in front of two versions of a service, wrk in front of the proxy, a plan on a short clock.
+//! The climb once for real: nginx in front of two versions of a service, wrk in front of the proxy,
+//! a plan on a short clock.
 
 use super::{all_recomputed, comes_to, gate};
 use crate::world::{

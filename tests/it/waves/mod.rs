@@ -1,4 +1,5 @@
-//! Waves, with the real binary: what opens the next one, what holds it, what a person does; and that no kill loses one's place.
+//! Waves, with the real binary: what opens the next one, what holds it, what a person does; and
+//! that no kill loses one's place.
 
 mod bake;
 mod climb;
@@ -243,7 +244,8 @@ fn explain_names_the_wave_in_which_a_user_enters() {
 /// In a short run and in a long one.
 const KILLS: [u64; 2] = [25, 100];
 
-/// What is expected to be found again: of a change that was on its way when the cord was pulled, either side of it.
+/// What is expected to be found again: of a change that was on its way when the cord was pulled,
+/// either side of it.
 #[derive(Clone, PartialEq, Debug)]
 struct Place {
     wave: usize,

@@ -1,4 +1,5 @@
-//! WebSockets through the proxy: with other people's client and server (python3-websockets), and byte by byte, each side driven by the test.
+//! WebSockets through the proxy: with other people's client and server (python3-websockets), and
+//! byte by byte, each side driven by the test.
 
 mod handshake;
 mod peers;

@@ -127,7 +127,8 @@ fn five_hundred_tunnels_at_once_again_and_again_leave_nothing_behind() {
     assert_eq!(gauge("grayling_requests_total"), 2000.0, "nothing but ok");
     assert!((800.0..1200.0).contains(&share("new")), "{}", share("new"));
     let (first, last) = (seen[0], seen[3]);
-    // The allocator keeps some for the next time, and the watchdog's tables come into being; a tunnel that were kept would cost 18 KiB.
+    // The allocator keeps some for the next time, and the watchdog's tables come into being; a
+    // tunnel that were kept would cost 18 KiB.
     assert!(last.2 < first.2 + 1500 * 11 + (10 << 10), "KiB resident after each round: {seen:?}");
     figure(&format!(
         "websockets: 500 open tunnels cost {} KiB at first, {} KiB when they come again; {} descriptors and {} KiB resident after 2000",

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A browser on a busy machine is slow; a condition of the page that does not come within this will not come.
+/// A browser on a busy machine is slow; a condition of the page that does not come within this will
+/// not come.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 9] = [
@@ -120,7 +121,8 @@ impl Browser {
         }
     }
 
-    /// What the console has complained of since the last call: violations of the policy, exceptions, failed requests.
+    /// What the console has complained of since the last call: violations of the policy,
+    /// exceptions, failed requests.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.ask("POST", "/se/log", &json!({"type": "browser"}));
         let severe = entries.as_array().into_iter().flatten().filter(|e| e["level"] == "SEVERE");

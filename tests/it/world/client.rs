@@ -46,7 +46,8 @@ impl Client {
         self.send("POST", path, headers, body)
     }
 
-    /// Sends one request and reads its answer; the connection is kept for the next, unless either side closed it.
+    /// Sends one request and reads its answer; the connection is kept for the next, unless either
+    /// side closed it.
     pub fn send(
         &mut self,
         method: &str,
@@ -94,7 +95,8 @@ impl Client {
     }
 }
 
-/// Sends the bytes as they are, and returns all that comes back until the peer closes or the time is over.
+/// Sends the bytes as they are, and returns all that comes back until the peer closes or the time
+/// is over.
 pub fn raw(address: SocketAddr, bytes: &[u8], within: Duration) -> Vec<u8> {
     let mut answer = Vec::new();
     if let Ok(mut stream) = TcpStream::connect(address) {

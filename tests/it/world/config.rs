@@ -1,4 +1,5 @@
-//! A config file as a value: what a test wants different, it sets; the rest is the shortest legal file.
+//! A config file as a value: what a test wants different, it sets; the rest is the shortest legal
+//! file.
 
 use std::net::SocketAddr;
 
@@ -42,7 +43,8 @@ impl Config {
             upstreams: String::new(),
             upstream_new: None,
             release: String::new(),
-            // On a busy machine a version that answers in microseconds, and that few use, is the slower one, truly. Tests of latency say otherwise.
+            // On a busy machine a version that answers in microseconds, and that few use, is the
+            // slower one, truly. Tests of latency say otherwise.
             watchdog: "latency_floor = \"20ms\"".into(),
             limits: String::new(),
             state: "directory = \"../state\"".into(),

@@ -1,4 +1,5 @@
-//! An HTTP/2 origin in plain text, by prior knowledge: a thread with a runtime of its own, a behaviour switched at run time.
+//! An HTTP/2 origin in plain text, by prior knowledge: a thread with a runtime of its own, a
+//! behaviour switched at run time.
 
 use bytes::Bytes;
 use http::{Request, Response};

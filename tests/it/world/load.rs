@@ -87,7 +87,8 @@ impl Drop for WrkRun {
     }
 }
 
-/// Users who call again and again, each thread on a connection of its own, with a pause between two calls.
+/// Users who call again and again, each thread on a connection of its own, with a pause between two
+/// calls.
 pub struct Load {
     stop: Arc<AtomicBool>,
     counts: Arc<Mutex<BTreeMap<String, u64>>>,

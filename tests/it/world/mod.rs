@@ -1,7 +1,9 @@
-//! The world that a test puts the real binary into: a folder of its own, origins, a config, the proxy, clients, load.
+//! The world that a test puts the real binary into: a folder of its own, origins, a config, the
+//! proxy, clients, load.
 //!
-//! No async here: threads and blocking sockets, so that a test reads from top to bottom. Every port is 0, every wait is
-//! a condition with a deadline ([`eventually`]), and whatever was started ends when its value is dropped.
+//! No async here: threads and blocking sockets, so that a test reads from top to bottom. Every port
+//! is 0, every wait is a condition with a deadline ([`eventually`]), and whatever was started ends
+//! when its value is dropped.
 
 mod admin;
 mod browser;
@@ -95,7 +97,8 @@ pub fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the condition yields something; panics, naming it, when that does not happen within the deadline.
+/// Waits until the condition yields something; panics, naming it, when that does not happen within
+/// the deadline.
 pub fn eventually<T>(within: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -107,7 +110,8 @@ pub fn eventually<T>(within: Duration, what: &str, mut condition: impl FnMut() -
     }
 }
 
-/// Observes that something does not happen for a time: the one place where a test waits for a fixed time.
+/// Observes that something does not happen for a time: the one place where a test waits for a fixed
+/// time.
 pub fn never(during: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while start.elapsed() < during {
@@ -184,8 +188,8 @@ impl Random {
     }
 }
 
-/// The frozen hash of the published interface, written down a second time: a test that asked grayling's own code where a user
-/// belongs would prove nothing.
+/// The frozen hash of the published interface, written down a second time: a test that asked
+/// grayling's own code where a user belongs would prove nothing.
 pub fn bucket(salt: &str, user: &[u8]) -> u32 {
     let seed = xxhash_rust::xxh3::xxh3_64(salt.as_bytes());
     let h = xxhash_rust::xxh3::xxh3_64_with_seed(user, seed);

@@ -22,7 +22,8 @@ impl Nginx {
         Nginx::start_with(world, name, "", "", Some(application))
     }
 
-    /// Speaks TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN. Answers with what the request came by as well.
+    /// Speaks TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN. Answers with what the request came
+    /// by as well.
     pub fn start_tls(world: &World, name: &str, certificate: &Path, key: &Path) -> Nginx {
         let pair =
             format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
@@ -36,7 +37,8 @@ impl Nginx {
         server: &str,
         application: Option<SocketAddr>,
     ) -> Nginx {
-        // nginx cannot be given port 0: we look for a free one, and for another if it was taken meanwhile.
+        // nginx cannot be given port 0: we look for a free one, and for another if it was taken
+        // meanwhile.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
             if let Some(child) = start_on(world, name, address, listen, server, application) {

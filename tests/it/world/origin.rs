@@ -1,4 +1,5 @@
-//! A scripted HTTP/1.1 origin: a thread a connection, a behaviour that a test switches at run time, a record of what came.
+//! A scripted HTTP/1.1 origin: a thread a connection, a behaviour that a test switches at run time,
+//! a record of what came.
 
 use super::client::{read_body, read_headers, read_line};
 use super::{Random, eventually, seconds};
@@ -17,7 +18,8 @@ pub const HEALTHZ: &str = "/healthz";
 /// Requests that are kept; more are only counted.
 const RECORD_MAX: usize = 50_000;
 
-/// The body of `/large` of [`Behaviour::AsAsked`]: more than the buffers between an origin and a client that does not read.
+/// The body of `/large` of [`Behaviour::AsAsked`]: more than the buffers between an origin and a
+/// client that does not read.
 const LARGE_BYTES: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,9 +39,11 @@ pub enum Behaviour {
     CloseAfter,
     /// Answers 200 with the request as it was received.
     Echo,
-    /// The path says it: `/hang` is never answered, `/slow` late, `/large` has a body of [`LARGE_BYTES`], anything else is answered.
+    /// The path says it: `/hang` is never answered, `/slow` late, `/large` has a body of
+    /// [`LARGE_BYTES`], anything else is answered.
     AsAsked,
-    /// Each request draws one of these: an answer, a reset, a cut body, a 500. For the POSTs that are sent once.
+    /// Each request draws one of these: an answer, a reset, a cut body, a 500. For the POSTs that
+    /// are sent once.
     Chaos(f64),
     /// These very bytes.
     Respond(&'static str),
@@ -58,7 +62,8 @@ pub struct Service {
     pub tail_ms: f64,
     /// This share is answered with 500.
     pub fails: f64,
-    /// Users differ: some are slow, some fail always, by a hash of their id and whichever version serves them.
+    /// Users differ: some are slow, some fail always, by a hash of their id and whichever version
+    /// serves them.
     pub ugly: bool,
     /// This status to every request whose path begins so.
     pub broken: Option<(&'static str, u16)>,
@@ -157,7 +162,8 @@ impl Origin {
         Origin::start_on(name, [127, 0, 0, 1])
     }
 
-    /// On every address of this machine, which has all of 127.0.0.0/8: many servers to a proxy, one thread to a test.
+    /// On every address of this machine, which has all of 127.0.0.0/8: many servers to a proxy, one
+    /// thread to a test.
     pub fn start_on_all(name: &str) -> Origin {
         Origin::start_on(name, [0, 0, 0, 0])
     }
@@ -249,7 +255,8 @@ impl Origin {
     }
 
     fn accept(&self, listener: TcpListener) {
-        // A real server's backlog: clients that make the proxy reconnect all the time must not overflow it.
+        // A real server's backlog: clients that make the proxy reconnect all the time must not
+        // overflow it.
         let _ = socket2::SockRef::from(&listener).listen(4096);
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::spawn(move || {
@@ -346,7 +353,8 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
         };
         match draw(shared, behaviour) {
             Behaviour::Hang => {
-                // Until the peer gives up, the origin is told to stop, or the behaviour has changed for a new request.
+                // Until the peer gives up, the origin is told to stop, or the behaviour has changed
+                // for a new request.
                 let _ = read_line(&mut from);
                 return Ok(End::Close);
             }

@@ -28,7 +28,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Runs `grayling run -c FILE` and waits until it says where it listens; panics with its stderr when it does not.
+    /// Runs `grayling run -c FILE` and waits until it says where it listens; panics with its stderr
+    /// when it does not.
     pub fn start(config: &Path) -> Proxy {
         match Proxy::try_start(config) {
             Ok(proxy) => proxy,
@@ -154,7 +155,8 @@ impl Proxy {
         self.log().into_iter().filter(|l| l["event"] == name).collect()
     }
 
-    /// The first event of that name; waits for it, since a line is written after what it tells of can be seen elsewhere.
+    /// The first event of that name; waits for it, since a line is written after what it tells of
+    /// can be seen elsewhere.
     pub fn event(&self, name: &str) -> Value {
         eventually(seconds(10), &format!("the log has `{name}`"), || self.events(name).first().cloned())
     }

@@ -1,4 +1,5 @@
-//! The world against itself, without the proxy: an origin that lies would make every other test worthless.
+//! The world against itself, without the proxy: an origin that lies would make every other test
+//! worthless.
 
 use super::{Behaviour, Client, Load, Nginx, Origin, World, eventually, raw, seconds, wrk};
 use std::io::ErrorKind;

@@ -114,7 +114,8 @@ impl Engine {
         }
     }
 
-    /// Intervals whose requests are older than the limit: what has not been answered by then is slow.
+    /// Intervals whose requests are older than the limit: what has not been answered by then is
+    /// slow.
     pub(super) fn mark_servers(&mut self, now: Duration) {
         let tick = self.settings.tick;
         let limit = self.servers.limit();
@@ -218,8 +219,8 @@ impl Engine {
         bad.place.is_some_and(|place| self.servers.slow(place, bad.arrived, now) == Excuse::Undecided)
     }
 
-    /// Spells that have outlasted what is excused count from their beginning: what was held of them is
-    /// settled with the next interval. What was held of those that have ended is dropped.
+    /// Spells that have outlasted what is excused count from their beginning: what was held of them
+    /// is settled with the next interval. What was held of those that have ended is dropped.
     pub(super) fn decide_held(&mut self, now: Duration) {
         let servers = &self.servers;
         let outlasted = &mut self.outlasted;

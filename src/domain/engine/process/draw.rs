@@ -1,6 +1,8 @@
-//! Whose labels are a fresh coin, and what another weight makes of it; see [`crate::domain::engine`] for the rules.
+//! Whose labels are a fresh coin, and what another weight makes of it; see
+//! [`crate::domain::engine`] for the rules.
 //!
-//! Invariants: a user is compared only on the side that his bucket is on; a draw begins with users unseen; every budget is granted once.
+//! Invariants: a user is compared only on the side that his bucket is on; a draw begins with users
+//! unseen; every budget is granted once.
 
 use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
 use crate::domain::cohort::{BUCKETS, Weight};
@@ -84,7 +86,8 @@ impl Engine {
         }
     }
 
-    /// All evidence of this draw is kept, and a budget of its own is added, as long as there are any left.
+    /// All evidence of this draw is kept, and a budget of its own is added, as long as there are
+    /// any left.
     fn grant(&mut self) {
         let budget = self.raises_left > 0;
         self.raises_left = self.raises_left.saturating_sub(1);

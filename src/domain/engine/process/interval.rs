@@ -101,7 +101,8 @@ pub(super) fn place(request: &Request) -> Option<Place> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interval {
     pub(super) counts: [Counts; 2],
-    /// As of its first event: a table that came into being while its requests failed would be held against those who failed last.
+    /// As of its first event: a table that came into being while its requests failed would be held
+    /// against those who failed last.
     pub(super) table: Option<Arc<Table>>,
     /// Users who entered the draw, pooled and by stratum.
     pub(super) entered: Vec<Pair>,

@@ -1,6 +1,7 @@
 //! The engine as bytes and back; [`crate::domain::engine::save`] has the format.
 //!
-//! Invariants: what is read back is what was won and known when it was written; nothing in flight is kept.
+//! Invariants: what is read back is what was won and known when it was written; nothing in flight
+//! is kept.
 
 use super::*;
 use crate::domain::cohort::BUCKETS;
@@ -12,7 +13,8 @@ use crate::domain::engine::window::Windows;
 use crate::domain::engine::{Settings, Signal};
 
 impl Engine {
-    /// All that is won and known, as [`crate::domain::engine::save`] has it; what is in flight is left out.
+    /// All that is won and known, as [`crate::domain::engine::save`] has it; what is in flight is
+    /// left out.
     pub fn save(&self, now: Duration, pen: &mut Pen) {
         pen.u64(self.strata.len() as u64);
         for parts in [self.weight, self.highest].map(Weight::parts) {
@@ -43,7 +45,8 @@ impl Engine {
         self.baseline.save(pen);
     }
 
-    /// The engine as it was saved, under the weight of then; `None`: it was saved with other strata, or not by [`Engine::save`].
+    /// The engine as it was saved, under the weight of then; `None`: it was saved with other
+    /// strata, or not by [`Engine::save`].
     pub fn restore(settings: Settings, eye: &mut Eye<'_>, now: Duration) -> Option<Engine> {
         let strata = apart(settings.strata);
         (eye.u64()? == strata as u64).then_some(())?;

@@ -1,7 +1,9 @@
-//! The engine: puts events into intervals, and final intervals into FIRST, ONCE and WINDOW; see [`super`] for what each of them is.
+//! The engine: puts events into intervals, and final intervals into FIRST, ONCE and WINDOW; see
+//! [`super`] for what each of them is.
 //!
-//! Invariants: an event changes only the interval in which its request arrived, or, if that is final already, nothing but the
-//! failure that it was; users, draws and scopes change in the order of time.
+//! Invariants: an event changes only the interval in which its request arrived, or, if that is
+//! final already, nothing but the failure that it was; users, draws and scopes change in the order
+//! of time.
 
 mod clusters;
 mod draw;
@@ -248,8 +250,9 @@ impl Engine {
         self.weight
     }
 
-    /// The user of a request that the hash alone sent where it went, under the weight in force. WINDOW takes them all, whether their users are in the draw or not: it
-    /// compares with a time at which nobody was in `new`.
+    /// The user of a request that the hash alone sent where it went, under the weight in force.
+    /// WINDOW takes them all, whether their users are in the draw or not: it compares with a time
+    /// at which nobody was in `new`.
     fn placed(&self, request: &Request) -> Option<Unit> {
         let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let counts = request.drawn && request.at >= self.drawn_at;
@@ -260,8 +263,8 @@ impl Engine {
         std::iter::once(&mut self.pooled).chain(&mut self.strata)
     }
 
-    /// [`Engine::push`] of each. What is remembered of their users lies all over the memory, and fetching it one after the other was most of the time: it is asked for
-    /// at once.
+    /// [`Engine::push`] of each. What is remembered of their users lies all over the memory, and
+    /// fetching it one after the other was most of the time: it is asked for at once.
     pub fn push_all(&mut self, events: &[Event]) {
         for few in events.chunks(AT_ONCE) {
             let touch = |unit: Unit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
@@ -496,7 +499,8 @@ impl Engine {
         }
     }
 
-    /// The interval of the request is final: unanswered, it has failed already. Only what follows its head is news.
+    /// The interval of the request is final: unanswered, it has failed already. Only what follows
+    /// its head is news.
     fn push_late(&mut self, request: &Request, what: What, after: Duration) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
@@ -520,8 +524,9 @@ impl Engine {
             return;
         }
         interval.failed(request);
-        // A failure of `new` is known now only; its request is among those of its own interval, and was
-        // slow there. To count it as a failure now would blame the arm with the longer time-out.
+        // A failure of `new` is known now only; its request is among those of its own interval, and
+        // was slow there. To count it as a failure now would blame the arm with the longer
+        // time-out.
         if what == What::Failed {
             return;
         }
@@ -533,7 +538,8 @@ impl Engine {
         }
     }
 
-    /// Time goes on: intervals become final (`deadline` after their end), and are told to `take`, oldest first.
+    /// Time goes on: intervals become final (`deadline` after their end), and are told to `take`,
+    /// oldest first.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final<'_>)) {
         let tick = self.settings.tick;
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);

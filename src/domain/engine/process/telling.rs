@@ -17,7 +17,8 @@ impl Engine {
         Signal::ALL.iter().map(|signal| self.evidence(*signal)).sum()
     }
 
-    /// Requests whose intervals are not final yet, and those of them that are known to have failed: no evidence, but what the matter is.
+    /// Requests whose intervals are not final yet, and those of them that are known to have failed:
+    /// no evidence, but what the matter is.
     pub fn present(&self) -> [Pair; 2] {
         let of = |read: fn(&Counts) -> u64, arm: Arm| {
             self.intervals.iter().map(|i| read(&i.counts[arm.index()])).sum()
@@ -60,7 +61,8 @@ impl Engine {
         self.carried[NOTICE] + self.drawn_notice() + 0.5 * self.pooled_share() * window
     }
 
-    /// The stratum that a signal comes from, with its own E of it: one that speaks louder than all together, or far louder than any other.
+    /// The stratum that a signal comes from, with its own E of it: one that speaks louder than all
+    /// together, or far louder than any other.
     pub fn loudest(&self, signal: Signal) -> Option<(usize, f64)> {
         let of = |scope: &Scope| scope.evidence(signal).iter().sum::<f64>() / 2.0;
         let mut each: Vec<(usize, f64)> = self.strata.iter().map(of).enumerate().collect();
@@ -151,7 +153,8 @@ impl Engine {
         self.table.is_some()
     }
 
-    /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or since the start), and while latency is not compared.
+    /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or
+    /// since the start), and while latency is not compared.
     pub fn blindness(&self) -> Option<Blindness> {
         self.blindness
     }

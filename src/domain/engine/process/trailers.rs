@@ -1,7 +1,7 @@
 //! Answers that their head told as a success, and that ended as the client's error.
 //!
-//! Invariants: FIRST keeps them as successes, for it has bet on them; ONCE and WINDOW count each once;
-//! there are never more client errors than answers.
+//! Invariants: FIRST keeps them as successes, for it has bet on them; ONCE and WINDOW count each
+//! once; there are never more client errors than answers.
 
 use super::*;
 
