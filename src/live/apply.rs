@@ -1,7 +1,7 @@
 //! The single writer: every change of what is in force passes here. The latch lives here.
 //!
-//! A change takes the writer's lock, publishes the next snapshot, and hands image and entries to the
-//! scribe, which makes them durable and announces them.
+//! A change takes the writer's lock, publishes the next snapshot, and hands image and entries to
+//! the scribe, which makes them durable and announces them.
 //!
 //! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its
 //! plan whose gates passed), a person's `promote` along that plan (both in `waves`), a person's
@@ -260,7 +260,7 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person. `ledger`: the end of the ledger on disk.
+    /// If `found` is lost, every release waits for a person. `ledger`: the ledger's end on disk.
     pub fn new(
         checked: config::Checked,
         source: Source,
@@ -537,7 +537,7 @@ impl Live {
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
     }
 
-    /// Takes `new` out, or freezes it where config or a silent stable say so. Never waits for a disk.
+    /// Takes `new` out, or freezes it where config or silent stable say so. Waits for no disk.
     pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();

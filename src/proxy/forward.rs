@@ -477,8 +477,8 @@ async fn send(
                 }
                 return Ok((response, lease, now));
             }
-            // The server had closed a pooled connection, and the message came back whole: it is sent
-            // again on another one. A fresh one that breaks before a byte is the server's refusal.
+            // The server had closed a pooled connection, and the message came back whole: it is
+            // sent again on another one. A fresh one that breaks before a byte is the server's refusal.
             Err(SendError::Unsent(unsent)) => {
                 *request = Some(*unsent);
                 came(exchange, Came::Failed(Outcome::ConnectError), now);
@@ -512,7 +512,7 @@ fn terms(upstream: &UpstreamLive) -> Terms {
 }
 
 /// Ends when the upstream has had its time for the response head. The time starts again with each
-/// piece of the client's body, and stands still while the client is slow. (An `async fn` is larger.)
+/// piece of the client's body, and stands still while the client is slow. (`async` would be larger.)
 struct HeadDeadline<'a> {
     upload: &'a Upload,
     upstream: &'a UpstreamLive,
@@ -609,7 +609,7 @@ fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error
     }
 }
 
-/// No connection to a server, through its fault: it is skipped for a while and counts in the fuse.
+/// No connection to a server, through its fault: it is skipped for a while; the fuse counts it.
 fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = fused(exchange, upstream) {
