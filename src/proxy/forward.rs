@@ -478,7 +478,7 @@ async fn send(
                 return Ok((response, lease, now));
             }
             // The server had closed a pooled connection, and the message came back whole: it is
-            // sent again on another one. A fresh one that breaks before a byte is the server's refusal.
+            // sent again on another one. A fresh one that breaks at once is a refusal.
             Err(SendError::Unsent(unsent)) => {
                 *request = Some(*unsent);
                 came(exchange, Came::Failed(Outcome::ConnectError), now);
@@ -512,7 +512,7 @@ fn terms(upstream: &UpstreamLive) -> Terms {
 }
 
 /// Ends when the upstream has had its time for the response head. The time starts again with each
-/// piece of the client's body, and stands still while the client is slow. (`async` would be larger.)
+/// piece of the client's body, and stands still while the client is slow. (`async` is larger.)
 struct HeadDeadline<'a> {
     upload: &'a Upload,
     upstream: &'a UpstreamLive,
