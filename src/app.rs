@@ -438,7 +438,7 @@ impl Control {
         runtime.block_on(async move {
             let hub = Hub::new(self.live.clone(), self.admin_capacity.streams);
             tokio::spawn(hub.clone().run());
-            let router = routes::router(self.live.clone(), auth.clone(), hub);
+            let router = routes::router(self.live.clone(), auth.clone(), hub.clone());
             let mut stopping = stage.clone();
             for socket in sockets {
                 match tokio::net::TcpListener::from_std(socket) {
@@ -462,7 +462,7 @@ impl Control {
                 }
                 courier.last().await;
             });
-            let follow = self.follow(auth, stage);
+            let follow = self.follow(auth, hub, stage);
             tokio::select! {
                 () = follow => {}
                 _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
@@ -472,7 +472,7 @@ impl Control {
         runtime.shutdown_timeout(ADMIN_GRACE);
     }
 
-    async fn follow(mut self, auth: Arc<AuthState>, mut stage: watch::Receiver<Stage>) {
+    async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<Hub>, mut stage: watch::Receiver<Stage>) {
         let mut probes = Probes::new(self.live.log.clone());
         probes.follow(&self.live.snapshot());
         loop {
@@ -481,7 +481,7 @@ impl Control {
                 _ = stage.wait_for(|s| *s != Stage::Serving), if !probes.stopped() => probes.stop(),
                 change = self.changes.recv() => match change {
                     Some(_) => {
-                        self.reload(&auth).await;
+                        self.reload(&auth, &hub).await;
                         probes.follow(&self.live.snapshot());
                     }
                     None => std::future::pending().await,
@@ -495,7 +495,7 @@ impl Control {
         }
     }
 
-    async fn reload(&mut self, auth: &AuthState) {
+    async fn reload(&mut self, auth: &AuthState, hub: &Hub) {
         let path = self.path.clone();
         // A users file of ten million lines takes a while: the admin API answers meanwhile.
         let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&path)).await else { return };
@@ -528,7 +528,9 @@ impl Control {
         match applied {
             Ok(findings) => {
                 let snapshot = self.live.snapshot();
-                auth.replace(&snapshot.plan.admin);
+                if auth.replace(&snapshot.plan.admin) {
+                    hub.close_streams();
+                }
                 self.live.log.event(
                     "reloaded",
                     json!({"revision": snapshot.revision, "sha256": sha256, "findings": findings}),

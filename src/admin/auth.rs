@@ -48,6 +48,7 @@ pub struct Actor(pub String);
 /// What the checks need to know; a reload may change it while requests run.
 pub struct AuthState(ArcSwap<Access>);
 
+#[derive(PartialEq)]
 struct Access {
     hosts: Vec<String>,
     tokens: Option<Tokens>,
@@ -72,9 +73,13 @@ impl AuthState {
         Session { actor, token_needed: need != Need::Nothing }
     }
 
-    /// From now on `admin` is in force.
-    pub fn replace(&self, admin: &plan::Admin) {
-        self.0.store(Arc::new(Access::new(admin)));
+    /// Puts `admin` into force. Returns whether that admits other requests than before.
+    #[must_use]
+    pub fn replace(&self, admin: &plan::Admin) -> bool {
+        let access = Access::new(admin);
+        let differs = **self.0.load() != access;
+        self.0.store(Arc::new(access));
+        differs
     }
 }
 

@@ -9,7 +9,8 @@
 //!
 //! Invariants: a summary is computed once for all streams, and not at all while there is none; the
 //! number of streams is bounded, each has a queue of 16 events: what finds it full is dropped and
-//! counted, and nobody waits for a reader.
+//! counted, and nobody waits for a reader. A stream does not outlive the token that it was opened
+//! with: a reload that changes who is admitted ends all streams.
 
 use super::auth::refuse;
 use super::history::{History, STEP};
@@ -135,6 +136,11 @@ impl Hub {
     fn send(&self, event: &Bytes) {
         let lost = self.streams().send(event);
         self.live.gauges.events_dropped.fetch_add(lost, Relaxed);
+    }
+
+    /// Ends every stream: those that are still admitted come back.
+    pub fn close_streams(&self) {
+        self.streams().open.clear();
     }
 
     /// A new stream; `None`: there are too many.

@@ -62,6 +62,8 @@ async function lost() {
     take(await api('/api/v1/status'));
   } catch (fault) {
     app.fault = fault.message;
+    // The token is no longer valid: nothing that it gave access to stays on the screen.
+    if (fault.status === 401) Object.assign(app, { status: null, series: {}, ledger: [], past: false });
     changed();
     if (fault.status === 401 && await signIn(fault.message)) return listen();
   }

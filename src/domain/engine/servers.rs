@@ -41,9 +41,9 @@ pub use warm_up::Warming;
 /// A run with this score, in nats, is a spell.
 const SPELL: f64 = 6.0;
 /// A score is never higher, so that the end of a long spell is seen as soon as that of a short one.
-const SCORE_MAX: f64 = SPELL + 1.5;
+const SCORE_MAX: f64 = SPELL + 2.5;
 /// A spell ends below this score: what is slow later is another matter.
-const ENDS: f64 = SPELL * 0.9;
+const ENDS: f64 = SPELL * 0.7;
 /// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts
 /// of one spell apart, and a quiet one's do not.
 const MERGE: Duration = Duration::from_secs(1);
@@ -59,6 +59,11 @@ const USUAL: [f64; 2] = [0.001, 0.2];
 const GAP: Duration = Duration::from_secs(2);
 /// A run that is no spell yet may become one for so long.
 const YOUNG: Duration = Duration::from_millis(500);
+/// ... or, on a quiet server, until so many more marks, and for this long at most.
+const MARKS_TO_SEE: f64 = 16.0;
+const YOUNG_MAX: Duration = Duration::from_secs(3);
+/// The rate of a server's requests is a slow average over this time.
+const RATE_OVER: Duration = Duration::from_secs(60);
 /// How long a spell may be where stable has shown none: a stall of a kind that it has never shown.
 const UNSEEN: Duration = Duration::from_millis(500);
 /// The same of failures: a restart of one of several servers.
@@ -293,7 +298,7 @@ impl Servers {
         // A slow average: the share of requests by server.
         if now > server.seen {
             let passed = now.saturating_sub(server.seen).as_secs_f64();
-            server.requests *= (-passed / 60.0).exp();
+            server.requests *= (-passed / RATE_OVER.as_secs_f64()).exp();
             server.seen = now;
         }
         server.requests += 1.0;
@@ -546,7 +551,8 @@ impl Servers {
         match found {
             Excuse::No => false,
             Excuse::Yes => true,
-            Excuse::Undecided => is_spell(),
+            // Slowness that is left out now is held, and counts later if no spell comes of it.
+            Excuse::Undecided => kind == Mark::Slow || is_spell(),
         }
     }
 
@@ -568,7 +574,7 @@ impl Servers {
             return match run.is_spell {
                 true if length > self.allowed(kind) || !run.is_dense() => Excuse::No,
                 true => Excuse::Undecided,
-                false if now.saturating_sub(run.from) < margin + YOUNG => Excuse::Undecided,
+                false if now.saturating_sub(run.from) < margin + server.young(slow) => Excuse::Undecided,
                 false => Excuse::No,
             };
         }
@@ -596,6 +602,16 @@ impl Servers {
 }
 
 impl Server {
+    /// How long a run that is no spell yet may become one: as long as it takes to see one.
+    fn young(&self, slow: bool) -> Duration {
+        let rate = self.requests / RATE_OVER.as_secs_f64();
+        if slow {
+            Duration::from_secs_f64(MARKS_TO_SEE / rate.max(0.1)).clamp(YOUNG, YOUNG_MAX)
+        } else {
+            YOUNG
+        }
+    }
+
     /// Was it in a spell at some time between these?
     fn overlaps(&self, kind: Mark, from: Duration, until: Duration) -> bool {
         let run = &self.runs[kind as usize];
