@@ -510,7 +510,7 @@ mod tests {
         });
     }
 
-    /// Records what it learned about its socket before its turn.
+    /// Records the check result that it got before its turn.
     struct Asks {
         socket: Option<StdStream>,
         told: Cell<Option<bool>>,
