@@ -563,7 +563,7 @@ pub struct Standing {
     pub weight: f64,
     #[serde(default)]
     pub segments: usize,
-    /// The last wave, or 100% set by hand, is in force and has passed its gates.
+    /// The last wave, or 100% set by hand, is in force and proven.
     #[serde(default)]
     pub complete: bool,
     /// It is rolled back, frozen or held: another version must be declared.

@@ -19,7 +19,7 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-/// Reads of a ledger that grows meanwhile, and the pause between two.
+/// Attempts to read a ledger that grows meanwhile, and the pause between two.
 const LOOKS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 

@@ -1,6 +1,6 @@
 //! Timers for deadlines that rarely expire.
 //!
-//! A runtime timer takes a lock when it is set and another when it is dropped.
+//! A runtime timer takes a lock when it is set, and again when it is dropped.
 //! A request sets several, and nearly all are cancelled.
 //! So an [`Alarm`] that is postponed leaves its timer in the wheel.
 //! The timer fires early, and is then set again if a task still waits for it.

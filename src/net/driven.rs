@@ -59,7 +59,7 @@ struct Connection {
 }
 
 /// Wakes the task that uses a connection.
-/// Its lock and atomics are used by one thread only; they are there because `Waker` must be `Send`.
+/// One thread uses its lock and atomics; they are there because a `Waker` is `Send + Sync`.
 #[derive(Default)]
 struct Relay {
     user: Mutex<Option<Waker>>,
@@ -243,8 +243,8 @@ impl<B> Driven<B> {
         self.connection.relay.woken.store(false, Relaxed);
     }
 
-    /// The server has switched protocols: returns the connection's future, for the task of the
-    /// tunnel.
+    /// The server has switched protocols: returns the connection's future, which now needs a task
+    /// of its own.
     pub fn into_rest(self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         self.connection.future.take()
     }

@@ -112,7 +112,7 @@ impl Outbox {
     }
 
     /// Sends one batch. Returns whether more is queued.
-    /// Requests go first: a server works on the first ones while the responses go to the clients.
+    /// Requests go first: the servers work on them while the responses go to the clients.
     fn send(&self, rest: AtEnd) -> bool {
         // Neither queue is borrowed during a send, because a send may post more.
         for _ in 0..TURN_MAX / ASKED {
@@ -175,7 +175,7 @@ enum By {
 #[derive(Clone, Copy)]
 enum AtEnd {
     Spawn,
-    /// Drop them: the runtime ends.
+    /// Leave them to the owner: the runtime ends.
     Leave,
 }
 

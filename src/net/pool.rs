@@ -314,8 +314,8 @@ where
         servers.entry(server).or_insert_with(fresh).clone()
     }
 
-    /// Closes idle connections, and drops the pools of servers that are no longer used. Call from a
-    /// timer.
+    /// Closes connections that were unused for too long, and drops the pools of unused servers.
+    /// Call from a timer.
     pub fn sweep(&self, connection_idle: Duration) {
         const FORGET_MS: u64 = 300_000;
         let now = clock::now_ms();
@@ -339,7 +339,7 @@ impl<B> ServerPool<B> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                // Also right after its last use: some servers close after each response without
+                // Even right after its last use: some servers close after each response without
                 // `Connection: close`. The check costs a fifth system call.
                 let sender = Sender::Http1(candidate.connection, Look::Closely);
                 return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });

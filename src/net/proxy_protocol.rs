@@ -6,8 +6,8 @@
 //! Nothing is decided on half a header.
 //! At most [`V2_BYTES_MAX`] and one peek are kept.
 //!
-//! The caller decides which peers may send a header; it is never guessed (§2), since a stranger
-//! that may send one may claim any address. Only the source address is used.
+//! The caller decides which peers send a header. Its presence is never guessed (§2), because a
+//! stranger that may send one may claim any address. Only the source address is used.
 //! Destination and ports are checked and dropped; TLVs and checksums are skipped unread.
 //!
 //! Why not the `ppp` crate: it does not find the end of a header in a stream.

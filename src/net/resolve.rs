@@ -1,4 +1,4 @@
-//! Resolves the DNS names of upstream servers, again and again.
+//! Resolves the DNS names of upstream servers periodically.
 //!
 //! Invariants: a name that cannot be resolved keeps its addresses. IP literals are never looked up.
 //! Look-ups run concurrently, so a dead name delays no other.

@@ -606,7 +606,7 @@ pub struct GoesOn<F: Future + 'static> {
     keeps: Option<Keeps>,
 }
 
-/// The needs of an exchange that continues without its client.
+/// The context of an exchange that continues without its client.
 pub struct Keeps {
     pub worker: Rc<Worker>,
     pub upload: Rc<Upload>,

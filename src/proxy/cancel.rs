@@ -190,7 +190,7 @@ impl OnNew {
     }
 }
 
-/// Checks the table again and again, until it is dropped.
+/// Checks the table periodically, until it is dropped.
 pub async fn run(worker: Rc<Worker>) {
     loop {
         let now = clock::now();

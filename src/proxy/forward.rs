@@ -613,7 +613,7 @@ fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error
 fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = fused(exchange, upstream) {
-        // Servers that are down get no request, so they count as tried.
+        // Servers that are down get no request, so they need not have refused one.
         let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
         if let Some(blown) = release.tally.fuse.refused(server, &out, release.stable.last_sign()) {
             blow(exchange, release, blown);

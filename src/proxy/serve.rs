@@ -251,7 +251,7 @@ impl Worker {
     pub fn enter(&self, limits: &Limits) -> Option<RequestRoom> {
         let gauges = &self.live.gauges;
         let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
-        // The load is cheaper, and is mostly enough.
+        // A load is cheaper than `fetch_max`, and mostly enough.
         if before >= gauges.requests_most.load(Relaxed) {
             gauges.requests_most.fetch_max(before + 1, Relaxed);
         }

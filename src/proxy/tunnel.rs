@@ -5,7 +5,7 @@
 //! owns it. It holds no request room, because its exchange ended with the 101.
 //! `[limits] connections` and the upstream's `connections_max` bound the tunnels.
 //!
-//! Invariants: no byte of the client is read before the upstream has agreed.
+//! Invariants: no byte of the client is processed before the upstream has agreed.
 //! A tunnel costs two buffers. Its end is blamed on no one.
 //! It may be silent without limit: TCP keepalive detects a peer that is gone.
 //! It ends when a peer takes no data for `body_idle_timeout`, or stays silent that long after the
