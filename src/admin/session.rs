@@ -104,7 +104,7 @@ mod tests {
 
     const NEAR: &str = "127.0.0.1:5000";
     const FAR: &str = "10.0.0.7:5000";
-    const TOKEN: &str = "k9 is=not;a token-of-any-length"; // with what a cookie cannot hold, but for the blanks
+    const TOKEN: &str = "k9 is=not;a token-of-any-length"; // with characters that a cookie cannot hold, except blanks
 
     struct Server {
         router: Router,
