@@ -1,10 +1,10 @@
-//! The composition root: builds the tasks of a proxy, wires them, and orders the drain.
+//! The composition root: builds the tasks of a proxy, connects them, and orders start and drain.
 //!
-//! Start: config → state directory (before any weight is used) → sockets → threads → ready. Drain
-//! order, in this one place: not ready → workers stop accepting and finish what is in flight →
-//! watchdog → admin, the last traces → what is not announced yet is made durable → log.
+//! Start: config → state directory (before any weight is used) → sockets → threads → ready.
+//! Drain: not ready → workers stop accepting and finish requests in flight → watchdog → admin, the
+//! last traces → unannounced changes are made durable → log.
 //!
-//! Invariants: every thread has an owner here that can stop it; no weight is used before the state
+//! Invariants: every thread has an owner here that can stop it. No weight is used before the state
 //! has been read.
 
 use crate::admin::auth::AuthState;
@@ -38,24 +38,24 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Tasks of the control plane between two looks at its sockets.
+/// Tasks of the control plane between two polls of its sockets.
 const CONTROL_TASKS_MAX: u32 = 4;
 /// How long the first save of the state may take.
 const DURABLE_WITHIN: Duration = Duration::from_secs(10);
-/// How long the end waits for the disk.
+/// How long the shutdown waits for the disk.
 const SCRIBE_GRACE: Duration = Duration::from_secs(5);
-/// Descriptors that are for neither clients nor servers: a quarter, within these bounds. What the
-/// process itself does not need of them is for admin connections, so that neither port can starve
-/// the other.
+/// Bounds on the descriptors reserved from clients and servers: a quarter, within these bounds.
+/// The process needs some of them; the rest is for admin connections, so that neither port can
+/// starve the other.
 const DESCRIPTORS_MIN: u64 = 64;
 const DESCRIPTORS_MAX: u64 = 512;
-/// Of these the process needs so many: its files, runtimes, probes and calls to receivers; and a
-/// few more for each worker.
+/// The process's own descriptors among them: files, runtimes, probes and calls to receivers; and a
+/// few for each worker.
 const DESCRIPTORS_OWN: usize = 24;
 const DESCRIPTORS_WORKER: usize = 6;
-/// How long the end waits for a collector of traces.
+/// How long the shutdown waits for a trace collector.
 const COURIER_GRACE: Duration = Duration::from_secs(1);
-/// How long one admin connection may keep the end waiting.
+/// How long one admin connection may delay the shutdown.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Why a proxy did not start.
@@ -73,7 +73,7 @@ pub enum StartError {
     Thread(#[from] io::Error),
 }
 
-/// A running proxy. Dropped without [`Proxy::finish`] it stops at once.
+/// A running proxy. If it is dropped without [`Proxy::finish`], it stops at once.
 pub struct Proxy {
     pub live: Arc<Live>,
     pub http: SocketAddr,
@@ -90,17 +90,17 @@ pub struct Proxy {
     asks: tokio::sync::mpsc::Sender<Ask>,
 }
 
-/// What the process is asked by signals.
+/// A request from a signal handler.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ask {
     Reload,
 }
 
 impl Proxy {
-    /// Starts the proxy of a config file; answers once it serves.
+    /// Starts the proxy of a config file; returns once it serves.
     pub fn start(path: &Path, log: Log) -> Result<Proxy, StartError> {
         let path = std::path::absolute(path)?;
-        // Watching before the first load: no edit falls between the two.
+        // The watch starts before the first load, so that no edit is missed.
         let (watcher, changes) = Watcher::start(vec![path.clone()])?;
         let loaded = config::load(&path);
         let checked = loaded.result.map_err(StartError::Config)?;
@@ -153,7 +153,7 @@ impl Proxy {
                 json!({"error": error.to_string(), "effect": "what was lost is overwritten"}),
             );
         }
-        // The state is on disk, or known not to be, before the first request is decided.
+        // Before the first request is decided, the state is on disk, or known not to be.
         let shelf = Arc::new(Shelf::default());
         let archive = directory
             .as_ref()
@@ -206,8 +206,8 @@ impl Proxy {
                 .name("control".into())
                 .spawn(move || control.run(sockets_admin, control_stage, resolved))?,
         );
-        // Names must stand before the first user comes; a name that does not resolve must not keep
-        // the others waiting.
+        // Names are resolved before the first user comes. The wait is bounded, since one name may
+        // not resolve.
         let _ = wait.recv_timeout(Duration::from_secs(6));
         let mut tls_sockets = tls_sockets.into_iter();
         for (index, http) in sockets.into_iter().enumerate() {
@@ -232,19 +232,19 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// HUP: read the file again, whatever its contents.
+    /// For HUP: reads the file again, even if it has not changed.
     pub fn asks(&self) -> tokio::sync::mpsc::Sender<Ask> {
         self.asks.clone()
     }
 
-    /// Lets what is in flight finish, within `[limits] drain`, and ends every thread.
+    /// Finishes requests in flight, within `[limits] drain`, and ends every thread.
     pub fn finish(mut self) {
         self.live.gauges.enter(Phase::Draining);
         let _ = self.stage.send(Stage::Draining);
         self.join();
     }
 
-    /// Makes a drain that has begun, on another thread, end at once.
+    /// Ends a drain on another thread at once.
     pub fn stopper(&self) -> impl Fn() + Send + use<> {
         let stage = self.stage.clone();
         move || {
@@ -262,8 +262,8 @@ impl Proxy {
         self.control.take().map(JoinHandle::join);
         self.live.desk.close();
         self.shelf.close();
-        // A disk that hangs must not keep the process from ending: what it has not taken is told as
-        // not durable.
+        // A disk that hangs must not block the exit. Its pending writes are reported as not
+        // durable.
         let until = Instant::now() + SCRIBE_GRACE;
         for writes in [self.scribe.take(), self.keeper.take()].into_iter().flatten() {
             while !writes.is_finished() && Instant::now() < until {
@@ -300,8 +300,8 @@ fn source(path: &Path, checked: &config::Checked) -> Source {
     }
 }
 
-/// The state directory, its ledger, and what was found; a failure is told by [`Found::Lost`], but
-/// for a lock that another holds.
+/// Opens the state directory and its ledger, and loads the state. Failures are returned as
+/// [`Found::Lost`], except for a lock of another process.
 fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StartError> {
     for message in private::tighten(&plan.state.directory) {
         log.event("state_not_private", json!({"message": message}));
@@ -315,8 +315,8 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
     let ledger = match Ledger::open(directory.path()) {
         Ok(mut ledger) => {
             match &mut found {
-                // The state is saved before its entries are written: a ledger that knows more was
-                // written beside another state.
+                // The state is saved before its ledger entries are written, so a ledger with more
+                // entries belongs to another state.
                 Found::Known(image) if image.ledger.n < ledger.last() => {
                     let (path, last) = (directory.configured().display(), ledger.last());
                     let why = format!(
@@ -338,7 +338,7 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
     Ok((Some(directory), ledger, found))
 }
 
-/// The key of the state directory. A fault of it costs answers about the past, and is logged: it
+/// Opens the key of the state directory. A fault is logged and limits answers about the past; it
 /// stops nothing.
 fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &Log) -> io::Result<StateKey> {
     let Some(directory) = directory else { return StateKey::random() };
@@ -380,8 +380,8 @@ fn rebuild(ledger: &mut Ledger, image: &Image, log: &Log) {
     }
 }
 
-/// Raises the limit of open files to what is allowed. Answers how many connections of clients that
-/// leaves room for, and of servers likewise; and how many of the admin API.
+/// Raises the limit of open files to its maximum. Returns how many client connections (and as many
+/// server connections) fit in, and the capacity of the admin API.
 fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -390,7 +390,7 @@ fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
     };
-    // Half for clients, half for servers; some are for files, sockets and the admin API.
+    // Half for clients, half for servers, after a part for files, sockets and the admin API.
     let kept = open_max.map_or(DESCRIPTORS_MAX, |n| (n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
     let room = open_max
         .map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1));
@@ -424,8 +424,8 @@ impl Control {
         resolved: std::sync::mpsc::SyncSender<()>,
     ) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        // Sockets are looked at after so many tasks: one that computes for milliseconds must not
-        // keep new connections waiting.
+        // Sockets are polled after this many tasks: one that computes for milliseconds must not
+        // delay new connections.
         runtime.enable_all().event_interval(CONTROL_TASKS_MAX);
         let runtime = match runtime.build() {
             Ok(runtime) => runtime,
@@ -477,7 +477,7 @@ impl Control {
         probes.follow(&self.live.snapshot());
         loop {
             tokio::select! {
-                // Nothing new comes in: what servers said last holds until the end.
+                // No new requests come, so the last probe results hold until the end.
                 _ = stage.wait_for(|s| *s != Stage::Serving), if !probes.stopped() => probes.stop(),
                 change = self.changes.recv() => match change {
                     Some(_) => {
@@ -520,7 +520,7 @@ impl Control {
         }
         let source = source(&self.path, &checked);
         let sha256 = source.sha256.clone();
-        // Names of servers may have to be looked up.
+        // DNS names of servers may have to be resolved.
         let live = self.live.clone();
         let Ok(applied) = tokio::task::spawn_blocking(move || live.reload(checked, source)).await else {
             return;

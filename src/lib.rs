@@ -1,8 +1,8 @@
-//! The map of the house.
+//! The map of the crate.
 //!
-//! grayling is a gray-release proxy: it stands in front of two versions of a service, sends each
-//! user to `stable` or to `new` by a hash of the user's id, watches both, and takes `new` out again
-//! when it is worse.
+//! grayling is a gray-release proxy. It stands in front of two versions of a service and sends each
+//! user to `stable` or to `new` by a hash of the user's id. It watches both versions, and takes
+//! `new` out of service when it is worse.
 //!
 //! ```text
 //!             file ──► config ──► Plan                      admin ◄── people, Prometheus
@@ -12,35 +12,38 @@
 //!               └──► live::tally, live::epoch ──► watch ──────┘
 //! ```
 //!
-//! # Rooms
+//! # Modules
 //!
-//! * [`domain`]: what everything means, pure: no clock, no I/O, no async. Time is an argument.
-//! * [`config`]: TOML → Plan, with every fault at once; the file changed.
+//! * [`domain`]: the meaning of a config and all decisions. Pure: no clock, no I/O, no async; time
+//!   is an argument.
+//! * [`config`]: parses TOML into a Plan, reports all faults at once, and watches the file.
 //! * [`net`]: sockets: listening, TLS, names, pooled connections.
-//! * [`live`]: what the threads share: one snapshot, one writer, counters, the state directory.
-//! * [`proxy`]: the data plane; `proxy::forward` tells one request from top to bottom.
-//! * [`watch`]: slow tasks that judge and tell: the watchdog, the waves, health probes, alerts,
-//!   traces.
-//! * [`admin`]: the API for people and machines. [`cli`]: the commands. [`app`]: builds and wires
-//!   it all, orders the drain.
+//! * [`live`]: state shared by the threads: one snapshot with one writer, counters, the state
+//!   directory.
+//! * [`proxy`]: the data plane; `proxy::forward` handles one request from top to bottom.
+//! * [`watch`]: slow tasks: the watchdog, the waves, health probes, alerts, traces.
+//! * [`admin`]: the API for people and machines. [`cli`]: the commands.
+//! * [`app`]: builds and connects all of it, and orders the drain.
 //!
-//! Imports point down only: domain ← config, net, live ← proxy, watch ← admin ← app ← cli. `proxy`
-//! and `watch` never import each other; they meet in `live`. A test holds this.
+//! Imports point down only: domain ← config, net, live ← proxy, watch ← admin ← app ← cli.
+//! `proxy` and `watch` never import each other; they meet in `live`. A test checks this.
 //!
 //! # Threads
 //!
 //! Data plane: one single-threaded runtime a core, each with its own listener socket, upstream
-//! pools and counters. Control plane: one thread and runtime (admin, the file, names, waves). The
-//! watchdog's tick, the scribe (disk), and the log's writer each have a thread of their own, so
-//! that none starves with another.
+//! pools and counters. Control plane: one thread and runtime (admin, the file, names, waves).
+//! The watchdog, the scribe (disk) and the log writer each have a thread of their own, so that none
+//! starves another.
 //!
-//! # The hot path's contract
+//! # Rules for the hot path
 //!
-//! One snapshot load a request; no lock (but where `new` cannot be connected to or has failed a
-//! user, and the worker's own where a request is traced); no allocation for metrics and no label
-//! formatting: handles live in the snapshot; counters and latency buckets are per worker, summed by
-//! whoever reads; nothing waits but for the client and the upstream. Global limits are a few shared
-//! atomics beside the snapshot.
+//! * One snapshot load a request.
+//! * No lock, with two exceptions: `new` cannot be connected to or has failed a user; and a traced
+//!   request takes its worker's own lock.
+//! * No allocation and no label formatting for metrics: the handles are in the snapshot.
+//! * Counters and latency buckets are per worker, and summed on reading.
+//! * Only the client and the upstream are waited for.
+//! * Global limits are a few shared atomics beside the snapshot.
 
 pub mod admin;
 pub mod app;

@@ -1,4 +1,4 @@
-//! The binary: reads the arguments, calls a command, and maps what comes back to an exit code.
+//! The binary: parses the arguments, runs a command, and maps its result to an exit code.
 
 use clap::Parser;
 use grayling::cli;

@@ -1,23 +1,23 @@
-//! Who may ask the admin API what: Host, Origin, method, token and content type, in this order.
+//! Access control of the admin API: Host, Origin, method, token and content type, in this order.
 //!
-//! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that points
-//!   a name of its own at this address (DNS rebinding) gets nothing. An `Origin` must be that same
-//!   host.
-//! - A browser says in `Sec-Fetch-Site` which page asks. Pages of other sites, and of other ports
-//!   of this host, may only link here: without this rule an `<iframe>` of any page, which sends no
-//!   `Origin`, could hold streams of events open.
+//! - `Host` must be an IP literal, localhost, or listed in `[admin] hosts`: a web page that
+//!   resolves a name of its own to this address (DNS rebinding) gets nothing. An `Origin` must be
+//!   that same host.
+//! - A browser sends in `Sec-Fetch-Site` which page makes the request. Pages of other sites, and of
+//!   other ports of this host, may only link here. Otherwise an `<iframe>` of any page, which sends
+//!   no `Origin`, could hold event streams open.
 //! - Changes need a token, and off loopback every GET does. On loopback without a token file a
 //!   change is allowed, unless `local_changes` is false; its actor is then [`LOCAL`]. The page
 //!   sends its token in a cookie (`session`); a change by cookie needs an `Origin`, which every
 //!   browser sends.
-//! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers name
-//!   the host as they like.
-//! - Signing in is open to every peer, under our hosts; the page, which holds no data, comes with a
-//!   401 as well: it asks for the token.
+//! - livez, readyz and metrics are open to every peer under every Host: probes and scrapers choose
+//!   the host name freely.
+//! - Signing in is open to every peer, under the accepted hosts. The page holds no data, so it is
+//!   sent with a 401 as well, and asks for the token.
 //!
-//! Invariants: what cannot be proven is refused (an unknown peer is not on loopback); the tokens
-//! are those of the plan in force (`domain::tokens`), so a token file that `check` refuses lets
-//! nobody in, and a token is worth nothing as soon as the reload without it is in force.
+//! Invariants: unproven claims are refused (an unknown peer is not on loopback). The tokens are
+//! those of the plan in force (`domain::tokens`). So a token file that `check` refuses admits no
+//! one, and a removed token is invalid as soon as the reload is in force.
 
 use super::dto::{ErrorBody, Session};
 use super::{page, session};
@@ -37,15 +37,15 @@ pub const LOCAL: &str = "local";
 /// Paths that are open to every peer under every Host.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
-/// The last part of `/api/v1/releases/R/...`: each of them changes something.
+/// The last segment of `/api/v1/releases/R/...`: each of them changes something.
 const CHANGES: [&str; 2] = ["rollback", "resume"];
 
-/// Who asks, for the ledger: the name of the token, or [`LOCAL`]. In the extensions of every
-/// request that got through.
+/// The actor, for the ledger: the name of the token, or [`LOCAL`]. In the extensions of every
+/// admitted request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor(pub String);
 
-/// What the checks need to know; a reload may change it while requests run.
+/// The settings of the checks; a reload may replace them while requests run.
 pub struct AuthState(ArcSwap<Access>);
 
 #[derive(PartialEq)]
@@ -60,12 +60,12 @@ impl AuthState {
         AuthState(ArcSwap::from_pointee(Access::new(admin)))
     }
 
-    /// Whose token this is.
+    /// The name of the token's owner.
     pub(super) fn owner(&self, token: &[u8]) -> Result<String, Refusal> {
         owner(&self.0.load(), token)
     }
 
-    /// Who asks, as far as a page wants to know.
+    /// The actor and the need for a token, for the page.
     pub(super) fn session(&self, parts: &Parts) -> Session {
         let access = self.0.load_full();
         let need = need(&access, parts, Wish::Change);
@@ -95,8 +95,7 @@ impl Access {
 
 /// The middleware: `Router::layer(axum::middleware::from_fn_with_state(state, guard))`, outermost.
 /// The server must put the peer's address into the extensions
-/// (`into_make_service_with_connect_info::<SocketAddr>()`); without it every peer is taken for a
-/// remote one.
+/// (`into_make_service_with_connect_info::<SocketAddr>()`); without it every peer counts as remote.
 pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let access = state.0.load_full();
@@ -140,7 +139,7 @@ fn admit(access: &Access, parts: &Parts) -> Result<Actor, Refusal> {
     Ok(actor)
 }
 
-/// What names users, or tells whether a guess is right: a token is needed for it as for a change.
+/// Paths that list users, or confirm a guess: they need a token, as a change does.
 const PRIVATE: [&str; 2] = ["/api/v1/failed", "/api/v1/ledger/hashed"];
 
 fn changes(path: &str) -> bool {
@@ -152,7 +151,7 @@ fn changes(path: &str) -> bool {
 #[derive(Clone, Copy)]
 enum Wish {
     Read,
-    /// Or what names users.
+    /// Or a request that lists users.
     Change,
 }
 
@@ -160,7 +159,7 @@ enum Wish {
 enum Need {
     Token,
     Nothing,
-    /// There is no token file, and without one nobody may.
+    /// There is no token file, and `local_changes` is false.
     NoLocalChanges,
 }
 
@@ -219,20 +218,20 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-/// The value of a header that stands there exactly once.
+/// The value of a header that occurs exactly once.
 fn only(headers: &HeaderMap, name: header::HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)
 }
 
-/// The port that the client believes to talk to; none: the default one.
+/// The port in the client's request; `None`: the default one.
 pub(super) fn port_named(parts: &Parts) -> Option<u16> {
     named(parts)?.port_u16()
 }
 
-/// Where the client believes to be: the Host header, or the authority of HTTP/2 and of the absolute
-/// form; if both are there they must name the same.
+/// The host in the client's request: the Host header, or the authority of HTTP/2 and of the
+/// absolute form; if both are there they must be equal.
 fn named(parts: &Parts) -> Option<Authority> {
     let host = match parts.headers.contains_key(header::HOST) {
         true => Some(only(&parts.headers, header::HOST)?.to_str().ok()?.parse::<Authority>().ok()?),
@@ -272,8 +271,8 @@ fn origin_is_ours(parts: &Parts) -> Result<(), Refusal> {
     ours().ok_or(Refusal::OriginForeign)
 }
 
-/// Fetch Metadata (W3C): sent by browsers only, and out of reach of a page's scripts. A person may
-/// follow a link.
+/// Fetch Metadata (W3C): only browsers send it, and scripts cannot set it. A user may follow a
+/// link.
 fn page_is_ours(parts: &Parts) -> Result<(), Refusal> {
     let Some(site) = parts.headers.get("sec-fetch-site") else { return Ok(()) };
     let says = |name: &str, value: &str| parts.headers.get(name).is_some_and(|v| v == value);
@@ -284,7 +283,7 @@ fn page_is_ours(parts: &Parts) -> Result<(), Refusal> {
     if ours || link || OPEN.contains(&parts.uri.path()) { Ok(()) } else { Err(Refusal::OriginForeign) }
 }
 
-/// Why a request did not get through. The texts never quote a token, nor where the token file is.
+/// Why a request was refused. The texts never contain a token, or the token file's place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("the request does not say, once and clearly, which host it means")]
@@ -366,7 +365,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// An answer that is no success, in the one form that all of them have.
+/// An error response, in the common format.
 pub fn refuse(status: StatusCode, error: impl Into<String>, hint: Option<String>) -> Response {
     (status, axum::Json(ErrorBody { error: error.into(), hint })).into_response()
 }
@@ -533,7 +532,7 @@ mod tests {
         let change = "POST /api/v1/releases/a/rollback\nhost: localhost\ncontent-type: application/json";
         let read = "GET /api/v1/status\nhost: localhost";
         for (state, peer, text, authorization, status, actor) in [
-            // On loopback: reads are free, changes are as long as no token file is configured.
+            // On loopback: reads are free, and so are changes while no token file is configured.
             (&without, NEAR, read, "", 200, LOCAL),
             (&without, NEAR, change, "", 200, LOCAL),
             (&with, NEAR, read, "", 200, LOCAL),
@@ -611,7 +610,7 @@ mod tests {
         }
         expect(&state, NEAR, "GET /api/v1/status\nhost: localhost", 200).await;
         expect(&state, FAR, change, 401).await;
-        // With tokens it says what holds anyway.
+        // With tokens the setting has no further effect.
         state.replace(&plan::Admin { local_changes: false, ..admin(Some(TWO)) });
         expect(&state, NEAR, change, 401).await;
         expect(&state, NEAR, &format!("{change}\nauthorization: Bearer {ALICE}"), 200).await;

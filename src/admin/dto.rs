@@ -1,9 +1,9 @@
-//! The JSON of the admin API, as types: the server writes them, the command line reads them.
+//! The JSON types of the admin API: the server writes them, the command line reads them.
 //!
-//! Invariants: the names are those that scripts outside rely on, so a field may be added and none
-//! renamed; what may be missing in an answer of another version has a default; a figure that cannot
-//! be known yet is `null`, never a zero that looks like health. Weights, shares and `enters_at` are
-//! percentages, `_ratio` is 0 to 1, times of day are RFC 3339 in UTC.
+//! Invariants: external scripts rely on the names, so a field may be added but none renamed.
+//! A field that another version may omit has a default. A figure that is not known yet is `null`,
+//! never a zero that looks healthy. Weights, shares and `enters_at` are percentages, `_ratio` is 0
+//! to 1, times of day are RFC 3339 in UTC.
 
 use crate::domain::{rollout, verdict};
 use crate::live::tally;
@@ -18,7 +18,7 @@ pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
 pub struct Status {
     pub version: String,
     pub uptime_s: u64,
-    /// By the server's clock: when this was put together.
+    /// When this was computed, by the server's clock.
     #[serde(default)]
     pub at: String,
     pub config: Config,
@@ -26,8 +26,8 @@ pub struct Status {
     #[serde(default)]
     pub state_error: Option<String>,
     pub releases: Vec<Release>,
-    /// Releases that the file does not name any more, whose rollback still stands: nobody may be
-    /// sent to their servers.
+    /// Releases that are not in the file any more but still rolled back: no user may be sent to
+    /// their servers.
     #[serde(default)]
     pub removed: Vec<Removed>,
 }
@@ -42,12 +42,12 @@ pub struct Removed {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Counts the configs that came into force since the start.
+    /// Number of configs that came into force since the start.
     pub revision: u64,
     /// Of the file's bytes, in hex.
     pub sha256: String,
     pub loaded_at: String,
-    /// Why the file as it stands now is not in force.
+    /// Why the current file is not in force.
     pub last_error: Option<String>,
 }
 
@@ -61,27 +61,27 @@ pub struct Release {
     pub attempt_seen: u64,
     /// In force.
     pub weight: f64,
-    /// As the file has it.
+    /// As in the file.
     pub weight_configured: f64,
-    /// Of that, what `holdback` keeps on stable until the release is complete; `null`: nothing.
+    /// The part of it that `holdback` keeps on stable until the release is complete; `null`: none.
     #[serde(default)]
     pub held_back: Option<f64>,
-    /// Complete: how much longer its alarms go on. `null`: it is not complete.
+    /// If complete: how much longer its alarms go on. `null`: it is not complete.
     #[serde(default)]
     pub soak_left_s: Option<u64>,
-    /// The present wave's name; `null` before the first one, and for a weight set by hand.
+    /// The current wave's name; `null` before the first one, and for a weight set by hand.
     #[serde(default)]
     pub wave: Option<String>,
-    /// Of the plan, in its order; empty for a weight set by hand.
+    /// The plan's waves in order; empty for a weight set by hand.
     #[serde(default)]
     pub waves: Vec<Wave>,
-    /// How the next step looks; `null` for a weight set by hand.
+    /// The state of the next step; `null` for a weight set by hand.
     #[serde(default)]
     pub progress: Option<Progress>,
     /// Share of the last minute's requests that went to `new`; `null` without requests.
     #[serde(default)]
     pub share_actual: Option<f64>,
-    /// Slowness of `new` is no evidence yet; `null`: nothing of it warms up.
+    /// Slowness of `new` is no evidence yet; `null`: no part of it warms up.
     #[serde(default)]
     pub warming_up: Option<WarmingUp>,
     /// Ceilings only report, and waves hold; `null`: no maintenance is in force.
@@ -101,7 +101,7 @@ pub struct Release {
     pub under_way: UnderWay,
     #[serde(default)]
     pub gates: Vec<Gate>,
-    /// What is watched of the two versions' resources.
+    /// The watched resources of the two versions.
     #[serde(default)]
     pub resources: Vec<Resource>,
     pub watchdog: Watchdog,
@@ -109,10 +109,10 @@ pub struct Release {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maintenance {
-    /// The change that it is for.
+    /// The id of the change that needs it.
     pub change: String,
     pub at: String,
-    /// It ends by itself then.
+    /// When it ends by itself.
     pub until: String,
     pub actor: String,
     #[serde(default)]
@@ -121,9 +121,9 @@ pub struct Maintenance {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WarmingUp {
-    /// Of its time.
+    /// Remaining time.
     pub left_s: u64,
-    /// Answers that it still needs.
+    /// Responses that it still needs.
     pub answers_left: u32,
     /// The server; `null`: all of `new`, after a raise.
     pub server: Option<String>,
@@ -136,11 +136,11 @@ pub struct UnderWay {
     pub since: Option<String>,
 }
 
-/// Numbers are in the unit of the reading; one that is not known is `null`.
+/// Numbers are in the unit of the reading; an unknown one is `null`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     pub name: String,
-    /// What is read, as the file has it.
+    /// The expression or queries, as in the file.
     pub reading: String,
     /// `hold` or `trip`.
     pub on: String,
@@ -148,7 +148,7 @@ pub struct Resource {
     pub new: ResourceUse,
     pub ceiling: Option<f64>,
     pub times_stable_max: Option<f64>,
-    /// So many readings must say the same; so many of the newest are over a limit.
+    /// Consecutive readings over a limit that decide; and how many of the newest are over one.
     pub in_a_row: u64,
     pub over: u64,
     /// `pass`, `fail` or `inconclusive`.
@@ -160,7 +160,7 @@ pub struct Resource {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ResourceUse {
-    /// Of its servers.
+    /// Over its servers.
     pub mean: Option<f64>,
     pub highest: Option<f64>,
     /// Why it could not be read.
@@ -182,7 +182,7 @@ pub struct Wave {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Of the present wave, from 1; 0: before the first.
+    /// Number of the current wave, from 1; 0: before the first.
     pub number: u64,
     /// How long the watchdog has watched it, in all processes: the bake.
     #[serde(default)]
@@ -193,17 +193,17 @@ pub struct Progress {
     /// The wave that opens next; `null` in the last one.
     #[serde(default)]
     pub next: Option<String>,
-    /// For how long it has been held although it is baked; while it still bakes, how much time was
-    /// not watched, if that is much. `null`: it is not held.
+    /// How long it has been held after its bake. During the bake: the unwatched time, if that is
+    /// much. `null`: it is not held.
     #[serde(default)]
     pub held_s: Option<f64>,
-    /// What it waits for then, gate by gate.
+    /// The unmet conditions of a held wave, gate by gate.
     #[serde(default)]
     pub missing: Vec<String>,
-    /// How long the present wave needs to show a deviation of its margin.
+    /// How long the current wave needs to detect a deviation of its margin.
     #[serde(default)]
     pub power: Option<String>,
-    /// The gate that the present wave will wait for longest, and how long, in words.
+    /// The gate that takes longest in the current wave, and how long, in words.
     #[serde(default)]
     pub slowest: Option<String>,
     #[serde(default)]
@@ -219,7 +219,7 @@ pub struct Paused {
     pub reason: String,
 }
 
-/// The last that applies.
+/// If several apply, the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseState {
@@ -266,7 +266,7 @@ pub struct Trip {
     pub actor: String,
     /// One sentence, with the counts.
     pub detail: String,
-    /// The counts and statistics on which the decision was taken.
+    /// The counts and statistics of the decision.
     #[serde(default)]
     pub evidence: Value,
     /// From the first failure that counted; `null` for a person's decision.
@@ -275,7 +275,8 @@ pub struct Trip {
     /// The counts that decided; `null` for a person's decision.
     #[serde(default)]
     pub decided_by: Option<DecidedBy>,
-    /// Soon after a trip on less than ten seconds of evidence, stable showed the same; since when.
+    /// Soon after a trip on less than ten seconds of evidence, stable showed the same; and since
+    /// when.
     #[serde(default)]
     pub stable_shows_the_same: bool,
     #[serde(default)]
@@ -290,13 +291,13 @@ pub struct DecidedBy {
     pub signal: String,
     /// `null`: of all routes.
     pub route: Option<String>,
-    /// The one server of `new` that the trouble is of, or that `new` has.
+    /// The only server of `new` that is affected, or the only one of `new`.
     pub server: Option<String>,
     pub one_server: bool,
     pub since: String,
     pub for_ms: u64,
     pub new: DecidedArm,
-    /// `null`: stable has no part in it.
+    /// `null`: stable was not compared.
     pub stable: Option<DecidedArm>,
 }
 
@@ -305,7 +306,7 @@ pub struct DecidedBy {
 pub struct DecidedArm {
     pub requests: u64,
     pub bad: u64,
-    /// Of the requests: those that had no answer yet.
+    /// Of the requests: those without a response yet.
     pub waiting: u64,
 }
 
@@ -315,7 +316,7 @@ pub struct Arms {
     pub new: ArmStatus,
 }
 
-/// The last five minutes of one arm; `users`, `in_flight` and the servers are those of now.
+/// The last five minutes of one arm; `users`, `in_flight` and the servers are current.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ArmStatus {
@@ -334,7 +335,7 @@ pub struct ArmStatus {
     pub servers: Vec<ServerStatus>,
 }
 
-/// The requests of an arm by the class of the status that answered them.
+/// The requests of an arm by the status class of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Answers {
@@ -346,7 +347,7 @@ pub struct Answers {
     pub client_error: u64,
     #[serde(rename = "5xx")]
     pub server_error: u64,
-    /// Without the head of an answer.
+    /// Without a response head.
     pub none: u64,
 }
 
@@ -369,7 +370,7 @@ impl From<tally::Answers> for Answers {
 pub struct ServerStatus {
     pub name: String,
     pub healthy: bool,
-    /// What its health probes say against it; absent: nothing, or it is not probed.
+    /// Why its health probes fail; absent: they do not, or there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down: Option<String>,
 }
@@ -380,8 +381,8 @@ pub struct Gate {
     /// `pass`, `fail` or `inconclusive`.
     pub verdict: String,
     pub detail: String,
-    /// About how many more requests of `new` it needs, if `new` is like stable, and how long they
-    /// take at the rate of the wave so far; `null`: it needs none, or that cannot be told.
+    /// Estimate of the further requests of `new` it needs, if `new` is like stable, and of their
+    /// time at the wave's rate so far; `null`: none, or there is no estimate.
     #[serde(default)]
     pub needs_requests: Option<u64>,
     #[serde(default)]
@@ -396,10 +397,10 @@ pub struct Watchdog {
     pub detail: String,
     #[serde(default)]
     pub signals: Vec<Signal>,
-    /// What it holds `new` against, from the file.
+    /// The limits for `new`, from the file.
     #[serde(default)]
     pub limits: Option<Limits>,
-    /// For how long the notice "slower by more than `latency_notice`" stands; `null`: it does not.
+    /// How long the notice "slower by more than `latency_notice`" stands; `null`: it does not.
     #[serde(default)]
     pub notice_s: Option<f64>,
 }
@@ -408,7 +409,7 @@ pub struct Watchdog {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
     pub enabled: bool,
-    /// `mode = "report"`: it says what it would do, and does nothing.
+    /// `mode = "report"`: it reports what it would do, and does nothing.
     pub report_only: bool,
     pub alpha: f64,
     pub errors_max: f64,
@@ -476,7 +477,7 @@ pub struct Explain {
     /// The weight in force.
     #[serde(default)]
     pub weight: Option<f64>,
-    /// The segment that decided, where one did.
+    /// The segment that decided, if one did.
     #[serde(default)]
     pub segment: Option<String>,
     /// The wave in which this user enters; `null`: in none, or the weight is set by hand.
@@ -485,36 +486,36 @@ pub struct Explain {
     /// `holdback` keeps this user on stable until the release is complete.
     #[serde(default)]
     pub held_back: bool,
-    /// How long the present wave needs to show a deviation of its margin.
+    /// How long the current wave needs to detect a deviation of its margin.
     #[serde(default)]
     pub power: Option<String>,
 }
 
-/// `GET /api/v1/config/file`: the file as it stands, whether it is in force or not.
+/// `GET /api/v1/config/file`: the file on the disk, whether it is in force or not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFile {
     pub path: std::path::PathBuf,
     pub text: Option<String>,
     /// Why it cannot be read.
     pub error: Option<String>,
-    /// Why it is not in force: a line a fault.
+    /// Why it is not in force: one line per fault.
     pub last_error: Option<String>,
-    /// The same with the lines at fault, and carets under them, where lines are at fault.
+    /// The same with the faulty lines, and carets under them, if a fault has a line.
     pub last_report: Option<String>,
-    /// When what is in force was loaded.
+    /// When the config in force was loaded.
     pub loaded_at: String,
 }
 
-/// `GET /api/v1/session`: who the page speaks for.
+/// `GET /api/v1/session`: the page's actor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
-    /// `null`: nobody yet.
+    /// `null`: not signed in.
     pub actor: Option<String>,
-    /// Does a change need a token here?
+    /// Whether a change needs a token here.
     pub token_needed: bool,
 }
 
-/// The answer to a change.
+/// The response to a change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChangeAnswer {
     pub state: ReleaseState,
@@ -522,7 +523,7 @@ pub struct ChangeAnswer {
     pub ledger: u64,
     /// What is in force now, in a sentence.
     pub message: String,
-    /// After a rollback: what has not ended yet.
+    /// After a rollback: the exchanges that have not ended yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_way: Option<UnderWay>,
 }
@@ -534,23 +535,23 @@ pub struct Running {
     pub path: std::path::PathBuf,
     /// Of the file's bytes, in hex.
     pub sha256: String,
-    /// How far each release has come: no file knows.
+    /// The progress of each release, which no file contains.
     #[serde(default)]
     pub releases: std::collections::BTreeMap<String, Standing>,
-    /// What a release begins with that is not among them, as in the state file.
+    /// The initial state of a release that is not among them, as in the state file.
     #[serde(default)]
     pub stranger: serde_json::Value,
-    /// `grayling.stop` is there.
+    /// `grayling.stop` exists.
     #[serde(default)]
     pub stop_file: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Standing {
-    /// The present wave; `null` before the first one, and for a weight set by hand.
+    /// The current wave; `null` before the first one, and for a weight set by hand.
     #[serde(default)]
     pub wave: Option<String>,
-    /// What that wave gives.
+    /// The reach of that wave.
     #[serde(default)]
     pub weight_configured: f64,
     #[serde(default)]
@@ -562,20 +563,20 @@ pub struct Standing {
     pub weight: f64,
     #[serde(default)]
     pub segments: usize,
-    /// The last wave, or 100% set by hand, is in force and has proved itself.
+    /// The last wave, or 100% set by hand, is in force and proven.
     #[serde(default)]
     pub complete: bool,
-    /// It is rolled back, frozen or held: another version needs a declaration.
+    /// It is rolled back, frozen or held: another version must be declared.
     #[serde(default)]
     pub guarded: bool,
-    /// Requests a second in the last minute; those of stable in the last five, and its failures.
+    /// Requests a second in the last minute; requests and failures of stable in the last five.
     #[serde(default)]
     pub rate: f64,
     #[serde(default)]
     pub requests: u64,
     #[serde(default)]
     pub failures: u64,
-    /// What is remembered of it, as in the state file: what holds it is computed from that.
+    /// Its stored state, as in the state file, from which its holds are computed.
     #[serde(default)]
     pub memory: serde_json::Value,
     /// The release whose rollback forbids users on the servers of this one's `new`.
@@ -583,7 +584,7 @@ pub struct Standing {
     pub barred_by: Option<String>,
 }
 
-/// One of the array that `GET /api/v1/ledger?since=N` answers.
+/// An element of the array of `GET /api/v1/ledger?since=N`.
 pub use crate::live::ledger::Entry as LedgerEntry;
 
 /// `GET /api/v1/ledger/end`: number and hash of the last entry, as the running proxy knows it.
@@ -593,8 +594,8 @@ pub struct LedgerEnd {
     pub hash: String,
 }
 
-/// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the numbers
-/// that were asked for.
+/// `GET /api/v1/ledger/hashed`: the name of the key, and the hashes in the order of the requested
+/// numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashed {
     pub key: String,
@@ -605,13 +606,13 @@ pub struct Hashed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadyDetails {
     pub phase: Phase,
-    /// The last reload failed: why. The proxy serves on with the config before.
+    /// Why the last reload failed. The proxy goes on with the config before.
     #[serde(default)]
     pub last_reload_error: Option<String>,
     /// `release/arm` of every arm without a healthy server.
     #[serde(default)]
     pub arms_without_server: Vec<String>,
-    /// Trips are in memory only: why.
+    /// Why trips are in memory only.
     #[serde(default)]
     pub state_error: Option<String>,
 }
@@ -625,7 +626,7 @@ pub enum Phase {
     Draining,
 }
 
-/// Every answer of the API that is not a success.
+/// Every response of the API that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     pub error: String,

@@ -1,16 +1,17 @@
-//! Server-sent events (WHATWG HTML, section 9.2): what a page is fed with. `GET /api/v1/events`.
+//! Server-sent events (WHATWG HTML, section 9.2) for the page: `GET /api/v1/events`.
 //!
 //! | event | data |
 //! |---|---|
-//! | `status` | what `/api/v1/status` answers: each second, and right after a change |
-//! | `change` | an entry of the ledger, as it is announced |
+//! | `status` | the body of `/api/v1/status`: each second, and right after a change |
+//! | `change` | an entry of the ledger, when it is announced |
 //! | `point` | the newest point of `/api/v1/history`, every five seconds |
 //! | `dropped` | `{"events": N}` were lost to this reader: read ledger and history again |
 //!
-//! Invariants: a summary is computed once for all streams, and not at all while there is none; the
-//! number of streams is bounded, each has a queue of 16 events: what finds it full is dropped and
-//! counted, and nobody waits for a reader. A stream does not outlive the token that it was opened
-//! with: a reload that changes who is admitted ends all streams.
+//! Invariants: a summary is computed once for all streams, and only while there are any.
+//! The number of streams is bounded, and each has a queue of 16 events. An event that finds a full
+//! queue is dropped and counted; the sender never waits for a reader.
+//! A stream does not outlive the token that opened it: a reload that changes who is admitted ends
+//! all streams.
 
 use super::auth::refuse;
 use super::history::{History, STEP};
@@ -39,20 +40,20 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Events that a stream may be behind.
+/// Bound on the events queued for a stream.
 const QUEUE: usize = 16;
 const EVERY: Duration = Duration::from_secs(1);
-/// A stream that has taken nothing for so long is closed.
+/// A stream whose reader has taken nothing for this long is closed.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Where events are made, once for all streams.
+/// Makes the events, once for all streams.
 pub struct Hub {
     live: Arc<Live>,
     history: Mutex<History>,
     streams: Mutex<Streams>,
     room: Arc<Semaphore>,
     streams_max: usize,
-    /// Somebody came while there was no summary to show.
+    /// Notified when a stream opens without a fresh summary.
     wanted: Notify,
 }
 
@@ -65,7 +66,7 @@ struct Streams {
 
 struct Stream {
     to: mpsc::Sender<Bytes>,
-    /// Events lost since it was last told.
+    /// Events lost since the last `dropped` event.
     lost: u64,
 }
 
@@ -81,7 +82,7 @@ impl Hub {
         })
     }
 
-    /// The one task: for as long as the control plane runs.
+    /// The only task; it runs as long as the control plane.
     pub async fn run(self: Arc<Self>) {
         let mut told = self.live.desk.told.subscribe();
         let (mut second, mut step) = (interval(EVERY), interval(STEP));
@@ -95,7 +96,7 @@ impl Hub {
                         Err(RecvError::Lagged(n)) => self.send(&event("dropped", &json!({"events": n}))),
                         Err(RecvError::Closed) => return,
                     }
-                    // A change is seen at once; many at once are summed up together.
+                    // A change is sent at once; several at once share one summary.
                     if told.is_empty() {
                         self.summarise();
                     }
@@ -116,7 +117,7 @@ impl Hub {
         self.send(&summary);
     }
 
-    /// The next point of the history; made also while nobody looks.
+    /// Records the next point of the history, also without streams.
     fn note(&self) {
         let strongest = |view: &crate::live::apply::View| {
             let signals = view.judgement.as_ref()?.signals.iter();
@@ -132,7 +133,7 @@ impl Hub {
         self.send(&event("point", &point));
     }
 
-    /// Hands an event to every stream; waits for none.
+    /// Sends an event to every stream without waiting.
     fn send(&self, event: &Bytes) {
         let lost = self.streams().send(event);
         self.live.gauges.events_dropped.fetch_add(lost, Relaxed);
@@ -143,7 +144,7 @@ impl Hub {
         self.streams().open.clear();
     }
 
-    /// A new stream; `None`: there are too many.
+    /// Opens a stream; `None`: there are too many.
     fn open(&self) -> Option<(mpsc::Receiver<Bytes>, OwnedSemaphorePermit)> {
         let room = self.room.clone().try_acquire_owned().ok()?;
         let (from, fresh) = self.streams().open(clock::now());
@@ -163,7 +164,7 @@ impl Hub {
 }
 
 impl Streams {
-    /// A new one, and whether it has a summary to begin with that is fresh at `now`.
+    /// Opens a stream; also returns whether it got a summary that is fresh at `now`.
     fn open(&mut self, now: Duration) -> (mpsc::Receiver<Bytes>, bool) {
         let (to, from) = mpsc::channel(QUEUE);
         // A new queue has room for both.
@@ -174,7 +175,7 @@ impl Streams {
         (from, fresh)
     }
 
-    /// Answers how many streams had no room for it.
+    /// Returns how many streams had no room for the event.
     fn send(&mut self, event: &Bytes) -> u64 {
         let mut full = 0;
         self.open.retain_mut(|stream| {
@@ -196,8 +197,7 @@ impl Streams {
 }
 
 fn event(name: &str, data: &impl Serialize) -> Bytes {
-    // JSON has no line end of its own. What is serialised here are plain values with text keys: it
-    // cannot fail.
+    // JSON escapes line ends. Plain values with text keys always serialise.
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {name}\ndata: {data}\n\n").into()
 }
@@ -221,7 +221,7 @@ pub async fn events(Extension(hub): Extension<Arc<Hub>>, lease: Option<Extension
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        // nginx in front would hold events back until its buffer is full.
+        // nginx in front would otherwise buffer events.
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     (headers, Body::new(body)).into_response()
@@ -237,7 +237,7 @@ pub async fn history(Extension(hub): Extension<Arc<Hub>>, Query(query): Query<Hi
     Json(told).into_response()
 }
 
-/// The body of a stream's answer: it never ends by itself.
+/// The response body of a stream; it never ends by itself.
 struct EventBody {
     from: mpsc::Receiver<Bytes>,
     lease: Option<Lease>,
@@ -254,7 +254,7 @@ impl http_body::Body for EventBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let event = std::task::ready!(self.from.poll_recv(cx));
-        // It is asked for the next event once there is room for it: the reader reads.
+        // hyper polls for the next event when there is room for it, so the reader is alive.
         if let Some(lease) = &self.lease {
             lease.extend(STALLED);
         }

@@ -1,8 +1,8 @@
-//! `GET /api/v1/config/file`: the config file as it stands on the disk, and what is wrong with it,
-//! for a look at it beside what is in force.
+//! `GET /api/v1/config/file`: the config file on the disk and its faults, to compare with the
+//! config in force.
 //!
-//! Invariants: it changes nothing, and brings nothing into force; a file system that hangs holds up
-//! this answer and no other.
+//! Invariants: it changes nothing, and applies nothing. A file system that hangs delays only this
+//! response.
 
 use super::dto;
 use crate::live::apply::Live;
@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What is longer is cut off.
+/// Limit of the text; the rest is cut off.
 const BYTES_MAX: u64 = 4 << 20;
 
 pub async fn file(State(live): State<Arc<Live>>) -> Json<dto::ConfigFile> {

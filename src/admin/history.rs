@@ -1,11 +1,11 @@
-//! The last hour of every release, so that a page opened at 3 a.m. can show how it came to this.
+//! The last hour of every release, so that a page opened later shows the development.
 //!
-//! One point each [`STEP`]: what was counted since the point before, both arms side by side. Kept
-//! in memory only.
+//! One point each [`STEP`], with the counts since the point before, for both arms.
+//! It is kept in memory only.
 //!
-//! Invariants: bounded memory (720 points of under 100 bytes for each of at most 256 releases);
-//! times are monotonic inside, and become wall clock when they are told, so that they ascend
-//! whatever the wall clock does; a figure without a request behind it is `null`.
+//! Invariants: memory is bounded (720 points of under 100 bytes for each of at most 256 releases).
+//! Times are monotonic inside and converted to wall clock on output, so they ascend whatever the
+//! wall clock does. A figure without requests is `null`.
 
 use crate::domain::decide::Arm;
 use crate::live::clock;
@@ -36,13 +36,13 @@ struct Totals {
 }
 
 struct Point {
-    /// Monotonic; the end of its time.
+    /// Monotonic; the end of the interval.
     at: Duration,
     /// In force, in percent.
     weight: f32,
-    /// Of the strongest signal of the watchdog: 0 none, 1 trips.
+    /// Of the watchdog's strongest signal: 0 none, 1 trips.
     evidence: Option<f32>,
-    /// Distinct users of the last five minutes, of [stable, new].
+    /// Distinct users of the last five minutes, as [stable, new].
     users: [u32; 2],
     arms: [Figures; 2],
 }
@@ -70,8 +70,8 @@ impl Figures {
 }
 
 impl History {
-    /// Takes up what was counted since the last call; `evidence` of the watchdog's strongest
-    /// signal, by release. Answers the new points as JSON.
+    /// Records the counts since the last call, with the `evidence` of the watchdog's strongest
+    /// signal by release. Returns the new points as JSON.
     pub fn observe<'a>(
         &mut self,
         releases: impl Iterator<Item = &'a ReleaseLive>,
@@ -108,7 +108,7 @@ impl History {
         json!({"step_s": STEP.as_secs(), "releases": told})
     }
 
-    /// All of it, or of one release, in columns.
+    /// The whole history, or that of one release, in columns.
     pub fn tell(&self, release: Option<&str>, now: Duration) -> Value {
         let wanted = self.0.iter().filter(|(name, _)| release.is_none_or(|r| r == **name));
         let told: Map<String, Value> =
@@ -117,7 +117,7 @@ impl History {
     }
 }
 
-/// Four figures are enough, and make the answer half as long.
+/// Four significant digits are enough, and halve the size of the response.
 fn short(value: f32) -> f64 {
     let unit = 10f64.powi(3 - f64::from(value.abs().max(1e-6)).log10().floor() as i32);
     (f64::from(value) * unit).round() / unit

@@ -1,7 +1,7 @@
-//! `POST /api/v1/releases/R/maintenance`: begins, lengthens or ends a maintenance.
+//! `POST /api/v1/releases/R/maintenance`: begins, extends or ends a maintenance.
 //!
-//! Invariants: a body that says two things, or leaves out one that is needed, changes nothing, and
-//! the answer says what to send.
+//! Invariants: a body that is contradictory or incomplete changes nothing, and the response
+//! contains what to send.
 
 use super::auth::{Actor, refuse};
 use super::dto::MaintenanceRequest;
@@ -65,10 +65,10 @@ fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, String> {
     Ok(Asked::Begin { change: check_change(change)?, length })
 }
 
-/// A length as it is typed.
+/// Parses a length.
 ///
 /// # Errors
-/// It is none, or not one that a maintenance may have; for people.
+/// It is not a length, or not one that a maintenance may have; the text is for people.
 pub fn length_of(text: &str) -> Result<Duration, String> {
     let length = value::duration(text).map_err(|bad| match bad.help {
         Some(help) => format!("{}: {help}", bad.why),

@@ -1,5 +1,4 @@
-//! The admin API: what people and machines ask, and the changes that people make. Its own listener,
-//! its own thread.
+//! The admin API: queries and changes, for people and machines. It has its own listener and thread.
 
 pub mod auth;
 pub mod dto;

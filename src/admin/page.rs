@@ -1,10 +1,10 @@
-//! `GET /`: the page. One document with its script and style in it, made of the files in
-//! `dashboard/` that are in the binary.
+//! `GET /`: the page. One document that contains its script and style, assembled from the files in
+//! `dashboard/`, which are in the binary.
 //!
-//! Invariants: nothing is fetched from elsewhere; the document holds no data, so it may be shown to
-//! who has no token yet; the policy (CSP level 3) names the digests of exactly this script and
-//! style, and forbids every way from text to markup (`require-trusted-types-for`): what came from
-//! outside is text.
+//! Invariants: nothing is fetched from elsewhere. The document holds no data, so it may be shown
+//! without a token. The policy (CSP level 3) contains the digests of exactly this script and style,
+//! and forbids all conversions from text to markup (`require-trusted-types-for`): external input is
+//! text.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 
 const FRAME: &str = include_str!("dashboard/page.html");
 const STYLES: [&str; 2] = [include_str!("dashboard/uPlot.min.css"), include_str!("dashboard/page.css")];
-/// It asks to come along with every copy.
+/// The license requires a copy of its text in every copy of the software.
 const LICENSE: &str = include_str!("dashboard/uPlot.LICENSE");
 /// In this order: each uses names of those before it.
 const SCRIPTS: [&str; 9] = [
@@ -49,7 +49,7 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
         source(&style),
     );
     let tag = format!("\"{}\"", hash(&text));
-    // Base64 and words of this file: both are fit for a header.
+    // Base64 and constants of this file: both are valid in a header.
     let header =
         |text: String| HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     Page { policy: header(policy), tag: header(tag), text: text.into() }
@@ -84,7 +84,7 @@ pub async fn page(sent: HeaderMap) -> Response {
     response
 }
 
-/// The page as the body of an answer, whose status and other headers stay.
+/// Replaces a response's body by the page; the status and the other headers stay.
 pub fn as_answer(response: &mut Response) {
     *response.body_mut() = PAGE.text.clone().into();
     let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));

@@ -1,8 +1,7 @@
-//! How far a release has come in its plan, and what its two versions use up, as the status tells
-//! it.
+//! The progress of a release in its plan, and the resource usage of its versions, for the status.
 //!
-//! Invariants: what is told is of the stage that is announced, or nothing; a figure that is not
-//! known is left out.
+//! Invariants: all values belong to the announced stage, or are omitted; unknown figures are
+//! omitted.
 
 use super::dto;
 use crate::config::Standing;
@@ -36,7 +35,7 @@ pub fn trip(tripped: Option<Trip>, frozen: Option<Freeze>) -> Option<dto::Trip> 
                 at: clock::rfc3339(trip.at_ms),
                 actor: trip.actor,
                 detail: trip.detail,
-                // What an earlier version wrote has none.
+                // Absent in the evidence of earlier versions.
                 decided_by: decided_by.and_then(|of| dto::DecidedBy::deserialize(of).ok()),
                 evidence,
                 onset_to_trip_ms: trip.onset_to_trip_ms,
@@ -150,13 +149,13 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
     release.release.resources.iter().zip(grounds(release, view, now)).map(one).collect()
 }
 
-/// What the present wave can see, and when.
+/// The deviation that the current wave can detect, and after how long.
 pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
     gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.until_complete.weight.ratio())
 }
 
-/// How long the present wave needs for its slowest gate; a gate that cannot tell is left out.
+/// How long the current wave needs for its slowest gate; gates without an estimate are omitted.
 fn slowest(gates: &[gate::Gate]) -> Option<String> {
     let (gate, needs) = gate::slowest(gates)?;
     let long = match needs.time {
@@ -166,11 +165,11 @@ fn slowest(gates: &[gate::Gate]) -> Option<String> {
     Some(format!("{}, {long} ({} more requests of new)", gate.name, needs.requests))
 }
 
-/// Where a release stands, for who compares files.
+/// The state of a release, for a client that compares files.
 pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
-    // Evidence is long, and nothing is computed from it.
+    // Evidence is long, and the client does not use it.
     let evidence = |trip: &Trip| Trip { evidence: "{}".into(), ..trip.clone() };
     let memory = Memory { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
     dto::Standing {

@@ -1,8 +1,7 @@
-//! The records of the state directory over the wire: the ledger's entries as JSON, and its very
-//! bytes with what they must end in, for whoever computes the chain again; the users whom `new` has
-//! failed.
+//! Serves the records of the state directory: the ledger's entries as JSON; its exact bytes and its
+//! last hash, so that a client can verify the chain; and the users that `new` has failed.
 //!
-//! Invariants: nothing here changes anything; an answer is bounded; the disk is read off the
+//! Invariants: nothing here changes anything. A response is bounded. The disk is read off the
 //! control plane's thread.
 
 use super::auth::refuse;
@@ -19,16 +18,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Of the latest entries.
+/// Limit for `last`.
 const LAST_MAX: usize = 1000;
-/// Bytes of one answer.
+/// Limit for the bytes of one response.
 const PIECE_BYTES_MAX: usize = 4 << 20;
 
 #[derive(Deserialize)]
 pub struct Since {
     #[serde(default)]
     since: u64,
-    /// Only so many, the latest.
+    /// Only this many, the latest.
     last: Option<usize>,
 }
 
@@ -54,7 +53,7 @@ pub struct From {
     from: u64,
 }
 
-/// `GET /api/v1/ledger/lines?from=BYTE`: the file as it stands, from there on; empty at its end.
+/// `GET /api/v1/ledger/lines?from=BYTE`: the file's bytes from there on; empty at its end.
 pub async fn lines(State(live): State<Arc<Live>>, query: Result<Query<From>, QueryRejection>) -> Response {
     let from = match query {
         Ok(Query(query)) => query.from,
@@ -72,7 +71,7 @@ pub async fn end(State(live): State<Arc<Live>>) -> Json<dto::LedgerEnd> {
     Json(dto::LedgerEnd { n: end.n, hash: end.hash })
 }
 
-/// Users of one question.
+/// Users in one request.
 pub const HASHED_MAX: usize = 256;
 
 #[derive(Deserialize)]
@@ -80,8 +79,8 @@ pub struct Numbers {
     numbers: String,
 }
 
-/// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: how users stand in the ledger's lists, under the
-/// key of the state directory, which never leaves it. A number is the xxh3-64 of the normalised id.
+/// `GET /api/v1/ledger/hashed?numbers=HEX,HEX`: the hashes of users in the ledger's lists. The key
+/// of the state directory is never sent. A number is the xxh3-64 of the normalised id.
 pub async fn hashed(
     State(live): State<Arc<Live>>,
     query: Result<Query<Numbers>, QueryRejection>,
@@ -108,8 +107,8 @@ pub struct Attempt {
     attempt: u64,
 }
 
-/// `GET /api/v1/failed?release=R&attempt=N`: the users whom `new` has failed in it, as the file has
-/// them; nothing if nobody is listed.
+/// `GET /api/v1/failed?release=R&attempt=N`: the users that `new` has failed in that attempt, in
+/// the file's format; empty if there are none.
 pub async fn failed(
     State(live): State<Arc<Live>>,
     query: Result<Query<Attempt>, QueryRejection>,
@@ -118,7 +117,7 @@ pub async fn failed(
         Ok(Query(query)) => query,
         Err(fault) => return malformed(&fault, "?release=NAME&attempt=NUMBER"),
     };
-    // It becomes part of a file's name.
+    // It becomes part of a file name.
     if !release.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         return refuse(StatusCode::BAD_REQUEST, "this is not the name of a release", None);
     }

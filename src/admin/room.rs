@@ -1,15 +1,15 @@
-//! Which admin connections stay open when there are more than there is room for.
+//! Chooses the admin connections that stay open when there are too many.
 //!
-//! There are two rooms, for this machine and for all others, so that no other machine can keep the
-//! operator out who is logged in here. A full room refuses nobody: a new connection takes the place
-//! of another. That is taken from the source with the most connections, and of these it is the one
-//! that has waited longest in the first stage of [`Stage`] that any is in.
+//! There are two rooms, for this machine and for all others, so that no other machine can keep a
+//! local operator out. A full room refuses no one: a new connection replaces another.
+//! The victim belongs to the source with the most connections. Of these it is the one in the
+//! earliest [`Stage`], and of those the one that has waited longest.
 //!
-//! So a silent connection is closed long before one that works, however many there are; a source
-//! that opens connections in a loop closes its own; and a request that arrives with its connection,
-//! as those of probes and commands do, is answered.
+//! So a silent connection is closed before a working one, however many there are. A source that
+//! opens connections in a loop closes its own. A request that arrives with its connection, as those
+//! of probes and commands do, is answered.
 //!
-//! Invariants: a room never holds more than its maximum; a connection's place is free as soon as
+//! Invariants: a room never holds more than its maximum. A connection's place is free as soon as
 //! its [`Place`] is dropped, or is given to another.
 
 use std::collections::HashMap;
@@ -18,24 +18,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
-/// How many connections there may be, by kind.
+/// The maximum number of connections, by kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// From this machine.
     pub local: usize,
     /// From all others.
     pub remote: usize,
-    /// Streams of events, which take up neither.
+    /// Event streams, which take no place in either.
     pub streams: usize,
 }
 
 impl Capacity {
-    /// The larger a room, the longer a client has between its connection and its request while
-    /// another connects in a loop: at 5,000 connections a second and 192 places, 38 ms.
+    /// A larger room gives a client more time to send its request while another connects in a loop:
+    /// at 5,000 connections a second and 192 places, 38 ms.
     const MOST: Capacity = Capacity { local: 192, remote: 192, streams: 64 };
     const LEAST: Capacity = Capacity { local: 8, remote: 8, streams: 8 };
 
-    /// With so many descriptors for all of them.
+    /// Divides this number of descriptors.
     pub fn within(descriptors: usize) -> Capacity {
         let share =
             |most: usize, least: usize| (descriptors * most / Capacity::MOST.total()).clamp(least, most);
@@ -52,14 +52,14 @@ impl Capacity {
     }
 }
 
-/// What a connection waits for. The first stage gives way first.
+/// The party a connection waits for. The first stage is evicted first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Stage {
-    /// The client: a request is not there yet, or not whole.
+    /// The client: a request has not arrived, or not whole.
     Receiving,
-    /// The client: it has yet to read the answer.
+    /// The client: it has yet to read the response.
     Sending,
-    /// Us: the answer is being made.
+    /// The server: the response is being made.
     Working,
 }
 
@@ -77,7 +77,7 @@ struct Held {
     evicted: Arc<Notify>,
 }
 
-/// Addresses that one client can easily have are one source: all of loopback, and a /64 of IPv6.
+/// Addresses that one client can easily get are one source: all of loopback, and a /64 of IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Source(IpAddr);
 
@@ -103,8 +103,8 @@ impl Room {
         Arc::new(Mutex::new(Room { max, next: 0, held: HashMap::new() }))
     }
 
-    /// A place for a connection from `address`. `evicted` is notified when it is taken away;
-    /// second: another's was, for this one.
+    /// Takes a place for a connection from `address`. `evicted` is notified when the place is taken
+    /// away. Also returns whether another connection was evicted for it.
     pub fn enter(
         room: &Arc<Mutex<Room>>,
         address: IpAddr,
@@ -120,7 +120,7 @@ impl Room {
         (Place { room: room.clone(), number }, full)
     }
 
-    /// Closes the connection that is missed least, as above. False: there is none.
+    /// Closes the victim defined above. False: there is none.
     pub fn evict(&mut self) -> bool {
         let mut counts: HashMap<Source, usize> = HashMap::new();
         self.held.values().for_each(|held| *counts.entry(held.source).or_default() += 1);
@@ -188,7 +188,7 @@ mod tests {
         visits.goes_on(&sends, Stage::Sending);
         let new = visits.come("::1");
         assert!(!is_in(&waits) && is_in(&works) && is_in(&sends) && is_in(&new));
-        // It has just come, and still gives way before one that is answered.
+        // The newest, but it is evicted before one that is being answered.
         let newer = visits.come("127.0.0.9");
         assert!(!is_in(&new) && is_in(&sends) && is_in(&newer));
         visits.goes_on(&newer, Stage::Sending);

@@ -1,7 +1,8 @@
-//! The routes of the admin API, and how status is put together.
+//! The routes of the admin API, and the assembly of the status.
 //!
-//! Invariants: GET changes nothing; weights and states are the *announced* ones; a change is
-//! answered once it is durable, or says that it is not; every error is JSON with a hint.
+//! Invariants: GET changes nothing. Weights and states are the *announced* ones.
+//! A change is answered once it is durable, or the response reports that it is not.
+//! Every error is JSON with a hint.
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
@@ -124,7 +125,7 @@ async fn status(State(live): State<Arc<Live>>) -> Json<dto::Status> {
     Json(status_of(&live))
 }
 
-/// What `/api/v1/status` answers.
+/// The body of `/api/v1/status`.
 pub fn status_of(live: &Live) -> dto::Status {
     let source = live.source();
     let snapshot = live.desk.announced();
@@ -160,7 +161,7 @@ pub fn status_of(live: &Live) -> dto::Status {
 
 fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::Release {
     let release = &live_release.release;
-    // Of the announced snapshot: what is not durable yet is not told.
+    // From the announced snapshot: changes that are not durable yet are not shown.
     let memory = live.memory(&release.name).unwrap_or_default();
     let ends = memory.ends().into_iter().map(|ends| ends.label().to_owned()).collect();
     let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
@@ -184,7 +185,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
             limits: Some(limits(release)),
             notice_s: view.notice_since.map(|since| view.looked.saturating_sub(since).as_secs_f64().round()),
         },
-        // It has not looked yet.
+        // The watchdog has not run yet.
         None => dto::Watchdog {
             state: dto::WatchdogState::Blind,
             detail: "it has not looked yet".to_owned(),
@@ -356,7 +357,7 @@ async fn rollback(
         onset: None,
         stable: StableSign::Answers,
     };
-    // A task of its own: a client that does not wait for the answer must not call the rollback off.
+    // A task of its own: a client that disconnects must not cancel the rollback.
     let change = tokio::spawn(async move {
         let probed = tokio::task::spawn_blocking(move || stable.takes_connections(PROBE)).await;
         let sign = if probed.unwrap_or(true) { StableSign::Answers } else { StableSign::Silent };
@@ -424,7 +425,7 @@ async fn promote(
     answered(&live, &name, live.promote(&name, &origin, &promotion)).await
 }
 
-/// A change that never happens without a reason: the request, and who asks.
+/// Parses a change that requires a reason: the request, and its actor.
 fn reasoned(
     verb: &str,
     example: &str,
@@ -459,7 +460,7 @@ async fn told(live: &Arc<Live>, changed: Result<Changed, Refused>) -> Response {
     }
 }
 
-/// Nobody enters `new` any more; the answer says also what has not left it.
+/// No further user enters `new`; the response also counts the exchanges still in flight there.
 async fn rolled_back(live: &Arc<Live>, name: &str, changed: Result<Changed, Refused>) -> Response {
     let mut answer = match answer(live, changed).await {
         Ok(answer) => answer,

@@ -1,14 +1,14 @@
-//! The admin API's connections.
+//! The connections of the admin API.
 //!
-//! livez, readyz and `rollback` must be answered whatever other clients of this port do: connect
-//! and say nothing, send a byte every few seconds or half a request, read nothing, open connections
-//! in a loop. A full room closes a connection that waits for its client (`room`), so nobody is kept
-//! out until a deadline passes.
+//! livez, readyz and `rollback` must be answered whatever other clients of this port do: send
+//! nothing, send a byte every few seconds or half a request, read nothing, or open connections in a
+//! loop. A full room closes a connection that waits for its client (`room`), so no client has to
+//! wait for a time-out to get in.
 //!
-//! Invariants: connections, and the bytes kept for each, are bounded; so are the times for a head,
-//! a body and an answer. A request has a [`Lease`] on its connection. A connection that has become
-//! a stream of events lives as long as its reader reads, and has no place in a room: `events`
-//! bounds how many there are.
+//! Invariants: the connections, and the bytes buffered for each, are bounded; so are the times for
+//! a head, a body and a response. A request has a [`Lease`] on its connection. A connection that
+//! has become an event stream lives as long as its reader reads, and has no place in a room:
+//! `events` bounds the number of streams.
 
 use super::auth::refuse;
 use super::room::{Capacity, Place, Room, Stage, lock};
@@ -37,24 +37,24 @@ use tower::ServiceExt;
 
 /// A connection is closed at this age, whatever it does.
 const AGE_MAX: Duration = Duration::from_secs(60);
-/// What was sent and not acknowledged for so long will not arrive.
+/// Data unacknowledged for this long will not arrive.
 const GONE_AFTER: Duration = Duration::from_secs(20);
 /// For a request head, and between two requests.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
-/// For a request with its body and its answer's head.
+/// For a request with its body and its response head.
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
-/// Of a request's body. The longest is a reason of 4 KiB, as JSON.
+/// Size limit of a request body. The longest legitimate one is a reason of 4 KiB, as JSON.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Of what is read ahead of a request, and so of its head.
+/// Size limit of the read buffer, and so of a request head.
 const READ_BYTES_MAX: usize = 64 << 10;
-/// After a failed accept: the client is gone already, or there is no descriptor. Then one is freed.
+/// Delay after a failed accept: the client has left, or there was no descriptor and one was freed.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
 /// Serves until it is dropped.
 pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
     let (local, remote) = (Room::new(capacity.local), Room::new(capacity.remote));
     let turns = Arc::new(Semaphore::new(1));
-    // Connections that gave way, and whose sockets are closed once this task yields.
+    // Evicted connections, whose sockets are closed once this task yields.
     let (mut closing, closing_max) = (0, (capacity.local / 8).max(1));
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -89,7 +89,7 @@ pub async fn serve(listener: TcpListener, router: Router, capacity: Capacity) {
     }
 }
 
-/// How long a connection may live, and its place; in the extensions of each of its requests.
+/// The lifetime of a connection, and its place; in the extensions of each of its requests.
 #[derive(Clone)]
 pub struct Lease(Arc<Mutex<Terms>>);
 
@@ -103,12 +103,12 @@ impl Lease {
         Lease(Arc::new(Mutex::new(Terms { until: Instant::now() + AGE_MAX, place: Some(place) })))
     }
 
-    /// Gives back the place of an ordinary connection: the stream has a bound of its own.
+    /// Gives back the place of an ordinary connection: streams have their own limit.
     pub fn becomes_stream(&self) {
         self.terms().place = None;
     }
 
-    /// It lives for so long from now, if not longer.
+    /// Extends the connection's life to at least `by` from now.
     pub fn extend(&self, by: Duration) {
         let mut terms = self.terms();
         terms.until = terms.until.max(Instant::now() + by);
@@ -135,7 +135,7 @@ impl Lease {
     }
 }
 
-/// What answers the requests of one connection.
+/// Answers the requests of one connection.
 #[derive(Clone)]
 struct Service {
     router: Router,
@@ -147,8 +147,8 @@ struct Service {
 
 async fn connection(stream: TcpStream, service: Service) {
     let _ = stream.set_nodelay(true);
-    // A peer that is gone without a word does not keep what it was sent, and so a stream, for a
-    // quarter of an hour.
+    // Otherwise data for a peer that is gone, and with it a stream, would be kept for a quarter of
+    // an hour.
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(GONE_AFTER));
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = service.clone().answer(request);
@@ -162,12 +162,12 @@ async fn connection(stream: TcpStream, service: Service) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).half_close(false);
     server.max_buf_size(READ_BYTES_MAX);
-    // How it ended is the client's business.
+    // The client causes all such errors.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
 impl Service {
-    /// Receives the request whole, and has it answered.
+    /// Receives the request whole, and answers it.
     async fn answer(self, request: Request<Incoming>) -> io::Result<Response<Sent>> {
         let (parts, body) = request.into_parts();
         let response = match Limited::new(body, BODY_BYTES_MAX).collect().await {
@@ -188,16 +188,16 @@ impl Service {
         Ok(response.map(|body| Sent { body, lease: self.lease }))
     }
 
-    /// A read may take milliseconds of this thread (metrics, status), and a client may ask for
-    /// thousands at once, one behind the other. So reads take turns, in the order they came, and
-    /// whatever else is ready runs between two of them. Changes and the probes of an orchestrator
-    /// do not wait. A read that waits for the disk has had its turn.
+    /// A read may take milliseconds of this thread (metrics, status), and a client may pipeline
+    /// thousands. So reads take turns in order of arrival, and other ready tasks run between two of
+    /// them. Changes and an orchestrator's probes do not wait. A read that waits for the disk gives
+    /// up its turn.
     async fn route(&self, request: Request<Body>) -> Response {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let costs = reads && !matches!(request.uri().path(), "/livez" | "/readyz");
         let mut response = pin!(self.router.clone().oneshot(request));
         let first = if costs {
-            // It is never closed.
+            // The semaphore is never closed.
             let _turn = self.turns.acquire().await;
             tokio::task::yield_now().await;
             poll_fn(|cx| Poll::Ready(response.as_mut().poll(cx))).await
@@ -212,7 +212,7 @@ impl Service {
     }
 }
 
-/// An answer's body. With its end the connection waits for its client again.
+/// A response body. At its end the connection waits for its client again.
 struct Sent {
     body: Body,
     lease: Lease,

@@ -1,11 +1,11 @@
-//! The page's token: asked for once, then kept by the browser in a cookie that no script can read.
+//! The page's token: entered once, then kept by the browser in a cookie that no script can read.
 //!
-//! The cookie holds the token itself, so a token that leaves the token file is worth nothing from
-//! then on, wherever it is kept. Cookies are shared by all ports of a host, so its name has the
-//! port: two proxies on one machine do not sign each other's users out.
+//! The cookie holds the token itself, so a token removed from the token file is invalid at once, in
+//! every browser. All ports of a host share cookies, so the cookie's name contains the port: two
+//! proxies on one machine do not sign each other's users out.
 //!
-//! Invariants: strict (no other site's page makes the browser send it), http-only, `Secure` where
-//! the page came over https; a change by cookie needs an `Origin` as well (see `auth`).
+//! Invariants: `SameSite=Strict` (pages of other sites do not send it), `HttpOnly`, and `Secure` if
+//! the page came over https. A change by cookie needs an `Origin` as well (see `auth`).
 
 use super::auth::{AuthState, port_named, refuse};
 use super::dto;
@@ -37,10 +37,10 @@ fn cookie_name(port: Option<u16>) -> String {
     }
 }
 
-/// `value` empty: forget it.
+/// An empty `value` deletes the cookie.
 fn cookie(parts: &Parts, value: &str) -> Option<HeaderValue> {
     let age = if value.is_empty() { 0 } else { AGE_MAX_S };
-    // Only the browser knows how the page came; it says so in Origin, which was held against Host.
+    // Only the browser knows the page's scheme. It is in Origin, which was compared with Host.
     let https = parts.headers.get(header::ORIGIN).is_some_and(|o| o.as_bytes().starts_with(b"https://"));
     let secure = if https { "; Secure" } else { "" };
     let name = cookie_name(port_named(parts));
@@ -48,7 +48,7 @@ fn cookie(parts: &Parts, value: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&text).ok()
 }
 
-/// Who the page speaks for, and whether a change needs a token.
+/// Returns the page's actor, and whether a change needs a token.
 pub async fn show(Extension(auth): Extension<Arc<AuthState>>, request: Request) -> Json<dto::Session> {
     let (parts, _) = request.into_parts();
     Json(auth.session(&parts))
@@ -104,7 +104,7 @@ mod tests {
 
     const NEAR: &str = "127.0.0.1:5000";
     const FAR: &str = "10.0.0.7:5000";
-    const TOKEN: &str = "k9 is=not;a token-of-any-length"; // with what a cookie cannot hold, but for the blanks
+    const TOKEN: &str = "k9 is=not;a token-of-any-length"; // with characters that a cookie cannot hold, except blanks
 
     struct Server {
         router: Router,

@@ -1,9 +1,8 @@
-//! `grayling affected`: who was in `new` between two times, and whom it has failed.
+//! `grayling affected`: the users who were in `new` between two times, and those it has failed.
 //!
-//! The cohort is a function, and the ledger has what goes into it: so it is worked out here, from
-//! the ledger alone. Whom `new` has failed stands in files beside it. Invariants: what cannot be
-//! told from them is said to be so, for each release that it concerns; a ledger that is not sound
-//! is said to be so.
+//! The cohort is a function whose inputs are in the ledger, so it is computed here, from the ledger
+//! alone. Failed users are in files beside it. Invariants: whatever these cannot answer is
+//! reported, for each release concerned. A ledger that does not verify is reported as such.
 
 use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
@@ -39,15 +38,15 @@ const SHOWN_MAX: usize = 1000;
 
 Times are RFC 3339, or how long ago: 90s, 15m, 2h, 3d.")]
 pub struct Args {
-    /// The release; may be left out where the ledger knows one.
+    /// The release; optional if the ledger has only one.
     release: Option<String>,
-    /// From when on.
+    /// Start of the period.
     #[arg(long, value_name = "T", value_parser = a_time)]
     since: i64,
-    /// Until when [default: now].
+    /// End of the period [default: now].
     #[arg(long, value_name = "T", value_parser = a_time)]
     until: Option<i64>,
-    /// Look these users up: one id a line, as it stands in requests.
+    /// Look these users up: one id a line, as sent in requests.
     #[arg(long, value_name = "FILE")]
     users: Option<PathBuf>,
     /// Read the state directory of this config file, instead of asking a proxy; also its users
@@ -57,7 +56,7 @@ pub struct Args {
     /// Read this state directory, instead of asking a proxy.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "token_file"])]
     state: Option<PathBuf>,
-    /// The key under which ids of failed users are hashed (`[log] user_key_file`).
+    /// The key that hashed the ids of failed users (`[log] user_key_file`).
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     key_file: Option<PathBuf>,
     #[command(flatten)]
@@ -86,7 +85,7 @@ fn a_time(text: &str) -> Result<i64, String> {
     at.ok_or_else(|| "write a time as 2026-11-23T06:00:00Z, or how long ago: 90s, 15m, 2h, 3d".to_owned())
 }
 
-/// Where the records are.
+/// Where the records come from.
 enum Source {
     Directory(PathBuf),
     Proxy(Client),
@@ -127,7 +126,7 @@ impl Source {
     }
 }
 
-/// Whom `new` has failed in the time, as far as it is written down.
+/// The users that `new` has failed in the period, as far as they are listed.
 #[derive(Default)]
 struct Failed {
     by_hash: HashMap<String, failed::Listed>,
@@ -175,7 +174,7 @@ impl Failed {
         self.by_hash.len() + self.by_user.len()
     }
 
-    /// Ids are hashed, and the key is not here.
+    /// Ids are hashed, and the key is not available.
     fn unreadable(&self) -> bool {
         !self.by_hash.is_empty() && self.key.is_none()
     }
@@ -193,7 +192,7 @@ struct Answer {
     since_ms: i64,
     until_ms: i64,
     timeline: Timeline,
-    /// `None`: nobody was asked for.
+    /// `None`: without `--users`.
     users: Option<Vec<User>>,
     asked: usize,
     failed: Failed,
@@ -261,7 +260,7 @@ fn work_out(
             let lookup = Lookup { hashed: &hashed, known: &known };
             for user in users {
                 let parts = timeline.follow(user, &lookup);
-                // As it was hashed: the form that the newest entry says.
+                // In the form that was hashed: the normalisation of the newest entry.
                 let membership = timeline.stretches.iter().rev().find_map(|s| s.membership.as_ref());
                 let normal = membership.and_then(|m| m.normalised(user).map(|id| id.into_owned()));
                 let was_failed = failed.of(normal.as_deref().unwrap_or(user)).cloned();
@@ -278,7 +277,7 @@ fn work_out(
     Ok(Answer { release, since_ms, until_ms, timeline, users, asked, failed, notes })
 }
 
-/// What the answer does not tell.
+/// The limits of the result.
 fn notes(
     timeline: &Timeline,
     keys: &Keys<'_>,
@@ -369,7 +368,7 @@ fn notes(
     notes
 }
 
-/// The users of a file, some at a time.
+/// Reads the users of a file in batches.
 fn each_users(path: &Path, mut take: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let cannot = || format!("cannot read {}", path.display());
     let mut input = BufReader::new(File::open(path).with_context(cannot)?);
@@ -391,12 +390,12 @@ fn each_users(path: &Path, mut take: impl FnMut(&[Vec<u8>]) -> anyhow::Result<()
     }
 }
 
-/// The key under which the ledger hashes users of segments: in the state directory, or with the
-/// proxy, which never gives it away.
+/// The key that hashes segment users in the ledger. It is in the state directory, or in the proxy,
+/// which does not disclose it.
 struct Keys<'a> {
     local: Option<StateKey>,
     proxy: Option<&'a Client>,
-    /// The name of the one that is at hand.
+    /// The name of the available key.
     name: Option<String>,
     fault: Option<String>,
 }
@@ -423,7 +422,7 @@ impl Keys<'_> {
         self.name.as_deref() == Some(key)
     }
 
-    /// How these numbers are written under the key at hand; empty without one.
+    /// The hashes of these numbers under the available key; empty without one.
     fn hashes(&self, numbers: BTreeSet<u64>) -> anyhow::Result<HashMap<u64, String>> {
         let mut hashes = HashMap::new();
         if let Some(key) = &self.local {

@@ -1,9 +1,9 @@
-//! `grayling check`: every fault of a config file at once; and with `--against`, what it would
-//! change in a running proxy.
+//! `grayling check`: all faults of a config file at once; with `--against`, also the changes that
+//! it would make in a running proxy.
 //!
-//! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the
-//! watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file would be refused: by itself,
-//! or as a reload of what runs.
+//! Faults go to stderr in a compiler's format. A summary line, and the watchdog's expected
+//! detection times, go to stdout. Exit 0, or 78 (EX_CONFIG) if the file would be refused at start
+//! or as a reload.
 
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
-/// Says everything that is wrong with a config file, and what an edit would change.
+/// Reports all faults of a config file, and what an edit would change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  grayling check config/grayling.toml\n  \
                         grayling check config/grayling.toml --against http://127.0.0.1:9900")]
@@ -35,7 +35,7 @@ pub struct Args {
     /// The file to check.
     #[arg(default_value = "config/grayling.toml")]
     pub file: PathBuf,
-    /// The admin address of a running proxy: says what this file would change there.
+    /// The admin address of a running proxy: shows what this file would change there.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// A file whose first token is sent to the proxy.
@@ -46,7 +46,7 @@ pub struct Args {
     pub json: bool,
 }
 
-/// `ask` fetches the config of the proxy at `--against`; it is called only then.
+/// `ask` fetches the config of the proxy at `--against`; it is called only with that option.
 pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> anyhow::Result<ExitCode> {
     let running = if args.against.is_some() { Some(ask(&args)?) } else { None };
     let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
@@ -63,7 +63,7 @@ pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> an
     Ok(if told.refused { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS })
 }
 
-/// What is printed, and whether the file would be taken.
+/// The output, and whether the file would be refused.
 struct Told {
     faults: String,
     summary: String,
@@ -131,18 +131,18 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
     Told { faults: spaced(checked.warnings.render(color)), summary, json, refused }
 }
 
-/// An emergency is never refused: what to type while the file is.
+/// The commands that work while the file is refused: a rollback is never refused.
 fn way_out(running: &Running) -> String {
     let occupied = running.releases.iter().filter(|(_, s)| s.weight > 0.0 || s.segments > 0);
     occupied.map(|(name, _)| format!("to take users out now: grayling rollback {name}\n")).collect()
 }
 
 fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Vec<Finding>) {
-    // As if it stood where the checked file stands, which is about to replace it: else every
-    // relative name would differ.
+    // Parsed as if it stood in the place of the checked file, which will replace it. Otherwise
+    // every relative name would differ.
     let before = match parse(&running.text, file) {
         Ok(before) => before,
-        // It was in force once: a file it names is gone or differs on this machine.
+        // It was in force once: a file that it names is gone or differs on this machine.
         Err(report) => {
             let message = format!(
                 "the running config cannot be read on this machine, so nothing is compared: {}",
@@ -175,7 +175,7 @@ fn standings(running: &Running) -> Standings {
         weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
         segments,
     };
-    // Another version of the proxy may remember what this one does not know.
+    // Another version of the proxy may keep state that this one cannot read.
     let standing = |s: &dto::Standing| {
         let progress = s.wave.as_ref().map(|wave| Progress {
             wave: wave.clone(),
@@ -202,7 +202,7 @@ fn standings(running: &Running) -> Standings {
     }
 }
 
-/// Does the proxy remember of a release what this version cannot read?
+/// Whether the proxy has state of a release that this version cannot read.
 fn knows_more(running: &Running) -> bool {
     running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
 }
@@ -244,7 +244,7 @@ fn described(checked: &Checked) -> String {
     text
 }
 
-/// A start with an empty state directory holds what would let users in: said before it happens.
+/// Warns that a start with an empty state directory holds the releases that would let users in.
 fn first_start(plan: &Plan) -> String {
     let held = plan.releases.iter().filter(|release| release.course().lets_in());
     let names: Vec<String> = held.map(|release| format!("`{}`", release.name)).collect();
@@ -260,12 +260,11 @@ fn first_start(plan: &Plan) -> String {
     )
 }
 
-/// What is imagined where no traffic is known: so many requests a second of both versions, and such
-/// a share of them that fails.
+/// Assumed requests a second of both versions, and their failure ratio, if no traffic is known.
 const RATE: f64 = 500.0;
 const FAILING: f64 = 0.001;
 
-/// What the watchdog's settings imply, at each weight.
+/// The detection power of the watchdog's settings, at each weight.
 fn foreseen(release: &Release) -> String {
     let watchdog = &release.watchdog;
     if !watchdog.enabled {

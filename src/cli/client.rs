@@ -1,7 +1,8 @@
 //! The client of the admin API: one HTTP/1.1 exchange per call, over a connection of its own.
 //!
-//! Invariants: a call ends within [`TIMEOUT`]; an answer is read up to [`ANSWER_BYTES_MAX`]; every
-//! error says what to type. The token goes nowhere but into the request, and never into an error.
+//! Invariants: a call ends within [`TIMEOUT`]. A response is read up to [`ANSWER_BYTES_MAX`].
+//! Every error contains what to type. The token is sent in the request only, and never stands in an
+//! error.
 
 use super::text::shown;
 use crate::admin::dto::{ErrorBody, Running, Status};
@@ -23,11 +24,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 const DEFAULT: &str = "http://127.0.0.1:9900";
 
-/// Where the proxy's admin API is, and how to show who asks.
+/// The address of the proxy's admin API, and the credentials.
 #[derive(Debug, Default, Clone, clap::Args)]
 pub struct AdminArgs {
     /// The admin API of the proxy [default: http://127.0.0.1:9900, or the variable GRAYLING_ADMIN]
-    // Not clap's own default and env: it would take the variable for a flag that contradicts
+    // Not clap's `default` and `env`: clap would treat the variable as a flag that conflicts with
     // `explain -c`.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
@@ -54,7 +55,7 @@ pub enum ClientError {
     TimedOut(Authority),
     #[error("{0} does not answer as grayling's admin API does ({1}): another address: --admin URL")]
     Strange(Authority, String),
-    /// The server's own words.
+    /// The server's own text.
     #[error("{}{}", shown(&.body.error), .body.hint.as_deref().map(|h| format!("\n  hint: {}", shown(h))).unwrap_or_default())]
     Answer { status: StatusCode, body: ErrorBody },
 }
@@ -72,13 +73,13 @@ impl Client {
         self.read(status, &body)
     }
 
-    /// An answer that is no JSON.
+    /// A response that is not JSON.
     pub async fn bytes(&self, path: &str) -> Result<Bytes, ClientError> {
         let (status, body) = self.exchange(Method::GET, path, Bytes::new()).await?;
         if status.is_success() { Ok(body) } else { Err(self.refusal(status, &body)) }
     }
 
-    /// Of the proxy that is asked.
+    /// The address of the proxy.
     pub fn address(&self) -> String {
         format!("http://{}", self.authority)
     }
@@ -89,7 +90,7 @@ impl Client {
         Ok(self.read(status, &body)?)
     }
 
-    /// `GET`, whatever the status is, for answers that mean something in every one.
+    /// `GET` that accepts every status, for responses that are meaningful in each.
     pub async fn fetch_in_any_status<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -101,14 +102,14 @@ impl Client {
         }
     }
 
-    /// What runs there, for `check --against`.
+    /// The running config, for `check --against`.
     pub fn running(admin: Option<&str>, token_file: Option<&Path>) -> anyhow::Result<Running> {
         let args = AdminArgs { admin: admin.map(str::to_owned), token_file: token_file.map(Path::to_owned) };
         let client = Client::new(&args)?;
         super::block_on(async move { Ok(client.get("/api/v1/config").await?) })
     }
 
-    /// `named`, or the one release that there is.
+    /// `named`, or the only release.
     pub async fn release(&self, named: Option<String>, command: &str) -> anyhow::Result<String> {
         if let Some(name) = named {
             return Ok(name);
@@ -158,7 +159,7 @@ impl Client {
         let strange = |fault: &dyn std::error::Error| {
             ClientError::Strange(self.authority.clone(), shown(&fault.to_string()))
         };
-        // A host in brackets is how URLs write IPv6; the resolver wants it bare.
+        // URLs write IPv6 in brackets; the resolver needs the bare address.
         let host = self.authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = self.authority.port_u16().unwrap_or(80);
         let stream = TcpStream::connect((host, port)).await.map_err(|fault| match fault.kind() {
@@ -189,8 +190,8 @@ impl Client {
                 Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|fault| strange(&*fault))?;
             Ok((parts.status, body.to_bytes()))
         };
-        // The connection is driven here, not in a task: it ends with the call. Its own end tells
-        // nothing that the answer does not.
+        // The connection is driven here, not in a task, so it ends with the call. Its own result
+        // adds nothing to the response.
         let drive = async {
             let _ = connection.await;
             std::future::pending::<std::convert::Infallible>().await
@@ -202,7 +203,7 @@ impl Client {
     }
 }
 
-/// The only name, or what to type.
+/// The only name, or an error with what to type.
 pub fn one_of(mut names: Vec<String>, command: &str) -> anyhow::Result<String> {
     match names.len() {
         0 => anyhow::bail!("the config has no release"),
@@ -217,7 +218,7 @@ pub fn one_of(mut names: Vec<String>, command: &str) -> anyhow::Result<String> {
     }
 }
 
-/// A name or a user id as one piece of a path or query.
+/// A name or a user id, escaped for a path segment or a query.
 pub fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

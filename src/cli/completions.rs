@@ -1,4 +1,4 @@
-//! `grayling completions`: what a shell needs to complete our commands.
+//! `grayling completions`: prints a shell's completion script.
 
 use super::{Cli, text};
 use clap::CommandFactory;

@@ -1,9 +1,9 @@
-//! `grayling explain`: which arm a user gets and why, asked of a running proxy or worked out from a
+//! `grayling explain`: the arm of a user and the reason, from a running proxy or computed from a
 //! config file.
 //!
-//! Invariants: both ways end in `domain::decide`, the function that the proxy itself obeys. Offline
-//! nothing is known of trips and holds, and the answer says so. The user id is taken as the proxy
-//! would find it in a request: `normalise` and `max_bytes` of the config apply.
+//! Invariants: both ways use `domain::decide`, the function that the proxy uses. Offline, trips and
+//! holds are unknown, and the output mentions that. The user id is processed as in a request:
+//! `normalise` and `max_bytes` of the config apply.
 
 use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
@@ -24,13 +24,13 @@ use std::process::ExitCode;
   grayling explain --user alice                      as the running proxy decides
   grayling explain --user alice -c grayling.toml     as the file says; asks no proxy")]
 pub struct Args {
-    /// The user id, as it stands in the request.
+    /// The user id, as sent in requests.
     #[arg(long, value_name = "ID")]
     user: String,
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     #[arg(long, value_name = "R")]
     release: Option<String>,
-    /// Work it out from this config file.
+    /// Compute it from this config file.
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["admin", "token_file"])]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Who answered.
+/// Where the answer comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Proxy,
@@ -78,7 +78,7 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     };
     let id = as_found(&plan.identity, user.as_bytes());
     let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
-    // With waves: where the plan leads to in the end. How far it has come, no file knows.
+    // With waves: the reach at the end of the plan, since a file does not record progress.
     let all = Reach { weight: release.weight, segments: release.segments.len() };
     // A weight set by hand is never complete by itself.
     let all = if release.waves.is_empty() { all.held_back(release.holdback) } else { all };
@@ -103,8 +103,8 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     })
 }
 
-/// The id as the proxy would take it from a request that carries `sent`; `None` if it would take
-/// none.
+/// The id as the proxy would extract it from a request that carries `sent`; `None` if it would
+/// extract none.
 fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
     let id = normalise(identity.normalise, sent);
     (!id.is_empty() && id.len() <= identity.max_bytes).then_some(id)
@@ -112,7 +112,7 @@ fn as_found<'a>(identity: &Identity, sent: &'a [u8]) -> Option<Cow<'a, [u8]>> {
 
 fn render(answer: &Explain, user: &str, source: Source, colour: Colour) -> String {
     let (user, arm) = (shown(user), colour.paint(Hue::Bold, &shown(&answer.arm)));
-    // A file knows where its waves lead to, and not how far they have come.
+    // A file contains the plan of the waves, not their progress.
     let once = match &answer.wave {
         Some(wave) if source == Source::File => format!(" from wave `{}` on", shown(wave)),
         _ => String::new(),
@@ -353,7 +353,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             plan
         };
         let bucket = offline(&with(0), "alice", None).unwrap().bucket.unwrap();
-        // From his bucket up.
+        // From this user's bucket up.
         let back = offline(&with(1_000_000 - bucket), "alice", None).unwrap();
         assert_eq!((back.arm.as_str(), back.held_back), ("stable", true));
         let told = render(&back, "alice", Source::File, Colour::Plain);

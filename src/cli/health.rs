@@ -1,7 +1,7 @@
-//! `grayling health`: is the proxy ready? A probe for containers, which have no curl.
+//! `grayling health`: a readiness probe for containers, which have no curl.
 //!
-//! The exit code follows the status of `/readyz` alone; what else is wrong is told and changes
-//! nothing, as it must not take the proxy out of service.
+//! The exit code follows the status of `/readyz` alone. Other faults are printed only, because they
+//! must not take the proxy out of service.
 
 use super::client::{AdminArgs, Client};
 use super::text::{self, shown};

@@ -1,8 +1,8 @@
-//! `grayling init`: a commented config file to start from, or a state directory that is marked as
+//! `grayling init`: prints a commented config file to start from, or marks a state directory as
 //! new.
 //!
-//! A start with an empty state directory holds releases at 0%, since earlier rollbacks may be
-//! forgotten. A directory that was marked is known to remember nothing.
+//! A start with an empty state directory holds releases at 0%, because earlier rollbacks may be
+//! lost. In a marked directory no earlier rollbacks exist.
 
 use crate::live::state::{Found, StateDirectory};
 use anyhow::bail;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
   grayling init > grayling.toml
   grayling init --state state      before the first start: it has no earlier rollbacks to remember")]
 pub struct Args {
-    /// Marks this directory as the state directory of a first start. It is made if only its last
+    /// Marks this directory as the state directory of a first start. It is created if only its last
     /// part is missing.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,

@@ -1,4 +1,4 @@
-//! `grayling ledger`: the decisions, oldest first, with who took them and on what evidence.
+//! `grayling ledger`: the decisions, oldest first, with their actors and evidence.
 
 use super::client::{AdminArgs, Client};
 use super::text::{self, Colour, Hue, percent, shown};
@@ -18,7 +18,7 @@ pub struct Args {
     /// Only the entries after this number.
     #[arg(long, value_name = "N")]
     since: Option<u64>,
-    /// Compute the hashes and every verdict again, and say what is wrong.
+    /// Compute the hashes and every verdict again, and report faults.
     #[arg(long, conflicts_with = "since")]
     verify: bool,
     /// Verify the ledger in the state directory of this config file, without asking a proxy.
@@ -27,12 +27,12 @@ pub struct Args {
     /// Verify the ledger in this state directory.
     #[arg(long, value_name = "DIR", requires = "verify", conflicts_with_all = ["admin", "token_file"])]
     state: Option<PathBuf>,
-    /// A hash (the head of an earlier time, noted elsewhere) that must still be there.
+    /// A hash (an earlier head of the ledger, noted elsewhere) that must still be there.
     #[arg(long, value_name = "HASH", requires = "verify", value_parser = a_hash)]
     anchor: Option<String>,
     #[command(flatten)]
     admin: AdminArgs,
-    /// Print the entries as a JSON array; with --verify, what was found.
+    /// Print the entries as a JSON array; with --verify, the result.
     #[arg(long)]
     json: bool,
 }
@@ -83,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn entries(client: &Client, since: Option<u64>) -> anyhow::Result<Vec<LedgerEntry>> {
     let (mut all, mut last) = (Vec::new(), since.unwrap_or(0));
     loop {
-        // The server cuts long answers short, so the end is an answer with nothing new.
+        // The server truncates long lists, so the end is a page without new entries.
         let page: Vec<LedgerEntry> = client.get(&format!("/api/v1/ledger?since={last}")).await?;
         let fresh: Vec<LedgerEntry> = page.into_iter().filter(|e| e.n > last).collect();
         let Some(n) = fresh.iter().map(|e| e.n).max() else {

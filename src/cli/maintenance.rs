@@ -16,15 +16,15 @@ use std::process::ExitCode;
 For that time the ceilings and `both_arms` only report, and waves hold. The comparison with stable, the fuse and harm_users_max go on.
 It ends by itself. The same change again lengthens it.")]
 pub struct Args {
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     release: Option<String>,
     /// How long, as 30m or 2h; at most 24h.
     #[arg(long = "for", value_name = "TIME", value_parser = length, required_unless_present = "end")]
     length: Option<String>,
-    /// The change that it is for.
+    /// The id of the change that needs it.
     #[arg(long, value_name = "ID", value_parser = change, required_unless_present = "end")]
     change: Option<String>,
-    /// Ends the present one before its time.
+    /// Ends the current one before its time.
     #[arg(long, conflicts_with_all = ["length", "change"])]
     end: bool,
     /// Why; for the ledger.
@@ -71,7 +71,7 @@ fn render(release: &str, end: bool, answer: &ChangeAnswer) -> String {
     format!("{release} is {state}: {message} (ledger entry {}){next}\n", answer.ledger)
 }
 
-/// Checked here so that what is mistyped is told as such, and sent as it was typed.
+/// Checked here so that a typing error is reported at once; the text is sent unchanged.
 fn length(text: &str) -> Result<String, String> {
     length_of(text).map(|_| text.to_owned())
 }

@@ -1,8 +1,8 @@
-//! The command line: one file per command, and here the tree of them and the exit codes.
+//! The command line: one file per command; the command tree and the exit codes are here.
 //!
-//! Invariants: a command returns its exit code, and never ends the process itself; what it prints
-//! for people or scripts goes to stdout through [`text::print`], what went wrong to stderr, once,
-//! here. A reader that goes away (`| head`) is not an error.
+//! Invariants: a command returns its exit code, and never ends the process itself. Output for
+//! people or scripts goes to stdout through [`text::print`]; an error goes to stderr, once, here.
+//! A closed pipe (`| head`) is not an error.
 
 mod affected;
 mod check;
@@ -33,9 +33,9 @@ use std::process::ExitCode;
 
 /// Runtime failure.
 pub const EXIT_FAILURE: u8 = 1;
-/// As clap exits where the arguments are malformed.
+/// clap's exit code for malformed arguments.
 pub const EXIT_USAGE: u8 = 2;
-/// Something is rolled back, and `--exit-code` asked.
+/// A release is rolled back, and `--exit-code` was given.
 pub const EXIT_ROLLED_BACK: u8 = 3;
 /// The config file is not valid (`EX_CONFIG` of sysexits).
 pub const EXIT_INVALID_CONFIG: u8 = 78;
@@ -70,7 +70,7 @@ enum Command {
     Check(check::Args),
     /// Print a commented config file to start from.
     Init(init::Args),
-    /// Tell which version a user gets, and why.
+    /// Show which version a user gets, and why.
     Explain(explain::Args),
     /// Show how each release is doing, both versions side by side.
     Status(status::Args),
@@ -80,13 +80,13 @@ enum Command {
     Resume(release::ResumeArgs),
     /// Hold the waves of a release where they are.
     Pause(release::PauseArgs),
-    /// Open the next wave of a release, whatever its gates say.
+    /// Open the next wave of a release, whatever the state of its gates.
     Promote(release::PromoteArgs),
     /// Let the ceilings of a release only report for a while, and hold its waves.
     Maintenance(maintenance::Args),
     /// Show the decisions taken, with their evidence.
     Ledger(ledger::Args),
-    /// Tell who was in the new version in a time, and whom it failed.
+    /// List the users who were in the new version in a period, and those it failed.
     Affected(affected::Args),
     /// Exit 0 if the proxy is ready, else 1: a probe for containers.
     Health(health::Args),
@@ -96,7 +96,7 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// Runs the command that was typed.
+/// Runs the command of the arguments.
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Demo(args) => demo::run(args),
@@ -120,17 +120,17 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The config file has faults; the text tells them all, as people should read them.
+/// The config file has faults; the text lists them all, formatted for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidConfig(pub String);
 
-/// The command does not say what it is to do; the text says what to type.
+/// The arguments are incomplete; the text contains what to type.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// The plan of a config file; its faults as an error that ends in their exit code.
+/// The plan of a config file; or its faults, as an error with the matching exit code.
 fn plan_of(path: &Path) -> anyhow::Result<Plan> {
     let color = if io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
     match config::load(path).result {
@@ -139,11 +139,11 @@ fn plan_of(path: &Path) -> anyhow::Result<Plan> {
     }
 }
 
-/// Tells on stderr what went wrong, and says how to exit. The one place where errors of commands
+/// Prints an error to stderr, and returns its exit code. The only place where errors of commands
 /// end.
 pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
-    // Only stdout leaves a bare I/O error at the top: those of files and connections come with a
-    // text of their own.
+    // Only stdout leaves a plain I/O error at the top: errors of files and connections have a
+    // context.
     if fault.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
@@ -160,7 +160,7 @@ pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
     ExitCode::from(EXIT_FAILURE)
 }
 
-/// Runs what talks to a proxy; one thread is enough for that.
+/// Runs a client of the proxy; one thread is enough for that.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }

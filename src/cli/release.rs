@@ -1,4 +1,4 @@
-//! `grayling rollback`, `resume`, `pause` and `promote`: a person's decisions on a release.
+//! `grayling rollback`, `resume`, `pause` and `promote`: manual decisions on a release.
 
 use super::client::{AdminArgs, Client, encoded};
 use super::text::{self, shown};
@@ -13,9 +13,9 @@ use std::process::ExitCode;
 
 No user is in the new version from the next request on, until `resume` or a raised `attempt`.")]
 pub struct RollbackArgs {
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     release: Option<String>,
-    /// Why; for the ledger. It may wait.
+    /// The reason, for the ledger; optional.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
@@ -29,10 +29,10 @@ pub struct RollbackArgs {
 Ends one thing that holds the release; or the notice that `new` is slower, which holds nothing. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
 config file is in force again; a release with waves goes on in its first one, or in the one that --at names.")]
 pub struct ResumeArgs {
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     release: Option<String>,
-    /// What it ends: rollback, freeze, hold, pause or notice. May be left out where one thing holds
-    /// the release, and that is no rollback.
+    /// What it ends: rollback, freeze, hold, pause or notice. Optional if exactly one thing holds
+    /// the release and it is not a rollback.
     #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause", "notice"])]
     ends: Option<String>,
     /// The wave to go on in after a rollback [default: the first one]
@@ -51,7 +51,7 @@ pub struct ResumeArgs {
 
 Holds the waves where they are, until `resume`. The weight stays, and the watchdog goes on.")]
 pub struct PauseArgs {
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     release: Option<String>,
     /// Why; for the ledger.
     #[arg(long, value_name = "TEXT", value_parser = not_blank)]
@@ -67,7 +67,7 @@ pub struct PauseArgs {
 Opens the next wave, which --to names, and prints the gates that it skips. A wave that is open already stays open, and nothing changes.
 A gate that fails needs --despite. Refused while the release is rolled back, frozen or held.")]
 pub struct PromoteArgs {
-    /// The release; may be left out where there is one.
+    /// The release; optional if there is only one.
     release: Option<String>,
     /// The wave to open, by name or by weight: the next one. Without it, the state is printed.
     #[arg(long, value_name = "WAVE")]
@@ -148,8 +148,8 @@ async fn ask(
     Ok((release, answer))
 }
 
-/// What a promote without `--to` is answered with; an older server would open whatever wave is
-/// next.
+/// The usage error of a promote without `--to`. An older server would open the next wave instead,
+/// so the request is not sent.
 async fn next_wave(client: &Client, release: &str) -> anyhow::Result<Usage> {
     let status: Status = client.get("/api/v1/status").await?;
     let Some(found) = status.releases.into_iter().find(|r| r.name == release) else {

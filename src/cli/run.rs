@@ -1,6 +1,6 @@
-//! `grayling run`: the proxy, until it is told to end.
+//! `grayling run`: the proxy, until a signal ends it.
 //!
-//! HUP reads the file again; TERM and INT drain and exit 0, a second one ends at once; USR2 is
+//! HUP reads the file again. TERM and INT drain and exit 0; a second one ends at once. USR2 is
 //! logged and ignored.
 
 use super::InvalidConfig;
@@ -26,7 +26,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::block_on(async move {
-        // Before anything else: a signal that comes early must not kill what it was meant to drain.
+        // First of all: an early signal must not kill the process instead of draining it.
         let mut hangup = signal(SignalKind::hangup())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -48,7 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         loop {
             tokio::select! {
                 _ = hangup.recv() => {
-                    // Full: a reload waits already.
+                    // Full: a reload is already queued.
                     let _ = asks.try_send(Ask::Reload);
                 }
                 _ = upgrade.recv() => {

@@ -1,26 +1,26 @@
-//! A picture on a terminal that is drawn again and again, in place.
+//! Terminal output that is redrawn in place.
 //!
-//! Invariants: it never flickers (nothing is cleared before it is written over, and a picture is
-//! one write) and never scrolls: what is higher than the terminal is cut off, and that is said. The
-//! last picture stays when the command ends.
+//! Invariants: it never flickers: nothing is cleared before it is overwritten, and each redraw is
+//! one write. It never scrolls: lines below the terminal's height are cut off, with a note.
+//! The last output stays when the command ends.
 
 use super::text;
 use rustix::termios::tcgetwinsize;
 use std::fmt::Write;
 use std::io::{self, stdout};
 
-/// To the first place; to the end of the line, and of the screen, erased.
+/// Cursor home; erase to the end of the line; erase to the end of the screen.
 const HOME: &str = "\x1b[H";
 const LINE_END: &str = "\x1b[K";
 const REST: &str = "\x1b[J";
 const CLEAR: &str = "\x1b[H\x1b[2J";
-/// Where the terminal does not say.
+/// Used if the terminal does not report its size.
 const ROWS: usize = 24;
 const COLUMNS: usize = 80;
 
 #[derive(Default)]
 pub struct Screen {
-    /// Of the terminal at the last drawing: after a change of size it is cleared once.
+    /// The size at the last redraw: after a change the screen is cleared once.
     size: Option<(usize, usize)>,
 }
 
@@ -31,7 +31,7 @@ impl Screen {
         let mut out = String::from(if self.size == Some(size) { HOME } else { CLEAR });
         self.size = Some(size);
         for line in fit(picture, size.0, size.1) {
-            // Where a line fills its last row, that would erase its last character.
+            // On a full row, this erase would remove the last character.
             let filled = width(&line) > 0 && width(&line).is_multiple_of(size.1);
             let _ = write!(out, "{line}{}\r\n", if filled { "" } else { LINE_END });
         }
@@ -40,7 +40,7 @@ impl Screen {
     }
 }
 
-/// The lines that a terminal has room for, with one row to spare for the cursor.
+/// The lines that fit on the terminal, with one row left for the cursor.
 fn fit(picture: &str, rows: usize, columns: usize) -> Vec<String> {
     let lines: Vec<&str> = picture.lines().collect();
     let height = |line: &str| width(line).div_ceil(columns).max(1);
@@ -64,8 +64,8 @@ fn fit(picture: &str, rows: usize, columns: usize) -> Vec<String> {
     fitting
 }
 
-/// Columns that a line takes up, colours aside. Wide characters count as one: a name in them may
-/// cost the last line.
+/// Columns of a line, without colours. Wide characters count as one, so a name with them may cost
+/// the last line.
 fn width(line: &str) -> usize {
     let mut columns = 0;
     let mut chars = line.chars();

@@ -1,9 +1,9 @@
-//! `grayling status`: every release, both arms side by side, what the watchdog thinks, and what to
-//! type next.
+//! `grayling status`: every release with both arms side by side, the watchdog's state, and the next
+//! command to type.
 //!
-//! `-w` repeats it: on a terminal the picture is redrawn each second, in place, and says when it is
-//! stale; into a pipe goes a line when something changed (state, weight, trip, watchdog, config),
-//! not when a counter moved.
+//! `-w` repeats it. On a terminal the output is redrawn in place each second, and marked when
+//! stale. Into a pipe a line is written for each change (state, weight, trip, watchdog, config),
+//! but not for counters.
 
 mod climb;
 
@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 const PAUSE: Duration = Duration::from_secs(1);
-/// Silence that is told.
+/// Age at which the data is marked as stale.
 const LATE: Duration = Duration::from_millis(2500);
 
 #[derive(Debug, clap::Args)]
@@ -97,7 +97,7 @@ async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
             let answer = loop {
                 tokio::select! {
                     answer = &mut answer => break answer,
-                    // What hangs is told too.
+                    // A request that hangs also makes the data stale.
                     () = tokio::time::sleep(PAUSE) => if let Some(screen) = &mut screen {
                         screen.draw(&picture(&status, heard.elapsed(), fault.as_deref(), colour))?;
                     }
@@ -105,7 +105,7 @@ async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
             };
             match (answer, &mut screen) {
                 (Ok(status), _) => break status,
-                // The proxy may come back: whoever watches wants to see that too.
+                // The proxy may come back, so the screen goes on.
                 (Err(why), Some(screen)) => {
                     fault = Some(format!("{why:#}"));
                     screen.draw(&picture(&status, heard.elapsed(), fault.as_deref(), colour))?;
@@ -121,7 +121,7 @@ async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What a terminal shows: how fresh it is, then the status as it was last heard.
+/// The terminal's content: the age of the data, then the last status.
 fn picture(status: &Status, age: Duration, fault: Option<&str>, colour: Colour) -> String {
     let told = match fault {
         None if age < LATE => colour.paint(Hue::Dim, "live, each second; Ctrl-C ends"),
@@ -134,7 +134,7 @@ fn picture(status: &Status, age: Duration, fault: Option<&str>, colour: Colour) 
     format!("{told}\n{}", render(status, colour))
 }
 
-/// What was told last, to tell only what is new.
+/// The last keys printed, to print only changes.
 #[derive(Default)]
 struct Changes {
     told: Vec<String>,
@@ -142,7 +142,7 @@ struct Changes {
 }
 
 impl Changes {
-    /// The lines of what differs from the last time; empty if nothing does.
+    /// The lines that differ from the last time; empty if none do.
     fn lines(&mut self, status: &Status) -> String {
         let keys = keys(status);
         let mut out = String::new();
@@ -165,19 +165,19 @@ impl Changes {
         out
     }
 
-    /// Does it differ from the last time?
+    /// Records the status; returns whether it differs from the last.
     fn seen(&mut self, status: &Status) -> bool {
         !self.lines(status).is_empty()
     }
 
-    /// There was no answer; was there one the last time?
+    /// Records a failed request; returns whether the last one succeeded.
     fn failed(&mut self) -> bool {
         !std::mem::replace(&mut self.failing, true)
     }
 }
 
-/// What counts as a change: first of the proxy, then of each release, which begins with its name
-/// and a line end.
+/// The keys that are compared for changes: the proxy's first, then one for each release, which
+/// begins with its name and a line end.
 fn keys(status: &Status) -> Vec<String> {
     let proxy = format!("{:?}{:?}{:?}", status.config.revision, status.config.last_error, status.state_error);
     let release = |r: &Release| {
@@ -315,7 +315,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
         );
     }
     for of in &r.resources {
-        // The numbers stand beside the signal; here is why one is missing.
+        // The numbers stand beside the signal; these lines give the reason for a missing one.
         for (arm, lack) in [("stable", &of.stable.lack), ("new", &of.new.lack)] {
             if let Some(lack) = lack {
                 let told = format!("resource {} of {arm} is not known: {}", shown(&of.name), shown(lack));
@@ -329,7 +329,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     }
 }
 
-/// The row that people look at: a column an arm would be wider than a terminal, so an arm is a row.
+/// One row an arm, because one column an arm would be wider than a terminal.
 fn table(out: &mut String, r: &Release, colour: Colour) {
     let head = ["", "requests", "failed", "ratio", "p50", "p99", "users", "in flight", "servers"];
     let row = |name: &str, arm: &ArmStatus| {
@@ -383,13 +383,13 @@ fn table(out: &mut String, r: &Release, colour: Colour) {
     }
 }
 
-/// The classes of status that occur, with their shares.
+/// The status classes that occur, with their shares.
 fn answers(of: &Answers) -> Option<String> {
     let occur = || of.labelled().into_iter().filter(|(_, n)| *n > 0);
     let all: u64 = occur().map(|(_, n)| n).sum();
     let told = occur().map(|(class, n)| {
         let share = 100.0 * n as f64 / all as f64;
-        // What is not all of them is not shown as all, nor as none.
+        // A partial share is not rounded to 0% or 100%.
         let share = if n < all { share.clamp(0.01, 99.99) } else { share };
         format!("{class} {} ({})", count(n), measured_percent(share))
     });
@@ -427,7 +427,7 @@ fn tripped(out: &mut String, r: &Release, trip: &Trip, colour: Colour) {
     );
 }
 
-/// The trip in a sentence.
+/// The trip as a sentence.
 fn told(r: &Release, trip: &Trip) -> String {
     let done = if r.state == ReleaseState::Frozen { "frozen" } else { "tripped" };
     let onset = trip.onset_to_trip_ms.map(|ms| format!(", {} after onset", milliseconds(ms as f64)));
@@ -470,7 +470,7 @@ fn hue(state: ReleaseState) -> Hue {
     }
 }
 
-/// What a signal's evidence grows towards.
+/// The effect of a signal whose evidence is full.
 fn towards(signal: &str) -> &'static str {
     match signal {
         Signal::LATENCY_NOTICE => "notice",

@@ -1,14 +1,14 @@
-//! How commands write for people: figures, colour, and the two streams.
+//! Text output of commands: figures, colour, and the two streams.
 //!
-//! Invariants: colour only on a terminal and without NO_COLOR; text that came from elsewhere (a
-//! reason, a user id, a server's answer) is printed through [`shown`], so that it cannot command
-//! the terminal.
+//! Invariants: colour only on a terminal and without NO_COLOR.
+//! External text (a reason, a user id, a server's response) is printed through [`shown`], so that
+//! it cannot inject escape sequences.
 
 use crate::domain::share;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
-/// May escape sequences be written?
+/// Whether escape sequences may be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colour {
     Plain,
@@ -25,7 +25,7 @@ pub enum Hue {
 }
 
 impl Colour {
-    /// What stdout allows (see no-color.org).
+    /// By stdout and the environment (see no-color.org).
     pub fn of_stdout() -> Colour {
         let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
             || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
@@ -47,27 +47,27 @@ impl Colour {
     }
 }
 
-/// Writes to stdout at once. The error is the bare one, by which a closed pipe is told from a
-/// failure.
+/// Writes to stdout at once. Returns the plain I/O error, so that the caller can detect a closed
+/// pipe.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// A value as indented JSON, and a line end.
+/// A value as indented JSON, with a line end.
 pub fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     Ok(print(&text)?)
 }
 
-/// A line on stderr. There is nobody left to tell if that fails.
+/// Writes a line to stderr. An error is ignored, because it could not be reported.
 pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", text.trim_end());
 }
 
-/// Text that came from elsewhere, with control characters made visible. Line ends become spaces.
+/// External text, with control characters made visible. Line ends become spaces.
 pub fn shown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -93,7 +93,7 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// `5%`, `4.97%`, `0.0001%`: at most four decimals, as weights have them.
+/// `5%`, `4.97%`, `0.0001%`: at most four decimals, as in weights.
 pub fn percent(value: f64) -> String {
     let text = share::percent(value, 4);
     match text.strip_suffix('%').filter(|text| text.starts_with(|c: char| c.is_ascii_digit())) {
@@ -102,7 +102,7 @@ pub fn percent(value: f64) -> String {
     }
 }
 
-/// `0.06%`: two decimals, for what is measured; see [`share::percent`].
+/// `0.06%`: two decimals, for measured values; see [`share::percent`].
 pub fn measured_percent(value: f64) -> String {
     share::percent(value, 2)
 }
@@ -126,8 +126,7 @@ pub fn seconds(s: u64) -> String {
     }
 }
 
-/// One line of JSON evidence for people: `new_failed 41, new_requests 812`; nothing for null and
-/// `{}`.
+/// JSON evidence as one line of text: `new_failed 41, new_requests 812`; empty for null and `{}`.
 pub fn evidence(value: &serde_json::Value) -> String {
     use serde_json::Value;
     match value {
@@ -135,7 +134,8 @@ pub fn evidence(value: &serde_json::Value) -> String {
         Value::String(text) => shown(text),
         Value::Object(fields) => {
             let mut out = String::new();
-            // The grounds are for `ledger --verify`: what they say is said beside them in words.
+            // The grounds are for `ledger --verify`; the text beside them already contains their
+            // content.
             for (name, field) in fields.iter().filter(|(name, field)| *name != "grounds" && !field.is_null())
             {
                 let told = match field {

@@ -1,9 +1,9 @@
-//! `grayling ledger --verify`: was the ledger changed, and do its verdicts follow from what they
-//! were taken on?
+//! `grayling ledger --verify`: checks whether the ledger was changed, and whether its verdicts
+//! follow from their evidence.
 //!
-//! Of a state directory, without any proxy, or of a running proxy, whose ledger is fetched byte by
-//! byte: it is judged here, never by whoever keeps it. Invariants: a ledger that a living proxy
-//! writes to is looked at again until it holds still; nothing is changed or locked.
+//! It reads a state directory without any proxy, or fetches the ledger of a running proxy byte by
+//! byte: the check always runs here, not in the proxy that keeps the ledger. Invariants: a ledger
+//! that a proxy writes to is read again until it is stable. Nothing is changed or locked.
 
 use super::client::Client;
 use super::text::{self, Colour, Hue, count, shown};
@@ -19,19 +19,19 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
-/// Looks at a ledger that grows meanwhile, and the pause between two.
+/// Attempts to read a ledger that grows meanwhile, and the pause between two.
 const LOOKS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// What was looked at, and what was found.
+/// The place and the result of a verification.
 pub struct Verified {
     place: String,
-    /// Why the state file, which knows the last entry, could not be asked.
+    /// Why the state file, which records the last entry, could not be read.
     state_error: Option<String>,
     report: Report,
 }
 
-/// The ledger in a state directory.
+/// Verifies the ledger in a state directory.
 pub fn offline(directory: &Path, anchor: Option<&str>) -> anyhow::Result<Verified> {
     let path = directory.join(ledger::FILE);
     let place = path.display().to_string();
@@ -50,7 +50,7 @@ pub fn offline(directory: &Path, anchor: Option<&str>) -> anyhow::Result<Verifie
                     line.clear();
                 }
             }
-            // A ledger that is gone is a fault if the state knows of one.
+            // A missing ledger is a fault if the state has one.
             Err(e) if e.kind() == ErrorKind::NotFound && state.is_ok() => {}
             Err(e) => return Err(e).with_context(|| format!("cannot read {place}")),
         }
@@ -66,7 +66,7 @@ pub fn offline(directory: &Path, anchor: Option<&str>) -> anyhow::Result<Verifie
     }
 }
 
-/// The ledger of a running proxy.
+/// Verifies the ledger of a running proxy.
 pub async fn online(client: &Client, anchor: Option<&str>) -> anyhow::Result<Verified> {
     let place = client.address();
     let mut looks = 0;
@@ -83,7 +83,7 @@ pub async fn online(client: &Client, anchor: Option<&str>) -> anyhow::Result<Ver
     }
 }
 
-/// All lines of a running proxy's ledger as they stand there, each with its end.
+/// All lines of a running proxy's ledger, byte for byte, each with its line end.
 pub async fn lines(client: &Client, mut take: impl FnMut(&[u8])) -> anyhow::Result<()> {
     let (mut from, mut rest) = (0u64, Vec::new());
     loop {

@@ -1,12 +1,13 @@
-//! Deadlines that nearly always pass unneeded.
+//! Timers for deadlines that rarely expire.
 //!
-//! A timer of the runtime is entered into its wheel when it is set, and taken out when it is
-//! dropped, each under a lock. A request sets several, and none of them rings. So an [`Alarm`] that
-//! is put off or is needed no more leaves its timer in the wheel: it rings early, and is set again
-//! then, if anybody still waits; and a timer that nobody needs goes to the next who does.
+//! A runtime timer takes a lock when it is set, and again when it is dropped.
+//! A request sets several, and nearly all are cancelled.
+//! So an [`Alarm`] that is postponed leaves its timer in the wheel.
+//! The timer fires early, and is then set again if a task still waits for it.
+//! A dropped alarm leaves its timer to the next one.
 //!
-//! Invariants: an alarm is never ready before its deadline; it wakes the task that polled it last.
-//! A thread keeps at most `SPARE_MAX` timers that nobody needs.
+//! Invariants: an alarm is never ready before its deadline, and wakes the task that polled it last.
+//! A thread keeps at most `SPARE_MAX` unused timers.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -20,14 +21,14 @@ thread_local! {
     static SPARE: RefCell<Vec<Pin<Box<Sleep>>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A deadline that may be moved at no cost.
+/// A deadline that can be moved at no cost.
 #[derive(Default)]
 pub struct Alarm {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Alarm {
-    /// Ready once `deadline` has passed; it may be another one each time.
+    /// Ready once `deadline` has passed; each call may pass a different one.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let spare = || SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Box::pin(sleep_until(deadline)));
         let timer = self.timer.get_or_insert_with(spare);
@@ -43,7 +44,7 @@ impl Alarm {
         }
     }
 
-    /// Ends once `deadline` has passed.
+    /// Resolves once `deadline` has passed.
     pub async fn until(&mut self, deadline: Instant) {
         poll_fn(|cx| self.poll(cx, deadline)).await;
     }
@@ -52,7 +53,7 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         let Some(timer) = self.timer.take() else { return };
-        // Not while the thread ends, when there are no spare ones any more.
+        // Fails while the thread ends, when the spare timers are gone.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {
@@ -88,7 +89,7 @@ mod tests {
                 Poll::Ready(())
             });
             pending.await;
-            // Its timer rings early, of the shortest.
+            // Its timer fires early, at the shortest deadline.
             alarm.until(began + 3 * SHORT).await;
             assert!(began.elapsed() >= 3 * SHORT);
         });
@@ -105,7 +106,7 @@ mod tests {
                 let began = Instant::now();
                 Alarm::default().until(began + then).await;
                 assert!(began.elapsed() >= then);
-                // One that has rung already is as good.
+                // A timer that has fired already works as well.
                 Alarm::default().until(began + then + SHORT).await;
                 assert!(began.elapsed() >= then + SHORT);
                 assert_eq!(SPARE.with_borrow(Vec::len), 1);

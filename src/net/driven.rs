@@ -1,21 +1,23 @@
-//! An HTTP/1.1 connection to a server, that runs inside the task of whoever uses it.
+//! An HTTP/1.1 connection to a server that is polled inside the task that uses it.
 //!
-//! The HTTP library splits a connection in two: a handle that requests are given to, and a future
-//! that reads and writes. The usual way is a task for that future; then each request is handed from
-//! the task of its client to that of its server and back, and costs two wake-ups, two turns of the
-//! scheduler, and cold caches. Here the future lies beside its handle, and is polled by whoever
-//! waits for a response or for a piece of its body.
+//! hyper splits a connection into a handle, which takes requests, and a future, which does the I/O.
+//! Usually that future has a task of its own.
+//! Each request then costs two wake-ups, two scheduler turns and cold caches.
+//! Here the future is stored beside its handle.
+//! The task that waits for a response, or for a piece of its body, polls it.
 //!
-//! All that may wake the future wakes a relay, which wakes the task that uses the connection at the
-//! moment. Handle and future also wake each other, while that very task polls them: that is noted,
-//! and followed up on the spot.
+//! Every waker of the future is a relay, which wakes the task that uses the connection now.
+//! Handle and future also wake each other while that task polls them.
+//! Such a wake sets a flag, and the same poll follows it up.
 //!
-//! A request is sent in a turn of the [`outbox`], away from its user: what comes of it at once is
-//! told apart from what wakes the future.
+//! A request is sent in a turn of the [`outbox`], outside the task of its user.
+//! A separate flag (`told`) then distinguishes "the response is there" from a wake of the future.
 //!
-//! Invariants: a wake is never lost: it polls the future again before whoever polls has his answer,
-//! or it wakes the user; nobody is woken for a connection that nobody uses, but it is noted, and
-//! looked at before the next use. Dropped: closed.
+//! Invariants:
+//! * No wake is lost: the future is polled again before the current poll returns, or the user is
+//!   woken.
+//! * An unused connection wakes no task. The wake is recorded and handled before the next use.
+//! * Dropping a [`Driven`] closes its connection.
 
 use super::head_room::{HeadRoom, OverTcp, ServerStream};
 use super::outbox;
@@ -36,7 +38,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::unconstrained;
 
-/// Follow-ups on the spot; then others have their turn.
+/// Polls in a row for one user. After them, other tasks run first.
 const ROUNDS_MAX: usize = 8;
 
 pub struct Driven<B> {
@@ -45,30 +47,30 @@ pub struct Driven<B> {
 }
 
 struct Connection {
-    /// `None` once it has ended, and while it has its turn.
+    /// `None` once it has ended, and while it is being polled.
     future: Cell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
-    /// Its socket is, too.
+    /// The future has not ended, so the socket is open.
     open: Cell<bool>,
     head: Arc<HeadRoom>,
     relay: Arc<Relay>,
-    /// Of `relay`.
+    /// The waker of `relay`.
     waker: Waker,
     teller: Waker,
 }
 
-/// Wakes whoever uses a connection. Its atomics and its lock have one thread to themselves: that of
-/// the runtime. A waker must not know that.
+/// Wakes the task that uses a connection.
+/// One thread uses its lock and atomics; they are there because a `Waker` is `Send + Sync`.
 #[derive(Default)]
 struct Relay {
     user: Mutex<Option<Waker>>,
     woken: AtomicBool,
-    /// A response, or why there is none.
+    /// The handle has a response, or an error.
     told: AtomicBool,
-    /// The user is polling, and will look at `woken` by itself.
+    /// The user is polling now, and checks `woken` itself.
     inside: AtomicBool,
 }
 
-/// What a handle wakes, once it knows what came of its request.
+/// The waker of a handle: sets `told` when the result of its request is known.
 struct Teller(Arc<Relay>);
 
 impl Relay {
@@ -83,7 +85,7 @@ impl Relay {
         }
     }
 
-    /// Whom `act` wakes is here already, and will look.
+    /// Runs `act` inside the user's poll: a wake sets `woken` but does not wake the task.
     fn within<T>(&self, act: impl FnOnce() -> T) -> T {
         self.inside.store(true, Relaxed);
         let done = act();
@@ -123,10 +125,10 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Speaks HTTP/1.1 over `stream`; `kept` is dropped with the connection's end.
+    /// Opens an HTTP/1.1 connection over `stream`. `kept` is dropped when the connection ends.
     ///
     /// # Errors
-    /// None that the library knows of today.
+    /// hyper returns none today.
     pub async fn new<S>(stream: S, kept: impl Sized + 'static) -> Result<Self, hyper::Error>
     where
         S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
@@ -134,7 +136,8 @@ where
         let (stream, head) = ServerStream::new(stream);
         let (handle, connection) = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await?;
         let connection = async move {
-            // How it ended is told to the exchange that used it; of a tunnel, to whoever runs it.
+            // The exchange that uses the connection gets its error, and so does the task of a
+            // tunnel.
             let _ = connection.with_upgrades().await;
             drop(kept);
         };
@@ -170,7 +173,7 @@ impl outbox::Turn for Connection {
         self.head.told(spent);
     }
 
-    /// Away from its user: what he is to look at wakes him.
+    /// Runs outside the user's task: wakes the user if there is something for it to handle.
     fn turn(&self) {
         let Relay { woken, told, .. } = &*self.relay;
         if !woken.load(Relaxed) {
@@ -186,8 +189,8 @@ impl outbox::Turn for Connection {
 }
 
 impl<B> Driven<B> {
-    /// Polls `what` comes out of the connection, which alone can make it ready: so it needs no
-    /// waker. And the connection, as often as there is something to do for it.
+    /// Polls `what`, and the connection as often as it was woken.
+    /// Only the connection can make `what` ready, so `what` needs no waker.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -208,7 +211,7 @@ impl<B> Driven<B> {
         Poll::Pending
     }
 
-    /// Has it ended, as far as is known? Looks at what has come since it was used.
+    /// Whether the connection has ended. Handles wakes since its last use first.
     pub fn is_closed(&mut self) -> bool {
         if self.connection.relay.woken.load(Relaxed) {
             self.connection.turn();
@@ -216,14 +219,14 @@ impl<B> Driven<B> {
         !self.connection.open.get() || self.handle.is_closed()
     }
 
-    /// Can it take a request at once?
+    /// Whether it can take a request at once.
     pub fn is_ready(&mut self) -> bool {
-        // A connection that has said so has nothing left to do, unless the server has closed it;
-        // which is asked before the next use.
+        // A ready handle has no work left, unless the server has closed the connection.
+        // That is checked before the next use.
         self.handle.is_ready() || (!self.is_closed() && self.handle.is_ready())
     }
 
-    /// Ends when it can take a request, or never will.
+    /// Resolves when it can take a request, or never will.
     pub async fn settled(&mut self) {
         poll_fn(|cx| {
             self.connection.relay.used_by(cx.waker());
@@ -232,20 +235,21 @@ impl<B> Driven<B> {
         .await;
     }
 
-    /// Nobody uses it any more, for now; it is ready. What woke it in its user's last turn was the
-    /// library asking for more of a body that has ended: whatever the socket had to say in that
-    /// turn was read before.
+    /// Marks a ready connection as unused.
+    /// The wake that is discarded here was hyper's request for more of a body that has ended.
+    /// Anything from the socket in that turn was read before.
     pub fn rest(&mut self) {
         *self.connection.relay.user() = None;
         self.connection.relay.woken.store(false, Relaxed);
     }
 
-    /// The server has switched: the rest of the connection is to be run by somebody else.
+    /// The server has switched protocols: returns the connection's future, which now needs a task
+    /// of its own.
     pub fn into_rest(self) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
         self.connection.future.take()
     }
 
-    /// A piece of a response's body.
+    /// Polls the next frame of a response's body.
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -257,15 +261,15 @@ impl<B> Driven<B> {
 
 impl<B> Drop for Driven<B> {
     fn drop(&mut self) {
-        // Also if it still waits for a turn.
+        // The connection may still be queued for a turn.
         self.connection.open.set(false);
         self.connection.future.take();
     }
 }
 
 impl<B: Body + 'static> Driven<B> {
-    /// Sends a request and waits for the head of its response. `look`: the server may have closed
-    /// in the meantime; ask the kernel first.
+    /// Sends a request and waits for the head of its response.
+    /// [`Look::Closely`]: the server may have closed the connection, so the kernel is asked first.
     pub fn send(
         &mut self,
         request: Request<B>,
@@ -273,14 +277,13 @@ impl<B: Body + 'static> Driven<B> {
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
         self.connection.head.opens(look == Look::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
-        // Out of the runtime's budget, which would keep it from being ready for want of a turn, and
-        // wake nobody.
+        // tokio's cooperative budget could make it pending and wake only a no-op waker.
         Sending { driven: self, posted: false, sending: unconstrained(sending) }
     }
 }
 
 pin_project! {
-    /// A head is waited for. (No `async` block: that would hold what it sends twice.)
+    /// Waits for a response head. (An `async` block would store the request twice.)
     struct Sending<'a, B, F> {
         driven: &'a mut Driven<B>,
         posted: bool,
@@ -297,7 +300,7 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
         let connection = &this.driven.connection;
         let posted = !std::mem::replace(this.posted, true) && outbox::post(connection.clone());
         let sent = if posted {
-            // Sent in its turn; what comes of that wakes whoever is here.
+            // Sent in its turn; the result wakes this task.
             connection.relay.used_by(cx.waker());
             this.sending.as_mut().poll(&mut Context::from_waker(&connection.teller))
         } else {
@@ -310,12 +313,12 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
     }
 }
 
-/// How well to look whether a used connection still stands.
+/// How to check that a used connection is still open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// What the runtime has been told will do.
+    /// By the events that the runtime has already seen.
     Lightly,
-    /// Ask the kernel.
+    /// By a call to the kernel.
     Closely,
 }
 
@@ -334,13 +337,13 @@ mod tests {
         Request::builder().uri("/").header("host", "server").body(Empty::new()).unwrap()
     }
 
-    /// A request is read, and answered.
+    /// Reads a request and answers it.
     fn serve(server: &mut StdStream) {
         assert!(server.read(&mut [0; 1000]).unwrap() > 0);
         server.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap();
     }
 
-    /// Ours was used once and is free again; the runtime believes it to be open.
+    /// A connection that was used once and is free again; the runtime believes that it is open.
     async fn used() -> (Driven<Empty<Bytes>>, StdStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -366,14 +369,13 @@ mod tests {
     fn a_request_comes_back_unsent_from_a_connection_that_was_closed_just_before() {
         let runtime =
             Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-        // Sent in a turn of the outbox, and where there is none.
+        // Sent in a turn of the outbox, and without an outbox.
         for outbox in [true, false] {
             let unsent = async {
                 let sender = outbox.then(|| spawn_local(outbox::run()));
                 yield_now().await;
                 let (mut driven, server) = used().await;
-                // From here on the runtime does not come to hear of it before the request is on its
-                // way.
+                // From here on the runtime cannot see the close before the request is sent.
                 drop(server);
                 let Err(mut error) = driven.send(request(), Look::Closely).await else {
                     panic!("there is nobody to answer")

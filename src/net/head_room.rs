@@ -1,17 +1,17 @@
-//! The server's side of an HTTP/1.1 connection, with a bound on what may come before a response
-//! head is complete, and a last look before a request goes out on a connection that was used
-//! before.
+//! The server's side of an HTTP/1.1 connection.
+//! It bounds the bytes before a response head is complete.
+//! It checks a reused connection once more before a request goes out on it.
 //!
-//! The HTTP library skips interim responses one by one; a server that floods them would keep an
-//! exchange busy for ever.
+//! hyper skips interim responses one by one, so a server that floods them would block an exchange.
 //!
-//! A server closes a connection that was idle for too long whenever it likes. The kernel knows at
-//! once; the runtime learns of it at its next turn, and a request written in between is lost,
-//! though it could have been handed back unsent. So the socket itself is asked: together with a few
-//! others by whoever sends their requests one after the other ([`spent`]), or else by the stream.
+//! A server may close an idle connection at any time.
+//! The kernel sees the close at once, the runtime only at its next turn.
+//! A request written in between is lost, though it could have been handed back unsent.
+//! So the socket itself is polled: by the outbox for a few sockets in one call ([`spent`]), or else
+//! by the stream.
 //!
-//! Invariants: while a head is waited for, at most [`HEAD_BYTES_MAX`] are read; then the connection
-//! fails. No request is written to a used connection whose end this machine has already received.
+//! Invariants: until the head is complete, at most [`HEAD_BYTES_MAX`] are read; then the connection
+//! fails. No request is written to a reused connection whose end this machine has already received.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -23,16 +23,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What a server may send before the head of its response is complete, interim responses included.
-/// Far above what one read can bring, for the first piece of a body may come with the head.
+/// What a server may send before its response head is complete, interim responses included.
+/// Far above the size of one read, because the first piece of a body may come with the head.
 pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 
-/// What the sender of a request tells its connection. Atomic only because hyper wants to be able to
-/// send a connection that may become a tunnel to another thread.
+/// State shared by the sender of a request and its connection.
+/// Atomic only because hyper requires `Send` of a connection that may be upgraded.
 pub struct HeadRoom {
-    /// How much more a server may send before its head is there.
+    /// How much more a server may send before its head is complete.
     left: AtomicUsize,
-    /// What is to be done before the request is written.
+    /// The check to do before the request is written.
     look: AtomicU8,
     socket: RawFd,
 }
@@ -40,45 +40,45 @@ pub struct HeadRoom {
 /// Values of [`HeadRoom::look`].
 const NOTHING: u8 = 0;
 const ASK: u8 = 1;
-/// It was asked, and the connection is at its end.
+/// The check has found the end of the connection.
 const END: u8 = 2;
 
-/// While no head is waited for.
+/// No head is expected.
 const NO_BOUND: usize = usize::MAX;
 
 impl HeadRoom {
-    /// A request is on its way: the head of its response is waited for. `reused`: on a connection
-    /// that the server may have closed.
+    /// A request is sent, and its response head is expected.
+    /// `reused`: the connection was used before, so the server may have closed it.
     pub fn opens(&self, reused: bool) {
         self.left.store(HEAD_BYTES_MAX, Relaxed);
         self.look.store(if reused { ASK } else { NOTHING }, Relaxed);
     }
 
-    /// The head is there, or there will be none.
+    /// The head is complete, or there will be none.
     pub fn closes(&self) {
         self.left.store(NO_BOUND, Relaxed);
         self.look.store(NOTHING, Relaxed);
     }
 
-    /// The socket, if it is to be asked. It is open as long as the stream is.
+    /// The socket, if it is to be checked. It is open as long as the stream is.
     pub fn asks(&self) -> Option<RawFd> {
         (self.look.load(Relaxed) == ASK).then_some(self.socket)
     }
 
-    /// It was asked, by [`spent`].
+    /// Stores the result of [`spent`].
     pub fn told(&self, spent: bool) {
         self.look.store(if spent { END } else { NOTHING }, Relaxed);
     }
 }
 
-/// Of sockets, which the other side has closed, or has said something on that nobody asked it. Of
-/// the kernel, past the runtime, in one call. `None`: it does not say. A socket that is `None` is
-/// not asked.
+/// Which sockets the peer has closed, or has sent unexpected data on.
+/// One call to the kernel, without the runtime. `None`: the call failed. A `None` socket is
+/// skipped.
 pub fn spent<const N: usize>(sockets: [Option<RawFd>; N]) -> Option<[bool; N]> {
     let events = libc::POLLIN | libc::POLLRDHUP;
-    // A negative one is left out (poll(2)).
+    // A negative descriptor is ignored (poll(2)).
     let mut asked = sockets.map(|socket| libc::pollfd { fd: socket.unwrap_or(-1), events, revents: 0 });
-    // SAFETY: `asked` is valid for reads and writes of its length; a descriptor that is none is
+    // SAFETY: `asked` is valid for reads and writes of its length; an invalid descriptor is
     // reported as such.
     let answered = unsafe { libc::poll(asked.as_mut_ptr(), asked.len() as libc::nfds_t, 0) };
     (answered >= 0).then(|| asked.map(|asked| asked.revents != 0))
@@ -101,8 +101,8 @@ impl OverTcp for TlsStream<TcpStream> {
     }
 }
 
-/// A connection to a server that counts what comes while a head is waited for, and ends rather than
-/// take a request too late.
+/// A connection to a server that counts the bytes before a head, and ends instead of taking a
+/// request too late.
 pub struct ServerStream<S> {
     inner: S,
     head: Arc<HeadRoom>,
@@ -131,11 +131,11 @@ impl<S: AsyncRead + OverTcp + Unpin> AsyncRead for ServerStream<S> {
             )));
         }
         let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        // hyper reads before it takes up a request, and hands it back if the connection is at its
-        // end.
+        // hyper reads before it takes a request, and hands the request back if the connection has
+        // ended.
         if polled.is_pending() {
             if let Some(socket) = self.head.asks() {
-                // If the kernel does not say: the request tells.
+                // If the call fails, the request itself will show it.
                 self.head.told(spent([Some(socket)]) == Some([true]));
             }
             if self.head.look.load(Relaxed) == END {
@@ -195,7 +195,7 @@ mod tests {
         drop(closed.1);
         half_closed.1.shutdown(std::net::Shutdown::Write).unwrap();
         (&talks.1).write_all(b"HTTP/1.1 408 Request Timeout").unwrap();
-        // What was sent and not read makes the end a reset.
+        // Sent but unread data turns the close into a reset.
         (&reset.0).write_all(b"unread").unwrap();
         drop(reset.1);
         let [quiet, closed, half_closed, talks, reset] =

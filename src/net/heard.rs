@@ -1,7 +1,7 @@
-//! Whether a server is still heard on an HTTP/2 connection, without a PING.
+//! Detects a silent server on an HTTP/2 connection, without a PING.
 //!
-//! Invariant: a connection is unheard from the first request that is sent on it until any byte
-//! arrives. A connection without requests is not.
+//! Invariant: a connection is unheard from the first request sent on it until any byte arrives.
+//! A connection without requests is never unheard.
 
 use std::cell::Cell;
 use std::io;
@@ -11,12 +11,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A server may be gone without a FIN, and all requests share its connection.
-/// So the connection retires when nothing has arrived on it for this long since a request was sent.
-/// A live server that takes longer for every answer costs one more connection each time.
+/// A server may disappear without a FIN, and all requests share its connection.
+/// So the connection retires when nothing arrives on it for this long after a request was sent.
+/// A live server that takes longer for every response costs one more connection each time.
 const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
-/// When the first request was sent since a byte last arrived on the connection. Monotonic, in ms.
+/// When the first request was sent after the last byte arrived. Monotonic, in ms.
 #[derive(Default)]
 pub struct Unheard(Cell<Option<u64>>);
 
@@ -32,7 +32,7 @@ impl Unheard {
     }
 }
 
-/// A stream to a server that notes when something arrives.
+/// A stream to a server that records when something arrives.
 pub struct Heard<S> {
     stream: S,
     unheard: Rc<Unheard>,

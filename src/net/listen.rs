@@ -1,18 +1,19 @@
 //! Listening sockets, and the client's side of a connection.
 //!
-//! Every worker has a socket of its own on the same port (SO_REUSEPORT within one process), so the
-//! kernel spreads the connections and nothing is shared on accept.
+//! Every worker has its own socket on the same port (SO_REUSEPORT within one process).
+//! The kernel spreads the connections, and workers share nothing on accept.
 //!
-//! [`ClientStream`] enforces what hyper has no timer for, or one that means something else. A head
-//! has `header_timeout` from its first byte, and so has the first byte of all; between two requests
-//! a client may be silent for `keepalive_timeout` (hyper has one timer for these, and sets it anew
-//! for each request); and a client that takes nothing of what is written to it for
-//! `body_idle_timeout` is closed.
+//! [`ClientStream`] enforces the time-outs that hyper lacks or defines otherwise:
+//! * `header_timeout`: from the first byte of a request head to its end, and for the first byte of
+//!   the connection.
+//! * `keepalive_timeout`: between two requests. hyper has one timer for both and restarts it for
+//!   each request.
+//! * `body_idle_timeout`: for a client that takes nothing of what is written to it.
 //!
-//! A connection that is closed while its client still sends is reset by the kernel, and the answer
-//! (a 431, a 413 of the upstream) may never be read. So the end is said first, and what still comes
-//! is thrown away for a second at most (RFC 9112 §9.6). Not so of a tunnel, of which only one
-//! direction has ended then.
+//! The kernel resets a connection that is closed while its client still sends.
+//! The client may then never read the response (a 431, a 413 of the upstream).
+//! So the write half is shut down first, and further input is discarded for a second at most (RFC
+//! 9112 §9.6). A tunnel is exempt: only one of its directions has ended.
 
 use super::alarm::Alarm;
 use super::tls::Agreed;
@@ -31,12 +32,11 @@ use tokio::time::{Instant, Sleep};
 
 const BACKLOG: i32 = 4096;
 
-/// One socket per worker, all on the same address. Port 0 is allowed: all get the one that the
-/// first was given.
+/// Binds one socket per worker, all on the same address. With port 0 all get the port of the first.
 pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     if workers > 1 && address.port() != 0 {
-        // With SO_REUSEPORT a second process would silently take a share of the users: without it,
-        // it is told.
+        // With SO_REUSEPORT a second process would silently take a share of the users.
+        // A bind without it fails instead.
         drop(bind(address, false)?);
     }
     let first = bind(address, workers > 1)?;
@@ -51,7 +51,7 @@ pub fn bind_workers(address: SocketAddr, workers: usize) -> io::Result<(SocketAd
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    // On Linux what is accepted inherits it, at no cost.
+    // On Linux an accepted socket inherits it at no cost.
     socket.set_tcp_keepalive(&super::keepalive())?;
     if shared {
         socket.set_reuse_port(true)?;
@@ -62,8 +62,8 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Where a client connection stands; shared with the service that answers its requests. Atomic only
-/// because hyper wants to be able to send a connection that may become a tunnel to another thread.
+/// The stage of a client connection, shared with the service that answers its requests.
+/// Atomic only because hyper requires `Send` of a connection that may be upgraded.
 #[derive(Default)]
 pub struct Progress(AtomicU8);
 
@@ -74,13 +74,13 @@ enum Stage {
     Fresh,
     /// Between two requests: no byte of the next one yet.
     Idle,
-    /// A head is coming in.
+    /// A request head is being read.
     Head,
     /// A request is being answered.
     Busy,
     /// HTTP/2, which has its own limits.
     Http2,
-    /// No HTTP any more: there is no head to wait for.
+    /// Not HTTP any more: no further head is expected.
     Tunnel,
 }
 
@@ -100,12 +100,12 @@ impl Progress {
         self.stage() == Stage::Http2
     }
 
-    /// The response has been handed over whole: what comes next is a new head. HTTP/1 only.
+    /// The whole response was handed to hyper; the next byte begins a new head. HTTP/1 only.
     pub fn request_ended(&self) {
         self.enter(Stage::Idle);
     }
 
-    /// What was HTTP/1.1 is a tunnel from now on.
+    /// The connection has become a tunnel.
     pub fn switched(&self) {
         self.enter(Stage::Tunnel);
     }
@@ -119,7 +119,7 @@ impl Progress {
     }
 }
 
-/// How long a client is waited for.
+/// Time-outs of a client.
 #[derive(Clone, Copy)]
 pub struct Patience {
     /// For its first byte.
@@ -128,35 +128,34 @@ pub struct Patience {
     pub idle: Duration,
     /// From the first byte of a request's head to its last.
     pub head: Duration,
-    /// To take a piece of what is written to it.
+    /// To take a part of what is written to it.
     pub write: Duration,
 }
 
-/// How long, and how much, a client may go on sending after the end of what it is told.
+/// How long, and how many bytes, a client may go on sending after our write half is shut down.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
 /// RFC 9113 §3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// RFC 9110 §15.5.9. Nothing else can be on its way to the client then: it is between two answers.
+/// RFC 9110 §15.5.9. The stream is between two responses then, so this cannot cut into one.
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// A client's stream, TCP or TLS, with deadlines for request heads and for writing.
+/// A client's stream, TCP or TLS, with deadlines for request heads and for writes.
 pub struct ClientStream<S> {
     inner: S,
     progress: Arc<Progress>,
     patience: Patience,
-    /// What is expected next of [`PREFACE`]; nothing once it was HTTP/1 after all.
+    /// The rest of [`PREFACE`] that is expected; empty once the connection is HTTP/1.
     preface: &'static [u8],
-    /// What was read to see which protocol it is.
+    /// Bytes read to detect the protocol.
     ahead: Vec<u8>,
-    /// When it has been silent, or busy with a head, for too long: of the stage that it was seen
-    /// in.
+    /// The deadline for the next byte or for the head, with the stage it was set in.
     silent_until: Option<(Stage, Instant)>,
     alarm: Alarm,
     write_timer: Option<Pin<Box<Sleep>>>,
-    /// Since the end was said: until when, and how much was thrown away.
+    /// Set once the write half is shut down: the deadline, and the bytes discarded so far.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
@@ -175,10 +174,10 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         }
     }
 
-    /// Waits for the first bytes, which say what the client speaks.
+    /// Waits for the first bytes, and detects the protocol from them.
     ///
     /// # Errors
-    /// There were none in time, or none at all.
+    /// None came in time, or none at all.
     pub async fn speaks(&mut self) -> io::Result<Agreed>
     where
         S: AsyncRead,
@@ -195,7 +194,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         Ok(if self.progress.is_http2() { Agreed::Http2 } else { Agreed::Http1 })
     }
 
-    /// Reads, within the time that the client has.
+    /// Reads, within the deadline of the current stage.
     fn poll_more(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
     where
         S: AsyncRead,
@@ -225,7 +224,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         }
     }
 
-    /// Nothing has come. Ready if the client has had its time.
+    /// Nothing has come. Ready once the deadline of `stage` has passed.
     fn waits(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<()> {
         let patience = match stage {
             Stage::Fresh => self.patience.first,
@@ -242,7 +241,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         };
         self.silent_until = Some((stage, until));
         ready!(self.alarm.poll(cx, until));
-        // It still has an answer to read, which has a time of its own.
+        // The client is still reading a response, which has a time-out of its own.
         if stage == Stage::Idle && self.write_timer.is_some() {
             let until = Instant::now() + patience;
             self.silent_until = Some((stage, until));
@@ -254,14 +253,14 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     fn too_slow(&mut self, cx: &mut Context<'_>) -> io::Error {
         let may_be_told = self.progress.stage() == Stage::Head && self.write_timer.is_none();
         if may_be_told && self.preface.is_empty() {
-            // The buffer of a socket that nothing was written to takes these few bytes, or the
-            // client is gone.
+            // The buffer of a socket without pending writes takes these few bytes, or the client is
+            // gone.
             let _ = Pin::new(&mut self.inner).poll_write(cx, TOO_SLOW);
         }
         io::Error::new(io::ErrorKind::TimedOut, "request head too slow")
     }
 
-    /// A write that does not move has its time, too.
+    /// A write that makes no progress has a time-out.
     fn written(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if polled.is_ready() {
             self.write_timer = None;
@@ -301,8 +300,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The library does not read again between two requests until something has come: this is
-        // the last that is heard of it.
+        // Between two requests hyper does not poll for reading until bytes arrive.
+        // This flush is its last call, so it arms the timer.
         if self.progress.stage() == Stage::Idle && self.waits(Stage::Idle, cx).is_ready() {
             cx.waker().wake_by_ref();
         }
@@ -315,7 +314,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         if this.linger.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
-        // The client of a tunnel may go on: what it sends is the server's.
+        // The client of a tunnel may go on: its bytes belong to the server.
         if this.progress.stage() == Stage::Tunnel {
             return Poll::Ready(Ok(()));
         }

@@ -21,19 +21,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncWrite, ReadBuf};
 
-/// A connection may be silent for long, a tunnel for ever. That the other machine is still there is
-/// asked by TCP: one that is gone without a word is known after two minutes.
+/// A connection may stay silent for long, a tunnel without limit.
+/// TCP keepalive detects a peer that is gone without a FIN within two minutes.
 pub fn keepalive() -> TcpKeepalive {
     let (idle, interval, retries) = (Duration::from_secs(60), Duration::from_secs(15), 4);
     TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries)
 }
 
-/// TCP_USER_TIMEOUT of a connection to a server: how long sent data may stay unacknowledged
-/// (RFC 5482). Keepalive probes are not sent while data is outstanding.
-/// It is equal to the whole time of [`keepalive`], since a shorter one would cut that (tcp(7)).
+/// TCP_USER_TIMEOUT of a connection to a server: how long sent data may stay unacknowledged (RFC
+/// 5482). Keepalive probes are not sent while data is outstanding.
+/// It equals the total time of [`keepalive`], because a shorter one would override that (tcp(7)).
 pub const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(120);
 
-/// hyper's tasks (HTTP/2 streams) run where their connection does.
+/// Runs hyper's tasks (HTTP/2 streams) on the thread of their connection.
 #[derive(Clone, Copy)]
 pub struct LocalExecutor;
 
@@ -45,10 +45,10 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
     }
 }
 
-/// Pieces that are copied together rather than handed over one by one: a head, and a short body.
+/// Total size up to which pieces are copied into one write: a head and a short body.
 const GATHERED_BYTES_MAX: usize = 4 * 1024;
 
-/// Writes pieces. Where they are few bytes, as one: two pieces cost the kernel more than a copy.
+/// Writes pieces. Few bytes go out as one write: a copy costs less than a vectored write.
 fn poll_write_pieces<S: AsyncWrite + Unpin>(
     mut stream: Pin<&mut S>,
     cx: &mut Context<'_>,

@@ -1,17 +1,18 @@
-//! What a worker sends in one turn of its runtime: kept until all who were ready have had their
-//! turn, then sent together.
+//! Write batching: short writes of one runtime turn are queued until the ready tasks have run, then
+//! sent together.
 //!
-//! Whoever sleeps is woken by what comes for him; while he works on that, what more comes wakes
-//! nobody. Sent one by one, between the work on one request and that on the next, most pieces find
-//! the other side asleep again, and a wake-up costs the kernel about as much as the sending.
-//! Together, the first wakes, and the rest is there before he has looked.
+//! Waking an idle peer costs the kernel about as much as a write; further writes while it runs are
+//! cheap. If each piece went out between two tasks, most would find the peer asleep again.
+//! In a batch, the first write wakes the peer, and the rest is there before it has read.
 //!
-//! Invariants: what was written to a stream goes out in its order; requests go out before answers;
-//! nothing waits longer than the tasks that were ready before it take for one turn each, and
-//! nothing waits on a thread without [`run`]; what a socket does not take at once is sent as it
-//! takes it, whatever its owner is waiting for, and an owner who has more to send waits for that;
-//! an error is told to him with what he does next; what waits is sent before a stream is dropped or
-//! shut down.
+//! Invariants:
+//! * The bytes of one stream keep their order. Requests go out before responses.
+//! * Queued bytes wait at most one turn of the tasks that were ready before.
+//! * On a thread without [`run`], writes go out at once.
+//! * Bytes that a full socket did not take are sent as it drains, whatever the owner is waiting
+//!   for. An owner that has more to send waits for that. It gets a write error at its next
+//!   operation.
+//! * Queued bytes are sent before a stream is dropped or shut down.
 
 use super::head_room;
 use bytes::BytesMut;
@@ -31,14 +32,14 @@ use tokio::task::{spawn_local, unconstrained};
 
 /// A longer piece is sent at once: it is worth a wake-up, and not worth a copy.
 const SHORT_BYTES: usize = 4 * 1024;
-/// Of one stream, what waits.
+/// Bound on the queued bytes of one stream.
 const HELD_BYTES_MAX: usize = 16 * 1024;
-/// Sent of each kind in one turn; then others have theirs.
+/// Items of each kind sent in one turn. After them, other tasks run.
 const TURN_MAX: usize = 128;
-/// Sockets that are asked together. What a server closes between that and the request on its
-/// connection is seen too late: so few.
+/// Sockets checked by one call to the kernel.
+/// A close that arrives between that call and the request is missed, so the number is small.
 const ASKED: usize = 8;
-/// Buffers that are kept for the next turn.
+/// Empty buffers kept for the next turn.
 const SPARE_MAX: usize = TURN_MAX;
 
 thread_local! {
@@ -55,22 +56,21 @@ struct Outbox {
     spare: RefCell<Vec<BytesMut>>,
 }
 
-/// Something that has something to send, and does so in its turn.
+/// A sender that is called in its turn.
 pub trait Turn {
-    /// A socket that is to be asked before, whether the other side has closed it.
+    /// The socket to check for a close by the peer before the turn, if any.
     fn asks(&self) -> Option<RawFd>;
     fn told(&self, spent: bool);
     fn turn(&self);
 }
 
-/// Gives `what` its turn when those who are ready have had theirs. `false`: nobody would, on this
-/// thread.
+/// Queues `what` for a turn after the tasks that are ready now.
+/// `false`: [`run`] does not run on this thread.
 pub fn post(what: Rc<dyn Turn>) -> bool {
     OUTBOX.try_with(|outbox| outbox.post(&outbox.turns, what)).unwrap_or(false)
 }
 
-/// Sends what is posted on this thread, for as long as it is polled; dropped, it sends what still
-/// waits.
+/// Sends what is posted on this thread. When dropped, it sends what is still queued.
 pub async fn run() {
     struct Closing;
     impl Drop for Closing {
@@ -82,7 +82,7 @@ pub async fn run() {
         }
     }
     let _closing = Closing;
-    // Many share its turn: the runtime's budget for one task would end it half-way.
+    // One poll does the work of many tasks: the cooperative budget of one would end it half-way.
     unconstrained(poll_fn(|cx| {
         OUTBOX.with(|outbox| {
             outbox.sender.set(Some(cx.waker().clone()));
@@ -96,7 +96,7 @@ pub async fn run() {
 }
 
 impl Outbox {
-    /// `false`: nobody would send it.
+    /// `false`: nothing sends on this thread.
     fn post<T>(&self, queue: &RefCell<VecDeque<T>>, posted: T) -> bool {
         let Some(sender) = self.sender.take() else { return false };
         if self.is_empty() {
@@ -111,10 +111,10 @@ impl Outbox {
         self.turns.borrow().is_empty() && self.held.borrow().is_empty()
     }
 
-    /// Requests first: a server that was woken by one finds the next there when it has done with
-    /// that, while the clients get theirs. Is there more?
+    /// Sends one batch. Returns whether more is queued.
+    /// Requests go first: the servers work on them while the responses go to the clients.
     fn send(&self, rest: AtEnd) -> bool {
-        // Neither queue is borrowed while something is sent: that may post more.
+        // Neither queue is borrowed during a send, because a send may post more.
         for _ in 0..TURN_MAX / ASKED {
             let few: [Option<Rc<dyn Turn>>; ASKED] = {
                 let mut turns = self.turns.borrow_mut();
@@ -123,7 +123,7 @@ impl Outbox {
             if few[0].is_none() {
                 break;
             }
-            // At the runtime's end their users are at theirs, too.
+            // When the runtime ends, the tasks that wait for the responses end as well.
             if let AtEnd::Spawn = rest {
                 take_turns(&few);
             }
@@ -145,37 +145,37 @@ impl Outbox {
     }
 }
 
-/// A client's connection, whose short pieces are sent together with those of others.
+/// A client's connection whose short writes are batched with those of others.
 pub struct Outgoing {
     read: OwnedReadHalf,
     held: Arc<Mutex<Held>>,
 }
 
 struct Held {
-    /// `None` once its stream is gone.
+    /// `None` once its stream is dropped.
     write: Option<OwnedWriteHalf>,
-    /// Written, but not sent.
+    /// Written by the owner, not sent yet.
     bytes: BytesMut,
     by: By,
     error: Option<io::Error>,
     owner: Option<Waker>,
 }
 
-/// Who sends what is held.
+/// Which part sends the queued bytes.
 enum By {
-    /// Its owner, if there is anything.
+    /// The owner, if there are any.
     Owner,
     /// The outbox, in its turn.
     Outbox,
-    /// The socket was full: a task of its own, which this wakes.
+    /// A task, since the socket was full; the waker is its own.
     Task(Option<Waker>),
 }
 
-/// What becomes of what a socket does not take in its turn.
+/// What happens to bytes that a socket did not take in its turn.
 #[derive(Clone, Copy)]
 enum AtEnd {
     Spawn,
-    /// The runtime is at its end.
+    /// Leave them to the owner: the runtime ends.
     Leave,
 }
 
@@ -245,7 +245,7 @@ impl Held {
         super::poll_write_pieces(self.half()?, cx, pieces)
     }
 
-    /// For the owner: all that was held is on its way.
+    /// Called by the owner: ready once all queued bytes are sent.
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.bytes.is_empty() {
             self.owned_by(cx.waker());
@@ -270,7 +270,7 @@ impl Held {
         Poll::Ready(Ok(()))
     }
 
-    /// All was sent, or nothing more can be: the owner goes on.
+    /// All bytes are sent, or an error ended that: wakes the owner.
     fn done(&mut self, result: io::Result<()>) {
         self.by = By::Owner;
         if let Err(error) = result {
@@ -283,7 +283,7 @@ impl Held {
     }
 }
 
-/// One after the other, once all their sockets are asked.
+/// Runs the turns one after the other, after one check of all their sockets.
 fn take_turns(few: &[Option<Rc<dyn Turn>>; ASKED]) {
     let sockets = few.each_ref().map(|whose| whose.as_ref()?.asks());
     if sockets.iter().any(Option::is_some)
@@ -295,7 +295,7 @@ fn take_turns(few: &[Option<Rc<dyn Turn>>; ASKED]) {
     few.iter().flatten().for_each(|whose| whose.turn());
 }
 
-/// In its turn.
+/// Sends the queued bytes of one stream, in its turn.
 fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
     let mut this = lock(held);
     let (By::Outbox, Some(write)) = (&this.by, &this.write) else { return };
@@ -312,7 +312,7 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
         AtEnd::Leave => this.done(Ok(())),
         AtEnd::Spawn => {
             this.by = By::Task(None);
-            // It looks after its time-outs.
+            // The owner must now start its write time-out.
             if let Some(owner) = &this.owner {
                 owner.wake_by_ref();
             }
@@ -361,8 +361,7 @@ impl AsyncWrite for Outgoing {
         true
     }
 
-    /// Ready also while something waits for its turn, which will come; not while the socket takes
-    /// no more.
+    /// Ready while bytes wait for their turn, which will come. Pending while the socket is full.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.held);
         held.fault()?;
@@ -388,10 +387,10 @@ impl Drop for Outgoing {
         }
         if let Some(write) = held.write.take() {
             if !held.bytes.is_empty() {
-                // What the socket does not take now it never would have.
+                // Best effort: no later attempt follows.
                 let _ = write.try_write(&held.bytes);
             }
-            // Closed, not shut down: that is the same for the client, and one call less.
+            // Closed, not shut down: the client sees the same, for one system call less.
             write.forget();
         }
     }
@@ -418,20 +417,20 @@ mod tests {
             .block_on(async { tokio::time::timeout(Duration::from_secs(10), future).await.expect("in time") })
     }
 
-    /// Ours, and the other side's.
+    /// Our end, and the peer's.
     async fn pair() -> (Outgoing, StdStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let other = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         other.set_nonblocking(true).unwrap();
         let ours = listener.accept().await.unwrap().0;
         ours.set_nodelay(true).unwrap();
-        // Soon full.
+        // Small buffers, which are soon full.
         socket2::SockRef::from(&ours).set_send_buffer_size(64 * 1024).unwrap();
         socket2::SockRef::from(&other).set_recv_buffer_size(64 * 1024).unwrap();
         (Outgoing::new(ours), other)
     }
 
-    /// What is there without waiting.
+    /// The bytes that can be read without waiting.
     fn there(other: &mut StdStream) -> Vec<u8> {
         let mut bytes = vec![0; 64 * 1024];
         match other.read(&mut bytes) {
@@ -475,7 +474,7 @@ mod tests {
         });
     }
 
-    /// Looks, in its turn, at what a client has received.
+    /// Records, in its turn, how much a client has received.
     struct Looks {
         client: RefCell<StdStream>,
         seen: Cell<Option<usize>>,
@@ -511,7 +510,7 @@ mod tests {
         });
     }
 
-    /// Notes what it was told of its socket before its turn.
+    /// Records the check result that it got before its turn.
     struct Asks {
         socket: Option<StdStream>,
         told: Cell<Option<bool>>,
@@ -537,7 +536,8 @@ mod tests {
         local(async {
             spawn_local(run());
             yield_now().await;
-            // More than are asked together; every third has been closed, every fourth does not ask.
+            // More than one check covers. Every third is closed, every fourth has no socket to
+            // check.
             let mut other_ends = vec![];
             let mut all = vec![];
             for n in 0..3 * ASKED {
@@ -595,7 +595,7 @@ mod tests {
             other.write_all(b"unread").unwrap();
             ours.write_all(b"unread").await.unwrap();
             yield_now().await;
-            // Closed with something unread: a reset.
+            // Closed with unread data: a reset.
             drop(other);
             let error = loop {
                 match ours.write_all(b"more").await {
@@ -615,7 +615,7 @@ mod tests {
         local(async {
             let (mut ours, other) = pair().await;
             let mut other = TcpStream::from_std(other).unwrap();
-            // Full is what takes nothing for a while: what is on its way may still find room.
+            // Full means that it takes nothing for a while: bytes in flight may still find room.
             let mut full = 0;
             let a_while = Duration::from_millis(300);
             while let Ok(n) = tokio::time::timeout(a_while, ours.write(&[b'f'; 1000])).await {
@@ -667,7 +667,7 @@ mod tests {
                         }
                     }
                     write.flush().await.unwrap();
-                    // Held open until the reader has seen everything.
+                    // Held open until the reader has everything.
                     assert_eq!(read.read(&mut [0]).await.unwrap(), 0);
                 });
                 let mut seen = 0_usize;

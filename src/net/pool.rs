@@ -1,24 +1,25 @@
-//! Connections of one worker to the servers of upstreams: made, kept, handed out again.
+//! Connection pools of one worker: they open, keep and reuse connections to the servers of
+//! upstreams.
 //!
-//! Invariants: a worker's pool is its own, so nothing here locks; an HTTP/1.1 connection is kept
-//! only after its response has ended and its request was sent whole; one unused for longer than
-//! `connection_idle` is closed; a server has at most `connections_max` connections, divided among
-//! the workers (at least one each).
+//! Invariants: a pool belongs to one worker, so nothing here locks.
+//! An HTTP/1.1 connection is kept only after its response has ended and its request was sent whole.
+//! A connection unused for longer than `connection_idle` is closed.
+//! A server has at most `connections_max` connections, divided among the workers (at least one
+//! each).
 //!
-//! Tunnels: a connection whose server has agreed to leave HTTP is not the pool's to hand out again,
-//! but it counts as open until the tunnel ends. They last for hours, so they take up at most three
-//! quarters of a server's connections: the rest is for requests.
+//! Tunnels: the pool does not reuse the connection of a tunnel, but counts it until the tunnel
+//! ends. Tunnels last for hours, so they get at most three quarters of a server's connections.
 //!
-//! HTTP/2: the requests of a worker to a server share one connection; a further one is made only
-//! when it carries `STREAMS_MAX` requests, and one at a time. The windows of all streams fit into
-//! that of their connection, so a client that does not read stalls its own stream only. A
-//! connection retires after `REQUESTS_MAX` requests.
+//! HTTP/2: the requests of a worker to a server share one connection.
+//! Another one is opened only when it carries `STREAMS_MAX` requests, and one at a time.
+//! The connection window holds the windows of all streams, so a slow client stalls only its own
+//! stream. A connection retires after `REQUESTS_MAX` requests.
 //!
-//! Dead servers: no PING is sent unless `http2_ping` asks for it.
+//! Dead servers: no PING is sent unless `http2_ping` is set.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
-//! A connection that is unheard for too long (`super::heard`) takes no further request instead,
-//! while another may be opened. TCP ends a connection whose data or keepalive probes stay without
-//! an acknowledgement for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
+//! Instead, a connection that is unheard for too long (`super::heard`) takes no further request
+//! while another may be opened. TCP ends a connection whose data or keepalive probes stay
+//! unacknowledged for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
 
 use super::LocalExecutor;
 use super::driven::{Driven, Look};
@@ -53,18 +54,19 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Requests in all on one HTTP/2 connection. Many servers end theirs after a thousand (nginx), and
-/// whatever is on its way to them at that moment is lost; this side knows when nothing is.
+/// Requests in total on one HTTP/2 connection. Many servers close theirs after a thousand (nginx),
+/// and requests in flight at that moment are lost. The client side can retire it when none is in
+/// flight.
 const REQUESTS_MAX: usize = 500;
 const STREAM_WINDOW_BYTES: u32 = 128 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * STREAMS_MAX as u32;
-/// Streams before a server has said how many it takes: nginx, for one, refuses what is over its own
-/// bound before that bound is known here.
+/// Streams before the server's SETTINGS arrive: nginx, for one, refuses streams above its own limit
+/// before that limit is known here.
 const STREAMS_FIRST: usize = 1;
 const SEND_BUFFER_BYTES: usize = 64 << 10;
-/// A response's head.
+/// Size limit of a response head.
 pub(super) const HEAD_BYTES: u32 = 64 << 10;
-/// After a PING that `http2_ping` asked for: the time until the connection is ended.
+/// After a PING of `http2_ping`: the time until the connection is ended.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take to write the rest of a request that was answered early.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
@@ -78,14 +80,14 @@ pub struct Pools<B> {
 
 struct ServerPool<B> {
     idle: RefCell<Vec<Idle<B>>>,
-    /// HTTP/2 connections, those that may take another request.
+    /// HTTP/2 connections that may take another request.
     shared: RefCell<Vec<Rc<Shared<B>>>>,
-    /// An HTTP/2 connection is being made, and those who find no room wait for it.
+    /// An HTTP/2 connection is being opened; requests without a free stream wait for it.
     connecting: Cell<bool>,
     open: Cell<usize>,
-    /// Those of them that are a tunnel, or are asked to become one.
+    /// How many of `open` are a tunnel, or were requested to become one.
     tunnels: Cell<usize>,
-    /// A connection came back, or one has ended.
+    /// Notified when a connection is returned or ends.
     freed: Notify,
     used_ms: Cell<u64>,
 }
@@ -106,7 +108,7 @@ struct Shared<B> {
     unheard: Rc<Unheard>,
 }
 
-/// A request's part of an HTTP/2 connection; given back when dropped.
+/// A request's stream of an HTTP/2 connection; released when dropped.
 struct Stream<B> {
     shared: Rc<Shared<B>>,
     pool: Rc<ServerPool<B>>,
@@ -117,7 +119,7 @@ enum Sender<B> {
     Http2(Stream<B>),
 }
 
-/// What a connection may cost; from the upstream's config.
+/// Limits of connections, from the upstream's config.
 #[derive(Clone, Copy)]
 pub struct Terms {
     pub connect_timeout: Duration,
@@ -132,29 +134,30 @@ pub enum NoConnection {
     /// The server refused, cannot be reached, or did not answer in time.
     #[error("no connection: {0}")]
     Unreachable(io::Error),
-    /// This machine could not: no file descriptor, no port, no memory.
+    /// A local failure: no file descriptor, no port, no memory.
     #[error("cannot make a connection: {0}")]
     Local(io::Error),
     /// All connections that the server may have were busy for `connect_timeout`.
     #[error("all connections are busy")]
     Busy,
-    /// As many tunnels as the server's connections have room for.
+    /// The tunnels of the server have reached their limit.
     #[error("no room for a tunnel")]
     Tunnels,
 }
 
-/// A connection, or a stream of one, lent to one exchange. Dropped without [`Lease::give_back`] an
-/// HTTP/1.1 connection is closed; a stream ends with its body.
+/// A connection, or a stream of one, lent to one exchange.
+/// Dropping it without [`Lease::give_back`] closes an HTTP/1.1 connection; a stream ends with its
+/// body.
 pub struct Lease<B> {
     sender: Sender<B>,
     pool: Rc<ServerPool<B>>,
-    /// Was it used before? Then the server may have closed it in the meantime.
+    /// It was used before, so the server may have closed it in the meantime.
     pub reused: bool,
-    /// Of a request that asks for a tunnel.
+    /// Set for a request that asks for a tunnel.
     tunnel: Option<Reserved<B>>,
 }
 
-/// The connection of a tunnel, as the pool counts it: for as long as this lives.
+/// Keeps the connection of a tunnel counted in the pool until it is dropped.
 pub struct TunnelRoom<B> {
     _open: Open<B>,
     _reserved: Reserved<B>,
@@ -162,9 +165,9 @@ pub struct TunnelRoom<B> {
 
 /// A request that could not be sent.
 pub enum SendError<B> {
-    /// No byte of it left: here it is again.
+    /// No byte of it was sent; the request is handed back.
     Unsent(Box<Request<B>>),
-    /// The connection failed after something was sent, or while the head of the response came in.
+    /// The connection failed after something was sent, or while the response head was being read.
     Broken(hyper::Error),
 }
 
@@ -177,7 +180,7 @@ where
         Pools { live, worker, servers: RefCell::default() }
     }
 
-    /// A connection to `server` that is free, if there is one.
+    /// Returns a free connection to `server`, if there is one.
     pub fn free(&self, server: &ServerLive, terms: Terms, now: Duration) -> Option<Lease<B>> {
         let pool = self.pool(server.id);
         pool.used_ms.set(now.as_millis() as u64);
@@ -187,7 +190,8 @@ where
         }
     }
 
-    /// A connection to `server`: one that is free, else a new one, else the next that comes free.
+    /// Returns a free connection to `server`, else opens one, else waits for the next that is
+    /// freed.
     pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let pool = self.pool(server.id);
         let deadline = Instant::now() + terms.connect_timeout;
@@ -198,7 +202,7 @@ where
         }
     }
 
-    /// A connection that is to become a tunnel, if the server has room for one more.
+    /// Returns a connection that is to become a tunnel, if the server has room for one more.
     pub async fn tunnel(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let quota = self.quota(terms.connections_max);
         let reserved = Reserved::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.live);
@@ -207,7 +211,7 @@ where
         Ok(Lease { tunnel: Some(reserved), ..lease })
     }
 
-    /// Must the next request to `server` wait for a connection?
+    /// Whether the next request to `server` has to wait for a connection.
     pub fn is_full(&self, server: &ServerLive, terms: Terms) -> bool {
         let pool = self.pool(server.id);
         let shared = pool.shared.borrow();
@@ -267,7 +271,7 @@ where
                 });
             }
         }
-        // Lets the others go on however this ends, also if this future is dropped.
+        // Lets the waiting requests go on at any end, also when this future is dropped.
         let _connecting = Connecting::begin(&pool);
         let open = Open::new(&pool, &self.live)?;
         let unheard = Rc::new(Unheard::default());
@@ -288,7 +292,7 @@ where
         Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false, tunnel: None })
     }
 
-    /// This worker's part of `connections_max`.
+    /// This worker's share of `connections_max`.
     fn quota(&self, connections_max: usize) -> usize {
         let more = usize::from(self.worker < connections_max % self.live.workers);
         (connections_max / self.live.workers + more).max(1)
@@ -310,8 +314,8 @@ where
         servers.entry(server).or_insert_with(fresh).clone()
     }
 
-    /// Closes what was unused for too long; forgets servers that nobody asked for in a while. For a
-    /// timer.
+    /// Closes connections that were unused for too long, and drops the pools of unused servers.
+    /// Call from a timer.
     pub fn sweep(&self, connection_idle: Duration) {
         const FORGET_MS: u64 = 300_000;
         let now = clock::now_ms();
@@ -330,13 +334,13 @@ impl<B> Idle<B> {
 }
 
 impl<B> ServerPool<B> {
-    /// The connection used last, if one is free: the others grow old and are closed.
+    /// Takes the connection used last, if one is free: the others then age and are closed.
     fn take(self: &Rc<Self>, connection_idle: Duration, now: Duration) -> Option<Lease<B>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
-                // However short ago it was used: there are servers that close after each answer,
-                // and do not say so. It costs a fifth system call.
+                // Even right after its last use: some servers close after each response without
+                // `Connection: close`. The check costs a fifth system call.
                 let sender = Sender::Http1(candidate.connection, Look::Closely);
                 return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
@@ -344,23 +348,23 @@ impl<B> ServerPool<B> {
         None
     }
 
-    /// For the next.
+    /// Keeps the connection for the next request.
     fn keep(&self, mut connection: Driven<B>, now: Duration) {
         connection.rest();
         self.idle.borrow_mut().push(Idle { connection, since: now });
         self.freed.notify_one();
     }
 
-    /// Room on an HTTP/2 connection that stands: the first that has some, so that the later ones
-    /// grow old and are closed.
+    /// A stream on an open HTTP/2 connection: the first with room, so that later ones age and are
+    /// closed.
     fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
         let now = clock::now_ms();
-        // It goes only where another may take its place.
+        // A worn connection is dropped only if another may take its place.
         let worn = |s: &Shared<B>| {
             (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now)) && self.open.get() < quota
         };
         let mut shared = self.shared.borrow_mut();
-        // One that retires is ended by hyper once the last of its streams is.
+        // hyper ends a retired connection with its last stream.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
         let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
         let sender = Sender::Http2(Stream::begin(free.clone(), self));
@@ -401,7 +405,7 @@ impl<B: Body + 'static> Stream<B> {
 }
 
 pin_project! {
-    /// A head is waited for.
+    /// Waits for a response head.
     #[project = SendingProjection]
     enum Sending<H1, H2> {
         Http1 { #[pin] head: H1 },
@@ -432,7 +436,7 @@ impl<B> Drop for Stream<B> {
     }
 }
 
-/// An HTTP/2 connection is being made.
+/// Marks that an HTTP/2 connection is being opened.
 struct Connecting<B>(Rc<ServerPool<B>>);
 
 impl<B> Connecting<B> {
@@ -449,14 +453,14 @@ impl<B> Drop for Connecting<B> {
     }
 }
 
-/// One open connection of a pool: counted down again however it ends.
+/// One open connection of a pool; counted down on drop.
 struct Open<B>(Rc<ServerPool<B>>, Arc<Live>);
 
 impl<B> Open<B> {
-    /// What is left of the descriptors is for others: clients at the door, the admin API, the disk.
+    /// The other descriptors are for client connections, the admin API and the disk.
     fn new(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Result<Self, NoConnection> {
         let gauges = &live.gauges;
-        // Gives itself back if it is one too many.
+        // On the error below, its drop counts it down again.
         let open = Open::taken_over(pool, live);
         if gauges.server_connections.load(Relaxed) > gauges.connections_room.load(Relaxed) {
             return Err(NoConnection::Local(io::Error::other(
@@ -468,7 +472,7 @@ impl<B> Open<B> {
 }
 
 impl<B> Open<B> {
-    /// A connection that stands already.
+    /// Counts a connection that is already open.
     fn taken_over(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Self {
         live.gauges.server_connections.fetch_add(1, Relaxed);
         pool.open.set(pool.open.get() + 1);
@@ -506,15 +510,15 @@ fn too_late() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "not within connect_timeout")
 }
 
-/// A connection that stands, and that has proven whose it is where that was asked.
+/// An open connection; with TLS, the server's identity is verified.
 pub(super) enum Stood {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-/// Tries the addresses in turn, beginning with another one each time; each gets its share of the
-/// time that is left, so that a dead one does not use up that of the others. A handshake is part of
-/// it.
+/// Connects and does the handshake. Tries the addresses in turn, with a different first one each
+/// time. Each gets its share of the remaining time, so that a dead one does not use up that of the
+/// others.
 pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
@@ -525,7 +529,7 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<St
         let share = until.saturating_duration_since(Instant::now()) / (count - tried) as u32;
         let connecting = async {
             let stream = TcpStream::connect(address).await?;
-            // Requests are small and written whole: waiting for more would only delay them.
+            // Requests are small and written whole: Nagle's algorithm would only delay them.
             let _ = stream.set_nodelay(true);
             let socket = SockRef::from(&stream);
             let _ = socket.set_tcp_keepalive(&super::keepalive());
@@ -546,7 +550,7 @@ async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<Stood> {
     let Some(tls) = &server.tls else {
         return match server.server.scheme {
             Scheme::Http => Ok(Stood::Plain(stream)),
-            // Never in plain text by accident.
+            // Never falls back to plain text.
             Scheme::Https => Err(io::Error::other("TLS is not set up")),
         };
     };
@@ -594,7 +598,7 @@ where
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
-        // How it ended is told to the exchanges that used it.
+        // The exchanges that use the connection get its error.
         let _ = connection.await;
         drop(open);
     });
@@ -602,22 +606,22 @@ where
 }
 
 impl<B: Body + 'static> Lease<B> {
-    /// Sends a request (in HTTP/1.1's form), and waits for the head of its response.
+    /// Sends a request (in HTTP/1.1 form), and waits for the head of its response.
     pub fn send(
         &mut self,
         request: Request<B>,
     ) -> impl Future<Output = Result<Response<Incoming>, SendError<B>>> {
-        // Given away before anything waits: a future would carry it along.
+        // Hands the request over before the first await, so that no future stores it.
         match &mut self.sender {
             Sender::Http1(connection, look) => Sending::Http1 { head: connection.send(request, *look) },
             Sender::Http2(stream) => Sending::Http2 { head: Box::pin(stream.send(request)) },
         }
     }
 
-    /// The server has switched: the connection is a tunnel's now. `None` for a lease that was not
-    /// [`Pools::tunnel`]'s.
+    /// The server has switched protocols: the connection now belongs to a tunnel.
+    /// `None` for a lease that is not from [`Pools::tunnel`].
     pub fn switched(self) -> Option<TunnelRoom<B>> {
-        // hyper's part of the connection ends, and its count with it.
+        // hyper's part of the connection ends, and with it the count.
         if let Sender::Http1(connection, _) = self.sender
             && let Some(rest) = connection.into_rest()
         {
@@ -629,7 +633,7 @@ impl<B: Body + 'static> Lease<B> {
         })
     }
 
-    /// A piece of the response's body.
+    /// Polls the next frame of the response's body.
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -647,8 +651,8 @@ impl<B: Body + 'static> Lease<B> {
         if connection.is_ready() {
             self.pool.keep(connection, now);
         } else if !connection.is_closed() {
-            // The response came before the request was written: the rest of it is the server's all
-            // the same.
+            // The response came before the request was written; the rest of the request is still
+            // sent.
             let pool = self.pool;
             tokio::task::spawn_local(async move {
                 let settled = timeout_at(Instant::now() + SETTLE_MAX, connection.settled()).await;
@@ -660,7 +664,7 @@ impl<B: Body + 'static> Lease<B> {
     }
 }
 
-/// hyper gives back what it has not begun to send.
+/// hyper hands back a request that it has not begun to send.
 fn unsent<B>(mut error: TrySendError<Request<B>>) -> SendError<B> {
     match error.take_message() {
         Some(request) => SendError::Unsent(Box::new(request)),

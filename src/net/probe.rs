@@ -1,9 +1,9 @@
 //! One health probe of one server: a connection of its own, one GET, its status.
 //!
-//! Invariants: it goes the way of a request (same addresses, TLS, HTTP version) and past all of its
-//! books; it takes at most its time, reads at most `BODY_BYTES` of the answer, and leaves neither
-//! connection nor task behind, also when it is dropped; what this machine could not do, or was too
-//! late to see, says nothing about the server, nor does a name that was not resolved yet.
+//! Invariants: it uses the addresses, TLS and HTTP version of a request, but none of its counters.
+//! It takes at most its time-out and reads at most `BODY_BYTES` of the response.
+//! It leaves no connection and no task behind, also when it is dropped.
+//! A local failure, a late wake-up or an unresolved name is no verdict on the server.
 
 use super::pool::{HEAD_BYTES, NoConnection, Stood, connect};
 use crate::domain::plan::{Health, Protocol};
@@ -20,19 +20,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// More of an answer is not read: its status is there, and the connection is closed.
+/// More of a response is not read: the status is known, and the connection is closed.
 const BODY_BYTES: usize = 64 << 10;
-/// A time-out that is seen this much later was this machine's.
+/// A time-out noticed later than this is blamed on this machine.
 const LATE: Duration = Duration::from_millis(100);
-/// A reason is a line in a log, not an answer.
+/// A reason must fit into a log line.
 const WHY_CHARS: usize = 200;
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Probed {
     Well,
-    /// In the words of a log.
+    /// The reason, as text for the log.
     Sick(String),
-    /// Nothing was learned.
+    /// No verdict.
     Unknown,
 }
 
@@ -50,7 +50,7 @@ pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> Pr
     let asked = timeout_at(until, ask(server, health, within)).await;
     match asked.unwrap_or(Err(Failed::TooLate)) {
         Ok(status) if status.is_success() => Probed::Well,
-        // A redirect too: wherever it leads, it is not this server that has said that it is well.
+        // A redirect is a failure: its target is not this server.
         Ok(status) => Probed::Sick(format!("status {}", status.as_u16())),
         Err(Failed::TooLate) if until.elapsed() <= LATE => {
             Probed::Sick(format!("timed out after {within:?}"))
@@ -82,7 +82,7 @@ where
     let broken = |e: hyper::Error| Failed::Sick(format!("no answer: {e}"));
     let request = Request::get(health.path.as_str()).header(USER_AGENT, "grayling-health");
     let invalid = |e: http::Error| Failed::Sick(format!("it cannot be asked: {e}"));
-    // Ends the connection with this exchange.
+    // Aborts the connection's task when this exchange ends.
     let mut connections = JoinSet::new();
     let answer = match server.protocol {
         Protocol::Http1 => {
@@ -158,7 +158,7 @@ mod tests {
         let upstream = UpstreamLive::new(Arc::new(upstream), None);
         let server = &upstream.servers[0];
         assert_eq!(probe(server, &health, second).await, Probed::Unknown);
-        // Once it has an address, it is asked there.
+        // With an address it is probed there.
         server.addresses.store(Arc::new(vec![address]));
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
@@ -166,7 +166,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
         assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Well);
-        // The listener is gone by now.
+        // The listener is closed by now.
         assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Sick("refused".into()));
     }
 }

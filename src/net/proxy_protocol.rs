@@ -1,19 +1,20 @@
-//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on without reading them says,
-//! before the first of them, whose they are (haproxy.org, proxy-protocol.txt, 2020/03/05; sections
-//! below are of it).
+//! The PROXY protocol, versions 1 and 2 (haproxy.org, proxy-protocol.txt, 2020/03/05; § cites it).
+//! A proxy that forwards bytes unread sends the client's address first.
 //!
-//! Invariants: never a byte beyond the header is taken from the stream, however it was cut into
-//! pieces (they are looked at first, and only those of the header are read); nothing is decided on
-//! half a header; what is kept of one is at most [`V2_BYTES_MAX`] and one look.
+//! Invariants: no byte after the header is taken from the stream, whatever the segmentation.
+//! Bytes are peeked first, and only those of the header are read.
+//! Nothing is decided on half a header.
+//! At most [`V2_BYTES_MAX`] and one peek are kept.
 //!
-//! Who may send a header is the caller's affair: whether there is one is never guessed (§2), for a
-//! stranger who may send one may be anybody. Of the header only the source address counts.
-//! Destination and ports are checked and dropped; TLVs are skipped unread, checksums too.
+//! The caller decides which peers send a header. Its presence is never guessed (§2), because a
+//! stranger that may send one may claim any address. Only the source address is used.
+//! Destination and ports are checked and dropped; TLVs and checksums are skipped unread.
 //!
-//! The `ppp` crate would read a header, but not find its end: a half line that ends in a space is a
-//! fault to it, a whole line with a word missing is half a one, and so is UNKNOWN with more words
-//! than usual; LOCAL must have a family that fits, which §2.2 says to ignore. What is left for it
-//! would be less than what guards it. Tests hold this parser against it.
+//! Why not the `ppp` crate: it does not find the end of a header in a stream.
+//! It rejects an incomplete line that ends in a space.
+//! It takes a complete line without a word, or UNKNOWN with extra words, for an incomplete one.
+//! It requires a matching family for LOCAL, which §2.2 says to ignore.
+//! Tests compare this parser with it.
 
 use crate::domain::refusal::Refusal;
 use std::io;
@@ -23,10 +24,10 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// §2.1: the longest line there is, with its CRLF.
+/// §2.1: the longest possible line, with its CRLF.
 pub const V1_BYTES_MAX: usize = 107;
-/// The longest header of version 2 that is taken; the field for its length would allow 64 KiB.
-/// Known TLVs (host names, certificate names, ids of cloud endpoints) are some hundred bytes.
+/// The longest header of version 2 that is accepted; its length field would allow 64 KiB.
+/// Known TLVs (host names, certificate names, ids of cloud endpoints) take some hundred bytes.
 pub const V2_BYTES_MAX: usize = 4096;
 
 /// §2.2: begins every header of version 2.
@@ -35,23 +36,23 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const WORD: &[u8] = b"PROXY ";
 /// §2.2: the signature, version and command, family and protocol, length.
 const V2_FIXED_BYTES: usize = 16;
-/// §2: every honest header fits into one segment of this size.
+/// §2: every well-formed header fits into one segment of this size.
 const LOOK_BYTES: usize = 536;
 
-/// A whole header.
+/// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// In bytes, up to where the connection's own begin.
+    /// In bytes: the offset of the first byte of the connection itself.
     pub length: usize,
-    /// The client that the proxy speaks for. `None`: the proxy itself (LOCAL), or one that has no
-    /// such address (UNKNOWN, a UNIX socket).
+    /// The client's address. `None`: the proxy's own connection (LOCAL), or a client without an IP
+    /// address (UNKNOWN, a UNIX socket).
     pub source: Option<IpAddr>,
 }
 
-/// Takes the header off the stream, and leaves what comes after it where it is.
+/// Takes the header off the stream, and leaves the bytes after it in place.
 ///
 /// # Errors
-/// There is none that could be believed: the connection is to be closed.
+/// There is no valid header: close the connection.
 pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, Refusal> {
     match tokio::time::timeout(patience, read(stream)).await {
         Ok(Ok(read)) => read,
@@ -75,21 +76,21 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
                 stream.read_exact(&mut look[..header.length - before]).await?;
                 return Ok(Ok(header));
             }
-            // All that was seen is of the header: it is read, or the same bytes would be seen for
-            // ever.
+            // All bytes seen belong to the header. They are read, or the next peek would return
+            // them again.
             Ok(None) => drop(stream.read_exact(&mut look[..seen]).await?),
             Err(refusal) => return Ok(Err(refusal)),
         }
     }
 }
 
-/// The header that `bytes` begin with; `None`: it may yet become one.
+/// Parses the header at the start of `bytes`; `None`: more bytes are needed.
 ///
-/// Invariants: of a longer text the answer is the same once it is not `None`; a header's length is
-/// within `bytes`.
+/// Invariants: once a result is not `None`, further bytes do not change it. The length of a header
+/// is within `bytes`.
 ///
 /// # Errors
-/// No bytes that could follow would make it one.
+/// No further bytes could make it a header.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     let may_begin = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if may_begin(SIGNATURE) {
@@ -101,7 +102,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     }
 }
 
-/// §2.1. The end of the line is waited for before anything in it is looked at.
+/// §2.1. Nothing in a line is parsed before its end has arrived.
 fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     let bytes = &bytes[..bytes.len().min(V1_BYTES_MAX)];
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
@@ -109,7 +110,7 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     };
     let words: Vec<&[u8]> = bytes[..end].split(|byte| *byte == b' ').collect();
     let source = match words[..] {
-        // Whatever else stands in the line is to be ignored.
+        // §2.1: the rest of the line is ignored.
         [_, b"UNKNOWN", ..] => None,
         [_, b"TCP4", from, to, from_port, to_port] => {
             Some(endpoints::<Ipv4Addr>([from, to], [from_port, to_port])?.into())
@@ -131,7 +132,7 @@ fn endpoints<T: FromStr>(addresses: [&[u8]; 2], ports: [&[u8]; 2]) -> Result<T, 
     }
 }
 
-/// Decimal, without a heading zero.
+/// Decimal, without a leading zero.
 fn is_port(word: &[u8]) -> bool {
     let digits = word.iter().all(u8::is_ascii_digit) && (word == b"0" || !word.starts_with(b"0"));
     digits && std::str::from_utf8(word).is_ok_and(|text| text.parse::<u16>().is_ok())
@@ -157,8 +158,8 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     Ok(Some(Header { length, source }))
 }
 
-/// §2.2: the source address leads the block, of which an IPv4 pair takes 12 bytes, an IPv6 pair 36,
-/// a UNIX pair 216; TLVs follow.
+/// §2.2: the source address leads the block: an IPv4 pair takes 12 bytes, an IPv6 pair 36, a UNIX
+/// pair 216; TLVs follow.
 fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, Refusal> {
     let (family, protocol) = (family_protocol >> 4, family_protocol & 0x0f);
     let source: Option<IpAddr> = match family {
@@ -169,7 +170,7 @@ fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, Refusal>
         _ => return Err(Refusal::Malformed),
     };
     match protocol {
-        // Unspecified: what is said of addresses is to be ignored.
+        // Unspecified: the addresses are to be ignored.
         0 => Ok(None),
         1 | 2 => Ok(source.map(|ip| ip.to_canonical())),
         _ => Err(Refusal::Malformed),

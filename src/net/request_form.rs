@@ -1,20 +1,20 @@
-//! A request in the form of HTTP/2, and back in that of HTTP/1.1.
+//! Converts a request into HTTP/2 form, and back into HTTP/1.1 form.
 //!
-//! Invariant: what goes to an HTTP/2 server has its authority in the target, and no `Host`; `TE` is
-//! sent to an HTTP/2 server only.
+//! Invariants: a request to an HTTP/2 server has its authority in the target, and no `Host`.
+//! `TE` is sent to HTTP/2 servers only.
 
 use http::header::{HOST, TE};
 use http::{HeaderValue, Request, Uri, Version};
 
-/// Extension of a request whose client takes trailers: `te: trailers`, RFC 9110 §10.1.4.
-/// `TE` is a field for one hop, so it is sent again or not by the protocol of the server.
+/// Extension of a request whose client accepts trailers: `te: trailers`, RFC 9110 §10.1.4.
+/// `TE` is a hop-by-hop field, so the server's protocol decides whether it is sent again.
 /// An HTTP/2 server gets it (RFC 9113 §8.2.2): gRPC servers refuse a call without it.
-/// An HTTP/1.1 server does not: no trailers are promised to it.
+/// An HTTP/1.1 server does not: this proxy promises it no support for trailers.
 #[derive(Clone, Copy)]
 pub struct TakesTrailers;
 
-/// RFC 9113 §8.3.1: scheme and authority stand in the target, and no `Host` beside them.
-/// Returns also the `Host` that there was.
+/// RFC 9113 §8.3.1: scheme and authority stand in the target, without a `Host` field.
+/// Returns the removed `Host` as well.
 pub fn http2_form<B>(
     mut request: Request<B>,
     scheme: &'static str,
@@ -25,7 +25,7 @@ pub fn http2_form<B>(
     let target = |authority: &HeaderValue| {
         Uri::builder().scheme(scheme).authority(authority.as_bytes()).path_and_query(path).build().ok()
     };
-    // A Host that is no authority has no place here; the server's own always is one.
+    // A Host that is not a valid authority is replaced by the server's own, which always is one.
     let uri = host.as_ref().and_then(target).or_else(|| target(server));
     if let Some(uri) = uri {
         *request.uri_mut() = uri;
@@ -37,7 +37,7 @@ pub fn http2_form<B>(
     (request, host)
 }
 
-/// Back again, for another server that may speak HTTP/1.1.
+/// Converts back, for another server that may speak HTTP/1.1.
 pub fn http1_form<B>(mut request: Request<B>, host: Option<HeaderValue>) -> Request<B> {
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);

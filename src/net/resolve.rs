@@ -1,26 +1,25 @@
-//! DNS names of upstream servers, resolved again as they change.
+//! Resolves the DNS names of upstream servers periodically.
 //!
-//! Invariants: a name that cannot be resolved keeps the addresses it had; IP literals are never
-//! looked up; look-ups run beside each other, so that a dead name delays no other.
+//! Invariants: a name that cannot be resolved keeps its addresses. IP literals are never looked up.
+//! Look-ups run concurrently, so a dead name delays no other.
 
 use crate::live::upstream::ServerLive;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two look-ups of a name. The resolver of the system does not tell how long an answer
-/// holds.
+/// Time between two look-ups of a name. The system's resolver does not report a TTL.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
-/// What became of one look-up, where that is worth a word.
+/// The result of one look-up, where it is worth a log line.
 #[derive(Debug)]
 pub enum Resolved {
     Changed { name: String, addresses: Vec<SocketAddr> },
     Failed { name: String, error: String },
 }
 
-/// Looks up every server that is named, and stores what changed.
+/// Looks up all servers with a DNS name, and stores what changed.
 pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<Resolved> {
     let mut lookups = tokio::task::JoinSet::new();
     for server in servers.into_iter().filter(|s| s.server.host.parse::<std::net::IpAddr>().is_err()) {

@@ -1,9 +1,9 @@
-//! TLS of a connection, on both sides: the handshake, what it agreed on, and the names in a
-//! client's certificate.
+//! TLS on both sides of a connection: the handshake, its ALPN result, and the names in a client
+//! certificate.
 //!
-//! Invariants: a handshake belongs to one connection and has a deadline of its caller's; the
-//! protocol is what ALPN agreed on and is never guessed; what a certificate holds is read once a
-//! connection, and nothing in it can panic.
+//! Invariants: a handshake belongs to one connection, and its caller sets the deadline.
+//! The protocol is what ALPN selected, and is never guessed.
+//! A certificate is parsed once a connection, and no content of it can panic.
 
 use super::outbox::Outgoing;
 use rustls::ServerConfig;
@@ -21,8 +21,8 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// RFC 4519, 2.3.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// What the two sides speak. Without ALPN it is HTTP/1.1 (RFC 9113, 3.3: HTTP/2 over TLS is agreed
-/// on by ALPN only).
+/// The protocol of a connection.
+/// Without ALPN it is HTTP/1.1 (RFC 9113 §3.3: HTTP/2 over TLS requires ALPN).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Agreed {
     Http1,
@@ -48,14 +48,14 @@ pub struct CertificateNames {
 pub struct Accepted {
     pub stream: server::TlsStream<Outgoing>,
     pub agreed: Agreed,
-    /// Verified; there iff the listener asks for certificates.
+    /// Names of the verified certificate; present iff the listener requires certificates.
     pub names: Option<CertificateNames>,
 }
 
 /// The server's side of a handshake.
 ///
 /// # Errors
-/// The client broke it off, or there is nothing that both sides accept.
+/// The client aborted, or the two sides have no version, cipher or protocol in common.
 pub async fn accept(config: Arc<ServerConfig>, stream: Outgoing) -> io::Result<Accepted> {
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let session = stream.get_ref().1;
@@ -64,11 +64,11 @@ pub async fn accept(config: Arc<ServerConfig>, stream: Outgoing) -> io::Result<A
     Ok(Accepted { stream, agreed, names })
 }
 
-/// The client's side of a handshake with an upstream's server; `config` says whom to trust and what
-/// to speak.
+/// The client's side of a handshake with an upstream's server.
+/// `config` holds the trusted roots and the protocols to offer.
 ///
 /// # Errors
-/// The server cannot be verified as `name`, or does not speak what was asked.
+/// The server cannot be verified as `name`, or does not speak an offered protocol.
 pub async fn connect(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
@@ -84,7 +84,8 @@ fn names(certificate: &CertificateDer<'_>) -> CertificateNames {
     let subject = &parsed.tbs_certificate.subject;
     let mut common =
         subject.0.iter().flat_map(|rdn| rdn.0.iter()).filter(|a| a.oid == COMMON_NAME).map(|a| {
-            // Text that is bytes of ASCII or UTF-8; older kinds would need a table.
+            // Only string types whose bytes are ASCII or UTF-8; older types would need a conversion
+            // table.
             match a.value.tag() {
                 Tag::Utf8String => {
                     a.value.decode_as::<Utf8StringRef<'_>>().ok().map(|t| t.as_bytes().to_vec())
@@ -97,7 +98,7 @@ fn names(certificate: &CertificateDer<'_>) -> CertificateNames {
         });
     let common = match (common.next(), common.next()) {
         (Some(only), None) => only,
-        // Which of several is the user cannot be known.
+        // With several it is unknown which one is the user.
         _ => None,
     };
     let alternative = match parsed.tbs_certificate.get::<SubjectAltName>() {
@@ -153,7 +154,7 @@ mod tests {
             signed(&|p| p.distinguished_name.push(DnType::CommonName, "alice")),
             signed(&|p| p.subject_alt_names = vec![SanType::URI("spiffe://a/b".try_into().unwrap())]),
         ];
-        // Tags and lengths of DER, and the object identifiers of a common name and of alternative
+        // DER tags and lengths, and the object identifiers of a common name and of alternative
         // names.
         let words: [&[u8]; 12] = [
             &[0x30],

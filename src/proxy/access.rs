@@ -1,8 +1,8 @@
-//! The access log's lines.
+//! Formats the lines of the access log.
 //!
-//! Invariants: one request is one line, whatever bytes a client sent; a query, a user id,
-//! `Authorization` and `Cookie` are never written in clear; a user appears as a keyed hash, and
-//! only where the config has a key.
+//! Invariants: one request is one line, whatever bytes a client sent.
+//! Query, user id, `Authorization` and `Cookie` are never written in clear.
+//! A user appears as a keyed hash, and only if the config has a key.
 
 use super::exchange::{Served, Story, Told};
 use crate::domain::plan::{Identity, IdentitySource, LogFormat};
@@ -59,7 +59,7 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
     Value::Object(fields).to_string()
 }
 
-/// `client - user [time] "request" status bytes "-" "-"`, as Apache has it.
+/// Apache's format: `client - user [time] "request" status bytes "-" "-"`.
 fn combined_line(told: &Told<'_>, path: &str) -> String {
     let story = told.story;
     let now = jiff::Timestamp::now();
@@ -74,7 +74,7 @@ fn status(told: &Told<'_>) -> u16 {
     if told.client_gone { 499 } else { told.status.as_u16() }
 }
 
-/// The path without query, and with `{id}` wherever the config says that a user id may stand,
+/// The path without query. `{id}` replaces each segment that the config allows for a user id,
 /// whichever source named the user.
 fn path<'a>(story: &'a Story, identity: &Identity) -> Cow<'a, str> {
     let path = story.uri.path();

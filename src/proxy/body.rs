@@ -1,10 +1,10 @@
-//! Bodies on their way. The outcome of an exchange is known when the response body ends, or when it
-//! is dropped.
+//! Bodies in transit. The outcome of an exchange is known when the response body ends or is
+//! dropped.
 //!
-//! Invariants: a response that the upstream cut short never ends cleanly for the client (an error
-//! here makes hyper close an HTTP/1 connection without terminator, and reset an HTTP/2 stream); the
-//! clock for a stalled upstream runs only while the upstream is waited for, not while the client
-//! is; what the client did to its own body is blamed on the client.
+//! Invariants: a response that the upstream truncates never ends cleanly for the client.
+//! An error here makes hyper close an HTTP/1 connection without a terminator, or reset an HTTP/2
+//! stream. The stall timer of the upstream runs only while the upstream is waited for.
+//! Faults in a request body are blamed on the client.
 
 use super::cancel::CancelToken;
 use super::exchange::Exchange;
@@ -32,39 +32,39 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
-/// A client that was waited for as long as this, in all, may be why the upstream gave the exchange
-/// up: no common server has less patience with a body (uWSGI 4 s, Kestrel 5 s).
+/// An upstream may abort because it waited this long, in total, for the client. No common server
+/// has less patience with a body (uWSGI 4 s, Kestrel 5 s).
 const DAWDLE: Duration = Duration::from_secs(3);
 
-/// A client that was waited for less than this while its body came exerted no pressure: it is the
-/// time that a piece takes to be written, or that this thread was away.
+/// A shorter wait for the client is no back-pressure: writing a piece, or a late thread, takes that
+/// long.
 const PRESSURE: Duration = Duration::from_millis(1);
 
-/// For what is left of an answer whose client has left.
+/// Bounds on reading the rest of a response after its client has left.
 const REST_MAX: Duration = Duration::from_millis(500);
 const REST_BYTES_MAX: usize = 64 * 1024;
 
-/// How far the request body has come, and what became of it; shared with the exchange.
+/// Progress and result of the request body; shared with the exchange.
 pub struct Upload {
     stage: Cell<Stage>,
-    /// Waiting for the client to send more: then silence is not the upstream's.
+    /// Waiting for the client to send more, so a silence is not the upstream's.
     waits_for_client: Cell<bool>,
-    /// For how long the client was waited for in all, before the wait that is on: to send more, or
-    /// to take what came.
+    /// Total time waited for the client (to send, or to take the response), without the current
+    /// wait.
     waited: Cell<Duration>,
     waits_since: Cell<Option<Duration>>,
-    /// When the head of the answer was there, and for how long the client had been waited for until
-    /// then. (Here, since this is never moved.)
+    /// When the response head arrived, and the total wait for the client before it. (Stored here
+    /// because this struct never moves.)
     headed: Cell<Duration>,
     waited_before: Cell<Duration>,
     /// Monotonic.
     moved_at: Cell<Duration>,
     became_whole: Notify,
-    /// Its length was known from the beginning.
+    /// The length was known from the beginning.
     sized: bool,
-    /// Nobody waits for the answer any more: what is still to come is not sent on.
+    /// The response is no longer needed: the rest of the body is not sent.
     stopped: CancelToken,
-    /// The client went away, and the exchange goes on without it.
+    /// The client has left, and the exchange continues without it.
     pub client_gone: Cell<bool>,
 }
 
@@ -78,7 +78,7 @@ enum Stage {
     Slow,
 }
 
-/// What the client did to its body.
+/// A fault of the client in its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientFault {
     Broken,
@@ -107,17 +107,17 @@ impl Upload {
         })
     }
 
-    /// Has the whole body been received?
+    /// Whether the whole body was received.
     pub fn whole(&self) -> bool {
         self.stage.get() == Stage::Whole
     }
 
-    /// Was its length known from the beginning?
+    /// Whether the length was known from the beginning.
     pub fn sized(&self) -> bool {
         self.sized
     }
 
-    /// Ends when the body has been received whole, if it was not yet.
+    /// Resolves when the body is received whole. Call only while it is not.
     pub async fn until_whole(&self) {
         self.became_whole.notified().await;
     }
@@ -128,12 +128,12 @@ impl Upload {
         self.became_whole.notify_one();
     }
 
-    /// The upstream's time begins only now.
+    /// Restarts the upstream's time.
     pub fn move_on(&self, now: Duration) {
         self.moved_at.set(now);
     }
 
-    /// When its last piece came; at first, when the request did.
+    /// When its last piece came, or else the request.
     pub fn moved_at(&self) -> Duration {
         self.moved_at.get()
     }
@@ -146,21 +146,21 @@ impl Upload {
         }
     }
 
-    /// The client is waited for from now on.
+    /// Starts a wait for the client.
     fn waits(&self) {
         if self.waits_since.get().is_none() {
             self.waits_since.set(Some(clock::now()));
         }
     }
 
-    /// It has moved.
+    /// Ends the wait: the client has moved.
     fn waits_no_more(&self) {
         if let Some(since) = self.waits_since.take() {
             self.waited.set(self.waited.get() + clock::now().saturating_sub(since));
         }
     }
 
-    /// The head of the answer is there; its body follows.
+    /// The response head has arrived; its body follows.
     fn body_begins(&self, now: Duration) {
         self.headed.set(now);
         if self.has_waited() {
@@ -168,7 +168,7 @@ impl Upload {
         }
     }
 
-    /// Was most of the time since then spent on waiting for the client?
+    /// Whether most of the time since the head was spent waiting for the client.
     fn client_was_slow(&self, now: Duration) -> bool {
         self.has_waited() && {
             let of_client = self.client_took().saturating_sub(self.waited_before.get());
@@ -176,12 +176,12 @@ impl Upload {
         }
     }
 
-    /// Hardly any client is waited for.
+    /// False for nearly all clients, so the clock need not be read.
     fn has_waited(&self) -> bool {
         self.waits_since.get().is_some() || self.waited.get() > Duration::ZERO
     }
 
-    /// For how long the client was waited for, in all.
+    /// How long the client was waited for, in total.
     fn client_took(&self) -> Duration {
         match self.waits_since.get() {
             Some(since) => self.waited.get() + clock::now().saturating_sub(since),
@@ -189,31 +189,31 @@ impl Upload {
         }
     }
 
-    /// Has the client taken so long that an upstream may have lost patience with it?
+    /// Whether the client was so slow that an upstream may have lost patience.
     pub fn client_dawdled(&self) -> bool {
         self.client_took() >= DAWDLE
     }
 
-    /// Was half of this time or more the client's?
+    /// Whether half of this time or more was spent waiting for the client.
     pub fn client_took_half_of(&self, total: Duration) -> bool {
         self.client_took() >= total / 2
     }
 
-    /// When the upstream's time to answer began: when the last piece of the body moved. `None`
-    /// while the client is waited for.
+    /// When the upstream's time to answer began: when the last piece of the body moved.
+    /// `None` while the client is waited for.
     pub fn upstream_waits_since(&self) -> Option<Duration> {
         let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
         (!waits_for_client).then(|| self.moved_at.get())
     }
 }
 
-/// A client's request body on its way to an upstream.
+/// A client's request body in transit to an upstream.
 pub struct RequestBody {
     inner: Incoming,
     upload: Rc<Upload>,
-    /// `None`: the client may be silent for as long as it likes.
+    /// `None`: no time-out for a silent client.
     idle_timeout: Option<Duration>,
-    /// Until when the client is waited for.
+    /// The deadline for the client's next piece.
     until: Option<Instant>,
     alarm: Alarm,
 }
@@ -245,7 +245,7 @@ impl Body for RequestBody {
                 if this.inner.is_end_stream() {
                     this.upload.complete();
                 }
-                // Trailers of a request are dropped: an upstream may take them for headers.
+                // Request trailers are dropped: an upstream may merge them into its headers.
                 match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
                     Err(_) => {
@@ -302,7 +302,7 @@ impl fmt::Display for BodyError {
 }
 
 impl std::error::Error for BodyError {
-    /// The reason that hyper resets the stream with. Without one it would be INTERNAL_ERROR.
+    /// The reason of hyper's stream reset. Without a source it would be INTERNAL_ERROR.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         static CANCEL: LazyLock<h2::Error> = LazyLock::new(|| h2::Reason::CANCEL.into());
         match self {
@@ -312,7 +312,7 @@ impl std::error::Error for BodyError {
     }
 }
 
-/// What a client receives.
+/// A response body for a client.
 pub enum ResponseBody {
     /// Written by the proxy itself.
     Text(Option<Bytes>),
@@ -320,42 +320,42 @@ pub enum ResponseBody {
     Upstream(Option<Box<Download>>),
 }
 
-/// A response body on its way, with what must happen at its end.
+/// A response body in transit, with the actions at its end.
 pub struct Download {
     inner: Incoming,
     exchange: Box<Exchange>,
     lease: Option<Lease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
-    /// Until when the next piece is waited for. Monotonic.
+    /// The deadline for the next piece. Monotonic.
     until: Option<Duration>,
     alarm: Alarm,
-    /// Reads the result code, where the release has one.
+    /// Reads the result code, if the release has one.
     code: Option<Reader>,
-    /// What the trailers said.
+    /// The outcome by the trailers.
     by_trailers: Option<Outcome>,
-    /// It broke, and the client is not told yet.
+    /// It broke, and the error is not passed to the client yet.
     broke: bool,
 }
 
-/// Was most of the time of a body spent on waiting for the client?
+/// Whether most of the time of a body was spent waiting for the client.
 fn is_most(of_client: Duration, of_body: Duration) -> bool {
     of_client >= PRESSURE && of_client > of_body / 2
 }
 
-/// Times of the upstream's config that bear on a response body.
+/// The upstream's time-outs that apply to a response body.
 #[derive(Clone, Copy)]
 pub struct Deadlines {
     /// Between two pieces, if bounded.
     pub idle: Option<Duration>,
     /// Of the whole exchange. Monotonic.
     pub total: Option<Duration>,
-    /// How long that was, from its beginning.
+    /// The length of that time-out, from the beginning.
     pub whole: Option<Duration>,
 }
 
 impl Deadlines {
-    /// Until when a piece is waited for from now on; `None`: for ever.
+    /// The deadline for the next piece, from now; `None`: none.
     fn next(&self, now: Duration) -> Option<Duration> {
         let idle = self.idle.map(|idle| now + idle);
         idle.into_iter().chain(self.total).min()
@@ -404,9 +404,9 @@ impl ResponseBody {
 }
 
 impl Download {
-    /// Reads what is left of an answer whose client has left: a result code or trailers may stand
-    /// in it, and its connection may serve another request. Not for long: an answer without an end
-    /// has nobody to read it. `early`: the client had left before the head.
+    /// Reads the rest of a response whose client has left, within a short bound.
+    /// It may hold a result code or trailers, and then its connection can be reused.
+    /// `early`: the client had left before the head.
     async fn read_rest(mut self: Box<Self>, early: bool) {
         let until = Instant::now() + REST_MAX;
         let mut bytes = 0;
@@ -427,7 +427,8 @@ impl Download {
                 Err(_) => break None,
             }
         };
-        // The head came for nobody: what it says is the outcome. Else the client broke off.
+        // Without a client at the head, the outcome is the head's. Otherwise the client cancelled
+        // it.
         let unread = if early { self.exchange.by_head() } else { Outcome::Cancelled };
         self.exchange.end(outcome.unwrap_or(unread), self.status);
     }
@@ -443,7 +444,7 @@ impl Download {
         self.exchange.end_whole(outcome, self.status, client_slow, now);
     }
 
-    /// What the head said, unless the body or its trailers say worse.
+    /// The head's outcome, unless the body or its trailers are worse.
     fn outcome(&self) -> Outcome {
         let by_head = self.exchange.by_head();
         let Some(rules) = self.exchange.rules().filter(|_| by_head.blame() == Blame::Nobody) else {
@@ -456,7 +457,7 @@ impl Download {
         self.by_trailers.unwrap_or(by_head)
     }
 
-    /// A break in mid-body: what the client did may be the reason.
+    /// A body broke midway: whether the client may be the cause.
     fn is_the_clients(&self) -> bool {
         let upload = self.exchange.upload();
         upload.client_fault().is_some() || upload.client_dawdled()
@@ -481,8 +482,8 @@ impl Download {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            // The upstream may have answered before it had the whole request: a client that breaks
-            // its body breaks both. And one that reads slowly makes the upstream wait to write.
+            // The upstream may have answered before it had the whole request: a broken request body
+            // breaks both. A client that reads slowly makes the upstream wait to write.
             Poll::Ready(Some(Err(_))) if self.is_the_clients() => Poll::Ready(Some(Err(Outcome::Cancelled))),
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
             Poll::Ready(None) => Poll::Ready(None),
@@ -500,7 +501,7 @@ impl Download {
                     self.until = more.map(|more| now + more);
                     continue;
                 }
-                // It is the whole exchange that took too long: whose time was it?
+                // The total time-out has expired: by whose fault?
                 let upload = self.exchange.upload();
                 let excused = over && deadlines.whole.is_some_and(|t| upload.client_took_half_of(t));
                 let outcome = if excused { Outcome::Cancelled } else { Outcome::Timeout };
@@ -538,7 +539,7 @@ impl Body for ResponseBody {
                     stream::offered();
                 }
                 if frame.is_trailers() || download.inner.is_end_stream() {
-                    // hyper does not ask again.
+                    // hyper does not poll again.
                     if let Some(mut download) = slot.take() {
                         download.ended();
                     }
@@ -555,7 +556,7 @@ impl Body for ResponseBody {
             }
             Some(Err(outcome)) => {
                 download.exchange.end(outcome, download.status);
-                // What came before is written first: hyper would throw it away with the connection.
+                // Earlier pieces are written first: hyper would discard them with the connection.
                 download.broke = true;
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -577,13 +578,12 @@ impl Body for ResponseBody {
 }
 
 impl Drop for ResponseBody {
-    /// The client went away in mid-body, or the exchange is cancelled. What is left of the answer
-    /// is cancelled (by dropping it), at once or after `Download::read_rest`; no drain waits for
-    /// it.
+    /// The client left midway, or the exchange is cancelled. Dropping cancels the rest of the
+    /// response, at once or after `Download::read_rest`. No drain waits for it.
     fn drop(&mut self) {
         let ResponseBody::Upstream(slot) = self else { return };
         let Some(mut download) = slot.take() else { return };
-        // An HTTP/2 server would be sent the rest of the request, and hold both streams open.
+        // An HTTP/2 server would otherwise get the rest of the request, and keep both streams open.
         download.exchange.upload().stopped.cancel();
         if download.exchange.is_cancelled() {
             download.exchange.end(Outcome::Cancelled, download.status);
@@ -597,16 +597,16 @@ impl Drop for ResponseBody {
     }
 }
 
-/// An exchange on its way. One that must not be cancelled by its client goes on by itself to the
-/// response head, if this is dropped when its request has been received whole (a POST that was sent
-/// may have been carried out).
+/// An exchange in flight. If its client must not cancel it, and the request was received whole, a
+/// drop lets it run on by itself to the response head. (A POST that was sent may have been carried
+/// out.)
 pub struct GoesOn<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
-    /// Of one that may change something.
+    /// `Some` for a request that may have side effects.
     keeps: Option<Keeps>,
 }
 
-/// What an exchange without its client needs.
+/// The context of an exchange that continues without its client.
 pub struct Keeps {
     pub worker: Rc<Worker>,
     pub upload: Rc<Upload>,
@@ -616,7 +616,7 @@ pub struct Keeps {
 
 impl<F: Future<Output = http::Response<ResponseBody>> + 'static> GoesOn<F> {
     pub fn new(future: F, keeps: Option<Keeps>) -> Self {
-        // Boxed: hyper keeps room for it as long as the connection stands.
+        // Boxed: hyper reserves room for it as long as the connection is open.
         GoesOn { future: Some(Box::pin(future)), keeps }
     }
 }
@@ -644,7 +644,7 @@ impl<F: Future + 'static> Drop for GoesOn<F> {
     }
 }
 
-/// `F`'s output is a response by construction; dropping it ends its exchange.
+/// `F`'s output is a response; dropping it ends its exchange.
 async fn until_head<F: Future + 'static>(future: Pin<Box<F>>) {
     drop(future.await);
 }
@@ -659,7 +659,7 @@ mod tests {
         for (of_client, of_body, slow) in [
             (0, 0, false),
             (0, 1_000_000, false),
-            // What it takes to hand a piece over.
+            // The time to hand a piece over.
             (20, 30, false),
             (999, 1000, false),
             (1000, 1500, true),

@@ -1,16 +1,16 @@
-//! Exchanges that are under way on `new`, and their end where a release holds `new` at 0%.
+//! The exchanges in flight on `new`, and their cancellation when a release holds `new` at 0%.
 //!
-//! Each worker has a table of its exchanges with `new`, tunnels included. It looks at the table
-//! once a second, and cancels what has outlived the hold. One mechanism ends everything: the task
-//! that carries the answer to the client (of an HTTP/1.1 connection, of an HTTP/2 stream) ends, and
-//! all that it owns is dropped. The client finds a connection without terminator, or RST_STREAM
-//! CANCEL; so does the server.
+//! Each worker has a table of its exchanges with `new`, tunnels included.
+//! It checks the table once a second, and cancels those whose time after the hold is over.
+//! One mechanism cancels all: the task that carries the response to the client (of an HTTP/1.1
+//! connection, or of an HTTP/2 stream) ends, and drops all it owns.
+//! Client and server see a connection without terminator, or RST_STREAM CANCEL.
 //!
-//! Invariants: an exchange is in the table from its decision to its end, and at most once; one that
-//! stable has taken over is not. A request that has been received and waits for its response head
-//! is never cancelled here. An answer or an upload without a known length, and a tunnel, is
-//! cancelled `stream_grace` after the hold or its head, whichever is later; those of known length
-//! after `FINISH_MAX`. The table is bounded by `[limits] requests_in_flight` and `connections`.
+//! Invariants: an exchange is in the table from its decision to its end, once. A failed-over one is
+//! not. A request that was received and waits for its response head is never cancelled here.
+//! A response or an upload without a known length, and a tunnel, is cancelled `stream_grace` after
+//! the hold or its head, whichever is later; those of known length after `FINISH_MAX`.
+//! `[limits] requests_in_flight` and `connections` bound the table.
 
 use super::body::Upload;
 use super::serve::Worker;
@@ -26,10 +26,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// For an upload or an answer of known length, from when its release is held.
+/// For an upload or a response of known length, after its release is held.
 const FINISH_MAX: Duration = Duration::from_secs(600);
 
-/// Ends the task that polls it. Costs one load a poll unless it is armed.
+/// Ends the task that polls it. Unless it is armed, a poll costs one load.
 #[derive(Default)]
 pub struct CancelToken {
     stage: Cell<Stage>,
@@ -40,7 +40,7 @@ pub struct CancelToken {
 enum Stage {
     #[default]
     Idle,
-    /// Each poll leaves its waker here.
+    /// Each poll stores its waker.
     Armed,
     Cancelled,
 }
@@ -50,7 +50,7 @@ impl CancelToken {
         self.stage.get() == Stage::Cancelled
     }
 
-    /// Ready once it is cancelled. Before that the task is woken for it only if it is armed.
+    /// Ready once it is cancelled. Only an armed token wakes the task for that.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         match self.stage.get() {
             Stage::Idle => Poll::Pending,
@@ -67,7 +67,7 @@ impl CancelToken {
         poll_fn(|cx| self.poll(cx)).await;
     }
 
-    /// From now on each poll leaves its waker.
+    /// From now on each poll stores its waker.
     pub fn arm(&self) {
         self.stage.set(Stage::Armed);
     }
@@ -84,7 +84,7 @@ impl CancelToken {
     }
 }
 
-/// The task that carries an answer to its client.
+/// The task that carries a response to its client.
 pub enum Carrier {
     /// HTTP/1.1: one exchange at a time, or a tunnel.
     Connection(Rc<CancelToken>),
@@ -117,7 +117,7 @@ struct Group {
 #[derive(Default)]
 struct Slots {
     all: Vec<Option<Slot>>,
-    /// Indices of those that are empty.
+    /// Indices of the empty slots.
     free: Vec<usize>,
 }
 
@@ -131,7 +131,7 @@ struct Slot {
     cancelled: bool,
 }
 
-/// How far the answer has come, and the monotonic time of its head.
+/// Progress of the response, with the monotonic time of its head.
 #[derive(Clone, Copy)]
 enum Answer {
     Awaited,
@@ -140,7 +140,7 @@ enum Answer {
     Stream(Duration),
 }
 
-/// An exchange in the table; leaves it when dropped.
+/// An exchange in the table; dropping it removes the exchange.
 pub struct Tracked {
     group: Rc<Group>,
     slot: usize,
@@ -151,7 +151,7 @@ impl OnNew {
         OnNew { worker, groups: RefCell::default() }
     }
 
-    /// Enters an exchange that was decided for `new`.
+    /// Adds an exchange that was decided for `new`.
     pub fn enter(
         &self,
         release: &ReleaseLive,
@@ -179,7 +179,8 @@ impl OnNew {
         group
     }
 
-    /// Cancels what has outlived a hold. The monotonic time at which the next one will have.
+    /// Cancels the exchanges whose time after a hold is over. Returns the next such time
+    /// (monotonic).
     fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
         let grace = snapshot.plan.limits.stream_grace;
         let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
@@ -189,7 +190,7 @@ impl OnNew {
     }
 }
 
-/// Looks for what has outlived a hold, until it is dropped.
+/// Checks the table periodically, until it is dropped.
 pub async fn run(worker: Rc<Worker>) {
     loop {
         let now = clock::now();
@@ -257,13 +258,13 @@ impl Slots {
 }
 
 impl Tracked {
-    /// The task that carries the answer runs for the first time.
+    /// The task that carries the response runs for the first time.
     pub fn runs(&self) {
         self.change(|slot| {
             if slot.carrier.is_none() {
                 slot.carrier = stream::current().map(Carrier::Stream);
             }
-            // A client may be silent in the middle of its upload.
+            // A client may stall in the middle of its upload.
             if !slot.upload.whole()
                 && let Some(carrier) = &slot.carrier
             {
@@ -272,7 +273,7 @@ impl Tracked {
         });
     }
 
-    /// The head of the answer is there, and more is to come.
+    /// The response head has arrived, and a body follows.
     pub fn answers(&self, sized: bool, now: Duration) {
         self.change(|slot| {
             slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };

@@ -1,8 +1,8 @@
-//! Request heads that are damaged on purpose, through everything that reads them before an upstream
-//! does: guard, identity, headers.
+//! Feeds deliberately damaged request heads to all code that reads them before an upstream does:
+//! guard, identity, headers.
 //!
-//! What the HTTP library would refuse by itself is let in here as far as its types allow: nothing
-//! in this room may count on it.
+//! Heads that hyper would refuse are included as far as its types allow, since no code in this
+//! folder may depend on hyper's checks.
 
 use super::guard::{self, Admitted};
 use super::headers::{self, Forwarded, Peer};
@@ -112,7 +112,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A head, as far as the library's types can hold it.
+/// A head, as far as hyper's types can hold it.
 fn head(bytes: &[u8], version: Version) -> Option<Parts> {
     let mut lines = bytes.split(|b| *b == b'\n');
     let mut words = lines.next()?.split(|b| *b == b' ');
@@ -160,7 +160,7 @@ proptest! {
         if let Some(address) = headers::forwarded_address(&parts.headers, trusted) {
             prop_assert_eq!(address, address.to_canonical());
         }
-        // Also of a head that will be refused: no panic, no id of nothing, none that is too long.
+        // Also for a head that will be refused: no panic, no empty id, none that is too long.
         if let Some(id) = user(&parts) {
             prop_assert!(!id.is_empty() && id.len() <= 12 && !id.iter().any(u8::is_ascii_uppercase), "{id:?}");
         }
@@ -195,7 +195,7 @@ proptest! {
             prop_assert_eq!(&parts.headers["x-forwarded-for"], "192.0.2.1");
             prop_assert_eq!(of("forwarded"), 0);
         }
-        // A second proxy like this one would take it, and find the same.
+        // A second proxy like this one would admit it, and find the same.
         parts.version = Version::HTTP_11;
         parts.headers.entry("host").or_insert(HeaderValue::from_static("a.test"));
         prop_assert!(admit(&parts).is_some(), "what was admitted once is refused as it is forwarded: {:?}", parts);

@@ -1,15 +1,14 @@
-//! Failure → what the client is told. One short JSON body for each; nothing in it comes from the
-//! request.
+//! Failure → response to the client: a short JSON body, in which nothing comes from the request.
 
 use super::body::ResponseBody;
 use crate::domain::outcome::Outcome;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
-/// Why the proxy answers by itself.
+/// Why the proxy itself answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
-    /// The upstream did it, or the client, or a limit of the arm: with its outcome.
+    /// Caused by the upstream, the client, or a limit of the arm: with its outcome.
     Upstream(Outcome),
     /// CONNECT and TRACE.
     MethodNotServed,
@@ -17,16 +16,16 @@ pub enum Failure {
     HeadersTooBig,
     /// An `Expect` other than 100-continue.
     Expectation,
-    /// No request that every server would read alike: what of it.
+    /// A request that servers may read differently, with the part at fault.
     BadRequest(&'static str),
     NoRoute,
     /// The route leads to the servers of a version that is rolled back.
     Barred,
     /// `[limits] requests_in_flight`.
     Overload,
-    /// More WebSockets than the server's connections have room for.
+    /// The WebSockets to the server have reached their limit.
     TooManyTunnels,
-    /// A WebSocket to an upstream that is spoken to in HTTP/2.
+    /// A WebSocket to an HTTP/2 upstream.
     TunnelNotServed,
     /// The client sent a body that is not HTTP.
     BadRequestBody,
@@ -35,7 +34,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What is counted for it, where a route was found.
+    /// The outcome that is counted, if a route was found.
     pub fn outcome(self) -> Outcome {
         match self {
             Failure::Upstream(outcome) => outcome,
@@ -90,8 +89,7 @@ impl Failure {
         self.answer().0
     }
 
-    /// What comes after a request that could not be read for sure is not read at all (RFC 9112
-    /// §9.6).
+    /// After a request that could not be parsed reliably, nothing more is read (RFC 9112 §9.6).
     fn ends_connection(self) -> bool {
         match self {
             Failure::MethodNotServed
@@ -125,7 +123,7 @@ impl Failure {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         if self.ends_connection() {
-            // HTTP/2 has no such field: there the library takes it off again.
+            // HTTP/2 has no such field: there hyper removes it.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -1,9 +1,9 @@
-//! One exchange's books: opened when a request is decided, closed once with its outcome, also if it
-//! is dropped.
+//! The accounting of one exchange. It opens when a request is decided, and closes once, with the
+//! outcome, also on drop.
 //!
-//! Invariants: each exchange is counted exactly once, under the snapshot it was decided under, on
-//! the worker that serves it; what is dropped without an outcome was the client's doing; a
-//! fail-over counts as a connect error of `new` and as nothing of stable.
+//! Invariants: each exchange is counted exactly once, under the snapshot of its decision, on the
+//! worker that serves it. If it is dropped without an outcome, the client has cancelled it.
+//! A fail-over counts as a connect error of `new`, and not at all for stable.
 
 use super::body::Upload;
 use super::cancel::{Carrier, Tracked};
@@ -36,45 +36,45 @@ pub struct Exchange {
     route: usize,
     /// `None` on a route that goes to an upstream directly.
     decided: Option<Decided>,
-    /// Its place in the evidence.
+    /// Its entry in the watchdog's evidence.
     place: Place,
-    /// The number of the server that has it, or had it last.
+    /// The number of its current or last server.
     server: Option<u8>,
     began: Duration,
     story: Story,
-    /// Iff it is traced.
+    /// `Some` iff it is traced.
     traced: Option<Box<Traced>>,
     served: Served,
     bytes: u64,
-    /// Room claimed in upstreams, and a server's load: given back with the exchange.
+    /// Room claimed in upstreams, and the load of a server; released with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
     room: Option<RequestRoom>,
-    /// Of an HTTP/1 connection: its next head begins when this exchange has ended.
+    /// Of an HTTP/1 connection, whose next head begins when this exchange has ended.
     progress: Option<Arc<Progress>>,
-    /// What the head said; more may follow in the body and its trailers.
+    /// The outcome by the head; body and trailers may change it.
     by_head: Outcome,
     /// By the status in the head alone. `None`: a tunnel, which is in no class.
     class: Option<AnswerClass>,
-    /// An answer without a body says nothing about its size: to a HEAD, or a 304.
+    /// A response without a body (to a HEAD, or a 304) is no evidence of the size.
     sizeless: bool,
     open: bool,
-    /// While it is under way on `new`.
+    /// Set while it is in flight on `new`.
     on_new: Option<Tracked>,
 }
 
-/// A request's place in the evidence.
+/// The state of a request's entry in the evidence.
 enum Place {
-    /// It is not received whole yet: until then silence may be the client's.
+    /// Not received whole yet: until then the client may cause a silence.
     Unclaimed,
     Waits(Ticket),
-    /// The head said that the arm has not failed; only a body that breaks undoes that.
+    /// By its head the arm has not failed; only a truncated body undoes that.
     Answered(Ticket),
-    /// Nothing more will be told, or there was no room.
+    /// Nothing more will be reported, or there was no room.
     Left,
 }
 
-/// What was decided about a request of a release.
+/// The decision for a request of a release.
 #[derive(Clone, Copy)]
 pub struct Decided {
     /// Index into the plan's releases.
@@ -83,7 +83,7 @@ pub struct Decided {
     pub cohort: Cohort,
     pub reason: &'static str,
     pub unit: Option<Unit>,
-    /// Tells users apart in sketches; also chooses those whose requests are logged.
+    /// Distinguishes users in sketches; also samples users for the log.
     pub user_hash: Option<u64>,
     /// The hash alone chose the arm.
     pub drawn: bool,
@@ -96,23 +96,23 @@ pub enum Served {
     ByStable,
 }
 
-/// What the log may tell of a request. Cheap to keep: nothing is formatted unless it is written.
+/// The facts about a request that the log may use. Nothing is formatted before it is written.
 pub struct Story {
     pub method: Method,
     pub uri: Uri,
     pub request_id: RequestId,
     pub address: IpAddr,
-    /// Keyed hash of the user id, where the config has a key.
+    /// Keyed hash of the user id, if the config has a key.
     pub user: Option<Box<str>>,
-    /// The user id, where the config wants the users whom `new` fails listed in clear.
+    /// The user id, if the config lists users failed by `new` in clear.
     pub clear: Option<ClearId>,
-    /// This user's ordinary requests are written.
+    /// This user's ordinary requests are logged.
     pub sampled: bool,
-    /// A gRPC call to a server that speaks HTTP/2.
+    /// A gRPC call to an HTTP/2 server.
     pub grpc: bool,
 }
 
-/// A user id that is kept in place: only a long one takes memory of its own.
+/// A user id, stored inline; only a long one allocates.
 pub enum ClearId {
     Short([u8; CLEAR_SHORT], u8),
     Long(Box<[u8]>),
@@ -141,7 +141,7 @@ impl ClearId {
     }
 }
 
-/// A closed exchange, as the log tells it.
+/// A closed exchange, for the log.
 pub struct Told<'a> {
     pub story: &'a Story,
     pub route: &'a str,
@@ -151,11 +151,11 @@ pub struct Told<'a> {
     pub outcome: Outcome,
     pub status: StatusCode,
     pub client_gone: bool,
-    /// Its release holds `new`, and it had outlived its time.
+    /// Its release holds `new`, and the exchange has exceeded its grace.
     pub cancelled: bool,
     pub took: Duration,
     pub bytes: u64,
-    /// Iff it is traced.
+    /// `Some` iff it is traced.
     pub trace_id: Option<u128>,
 }
 
@@ -176,7 +176,7 @@ impl Exchange {
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
         }
-        // Boxed: it passes through many hands, and each would copy it.
+        // Boxed: it is moved often, and each move would copy it.
         let exchange = Box::new(Exchange {
             worker,
             snapshot,
@@ -209,7 +209,7 @@ impl Exchange {
         self.began
     }
 
-    /// The request is there, whole: from now on the upstream's time counts.
+    /// The request was received whole: from now on the upstream is timed.
     pub fn received(&mut self, now: Duration) {
         if let (Place::Unclaimed, Some(d)) = (&self.place, self.decided) {
             let arrival = Arrival {
@@ -226,8 +226,8 @@ impl Exchange {
         }
     }
 
-    /// This server of the upstream is to have it. If it is there, whole, the upstream's time
-    /// counts.
+    /// Records the server that gets it. If the request was received whole, the upstream is timed
+    /// from now.
     pub fn goes_to(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
@@ -239,8 +239,8 @@ impl Exchange {
         }
     }
 
-    /// What follows is a wait that is not the upstream's: gives its place in the evidence back,
-    /// until it is [`Self::received`] again.
+    /// The wait that follows is not the upstream's. Withdraws its entry in the evidence until it is
+    /// [`Self::received`] again.
     pub fn excuse(&mut self) {
         if let Place::Waits(_) = self.place {
             self.tell(What::Excused, clock::now());
@@ -248,21 +248,21 @@ impl Exchange {
         }
     }
 
-    /// The task that carries its answer runs for the first time.
+    /// The task that carries its response runs for the first time.
     pub fn runs(&self) {
         if let Some(on_new) = &self.on_new {
             on_new.runs();
         }
     }
 
-    /// The head of its answer is there, and a body follows. `sized`: its length is known.
+    /// The response head has arrived, and a body follows. `sized`: its length is known.
     pub fn answers(&self, sized: bool, now: Duration) {
         if let Some(on_new) = &self.on_new {
             on_new.answers(sized, now);
         }
     }
 
-    /// Is it to end because its release is held?
+    /// Whether it must end because its release is held.
     pub fn is_cancelled(&self) -> bool {
         self.on_new.as_ref().is_some_and(Tracked::is_cancelled)
     }
@@ -283,7 +283,7 @@ impl Exchange {
         self.decided.map(|d| &self.snapshot.releases[d.release])
     }
 
-    /// What the release calls a success.
+    /// The success rules of its release.
     pub fn rules(&self) -> Option<&Rules> {
         self.decided.map(|d| &self.snapshot.releases[d.release].release.outcome)
     }
@@ -296,7 +296,7 @@ impl Exchange {
         self.decided.map(|d| d.arm)
     }
 
-    /// The arm that answers, where the config says that clients may see it.
+    /// The arm that answers, if the config exposes it to clients.
     pub fn exposed_arm(&self) -> Option<Arm> {
         let expose = self.snapshot.plan.listen.expose_arm;
         self.serving_arm().filter(|_| expose)
@@ -309,7 +309,7 @@ impl Exchange {
         })
     }
 
-    /// Keeps room in an upstream for as long as the exchange lasts.
+    /// Keeps room in an upstream until the exchange ends.
     pub fn hold(&mut self, room: InFlight) {
         match &mut self.rooms {
             [first @ None, _] => *first = Some(room),
@@ -317,13 +317,13 @@ impl Exchange {
         }
     }
 
-    /// What it takes up until its end: room in the process, and the turn on its connection.
+    /// Keeps room in the process, and its turn on the connection, until the exchange ends.
     pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
         (self.room, self.progress) = (Some(room), progress);
     }
 
-    /// Enters it among what is under way on `new`, if it was decided for that. `carrier`: of
-    /// HTTP/1.1.
+    /// Enters it in the table of exchanges on `new`, if it was decided for `new`.
+    /// `carrier` is set for HTTP/1.1.
     pub fn enters_new(&mut self, carrier: Option<Carrier>) {
         let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
         let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
@@ -338,13 +338,13 @@ impl Exchange {
         self.traced.as_deref_mut()
     }
 
-    /// The server that has it now.
+    /// Records the load of its current server.
     pub fn load(&mut self, load: ServerLoad) {
         self.load = Some(load);
     }
 
-    /// The head of the response is there, `took` after the upstream had the request; `None`: it
-    /// still waited for the client.
+    /// The response head arrived, `took` after the upstream had the whole request.
+    /// `None`: the client was still sending.
     pub fn answered(
         &mut self,
         status: StatusCode,
@@ -382,8 +382,8 @@ impl Exchange {
         }
     }
 
-    /// Tells the watchdog. A request that is answered, or fails, before it was received whole takes
-    /// its place now.
+    /// Reports to the watchdog. A request that is answered, or fails, before it was received whole
+    /// gets its entry now.
     fn tell(&mut self, what: What, now: Duration) {
         if matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed) {
             self.received(now);
@@ -418,28 +418,28 @@ impl Exchange {
         self.bytes += bytes as u64;
     }
 
-    /// `new` could not be reached: this is counted now, whatever stable answers.
+    /// `new` could not be reached: counts that now, whatever stable answers.
     pub fn failed_over(&mut self) {
         self.count(Outcome::ConnectError, clock::now(), What::Excused);
-        // It takes up no room in `new` any more.
+        // It occupies no room in `new` any more.
         (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
     }
 
-    /// A gRPC call to a server that speaks HTTP/2: silence is no fault of either side, and a cancel
-    /// is a message of the protocol.
+    /// A gRPC call to an HTTP/2 server: neither side is at fault for silence, and a cancel is a
+    /// message of the protocol.
     pub fn is_grpc(&self) -> bool {
         self.story.grpc
     }
 
-    /// May carrying it out change something? Then a client that goes away does not cancel it, once
-    /// it was received whole. A gRPC client that cancels a call means to cancel it at the server.
+    /// Whether the request may have side effects. If so, a client that leaves does not cancel it
+    /// once it was received whole. A gRPC cancel is meant for the server, so it is always
+    /// forwarded.
     pub fn may_change_something(&self) -> bool {
         !self.story.method.is_safe() && !self.is_grpc()
     }
 
-    /// Its body has come to its end, and nothing was wrong with how it came. `client_slow`: see
-    /// [`What::Ended`].
+    /// Its body has ended without a fault. `client_slow`: see [`What::Ended`].
     pub fn end_whole(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
         let what = match (outcome, self.by_head) {
             (Outcome::ClientError, Outcome::Ok) => What::EndedAsClientError,
@@ -449,7 +449,7 @@ impl Exchange {
         self.close(outcome, status, now, what);
     }
 
-    /// Closes the books. `status`: what the client was told, or would have been.
+    /// Closes the accounting. `status`: what the client got, or would have got.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
         self.end_at(outcome, status, clock::now());
     }
@@ -458,7 +458,7 @@ impl Exchange {
         self.close(outcome, status, now, What::Excused);
     }
 
-    /// `sound`: what the watchdog is told where nobody is to blame.
+    /// `sound`: the report to the watchdog if neither side is to blame.
     fn close(&mut self, outcome: Outcome, status: StatusCode, now: Duration, sound: What) {
         if !std::mem::replace(&mut self.open, false) {
             return;
@@ -509,7 +509,7 @@ impl Exchange {
         self.upload.client_gone.get() || outcome == Outcome::Cancelled
     }
 
-    /// What came of it, for whoever delivers traces.
+    /// Passes the finished trace to the exporter.
     #[cold]
     fn hand_in(&self, mut traced: Box<Traced>, outcome: Outcome, status: StatusCode, now: Duration) {
         traced.came(Came::Failed(outcome), now);
@@ -526,8 +526,8 @@ impl Exchange {
         self.worker.live.traces.hand_in(self.worker.index, traced);
     }
 
-    /// The upstream has agreed to a tunnel: with that the exchange has ended well. What counts the
-    /// tunnel instead; and, if it leads to `new`, its place among what is under way there.
+    /// The upstream has agreed to a tunnel, so the exchange has ended well.
+    /// Returns the tunnel's counter and, for `new`, its entry in the table of exchanges.
     pub fn switched(mut self, now: Duration) -> (Switched, Option<Tracked>) {
         let arm = self.serving_arm();
         self.answers(false, now);
@@ -541,7 +541,7 @@ impl Exchange {
         (Switched::begin(tally, self.worker.index), on_new)
     }
 
-    /// `new` has failed this user: for the list.
+    /// `new` has failed this user: notes it for the list.
     fn note_failed(&self) {
         let Some(Decided { release, arm: Arm::New, user_hash: Some(user_hash), .. }) = self.decided else {
             return;
@@ -586,7 +586,7 @@ impl Exchange {
             if outcome.blame() == Blame::Upstream {
                 counts.failures.add(1);
             }
-            // A client that gave up says nothing about how long the answer would have taken.
+            // A cancelled request is no sample of the response time.
             if outcome != Outcome::Cancelled && self.snapshot.plan.metrics == Detail::Full {
                 counts.duration.record(now.saturating_sub(self.began));
             }
@@ -607,8 +607,8 @@ impl Exchange {
     }
 }
 
-/// An open tunnel, counted for the arm that has agreed to it; until dropped. Holds the counters
-/// only: a tunnel outlives many snapshots.
+/// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
+/// It holds counters only, because a tunnel outlives many snapshots.
 pub struct Switched {
     tally: Tallied,
     worker: usize,
@@ -617,7 +617,7 @@ pub struct Switched {
 enum Tallied {
     Release(Arc<ReleaseTally>, Arm),
     Upstream(Arc<ArmTally>),
-    /// A route to a release without a decision: there is none.
+    /// A route to a release always has a decision, so this does not occur.
     Nowhere,
 }
 
@@ -645,7 +645,7 @@ impl Drop for Switched {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // 499, as nginx has it: the client closed the request.
+        // nginx's 499: the client closed the request.
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
         self.end(Outcome::Cancelled, status);
     }

@@ -1,9 +1,9 @@
 //! A request, from top to bottom: take the snapshot → match the route → find the user → decide →
 //! rewrite headers → send → wrap the body, so that the outcome is counted when the stream ends.
-//! (A WebSocket is counted with its 101; the client's connection goes on as a tunnel.)
+//! A WebSocket is counted with its 101; the client's connection continues as a tunnel.
 //!
-//! Invariants: one snapshot a request; a request is sent a second time only if no byte of the first
-//! left this machine; nothing here waits for anything but the upstream and the client.
+//! Invariants: one snapshot a request. A request is sent again only if no byte of it left this
+//! machine. Only the upstream and the client are waited for.
 
 use super::body::{ClientFault, Deadlines, GoesOn, Keeps, RequestBody, ResponseBody, Upload};
 use super::cancel::Carrier;
@@ -52,7 +52,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// Answers one request. Up to the decision nothing waits.
+/// Answers one request. Nothing waits before the decision.
 pub fn answer(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
@@ -84,23 +84,23 @@ pub fn answer(
 /// A request that is decided and ready to be sent.
 struct Prepared {
     exchange: Box<Exchange>,
-    /// Until it is sent. In a box, as what becomes of it moves on often.
+    /// Until it is sent. Boxed, because it is moved often.
     request: Box<Option<Request<RequestBody>>>,
     upload: Rc<Upload>,
     upstream: Arc<UpstreamLive>,
-    /// There iff it asks for a WebSocket.
+    /// `Some` iff it asks for a WebSocket.
     ask: Option<Ask>,
 }
 
 impl Prepared {
-    /// How long it may wait for its response head without its client.
+    /// How long it may wait for its response head after its client has left.
     fn abandoned_max(&self) -> Duration {
         let limits = &self.exchange.snapshot().plan.limits;
         limits.abandoned_max.unwrap_or(self.upstream.config.response_timeout)
     }
 }
 
-/// From the snapshot to the decision, and the headers that go upstream.
+/// From the snapshot to the decision, and the headers for the upstream.
 fn prepare(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
@@ -168,7 +168,7 @@ fn prepare(
         },
         sampled: worker.samples(snapshot.plan.log.sample, user_hash),
         method: parts.method.clone(),
-        // In the form that was matched: the segment to hide is counted in that.
+        // In normal form, as matched: the segment to hide is counted in it.
         uri: match &reading.normal {
             Cow::Borrowed(_) => parts.uri.clone(),
             Cow::Owned(normal) => normal.parse().unwrap_or_default(),
@@ -209,14 +209,14 @@ fn prepare(
     };
     story.grpc = headers::is_grpc(&parts) && upstream.config.transport.protocol == Protocol::Http2;
     if admitted.takes_trailers && !http1 {
-        // Trailers are passed on to HTTP/2 clients only.
+        // Trailers are forwarded to HTTP/2 clients only.
         parts.extensions.insert(TakesTrailers);
     }
     if let Some(host) = host.filter(|_| parts.uri.authority().is_some()) {
         parts.headers.insert(HOST, host);
     }
     if body.size_hint().exact().is_none() {
-        // hyper sends a GET's body only if the head says that there is one.
+        // hyper sends a GET's body only if a header announces it.
         parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if parts.uri.authority().is_some() {
@@ -238,8 +238,8 @@ fn prepare(
     Ok(Prepared { exchange, request, upload, upstream, ask })
 }
 
-/// The route of the path's normal form. Where a server may read another path out of it, and a route
-/// with a path is concerned, it would be a guess.
+/// The route of the path's normal form. If a server may read another path, and a route with a path
+/// is involved, the request is refused as ambiguous.
 fn route(
     snapshot: &Snapshot,
     host: &str,
@@ -260,9 +260,9 @@ fn route(
     route.ok_or(Failure::NoRoute)
 }
 
-/// From the decision to the head of the response; the body carries the exchange to its end.
+/// From the decision to the response head; the body carries the exchange to its end.
 fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> {
-    // Outside: an `async fn` holds what it takes apart twice.
+    // Outside the block: an `async fn` stores the destructured parts twice.
     let Prepared { mut exchange, mut request, upload, upstream, ask } = prepared;
     async move {
         exchange.runs();
@@ -271,7 +271,7 @@ fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> 
         let sent = send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await;
         let sent = if let Err(Unsent::Unreachable) = sent {
             drop(sent);
-            // Boxed: nearly no request needs the room.
+            // Boxed: nearly no request needs it.
             Box::pin(send_to_stable(&mut exchange, &mut request, &upload, handshake)).await
         } else {
             sent.map(|sent| (sent, upstream))
@@ -280,7 +280,7 @@ fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> 
     }
 }
 
-/// `new` takes no connection: the request goes to stable, where the config says so.
+/// `new` takes no connection: sends the request to stable, if the config allows it.
 async fn send_to_stable(
     exchange: &mut Exchange,
     request: &mut Option<Request<RequestBody>>,
@@ -297,7 +297,7 @@ async fn send_to_stable(
     sent.map(|sent| (sent, stable))
 }
 
-/// What the client gets.
+/// The response for the client.
 fn answered(
     mut exchange: Box<Exchange>,
     sent: Result<(Sent, Arc<UpstreamLive>), Unsent>,
@@ -316,7 +316,7 @@ fn answered(
             let idle = (!exchange.is_grpc()).then_some(upstream.config.idle_timeout);
             let deadlines = Deadlines { idle, total, whole };
             let (mut parts, body) = response.into_parts();
-            // The upstream's own version is its own affair (RFC 9110 §2.5).
+            // The upstream's version is not forwarded (RFC 9110 §2.5).
             parts.version = Version::HTTP_11;
             headers::drop_hop_by_hop(&mut parts.headers);
             if let Some(arm) = exchange.exposed_arm() {
@@ -334,7 +334,7 @@ fn answered(
     }
 }
 
-/// No response head: why.
+/// Why there is no response head.
 enum Unsent {
     /// No server takes a connection, through no fault of this machine; nothing was sent.
     Unreachable,
@@ -350,7 +350,7 @@ impl Unsent {
     }
 }
 
-/// The head of the response, and when it was there.
+/// The response head, and its arrival time.
 type Sent = (Response<Incoming>, Lease<RequestBody>, Duration);
 
 /// Sends a request to the least loaded server of `upstream`; waits for the response head.
@@ -373,7 +373,7 @@ async fn send(
     };
     let Some(room) = upstream.enter() else { return full(false) };
     exchange.hold(room);
-    // Users of `new` have stable to go to; whoever else is here has nobody.
+    // Users of `new` can fail over to stable; other requests have no alternative.
     let down = if fused(exchange, upstream).is_some() { Down::Never } else { Down::Last };
     let mut tried = Tried::default();
     while let Some((index, server)) = upstream.choose(&tried, down) {
@@ -384,17 +384,17 @@ async fn send(
             trace::attempt(traced, &worker, upstream, index, now);
         }
         let mut held = false;
-        // Moved, to keep the future small: it holds all that is in scope at an await.
+        // Moved, to keep the future small: it stores all that is in scope at an await.
         let mut lease =
             match handshake.is_none().then(|| worker.pools.free(server, terms(upstream), now)).flatten() {
                 Some(lease) => lease,
                 None => {
-                    // Clients hold the connections: this wait is not the upstream's.
+                    // Clients occupy the connections: this wait is not the upstream's.
                     held = worker.pools.is_full(server, terms(upstream)) && upstream.is_held_by_clients();
                     if held {
                         exchange.excuse();
                     }
-                    // Boxed: most requests find a connection that is free.
+                    // Boxed: most requests find a free connection.
                     let leased = match handshake {
                         Some(_) => Box::pin(worker.pools.tunnel(server, terms(upstream))).await,
                         None => Box::pin(worker.pools.connection(server, terms(upstream))).await,
@@ -448,7 +448,7 @@ async fn send(
                         awaited = Some(server.awaited());
                     }
                     () = &mut too_late => {
-                        // The whole exchange took too long: whose time was it?
+                        // The total time-out has expired: by whose fault?
                         let total = upstream.config.total_timeout;
                         let took = clock::now().saturating_sub(began);
                         let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
@@ -477,8 +477,8 @@ async fn send(
                 }
                 return Ok((response, lease, now));
             }
-            // The server had closed a pooled connection, and the message came back whole: it is
-            // sent again on another one. A fresh one that breaks at once is a refusal.
+            // The server had closed a pooled connection, and the request came back unsent: try
+            // another one. A new connection that breaks at once is a refusal.
             Err(SendError::Unsent(unsent)) => {
                 *request = Some(*unsent);
                 came(exchange, Came::Failed(Outcome::ConnectError), now);
@@ -491,7 +491,7 @@ async fn send(
                 return Err(Unsent::Failed(match upload.client_fault() {
                     Some(ClientFault::Broken) => Failure::BadRequestBody,
                     Some(ClientFault::Slow) => Failure::SlowRequestBody,
-                    // The upstream did not wait for the rest as long as this machine would have.
+                    // The upstream lost patience with the client before this machine did.
                     None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
                     None => Failure::Upstream(Outcome::Reset),
                 }));
@@ -501,7 +501,7 @@ async fn send(
     Err(Unsent::Unreachable)
 }
 
-/// What a connection may cost.
+/// The upstream's limits of connections.
 fn terms(upstream: &UpstreamLive) -> Terms {
     Terms {
         connect_timeout: upstream.config.connect_timeout,
@@ -511,8 +511,8 @@ fn terms(upstream: &UpstreamLive) -> Terms {
     }
 }
 
-/// Ends when the upstream has had its time for the response head. The time starts again with each
-/// piece of the client's body, and stands still while the client is slow. (`async` is larger.)
+/// Ready when the upstream has exceeded its time for the response head. The time restarts with each
+/// piece of the client's body, and stops while the client is slow. (An `async` block is larger.)
 struct HeadDeadline<'a> {
     upload: &'a Upload,
     upstream: &'a UpstreamLive,
@@ -541,7 +541,7 @@ impl Future for HeadDeadline<'_> {
             ready!(this.alarm.poll(cx, clock::instant(next).into()));
             let now = clock::now();
             if woke_late(next, now) {
-                // Starved: what the upstream has sent meanwhile must be read before it is blamed.
+                // This thread was starved: first read what the upstream has sent meanwhile.
                 this.until = now + GRACE;
                 continue;
             }
@@ -557,10 +557,10 @@ impl Future for HeadDeadline<'_> {
     }
 }
 
-/// More time for an upstream when it was this machine that was late.
+/// Extra time for an upstream when this thread was late.
 pub const GRACE: Duration = Duration::from_millis(250);
 
-/// Did this thread wake up long after the deadline it slept for?
+/// Whether this thread woke up long after the deadline it slept for.
 pub fn woke_late(deadline: Duration, now: Duration) -> bool {
     now.saturating_sub(deadline) > Duration::from_millis(100)
 }
@@ -586,21 +586,21 @@ fn fall_back(
     Ok(release.stable.clone())
 }
 
-/// The release whose fuse counts connections to `upstream`: that of `new`, without fail-overs.
+/// The release whose fuse counts connections to `upstream`: only for `new`, not after a fail-over.
 fn fused<'a>(exchange: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<ReleaseLive>> {
     exchange
         .release()
         .filter(|r| exchange.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
 }
 
-/// An attempt has ended, where they are noted.
+/// Records the end of an attempt, if the request is traced.
 fn came(exchange: &mut Exchange, came: Came, now: Duration) {
     if let Some(traced) = exchange.traced() {
         traced.came(came, now);
     }
 }
 
-/// Why no connection to a server stands: a name, a port, a certificate.
+/// Logs why a connection to a server failed: a name, a port, a certificate.
 fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error: &std::io::Error) {
     if server.worth_telling() {
         let (name, server) = (&upstream.config.name, server.server.to_string());
@@ -609,11 +609,11 @@ fn tell(exchange: &Exchange, upstream: &UpstreamLive, server: &ServerLive, error
     }
 }
 
-/// No connection to a server, through its fault: it is skipped for a while; the fuse counts it.
+/// A server refused a connection: it is skipped for a while, and the fuse counts it.
 fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = fused(exchange, upstream) {
-        // Those that are down get no request, so nobody can have tried them.
+        // Servers that are down get no request, so they need not have refused one.
         let out: Vec<bool> = upstream.servers.iter().map(|s| s.down()).collect();
         if let Some(blown) = release.tally.fuse.refused(server, &out, release.stable.last_sign()) {
             blow(exchange, release, blown);
@@ -621,7 +621,7 @@ fn refused(exchange: &Exchange, upstream: &UpstreamLive, server: usize) {
     }
 }
 
-/// `new` is unreachable, and stable answers. Flips at once: the next request goes to stable.
+/// `new` is unreachable, and stable answers: trips at once, so the next request goes to stable.
 fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
@@ -636,11 +636,11 @@ fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
         onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };
-    // It names a release of the present or of an earlier snapshot; one that is gone needs no fuse.
+    // It may name a release of an earlier snapshot; a removed release needs no trip.
     let _ = exchange.worker().live.trip(&release.release.name, call);
 }
 
-/// Why no server can be used: those that are down by their probes were not connected to.
+/// Why no server can be used. Those that probes found down were not connected to.
 fn unusable(new: &UpstreamLive) -> String {
     let (mut refusing, mut down) = (vec![], vec![]);
     for server in &new.servers {
@@ -669,7 +669,7 @@ fn cohort(reason: Reason) -> Cohort {
     }
 }
 
-/// The authority the client asked for: of the target (HTTP/2, absolute form), else its Host.
+/// The requested authority: of the target (HTTP/2, absolute form), else the Host.
 fn host(parts: &Parts) -> Option<HeaderValue> {
     match parts.uri.authority() {
         Some(authority) => {
@@ -680,7 +680,7 @@ fn host(parts: &Parts) -> Option<HeaderValue> {
     }
 }
 
-/// Without port.
+/// Without the port.
 fn host_name(authority: &str) -> &str {
     match authority.bytes().rposition(|byte| byte == b':') {
         Some(colon) if !authority[colon..].contains(']') => &authority[..colon],
@@ -688,8 +688,8 @@ fn host_name(authority: &str) -> &str {
     }
 }
 
-/// RFC 9112 §3.2.1, RFC 9113 §8.3.1: an empty path is sent as `/`. The library would send that of
-/// `http://a#b` empty, which is no request line, and that of `http://a?b` over HTTP/2 as `?b`.
+/// RFC 9112 §3.2.1, RFC 9113 §8.3.1: an empty path is sent as `/`. hyper would send an empty target
+/// for `http://a#b`, which is no valid request line, and `?b` for `http://a?b` over HTTP/2.
 fn origin_form(uri: &Uri) -> Uri {
     let shown = uri.path_and_query().filter(|path| path.as_str() != "/").cloned();
     let with_path = match shown {

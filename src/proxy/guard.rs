@@ -1,20 +1,19 @@
-//! What a request must be before anything looks at it: the one place to check against RFC 9110
-//! (semantics), RFC 9112 (HTTP/1.1) and RFC 9113 (HTTP/2). What the HTTP library refuses by itself
-//! is named at the end.
+//! Validates a request before any other code uses it: the one place to check against RFC 9110
+//! (semantics), RFC 9112 (HTTP/1.1) and RFC 9113 (HTTP/2).
 //!
-//! Invariants: nothing that is refused here reaches a route, an upstream or the evidence; a request
-//! that passes has one host, one length, one identity, and nothing in `Connection` that would take
-//! a field from the upstream that the decision was made on. One pass over the headers; a good
-//! request costs no allocation.
+//! Invariants: a refused request reaches no route, no upstream and no evidence.
+//! An admitted request has one host, one length and one identity.
+//! Its `Connection` removes no field that the decision used from the upstream's view.
+//! One pass over the headers; a valid request costs no allocation.
 //!
-//! Refused by hyper and h2 before they call us, with 400 (or a stream error) and the end of the
-//! connection; each has a test: white space before a colon, obs-fold, NUL, bare CR (RFC 9112 §2.2,
-//! §5; RFC 9110 §5.5); `Transfer-Encoding` in HTTP/1.0 or not ending in `chunked` (RFC 9112 §6.1,
-//! §6.3); `Content-Length` that is no number, or several that differ (§6.3); a head that is too
-//! big, too many fields (RFC 6585 §5); in HTTP/2 upper-case names, `Connection` and its like, `TE`
-//! other than `trailers`, pseudo fields that are unknown, repeated or late (RFC 9113 §8.2, §8.3).
-//! `Content-Length` beside `Transfer-Encoding` is dropped, and the connection closed after the
-//! answer (RFC 9112 §6.1).
+//! hyper and h2 refuse the following before this code runs, with 400 (or a stream error) and the
+//! end of the connection; each has a test: white space before a colon, obs-fold, NUL, bare CR (RFC
+//! 9112 §2.2, §5; RFC 9110 §5.5); `Transfer-Encoding` in HTTP/1.0 or not ending in `chunked` (RFC
+//! 9112 §6.1, §6.3); `Content-Length` that is no number, or several that differ (§6.3); a head that
+//! is too big, too many fields (RFC 6585 §5); in HTTP/2 upper-case names, `Connection` and its
+//! like, `TE` other than `trailers`, pseudo fields that are unknown, repeated or late (RFC 9113
+//! §8.2, §8.3). They drop `Content-Length` beside `Transfer-Encoding`, and close the connection
+//! after the response (RFC 9112 §6.1).
 
 use super::error::Failure;
 use super::headers::{self, X_FORWARDED, X_GRAYLING};
@@ -24,14 +23,13 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
 use http_body::Body;
 
-/// So many connection options are no honest client's.
+/// No legitimate client sends more connection options.
 const CONNECTION_OPTIONS_MAX: usize = 9;
 
-/// What a field costs beside its name and value (RFC 9113 §10.5.1 counts 32; on the wire of HTTP/1
-/// it is `: ` and CR LF).
+/// Cost of a field beside name and value (RFC 9113 §10.5.1 counts 32; HTTP/1 sends `: ` and CR LF).
 const FIELD_OVERHEAD_BYTES: usize = 4;
 
-/// Refuses what is no request that every server would read alike.
+/// Refuses a request that servers may read differently.
 pub fn admit(
     parts: &Parts,
     body: &impl Body,
@@ -43,15 +41,15 @@ pub fn admit(
     for (name, value) in &parts.headers {
         seen.bytes += name.as_str().len() + value.len() + FIELD_OVERHEAD_BYTES;
         seen.fields += 1;
-        // RFC 9113 §8.2.1: a value must not begin or end with white space. (In HTTP/1 that is not
+        // RFC 9113 §8.2.1: no white space at either end of a value. (HTTP/1 does not count it as
         // part of the value.)
         if parts.version == Version::HTTP_2 && is_padded(value) {
             return Err(bad("white space around a field value"));
         }
         match *name {
             HOST => host_line(value, &mut seen)?,
-            // RFC 9112 §6.1, §6.3: what follows it is framed by the last coding, and anything but
-            // `chunked` alone is read differently by different servers.
+            // RFC 9112 §6.1, §6.3: the last coding frames the body, and servers differ on anything
+            // but a single `chunked`.
             TRANSFER_ENCODING => {
                 if std::mem::replace(&mut seen.transfer_encoding, true)
                     || !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked")
@@ -66,7 +64,7 @@ pub fn admit(
                 seen.admitted.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
             }
             CONNECTION => connection_line(value, identity, &mut seen)?,
-            // RFC 9110 §10.1.1: 100-continue is the only expectation there is.
+            // RFC 9110 §10.1.1: 100-continue is the only expectation.
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Failure::Expectation);
@@ -89,8 +87,7 @@ pub fn admit(
     Ok(seen.admitted)
 }
 
-/// What the pass over the headers has found for those who come after it, so that they need not look
-/// again.
+/// Results of the pass over the headers, so that later code need not search again.
 #[derive(Default, Clone, Copy)]
 pub struct Admitted {
     /// There is an `x-grayling-*`.
@@ -104,13 +101,13 @@ pub struct Admitted {
     pub padded_length: bool,
     /// `te: trailers`.
     pub takes_trailers: bool,
-    /// Lines of `Cookie`.
+    /// Number of `Cookie` lines.
     pub cookies: usize,
 }
 
 impl Admitted {
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
-        // Nearly no name begins like one of these.
+        // Nearly no name begins with one of these letters.
         match name.as_str().as_bytes() {
             [b'x', ..] => {
                 self.reserved |= headers::begins_like(name, X_GRAYLING);
@@ -126,7 +123,7 @@ impl Admitted {
     }
 }
 
-/// What one pass over the headers has found.
+/// State of the pass over the headers.
 #[derive(Default)]
 struct Seen {
     bytes: usize,
@@ -135,7 +132,7 @@ struct Seen {
     transfer_encoding: bool,
     content_length: Option<u64>,
     connection_options: usize,
-    /// Which of the identity's header sources has been there already, a bit each.
+    /// The identity's header sources that were seen, a bit each.
     identities: u64,
     admitted: Admitted,
 }
@@ -145,8 +142,8 @@ fn bad(what: &'static str) -> Failure {
 }
 
 fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
-    // RFC 9110 §9.3.6: no tunnels are made here. §9.3.8: TRACE would show a client what was added
-    // for the upstream.
+    // RFC 9110 §9.3.6: this proxy makes no CONNECT tunnels. §9.3.8: TRACE would disclose the fields
+    // that it adds for the upstream.
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(Failure::MethodNotServed);
     }
@@ -155,8 +152,8 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     if target.len() > limits.uri_bytes {
         return Err(Failure::UriTooLong);
     }
-    // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS alone; the authority form
-    // for CONNECT alone.
+    // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS only; the authority form
+    // for CONNECT only.
     let asterisk = target == "*" && parts.method == Method::OPTIONS;
     // RFC 9112 §3.2.2, RFC 3986 §3: a target in absolute form (`http://a?x`) may have no path. In
     // HTTP/2 `:path` begins with one.
@@ -165,11 +162,11 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     if !(target.starts_with('/') || asterisk || without_path) {
         return Err(bad("request target"));
     }
-    // RFC 9110 §4.2: the schemes that are served here.
+    // RFC 9110 §4.2: the supported schemes.
     if parts.uri.scheme_str().is_some_and(|s| s != "http" && s != "https") {
         return Err(bad("scheme of the request target"));
     }
-    // RFC 9110 §4.2.4, RFC 9113 §8.3.1: no userinfo; it is used to make a host look like another.
+    // RFC 9110 §4.2.4, RFC 9113 §8.3.1: no userinfo, which can make a host look like another.
     if parts.uri.authority().is_some_and(|a| !is_authority(a.as_str().as_bytes())) {
         return Err(bad("authority of the request target"));
     }
@@ -178,7 +175,7 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
 
 fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
     seen.hosts += 1;
-    // RFC 9112 §3.2: one that is invalid, and more than one.
+    // RFC 9112 §3.2: refuses an invalid one, and more than one.
     if seen.hosts > 1 || !is_authority(value.as_bytes()) {
         return Err(bad("host"));
     }
@@ -187,10 +184,9 @@ fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
 
 fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
     match parts.version {
-        // RFC 9112 §3.2: HTTP/1.0 alone may do without.
+        // RFC 9112 §3.2: only HTTP/1.0 may omit it.
         Version::HTTP_10 => Ok(()),
-        // RFC 9113 §8.3.1: `Host` must not differ from `:authority`; one of them names who is
-        // asked.
+        // RFC 9113 §8.3.1: `Host` must not differ from `:authority`; one of them is required.
         Version::HTTP_2 => match (parts.uri.authority(), parts.headers.get(HOST)) {
             (Some(a), Some(h)) if !a.as_str().as_bytes().eq_ignore_ascii_case(h.as_bytes()) => {
                 Err(bad("host differs from :authority"))
@@ -203,9 +199,9 @@ fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
     }
 }
 
-/// RFC 9110 §7.6.1: a client may name fields that are for this hop only; they are removed. Not so
-/// what the decision, the framing or the upstream's trust is built on: with these a client would
-/// choose what the upstream does not see.
+/// RFC 9110 §7.6.1: a client may name fields for this hop only, which are then removed.
+/// Refused are the fields of decision, framing and trust: otherwise a client could hide them from
+/// the upstream.
 fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
     for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         // RFC 9110 §5.6.1.2: empty elements of a list are ignored.
@@ -233,8 +229,8 @@ fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) ->
     Ok(())
 }
 
-/// A user has one id. Two lines of it, or a spelling with `_` that CGI and its like read as the
-/// same (RFC 3875 §4.1.18), would show one user to this proxy and another to the upstream.
+/// A user has one id. Two lines of it, or a spelling with `_` that CGI reads alike (RFC 3875
+/// §4.1.18), could give this proxy and the upstream different users.
 fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
     for (index, source) in identity.from.iter().enumerate() {
         let wanted = match source {
@@ -263,7 +259,7 @@ fn is_padded(value: &HeaderValue) -> bool {
     is_space(value.as_bytes().first()) || is_space(value.as_bytes().last())
 }
 
-/// RFC 9110 §8.6: digits and nothing else.
+/// RFC 9110 §8.6: digits only.
 fn decimal(value: &HeaderValue) -> Option<u64> {
     let digits = value.as_bytes();
     let all = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
@@ -275,8 +271,8 @@ fn is_token(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
 }
 
-/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2), with a host. The comma is left out of what
-/// RFC 3986 allows in a name: it is what remains of two hosts that somebody has joined.
+/// `uri-host [":" port]` (RFC 9110 §7.2, RFC 3986 §3.2), with a host. The comma, which RFC 3986
+/// allows in a name, is refused: it is left over when two Host fields were joined.
 fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = match authority.iter().rposition(|b| *b == b':') {
         Some(colon) if !authority[colon..].contains(&b']') => (&authority[..colon], &authority[colon + 1..]),
@@ -285,7 +281,7 @@ fn is_authority(authority: &[u8]) -> bool {
     port.len() <= 5 && port.iter().all(u8::is_ascii_digit) && is_host(host)
 }
 
-/// What a name of a host may hold beside escapes.
+/// Characters of a host name, except escapes.
 static IN_HOST: [bool; 256] = {
     let mut table = [false; 256];
     let others = b"-._~!$&'()*+;=";

@@ -1,8 +1,8 @@
-//! What is taken off and put on a message between client and upstream.
+//! Removes and adds header fields between client and upstream.
 //!
-//! Invariants: hop-by-hop fields never pass (RFC 9110 §7.6.1), also those that `Connection` names;
-//! no `x-grayling-*` of a client is ever seen by an upstream; `x-forwarded-*` say what this proxy
-//! saw, unless the peer is trusted.
+//! Invariants: hop-by-hop fields are never forwarded (RFC 9110 §7.6.1), nor those named by
+//! `Connection`. No `x-grayling-*` of a client reaches an upstream.
+//! `x-forwarded-*` hold the values that this proxy saw, unless the peer is trusted.
 
 use super::guard::Admitted;
 use crate::domain::decide::Arm;
@@ -25,17 +25,17 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub const X_GRAYLING_RELEASE: HeaderName = HeaderName::from_static("x-grayling-release");
 pub const X_GRAYLING_ARM: HeaderName = HeaderName::from_static("x-grayling-arm");
 
-/// Fields that most requests are given on their way to an upstream: those below, and the release's
-/// two. Not more: a map would grow in vain.
+/// Fields added to most requests for an upstream: those below, and the release's two. Exact,
+/// because a larger reserve would grow the map for nothing.
 const FIELDS_ADDED: usize = 8;
 
-/// A request id that a client may choose: longer ones are replaced.
+/// Limit for a request id from a client; a longer one is replaced.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// The client as the proxy sees it.
+/// The peer of a client connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// Its `x-forwarded-*` are believed and added to.
+    /// Its `x-forwarded-*` are believed and extended.
     Trusted,
     Stranger,
 }
@@ -47,32 +47,32 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     }
 }
 
-/// Drops every `x-grayling-*` that a client sent, also one that reads so to CGI. Before anything
-/// reads the headers.
+/// Drops every `x-grayling-*` of a client, also spellings that CGI reads alike.
+/// Call before anything reads the headers.
 pub fn drop_reserved(headers: &mut HeaderMap) {
     drop_all(headers, X_GRAYLING);
 }
 
 fn drop_all(headers: &mut HeaderMap, prefix: &str) {
-    // Nearly no request has one: the names are looked at before anything is allocated.
+    // Nearly no request has one, so the names are checked before anything is allocated.
     while let Some(name) = headers.keys().find(|n| begins_like(n, prefix)).cloned() {
         headers.remove(name);
     }
 }
 
-/// Does the name begin with `prefix`, or with what CGI and its like take for the same (RFC 3875
-/// §4.1.18: `-` becomes `_`)?
+/// Whether the name begins with `prefix`, or with a spelling that CGI reads alike (RFC 3875
+/// §4.1.18: `-` becomes `_`).
 pub fn begins_like(name: &HeaderName, prefix: &str) -> bool {
     name.as_str().get(..prefix.len()).is_some_and(|start| is_like(start, prefix))
 }
 
-/// Alike but for `_` and `-`.
+/// Equal except for `_` and `-`.
 pub fn is_like(a: &str, b: &str) -> bool {
     let fold = |byte: u8| if byte == b'_' { b'-' } else { byte };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(x, y)| fold(x) == fold(y))
 }
 
-/// RFC 9113 §8.2.3: before it goes to HTTP/1, the crumbs of a cookie are joined.
+/// RFC 9113 §8.2.3: joins the cookie fields before a request goes to HTTP/1.
 pub fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
@@ -80,7 +80,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Leading zeros are for nobody to interpret: one length, in one spelling (RFC 9110 §8.6).
+/// Removes leading zeros, which servers may read differently (RFC 9110 §8.6).
 fn canonical_length(headers: &mut HeaderMap) {
     let Some(length) = headers.get(CONTENT_LENGTH).filter(|v| v.len() > 1 && v.as_bytes()[0] == b'0') else {
         return;
@@ -92,15 +92,15 @@ fn canonical_length(headers: &mut HeaderMap) {
     }
 }
 
-/// Can the head of a response be trusted to say where its body ends?
+/// Whether the head of a response reliably tells where its body ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Framing {
     Sound,
     Faulty,
 }
 
-/// RFC 9112 §6.1 to §6.3. The library decodes what it can; what it lets through would reach the
-/// client with a frame of another meaning.
+/// RFC 9112 §6.1 to §6.3. Values that hyper lets through would reach the client, and frame the body
+/// differently there.
 pub fn framing<B>(response: &Response<B>) -> Framing {
     let headers = response.headers();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
@@ -117,7 +117,7 @@ pub fn framing<B>(response: &Response<B>) -> Framing {
     if faulty { Framing::Faulty } else { Framing::Sound }
 }
 
-/// Is it a gRPC call? gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
+/// Whether it is a gRPC call. gRPC-Web (`application/grpc-web`) is not: that is an ordinary POST.
 pub fn is_grpc(head: &Parts) -> bool {
     const TYPE: &[u8] = b"application/grpc";
     let is_type = |value: &HeaderValue| match value.as_bytes().split_at_checked(TYPE.len()) {
@@ -132,10 +132,9 @@ pub fn is_grpc(head: &Parts) -> bool {
         && head.headers.get(CONTENT_TYPE).is_some_and(is_type)
 }
 
-/// Drops what is meant for one connection only.
+/// Drops the fields that are meant for one connection only.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    // One look at the few names that are there costs less than a look-up of each of those that may
-    // be.
+    // One pass over the few present names costs less than a look-up of each possible one.
     while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         if name == CONNECTION {
             drop_named(headers);
@@ -144,7 +143,7 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// RFC 9110 §7.6.1, §11.7, RFC 9112 §6.1, and what older software sends.
+/// RFC 9110 §7.6.1, §11.7, RFC 9112 §6.1, and fields of older software.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
@@ -161,9 +160,9 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
-/// What `Connection` names.
+/// Drops the fields that `Connection` names.
 fn drop_named(headers: &mut HeaderMap) {
-    // Nearly all that is ever said, and it names no field.
+    // The values of nearly all requests, which name no field.
     let mut lines = headers.get_all(CONNECTION).iter();
     let said = |line: &HeaderValue| {
         [&b"keep-alive"[..], b"close"].iter().any(|word| line.as_bytes().eq_ignore_ascii_case(word))
@@ -177,10 +176,10 @@ fn drop_named(headers: &mut HeaderMap) {
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
         .map(str::trim)
-        // The commonest: one is no field, the other goes anyway.
+        // The most common: one is no field, the other is dropped anyway.
         .filter(|token| !token.eq_ignore_ascii_case("close") && !token.eq_ignore_ascii_case("keep-alive"))
         .filter_map(|token| token.parse().ok())
-        // The body's framing belongs to the message: hyper has resolved it already.
+        // Framing and host belong to the message: hyper has already used them.
         .filter(|name: &HeaderName| *name != CONTENT_LENGTH && *name != HOST)
         .collect();
     for name in named {
@@ -188,7 +187,7 @@ fn drop_named(headers: &mut HeaderMap) {
     }
 }
 
-/// What this proxy tells the upstream of the client.
+/// The facts about the client that the upstream gets.
 pub struct Forwarded<'a> {
     /// The client's address, for `X-Forwarded-For`.
     pub by: &'a HeaderValue,
@@ -198,14 +197,14 @@ pub struct Forwarded<'a> {
     pub admitted: Admitted,
 }
 
-/// A client's address as `X-Forwarded-For` has it.
+/// A client's address in the format of `X-Forwarded-For`.
 pub fn address_value(address: IpAddr) -> HeaderValue {
     let text = address.to_canonical().to_string();
     HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("unknown"))
 }
 
-/// Makes a client's request headers fit for an upstream; all but the arm, which a fail-over may
-/// change. Returns the id that the request goes by.
+/// Turns a client's request headers into those for an upstream, except the arm, which a fail-over
+/// may change. Returns the request id.
 pub fn for_upstream(
     headers: &mut HeaderMap,
     forwarded: &Forwarded<'_>,
@@ -213,7 +212,7 @@ pub fn for_upstream(
 ) -> RequestId {
     let (admitted, peer) = (&forwarded.admitted, forwarded.peer);
     drop_hop_by_hop(headers);
-    // At once: what HTTP/2 has decoded is in a map that would grow twice.
+    // Reserved at once: the map that HTTP/2 has decoded would grow twice.
     headers.reserve(FIELDS_ADDED);
     if admitted.padded_length {
         canonical_length(headers);
@@ -226,8 +225,7 @@ pub fn for_upstream(
         headers.remove(FORWARDED);
     }
     if admitted.expects {
-        // The upstream's 100 is answered by this proxy, which reads the body when the upstream
-        // does.
+        // This proxy sends the 100 when the upstream begins to read the body.
         headers.remove(EXPECT);
     }
     if peer == Peer::Trusted {
@@ -261,7 +259,7 @@ pub fn for_upstream(
     RequestId::Made(id)
 }
 
-/// What a request is called in logs, here and behind.
+/// The id of a request in logs, here and upstream.
 pub enum RequestId {
     Given(HeaderValue),
     /// 128 random bits.
@@ -277,8 +275,7 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The client's address as trusted proxies tell it: the last of `x-forwarded-for` that is not one
-/// of them.
+/// The client's address by trusted proxies: the last in `x-forwarded-for` that is not one of them.
 pub fn forwarded_address(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let mut found = None;
     for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
@@ -310,7 +307,7 @@ pub fn traceparent(trace_high: u64, trace_low: u64, parent: u64, flags: u8) -> H
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("00"))
 }
 
-/// In lower case, from `at` on; where it ends. Eight digits at a time.
+/// Writes lower-case hex from `at` on, eight digits at a time. Returns the end.
 fn hex(text: &mut [u8], at: usize, word: u64) -> usize {
     for (half, digits) in
         [word >> 32, word & 0xffff_ffff].into_iter().zip(text[at..at + 16].chunks_exact_mut(8))
@@ -320,7 +317,7 @@ fn hex(text: &mut [u8], at: usize, word: u64) -> usize {
         spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
         spread = (spread | spread << 8) & 0x00ff_00ff_00ff_00ff;
         spread = (spread | spread << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-        // 1 in each byte that holds ten or more: from there on letters.
+        // 1 in each byte that holds ten or more, which becomes a letter.
         let letters = (spread + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
         let ascii = spread + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10);
         digits.copy_from_slice(&ascii.to_be_bytes());
@@ -377,7 +374,7 @@ mod tests {
             ("connection", "keep-alive"),
             ("keep-alive", "5"),
             ("x-once", "1"),
-            // The pool sends it again to HTTP/2 servers: `net::request_form`.
+            // The pool adds it again for HTTP/2 servers: `net::request_form`.
             ("te", "trailers"),
             ("upgrade", "h2c"),
             ("accept", "*/*"),
@@ -458,7 +455,7 @@ mod tests {
         let trusted = |ip: IpAddr| ip.to_string().starts_with("10.");
         let map = headers(&[("x-forwarded-for", "6.6.6.6, 1.2.3.4"), ("x-forwarded-for", "10.0.0.1")]);
         assert_eq!(forwarded_address(&map, trusted), Some("1.2.3.4".parse().unwrap()));
-        // IPv4 in IPv6 clothes, as a hop that listens on both writes it.
+        // An IPv4-mapped address, as a hop that listens on both families writes it.
         let mapped = headers(&[("x-forwarded-for", "::ffff:1.2.3.4, ::ffff:10.0.0.1")]);
         assert_eq!(forwarded_address(&mapped, trusted), Some("1.2.3.4".parse().unwrap()));
         let garbage = headers(&[("x-forwarded-for", "unknown")]);

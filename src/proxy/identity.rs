@@ -1,8 +1,9 @@
 //! Request → user id: the first source of the config that yields one wins.
 //!
-//! Invariants: a token that does not verify yields nothing; an id that is empty after `normalise`
-//! yields nothing, and one over `max_bytes` ends the search: both mean stable, counted, never
-//! random. Nothing here allocates for ids that stand in the request as they are.
+//! Invariants: a token that does not verify yields nothing, nor does an id that is empty after
+//! `normalise`. An id over `max_bytes` ends the search. Such a request goes to stable and is
+//! counted; it is never assigned at random. An id that stands in the request as it is costs no
+//! allocation.
 
 use crate::domain::plan::{
     CertificateName, Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise,
@@ -14,7 +15,7 @@ use jsonwebtoken::{Validation, dangerous, decode, decode_header};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 
-/// `path`: the request's, in its normal form. `certificate`: of a client that has shown one.
+/// `path`: the request's, in normal form. `certificate`: the names in the client's, if it sent one.
 pub fn user_id<'a>(
     identity: &Identity,
     headers: &'a HeaderMap,
@@ -58,7 +59,7 @@ fn read<'a>(
     }
 }
 
-/// RFC 6265 §4.2.1: `name=value; name=value`. The first of the name counts; quotes around a value
+/// RFC 6265 §4.2.1: `name=value; name=value`. The first with the name counts; quotes around a value
 /// are removed.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';'));
@@ -114,8 +115,8 @@ fn jwt(headers: &HeaderMap, source: &JwtSource) -> Option<Vec<u8>> {
             };
             keys.iter().filter(fits).find_map(|key| {
                 let mut validation = Validation::new(header.alg);
-                // `exp` and `nbf` count where they are given; the audience is the business of the
-                // service behind.
+                // `exp` and `nbf` are checked if present; the audience is left to the upstream
+                // service.
                 validation.required_spec_claims.clear();
                 validation.validate_nbf = true;
                 validation.validate_aud = false;
@@ -222,7 +223,7 @@ mod tests {
             signed(Algorithm::HS256, json!({"sub": "carol"})),
             signed(Algorithm::HS512, json!({"sub": 42, "nbf": 1, "aud": "x"})),
             signed(Algorithm::HS256, json!({"sub": "expired", "exp": 1})),
-            // Signed by nobody, and by somebody else.
+            // Without a signature, and with another key's.
             "bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJldmUifQ.".to_string(),
             "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJldmUifQ.c2lnbmVkLWJ5LXNvbWVib2R5LWVsc2U".to_string(),
         ];

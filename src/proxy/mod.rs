@@ -1,5 +1,5 @@
-//! The data plane. `serve` owns a worker and its connections; `forward` tells one request from top
-//! to bottom.
+//! The data plane. `serve` owns a worker and its connections; `forward` handles one request from
+//! top to bottom.
 
 pub mod access;
 pub mod body;

@@ -1,28 +1,28 @@
 //! The path that routes and path identities match: the normal form of RFC 3986 §6.2.2.
 //!
-//! Invariants: the path itself is forwarded as it came, only the match sees this; normalising twice
-//! changes nothing more; a path that is in normal form already, which nearly all are, costs one
-//! look at its bytes. What the RFC leaves as data but many servers read as a separator (`%2f`, `\`,
-//! `%5c`, `..;`), or cut off as parameters (`;x`), is not guessed at: it yields further readings,
-//! and the caller refuses it where a route depends on them.
+//! Invariants: the path is forwarded unchanged; only the match uses the normal form.
+//! Normalising is idempotent. A path already in normal form, as nearly all are, costs one pass.
+//! Many servers read `%2f`, `\`, `%5c`, `..;` as separators, or cut off parameters (`;x`), which
+//! the RFC leaves as data. This module does not guess: it returns further readings, and the caller
+//! refuses the path where a route depends on them.
 
 use std::borrow::Cow;
 
 /// A request path as routes see it.
 pub struct Reading<'a> {
     pub normal: Cow<'a, str>,
-    /// How a server would read it that takes encoded and backward slashes for separators, where
-    /// that is another path.
+    /// The reading of a server that takes encoded and backward slashes for separators, if it
+    /// differs.
     pub lenient: Option<String>,
-    /// How a server would read it that besides cuts the parameters off every segment, as servlet
-    /// containers do: there iff it has any. They are legal, so this one matters only where it takes
-    /// another route.
+    /// The reading of a server that also cuts the parameters off every segment, as servlet
+    /// containers do. `Some` iff there are any. Parameters are legal, so this matters only if it
+    /// takes another route.
     pub bare: Option<String>,
 }
 
 pub fn read(path: &str) -> Reading<'_> {
     if is_plain(path.as_bytes()) {
-        // No escape: a parameter shows.
+        // No escape, so every parameter is visible.
         let bare = if path.as_bytes().contains(&b';') { bare(path) } else { None };
         return Reading { normal: Cow::Borrowed(path), lenient: None, bare };
     }
@@ -33,7 +33,7 @@ pub fn read(path: &str) -> Reading<'_> {
     Reading { normal: Cow::Owned(normal), lenient, bare: bare(&separated) }
 }
 
-/// No escape, no backslash, no empty segment, none that begins with a dot and is no name.
+/// No escape, no backslash, no empty segment, and no segment that begins with a dot and is no name.
 fn is_plain(path: &[u8]) -> bool {
     let mut segment_began = false;
     for (i, byte) in path.iter().enumerate() {
@@ -50,14 +50,14 @@ fn is_plain(path: &[u8]) -> bool {
     true
 }
 
-/// `.` and `..`, perhaps with parameters (`..;x`), which some servers cut off first.
+/// `.` and `..`, also with parameters (`..;x`), which some servers cut off first.
 fn is_dots(segment: &[u8]) -> bool {
     let name = segment.split(|b| *b == b';').next().unwrap_or_default();
     name == b"." || name == b".."
 }
 
-/// RFC 3986 §6.2.2.2: escapes of unreserved characters mean those characters; §6.2.2.1: the others
-/// are written in upper case.
+/// RFC 3986 §6.2.2.2: decodes escapes of unreserved characters. §6.2.2.1: writes the others in
+/// upper case.
 fn decode_unreserved(path: &str) -> String {
     let bytes = path.as_bytes();
     let mut decoded = String::with_capacity(path.len());
@@ -75,8 +75,8 @@ fn decode_unreserved(path: &str) -> String {
                 }
                 at += 3;
             }
-            // No escape at all. As it stands it could become one, with what an escape behind it
-            // decodes to.
+            // Not an escape. Unchanged, it could become one together with the character that is
+            // decoded next.
             None if *byte == b'%' => {
                 decoded.push_str("%25");
                 at += 1;
@@ -95,7 +95,7 @@ fn hex(byte: Option<&u8>) -> Option<u8> {
     byte.and_then(|b| (*b as char).to_digit(16)).map(|d| d as u8)
 }
 
-/// Everything that some server takes for a slash is one; parameters of dot segments are cut off.
+/// Turns all that some server takes for a slash into one; cuts parameters off dot segments.
 fn separated(decoded: &str) -> String {
     let slashes = decoded.replace("%2F", "/").replace("%5C", "/").replace('\\', "/");
     let cut = |segment: &str| match is_dots(segment.as_bytes()) {
@@ -105,7 +105,7 @@ fn separated(decoded: &str) -> String {
     slashes.split('/').map(cut).collect::<Vec<_>>().join("/")
 }
 
-/// Without the parameters of any segment. Some servers decode before they look for them.
+/// Without the parameters of any segment. Some servers decode before they search for them.
 fn bare(separated: &str) -> Option<String> {
     const ENCODED: &str = "%3B";
     if !separated.contains(';') && !separated.contains(ENCODED) {
@@ -116,7 +116,7 @@ fn bare(separated: &str) -> Option<String> {
     Some(without_dots(&names.collect::<Vec<_>>().join("/")))
 }
 
-/// RFC 3986 §5.2.4, and empty segments merged.
+/// RFC 3986 §5.2.4, with empty segments merged.
 fn without_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let segments = path.strip_prefix('/').unwrap_or(path);
@@ -163,7 +163,7 @@ mod tests {
             ("/%61%7Eb", "/a~b"),
             ("/a%2fb", "/a%2Fb"),
             ("/%zz%4", "/%25zz%254"),
-            // Else this would be an escaped slash.
+            // Otherwise this would be an escaped slash.
             ("/a%%32fb", "/a%252fb"),
             ("/.well-known/x", "/.well-known/x"),
             ("/...", "/..."),
@@ -203,12 +203,12 @@ mod tests {
         ] {
             assert_eq!(read(path).bare.as_deref(), wanted, "{path}");
         }
-        // Legal as they are: they cost the path its normal form no more than a letter does.
+        // Legal characters: the path stays in normal form.
         assert!(matches!(read("/cars;color=red/1").normal, Cow::Borrowed(_)));
     }
 
-    /// As the most lenient of servers would: everything decoded once, every kind of slash,
-    /// parameters cut off.
+    /// The most lenient server: decodes everything once, takes every kind of slash, cuts parameters
+    /// off.
     fn leniently(path: &str) -> String {
         let decoded: Vec<u8> = percent_encoding::percent_decode_str(path).collect();
         let mut kept: Vec<&[u8]> = Vec::new();
@@ -265,8 +265,8 @@ mod tests {
             if let Ok(route) = crate::config::value::route_path(&path) {
                 prop_assert_eq!(&*read(&route).normal, &route, "a route that no request matches");
             }
-            // A server that reads it as a path below the prefix: so do we, or we have seen that
-            // somebody may.
+            // If some server reads it as a path below the prefix, so does this module, or a further
+            // reading does.
             let elsewhere = is_below(&leniently(&path), "/admin") && !is_below(&normal, "/admin");
             let seen = [&reading.lenient, &reading.bare].into_iter().flatten().any(|other| is_below(other, "/admin"));
             prop_assert!(!elsewhere || seen, "{path} is {normal}");

@@ -1,13 +1,13 @@
-//! The result code inside a JSON body, read as the body passes.
+//! Reads the result code inside a JSON body while the body passes.
 //!
-//! Invariants: no piece is held up; nothing is kept beyond the rule's bound; what cannot be read
-//! (compressed, too long, no JSON, no such place in it) is no failure.
+//! Invariants: no piece is delayed, and nothing is kept beyond the rule's bound.
+//! A body that cannot be read (compressed, too long, no JSON, no such field) is no failure.
 
 use crate::domain::success::{BodyRule, Rules, Step};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
-/// Keeps the pieces of a body as they pass, up to the bound.
+/// Keeps the pieces of a body while they pass, up to the bound.
 #[derive(Debug)]
 pub struct Reader {
     kept: Vec<u8>,
@@ -16,7 +16,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// For this response's body, if a rule wants to know it and can.
+    /// A reader for this response's body, if a rule needs it and it is readable.
     pub fn of(rules: &Rules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
         let rule = rules.body.as_ref()?;
         let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|e| e.as_bytes() == b"identity");
@@ -37,7 +37,7 @@ impl Reader {
         }
     }
 
-    /// The body is whole: does the rule call it a failure?
+    /// The body is complete: whether the rule counts it as a failure.
     pub fn fails(&self, rule: &BodyRule) -> bool {
         if self.over {
             return false;

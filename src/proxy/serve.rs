@@ -1,10 +1,10 @@
-//! A worker: one thread, one single-threaded runtime, one listener socket, pools and counters of
-//! its own; its connections from accept to drain.
+//! A worker: one thread with a single-threaded runtime, its own listener socket, pools and
+//! counters. It owns its connections from accept to drain.
 //!
-//! Invariants: workers share nothing on the request path but the snapshot and a few atomics; a
-//! worker never stops accepting because of an error; on drain the backlog is accepted before the
-//! socket is closed, every connection is told to finish, and what is still open after `drain` is
-//! dropped.
+//! Invariants: on the request path workers share only the snapshot and a few atomics.
+//! No error ends the accept loop.
+//! On drain the worker accepts the backlog, closes the socket and asks every connection to finish.
+//! What is still open after `drain` is dropped.
 
 use super::body::{RequestBody, ResponseBody};
 use super::cancel::{self, CancelToken, OnNew};
@@ -49,31 +49,30 @@ use tokio::task::{JoinSet, spawn_local};
 const SWEEP: Duration = Duration::from_secs(1);
 /// HTTP/2 streams that one client connection may have open.
 const STREAMS_MAX: u32 = 256;
-/// Streams that a client has opened and reset before this worker has looked at them
-/// (CVE-2023-44487): more, and it gets GOAWAY.
+/// Streams that a client opened and reset before this worker processed them (CVE-2023-44487).
+/// More of them end the connection with GOAWAY.
 const RESETS_PENDING_MAX: usize = 20;
-/// Streams of one connection that this side had to reset because of the client's errors
-/// (CVE-2025-8671): more, and it gets GOAWAY.
+/// Streams of one connection that the server reset because of client errors (CVE-2025-8671).
+/// More of them end the connection with GOAWAY.
 const ERRORS_MAX: usize = 128;
-/// What a client may send before a body is read, a stream and a connection: what one connection can
-/// cost in memory.
+/// Flow-control windows of a stream and of a connection: they bound the memory of a connection.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// After GOAWAY for too many resets: streams go on being accepted until the client has seen it.
+/// After GOAWAY for too many resets: streams are still accepted until the client has seen it.
 const ABUSER_GRACE: Duration = Duration::from_secs(1);
-/// An HTTP/2 connection that drains is closed when no stream has been open for so long.
+/// A draining HTTP/2 connection is closed after this long without an open stream.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
-/// More fields than these hyper refuses unless it is told otherwise; then it makes room for so many
-/// for each request.
+/// hyper's default limit of header fields. With a higher limit it allocates that many slots for
+/// each request.
 const HEADERS_OF_HYPER: usize = 100;
-/// Of a response, what waits for a client that reads slowly.
+/// Bytes of a response that are buffered for a client that reads slowly.
 const STREAM_SEND_BYTES_MAX: usize = 64 * 1024;
 
-/// What the life of a worker is told by.
+/// The stage of a worker's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     Serving,
-    /// Finish what is in flight, within the time given by `[limits] drain`.
+    /// Finish what is in flight, within `[limits] drain`.
     Draining,
     /// Stop at once.
     Stopping,
@@ -85,10 +84,10 @@ pub struct Worker {
     pub pools: Pools<RequestBody>,
     random: Cell<u64>,
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
-    /// Exchanges that go on without their client; also what keeps them from being spawned at the
-    /// very end.
+    /// Exchanges that continue without their client. `None` at the very end: then none can be
+    /// spawned.
     detached: RefCell<Option<JoinSet<()>>>,
-    /// What is under way on any `new`.
+    /// The exchanges in flight on any `new`.
     pub on_new: OnNew,
 }
 
@@ -98,7 +97,7 @@ pub struct Doors {
     pub https: Option<StdListener>,
 }
 
-/// Which of them a client came in by.
+/// The socket through which a client came in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Door {
     Http,
@@ -107,18 +106,18 @@ enum Door {
 
 /// A client connection.
 pub struct Client {
-    /// Of the peer, or whom its PROXY header speaks for: whoever speaks HTTP here.
+    /// The peer's address, or the source in its PROXY header.
     pub address: IpAddr,
-    /// What upstreams are told of it.
+    /// The address, as sent to upstreams.
     pub address_value: HeaderValue,
     /// "http" or "https".
     pub scheme: &'static str,
-    /// Of the certificate that it has shown.
+    /// The names in its client certificate.
     pub names: Option<CertificateNames>,
     pub progress: Arc<Progress>,
-    /// Of HTTP/1.1, and of a tunnel: ends the connection.
+    /// For HTTP/1.1 and for a tunnel: ends the connection.
     pub cancel: Rc<CancelToken>,
-    /// What its connection goes on as, once HTTP has ended.
+    /// The tunnel that the connection becomes when HTTP ends.
     pub tunnel: Cell<Option<Tunnel>>,
 }
 
@@ -137,7 +136,7 @@ impl Client {
     }
 }
 
-/// The body of a worker thread: serves until told to stop.
+/// The body of a worker thread: serves until the stage changes.
 ///
 /// # Errors
 /// The runtime or the socket cannot be set up.
@@ -157,8 +156,8 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
         (TcpListener::from_std(doors.http)?, doors.https.map(TcpListener::from_std).transpose()?)
     };
     let served = runtime.block_on(worker.clone().serve(http, https, stage));
-    // From here on nothing new may be spawned: what is dropped now is cancelled.
-    // (Out of the cell first: what is dropped may look for it.)
+    // From here on nothing may be spawned: dropped exchanges are cancelled.
+    // The set leaves the cell first, because a dropped exchange may borrow the cell.
     let detached = worker.detached.borrow_mut().take();
     drop(detached);
     drop(runtime);
@@ -180,15 +179,15 @@ impl Worker {
             tokio::select! {
                 (door, accepted) = accept(&http, https.as_ref()) => match accepted {
                     Ok((stream, address)) => self.connect(&mut connections, stream, address.ip(), door, &stage),
-                    // Out of descriptors, or a client that was gone before it was accepted: neither
-                    // ends the worker.
+                    // Out of descriptors, or the client was gone before accept: neither ends the
+                    // worker.
                     Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 },
                 _ = stage.changed() => break,
                 Some(_) = connections.join_next() => {}
             }
         }
-        // Whoever is in the backlog has been promised an answer by the kernel.
+        // The kernel has already completed the handshake with clients in the backlog.
         while let Some((door, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
             self.connect(&mut connections, stream, address.ip(), door, &stage);
         }
@@ -225,8 +224,7 @@ impl Worker {
         self.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
         if before >= room {
             self.live.gauges.connections.fetch_sub(1, Relaxed);
-            // A TLS client could not read an answer before its handshake, which is what there is no
-            // room for.
+            // A TLS client could read no response before its handshake, for which there is no room.
             if door == Door::Http {
                 refuse(&stream);
             }
@@ -235,7 +233,7 @@ impl Worker {
         let tls = match (door, &snapshot.plan.tls) {
             (Door::Http, _) => None,
             (Door::Https, Some(tls)) => Some(tls.server.config.clone()),
-            // No plan comes into force that takes [tls] from a listener.
+            // No plan that removes [tls] from a listener comes into force.
             (Door::Https, None) => {
                 self.live.gauges.connections.fetch_sub(1, Relaxed);
                 return;
@@ -249,20 +247,21 @@ impl Worker {
         connections.spawn_local(connection(self.clone(), arrival, limits.clone(), stage.clone()));
     }
 
-    /// Room for one more request in the whole process.
+    /// Takes room for one more request in the whole process.
     pub fn enter(&self, limits: &Limits) -> Option<RequestRoom> {
         let gauges = &self.live.gauges;
         let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
-        // Asked first: mostly it is not the most.
+        // A load is cheaper than `fetch_max`, and mostly enough.
         if before >= gauges.requests_most.load(Relaxed) {
             gauges.requests_most.fetch_max(before + 1, Relaxed);
         }
-        // Gives the room back by itself if it was one too many.
+        // On the error path, dropping it gives the room back.
         let room = RequestRoom(self.live.clone());
         (before < limits.requests_in_flight).then_some(room)
     }
 
-    /// Lets `future` go on by itself, for so long: its client is gone. Drain waits for it.
+    /// Lets `future` run on for at most `at_most` after its client has left. The drain waits for
+    /// it.
     pub fn detach(&self, at_most: Duration, future: impl Future<Output = ()> + 'static) {
         if let Some(detached) = self.detached.borrow_mut().as_mut() {
             while detached.try_join_next().is_some() {}
@@ -272,7 +271,7 @@ impl Worker {
         }
     }
 
-    /// Not at the very end: then what is dropped is cancelled.
+    /// Whether [`Self::detach`] still works. At the very end, dropped exchanges are cancelled.
     pub fn detaches(&self) -> bool {
         self.detached.try_borrow().is_ok_and(|d| d.is_some())
     }
@@ -284,7 +283,7 @@ impl Worker {
         Some(async move { while waiting.join_next().await.is_some() {} })
     }
 
-    /// Not for secrets: request ids and trace ids. SplitMix64 (Steele, Lea, Flood 2014).
+    /// For request ids and trace ids, not for secrets. SplitMix64 (Steele, Lea, Flood 2014).
     pub fn random(&self) -> u64 {
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.random.set(state);
@@ -293,8 +292,8 @@ impl Worker {
         z ^ (z >> 31)
     }
 
-    /// Are this user's ordinary requests written? Always the same users, so that their whole story
-    /// is there.
+    /// Whether this user's ordinary requests are logged. The same users are always chosen, so that
+    /// their log is complete.
     pub fn samples(&self, share: Weight, user_hash: Option<u64>) -> bool {
         if share == Weight::ZERO {
             return false;
@@ -303,7 +302,7 @@ impl Worker {
         ((u128::from(place) * u128::from(BUCKETS)) >> 64) < u128::from(share.parts())
     }
 
-    /// The key that user ids are hashed under in the log.
+    /// The key that hashes user ids in the log.
     pub fn user_key(&self, log: &Log) -> Option<hmac::Key> {
         let wanted = log.user_key.as_ref()?;
         let mut cached = self.user_key.borrow_mut();
@@ -323,7 +322,7 @@ impl Worker {
     }
 }
 
-/// One request that is being answered, of the whole process.
+/// One of the requests in flight in the whole process.
 pub struct RequestRoom(Arc<Live>);
 
 impl Drop for RequestRoom {
@@ -332,15 +331,14 @@ impl Drop for RequestRoom {
     }
 }
 
-/// A connection that has just been accepted, and counted.
+/// A connection that was accepted and counted.
 struct Arrival {
     stream: TcpStream,
     address: IpAddr,
-    /// A PROXY header comes first, and says whose the connection is. From anybody else it would be
-    /// bad HTTP, or no TLS.
+    /// A PROXY header with the client's address comes first.
+    /// From other peers it would be invalid HTTP or TLS.
     announced: bool,
-    /// What to shake hands with, on the https socket: the pair that is in force as the client comes
-    /// in.
+    /// On the https socket: the TLS config in force at accept time.
     tls: Option<Arc<rustls::ServerConfig>>,
     _counted: Counted,
 }
@@ -360,7 +358,8 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
         serve(worker, stream, client, None, &limits, stage).await;
         return;
     };
-    // Also against a client that says nothing. A handshake that fails is the client's own affair.
+    // The time-out also covers a silent client. A failed handshake is not logged: the client is at
+    // fault.
     let handshake = Box::pin(tokio::time::timeout(limits.header_timeout, tls::accept(config, stream)));
     if let Ok(Ok(accepted)) = handshake.await {
         let client = Client::new(address, "https", accepted.names);
@@ -368,8 +367,8 @@ async fn connection(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage:
     }
 }
 
-/// A proxy that does not send what it is configured to: its connection is closed without a word, so
-/// the log has one.
+/// A trusted proxy does not send the configured PROXY header. Its connection is closed without a
+/// response, so the cause is logged.
 fn tell_refusal(live: &Live, peer: IpAddr, refusal: Refusal) {
     if live.gauges.proxy_header_refused(refusal) {
         let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
@@ -381,7 +380,7 @@ fn tell_refusal(live: &Live, peer: IpAddr, refusal: Refusal) {
     }
 }
 
-/// `agreed`: by ALPN; in plain text the first bytes tell.
+/// `agreed`: by ALPN; for plain text the first bytes decide.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Rc<Worker>,
     stream: S,
@@ -405,7 +404,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
                 Ok(speaks) => speaks,
                 Err(_) => return,
             },
-            // A client that has said nothing is promised nothing.
+            // A client that has sent nothing gets no response.
             _ = stage.wait_for(|stage| *stage != Stage::Serving) => return,
         },
     };
@@ -419,7 +418,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             Ok::<Response<ResponseBody>, Infallible>(response)
         }
     });
-    // Each in a box of its own: there are many of the one, and the other takes up a lot of room.
+    // Two boxes: HTTP/1 connections are many, and the HTTP/2 future is large.
     match speaks {
         Agreed::Http1 => {
             // It may become a tunnel.
@@ -437,7 +436,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     }
 }
 
-/// A connection as long as it speaks HTTP. `finish`: tells it to end after what is in flight.
+/// Drives a connection while it is HTTP. `finish` starts its graceful shutdown.
 async fn converse<C: Future>(
     mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
@@ -460,7 +459,7 @@ async fn converse<C: Future>(
     }
     finish(connection.as_mut());
     let ended = poll_fn(|cx| poll_connection(connection.as_mut(), &client.cancel, cx));
-    // A graceful end waits for a PONG, which a client that reads nothing never sends.
+    // A graceful shutdown waits for a PONG, which a client that does not read never sends.
     let quiet = async {
         tokio::time::sleep(DRAIN_QUIET).await;
         while streams.quiet_for() < DRAIN_QUIET {
@@ -479,25 +478,25 @@ fn poll_connection(
     cancel: &CancelToken,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
-    // First: while it is polled its exchange may end, and another begin.
+    // The check comes first: during the poll an exchange may end, and another begin.
     if cancel.is_cancelled() || connection.poll(cx).is_ready() {
         return Poll::Ready(());
     }
     cancel.poll(cx)
 }
 
-/// Why a connection does not simply go on.
+/// Why a connection leaves its normal service.
 enum Told {
-    /// How a client's connection ends is told by its exchanges.
+    /// It ended; its exchanges have recorded how.
     Ended,
     Drain,
-    /// Its client is to be given this much time more.
+    /// The client has misused it, or was idle too long; it ends after this time.
     Outstays(Duration),
 }
 
-/// Polled at every turn of the connection, so it looks at what cannot have happened as cheaply as
-/// can be: the stage by its version, once the task is to be woken by it; and at HTTP/2's affairs
-/// where it is HTTP/2.
+/// Runs on every poll of the connection, so it skips the checks that cannot have changed.
+/// After the first poll, the stage is compared by version only.
+/// The HTTP/2 limits are checked for HTTP/2 only.
 async fn until_told(
     mut connection: Pin<&mut impl Future>,
     client: &Client,
@@ -527,9 +526,9 @@ async fn until_told(
     .await
 }
 
-/// Ends when an HTTP/2 client has had no stream open for `keepalive_timeout` (pings alone do not
-/// keep a connection), or has reset too many: with the time that is left to it. HTTP/1 is timed
-/// where its heads are read.
+/// Resolves when an HTTP/2 client has had no stream open for `keepalive_timeout` (PINGs alone do
+/// not keep a connection), or has reset too many. Returns the time it has left.
+/// For HTTP/1 the stream of the client times its heads.
 async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
     let quiet = async {
         loop {
@@ -549,12 +548,12 @@ async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Du
 fn http1(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
-        // Heads, and the time between two requests, are timed by the stream.
+        // The client stream times heads and the idle time between requests.
         .header_read_timeout(None)
-        // hyper wants room for at least one read.
+        // hyper needs room for at least one read.
         .max_buf_size(limits.header_bytes.max(8192))
         .half_close(false);
-    // What is within the library's own bound is told by the guard, and costs nothing here.
+    // Up to hyper's default the guard enforces the limit, at no cost here.
     if limits.header_count > HEADERS_OF_HYPER {
         builder.max_headers(limits.header_count);
     }
@@ -572,7 +571,7 @@ fn http2(limits: &Limits, executor: Executor) -> http2::Builder<Executor> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(STREAM_SEND_BYTES_MAX)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        // A client behind another proxy may be gone while TCP says that it is there.
+        // A client behind another proxy may be gone although TCP reports it as alive.
         // gRPC clients answer PINGs and do not limit them; only servers do.
         .keep_alive_interval(Some(limits.keepalive_timeout))
         .keep_alive_timeout(limits.header_timeout);
@@ -587,10 +586,10 @@ impl Drop for Counted {
     }
 }
 
-/// More connections than `[limits] connections`: an answer that costs nothing, then the end.
+/// Over `[limits] connections`: a cheap response, then close.
 fn refuse(stream: &TcpStream) {
     const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    // The socket is fresh: its buffer takes these few bytes, or the client is gone.
+    // The socket is new: its buffer takes these few bytes, or the client is gone.
     let _ = stream.try_write(FULL);
 }
 

@@ -1,13 +1,12 @@
-//! HTTP/2 streams of one client connection: their tasks, how many run, and what is too much of a
-//! client.
+//! The HTTP/2 streams of one client connection: their tasks, their number, and the limits on abuse.
 //!
-//! HTTP/2 gives a client two ways to keep a server busy for nothing that the library does not
-//! limit: a stream whose window stays shut holds its response (and the upstream's connection) for
-//! ever, and a stream that is reset as soon as it was accepted makes room for the next
-//! (CVE-2023-44487 at a slower pace). Both are bounded here.
+//! HTTP/2 allows two ways to keep a server busy that hyper does not limit.
+//! A stream whose window stays shut holds its response (and the upstream's connection) for ever.
+//! A stream that is reset right after it was accepted makes room for the next (CVE-2023-44487 at a
+//! slower pace). Both are bounded here.
 //!
 //! Invariants: a response that its client does not take for `body_idle_timeout` is dropped, and
-//! counted as the client's doing; a connection on which resets outweigh answers by `RESETS_MAX`
+//! blamed on the client. A connection whose resets exceed its answered streams by `RESETS_MAX`
 //! takes no more streams.
 
 use super::cancel::CancelToken;
@@ -22,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, Sleep};
 
-/// Streams that a client may reset before they are answered, more than it lets be answered.
+/// How many more streams a client may reset before a response than it lets be answered.
 const RESETS_MAX: u32 = 200;
 
 /// All streams of one connection.
@@ -51,7 +50,7 @@ impl Streams {
         if self.running.get() > 0 { Duration::ZERO } else { self.quiet_since.get().elapsed() }
     }
 
-    /// Ends when the client has reset too much.
+    /// Resolves when the client has reset too many.
     pub async fn abused(&self) {
         self.abused.notified().await;
     }
@@ -70,7 +69,7 @@ impl Streams {
     }
 }
 
-/// hyper's tasks (one an HTTP/2 stream) run where their connection does.
+/// Runs hyper's tasks (one an HTTP/2 stream) on the thread of their connection.
 #[derive(Clone)]
 pub struct Executor(pub Rc<Streams>);
 
@@ -81,18 +80,18 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Executor {
     }
 }
 
-/// What the inside of a stream's task tells its outside.
+/// State that the code inside a stream's task shares with its wrapper.
 #[derive(Default)]
 pub struct State {
     /// Ends the task.
     pub cancel: CancelToken,
     answered: Cell<bool>,
-    /// The client has been given a piece of a body, and has not asked for more.
+    /// When a piece of a body was handed over; `None` once the client wants the next.
     offered_at: Cell<Option<Instant>>,
 }
 
 thread_local! {
-    /// The stream whose task runs on this thread at the moment.
+    /// The stream whose task runs on this thread now.
     static CURRENT: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
 }
 
@@ -109,7 +108,7 @@ pub fn current() -> Option<Rc<State>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// The head of the response is ready. Means nothing outside an HTTP/2 stream, as the two below.
+/// The response head is ready. No effect outside an HTTP/2 stream, as for the two below.
 pub fn answered() {
     tell(|state| state.answered.set(true));
 }

@@ -1,8 +1,9 @@
-//! Which requests are traced, and what an upstream is told of it (W3C Trace Context).
+//! Samples requests for tracing, and propagates the trace to upstreams (W3C Trace Context).
 //!
-//! Invariants: a user who is traced is traced in every request; a stranger's mark that a request is
-//! sampled is not believed, that of a proxy in front is; a trace that came is continued, and one
-//! that cannot be read is begun anew, without its `tracestate` (§4.3 there).
+//! Invariants: a sampled user is traced in every request.
+//! The sampled flag counts from trusted proxies only.
+//! An incoming trace is continued. One that cannot be parsed is restarted, without its `tracestate`
+//! (§4.3 there).
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
 use super::serve::Worker;
@@ -19,7 +20,7 @@ use std::time::Duration;
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const SAMPLED: u8 = 1;
 
-/// What came in `traceparent`.
+/// The fields of an incoming `traceparent`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Parent {
     trace_id: u128,
@@ -34,7 +35,7 @@ impl Parent {
         second.is_none().then(|| Parent::parse(first.as_bytes()))?
     }
 
-    /// §3.2: `00-TRACE-SPAN-FLAGS` in lower case; later versions may go on after that.
+    /// §3.2: `00-TRACE-SPAN-FLAGS` in lower case; later versions may append fields.
     fn parse(text: &[u8]) -> Option<Parent> {
         let hex = |range: std::ops::Range<usize>| {
             text.get(range)?.iter().try_fold(0u128, |all, byte| {
@@ -67,7 +68,7 @@ pub struct Candidate<'a> {
     pub route: usize,
 }
 
-/// The books of a trace, if this request is to have one.
+/// The trace of this request, if it is sampled.
 pub fn begin(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
@@ -102,7 +103,7 @@ pub fn begin(
     }))
 }
 
-/// A server is asked.
+/// Records an attempt at a server.
 pub fn attempt(
     traced: &mut Traced,
     worker: &Worker,
@@ -120,7 +121,7 @@ pub fn attempt(
     });
 }
 
-/// What the server of the present attempt is told: it is the child of that attempt.
+/// The `traceparent` for the server of the current attempt: a child of that attempt.
 pub fn told(traced: &Traced) -> HeaderValue {
     let span = traced.attempts.last().map_or(traced.span_id, |attempt| attempt.span_id);
     traceparent((traced.trace_id >> 64) as u64, traced.trace_id as u64, span, SAMPLED)

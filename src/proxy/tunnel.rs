@@ -1,15 +1,15 @@
-//! A WebSocket after its handshake: bytes both ways, until either side ends it, the release is
+//! A WebSocket after its handshake: bytes in both directions, until a side ends it, the release is
 //! rolled back, or the drain is over.
 //!
-//! It runs in the task of the client's connection, so it counts as one and the drain owns it. It
-//! holds no room for requests: its exchange ended with the 101. What bounds tunnels is `[limits]
-//! connections`, and `connections_max` of the upstream.
+//! It runs in the task of the client's connection, so it counts as one connection and the drain
+//! owns it. It holds no request room, because its exchange ended with the 101.
+//! `[limits] connections` and the upstream's `connections_max` bound the tunnels.
 //!
-//! Invariants: nothing that a client has sent is looked at before the upstream has agreed; a tunnel
-//! costs two buffers, whatever the peers do; how one ends is nobody's fault. It may be silent for
-//! ever (TCP's keepalive finds a peer that is gone), but a peer that takes nothing of what it is
-//! sent for `body_idle_timeout` ends it, and so does one that stays silent after the other has said
-//! its last word. A tunnel of `new` ends `stream_grace` after its release is held at 0%
+//! Invariants: no byte of the client is processed before the upstream has agreed.
+//! A tunnel costs two buffers. Its end is blamed on no one.
+//! It may be silent without limit: TCP keepalive detects a peer that is gone.
+//! It ends when a peer takes no data for `body_idle_timeout`, or stays silent that long after the
+//! other has ended. A tunnel of `new` ends `stream_grace` after its release is held at 0%
 //! (`super::cancel`); one of stable is never cut.
 
 use super::body::{RequestBody, ResponseBody};
@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// On its way in one direction; two of these are what a tunnel costs.
+/// Buffer of one direction; a tunnel has two.
 const PIECE_BYTES: usize = 4 * 1024;
 
 /// A request that asks for a tunnel.
@@ -47,15 +47,15 @@ pub struct Ask {
 pub struct Tunnel {
     client: OnUpgrade,
     server: OnUpgrade,
-    /// Of a tunnel to `new`.
+    /// Set for a tunnel to `new`.
     _on_new: Option<Tracked>,
     _room: Option<TunnelRoom<RequestBody>>,
     _counted: Switched,
 }
 
 impl Ask {
-    /// The upstream has agreed: ends the exchange, leaves the tunnel to the client's connection,
-    /// and answers with what the client is told.
+    /// The upstream has agreed: ends the exchange, passes the tunnel to the client's connection,
+    /// and returns the response for the client.
     pub fn agreed(
         self,
         exchange: Box<Exchange>,
@@ -72,7 +72,7 @@ impl Ask {
         if let Some(arm) = exposed {
             parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
         }
-        // There with every 101 that the HTTP library reads.
+        // hyper adds it to every 101 that it reads.
         if let Some(server) = parts.extensions.remove::<OnUpgrade>() {
             let room = lease.switched();
             let tunnel =
@@ -85,9 +85,9 @@ impl Ask {
 }
 
 impl Tunnel {
-    /// To the end, or until it is cancelled. `stall`: how long a peer may take nothing.
+    /// Runs to the end, or until it is cancelled. `stall`: how long a peer may take nothing.
     pub async fn run(self, cancel: &CancelToken, stall: Duration) {
-        // Either may be gone before it has switched.
+        // A side may disappear before it has switched.
         let (Ok(client), Ok(server)) = (self.client.await, self.server.await) else { return };
         tokio::select! {
             () = join(TokioIo::new(client), TokioIo::new(server), stall) => {}
@@ -96,7 +96,7 @@ impl Tunnel {
     }
 }
 
-/// Passes everything on, both ways, until both have said their last word, or one of them breaks.
+/// Copies in both directions, until both have ended or one of them breaks.
 async fn join(client: impl AsyncRead + AsyncWrite, server: impl AsyncRead + AsyncWrite, stall: Duration) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_server, to_server) = tokio::io::split(server);
@@ -109,7 +109,7 @@ async fn join(client: impl AsyncRead + AsyncWrite, server: impl AsyncRead + Asyn
     }
 }
 
-/// One direction. Its end is passed on as well: the other may go on.
+/// One direction. Forwards the end as well, because the other may continue.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -145,7 +145,7 @@ async fn last_words(rest: impl Future<Output = io::Result<()>>, stall: Duration,
     };
     moved.set(Instant::now());
     tokio::select! {
-        // There is nobody left to tell.
+        // No side is left that needs the result.
         _ = rest => {}
         () = silent => {}
     }
@@ -163,7 +163,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
     }
 
-    /// Says all of it in these pieces, ends, and answers with everything it has heard.
+    /// Writes all pieces, shuts down, and returns everything it has read.
     async fn peer(stream: DuplexStream, pieces: &[Vec<u8>]) -> Vec<u8> {
         let (mut from, mut to) = tokio::io::split(stream);
         let speak = async {
@@ -207,7 +207,7 @@ mod tests {
             let (mut server, of_server) = duplex(16);
             let speaks = async {
                 drop(client);
-                // Until nobody takes it any more.
+                // Until the writes fail.
                 while server.write_all(&[7; 64]).await.is_ok() {}
             };
             tokio::join!(join(of_client, of_server, STALL), speaks);

@@ -1,9 +1,9 @@
-//! The opening handshake of a WebSocket (RFC 6455 §4, RFC 9110 §7.8): which request asks for one,
-//! and which answer agrees to it.
+//! The opening handshake of a WebSocket (RFC 6455 §4, RFC 9110 §7.8): detects a request for one,
+//! and checks the response.
 //!
-//! Invariants: `websocket` alone is ever switched to; a request that names anything beside it is an
-//! ordinary one, whose `Upgrade` is removed as always. A handshake that is none is refused before
-//! it is routed; a 101 that is not the answer to this very key is none.
+//! Invariants: `websocket` is the only protocol switched to. A request that names another beside it
+//! is an ordinary one, without its `Upgrade`. An invalid handshake is refused before routing.
+//! A 101 that does not answer this very key is invalid.
 
 use super::error::Failure;
 use super::headers::Framing;
@@ -24,13 +24,13 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// RFC 6455 §4.1.
 const KEY_BYTES: usize = 16;
 
-/// A client's handshake, as the answer will be compared with it.
+/// A client's handshake, to compare the response with.
 pub struct Handshake {
     accept: String,
 }
 
-/// Does the request ask for a WebSocket and for nothing else? To be asked before the hop-by-hop
-/// fields are removed.
+/// Whether the request asks for a WebSocket and nothing else. Call before the hop-by-hop fields are
+/// removed.
 pub fn is_asked(parts: &Parts) -> bool {
     // RFC 9110 §7.8: in HTTP/1.0 an Upgrade must be ignored; HTTP/2 has none.
     parts.version == Version::HTTP_11 && switches(&parts.headers)
@@ -50,8 +50,8 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue>
 }
 
 impl Handshake {
-    /// Of a request that asks for it, after the hop-by-hop fields were removed: what `Connection`
-    /// took away is not there.
+    /// Reads the handshake of such a request. Call after the hop-by-hop fields were removed, so
+    /// that fields named by `Connection` are gone.
     pub fn read(parts: &Parts, body: &impl Body) -> Result<Handshake, Failure> {
         if parts.method != Method::GET {
             return Err(Failure::BadRequest("a websocket handshake is a GET"));
@@ -59,7 +59,7 @@ impl Handshake {
         if !body.is_end_stream() {
             return Err(Failure::BadRequest("a websocket handshake has no body"));
         }
-        // Which version it is, is between client and server.
+        // Client and server agree on the version.
         if one(&parts.headers, &SEC_WEBSOCKET_VERSION).is_none() {
             return Err(Failure::BadRequest("a websocket handshake has one sec-websocket-version"));
         }
@@ -71,7 +71,7 @@ impl Handshake {
         Ok(Handshake { accept: accept(key) })
     }
 
-    /// The answer to the handshake. Anything but a 101 is framed as any other.
+    /// Checks the response to the handshake. Anything but a 101 is framed as usual.
     pub fn framing<B>(&self, response: &Response<B>) -> Framing {
         let headers = response.headers();
         let accepted = one(headers, &SEC_WEBSOCKET_ACCEPT).is_some_and(|v| v == self.accept.as_str());
@@ -83,21 +83,20 @@ impl Handshake {
     }
 }
 
-/// Says in the head that the connection is to become a WebSocket, after everything hop-by-hop was
-/// removed from it.
+/// Sets the fields that ask for a WebSocket, after the hop-by-hop fields were removed.
 pub fn ask(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
-/// The same for the head of a 101: it has no body (RFC 9110 §8.6), whatever the server says.
+/// The same for the head of a 101, which has no body (RFC 9110 §8.6), whatever its fields.
 pub fn agree(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
     ask(headers);
 }
 
-/// RFC 6455 §4.2.2. SHA-1 proves here that the server has understood, not that it is to be trusted.
+/// RFC 6455 §4.2.2. SHA-1 only proves that the server has understood; it authenticates nothing.
 fn accept(key: &[u8]) -> String {
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key);
@@ -159,7 +158,7 @@ mod tests {
     fn a_handshake_has_one_key_one_version_and_no_body() {
         let version = ("sec-websocket-version", "13");
         assert!(handshake(&[("sec-websocket-key", KEY), version]).is_ok());
-        // Which one is the server's to say.
+        // The server decides which one.
         assert!(handshake(&[("sec-websocket-key", KEY), ("sec-websocket-version", "8")]).is_ok());
         for lines in [
             &[version][..],
@@ -204,7 +203,7 @@ mod tests {
         ] {
             assert_eq!(framing(101, lines), Framing::Faulty, "{lines:?}");
         }
-        // No handshake asks for another interim answer.
+        // No handshake leads to another interim response.
         assert_eq!(framing(103, &[connection, upgrade, accept]), Framing::Faulty);
     }
 }

@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 pub struct ChangeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Of a promote: the wave to open, by name or by weight.
+    /// For a promote: the wave to open, by name or by weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<String>,
-    /// Of a promote: gates that may fail.
+    /// For a promote: gates that may fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub despite: Vec<String>,
-    /// Of a resume: `rollback`, `freeze`, `hold`, `pause` or `notice`.
+    /// For a resume: `rollback`, `freeze`, `hold`, `pause` or `notice`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<String>,
-    /// Of a resume that ends a rollback: the wave to go on in.
+    /// For a resume that ends a rollback: the wave to go on in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
 }
@@ -35,7 +35,7 @@ pub struct MaintenanceRequest {
     pub change: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Ends the present one.
+    /// Ends the current one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub end: bool,
 }

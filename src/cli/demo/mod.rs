@@ -1,9 +1,9 @@
-//! `grayling demo`: the main job with nothing set up. Two versions, users, the proxy; the weight
-//! climbs, `new` is broken, and what the proxy then does is told.
+//! `grayling demo`: the main use case without any setup. It runs two versions, users and the proxy,
+//! raises the weight, breaks `new`, and reports the proxy's reaction.
 //!
-//! Invariants: nothing is scripted but the fault and the edits of the weight: the watchdog is the
-//! product's, and what is told of it comes from its own status and ledger; it ends by itself within
-//! `--seconds`; exit 0 iff what should happen did.
+//! Invariants: only the fault and the weight edits are scripted. The watchdog is the product's, and
+//! the report comes from its status and ledger. It ends within `--seconds`; exit 0 iff the expected
+//! outcome occurred.
 
 mod origin;
 mod screen;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use story::{Ending, Story};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// For ending the proxy and the versions in order.
+/// Time for a clean shutdown of the proxy and the versions.
 const ENDING: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
@@ -73,13 +73,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 ending = story.tell() => Err(ending),
                 _ = interrupt.recv() => Ok(Ending::Interrupted),
                 _ = terminate.recv() => Ok(Ending::Interrupted),
-                // Only if a step hangs: each ends in time by itself.
+                // Only if a step hangs: each has its own time limit.
                 () = tokio::time::sleep_until(end.into()) => Ok(Ending::OutOfTime),
             };
             broken_off.map_or_else(|told| told, |why| Ok(story.broken_off(why)))
         };
         let next = words::what_to_try(&stage, ending.as_ref().ok());
-        // Also when the story broke off: users are answered to the end.
+        // Also after an interruption: pending requests are answered.
         tokio::task::spawn_blocking(move || stage.strike()).await.context("the demo could not be ended")?;
         let ending = ending?;
         screen.line(next)?;

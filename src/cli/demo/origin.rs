@@ -1,9 +1,8 @@
-//! The two versions of the demo: a little billing service, each on a thread and a runtime of its
-//! own, on a port of its own.
+//! The two versions of the demo: a small billing service, each with its own thread, runtime and
+//! port.
 //!
-//! Invariants: both do the same work at the same pace and fail at the same low rate; what tells
-//! them apart is the fault that was switched on, and nothing else. A fault is real: it is in what
-//! goes over the wire.
+//! Invariants: both do the same work at the same pace and fail at the same low rate. Only the fault
+//! that was switched on differs. A fault is real: it is visible on the wire.
 
 use super::users::Random;
 use bytes::Bytes;
@@ -23,17 +22,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The share of answers that are a 500 in both versions, as in life.
+/// The share of responses that are a 500 in both versions, as in production.
 pub const FAILS: f64 = 0.002;
-/// The share of answers that the fault makes a 500.
+/// The share of responses that the fault turns into a 500.
 pub const FAULT_FAILS: f64 = 0.3;
-/// What the fault adds to each answer.
+/// The latency that the fault adds to each response.
 pub const FAULT_SLOWER_MS: (u64, u64) = (220, 300);
-/// Ordinary work, and that of the few answers which take longer.
+/// The time of normal work, and that of the few slow responses.
 const WORK_MS: (u64, u64) = (4, 16);
 const LONG_WORK_MS: (u64, u64) = (80, 100);
 const LONG_WORK: f64 = 0.005;
-/// Of an invoice that a user sends.
+/// Size limit of an invoice.
 const BODY_BYTES_MAX: usize = 16 << 10;
 
 const HEALTHY: u8 = 0;
@@ -81,7 +80,7 @@ impl Origin {
         Ok(Origin { address, service, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// From the next request on.
+    /// Switches the fault on, from the next request.
     pub fn break_with(&self, fault: Fault) {
         self.service.fault.store(fault as u8, Relaxed);
     }
@@ -98,7 +97,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // No descriptor is free: one will be.
+            // No descriptor is free; one will be.
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };

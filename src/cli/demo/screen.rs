@@ -1,16 +1,15 @@
-//! How the demo writes: lines, each with the seconds since the start where it tells an event; on a
-//! terminal one more line below them that is drawn again and again.
+//! The output of the demo: lines, events with the seconds since the start, and on a terminal one
+//! status line below them that is redrawn.
 //!
-//! Invariants: into a pipe goes plain text, line by line, each at once; no line is longer than a
-//! terminal of 80 columns, but for the names of files; the redrawn line is gone before anything
-//! else is written.
+//! Invariants: a pipe gets plain text, each line at once. No line exceeds 80 columns, except for
+//! file names. The status line is erased before anything else is written.
 
 use crate::cli::text::{self, Colour, Hue};
 use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::time::Instant;
 
-/// Back to the first column, and the line is empty.
+/// Back to the first column, and erase the line.
 const WIPE: &str = "\r\x1b[2K";
 
 pub struct Screen {
@@ -36,7 +35,7 @@ impl Screen {
         text::print(&format!("{wipe}{text}\n"))
     }
 
-    /// What happened just now.
+    /// Prints an event with its time.
     pub fn event(&mut self, hue: Option<Hue>, text: &str) -> io::Result<()> {
         let told = hue.map_or_else(|| text.to_owned(), |hue| self.paint(hue, text));
         let time = self.time();
@@ -48,7 +47,7 @@ impl Screen {
         format!("{:>6.1}s", self.start.elapsed().as_secs_f64())
     }
 
-    /// The line that is drawn again; nothing into a pipe.
+    /// Redraws the status line; does nothing in a pipe.
     pub fn draw(&mut self, text: &str) -> io::Result<()> {
         if !self.terminal {
             return Ok(());

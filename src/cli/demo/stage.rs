@@ -1,9 +1,9 @@
-//! What the demo runs: a folder with config, state and log, the two versions, the proxy, and the
+//! The parts of the demo: a folder with config, state and log, the two versions, the proxy, and the
 //! users.
 //!
-//! Invariants: the proxy is the one that `grayling run` starts, from a real file; the weight
-//! changes only by saving that file, as an editor does (written beside, renamed over); the folder
-//! stays.
+//! Invariants: the proxy is the one that `grayling run` starts, from a real file. The weight
+//! changes only by saving that file, as an editor does (write a copy, rename it over). The folder
+//! is kept.
 
 use super::origin::Origin;
 use super::users::Users;
@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub const RELEASE: &str = "billing";
-/// The ceiling of the demo's config: the service answers in 10 ms, and 1 in 200 answers takes up to
-/// 100 ms.
+/// The latency ceiling of the demo's config: the service answers in 10 ms, and 1 in 200 responses
+/// takes up to 100 ms.
 pub const LATENCY_P99_MAX: Duration = Duration::from_millis(200);
-/// Somebody else may take a free port before the proxy does.
+/// Another process may take a free port before the proxy does.
 const STARTS_MAX: usize = 5;
 
 pub struct Stage {
@@ -37,11 +37,11 @@ pub struct Stage {
     pub client: Client,
 }
 
-/// Where something listens.
+/// A listening address.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub address: SocketAddr,
-    /// This one was wanted, and is taken.
+    /// The wanted address, if it was taken.
     pub instead_of: Option<SocketAddr>,
 }
 
@@ -72,8 +72,8 @@ impl Stage {
         Ok(Stage { folder, stable, new, proxy, users, http, admin, client })
     }
 
-    /// Users first: what they have asked for is answered. Then the proxy, as TERM would end it,
-    /// then the versions.
+    /// Ends the users first, so that their requests are answered; then the proxy, as TERM would,
+    /// and then the versions.
     pub fn strike(self) {
         drop(self.users);
         self.proxy.finish();
@@ -83,7 +83,7 @@ impl Stage {
         config_file(&self.folder)
     }
 
-    /// Edits the file as a person would: another weight, and save.
+    /// Changes the weight in the file, as an editor would.
     pub fn edit_weight(&self, weight: &str) -> anyhow::Result<()> {
         let text = self.read()?;
         let edited = text.lines().map(|line| match line.starts_with("weight = ") {
@@ -93,7 +93,7 @@ impl Stage {
         save(&self.folder, &edited.collect::<String>())
     }
 
-    /// The same once more, with a remark at its end.
+    /// Saves the file once more, with a remark at its end.
     pub fn save_again(&self) -> anyhow::Result<()> {
         save(&self.folder, &format!("{}\n# Saved again after the rollback: nothing changed.\n", self.read()?))
     }
@@ -127,7 +127,7 @@ fn folder() -> std::io::Result<PathBuf> {
     }
 }
 
-/// Two free ports, those that are wanted if they are free. Both are held until both are known.
+/// Two free ports, the wanted ones if possible. Both are held until both are known.
 fn places(http: SocketAddr, admin: SocketAddr) -> anyhow::Result<(Place, Place)> {
     let (http, _held) = place(http, "--http")?;
     let (admin, _held_too) = place(admin, "--admin")?;

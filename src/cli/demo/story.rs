@@ -1,8 +1,8 @@
-//! What happens in the demo, in its order, and the words for it.
+//! The steps of the demo in their order, and their texts.
 //!
-//! Invariants: what is said of the watchdog is read from the admin API; what is said of users is
-//! what they saw; the time from the fault is measured from the instant at which it was switched on.
-//! Every wait ends with the time that the demo may take.
+//! Invariants: facts about the watchdog come from the admin API, facts about users from their
+//! responses. The time from the fault is measured from the instant it was switched on.
+//! Every wait ends at the demo's time limit.
 
 use super::Chaos;
 use super::origin::{FAILS, FAULT_FAILS, FAULT_SLOWER_MS, Fault};
@@ -20,24 +20,24 @@ use std::time::{Duration, Instant};
 
 pub const FIRST_WEIGHT: &str = "1%";
 const WEIGHTS: [&str; 3] = [FIRST_WEIGHT, "5%", "20%"];
-/// Reached only where nothing is wrong.
+/// Reached only if nothing is wrong.
 const LAST_WEIGHT: &str = "50%";
 /// How long users are on a weight before it is raised.
 const STEP: Duration = Duration::from_secs(6);
-/// When the fault begins, after the last raise: at random between the two.
+/// Range of the random delay from the last raise to the fault.
 const CALM_MS: (u64, u64) = (3000, 6000);
-/// What the steps take. With less time, they are shorter.
+/// Time for the steps. With less time, they are shorter.
 const STEPS: Duration = Duration::from_secs(24);
-/// What is left for the watchdog and the telling even then.
+/// Time always left for the watchdog and the report.
 const NOTICING: Duration = Duration::from_millis(2500);
-/// For what is told after the rollback.
+/// Time for the report after the rollback.
 const TELLING: Duration = Duration::from_millis(800);
-/// An in-flight answer comes within this time.
+/// A response in flight arrives within this time.
 const IN_FLIGHT: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(40);
 const REDRAW: Duration = Duration::from_millis(200);
 const RELOAD: Duration = Duration::from_secs(5);
-/// Users who are asked after at once, and at most.
+/// Connections that check users at once, and the maximum of users checked.
 const ASK_AT_ONCE: usize = 8;
 const ASK_MAX: usize = 400;
 const WIDTH: usize = 78;
@@ -46,7 +46,7 @@ pub enum Ending {
     RolledBack,
     /// Before anything was wrong.
     FalseAlarm,
-    /// Not within the time there was.
+    /// Not within the time limit.
     Stayed,
     Interrupted,
     /// In the middle of a step.
@@ -68,10 +68,10 @@ pub struct Story<'a> {
     screen: &'a mut Screen,
     chaos: Chaos,
     end: Instant,
-    /// 1: unhurried; less where time is short.
+    /// 1: normal pace; less if time is short.
     pace: f64,
     weight: &'static str,
-    /// After the fault, as it should be.
+    /// Rolled back after the fault, as expected.
     rolled_back: bool,
     drawn: Instant,
 }
@@ -84,7 +84,7 @@ impl<'a> Story<'a> {
         Story { stage, screen, chaos, end, pace, weight, rolled_back, drawn: Instant::now() }
     }
 
-    /// The end of a story that broke off: what had to happen may have happened by then.
+    /// The ending of an interrupted story: the rollback may have happened before.
     pub fn broken_off(&self, ending: Ending) -> Ending {
         if self.rolled_back { Ending::RolledBack } else { ending }
     }
@@ -143,7 +143,7 @@ impl<'a> Story<'a> {
         self.screen.line(self.screen.paint(Hue::Dim, columns))
     }
 
-    /// A row of the table: what users saw since the weight was raised.
+    /// A row of the table: the users' responses since the weight was raised.
     fn row_text(&self, seen: &Seen) -> String {
         let side = |side: &Side| {
             let p99 = side.p99().map_or("-".to_owned(), |p| milliseconds(p.as_secs_f64() * 1e3));
@@ -178,7 +178,7 @@ impl<'a> Story<'a> {
         Ok(status.config.revision)
     }
 
-    /// Looks on until a moment; answers at once if `new` is rolled back.
+    /// Watches until `until`; returns early if `new` is rolled back.
     async fn watch(&mut self, until: Instant) -> anyhow::Result<Option<Release>> {
         let until = until.min(self.end);
         loop {
@@ -194,7 +194,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Edits the file, and waits until the status says that it is in force.
+    /// Edits the file, and waits until the status shows it in force.
     async fn raise(&mut self, weight: &'static str) -> anyhow::Result<()> {
         let saved = Instant::now();
         self.stage.edit_weight(weight)?;
@@ -259,7 +259,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// What the fault did to users, where they go now, and that the file does not bring it back.
+    /// The harm to users, their new arm, and that saving the file does not undo the rollback.
     async fn aftermath(&mut self) -> anyhow::Result<()> {
         tokio::time::sleep(IN_FLIGHT.mul_f64(self.pace.max(0.5))).await;
         let harm = self.stage.users.seen().harm;
@@ -300,7 +300,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// How many of these users are served by stable with their next request.
+    /// How many of these users get stable with their next request.
     async fn ask_after(&self, users: &[u64]) -> u64 {
         let proxy = self.stage.http.address;
         let share = users.len().div_ceil(ASK_AT_ONCE).max(1);

@@ -1,9 +1,9 @@
-//! The users of the demo: some thousand of them over a few keep-alive connections, as behind a load
-//! balancer, and what they saw.
+//! The users of the demo: some thousand over a few keep-alive connections, as behind a load
+//! balancer, and the statistics of their responses.
 //!
-//! Invariants: everything counted here is what came back over HTTP, seen from outside the proxy;
-//! which version answered is what `x-grayling-arm` says. Users are chosen unevenly: a few come
-//! often, most now and then.
+//! Invariants: everything counted here came back over HTTP, outside the proxy.
+//! `x-grayling-arm` tells which version answered. The choice of users is skewed: a few are
+//! frequent, most are rare.
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -22,12 +22,12 @@ use tokio::sync::oneshot;
 
 pub const USERS: u64 = 5_000;
 const CONNECTIONS: usize = 80;
-/// Between two requests of a connection. With what an answer takes this makes the rate below.
+/// Pause between two requests of a connection. With the response time it yields the rate below.
 const PAUSE_MS: (u64, u64) = (60, 180);
 pub const REQUESTS_PER_SECOND: u64 = 600;
-/// One request in so many is an invoice, the others ask for the balance.
+/// One request in this many sends an invoice, the others read the balance.
 const INVOICE_EACH: u64 = 5;
-/// Latencies that are kept of an arm in one step.
+/// Latencies kept per arm in one step.
 const LATENCIES_MAX: usize = 50_000;
 
 pub fn name(user: u64) -> String {
@@ -71,7 +71,7 @@ pub enum Arm {
     New,
 }
 
-/// What came back for one request.
+/// The response to one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
     pub arm: Arm,
@@ -79,7 +79,7 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// What users saw of one version.
+/// The responses of one version.
 #[derive(Clone, Default, Debug)]
 pub struct Side {
     pub requests: u64,
@@ -109,24 +109,24 @@ impl Side {
     }
 }
 
-/// What the fault did to users.
+/// The harm of the fault to users.
 #[derive(Clone, Default, Debug)]
 pub struct Harm {
     pub requests: u64,
     pub users: BTreeSet<u64>,
 }
 
-/// What all users saw.
+/// The responses to all users.
 #[derive(Clone, Default, Debug)]
 pub struct Seen {
     /// Since the weight was last changed.
     pub stable: Side,
     pub new: Side,
     pub harm: Harm,
-    /// Answers to what was sent after the rollback was announced.
+    /// Responses to requests sent after the rollback was announced.
     pub after_stable: u64,
     pub after_new: u64,
-    /// No answer at all, or none of either version, in the whole run.
+    /// Requests without a response, or with one of neither version, in the whole run.
     pub lost: u64,
     onset: Option<Instant>,
     announced: Option<Instant>,
@@ -140,7 +140,7 @@ pub struct Users {
 }
 
 impl Users {
-    /// `patience`: an answer of `new` that takes longer counts as harm, too.
+    /// `patience`: a slower response of `new` counts as harm, too.
     pub fn start(proxy: SocketAddr, patience: Duration) -> io::Result<Users> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -162,7 +162,7 @@ impl Users {
         lock(&self.seen).clone()
     }
 
-    /// The weight changed: the sides are counted afresh.
+    /// The weight changed: the counts of both sides restart.
     pub fn next_step(&self) {
         let mut seen = lock(&self.seen);
         (seen.stable, seen.new) = (Side::default(), Side::default());
@@ -191,7 +191,7 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<Seen>>) {
     let mut random = Random::new();
     let mut connection = Connection::new(proxy);
-    // They do not all come at once.
+    // Spreads the first requests over time.
     tokio::time::sleep(Duration::from_millis(random.between((0, PAUSE_MS.1)))).await;
     loop {
         let user = (random.unit().powi(2) * USERS as f64) as u64;
@@ -232,7 +232,7 @@ pub enum Call {
     Invoice,
 }
 
-/// One keep-alive connection to the proxy; made anew when it is gone.
+/// One keep-alive connection to the proxy; reopened when it is closed.
 pub struct Connection {
     proxy: SocketAddr,
     sender: Option<http1::SendRequest<Full<Bytes>>>,
@@ -243,7 +243,7 @@ impl Connection {
         Connection { proxy, sender: None }
     }
 
-    /// `None`: no answer.
+    /// `None`: no response.
     pub async fn ask(&mut self, user: u64, call: Call) -> Option<Answer> {
         let began = Instant::now();
         let answered = self.exchange(user, call).await;

@@ -1,8 +1,7 @@
-//! The words of the demo that are more than a line: the title, a trip in plain words, and what to
-//! try next.
+//! The longer texts of the demo: the title, a trip in plain words, and what to try next.
 //!
-//! Invariants: counts of a trip are those of its own evidence; every command can be pasted as it
-//! stands, and works once the demo has ended.
+//! Invariants: the counts of a trip are those of its evidence. Every command can be pasted
+//! unchanged, and works after the demo has ended.
 
 use super::Chaos;
 use super::screen::Screen;
@@ -14,7 +13,7 @@ use crate::cli::text::{Hue, count, milliseconds, shown};
 use crate::domain::cohort::{Salt, Weight};
 use serde_json::Value;
 
-/// The first thing on screen; nothing has been started yet.
+/// The first output; nothing has been started yet.
 pub fn title(screen: &mut Screen, chaos: Chaos, seconds: u64) -> std::io::Result<()> {
     let (what, usual) = match chaos {
         Chaos::Errors | Chaos::Latency => ("a bad release, noticed and taken back.", 20),
@@ -34,14 +33,14 @@ pub fn title(screen: &mut Screen, chaos: Chaos, seconds: u64) -> std::io::Result
     ))
 }
 
-/// The first user whom the first weight has in `new`.
+/// The first user that the first weight sends to `new`.
 pub fn first_user() -> u64 {
     let weight = Weight::parse(FIRST_WEIGHT).unwrap_or(Weight::FULL);
     let salt = Salt::new(RELEASE);
     (0..USERS).find(|user| weight.holds(salt.bucket(users::name(*user).as_bytes()))).unwrap_or(0)
 }
 
-/// What commands need to find this proxy.
+/// The option that commands need to reach this proxy.
 pub fn admin_option(stage: &Stage) -> String {
     let address = stage.admin.address.to_string();
     if address == "127.0.0.1:9900" { String::new() } else { format!(" --admin http://{address}") }
@@ -51,7 +50,7 @@ fn of<'a>(trip: &'a Trip, path: &[&str]) -> &'a Value {
     path.iter().fold(&trip.evidence, |value, key| &value[*key])
 }
 
-/// Was it the ceiling of latency, and not that of failures?
+/// Whether the latency ceiling tripped, and not the failure ceiling.
 pub fn by_latency(trip: &Trip) -> bool {
     trip.cause == "ceiling" && trip.detail.starts_with("p99")
 }
@@ -68,7 +67,7 @@ pub fn plain_cause(trip: &Trip) -> String {
     }
 }
 
-/// The counts on which it was decided.
+/// The counts behind the decision.
 pub fn evidence(trip: &Trip) -> Vec<String> {
     let n = |path: &[&str]| of(trip, path).as_u64().map_or("?".to_owned(), count);
     let ms = |path: &[&str]| of(trip, path).as_f64().map_or("?".to_owned(), milliseconds);
@@ -101,13 +100,13 @@ pub fn evidence(trip: &Trip) -> Vec<String> {
         n(&["stable", "failures"]),
         n(&["stable", "requests"])
     );
-    // Those of the present are not in the counts of the minute yet.
+    // The current failures are not in the counts of the minute yet.
     let failing = of(trip, &["grounds", "watchdog", "comparison", "failing"]).as_u64();
     let just_now = failing.filter(|n| *n > 0).map(|n| format!("{} more of new failed just now", count(n)));
     std::iter::once(counts).chain(just_now).collect()
 }
 
-/// The end of the demo: what is left, and commands to go on with.
+/// The end of the demo: the remaining files, and commands to try.
 pub fn what_to_try(stage: &Stage, ending: Option<&Ending>) -> String {
     let folder = stage.folder.display();
     match ending {
@@ -145,7 +144,7 @@ To let users into new again, either of:
     )
 }
 
-/// For whoever has not installed it: what `grayling` is.
+/// An alias that defines `grayling`, for a binary that is not installed.
 pub fn alias() -> String {
     let called = std::env::args().next().unwrap_or_default();
     match std::env::current_exe() {
@@ -154,7 +153,7 @@ pub fn alias() -> String {
     }
 }
 
-/// The text in lines of at most `width` characters, broken at spaces.
+/// Wraps the text at spaces into lines of at most `width` characters.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = vec![];
     for word in text.split_whitespace() {

@@ -1,5 +1,5 @@
-//! How far a release has come in its plan, for people: the waves on one line, then what the next
-//! one waits for.
+//! The progress of a release in its plan, as text: the waves on one line, then the gates that the
+//! next one waits for.
 
 use crate::admin::dto::{Progress, Release, ReleaseState};
 use crate::cli::text::{self, Colour, Hue, percent, shown};
@@ -69,7 +69,7 @@ fn waves(out: &mut String, r: &Release, p: &Progress, colour: Colour) {
     }
 }
 
-/// What a person can do.
+/// The commands that apply now.
 fn next(out: &mut String, r: &Release) {
     let Some(p) = &r.progress else { return };
     let name = shown(&r.name);

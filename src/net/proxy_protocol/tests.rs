@@ -1,5 +1,4 @@
-//! Headers of every kind against the words of the specification, and any bytes against the `ppp`
-//! crate.
+//! Headers of every kind against the specification, and arbitrary bytes against the `ppp` crate.
 
 use super::*;
 use ppp::{HeaderResult, v1, v2};
@@ -26,8 +25,7 @@ fn ipv6(source: &str) -> Vec<u8> {
     [&source.octets()[..], &Ipv6Addr::LOCALHOST.octets(), &[0xde, 0xad, 1, 0xbb]].concat()
 }
 
-/// Of a header with a request behind it: the source, and that the header ends where the request
-/// begins.
+/// The source of a header with a request behind it; checks that the header ends where that begins.
 fn source(header: &[u8]) -> Result<Option<String>, Refusal> {
     let request = b"GET / HTTP/1.1\r\n\r\n";
     let parsed = parse(&[header, request].concat())?.expect("it is whole");
@@ -46,7 +44,7 @@ fn headers_of_both_versions_name_the_client() {
         ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 0\r\n", Some("255.255.255.255")),
         ("PROXY TCP6 2001:db8::7 ::1 56324 80\r\n", Some("2001:db8::7")),
         ("PROXY TCP6 2001:DB8:0:0:0:0:0:7 ::1 56324 80\r\n", Some("2001:db8::7")),
-        // IPv4 in IPv6 clothes is IPv4, or a network of segments would not contain it.
+        // An IPv4-mapped address is IPv4, or no configured network would contain it.
         ("PROXY TCP6 ::ffff:203.0.113.7 ::1 56324 80\r\n", Some("203.0.113.7")),
         (&longest, Some(all_ones)),
         ("PROXY UNKNOWN\r\n", None),
@@ -62,11 +60,11 @@ fn headers_of_both_versions_name_the_client() {
         (whole(0x21, 0x12, &IPV4), Some("203.0.113.7")),
         (whole(0x21, 0x21, &ipv6("2001:db8::7")), Some("2001:db8::7")),
         (whole(0x21, 0x21, &mapped), Some("203.0.113.7")),
-        // TLVs, and what is none but stands there, are skipped.
+        // TLVs, and bytes that are not a valid TLV, are skipped.
         (whole(0x21, 0x11, &tlvs), Some("203.0.113.7")),
         (whole(0x21, 0x11, &[&IPV4[..], &[7; V2_BYTES_MAX - 16 - 12]].concat()), Some("203.0.113.7")),
-        // LOCAL: the proxy itself, whatever it says of addresses; and §2.2's "family which is
-        // ignored".
+        // LOCAL: the proxy's own connection; its addresses and its "family which is ignored"
+        // (§2.2).
         (whole(0x20, 0x00, &[]), None),
         (whole(0x20, 0x11, &IPV4), None),
         (whole(0x20, 0x11, &[]), None),
@@ -197,7 +195,7 @@ proptest! {
         let of_all = parse(&bytes);
         if let Ok(Some(header)) = of_all {
             prop_assert!(header.length <= bytes.len() && header.length <= V2_BYTES_MAX);
-            // What stands behind it has no part in it.
+            // The bytes behind it have no influence.
             prop_assert_eq!(parse(&bytes[..header.length]), of_all);
             prop_assert_eq!(parse(&[&bytes[..header.length], b"\r\nx"].concat()), of_all);
             prop_assert_eq!(parse(&bytes[..header.length - 1]), Ok(None));
@@ -222,7 +220,7 @@ proptest! {
         if let Ok(Some(parsed)) = of_all {
             prop_assert_eq!(parsed.length, header.len(), "a byte more or less than the header was taken");
         }
-        // Decided once, it stays: what comes later changes nothing.
+        // Once decided, further bytes change nothing.
         let mut decided = false;
         for length in 0..bytes.len() {
             let of_part = parse(&bytes[..length]);
@@ -256,7 +254,7 @@ proptest! {
                 prop_assert_eq!(ours, Ok(Some(Header { length: theirs.len(), source })));
             }
             HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => {
-                // Stricter than we are only where §2.2 asks for it: LOCAL, whose family is ignored.
+                // `ppp` is stricter only for LOCAL, whose family §2.2 says to ignore.
                 let is_local = header.get(12) == Some(&0x20);
                 prop_assert!(is_local || ours.is_err(), "{:?}", ours);
             }
@@ -264,8 +262,7 @@ proptest! {
     }
 }
 
-/// Sends the pieces, each when the one before has been looked at; what was taken, and all that is
-/// left.
+/// Sends each piece once the one before was peeked. Returns the result, and all that is left.
 fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<Header, Refusal>, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|p| p.to_vec()).collect();
@@ -317,7 +314,7 @@ fn a_stream_that_ends_or_stalls_in_its_header_has_none() {
     for half in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", SIGNATURE, &whole(0x21, 0x11, &IPV4)[..20]] {
         assert_eq!(taken(&[half], patience).0, Err(Refusal::Cut), "{half:?}");
     }
-    // It goes on for a fifth of a second at least, and is never whole.
+    // It lasts a fifth of a second at least, and is never complete.
     let mut slow = vec![b"PROXY UNKNOWN ".as_slice()];
     slow.extend([b"x".as_slice(); 80]);
     assert_eq!(taken(&slow, Duration::from_millis(20)).0, Err(Refusal::Slow));
