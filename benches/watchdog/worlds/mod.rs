@@ -5,6 +5,7 @@
 //! judge's states; `--runs 3`; `--threads 1`. Everything goes through the whole decision path:
 //! see [`sim`].
 
+mod climb;
 mod sim;
 mod sound;
 mod world;
@@ -12,7 +13,7 @@ mod worse;
 
 use crate::table::{Bench, quantile, row, thousands};
 use grayling::domain::verdict::{Cause, Signal};
-use sim::{Sim, Trip};
+use sim::{Climbed, Sim, Trip};
 use std::collections::BTreeMap;
 use world::World;
 
@@ -25,6 +26,8 @@ pub struct Row {
     pub limit: Option<[f64; 2]>,
     /// Runs with `--full`, and without.
     pub runs: [u64; 2],
+    /// The same of runs in which it climbs a plan; of table N.
+    pub climbs: [u64; 2],
 }
 
 pub fn rows(bench: &Bench, table: &str) {
@@ -51,7 +54,10 @@ fn run(bench: &Bench, of: &Row) {
         }
     }
     match of.limit {
-        None => sound(of, &trips),
+        None => {
+            sound(of, &trips);
+            climbs(bench, of);
+        }
         Some(limit) => worse(of, limit, &trips),
     }
 }
@@ -102,6 +108,45 @@ fn causes<'t>(trips: impl Iterator<Item = &'t Told>) -> String {
     trips.for_each(|trip| *by_cause.entry(trip.what).or_insert(0) += 1);
     let each: Vec<String> = by_cause.iter().map(|(cause, n)| format!("{n} {cause}")).collect();
     if each.is_empty() { "0".to_owned() } else { each.join(", ") }
+}
+
+/// Does it climb within three times its bake?
+fn climbs(bench: &Bench, of: &Row) {
+    let n = bench.count.unwrap_or(bench.pick(of.climbs[0], of.climbs[1]));
+    if n == 0 {
+        return;
+    }
+    let world = climb::world(&of.world);
+    let ends = bench.runs(&format!("{} climbs", of.id), n, |seed| Sim::new(&world, seed).climb());
+    let mut others = BTreeMap::new();
+    let mut minutes = vec![];
+    for (seed, end) in ends.iter().enumerate() {
+        minutes.push(match end {
+            Climbed::Complete(at) => Some((at / 60.0) as u64),
+            Climbed::Out(what, at) => {
+                eprintln!("  {} climbs --seed {seed}: {what} after {at:.0} s", of.id);
+                *others.entry((*what).to_owned()).or_insert(0) += 1;
+                None
+            }
+            Climbed::Held(percent, missing) => {
+                eprintln!("  {} climbs --seed {seed}: held at {percent}%: {missing}", of.id);
+                *others.entry(format!("held at {percent}%")).or_insert(0) += 1;
+                None
+            }
+        });
+    }
+    let complete = minutes.iter().flatten().count();
+    let [median, p95] = [0.5, 0.95].map(|q| thousands(quantile(&minutes, q)));
+    let others: String = others.iter().map(|(what, n)| format!("; {n} {what}")).collect();
+    let bakes = climb::bakes(of.world.rate).as_secs() / 60;
+    row(
+        &format!("{} climbs", of.id),
+        &of.what,
+        &format!("95% within {} min", 3 * bakes),
+        n as usize,
+        &format!("{complete} complete, {median} / {p95} min{others}"),
+        Some(complete as f64 >= 0.95 * n as f64),
+    );
 }
 
 /// A freeze because both are bad is no rollback; the row says how many there were.

@@ -5,6 +5,7 @@
 //! proxy would know, in the order of time; the deadline follows stable's p99.9 by the rule of
 //! `watch::watchdog`.
 
+use super::climb::{self, Plan, Step};
 use super::world::{Account, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
 use grayling::domain::cohort::Weight;
@@ -46,6 +47,16 @@ const LIMITS: Limits = Limits {
     latency_notice: 0.03,
     latency_floor: Duration::from_millis(2),
 };
+
+/// How a plan has gone.
+pub enum Climbed {
+    /// Seconds since the first raise.
+    Complete(f64),
+    /// Taken out or frozen, and when.
+    Out(&'static str, f64),
+    /// The wave that it is in, and the gates that do not pass.
+    Held(f64, String),
+}
 
 /// A run's first trip.
 #[derive(Clone, Debug)]
@@ -95,6 +106,8 @@ pub struct Sim<'w> {
     stable_alive: Option<Duration>,
     due: Vec<Vec<Event>>,
     events: Vec<Event>,
+    /// The plan, and when its present wave was opened: in place of the world's waves.
+    plan: Option<(Plan, f64)>,
 }
 
 fn percent(percent: f64) -> Weight {
@@ -177,7 +190,49 @@ impl<'w> Sim<'w> {
             stable_alive: None,
             due: (0..HORIZON).map(|_| Vec::new()).collect(),
             events: vec![],
+            plan: None,
         }
+    }
+
+    /// The plan of a release instead of the world's waves; what befalls servers of `new` comes back
+    /// after each raise. Answers how the release stands at the end.
+    pub fn climb(mut self) -> Climbed {
+        let longest = 3.0 * climb::bakes(self.world.rate).as_secs_f64();
+        while self.second() < longest {
+            if self.plan.is_none() && self.second() >= 0.0 {
+                let plan = Plan::new(self.world.rate, TICK, LIMITS.latency_floor, self.now());
+                self.plan = Some((plan, 0.0));
+            }
+            let judgement = self.step();
+            if self.blown {
+                return Climbed::Out(Cause::Fuse.label(), self.second());
+            }
+            if let Verdict::Breach(cause) = judgement.verdict
+                && self.weight > Weight::ZERO
+            {
+                return Climbed::Out(cause.label(), self.second());
+            }
+            let (now, deadline) = (self.now(), self.deadline.now());
+            let Some((plan, opened)) = &mut self.plan else { continue };
+            match plan.look(now, deadline, self.tick, &judgement) {
+                Step::Stays => {}
+                Step::Raise(weight) => {
+                    *opened = self.tick as f64 / TICKS_A_SECOND - LEARN;
+                    self.raise(weight);
+                }
+                Step::Complete => return Climbed::Complete(self.second()),
+            }
+        }
+        let held = self.plan.map(|(plan, _)| (plan.percent(), plan.missing.join("; ")));
+        let (percent, missing) = held.unwrap_or_default();
+        Climbed::Held(percent, missing)
+    }
+
+    fn raise(&mut self, weight: Weight) {
+        self.weight = weight;
+        self.share_of_new = self.traffic_of_new();
+        let now = self.now();
+        self.judge.engine_mut().weigh(weight, now);
     }
 
     /// Until the first trip, or the end. `each` sees every judgement.
@@ -225,10 +280,7 @@ impl<'w> Sim<'w> {
         let began = self.second();
         for (at, weight) in &self.world.waves {
             if began >= *at && began < at + 1.0 / TICKS_A_SECOND {
-                self.weight = percent(*weight);
-                self.share_of_new = self.traffic_of_new();
-                let now = self.now();
-                self.judge.engine_mut().weigh(self.weight, now);
+                self.raise(percent(*weight));
             }
         }
         self.arrivals(began);
@@ -249,6 +301,9 @@ impl<'w> Sim<'w> {
             }
         }
         self.judge.push_all(&events);
+        if let Some((plan, _)) = &mut self.plan {
+            plan.push_all(&events, self.judge.engine());
+        }
         events.clear();
         self.events = events;
         let now = self.now();
@@ -456,13 +511,11 @@ impl<'w> Sim<'w> {
             server.next +=
                 if pauses.poisson { gap(&mut self.dice, pauses.every) } else { pauses.every * jitter };
         }
+        let opened = self.plan.as_ref().map_or(0.0, |(_, opened)| *opened);
         for spell in &self.world.spells {
-            if spell.arm == arm
-                && spell.server == number
-                && second >= spell.at
-                && second < spell.at + spell.lasts
-            {
-                (server.began, server.until) = (spell.at, spell.at + spell.lasts);
+            let at = spell.at + if arm == Arm::New { opened } else { 0.0 };
+            if spell.arm == arm && spell.server == number && second >= at && second < at + spell.lasts {
+                (server.began, server.until) = (at, at + spell.lasts);
                 server.fallen = Some(spell.trouble);
             }
         }

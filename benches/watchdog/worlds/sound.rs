@@ -10,7 +10,14 @@ pub fn rows() -> Vec<Row> {
     let mut rows = vec![];
     let mut add = |id, what: &str, world: World| {
         let reduced = if world.rate * world.lasts > 500_000.0 { 8 } else { 20 };
-        rows.push(Row { id, what: what.to_owned(), world, limit: None, runs: [200, reduced] });
+        rows.push(Row {
+            id,
+            what: what.to_owned(),
+            world,
+            limit: None,
+            runs: [200, reduced],
+            climbs: [20, 4],
+        });
     };
     pauses(&mut add);
     refusals(&mut add);

@@ -13,7 +13,7 @@ pub fn rows() -> Vec<Row> {
         let lasts = super::world::WARM_UP + PATIENCE * limit[1];
         let reduced = if limit[1] > 900.0 { 12 } else { 20 };
         let (what, world) = (what.to_owned(), World { lasts, ..world });
-        rows.push(Row { id, what, world, limit: Some(limit), runs: [100, reduced] });
+        rows.push(Row { id, what, world, limit: Some(limit), runs: [100, reduced], climbs: [0; 2] });
     };
     let fails = |share| Service { fails: share, ..World::base().service };
     let account = |pace, takes| vec![Account { arm: Arm::Stable, pace, takes }];

@@ -1,0 +1,167 @@
+//! Does a version that is no worse climb? The plan of a release (5, 20, 50, 100%) beside the judge,
+//! with the gates and the wave controller of the product.
+//!
+//! Invariants: a wave opens by [`Climb`] alone, on what a [`Trial`] of the same events has shown;
+//! servers are well, the state is on disk, and nobody promotes by hand.
+
+use super::world::{Spell, World};
+use grayling::domain::cohort::Weight;
+use grayling::domain::engine::cell::Pair;
+use grayling::domain::engine::{Engine, Event};
+use grayling::domain::gate::trial::{Margins, Trial, Yardstick};
+use grayling::domain::gate::{self, DoorState, Input, Proof, Servers, Watchdog};
+use grayling::domain::rollout::climb::{Act, Climb, Spent, Standing};
+use grayling::domain::verdict::{Judgement, State, Verdict};
+use grayling::domain::wave::{Door, Reach, Wave};
+use std::time::Duration;
+
+/// The default margins.
+const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
+/// Percent in `new`, and minutes of bake at [`RATE`] requests a second.
+const PLAN: [(f64, f64); 4] = [(5.0, 30.0), (20.0, 10.0), (50.0, 10.0), (100.0, 10.0)];
+const RATE: f64 = 200.0;
+/// The controller looks as often as this, in ticks.
+const LOOK: u64 = 10;
+
+/// What becomes of the plan at one look.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Step {
+    Stays,
+    Raise(Weight),
+    Complete,
+}
+
+pub struct Plan {
+    waves: Vec<Wave>,
+    present: usize,
+    trial: Trial,
+    climb: Climb,
+    watched: Duration,
+    last: Duration,
+    tick: Duration,
+    floor: Duration,
+    /// The gates that did not pass at the last look.
+    pub missing: Vec<String>,
+}
+
+/// Longer where fewer requests come, shorter where more do.
+fn bake(minutes: f64, rate: f64) -> Duration {
+    Duration::from_secs_f64(60.0 * minutes * RATE / rate)
+}
+
+/// The bakes of the whole plan together.
+pub fn bakes(rate: f64) -> Duration {
+    PLAN.iter().map(|(_, minutes)| bake(*minutes, rate)).sum()
+}
+
+/// The same world, in which the plan begins at its first weight; a spell of `new` comes as long after
+/// each raise as it came after the last one.
+pub fn world(of: &World) -> World {
+    let last = of.waves.last().map_or(0.0, |(at, _)| *at);
+    let after =
+        |spell: &Spell| Spell { at: if spell.at >= last { spell.at - last } else { spell.at }, ..*spell };
+    World { waves: vec![(0.0, PLAN[0].0)], spells: of.spells.iter().map(after).collect(), ..of.clone() }
+}
+
+impl Plan {
+    /// Its first wave opens now.
+    pub fn new(rate: f64, tick: Duration, floor: Duration, now: Duration) -> Plan {
+        let wave = |(percent, minutes): (f64, f64)| {
+            let reach = Reach { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };
+            Wave {
+                name: format!("{percent}%"),
+                reach,
+                until_complete: reach,
+                bake: bake(minutes, rate),
+                requests_min: 500,
+                users_min: 5,
+                door: Door::Auto,
+            }
+        };
+        let waves: Vec<Wave> = PLAN.into_iter().map(wave).collect();
+        Plan {
+            trial: Trial::new(MARGINS, waves[0].until_complete.weight, tick, now),
+            waves,
+            present: 0,
+            climb: Climb::new(0, now),
+            watched: Duration::ZERO,
+            last: now,
+            tick,
+            floor,
+            missing: vec![],
+        }
+    }
+
+    pub fn percent(&self) -> f64 {
+        PLAN[self.present].0
+    }
+
+    pub fn push_all(&mut self, events: &[Event], engine: &Engine) {
+        for event in events {
+            let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+            self.trial.push(event, &Yardstick { table, factor, floor: self.floor });
+        }
+    }
+
+    pub fn look(&mut self, now: Duration, deadline: Duration, ticks: u64, judgement: &Judgement) -> Step {
+        self.trial.tick(now, deadline);
+        let passed = now.saturating_sub(std::mem::replace(&mut self.last, now));
+        if judgement.state != State::Blind {
+            self.watched += passed;
+        }
+        let wave = &self.waves[self.present];
+        if !ticks.is_multiple_of(LOOK) || self.watched < wave.bake {
+            return Step::Stays;
+        }
+        let standing = Standing {
+            stage: self.present as u64,
+            waves: &self.waves,
+            present: Some(self.present),
+            finished: false,
+            held: false,
+            paused: false,
+            watched: self.watched,
+            before: Spent::default(),
+        };
+        let servers = Pair::new(1, 1);
+        let proof = Proof {
+            controlled: wave.controlled(),
+            baked: self.watched,
+            bake: wave.bake,
+            requests_min: wave.requests_min,
+            users_min: wave.users_min,
+            margins: MARGINS,
+            share: wave.until_complete.weight.ratio(),
+            reading: self.trial.reading(),
+            critical: vec![],
+            servers: Servers { all: servers, healthy: servers },
+            watchdog: Watchdog {
+                state: Some(judgement.state),
+                passes: judgement.verdict == Verdict::Pass,
+                reason: judgement.reason.clone(),
+                e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
+                e_notice: judgement.evidence.e_notice,
+                alpha: judgement.evidence.alpha,
+                sight: None,
+            },
+            resources: vec![],
+        };
+        let follows = self.present + 1 < self.waves.len();
+        let door = follows.then_some(DoorState { door: Door::Auto, hours: None });
+        let input = Input { proof: Some(proof), door, durable: true, barred_by: None };
+        let outlook = self.climb.look(&standing, Some(input), now);
+        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gate::Verdict::Pass);
+        self.missing = missing.map(|gate| format!("{}: {}", gate.name, gate.detail)).collect();
+        match outlook.act {
+            Act::Open => {
+                self.present += 1;
+                let weight = self.waves[self.present].until_complete.weight;
+                self.trial = Trial::new(MARGINS, weight, self.tick, now);
+                self.watched = Duration::ZERO;
+                Step::Raise(weight)
+            }
+            Act::Finish => Step::Complete,
+            Act::Wait | Act::TellHold => Step::Stays,
+        }
+    }
+}
