@@ -260,7 +260,7 @@ pub enum Refused {
 impl Live {
     /// The state of a proxy that is about to serve `checked`.
     ///
-    /// If `found` is lost, every release waits for a person. `ledger`: the end of the ledger on disk.
+    /// If `found` is lost, every release waits for a person. `ledger`: the ledger's end on disk.
     pub fn new(
         checked: config::Checked,
         source: Source,
@@ -537,7 +537,7 @@ impl Live {
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
     }
 
-    /// Takes `new` out, or freezes it where config or a silent stable requires. Never waits for disk.
+    /// Takes `new` out, or freezes it where config or a silent stable requires. Waits for no disk.
     pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
