@@ -1,5 +1,5 @@
-//! What a first-time user and an upstream see: start, stop, exit codes, the headers of a forwarded
-//! request, a log that parses.
+//! The first contact of a user and of an upstream: start, stop, exit codes, the headers of a
+//! forwarded request, a log that parses.
 
 use crate::world::{Behaviour, Config, Load, Origin, Proxy, World, eventually, seconds, turn, users_in_new};
 use std::time::Duration;

@@ -1,12 +1,12 @@
-//! Answers that come before the request is whole, bodies that end in trailers, connections that say
-//! nothing: against an origin written out byte by byte.
+//! Responses before the end of the request, bodies with trailers, silent connections: against an
+//! origin written byte by byte.
 
 use crate::world::{Config, Proxy, World, eventually, raw, seconds, users_in_new};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Hands every connection to `serve`, on a thread of its own.
+/// Passes every connection to `serve`, on its own thread.
 fn origin(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
