@@ -1,8 +1,8 @@
 //! The bad requests of one arm in a trailing span, by user: each user counts at most [`OF_ONE`]
 //! times.
 //!
-//! A client that retries makes many bad requests from one fault of its own. Shares therefore use
-//! [`Bad::count`], and conditions on several users use [`Bad::users`].
+//! A client that retries makes many bad requests from one fault of its own.
+//! Shares therefore use [`Bad::count`], and conditions on several users use [`Bad::users`].
 //!
 //! Invariants: pure. Memory is bounded by the cells of the span and [`NAMED_MAX`] users in each. If
 //! a cell has more bad requests, those with recorded users represent the rest. A request without a

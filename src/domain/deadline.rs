@@ -1,5 +1,5 @@
-//! The deadline: how long after its end an interval is final. A request not answered by then is
-//! late.
+//! The deadline: how long after its end an interval is final.
+//! A request not answered by then is late.
 //!
 //! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; a lack of samples never shortens it. With
 //! too few samples of stable, these apply in order: the last known deadline, the one from `new`,

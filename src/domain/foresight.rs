@@ -6,8 +6,8 @@
 //! KL(q ‖ s) nats. ln(1/α) nats are needed, and `PRICE` more, since r is unknown beforehand. (Wald,
 //! 1947, for the expected length of a sequential test.)
 //!
-//! Invariants: pure; an estimate of the median, for users who differ little. The engine's real
-//! figures are measured in `benches/watchdog`.
+//! Invariants: pure; an estimate of the median, for users who differ little.
+//! The engine's real figures are measured in `benches/watchdog`.
 
 use std::time::Duration;
 

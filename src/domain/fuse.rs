@@ -8,8 +8,8 @@
 //! descriptor, no port). Invariants: one success clears it; without a living stable it never blows,
 //! so it cannot switch to an arm that does not answer.
 //!
-//! This type is small enough for a lock on the failure path. A success needs only an atomic check
-//! for failures to clear.
+//! This type is small enough for a lock on the failure path.
+//! A success needs only an atomic check for failures to clear.
 
 use std::time::Duration;
 

@@ -6,7 +6,6 @@
 //!
 //! Invariants: pure, the time is an argument; the time zone database is compiled in, so that a
 //! minimal container has it.
-//! container knows them.
 
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;

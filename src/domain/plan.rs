@@ -438,7 +438,7 @@ pub struct Watchdog {
     pub by_route: bool,
     /// Waves hold while a late slowdown beyond the latency margin would go undetected.
     pub hold_when_blind: bool,
-    /// More failed users than this trip at any rate. 0: no limit.
+    /// More failed users than this cause a trip at any rate. 0: no limit.
     pub harm_users_max: u64,
     /// The length of a slot, and the interval of looks.
     pub tick: Duration,

@@ -1,8 +1,9 @@
 //! Segments: named sets of users, by list, file, header or network; and the compact set that holds
 //! ten million ids.
 //!
-//! Invariant: membership by user id is a function of the id alone. Membership by header or network
-//! depends on the request, and is the one declared exception to "a user's arm is a function".
+//! Invariant: membership by user id is a function of the id alone.
+//! Membership by header or network depends on the request, and is the one declared exception to "a
+//! user's arm is a function".
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;

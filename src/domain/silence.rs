@@ -1,8 +1,9 @@
 //! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and without a
 //! control.
 //!
-//! Owns the open requests of `new` in such a time. Invariants: pure; bounded by `OPEN_MAX` requests
-//! and `USERS_MAX` users, beyond which further ones are ignored.
+//! Owns the open requests of `new` in such a time.
+//! Invariants: pure; bounded by `OPEN_MAX` requests and `USERS_MAX` users, beyond which further
+//! ones are ignored.
 
 use super::decide::Arm;
 use super::engine::users::Unit;

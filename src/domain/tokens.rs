@@ -6,8 +6,9 @@
 //! ```
 //!
 //! `check`, the start and a reload all call [`Tokens::parse`], so a file that `check` refuses is
-//! never in force. The commands read their own `--token-file` with [`token_to_send`], which splits
-//! lines the same way.
+//! never in force.
+//! The commands read their own `--token-file` with [`token_to_send`], which splits lines the same
+//! way.
 //!
 //! Invariants: a file with one fault yields no tokens. The text of a fault contains no word of the
 //! file. Tokens are kept and compared as SHA-256 digests, so the comparison takes the same time for

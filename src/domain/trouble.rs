@@ -1,9 +1,9 @@
 //! Is stable in trouble, that is, far worse than usual?
 //!
-//! "Usual" is a slow average of its own share of bad requests. So a service with ordinary
-//! background errors is not in trouble, and neither is one with an account that retries: a user
-//! counts as defined in [`super::bad`]. Trouble needs [`USERS_MIN`] users, [`TIMES_USUAL`] times
-//! the usual share, and more than chance.
+//! "Usual" is a slow average of its own share of bad requests.
+//! So a service with ordinary background errors is not in trouble, and neither is one with an
+//! account that retries: a user counts as defined in [`super::bad`].
+//! Trouble needs [`USERS_MIN`] users, [`TIMES_USUAL`] times the usual share, and more than chance.
 //!
 //! Invariants: pure; `new` has no part in it. During trouble each sample moves the average by at
 //! most the bound of trouble. So an outage does not become usual within minutes, and a level that

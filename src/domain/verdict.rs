@@ -163,7 +163,7 @@ pub struct Evidence {
     pub blindness: Option<Blindness>,
     /// Answers with 4xx in the last minute.
     pub client_errors: Pair,
-    /// The rows with the strongest signal: label and wealth.
+    /// The components of the strongest signal: label and wealth.
     pub rows: Vec<(String, f64)>,
     /// Users who can still give evidence.
     pub clean: Pair,

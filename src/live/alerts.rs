@@ -1,4 +1,5 @@
-//! Delivery counts per alert receiver. The senders update them; the metrics read them.
+//! Delivery counts per alert receiver.
+//! The senders update them; the metrics read them.
 //!
 //! Invariants: names are those of the config; a receiver that left the file loses its counts.
 

@@ -273,7 +273,7 @@ impl Live {
         let plan = Arc::new(checked.plan);
         let empty = matches!(found, Found::Empty);
         let (mut image, lost) = match found {
-            // Written by a version without hashes: the chain begins at the last line on disk.
+            // Written by a version without hashes: the chain begins after the lines on disk.
             Found::Known(image) if image.ledger.hash.is_empty() => {
                 (Image { ledger: End { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
             }
@@ -318,7 +318,7 @@ impl Live {
             image.hold_strangers = !image.releases.is_empty();
         }
         let workers = plan.listen.workers();
-        // A failed lookup counts as present.
+        // At start a failed lookup counts as present.
         let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
         let mut writer = Writer {
             image,

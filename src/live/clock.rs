@@ -1,8 +1,8 @@
 //! Time. `now` is monotonic and counts from the start of the process. `at` is wall clock, for
 //! people.
 //!
-//! Invariant: the two are never mixed. Windows, slots and time-outs use `now`; ledger, log and
-//! status show `at`.
+//! Invariant: the two are never mixed.
+//! Windows, slots and time-outs use `now`; ledger, log and status show `at`.
 
 use jiff::Timestamp;
 use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! The users whose requests `new` failed: an exact count per user, for one attempt.
+//! The users whose requests failed on `new`: an exact count per user, for one attempt.
 //! Used to correct the users' data afterwards, and by `harm_users_max`.
 //!
 //! ```text
@@ -280,7 +280,8 @@ pub fn number_of(key: Option<&hmac::Key>, id: &Id) -> Option<u64> {
     }
 }
 
-/// The file name of an attempt. Release names are letters, digits, `.`, `_` and `-`.
+/// The file name of an attempt.
+/// Release names are letters, digits, `.`, `_` and `-`.
 pub fn file(release: &str, attempt: u64) -> String {
     format!("failed-{release}-{attempt}.jsonl")
 }

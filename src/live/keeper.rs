@@ -1,5 +1,5 @@
-//! Writes the files that may be lost: the watchdog's evidence, and the users whom `new` failed. A
-//! separate small thread beside the scribe, so that no trip waits for it.
+//! Writes the files that may be lost: the watchdog's evidence, and the lists of failed users.
+//! A separate small thread beside the scribe, so that no trip waits for it.
 //!
 //! Evidence shows for each user whether requests of the user were seen and failed, by part of a
 //! known hash. It is therefore encrypted under the key of the state directory.

@@ -88,7 +88,8 @@ impl Live {
         Ok(self.without_maintenance(&mut writer, &live, origin, detail))
     }
 
-    /// Ends every maintenance whose time is over. Called by a timer.
+    /// Ends every maintenance whose time is over.
+    /// Called by a timer.
     pub fn end_maintenances(&self) {
         let now = clock::now();
         let over = |live: &ReleaseLive| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);

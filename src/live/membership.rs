@@ -1,11 +1,11 @@
 //! The users in `new` beside the weight, in the form that the ledger stores: salt, normalisation of
 //! ids, segments. Answers whether a user was in `new` from that alone.
 //!
-//! Invariants: no user id is stored in clear, and none can be found by trying ids. A list of at
-//! most [`LISTED_MAX`] users is stored as hashes under the key of the state directory
-//! ([`super::state_key`]), a longer one as its length and a fingerprint under that key. Data of an
-//! earlier version have no key, and stay readable. If the data cannot answer, the result is
-//! unclear, never a guess.
+//! Invariants: no user id is stored in clear, and none can be found by trying ids.
+//! A list of at most [`LISTED_MAX`] users is stored as hashes under the key of the state directory
+//! ([`super::state_key`]), a longer one as its length and a fingerprint under that key.
+//! Data of an earlier version have no key, and stay readable.
+//! If the data cannot answer, the result is unclear, never a guess.
 
 use super::state_key::StateKey;
 use crate::domain::cohort::{Bucket, Salt, Weight};

@@ -1,8 +1,8 @@
 //! Access to the state directory: only its owner may read it.
 //!
-//! Its files hold user ids, reasons and addresses. Also, a process needs only read access to take a
-//! lock (flock(2)), so a lock file that others may open lets any of them keep grayling from
-//! starting.
+//! Its files hold user ids, reasons and addresses.
+//! Also, a process needs only read access to take a lock (flock(2)), so a lock file that others may
+//! open lets any of them keep grayling from starting.
 //!
 //! Files are created with mode 0600, the directory with 0700, under any umask. Files that an
 //! earlier version left more open are tightened at start ([`tighten`]), and the directory only if

@@ -44,7 +44,8 @@ impl RouteTable {
         RouteTable { by_path, lengths, depth_max }
     }
 
-    /// Index of the route for this request. `host` in lower case, without port.
+    /// Index of the route for this request.
+    /// `host` in lower case, without port.
     pub fn find(&self, host: &str, path: &str, method: &http::Method) -> Option<usize> {
         let mut prefix = truncate(path, self.depth_max);
         loop {

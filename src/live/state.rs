@@ -6,15 +6,16 @@
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
-//! An open descriptor holds the directory, and every path that is handed out leads through it. So a
-//! changed symlink or a moved directory does not affect a running proxy. If the configured path
-//! leads elsewhere later, that is an error and is not followed: a restart would not find the
-//! decisions.
+//! An open descriptor holds the directory, and every path that is handed out leads through it.
+//! So a changed symlink or a moved directory does not affect a running proxy.
+//! If the configured path leads elsewhere later, that is an error and is not followed: a restart
+//! would not find the decisions.
 //!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the
-//! old image or the new one, never a mixture. A file that cannot be parsed to the last byte is
-//! [`Found::Lost`], never "empty", and a copy is kept for inspection. One process at a time holds
-//! the lock.
+//! old image or the new one, never a mixture.
+//! A file that cannot be parsed to the last byte is [`Found::Lost`], never "empty", and a copy is
+//! kept for inspection.
+//! One process at a time holds the lock.
 
 mod mirror;
 

@@ -63,7 +63,8 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// The timeline of `release` between two times. `entries`: the whole ledger, in order.
+    /// The timeline of `release` between two times.
+    /// `entries`: the whole ledger, in order.
     pub fn of<'a>(
         entries: impl Iterator<Item = &'a Entry>,
         release: &str,

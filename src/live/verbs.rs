@@ -1,9 +1,10 @@
-//! The verbs of a person on a release: `pause`, `promote`, `resume`. (`rollback` is a trip, in
-//! [`super::apply`].)
+//! The verbs of a person on a release: `pause`, `promote`, `resume`.
+//! (`rollback` is a trip, in [`super::apply`].)
 //!
-//! A verb refers to the state that its caller saw. `promote` names the wave to open and `resume`
-//! the hold to end, so a command that is sent twice, or by two people at once, acts once. If the
-//! state in force differs from the named one, the verb is refused with the state in force.
+//! A verb refers to the state that its caller saw.
+//! `promote` names the wave to open and `resume` the hold to end, so a command that is sent twice,
+//! or by two people at once, acts once.
+//! If the state in force differs from the named one, the verb is refused with the state in force.
 //!
 //! Invariants: every verb passes the one writer, whose lock makes the check and the change atomic.
 //! The ledger entry names every gate that a verb skipped or overruled.

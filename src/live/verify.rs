@@ -1,13 +1,15 @@
 //! Verifies a ledger: recomputes the chain, and each verdict from its recorded grounds.
 //!
 //! A verdict is compared by names, codes and numbers, never by its sentences, which may be
-//! reworded. An entry of another method ([`crate::domain::verdict::METHOD`]) is counted, not
-//! recomputed.
+//! reworded.
+//! An entry of another method ([`crate::domain::verdict::METHOD`]) is counted, not recomputed.
 //!
-//! Lines come one by one, from a file or over the wire. Invariants: a changed byte, and a missing,
-//! extra, swapped or cut line is a fault, reported with its line number and a description. Damage
-//! is no error: the rest is still verified. An end cut off at the end of a line can be detected
-//! only with the state file's (or the running proxy's) last entry: [`Verifier::finish`].
+//! Lines come one by one, from a file or over the wire.
+//! Invariants: a changed byte, and a missing, extra, swapped or cut line is a fault, reported with
+//! its line number and a description.
+//! Damage is no error: the rest is still verified.
+//! An end cut off at the end of a line can be detected only with the state file's (or the running
+//! proxy's) last entry: [`Verifier::finish`].
 
 use super::chain::{self, Digest, ORIGIN};
 use super::evidence::{self, Again};

@@ -77,7 +77,8 @@ impl Writer {
         (force, hold, state)
     }
 
-    /// Records the attempt and the plan of a file. `before`: the snapshot in force until now.
+    /// Records the attempt and the plan of a file.
+    /// `before`: the snapshot in force until now.
     pub(super) fn meet(&mut self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> Step {
         let (next, what) = self.met(plan, release, before);
         self.image.releases.insert(release.name.clone(), next);
@@ -478,7 +479,8 @@ impl Writer {
     }
 
     /// Records the membership from here on, numbers an entry, chains it to the previous one, and
-    /// keeps it among the latest. `next`: the snapshot that comes into force with it.
+    /// keeps it among the latest.
+    /// `next`: the snapshot that comes into force with it.
     pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {

@@ -149,7 +149,8 @@ pub struct Alert {
     pub summary: String,
     /// The numbers, and the commands to type.
     pub detail: String,
-    /// Increases when more becomes known: 0 at first. Each value is sent once.
+    /// Increases when more becomes known: 0 at first.
+    /// Each value is sent once.
     pub update: u8,
     /// How long a wave was held: each receiver has its own limit before it gets the alert.
     pub held: Option<Duration>,

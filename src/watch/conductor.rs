@@ -1,6 +1,7 @@
 //! The wave controller: several times a second it checks, for each release with a plan, whether the
-//! next wave may open. The logic is in `domain` (`rollout::climb`, `gate`); this file only collects
-//! its input and forwards its decisions.
+//! next wave may open.
+//! The logic is in `domain` (`rollout::climb`, `gate`); this file only collects its input and
+//! forwards its decisions.
 //!
 //! Invariants: durations are monotonic. Figures that the watchdog has not updated for a while are
 //! not used. Waves open only through the one writer, which checks again that the stage is the same.

@@ -1,8 +1,9 @@
 //! One receiver of alerts: its queue, the task that empties it, and its protocol.
 //!
 //! An *Alertmanager* gets states: a standing alert is posted again every `repeat`, an ended one
-//! until it is accepted. Each has an expiry time, so the alerts of a grayling that is gone end by
-//! themselves. *Slack* and a *webhook* get each begin and each end once, in order.
+//! until it is accepted.
+//! Each has an expiry time, so the alerts of a grayling that is gone end by themselves.
+//! *Slack* and a *webhook* get each begin and each end once, in order.
 //!
 //! Invariants: adding to a queue never waits. The queue is bounded; on overflow the oldest notice
 //! is lost and counted. A slow or absent receiver is retried with exponential backoff from one
@@ -30,7 +31,7 @@ const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A notice that the receiver refuses for this long is dropped: it would delay all later ones.
 const REFUSED_MAX: Duration = Duration::from_secs(900);
-/// Alerts without a new `repeat` expire after this, or after four times `repeat`.
+/// Unrepeated alerts expire after four times `repeat`, but not before this.
 const HOLDS_MIN: Duration = Duration::from_secs(300);
 
 /// The queue of a receiver; its task ends with it.
@@ -233,7 +234,8 @@ fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, 
     Post::json(&Value::Array(alerts))
 }
 
-/// Slack's incoming webhook. Its text format has three special characters.
+/// Slack's incoming webhook.
+/// Its text format has three special characters.
 fn slack(notice: &Notice) -> Post {
     let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let Alert { kind, release, summary, detail, since_ms, .. } = &notice.alert;

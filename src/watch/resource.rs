@@ -1,6 +1,6 @@
 //! Reads the resource use of the two versions: every few seconds, for each release with resources,
-//! the metrics of all servers of both upstreams, or results of a Prometheus server. The judgement
-//! is in `domain`.
+//! the metrics of all servers of both upstreams, or results of a Prometheus server.
+//! The judgement is in `domain`.
 //!
 //! Invariants: on the control plane's thread, one task per release, none for releases without
 //! resources. A round ends within [`WITHIN`], and reads at most `PAGE_BYTES_MAX` of a page. An arm

@@ -5,10 +5,11 @@
 //! (or, for the messages alone, protobuf and the SDK) for a page of JSON.
 //!
 //! Invariants: one batch at a time is in flight, taken from one worker's queue, and the queues
-//! behind it are bounded. So an absent collector costs the memory of the queues in `live::traces`,
-//! and of one queue more. A batch is retried only where the protocol allows it. Trouble is logged
-//! once, and its end. No attribute identifies the user or contains a path, a query or a header of a
-//! client.
+//! behind it are bounded.
+//! So an absent collector costs the memory of the queues in `live::traces`, and of one queue more.
+//! A batch is retried only where the protocol allows it.
+//! Trouble is logged once, and its end.
+//! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
 use crate::domain::outcome::{Blame, Outcome};

@@ -74,7 +74,8 @@ pub struct Archive {
     pub shelf: Arc<Shelf>,
 }
 
-/// Runs until `stop`. `config` is the file beside which `grayling.stop` may appear.
+/// Runs until `stop`.
+/// `config` is the file beside which `grayling.stop` may appear.
 pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
     // The evidence that an earlier process kept of the releases present at start.
     let kept = |release: &Arc<ReleaseLive>| {
@@ -202,7 +203,7 @@ struct Watched {
     /// After a trip on little evidence: does stable show the same?
     aftermath: Aftermath,
     suspicion: Suspicion,
-    /// When the evidence is next written, and the users whom `new` has failed.
+    /// When the evidence is next written, and the list of failed users.
     keep_by: Duration,
     keep_failed_by: Duration,
     /// When the past figures of `new` are next written.
@@ -315,7 +316,7 @@ impl Watched {
         archive.shelf.hand_in(keeper::past_file(&release.release.name), bytes);
     }
 
-    /// The same for the users whom `new` has failed, if there are more than before.
+    /// The same for the list of failed users, if it has grown.
     fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.keep_failed_by {
             return;
@@ -607,7 +608,7 @@ fn weigh_resources<'g>(
     too_much
 }
 
-/// Restores the users whom `new` failed in the current attempt before the restart.
+/// Restores the list of users that `new` failed in the current attempt before the restart.
 fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
     let Some(bytes) = keeper::read(&archive.directory, &failed::file(name, attempt)) else { return };

@@ -1,4 +1,4 @@
-//! `grayling affected`: the users whom `new` served and failed, compared with the origins' own
+//! `grayling affected`: the users that `new` served and failed, compared with the origins' own
 //! records.
 
 use crate::world::{

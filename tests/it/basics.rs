@@ -61,7 +61,7 @@ fn the_log_stays_one_json_object_a_line_and_keeps_ids_out() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     for origin in [&stable, &new] {
-        origin.behave(Behaviour::Status(500, 1.0)); // failures are always written
+        origin.behave(Behaviour::Status(500, 1.0)); // failures are always logged
     }
     let proxy = world.run(&Config::new(stable.address, new.address));
     let headers = [

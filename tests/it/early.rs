@@ -90,7 +90,7 @@ fn the_upstreams_time_begins_when_the_last_chunk_has_come() {
     let proxy = run(&world, new, "");
     let mut stream = TcpStream::connect(proxy.http).unwrap();
     stream.write_all(post_head(&users_in_new("user", 20, 1)[0]).as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(800)); // the client's own pace
+    std::thread::sleep(Duration::from_millis(800)); // the client is slow
     stream.write_all(b"0\r\n\r\n").unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200"));
     eventually(seconds(5), "it is counted", || (outcome(&proxy, "ok") == 1.0).then_some(()));

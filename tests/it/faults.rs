@@ -281,7 +281,7 @@ fn rule_10_nobody_is_sent_to_a_stable_that_is_not_there() {
     let proxy = world.run(&Config::new(stable.address, new.address));
     stable.refuse();
     let (in_new, _) = one_of_each();
-    std::thread::sleep(Duration::from_millis(1_100)); // what stable said before is too old to count
+    std::thread::sleep(Duration::from_millis(1_100)); // earlier answers are too old to count
     let answer = proxy.api().change("rollback", "a test");
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(proxy.api().release()["state"], "frozen", "{}", answer.text());

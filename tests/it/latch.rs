@@ -374,7 +374,7 @@ fn a_read_only_state_directory_holds_every_release() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address).weight("50%").state("directory = \"../small\"");
-    // Mode bits stop every user but root, whom only a read-only file system stops.
+    // Mode bits stop every user but root, who needs a read-only file system.
     let at = world.path("small");
     let tmpfs = Tmpfs::mount(&at);
     match &tmpfs {

@@ -28,7 +28,7 @@ fn a_hundred_edits_under_load_lose_no_request_and_are_in_force_at_once() {
     let mut took_ms = Vec::new();
     let edits = times(25, 100) as u32;
     for n in 0..edits {
-        let percent = 2 + n * 37 % 60; // up and down, never the same twice in turn
+        let percent = 2 + n * 37 % 60; // up and down, never twice the same in a row
         let config = config.clone().weight(&format!("{percent}%"));
         let start = Instant::now();
         if n % 2 == 0 {

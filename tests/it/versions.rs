@@ -132,7 +132,7 @@ fn no_detour_leads_a_version_to_a_weight_that_another_has_earned() {
     let with_v3 = Config::new(v1.address, v3.address).weight("50%");
     let proxy = world.run(&at_2);
     assert_eq!(arms(&proxy, &users), ["v2"]);
-    // By a revert of the attempt: held at 0%, but not without users in the plan.
+    // By a revert of the attempt: held at 0%, which does not make the version unused.
     world.write(&at_2.clone().attempt(1));
     eventually(seconds(5), "the revert is held", || (proxy.api().weight() == 0.0).then_some(()));
     world.write(&with_v3.clone().attempt(2));

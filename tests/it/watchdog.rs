@@ -235,7 +235,7 @@ fn clients_that_abort_flip_nothing() {
     clients_misbehave("abort", |address, user| {
         let Some(mut stream) = connect(address) else { return };
         let _ = write!(stream, "GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {user}\r\n\r\n");
-        std::thread::sleep(Duration::from_millis(5)); // gone while the origin still thinks
+        std::thread::sleep(Duration::from_millis(5)); // leaves before the response
     });
 }
 
@@ -257,7 +257,7 @@ fn clients_with_slow_bodies_flip_nothing() {
             stream,
             "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\nx-user-id: {user}\r\n\r\nslow"
         );
-        let _ = std::io::copy(&mut stream, &mut std::io::sink()); // until the proxy has had enough
+        let _ = std::io::copy(&mut stream, &mut std::io::sink()); // until the proxy closes
     });
 }
 

@@ -4,7 +4,7 @@
 //! The claims are those of `proxy/guard.rs` and `proxy/headers.rs`, checked with a separate parser
 //! that accepts only the strict grammar of RFC 9112.
 //! A request at an origin has one meaning, contains no client field that is not meant for it, and
-//! names the user for whom the arm was chosen.
+//! names the user that the arm was chosen for.
 
 use crate::mutate;
 use crate::rows::Scene;

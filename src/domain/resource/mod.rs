@@ -1,10 +1,10 @@
 //! Resource use of the two versions (processor, memory, a database), compared with ceilings and
 //! with each other: readings in, a verdict out.
 //!
-//! A single reading is noise: a garbage collection, a scrape in a busy second. Only
-//! [`Limits::in_a_row`] readings that agree have a result: all over a limit is *over*, all within
-//! is *within*, and any other combination, including a failed reading, is *unclear*. So an
-//! unreachable server is never healthy, and never a trip.
+//! A single reading is noise: a garbage collection, a scrape in a busy second.
+//! Only [`Limits::in_a_row`] readings that agree have a result: all over a limit is *over*, all
+//! within is *within*, and any other combination, including a failed reading, is *unclear*.
+//! So an unreachable server is never healthy, and never a trip.
 //!
 //! Invariants: pure and total, so that a reader of the ledger recomputes the same verdict. A limit
 //! exceeded in both arms is not blamed on `new`. If the hash does not put users into both arms

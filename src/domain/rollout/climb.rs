@@ -1,13 +1,15 @@
 //! When the next wave opens: the part of a rollout that counts time.
 //!
-//! A wave *bakes* while the watchdog watches it. Time without a process, with a blind watchdog, or
-//! without CPU for it does not count. A restart keeps the time so far ([`Spent`]). An edit of the
-//! wave's reach, or a resume after a rollback, restarts the bake. Once the wave is baked, its gates
-//! are judged at every look, and the next wave opens when all pass. The wave is *held* while a gate
-//! does not pass, and also while too much of its time is unwatched.
+//! A wave *bakes* while the watchdog watches it.
+//! Time without a process, with a blind watchdog, or without CPU for it does not count.
+//! A restart keeps the time so far ([`Spent`]).
+//! An edit of the wave's reach, or a resume after a rollback, restarts the bake.
+//! Once the wave is baked, its gates are judged at every look, and the next wave opens when all
+//! pass.
+//! The wave is *held* while a gate does not pass, and also while too much of its time is unwatched.
 //!
-//! Invariants: pure; monotonic time is an argument, and no wall clock is read. No wave opens on
-//! readings of another wave, or while the release is held or paused.
+//! Invariants: pure; monotonic time is an argument, and no wall clock is read.
+//! No wave opens on readings of another wave, or while the release is held or paused.
 
 use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
 use crate::domain::wave::Wave;

@@ -11,7 +11,8 @@
 use super::{Awaits, Memory};
 use crate::domain::wave::{Course, Reach};
 
-/// The servers behind both arms, as written in the file. Empty: unknown.
+/// The servers behind both arms, as written in the file.
+/// Empty: unknown.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Versions {
     pub stable: Vec<String>,

@@ -85,7 +85,7 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         eventually(seconds(20), &format!("{what}: all {} stand", all.len()), || {
             (standing() == all.len()).then_some(())
         });
-        std::thread::sleep(Duration::from_millis(500)); // until the last bytes are where they stay
+        std::thread::sleep(Duration::from_millis(500)); // until all bytes are processed
         let now = resident_kib(&scene.proxy);
         let each = now.saturating_sub(before) as f64 / count as f64;
         figure(&format!("memory, {count} connections {what}: {each:.1} KiB each"));

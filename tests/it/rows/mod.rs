@@ -289,7 +289,7 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Recorded>) {
             };
             for (i, piece) in script.pieces.iter().enumerate() {
                 if i > 0 {
-                    std::thread::sleep(Duration::from_millis(30)); // a segment of its own
+                    std::thread::sleep(Duration::from_millis(30)); // a separate segment
                 }
                 if stream.write_all(piece).is_err() {
                     return;

@@ -1,4 +1,5 @@
-//! Rows 18 and 24 to 26: requirements for an upstream's response. Violations count against its arm.
+//! Rows 18 and 24 to 26: requirements for an upstream's response.
+//! Violations count against its arm.
 
 use super::{OK, Scene, Script, Then, Wire, get, post};
 use crate::world::{RELEASE, eventually, seconds};

@@ -259,7 +259,7 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
             let proxy = grayling(&world, kind, address);
             let load = wrk(&world, proxy.http, callers, seconds(3));
             for _ in 0..reloads {
-                std::thread::sleep(Duration::from_millis(750)); // the load goes on between reloads
+                std::thread::sleep(Duration::from_millis(750)); // load between reloads
                 origin.reload();
             }
             let counted = load.finish();
@@ -286,7 +286,7 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
         let proxy = grayling(&world, Nginx, address);
         let (front, address) = hop(&world, "front", kind, Side::Front, proxy.http);
         let load = wrk(&world, address, 16, seconds(2));
-        std::thread::sleep(seconds(1)); // under way
+        std::thread::sleep(seconds(1)); // during the load
         front.reload();
         let counted = load.finish();
         figure(&format!(

@@ -92,8 +92,8 @@ fn an_http2_origin_that_goes_away_refuses_resets_and_opens_its_windows_slowly_ha
     let counts =
         |outcome| proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0);
 
-    // It announces windows of a thousand bytes, and accepts data sent before the announcement
-    // arrived.
+    // It announces windows of a thousand bytes, and treats larger data sent before the announcement
+    // arrived as a fault: the first request has no body.
     assert_eq!(ask("/", b"").unwrap().text(), "ok");
     // The origin gives credit a thousand bytes at a time; all bytes arrive.
     let body: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();

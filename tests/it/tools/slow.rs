@@ -41,7 +41,7 @@ fn a_thousand_slow_connections_of_every_kind_end_at_the_deadlines_and_nobody_els
         while !attack.is_finished() {
             let asked = Instant::now();
             let answer = client.get_as(in_new);
-            let answer = answer.or_else(|_| client.get_as(in_new)).expect("others are served"); // kept for two seconds
+            let answer = answer.or_else(|_| client.get_as(in_new)).expect("others are served"); // kept alive for two seconds
             assert_eq!(answer.status, 200, "{what}");
             latencies.push(asked.elapsed());
             most = most.max(resident_kib(proxy.pid()));

@@ -211,7 +211,7 @@ impl Origin {
     pub fn refuse(&self) {
         let Some(thread) = self.accepting.lock().unwrap().take() else { return };
         self.shared.closing.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address); // wakes the accepting thread, which then drops the listener
+        let _ = TcpStream::connect(self.address); // wakes the thread that owns the listener
         let _ = thread.join();
         self.hang_up();
     }

@@ -90,7 +90,7 @@ impl Proxy {
             if ended.is_some() || start.elapsed() > seconds(20) {
                 let _ = child.kill();
                 let _ = child.wait();
-                std::thread::sleep(Duration::from_millis(20)); // let the last of stderr arrive
+                std::thread::sleep(Duration::from_millis(20)); // for the end of stderr
                 let said = stderr.lock().unwrap().clone();
                 let log = log.lock().unwrap().join("\n");
                 return Err(format!(
