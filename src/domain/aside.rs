@@ -1,23 +1,23 @@
-//! What was won against `new` while stable was in trouble is set aside: it is no ground for a
+//! Evidence gained against `new` while stable was in trouble is set aside: it justifies no
 //! rollback.
 //!
-//! The engine scores every final interval, whatever stable does. But an outage that both have may
-//! reach one arm a moment earlier, or leave it a moment later, and the users that it hit in that
-//! moment are not exchangeable. So of each part of each signal's evidence, what it rose by while
-//! the signal was *deferred* is kept here. The products (first requests, first failures) are
-//! divided by it; what earlier draws had won is reduced by it; of the windows, those that have a
-//! deferred time in them are left out, however late they close. Evidence of other times stays as
-//! it is, and what `new` does after the trouble raises it from there.
+//! The engine scores every final interval, in any state of stable. But a shared outage may reach
+//! one arm a moment earlier, or leave it a moment later, and the users hit in that moment are not
+//! exchangeable. So for each part of each signal's evidence, the rise while the signal was
+//! *deferred* is recorded here. The products (first requests, first failures) are divided by it.
+//! The gain of earlier draws is reduced by it. Windows that contain deferred time are left out,
+//! however late they close. Evidence of other times stays unchanged, and further events after the
+//! trouble raise it from there.
 //!
-//! Validity: what is left is never more than the engine's own evidence, whatever is set aside and
-//! however that was chosen. So it exceeds 1/α with probability α at most where the engine's does.
+//! Validity: the rest is never more than the engine's own evidence, for any choice of what is set
+//! aside. So it exceeds 1/α with probability at most α wherever the engine's evidence does.
 //!
-//! Invariants: pure; nothing in the engine changes; a part that falls takes what is set aside of
-//! it along.
+//! Invariants: pure; nothing in the engine changes; when a part falls, its set-aside share falls
+//! with it.
 
 use super::engine::{SIGNALS, Signal};
 
-/// Of a signal's evidence: first requests, first failures, windows, earlier draws.
+/// The parts of a signal's evidence: first requests, first failures, windows, earlier draws.
 pub const PARTS: usize = 4;
 const WINDOWS: usize = 2;
 const CARRIED: usize = 3;
@@ -26,9 +26,9 @@ pub type Parts = [[f64; PARTS]; SIGNALS];
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Aside {
-    /// As the engine had it at the last look.
+    /// The engine's parts at the last look.
     was: Parts,
-    /// Nats of a product, or an amount of a sum.
+    /// Nats for a product, an amount for a sum.
     aside: Parts,
 }
 
@@ -37,8 +37,8 @@ fn is_product(part: usize) -> bool {
 }
 
 impl Aside {
-    /// The evidence of a look, by the engine; by signal, what of its windows is of deferred ones,
-    /// and whether it is deferred now. Gives what is left.
+    /// Takes the engine's evidence of a look. `windows`: by signal, the part from deferred windows.
+    /// `deferred`: is the signal deferred now? Returns the rest.
     pub fn take(&mut self, now: &Parts, windows: [f64; SIGNALS], deferred: [bool; SIGNALS]) -> Parts {
         let mut left = *now;
         for signal in 0..SIGNALS {
@@ -69,8 +69,8 @@ impl Aside {
         left
     }
 
-    /// Another draw has begun: what the products had won is now carried, with what was set aside
-    /// of it.
+    /// Another draw has begun: the gain of the products is now in the carried part, and so is its
+    /// set-aside share.
     fn move_to_carried(&mut self, signal: usize, carried: f64) {
         let (was, aside) = (&self.was[signal], &mut self.aside[signal]);
         if carried <= was[CARRIED] {
@@ -110,7 +110,7 @@ mod tests {
         // Ten times as much again, in calm times.
         let [first, ..] = left(&mut aside, [6000.0, 6.0, 101.0, 0.0], calm);
         assert!((first - 60.0).abs() < 1e-9);
-        // A new draw: it is carried, and so is what was set aside.
+        // A new draw: the gain is carried, and so is the set-aside share.
         let [first, once, _, carried] = left(&mut aside, [0.06, 0.06, 101.0, 6006.0], calm);
         assert!((first - 0.06).abs() < 1e-9 && (once - 0.06).abs() < 1e-9);
         assert!((50.0..70.0).contains(&carried), "{carried}");

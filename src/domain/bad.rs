@@ -1,29 +1,29 @@
-//! The bad requests of one arm in a trailing span, by user: one user counts at most [`OF_ONE`]
+//! The bad requests of one arm in a trailing span, by user: each user counts at most [`OF_ONE`]
 //! times.
 //!
-//! A client that retries makes many bad requests of one fault of its own. Shares are therefore of
-//! [`Bad::count`], and what needs several users asks [`Bad::users`].
+//! A client that retries makes many bad requests from one fault of its own.
+//! Shares therefore use [`Bad::count`], and conditions on several users use [`Bad::users`].
 //!
-//! Invariants: pure; memory is bounded by the cells of the span and [`NAMED_MAX`] users in each;
-//! where a cell has more bad requests than that, those whose users are known stand for the rest;
-//! a request without a user counts as it is.
+//! Invariants: pure. Memory is bounded by the cells of the span and [`NAMED_MAX`] users in each. If
+//! a cell has more bad requests, those with recorded users represent the rest. A request without a
+//! user counts fully.
 
 use super::engine::users::Unit;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// Bad requests of one user that count.
+/// The most bad requests of one user that count.
 pub const OF_ONE: u32 = 2;
-/// Users of bad requests that a cell knows.
+/// The most users of bad requests recorded in a cell.
 pub const NAMED_MAX: usize = 64;
-/// Cells that a span has at most: 60 s of 50 ms, and some.
+/// The most cells in a span: 60 s of 50 ms, and some.
 const CELLS_MAX: usize = 1300;
 
 #[derive(Clone, Debug, Default)]
 struct Cell {
     end: Duration,
     requests: u64,
-    /// Bad requests of known users, and of nobody known.
+    /// Bad requests with a user, and without.
     of_users: u64,
     of_nobody: u64,
     users: Vec<Unit>,
@@ -32,7 +32,7 @@ struct Cell {
 #[derive(Clone, Debug)]
 pub struct Bad {
     span: Duration,
-    /// What has come since the last [`Bad::close`].
+    /// Counts since the last [`Bad::close`].
     open: Cell,
     cells: VecDeque<Cell>,
     /// Sums over the closed cells.
@@ -59,12 +59,12 @@ impl Bad {
         }
     }
 
-    /// So many requests came, the bad ones among them.
+    /// Adds requests, including the bad ones.
     pub fn came(&mut self, requests: u64) {
         self.open.requests += requests;
     }
 
-    /// One of them was bad.
+    /// Marks one of them as bad.
     pub fn was_bad(&mut self, user: Option<Unit>) {
         match user {
             Some(user) => {
@@ -77,7 +77,7 @@ impl Bad {
         }
     }
 
-    /// So many more were bad, of users like those that are known.
+    /// Adds `n` bad requests, with users distributed like the recorded ones.
     pub fn more_were_bad(&mut self, n: u64) {
         match self.open.users.is_empty() {
             true => self.open.of_nobody += n,
@@ -85,7 +85,7 @@ impl Bad {
         }
     }
 
-    /// The cell ends here; what is older than the span is forgotten.
+    /// Closes the cell; drops cells older than the span.
     pub fn close(&mut self, end: Duration) {
         if self.open.requests > 0 || self.open.of_users + self.open.of_nobody > 0 {
             let cell = Cell { end, ..std::mem::take(&mut self.open) };
@@ -127,13 +127,13 @@ impl Bad {
         self.requests
     }
 
-    /// Bad requests, [`OF_ONE`] of each user at most.
+    /// Bad requests, at most [`OF_ONE`] of each user.
     pub fn count(&self) -> u64 {
         let of_users = u128::from(self.of_users) * u128::from(self.counted) / u128::from(self.named.max(1));
         of_users as u64 + self.of_nobody
     }
 
-    /// Different users of bad requests, of those that are known.
+    /// Number of recorded users with bad requests.
     pub fn users(&self) -> u64 {
         self.times.len() as u64
     }

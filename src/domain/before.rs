@@ -1,34 +1,35 @@
-//! `new` against its own past: what is left to compare with where everybody is in `new`.
+//! Compares `new` with its own past: the only comparison left when all users are in `new`.
 //!
 //! # Method
 //!
 //! Each minute gives one sample: the shares of failures, client errors, redirects and slow answers,
-//! and the logarithms of median and p99. A slow average of them (two hours), with their variance
-//! over minutes, is the past. It is learnt while the hash puts users into both arms; a raise leaves
-//! little weight to what came before it, so it is that of the last wave above all. At 100% it goes
-//! on to follow the rhythm of the day, and never learns from a minute that looks worse. There it
-//! stays tied to the last wave: medians to twice, shares to twice what they were with
-//! [`Measure::points`] more.
+//! and the logarithms of median and p99. The past is a slow average of them (two hours), with their
+//! variance over minutes. It is learnt while the hash puts users into both arms. A raise leaves
+//! little weight to the time before it, so the past is mostly that of the last wave. At 100%
+//! learning continues, to follow the rhythm of the day, but never from a minute that looks worse.
+//! There the past stays bound to the last wave: a median to at most twice its value, a share to at
+//! most twice the sum of its value and [`Measure::points`].
 //!
-//! Worse is what the last minute, or the last ten, show beyond the past by a factor of
-//! [`FACTOR`], by [`Measure::points`], and beyond chance by [`Z`] standard deviations. The newest
-//! part of that time must show it, too, so that a pause of a few seconds says nothing. What
-//! lasts [`HOLD`] stands, until there was no sign of it for [`CALM`].
+//! `new` is worse if the last minute, or the last ten, exceed the past by a factor of [`FACTOR`],
+//! by [`Measure::points`], and by [`Z`] standard deviations. The newest part of that time must show
+//! it, too, so that a pause of a few seconds is not enough. A sign that lasts [`HOLD`] raises the
+//! alarm, which stands until there was no sign for [`CALM`].
 //!
 //! # Assumptions
 //!
 //! * Users who join with a higher weight are like those before them: the hash chooses them.
-//! * The service is what it was but for a rhythm: within two hours its load, its latency (less than
-//!   twice) and its usual failures change little. What befalls stable as well, a shared database
-//!   that slows down, cannot be told from a worse `new` without a control: it is told as well.
-//! * One user is no evidence: shares count [`super::bad::OF_ONE`] bad requests of a user in a span
-//!   at most, and need [`USERS_MIN`] users. A median counts requests: one client that makes more
-//!   than half of them moves it.
-//! * Fewer than [`REQUESTS_MIN`] requests of `new` a minute show nothing.
+//! * The service is stationary except for a rhythm: within two hours its load, its latency (less
+//!   than twice) and its usual failures change little.
+//!   Without a control, a fault that hits stable as well (a slow shared database) cannot be
+//!   distinguished from a worse `new`: it is reported as well.
+//! * One user is no evidence: shares count at most [`super::bad::OF_ONE`] bad requests of a user in
+//!   a span, and need [`USERS_MIN`] users.
+//!   A median counts requests: one client that makes more than half of them moves it.
+//! * Fewer than [`REQUESTS_MIN`] requests of `new` a minute give no sample.
 //!
 //! Invariants: pure, time is an argument; it never trips anything; memory is bounded (spans of
-//! [`Bad`], a minute of histograms); while nothing is known of the past nothing is called worse,
-//! and that is said.
+//! [`Bad`], a minute of histograms). While the past is unknown, nothing is called worse, and the
+//! state is reported as unknown.
 
 use super::bad::Bad;
 use super::decide::Arm;
@@ -39,40 +40,40 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Between two judgements.
+/// Interval of judgements.
 const JUDGE: Duration = Duration::from_secs(4);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The newest part of a minute, the minute, and what shows the same in little traffic.
+/// The newest part of a minute, the minute, and a longer span for little traffic.
 const SPANS: [Duration; 3] = [Duration::from_secs(10), MINUTE, Duration::from_secs(600)];
 /// Answers after a raise are slow at first.
 const WARM_UP: Duration = MINUTE;
-/// A raise by this factor is one.
+/// The smallest factor that counts as a raise.
 const RAISE: f64 = 1.5;
-/// Minutes of the past that count, at most; and those that a raise leaves.
+/// The most minutes of the past that count, and those left after a raise.
 const MEMORY: f64 = 120.0;
 const MEMORY_AFTER_RAISE: f64 = 5.0;
-/// Minutes with a control from which on there is a past; and without one.
+/// Minutes with a control, and without one, until the past is known.
 const KNOWN: f64 = 3.0;
 const KNOWN_UNCONTROLLED: f64 = 10.0;
 /// Requests of a minute that make a sample.
 pub const REQUESTS_MIN: u64 = 30;
-/// Bad requests, and users of them, that say something.
+/// The least bad requests, and users of them, for a sign.
 const BAD_MIN: u64 = 10;
 pub const USERS_MIN: u64 = 5;
-/// Worse by so many times ...
+/// Worse by this factor ...
 pub const FACTOR: f64 = 2.0;
-/// ... and beyond chance by so many standard deviations.
+/// ... and beyond chance by this many standard deviations.
 pub const Z: f64 = 5.0;
-/// Requests of one user are alike: so many count as one.
+/// Requests of one user are correlated: this many count as one.
 const DESIGN_EFFECT: f64 = 2.0;
-/// A sample further from the average than so many standard deviations counts as this far.
+/// A sample is clipped to this many standard deviations from the average.
 const CLIP: f64 = 4.0;
-/// It must last so long without a break.
+/// A sign must last this long without a break.
 pub const HOLD: Duration = Duration::from_secs(20);
-/// It is over when there was no sign of it for so long.
+/// The alarm ends when there was no sign for this long.
 pub const CALM: Duration = Duration::from_secs(300);
 
-/// What is compared.
+/// The compared quantities.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Measure {
     Errors,
@@ -89,7 +90,7 @@ impl Measure {
     const ALL: [Measure; SHARES + 1] =
         [Measure::Errors, Measure::ClientErrors, Measure::Redirects, Measure::Tail, Measure::Median];
 
-    /// A smaller rise of the share is nobody's reason to look.
+    /// Smaller rises of the share are ignored.
     pub fn points(self) -> f64 {
         match self {
             Measure::Errors => 0.01,
@@ -111,7 +112,7 @@ impl Measure {
     }
 }
 
-/// A mean and a variance over minutes, in which old ones fade.
+/// A mean and a variance over minutes, with fading memory.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Average {
     n: f64,
@@ -122,7 +123,7 @@ struct Average {
 impl Average {
     fn learn(&mut self, mut x: f64) {
         if self.n >= KNOWN_UNCONTROLLED {
-            // A short trouble widens what is usual by little.
+            // A short trouble widens the variance only a little.
             let reach = CLIP * self.variance.sqrt().max(0.02 * self.mean.abs()).max(1e-3);
             x = x.clamp(self.mean - reach, self.mean + reach);
         }
@@ -132,7 +133,7 @@ impl Average {
         self.variance = (1.0 - 1.0 / self.n) * (self.variance + off * off / self.n);
     }
 
-    /// The mean goes no further than this; what lies beyond is no chance either.
+    /// Limits the mean to `most`; a sample beyond it does not widen the variance either.
     fn learn_to(&mut self, x: f64, most: f64) {
         let variance = self.variance;
         self.learn(x);
@@ -154,14 +155,14 @@ impl Average {
     }
 }
 
-/// What is usual for `new`.
+/// The usual values of `new`.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Past {
     shares: [Average; SHARES],
     /// Logarithms of µs.
     median: Average,
     p99: Average,
-    /// What of it was learnt with a control, at the raise that ended that.
+    /// The means learnt with a control, at the raise that ended it.
     anchor: Option<([f64; SHARES], f64)>,
 }
 
@@ -179,7 +180,7 @@ impl Past {
         all.for_each(|average| average.n = average.n.min(MEMORY_AFTER_RAISE));
     }
 
-    /// What is learnt from here on goes no further than the anchor allows.
+    /// Limits all further learning by the current means.
     fn cast_anchor(&mut self) {
         self.anchor = Some((self.shares.map(|of| of.mean), self.median.mean));
     }
@@ -198,7 +199,7 @@ impl Past {
     }
 }
 
-/// What it says now.
+/// The current result.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Says {
     /// There is a control: the past is being learnt.
@@ -209,11 +210,11 @@ pub enum Says {
     Worse(Measure),
 }
 
-/// Something stands.
+/// A standing alarm.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Alarm {
     measure: Measure,
-    /// When there was last a sign of it.
+    /// Time of the last sign.
     seen: Duration,
 }
 
@@ -226,7 +227,7 @@ pub struct Before {
     floor: Duration,
     /// By measure, then by span.
     bad: [[Bad; SPANS.len()]; SHARES],
-    /// Of a minute, by ten seconds.
+    /// The answers of a minute, by ten seconds.
     answers: VecDeque<(Duration, Histogram)>,
     past: Past,
     closed: Duration,
@@ -234,7 +235,7 @@ pub struct Before {
     sampled: Duration,
     over: [Option<Duration>; SHARES + 1],
     alarm: Option<Alarm>,
-    /// How far the furthest measure is on its way to an alarm.
+    /// Progress of the highest measure towards an alarm.
     ratio: f64,
     detail: String,
 }
@@ -264,7 +265,7 @@ impl Before {
         self.floor = floor;
     }
 
-    /// What has happened to requests, of both arms.
+    /// Takes the request events of both arms.
     pub fn hear(&mut self, events: &[Event]) {
         let slow_from = self.past.slow_from();
         for event in events.iter().filter(|event| event.request.arm == Arm::New) {
@@ -300,7 +301,7 @@ impl Before {
         }
     }
 
-    /// Time goes on; `share` of users are in `new`.
+    /// Advances time; `share` of users are in `new`.
     pub fn tick(&mut self, now: Duration, share: f64) {
         if share != self.share {
             self.follow(share, now);
@@ -336,7 +337,7 @@ impl Before {
             self.past.cast_anchor();
         }
         if share < 1.0 {
-            // There is stable to compare with again, or nobody to be compared.
+            // There is stable to compare with again, or no user in `new`.
             (self.past.anchor, self.alarm, self.over) = (None, None, Default::default());
         }
         self.share = share;
@@ -346,7 +347,7 @@ impl Before {
         self.share > 0.0 && self.share < 1.0
     }
 
-    /// Everybody is in `new`.
+    /// All users are in `new`.
     fn alone(&self) -> bool {
         self.share >= 1.0
     }
@@ -355,7 +356,7 @@ impl Before {
         self.raised.is_none_or(|at| now.saturating_sub(at) >= WARM_UP + SPANS[0])
     }
 
-    /// The last minute, and its newest part.
+    /// The answers of the last minute, and of its newest part.
     fn answers(&self) -> [Histogram; 2] {
         let mut sums = [Histogram::default(), Histogram::default()];
         self.answers.iter().for_each(|(_, cell)| sums[0].add(cell));
@@ -420,7 +421,7 @@ impl Before {
         }
     }
 
-    /// Is a share beyond its past, how far towards that is it, and the numbers.
+    /// Is a share beyond its past, its progress towards that, and the numbers.
     fn share_of(&self, i: usize, measure: Measure, now: Duration) -> (bool, f64, String) {
         let (past, bad) = (&self.past.shares[i], &self.bad[i]);
         if past.n < KNOWN || (measure == Measure::Tail && !self.is_warm(now)) {
@@ -475,12 +476,12 @@ impl Before {
         }
     }
 
-    /// 1: it stands.
+    /// 1: an alarm stands.
     pub fn ratio(&self) -> f64 {
         if self.alarm.is_some() { 1.0 } else { self.ratio }
     }
 
-    /// For people.
+    /// A description for people.
     pub fn detail(&self) -> String {
         match self.says() {
             Says::Learns => "there is a control: its past is being learnt".to_owned(),
@@ -493,7 +494,7 @@ impl Before {
         }
     }
 
-    /// What a restart must know; no user is in it.
+    /// Writes the state for a restart; it contains no users.
     pub fn save(&self, pen: &mut Pen) {
         pen.f64(self.share);
         self.past.shares.iter().for_each(|average| average.save(pen));
@@ -511,7 +512,7 @@ impl Before {
         pen.u32(self.alarm.as_ref().and_then(measure).map_or(0, |i| i as u32 + 1));
     }
 
-    /// An alarm that stood stands, until it was calm long enough.
+    /// A standing alarm continues until it was calm long enough.
     pub fn restore(eye: &mut Eye<'_>, now: Duration) -> Option<Before> {
         let share = eye.f64().filter(|share| *share <= 1.0)?;
         let mut past = Past::default();

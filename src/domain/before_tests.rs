@@ -1,4 +1,4 @@
-//! Days of ordinary traffic, and a `new` that is worse: through [`Before`] alone.
+//! Simulated days of ordinary traffic, and a worse `new`, through [`Before`] alone.
 
 use super::*;
 use crate::domain::engine::Request;
@@ -21,7 +21,7 @@ impl Dice {
     }
 }
 
-/// What the service does at some second.
+/// The behaviour of the service at a moment.
 #[derive(Clone, Copy)]
 struct Weather {
     /// Requests a second of both arms.
@@ -67,14 +67,14 @@ impl World {
         World { dice: Dice(seed * 2 + 0x9e37_79b9), before: Before::default(), second: 0 }
     }
 
-    /// One second of it; `share` of the users are in `new`.
+    /// Simulates one second; `share` of the users are in `new`.
     fn second(&mut self, share: f64, of: Weather) {
         let dice = &mut self.dice;
         let expected = of.rate * share;
         let n = (expected + expected.sqrt() * dice.normal()).round().max(0.0) as u64;
         let mut events = vec![];
         for _ in 0..n {
-            // Few make most of the traffic.
+            // Few users make most of the traffic.
             let user = (20_000.0 * dice.uniform() * dice.uniform()) as u32;
             let unit = Unit::from_index(user * (UNITS / 20_001));
             let what = match dice.uniform() {
@@ -96,7 +96,7 @@ impl World {
         (0..seconds).for_each(|_| self.second(share, of));
     }
 
-    /// Seconds until it is told.
+    /// Seconds until the alarm.
     fn until_worse(&mut self, limit: u64, of: Weather) -> Option<u64> {
         (1..=limit).find(|_| {
             self.second(1.0, of);
@@ -204,13 +204,13 @@ fn day(second: u64, of: Weather, fails: [f64; 2]) -> Weather {
     }
 }
 
-/// Alarms in so many days of each background; the account that retries beside each, or beside some.
+/// Alarms in `days` days of each background, with the retrying account in all or in some.
 fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
     let mut alarms = vec![];
     let backgrounds = [[0.001; 2], [0.005; 2], [0.01; 2], [0.02; 2], [0.03; 2], [0.001, 0.03]];
     for (seed, fails) in (1..).zip(backgrounds).filter(|(seed, _)| all || [1, 5, 6].contains(seed)) {
         for retries in [0.0, 6.0].into_iter().filter(|r| all || (seed % 2 == 0) == (*r > 0.0)) {
-            // The wave is at the worst hour: the past knows the quietest time only.
+            // The wave is at the worst hour: the past covers the quietest time only.
             let begins = 64_800 - 600;
             let mut world = World::new(seed);
             let of = Weather { rate, retries: retries * rate / 200.0, ..BASE };
@@ -234,7 +234,7 @@ fn ordinary_days_alarm_nobody() {
     assert_eq!(days(1, 4.0, false), Vec::<String>::new());
 }
 
-/// As long as one likes: `cargo test --release --lib before -- --ignored`.
+/// For any length of time: `cargo test --release --lib before -- --ignored`.
 #[test]
 #[ignore = "minutes of CPU time; for figures"]
 fn many_ordinary_days_alarm_nobody() {
@@ -269,7 +269,7 @@ fn a_restart_keeps_the_past_and_what_stands() {
 }
 
 proptest! {
-    /// Whatever stands in the file: no panic, and what is understood can be true.
+    /// Any bytes in the file: no panic, and parsed values are possible ones.
     #[test]
     fn any_bytes_are_understood_or_refused(mut body in prop::collection::vec(any::<u8>(), 0..400), own: bool, at: prop::sample::Index) {
         if own {

@@ -1,12 +1,12 @@
-//! Ceilings: a share of bad requests of `new` that is too much whatever stable does; and what
-//! stable has to say to it.
+//! Ceilings: a share of bad requests of `new` that is too much in any state of stable, and the role
+//! of stable in that decision.
 //!
 //! A plain comparison with the ceiling blames `new` in half of all shared outages: noise decides
 //! which arm crosses first. So a ceiling trips at once only if stable is clearly better: under 80%
-//! of the ceiling, and the difference beyond chance. Otherwise it must last.
+//! of the ceiling, and the difference beyond chance. Otherwise the crossing must last.
 //!
-//! The window is the last minute of *final* intervals, by arrival: arms with different time-outs
-//! look alike in it. What is over but still in the window is not held against anyone: the last ten
+//! The window is the last minute of *final* intervals, by arrival, so arms with different time-outs
+//! are comparable. Trouble that is over but still in the window does not count: the last ten
 //! seconds must be bad too. Invariants: pure; bounded memory.
 
 use super::engine::cell::Pair;
@@ -14,18 +14,18 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// What counts as "now".
+/// The span that counts as "now".
 pub const RECENT: Duration = Duration::from_secs(10);
 /// A ceiling needs this many bad requests ...
 pub const BAD_MIN: u64 = 10;
 /// ... of this many users, where users are known.
 pub const USERS_MIN: u64 = 5;
-/// Where stable has this share of a ceiling, too, it is a matter of both arms; from half of it on,
+/// If stable has this share of a ceiling too, both arms are affected; from half of it on as well,
 /// unless `new` is clearly worse.
 pub const NEAR: f64 = 0.8;
 /// Nats of the likelihood ratio that are beyond chance, for looks ten times a second: about four
-/// and a half standard deviations. Where few are bad, a number of standard deviations would not do,
-/// for the tail of such counts is longer.
+/// and a half standard deviations. With few bad requests, a number of standard deviations would be
+/// wrong, because the tail of such counts is longer.
 const BEYOND_CHANCE: f64 = 10.0;
 /// Intervals of 50 ms in a window, and some.
 const INTERVALS_MAX: usize = 1300;
@@ -58,7 +58,7 @@ impl Sample {
     }
 }
 
-/// Kullback-Leibler divergence of two coins, in nats.
+/// Kullback-Leibler divergence of two Bernoulli distributions, in nats.
 fn divergence(p: f64, from: f64) -> f64 {
     let term = |p: f64, q: f64| if p > 0.0 && q > 0.0 { p * (p / q).ln() } else { 0.0 };
     (term(p, from) + term(1.0 - p, 1.0 - from)).max(0.0)
@@ -68,30 +68,30 @@ fn ratio(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
-/// One final interval, all requests of the release that arrived in it.
+/// One final interval: all requests of the release that arrived in it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Interval {
     pub end: Duration,
-    /// All that arrived, pinned users too; without those that the client aborted or the proxy
-    /// failed.
+    /// All arrivals, including pinned users, except those aborted by the client or failed by the
+    /// proxy.
     pub requests: Pair,
     /// Blamed on the upstream, or not answered by the deadline of the interval.
     pub failed: Pair,
     /// Answered with a 4xx.
     pub client_errors: Pair,
-    /// Clients who left before a response head came, after a wait that is unusual for stable (more
-    /// than a quarter of the c by which intervals become final). Not a failure of anybody; but a
-    /// sign that stable is in trouble too.
+    /// Clients of stable that left before a response head came, after a wait that is unusual for
+    /// stable (more than a quarter of the deadline after which intervals are final).
+    /// This is nobody's failure, but a sign that stable is in trouble too.
     pub gave_up_stable: u64,
 }
 
-/// How `new` stands to a ceiling.
+/// The position of `new` relative to a ceiling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
     Under,
     /// Over, and stable is clearly better.
     New,
-    /// Over, and stable does not have enough to tell.
+    /// Over, and stable has too little data for a decision.
     Unclear,
     /// Over, and stable is near it or over it too.
     Both,
@@ -120,19 +120,19 @@ struct Entry {
     gave_up: u64,
 }
 
-/// The last span of the window, summed.
+/// The sum over the last span of the window.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Sum {
     pub sample: Sample,
     pub client_errors: Pair,
-    /// Clients of stable who waited in vain and left.
+    /// Clients of stable that waited in vain and left.
     pub gave_up: u64,
 }
 
 impl Sum {
-    /// For decisions: who gave up on stable counts as failed by it. Where the time-out of `new` is
-    /// shorter than the patience of clients, and that of stable longer, a shared outage would look
-    /// like a failure of `new` alone. It can only exonerate.
+    /// The sample for decisions: a client that gave up on stable counts as a failure of stable. If
+    /// the time-out of `new` is shorter than the patience of clients, and that of stable longer, a
+    /// shared outage would look like a failure of `new` alone. This can only exonerate `new`.
     pub fn guarded(&self) -> Sample {
         let mut sample = self.sample;
         sample.requests.stable += self.gave_up;
@@ -148,7 +148,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Intervals come in order.
+    /// Adds an interval; intervals come in order.
     pub fn push(&mut self, of: &Interval) {
         let end = of.end;
         self.entries.push_back(Entry {

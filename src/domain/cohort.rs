@@ -1,5 +1,5 @@
-//! User id + salt → bucket → in `new` or not. Owns the frozen hash (version 1); a change here moves
-//! users, and is a bug.
+//! User id + salt → bucket → in `new` or not.
+//! Owns the frozen hash (version 1): a change here moves users, and is a bug.
 //!
 //! ```text
 //! seed   = xxh3_64(salt as UTF-8 bytes)
@@ -8,17 +8,17 @@
 //! in new = bucket < weight                          # weight = round(percent * 10_000)
 //! ```
 //!
-//! Invariants: a bucket is below [`BUCKETS`]; a weight is at most [`BUCKETS`]; a raised weight only
-//! ever adds users. Weights are parsed from their decimal text and never pass through a float. Test
+//! Invariants: a bucket is below [`BUCKETS`]; a weight is at most [`BUCKETS`]; raising a weight
+//! only adds users. Weights are parsed from their decimal text and never pass through a float. Test
 //! vectors: `tests/data/cohort_vectors.txt`.
 
 use std::fmt;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// How many buckets there are; also the parts a full weight has.
+/// The number of buckets, and of the parts of a full weight.
 pub const BUCKETS: u32 = 1_000_000;
 
-/// The seed that a release's salt becomes; computed once, when the plan is made.
+/// The seed derived from a release's salt; computed once, when the plan is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Salt(u64);
 
@@ -38,12 +38,12 @@ impl Salt {
     }
 }
 
-/// Which of so many equal parts of the hash this is in.
+/// The index of the hash among `of` equal parts.
 pub fn part(hash: u64, of: u32) -> u32 {
     ((u128::from(hash) * u128::from(of)) >> 64) as u32
 }
 
-/// Where a user stands, `0 ..= 999_999`.
+/// The position of a user, `0 ..= 999_999`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Bucket(u32);
 
@@ -70,7 +70,7 @@ impl Weight {
     pub const ZERO: Weight = Weight(0);
     pub const FULL: Weight = Weight(BUCKETS);
 
-    /// From parts per million; more than all is all.
+    /// From parts per million; clamped to 100%.
     pub fn from_parts(parts: u32) -> Weight {
         Weight(parts.min(BUCKETS))
     }
@@ -93,7 +93,7 @@ impl Weight {
         f64::from(self.0) / 10_000.0
     }
 
-    /// Reads `"5%"`, `"0.25%"`: 0 to 100 with at most four decimals and a percent sign.
+    /// Parses `"5%"`, `"0.25%"`: 0 to 100 with at most four decimals and a percent sign.
     pub fn parse(text: &str) -> Result<Weight, WeightError> {
         let digits = text.trim().strip_suffix('%').ok_or(WeightError::NoPercentSign)?.trim_end();
         let (whole, decimals) = digits.split_once('.').unwrap_or((digits, "0"));

@@ -1,10 +1,10 @@
-//! How long after its end an interval is final: by then what has not been answered is late.
+//! The deadline: how long after its end an interval is final.
+//! A request not answered by then is late.
 //!
-//! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; never shorter for want of samples. Where
-//! too little is known of stable, the last deadline that was known holds, then what is known of
-//! `new`, then the upstream's response time-out, of which `UNKNOWN` is enough: a late answer of
-//! `new` is no failure, so that no harm is done, and what is known to have failed must not wait for
-//! longer.
+//! Invariants: pure; bounded by [`LEAST`] and [`MOST`]; a lack of samples never shortens it. With
+//! too few samples of stable, these apply in order: the last known deadline, the one from `new`,
+//! the upstream's response time-out, limited to `UNKNOWN`. The limit does no harm, since a late
+//! answer of `new` is no failure, and known failures must not wait longer.
 
 use super::histogram::Histogram;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use std::time::Duration;
 /// The shortest, and the longest.
 pub const LEAST: Duration = Duration::from_millis(250);
 pub const MOST: Duration = Duration::from_secs(60);
-/// While nothing is known.
+/// The limit while nothing is known.
 const UNKNOWN: Duration = Duration::from_secs(2);
-/// Successes from which on a tail is known.
+/// The number of successes from which a tail is known.
 const KNOWN: u64 = 100;
-/// So many times p99.9.
+/// The factor on p99.9.
 const TIMES: u32 = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -32,7 +32,7 @@ impl Deadline {
         Deadline { known: None, of_new: None, time_out }
     }
 
-    /// Successes of the last minutes.
+    /// Takes the successes of the last minutes.
     pub fn observe(&mut self, stable: &Histogram, new: &Histogram, time_out: Duration) {
         let of = |usual: &Histogram| {
             let p999 = usual.quantile(0.999).filter(|_| usual.total() >= KNOWN)?;

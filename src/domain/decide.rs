@@ -1,8 +1,8 @@
-//! `decide(release, hold, subject)` → arm and reason: the one place where a user's arm is chosen.
+//! `decide(release, hold, subject)` → arm and reason: the one place that chooses a user's arm.
 //!
-//! Order: no id → stable; tripped → excluded → segment → weight. Invariants: pure; allocates
-//! nothing; with the same user id, salt, weight, segments and hold the answer is the same; while
-//! held nobody is in `new`.
+//! Order: no id → stable; tripped → excluded → segment → weight. Invariants: pure; no allocation.
+//! The same user id, salt, weight, segments and hold give the same answer. During a hold no user is
+//! in `new`.
 
 use super::cohort::{Bucket, Weight};
 use super::engine::users::Unit;
@@ -62,21 +62,21 @@ pub struct Decision {
     pub reason: Reason,
     /// `None` without a user id.
     pub bucket: Option<Bucket>,
-    /// The same, as fine as the watchdog tells users apart.
+    /// The same at the resolution at which the watchdog distinguishes users.
     pub unit: Option<Unit>,
 }
 
 impl Decision {
-    /// Did the hash alone choose the arm? Only then is there a control in the other one.
+    /// Did the hash alone choose the arm? Only then the other arm has a control.
     pub fn randomised(&self) -> bool {
         matches!(self.reason, Reason::Weight)
     }
 }
 
-/// What is in force for a release right now: how far it reaches, after trips and holds.
+/// The reach of a release in force right now, after trips and holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Force {
-    /// Nobody is in `new`, whatever weight and segments say.
+    /// No user is in `new`, for any weight and segments.
     Held,
     At(Reach),
 }
@@ -125,7 +125,7 @@ pub fn is_held_back(release: &Release, subject: &Subject<'_>) -> bool {
         && !pinned(&release.excluded)
 }
 
-/// The wave in which this user enters, if he ever does: by index.
+/// The index of the wave in which this user enters, if any.
 pub fn enters(release: &Release, subject: &Subject<'_>) -> Option<usize> {
     let bucket = Bucket::of_hash(release.salt.hash(subject.user_id?));
     if release.excluded.iter().any(|s| s.holds(subject)) {

@@ -1,25 +1,25 @@
-//! How many different users there were, in small constant memory: HyperLogLog (Flajolet et al.
-//! 2007) with linear counting for small numbers; and the 64-bit bitmap that answers "at least five
-//! users?".
+//! Counts distinct users in small constant memory: HyperLogLog (Flajolet et al. 2007) with linear
+//! counting for small numbers; and a 64-bit bitmap for "at least five users?".
 //!
-//! Pure functions: the registers themselves are atomics of whoever counts. Registers and bitmaps of
-//! several intervals merge (maximum; bitwise or). Invariants: a rank is 1 ..= 55, so it fits a
-//! byte; [`register`] never names a register beyond [`REGISTERS`]. The standard error is 1.04 /
-//! √1024 = 3.3%.
+//! Pure functions: the caller owns the registers, as atomics.
+//! Registers and bitmaps of several intervals merge (maximum; bitwise or).
+//! Invariants: a rank is 1 ..= 55, so it fits a byte; [`register`] never returns an index beyond
+//! [`REGISTERS`].
+//! The standard error is 1.04 / √1024 = 3.3%.
 
 pub const REGISTERS: usize = 1024;
 const INDEX_BITS: u32 = REGISTERS.trailing_zeros();
 
-/// The register that a user's (uniform, 64-bit) hash belongs to, and the rank to raise it to if it
-/// holds less.
+/// The register of a user's (uniform, 64-bit) hash, and the rank to raise it to if its value is
+/// lower.
 pub fn register(hash: u64) -> (usize, u8) {
     let index = (hash >> (64 - INDEX_BITS)) as usize;
     let rank = (hash << INDEX_BITS).leading_zeros().min(64 - INDEX_BITS) + 1;
     (index, rank as u8)
 }
 
-/// Distinct users behind the registers (0: never touched). Fewer than [`REGISTERS`] are taken as
-/// untouched ones.
+/// Number of distinct users for these registers (0: never touched).
+/// Missing registers count as untouched.
 pub fn estimate(registers: impl Iterator<Item = u8>) -> u64 {
     let m = REGISTERS as f64;
     let (mut seen, mut touched, mut sum) = (0usize, 0usize, 0.0f64);
@@ -39,12 +39,12 @@ pub fn estimate(registers: impl Iterator<Item = u8>) -> u64 {
 
 /// The bit of a user in a bitmap of users.
 pub fn user_bit(hash: u64) -> u64 {
-    // The middle of the hash: its top chooses a register, its very top the bucket.
+    // The middle of the hash: its top bits choose a register, and the bucket.
     1 << (hash >> 24 & 63)
 }
 
-/// Are there surely this many different users in the bitmap? Users who share a bit count as one:
-/// never too early.
+/// Does the bitmap prove this many distinct users?
+/// Users with the same bit count as one, so the answer is never too early.
 pub fn at_least(users: u64, bitmap: u64) -> bool {
     u64::from(bitmap.count_ones()) >= users
 }

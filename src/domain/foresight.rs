@@ -1,22 +1,22 @@
-//! How soon a fault is seen: for people who choose a weight and an `alpha`, before there is any
-//! traffic.
+//! Estimates how soon a fault is detected: for the choice of a weight and an `alpha`, before there
+//! is any traffic.
 //!
-//! An event (a failure) is of `new` with probability s under H₀, where s is the share of `new`, and
-//! q = s·r / (s·r + 1 − s) if it fails r times as often. So each event is worth the divergence of
-//! the two, KL(q ‖ s) nats; ln(1/α) of them are needed, and `PRICE` more, since nobody knows r
-//! beforehand. (Wald, 1947, for the expected length of a sequential test.)
+//! A failure is of `new` with probability s under H₀, where s is the share of `new`, and with q =
+//! s·r / (s·r + 1 − s) if `new` fails r times as often. So each failure is worth the divergence
+//! KL(q ‖ s) nats. ln(1/α) nats are needed, and `PRICE` more, since r is unknown beforehand. (Wald,
+//! 1947, for the expected length of a sequential test.)
 //!
-//! Invariants: pure; an estimate of the median, for users who differ little; what the engine
-//! reaches is measured in `benches/watchdog`.
+//! Invariants: pure; an estimate of the median, for users who differ little.
+//! The engine's real figures are measured in `benches/watchdog`.
 
 use std::time::Duration;
 
-/// What the engine pays, in nats, for betting on many faults at once: of its medians in rows T4 to
-/// T6 of `benches/watchdog` (1 to 50%, ×2 to ×10).
+/// The engine's cost, in nats, of betting on many faults at once: from its medians in rows T4 to T6
+/// of `benches/watchdog` (1 to 50%, ×2 to ×10).
 const PRICE: f64 = 2.6;
 
-/// Requests of `new` until it is seen that it fails `times` as often as stable, of which a share of
-/// `base` fails. `None` where nothing can be seen: no control.
+/// Requests of `new` until detection, if `new` fails `times` as often as stable, of which a share
+/// of `base` fails. `None` without a control: no detection.
 pub fn requests_to_see(alpha: f64, share: f64, base: f64, times: f64) -> Option<f64> {
     if !(share > 0.0 && share < 1.0 && base > 0.0 && times > 1.0) {
         return None;
@@ -29,7 +29,7 @@ pub fn requests_to_see(alpha: f64, share: f64, base: f64, times: f64) -> Option<
     Some(((1.0 / alpha).ln() + PRICE) / (nats * events_per_request_of_new))
 }
 
-/// The same at so many requests a second of both arms.
+/// The same as a time, at `rate` requests a second of both arms.
 pub fn time_to_see(alpha: f64, share: f64, base: f64, times: f64, rate: f64) -> Option<Duration> {
     let seconds = requests_to_see(alpha, share, base, times)? / (rate * share);
     (rate > 0.0 && seconds < 1e9).then(|| Duration::from_secs_f64(seconds))

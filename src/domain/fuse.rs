@@ -1,15 +1,15 @@
-//! The fuse: `new` cannot be connected to. Flips inline, before any statistics.
+//! The fuse: connections to `new` fail. Trips inline, before any statistics.
 //!
-//! Blown by [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, over at least
-//! two attempts to every server of it (but those that are down by their health probes, which get no
-//! request: probes alone blow no fuse), while stable has accepted or answered within the last
-//! second, *after* `new` was found dead: the fail-over is the probe, and an answer from before
-//! proves nothing when both die together. Local causes (no descriptor, no port) are not to be
-//! reported. Invariants: one success clears it; without a living stable it never blows, so it
-//! cannot flip to an arm that is not answering.
+//! It blows on [`IN_A_ROW`] consecutive failures of `new` to connect, before any byte, with at
+//! least two attempts to every server of it. Servers down by their health probes are excepted: they
+//! get no request, and probes alone blow no fuse. Also, stable must have accepted or answered
+//! within the last second, *after* `new` was found dead: the fail-over is the probe, and an older
+//! answer proves nothing when both die together. The caller must not report local causes (no
+//! descriptor, no port). Invariants: one success clears it; without a living stable it never blows,
+//! so it cannot switch to an arm that does not answer.
 //!
-//! This is the definition, and it is small enough to be used under a lock on the failure path; a
-//! success needs only an atomic check that there is something to clear.
+//! This type is small enough for a lock on the failure path.
+//! A success needs only an atomic check for failures to clear.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub struct Fuse {
     dead: Option<(Duration, Vec<bool>)>,
 }
 
-/// Why it has blown: times are whole milliseconds of one clock.
+/// Why the fuse has blown: times are whole milliseconds of one clock.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Blown {
     pub in_a_row: u32,
@@ -40,7 +40,7 @@ pub struct Blown {
 }
 
 impl Blown {
-    /// Does it follow from these numbers?
+    /// Do these numbers blow the fuse?
     pub fn follows(&self) -> bool {
         self.in_a_row >= IN_A_ROW
             && self.servers.iter().all(|(tries, out)| *tries >= TRIES_PER_SERVER || *out)
@@ -54,18 +54,18 @@ impl Fuse {
         Fuse { in_a_row: 0, tried: vec![0; servers], dead: None }
     }
 
-    /// How many servers of `new` it watches.
+    /// Number of watched servers of `new`.
     pub fn servers(&self) -> usize {
         self.tried.len()
     }
 
-    /// A connection to any server of `new` stands, or `new` answered.
+    /// A connection to any server of `new` was established, or `new` answered.
     pub fn connected(&mut self) {
         *self = Fuse::new(self.tried.len());
     }
 
-    /// No connection to this server of `new`. `out`: servers that are down by their probes, and
-    /// need not have been tried. `stable_alive`: when stable last accepted or answered.
+    /// A connection to this server of `new` failed. `out`: servers down by their probes, which need
+    /// no attempt. `stable_alive`: when stable last accepted or answered.
     pub fn refused(
         &mut self,
         server: usize,
@@ -85,7 +85,7 @@ impl Fuse {
         self.judge(now, stable_alive)
     }
 
-    /// Also to be asked when stable answers: the failures may have come first.
+    /// Also called when stable answers: the failures may have come first.
     pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Option<Blown> {
         let ((since, out), alive) = (self.dead.as_ref()?, stable_alive?);
         let ms = |at: Duration| at.as_millis() as u64;

@@ -1,14 +1,14 @@
-//! What a verdict is made from, complete; and the verdict that follows from it, by these numbers
-//! alone.
+//! The complete grounds of a verdict, and the verdict that follows from these numbers alone.
 //!
-//! [`super::judge::Judge`] gathers grounds (it remembers since when things are as they are) and
-//! asks them what they say; the ledger keeps them, and whoever reads it asks them again.
-//! Invariants: pure and total: the same grounds say the same for ever, and no numbers, however
-//! forged, panic; times are whole milliseconds where a verdict hangs on them, so that what is
-//! written down is what was judged.
+//! [`super::judge::Judge`] collects grounds (with the durations of conditions) and evaluates them.
+//! The ledger stores them, and every reader of the ledger can evaluate them again.
+//! Invariants: pure and total.
+//! The same grounds give the same verdict for ever, and no numbers, however forged, panic.
+//! Times that affect a verdict are whole milliseconds, so that the stored values are the judged
+//! ones.
 //!
-//! What the comparison has won is the product of every table since the evidence began: that is here
-//! as its sums, not replayed.
+//! The evidence of the comparison is the product over every table since it began: it is stored as
+//! its sums, not replayed.
 
 use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
 use super::engine::Engine;
@@ -20,16 +20,16 @@ use std::time::Duration;
 pub const HOLD: Duration = Duration::from_secs(30);
 /// Bad requests of an arm in ten seconds that are more than noise.
 pub const BAD_NOW_MIN: u64 = 5;
-/// Failures that are not final yet by which slowness is known to be failing.
+/// The number of failures, not final yet, from which slowness counts as failing.
 const FAILING: u64 = 3;
-/// E at which to call it suspicious.
+/// The E from which `new` is suspicious.
 pub const SUSPICIOUS: f64 = 10.0;
-/// E that a trouble of stable does not explain, if it stands for so long while stable is in
-/// trouble: what hits one arm a moment earlier is outweighed by what then hits both.
+/// The E that a trouble of stable does not explain, if it lasts for `OVERWHELMING_FOR` during that
+/// trouble: a head start of one arm is outweighed by the events that then hit both.
 pub const OVERWHELMING: f64 = 1e6;
 const OVERWHELMING_FOR: Duration = Duration::from_secs(60);
 
-/// What one of the three tests says at one look.
+/// The result of one of the tests at one look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Say {
     Nothing,
@@ -38,15 +38,15 @@ pub enum Say {
     Trips(Cause),
 }
 
-/// The samples that a ceiling is held against.
+/// The samples compared with a ceiling.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Crossing {
     pub minute: Sample,
-    /// Decides whether stable is clearly better now; nothing if too few users are in it.
+    /// Decides whether stable is clearly better now; empty with too few users.
     pub recent: Sample,
-    /// The same, whatever the number of users: is `new` still bad?
+    /// The same for any number of users: is `new` still bad?
     pub all: Sample,
-    /// The last seconds: an outage that is over is no reason for a precaution.
+    /// The last seconds: an outage that is over justifies no precaution.
     pub current: Sample,
 }
 
@@ -109,18 +109,18 @@ impl Ceiling {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Comparison {
     pub alpha: f64,
-    /// What each of [`Signal::ALL`] adds to E.
+    /// The contribution of each of [`Signal::ALL`] to E.
     pub e: [f64; SIGNALS],
-    /// Of that: first requests, first failures, windows, and what earlier draws had won.
+    /// Its parts: first requests, first failures, windows, and the gain of earlier draws.
     pub parts: [[f64; 4]; SIGNALS],
-    /// Failures of `new` that are not final yet, where they are clearly more than stable's.
+    /// Failures of `new` that are not final yet, if clearly more than stable's.
     pub failing: u64,
-    /// It crosses only with what was won while stable was in trouble: `new` must be clearly worse
-    /// in the last ten seconds, too, or the evidence overwhelming.
+    /// E crosses only with evidence gained while stable was in trouble.
+    /// So `new` must also be clearly worse in the last ten seconds, or the evidence overwhelming.
     pub deferred: bool,
-    /// Stable is in trouble no longer.
+    /// Stable is no longer in trouble.
     pub calm: bool,
-    /// The last ten seconds, by what the loudest signal is about.
+    /// The last ten seconds, by the loudest signal.
     pub worse: Sample,
     /// How long `new` has been clearly worse in them, without a break.
     pub worse_ms: u64,
@@ -142,8 +142,8 @@ impl Comparison {
         self.e_value() >= 1.0 / self.alpha
     }
 
-    /// Which signal speaks against `new` most, beside what it says of nothing. A request that
-    /// failed never succeeded in time either: where failures speak at all, it is them.
+    /// The signal with the most evidence against `new`, relative to its value without any.
+    /// A failed request never succeeds in time either, so failures take precedence over slowness.
     pub fn loudest(&self) -> Signal {
         let of = |signal: &Signal| self.e[*signal as usize] / Engine::nothing(*signal);
         let loudest = Signal::ALL.into_iter().rev().max_by(|a, b| of(a).total_cmp(&of(b)));
@@ -180,7 +180,7 @@ impl Comparison {
         }
     }
 
-    /// Is what each signal adds what its parts add up to?
+    /// Is the contribution of each signal the sum of its parts?
     pub fn adds_up(&self) -> bool {
         self.e.iter().zip(&self.parts).all(|(e, parts)| {
             let sum: f64 = parts.iter().sum();
@@ -192,7 +192,7 @@ impl Comparison {
 /// Users of `new` who wait while slowness is no evidence: in a warm-up, and without a control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Silent {
-    /// Since `new` last answered anybody.
+    /// Time since the last answer of `new`.
     pub silent_ms: u64,
     /// Users who have waited for 5 s, and for 10 s.
     pub waiting: u64,
@@ -201,14 +201,14 @@ pub struct Silent {
     pub users: u64,
 }
 
-/// So many users, at least, wait in vain.
+/// The least number of users who wait in vain.
 const WAITING_MIN: u64 = 5;
 const SILENT_MS: u64 = 5_000;
-/// One user of so many waits long.
+/// One user in this many waits long.
 const WAITING_LONG: u64 = 20;
 
 impl Silent {
-    /// Nobody is answered, or too many wait too long.
+    /// No user is answered, or too many wait too long.
     pub fn say(&self) -> Say {
         let nobody = self.silent_ms >= SILENT_MS && self.waiting >= WAITING_MIN;
         let long =
@@ -217,7 +217,7 @@ impl Silent {
     }
 }
 
-/// All that a look was judged on.
+/// All data that a look was judged on.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Grounds {
     pub comparison: Comparison,
@@ -227,7 +227,7 @@ pub struct Grounds {
 }
 
 impl Grounds {
-    /// Of several reasons the first: comparison, failures, slowness, silence.
+    /// The first reason in this order: comparison, failures, slowness, silence.
     pub fn cause(&self) -> Option<Cause> {
         let all = [self.comparison.say(), self.errors.say(), self.latency.say(), self.silent.say()];
         all.into_iter().find_map(|say| match say {
@@ -237,7 +237,7 @@ impl Grounds {
     }
 }
 
-/// Distinct users whom `new` has failed, and how many are allowed.
+/// The number of distinct users that `new` failed, and the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Harm {
     pub users: u64,

@@ -1,9 +1,9 @@
-//! Durations in log buckets: at most 9% apart, from 100 µs to 120 s, with the boundaries of the
-//! Prometheus histogram among them.
+//! Durations in logarithmic buckets, at most 9% apart, from 100 µs to 120 s, including the
+//! boundaries of the Prometheus histogram.
 //!
-//! Invariants: bucket `i` holds `EDGES[i-1] < µs <= EDGES[i]`, the last one everything above;
-//! [`PROMETHEUS_LE`] are edges, so that a cumulative count at them is exact; [`index`] costs a
-//! look-up and one comparison.
+//! Invariants: bucket `i` holds `EDGES[i-1] < µs <= EDGES[i]`, the last one everything above.
+//! [`PROMETHEUS_LE`] are edges, so a cumulative count at them is exact.
+//! [`index`] costs a table lookup and one comparison.
 
 use std::time::Duration;
 
@@ -49,22 +49,21 @@ pub const PROMETHEUS_LE: [(u32, &str); 15] = [
     (60_000_000, "60"),
 ];
 
-/// A value's power of two and the four bits after its leading one: cells of at most 6.25%, so an
-/// edge or none in each.
+/// A value's power of two and the four bits after its leading one: cells of at most 6.25%, so each
+/// has at most one edge.
 const fn cell(us: u32) -> usize {
     let us = if us < 16 { 16 } else { us };
     let exponent = 31 - us.leading_zeros();
     ((exponent as usize) << 4) | ((us >> (exponent - 4)) & 15) as usize
 }
 
-/// Per cell: how many edges lie in the cells below.
+/// Per cell: the number of edges in the cells below.
 static START: [u8; 512] = {
     let mut start = [0u8; 512];
     let mut c = 0;
     while c < 512 {
         let mut below = 0;
-        // Bucket i holds (edge, next edge]: an edge itself must be counted from the value after it
-        // on.
+        // Bucket i holds (edge, next edge]: an edge itself counts from the value after it on.
         while below < EDGES.len() && cell(EDGES[below]) < c {
             below += 1;
         }
@@ -112,19 +111,19 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// How many took at most this many µs; exact if it is an edge, else those of the bucket it
-    /// falls into are left out.
+    /// The number of durations of at most this many µs; exact at an edge, otherwise without the
+    /// bucket that contains `us`.
     pub fn at_most(&self, us: u32) -> u64 {
         self.counts[..EDGES.partition_point(|edge| *edge <= us)].iter().sum()
     }
 
-    /// How many surely took longer: those of the bucket that the limit falls into are left out.
+    /// The number of durations surely longer: without the bucket that contains the limit.
     pub fn over(&self, limit: Duration) -> u64 {
         self.counts[(index(micros(limit)) + 1).min(BUCKETS)..].iter().sum()
     }
 
-    /// Linear within a bucket; what lies above the last edge counts as the last edge. `None`
-    /// without a sample.
+    /// Linear within a bucket; durations above the last edge count as the last edge.
+    /// `None` without a sample.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let total = self.total();
         if total == 0 {

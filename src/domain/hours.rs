@@ -1,11 +1,11 @@
 //! Hours in which waves may open: `Mon-Thu 09:00-16:00 Europe/London`.
 //!
-//! The hours are those of the clocks on the wall in that place: summer time moves them, as it moves
-//! the people who are to be awake. A span that ends before it begins (`22:00-04:00`) ends on the
-//! next day and belongs to the day on which it begins.
+//! The hours are local time in that zone: daylight saving time moves them, as it moves the staff on
+//! duty. A span that ends before it begins (`22:00-04:00`) ends on the next day and belongs to the
+//! day on which it begins.
 //!
-//! Invariants: pure, the time is an argument; the time zones are compiled in, so that a bare
-//! container knows them.
+//! Invariants: pure, the time is an argument; the time zone database is compiled in, so that a
+//! minimal container has it.
 
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
@@ -40,7 +40,7 @@ const DAYS: [(&str, Weekday); 7] = [
     ("Sun", Weekday::Sunday),
 ];
 
-/// Why a text is no hours; for people.
+/// Why a text cannot be parsed; for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HoursError {
     #[error("not days, hours and a time zone")]
@@ -101,10 +101,10 @@ impl OpenHours {
         }
     }
 
-    /// When they begin next, in words of their own place: `Mon 2026-11-30 09:00`.
+    /// The next begin, in local time: `Mon 2026-11-30 09:00`.
     pub fn next(&self, at_ms: i64) -> Option<String> {
         let now = Timestamp::from_millisecond(at_ms).ok()?.to_zoned_datetime(self.zone.clone());
-        // A beginning that a change of clocks leaves out is moved by it, as jiff does.
+        // A begin inside a gap of the local time is moved by it, as jiff does.
         let begins = (0..8).filter_map(|days| {
             let date = now.date().checked_add(days.days()).ok()?;
             let at = date.to_datetime(self.from).to_zoned_datetime(self.zone.clone()).ok()?;
@@ -159,7 +159,7 @@ mod tests {
             ("2026-11-26T15:59:59Z", true),
             ("2026-11-26T16:00:00Z", false),
             ("2026-11-27T10:00:00Z", false),
-            // In summer the clocks of London are an hour ahead.
+            // In summer London is an hour ahead of UTC.
             ("2026-07-06T08:00:00Z", true),
             ("2026-07-06T07:59:59Z", false),
             ("2026-07-06T15:00:00Z", false),

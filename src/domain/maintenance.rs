@@ -1,26 +1,26 @@
 //! A maintenance: a span in which the ceilings and `both_arms` of one release only report, because
-//! a change outside the release is known to hurt both versions.
+//! a change outside the release is known to affect both versions.
 //!
-//! Waves hold meanwhile. The comparison with stable, the fuse and `harm_users_max` go on: a `new`
-//! that is worse than stable is taken out as ever.
+//! Waves hold meanwhile. The comparison with stable, the fuse and `harm_users_max` stay active: a
+//! `new` that is worse than stable is still taken out.
 //!
-//! Invariants: pure; it lasts [`MAX`] at most from the moment at which it is asked for, and ends by
-//! itself; it never turns a verdict of the comparison into a report.
+//! Invariants: pure; it lasts at most [`MAX`] from the request, and ends by itself; it never turns
+//! a verdict of the comparison into a report.
 
 use super::verdict::{Cause, Judgement, State, Verdict};
 use std::time::Duration;
 
-/// The longest that one may last.
+/// The longest duration.
 pub const MAX: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of the name of a change.
 pub const CHANGE_MAX: usize = 128;
-/// One that is asked for again, and would end later by less than this, is the same.
+/// A repeated request that extends the end by less than this is the same maintenance.
 pub const SAME: Duration = Duration::from_secs(10);
 
-/// What is remembered of one that is in force.
+/// The record of a maintenance in force.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Maintenance {
-    /// The change that it is for, by the name that people gave it.
+    /// The name of the change that it is for.
     pub change: String,
     /// Milliseconds since the Unix epoch.
     pub at_ms: i64,
@@ -32,7 +32,7 @@ pub struct Maintenance {
 }
 
 impl Maintenance {
-    /// What is left of it at a wall clock time. A clock that was set back lengthens nothing.
+    /// The remaining time at a wall clock time. A clock that went back extends nothing.
     pub fn left(&self, at_ms: i64) -> Duration {
         let whole = self.until_ms.saturating_sub(self.at_ms).max(0);
         let left = self.until_ms.saturating_sub(at_ms).clamp(0, whole);
@@ -45,7 +45,7 @@ impl Maintenance {
     }
 }
 
-/// What is wrong with a length; for people.
+/// The fault of a length; for people.
 ///
 /// # Errors
 /// It is zero, or longer than [`MAX`].
@@ -60,7 +60,7 @@ pub fn check_length(length: Duration) -> Result<Duration, String> {
     }
 }
 
-/// The name of a change as it is kept.
+/// The name of a change in its stored form.
 ///
 /// # Errors
 /// It is empty, too long, or has control characters; for people.
@@ -75,7 +75,7 @@ pub fn check_change(change: &str) -> Result<&str, String> {
     }
 }
 
-/// Turns what a ceiling or `both_arms` has decided into a report.
+/// Turns a decision of a ceiling or of `both_arms` into a report.
 pub fn report_only(change: &str, judgement: &mut Judgement) {
     let would = match (judgement.verdict, judgement.state) {
         (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => "it would have taken new out",

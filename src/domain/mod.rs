@@ -1,8 +1,8 @@
-//! What grayling means, with nothing that moves: no clock, no I/O, no async, no serde, no metrics.
-//! Time is an argument.
+//! The domain: the meaning of a configuration and all decisions. No clock, no I/O, no async, no
+//! serde, no metrics. Time is an argument.
 //!
-//! Everything else imports from here; this imports from nothing of ours. A test can therefore drive
-//! any decision of the product with plain values.
+//! All other modules may import from here; this imports from none of them.
+//! So a test can drive any decision with plain values.
 
 pub mod aside;
 pub mod bad;

@@ -1,13 +1,13 @@
-//! The notice "slower by more than `latency_notice`": since when it stands, and when it is over.
+//! The notice "slower by more than `latency_notice`": its begin and its end.
 //!
-//! Evidence that was won stays won, so a notice would stand for days after `new` was mended. It
-//! stands from the look at which its evidence sufficed, and it is over when what it says has not
-//! been so for a stretch: the last 5,000 answers of `new`, or the last 15 minutes with 1,000
-//! answers at least, whichever is shorter, all of them after it began. Over such a stretch the
-//! answers of `new`, each made quicker by the level, are not slower than those of stable: by rank
-//! in each half of it, and in how many are above stable's p90 and p98. Each answer is taken
-//! relative to its user's factor, as the comparison takes it. Then its evidence starts anew, and a
-//! `new` that is slow again is noticed again.
+//! Gained evidence does not decrease, so without an end rule a notice would stand for days after
+//! `new` was fixed. It begins at the look at which its evidence suffices. It ends when `new` was
+//! not slower by the level over a stretch after the begin: the last 5,000 answers of `new`, or the
+//! last 15 minutes with at least 1,000 answers, whichever is shorter. Over the stretch the answers
+//! of `new`, each divided by the level, must not be slower than those of stable: by rank in each
+//! half of it, and in the share above stable's p90 and p98. Each answer is relative to its user's
+//! factor, as in the comparison. At the end the evidence starts again, so a `new` that becomes slow
+//! again is noticed again.
 //!
 //! Invariants: pure; nothing is counted while no notice stands; constant memory.
 
@@ -17,15 +17,15 @@ use super::histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Answers of `new` that are counted together.
+/// Answers of `new` per block.
 const BLOCK: u64 = 250;
 const ANSWERS_ENOUGH: u64 = 5_000;
 const ANSWERS_MIN: u64 = 1_000;
 const TIME_ENOUGH: Duration = Duration::from_secs(900);
-/// What the tails of the arms are compared at.
+/// The quantiles at which the tails of the arms are compared.
 const TAILS: [f64; 2] = [0.9, 0.98];
 
-/// A notice that is over.
+/// A notice that has ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
     /// When it began.
@@ -33,7 +33,7 @@ pub struct Ended {
     pub why: &'static str,
 }
 
-/// What it ended by.
+/// The reasons for an end.
 pub const BY_MENDING: &str = "new has not been slower by that much for a while";
 pub const BY_EDIT: &str = "the level was edited";
 pub const BY_HAND: &str = "a person ended it";
@@ -49,7 +49,7 @@ pub struct Notice {
 struct Block {
     from: Duration,
     answers: [u64; 2],
-    /// By arm: relative µs, those of `new` made quicker by the level.
+    /// By arm: relative µs, those of `new` divided by the level.
     counts: [Vec<u64>; 2],
 }
 
@@ -65,7 +65,7 @@ impl Block {
         }
     }
 
-    /// Does an answer of `new` take longer than one of stable no more often than not?
+    /// Does an answer of `new` take longer than one of stable in at most half of the pairs?
     fn fits_by_rank(&self) -> bool {
         let [stable, new] = Arm::BOTH.map(|arm| &self.counts[arm.index()]);
         let [n0, n1] = Arm::BOTH.map(|arm| self.answers[arm.index()] as f64);
@@ -105,7 +105,7 @@ impl Notice {
         self.since
     }
 
-    /// An answer; `factor`: of its user, `level`: `latency_notice`.
+    /// Adds an answer; `factor`: that of its user, `level`: `latency_notice`.
     pub fn push(&mut self, event: &Event, factor: f64, level: f64, floor: Duration) {
         let Event { request, what, after } = *event;
         let answered = matches!(what, What::Answered | What::ClientError | What::Redirected);
@@ -126,7 +126,7 @@ impl Notice {
         }
     }
 
-    /// `crossed`: its evidence suffices. True: it is over now, and its evidence starts anew.
+    /// `crossed`: its evidence suffices. Returns true at its end, when its evidence starts again.
     pub fn look(&mut self, now: Duration, crossed: bool) -> bool {
         if self.since.is_none() {
             self.since = crossed.then_some(now);
@@ -140,7 +140,7 @@ impl Notice {
         over
     }
 
-    /// Over the newest blocks that are a stretch; older ones are dropped.
+    /// Checks the newest blocks that form a stretch; drops older ones.
     fn is_mended(&mut self, now: Duration) -> bool {
         let mut answers = 0;
         let ends = self.blocks.iter().rposition(|block| {
@@ -160,7 +160,7 @@ impl Notice {
         halves.iter().all(Block::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
     }
 
-    /// Whatever it says is said no longer.
+    /// Ends the notice.
     pub fn end(&mut self, why: &'static str) {
         self.blocks.clear();
         if let Some(since) = self.since.take() {
@@ -168,7 +168,7 @@ impl Notice {
         }
     }
 
-    /// The notice that has ended since it was last asked for.
+    /// The notice that has ended since the last call.
     pub fn take_ended(&mut self) -> Option<Ended> {
         self.ended.take()
     }
@@ -198,7 +198,7 @@ mod tests {
             World { notice, dice: Dice::new(7), now: 0.0, rate }
         }
 
-        /// Seconds until it is over, if that is within `seconds`.
+        /// Seconds until the end, if within `seconds`.
         fn over(&mut self, seconds: f64, slower: f64, tail: f64) -> Option<f64> {
             let from = self.now;
             while self.now < from + seconds {

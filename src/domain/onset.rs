@@ -1,14 +1,14 @@
-//! What decided a trip, in counts: since when `new` has been bad, and how many requests of both
-//! arms were bad since then, by signal, route and server of `new`.
+//! The counts behind a trip: since when `new` has been bad, and how many requests of both arms were
+//! bad since then, by signal, route and server of `new`.
 //!
-//! A ring of one-second cells over the last ten minutes has what came of the requests that arrived
-//! in each. The onset is the most likely change point: the second from which on a share of its own
-//! explains the bad requests of `new` best, beside the share that is usual for stable; of that
-//! second, its first bad request. Nothing here decides anything: it tells what was decided on.
+//! A ring of one-second cells over the last ten minutes has the results of the requests that
+//! arrived in each. The onset is the most likely change point: the second from which a separate
+//! share explains the bad requests of `new` best, compared with stable's usual share; within that
+//! second, its first bad request. Nothing here decides: it describes a decision.
 //!
-//! Invariants: pure, time is an argument; memory is bounded by [`CELLS`] cells of `GROUPS_MAX`
-//! groups; a request counts in the second in which it arrived; what it cannot tell apart (a route
-//! or server beyond the bound) counts as of no route and no server.
+//! Invariants: pure, time is an argument. Memory is bounded by [`CELLS`] cells of `GROUPS_MAX`
+//! groups. A request counts in the second of its arrival. A route or server beyond the bound counts
+//! as no route and no server.
 
 use super::decide::Arm;
 use super::engine::once::Kind;
@@ -18,20 +18,20 @@ use std::time::Duration;
 
 /// Seconds that are kept.
 pub const CELLS: usize = 600;
-/// Groups (arm, route, server) that a second tells apart.
+/// Groups (arm, route, server) per second.
 const GROUPS_MAX: usize = 64;
-/// Seconds that say how bad `new` is now.
+/// Seconds for the current share of `new`.
 const NOW: usize = 10;
-/// Seconds after which a request without an answer counts as bad, where stable is looked at.
+/// Seconds after which a request of stable without an answer counts as bad.
 const WAITED: u64 = 1;
-/// The trouble is of one server that has this share of the bad requests, though at most that share
-/// of all.
+/// The trouble is of one server if that has this share of the bad requests, and at most
+/// `OF_ONE_ALL` of all requests.
 const OF_ONE_BAD: f64 = 0.9;
 const OF_ONE_ALL: f64 = 0.7;
 const NEVER: u32 = u32::MAX;
 const KINDS: usize = 7;
 
-/// What a request is bad by.
+/// Why a request is bad.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadBy {
     Signal(Signal),
@@ -47,12 +47,12 @@ impl BadBy {
         }
     }
 
-    /// Of exchanges that have ended, or of all requests?
+    /// Does it count ended exchanges, or all requests?
     fn of_ended(self) -> bool {
         matches!(self, BadBy::Signal(Signal::Duration | Signal::Empty))
     }
 
-    /// Is a request that waits for its answer on its way to it?
+    /// Can a request become bad by waiting for its answer?
     fn by_waiting(self) -> bool {
         matches!(self, BadBy::Signal(Signal::Errors | Signal::Latency) | BadBy::OverMax)
     }
@@ -64,7 +64,7 @@ impl BadBy {
         }
     }
 
-    /// What became of the bad ones; for people. `limit`: above which they are slow.
+    /// The description of the bad requests. `limit`: the latency above which they are slow.
     pub fn words(self, limit: Option<Duration>) -> String {
         match self {
             BadBy::Signal(Signal::Errors) => "failed".to_owned(),
@@ -83,10 +83,10 @@ impl BadBy {
     }
 }
 
-/// From where on answers are slow.
+/// The limits above which answers are slow.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct SlowFrom {
-    /// By what is usual for stable; `None`: not known yet.
+    /// By stable's usual latency; `None`: not known yet.
     pub usual: Option<Duration>,
     /// By the ceiling.
     pub max: Option<Duration>,
@@ -97,7 +97,7 @@ pub struct SlowFrom {
 pub struct Share {
     pub requests: u64,
     pub bad: u64,
-    /// Of the requests: those without an answer yet.
+    /// The requests without an answer yet.
     pub waiting: u64,
 }
 
@@ -111,22 +111,22 @@ impl Share {
     }
 }
 
-/// The counts that decided.
+/// The counts behind a decision.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Decided {
     pub by: BadBy,
-    /// When the first request arrived that counted, and how long before the look.
+    /// Arrival of the first request that counted, and how long before the look.
     pub onset: Duration,
     pub lasted: Duration,
-    /// By number; `None`: of all routes.
+    /// By number; `None`: all routes.
     pub route: Option<u8>,
-    /// The one server of `new` that the trouble is of, by number; `None`: of more than one.
+    /// The one server of `new` that has the trouble, by number; `None`: more than one.
     pub server: Option<u8>,
     pub new: Share,
     pub stable: Share,
     /// Stable's share before the onset.
     pub stable_usual: f64,
-    /// Above which answers are slow.
+    /// The latency above which answers are slow.
     pub limit: Option<Duration>,
 }
 
@@ -155,7 +155,7 @@ impl Decided {
         out
     }
 
-    /// Does stable show the same, in `recent` of its requests?
+    /// Does stable show the same, in its `recent` requests?
     pub fn is_shown_by(&self, recent: &Share) -> bool {
         let shown =
             Share { bad: self.new.bad + if self.by.by_waiting() { self.new.waiting } else { 0 }, ..self.new };
@@ -173,7 +173,7 @@ struct Counts {
     out: u32,
     ended: u32,
     bad: [u32; KINDS],
-    /// Of the first bad one: its arrival within the second, in µs.
+    /// Arrival of the first bad one within the second, in µs.
     first: [u32; KINDS],
 }
 
@@ -223,7 +223,7 @@ impl Cell {
     fn of(&mut self, key: Key) -> &mut Counts {
         let known = self.keys.iter().position(|k| *k == key);
         let full = known.is_none() && self.keys.len() + 2 >= GROUPS_MAX;
-        // The two groups of no route and no server always have room.
+        // The two groups without route and server always have room.
         let key = if full { key & 1 << ARM_BIT } else { key };
         let known = if full { self.keys.iter().position(|k| *k == key) } else { known };
         let i = known.unwrap_or_else(|| {
@@ -238,7 +238,7 @@ impl Cell {
         self.keys.iter().copied().zip(&self.counts)
     }
 
-    /// Of one arm, on a route or on all.
+    /// The share of one arm, on one route or on all.
     fn share(&self, arm: Arm, by: BadBy, route: Option<u8>) -> Share {
         let (mut share, mut came, mut gone) = (Share::default(), 0, 0);
         for (_, counts) in self.groups().filter(|(k, _)| arm_of(*k) == arm.index() && on(*k, route)) {
@@ -251,7 +251,7 @@ impl Cell {
         if !by.of_ended() {
             share.requests = came.saturating_sub(gone);
         }
-        // What came out, until here.
+        // Up to here `waiting` holds the answered and failed ones.
         share.waiting = came.saturating_sub(gone + share.waiting);
         share
     }
@@ -262,8 +262,8 @@ impl Cell {
     }
 }
 
-/// The log-likelihood ratio of `k` bad ones among `n` by their own share against the usual one; 0
-/// where they are not more than usual.
+/// The log-likelihood ratio of `k` bad requests among `n` by their own share against the usual one;
+/// 0 if they are not more than usual.
 fn against(k: f64, n: f64, usual: f64) -> f64 {
     let share = k / n;
     if share <= usual {
@@ -289,24 +289,24 @@ impl std::ops::AddAssign for Share {
 #[derive(Clone, Debug, Default)]
 pub struct Onsets {
     cells: VecDeque<Cell>,
-    /// The second of the first of them.
+    /// The second of the first cell.
     begins: u64,
     slow_from: SlowFrom,
 }
 
 impl Onsets {
-    /// Answers that come from now on are held against these.
+    /// Later answers are compared with these limits.
     pub fn set_slow_from(&mut self, slow_from: SlowFrom) {
         self.slow_from = slow_from;
     }
 
-    /// `counted`: what its end counts as, for [`What::Ended`].
+    /// `counted`: what the end of an exchange counts as, for [`What::Ended`].
     pub fn push(&mut self, event: &Event, counted: impl Fn(Kind) -> bool) {
         let request = &event.request;
         let slow_from = self.slow_from;
         let Some(cell) = self.cell(request.at.as_secs()) else { return };
         let server = request.server.filter(|_| request.arm == Arm::New);
-        // A request may move to another server: it arrives at none.
+        // A request may move to another server, so its arrival counts for none.
         if let What::Arrived = event.what {
             cell.of(key(request.arm, request.stratum, None)).arrived += 1;
             return;
@@ -347,7 +347,7 @@ impl Onsets {
             self.cells.clear();
             self.begins = second;
         }
-        // None that is older than the ring comes back.
+        // No event older than the ring is accepted.
         let index = usize::try_from(second.checked_sub(self.begins)?).ok()?;
         while self.cells.len() <= index {
             self.cells.push_back(Cell::default());
@@ -358,9 +358,9 @@ impl Onsets {
         self.cells.get_mut(index - excess)
     }
 
-    /// What speaks against `new` by this, at a look. `route`: where it is loudest, if on one.
-    /// `usual`: the share that it is held against, where that is not stable's own. `None`: nothing
-    /// of `new` was bad by it.
+    /// The counts against `new` by this reason, at a look. `route`: the route with the most
+    /// evidence, if one. `usual`: the share to compare with, if not stable's own. `None`: `new` has
+    /// no bad requests by this reason.
     pub fn decided(
         &self,
         by: BadBy,
@@ -395,7 +395,7 @@ impl Onsets {
         })
     }
 
-    /// The cell in which the present trouble began.
+    /// The cell in which the current trouble began.
     fn start(&self, by: BadBy, route: Option<u8>, usual: Option<f64>) -> Option<usize> {
         let bad = |share: &Share| share.bad + if by.by_waiting() { share.waiting } else { 0 };
         let of_new: Vec<Share> = self.cells.iter().map(|cell| cell.share(Arm::New, by, route)).collect();
@@ -416,12 +416,12 @@ impl Onsets {
         Some(best.1)
     }
 
-    /// The route that nearly all bad requests are on, though few of all are.
+    /// The route that has nearly all bad requests, but not nearly all requests.
     fn one_route(&self, by: BadBy, start: usize) -> Option<u8> {
         self.one(by, None, start, route_of, |counts| counts.out + counts.ended, false)
     }
 
-    /// The server of `new` that nearly all bad requests are of, or the only one.
+    /// The server of `new` that has nearly all bad requests, or the only server.
     fn one_server(&self, by: BadBy, route: Option<u8>, start: usize) -> Option<u8> {
         self.one(by, route, start, server_of, |counts| counts.out + counts.ended, true)
     }
@@ -451,8 +451,8 @@ impl Onsets {
         (stands_out || (only && seen == 1)).then_some(i as u8)
     }
 
-    /// What stable shows of the same in its last ten seconds at most since the onset, requests that
-    /// have waited for a second among the bad ones; and when the first of it arrived.
+    /// Stable's share of the same, in at most its last ten seconds since the onset, with requests
+    /// that have waited for a second as bad ones; and the arrival of the first bad one.
     pub fn of_stable(&self, decided: &Decided, now: Duration) -> (Share, Option<Duration>) {
         let (by, route) = (decided.by, decided.route);
         let from = decided.onset.as_secs().max(now.as_secs().saturating_sub(NOW as u64 - 1));

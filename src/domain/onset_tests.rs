@@ -1,4 +1,4 @@
-//! The counts that decided: where they begin, and of what they are.
+//! The counts behind a decision: their begin and their groups.
 
 use super::*;
 use crate::domain::engine::Request;
@@ -34,7 +34,7 @@ impl Stream {
         self.tell(request, what, 10);
     }
 
-    /// Each 10 ms a request of stable, each 50 ms one of new on servers 1 and 2, all well.
+    /// A request of stable each 10 ms, one of new each 50 ms on servers 1 and 2, all good.
     fn calm(&mut self, from_ms: u64, to_ms: u64) {
         for at in (from_ms..to_ms).step_by(10) {
             self.one(at, Arm::Stable, 0, What::Answered);
@@ -81,7 +81,7 @@ fn ordinary_failures_before_are_not_its_beginning() {
     assert!((0.015..0.025).contains(&of.stable_usual), "{of:?}");
 }
 
-/// 4% of both, and a ceiling of 2%: what stable shows, too, is over the ceiling from the beginning.
+/// 4% of both, and a ceiling of 2%: the onset is the beginning, though stable shows the same.
 #[test]
 fn a_ceiling_is_held_against_itself() {
     let mut s = Stream::default();
@@ -157,14 +157,14 @@ fn stable_shows_the_same_where_half_of_it_or_far_more_than_its_usual_is_seen() {
     let of = s.onsets.decided(ERRORS, None, None, ms(61_000)).unwrap();
     let shows = |s: &Stream, now| of.is_shown_by(&s.onsets.of_stable(&of, ms(now)).0);
     assert!(!shows(&s, 61_000));
-    // 10% of stable: far above its usual, which is nothing.
+    // 10% of stable: far above its usual share, which is 0.
     for at in (61_000..63_000).step_by(10) {
         let fails = at % 100 == 40;
         s.one(at, Arm::Stable, 0, if fails { What::Failed } else { What::Answered });
     }
     assert!(shows(&s, 63_000));
     assert_eq!(s.onsets.of_stable(&of, ms(63_000)).1, Some(ms(61_040)));
-    // What it did before the onset does not count.
+    // Failures before the onset do not count.
     let mut s = Stream::default();
     (0..59_000).step_by(10).for_each(|at| s.one(at, Arm::Stable, 0, What::Failed));
     (60_000..61_000).step_by(10).for_each(|at| s.one(at, Arm::Stable, 0, What::Answered));

@@ -1,7 +1,7 @@
-//! How an exchange ended, and whom to blame.
+//! How an exchange ended, and who is to blame.
 //!
-//! Invariant: only what the upstream did counts against its arm. What the client did and what the
-//! proxy did never does, otherwise any client could cause a rollback.
+//! Invariant: only actions of the upstream count against its arm.
+//! Actions of the client or of the proxy never do, otherwise any client could cause a rollback.
 
 /// How one exchange ended. The labels are those of `grayling_requests_total{outcome}`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -17,7 +17,7 @@ pub enum Outcome {
     ConnectError,
     /// No head within `response_timeout`, a stall in the body, or the whole exchange too long.
     Timeout,
-    /// The connection broke before a response head was complete, or what came was no HTTP.
+    /// The connection broke before a response head was complete, or the response was not HTTP.
     Reset,
     /// The response body ended early, although the head may have said 200.
     Truncated,

@@ -1,10 +1,10 @@
-//! The Plan: what a config file means, after every fault has been reported. Inner code holds only
-//! this.
+//! The plan: the meaning of a config file after all checks.
+//! Inner code holds only this.
 //!
-//! Invariants, kept by `config::check`, the only maker: every index points into its vector; every
-//! name is unique; paths of routes start with `/` and do not end with one (but for `/` itself);
-//! durations and sizes are within their documented bounds; relative file names have been made
-//! absolute against the config file's folder.
+//! Invariants, kept by `config::check`, the only constructor: every index is valid in its vector;
+//! every name is unique; route paths start with `/` and do not end with one (except `/` itself);
+//! durations and sizes are within their documented bounds; relative file names are absolute, based
+//! on the config file's folder.
 
 use super::cohort::{Salt, Weight};
 use super::gate::Margins;
@@ -27,7 +27,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Plan {
     pub listen: Listen,
-    /// Iff [`Listen::https`] is there.
+    /// Present iff [`Listen::https`] is.
     pub tls: Option<Tls>,
     pub admin: Admin,
     pub identity: Identity,
@@ -48,32 +48,31 @@ pub struct Listen {
     pub http: SocketAddr,
     pub https: Option<SocketAddr>,
     pub admin: SocketAddr,
-    /// Data plane threads, each with a runtime, a listener socket, and pools of its own. 0: one per
-    /// core.
+    /// Data plane threads, each with its own runtime, listener socket and pools. 0: one per core.
     pub workers: usize,
-    /// Peers whose X-Forwarded-* and PROXY header are believed.
+    /// Peers whose X-Forwarded-* and PROXY header are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Those of `trusted_proxies` begin every connection with a PROXY header.
+    /// Connections from `trusted_proxies` begin with a PROXY header.
     pub proxy_protocol: bool,
     /// `x-grayling-arm` on responses.
     pub expose_arm: bool,
 }
 
-/// What the https listener shows to clients, and asks of them.
+/// Certificates of the https listener, and its requirements for clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// Clients must show a certificate that this signed.
+    /// Clients must present a certificate signed by this CA.
     pub client_ca: Option<PathBuf>,
-    /// When the certificate holds, in seconds since 1970; and when it was looked at.
+    /// The certificate's validity, in seconds since 1970; and the time of the check.
     pub not_before_s: u64,
     pub not_after_s: u64,
     pub checked_at_s: u64,
     pub server: Built<rustls::ServerConfig>,
 }
 
-/// What was made of files, and a digest of what stood in them: alike iff the files were.
+/// A value built from files, with a digest of their contents: equal iff the files are.
 pub struct Built<T> {
     pub config: Arc<T>,
     pub digest: [u8; 32],
@@ -103,17 +102,17 @@ impl<T> std::fmt::Debug for Built<T> {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Of the token file; none: no file is named.
+    /// From the token file; `None`: no file is configured.
     pub tokens: Option<Tokens>,
     /// Host values accepted besides IP literals and localhost; lower case, without port.
     pub hosts: Vec<String>,
-    /// Without a token file, changes from loopback are taken.
+    /// Without a token file, changes from loopback are accepted.
     pub local_changes: bool,
 }
 
 impl Listen {
-    /// How many there are to be now. Asked once a process: the cores that a process may use can
-    /// change.
+    /// The number of workers.
+    /// Call it once per process: the available cores can change.
     pub fn workers(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(256),
@@ -121,13 +120,13 @@ impl Listen {
         }
     }
 
-    /// Is this a proxy in front, whose word on whom it speaks for is taken?
+    /// Is this a trusted proxy, whose statement about the client's address is accepted?
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }
 
-/// Where the user id comes from; the first source that yields one wins.
+/// Sources of the user id; the first one with a result wins.
 #[derive(Debug)]
 pub struct Identity {
     pub from: Vec<IdentitySource>,
@@ -143,11 +142,11 @@ pub enum IdentitySource {
     Query(String),
     Path(PathPattern),
     Jwt(JwtSource),
-    /// Of the certificate that the client has shown (mutual TLS).
+    /// From the client's certificate (mutual TLS).
     ClientCert(CertificateName),
 }
 
-/// Which name of a certificate.
+/// The name to take from a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CertificateName {
     #[default]
@@ -174,7 +173,7 @@ pub struct JwtSource {
 pub enum JwtTrust {
     /// Keys of a JWKS file (RFC 7517), with their ids where they have one.
     Keys { file: PathBuf, keys: Vec<JwtKey> },
-    /// The config said in as many words that an earlier hop has verified the token.
+    /// The config states explicitly that an earlier hop has verified the token.
     Unverified,
 }
 
@@ -207,7 +206,7 @@ pub enum Normalise {
     Digits,
 }
 
-/// One user, one id: the form of `user_id` that is hashed. Doing it twice changes nothing more.
+/// The canonical form of `user_id`, which is hashed: one user, one id. Idempotent.
 pub fn normalise(mode: Normalise, user_id: &[u8]) -> Cow<'_, [u8]> {
     match mode {
         Normalise::None => Cow::Borrowed(user_id),
@@ -230,15 +229,15 @@ pub fn normalise(mode: Normalise, user_id: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Servers of one upstream: a request remembers which of them it has tried.
+/// The most servers of one upstream: a request records which of them it has tried.
 pub const SERVERS_MAX: usize = 256;
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: String,
-    /// At least one, at most [`SERVERS_MAX`]; no two alike.
+    /// At least one, at most [`SERVERS_MAX`]; no duplicates.
     pub servers: Vec<Server>,
-    /// Until a connection stands, or one of those busy comes free.
+    /// Until a connection is established, or a busy one becomes free.
     pub connect_timeout: Duration,
     /// Until the response head.
     pub response_timeout: Duration,
@@ -254,32 +253,32 @@ pub struct Upstream {
     pub connections_max: usize,
     pub requests_in_flight_max: usize,
     pub transport: Transport,
-    /// There iff its servers are probed.
+    /// Present iff its servers are probed.
     pub health: Option<Health>,
-    /// Where its servers tell what they use up.
+    /// The metrics pages of its servers, for resource readings.
     pub scrapes: Vec<Page>,
 }
 
-/// Metrics of something, over HTTP.
+/// A metrics page, over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub address: Address,
-    /// There iff it is `https`.
+    /// Present iff it is `https`.
     pub tls: Option<Built<rustls::ClientConfig>>,
 }
 
-/// What each server is asked, to be known as well.
+/// Active health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     pub path: http::uri::PathAndQuery,
     pub interval: Duration,
 }
 
-/// How the servers of an upstream are spoken to.
+/// The transport settings for the servers of an upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
     pub protocol: Protocol,
-    /// For those that are `https`; there iff one is.
+    /// For the `https` servers; present iff there is one.
     pub tls: Option<Built<rustls::ClientConfig>>,
 }
 
@@ -305,7 +304,7 @@ impl Scheme {
     }
 }
 
-/// `http://host:port` of the config, taken apart.
+/// `http://host:port` of the config, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
     pub scheme: Scheme,
@@ -326,7 +325,7 @@ impl std::fmt::Display for Server {
 }
 
 impl Server {
-    /// The same program, however it is spoken to.
+    /// The same host and port, with any scheme.
     pub fn same_place(&self, other: &Server) -> bool {
         self.host == other.host && self.port == other.port
     }
@@ -341,39 +340,40 @@ pub struct Release {
     pub salt_text: String,
     pub salt: Salt,
     pub attempt: u64,
-    /// As set by hand; with waves, that of the last one: the most that this file may ever put in
-    /// force.
+    /// The weight set by hand.
+    /// With waves, that of the last one: the maximum that this file can bring into force.
     pub weight: Weight,
     /// The most that a reload may raise the weight by.
     pub step_max: Weight,
-    /// So much of 100% stays on stable until the release is complete.
+    /// The part of 100% that stays on stable until the release is complete.
     pub holdback: Weight,
-    /// After the release is complete, alarms go on for so long.
+    /// How long alarms stay active after the release is complete.
     pub soak: Duration,
-    /// In `new` whatever the weight, unless tripped or excluded. With waves: each from the wave on
-    /// that it joins in, in that order.
+    /// In `new` at any weight, unless tripped or excluded.
+    /// With waves, in the order of joining: each from its wave on.
     pub segments: Vec<Arc<Segment>>,
     /// Empty: the weight is set by hand.
     pub waves: Vec<Wave>,
-    /// When waves may open by themselves.
+    /// The hours in which gates may open waves.
     pub open_hours: Option<OpenHours>,
-    /// Names of its routes that are gated each for itself; at most as many as are judged apart.
+    /// Names of its routes with separate gates; at most as many as are judged separately.
     pub critical: Vec<String>,
     /// Never in `new`.
     pub excluded: Vec<Arc<Segment>>,
     pub on_unreachable: OnUnreachable,
     pub on_anomaly: OnAnomaly,
     pub on_both_bad: OnAnomaly,
-    /// Slowness of `new` is no evidence for so long after a raise, and of a server after its start.
+    /// Slowness of `new` is no evidence for this long after a raise, and of a server after its
+    /// start.
     pub warm_up: Duration,
-    /// The servers of this file are the builds that were there before: they have only moved.
+    /// The servers of this file run the previous builds: they have only moved.
     pub same_version: bool,
-    /// What counts as a failure of an arm, beside time-outs, resets, truncations.
+    /// The failures of an arm, beside time-outs, resets, truncations.
     pub outcome: success::Rules,
     pub watchdog: Watchdog,
-    /// What of the two versions' resources is watched.
+    /// The watched resources of the two versions.
     pub resources: Vec<Resource>,
-    /// From the beginning of a reading to that of the next.
+    /// From the start of a reading to the start of the next.
     pub resource_interval: Duration,
 }
 
@@ -388,21 +388,21 @@ pub struct Resource {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ResourceSource {
-    /// Of each server's own metrics: [`Upstream::scrapes`] of both arms.
+    /// From each server's own metrics: [`Upstream::scrapes`] of both arms.
     Scraped(Expression),
-    /// A Prometheus server is asked, in PromQL.
+    /// From a Prometheus server, by PromQL queries.
     Asked { prometheus: Page, new: String, stable: String },
 }
 
-/// What happens to a request of `new` when no connection to it can be made and nothing was sent.
+/// The handling of a request of `new` when no connection can be made and nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnUnreachable {
     /// It goes to stable, once.
     #[default]
     Stable,
-    /// Only GET and HEAD do.
+    /// Only GET and HEAD go to stable.
     Reads,
-    /// None does: 502.
+    /// No request goes to stable: 502.
     Error,
 }
 
@@ -417,30 +417,30 @@ pub enum OnAnomaly {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Watchdog {
     pub enabled: bool,
-    /// Chance of flipping a release that is not worse, per wave (here: per weight set by hand).
+    /// Probability of a trip for a release that is not worse, per wave (or per weight set by hand).
     pub alpha: f64,
     /// Share of failures of `new` over the last minute, `0.0 ..= 1.0`.
     pub errors_max: f64,
     pub latency_p99_max: Duration,
-    /// The file states these two; a default is set aside where it does not fit the service.
+    /// The file sets these two; a default is set aside where it does not fit the service.
     pub stated: [bool; 2],
     pub mode: WatchdogMode,
     /// `new` may be slower than stable by this share, `0.0 ..= 1.0`; beyond it, and beyond chance,
-    /// it flips.
+    /// it trips.
     pub latency_tolerance: f64,
-    /// Likewise: beyond it the watchdog says so, and nothing more.
+    /// Likewise: beyond it the watchdog only reports.
     pub latency_notice: f64,
-    /// The worst that `new` may be and still be promoted.
+    /// The worst difference at which `new` is still promoted.
     pub margins: Margins,
-    /// Quicker answers count as this quick: differences below it are none.
+    /// Quicker answers count as this quick: smaller differences are ignored.
     pub latency_floor: Duration,
-    /// Routes are judged apart as well as together; critical ones always are.
+    /// Routes are also judged separately; critical ones always are.
     pub by_route: bool,
-    /// Waves hold while a late slowdown by more than the margin of latency would not be seen.
+    /// Waves hold while a late slowdown beyond the latency margin would go undetected.
     pub hold_when_blind: bool,
-    /// More users failed by `new` than this: out, whatever the rate. 0: no limit.
+    /// More failed users than this cause a trip at any rate. 0: no limit.
     pub harm_users_max: u64,
-    /// The length of a slot, and the pause between two looks.
+    /// The length of a slot, and the interval of looks.
     pub tick: Duration,
 }
 
@@ -448,7 +448,7 @@ pub struct Watchdog {
 pub enum WatchdogMode {
     #[default]
     Enforce,
-    /// Says what it would do, and does nothing.
+    /// Only reports its decisions.
     Report,
 }
 
@@ -484,12 +484,12 @@ pub struct Limits {
     pub body_idle_timeout: Duration,
     /// Between two requests of a connection.
     pub keepalive_timeout: Duration,
-    /// For requests in flight, and for WebSockets, after TERM.
+    /// Time limit after TERM for requests in flight, and for WebSockets.
     pub drain: Duration,
-    /// How long a write whose client has left may wait for its response head; `None`: as long as
-    /// the upstream's `response_timeout`.
+    /// How long a write whose client has left may wait for its response head; `None`: the
+    /// upstream's `response_timeout`.
     pub abandoned_max: Option<Duration>,
-    /// For streams and WebSockets of a release's `new`, from when it is held at 0%.
+    /// For streams and WebSockets of a release's `new`, from the start of a hold at 0%.
     pub stream_grace: Duration,
 }
 
@@ -501,7 +501,7 @@ pub struct State {
     pub failed_users: FailedUsers,
 }
 
-/// How the users whom `new` has failed are listed.
+/// How the list of failed users identifies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FailedUsers {
     /// By a hash under the key of the log; without a key they are only counted.
@@ -511,7 +511,7 @@ pub enum FailedUsers {
     Off,
 }
 
-/// The state directory cannot be read or written at start.
+/// The action when the state directory cannot be read or written at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnStateFailure {
     /// Every release at 0%.
@@ -521,7 +521,7 @@ pub enum OnStateFailure {
     Refuse,
 }
 
-/// There is no state file and no ledger: nothing is known of earlier trips.
+/// The action when there is no state file and no ledger: earlier trips are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenEmpty {
     Start,
@@ -533,50 +533,50 @@ pub enum WhenEmpty {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
     pub format: LogFormat,
-    /// Share of users whose ordinary requests are written.
+    /// Share of users whose ordinary requests are logged.
     pub sample: Weight,
-    /// A request that took longer is always written.
+    /// A slower request is always logged.
     pub slow: Duration,
-    /// Key for the hash under which user ids are written; `None`: ids are left out.
+    /// Key for the hash of user ids in the log; `None`: ids are left out.
     pub user_key: Option<Vec<u8>>,
 }
 
-/// How much is counted and shown as metrics.
+/// The extent of counting and of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Detail {
     #[default]
     Full,
-    /// What decides, and what the alerts need; the rest is neither shown nor, where only metrics
-    /// need it, counted.
+    /// Only the metrics behind decisions and alerts; the rest is not exposed, and not counted if
+    /// only metrics need it.
     Deciding,
 }
 
-/// Where spans of requests go.
+/// The destination of spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traces {
     pub address: Address,
-    /// There iff the address is https.
+    /// Present iff the address is https.
     pub tls: Option<Built<rustls::ClientConfig>>,
     /// Share of users whose requests are traced.
     pub sample: Weight,
 }
 
-/// Who is told of what needs a person.
+/// A receiver of alerts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Receiver {
     /// Label in metrics and logs.
     pub name: String,
     pub kind: ReceiverKind,
     pub address: Address,
-    /// There iff the address is https.
+    /// Present iff the address is https.
     pub tls: Option<Built<rustls::ClientConfig>>,
-    /// A wave that is held for longer is told.
+    /// A wave held for longer raises an alert.
     pub stuck_after: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq)]
 pub enum ReceiverKind {
-    /// Told again, so often, while an alert stands.
+    /// Repeated at this interval while an alert stands.
     Alertmanager {
         repeat: Duration,
     },
@@ -587,13 +587,13 @@ pub enum ReceiverKind {
     },
 }
 
-/// Where alerts and spans are posted to, and metrics come from.
+/// The address for alerts, spans and metrics.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
     pub scheme: Scheme,
     pub host: String,
     pub port: u16,
-    /// With query. May be a secret: shown nowhere.
+    /// With query. May be a secret: never displayed.
     pub path: String,
 }
 
@@ -624,8 +624,8 @@ pub enum LogFormat {
 }
 
 impl Plan {
-    /// Takes over what stays the same: clients may resume their TLS sessions after a reload that
-    /// had nothing to do with them.
+    /// Reuses unchanged parts: clients may resume their TLS sessions after a reload that did not
+    /// change TLS.
     pub fn inherit(&mut self, before: &Plan) {
         if let (Some(tls), Some(old)) = (&mut self.tls, &before.tls)
             && tls.server == old.server
@@ -649,12 +649,12 @@ impl Release {
         }
     }
 
-    /// As the file has it; `None`: it has waves.
+    /// The weight in the file; `None`: it has waves.
     pub fn weight_by_hand(&self) -> Option<Weight> {
         self.waves.is_empty().then_some(self.weight)
     }
 
-    /// `host:port` of every server of `new`: what a trip remembers.
+    /// `host:port` of every server of `new`, as a trip records them.
     pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
         servers(plan, self.new)
     }

@@ -1,8 +1,7 @@
-//! A hasher for maps whose keys nobody outside can choose: those of the config, and numbers of our
-//! own.
+//! A hasher for maps with keys that no client can choose: config names, and internal numbers.
 //!
-//! Invariant: not for keys of requests. It has no secret, so whoever chooses keys could make them
-//! collide.
+//! Invariant: not for keys from requests.
+//! It has no secret, so a client that chooses keys could make them collide.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64_with_seed;

@@ -1,19 +1,19 @@
-//! Why a connection of a proxy in front is closed before its first request: its PROXY header.
+//! Why a connection from a trusted proxy is closed before its first request: its PROXY header.
 //!
-//! Invariant: the causes are few and named here, so that they can be counted by cause for as long
-//! as the process lives.
+//! Invariant: the causes are few and fixed, so that they can be counted by cause for the life of
+//! the process.
 
-/// Why a connection has no header that could be believed.
+/// Why a connection has no acceptable header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It begins with something else.
+    /// It begins with other data.
     Absent,
     Malformed,
-    /// No end of its line, or a length beyond what is taken.
+    /// No end of its line, or a length beyond the limit.
     TooLong,
     /// The connection ended first.
     Cut,
-    /// It was not whole in time.
+    /// It was not complete in time.
     Slow,
 }
 

@@ -1,23 +1,24 @@
-//! What is remembered of a release beside its file, and what that does to its weight.
+//! The state of a release beside its file, and its effect on the weight.
 //!
 //! A pure state machine: `step(memory, input) → memory`, and `force(memory, file, circumstances) →
-//! what is in force`. When the next wave may open is [`climb`]'s; here stands what an opening, and
-//! everything else, does to what is remembered.
+//! what is in force`.
+//! [`climb`] decides when the next wave may open; this file applies an opening, and every other
+//! input, to the memory.
 //!
 //! Invariants (each has a test that tries to break it):
-//! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it. Not a reload,
-//!   a restart, or an older attempt.
-//! * A resume ends the one thing that it names, and nothing else.
-//! * What is in force is never above the file's weight, or the plan's present wave.
-//! * Waves open one at a time, in their order; none while something holds the release.
+//! * A trip is a latch: only `Resume` of the rollback and a higher attempt clear it.
+//!   A reload, a restart, or an older attempt does not.
+//! * A resume ends the hold that it names, and no other.
+//! * The weight in force is never above the file's weight, or the plan's current wave.
+//! * Waves open one at a time, in their order; none while the release is held.
 //! * In a maintenance no wave opens, and none begins over a trip.
-//! * An attempt lower than one that was seen is held at 0%: a reverted file must not bring back a
+//! * An attempt lower than the highest seen is held at 0%: a reverted file must not bring back a
 //!   build.
-//! * What `holdback` keeps on stable stays there until the plan is fulfilled; for a weight set by
-//!   hand, until the file says otherwise.
-//! * A freeze holds the weight at most where it was; it never raises it.
-//! * Another version ([`version`]) begins at 0%, with fresh evidence: it has no share in what the
-//!   version before has earned.
+//! * Users that `holdback` keeps on stable stay there until the plan is finished; for a weight set
+//!   by hand, until the file changes.
+//! * A freeze limits the weight to its value at that time; it never raises it.
+//! * Another version ([`version`]) begins at 0%, with new evidence: the weight that the previous
+//!   version earned does not apply to it.
 
 pub mod climb;
 mod progress;
@@ -31,7 +32,7 @@ use super::wave::{Course, Reach, Wave};
 pub use progress::Progress;
 use version::{VersionChange, Versions};
 
-/// What survives a restart, of one release.
+/// The memory of one release, which survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Memory {
     /// The highest attempt seen.
@@ -40,23 +41,23 @@ pub struct Memory {
     pub freeze: Option<Freeze>,
     /// Held at 0% until a person ends the hold.
     pub awaits: Option<Awaits>,
-    /// The present wave; `None` before the first one, and for a weight set by hand.
+    /// The current wave; `None` before the first one, and for a weight set by hand.
     pub progress: Option<Progress>,
     pub pause: Option<Pause>,
-    /// Ceilings only report, and waves hold. It is about what surrounds the release, so that
-    /// another attempt or version does not end it.
+    /// Ceilings only report, and waves hold.
+    /// It concerns the environment of the release, so another attempt or version does not end it.
     pub maintenance: Option<Maintenance>,
-    /// The servers behind both arms, as the file had them last.
+    /// The servers behind both arms in the last file.
     pub versions: Versions,
-    /// Number of the present stage: another one whenever a bake begins anew, so that no saved bake
-    /// is taken for another's. The writer gives it; 0: not yet.
+    /// Number of the current stage: it changes whenever a bake starts again, so that no saved bake
+    /// is used for another stage. The writer sets it; 0: not yet.
     pub stage: u64,
     /// Since when it is complete, in milliseconds since the Unix epoch; `None`: it is not.
     pub complete_since_ms: Option<i64>,
 }
 
 impl Memory {
-    /// What holds the release now, and a person may end.
+    /// The current holds that a person may end.
     pub fn ends(&self) -> Vec<HoldKind> {
         let holds = |ends: &HoldKind| match ends {
             HoldKind::Rollback => self.trip.is_some(),
@@ -67,8 +68,7 @@ impl Memory {
         HoldKind::ALL.into_iter().filter(holds).collect()
     }
 
-    /// Gives everything that was decided since the last call the number of the ledger entry that
-    /// records it.
+    /// Sets the number of the ledger entry on every decision since the last call.
     pub fn number(&mut self, entry: u64) {
         let decided = [
             self.trip.as_mut().map(|t| &mut t.entry),
@@ -80,12 +80,12 @@ impl Memory {
         decided.into_iter().flatten().filter(|number| **number == 0).for_each(|number| *number = entry);
     }
 
-    /// Index of the present wave.
+    /// Index of the current wave.
     pub fn present(&self, waves: &[Wave]) -> Option<usize> {
         self.progress.as_ref()?.place(waves)
     }
 
-    /// What the file gives at this point of its plan.
+    /// The reach that the file gives at this point of its plan.
     pub fn reach(&self, course: Course<'_>) -> Reach {
         match course {
             Course::ByHand(reach) => reach,
@@ -96,7 +96,7 @@ impl Memory {
         }
     }
 
-    /// Notes when the release became complete, or that it is not.
+    /// Records when the release became complete, or that it is not.
     pub fn note_complete(&mut self, state: State, at_ms: i64) {
         self.complete_since_ms = match state {
             State::Complete => self.complete_since_ms.or(Some(at_ms)),
@@ -104,13 +104,13 @@ impl Memory {
         };
     }
 
-    /// Does anything hold the release that only a person lifts?
+    /// Is there a hold that only a person lifts?
     fn is_held(&self) -> bool {
         self.trip.is_some() || self.freeze.is_some() || self.awaits.is_some()
     }
 }
 
-/// A person holds the waves where they are.
+/// A person holds the waves at their position.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pause {
     pub at_ms: i64,
@@ -127,13 +127,13 @@ pub enum Awaits {
     NoMemory,
     /// The state could not be read or written at start.
     StateLost,
-    /// A stop file held every release. Its removal alone lets nobody in.
+    /// A stop file held every release. Its removal alone lets no user in.
     StopFile,
-    /// Another version is behind `new`, and nobody has chosen a weight for it yet.
+    /// Another version is behind `new`, and no person has chosen a weight for it yet.
     NewVersion,
 }
 
-/// One thing that a person's `resume` ends.
+/// A hold that a person's `resume` ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HoldKind {
     Rollback,
@@ -179,33 +179,33 @@ pub struct Trip {
     pub onset_to_trip_ms: Option<u64>,
     /// Since when stable shows the same, if it did soon after a trip on little evidence.
     pub stable_same_at_ms: Option<i64>,
-    /// The servers of `new` at that time. No other release or route may send users to them while
-    /// the trip stands.
+    /// The servers of `new` at that time.
+    /// No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
-    /// What else led users to those servers then: it is let be.
+    /// Other claims on those servers at that time: they are allowed.
     pub others: Vec<Other>,
     /// Number of the ledger entry that records it; 0: not recorded yet.
     pub entry: u64,
 }
 
-/// A way by which users came to the servers of a tripped `new` beside it, as it was then.
+/// Another path by which users reached the servers of a tripped `new`, as of the trip.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Other {
-    /// What it is, and of which users.
+    /// A description of the claim, and of its users.
     pub claim: String,
-    /// What its routes match.
+    /// The match conditions of its routes.
     pub routes: Vec<String>,
     pub weight: Weight,
 }
 
-/// The weight is held where it was, for a person to decide.
+/// The weight is held at its value, for a person to decide.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Freeze {
     pub cause: Cause,
     pub at_ms: i64,
     pub actor: String,
     pub detail: String,
-    /// In force at most, while frozen.
+    /// The maximum in force while frozen.
     pub weight: Weight,
     /// Number of the ledger entry that records it; 0: not recorded yet.
     pub entry: u64,
@@ -213,14 +213,14 @@ pub struct Freeze {
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input<'a> {
-    /// A file was applied. `standing`: what was in force before it, where that is known.
+    /// A file was applied. `standing`: the reach in force before it, if known.
     Configure {
         attempt: u64,
         course: Course<'a>,
         standing: Reach,
         versions: Versions,
         change: VersionChange,
-        /// The weight that the file sets by hand differs from the one before.
+        /// The weight that the file sets by hand differs from the previous one.
         weight_edited: bool,
     },
     Trip(Trip),
@@ -229,17 +229,17 @@ pub enum Input<'a> {
     Stop {
         course: Course<'a>,
     },
-    /// A person ends one thing that holds the release. `at`: the wave in which it goes on after a
-    /// rollback; `None`: where it stands.
+    /// A person ends one hold of the release.
+    /// `at`: the wave in which it continues after a rollback; `None`: the current one.
     Resume {
         ends: HoldKind,
         at: Option<&'a Wave>,
     },
     Pause(Pause),
-    /// A maintenance begins, or goes on for longer.
+    /// A maintenance begins, or is extended.
     Maintain(Maintenance),
     EndMaintenance,
-    /// Soon after the trip stable shows the same, since this time.
+    /// Stable shows the same since this time, soon after the trip.
     StableSame {
         at_ms: i64,
     },
@@ -248,7 +248,7 @@ pub enum Input<'a> {
         waves: &'a [Wave],
         opener: Opener,
     },
-    /// The last wave has proved itself: what was held back moves to `new`, too.
+    /// The last wave passed its gates: the users held back move to `new`, too.
     Finish {
         waves: &'a [Wave],
     },
@@ -256,21 +256,21 @@ pub enum Input<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opener {
-    /// Every gate of the wave before passed.
+    /// Every gate of the previous wave passed.
     Gates,
-    /// A person, whatever the gates say.
+    /// A person, against any verdict of the gates.
     Person,
 }
 
-/// What an input did.
+/// The effect of an input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
     Unchanged,
     /// First seen.
     Met,
-    /// A new attempt: whatever held the old one is over, evidence starts afresh.
+    /// A new attempt: all holds of the old one end, and new evidence begins.
     Rearmed,
-    /// Another version begins, within the same attempt: evidence starts afresh.
+    /// Another version begins, within the same attempt: new evidence begins.
     VersionBegun,
     Tripped,
     Frozen,
@@ -297,7 +297,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
             let attempt = memory.attempt.max(attempt);
             let (trip, mut freeze) = (memory.trip.clone(), memory.freeze.clone());
-            // It begins at 0%, and a freeze that stands never raises that.
+            // It begins at 0%, and a standing freeze never raises that.
             freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
             let awaits = change.holds(course).or(memory.awaits);
             let maintenance = memory.maintenance.clone();
@@ -307,7 +307,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
         Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {
             let what = if memory.attempt == 0 { Step::Met } else { Step::Unchanged };
             next.attempt = next.attempt.max(attempt);
-            // The same build on other servers: a trip is for those, too.
+            // The same build on other servers: the trip covers those, too.
             if let Some(trip) = &mut next.trip {
                 let moved = versions.new.iter().filter(|server| !memory.versions.new.contains(server));
                 trip.servers.extend(moved.cloned());
@@ -316,14 +316,14 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             }
             next.versions = versions;
             next.progress = Progress::under(memory.progress.as_ref(), course, standing);
-            // A person has chosen a weight for the version that waited for one.
+            // A person has chosen a weight for the waiting version.
             if weight_edited && next.awaits == Some(Awaits::NewVersion) {
                 next.awaits = None;
             }
             if let Course::ByHand(_) = course {
                 next.pause = None;
             }
-            // Frozen: a lower weight is obeyed, and then nothing raises it again.
+            // Frozen: a lower weight takes effect, and nothing raises it again.
             let weight = next.reach(course).weight;
             if let Some(freeze) = &mut next.freeze {
                 freeze.weight = freeze.weight.min(weight);
@@ -347,8 +347,8 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             (next, Step::Frozen)
         }
         Input::Stop { course } => {
-            // Also under a trip: whoever lifts that while the file is there lets nobody in by its
-            // removal.
+            // Also during a trip: if that is lifted while the file exists, removing the file must
+            // let no user in.
             if course != Course::ByHand(Reach::NOBODY) {
                 next.awaits.get_or_insert(Awaits::StopFile);
             }
@@ -365,7 +365,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
                     next.trip = None;
                     if let (Some(progress), Some(wave)) = (&mut next.progress, at) {
                         *progress = Progress::entering(wave);
-                        // A freeze that stands beside it never raises the weight.
+                        // A freeze that also stands never raises the weight.
                         if let Some(freeze) = &mut next.freeze {
                             freeze.weight = freeze.weight.min(wave.until_complete.weight);
                         }
@@ -420,7 +420,7 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
     }
 }
 
-/// What the world outside the release says, that bears on its weight.
+/// Conditions outside the release that affect its weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Circumstances {
     /// `grayling.stop` exists.
@@ -436,7 +436,7 @@ pub enum Hold {
         seen: u64,
     },
     Awaits(Awaits),
-    /// Its `new` are the servers of another release's standing trip.
+    /// Its `new` has servers of another release's standing trip.
     Barred {
         by: String,
     },
@@ -454,7 +454,7 @@ impl Hold {
         }
     }
 
-    /// For people: what holds, and what they can do.
+    /// The hold and its remedy, for people.
     pub fn explain(&self, release: &str) -> String {
         match self {
             Hold::Tripped => format!(
@@ -495,7 +495,7 @@ impl Hold {
     }
 }
 
-/// What is in force for a release whose file gives `reach` and `attempt`; and why, if that is less.
+/// The force for a release whose file gives `reach` and `attempt`; and the hold, if that is less.
 pub fn force(memory: &Memory, reach: Reach, attempt: u64, now: Circumstances) -> (Force, Option<Hold>) {
     let held = if memory.trip.is_some() {
         Some(Hold::Tripped)
@@ -547,7 +547,7 @@ impl State {
         }
     }
 
-    /// The last that applies.
+    /// The last one that applies.
     pub fn of(memory: &Memory, course: Course<'_>, hold: Option<&Hold>, force: Force) -> State {
         let finished = match course {
             Course::ByHand(_) => force.weight() == Weight::FULL,

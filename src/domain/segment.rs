@@ -1,8 +1,9 @@
 //! Segments: named sets of users, by list, file, header or network; and the compact set that holds
 //! ten million ids.
 //!
-//! Invariant: membership by user id is a function of the id alone. Membership by header or network
-//! looks at the request, and is the one declared exception to "a user's arm is a function".
+//! Invariant: membership by user id is a function of the id alone.
+//! Membership by header or network depends on the request, and is the one declared exception to "a
+//! user's arm is a function".
 
 use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A user is in it if any of its sources says so.
+/// A user is a member if any of its sources matches.
 #[derive(Debug, Default)]
 pub struct Segment {
     pub name: String,
@@ -25,13 +26,13 @@ pub struct HeaderMatch {
     pub equals: Vec<u8>,
 }
 
-/// What is known of the one who asks.
+/// The data of a request that decide membership.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     /// After `normalise`; `None` if no source of the config yielded an id.
     pub user_id: Option<&'a [u8]>,
     pub headers: Option<&'a HeaderMap>,
-    /// The client's address: the peer's, or the one that a trusted proxy vouches for.
+    /// The client's address: the peer's, or the one given by a trusted proxy.
     pub address: Option<IpAddr>,
 }
 
@@ -51,8 +52,7 @@ impl Segment {
         self.holds_numbered(subject.user_id.map(UserSet::hash), subject)
     }
 
-    /// The same; `number`: [`UserSet::hash`] of the subject's id, for whoever asks several
-    /// segments.
+    /// The same; `number`: [`UserSet::hash`] of the subject's id, for checks of several segments.
     pub fn holds_numbered(&self, number: Option<u64>, subject: &Subject<'_>) -> bool {
         number.is_some_and(|number| self.users.contains_number(number))
             || self.header.as_ref().is_some_and(|wanted| {
@@ -64,11 +64,11 @@ impl Segment {
     }
 }
 
-/// A set of user ids, kept as sorted 64-bit hashes: 8.5 bytes an id at most, whatever their length.
+/// A set of user ids, kept as sorted 64-bit hashes: at most 8.5 bytes per id, for any id length.
 ///
-/// Two ids in ten million share a hash with a chance of 3 in a million; such a stranger would be
-/// taken for a member. Hashes are uniform, so their first bits say nearly where one is: a look-up
-/// reads one place of an index, and one of the hashes.
+/// The chance that two of ten million ids share a hash is 3 in a million; such an id would count as
+/// a member. Hashes are uniform, so their first bits give an approximate position: a lookup reads
+/// one place of an index, and one of the hashes.
 ///
 /// Cloning shares the ids.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -81,14 +81,14 @@ pub struct UserSet {
 struct Ids {
     /// Ascending.
     hashes: Box<[u64]>,
-    /// Of the hashes with the same first bits: where they begin; and last the number of all. Empty:
-    /// these are few.
+    /// Start positions of the hashes by their first bits, and last the total number.
+    /// Empty: the set is small.
     starts: Box<[u32]>,
-    /// Bits that are not the first ones.
+    /// Number of the remaining bits.
     shift: u32,
 }
 
-/// Hashes that share their first bits, about.
+/// The approximate number of hashes with the same first bits.
 const TOGETHER: usize = 16;
 
 impl Ids {
@@ -115,7 +115,7 @@ impl Ids {
                 &self.hashes[self.starts[place] as usize..self.starts[place + 1] as usize]
             }
         };
-        // Hashes are not as uniform as that only if somebody has made them so.
+        // Only a deliberate choice makes hashes less uniform than this.
         if near.len() > 4 * TOGETHER { near.binary_search(&hash).is_ok() } else { near.contains(&hash) }
     }
 }
@@ -129,7 +129,7 @@ impl UserSet {
         UserSet { ids: Arc::new(Ids::new(hashes)), fingerprint }
     }
 
-    /// Those of both.
+    /// The union of both sets.
     pub fn and(self, other: UserSet) -> UserSet {
         match (self.is_empty(), other.is_empty()) {
             (_, true) => self,
@@ -140,22 +140,22 @@ impl UserSet {
         }
     }
 
-    /// Holds on to the ids only as long as somebody else does.
+    /// A weak reference: does not keep the ids alive.
     pub fn downgrade(&self) -> WeakUserSet {
         WeakUserSet(Arc::downgrade(&self.ids), self.fingerprint)
     }
 
-    /// Tells two sets apart without comparing ten million ids.
+    /// Compares two sets without comparing ten million ids.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 
-    /// The number under which `user_id` (normalised) is kept.
+    /// The number under which `user_id` (normalised) is stored.
     pub fn hash(user_id: &[u8]) -> u64 {
         xxh3_64(user_id)
     }
 
-    /// The numbers under which its users are kept, in order.
+    /// The stored numbers of its users, in order.
     pub fn hashes(&self) -> &[u64] {
         &self.ids.hashes
     }
@@ -172,7 +172,7 @@ impl UserSet {
         self.contains_number(Self::hash(user_id))
     }
 
-    /// Of a user whose [`UserSet::hash`] this is.
+    /// Contains the user with this [`UserSet::hash`]?
     pub fn contains_number(&self, number: u64) -> bool {
         self.ids.contains(number)
     }

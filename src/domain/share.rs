@@ -1,7 +1,7 @@
-//! Measured shares as people read them: rounded, but what is less than all never reads as all, and
-//! what is more than nothing never as nothing.
+//! Formats measured shares for people: rounded, but less than 100% never shows as 100%, and more
+//! than 0% never as 0%.
 //!
-//! Invariants: pure and total; 100 and 0 themselves read as they are.
+//! Invariants: pure and total; exact 100 and 0 show as such.
 
 /// `5.05%`; `<0.01%` and `>99.99%` where rounding would hide a difference. `value` is in percent.
 pub fn percent(value: f64, decimals: usize) -> String {
@@ -17,8 +17,8 @@ pub fn percent(value: f64, decimals: usize) -> String {
     format!("{text}%")
 }
 
-/// The same as a number for machines: rounded to `decimals`, one step away from 0 and 100 unless it
-/// is them.
+/// The same as a number for machines: rounded to `decimals`, one step away from 0 and 100 unless
+/// exact.
 pub fn rounded(value: f64, decimals: i32) -> f64 {
     let scale = 10f64.powi(decimals);
     let nearest = (value * scale).round() / scale;
@@ -29,7 +29,7 @@ pub fn rounded(value: f64, decimals: i32) -> f64 {
     }
 }
 
-/// How far something is on its way, in whole percent: it has arrived at 100 alone.
+/// Progress in whole percent: 100 only when complete.
 pub fn progress(ratio: f64) -> String {
     match 100.0 * ratio {
         percent if percent > 0.0 && percent < 1.0 => "<1%".to_owned(),

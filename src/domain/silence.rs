@@ -1,8 +1,9 @@
-//! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and where
-//! there is no control.
+//! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and without a
+//! control.
 //!
-//! Owns the open requests of `new` in such a time. Invariants: pure; bounded by `OPEN_MAX` requests
-//! and `USERS_MAX` users, beyond which it follows the first ones.
+//! Owns the open requests of `new` in such a time.
+//! Invariants: pure; bounded by `OPEN_MAX` requests and `USERS_MAX` users, beyond which further
+//! ones are ignored.
 
 use super::decide::Arm;
 use super::engine::users::Unit;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 const OPEN_MAX: usize = 1 << 14;
 const USERS_MAX: usize = 1 << 14;
-/// Who waits longer than this, and longer than is usual, counts as waiting, and as waiting long.
+/// A user counts as waiting, and as waiting long, beyond these and beyond the usual time.
 const WAITS: Duration = Duration::from_secs(5);
 const WAITS_LONG: Duration = Duration::from_secs(10);
 
@@ -28,7 +29,7 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Follows events while `watches`; else forgets all.
+    /// Follows events while `watches`; otherwise resets.
     pub fn hear(&mut self, events: &[Event], watches: bool, now: Duration) {
         if !watches {
             if self.since.is_some() {
@@ -62,8 +63,7 @@ impl Silence {
         }
     }
 
-    /// `usual`: an answer that takes longer is late; `None`: it is not known, so that nobody waits
-    /// for longer than is usual.
+    /// `usual`: longer answers are late; `None`: unknown, so no user waits longer than usual.
     pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
         let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
         let mut waiting: HashSet<Unit> = HashSet::new();
@@ -120,8 +120,8 @@ mod tests {
         let answers: Vec<Event> = (0..18).map(|id| event(id, 100, What::Answered, 4)).collect();
         silence.hear(&answers, true, second(104));
         assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
-        // Others answer in time; of the users, a tenth waits for more than ten seconds, but they
-        // are two.
+        // Others are answered in time.
+        // A tenth of the users waits for more than ten seconds, but they are only two.
         assert_eq!(silence.look(second(111), Some(second(1))).say(), Say::Nothing);
         silence.hear(&[], false, second(112));
         assert_eq!(silence.look(second(112), Some(second(1))), Silent::default());

@@ -1,7 +1,7 @@
 //! Bad requests of both arms in the last minute, ten seconds and two seconds, by user.
 //!
-//! Owns what a ceiling is held against. Invariants: pure; one user counts as [`super::bad`] says,
-//! so no account crosses a ceiling alone; all spans end at the same moment.
+//! Owns the samples for ceilings. Invariants: pure; a user counts as defined in [`super::bad`], so
+//! no account crosses a ceiling alone; all spans end at the same moment.
 
 use super::bad::Bad;
 use super::ceiling::{RECENT, Sample, USERS_MIN, WINDOW};
@@ -11,7 +11,7 @@ use super::engine::users::Unit;
 use super::grounds::Crossing;
 use std::time::Duration;
 
-/// A precaution needs both arms to be bad in the very last seconds too.
+/// A precaution requires that both arms are bad in the very last seconds too.
 const CURRENT: Duration = Duration::from_secs(2);
 const MINUTE: usize = 0;
 const LAST: usize = 1;
@@ -38,7 +38,7 @@ impl Spans {
         self.bad.iter_mut().for_each(|span| span[arm.index()].was_bad(user));
     }
 
-    /// So many more were bad, of users like those that are known.
+    /// Adds `n` bad requests, with users distributed like the recorded ones.
     pub fn more_were_bad(&mut self, arm: Arm, n: u64) {
         self.bad.iter_mut().for_each(|span| span[arm.index()].more_were_bad(n));
     }
@@ -65,7 +65,7 @@ impl Spans {
         self.sample(LAST)
     }
 
-    /// What a ceiling is held against: nothing where too few users of `new` are concerned.
+    /// The samples for a ceiling: empty if too few users of `new` are affected.
     pub fn crossing(&self) -> Crossing {
         let enough = |span: usize| {
             let users = self.bad[span][Arm::New.index()].users();
@@ -75,38 +75,38 @@ impl Spans {
     }
 }
 
-/// Stable's own share of bad requests before anybody was in `new`.
+/// Stable's own share of bad requests before any user was in `new`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Before {
     requests: f64,
     bad: f64,
 }
 
-/// Requests of stable by which its own share is known.
+/// Requests of stable from which its own share is known.
 const KNOWN: f64 = 200.0;
-/// A default ceiling does not fit a service whose stable version has so much of it: it could say
-/// nothing but that both arms are bad ([`super::ceiling::NEAR`]).
+/// A default ceiling does not fit if stable's own share exceeds this part of it: the only possible
+/// result would be that both arms are bad ([`super::ceiling::NEAR`]).
 const FITS: f64 = super::ceiling::NEAR;
-/// One that the file states does not fit where stable exceeds it by half.
+/// A ceiling set in the file does not fit if stable exceeds it by half.
 const FITS_STATED: f64 = 1.5;
-/// A ceiling that the file states is then at so many times stable's own share.
+/// Such a ceiling is then raised to this multiple of stable's own share.
 const TIMES_OWN: f64 = 2.0;
-/// Each step of the slow average keeps so much of the earlier ones.
+/// The part of the slow average that each step keeps.
 const KEEPS: f64 = 0.999;
 
-/// What a ceiling is for this service.
+/// The ceiling adapted to this service.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fitted {
-    /// As the config has it.
+    /// As configured.
     AsGiven,
     /// Set aside: it is a default, and stable itself has this share of bad requests.
     SetAside { own: f64 },
-    /// Raised: the file states it, and stable itself has this share.
+    /// Raised: the file sets it, and stable itself has this share.
     Raised { own: f64, limit: f64 },
 }
 
 impl Before {
-    /// The last ten seconds of stable, at most once each of them.
+    /// Takes the last ten seconds of stable. Called at most once per ten seconds.
     pub fn learn(&mut self, last: Sample) {
         self.requests = self.requests * KEEPS + last.requests.stable as f64;
         self.bad = self.bad * KEEPS + last.bad.stable as f64;
@@ -120,12 +120,12 @@ impl Before {
         Before { requests, bad }
     }
 
-    /// Stable's own share of bad requests, if enough is known.
+    /// Stable's own share of bad requests, if known.
     pub fn own(&self) -> Option<f64> {
         (self.requests >= KNOWN).then(|| self.bad / self.requests)
     }
 
-    /// Does a ceiling of this share fit? `is_stated`: the file states it.
+    /// Does a ceiling of this share fit? `is_stated`: the file sets it.
     pub fn fit(&self, limit: f64, is_stated: bool) -> Fitted {
         let most = limit * if is_stated { FITS_STATED } else { FITS };
         match self.own().filter(|own| *own > most) {
@@ -137,7 +137,7 @@ impl Before {
 }
 
 impl Fitted {
-    /// The share that is too much; `None`: none is.
+    /// The limit in force; `None`: no limit.
     pub fn limit(self, given: f64) -> Option<f64> {
         match self {
             Fitted::AsGiven => Some(given),

@@ -1,13 +1,13 @@
-//! What a release calls a success: rules of the config over the status, a header, the gRPC status,
-//! and a code inside a JSON body.
+//! The definition of success for a release: config rules over the status, a header, the gRPC
+//! status, and a code inside a JSON body.
 //!
-//! "Transaction success" is what the business means, not what HTTP says: a billing system may
-//! answer 200 with a fault inside. What a rule calls a failure is an [`Outcome::ServerError`] of
-//! the arm.
+//! Success is a business term and not an HTTP status: a billing system may answer 200 with a fault
+//! inside.
+//! A failure by a rule is an [`Outcome::ServerError`] of the arm.
 //!
-//! Invariants: a body is read as it passes, never held up, and never kept beyond the rule's bound;
-//! what cannot be read (compressed, too long, no JSON, no such place in it) is no failure: silence
-//! of a rule blames nobody.
+//! Invariants: a body is read as it passes, never delayed, and never kept beyond the rule's bound.
+//! An unreadable body (compressed, too long, no JSON, no such path in it) is no failure: a rule
+//! without a result blames no one.
 
 use super::outcome::Outcome;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -35,7 +35,7 @@ impl Default for Rules {
 pub struct BodyRule {
     pub path: Vec<Step>,
     pub fails: Fails,
-    /// A longer body is not judged by it.
+    /// The rule does not apply to a longer body.
     pub bytes_max: usize,
 }
 
@@ -61,7 +61,7 @@ impl Fails {
 }
 
 impl Rules {
-    /// As far as the head says.
+    /// The outcome by the head alone.
     pub fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
         let code = status.as_u16();
         if self.status.iter().any(|(low, high)| (*low..=*high).contains(&code)) {
@@ -80,8 +80,8 @@ impl Rules {
         }
     }
 
-    /// What `grpc-status` says, if it is there: the statuses that blame the server, as gRPC's own
-    /// documents tell them from the caller's (grpc/doc/statuscodes.md).
+    /// The outcome by `grpc-status`, if present. The division into server faults and caller faults
+    /// follows gRPC's own documents (grpc/doc/statuscodes.md).
     pub fn of_grpc(&self, headers: &HeaderMap) -> Option<Outcome> {
         if !self.grpc {
             return None;
@@ -94,7 +94,7 @@ impl Rules {
             // ABORTED, OUT_OF_RANGE, UNAUTHENTICATED.
             3 | 5 | 6 | 7 | 9 | 10 | 11 | 16 => Outcome::ClientError,
             // UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE,
-            // DATA_LOSS, and what is unheard of.
+            // DATA_LOSS, and unknown codes.
             _ => Outcome::ServerError,
         })
     }

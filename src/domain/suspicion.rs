@@ -1,12 +1,12 @@
-//! Since when something speaks against `new` that does not suffice for a trip: E of one signal.
+//! Since when there is evidence against `new` that does not suffice for a trip: E of one signal.
 //!
-//! Invariants: pure; it begins when E of any signal has been [`E_MIN`] or more for [`LASTS`]
+//! Invariants: pure; it begins when E of any signal has been at least [`E_MIN`] for [`LASTS`]
 //! without a break, and ends when none has been for as long.
 
 use super::engine::SIGNALS;
 use std::time::Duration;
 
-/// E of a signal that is worth a person's look.
+/// E of a signal that merits attention.
 pub const E_MIN: f64 = 20.0;
 pub const LASTS: Duration = Duration::from_secs(60);
 
@@ -14,12 +14,12 @@ pub const LASTS: Duration = Duration::from_secs(60);
 pub struct Suspicion {
     /// Since when it stands.
     since: Option<Duration>,
-    /// Since when what is seen differs from that.
+    /// Since when the observation differs from that.
     differs: Option<Duration>,
 }
 
 impl Suspicion {
-    /// Takes the E of each signal at a look; answers since when it stands, if it does.
+    /// Takes the E of each signal at a look; returns since when the suspicion stands, if it does.
     pub fn look(&mut self, e: &[f64; SIGNALS], now: Duration) -> Option<Duration> {
         let is_so = e.iter().any(|e| *e >= E_MIN);
         if is_so == self.since.is_some() {
@@ -52,7 +52,7 @@ mod tests {
         // A break of less than a minute ends nothing.
         assert_eq!([look(90, 1.0), look(149, 1.0), look(150, 21.0), look(160, 1.0)], [Some(70); 4]);
         assert_eq!([look(219, 1.0), look(220, 1.0)], [Some(70), None]);
-        // Nor does one in the minute before let it begin.
+        // A break in the minute before prevents the begin, too.
         assert_eq!([look(230, 20.0), look(280, 1.0), look(290, 20.0), look(349, 20.0)], [None; 4]);
         assert_eq!(look(350, 20.0), Some(350));
     }

@@ -1,4 +1,4 @@
-//! The token file of `[admin] token_file`: its one parser, and what is kept of it.
+//! The token file of `[admin] token_file`: its one parser, and the tokens in memory.
 //!
 //! ```text
 //! # a comment
@@ -6,12 +6,13 @@
 //! ```
 //!
 //! `check`, the start and a reload all call [`Tokens::parse`], so a file that `check` refuses is
-//! never in force. The commands read their own `--token-file` with [`token_to_send`], which splits
-//! lines the same way.
+//! never in force.
+//! The commands read their own `--token-file` with [`token_to_send`], which splits lines the same
+//! way.
 //!
-//! Invariants: a file with one fault yields no tokens; a fault never contains a word of the file;
-//! tokens are kept and compared as SHA-256 digests, so the comparison takes the same time for every
-//! token of every length.
+//! Invariants: a file with one fault yields no tokens. The text of a fault contains no word of the
+//! file. Tokens are kept and compared as SHA-256 digests, so the comparison takes the same time for
+//! every token of any length.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -24,17 +25,17 @@ pub const NAME_CHARS_MAX: usize = 128;
 /// Every request that needs a token is compared with all of them.
 pub const TOKENS_MAX: usize = 1000;
 
-/// The actors that grayling itself writes into the ledger. A person must not look like one of them.
+/// The actors that grayling itself writes into the ledger. A token must not have such a name.
 const RESERVED: [&str; 6] = ["local", "watchdog", "waves", "file", "fuse", "proxy"];
 
 const LINE: &str = "write `NAME TOKEN`";
 const MAKE: &str = "make one with `openssl rand -hex 32`";
 
-/// Who may do what needs a token.
+/// The accepted tokens with the names of their owners.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Tokens(Vec<(String, [u8; 32])>);
 
-/// What is wrong with a line.
+/// The fault of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// From 1; 0: the file as a whole.
@@ -83,7 +84,7 @@ impl Tokens {
         if faults.is_empty() { Ok(tokens) } else { Err(faults) }
     }
 
-    /// The name that the token belongs to. Compares with every token, whichever fits.
+    /// The name that the token belongs to. Always compares with every token.
     pub fn name_of(&self, token: &[u8]) -> Option<&str> {
         let token = sha256(token);
         let mut found = None;
@@ -114,11 +115,11 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// The token that a command sends: of the first line that is no comment, which is `TOKEN` or `NAME
-/// TOKEN`.
+/// The token that a command sends: from the first line that is no comment, which is `TOKEN` or
+/// `NAME TOKEN`.
 ///
 /// # Errors
-/// What is wrong with that line.
+/// The fault of that line.
 pub fn token_to_send(bytes: &[u8]) -> Result<String, &'static str> {
     let text = std::str::from_utf8(without_bom(bytes)).map_err(|_| "it is not UTF-8 text")?;
     let first = lines(text).next().map(|(_, words)| words).unwrap_or_default();
@@ -131,15 +132,14 @@ pub fn token_to_send(bytes: &[u8]) -> Result<String, &'static str> {
     Ok(token.to_owned())
 }
 
-/// Editors on Windows write a byte order mark (U+FEFF) before the text. It is no part of what a
-/// file says.
+/// Removes a byte order mark (U+FEFF), which editors on Windows write before the text.
 pub fn without_bom(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
 }
 
 /// Number and words of each line that is neither blank nor a comment.
 fn lines(text: &str) -> impl Iterator<Item = (usize, Vec<&str>)> {
-    // A fourth word says no more than a third, and a line may be long.
+    // Three words suffice to find a fault, and a line may be long.
     let lines = text.split('\n').map(|line| line.split_ascii_whitespace().take(3).collect::<Vec<_>>());
     let lines = lines.enumerate().map(|(i, words)| (i + 1, words));
     lines.filter(|(_, words)| words.first().is_some_and(|word| !word.starts_with('#')))
@@ -155,7 +155,7 @@ fn fault_of_token(token: &str) -> Option<&'static str> {
 }
 
 fn fault_of_name(name: &str) -> Option<(&'static str, &'static str)> {
-    // White space, controls and what is invisible: two names that look alike must be one.
+    // White space, controls and invisible characters: two names that look alike must be equal.
     let unseen = |c: char| {
         c.is_whitespace()
             || c.is_control()
@@ -245,7 +245,7 @@ mod tests {
     proptest! {
         #![proptest_config(crate::mutate::cases(512))]
 
-        /// Against a reading of the file that knows no rule but "two words a line".
+        /// Compared with a simple reference parser: two words per line.
         #[test]
         fn an_accepted_file_lets_in_each_of_its_lines_and_nobody_else(bytes in crate::mutate::damaged(
             [format!("alice {A}\n# c\nbob {B}\n"), format!("\u{feff}ann {A}x\r\n\r\nben {B}y\r\n")],

@@ -1,13 +1,13 @@
-//! Is stable in trouble: does it do far worse than it usually does?
+//! Is stable in trouble, that is, far worse than usual?
 //!
-//! "Usually" is a slow average of its own share of bad requests, so a service with ordinary
-//! background errors is not in trouble, and neither is one with an account that retries: a user
-//! counts as [`super::bad`] says. Trouble needs [`USERS_MIN`] users, [`TIMES_USUAL`] times the
-//! usual share, and more than chance.
+//! "Usual" is a slow average of its own share of bad requests.
+//! So a service with ordinary background errors is not in trouble, and neither is one with an
+//! account that retries: a user counts as defined in [`super::bad`].
+//! Trouble needs [`USERS_MIN`] users, [`TIMES_USUAL`] times the usual share, and more than chance.
 //!
-//! Invariants: pure; `new` has no part in it; what is learnt while stable is in trouble moves the
-//! average by as much as the bound of trouble at most, so that an outage does not become usual
-//! within minutes, and a level that stays does within half an hour.
+//! Invariants: pure; `new` has no part in it. During trouble each sample moves the average by at
+//! most the bound of trouble. So an outage does not become usual within minutes, and a level that
+//! stays does within half an hour.
 
 use super::bad::Bad;
 use super::decide::Arm;
@@ -15,36 +15,36 @@ use super::engine::users::Unit;
 use super::engine::{Event, Final, SIGNALS, Signal, What};
 use std::time::Duration;
 
-/// Different users that stable must have failed in [`SPAN`].
+/// The least distinct users that stable must have failed in [`SPAN`].
 pub const USERS_MIN: u64 = 5;
-/// And so many times the usual share of its requests.
+/// The least multiple of the usual share of its requests.
 pub const TIMES_USUAL: f64 = 3.0;
-/// And more than what is usual by so many standard deviations.
+/// The least number of standard deviations above the usual.
 const BEYOND_CHANCE: f64 = 4.0;
-/// What counts as now.
+/// The span that counts as now.
 pub const SPAN: Duration = Duration::from_secs(10);
-/// Over which time the average forgets.
+/// The time constant of the average.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
-/// How often it learns.
+/// The interval of learning.
 const EVERY: Duration = Duration::from_secs(1);
-/// At first all is learnt as it comes.
+/// At first every sample is learnt without a bound.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// After a trouble, what came in it is still becoming final for so long, beyond the span by which
-/// its end is known; a longer deadline is cut.
+/// After a trouble, its requests become final during this time, beyond the span that detects its
+/// end; a longer deadline is cut.
 const AFTERMATH_MAX: Duration = Duration::from_secs(20);
 
-/// How stable fares beside how it usually does, by signal.
+/// Stable's performance compared with its usual one, by signal.
 #[derive(Clone, Debug, Default)]
 pub struct Stable {
     troubles: [Trouble; SIGNALS],
-    /// How long after its end an interval became final at the last tick.
+    /// The deadline at the last tick: how long after its end an interval became final.
     deadline: Duration,
 }
 
 impl Stable {
-    /// What has happened to requests: a trouble is known before the interval is final in which it
-    /// shows. Answers that took longer than `slow_from` are slow; `None`: it is not known yet.
+    /// Takes request events: trouble shows in them before the interval is final.
+    /// Answers that took longer than `slow_from` are slow; `None`: not known yet.
     pub fn hear(&mut self, events: &[Event], slow_from: Option<Duration>) {
         let [errors, client_errors, latency, redirects, ..] = &mut self.troubles;
         let (mut answered, mut failed, mut client) = (0, 0, 0);
@@ -79,7 +79,7 @@ impl Stable {
         latency.came(if slow_from.is_some() { answered } else { 0 });
     }
 
-    /// What has not come out by its deadline has failed.
+    /// A request without a result at its deadline has failed.
     pub fn take_final(&mut self, of: &Final<'_>) {
         let errors = &mut self.troubles[Signal::Errors as usize];
         for failure in of.failures.iter().filter(|f| f.arm == Arm::Stable && !f.reported) {
@@ -88,13 +88,13 @@ impl Stable {
         }
     }
 
-    /// Time goes on; intervals become final `deadline` after their end.
+    /// Advances time; intervals become final `deadline` after their end.
     pub fn tick(&mut self, now: Duration, deadline: Duration) {
         self.troubles.iter_mut().for_each(|trouble| trouble.tick(now));
         self.deadline = deadline;
     }
 
-    /// By signal: is stable in trouble, or was a moment ago, in what could bring this signal about?
+    /// By signal: is stable in trouble that could cause this signal, or was it a moment ago?
     pub fn defers(&self, now: Duration) -> [bool; SIGNALS] {
         let aftermath = SPAN + self.deadline.min(AFTERMATH_MAX);
         let [errors, client_errors, latency, redirects, duration, empty] =
@@ -130,7 +130,7 @@ impl Usual {
             return;
         }
         let bad = if self.age < FIRST { bad } else { bad.min(self.bound(requests)) };
-        // A span is seen as often as it has such steps.
+        // A span is seen once in each of its steps.
         let step = EVERY.as_secs_f64() / SPAN.as_secs_f64();
         let keep = (-EVERY.as_secs_f64() / MEMORY.as_secs_f64()).exp();
         self.requests = keep * self.requests + step * requests as f64;
@@ -138,17 +138,17 @@ impl Usual {
         (self.at, self.age) = (now, self.age.saturating_add(EVERY));
     }
 
-    /// So many bad ones of so many requests are trouble.
+    /// The number of bad requests among `requests` that is trouble.
     fn bound(&self, requests: u64) -> f64 {
         let expected = self.share() * requests as f64;
         (TIMES_USUAL * expected).max(expected + BEYOND_CHANCE * expected.sqrt()).max(USERS_MIN as f64)
     }
 }
 
-/// Of one signal.
+/// The trouble of one signal.
 #[derive(Clone, Debug)]
 struct Trouble {
-    /// Of stable, in the last [`SPAN`].
+    /// Stable's requests in the last [`SPAN`].
     now: Bad,
     usual: Usual,
     /// When it was last seen in trouble.
@@ -163,17 +163,17 @@ impl Default for Trouble {
 }
 
 impl Trouble {
-    /// So many requests of stable came out.
+    /// Adds finished requests of stable.
     fn came(&mut self, requests: u64) {
         self.now.came(requests);
     }
 
-    /// One of them was bad.
+    /// Marks one of them as bad.
     fn was_bad(&mut self, user: Option<Unit>) {
         self.now.was_bad(user);
     }
 
-    /// Time goes on.
+    /// Advances time.
     fn tick(&mut self, now: Duration) {
         self.now.close(now);
         let (requests, bad) = (self.now.requests(), self.now.count());
@@ -185,7 +185,7 @@ impl Trouble {
         self.usual.learn(now, requests, bad as f64);
     }
 
-    /// Is it in trouble, or was until so long ago?
+    /// Is it in trouble now, or was it within `after`?
     fn within(&self, now: Duration, after: Duration) -> bool {
         self.seen.is_some_and(|at| now.saturating_sub(at) <= after)
     }

@@ -1,7 +1,7 @@
-//! What a watchdog says: causes, states, verdicts, signals, and the numbers behind them.
+//! The results of a watchdog: causes, states, verdicts, signals, and the numbers behind them.
 //!
-//! Invariants: pure values; every judgement carries the evidence that it was made from; labels are
-//! those of the status, the metrics and the ledger, and read back as they are written.
+//! Invariants: pure values; every judgement carries its evidence; labels are those of the status,
+//! the metrics and the ledger, and parse back to the same value.
 
 use super::ceiling::Sample;
 use super::engine::cell::Pair;
@@ -12,12 +12,12 @@ use super::onset::Decided;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The number of the method by which verdicts follow from their numbers: of [`super::grounds`] and
-/// of [`super::gate::judge`].
+/// The version of the method that derives verdicts from their numbers: in [`super::grounds`] and
+/// [`super::gate::judge`].
 ///
-/// Raise it with every change by which recorded numbers would give another verdict, or by which
-/// other numbers are recorded. `ledger --verify` recomputes the entries of this method, and counts
-/// the others.
+/// Raise it with every change after which recorded numbers give another verdict, or other numbers
+/// are recorded.
+/// `ledger --verify` recomputes the entries of this method, and counts the others.
 pub const METHOD: u32 = 3;
 
 /// Why a release was taken out.
@@ -34,9 +34,9 @@ pub enum Cause {
     Duration,
     /// Bodies are empty, or far smaller than usual.
     Empty,
-    /// More users failed than is allowed, whatever the rate.
+    /// More users failed than allowed, at any rate.
     Harm,
-    /// `new` uses up more than it may.
+    /// `new` uses more of a resource than allowed.
     Resource,
     BothArms,
     Manual,
@@ -108,7 +108,7 @@ impl State {
 pub enum Verdict {
     Pass,
     Breach(Cause),
-    /// Silence is not success.
+    /// Missing data are not success.
     Inconclusive,
 }
 
@@ -117,27 +117,27 @@ pub struct Signal {
     pub signal: &'static str,
     /// A route's name, or "all".
     pub stratum: Arc<str>,
-    /// Logarithmic: 0 none, 1 trips (or, where it never trips, tells or holds).
+    /// Logarithmic: 0 none, 1 trips (or, for a signal that never trips, reports or holds).
     pub evidence_ratio: f64,
     pub detail: String,
 }
 
 impl Signal {
-    /// `new` is slower, by too little to be taken out: told, and nothing more.
+    /// `new` is slower, by too little for a trip: reported only.
     pub const LATENCY_NOTICE: &'static str = "latency_notice";
-    /// `new` does worse than in its own past, without a control: told, and the release is not
-    /// completed.
+    /// `new` is worse than its own past, without a control: reported, and the release does not
+    /// become complete.
     pub const WORSE_THAN_BEFORE: &'static str = "worse_than_before";
-    /// `new` uses more than it may of what only holds waves.
+    /// `new` exceeds a resource limit that only holds waves.
     pub const RESOURCE_HOLD: &'static str = "resource_hold";
 
-    /// Is it on its way to a rollback?
+    /// Can it lead to a rollback?
     pub fn can_trip(&self) -> bool {
         !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::WORSE_THAN_BEFORE | Signal::RESOURCE_HOLD)
     }
 }
 
-/// The numbers behind a judgement, frozen: enough to find the same verdict again.
+/// The numbers behind a judgement, frozen: sufficient to recompute the verdict.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Evidence {
     pub window: Duration,
@@ -155,23 +155,23 @@ pub struct Evidence {
     pub e_value: f64,
     /// By signal.
     pub e: [f64; SIGNALS],
-    /// Of far smaller bodies, counted or not.
+    /// E of far smaller bodies, whether counted or not.
     pub e_small: f64,
-    /// Of "slower by more than the notice level".
+    /// E of "slower by more than the notice level".
     pub e_notice: f64,
-    /// What a late change would have to be to be seen; `None`: not known yet.
+    /// The size of a late change that would be detected; `None`: not known yet.
     pub blindness: Option<Blindness>,
     /// Answers with 4xx in the last minute.
     pub client_errors: Pair,
-    /// What carries the strongest signal: label and wealth.
+    /// The components of the strongest signal: label and wealth.
     pub rows: Vec<(String, f64)>,
-    /// Users who can still be evidence.
+    /// Users who can still give evidence.
     pub clean: Pair,
     /// Share of users in `new`.
     pub share: f64,
-    /// A warm-up of `new` that goes on.
+    /// The current warm-up of `new`.
     pub warming: Option<Warming>,
-    /// What the verdict follows from.
+    /// The grounds of the verdict.
     pub grounds: Grounds,
 }
 
@@ -182,15 +182,15 @@ pub struct Judgement {
     /// One sentence, for people: why this state.
     pub reason: String,
     pub signals: Vec<Signal>,
-    /// What a trip was decided on, where the judge has found one.
+    /// The counts behind a trip, if the judge found any.
     pub decided: Option<Told>,
     pub evidence: Evidence,
 }
 
-/// The counts that decided, and what they show.
+/// The counts behind a decision, with their description.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Told {
-    /// What is wrong with `new`; for people.
+    /// The fault of `new`; for people.
     pub what: String,
     /// `None`: no request of the last ten minutes was bad by itself.
     pub by: Option<Decided>,
@@ -201,8 +201,8 @@ pub struct Limits {
     pub alpha: f64,
     pub errors_max: f64,
     pub latency_p99_max: Duration,
-    /// The file states `errors_max`, and `latency_p99_max`: else they are defaults, which are set
-    /// aside where they do not fit the service.
+    /// The file sets `errors_max`, and `latency_p99_max`; otherwise they are defaults, which are
+    /// set aside where they do not fit the service.
     pub stated: [bool; 2],
     /// Slower than stable by more, beyond chance: a trip. `0.2`: a fifth.
     pub latency_tolerance: f64,

@@ -1,18 +1,18 @@
-//! Waves: the steps of a release's plan; and how far one of them reaches.
+//! Waves: the steps of a release's plan, and their reach.
 //!
-//! A wave is known by its name. Invariants (`config::check` keeps them): names are unique within a
-//! release; from wave to wave segments only join and the weight never goes down, so that a wave
-//! moves nobody out of `new`.
+//! A wave is identified by its name.
+//! Invariants (kept by `config::check`): names are unique within a release; from wave to wave
+//! segments are only added and the weight never decreases, so a wave moves no user out of `new`.
 
 use super::cohort::{Bucket, Weight};
 use std::time::Duration;
 
-/// Who is in `new`: the users of the first so many of the release's segments, and a share of all
+/// The users in `new`: those of the first `segments` segments of the release, and a share of all
 /// others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reach {
     pub weight: Weight,
-    /// Of [`super::plan::Release::segments`], in its order.
+    /// Number of [`super::plan::Release::segments`], in their order.
     pub segments: usize,
 }
 
@@ -31,18 +31,19 @@ impl Reach {
 pub struct Wave {
     pub name: String,
     pub reach: Reach,
-    /// The same until the release is complete: less what the release's `holdback` keeps on stable.
+    /// The same until the release is complete: without the users that `holdback` keeps on stable.
     pub until_complete: Reach,
-    /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
+    /// The wave is judged once the watchdog has watched it for this long; a restart keeps that
+    /// time.
     pub bake: Duration,
-    /// Of `new`, in this wave.
+    /// Requests of `new` in this wave.
     pub requests_min: u64,
-    /// Distinct ones in this wave; of each arm, where there are two.
+    /// Distinct users in this wave; of each arm, where there are two.
     pub users_min: u64,
     pub door: Door,
 }
 
-/// What opens a wave, once the one before has proved itself.
+/// What opens a wave, once the previous one passed its gates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Door {
     #[default]
@@ -51,7 +52,7 @@ pub enum Door {
     ByHand,
 }
 
-/// How the file wants a release to go.
+/// How the file controls a release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Course<'a> {
     /// A weight set by hand.
@@ -68,7 +69,7 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// None for a weight set by hand.
+    /// Empty for a weight set by hand.
     pub fn waves(self) -> &'a [Wave] {
         match self {
             Course::ByHand(_) => &[],
@@ -89,8 +90,8 @@ impl Wave {
     }
 }
 
-/// What opens the step after the wave `present` (before the first one: `None`): the next wave, or
-/// the move of what the last one holds back. `None`: nothing follows.
+/// What opens the step after the wave `present` (`None`: before the first one): the next wave, or
+/// the move of the users held back. `None`: no step follows.
 pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
     match waves.get(present.map_or(0, |i| i + 1)) {
         Some(next) => Some(next.door),
@@ -98,8 +99,7 @@ pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
     }
 }
 
-/// The first wave that has a user in `new`: one of this bucket, in these segments (by index,
-/// ascending).
+/// The first wave that has a user in `new`: a user of this bucket and this segment (by index).
 pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Option<usize> {
     waves.iter().position(|w| w.reach.weight.holds(bucket) || segment.is_some_and(|s| s < w.reach.segments))
 }
@@ -108,8 +108,9 @@ pub fn first_with(waves: &[Wave], bucket: Bucket, segment: Option<usize>) -> Opt
 pub(crate) mod tests {
     use super::*;
 
-    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves that are called as they reach; a word in place of
-    /// a weight is a segment that joins, `5%=3%` is called 5% and has 3%, `100%-1%` holds 1% back.
+    /// `testers:10m 5%:1h:by-hand 100%:1h`: waves named after their weight; a word in place of a
+    /// weight is a segment that joins, `5%=3%` has the name 5% and the weight 3%, `100%-1%` holds
+    /// 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
         let mut reach = Reach::NOBODY;
         let wave = |word: &str| {

@@ -1,18 +1,19 @@
-//! What became of alerts, by receiver: counted by those who send them, read by the metrics.
+//! Delivery counts per alert receiver.
+//! The senders update them; the metrics read them.
 //!
-//! Invariants: names are those of the config; a receiver that has left the file is forgotten.
+//! Invariants: names are those of the config; a receiver that left the file loses its counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct AlertCount {
-    /// Calls that the receiver took, and those that failed; each is one try.
+    /// Calls that the receiver accepted, and calls that failed. Every attempt counts once.
     pub taken: u64,
     pub failed: u64,
-    /// Told to nobody: the receiver was away for too long.
+    /// Dropped: the receiver was unreachable for too long.
     pub dropped: u64,
-    /// Not told yet.
+    /// Not delivered yet.
     pub waiting: u64,
 }
 
@@ -37,8 +38,7 @@ impl AlertCounts {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, AlertCount>> {
-        // Every change is an addition or an assignment, so a panic elsewhere leaves the counts
-        // whole.
+        // Every change is an addition or an assignment, so a panic elsewhere leaves valid counts.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

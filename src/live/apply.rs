@@ -1,12 +1,12 @@
-//! The single writer: every change of what is in force passes here. The latch lives here.
+//! The single writer: every change of the state in force passes here. The latch is here.
 //!
-//! A change takes the writer's lock, publishes the next snapshot, and hands image and entries to
-//! the scribe, which makes them durable and announces them.
+//! A change takes the writer's lock, publishes the next snapshot, and queues the state image and
+//! the ledger entries for the scribe thread, which makes them durable and announces them.
 //!
-//! Invariants (the rules of state): nothing raises a weight but the file (an edit, or a wave of its
-//! plan whose gates passed), a person's `promote` along that plan (both in `waves`), a person's
-//! `resume`, and a new `attempt`; a trip is a latch; a reload is applied whole or not at all; what
-//! cannot change without a restart is refused.
+//! Invariants (the rules of state): only four things raise a weight: the file (an edit, or a wave
+//! of its plan whose gates passed), a person's `promote` along that plan (both in `waves`), a
+//! person's `resume`, and a new `attempt`. A trip is a latch. A reload is applied whole or not at
+//! all. A change that needs a restart is refused.
 
 use super::alerts::AlertCounts;
 use super::checkpoint::{self, Checkpoint};
@@ -41,37 +41,37 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering::
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// For all names of upstreams together, where a standing trip asks what they lead to.
+/// Time limit for resolving all upstream names together, for the conflict check of a standing trip.
 const RESOLVE: Duration = Duration::from_secs(1);
 
-/// What all threads of one proxy share.
+/// State shared by all threads of one proxy.
 pub struct Live {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<Writer>,
     pub desk: Arc<Desk>,
-    /// Of the start.
+    /// Receipt of the save at start.
     first: Receipt,
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
     pub alerts: AlertCounts,
-    /// What happens to requests of releases, for the watchdog.
+    /// Request events of the releases, for the watchdog.
     pub feed: Feed,
-    /// Requests that are traced, and wait for whoever delivers them.
+    /// Traced requests that wait for the exporter.
     pub traces: Traces,
-    /// Counts of routes that go to an upstream directly.
+    /// Counts of routes that lead to an upstream directly.
     pub direct: Arc<ArmTally>,
-    /// Requests that the proxy refused before any release was found.
+    /// Requests that the proxy refused before it found a release.
     pub rejected: PerWorker<Counter>,
-    /// By release: what the watchdog thinks, and the last five minutes of [stable, new].
+    /// By release: the watchdog's last judgement, and the last five minutes of [stable, new].
     views: Mutex<BTreeMap<String, View>>,
     /// Why the state directory was unusable at start, until every held release is resumed.
     pub(super) lost: Mutex<Option<String>>,
-    /// The state directory, for reading; `None`: it could not be used at the start.
+    /// The state directory, for reading; `None`: it was unusable at start.
     pub directory: Option<PathBuf>,
-    /// Under which users of segments are hashed on disk.
+    /// Key for the hashes of segment users on disk.
     pub key: StateKey,
-    /// The file that was refused may be acceptable now.
+    /// Wakes the reloader: a refused file may be acceptable now.
     pub reload_wanted: tokio::sync::Notify,
 }
 
@@ -79,24 +79,24 @@ pub struct Live {
 #[derive(Default)]
 pub struct Gauges {
     pub connections: AtomicUsize,
-    /// The most at once since somebody looked last.
+    /// The maximum since the last read.
     pub connections_most: AtomicUsize,
-    /// The same of requests.
+    /// The same for requests.
     pub requests_most: AtomicUsize,
-    /// Connections to servers, of all workers.
+    /// Connections to servers, over all workers.
     pub server_connections: AtomicUsize,
-    /// What the limit of open files leaves room for: so many of clients, and as many to servers.
+    /// Client connections that the open files limit allows; the same number to servers.
     pub connections_room: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
     pub ticks_late: AtomicU64,
-    /// Connections that were closed for their PROXY header, by [`Refusal`].
+    /// Connections closed because of their PROXY header, by [`Refusal`].
     proxy_headers_refused: [AtomicU64; Refusal::ALL.len()],
     proxy_header_told: Seldom,
     pub reloads_ok: AtomicU64,
     pub reloads_failed: AtomicU64,
     pub reload_ok_at_ms: AtomicU64,
     pub last_reload_ok: AtomicBool,
-    /// Event streams that are open, and events that their readers were too slow for.
+    /// Open event streams, and events dropped because the reader was too slow.
     pub event_streams: AtomicUsize,
     pub events_dropped: AtomicU64,
     phase: AtomicU8,
@@ -123,7 +123,7 @@ impl Gauges {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// Counts it. Is it time for a word about why?
+    /// Counts it. Returns whether a log line about it is due.
     pub fn proxy_header_refused(&self, refusal: Refusal) -> bool {
         self.proxy_headers_refused[refusal.index()].fetch_add(1, Relaxed);
         self.proxy_header_told.is_due()
@@ -137,42 +137,42 @@ impl Gauges {
 #[derive(Default)]
 pub struct View {
     pub judgement: Option<Judgement>,
-    /// Monotonic time of that.
+    /// Monotonic time of `judgement`.
     pub looked: Duration,
-    /// Since when E of a signal is worth a person's look, without being a trip.
+    /// Since when the E of a signal merits attention without reaching a trip.
     pub suspicion: Option<Duration>,
     pub recent: [Recent; 2],
-    /// What an earlier process has saved of the stage that goes on. The watchdog takes it.
+    /// What an earlier process saved of the current stage. The watchdog takes it.
     pub checkpoint: Option<Checkpoint>,
-    /// What the watchdog has of the present stage.
+    /// The watchdog's figures of the current stage.
     pub shown: Option<Shown>,
     /// Since when the notice "slower by more than `latency_notice`" stands; monotonic.
     pub notice_since: Option<Duration>,
-    /// A person has ended it, and the watchdog does not know yet.
+    /// A person ended the notice, and the watchdog has not processed that yet.
     pub end_notice: bool,
-    /// How the next step of this stage looks.
+    /// The outlook for the next step of this stage.
     pub outlook: Option<(u64, Outlook)>,
-    /// What was last read of what it watches of resources.
+    /// The latest readings of the watched resources.
     pub resources: Vec<Seen>,
 }
 
-/// What the watchdog has of a stage.
+/// The watchdog's figures of a stage.
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// [`ReleaseLive::stage`].
     pub stage: u64,
-    /// How long it was watched, by this process and earlier ones.
+    /// Time that it was watched, over this process and earlier ones.
     pub watched: Duration,
-    /// What an earlier process has counted.
+    /// Time counted by earlier processes.
     pub before: Spent,
-    /// What the wave has shown; `None`: there is no wave to judge.
+    /// The wave's evidence so far; `None`: there is no wave to judge.
     pub reading: Option<Reading>,
-    /// The same of each critical route.
+    /// The same for each critical route.
     pub critical: Vec<Route>,
 }
 
 impl View {
-    /// The time of this stage; zero where nothing is known of it.
+    /// The time spent in this stage; zero where it is unknown.
     pub fn spent(&self, stage: u64) -> Spent {
         let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
         let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
@@ -182,7 +182,7 @@ impl View {
         Spent { watched, open: spent.open.max(watched), ..spent }
     }
 
-    /// The traffic of the last minute, and how stable did in five.
+    /// The traffic of the last minute, and stable's results of the last five.
     pub fn traffic(&self) -> Traffic {
         let [minute, five] = [60, 300].map(Duration::from_secs);
         let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
@@ -197,27 +197,27 @@ impl View {
     }
 }
 
-/// The file behind what is in force.
+/// The file behind the state in force.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub path: PathBuf,
     pub text: String,
     pub sha256: String,
     pub loaded_at_ms: i64,
-    /// Why the file as it stands now is not in force.
+    /// Why the current file is not in force.
     pub last_error: Option<String>,
-    /// The same with the lines at fault and carets under them, where a line is at fault.
+    /// The same with the faulty lines and carets under them, where the error has a line.
     pub last_report: Option<String>,
 }
 
-/// Who asks for a change.
+/// The author of a change.
 #[derive(Clone, Debug)]
 pub struct Origin {
     pub actor: String,
     pub reason: Option<String>,
 }
 
-/// A decision to take `new` out, with what it was taken on.
+/// A decision to take `new` out, with its evidence.
 pub struct TripCall {
     pub cause: Cause,
     pub origin: Origin,
@@ -225,7 +225,7 @@ pub struct TripCall {
     pub evidence: Value,
     /// Monotonic time of the first sign.
     pub onset: Option<Duration>,
-    /// Does stable take connections? Nobody is sent to an arm that does not.
+    /// Does stable accept connections? No users are moved to an arm that does not.
     pub stable: StableSign,
 }
 
@@ -235,7 +235,7 @@ pub enum StableSign {
     Silent,
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Debug, Clone)]
 pub struct Changed {
     pub state: State,
@@ -249,10 +249,10 @@ pub struct Changed {
 pub enum Refused {
     #[error("no release is called `{0}`")]
     UnknownRelease(String),
-    /// Something in force stands against it.
+    /// It conflicts with the state in force.
     #[error("{0}")]
     NotNow(String),
-    /// It does not say what it is to do.
+    /// The request is incomplete.
     #[error("{0}")]
     Unclear(String),
 }
@@ -273,13 +273,13 @@ impl Live {
         let plan = Arc::new(checked.plan);
         let empty = matches!(found, Found::Empty);
         let (mut image, lost) = match found {
-            // Of a version that knew no hashes: the chain begins at what stands there.
+            // Written by a version without hashes: the chain begins after the lines on disk.
             Found::Known(image) if image.ledger.hash.is_empty() => {
                 (Image { ledger: End { n: image.ledger.n, hash: ledger.hash }, ..image }, None)
             }
             Found::Known(image) => (image, None),
             Found::Empty => (Image::default(), None),
-            // What it remembers still stands; what it has missed may stand as well.
+            // Remembered trips still stand; missing ones may stand as well.
             Found::Behind(mut image, why) => {
                 for memory in image.releases.values_mut() {
                     memory.awaits.get_or_insert(Awaits::StateLost);
@@ -318,7 +318,7 @@ impl Live {
             image.hold_strangers = !image.releases.is_empty();
         }
         let workers = plan.listen.workers();
-        // What cannot be looked up might be there.
+        // At start a failed lookup counts as present.
         let stop_file = StopFile::beside(&source.path) != StopFile::Absent;
         let mut writer = Writer {
             image,
@@ -398,7 +398,7 @@ impl Live {
         }
     }
 
-    /// The one load a request makes.
+    /// Loaded once per request.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
@@ -407,20 +407,20 @@ impl Live {
         self.writer().source.clone()
     }
 
-    /// What is remembered of a release, also of one that the file does not name any more.
+    /// The memory of a release, also of one that the file no longer names.
     pub fn memory(&self, release: &str) -> Option<Memory> {
         self.writer().image.releases.get(release).cloned()
     }
 
-    /// Why changes are not durable, or earlier ones may be forgotten; `None`: all is well.
+    /// Why changes are not durable, or earlier ones may be lost; `None`: no error.
     pub fn state_error(&self) -> Option<String> {
         let waits = |r: &Arc<ReleaseLive>| matches!(r.hold, Some(Hold::Awaits(_)));
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.desk.error().or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
     }
 
-    /// Call it once the scribe runs, before the first request. If the first save fails, no later
-    /// decision would survive: every release is then held until a person resumes it.
+    /// To be called once the scribe runs, before the first request. If the first save fails, no
+    /// later decision would survive: every release is then held until a person resumes it.
     pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), String> {
         let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
@@ -436,7 +436,7 @@ impl Live {
         Err(why)
     }
 
-    /// The last entry of the ledger, as the state file has it or is about to.
+    /// The last entry of the ledger in the state file, or in the image that is about to be written.
     pub fn ledger_end(&self) -> End {
         self.writer().image.ledger.clone()
     }
@@ -445,7 +445,7 @@ impl Live {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Standing trips of releases that the file does not name any more.
+    /// Standing trips of releases that the file no longer names.
     pub fn removed_trips(&self) -> Vec<(String, Trip)> {
         let named = self.snapshot.load();
         let writer = self.writer();
@@ -455,13 +455,13 @@ impl Live {
     }
 
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
-        // A panic under this lock is a bug in assembling; the old snapshot is still in force.
+        // A panic under this lock is a bug in assembly; the old snapshot is still in force.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings a file into force, or returns every reason why not. Returns the other findings.
+    /// Brings a file into force, or returns every reason against it. `Ok` holds the other findings.
     pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
-        // Before the lock: a resolver that does not answer must hold up no rollback.
+        // Before the lock: a resolver that does not answer must not delay a rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
         let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
         let mut writer = self.writer();
@@ -499,7 +499,7 @@ impl Live {
         Ok(told.into_iter().map(|f| f.message).collect())
     }
 
-    /// What another version or attempt did is not shown under the names of this one.
+    /// Clears the figures of another version or attempt, which must not appear under these names.
     fn forget_recent(&self, now: &Snapshot, begun: &[(String, Step)]) {
         let mut views = self.views();
         for release in now.releases.iter().filter(|r| begun.iter().any(|(n, _)| *n == r.release.name)) {
@@ -511,7 +511,7 @@ impl Live {
         }
     }
 
-    /// The file cannot be brought into force: nothing changes, and everybody who looks is told why.
+    /// Records that the file cannot be brought into force. Nothing else changes.
     pub fn reload_failed(&self, mut why: String, report: Option<String>) {
         if let Some(way_out) = self.way_out() {
             why.push_str(&format!(". {way_out}"));
@@ -524,8 +524,8 @@ impl Live {
         self.gauges.last_reload_ok.store(false, Relaxed);
     }
 
-    /// What a person types who wants users out of `new` while the file is refused; `None`: nobody
-    /// is in any.
+    /// The command that takes users out of `new` while the file is refused; `None`: `new` has no
+    /// users.
     fn way_out(&self) -> Option<String> {
         let snapshot = self.snapshot.load();
         let occupied = snapshot
@@ -537,7 +537,7 @@ impl Live {
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
     }
 
-    /// Takes `new` out, or freezes it where config or silent stable say so. Waits for no disk.
+    /// Takes `new` out, or freezes it where config or a silent stable requires. Waits for no disk.
     pub fn trip(&self, name: &str, call: TripCall) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let before = self.snapshot.load_full();
@@ -619,7 +619,7 @@ impl Live {
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
     }
 
-    /// Obeys the stop file. The caller looks up `presence`: no file system holds the lock.
+    /// Applies the stop file. The caller looks up `presence`: no file access under the lock.
     pub fn heed_stop_file(&self, presence: StopFile) {
         let stop = match presence {
             StopFile::Present => true,
@@ -633,7 +633,7 @@ impl Live {
         writer.stop_file = stop;
         let before = self.snapshot.load_full();
         if stop {
-            // The hold outlives the file: whatever removes it, a person lets users in again.
+            // The hold outlives the file: only a person lets users in again.
             writer.hold_by_stop_file(&before.plan);
         }
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
@@ -647,7 +647,7 @@ impl Live {
         self.publish(&mut writer, next, entries, None);
     }
 
-    /// Records that the last exchange on a held `new` has ended. For a timer.
+    /// Records that the last exchange on a held `new` has ended. Called by a timer.
     pub fn note_drained(&self) {
         for live in &self.snapshot.load().releases {
             let Some(drained) = live.tally.under_way.drained() else { continue };
@@ -679,7 +679,7 @@ impl Live {
     }
 }
 
-/// `grayling.stop` beside the config file: it holds every release at 0%.
+/// `grayling.stop` beside the config file holds every release at 0%.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum StopFile {
     Present,
@@ -690,7 +690,7 @@ pub enum StopFile {
 
 impl StopFile {
     pub fn beside(config: &Path) -> StopFile {
-        // A link that leads nowhere is there as well.
+        // A dangling symlink counts as present.
         match config.with_file_name("grayling.stop").symlink_metadata() {
             Ok(_) => StopFile::Present,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => StopFile::Absent,

@@ -1,4 +1,4 @@
-//! The ledger's lines as a chain: each carries the hash of the line before it, and its own.
+//! The ledger as a hash chain: each line carries the hash of the line before it, and its own.
 //!
 //! ```text
 //! {"n":42, …, "prev":"64 hex digits","hash":"64 hex digits"}⏎
@@ -6,23 +6,23 @@
 //! ```
 //!
 //! `hash` is the SHA-256 of the line's bytes before `,"hash":`; `prev` is the `hash` of the line
-//! before. The first line of all has zeros in `prev`; the first one after lines of a version that
-//! knew no hashes has the SHA-256 of all bytes of those. `rebuilt` is no part of what is hashed: a
-//! line that a crash lost is written again as it was, and fits.
+//! before. The first line has zeros in `prev`. The first line after lines of a version without
+//! hashes has the SHA-256 of all bytes of those lines. `rebuilt` is not hashed: a line lost in a
+//! crash is written again with the same hash.
 //!
-//! What this finds: any change of what is written, by whoever cannot also write the state file and
-//! compute all later hashes anew. What it cannot find: a complete rewrite by someone who can.
-//! Against that, a hash is noted elsewhere.
+//! The chain detects any change by an author who cannot also write the state file and recompute all
+//! later hashes. It cannot detect a complete rewrite by an author who can. Against that, copy a
+//! hash to another place.
 
 use super::ledger::Entry;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::fmt::Write;
 
-/// `prev` of the first line of all.
+/// `prev` of the first line.
 pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 const DIGITS: usize = ORIGIN.len();
 
-/// Bytes that come piece by piece, hashed.
+/// Incremental hash.
 pub struct Digest(Context);
 
 impl Default for Digest {
@@ -52,11 +52,11 @@ impl Digest {
     }
 }
 
-/// Makes `entry` the one that follows the line with the hash `prev`.
+/// Links `entry` to the line with the hash `prev`.
 pub fn seal(entry: &mut Entry, prev: &str) -> serde_json::Result<()> {
     (entry.prev, entry.hash, entry.rebuilt) = (prev.to_owned(), String::new(), false);
     let open = serde_json::to_vec(entry)?;
-    // Without the brace that ends it.
+    // Without the closing brace.
     entry.hash = Digest::of(open.strip_suffix(b"}").unwrap_or(&open));
     Ok(())
 }
@@ -74,7 +74,7 @@ impl Sealed<'_> {
     }
 }
 
-/// Takes a line apart; `None`: it has no hash where a hash belongs.
+/// Splits a line; `None`: it has no hash in the expected place.
 pub fn split(line: &[u8]) -> Option<Sealed<'_>> {
     let line = line.strip_suffix(br#","rebuilt":true}"#).or_else(|| line.strip_suffix(b"}"))?;
     let line = line.strip_suffix(b"\"")?;

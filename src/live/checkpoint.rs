@@ -1,13 +1,14 @@
-//! What a restart needs to go on in the present wave: its time, and what it has shown.
+//! The data that a restart needs to continue the current wave: its time and its evidence.
 //!
 //! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without
-//! fsync. A restart loses what came after the last write; a power cut may lose the file, and the
+//! fsync. A restart loses the time since the last write. A power cut may lose the file, and the
 //! wave then bakes again.
 //!
 //! Invariants: a checkpoint applies to one stage of one attempt, wave and reach, or not at all.
-//! Another version begins another stage, so the servers are no part of the key. What is damaged, of
-//! another version, newer than the state file or impossible is not used, and the reason is
-//! reported. No wall clock is read or written: time is what processes have counted.
+//! Another version begins another stage, so the servers are not part of the key. A checkpoint that
+//! is damaged, of another format, newer than the state file or impossible is not used, and the
+//! reason is reported. No wall clock is read or written: time is the sum of what processes have
+//! counted.
 
 use super::keeper;
 use super::snapshot::ReleaseLive;
@@ -22,15 +23,15 @@ use crate::domain::wave::Reach;
 use std::path::Path;
 use std::time::Duration;
 
-/// The number is the version of the format and of the method: a change of either makes earlier
-/// files unreadable.
+/// The number is the version of the format and of the method.
+/// A change of either makes earlier files unreadable.
 const MAGIC: &[u8] = b"grayling-wave 2\n";
 
 pub struct Checkpoint {
     pub spent: Spent,
-    /// Under the margins of then.
+    /// Under the margins in force when it was written.
     pub trial: Option<Trial>,
-    /// Critical routes of then.
+    /// The critical routes when it was written.
     pub critical: Vec<Kept>,
 }
 
@@ -51,7 +52,7 @@ pub enum Unusable {
     Tripping,
 }
 
-/// What an earlier process has saved of the stage that `release` is in.
+/// Reads the checkpoint of the stage that `release` is in.
 pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoint, Unusable> {
     let file = keeper::wave_file(&release.release.name);
     let bytes = directory.and_then(|directory| keeper::read(directory, &file)).ok_or(Unusable::Nothing)?;
@@ -98,11 +99,11 @@ fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
     Ok(Checkpoint { spent, trial, critical })
 }
 
-/// What a checkpoint must be of, to be used.
+/// The key and limits that a checkpoint must match.
 struct Wanted {
     key: Key,
     alpha: f64,
-    /// Of the present wave, if there is one to judge.
+    /// The weight of the current wave, if there is one to judge.
     weight: Option<Weight>,
     tick: Duration,
 }
@@ -119,16 +120,16 @@ impl Wanted {
     }
 }
 
-/// What a checkpoint is of.
+/// Identifies the stage that a checkpoint belongs to.
 #[derive(Clone, PartialEq, Debug)]
 struct Key {
     name: String,
     salt: String,
     attempt: u64,
     stage: u64,
-    /// Empty: before the first one.
+    /// Empty: before the first wave.
     wave: String,
-    /// What is in force.
+    /// The weight in force.
     weight: u32,
     segments: u64,
     held: bool,
@@ -186,7 +187,7 @@ fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
     spent.is_plausible().then_some((e_value, spent))
 }
 
-/// `None`: they cannot be read. `Some((None, []))`: there are none for this wave.
+/// `None`: unreadable. `Some((None, []))`: none for this wave.
 fn trials(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
     if eye.u32()? == 0 {
         return eye.end().map(|()| (None, vec![]));
@@ -309,8 +310,8 @@ mod tests {
             prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Unreadable));
         }
 
-        /// As another version's, or an editor's: the checksum fits. No panic, and what is
-        /// understood is possible.
+        /// Any bytes under a valid checksum (another version's, or an editor's) cause no panic, and
+        /// give possible values only.
         #[test]
         fn any_bytes_under_a_good_checksum_are_understood_or_refused(
             body in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, with_trial: bool,

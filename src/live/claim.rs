@@ -1,14 +1,15 @@
-//! Who leads users to which servers, and whom a standing trip forbids to.
+//! Which routes and releases lead users to which servers, and which of them a standing trip
+//! forbids.
 //!
-//! A trip remembers the servers of its `new`: while it stands, nothing of another name may *begin*
-//! to send users there, and nothing may send more of them. What led there already when it tripped
-//! goes on as it was: another release on the same servers has a watchdog of its own, and a restart
-//! with the same file must not change anything. A reload that breaks this is refused; a start is
-//! not, since stable must be served: what conflicts is held at 0%, or answered 503.
+//! A trip records the servers of its `new`. While it stands, no other route or release may *begin*
+//! to send users there, or send more of them. Those that led there when it tripped continue
+//! unchanged: another release on the same servers has its own watchdog, and a restart with the same
+//! file must change nothing. A reload that breaks this is refused. A start is not, since stable
+//! must be served: a conflicting release is held at 0%, and a conflicting route is answered 503.
 //!
-//! Invariants: a claim is let be only if it is the same as, or narrower than, the one that the trip
-//! remembers: routes, salt, segments, weight; servers are compared by address as well as by name,
-//! so another spelling is no way round.
+//! Invariants: a claim is allowed only if it is equal to, or narrower than, the one that the trip
+//! recorded, in routes, salt, segments and weight. Servers are compared by address as well as by
+//! name, so another spelling does not bypass the trip.
 
 use super::state_key::{DIGITS, StateKey};
 use crate::domain::cohort::Weight;
@@ -21,24 +22,24 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// One way by which a plan leads users to an upstream.
+/// One path by which a plan leads users to an upstream.
 struct Claim<'a> {
-    /// For people.
+    /// For messages.
     label: String,
     upstream: usize,
-    /// The release whose `new` it is.
+    /// The release, if this is its `new`.
     new_of: Option<&'a str>,
-    /// As a trip remembers it.
+    /// In the form that a trip records.
     other: Other,
-    /// `other.claim` as earlier versions wrote it, without a key.
+    /// `other.claim` in the form of earlier versions, without a key.
     unkeyed: String,
     bars: Bar,
 }
 
-/// What is taken out of service where a start finds a conflict.
+/// What a start takes out of service because of a conflict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bar {
-    /// This release is held at 0%; by whose trip.
+    /// This release is held at 0%; `by`: the release whose trip forbids it.
     Release { name: String, by: String },
     /// These routes (by index) are answered 503.
     Routes(Vec<usize>),
@@ -95,14 +96,14 @@ fn claims<'a>(plan: &'a Plan, key: &StateKey) -> Vec<Claim<'a>> {
     claims
 }
 
-/// What a route matches; its name does not matter.
+/// The match conditions of a route; its name does not matter.
 fn pattern(route: &Route) -> String {
     let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
     format!("{} {} {}", route.host.as_deref().unwrap_or("*"), route.path, methods.join(","))
 }
 
-/// Which users a release sends to `new`, but for the weight. `list`: how the users of a segment are
-/// written.
+/// The users that a release sends to `new`, apart from the weight.
+/// `list` formats the users of a segment.
 fn users(release: &Release, list: impl Fn(&UserSet) -> String) -> String {
     let mut text = format!("new of {} by {:?}", release.name, release.salt_text);
     for segment in &release.segments {
@@ -129,7 +130,7 @@ fn without_hashes(claim: &str) -> String {
     text
 }
 
-/// What leads to these servers now, besides the `new` of `tripped`: what a trip lets be.
+/// Claims on these servers besides the `new` of `tripped`; the trip allows them.
 pub fn others(plan: &Plan, tripped: &str, servers: &[String], key: &StateKey) -> Vec<Other> {
     let leads = |claim: &Claim<'_>| {
         plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
@@ -138,12 +139,12 @@ pub fn others(plan: &Plan, tripped: &str, servers: &[String], key: &StateKey) ->
     other.map(|claim| claim.other).collect()
 }
 
-/// Every spelling of every server of a plan, by upstream and server. Made before any lock is taken:
-/// it may ask the resolver.
+/// Every spelling of every server of a plan, by upstream and server.
+/// Made before any lock is taken, because it may call the resolver.
 pub struct Spellings(Vec<Vec<Vec<String>>>);
 
 impl Spellings {
-    /// Names that are not resolved within `at_most`, all together, are known by their text only.
+    /// Names not resolved within `at_most`, for all together, are compared as text only.
     pub fn of(plan: &Plan, at_most: Duration) -> Spellings {
         let mut all: Vec<Vec<Vec<String>>> = vec![];
         let (found, answers) = mpsc::channel();
@@ -155,7 +156,7 @@ impl Spellings {
                     let (found, name) = (found.clone(), (server.host.clone(), server.port));
                     let look_up = move || {
                         let addresses = name.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-                        // Nobody listens any more if it took too long.
+                        // The receiver is gone if the lookup took too long.
                         let _ = found.send((u, i, addresses.unwrap_or_default()));
                     };
                     if std::thread::Builder::new().name("resolve".into()).spawn(look_up).is_ok() {
@@ -174,7 +175,7 @@ impl Spellings {
     }
 }
 
-/// What is known of a server without asking anybody. With and without TLS it is the same one.
+/// The spellings of a server without a lookup. TLS makes no difference.
 fn literal(server: &Server) -> Vec<String> {
     let ip = server.host.parse::<IpAddr>().ok();
     let spelled = ip.map(|ip| address(SocketAddr::new(ip, server.port)));
@@ -182,7 +183,7 @@ fn literal(server: &Server) -> Vec<String> {
     texts.into_iter().chain(spelled).collect()
 }
 
-/// One spelling for one address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
+/// The canonical spelling: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
 pub fn address(of: SocketAddr) -> String {
     let ip = match of.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -192,7 +193,7 @@ pub fn address(of: SocketAddr) -> String {
     SocketAddr::new(ip, of.port()).to_string()
 }
 
-/// Everything in `plan` that a standing trip forbids.
+/// Every part of `plan` that a standing trip forbids.
 pub fn conflicts(
     plan: &Plan,
     spellings: &Spellings,
@@ -223,7 +224,7 @@ pub fn conflicts(
 fn lets_be(trip: &Trip, claim: &Claim<'_>, key: &StateKey) -> bool {
     let Other { claim: now, routes, weight } = &claim.other;
     trip.others.iter().any(|known| {
-        // Under another key lists cannot be compared: the one that wrote this is lost or destroyed.
+        // Lists hashed under another key cannot be compared: that key is lost or destroyed.
         // Their lengths can.
         let of_another_key = || {
             known.claim.contains('@')

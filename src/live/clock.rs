@@ -1,8 +1,8 @@
-//! Time. `now` is monotonic and counts from the start of the process; `at` is wall clock, for
+//! Time. `now` is monotonic and counts from the start of the process. `at` is wall clock, for
 //! people.
 //!
-//! Invariant: the two are never mixed. Windows, slots and time-outs use `now`; ledger, log and
-//! status show `at`.
+//! Invariant: the two are never mixed.
+//! Windows, slots and time-outs use `now`; ledger, log and status show `at`.
 
 use jiff::Timestamp;
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ pub fn now() -> Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
-/// The same moment for timers.
+/// The same moment as an `Instant`, for timers.
 pub fn instant(now: Duration) -> Instant {
     *START.get_or_init(Instant::now) + now
 }

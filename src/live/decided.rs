@@ -1,7 +1,7 @@
-//! The counts that decided a trip, with names: of routes and servers, and times of the wall clock.
+//! The counts that decided a trip, with names of routes and servers and wall clock times.
 //!
-//! Written once, when it trips, into the evidence (`decided_by`) and the sentence; the status reads
-//! it back from there. Invariants: nothing here decides; a name that is not known is left out.
+//! Written once, at the trip, into the evidence (`decided_by`) and the sentence; the status reads
+//! the evidence. Invariants: nothing here decides; an unknown name is left out.
 
 use super::apply::{Live, Origin};
 use super::clock;
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What numbers of a [`Decided`] stand for.
+/// Resolves the numbers of a [`Decided`] to names.
 pub struct Names<'n> {
     pub release: &'n ReleaseLive,
-    /// Of the routes that are judged apart.
+    /// The routes that are judged separately.
     pub strata: &'n [Arc<str>],
 }
 
@@ -27,7 +27,7 @@ impl Names<'_> {
         self.strata.get(usize::from(of.route?)).map(|name| &**name)
     }
 
-    /// The one server that the trouble is of, or that `new` has.
+    /// The one server that has the trouble, or the only server of `new`.
     fn server(&self, of: &Decided) -> Option<String> {
         let servers = &self.release.new.servers;
         let one = match servers.len() {
@@ -50,14 +50,14 @@ impl Names<'_> {
         out
     }
 
-    /// Names what a judgement has in numbers.
+    /// Replaces the numbers in a judgement's reason by names.
     pub fn name(&self, judgement: &mut Judgement) {
         if let Some(Told { what, by: Some(of) }) = &judgement.decided {
             judgement.reason = format!("{what}: {}", self.sentence(of));
         }
     }
 
-    /// For the ledger and the status.
+    /// The JSON for the ledger and the status.
     pub fn evidence(&self, of: &Decided) -> Value {
         let server = self.server(of);
         json!({
@@ -75,7 +75,7 @@ impl Names<'_> {
     }
 }
 
-/// What the fuse has blown by: connections to `new` alone.
+/// The counts behind a blown fuse: connections to `new` alone.
 pub fn of_fuse(blown: &Blown, servers: &[String], since: Duration) -> Value {
     let one = match servers {
         [one] => Some(without_scheme(one)),
@@ -95,8 +95,8 @@ pub fn of_fuse(blown: &Blown, servers: &[String], since: Duration) -> Value {
 }
 
 impl Live {
-    /// Soon after a trip on little evidence stable shows the same: remembered beside the trip, and
-    /// an entry of its own.
+    /// Records that stable shows the same trouble soon after a trip on little evidence: beside the
+    /// trip, and as a ledger entry.
     pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &Share) {
         let mut writer = self.writer();
         let snapshot = self.snapshot();
@@ -116,7 +116,7 @@ fn share(of: &Share) -> Value {
     json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
 }
 
-/// The wall clock time of a monotonic one.
+/// The wall clock time of a monotonic time.
 pub fn at_ms(at: Duration) -> i64 {
     let ago = clock::now().saturating_sub(at).as_millis();
     clock::at_ms().saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX))

@@ -1,10 +1,10 @@
-//! The grounds of a verdict as the ledger keeps them, and back: whoever reads an entry can find the
-//! same verdict from it.
+//! The grounds of a verdict in the form that the ledger stores.
+//! A reader of an entry can recompute the verdict from them.
 //!
-//! They stand under `grounds` in an entry's `evidence`, beside the figures for people. Invariants:
-//! what is written down is what was judged (times in whole milliseconds, numbers that read back to
-//! the last bit, infinity as the word `inf`); reading never fails on what a later version adds to
-//! `evidence`, and never guesses what is missing.
+//! They are stored under `grounds` in an entry's `evidence`, beside the figures for people.
+//! Invariants: the stored values are those that were judged (whole milliseconds, floats that read
+//! back to the last bit, infinity as the word `inf`).
+//! Parsing ignores what a later version adds to `evidence`, and never guesses a missing value.
 
 use super::decided;
 use super::gates::{self, Decision};
@@ -19,20 +19,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// What became of looking for an entry's verdict again.
+/// The result of recomputing an entry's verdict.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Again {
-    /// No verdict: a weight, a start.
+    /// The entry has no verdict: a weight change, a start.
     None,
-    /// A person's.
+    /// A person's decision.
     ByHand,
-    /// The same follows from what is recorded.
+    /// The recorded data give the same verdict.
     Same,
-    /// It was recorded by a version that kept too little.
+    /// A version that stored too little recorded it.
     Unknown,
-    /// It was judged by another method, which this version does not have.
+    /// Another method judged it, which this version does not have.
     OtherMethod(u32),
-    /// Something else follows.
+    /// The recorded data give another verdict.
     Other(String),
 }
 
@@ -41,9 +41,9 @@ pub fn has_verdict(evidence: &Value) -> bool {
     ["gates", "grounds"].iter().any(|key| evidence.get(key).is_some_and(|of| !of.is_null()))
 }
 
-/// Looks for the verdict of an entry again: `cause` as the entry has it (none: no verdict), the
-/// number of its method, and its evidence. The gates of waves keep theirs under `gates`: see
-/// [`gates::recompute`].
+/// Recomputes the verdict of an entry from its `cause` (`None`: no verdict), the number of its
+/// method, and its evidence.
+/// Gates of waves are under `gates`: see [`gates::recompute`].
 ///
 /// An entry without a number is of method 1, by a version that recorded no figures of gates.
 pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Again {
@@ -110,7 +110,7 @@ enum Grounds {
 }
 
 impl Grounds {
-    /// Do the figures that stand beside the grounds, for people, say the same as the grounds?
+    /// Do the figures beside the grounds, for people, agree with the grounds?
     fn fits(&self, cause: Cause, evidence: &Value) -> Result<(), String> {
         let figures: Vec<(&str, Value)> = match self {
             Grounds::Fuse(of) => vec![("refused_in_a_row", json!(of.in_a_row))],
@@ -183,14 +183,14 @@ struct Ceiling {
     controlled: bool,
 }
 
-/// Requests and bad ones of `new`, then of stable.
+/// Requests and failures of `new`, then of stable.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Table([u64; 4]);
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Fuse {
     in_a_row: u32,
-    /// Failed tries, and whether it was down by its probes; by server.
+    /// By server: failed tries, and whether its probes found it down.
     servers: Vec<(u32, bool)>,
     dead_ms: u64,
     stable_ms: u64,
@@ -203,7 +203,7 @@ struct Harm {
     users_max: u64,
 }
 
-/// Also of the gate of a wave.
+/// Also used by the gate of a wave.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Resource {
     name: String,
@@ -213,11 +213,11 @@ pub(super) struct Resource {
     floor: Number,
     in_a_row: usize,
     controlled: bool,
-    /// Each: mean and highest of `new`, then of stable; `null`: it could not be read.
+    /// Each: mean and maximum of `new`, then of stable; `null`: unreadable.
     readings: Vec<[Option<[Number; 2]>; 2]>,
 }
 
-/// A number that JSON may have no digits for.
+/// A float that may be outside of JSON's numbers.
 #[derive(Clone, Copy)]
 struct Number(f64);
 
@@ -398,11 +398,11 @@ impl From<Resource> for resource::Grounds {
 }
 
 fn written(grounds: &Grounds) -> Value {
-    // Numbers, words and lists of them: JSON can always say that.
+    // Numbers, words and lists of them always serialize.
     serde_json::to_value(grounds).unwrap_or_default()
 }
 
-/// Of a blown fuse; `names`: the servers of `new`.
+/// Evidence of a blown fuse; `names`: the servers of `new`.
 pub fn of_fuse(blown: Blown, names: &[String], since: Duration) -> Value {
     let decided_by = decided::of_fuse(&blown, names, since);
     let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
@@ -416,20 +416,20 @@ pub fn of_fuse(blown: Blown, names: &[String], since: Duration) -> Value {
     })
 }
 
-/// Of too many users failed.
+/// Evidence of too many failed users.
 pub fn of_harm(harm: grounds::Harm, requests: u64) -> Value {
     let grounds::Harm { users, users_max } = harm;
     let grounds = written(&Grounds::Harm(Harm { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
 }
 
-/// Of a resource that `new` uses too much of.
+/// Evidence of a resource that `new` uses too much of.
 pub fn of_resource(of: &resource::Grounds, users_failed: u64) -> Value {
     let grounds = written(&Grounds::Resource(of.into()));
     json!({"resource": &*of.name, "users_failed": users_failed, "grounds": grounds})
 }
 
-/// The numbers behind a verdict of the watchdog; `users_failed`: since the evidence began.
+/// Evidence of a watchdog's verdict; `users_failed`: since the evidence began.
 pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
@@ -462,7 +462,7 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     all
 }
 
-/// What the E of each of [`crate::domain::engine::Signal::ALL`] is called.
+/// The JSON keys for the E of each of [`crate::domain::engine::Signal::ALL`].
 const E_VALUES: [&str; SIGNALS] = [
     "e_value_errors",
     "e_value_client_errors",

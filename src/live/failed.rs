@@ -1,5 +1,5 @@
-//! The users whom `new` has failed: exactly, by user, as long as an attempt lasts. For the people
-//! who put their bills right, and for `harm_users_max`.
+//! The users whose requests failed on `new`: an exact count per user, for one attempt.
+//! Used to correct the users' data afterwards, and by `harm_users_max`.
 //!
 //! ```text
 //! failed-RELEASE-ATTEMPT.jsonl in the state directory:
@@ -9,11 +9,11 @@
 //! (or "user", with the id in clear, in place of "hash")
 //! ```
 //!
-//! A request counts here if its user was in `new` by the decision, got his answer from there (or
-//! none), and that was the arm's failure. A fail-over that stable has served is none. Invariants: a
-//! lock on the way of requests that fail, nothing on that of those that succeed; bounded by
-//! [`USERS_MAX`] users and 16 MiB of ids, beyond which requests are only counted; ids are written
-//! as `[state] failed_users` says, and never in clear unless it says so.
+//! A request counts here if the decision put its user in `new`, its response came from `new` (or
+//! there was none), and the outcome counts as a failure of the arm. A fail-over that stable served
+//! does not count. Invariants: only failing requests take the lock. At most [`USERS_MAX`] users and
+//! 16 MiB of ids are listed; beyond that, requests are only counted. Ids are written as `[state]
+//! failed_users` sets, and never in clear by default.
 
 use super::clock;
 use crate::domain::grounds::Harm;
@@ -25,32 +25,32 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Users of an attempt who are listed.
+/// The most users listed per attempt.
 pub const USERS_MAX: usize = 100_000;
-/// For all ids of an attempt.
+/// The most bytes of all ids of an attempt.
 const ID_BYTES_MAX: usize = 16 << 20;
-/// The most that `harm_users_max` can be.
+/// The maximum of `harm_users_max`.
 pub const HARM_MAX: usize = 100_000;
-/// Attempts that are kept in memory: requests of the one before may still be in flight.
+/// Attempts kept in memory: requests of the previous one may still be in flight.
 const ATTEMPTS: usize = 2;
 
-/// How a user is written down.
+/// How a user is identified in the file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Id {
     /// The first 64 bits of the HMAC-SHA256 of the id under the key of `[log] user_key_file`, in
-    /// hex: as in the log.
+    /// hex, as in the log.
     Hash(String),
     /// In clear.
     User(String),
 }
 
-/// A request that failed, as whoever serves it knows its user.
+/// A failed request, with its user.
 pub struct Failure {
-    /// Of the release, when it was decided.
+    /// The release's attempt at the time of the decision.
     pub attempt: u64,
     pub evidence_id: u64,
-    /// Tells users apart; the same after a restart.
+    /// Identifies the user; unchanged after a restart.
     pub number: u64,
     /// `None`: users are counted and not listed.
     pub id: Option<Id>,
@@ -63,7 +63,7 @@ struct User {
     requests: u64,
     first: String,
     last: String,
-    /// Since the evidence began: it counts against `harm_users_max`.
+    /// Failed since the evidence began: counts against `harm_users_max`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     harm: bool,
 }
@@ -83,7 +83,7 @@ struct List {
     users: HashMap<u64, User>,
     id_bytes: usize,
     requests: u64,
-    /// Of users who are not listed.
+    /// Requests of users who are not listed.
     others: u64,
     dirty: bool,
 }
@@ -97,7 +97,7 @@ struct Inner {
     requests: u64,
 }
 
-/// Of one release; shared by the workers.
+/// One per release; shared by the workers.
 #[derive(Default)]
 pub struct FailedUsers {
     inner: Mutex<Inner>,
@@ -128,7 +128,7 @@ impl FailedUsers {
         self.dirty.store(true, Relaxed);
     }
 
-    /// Users failed since this evidence began, and requests of theirs.
+    /// Users failed since this evidence began, and their failed requests.
     pub fn harm(&self, evidence_id: u64, users_max: u64) -> (Harm, u64) {
         let mut inner = self.inner();
         inner.begin(evidence_id);
@@ -137,8 +137,7 @@ impl FailedUsers {
         (Harm { users, users_max }, requests)
     }
 
-    /// What is to be written: by attempt, the whole file. Nothing if nothing has happened since the
-    /// last time.
+    /// The whole file of each attempt that changed since the last call; empty without changes.
     pub fn to_write(&self, release: &str) -> Vec<(u64, Vec<u8>)> {
         if !self.dirty.swap(false, Relaxed) {
             return vec![];
@@ -153,8 +152,8 @@ impl FailedUsers {
             .collect()
     }
 
-    /// Takes what an earlier process has written of an attempt. `number`: what tells this user
-    /// apart now; `None`: it cannot be told.
+    /// Restores the list that an earlier process wrote.
+    /// `number` maps an id to the current user number; `None`: no mapping.
     pub fn restore(&self, attempt: u64, evidence_id: u64, bytes: &[u8], number: impl Fn(&Id) -> Option<u64>) {
         let mut inner = self.inner();
         inner.begin(evidence_id);
@@ -166,7 +165,7 @@ impl FailedUsers {
         (list.requests, list.others) = (list.requests + head.requests, list.others + head.requests_of_others);
         let mut harmed = vec![];
         for user in lines.filter_map(|line| serde_json::from_slice::<User>(line).ok()).take(USERS_MAX) {
-            // Kept under another key: told apart from everybody.
+            // Written under another key: counts as a separate user.
             let known = number(&user.id);
             let place =
                 known.unwrap_or_else(|| xxhash_rust::xxh3::xxh3_64(format!("{:?}", user.id).as_bytes()));
@@ -184,13 +183,13 @@ impl FailedUsers {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Counts and texts: a panic elsewhere leaves nothing half done that matters.
+        // Counts and texts only: a panic elsewhere leaves nothing inconsistent that matters.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// Evidence has begun anew: nobody has been harmed since.
+    /// Starts the count of harmed users again when new evidence begins.
     fn begin(&mut self, evidence_id: u64) {
         if evidence_id > self.evidence_id {
             self.evidence_id = evidence_id;
@@ -232,7 +231,7 @@ impl List {
         let mut users: Vec<&User> = self.users.values().collect();
         users.sort_by(|a, b| (&a.first, a.id.text()).cmp(&(&b.first, b.id.text())));
         let mut bytes = vec![];
-        // Numbers and texts: JSON can always say that, and a Vec takes it.
+        // Numbers and texts always serialize, and a `Vec` accepts every write.
         let _ = serde_json::to_writer(&mut bytes, &head);
         bytes.push(b'\n');
         for user in users {
@@ -251,25 +250,25 @@ impl Id {
     }
 }
 
-/// For [`hashed`].
+/// The key for [`hashed`].
 pub fn key(bytes: &[u8]) -> hmac::Key {
     hmac::Key::new(hmac::HMAC_SHA256, bytes)
 }
 
-/// How a user id is written without being told: the first 64 bits of its HMAC-SHA256 under the
-/// config's key, in hex.
+/// A user id as the log writes it: the first 64 bits of its HMAC-SHA256 under the config's key, in
+/// hex.
 pub fn hashed(key: &hmac::Key, user_id: &[u8]) -> Box<str> {
     let tag = hmac::sign(key, user_id);
     tag.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into()
 }
 
-/// What tells a user apart: his keyed hash where there is a key, else a plain one, which is written
-/// nowhere.
+/// The number that identifies a user: the keyed hash where there is a key, else a plain hash, which
+/// is never written.
 pub fn number(hash: Option<&str>, user_hash: u64) -> u64 {
     hash.and_then(|hash| u64::from_str_radix(hash, 16).ok()).unwrap_or(user_hash)
 }
 
-/// The same of one who is written down.
+/// The same number for a user read from a file.
 pub fn number_of(key: Option<&hmac::Key>, id: &Id) -> Option<u64> {
     match (id, key) {
         (Id::Hash(hash), Some(_)) => u64::from_str_radix(hash, 16).ok(),
@@ -281,12 +280,13 @@ pub fn number_of(key: Option<&hmac::Key>, id: &Id) -> Option<u64> {
     }
 }
 
-/// The file of an attempt. Names are letters, digits, `.`, `_` and `-`: fit for a file.
+/// The file name of an attempt.
+/// Release names are letters, digits, `.`, `_` and `-`.
 pub fn file(release: &str, attempt: u64) -> String {
     format!("failed-{release}-{attempt}.jsonl")
 }
 
-/// A user of such a file, for those who look one up.
+/// A user read from such a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub id: Id,
@@ -296,8 +296,8 @@ pub struct Listed {
     pub last: String,
 }
 
-/// Reads a file, and how many requests of users who are not listed it counts. Lines that cannot be
-/// read are left out.
+/// Reads a file: its users, and the number of requests of users who are not listed.
+/// Unreadable lines are skipped.
 pub fn read(bytes: &[u8]) -> Option<(Vec<Listed>, u64)> {
     let mut lines = bytes.split(|b| *b == b'\n');
     let head: Head = serde_json::from_slice(lines.next()?).ok()?;
@@ -327,7 +327,7 @@ mod tests {
         // Resumed.
         assert_eq!(harm(2).0.users, 0);
         failed.note(failure(1, 1, 2));
-        // One that was still in flight counts for nothing now, and is listed all the same.
+        // A request still in flight counts for nothing now, and is listed all the same.
         failed.note(failure(9, 1, 1));
         assert_eq!(harm(2), (Harm { users: 1, users_max: 2 }, 1));
         let written = failed.to_write("r");

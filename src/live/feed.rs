@@ -1,15 +1,15 @@
-//! The watchdog's raw material: what happened to each request, event by event, from the workers to
-//! the one thread that judges.
+//! The watchdog's input: one queue of request events per worker, read by the one watchdog thread.
 //!
-//! Each worker writes into a ring of its own; the watchdog's thread empties all of them each tick.
-//! A request takes its place with [`Feed::arrive`], tells what becomes of it with [`Feed::tell`],
-//! and gives its place back with [`Feed::leave`]. Room for all that it may still tell is set aside
-//! when it arrives, so a request that was taken in can always tell its end: silence means that the
-//! arm was silent.
+//! Each worker writes into its own ring; the watchdog empties all rings each tick.
+//! A request reserves its place with [`Feed::arrive`], reports events with [`Feed::tell`], and
+//! releases its place with [`Feed::leave`].
+//! Room for all later events is reserved at arrival, so an accepted request can always report its
+//! end: missing events mean that the arm did not answer.
 //!
-//! Invariants: one writer and one reader a ring, no lock, no allocation after `new`; events of one
-//! request come in order; a full ring takes no new requests in (counted in [`Feed::lost`]: both
-//! arms alike, the watchdog was starved), and never drops an event of one that it took.
+//! Invariants: one writer and one reader per ring, no lock, no allocation after `new`; events of
+//! one request stay in order.
+//! A full ring accepts no new requests (counted in [`Feed::lost`]: it affects both arms alike,
+//! since the watchdog was starved), and never drops an event of an accepted request.
 
 use super::tally::PerWorker;
 use crate::domain::decide::Arm;
@@ -21,9 +21,9 @@ use std::sync::atomic::{
 };
 use std::time::Duration;
 
-/// Events that a worker's ring holds: 0.4 s of 50,000 requests a second, with three events each.
+/// Events per ring: 0.4 s of 50,000 requests a second, with three events each.
 const RING: u64 = 1 << 16;
-/// Events of a request beyond its arrival, at most: answered, and ended or broken.
+/// The most events of a request after its arrival: answered, and ended or broken.
 const MORE: u64 = 2;
 
 type Words = [AtomicU64; 3];
@@ -54,25 +54,25 @@ pub struct Ticket {
     left: u64,
 }
 
-/// A request, as the worker that has it knows it.
+/// The data of a request at its arrival.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Arrival {
-    /// Which epoch of the release it was decided in; below 2^32.
+    /// The epoch of the release that it was decided in; below 2^32.
     pub epoch: u64,
     pub at: Duration,
     pub arm: Arm,
     pub unit: Option<Unit>,
     /// The hash alone chose the arm.
     pub drawn: bool,
-    /// Its route, if that is judged apart; below 31.
+    /// Its route, if that is judged separately; below 31.
     pub stratum: Option<u8>,
-    /// The number of the server that has it.
+    /// The number of its server.
     pub server: Option<u8>,
 }
 
-// First word: 48 bits of µs, 4 of what, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
-// 4 of the size of a body. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of
-// time after the arrival, 32 of id.
+// First word: 48 bits of µs, 4 of `What`, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
+// 4 of the body size. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of time
+// after the arrival, 32 of id.
 const AT_BITS: u32 = 48;
 const WHAT_SHIFT: u32 = 48;
 const ARM_SHIFT: u32 = 52;
@@ -83,7 +83,7 @@ const SIZE_SHIFT: u32 = 60;
 const UNIT_BITS: u32 = 24;
 const SERVER_SHIFT: u32 = 24;
 const EPOCH_SHIFT: u32 = 32;
-/// Resolution of the time after the arrival, in µs: 32 bits of it are nineteen hours.
+/// Resolution of the time after the arrival, in µs: 32 bits are nineteen hours.
 const AFTER_US: u64 = 16;
 
 const WHATS: [What; 11] = [
@@ -133,7 +133,7 @@ impl Feed {
         }
     }
 
-    /// A request arrived. `None`: no room; it takes no part in the evidence.
+    /// Records an arrival. `None`: no room; the request is not part of the evidence.
     pub fn arrive(&self, worker: usize, arrival: &Arrival) -> Option<Ticket> {
         let ring = self.workers.of(worker);
         let (tail, reserved) = (ring.tail.load(Relaxed), ring.reserved.load(Relaxed));
@@ -162,7 +162,7 @@ impl Feed {
         Some(ticket)
     }
 
-    /// Something happened to it. On the worker that it arrived at; twice at most.
+    /// Records a later event. Called on the worker of the arrival, at most twice.
     pub fn tell(&self, worker: usize, ticket: &mut Ticket, what: What, now: Duration) {
         if ticket.left == 0 {
             return;
@@ -173,23 +173,23 @@ impl Feed {
         ring.write(ticket, what, now.saturating_sub(ticket.at));
     }
 
-    /// Another server has it now.
+    /// Moves the request to another server.
     pub fn moves(&self, ticket: &mut Ticket, server: u8) {
         ticket.who = ticket.who & !(0xff << SERVER_SHIFT) | server_bits(Some(server));
     }
 
-    /// It is over: nothing more will be told.
+    /// Ends the request: no further events follow.
     pub fn leave(&self, worker: usize, ticket: Ticket) {
         let ring = self.workers.of(worker);
         ring.reserved.store(ring.reserved.load(Relaxed).saturating_sub(ticket.left), Relaxed);
     }
 
-    /// Requests so far that found no room.
+    /// The number of requests that found no room.
     pub fn lost(&self) -> u64 {
         self.workers.iter().map(|ring| ring.lost.load(Relaxed)).sum()
     }
 
-    /// Takes all that has happened since the last time; one caller: the watchdog.
+    /// Takes all events since the last call. Only the watchdog calls it.
     pub fn drain(&self, mut take: impl FnMut(u64, Event)) {
         for (worker, ring) in self.workers.iter().enumerate() {
             let (mut head, tail) = (ring.head.load(Relaxed), ring.tail.load(Acquire));

@@ -1,5 +1,5 @@
-//! The numbers that gates were judged on, as the ledger keeps them; and the same verdicts
-//! recomputed from them.
+//! The numbers that gates were judged on, as the ledger stores them, and the verdicts recomputed
+//! from them.
 //!
 //! ```text
 //! evidence.gates = { "decision": "open", "input": { … every number … },
@@ -7,9 +7,9 @@
 //!                                    "detail" }, … ] }
 //! ```
 //!
-//! Invariants: [`recompute`] uses nothing but the entry. It compares names, verdicts and figures
-//! (`on`), never sentences. A decision that does not follow from its input is an error, never a
-//! warning. The domain knows no JSON: it is written and read here.
+//! Invariants: [`recompute`] uses only the entry. It compares names, verdicts and figures (`on`),
+//! never sentences. A decision that does not follow from its input is an error, never a warning.
+//! The domain has no JSON: it is written and read here.
 
 use super::evidence::Resource;
 use crate::domain::engine::Blindness;
@@ -45,7 +45,7 @@ impl Decision {
         }
     }
 
-    /// Can it be taken on these verdicts? A person may open whatever they say.
+    /// Do these verdicts allow the decision? A person may open a wave against any verdict.
     fn follows(self, gates: &[Gate]) -> bool {
         match self {
             Decision::Open | Decision::Finish => gate::passes(gates),
@@ -63,18 +63,18 @@ pub fn written(outlook: &Outlook, decision: Decision) -> Value {
     })
 }
 
-/// What an entry's evidence (its `gates`) comes to, found again.
+/// The decision and gates recomputed from an entry's evidence (its `gates`).
 #[derive(Clone, PartialEq, Debug)]
 pub struct Recomputed {
     pub decision: Decision,
     pub gates: Vec<Gate>,
 }
 
-/// Judges again what the evidence of a ledger entry of kind `wave` or `promote` was judged on.
-/// Figures are compared where they are recorded: entries without the number of a method have none.
+/// Recomputes the verdicts in the evidence of a ledger entry of kind `wave` or `promote`.
+/// Figures are compared where they are recorded: entries without a method number have none.
 ///
 /// # Errors
-/// What is missing or unreadable; a verdict or figure that the numbers do not give; a decision that
+/// A missing or unreadable value; a verdict or figure that the numbers do not give; a decision that
 /// does not follow from them.
 pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     let of = &evidence["gates"];
@@ -123,7 +123,7 @@ fn verdict(of: &Gate, input: Option<&Input>) -> Value {
     json!({"name": &*of.name, "verdict": of.verdict.label(), "on": on, "detail": of.detail})
 }
 
-/// JSON has no infinity: it is `null`.
+/// JSON has no infinity: it becomes `null`.
 fn figure_json(figure: Figure) -> Value {
     match figure {
         Figure::Number(number) => json!(number),
@@ -131,8 +131,8 @@ fn figure_json(figure: Figure) -> Value {
     }
 }
 
-/// Figures are counts, sums and quotients, which every machine computes alike: they are compared to
-/// the last bit.
+/// Figures are counts, sums and quotients, which every machine computes alike: compared to the last
+/// bit.
 pub(super) fn same(recorded: &Value, found: &Value) -> bool {
     match (recorded.as_f64(), found.as_f64()) {
         (Some(a), Some(b)) => a == b,
@@ -202,7 +202,7 @@ fn proof(of: &Proof) -> Value {
     all
 }
 
-/// What gates of margins are judged from.
+/// The figures that the margin gates are judged from.
 fn reading(r: &Reading, to: &mut Value) {
     for (name, of) in [("compared", r.compared), ("failed", r.failed), ("timed", r.timed), ("slow", r.slow)] {
         to[name] = pair(of);
@@ -238,7 +238,7 @@ fn read_reading(of: &Value) -> Result<Reading, String> {
     })
 }
 
-/// Of a route only its margins are judged.
+/// For a route, only its margins are judged.
 fn critical(of: &Route) -> Value {
     let mut all = json!({"route": &*of.name});
     reading(&of.reading, &mut all);
@@ -249,7 +249,7 @@ fn read_critical(of: &Value) -> Result<Route, String> {
     Ok(Route { name: text(of, "route")?.into(), reading: read_reading(of)? })
 }
 
-/// JSON has no infinity: unseen however large is `null`.
+/// JSON has no infinity: an unbounded unseen effect becomes `null`.
 fn sight(of: Sight) -> Value {
     json!({
         "latency_notice": of.latency_notice,
@@ -296,7 +296,7 @@ fn read_door(of: &Value) -> Result<DoorState, String> {
 
 fn read_proof(of: &Value) -> Result<Proof, String> {
     let dog = &of["watchdog"];
-    // What an earlier version wrote has none.
+    // Earlier versions wrote none.
     let resources = match &of["resources"] {
         Value::Null => vec![],
         list => Vec::<Resource>::deserialize(list).map_err(|_| missing("resources"))?,
@@ -400,7 +400,7 @@ mod tests {
         Climb::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
     }
 
-    /// As it stands in the ledger, after a way through text.
+    /// The entry as the ledger stores it, after serialization to text.
     fn entry(outlook: &Outlook, decision: Decision) -> Value {
         let text = json!({"gates": written(outlook, decision)}).to_string();
         serde_json::from_str(&text).unwrap()
@@ -453,7 +453,7 @@ mod tests {
         }
     }
 
-    /// Every number and code in `value`, as a path.
+    /// The path of every number and code in `value`.
     fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
         match value {
             Value::Object(fields) => {
@@ -487,7 +487,7 @@ mod tests {
             let mut changed = whole.clone();
             let leaf = changed.pointer_mut(&path).unwrap();
             let sentence = ["/detail", "/reason", "/text"].iter().any(|end| path.ends_with(end));
-            // What a resource does beside holding waves decides nothing here.
+            // Actions of a resource other than holding waves decide nothing here.
             let indifferent = path.ends_with("/resources/0/on");
             *leaf = match leaf.clone() {
                 Value::String(_) if sentence => json!("in other words"),
@@ -502,7 +502,7 @@ mod tests {
     }
 
     proptest! {
-        /// Doubles survive the way through the ledger's text well enough for the same words.
+        /// Doubles survive serialization to text well enough for the same verdicts.
         #[test]
         fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
             let mut proof = Proof { baked: Duration::from_nanos(n), ..good() };

@@ -1,13 +1,13 @@
-//! Keeps on disk what may be lost: the watchdog's evidence, and the users whom `new` has failed.
-//! One small thread beside the scribe, so that no trip ever waits for it.
+//! Writes the files that may be lost: the watchdog's evidence, and the lists of failed users.
+//! A separate small thread beside the scribe, so that no trip waits for it.
 //!
-//! Evidence tells of each user whether he was seen and failed, by a part of a hash that is known:
-//! it is encrypted under the key of the state directory.
+//! Evidence shows for each user whether requests of the user were seen and failed, by part of a
+//! known hash. It is therefore encrypted under the key of the state directory.
 //!
-//! Files of the state directory, each written anew and renamed; only their owner may read them. A
-//! file that is lost, old or damaged costs evidence, never safety: what a trip needs is in the
-//! state file. Invariants: per file one image waits, the latest; a disk that fails or hangs is told
-//! once, and holds up nobody.
+//! Each file of the state directory is written anew and renamed; only the owner may read it. A
+//! lost, old or damaged file costs evidence, never safety: all data that a trip needs are in the
+//! state file. Invariants: one image per file waits, the latest; a failing or hanging disk is
+//! logged once and delays nothing else.
 
 use super::log::Log;
 use super::private::private_file;
@@ -19,10 +19,10 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A file larger than this is not read: a release's evidence is smaller, whatever its users.
+/// Larger files are not read: a release's evidence is smaller, for any number of users.
 const BYTES_MAX: u64 = 512 << 20;
 
-/// Where evidence is handed in; shared with the thread.
+/// The queue to the writer thread.
 #[derive(Default)]
 pub struct Shelf {
     inbox: Mutex<Inbox>,
@@ -43,19 +43,19 @@ enum Form {
 }
 
 impl Shelf {
-    /// Never waits for the disk.
+    /// Queues a file. Never waits for the disk.
     pub fn hand_in(&self, file: String, bytes: Vec<u8>) {
         self.inbox().waiting.insert(file, (bytes, Form::Plain));
         self.changed.notify_all();
     }
 
-    /// The same of a file that is encrypted: [`StateKey::unseal`] reads it.
+    /// The same for a file that is encrypted: [`StateKey::unseal`] reads it.
     pub fn hand_in_sealed(&self, file: String, bytes: Vec<u8>) {
         self.inbox().waiting.insert(file, (bytes, Form::Sealed));
         self.changed.notify_all();
     }
 
-    /// Ends the thread once all is written.
+    /// Ends the thread once everything is written.
     pub fn close(&self) {
         self.inbox().closed = true;
         self.changed.notify_all();
@@ -66,7 +66,7 @@ impl Shelf {
     }
 }
 
-/// The thread's body: until [`Shelf::close`].
+/// The body of the thread: runs until [`Shelf::close`].
 pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
     let mut failing = false;
     loop {
@@ -102,7 +102,7 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
     }
 }
 
-/// What was kept; `None`: nothing that can be read.
+/// Reads a kept file; `None`: it is missing or unreadable.
 pub fn read(directory: &Path, file: &str) -> Option<Vec<u8>> {
     let file = File::open(directory.join(file)).ok()?;
     let mut bytes = vec![];
@@ -110,28 +110,28 @@ pub fn read(directory: &Path, file: &str) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= BYTES_MAX).then_some(bytes)
 }
 
-/// No fsync: what a power cut takes is evidence of the last seconds, and a torn file is known by
-/// its checksum.
+/// No fsync: a power cut costs only the evidence of the last seconds, and a checksum detects a torn
+/// file.
 fn write(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    // One that an earlier version has left may be readable by others.
+    // A file left by an earlier version may be readable by others.
     let _ = std::fs::remove_file(&beside);
     let mut file = private_file().write(true).create(true).truncate(true).open(&beside)?;
     parts.iter().try_for_each(|part| file.write_all(part))?;
     std::fs::rename(&beside, path)
 }
 
-/// The time and the evidence of the present wave.
+/// The file of the time and the evidence of the current wave.
 pub fn wave_file(release: &str) -> String {
     format!("wave-{release}.bin")
 }
 
-/// What `new` was like, for when there is no control.
+/// The file of the past figures of `new`, used when there is no control.
 pub fn past_file(release: &str) -> String {
     format!("past-{release}.bin")
 }
 
-/// Names are letters, digits, `.`, `_` and `-`: fit for a file.
+/// Names are letters, digits, `.`, `_` and `-`: valid in a file name.
 pub fn evidence_file(release: &str) -> String {
     format!("evidence-{release}.bin")
 }

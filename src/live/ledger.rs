@@ -1,10 +1,10 @@
-//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object a
+//! The append-only record of decisions: `ledger.jsonl` in the state directory, one JSON object per
 //! line, each chained to the one before ([`super::chain`]).
 //!
-//! Invariants: numbers grow by one; a line is on disk before `append` answers; a torn last line (a
-//! crash in the middle of a write) is cut off when the file is opened, and the entry is written
-//! again from the state file, with the hash that it had. Lines of a version that knew no hashes are
-//! read, and stay as they are.
+//! Invariants: numbers grow by one. A line is on disk before `append` returns. A torn last line (a
+//! crash during a write) is cut off when the file is opened, and the entry is written again from
+//! the state file with the same hash. Lines of a version without hashes are read and stay
+//! unchanged.
 
 use super::chain::{self, Digest};
 use super::membership::Membership;
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub const FILE: &str = "ledger.jsonl";
 
-/// Entries that one answer of the admin API gives at most.
+/// The most entries in one response of the admin API.
 pub const READ_MAX: usize = 10_000;
 
 /// One decision. Weights are percentages, `at` is RFC 3339 in UTC.
@@ -26,20 +26,20 @@ pub const READ_MAX: usize = 10_000;
 pub struct Entry {
     pub n: u64,
     pub at: String,
-    /// `null` for what concerns no single release.
+    /// `null`: the entry belongs to no single release.
     #[serde(default)]
     pub release: Option<String>,
     #[serde(default)]
     pub attempt: Option<u64>,
-    /// What was decided: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`,
+    /// The decision: `start`, `weight`, `membership`, `attempt`, `trip`, `freeze`, `resume`,
     /// `wave`, `pause`, `promote`, `stop`, `unstop`, `removed`, `drained`.
     pub kind: String,
-    /// Of a trip or a freeze.
+    /// The cause of a trip or a freeze.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
     /// `file`, `watchdog`, `fuse`, `waves`, `proxy`, or the name of a token.
     pub actor: String,
-    /// As a person gave it.
+    /// As a person entered it.
     #[serde(default)]
     pub reason: Option<String>,
     pub detail: String,
@@ -47,30 +47,31 @@ pub struct Entry {
     pub weight_before: Option<f64>,
     #[serde(default)]
     pub weight_after: Option<f64>,
-    /// Nobody is in `new` from here on, whatever weight and segments say; absent where no release
-    /// is concerned.
+    /// From here on no user is in `new`, for any weight and segments; absent if no release is
+    /// concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<bool>,
-    /// Exchanges that were under way on `new` when `held` began; absent: none. An entry `drained`
-    /// follows when the last of them has ended.
+    /// Exchanges under way on `new` when `held` began; absent: none.
+    /// An entry `drained` follows when the last of them has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_way: Option<u64>,
-    /// Who is in `new` beside the weight, from here on; absent: as in the release's entry before.
+    /// The users in `new` beside the weight, from here on; absent: as in the release's previous
+    /// entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub membership: Option<Membership>,
     #[serde(default)]
     pub evidence: Value,
-    /// Of a verdict: [`crate::domain::verdict::METHOD`] of the version that judged. Absent: method
-    /// 1, or no verdict.
+    /// [`crate::domain::verdict::METHOD`] of the version that judged.
+    /// Absent: method 1, or no verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<u32>,
-    /// `hash` of the entry before; see [`super::chain`].
+    /// `hash` of the previous entry; see [`super::chain`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prev: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hash: String,
-    /// Written again from the state file, after a crash lost the line. The last field: it is no
-    /// part of what is hashed.
+    /// Written again from the state file, after a crash lost the line.
+    /// The last field, because it is not hashed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebuilt: bool,
 }
@@ -82,12 +83,12 @@ pub struct Ledger {
     key: Option<String>,
 }
 
-/// Where the chain goes on.
+/// The end of the chain, where the next entry continues.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct End {
     /// Number of the last entry; 0: none.
     pub n: u64,
-    /// What the next one has in `prev`.
+    /// `prev` of the next entry.
     pub hash: String,
 }
 
@@ -98,7 +99,7 @@ impl Default for End {
 }
 
 impl Ledger {
-    /// Opens or makes the ledger of a state directory.
+    /// Opens or creates the ledger of a state directory.
     pub fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join(FILE);
         let mut file = private_file().read(true).append(true).create(true).open(&path)?;
@@ -119,16 +120,16 @@ impl Ledger {
         &self.end
     }
 
-    /// The name of the key that users of segments were last hashed under, when the file was opened.
+    /// The name of the latest key for the hashes of segment users, as of opening the file.
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// Writes the entries that the file does not have yet, and waits until they are on disk.
+    /// Writes the entries that the file lacks, and waits until they are on disk.
     ///
     /// # Errors
-    /// The disk is full or gone. What was half written is cut off again, so that the next try
-    /// starts clean.
+    /// The disk is full or gone.
+    /// A partial write is cut off again, so that the next try starts clean.
     pub fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let mut text = Vec::new();
         let mut last = None;
@@ -142,8 +143,8 @@ impl Ledger {
         let written = self.file.write_all(&text).and_then(|()| self.file.sync_data());
         match written {
             Ok(()) if last.hash.is_empty() => {
-                // Of an earlier version's state file: what follows is chained to all that stands
-                // there now.
+                // From an earlier version's state file: the next entry is chained to the whole file
+                // so far.
                 self.end = scan(&File::open(&self.path)?)?.end;
                 Ok(())
             }
@@ -164,8 +165,8 @@ impl Ledger {
     }
 }
 
-/// The entries after number `since`, at most [`READ_MAX`]; none if there is no ledger. A torn last
-/// line is left out.
+/// The entries after number `since`, at most [`READ_MAX`]; none without a ledger.
+/// A torn last line is skipped.
 pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     let file = match File::open(directory.join(FILE)) {
         Ok(file) => file,
@@ -186,7 +187,7 @@ pub fn read(directory: &Path, since: u64) -> io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// At most so many bytes of the file, from there on; none at its end, or if there is no ledger.
+/// At most `bytes_max` bytes of the file from `from`; none at its end, or without a ledger.
 pub fn piece(directory: &Path, from: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut file = match File::open(directory.join(FILE)) {
         Ok(file) => file,
@@ -213,15 +214,15 @@ pub fn read_last(directory: &Path, since: u64, n: usize) -> io::Result<Vec<Entry
     }
 }
 
-/// Does the directory hold a ledger with anything in it?
+/// Does the directory have a ledger that is not empty?
 pub fn exists(directory: &Path) -> bool {
     std::fs::metadata(directory.join(FILE)).is_ok_and(|m| m.len() > 0)
 }
 
 struct Scanned {
-    /// Length of the part that consists of whole lines.
+    /// Length of the complete lines.
     whole: u64,
-    /// Where the chain goes on after it.
+    /// The end of the chain after them.
     end: End,
     key: Option<String>,
 }
@@ -244,8 +245,8 @@ fn scan(file: &File) -> io::Result<Scanned> {
         if !chained {
             unchained.add(&line);
         }
-        // A line damaged in the middle stays, for people to see, and is not believed; only a torn
-        // tail is cut.
+        // A line damaged in the middle stays for inspection and is ignored; only a torn tail is
+        // cut.
         let Ok(entry) = serde_json::from_slice::<Entry>(&line) else { continue };
         if let Some(membership) = entry.membership.filter(|m| !m.key.is_empty()) {
             key = Some(membership.key);

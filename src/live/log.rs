@@ -1,9 +1,9 @@
-//! Lines to stdout: one JSON object a line (or the combined format for ordinary requests), written
-//! by a thread of its own.
+//! Log lines to stdout: one JSON object per line (or the combined format for ordinary requests),
+//! written by a separate thread.
 //!
-//! Invariants: nobody waits for it; the queue is bounded, and what does not fit is dropped and
-//! counted; a line is one line whatever a client sent, since every value is escaped by the JSON
-//! writer.
+//! Invariants: no caller waits for the log.
+//! The queue is bounded, and lines beyond it are dropped and counted.
+//! No client data can break a line, since the JSON writer escapes every value.
 
 use super::clock;
 use serde_json::{Value, json};
@@ -13,16 +13,16 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Lines that may wait for a slow reader.
+/// The most lines that wait for a slow reader.
 const QUEUE_LINES_MAX: usize = 8192;
 
-/// Between two writes.
+/// The pause between two writes.
 const TOGETHER: Duration = Duration::from_millis(10);
 
-/// A word that may be due with every connection is written once in a while.
+/// Rate limit for a log line that could be due at every connection.
 #[derive(Default)]
 pub struct Seldom {
-    /// Of the last word, in milliseconds of [`clock::now`]; 0: there was none.
+    /// Time of the last line, in milliseconds of [`clock::now`]; 0: none yet.
     told_ms: AtomicU64,
 }
 
@@ -45,7 +45,7 @@ pub struct Log {
 
 enum Message {
     Line(String),
-    /// Everything before it has been written when this is answered.
+    /// Answered once everything before it is written.
     Flush(SyncSender<()>),
 }
 
@@ -62,13 +62,12 @@ impl Log {
         Ok(Log { queue, dropped: Arc::default() })
     }
 
-    /// Everything is thrown away: for the demo's proxy, whose story is told otherwise, and for
-    /// tests.
+    /// Discards every line: for the demo's proxy, which reports in another way, and for tests.
     pub fn silent() -> std::io::Result<Log> {
         Self::to(std::io::sink())
     }
 
-    /// One ready line, without its end.
+    /// Queues one complete line, without its end.
     pub fn line(&self, line: String) {
         if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line)) {
             self.dropped.fetch_add(1, Relaxed);
@@ -90,8 +89,8 @@ impl Log {
         self.dropped.load(Relaxed)
     }
 
-    /// Waits, at most a second, until what was logged before is written. For the end of the
-    /// process.
+    /// Waits, at most a second, until all earlier lines are written.
+    /// Called at the end of the process.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         if self.queue.try_send(Message::Flush(done)).is_ok() {
@@ -104,7 +103,7 @@ fn write(out: impl Write, lines: &Receiver<Message>) {
     let mut out = std::io::BufWriter::new(out);
     let mut next = lines.recv().ok();
     while let Some(message) = next {
-        // A reader that went away (a closed pipe) is no reason to stop serving.
+        // A reader that went away (a closed pipe) must not stop the service.
         match message {
             Message::Line(line) => {
                 let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n"));
@@ -116,8 +115,8 @@ fn write(out: impl Write, lines: &Receiver<Message>) {
         }
         next = lines.try_recv().ok().or_else(|| {
             let _ = out.flush();
-            // Lines that come meanwhile are written together; each would cost a wake-up and a write
-            // of its own.
+            // Lines that arrive meanwhile are written together; each would cost a wake-up and a
+            // write.
             std::thread::sleep(TOGETHER);
             lines.recv().ok()
         });

@@ -1,9 +1,9 @@
-//! A person's verb `maintenance`: it begins, goes on for longer, or ends early; and its end by
-//! itself.
+//! The verb `maintenance`: its begin, extension and early end by a person, and its end by timer.
 //!
-//! Invariants: as for the other verbs, every change passes the one writer and is a ledger entry;
-//! the end is a time of the monotonic clock while the process lives, so that a wall clock that
-//! jumps neither ends nor lengthens it; the state file has the wall clock time, for a restart.
+//! Invariants: as for the other verbs, every change passes the one writer and is a ledger entry.
+//! While the process lives, the end is a time of the monotonic clock, so that a jump of the wall
+//! clock neither ends nor extends it.
+//! The state file has the wall clock time, for a restart.
 
 use super::apply::{Changed, Live, Origin, Refused};
 use super::clock;
@@ -19,8 +19,7 @@ const EFFECT: &str =
     "ceilings and both_arms only report, waves hold; the comparison, the fuse and harm_users_max go on";
 
 impl Live {
-    /// A person begins a maintenance of `length` (checked by the caller), or lengthens the present
-    /// one.
+    /// Begins a maintenance of `length` (checked by the caller), or extends the current one.
     pub fn maintain(
         &self,
         name: &str,
@@ -78,7 +77,7 @@ impl Live {
         Ok(self.change(&mut writer, &live, memory, "maintenance", origin, detail, evidence, message))
     }
 
-    /// A person ends the present maintenance before its time.
+    /// Ends the current maintenance early, for a person.
     pub fn end_maintenance(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let (live, _) = self.remembered(&writer, name)?;
@@ -89,7 +88,8 @@ impl Live {
         Ok(self.without_maintenance(&mut writer, &live, origin, detail))
     }
 
-    /// Ends those whose time is over. For a timer.
+    /// Ends every maintenance whose time is over.
+    /// Called by a timer.
     pub fn end_maintenances(&self) {
         let now = clock::now();
         let over = |live: &ReleaseLive| live.maintenance.as_ref().is_some_and(|(_, until)| *until <= now);
@@ -97,7 +97,7 @@ impl Live {
             return;
         }
         let mut writer = self.writer();
-        // Of now, under the lock: a person may just have lengthened one.
+        // Read again under the lock: a person may just have extended one.
         let snapshot = self.snapshot();
         for live in snapshot.releases.iter().filter(|live| over(live)) {
             let Some((of, _)) = &live.maintenance else { continue };

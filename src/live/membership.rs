@@ -1,11 +1,11 @@
-//! Who is in `new` beside the weight, as the ledger keeps it: salt, how ids are normalised,
-//! segments; and what can be told from that alone.
+//! The users in `new` beside the weight, in the form that the ledger stores: salt, normalisation of
+//! ids, segments. Answers whether a user was in `new` from that alone.
 //!
-//! Invariants: no user id in clear, and none that can be found by trying ids. A list of at most
-//! [`LISTED_MAX`] users is kept as hashes of them under the key of the state directory
-//! ([`super::state_key`]), a longer one by count and a fingerprint under that key. What an earlier
-//! version wrote has no key, and is read all the same. What cannot be told is told to be so, never
-//! guessed.
+//! Invariants: no user id is stored in clear, and none can be found by trying ids.
+//! A list of at most [`LISTED_MAX`] users is stored as hashes under the key of the state directory
+//! ([`super::state_key`]), a longer one as its length and a fingerprint under that key.
+//! Data of an earlier version have no key, and stay readable.
+//! If the data cannot answer, the result is unclear, never a guess.
 
 use super::state_key::StateKey;
 use crate::domain::cohort::{Bucket, Salt, Weight};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Users of a list whose numbers are written down.
+/// The most users of a list whose hashes are stored.
 pub const LISTED_MAX: usize = 256;
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,20 +24,20 @@ pub struct Membership {
     pub salt: String,
     /// `none`, `trim`, `lowercase`, `digits`.
     pub normalise: String,
-    /// A longer id is no id.
+    /// A longer id is invalid.
     pub id_bytes_max: usize,
-    /// In `new` whatever the weight.
+    /// In `new` at any weight.
     pub segments: Vec<Listed>,
     /// Never in `new`.
     pub excluded: Vec<Listed>,
-    /// The name of the key under which users and lists are hashed; empty: an earlier version wrote
-    /// it, without a key.
+    /// The name of the key for the hashes of users and lists; empty: an earlier version wrote it,
+    /// without a key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
 }
 
-/// What tells two memberships apart, without a hash under a key: what was recorded last is compared
-/// with it at every change.
+/// Distinguishes two memberships without keyed hashes: every change compares it with the last one
+/// recorded.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Roll {
     salt: String,
@@ -56,7 +56,7 @@ struct Rolled {
 }
 
 impl Roll {
-    /// `reach`: how many of its segments are in so far.
+    /// `reach`: how many of its segments are included so far.
     pub fn of(release: &Release, reach: Reach, identity: &Identity) -> Roll {
         let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| Rolled::of(s)).collect();
         Roll {
@@ -88,12 +88,12 @@ fn by_request(segment: &Segment) -> bool {
     segment.header.is_some() || !segment.networks.is_empty()
 }
 
-/// What a reader of the ledger has, to tell users of its lists by.
+/// Resolves users and lists of the ledger for a reader.
 pub struct Lookup<'a> {
-    /// How a number ([`UserSet::hash`]) is written under the key of this name; `None`: that key is
-    /// not here.
+    /// The hash of a number ([`UserSet::hash`]) under the key of this name; `None`: the key is
+    /// missing.
     pub hashed: &'a dyn Fn(&str, u64) -> Option<String>,
-    /// The users of a list that is kept by its fingerprint, under the key of this name.
+    /// The users of a list stored by its fingerprint, under the key of this name.
     pub known: &'a dyn Fn(&str, &Listed) -> Option<UserSet>,
 }
 
@@ -102,19 +102,19 @@ impl Lookup<'_> {
     pub const NOTHING: Lookup<'static> = Lookup { hashed: &|_, _| None, known: &|_, _| None };
 }
 
-/// A segment as it was.
+/// A segment as recorded.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Listed {
     pub name: String,
-    /// How many users its lists have.
+    /// The number of users in its lists.
     pub users: usize,
-    /// Tells two lists apart, under the key.
+    /// Distinguishes lists, under the key.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub fingerprint: String,
     /// Its users, hashed under the key; `null`: too many.
     pub numbers: Option<Vec<String>>,
-    /// A header or an address can make anyone a member: that was in the request, and is written
-    /// nowhere.
+    /// A header or an address can make any user a member: these are in the request, and are not
+    /// recorded.
     pub by_request: bool,
 }
 
@@ -123,7 +123,7 @@ pub struct Listed {
 pub enum Was {
     In,
     Out,
-    /// As far as the ledger tells, `otherwise`; but these segments may have decided.
+    /// By the ledger alone `otherwise`; but these segments may have decided.
     Unclear {
         otherwise: bool,
         segments: Vec<String>,
@@ -131,7 +131,7 @@ pub enum Was {
 }
 
 impl Membership {
-    /// `reach`: how many of its segments are in so far.
+    /// `reach`: how many of its segments are included so far.
     pub fn of(release: &Release, reach: Reach, identity: &Identity, key: &StateKey) -> Membership {
         let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s, key)).collect();
         Membership {
@@ -144,7 +144,7 @@ impl Membership {
         }
     }
 
-    /// The id as it is hashed; `None`: it is no id.
+    /// The normalised id, as it is hashed; `None`: it is no valid id.
     pub fn normalised<'a>(&self, user: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         let mode = MODES.into_iter().find(|mode| word(*mode) == self.normalise).unwrap_or_default();
         Some(normalise(mode, user)).filter(|id| !id.is_empty() && id.len() <= self.id_bytes_max)
@@ -154,7 +154,7 @@ impl Membership {
         Salt::new(&self.salt).bucket(id)
     }
 
-    /// Was this (normalised) id in `new` under that weight, nothing being held?
+    /// Was this (normalised) id in `new` at that weight, without a hold?
     pub fn was_in(&self, id: &[u8], weight: Weight, lookup: &Lookup<'_>) -> Was {
         let number = UserSet::hash(id);
         let ask = |listed: &[Listed]| {
@@ -175,8 +175,8 @@ impl Membership {
         let (pinned, perhaps_pinned) = ask(&self.segments);
         let drawn = pinned || weight.holds(self.bucket(id));
         let segments = match drawn {
-            // Only being excluded could have kept this user out, only being pinned could have
-            // brought that one in.
+            // Only an exclusion could have kept this user out; only a segment could have brought
+            // that user in.
             true => perhaps_excluded,
             false => perhaps_pinned,
         };
@@ -201,8 +201,8 @@ impl Listed {
         }
     }
 
-    /// Do its lists have this user? `None`: they are not here, or the key is not. `key`: its name;
-    /// empty: there is none.
+    /// Do its lists contain this user? `None`: the lists or the key are missing. `key`: its name;
+    /// empty: written without a key.
     fn has(&self, number: u64, id: &[u8], key: &str, lookup: &Lookup<'_>) -> Option<bool> {
         match &self.numbers {
             Some(numbers) if numbers.is_empty() => Some(false),
@@ -212,8 +212,8 @@ impl Listed {
         }
     }
 
-    /// Is this the list that it was? `key`: the one under which it was written; `None`: an earlier
-    /// version wrote it, without one.
+    /// Is this list the recorded one?
+    /// `key`: the key of the record; `None`: an earlier version wrote it without a key.
     pub fn is_of(&self, users: &UserSet, key: Option<&StateKey>) -> bool {
         let fingerprint = key.map_or_else(|| hex(users.fingerprint()), |key| key.list(users));
         users.len() == self.users && fingerprint == self.fingerprint
@@ -259,7 +259,7 @@ mod tests {
 
     const KEYED: Lookup<'static> = Lookup { hashed: &under_key, known: &|_, _| None };
 
-    /// As a weight set by hand has it: all segments.
+    /// A reach as a weight set by hand gives it: all segments.
     fn all(release: &Release, weight: Weight) -> Reach {
         Reach { weight, segments: release.segments.len() }
     }

@@ -1,12 +1,13 @@
-//! Every metric, once: names, labels, help; and how they are rendered for Prometheus.
+//! The definition of every metric (names, labels, help), and the exposition for Prometheus.
 //!
 //! A scrape sums the workers' counters and publishes them through the `metrics` crate into a
-//! recorder of its own, so nothing is kept between scrapes and a series whose name has left the
-//! config is gone. Histograms are rendered here: the crate takes samples, not sums.
+//! recorder of its own. So no state is kept between scrapes, and a series whose name left the
+//! config is gone. Histograms are rendered here, because the crate takes samples and not sums.
 //!
-//! Invariants: labels are names from the config or words from this file, never from a request;
-//! weights and states are the *announced* ones, so that what a scrape has shown no crash takes
-//! back; what decides is always there, exact, and the rest only with `[metrics] detail = "full"`.
+//! Invariants: label values are names from the config or words from this file, never from a
+//! request. Weights and states are the *announced* ones, so that no crash reverts what a scrape has
+//! shown. The metrics behind decisions are always present and exact; the rest only with `[metrics]
+//! detail = "full"`.
 
 use super::apply::Live;
 use super::clock;
@@ -147,7 +148,7 @@ pub fn render(live: &Live) -> String {
     text
 }
 
-/// Of the process, what decides and what the alerts need.
+/// Metrics of the process that decisions and alerts need.
 fn decisive(live: &Live) {
     let gauges = &live.gauges;
     counter!(TICKS_LATE).absolute(gauges.ticks_late.load(Relaxed));
@@ -161,7 +162,7 @@ fn decisive(live: &Live) {
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision).set(1.0);
 }
 
-/// What became of traces, where there are any.
+/// Metrics of the trace export, if it is configured.
 fn traces(live: &Live) {
     if live.snapshot().plan.traces.is_none() {
         return;
@@ -174,7 +175,7 @@ fn traces(live: &Live) {
     counter!(TRACE_CALLS_FAILED).absolute(traces.calls_failed.load(Relaxed));
 }
 
-/// The rest.
+/// All other metrics, for `detail = "full"`.
 fn details(live: &Live, snapshot: &Snapshot) {
     let gauges = &live.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
@@ -209,8 +210,7 @@ fn requests(snapshot: &Snapshot) {
                    read: &dyn Fn(Outcome) -> u64| {
         for outcome in Outcome::ALL {
             let n = read(outcome);
-            // A series appears with its first request, and those that everybody asks for from the
-            // start.
+            // A series appears with its first request; the most used ones exist from the start.
             if n > 0 || outcome == Outcome::Ok {
                 let (release, cohort, route) = (release.to_owned(), cohort.to_owned(), route.to_owned());
                 let outcome = outcome.label();
@@ -300,8 +300,8 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         }
     }
     drop(views);
-    // From 0 on: a series that begins with its first rollback would hide that one from whoever
-    // looks for changes.
+    // Exposed from 0 on: a series that began with its first rollback would hide that one from
+    // `increase()`.
     for release in &snapshot.releases {
         for cause in Cause::ALL {
             counter!(ROLLBACKS, "release" => release.release.name.clone(), "cause" => cause.label())
@@ -327,7 +327,7 @@ fn histograms(live: &Live, detail: Detail, text: &mut String) {
     }
     let mut families: Vec<(&str, &str, Read)> =
         vec![(RESPONSE, "Until the head of the upstream's response.", ArmTally::response)];
-    // Not counted either, where it is not shown: see the end of an exchange.
+    // Not counted either where it is not shown: see the end of an exchange.
     if detail == Detail::Full {
         families.push((DURATION, "Whole exchanges, to the last byte.", ArmTally::duration));
     }

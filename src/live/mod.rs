@@ -1,6 +1,6 @@
-//! What the threads share at run time. The data plane reads a snapshot and writes its own counters;
-//! the watchdog reads the counters; one writer (`apply`) makes the next snapshot. They meet only
-//! here.
+//! State shared by the threads at run time. The data plane reads a snapshot and writes its own
+//! counters; the watchdog reads the counters; one writer (`apply`) makes the next snapshot. They
+//! meet only here.
 
 pub mod alerts;
 pub mod apply;

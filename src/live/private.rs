@@ -1,14 +1,14 @@
-//! Who may read the state directory: its owner, and nobody else.
+//! Access to the state directory: only its owner may read it.
 //!
-//! Its files hold users' ids, reasons and addresses. And a process needs only read access to take a
-//! lock (flock(2)), so a lock file that others may open lets any of them keep grayling from
-//! starting.
+//! Its files hold user ids, reasons and addresses.
+//! Also, a process needs only read access to take a lock (flock(2)), so a lock file that others may
+//! open lets any of them keep grayling from starting.
 //!
-//! Files are made with mode 0600, the directory with 0700, whatever the umask is. What an earlier
-//! version left more open is tightened at start ([`tighten`]). The directory itself only if all
-//! that is in it is grayling's: `directory = "."` must not lock others out of their own files.
+//! Files are created with mode 0600, the directory with 0700, under any umask. Files that an
+//! earlier version left more open are tightened at start ([`tighten`]), and the directory only if
+//! all files in it are grayling's: `directory = "."` must not lock others out of their own files.
 //!
-//! Invariant: nothing but files with grayling's names is touched, and no link is followed.
+//! Invariant: only files with grayling's names are touched, and no symlink is followed.
 
 use rustix::fs::{Mode, OFlags, fchmod, open};
 use rustix::process::geteuid;
@@ -17,17 +17,17 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// What the group and others may do.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// Options for a file that only its owner may read; the caller adds how it is opened.
+/// Options for a file that only its owner may read; the caller adds the open mode.
 pub fn private_file() -> OpenOptions {
     let mut options = File::options();
     options.mode(0o600);
     options
 }
 
-/// Makes the directory; it is no error if it is there already.
+/// Creates the directory, if it does not exist.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -35,10 +35,10 @@ pub fn private_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes from the group and from others what they may do with the state directory and with the
-/// files in it. Answers what stays open to them, and why; the start goes on all the same.
+/// Removes the permissions of group and others on the state directory and its files.
+/// Returns what stays open to them, and why; a failure does not stop the start.
 pub fn tighten(directory: &Path) -> Vec<String> {
-    // One that is not there yet has nothing to tighten.
+    // A missing directory needs no tightening.
     let Ok(directory) = &directory.canonicalize() else { return vec![] };
     let mut open = vec![];
     let mut all_ours = true;
@@ -59,7 +59,7 @@ pub fn tighten(directory: &Path) -> Vec<String> {
     open
 }
 
-/// The names of the files that a state directory has.
+/// Is this the name of a file of a state directory?
 fn is_ours(name: &str) -> bool {
     let begins = ["grayling.state", "ledger.", "key.", "evidence-", "failed-", "wave-", "past-"];
     ["lock", "key"].contains(&name) || begins.iter().any(|begin| name.starts_with(begin))
@@ -67,7 +67,7 @@ fn is_ours(name: &str) -> bool {
 
 fn tighten_one(path: &Path, mode: u32) -> Option<String> {
     let meta = fs::symlink_metadata(path).ok()?;
-    // A link has no mode of its own, and what it leads to may be anybody's.
+    // A symlink has no mode of its own, and its target may be another user's file.
     let expected = if mode == 0o700 { meta.is_dir() } else { meta.is_file() };
     if !expected || meta.mode() & OTHERS == 0 {
         return None;
@@ -79,7 +79,7 @@ fn tighten_one(path: &Path, mode: u32) -> Option<String> {
             "{shown}: mode {mode:03o}, and it belongs to user {user}: type `chmod go= {shown}` as that user"
         ));
     }
-    // Not by name: between the look and the change it could become a link.
+    // Not by name: it could become a symlink between the check and the change.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let changed = open(path, flags, Mode::empty()).and_then(|file| fchmod(file, Mode::from_raw_mode(mode)));
     let error = changed.err()?;
@@ -120,7 +120,7 @@ mod tests {
         set(&dir, 0o755);
         assert_eq!(tighten(&dir), Vec::<String>::new());
         assert!(ours.iter().all(|name| mode(&dir.join(name)) == 0o600) && mode(&dir) == 0o700);
-        // A file of somebody else's work in it; a link that has one of our names.
+        // A foreign file in the directory, and a symlink with one of our names.
         let notes = dir.join("notes.txt");
         fs::write(&notes, "mine").unwrap();
         set(&notes, 0o644);

@@ -1,8 +1,8 @@
-//! What the gates of a wave are judged from, gathered from the snapshot and from what the watchdog
-//! has seen. The wave controller looks at it several times a second, a `promote` once.
+//! Collects the input of a wave's gates, from the snapshot and the watchdog's figures.
+//! The wave controller calls it several times a second, a `promote` once.
 //!
-//! Invariants: a stage that has shown nothing is judged on nothing, so its gates are inconclusive;
-//! what the watchdog last said is not used for longer than 3 s.
+//! Invariants: a stage without evidence is judged on none, so its gates are inconclusive.
+//! The watchdog's last judgement is used for at most 3 s.
 
 use super::apply::{Shown, View};
 use super::resources;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);
 
-/// What the present wave has shown: nothing, until the watchdog has taken up its stage.
+/// The evidence of the current wave: none until the watchdog has started its stage.
 pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> Proof {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
@@ -67,7 +67,7 @@ fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
     of.hold_when_blind.then_some(Sight { blindness, latency_notice, margin })
 }
 
-/// Of each critical route of the file; one that nothing is known of yet has shown nothing.
+/// One entry per critical route of the file; a route without figures has empty evidence.
 fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
     let one = |name: &String| {
         let known: Option<&Route> =
@@ -77,8 +77,8 @@ fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
     release.release.critical.iter().map(one).collect()
 }
 
-/// How the next wave opens, or how what is held back of the last one moves to `new`; `None`:
-/// nothing follows.
+/// How the next wave opens, or how the users held back from the last one move to `new`; `None`: no
+/// step follows.
 pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
     let door = door_after(&release.release.waves, release.present)?;
     let hours = release.release.open_hours.as_ref().map(|hours| Hours {

@@ -1,6 +1,5 @@
-//! The last five minutes of an arm, for people: status, share, and the ceilings of the watchdog.
-//! Written by the watchdog's thread from the differences of the tallies; read under a lock by
-//! whoever shows it.
+//! The last five minutes of an arm: for the status, the share, and the ceilings of the watchdog.
+//! The watchdog's thread writes them from the differences of the tallies; readers take a lock.
 //!
 //! Invariants: windows are monotonic (no wall clock); constant memory: [`SLICES`] slices of
 //! histogram.
@@ -21,14 +20,14 @@ pub struct Recent {
     slice_began: Duration,
 }
 
-/// Counts in some time; latencies until the head of a response, which no slow client can stretch.
+/// Counts of a period; latencies end at the response head, which no slow client can delay.
 #[derive(Clone, Default)]
 pub struct Slice {
     pub requests: u64,
     pub failures: u64,
     pub answers: Answers,
     pub latency: Histogram,
-    /// Of those that succeeded.
+    /// Latencies of the successful requests.
     pub success: Histogram,
 }
 
@@ -41,7 +40,7 @@ impl Slice {
         self.success.add(&other.success);
     }
 
-    /// Of all that an arm has counted since the start of the process.
+    /// The totals of an arm since the start of the process.
     pub fn of(tally: &ArmTally) -> Slice {
         Slice {
             requests: tally.requests(),
@@ -68,12 +67,12 @@ fn difference(after: &Histogram, before: &Histogram) -> Histogram {
 }
 
 impl Recent {
-    /// Begins anew: what was counted until the last call is not shown any more.
+    /// Clears the slices: counts up to the last call are no longer shown.
     pub fn forget(&mut self) {
         self.slices.clear();
     }
 
-    /// Takes up what was counted since the last call.
+    /// Adds the counts since the last call.
     pub fn observe(&mut self, tally: &ArmTally, now: Duration) {
         let total = Slice::of(tally);
         let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
@@ -90,7 +89,7 @@ impl Recent {
         }
     }
 
-    /// The last `window`, in whole slices, the present one included.
+    /// The last `window`, in whole slices, including the current one.
     pub fn last(&self, window: Duration) -> Slice {
         let slices = (window.as_millis() / SLICE.as_millis()).max(1) as usize;
         let mut sum = Slice::default();

@@ -1,8 +1,8 @@
-//! What was last read of the two versions' resources, for whoever judges or tells it.
+//! The latest resource readings of the two versions, for judgement and display.
 //!
 //! Invariants: readings belong to the evidence that they were taken in, and to a time with users in
-//! `new`; what is older than a few readings is not known; a resource of the file that nobody has
-//! read yet is there, with no reading.
+//! `new`. Readings older than a few intervals are not used. A configured resource without a reading
+//! is present, with an empty reading.
 
 use super::apply::View;
 use super::snapshot::ReleaseLive;
@@ -13,27 +13,27 @@ use crate::domain::wave::Reach;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A reading takes at most this long.
+/// Time limit of a reading.
 pub const WITHIN: Duration = Duration::from_secs(5);
 
-/// Of one resource.
+/// The readings of one resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
-    /// As it was configured then.
+    /// The configuration at the time of the reading.
     pub resource: Resource,
-    /// The newest, whatever it is good for; and why there is none, of stable and of new.
+    /// The newest reading, even if unusable; and why values are missing, of stable and of new.
     pub newest: Reading,
     pub lacks: [Option<String>; 2],
-    /// Those that count; the newest last.
+    /// The usable readings; the newest last.
     readings: Vec<Reading>,
-    /// Of the evidence, when they were taken.
+    /// The evidence at the time of the readings.
     evidence_id: u64,
     /// Monotonic.
     pub at: Duration,
 }
 
 impl Seen {
-    /// Takes a reading up, after those `before`.
+    /// Adds a reading to those of `before`.
     pub fn next(
         before: Option<Seen>,
         resource: &Resource,
@@ -65,7 +65,7 @@ fn has_users(release: &ReleaseLive) -> bool {
     }
 }
 
-/// What was seen of a resource, if that is recent.
+/// The readings of a resource, if they are recent.
 pub fn seen<'v>(
     release: &ReleaseLive,
     view: &'v View,
@@ -76,7 +76,7 @@ pub fn seen<'v>(
     view.resources.iter().find(|seen| seen.resource == *resource && seen.is_recent(interval, now))
 }
 
-/// What each resource of the file is judged on, in the order of the file.
+/// The grounds for each configured resource, in the order of the file.
 pub fn grounds(release: &ReleaseLive, view: &View, now: Duration) -> Vec<Grounds> {
     let share = release.force.weight().ratio();
     let of = |resource: &Resource| Grounds {

@@ -1,11 +1,10 @@
-//! Which route a request takes: the longest matching path wins, then the one with a host, then the
+//! Selects the route of a request: the longest matching path wins, then a route with a host, then
 //! one with methods.
 //!
-//! A path is a prefix on segment boundaries. The table is one hash map from path to the routes that
-//! have it; a request asks for its own path, then for that path less its last segment, and so on.
-//! So the cost grows with the depth of the path and not with the number of routes, and a route
-//! whose host or method does not fit falls back to a shorter one, which a plain radix tree does not
-//! do.
+//! A path is a prefix on segment boundaries. The table is one hash map from path to its routes. The
+//! lookup tries the request's path, then that path without its last segment, and so on. So the cost
+//! grows with the depth of the path and not with the number of routes. A route whose host or method
+//! does not match falls back to a shorter one, which a plain radix tree does not do.
 
 use crate::domain::plan::Route;
 use crate::domain::quick::Quick;
@@ -13,9 +12,9 @@ use std::collections::HashMap;
 
 pub struct RouteTable {
     by_path: HashMap<String, Vec<Entry>, Quick>,
-    /// Which lengths in bytes the paths have: most of what is asked for is none of them.
+    /// The lengths in bytes that occur among the paths: most lookups match none of them.
     lengths: Vec<bool>,
-    /// Segments of the deepest path: nothing deeper needs to be asked for.
+    /// Number of segments of the deepest path: deeper prefixes need no lookup.
     depth_max: usize,
 }
 
@@ -45,7 +44,8 @@ impl RouteTable {
         RouteTable { by_path, lengths, depth_max }
     }
 
-    /// Index of the route for this request. `host` in lower case, without port.
+    /// Index of the route for this request.
+    /// `host` in lower case, without port.
     pub fn find(&self, host: &str, path: &str, method: &http::Method) -> Option<usize> {
         let mut prefix = truncate(path, self.depth_max);
         loop {

@@ -1,14 +1,14 @@
 //! Makes changes durable, then announces them: one thread that owns the state directory and the
 //! ledger.
 //!
-//! Order of every change: memory (the next request already obeys), then the state file (write,
-//! fsync, rename, fsync of the directory), then it is *announced*: status, metrics, ledger, log.
-//! From the announcement on no crash takes it back.
+//! Order of every change: memory (the next request already uses it), then the state file (write,
+//! fsync, rename, fsync of the directory), then the *announcement*: status, metrics, ledger, log.
+//! After the announcement no crash reverts it.
 //!
-//! Invariants: nobody on the data plane waits for a disk; what waits is one image (the latest wins)
-//! and the entries since the last save; if the disk fails, changes are announced all the same, with
-//! `durable` false, and saving is tried again every second; an entry whose line is not on disk
-//! stays in the image, from which it is written again.
+//! Invariants: the data plane never waits for a disk. At most one image waits (the latest wins),
+//! and the entries since the last save. If the disk fails, changes are announced nevertheless, with
+//! `durable` false, and saving is retried every second. An entry whose line is not on disk stays in
+//! the image, from which it is written again.
 
 use super::clock;
 use super::ledger::{Entry, Ledger};
@@ -21,43 +21,44 @@ use serde_json::json;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Between two tries to save, and between two looks whether what was saved is still there.
+/// Interval of retries, and of checks that the saved file still exists.
 const RETRY: Duration = Duration::from_secs(1);
 const HANGS: Duration = Duration::from_secs(2);
-/// Entries that wait for a ledger that cannot be written; then the oldest are lost, and that is
-/// told.
+/// The most entries that wait for a ledger that cannot be written.
+/// Beyond that the oldest are lost, and the log reports it.
 const UNWRITTEN_MAX: usize = 4096;
-/// Announced entries that a listener may be behind.
+/// The most announced entries that a subscriber may be behind.
 const TOLD: usize = 64;
 
-/// Where changes are handed in; shared with the thread.
+/// The queue of changes to the writer thread.
 pub struct Desk {
     inbox: Mutex<Inbox>,
     changed: Condvar,
     announced: ArcSwap<Snapshot>,
-    /// Entries as they are announced, for whoever listens; who is too slow misses the oldest.
+    /// Broadcast of announced entries; a subscriber that is too slow misses the oldest.
     pub told: tokio::sync::broadcast::Sender<Entry>,
 }
 
 struct Inbox {
     work: Option<Work>,
-    /// Numbers of the last change handed in, and of the last one announced.
+    /// Numbers of the last queued change, and of the last announced one.
     handed_in: u64,
     done: u64,
-    /// The newest snapshot handed in, and since when something of it is not announced.
+    /// The newest queued snapshot, and since when part of it is not announced.
     latest: Arc<Snapshot>,
     behind_since: Option<Instant>,
     /// Why the last save failed, or the last append to the ledger.
     error: Option<String>,
     /// How long the last durable change was in memory only.
     gap: Option<Duration>,
-    /// Causes of announced rollbacks, for the metric: (release, cause) → how often.
+    /// Causes of announced rollbacks, for the metric: (release, cause) → count.
     rollbacks: std::collections::BTreeMap<(String, &'static str), u64>,
     closed: bool,
 }
 
 impl Inbox {
-    /// A disk that takes this long may never answer; nobody must be told an old story meanwhile.
+    /// A disk that takes this long may never return; status and metrics must not show old state
+    /// meanwhile.
     fn hangs(&self) -> bool {
         self.behind_since.is_some_and(|since| since.elapsed() > HANGS)
     }
@@ -71,7 +72,7 @@ struct Work {
     since: Instant,
 }
 
-/// A change that was handed in; [`Desk::wait`] takes it.
+/// Identifies a queued change, for [`Desk::wait`].
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt(u64);
 
@@ -96,11 +97,11 @@ impl Desk {
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // Every change to the inbox is one assignment, so a panic elsewhere leaves it whole.
+        // Every change to the inbox is one assignment, so a panic elsewhere leaves it valid.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a change in; never waits for the disk.
+    /// Queues a change; never waits for the disk.
     pub fn hand_in(
         &self,
         image: Image,
@@ -128,7 +129,7 @@ impl Desk {
         Receipt(inbox.handed_in)
     }
 
-    /// Waits until a change is announced; answers whether it is durable, and why not.
+    /// Waits until a change is announced; returns why it is not durable, if so.
     pub fn wait(&self, receipt: Receipt, at_most: Duration) -> Result<(), String> {
         let (inbox, timeout) = self
             .changed
@@ -141,8 +142,8 @@ impl Desk {
         }
     }
 
-    /// What status and metrics show: the last announced snapshot; the newest, if the disk does not
-    /// answer.
+    /// The snapshot that status and metrics show: the last announced one; the newest, if the disk
+    /// hangs.
     pub fn announced(&self) -> Arc<Snapshot> {
         let inbox = self.inbox();
         if inbox.hangs() { inbox.latest.clone() } else { self.announced.load_full() }
@@ -163,14 +164,14 @@ impl Desk {
         self.inbox().rollbacks.iter().map(|(k, n)| (k.clone(), *n)).collect()
     }
 
-    /// Ends the thread once everything handed in is announced.
+    /// Ends the thread once all queued changes are announced.
     pub fn close(&self) {
         self.inbox().closed = true;
         self.changed.notify_all();
     }
 }
 
-/// The disk side; `None`s where the directory could not be used at start.
+/// The disk side; `None` where the directory was unusable at start.
 pub struct Scribe {
     pub directory: Option<StateDirectory>,
     pub ledger: Option<Ledger>,
@@ -179,9 +180,9 @@ pub struct Scribe {
 }
 
 impl Scribe {
-    /// The thread's body: until [`Desk::close`].
+    /// The body of the thread: runs until [`Desk::close`].
     pub fn run(mut self, desk: &Desk) {
-        // The last image, and the file that holds it; none if saving failed.
+        // The last image, and its file; `None` if saving failed.
         let mut last: Option<(Image, Option<Saved>)> = None;
         let mut unwritten: Vec<Entry> = vec![];
         let mut elsewhere: Option<String> = None;
@@ -197,7 +198,7 @@ impl Scribe {
             }
             let image = match (&work, &last) {
                 (Some(work), _) => Some(work.image.clone()),
-                // Something failed, or what was saved is gone: again.
+                // A write failed, or the saved file is gone: try again.
                 (None, Some((image, saved)))
                     if !self.holds(saved) || !unwritten.is_empty() || self.elsewhere() != elsewhere =>
                 {
@@ -246,13 +247,13 @@ impl Scribe {
                             "in_memory_only_us": in_memory_only.as_micros() as u64,
                         }),
                     );
-                    // Nobody may be listening.
+                    // There may be no subscriber.
                     let _ = desk.told.send(entry.clone());
                 }
                 unwritten.extend(work.entries);
             }
-            // The ledger never knows more than the state: a start would take that for a copy that
-            // was put back.
+            // The ledger must never be ahead of the state file: a start would take the state for an
+            // old copy.
             let saved = last.as_ref().is_none_or(|(_, saved)| saved.is_some()) || self.directory.is_none();
             match if saved { self.append(&unwritten) } else { Ok(()) } {
                 Ok(()) if saved => unwritten.clear(),
@@ -283,27 +284,27 @@ impl Scribe {
     fn holds(&self, saved: &Option<Saved>) -> bool {
         match (&self.directory, saved) {
             (Some(directory), Some(saved)) => directory.holds(saved),
-            // It cannot be saved, and nothing that could be has been tried.
+            // Saving is impossible, so there is no file to check.
             (None, _) => true,
             (Some(_), None) => false,
         }
     }
 
-    /// The ledger of the directory as it is now; and the entries that it has lost, of those that
-    /// are remembered.
+    /// Reopens the ledger of the directory as it is now.
+    /// Returns the remembered entries that it has lost.
     fn reopen_ledger(&mut self, image: &Image) -> Vec<Entry> {
         let Some(directory) = &self.directory else { return vec![] };
-        // A directory that was removed as a whole is made again, and locked again: another process
-        // must not take it. Where only the file is gone the lock is still ours, and cannot be taken
-        // a second time.
+        // A directory that was removed as a whole is created and locked again, so that no other
+        // process takes it.
+        // Where only the file is gone, this process still holds the lock and cannot take it twice.
         if directory.leads() == Leads::Nowhere
             && let Ok(again) = StateDirectory::open(directory.configured())
         {
             self.directory = Some(again);
         }
         let Some(directory) = &self.directory else { return vec![] };
-        // What is written again is hashed under this key. If it cannot be kept now, the next start
-        // says so.
+        // Entries written again are hashed under this key.
+        // If it cannot be stored now, the next start reports it.
         let _ = self.key.keep(directory.path());
         let Ok(ledger) = Ledger::open(directory.path()) else { return vec![] };
         let lost = image.recent.iter().filter(|e| e.n > ledger.last()).cloned();
@@ -321,7 +322,7 @@ impl Scribe {
             .map_err(|e| format!("{}: cannot save the state: {e}", directory.configured().display()))
     }
 
-    /// The directory of the start is not where the configured path leads now.
+    /// Why the configured path no longer leads to the directory of the start; `None`: it does.
     fn elsewhere(&self) -> Option<String> {
         match self.directory.as_ref()?.leads() {
             Leads::Elsewhere(why) => Some(why),
@@ -334,7 +335,7 @@ impl Scribe {
             Some(ledger) => ledger
                 .append(entries)
                 .map_err(|e| format!("cannot write the ledger of the state directory: {e}")),
-            // Told already: the directory could not be used at start.
+            // Reported before: the directory was unusable at start.
             None => Ok(()),
         }
     }

@@ -1,9 +1,9 @@
-//! The one snapshot that a request is decided, sent and counted under, and the handles resolved for
-//! it.
+//! The snapshot under which a request is decided, sent and counted, with all handles resolved.
 //!
-//! Invariants: immutable once published; a request loads it once and keeps it to its end, so a
-//! reload or a trip in the middle of a request changes nothing for it; every index of the plan is
-//! valid here.
+//! Invariants: immutable once published.
+//! A request loads it once and keeps it to its end, so a reload or a trip during a request does not
+//! affect that request.
+//! Every index of the plan is valid here.
 
 use super::route::RouteTable;
 use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub struct Snapshot {
-    /// Grows with each configuration that came into force.
+    /// Increases with each configuration that comes into force.
     pub revision: u64,
     pub plan: Arc<Plan>,
     pub table: Arc<RouteTable>,
@@ -33,7 +33,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// To be called when it comes into force: exchanges on a held `new` have an end.
+    /// To be called on publication: exchanges on a held `new` have a deadline.
     pub fn publish_holds(&self) {
         for live in &self.releases {
             live.tally.under_way.publish(live.release.attempt, live.force == Force::Held);
@@ -46,38 +46,36 @@ pub struct ReleaseLive {
     pub force: Force,
     pub hold: Option<Hold>,
     pub state: State,
-    /// What the file gives at this point of its plan; in force unless something holds it.
+    /// The reach that the file gives at this point of its plan; in force unless a hold prevents it.
     pub reach: Reach,
-    /// Index of the present wave; `None` before the first one, and for a weight set by hand.
+    /// Index of the current wave; `None` before the first one, and for a weight set by hand.
     pub present: Option<usize>,
-    /// The last wave has proved itself.
+    /// The last wave passed its gates.
     pub finished: bool,
     pub paused: bool,
-    /// Ceilings only report, and waves hold; with the monotonic time at which it ends by itself.
+    /// Ceilings only report, and waves hold; with the monotonic time of its end.
     pub maintenance: Option<(Maintenance, Duration)>,
-    /// The same as long as one and the same wave bakes, over restarts too; unique in the state
-    /// directory.
+    /// Constant while one wave bakes, over restarts too; unique in the state directory.
     pub stage: u64,
     /// Since when it is complete; `None`: it is not.
     pub complete_since_ms: Option<i64>,
     pub stable: Arc<UpstreamLive>,
     pub new: Arc<UpstreamLive>,
     pub tally: Arc<ReleaseTally>,
-    /// What decides about a user's arm is the same as long as this number is; unique in the
-    /// process.
+    /// Unchanged as long as the inputs of a user's arm are unchanged; unique in the process.
     pub epoch: u64,
-    /// Its routes that the watchdog judges apart, by name: at most [`STRATA_MAX`].
+    /// The names of its routes that the watchdog judges separately: at most [`STRATA_MAX`].
     pub strata: Arc<[Arc<str>]>,
-    /// Which evidence the watchdog keeps for it: changes with attempt, resume and salt, not with
-    /// the weight.
+    /// Identifies the watchdog's evidence: changes with attempt, resume and salt, not with the
+    /// weight.
     pub evidence_id: u64,
     /// Value of `x-grayling-release`.
     pub header: HeaderValue,
 }
 
 impl ReleaseLive {
-    /// The routes of a release (by its index) that are judged apart, each name once, in the order
-    /// of the file: its critical ones, and the first of the others as far as there is room.
+    /// The routes of a release (by its index) that are judged separately, each name once, in file
+    /// order: its critical ones, and the first of the others while there is room.
     pub fn strata(plan: &Plan, release: usize) -> Arc<[Arc<str>]> {
         let of = &plan.releases[release];
         let is_critical = |name: &str| of.critical.iter().any(|critical| critical == name);
@@ -98,12 +96,12 @@ impl ReleaseLive {
         chosen.take(STRATA_MAX).map(Arc::from).collect()
     }
 
-    /// The present wave.
+    /// The current wave.
     pub fn wave(&self) -> Option<&Wave> {
         self.release.waves.get(self.present?)
     }
 
-    /// What the file gives now, in a few words.
+    /// A short text for the point of the plan that the file gives now.
     pub fn told(&self) -> String {
         let weight = self.reach.weight;
         match self.wave() {
@@ -115,7 +113,7 @@ impl ReleaseLive {
         }
     }
 
-    /// What the file says at this point of its plan, whatever is held back of it.
+    /// The weight that the file gives at this point of its plan, including the users held back.
     pub fn weight_in_file(&self) -> Weight {
         match self.release.weight_by_hand() {
             Some(weight) => weight,
@@ -135,19 +133,19 @@ impl ReleaseLive {
         }
     }
 
-    /// How much longer alarms go on; `None`: it is not complete.
+    /// Remaining time of the alarms; `None`: it is not complete.
     pub fn soak_left(&self, at_ms: i64) -> Option<Duration> {
         let since = self.complete_since_ms?;
         let passed = Duration::from_millis(u64::try_from(at_ms.saturating_sub(since)).unwrap_or(0));
         Some(self.release.soak.saturating_sub(passed))
     }
 
-    /// It has been complete for so long that its alarms have ended.
+    /// It is complete, and the time of its alarms is over.
     pub fn is_soaked(&self, at_ms: i64) -> bool {
         self.soak_left(at_ms).is_some_and(|left| left.is_zero())
     }
 
-    /// The wave that would open next.
+    /// The wave after the current one.
     pub fn next_wave(&self) -> Option<&Wave> {
         self.release.waves.get(self.present.map_or(0, |i| i + 1))
     }
@@ -164,9 +162,9 @@ pub struct RouteLive {
     pub name: Arc<str>,
     pub target: Target,
     pub counts: RouteCounts,
-    /// It would lead users to the servers of a standing trip: 503.
+    /// It would lead users to the servers of a standing trip: answered 503.
     pub barred: bool,
-    /// Its number among the routes of its release that the watchdog judges apart.
+    /// Its number among the routes of its release that the watchdog judges separately.
     pub stratum: Option<u8>,
 }
 
@@ -178,7 +176,7 @@ pub enum RouteCounts {
     Upstream { counts: Arc<OutcomeCounts>, tally: Arc<ArmTally> },
 }
 
-/// Which users a count is about: the label `cohort`, and an index into [`RouteCounts::Release`].
+/// The users of a count: the label `cohort`, and an index into [`RouteCounts::Release`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cohort {
     Segment(usize),

@@ -1,20 +1,21 @@
-//! The state directory: what must survive a crash. Owns the format of `grayling.state`, its lock,
-//! and how it is saved.
+//! The state directory: the data that must survive a crash.
+//! Owns the format of `grayling.state`, its lock, and how it is saved.
 //!
 //! ```text
 //! grayling-state 2 0123456789abcdef   # name, version, xxh3_64 of all that follows, in hex
 //! { "releases": { … }, "ledger": 12, … }
 //! ```
 //!
-//! The directory is held by its descriptor: every path that is handed out leads through it, so a
-//! link that is switched, or a directory that is moved, under a running proxy changes nothing.
-//! Where the configured path leads elsewhere later, that is an error, and it is not followed: a
-//! restart would not find what was decided.
+//! An open descriptor holds the directory, and every path that is handed out leads through it.
+//! So a changed symlink or a moved directory does not affect a running proxy.
+//! If the configured path leads elsewhere later, that is an error and is not followed: a restart
+//! would not find the decisions.
 //!
 //! Invariants: a save is write, fsync, rename, fsync of the directory, so that a reader finds the
-//! old image or the new one and never a mixture; a file that cannot be understood to the last byte
-//! is [`Found::Lost`], never "empty", and is kept aside for people; one process at a time holds the
-//! lock.
+//! old image or the new one, never a mixture.
+//! A file that cannot be parsed to the last byte is [`Found::Lost`], never "empty", and a copy is
+//! kept for inspection.
+//! One process at a time holds the lock.
 
 mod mirror;
 
@@ -33,50 +34,50 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub const FILE: &str = "grayling.state";
 const MAGIC: &str = "grayling-state";
-/// Of the format. A reader that meets a higher one must not guess. Version 1 knew no hashes,
-/// version 2 no versions of releases, version 3 not since when a release is complete.
+/// The version of the format; a higher one must be refused.
+/// Version 1 had no hashes, version 2 no versions of releases, version 3 no time of completion.
 const VERSION: u32 = 4;
 
-/// What survives a restart.
+/// The state that survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Image {
     pub releases: BTreeMap<String, Memory>,
-    /// State was lost once and not every release was resumed since: one that is not in `releases`
-    /// is held as well.
+    /// State was lost, and some releases were not resumed since: a release that is not in
+    /// `releases` is held as well.
     pub hold_strangers: bool,
-    /// The last ledger entry. Without a hash: a version that knew none has written it.
+    /// The last ledger entry. Without a hash: a version without hashes wrote it.
     pub ledger: End,
     /// The latest entries, from which a line lost in a crash is written again.
     pub recent: Vec<Entry>,
 }
 
-/// Entries kept in [`Image::recent`].
+/// The most entries in [`Image::recent`].
 pub const RECENT_MAX: usize = 32;
 
-/// What was found at start.
+/// The state found at start.
 #[derive(Debug)]
 pub enum Found {
     Known(Image),
-    /// Nothing: no state, no ledger.
+    /// No state file and no ledger.
     Empty,
-    /// A whole state, but older than what else is there; why. Its trips stand, and all is held.
+    /// A valid state, but older than other data; with the reason. Its trips stand, and all is held.
     Behind(Image, String),
-    /// Something that cannot be used; why.
+    /// Unusable data; with the reason.
     Lost(String),
 }
 
 #[derive(Debug)]
 pub struct StateDirectory {
-    /// As the config has it.
+    /// The path in the config.
     configured: PathBuf,
-    /// Leads through the descriptor.
+    /// The path through the descriptor.
     path: PathBuf,
     identity: Identity,
     /// Held as long as the process lives.
     _lock: File,
 }
 
-/// A directory, told apart from any other.
+/// Identifies a directory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Identity(u64, u64);
 
@@ -91,13 +92,13 @@ impl Identity {
 pub enum Leads {
     /// To the directory of the start.
     Here,
-    /// The directory of the start was removed, and nothing stands in its place.
+    /// The directory of the start was removed, and nothing replaced it.
     Nowhere,
-    /// Elsewhere; why that is a fault.
+    /// Elsewhere; with the reason.
     Elsewhere(String),
 }
 
-/// Which file a save made: told apart from any other by device, inode and length.
+/// Identifies a saved file by device, inode and length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Saved(u64, u64, u64);
 
@@ -118,7 +119,7 @@ pub enum StateError {
 }
 
 impl StateDirectory {
-    /// Makes the directory if only its last part is missing, and takes its lock.
+    /// Creates the directory if only its last part is missing, and takes its lock.
     pub fn open(path: &Path) -> Result<StateDirectory, StateError> {
         let failed = |doing| move |source| StateError::Io { path: path.to_owned(), doing, source };
         private_directory(path).map_err(failed("cannot make the state directory"))?;
@@ -130,9 +131,9 @@ impl StateDirectory {
         let identity = Identity::of(&metadata);
         let configured = path.to_owned();
         // The descriptor is never closed: other threads keep paths through it, and its number must
-        // not come to mean something else.
+        // not be reused.
         let held = PathBuf::from(format!("/proc/self/fd/{}", directory.into_raw_fd()));
-        // Without /proc the real path must do: it does not follow links that are switched later.
+        // Without /proc use the real path: a symlink changed later does not affect it.
         let path = match fs::metadata(&held).is_ok_and(|m| Identity::of(&m) == identity) {
             true => held,
             false => fs::canonicalize(path).map_err(failed("cannot find the state directory"))?,
@@ -151,23 +152,22 @@ impl StateDirectory {
         }
     }
 
-    /// Would a start find neither a state nor a ledger in it? For those who do not hold its lock.
+    /// Would a start find neither a state nor a ledger in it? Needs no lock.
     pub fn is_empty(path: &Path) -> bool {
         !path.join(FILE).exists() && !ledger::exists(path)
     }
 
-    /// For reading and writing.
+    /// The path for reading and writing.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// For people.
+    /// The path for messages.
     pub fn configured(&self) -> &Path {
         &self.configured
     }
 
-    /// Marks a directory as new: a start finds a state that remembers nothing, and not an empty
-    /// directory.
+    /// Marks a directory as new: a start finds an empty state, and not an empty directory.
     pub fn mark_new(&self) -> io::Result<()> {
         self.save(&Image::default()).map(drop)
     }
@@ -183,7 +183,7 @@ impl StateDirectory {
             Ok(now) if Identity::of(&now) == self.identity => Leads::Here,
             Ok(_) => fault("it leads to another directory than at the start, which is not followed"),
             Err(e) if e.kind() != io::ErrorKind::NotFound => fault(&e.to_string()),
-            // A directory without a name left was removed; one that has a name was moved.
+            // A directory without a link was removed; one that has a link was moved.
             Err(_) => match fs::metadata(&self.path) {
                 Ok(held) if held.nlink() > 0 => fault("the directory was moved"),
                 _ => Leads::Nowhere,
@@ -207,15 +207,15 @@ impl StateDirectory {
         }
     }
 
-    /// What the state file of a directory remembers, for whoever has no business with its lock; and
-    /// why it says nothing.
+    /// Reads the state file of a directory without its lock.
+    /// The error is the reason.
     pub fn look(path: &Path) -> Result<Image, String> {
         let path = path.join(FILE);
         let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         parse(&bytes).map_err(|why| format!("{}: {why}", path.display()))
     }
 
-    /// Durable when it answers `Ok`.
+    /// Durable when it returns `Ok`.
     pub fn save(&self, image: &Image) -> io::Result<Saved> {
         let (path, fresh) = (self.path.join(FILE), self.path.join("grayling.state.new"));
         let mut file = private_file().create(true).write(true).truncate(true).open(&fresh)?;
@@ -227,8 +227,8 @@ impl StateDirectory {
         Ok(saved)
     }
 
-    /// Keeps a copy of a file that could not be understood, for people to look at. The file itself
-    /// stays until the next save: a start that fails in between must find it again.
+    /// Keeps a copy of an unreadable file for inspection.
+    /// The file itself stays until the next save: a start that fails in between must find it again.
     pub fn keep_aside(&self) -> io::Result<()> {
         let (path, aside) =
             (self.path.join(FILE), self.path.join(format!("{FILE}.unreadable-{}", super::clock::at_ms())));
@@ -238,8 +238,8 @@ impl StateDirectory {
         }
     }
 
-    /// Is what was saved last still there? Somebody may remove or replace the directory under a
-    /// running proxy.
+    /// Is the last saved file still there?
+    /// The directory may be removed or replaced under a running proxy.
     pub fn holds(&self, saved: &Saved) -> bool {
         fs::metadata(self.path.join(FILE)).is_ok_and(|m| Saved::of(&m) == *saved)
     }
@@ -275,16 +275,16 @@ fn parse(bytes: &[u8]) -> Result<Image, String> {
     image.try_into()
 }
 
-/// What is remembered of one release, as it stands in the state file: for
-/// [`crate::config::compare()`] in another process.
+/// The memory of one release, as in the state file: for [`crate::config::compare()`] in another
+/// process.
 pub fn memory_json(memory: &Memory) -> serde_json::Value {
     let releases = BTreeMap::from([(String::new(), memory.clone())]);
     let mut file = FileImage::from(&Image { releases, ..Image::default() });
-    // Numbers, words and lists of them: JSON can always hold that.
+    // Numbers, words and lists of them always serialize.
     file.releases.remove("").and_then(|memory| serde_json::to_value(memory).ok()).unwrap_or_default()
 }
 
-/// The counterpart; `None`: another version has written it.
+/// The inverse; `None`: another version wrote it.
 pub fn memory_of_json(json: &serde_json::Value) -> Option<Memory> {
     let memory = FileMemory::deserialize(json).ok()?;
     let mut file = FileImage::from(&Image::default());
@@ -303,7 +303,7 @@ pub mod tests {
     use crate::domain::wave::Reach;
     use proptest::prelude::*;
 
-    /// A fresh empty folder for a test.
+    /// A fresh empty directory for a test.
     pub fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("grayling-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
@@ -417,7 +417,7 @@ pub mod tests {
         assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
     }
 
-    /// As the version before wrote it: it knew no maintenance.
+    /// A file of the previous version, without maintenance.
     #[test]
     fn a_file_of_an_earlier_version_is_read() {
         let mut without = image();
@@ -438,8 +438,8 @@ pub mod tests {
             if let Ok(found) = parse(&bytes) {
                 prop_assert!(found == image() || found == Image::default(), "{found:?}");
             }
-            // The same under a checksum that fits, as an editor's or another version's: never a
-            // panic, and what is understood stays so.
+            // The same under a valid checksum (an editor's, or another version's): never a panic,
+            // and a parsed image survives another round trip.
             let body = bytes.splitn(2, |b| *b == b'\n').nth(1).unwrap_or_default();
             let fits = [format!("{MAGIC} {VERSION} {:016x}\n", xxh3_64(body)).as_bytes(), body].concat();
             if let Ok(found) = parse(&fits) {

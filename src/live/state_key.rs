@@ -1,16 +1,16 @@
-//! The key of the state directory. Under it stand the hashes by which the ledger and the state file
-//! recognise users of segments, and what is kept of each user as evidence.
+//! The key of the state directory. The ledger and the state file identify users of segments by
+//! hashes under this key, and the evidence of each user is encrypted under it.
 //!
 //! ```text
 //! key in the state directory: 32 random bytes, for its owner only (0600)
 //! ```
 //!
-//! A plain hash of a phone number is found by trying all phone numbers. Under a key it is not:
-//! whoever removes the file erases who was in a segment by its list, from every copy of the ledger.
+//! A plain hash of a phone number is found by trying all phone numbers; a keyed hash is not.
+//! Removing the file erases who was in a segment by its list, from every copy of the ledger.
 //!
-//! Invariants: the file is whole or absent (write, fsync, rename, fsync of the directory); a file
-//! that cannot be read is left as it is; no fault of it keeps a proxy from starting. The name of a
-//! key says nothing of the key.
+//! Invariants: the file is whole or absent (write, fsync, rename, fsync of the directory). An
+//! unreadable file is left unchanged. No fault of the file keeps a proxy from starting. The name of
+//! a key reveals nothing about the key.
 
 use super::private::private_file;
 use crate::domain::segment::UserSet;
@@ -26,14 +26,14 @@ const BYTES: usize = 32;
 /// Hexadecimal digits of a hash, and of the name of a key.
 pub const DIGITS: usize = 16;
 
-/// What is hashed, so that no hash of one kind is one of another.
+/// The kinds of hash inputs: hashes of different kinds differ.
 const NAME: u8 = 0;
 const USER: u8 = 1;
 const LIST: u8 = 2;
-/// Gives the key of what is sealed.
+/// Derives the encryption key.
 const SEAL: u8 = 3;
 
-/// Before the nonce and the text of what is sealed.
+/// Precedes the nonce and the ciphertext.
 const SEALED: &[u8] = b"grayling-sealed 1\n";
 
 #[derive(Clone)]
@@ -43,7 +43,7 @@ pub struct StateKey {
     name: String,
 }
 
-/// Where the key of a start came from.
+/// The origin of the key of a start.
 #[derive(Debug)]
 pub enum Origin {
     Found,
@@ -68,7 +68,7 @@ impl StateKey {
         Ok(StateKey::new(bytes))
     }
 
-    /// The key of a state directory that this process has locked; made where there is none.
+    /// The key of a state directory that this process has locked; created if there is none.
     ///
     /// # Errors
     /// Those of [`StateKey::random`].
@@ -90,7 +90,7 @@ impl StateKey {
     /// The key of a state directory; `None`: it has none.
     ///
     /// # Errors
-    /// Why the file is of no use, beginning with its name.
+    /// Why the file is unusable, beginning with its name.
     pub fn read(directory: &Path) -> Result<Option<StateKey>, String> {
         match fs::read(directory.join(FILE)) {
             Ok(bytes) => match <[u8; BYTES]>::try_from(&*bytes) {
@@ -105,13 +105,13 @@ impl StateKey {
         }
     }
 
-    /// Writes the file, durably, if it is not there.
+    /// Writes the file, durably, if it does not exist.
     pub fn keep(&self, directory: &Path) -> io::Result<()> {
         let (path, fresh) = (directory.join(FILE), directory.join("key.new"));
         if path.exists() {
             return Ok(());
         }
-        // What a crash has left may be readable by others.
+        // A file left by a crash may be readable by others.
         let _ = fs::remove_file(&fresh);
         let mut file = private_file().write(true).create_new(true).open(&fresh)?;
         file.write_all(&self.bytes)?;
@@ -120,32 +120,32 @@ impl StateKey {
         File::open(directory)?.sync_all()
     }
 
-    /// Tells keys apart.
+    /// Identifies the key.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How a user is written; `number`: [`UserSet::hash`] of the id.
+    /// The stored form of a user; `number`: [`UserSet::hash`] of the id.
     pub fn user(&self, number: u64) -> String {
         hashed(&self.hmac, USER, &number.to_be_bytes())
     }
 
-    /// How a list is written. One hash, however long the list is.
+    /// The stored form of a list: one hash, for any length of the list.
     pub fn list(&self, users: &UserSet) -> String {
         hashed(&self.hmac, LIST, &users.fingerprint().to_be_bytes())
     }
 }
 
 impl StateKey {
-    /// Encrypts the bytes in place; answers what stands before them in the file. `None`: it cannot
-    /// be done.
+    /// Encrypts the bytes in place; returns the prefix for the file.
+    /// `None`: encryption failed.
     pub fn seal(&self, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
         let nonce = self.cipher()?.seal_in_place_append_tag(Aad::from(SEALED), bytes).ok()?;
         Some([SEALED, nonce.as_ref()].concat())
     }
 
-    /// What was sealed under this key. Bytes that were never sealed are what they are: an earlier
-    /// version wrote them. `None`: they were sealed under another key, or damaged.
+    /// Decrypts bytes sealed under this key. Bytes without a seal, as an earlier version wrote
+    /// them, are returned unchanged. `None`: sealed under another key, or damaged.
     pub fn unseal(&self, mut bytes: Vec<u8>) -> Option<Vec<u8>> {
         let Some(sealed) = bytes.strip_prefix(SEALED) else { return Some(bytes) };
         let nonce = Nonce::try_assume_unique_for_key(sealed.get(..NONCE_LEN)?).ok()?;
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_key_is_made_once_for_its_owner_only_and_found_again() {
         let dir = scratch("key");
-        // What a crash in the middle of the first start leaves.
+        // Left by a crash during the first start.
         fs::write(dir.join("key.new"), "half").unwrap();
         let (made, origin) = StateKey::open(&dir).unwrap();
         assert!(matches!(origin, Origin::Made), "{origin:?}");

@@ -1,8 +1,8 @@
-//! Counters that the data plane writes: one set per worker, summed by whoever reads.
+//! Counters that the data plane writes: one set per worker, summed by the reader.
 //!
 //! Invariants: a worker writes only its own cells, so a count is a load and a store, never a locked
-//! instruction; no count is ever lost or goes down, also across reloads (cells live as long as
-//! their name is in the plan); labels are names from the config only.
+//! instruction. No count is lost or decreases, also across reloads (cells live as long as their
+//! name is in the plan). Labels are names from the config only.
 
 use super::clock;
 use super::failed::FailedUsers;
@@ -94,8 +94,7 @@ impl Latencies {
     }
 }
 
-/// How an arm answered, by the status alone: whatever a release's rules call a failure stays in the
-/// class of its status.
+/// The class of a response by its status alone, even if a release's rules call it a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum AnswerClass {
@@ -107,7 +106,7 @@ pub enum AnswerClass {
     ClientError,
     /// 5xx, and beyond.
     ServerError,
-    /// No head of an answer came.
+    /// No response head arrived.
     None,
 }
 
@@ -129,31 +128,31 @@ impl AnswerClass {
 /// Counts by [`AnswerClass`].
 pub type Answers = [u64; AnswerClass::COUNT];
 
-/// What one worker counts for one arm of a release (or for an upstream that is routed to directly).
+/// Counts of one worker for one arm of a release (or for an upstream routed to directly).
 #[derive(Default)]
 pub struct ArmCounts {
     pub in_flight: Counter,
-    /// WebSockets that are open: their exchanges have ended.
+    /// Open WebSockets: their exchanges have ended.
     pub tunnels: Counter,
     pub requests: Counter,
     pub failures: Counter,
-    /// Of the requests, by [`AnswerClass`].
+    /// Requests by [`AnswerClass`].
     pub answers: [Counter; AnswerClass::COUNT],
     /// Whole exchange.
     pub duration: Latencies,
-    /// Until the response head, from when the upstream had the request.
+    /// Until the response head, from the moment when the upstream had the request.
     pub response: Latencies,
-    /// Of those, the ones that succeeded: what "usual" means for the arm.
+    /// The same for successful requests only: defines "usual" for the arm.
     pub success: Latencies,
 }
 
-/// The counters of one arm: every worker's, and the sketch of distinct users that they share.
+/// The counters of one arm: every worker's, and the shared sketch of distinct users.
 pub struct ArmTally {
     pub workers: PerWorker<ArmCounts>,
     users: [Box<[AtomicU8]>; USER_WINDOWS],
 }
 
-/// Minutes that the sketch of distinct users looks back: the present one and five before it.
+/// Minutes in the sketch of distinct users: the current one and five before it.
 pub const USER_WINDOWS: usize = 6;
 
 impl ArmTally {
@@ -165,8 +164,8 @@ impl ArmTally {
         }
     }
 
-    /// Notes that a user was here in this minute. Shared by the workers: a register changes a few
-    /// times a minute.
+    /// Records a user in this minute.
+    /// The workers share the registers: one changes a few times a minute.
     pub fn saw(&self, user_hash: u64, minute: u64) {
         let (index, rank) = distinct::register(user_hash);
         let register = &self.users[minute as usize % USER_WINDOWS][index];
@@ -175,7 +174,7 @@ impl ArmTally {
         }
     }
 
-    /// Forgets the minute that the sketch will use next; called once a minute, ahead of it.
+    /// Clears the minute that the sketch will use next; called once a minute, ahead of it.
     pub fn clear_users(&self, minute: u64) {
         for register in &self.users[minute as usize % USER_WINDOWS] {
             register.store(0, Relaxed);
@@ -221,7 +220,7 @@ impl ArmTally {
     }
 }
 
-/// All workers' latencies added up.
+/// The sum of all workers' latencies.
 #[derive(Clone)]
 pub struct LatencySum {
     pub histogram: Histogram,
@@ -241,7 +240,7 @@ impl LatencySum {
     }
 }
 
-/// All that is counted of one release; it outlives every snapshot that names the release.
+/// All counts of one release; it outlives every snapshot that names the release.
 pub struct ReleaseTally {
     pub arms: [ArmTally; 2],
     pub user_id_missing: PerWorker<Counter>,
@@ -250,19 +249,19 @@ pub struct ReleaseTally {
     pub under_way: UnderWay,
 }
 
-/// The fuse of a release, shared by the workers: a lock where `new` cannot be connected to, one
-/// load where it can.
+/// The fuse of a release, shared by the workers: a lock where connections to `new` fail, one load
+/// where they succeed.
 #[derive(Default)]
 pub struct FuseBox {
     fuse: Mutex<Fuse>,
-    /// There is something to clear.
+    /// There are refusals to clear.
     strained: AtomicBool,
     /// `now_ms` of the first refusal in a row.
     since_ms: AtomicU64,
 }
 
 impl FuseBox {
-    /// `new` took a connection, or answered.
+    /// `new` accepted a connection, or answered.
     pub fn connected(&self) {
         if self.strained.load(Relaxed) {
             let mut fuse = self.lock();
@@ -271,14 +270,14 @@ impl FuseBox {
         }
     }
 
-    /// Evidence starts afresh: so does the fuse.
+    /// Resets the fuse, because new evidence begins.
     pub fn renew(&self) {
         *self.lock() = Fuse::default();
         self.strained.store(false, Relaxed);
     }
 
-    /// This server refused; `out`: which of all get no request; stable gave a sign of life at that
-    /// time.
+    /// A server refused a connection; `out`: which of all servers get no request; `stable_alive`:
+    /// when stable last answered.
     pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
         let mut fuse = self.lock();
         if fuse.servers() != out.len() {
@@ -290,7 +289,7 @@ impl FuseBox {
         fuse.refused(server, out, clock::now(), stable_alive)
     }
 
-    /// Stable gave a sign of life: were the refusals already enough?
+    /// Stable answered: were the refusals already enough?
     pub fn judge(&self, stable_alive: Option<Duration>) -> Option<Blown> {
         self.lock().judge(clock::now(), stable_alive)
     }

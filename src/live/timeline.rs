@@ -1,9 +1,9 @@
-//! Who was in `new` when, from the ledger alone: its entries of one release laid out in time, and a
-//! user followed along them.
+//! Reconstructs who was in `new` and when, from the ledger alone: lays out the entries of one
+//! release in time, and follows a user along them.
 //!
-//! Invariants: pure; nothing is guessed: a stretch of which the ledger does not tell enough is
-//! `Unclear`, with the reason. Times are those of the wall clock at which an entry was made,
-//! milliseconds since 1970; a request that was under way then was decided by what stood before.
+//! Invariants: pure, and never a guess: a stretch for which the ledger's data are incomplete is
+//! `Unclear`, with the reason. Times are wall clock times of the entries, in milliseconds since
+//! 1970. A request under way at that time was decided by the entry before.
 
 use super::ledger::Entry;
 use super::membership::{Lookup, Membership, Was};
@@ -12,39 +12,38 @@ use crate::domain::segment::UserSet;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What held from one entry to the next.
+/// The state between two entries.
 #[derive(Clone, Debug)]
 pub struct Stretch {
     pub from_ms: i64,
-    /// The end of what was asked for, for the last one.
+    /// For the last one: the end of the requested period.
     pub to_ms: i64,
-    /// The entry that it began with.
+    /// The entry that began it.
     pub entry: u64,
     pub attempt: Option<u64>,
     pub weight: Weight,
-    /// Nobody was in `new`; `None`: an earlier version did not tell.
+    /// No user was in `new`; `None`: an earlier version did not record it.
     pub held: Option<bool>,
     /// `None`: likewise.
     pub membership: Option<Arc<Membership>>,
 }
 
-/// A part of the time, of one user.
+/// A period of one user in `new`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
     pub from_ms: i64,
     pub to_ms: i64,
-    /// Why it is not certain; empty: it is.
+    /// Why it is not certain; empty: it is certain.
     pub unclear: Vec<String>,
 }
 
-/// Exchanges that were under way on `new` when a hold began, and went on.
+/// Exchanges that were under way on `new` when a hold began, and continued.
 #[derive(Clone, Debug)]
 pub struct LeftOver {
-    /// Who was in `new` before the hold.
+    /// The state before the hold.
     before: Option<Stretch>,
     pub from_ms: i64,
-    /// When the last of them had ended, or the hold; `None`: the ledger does not say that they
-    /// have.
+    /// The end of the last exchange, or of the hold; `None`: the ledger has no end.
     pub until_ms: Option<i64>,
     pub requests: u64,
 }
@@ -53,18 +52,19 @@ pub struct LeftOver {
 pub struct Timeline {
     pub stretches: Vec<Stretch>,
     pub left_over: Vec<LeftOver>,
-    /// The end of what was asked for.
+    /// The end of the requested period.
     pub until_ms: i64,
-    /// When the ledger first tells of the release; `None`: never.
+    /// The first entry of the release; `None`: there is none.
     pub begins_ms: Option<i64>,
-    /// Entries whose time is before that of the one before: the clock was put back.
+    /// Entries with a time before that of the previous entry: the clock went back.
     pub clock_went_back: Vec<u64>,
-    /// The proxy was started within the time: it had not been running for a while before.
+    /// Starts of the proxy within the period: it had not been running for some time before.
     pub starts_ms: Vec<i64>,
 }
 
 impl Timeline {
-    /// Of `release`, between two times. `entries`: all of the ledger, in order.
+    /// The timeline of `release` between two times.
+    /// `entries`: the whole ledger, in order.
     pub fn of<'a>(
         entries: impl Iterator<Item = &'a Entry>,
         release: &str,
@@ -76,7 +76,7 @@ impl Timeline {
         let mut all: Vec<Stretch> = vec![];
         for entry in entries.filter(|e| e.release.as_deref() == Some(release)) {
             let Some(at_ms) = at_ms(&entry.at) else { continue };
-            // They have ended; or users are let in again; or the process that had them is gone.
+            // They have ended, or users are let in again, or the process that had them is gone.
             let over = entry.kind == "drained" || entry.held == Some(false) || entry.kind == "start";
             if over && let Some(left) = timeline.left_over.last_mut().filter(|l| l.until_ms.is_none()) {
                 left.until_ms = Some(at_ms);
@@ -101,8 +101,8 @@ impl Timeline {
                 membership = None;
             }
             if let Some(before) = all.last_mut() {
-                // Where the clock was put back it held at all times in between: rather too much
-                // than a user missed.
+                // If the clock went back, the stretch covers all times in between: an overlap is
+                // better than a missed user.
                 (before.from_ms, before.to_ms) = (before.from_ms.min(at_ms), before.from_ms.max(at_ms));
             }
             // Rounded: a weight has four decimals, and fits.
@@ -131,7 +131,7 @@ impl Timeline {
         timeline
     }
 
-    /// When a user was, or may have been, in `new`. `user`: as it stands in a request.
+    /// When a user was, or may have been, in `new`. `user`: the id as in a request.
     pub fn follow(&self, user: &[u8], lookup: &Lookup<'_>) -> Vec<Part> {
         let mut parts: Vec<Part> = vec![];
         for stretch in &self.stretches {
@@ -173,7 +173,7 @@ impl Timeline {
 }
 
 impl Stretch {
-    /// `None`: the user was not in `new`. Else why that is not certain; empty: it is.
+    /// `None`: the user was not in `new`. Else why that is uncertain; empty: it is certain.
     fn has(&self, user: &[u8], lookup: &Lookup<'_>) -> Option<Vec<String>> {
         if self.held == Some(true) {
             return None;
@@ -200,7 +200,7 @@ impl Stretch {
     }
 }
 
-/// Of an entry.
+/// The time of an entry.
 pub fn at_ms(at: &str) -> Option<i64> {
     at.parse::<jiff::Timestamp>().ok().map(|t| t.as_millisecond())
 }
@@ -223,7 +223,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Users by where they enter: below 5%, between 5% and 20%, above.
+    /// Users by the weight at which they enter: below 5%, between 5% and 20%, above.
     fn users() -> [String; 3] {
         let salt = crate::domain::cohort::Salt::new("s");
         let of = |range: std::ops::Range<u32>| {
@@ -252,10 +252,10 @@ mod tests {
         let times: Vec<_> = parts.iter().map(|p| (p.from_ms, p.to_ms)).collect();
         assert_eq!(times, [(1_000, 2_000), (2_000, 2_500)]);
         assert!(parts[1].unclear.last().unwrap().starts_with("4 requests"), "{parts:?}");
-        // A user who would have been in stable may have been let in by the header, which is told.
+        // A header may have let in a user of stable: the result says so.
         let of_stable = timeline.follow(outside.as_bytes(), &none);
         assert!(of_stable.iter().all(|part| !part.unclear.is_empty()), "{of_stable:?}");
-        // Not asked for, and not over yet.
+        // Outside of the requested period, and not over yet.
         assert!(Timeline::of(entries.iter(), "r", 3_000, 9_000).left_over.is_empty());
         let going_on = Timeline::of(entries[..2].iter(), "r", 0, 9_000);
         assert_eq!(going_on.follow(inside.as_bytes(), &none)[1].to_ms, 9_000);
@@ -278,7 +278,7 @@ mod tests {
         };
         let [low, middle, high] = users();
         assert_eq!(parts(&low), [(1_500, 3_000, true), (5_000, 6_000, true)]);
-        // A header may have brought these in: that is not in the ledger.
+        // A header may have let these in: the ledger does not record headers.
         assert_eq!(parts(&middle), [(1_500, 2_000, false), (2_000, 3_000, true), (5_000, 6_000, false)]);
         assert_eq!(parts(&high), [(1_500, 3_000, false), (5_000, 6_000, false)]);
         assert!(Timeline::of(entries.iter(), "other", 0, 9_000).begins_ms.is_none());

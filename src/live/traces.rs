@@ -1,10 +1,10 @@
-//! Requests that are traced: what the data plane notes of one, and where it waits for whoever
-//! delivers it (`watch::traces`).
+//! Traced requests: the record that the data plane makes of one, and the queue to the exporter
+//! (`watch::traces`).
 //!
-//! Invariants: nobody waits for it; each worker's queue is bounded, and what does not fit is
-//! dropped and counted; times are monotonic, and names are resolved by whoever delivers, so that a
-//! request pays for neither; nothing of a client is kept but its method: no path, no user, no
-//! header.
+//! Invariants: no caller waits.
+//! Each worker's queue is bounded, and requests beyond it are dropped and counted.
+//! Times are monotonic, and the exporter resolves names, so that a request pays for neither.
+//! The only client data is the method: no path, no user, no header.
 
 use super::snapshot::{Cohort, Snapshot};
 use super::tally::PerWorker;
@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Requests of one worker that may wait: a few hundred bytes each.
+/// The most requests of one worker that wait: a few hundred bytes each.
 pub const WAITING_MAX: usize = 2048;
 
-/// One exchange: a span of this server, and one for each server of an upstream that was asked.
+/// One exchange: a span of this server, and one for each attempted upstream server.
 pub struct Traced {
     pub trace_id: u128,
-    /// The span of whoever asked, where it said so.
+    /// The caller's span, if the request named one.
     pub parent: Option<u64>,
     pub span_id: u64,
     /// Monotonic, as is every time here.
@@ -30,13 +30,13 @@ pub struct Traced {
     pub ended: Duration,
     pub method: Method,
     pub outcome: Outcome,
-    /// What the client was told; `None`: it was gone.
+    /// The status sent to the client; `None`: the client was gone.
     pub status: Option<u16>,
     pub snapshot: Arc<Snapshot>,
     /// Index of the plan's routes.
     pub route: usize,
     pub decided: Option<TracedDecision>,
-    /// Of the response's body.
+    /// Bytes of the response body.
     pub bytes: u64,
     pub attempts: Vec<Attempt>,
 }
@@ -48,15 +48,15 @@ pub struct TracedDecision {
     pub arm: Arm,
     pub cohort: Cohort,
     pub reason: &'static str,
-    /// Stable answered for `new`, which could not be connected to.
+    /// Stable answered for `new`, which refused connections.
     pub by_stable: bool,
 }
 
-/// One server that was asked, or could not be.
+/// One attempt at a server.
 pub struct Attempt {
     pub span_id: u64,
     pub began: Duration,
-    /// The head of the response was there, or there was none.
+    /// When the response head arrived, or the attempt failed.
     pub ended: Option<Duration>,
     pub upstream: Arc<UpstreamLive>,
     /// Index of its servers.
@@ -64,10 +64,10 @@ pub struct Attempt {
     pub came: Came,
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Came {
-    /// Nothing yet.
+    /// No result yet.
     Nothing,
     Status(u16),
     Failed(Outcome),
@@ -78,7 +78,7 @@ impl Traced {
         1 + self.attempts.len() as u64
     }
 
-    /// The present attempt has ended, if it has not before.
+    /// Ends the current attempt, if it has not ended yet.
     pub fn came(&mut self, came: Came, now: Duration) {
         if let Some(attempt) = self.attempts.last_mut().filter(|a| a.ended.is_none()) {
             (attempt.came, attempt.ended) = (came, Some(now));
@@ -86,17 +86,17 @@ impl Traced {
     }
 }
 
-/// What waits, by worker; and what became of spans, counted.
+/// The waiting requests by worker, and the counts of spans by result.
 pub struct Traces {
     waiting: PerWorker<Mutex<Vec<Traced>>>,
-    /// Requests that were taken, and of which it is not known yet what becomes of them.
+    /// Requests that the exporter took and has not finished.
     taken: AtomicUsize,
     /// Spans that found no room.
     pub no_room: AtomicU64,
-    /// Spans that the collector will not have.
+    /// Spans that the collector refused.
     pub refused: AtomicU64,
     pub sent: AtomicU64,
-    /// Calls to the collector.
+    /// Failed calls to the collector.
     pub calls_failed: AtomicU64,
 }
 
@@ -112,8 +112,8 @@ impl Traces {
         }
     }
 
-    /// Never waits: the lock is this worker's, and whoever delivers holds it for an exchange of two
-    /// pointers.
+    /// Never blocks for long: the lock is this worker's, and the exporter holds it for a swap of
+    /// two pointers.
     pub fn hand_in(&self, worker: usize, traced: Box<Traced>) {
         let mut waiting = self.waiting.of(worker).lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() < WAITING_MAX {
@@ -123,8 +123,8 @@ impl Traces {
         }
     }
 
-    /// Of the next worker that has some, all that wait; they wait on until they are [`Self::done`]
-    /// with.
+    /// Takes all waiting requests of the next worker that has some.
+    /// They count as waiting until [`Self::done`].
     pub fn take(&self) -> Vec<Traced> {
         let take = |queue: &Mutex<Vec<Traced>>| {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,12 +134,12 @@ impl Traces {
         self.waiting.iter().map(take).find(|taken| !taken.is_empty()).unwrap_or_default()
     }
 
-    /// So many of those taken were delivered, or dropped.
+    /// This many of the taken requests were delivered or dropped.
     pub fn done(&self, requests: usize) {
         self.taken.fetch_sub(requests, Relaxed);
     }
 
-    /// Requests that wait, those that are on their way among them.
+    /// Requests that wait, including those taken by the exporter.
     pub fn waiting(&self) -> usize {
         let queued = |queue: &Mutex<Vec<_>>| queue.lock().unwrap_or_else(PoisonError::into_inner).len();
         self.waiting.iter().map(queued).sum::<usize>() + self.taken.load(Relaxed)

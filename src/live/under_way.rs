@@ -1,20 +1,20 @@
 //! Exchanges of one release that are under way on `new`: how many, since when, and since when the
 //! release holds `new` at 0%.
 //!
-//! An exchange is under way from the decision until the end of its answer, or of its tunnel. The
-//! workers write the counts; every thread reads them. The single writer ([`super::apply`]) writes
-//! the hold.
+//! An exchange is under way from the decision until the end of its response, or of its tunnel.
+//! The workers write the counts; every thread reads them.
+//! The single writer ([`super::apply`]) writes the hold.
 //!
-//! Invariants: each count has one writing worker; the number is exact at all times, the age of the
-//! oldest exchange is as of the worker's last look (`LOOK`). An attempt that was held when the next
-//! one began stays held, for its exchanges.
+//! Invariants: each count has one writing worker. The number is exact at all times; the age of the
+//! oldest exchange is as of the worker's last check (`LOOK`). An attempt that was held when the
+//! next one began stays held, for its exchanges.
 
 use super::clock;
 use super::tally::{Counter, PerWorker};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// How often each worker looks at its exchanges.
+/// How often each worker checks its exchanges.
 pub const LOOK: Duration = Duration::from_secs(1);
 
 pub struct UnderWay {
@@ -22,32 +22,32 @@ pub struct UnderWay {
     /// Monotonic, plus one; 0: not held.
     held_since_ms: AtomicU64,
     attempt: AtomicU64,
-    /// Attempts below this one stay held, since then (as `held_since_ms`).
+    /// Attempts below this one stay held, since `over_since_ms`.
     over_below: AtomicU64,
     over_since_ms: AtomicU64,
     /// Wall clock at which the hold began, until its last exchange has ended; 0: nothing to report.
     reported_from_ms: AtomicU64,
-    /// The most that were under way in this hold.
+    /// The most exchanges under way in this hold.
     most: AtomicU64,
 }
 
-/// What one worker writes.
+/// The cells of one worker.
 #[derive(Default)]
 struct Mine {
     count: Counter,
-    /// Monotonic time at which the oldest exchange began, plus one; 0: there was none.
+    /// Monotonic time at which the oldest exchange began, plus one; 0: none.
     oldest_ms: AtomicU64,
 }
 
-/// What is under way now.
+/// The exchanges under way now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Present {
     pub count: u64,
-    /// How long the oldest has been under way; `None`: nothing is.
+    /// The age of the oldest; `None`: there is none.
     pub oldest: Option<Duration>,
 }
 
-/// The exchanges that a hold found under way have ended.
+/// All exchanges that were under way when a hold began have ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drained {
     pub most: u64,
@@ -75,14 +75,14 @@ impl UnderWay {
         self.workers.of(worker).count.subtract(1);
     }
 
-    /// The worker has looked: its oldest exchange began at this monotonic time.
+    /// Records when this worker's oldest exchange began (monotonic).
     pub fn note_oldest(&self, worker: usize, began: Option<Duration>) {
         let ms = began.map_or(0, |began| began.as_millis() as u64 + 1);
         self.workers.of(worker).oldest_ms.store(ms, Relaxed);
     }
 
     pub fn count(&self) -> u64 {
-        // Workers are read one after the other: the sum may pass zero for a moment.
+        // Workers are read one after the other: the sum may be below zero for a moment.
         let sum = self.workers.iter().fold(0u64, |sum, mine| sum.wrapping_add(mine.count.read()));
         if sum > i64::MAX as u64 { 0 } else { sum }
     }
@@ -90,13 +90,13 @@ impl UnderWay {
     pub fn present(&self) -> Present {
         let count = self.count();
         let began = self.workers.iter().map(|mine| mine.oldest_ms.load(Relaxed)).filter(|ms| *ms > 0).min();
-        // What began after the last look is younger than a look.
+        // Exchanges that began after the last check are younger than `LOOK`.
         let oldest =
             || began.map_or(Duration::ZERO, |ms| clock::now().saturating_sub(Duration::from_millis(ms - 1)));
         Present { count, oldest: (count > 0).then(oldest) }
     }
 
-    /// A snapshot is published, with this attempt; `held`: nobody is in `new`.
+    /// A snapshot with this attempt is published; `held`: no user is in `new`.
     pub fn publish(&self, attempt: u64, held: bool) {
         let now_ms = clock::now_ms() + 1;
         let held_since_ms = self.held_since_ms.load(Relaxed);
@@ -115,7 +115,7 @@ impl UnderWay {
         }
     }
 
-    /// How many a hold that is about to begin finds under way, if any.
+    /// The number of exchanges under way when a hold is about to begin, if any.
     pub fn found_by_hold(&self, held: bool) -> Option<u64> {
         let begins = held && self.held_since_ms.load(Relaxed) == 0;
         begins.then(|| self.count()).filter(|count| *count > 0)
@@ -128,7 +128,7 @@ impl UnderWay {
         (since_ms > 0).then(|| Duration::from_millis(since_ms - 1))
     }
 
-    /// Once, when the last exchange that a hold found under way has ended. For a timer.
+    /// Returns once when the last exchange of a hold has ended. Called by a timer.
     pub fn drained(&self) -> Option<Drained> {
         let from_ms = self.reported_from_ms.load(Relaxed);
         if from_ms == 0 {
@@ -145,7 +145,7 @@ impl UnderWay {
 }
 
 impl Present {
-    /// For people, after `new` was taken out.
+    /// A sentence for people, after `new` was taken out.
     pub fn sentence(&self, stream_grace: Duration) -> String {
         let Some(oldest) = self.oldest else {
             return "none is under way on new".to_owned();
@@ -175,7 +175,7 @@ mod tests {
         assert!(under_way.held_since(1).is_some());
         under_way.publish(2, false);
         assert!(under_way.held_since(1).is_some() && under_way.held_since(2).is_none());
-        // One that ended in peace is not: its build may be stable now.
+        // An attempt that ended without a hold is not held: its build may be stable now.
         under_way.publish(3, false);
         assert_eq!(under_way.held_since(2), None);
     }

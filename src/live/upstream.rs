@@ -1,12 +1,12 @@
-//! What the workers share of an upstream: its servers' addresses and health, and how much is in
-//! flight.
+//! State of an upstream that the workers share: the addresses and health of its servers, and the
+//! requests in flight.
 //!
-//! Invariants: a server outlives reloads as long as its address stays in the upstream and it is
-//! spoken to in the same way, so a reload forgets no health, and no connection outlives the CA that
-//! vouched for it; two things keep a server from being chosen: it refused a connection (aside, for
-//! a while), or it failed its health probes (down, until probes succeed). A probe that succeeds
-//! ends both; a request that succeeds ends only the first; the limits are plain atomics that every
-//! worker sees; only what the server did leaves it aside, never a local fault.
+//! Invariants: a server survives reloads as long as its address stays in the upstream with the same
+//! transport settings. So a reload loses no health, and no connection outlives the CA that verified
+//! it. Two conditions keep a server from being chosen: it refused a connection (aside, for a
+//! while), or it failed its health probes (down, until probes succeed). A successful probe ends
+//! both; a successful request ends only the first. The limits are plain atomics, shared by every
+//! worker. Only failures of the server set it aside, never a local fault.
 
 use super::clock;
 use super::log::Seldom;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// First pause of a server that refused; doubles with each further refusal.
+/// First pause after a refusal; doubles with each further refusal.
 const ASIDE_FIRST: Duration = Duration::from_millis(500);
 const ASIDE_MAX: Duration = Duration::from_secs(10);
 
@@ -28,67 +28,67 @@ pub struct UpstreamLive {
     pub load: Arc<Load>,
 }
 
-/// What all generations of one upstream name share.
+/// Shared by all generations of one upstream name.
 #[derive(Default)]
 pub struct Load {
     pub in_flight: AtomicUsize,
     turn: AtomicUsize,
-    /// `now_ms` of the last connection accepted or answer received; 0: none yet.
+    /// `now_ms` of the last connection accepted or response received; 0: none yet.
     last_sign_ms: AtomicU64,
 }
 
-/// How a server proves who it is.
+/// How a server authenticates itself.
 pub struct ServerTls {
     pub built: Built<rustls::ClientConfig>,
-    /// Whom its certificate must name; SNI, if it is no IP address.
+    /// The name that its certificate must have; also the SNI, unless it is an IP address.
     pub name: ServerName<'static>,
 }
 
 pub struct ServerLive {
-    /// Unique in this process: what a worker's pool is found by.
+    /// Unique in this process: the key of a worker's pool.
     pub id: u64,
     pub server: Server,
     pub protocol: Protocol,
-    /// There iff the server is https.
+    /// Present iff the server is https.
     pub tls: Option<ServerTls>,
     /// `host:port` for the Host header of an HTTP/1.0 client that sent none.
     pub authority: http::HeaderValue,
-    /// What the name resolves to now; never empty once resolved.
+    /// The addresses that the name resolves to now; never empty once resolved.
     pub addresses: ArcSwap<Vec<SocketAddr>>,
     pub in_flight: AtomicUsize,
-    /// Requests that it has whole and has not answered yet: those that wait for it, and not for
+    /// Requests received in full by the server and not answered: they wait for the server, not for
     /// their clients.
     awaited: AtomicUsize,
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
     told: Seldom,
-    /// By its health probes.
+    /// Down by its health probes.
     down: AtomicBool,
     why_down: ArcSwapOption<String>,
 }
 
-/// What becomes of servers that are down by their health probes.
+/// The use of servers that are down by their health probes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Down {
-    /// They are asked when no other is left: nobody else can serve.
+    /// Used when no other server is left: no alternative exists.
     Last,
-    /// They are not asked: for `new`, whose users stable can serve.
+    /// Never used: for `new`, whose users stable can serve.
     Never,
 }
 
-/// Requests at a time on one HTTP/2 connection: what servers commonly allow at least (RFC 9113,
+/// Concurrent requests on one HTTP/2 connection: the minimum that servers commonly allow (RFC 9113,
 /// 6.5.2 recommends no less).
 pub const STREAMS_MAX: usize = 100;
 
 static NEXT_SERVER: AtomicU64 = AtomicU64::new(1);
 
-/// An answer this young proves that an upstream lives.
+/// A response this recent proves that an upstream is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-/// Addresses that one probe asks.
+/// The most addresses that one probe tries.
 const PROBES_MAX: usize = 16;
 
-/// Errors of a connect that say nothing about the other side: descriptors, ports, memory, buffers,
+/// Connect errors that indicate no fault of the other side: descriptors, ports, memory, buffers,
 /// permission.
 pub fn is_local(error: &std::io::Error) -> bool {
     const EPERM: i32 = 1;
@@ -101,8 +101,8 @@ pub fn is_local(error: &std::io::Error) -> bool {
 }
 
 impl UpstreamLive {
-    /// The running form of `config`; servers and load are taken over from `before`, the upstream of
-    /// the same name.
+    /// The running form of `config`; reuses servers and load of `before`, the upstream of the same
+    /// name.
     pub fn new(config: Arc<Upstream>, before: Option<&UpstreamLive>) -> Self {
         let transport = &config.transport;
         let known = |server: &Server| {
@@ -119,7 +119,7 @@ impl UpstreamLive {
         }
     }
 
-    /// Every name and address of its servers, as they are known now.
+    /// Every name and known address of its servers.
     pub fn spellings(&self) -> Vec<String> {
         let of = |server: &Arc<ServerLive>| {
             let addresses: Vec<String> =
@@ -129,7 +129,7 @@ impl UpstreamLive {
         self.servers.iter().flat_map(of).collect()
     }
 
-    /// Claims room for one request, if there is any.
+    /// Reserves room for one request, if there is any.
     pub fn enter(&self) -> Option<InFlight> {
         let before = self.load.in_flight.fetch_add(1, Relaxed);
         if before < self.config.requests_in_flight_max {
@@ -139,10 +139,10 @@ impl UpstreamLive {
         None
     }
 
-    /// There is no room left: is it its clients that hold it, by bodies that they do not send and
-    /// answers that they do not read? So it is unless three quarters of the room wait for the
-    /// upstream itself, which clients cannot bring about. Where in doubt the arm is not blamed: one
-    /// that hangs is seen by what it does not answer.
+    /// No room is left: do clients hold it, by unsent request bodies and unread responses?
+    /// True unless three quarters of the room wait for the upstream itself, which clients cannot
+    /// cause.
+    /// In doubt the arm is not blamed: an arm that hangs is detected by its missing responses.
     pub fn is_held_by_clients(&self) -> bool {
         let streams = match self.config.transport.protocol {
             Protocol::Http1 => 1,
@@ -154,17 +154,17 @@ impl UpstreamLive {
         awaited.saturating_mul(4) < room.saturating_mul(3)
     }
 
-    /// The server to try next: among those not in `tried`, healthy ones first, then the least
-    /// loaded. When all are aside they are tried all the same: a refusal is cheap, a wrongly
-    /// condemned upstream is not.
+    /// The server to try next among those not in `tried`: healthy ones first, then the least
+    /// loaded. When all are aside they are tried nevertheless: a refusal is cheap, a wrongly
+    /// excluded upstream is not.
     pub fn choose(&self, tried: &Tried, down: Down) -> Option<(usize, &Arc<ServerLive>)> {
-        // Nearly always there is one, and nothing to choose.
+        // The common case: one server, no choice.
         if let [only] = self.servers.as_slice() {
             let usable = !tried.has(0) && (down == Down::Last || !only.down());
             return usable.then_some((0, only));
         }
         let now = clock::now_ms();
-        // Among equals another one each time: where requests come one by one, all loads are 0.
+        // Rotates among equals: with requests one by one, all loads are 0.
         let count = self.servers.len();
         let turn = self.load.turn.fetch_add(1, Relaxed).checked_rem(count).unwrap_or(0);
         let open = |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == Down::Last || !s.down());
@@ -184,9 +184,9 @@ impl UpstreamLive {
         (last != 0).then(|| Duration::from_millis(last))
     }
 
-    /// Does it take connections? A sign of life within the last second will do; else all addresses
-    /// are asked at once, for at most `within`. What this machine could not do (no descriptor, no
-    /// port) says nothing against it. Blocks.
+    /// Does it accept connections? A response within the last second suffices; otherwise all
+    /// addresses are tried at once, for at most `within`. Local failures (no descriptor, no port)
+    /// do not count against it. Blocks.
     pub fn takes_connections(&self, within: Duration) -> bool {
         if self.last_sign().is_some_and(|at| clock::now().saturating_sub(at) <= SIGN_OF_LIFE) {
             return true;
@@ -202,7 +202,7 @@ impl UpstreamLive {
                     Ok(_) => true,
                     Err(error) => is_local(&error),
                 };
-                // Nobody listens any more if another answered first.
+                // The receiver is gone if another address answered first.
                 let _ = found.send(takes);
             };
             match std::thread::Builder::new().name("probe".into()).spawn(probe) {
@@ -217,7 +217,7 @@ impl UpstreamLive {
         })
     }
 
-    /// Servers that are neither left aside nor down.
+    /// The number of servers that are neither aside nor down.
     pub fn healthy(&self) -> usize {
         self.servers.iter().filter(|s| s.healthy()).count()
     }
@@ -227,7 +227,7 @@ impl ServerLive {
     fn new(server: &Server, transport: &Transport) -> Self {
         let text = server.to_string();
         let authority = text.split_once("://").map_or(text.as_str(), |(_, authority)| authority);
-        // A DNS name may end with a dot; the one in a certificate does not (RFC 6066, 3).
+        // A DNS name may end with a dot; the name in a certificate does not (RFC 6066, 3).
         let name = ServerName::try_from(server.host.trim_end_matches('.').to_string()).ok();
         let built = transport.tls.clone().filter(|_| server.scheme == Scheme::Https);
         let literal =
@@ -251,7 +251,7 @@ impl ServerLive {
         }
     }
 
-    /// Where to begin among its addresses: with another one each time.
+    /// The index of the first address to try: a different one each time.
     pub fn next_address(&self) -> usize {
         self.turn.fetch_add(1, Relaxed)
     }
@@ -262,13 +262,13 @@ impl ServerLive {
         ServerLoad(self.clone())
     }
 
-    /// It has a whole request, until what is returned is dropped.
+    /// The server has a whole request, until the returned value is dropped.
     pub fn awaited(self: &Arc<Self>) -> Awaited {
         self.awaited.fetch_add(1, Relaxed);
         Awaited(self.clone())
     }
 
-    /// A connection stands, or an answer came.
+    /// A connection was established, or a response arrived.
     pub fn accepted(&self) {
         if self.refusals_in_a_row.load(Relaxed) != 0 {
             self.refusals_in_a_row.store(0, Relaxed);
@@ -276,14 +276,14 @@ impl ServerLive {
         }
     }
 
-    /// No connection could be made, through no fault of this machine: leave it aside for a while.
+    /// No connection could be made, without a local fault: sets the server aside for a while.
     pub fn refused(&self) {
         let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
         let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
     }
 
-    /// Is it time for a word about why it refuses?
+    /// Is a log line about the refusal due?
     pub fn worth_telling(&self) -> bool {
         self.told.is_due()
     }
@@ -292,7 +292,7 @@ impl ServerLive {
         !self.down() && self.aside_until_ms.load(Relaxed) <= clock::now_ms()
     }
 
-    /// Do its health probes say so? A server that is not probed never is.
+    /// Is it down by its health probes? Never true for a server without probes.
     pub fn down(&self) -> bool {
         self.down.load(Relaxed)
     }
@@ -308,7 +308,7 @@ impl ServerLive {
     }
 }
 
-/// Room claimed in an upstream; given back when dropped.
+/// Room reserved in an upstream; released when dropped.
 pub struct InFlight(Arc<Load>);
 
 impl Drop for InFlight {
@@ -326,7 +326,7 @@ impl Drop for ServerLoad {
     }
 }
 
-/// A request that a server has whole and has not answered; ends when dropped.
+/// A request that a server has in full and has not answered; ends when dropped.
 pub struct Awaited(Arc<ServerLive>);
 
 impl Drop for Awaited {
@@ -335,7 +335,7 @@ impl Drop for Awaited {
     }
 }
 
-/// Which servers of an upstream a request has tried: a bit each.
+/// The servers of an upstream that a request has tried: a bit each.
 #[derive(Default)]
 pub struct Tried([u64; SERVERS_MAX.div_ceil(64)]);
 
@@ -346,7 +346,7 @@ impl Tried {
         }
     }
 
-    /// What it has no bit for counts as tried, so that no loop over servers is without end.
+    /// An index without a bit counts as tried, so that every loop over servers ends.
     fn has(&self, index: usize) -> bool {
         self.0.get(index / 64).is_none_or(|word| word & (1 << (index % 64)) != 0)
     }
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(up.healthy(), 1);
         up.servers.iter().for_each(|s| s.set_down(Some("refused".into())));
         assert_eq!((order(Down::Last).len(), order(Down::Never).len()), (3, 0));
-        // What served a request has proven that it takes connections, not that it is well.
+        // A served request proves that the server accepts connections, not that it is healthy.
         up.servers[1].accepted();
         assert!(up.servers[1].down());
     }

@@ -1,12 +1,13 @@
-//! A person's verbs on a release: `pause`, `promote`, `resume`. (`rollback` is a trip, in
-//! [`super::apply`].)
+//! The verbs of a person on a release: `pause`, `promote`, `resume`.
+//! (`rollback` is a trip, in [`super::apply`].)
 //!
-//! A verb means what its caller saw. `promote` names the wave to open and `resume` the thing to
-//! end, so a command that is sent twice, or by two people at once, acts once. A verb that finds
-//! something else in force than it names is refused with what is in force.
+//! A verb refers to the state that its caller saw.
+//! `promote` names the wave to open and `resume` the hold to end, so a command that is sent twice,
+//! or by two people at once, acts once.
+//! If the state in force differs from the named one, the verb is refused with the state in force.
 //!
-//! Invariants: every verb passes the one writer, whose lock makes the check and the change one
-//! step; what a verb skipped or overruled is in its ledger entry, by name.
+//! Invariants: every verb passes the one writer, whose lock makes the check and the change atomic.
+//! The ledger entry names every gate that a verb skipped or overruled.
 
 use super::apply::{Changed, Live, Origin, Refused, View};
 use super::clock;
@@ -25,31 +26,31 @@ use crate::domain::wave::{Course, Wave};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 
-/// What a `promote` asks for.
+/// The arguments of a `promote`.
 #[derive(Clone, Debug, Default)]
 pub struct Promotion {
-    /// The wave to open; `None` is answered with the state and the command to type.
+    /// The wave to open; `None`: the reply has the state and the command to type.
     pub wave: Option<String>,
     /// Gates that may fail.
     pub despite: Vec<String>,
 }
 
-/// What a `resume` asks for.
+/// The arguments of a `resume`.
 #[derive(Clone, Debug, Default)]
 pub struct Resumption {
-    /// `None`: the one thing that holds the release, if that is no rollback.
+    /// `None`: the one hold of the release, if that is no rollback.
     pub ends: Option<HoldKind>,
-    /// The wave to go on in after a rollback; `None`: the first one.
+    /// The wave to continue in after a rollback; `None`: the first one.
     pub at: Option<String>,
-    /// Instead of a hold: the notice "slower by more than `latency_notice`".
+    /// Ends the notice "slower by more than `latency_notice`" instead of a hold.
     pub notice: bool,
 }
 
-/// What ends a notice is a resume that names it.
+/// The name under which a resume ends a notice.
 pub const NOTICE: &str = "notice";
 
 impl Live {
-    /// A person holds the waves of a release where they are.
+    /// Pauses the waves of a release, for a person.
     pub fn pause(&self, name: &str, origin: &Origin) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name)?;
@@ -83,8 +84,8 @@ impl Live {
         Ok(self.change(&mut writer, &live, memory, "pause", origin, detail, Value::Null, message))
     }
 
-    /// A person opens the next wave, which he names. A gate that waits is skipped; one that fails
-    /// must be named.
+    /// Opens the next wave, which the person must name.
+    /// A waiting gate is skipped; a failing gate must be named.
     pub fn promote(&self, name: &str, origin: &Origin, promotion: &Promotion) -> Result<Changed, Refused> {
         let shown = self.shown_now(name);
         let mut writer = self.writer();
@@ -189,7 +190,7 @@ impl Live {
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
     }
 
-    /// What the present wave has shown by now, and of which stage that is; `None`: no wave is open.
+    /// The current wave's evidence so far, and its stage; `None`: no wave is open.
     fn shown_now(&self, name: &str) -> Option<(u64, Proof)> {
         let snapshot = self.snapshot();
         let release = snapshot.releases.iter().find(|r| r.release.name == name)?;
@@ -199,7 +200,7 @@ impl Live {
         Some((release.stage, proof(release, wave, view, clock::now())))
     }
 
-    /// The gates as they are now, whether or not a look at them has come by since the stage began.
+    /// The gates at this moment, even if none were judged since the stage began.
     fn outlook_now(&self, live: &ReleaseLive, shown: Option<Proof>) -> Outlook {
         let nothing = || live.wave().map(|wave| proof(live, wave, &View::default(), clock::now()));
         let input = gate::Input {
@@ -212,8 +213,8 @@ impl Live {
         Outlook { spent: Spent::default(), gates, input: Some(input), held: None, act: Act::Wait }
     }
 
-    /// A person ends one thing that holds a release. Unless that is a pause, evidence starts
-    /// afresh.
+    /// Ends one hold of a release, for a person.
+    /// Unless that is a pause, new evidence begins.
     pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
         if resumption.notice {
             return self.end_notice(name, origin, resumption.at.as_deref());
@@ -253,8 +254,7 @@ impl Live {
         };
         let left = cleared.ends();
         match live {
-            // A release that the file does not name any more is forgotten: its servers are free
-            // again.
+            // A release that the file no longer names is forgotten: its servers are free again.
             None => writer.image.releases.remove(name),
             Some(_) => writer.image.releases.insert(name.to_owned(), cleared),
         };
@@ -284,7 +284,7 @@ impl Live {
         };
         let receipt = self.publish(&mut writer, next, vec![entry], None);
         if writer.source.last_error.is_some() {
-            // What stood in the way of the file as it is now may be gone.
+            // The obstacle to the current file may be gone.
             self.reload_wanted.notify_one();
         }
         Ok(Changed { state, ledger, message, receipt: Some(receipt) })
@@ -292,7 +292,7 @@ impl Live {
 }
 
 impl Live {
-    /// A person ends a notice: what it says is accepted, and its evidence starts anew.
+    /// Ends a notice, for a person: the slowness is accepted, and its evidence starts again.
     fn end_notice(&self, name: &str, origin: &Origin, at: Option<&str>) -> Result<Changed, Refused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
@@ -323,7 +323,7 @@ impl Live {
     }
 }
 
-/// What is in force in a plan, and the command that opens its next wave.
+/// The state in force of a plan, and the command that opens its next wave.
 pub fn stands(live: &ReleaseLive) -> String {
     let name = &live.release.name;
     let present = match live.wave() {
@@ -345,7 +345,7 @@ pub fn stands(live: &ReleaseLive) -> String {
     )
 }
 
-/// As a shell takes it.
+/// Quotes a name for a shell.
 fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "%.-_+:/@".contains(c);
     if !name.is_empty() && name.chars().all(plain) {
@@ -354,7 +354,7 @@ fn quoted(name: &str) -> String {
     format!("'{}'", name.replace('\'', "'\\''"))
 }
 
-/// A wave is named, or meant by its weight where no other wave has that.
+/// Finds a wave by its name, or by its weight if no other wave has that weight.
 fn find_wave(waves: &[Wave], text: &str) -> Option<usize> {
     if let Some(index) = waves.iter().position(|wave| wave.name == text) {
         return Some(index);
@@ -369,7 +369,7 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
     Refused::Unclear(format!("the plan of {release} has no wave `{wave}`: one of {}", names.join(", ")))
 }
 
-/// The gates that a promote must name to overrule: those that fail, and closed hours.
+/// The gates that a promote must name to overrule: failing ones, and closed hours.
 fn against(outlook: &Outlook) -> Vec<(&str, String)> {
     let named = |gate: &&Gate| {
         gate.verdict == Verdict::Fail || (gate.name == gate::OPEN_HOURS && gate.verdict != Verdict::Pass)
@@ -377,12 +377,12 @@ fn against(outlook: &Outlook) -> Vec<(&str, String)> {
     outlook.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
 }
 
-/// The gates that do not pass. The one that waits for a person is not skipped: the person is there.
+/// The gates that do not pass. The gate that waits for a person is not among them: a person acts.
 fn skipped(outlook: &Outlook) -> Vec<&Gate> {
     outlook.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gate::OPEN).collect()
 }
 
-/// The one thing that a resume ends.
+/// The one hold that a resume ends.
 fn which(name: &str, memory: &Memory, named: Option<HoldKind>, writer: &Writer) -> Result<HoldKind, Refused> {
     let holds = memory.ends();
     let list = || holds.iter().map(|ends| ends.command(name)).collect::<Vec<_>>().join(", or: ");
@@ -409,7 +409,7 @@ fn which(name: &str, memory: &Memory, named: Option<HoldKind>, writer: &Writer) 
     }
 }
 
-/// The wave in which a release goes on; `None`: where it stands.
+/// The wave in which a release continues; `None`: the current one.
 fn resumed_wave<'a>(
     name: &str,
     memory: &Memory,
@@ -439,7 +439,7 @@ fn resumed_wave<'a>(
     }
 }
 
-/// What a resume led to.
+/// The result of a resume.
 fn resumed(after: &ReleaseLive, what: Step, left: &[HoldKind]) -> String {
     let name = &after.release.name;
     let weight = after.force.weight();

@@ -1,14 +1,15 @@
-//! Is a ledger what was written? The chain is computed again, and each verdict is looked for again
-//! in its recorded grounds.
+//! Verifies a ledger: recomputes the chain, and each verdict from its recorded grounds.
 //!
-//! A verdict is compared by names, codes and numbers, never by its sentences: these may be
-//! reworded. An entry of another method ([`crate::domain::verdict::METHOD`]) is not recomputed, and
-//! counted.
+//! A verdict is compared by names, codes and numbers, never by its sentences, which may be
+//! reworded.
+//! An entry of another method ([`crate::domain::verdict::METHOD`]) is counted, not recomputed.
 //!
-//! Fed line by line, from a file or over the wire. Invariants: any changed byte, any line that is
-//! missing, too much, swapped or cut is a fault, told with its line and in words; damage is no
-//! error: what can still be told is told. An end that was cut off at a line's end can be found only
-//! by what the state file (or the running proxy) knows: [`Verifier::finish`].
+//! Lines come one by one, from a file or over the wire.
+//! Invariants: a changed byte, and a missing, extra, swapped or cut line is a fault, reported with
+//! its line number and a description.
+//! Damage is no error: the rest is still verified.
+//! An end cut off at the end of a line can be detected only with the state file's (or the running
+//! proxy's) last entry: [`Verifier::finish`].
 
 use super::chain::{self, Digest, ORIGIN};
 use super::evidence::{self, Again};
@@ -16,12 +17,12 @@ use super::ledger::{End, Entry};
 use crate::domain::verdict::Cause;
 use std::collections::BTreeMap;
 
-/// Faults that are told; more are counted.
+/// The most faults listed; more are counted.
 const FAULTS_TOLD_MAX: usize = 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// From 1; 0: of the ledger as a whole.
+    /// From 1; 0: the ledger as a whole.
     pub line: u64,
     pub what: String,
 }
@@ -32,21 +33,21 @@ pub struct Report {
     /// Numbers of the first entry and the last.
     pub first: u64,
     pub last: u64,
-    /// The last entry that was written without hashes; 0: none was.
+    /// The last entry written without hashes; 0: none.
     pub unchained_to: u64,
     /// Hash of the last entry; empty: it has none.
     pub head: String,
-    /// Verdicts that were found again, those that persons took, and those recorded by a version
-    /// that kept too little.
+    /// Verdicts that were recomputed, those decided by persons, and those recorded by a version
+    /// that stored too little.
     pub verdicts: u64,
     pub by_hand: u64,
     pub unknown: u64,
-    /// Entries that were judged by another method, and are not recomputed: by its number.
+    /// Entries judged by another method, which are not recomputed: by its number.
     pub other_methods: BTreeMap<u32, u64>,
     pub faults: Vec<Fault>,
-    /// Faults beyond those told.
+    /// Faults beyond those listed.
     pub more: u64,
-    /// A hash that was noted elsewhere is there: of which entry.
+    /// The entry that has the anchor hash.
     pub anchor: Option<u64>,
 }
 
@@ -55,7 +56,7 @@ impl Report {
         self.faults.is_empty()
     }
 
-    /// All that is wrong is at the end: an entry may be on its way to the disk.
+    /// All faults are at the end: an entry may be about to be written.
     pub fn may_be_unfinished(&self) -> bool {
         !self.sound() && self.faults.iter().all(|fault| fault.line == 0 || fault.line == self.lines)
     }
@@ -71,9 +72,9 @@ impl Report {
 /// Takes the lines of a ledger in order.
 pub struct Verifier {
     report: Report,
-    /// What the next line's `prev` must be; `None`: the line before does not tell.
+    /// The expected `prev` of the next line; `None`: unknown after the previous line.
     prev: Option<String>,
-    /// Lines since the last readable one that could not be read.
+    /// Unreadable lines since the last readable one.
     unreadable: u64,
     chained: bool,
     unchained: Digest,
@@ -81,7 +82,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// `anchor`: a hash that was noted elsewhere, and must be there.
+    /// `anchor`: a hash that was noted elsewhere, and must occur.
     pub fn new(anchor: Option<String>) -> Verifier {
         Verifier {
             report: Report::default(),
@@ -145,8 +146,7 @@ impl Verifier {
 
     fn number(&mut self, line: u64, n: u64) {
         let last = self.report.last;
-        // Unreadable lines may have been the entries that seem to be missing, or have been written
-        // again since.
+        // Unreadable lines may be the missing entries, or may have been written again since.
         let next = last.saturating_add(1);
         let what = match n {
             _ if self.report.first == 0 && self.unreadable == 0 && n > 1 => Some(format!(
@@ -166,7 +166,7 @@ impl Verifier {
         };
         if let Some(what) = what {
             self.report.fault(line, what);
-            // What it follows cannot be told then.
+            // The predecessor is then unknown.
             self.prev = None;
         }
         if self.report.first == 0 {
@@ -199,7 +199,7 @@ impl Verifier {
 
     fn verdict(&mut self, line: u64, entry: &Entry) {
         let verdict = matches!(&*entry.kind, "trip" | "freeze");
-        // Before there was a field for the cause, it stood before the detail.
+        // Entries from before the field `cause` have the cause in front of the detail.
         let named = || entry.detail.split(':').next().filter(|name| verdict && Cause::parse(name).is_some());
         let found = evidence::again(entry.cause.as_deref().or_else(named), entry.method, &entry.evidence);
         match (found, weights(entry).map_or(Ok(()), Err)) {
@@ -215,7 +215,7 @@ impl Verifier {
         }
     }
 
-    /// The end. `known`: the last entry by the state file, or the running proxy.
+    /// Ends the verification. `known`: the last entry by the state file, or by the running proxy.
     pub fn finish(mut self, known: Option<&End>) -> Report {
         let (last, report) = (self.report.last, &mut self.report);
         match known {
@@ -253,14 +253,14 @@ impl Verifier {
     }
 }
 
-/// Why the weights of an entry are not those of its verdict; `None`: they are.
+/// Why the weights of an entry do not match its verdict; `None`: they do.
 fn weights(entry: &Entry) -> Option<String> {
     let (before, after) = (entry.weight_before?, entry.weight_after?);
     let decision = entry.evidence["gates"]["decision"].as_str();
     let wanted = match (&*entry.kind, decision) {
         ("trip", _) => 0.0,
         ("freeze", _) | (_, Some("hold")) => before,
-        // With the last wave those join who were held back.
+        // With the last wave, the users held back join.
         (_, Some("finish")) => entry.evidence["wave"]["weight"].as_f64().unwrap_or(before),
         (_, Some("open" | "promote")) => {
             let held_back = entry.evidence["wave"]["held_back"].as_f64().unwrap_or(0.0);

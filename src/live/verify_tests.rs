@@ -1,4 +1,4 @@
-//! Whatever is done to a ledger is found, and an honest one is found sound.
+//! Every kind of damage to a ledger is found, and an intact ledger passes.
 
 use super::*;
 use crate::domain::fuse::Blown;
@@ -34,7 +34,7 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
     }
 }
 
-/// An honest ledger: weights, a trip, a resume, one line that a crash had lost.
+/// An intact ledger: weights, a trip, a resume, one line that a crash had lost.
 fn honest() -> Vec<Vec<u8>> {
     let blown = Blown { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let mut entries = vec![
@@ -84,8 +84,8 @@ fn every_single_byte_that_is_flipped_is_found() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << bit;
             for known in [Some(&known), None] {
-                // Without the state file a torn end is found all the same; so all that is left is
-                // nothing.
+                // Without the state file a torn end is found as well; so the one exception is an
+                // empty ledger.
                 let report = verified(&bytes, known);
                 assert!(!report.sound(), "byte {at}, bit {bit}: {}", String::from_utf8_lossy(&bytes));
             }
@@ -117,7 +117,7 @@ fn lines_that_are_removed_swapped_doubled_or_cut_off_are_found_and_named() {
     assert!(told(&doubled).1.contains("entry 2 stands after entry 2"));
     assert!(told(&lines[..4]).1.contains("ends at entry 4, the state file knows entry 6"));
     assert!(told(&[]).1.contains("the ledger is empty"));
-    // A line's end changed: the next line is part of it.
+    // A changed line end: the next line becomes part of it.
     let mut torn = lines.concat();
     torn.truncate(torn.len() - 5);
     assert!(verified(&torn, Some(&known)).faults[0].what.contains("it has no end"));
@@ -198,7 +198,7 @@ fn the_weights_of_an_entry_must_be_those_of_its_verdict() {
     }
 }
 
-/// As the version before wrote it.
+/// As the previous version wrote it.
 fn old(n: u64) -> String {
     json!({"n": n, "at": "2025-01-01T00:00:00Z", "release": "r", "attempt": 1, "kind": "trip", "actor": "watchdog", "reason": null,
            "detail": "errors: new 41 of 812", "weight_before": 5.0, "weight_after": 0.0, "evidence": {"e_value": 1.0}})
@@ -212,7 +212,7 @@ fn a_ledger_of_the_version_before_goes_on_as_a_chain_that_holds_what_stood_there
     std::fs::write(dir.join(ledger::FILE), old(1) + &old(2)).unwrap();
     let mut ledger = Ledger::open(&dir).unwrap();
     assert_eq!(ledger.last(), 2);
-    // One that a crash had lost, from the state file of that version.
+    // A line lost in a crash, from the state file of that version.
     ledger.append(&[serde_json::from_str(&old(3)).unwrap()]).unwrap();
     let mut next = entry(4, "start", None, Value::Null);
     chain::seal(&mut next, &ledger.end().hash).unwrap();
@@ -222,10 +222,10 @@ fn a_ledger_of_the_version_before_goes_on_as_a_chain_that_holds_what_stood_there
     let report = verified(&bytes, Some(ledger.end()));
     assert!(report.sound(), "{:?}", report.faults);
     assert_eq!((report.unchained_to, report.last, report.unknown), (3, 4, 3));
-    // From now on they are held too.
+    // From now on the chain protects them too.
     let changed = String::from_utf8(bytes).unwrap().replacen("41 of 812", "14 of 812", 1);
     assert!(verified(changed.as_bytes(), None).faults[0].what.contains("without hashes, up to 3"));
-    // One without any hash is what it is.
+    // A ledger without any hash is accepted as such.
     let report = verified((old(1) + &old(2)).as_bytes(), Some(&End { n: 2, hash: String::new() }));
     assert!(report.sound(), "{:?}", report.faults);
     assert_eq!((report.unchained_to, report.head.as_str()), (2, ""));
@@ -241,7 +241,7 @@ proptest! {
         let mut first = Entry { reason, detail, weight_after: Some(weight), ..entry(1, "trip", None, evidence) };
         chain::seal(&mut first, ORIGIN).unwrap();
         let line = serde_json::to_string(&first).unwrap();
-        // By the state file, as a rebuilt line comes.
+        // A rebuilt line comes from the state file.
         let pretty = serde_json::to_string_pretty(&first).unwrap();
         let again: Entry = serde_json::from_str(&pretty).unwrap();
         prop_assert_eq!(serde_json::to_string(&again).unwrap(), line.clone());

@@ -1,9 +1,9 @@
-//! What opens waves by itself: the gates' verdicts, through the one writer. A person's verbs stand
-//! in [`super::verbs`].
+//! Opens waves automatically: applies the gates' verdicts through the one writer.
+//! The verbs of a person are in [`super::verbs`].
 //!
-//! Invariants: what the gates decided holds only for the stage it was judged in; every decision is
-//! a ledger entry with the numbers it was taken on; nothing is opened over a trip, a freeze, a hold
-//! or another release's standing trip.
+//! Invariants: a decision of the gates is valid only for the stage it was judged in.
+//! Every decision is a ledger entry with its numbers.
+//! No wave opens during a trip, a freeze, a hold or another release's standing trip.
 
 use super::apply::{Changed, Live, Origin, Refused};
 use super::gates::{self, Decision};
@@ -19,12 +19,12 @@ use crate::domain::wave::Wave;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// For `actor` of what the gates decide.
+/// The `actor` of decisions by the gates.
 const ACTOR: &str = "waves";
 
 impl Live {
-    /// What the gates of this stage decided: brought into force, and written down. `None`: the
-    /// stage is over, or something stands in the way.
+    /// Applies and records a decision of the gates for this stage.
+    /// `None`: the stage is over, or a hold prevents it.
     pub fn advance(&self, name: &str, stage: u64, outlook: &Outlook) -> Option<Receipt> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;
@@ -73,7 +73,7 @@ impl Live {
         self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).receipt
     }
 
-    /// Where each release stands.
+    /// The state of each release.
     pub fn standings(&self) -> Standings {
         self.writer().standings(&self.snapshot())
     }
@@ -130,7 +130,7 @@ impl Live {
     }
 }
 
-/// What led there when it tripped goes on as it was, but gets no more users.
+/// Claims older than the trip continue unchanged, but get no more users.
 pub(super) fn barred_by(writer: &Writer, release: &ReleaseLive) -> Option<String> {
     let name = &release.release.name;
     let mut trips = writer.image.releases.iter().filter_map(|(n, m)| Some((n, m.trip.as_ref()?)));

@@ -1,8 +1,8 @@
-//! How the next snapshot is made: from a plan, what is remembered, and the snapshot before.
+//! Builds the next snapshot from a plan, the remembered state, and the previous snapshot.
 //!
-//! Invariants: only `apply` holds a [`Writer`], under its lock; counters, servers, load and
-//! evidence are taken over from the snapshot before by name; ledger entries are numbered here,
-//! without gaps.
+//! Invariants: only `apply` holds a [`Writer`], under its lock.
+//! Counters, servers, load and evidence are carried over from the previous snapshot by name.
+//! Ledger entries are numbered here, without gaps.
 
 use super::apply::Origin;
 use super::apply::Source;
@@ -39,19 +39,18 @@ pub(super) struct Writer {
     pub counts: HashMap<String, Arc<OutcomeCounts>>,
     pub epochs: u64,
     pub evidence: u64,
-    /// A snapshot has been made: what begins from now on is another stage than the state file
-    /// knows.
+    /// A snapshot has been made: a stage that begins from now on is not the one in the state file.
     pub started: bool,
-    /// When each maintenance ends by itself, by release; monotonic.
+    /// When each maintenance ends, by release; monotonic.
     pub maintained: HashMap<String, Duration>,
-    /// What a start found in conflict with a standing trip.
+    /// Conflicts with a standing trip, found at start.
     pub barred: Vec<Bar>,
-    /// Who is in `new` beside the weight, as the ledger has it last; by release.
+    /// The last membership recorded in the ledger, by release.
     pub told: HashMap<String, Roll>,
     pub key: StateKey,
 }
 
-/// What becomes of the watchdog's evidence when the weight in force changes.
+/// The effect of a change of the weight in force on the watchdog's evidence.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
     Keeps,
@@ -78,7 +77,8 @@ impl Writer {
         (force, hold, state)
     }
 
-    /// Takes note of the attempt and the plan that a file gives. `before`: what was in force.
+    /// Records the attempt and the plan of a file.
+    /// `before`: the snapshot in force until now.
     pub(super) fn meet(&mut self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> Step {
         let (next, what) = self.met(plan, release, before);
         self.image.releases.insert(release.name.clone(), next);
@@ -112,7 +112,7 @@ impl Writer {
         (next, what)
     }
 
-    /// `grayling.stop` exists: what it does to each release.
+    /// Applies the presence of `grayling.stop` to each release.
     pub(super) fn hold_by_stop_file(&mut self, plan: &Plan) {
         for release in &plan.releases {
             if let Some(memory) = self.image.releases.get_mut(&release.name) {
@@ -121,7 +121,7 @@ impl Writer {
         }
     }
 
-    /// How a release stands, for an edit of its versions; `live`: `None` where the file did not
+    /// The standing of a release, for an edit of its versions; `live`: `None` if the file did not
     /// name it.
     fn version_standing(&self, live: Option<&Arc<ReleaseLive>>, memory: &Memory) -> version::Standing {
         let reach = match live.map(|r| r.force) {
@@ -130,20 +130,19 @@ impl Writer {
         };
         let complete = live.is_some_and(|r| r.state == State::Complete);
         let held = match live {
-            // Whatever holds it, but for a version that waits for its weight: nobody has met that
-            // one.
+            // Any hold, except that of a version that waits for its weight: no user has reached
+            // that one.
             Some(live) => {
                 let waits = Some(Hold::Awaits(Awaits::NewVersion));
                 memory.guards_versions() || live.hold.is_some() && live.hold != waits
             }
-            // The file had it before, and names it again: what its weight was earned by is not
-            // known.
+            // The file names it again after a removal: which version earned its weight is unknown.
             None => memory.attempt != 0,
         };
         version::Standing { complete, reach, held }
     }
 
-    /// The snapshot for `plan`; counters, servers and evidence are taken over from the one before.
+    /// The snapshot for `plan`; counters, servers and evidence are carried over.
     pub(super) fn assemble(
         &mut self,
         plan: Arc<Plan>,
@@ -234,8 +233,7 @@ impl Writer {
         }
     }
 
-    /// The same configuration with what is in force computed anew for the releases that `which`
-    /// names.
+    /// The same configuration, with the state in force recomputed for the releases of `which`.
     pub(super) fn reforce(
         &mut self,
         before: &Snapshot,
@@ -304,8 +302,7 @@ impl Writer {
         let stage = match same_stage {
             Some(before) => before.stage,
             None if !self.started && memory.stage > 0 => memory.stage,
-            // Above every entry's number: no stage that was ever saved under this name has the
-            // same.
+            // Above every entry's number, so no stage saved under this name has the same one.
             None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
         };
         let mut complete_since_ms = None;
@@ -322,7 +319,7 @@ impl Writer {
         let header = http::HeaderValue::from_str(&release.name);
         ReleaseLive {
             tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
-            // Names are checked by the config to be fit for a header.
+            // The config check ensures that names are valid header values.
             header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
             release,
             force,
@@ -343,7 +340,7 @@ impl Writer {
         }
     }
 
-    /// Ledger entries for what a reload changed.
+    /// Ledger entries for the changes of a reload.
     pub(super) fn changes(
         &mut self,
         before: &Snapshot,
@@ -451,7 +448,7 @@ impl Writer {
         }
     }
 
-    /// Where each release stands.
+    /// The state of each release.
     pub(super) fn standings(&self, now: &Snapshot) -> Standings {
         let mut releases: BTreeMap<String, Standing> = BTreeMap::new();
         for (name, memory) in &self.image.releases {
@@ -476,13 +473,14 @@ impl Writer {
         })
     }
 
-    /// What a release begins with that nobody has seen.
+    /// The initial memory of a release without any.
     fn stranger(&self) -> Memory {
         Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() }
     }
 
-    /// Notes who is in `new` from here on, numbers an entry, chains it to the one before, and keeps
-    /// it among the latest. `next`: what is in force with it.
+    /// Records the membership from here on, numbers an entry, chains it to the previous one, and
+    /// keeps it among the latest.
+    /// `next`: the snapshot that comes into force with it.
     pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
@@ -505,7 +503,7 @@ impl Writer {
         }
         entry.method = evidence::has_verdict(&entry.evidence).then_some(METHOD);
         entry.n = self.image.ledger.n.saturating_add(1);
-        // Numbers, words and lists of them: JSON can always say that.
+        // Numbers, words and lists of them always serialize.
         if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {
             self.image.ledger.hash = entry.hash.clone();
         }

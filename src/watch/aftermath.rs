@@ -1,10 +1,10 @@
-//! After a trip on little evidence: does stable show the same?
+//! After a trip on little evidence: checks whether stable shows the same trouble.
 //!
-//! What hits both versions may reach `new` a moment earlier. A trip on less than [`LITTLE`] of
-//! evidence is therefore looked back at for [`WITHIN`]: where stable shows the same, the ledger,
-//! the alert and the status say so. The trip stands: a person decides.
+//! A fault that hits both versions may reach `new` a moment earlier. So after a trip on less than
+//! [`LITTLE`] of evidence, stable is checked for [`WITHIN`]. If it shows the same, the ledger, the
+//! alert and the status report it. The trip stands: a person decides.
 //!
-//! Invariants: it changes nothing that is in force; each trip is told once.
+//! Invariants: the check changes nothing that is in force; each trip is reported once.
 
 use crate::domain::engine::Signal;
 use crate::domain::onset::{BadBy, Decided, Onsets};
@@ -15,16 +15,16 @@ use crate::live::decided::{at_ms, time_of_day};
 use crate::live::snapshot::ReleaseLive;
 use std::time::Duration;
 
-/// Evidence that is little, from the onset to the trip.
+/// The limit of little evidence, from the onset to the trip.
 const LITTLE: Duration = Duration::from_secs(10);
-/// How long after the trip it is looked for.
+/// How long after the trip stable is checked.
 const WITHIN: Duration = Duration::from_secs(30);
 
 pub struct Aftermath {
     rolled_back: bool,
-    /// What the watchdog decided on last.
+    /// The watchdog's last decision.
     decided: Option<Decided>,
-    /// What is looked for in stable, and until when.
+    /// The trouble to look for in stable, and until when.
     looks_for: Option<(Decided, Duration)>,
 }
 
@@ -37,14 +37,14 @@ impl Aftermath {
         self.decided = decided;
     }
 
-    /// At each look of the watchdog. `release`: of the snapshot that this look is at, so that a
-    /// trip of this very look is seen at the next.
+    /// Called at each look of the watchdog. `release` comes from the snapshot of this look, so a
+    /// trip of this look is processed at the next.
     pub fn look(&mut self, live: &Live, release: &ReleaseLive, onsets: &Onsets, now: Duration) {
         let rolled_back = release.state == State::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
             let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);
             let decided = self.decided.take();
-            // The fuse has no counts of its own here.
+            // The fuse's refusals have no counts of their own here.
             let refused = || onsets.decided(BadBy::Signal(Signal::Errors), None, None, now);
             self.looks_for = trip
                 .filter(is_on_little)
@@ -74,7 +74,7 @@ impl Aftermath {
     }
 }
 
-/// A person's rollback is none on evidence.
+/// A person's rollback is not based on evidence.
 fn is_on_little(trip: &Trip) -> bool {
     let took = trip.onset_to_trip_ms.map(Duration::from_millis);
     trip.cause != Cause::Manual && took.is_some_and(|took| took < LITTLE)

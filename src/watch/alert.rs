@@ -1,14 +1,14 @@
-//! What needs a person, and that the receivers of the config are told: when it begins, and when it
-//! is over.
+//! Alerts to the configured receivers: each one at its begin and at its end.
 //!
-//! An alert is a state, not an event: five times a second it is asked what stands (of the
-//! *announced* snapshot: what is told is durable), and what has changed since goes to every
-//! receiver's own box (`receiver.rs`). So nothing is lost in a restart either: what stands then is
-//! told again, with the time at which it began.
+//! An alert is a state, not an event.
+//! Five times a second the standing alerts are derived from the *announced* snapshot (so that every
+//! alert is durable), and each change goes to the queue of every receiver (`receiver.rs`).
+//! So a restart loses nothing either: alerts that stand then are sent again, with the time at which
+//! they began.
 //!
-//! Invariants: nobody waits for this, and this waits for no receiver; a state that comes and goes
-//! by itself must be away for half a minute before it is called over; labels are names from the
-//! config and words from this file.
+//! Invariants: nothing waits for this task, and this task waits for no receiver.
+//! A state that can come and go by itself must be absent for half a minute before its alert ends.
+//! Labels are names from the config and words from this file.
 
 use super::receiver::Box as Mailbox;
 use crate::domain::rollout::State;
@@ -30,7 +30,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
 const LOOK: Duration = Duration::from_millis(200);
-/// How long a state that flickers must be away.
+/// How long a flapping state must be absent before it ends.
 const OVER: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// `alertname` for an Alertmanager: as the rules in `config/prometheus` call the same.
+    /// `alertname` for an Alertmanager: the same as in the rules of `config/prometheus`.
     pub fn alertname(self) -> &'static str {
         match self {
             Kind::Trip => "GraylingRolledBack",
@@ -89,7 +89,7 @@ impl Kind {
         }
     }
 
-    /// `page`: a person looks now; `ticket`: a person looks today.
+    /// `page`: a person acts now; `ticket`: a person acts today.
     pub fn severity(self) -> &'static str {
         match self {
             Kind::Trip | Kind::Freeze | Kind::BothArms | Kind::StateNotDurable => "page",
@@ -101,12 +101,12 @@ impl Kind {
         }
     }
 
-    /// Where the README says what to do about it.
+    /// The part of the README with instructions for the alert.
     pub fn runbook(self) -> &'static str {
         "README.md#what-to-do-about-an-alert"
     }
 
-    /// What to type first.
+    /// The first command to type.
     pub fn first_command(self, release: Option<&str>) -> String {
         let release = release.unwrap_or("RELEASE");
         match self {
@@ -122,10 +122,10 @@ impl Kind {
         }
     }
 
-    /// May it go by itself, and come again?
+    /// Can it end by itself, and come again?
     fn flickers(self) -> bool {
         match self {
-            // Its own minute says when it is over.
+            // Its own minute defines the end.
             Kind::Trip | Kind::Freeze | Kind::Suspicious | Kind::ReloadFailed => false,
             Kind::BothArms
             | Kind::LatencyNotice
@@ -136,7 +136,7 @@ impl Kind {
     }
 }
 
-/// One that stands, or stood.
+/// An alert that stands, or stood.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Alert {
     pub kind: Kind,
@@ -147,31 +147,31 @@ pub struct Alert {
     pub since_ms: i64,
     /// One line.
     pub summary: String,
-    /// With the numbers, and what to type.
+    /// The numbers, and the commands to type.
     pub detail: String,
-    /// What is known of it has grown since it began: 0 at first. Each is told once.
+    /// Increases when more becomes known: 0 at first.
+    /// Each value is sent once.
     pub update: u8,
-    /// How long it has stood before it is worth telling: each receiver has patience of its own with
-    /// a wave.
+    /// How long a wave was held: each receiver has its own limit before it gets the alert.
     pub held: Option<Duration>,
 }
 
-/// An alert that has begun, or is over.
+/// The begin or the end of an alert.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Notice {
     pub alert: Alert,
-    /// When it was over; `None`: it stands.
+    /// When it ended; `None`: it stands.
     pub over_ms: Option<i64>,
 }
 
 type Key = (Kind, Option<String>);
 
-/// What stands, and since when it was last seen.
+/// The standing alerts, and when each was last seen.
 #[derive(Default)]
 struct Standing(BTreeMap<Key, (Alert, Duration)>);
 
 impl Standing {
-    /// Takes what is seen `now`; answers what has changed.
+    /// Applies the alerts seen `now`; returns the changes.
     fn follow(&mut self, seen: Vec<Alert>, now: Duration, at_ms: i64) -> Vec<Notice> {
         let mut changed = vec![];
         for alert in seen {
@@ -181,8 +181,8 @@ impl Standing {
                     (*known, *last) = (alert.clone(), now);
                     changed.push(Notice { alert, over_ms: None });
                 }
-                // The same, though it may be told in other numbers now; a trip after a resume
-                // between two looks is another one.
+                // The same alert, even with other numbers.
+                // A trip after a resume between two looks is another one.
                 Some((known, last)) if !alert.kind.flickers() && alert.since_ms == known.since_ms => {
                     *last = now
                 }
@@ -213,17 +213,17 @@ impl Standing {
     }
 }
 
-/// A receiver, and what it knows of.
+/// A receiver, and the alerts sent to it.
 struct Told {
     mailbox: Mailbox,
     standing: Standing,
 }
 
-/// Looks and tells, until it is dropped.
+/// Looks and sends, until it is dropped.
 pub async fn run(live: Arc<Live>) {
     let mut receivers: Vec<Told> = vec![];
     let mut reload_failed: Option<i64> = None;
-    // A rollback that a script has lifted before the next look is told all the same.
+    // A rollback that a script has lifted before the next look is sent nevertheless.
     let mut decided = live.desk.told.subscribe();
     loop {
         let plan = live.snapshot().plan.clone();
@@ -240,8 +240,7 @@ pub async fn run(live: Arc<Live>) {
         } else {
             reload_failed.get_or_insert_with(clock::at_ms);
         }
-        // In this order: what was announced before the look is seen by it, unless it is over
-        // already.
+        // In this order: the look finds everything announced before it, unless that is over.
         let brief: Vec<Alert> =
             std::iter::from_fn(|| next_of(&mut decided)).filter_map(|entry| of_entry(&entry)).collect();
         let mut seen = look(&live, reload_failed);
@@ -268,7 +267,7 @@ pub async fn run(live: Arc<Live>) {
     }
 }
 
-/// The next entry that was announced; those that this was too slow for are left out.
+/// The next announced entry; entries missed by lagging are skipped.
 fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
     loop {
         match decided.try_recv() {
@@ -279,7 +278,7 @@ fn next_of(decided: &mut Receiver<Entry>) -> Option<Entry> {
     }
 }
 
-/// A rollback or a freeze, as the ledger has it.
+/// The alert of a rollback or a freeze, from its ledger entry.
 fn of_entry(entry: &Entry) -> Option<Alert> {
     let (kind, what) = match &*entry.kind {
         "trip" => (Kind::Trip, "the new version was taken out"),
@@ -415,7 +414,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let summary = format!("{name}: something speaks against the new version, for a minute or more");
             seen.push(of(Kind::Suspicious, None, decided::at_ms(since), summary, detail));
         }
-        // What a release is watched for until it is soaked.
+        // Signals that are watched until the release is soaked.
         let stands = |name: &str| {
             let soaked = release.is_soaked(at_ms);
             judgement.signals.iter().find(|s| !soaked && s.signal == name && s.evidence_ratio >= 1.0)

@@ -1,9 +1,9 @@
-//! One HTTP/1.1 exchange over a connection of its own, with what is not a server of an upstream:
-//! receivers of alerts, pages of metrics.
+//! One HTTP/1.1 exchange on its own connection, with a peer that is not an upstream server: a
+//! receiver of alerts, a metrics page.
 //!
-//! Invariants: a call ends within its time, whatever the other side does; no more of an answer is
-//! read than was asked for; redirects are not followed (a call goes where the config says, or
-//! nowhere); no error has the path of an address in it, which may be a secret.
+//! Invariants: a call ends within its time limit, for any behaviour of the peer. At most
+//! `answer_bytes_max` of the body are read. Redirects are not followed (a call goes to the
+//! configured address only). No error contains the path of an address, which may be a secret.
 
 use crate::domain::plan::{Address, Built};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ pub struct Call<'a> {
     pub path: &'a str,
     pub headers: &'a [(&'static str, String)],
     pub body: Bytes,
-    /// Of the answer; 0: its body is not read.
+    /// Limit of the response body; 0: the body is not read.
     pub answer_bytes_max: usize,
     pub within: Duration,
 }
@@ -99,7 +99,7 @@ impl Call<'_> {
             }
             Ok(Answer { status: head.status, headers: head.headers, body: read })
         };
-        // Driven here, not in a task: it ends with the call.
+        // Driven here and not in a task, so it ends with the call.
         let drive = async {
             let _ = connection.await;
             std::future::pending::<std::convert::Infallible>().await

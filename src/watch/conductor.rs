@@ -1,10 +1,10 @@
-//! Waves: several times a second it looks, for each release with a plan, whether the next wave may
-//! open. All thinking is in `domain` (`rollout::climb`, `gate`); here is only the gathering of what
-//! they judge from, and the handing over of what they decide.
+//! The wave controller: several times a second it checks, for each release with a plan, whether the
+//! next wave may open.
+//! The logic is in `domain` (`rollout::climb`, `gate`); this file only collects its input and
+//! forwards its decisions.
 //!
-//! Invariants: what it knows of time is monotonic; what the watchdog has not looked at for a while
-//! is not known; it opens nothing by itself but through the one writer, which checks again that the
-//! stage is the same.
+//! Invariants: durations are monotonic. Figures that the watchdog has not updated for a while are
+//! not used. Waves open only through the one writer, which checks again that the stage is the same.
 
 use crate::domain::gate::Input;
 use crate::domain::rollout::climb::{Act, Climb, Standing};
@@ -17,14 +17,14 @@ use std::time::Duration;
 
 const PERIOD: Duration = Duration::from_millis(200);
 
-/// Until it is dropped.
+/// Runs until it is dropped.
 pub async fn run(live: Arc<Live>) {
     let mut climbs = BTreeMap::new();
     let mut period = tokio::time::interval(PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
-        // Nothing begins while the proxy starts, or ends.
+        // No decisions while the proxy starts or stops.
         if live.gauges.phase() != Phase::Serving {
             continue;
         }
@@ -41,7 +41,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
     for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
         let name = &release.release.name;
         let climb = climbs.entry(name.clone()).or_insert_with(|| Climb::new(release.stage, now));
-        // Nothing is judged before the watchdog has taken up this stage.
+        // No judgement before the watchdog has started this stage.
         let shown = live
             .views()
             .get(name)
@@ -69,7 +69,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
         let input = proof.map(|proof| Input { proof, door: door(release, at_ms), durable, barred_by });
         let outlook = climb.look(&standing, input, now);
         if outlook.act != Act::Wait {
-            // Where the stage is over already, the next look sees the next one.
+            // If the stage is over by now, the next look handles the next one.
             let _ = live.advance(name, release.stage, &outlook);
         }
         if let Some(view) = live.views().get_mut(name) {

@@ -1,7 +1,7 @@
-//! Gives memory back to the machine after a burst: the C library's allocator keeps what thousands
-//! of connections had until it is asked.
+//! Returns memory to the system after a burst: the C library's allocator keeps the memory of
+//! thousands of connections until `malloc_trim`.
 //!
-//! Invariants: asked only when a burst is over, as each worker may wait for some milliseconds
+//! Invariants: called only when a burst is over, since each worker may wait for some milliseconds
 //! meanwhile; never on a worker's thread.
 
 use crate::live::apply::Live;
@@ -10,20 +10,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_secs(1);
-/// A connection that is not counted any more has still to be dropped, and others may be about to
-/// end: it is asked in the looks after the one that saw it.
+/// A connection that is no longer counted has still to be dropped, and others may be about to end.
+/// So the call is made in the looks after the one that saw the end.
 const TIMES: u32 = 2;
 /// Fewer connections, or requests in flight (one HTTP/2 connection has many), are no burst.
 const BURST_MIN: usize = 256;
 
-/// The most of them since memory was given back last.
+/// The maximum since the last return of memory.
 #[derive(Default)]
 struct Burst {
     most: usize,
 }
 
 impl Burst {
-    /// Is one over: are half of them gone? `most`: since the last look.
+    /// Is a burst over, that is, are half of them gone? `most`: the maximum since the last look.
     fn is_over(&mut self, most: usize, now: usize) -> bool {
         self.most = self.most.max(most).max(now);
         let over = self.most - now >= BURST_MIN && now <= self.most / 2;
@@ -44,7 +44,7 @@ pub async fn run(live: Arc<Live>) {
         }
         let gauges = &live.gauges;
         let connections = (gauges.connections_most.swap(0, Relaxed), gauges.connections.load(Relaxed));
-        // They come and go by the hundred: a burst of them is over when a whole look was quieter.
+        // Requests come and go by the hundred: their burst is over when a whole look was quieter.
         let requests = gauges.requests_most.swap(gauges.requests_in_flight.load(Relaxed), Relaxed);
         let connections_over = of_connections.is_over(connections.0, connections.1);
         if of_requests.is_over(requests, requests) || connections_over {
@@ -55,12 +55,12 @@ pub async fn run(live: Arc<Live>) {
 
 #[cfg(target_env = "gnu")]
 fn give_back() {
-    // SAFETY: it may be called at any time, by any thread (glibc manual, `malloc_trim` in malloc.h:
+    // SAFETY: callable at any time, by any thread (glibc manual, `malloc_trim` in malloc.h:
     // MT-Safe).
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Other C libraries give back by themselves, or have no such call.
+/// Other C libraries return memory by themselves, or have no such call.
 #[cfg(not(target_env = "gnu"))]
 fn give_back() {}
 

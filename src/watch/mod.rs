@@ -1,5 +1,5 @@
-//! One file, one slow task each: the watchdog, the waves, health probes, resources, alerts (and
-//! each of their receivers), traces, memory.
+//! Slow background tasks, one file each: watchdog, waves, health probes, resources, alerts (with
+//! their receivers), traces, memory.
 //!
 //! Never imports `proxy`: they meet in `live`.
 

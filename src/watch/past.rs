@@ -1,9 +1,9 @@
-//! What `new` was like, on disk: `past-RELEASE.bin` in the state directory, written every few
+//! The past figures of `new` on disk: `past-RELEASE.bin` in the state directory, written every few
 //! seconds by the watchdog, without fsync.
 //!
-//! Invariants: no user is in it; it applies to one release, salt, attempt and set of servers of
-//! `new`, or not at all. What is lost or damaged begins anew, and the signal `worse_than_before`
-//! says so at 100%.
+//! Invariants: the file has no users.
+//! It applies to one release, salt, attempt and set of servers of `new`, or not at all.
+//! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
 use crate::domain::before::Before;
 use crate::domain::engine::save::{Eye, Pen};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The number is the version of format and method.
 const MAGIC: &[u8] = b"grayling-past 1\n";
 
-/// What it is of. Servers as they are written: others may be another version.
+/// Identifies the data. Servers as configured: other servers may be another version.
 fn key(release: &ReleaseLive) -> [String; 4] {
     let of = &release.release;
     let servers: Vec<String> = release.new.config.servers.iter().map(ToString::to_string).collect();
@@ -29,7 +29,7 @@ pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
     pen.finish()
 }
 
-/// As an earlier process left it.
+/// Reads the file of an earlier process.
 pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<Before> {
     let bytes = keeper::read(directory, &keeper::past_file(&release.release.name))?;
     let mut eye = Eye::open_with(MAGIC, &bytes)?;

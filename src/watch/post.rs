@@ -1,6 +1,6 @@
-//! A POST of JSON, and what becomes of it: how alerts leave the house.
+//! Sends a POST with JSON and classifies the result; used for alerts.
 //!
-//! Invariants: those of [`super::call`]; an answer's body is not read.
+//! Invariants: those of [`super::call`]; the response body is not read.
 
 use super::call::{Call, CallError};
 use crate::domain::plan::{Address, Built};
@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest wait that an answer may ask for.
+/// The upper limit of an accepted `Retry-After`.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
 pub struct Post {
@@ -22,13 +22,13 @@ pub struct Post {
 pub enum PostError {
     #[error(transparent)]
     Failed(#[from] CallError),
-    /// `lasting`: trying again as it is will hardly help.
+    /// `lasting`: an unchanged retry will hardly succeed.
     #[error("answered {status}")]
     Refused { status: StatusCode, lasting: bool, retry_after: Option<Duration> },
 }
 
 impl PostError {
-    /// How long the other side asked to be left in peace.
+    /// The pause that the other side requested.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             PostError::Refused { retry_after, .. } => *retry_after,
@@ -46,7 +46,7 @@ impl Post {
         self.headers.push((name, value));
     }
 
-    /// Done when the other side has answered with a 2xx.
+    /// Succeeds when the other side has answered with a 2xx.
     pub async fn send(
         &self,
         to: &Address,

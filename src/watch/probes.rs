@@ -1,11 +1,10 @@
-//! Active health checks: each server of an upstream with `health` is asked again and again whether
-//! it is well.
+//! Active health checks: each server of an upstream with `health` is probed at intervals.
 //!
-//! Invariants: on the control plane's thread, never on one that serves users; one task a server,
-//! one probe of a server at a time, at most `AT_ONCE` in all; what a probe learns changes which
-//! servers are chosen and nothing else: probes are synthetic and not randomised, so they are no
-//! evidence for or against an arm, no sign of life, and strain no fuse; tasks end when this is
-//! dropped.
+//! Invariants: probes run on the control plane's thread, never on a worker's.
+//! One task per server, one probe of a server at a time, at most `AT_ONCE` in all.
+//! Probe results affect only the choice of servers: probes are synthetic and not randomised, so
+//! they are no evidence for or against an arm, no sign of life, and do not count for a fuse.
+//! Tasks end when this is dropped.
 
 use crate::domain::plan::Health;
 use crate::live::log::Log;
@@ -24,12 +23,12 @@ use tokio::time::{Instant, sleep_until};
 /// Failures in a row that take a server out, successes that bring it back.
 const FALL: u32 = 3;
 const RISE: u32 = 2;
-/// A probe may take as long as the interval, within these.
+/// The time limit of a probe is the interval, within these bounds.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(5);
-/// Each takes a descriptor.
+/// Each probe takes a file descriptor.
 const AT_ONCE: usize = 256;
-/// Between two words in the log about one server.
+/// The pause between two log lines about one server.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// All probes; owned by the control plane.
@@ -58,8 +57,8 @@ impl Probes {
         Probes { log, room: Arc::new(Semaphore::new(AT_ONCE)), running: HashMap::new(), stopped: false }
     }
 
-    /// Probes what this snapshot wants probed. A server that stays keeps what is known of it; one
-    /// that is no longer probed is up.
+    /// Applies the probes of this snapshot.
+    /// A server that stays keeps its state; a server that is no longer probed is up.
     pub fn follow(&mut self, snapshot: &Snapshot) {
         if self.stopped {
             return;
@@ -78,14 +77,14 @@ impl Probes {
                 self.running.insert(server.id, running);
             }
         }
-        // On this thread nothing of theirs can run between the two.
+        // On this thread no code of theirs can run between the two calls.
         for (_, left) in before {
             left.task.abort();
             left.server.set_down(None);
         }
     }
 
-    /// For good.
+    /// Stops all probes permanently.
     pub fn stop(&mut self) {
         self.stopped = true;
         self.running.clear();
@@ -108,7 +107,7 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
         drop(permit);
         let changed = match &probed {
             Probed::Well => {
-                // It has taken a connection just now.
+                // It has accepted a connection just now.
                 server.accepted();
                 streak.well()
             }
@@ -131,16 +130,16 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
     }
 }
 
-/// Up to a tenth more or less, so that many proxies, or many servers of one, do not fall into step.
+/// Up to a tenth more or less, so that many proxies, or many servers of one, do not synchronise.
 fn jittered(interval: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 2001;
     interval * (9_000 + random as u32) / 10_000
 }
 
-/// Answers in a row.
+/// Results in a row.
 struct Streak {
     down: bool,
-    /// Of those that speak against what is believed.
+    /// The number of results in a row that contradict `down`.
     against: u32,
 }
 
@@ -157,7 +156,7 @@ impl Streak {
         self.saw(true, FALL)
     }
 
-    /// Has that changed what is believed?
+    /// Adds a result; returns whether `down` changed.
     fn saw(&mut self, sick: bool, enough: u32) -> bool {
         self.against = if sick == self.down { 0 } else { self.against + 1 };
         let changed = self.against >= enough;
@@ -168,14 +167,14 @@ impl Streak {
     }
 }
 
-/// A server that flaps does not flood the log, and its last state is told all the same.
+/// Rate limit: a flapping server does not flood the log, and its last state is still logged.
 struct Telling {
     changes: u32,
     last: Option<Instant>,
 }
 
 impl Telling {
-    /// How many changes are to be told now, if any.
+    /// The number of changes to log now, if any.
     fn due(&mut self, changed: bool) -> Option<u32> {
         self.changes += u32::from(changed);
         let quiet = self.last.is_none_or(|last| last.elapsed() >= TOLD_EVERY);

@@ -1,13 +1,13 @@
-//! One receiver of alerts: its box, the task that empties it, and how it is spoken to.
+//! One receiver of alerts: its queue, the task that empties it, and its protocol.
 //!
-//! An *Alertmanager* is told of states: what stands is posted again every `repeat`, what is over
-//! once it is taken; each says how long it holds, so that alerts of a grayling that is gone go by
-//! themselves. *Slack* and a *webhook* are told of each beginning and each end, in order, once.
+//! An *Alertmanager* gets states: a standing alert is posted again every `repeat`, an ended one
+//! until it is accepted.
+//! Each has an expiry time, so the alerts of a grayling that is gone end by themselves.
+//! *Slack* and a *webhook* get each begin and each end once, in order.
 //!
-//! Invariants: putting into a box never waits; a box is bounded, and what overflows is lost from
-//! its old end and counted; a receiver that is slow or away is tried again, at first after a second
-//! and then ever more seldom, and holds up no other; what is secret (paths of addresses, keys)
-//! reaches no log.
+//! Invariants: adding to a queue never waits. The queue is bounded; on overflow the oldest notice
+//! is lost and counted. A slow or absent receiver is retried with exponential backoff from one
+//! second, and delays no other. Secrets (paths of addresses, keys) reach no log.
 
 use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
@@ -25,16 +25,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Notices that wait for a receiver: weeks of them, unless something is very wrong.
+/// The most notices in a queue: enough for weeks, except in very abnormal cases.
 const WAITING_MAX: usize = 1000;
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// One that is answered, and refused, for so long is given up: it would hold up all after it.
+/// A notice that the receiver refuses for this long is dropped: it would delay all later ones.
 const REFUSED_MAX: Duration = Duration::from_secs(900);
-/// Alerts that come without a new `repeat` are over by themselves after this, or four times that.
+/// Unrepeated alerts expire after four times `repeat`, but not before this.
 const HOLDS_MIN: Duration = Duration::from_secs(300);
 
-/// Where notices wait; its task ends with it.
+/// The queue of a receiver; its task ends with it.
 pub struct Box {
     receiver: Receiver,
     shared: Arc<Shared>,
@@ -45,7 +45,7 @@ pub struct Box {
 struct Shared {
     waiting: Mutex<VecDeque<Notice>>,
     bell: Notify,
-    /// Cut off at the old end, and not counted yet.
+    /// Dropped at the old end, and not counted yet.
     dropped: AtomicU64,
 }
 
@@ -96,7 +96,7 @@ struct Teller {
     receiver: Receiver,
     shared: Arc<Shared>,
     live: Arc<Live>,
-    /// The last call failed, and that was told.
+    /// The last call failed, and that was logged.
     failing: bool,
 }
 
@@ -137,7 +137,7 @@ impl Teller {
                     self.live.alerts.change(&self.receiver.name, |count| count.dropped += 1);
                 }
                 (backoff, refused_since) = (BACKOFF_MIN, None);
-                // While it was told, the old end may have been cut off.
+                // The old end may have been cut off during the call.
                 let mut waiting = self.shared.waiting();
                 if waiting.front() == Some(&notice) {
                     waiting.pop_front();
@@ -177,7 +177,7 @@ impl Teller {
                     self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
                     let pause = error.retry_after().unwrap_or(backoff);
                     backoff = (2 * backoff).min(BACKOFF_MAX);
-                    // What comes meanwhile is told with the rest.
+                    // Notices that arrive meanwhile are sent with the rest.
                     tokio::time::sleep(pause).await;
                     continue;
                 }
@@ -234,7 +234,8 @@ fn alertmanager<'a>(notices: impl Iterator<Item = &'a Notice>, holds: Duration, 
     Post::json(&Value::Array(alerts))
 }
 
-/// Slack's incoming webhook. Its text has three characters that mean something else.
+/// Slack's incoming webhook.
+/// Its text format has three special characters.
 fn slack(notice: &Notice) -> Post {
     let plain = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let Alert { kind, release, summary, detail, since_ms, .. } = &notice.alert;
@@ -251,8 +252,7 @@ fn slack(notice: &Notice) -> Post {
     Post::json(&json!({ "text": text }))
 }
 
-/// Standard Webhooks, version 1: the id is the same however often it is told, the time is that of
-/// the call.
+/// Standard Webhooks, version 1: the id is the same for every retry, the time is that of the call.
 fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
     let Alert { kind, release, attempt, cause, since_ms, summary, detail, update, held: _ } = &notice.alert;
     let state = if notice.over_ms.is_some() { "resolved" } else { "firing" };
@@ -268,7 +268,7 @@ fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
         },
     }));
     let release = release.as_deref().unwrap_or_default();
-    // What is learnt later of an alert that stands is another message.
+    // An update of a standing alert is another message.
     let update = if *update > 0 { format!("\n{update}") } else { String::new() };
     let id = crate::live::chain::Digest::of(
         format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label()).as_bytes(),

@@ -1,11 +1,11 @@
-//! Reads what the two versions use up: every few seconds, for each release that watches resources,
-//! the metrics of all servers of both upstreams, or the answers of a Prometheus server. All judging
-//! is in `domain`; here is only the reading.
+//! Reads the resource use of the two versions: every few seconds, for each release with resources,
+//! the metrics of all servers of both upstreams, or results of a Prometheus server.
+//! The judgement is in `domain`.
 //!
-//! Invariants: on the control plane's thread, one task a release, none for releases without
-//! resources; a round ends within [`WITHIN`], and reads at most `PAGE_BYTES_MAX` of a page; an arm
-//! has a reading only if each of its servers has: what could not be read is a lack with a reason,
-//! never a number; tasks end when this is dropped.
+//! Invariants: on the control plane's thread, one task per release, none for releases without
+//! resources. A round ends within [`WITHIN`], and reads at most `PAGE_BYTES_MAX` of a page. An arm
+//! has a reading only if each of its servers has one: a failed read is a lack with a reason, never
+//! a number. Tasks end when this is dropped.
 
 use super::call::{Call, CallError};
 use crate::domain::decide::Arm;
@@ -27,14 +27,14 @@ use tokio::time::{Instant, sleep_until};
 
 /// Large services have pages of a few hundred KiB.
 const PAGE_BYTES_MAX: usize = 8 << 20;
-/// One value, or a few words about what is wrong.
+/// One value, or a short error message.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// How soon a changed file is followed.
+/// The delay until a changed file takes effect.
 const FOLLOW: Duration = Duration::from_millis(250);
-/// A reason is a line on a page.
+/// A reason is one line on a page.
 const WHY_CHARS: usize = 200;
 
-/// What a task reads; another one means another task.
+/// The input of a task; a change starts another task.
 #[derive(Clone, PartialEq)]
 struct Wanted {
     resources: Vec<Resource>,
@@ -54,7 +54,7 @@ impl Drop for Running {
     }
 }
 
-/// Until it is dropped.
+/// Runs until it is dropped.
 pub async fn run(live: Arc<Live>) {
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     loop {
@@ -74,7 +74,7 @@ pub async fn run(live: Arc<Live>) {
             };
             running.insert(name.clone(), kept.unwrap_or_else(started));
         }
-        // What nobody reads any more is not shown either.
+        // Readings without a task are not shown.
         for (name, view) in live.views().iter_mut() {
             if !running.contains_key(name) {
                 view.resources.clear();
@@ -104,7 +104,7 @@ async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) 
     }
 }
 
-/// The scrape before, by arm, server and resource: for rates.
+/// The previous scrape, by arm, server and resource: for rates.
 type Memory = BTreeMap<(usize, usize, usize), Sums>;
 
 type Read = (Reading, [Option<String>; 2]);
@@ -138,7 +138,7 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
     let mut values: Vec<[Vec<f64>; 2]> = wanted.resources.iter().map(|_| Default::default()).collect();
     let mut lacks: Vec<[Option<String>; 2]> = wanted.resources.iter().map(|_| Default::default()).collect();
     while let Some(came) = tasks.join_next().await {
-        // Only a bug ends a task without its answer: then its value is missing, below.
+        // Only a bug ends a task without a result: its value is then missing, below.
         let Ok(came) = came else { continue };
         let mut take = |arm: usize, i: usize, read: Result<f64, String>| match read {
             Ok(value) => values[i][arm].push(value),
@@ -244,7 +244,7 @@ async fn ask(prometheus: &Page, query: &str) -> Result<f64, ReadError> {
     answered(status, &bytes)
 }
 
-/// The one value of an answer of Prometheus' HTTP API (`/api/v1/query`).
+/// The one value in a response of Prometheus' HTTP API (`/api/v1/query`).
 fn answered(status: StatusCode, bytes: &[u8]) -> Result<f64, ReadError> {
     let Ok(answer) = serde_json::from_slice::<Value>(bytes) else {
         return Err(if status.is_success() {

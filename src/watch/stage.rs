@@ -1,8 +1,8 @@
-//! What the watchdog has of the present stage of a release's plan: how long it was watched, and
-//! what its wave has shown, of all requests and of each critical route.
+//! The watchdog's data of the current stage of a release's plan: how long it was watched, and the
+//! evidence of its wave, over all requests and for each critical route.
 //!
-//! Invariants: a trial is of one stage; of an edited margin what was shown is shown anew, and only
-//! of that one; what is usual on a critical route outlives stages.
+//! Invariants: a trial belongs to one stage. An edited margin restarts the evidence for that margin
+//! only. The usual latencies of a critical route outlive stages.
 
 use crate::domain::engine::{Engine, Event};
 use crate::domain::gate::route::Critical;
@@ -18,14 +18,14 @@ use std::time::Duration;
 pub struct Stage {
     /// [`ReleaseLive::stage`].
     pub number: u64,
-    /// Time of this stage in which the watchdog could see. Neither a late tick nor one of a blind
-    /// judge adds to it.
+    /// Time of this stage in which the watchdog could judge.
+    /// Late ticks and ticks of a blind judge do not count.
     pub watched: Duration,
-    /// What an earlier process has counted.
+    /// Time counted by earlier processes.
     pub before: Spent,
     /// When it is next written.
     pub keep_by: Duration,
-    /// What the wave has shown, if there is one to judge.
+    /// The wave's evidence, if there is a wave to judge.
     trial: Option<Trial>,
     critical: Vec<Critical>,
 }
@@ -42,7 +42,7 @@ impl Stage {
         }
     }
 
-    /// What an earlier process has saved.
+    /// Continues from the checkpoint of an earlier process.
     pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> Stage {
         let Checkpoint { spent, trial, critical: kept } = checkpoint;
         let mut critical = Critical::of(&release.release.critical, &release.strata, vec![]);
@@ -54,14 +54,14 @@ impl Stage {
         Stage { watched: spent.watched, before: spent, trial, ..Stage::new(release.stage, critical) }
     }
 
-    /// What is known of critical routes, for a stage to come.
+    /// The data of critical routes, for the next stage.
     pub fn into_critical(mut self) -> Vec<Critical> {
         self.critical.iter_mut().for_each(|of| of.trial = None);
         self.critical
     }
 
-    /// The stage that the release is in, its critical routes and its margins; begun where another
-    /// one has.
+    /// Follows the release's stage, critical routes and margins; starts a new stage where another
+    /// began.
     pub fn follow(self, release: &ReleaseLive, now: Duration) -> Stage {
         let mut stage = match self.number == release.stage {
             true => self,
@@ -114,7 +114,7 @@ impl Stage {
         self.critical.iter_mut().for_each(|of| of.tick(now, deadline));
     }
 
-    /// `afresh`: what the wave has shown is summed up anew, which costs more than a look.
+    /// `afresh`: recomputes the wave's evidence, which costs more than a look.
     pub fn shown(&self, view: &View, afresh: bool) -> Shown {
         let Stage { number, watched, before, .. } = *self;
         let known = view.shown.as_ref().filter(|shown| shown.stage == number && !afresh);

@@ -1,14 +1,15 @@
-//! Delivers traces to a collector: OTLP over HTTP, in its JSON encoding (OpenTelemetry Protocol
-//! 1.x, "JSON Protobuf Encoding"), with the attributes of the semantic conventions for HTTP spans.
+//! The trace exporter: OTLP over HTTP, in its JSON encoding (OpenTelemetry Protocol 1.x, "JSON
+//! Protobuf Encoding"), with the attributes of the semantic conventions for HTTP spans.
 //!
-//! By hand and not by the `opentelemetry` crates: those bring a second HTTP client and runtime of
-//! exporters (or, for the messages alone, protobuf and the SDK) for a page of JSON.
+//! Written by hand: the `opentelemetry` crates add a second HTTP client and an exporter runtime
+//! (or, for the messages alone, protobuf and the SDK) for a page of JSON.
 //!
-//! Invariants: one batch at a time is on its way, of what one worker's queue held, and the queues
-//! behind it are bounded, so a collector that is away costs memory for what `live::traces` lets
-//! wait, and for one queue more; a batch is tried again only where the protocol says that it may
-//! be; trouble is told once, and its end; no attribute says who the user is, nor holds a path, a
-//! query or a header of theirs.
+//! Invariants: one batch at a time is in flight, taken from one worker's queue, and the queues
+//! behind it are bounded.
+//! So an absent collector costs the memory of the queues in `live::traces`, and of one queue more.
+//! A batch is retried only where the protocol allows it.
+//! Trouble is logged once, and its end.
+//! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
 use crate::domain::outcome::{Blame, Outcome};
@@ -24,38 +25,38 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Requests in one call.
+/// Requests per call.
 pub const BATCH_MAX: usize = 512;
-/// From an empty queue to the next look.
+/// The pause after an empty queue.
 const EVERY: Duration = Duration::from_millis(250);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// From a failure to the next try: twice as long each time, within these bounds.
+/// The pause before a retry: doubled each time, within these bounds.
 const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
-/// Of an answer: a few words, if it does not want everything.
+/// Limit of a response: a short message about a partial success.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// A reason is a line of the log.
+/// A reason is one line of the log.
 const WHY_CHARS: usize = 200;
 
 /// Kinds of spans, as the protocol numbers them.
 const SERVER: u8 = 2;
 const CLIENT: u8 = 3;
-/// Sampled; it is known whether the parent is of another process; it is.
+/// Flags: sampled; whether the parent is remote is known; it is remote.
 const FLAGS: u32 = 0x101;
 const FLAG_REMOTE: u32 = 0x200;
 
 pub struct Courier {
     live: Arc<Live>,
-    /// On its way: kept until it is known what has become of it.
+    /// The batch in flight: kept until its result is known.
     batch: Vec<Traced>,
-    /// What does not fit into a call.
+    /// Requests beyond the size of a call.
     rest: Vec<Traced>,
     retry: Duration,
-    /// It has been told that there is trouble.
+    /// Trouble was logged.
     told: bool,
     instance: String,
 }
 
-/// Why a call brought nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 enum Undelivered {
     #[error(transparent)]
@@ -65,7 +66,7 @@ enum Undelivered {
 }
 
 impl Undelivered {
-    /// OTLP/HTTP: these may be sent again, no others.
+    /// OTLP/HTTP allows a retry for these, and no others.
     fn is_passing(&self) -> bool {
         match self {
             Undelivered::Call(_) => true,
@@ -77,13 +78,13 @@ impl Undelivered {
 impl Courier {
     pub fn new(live: Arc<Live>) -> Self {
         let mut id = [0u8; 16];
-        // Where there are no random numbers, instances are not told apart.
+        // Without random numbers, instances are not distinguishable.
         let _ = aws_lc_rs::rand::fill(&mut id);
         let instance = id.iter().map(|b| format!("{b:02x}")).collect();
         Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], told: false, instance }
     }
 
-    /// Until it is dropped.
+    /// Runs until it is dropped.
     pub async fn run(&mut self) {
         loop {
             let wait = self.round().await;
@@ -91,16 +92,16 @@ impl Courier {
         }
     }
 
-    /// One try for each batch that is there: at the end of the process.
+    /// One try for each waiting batch: at the end of the process.
     pub async fn last(&mut self) {
         while self.round().await.is_zero() {}
     }
 
-    /// One call, if there is something to tell; answers how long to wait for the next.
+    /// At most one call; returns the pause until the next.
     async fn round(&mut self) -> Duration {
         let snapshot = self.live.snapshot();
         let Some(plan) = &snapshot.plan.traces else {
-            // Switched off: what waits was of before.
+            // Switched off: the waiting requests are from before.
             self.drop_batch();
             self.live.traces.done(self.rest.len());
             self.rest.clear();
@@ -165,13 +166,13 @@ impl Courier {
         }
     }
 
-    /// It is known what has become of it.
+    /// Ends the batch: its result is known.
     fn drop_batch(&mut self) {
         self.live.traces.done(self.batch.len());
         self.batch.clear();
     }
 
-    /// How many spans the collector has rejected, of a batch that it took.
+    /// The number of spans that the collector rejected, from an accepted batch.
     async fn call(&self, plan: &Plan) -> Result<u64, Undelivered> {
         let headers = [("content-type", "application/json".to_owned())];
         let call = Call {
@@ -201,7 +202,7 @@ impl Courier {
     }
 }
 
-/// `partialSuccess`: a number, which JSON of protobuf writes as a string, and a word about it.
+/// `partialSuccess`: a number, which JSON of protobuf writes as a string, and a message.
 fn rejected(answer: &[u8]) -> (u64, String) {
     let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
     let partial = &answer["partialSuccess"];
@@ -210,8 +211,8 @@ fn rejected(answer: &[u8]) -> (u64, String) {
     (rejected, partial["errorMessage"].as_str().unwrap_or_default().to_owned())
 }
 
-/// `ExportTraceServiceRequest`. Written at once, without a tree of values between: a thousand spans
-/// are a matter of milliseconds.
+/// `ExportTraceServiceRequest`.
+/// Serialized directly, without a tree of values: a thousand spans take milliseconds.
 fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
     let wall = Wall::now();
     let version = env!("CARGO_PKG_VERSION");
@@ -230,7 +231,7 @@ fn message(batch: &[Traced], instance: &str) -> Vec<u8> {
             }],
         }],
     };
-    // A tree of texts and numbers can always be written.
+    // A tree of texts and numbers always serializes.
     serde_json::to_vec(&message).unwrap_or_default()
 }
 
@@ -300,10 +301,10 @@ enum Value<'a> {
     Number(Number),
 }
 
-/// Ids are in hexadecimal digits, not in base64 as other bytes.
+/// Ids are hexadecimal digits, not base64 like other bytes.
 struct TraceId(u128);
 struct SpanId(u64);
-/// 64 bits are written as a string.
+/// 64-bit numbers are written as strings.
 struct Number(u64);
 
 impl Serialize for TraceId {
@@ -324,8 +325,8 @@ impl Serialize for Number {
     }
 }
 
-/// What a monotonic time is on the wall clock. Taken as a batch is sent: a clock that was set right
-/// meanwhile is right for all of it.
+/// Converts monotonic time to wall clock.
+/// Made when a batch is sent, so a clock set right meanwhile is right for the whole batch.
 struct Wall(Duration);
 
 impl Wall {
@@ -351,7 +352,7 @@ fn server_span<'a>(traced: &'a Traced, wall: &Wall) -> Span<'a> {
     let method = method(&traced.method);
     let mut attributes = vec![text("http.request.method", method)];
     let mut name = if method == OTHER { "HTTP".to_owned() } else { method.to_owned() };
-    // Names and paths of the file, which `traced` was decided under.
+    // Names and paths of the file under which `traced` was decided.
     if let Some(route) = plan.routes.get(traced.route) {
         name = format!("{name} {}", route.path);
         attributes.push(text("http.route", route.path.as_str()));
@@ -373,7 +374,7 @@ fn server_span<'a>(traced: &'a Traced, wall: &Wall) -> Span<'a> {
             attributes.push(text("grayling.served_by", "stable"));
         }
     }
-    // Of a server's span, what a client did wrong is no error.
+    // In a server span, a client's fault is no error.
     let failed = match traced.outcome.blame() {
         Blame::Nobody | Blame::Client => None,
         Blame::Upstream | Blame::Proxy => Some(match (traced.outcome, traced.status) {
@@ -406,7 +407,7 @@ fn client_span<'a>(traced: &Traced, attempt: &'a Attempt, n: usize, wall: &Wall)
     }
     let failed = match attempt.came {
         Came::Nothing => None,
-        // Of a client's span, 4xx is an error too.
+        // In a client span, 4xx is an error too.
         Came::Status(status) => {
             attributes.push(number("http.response.status_code", status.into()));
             (status >= 400).then(|| status.to_string())
@@ -456,8 +457,7 @@ fn span<'a>(
     }
 }
 
-/// What the conventions call a method that they do not know: a client may invent any number of
-/// them.
+/// The conventions' name for an unknown method: a client may invent any number of them.
 const OTHER: &str = "_OTHER";
 
 fn method(method: &Method) -> &'static str {

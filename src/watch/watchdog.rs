@@ -1,11 +1,11 @@
-//! The watchdog's thread: each tick it takes what has happened to requests, lets the judge of each
-//! release look at it, and trips what is in breach. All thinking is in `domain`; here is only the
-//! feeding.
+//! The watchdog's thread: each tick it reads the request events, runs the judge of each release,
+//! and trips releases in breach.
+//! The logic is in `domain`.
 //!
-//! Invariants: it never sleeps through anything: in every weight, frozen, at 100%; it has a thread
-//! of its own and waits for no lock that is held across I/O; a late tick is counted and told to the
-//! judge, never read as health; nobody is sent to a stable that takes no connection: the trip
-//! becomes a freeze.
+//! Invariants: it runs in every state: at every weight, frozen, at 100%.
+//! It has its own thread and waits for no lock that is held across I/O.
+//! A late tick is counted and passed to the judge, never read as health.
+//! No users are moved to a stable that accepts no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
 use super::past;
@@ -44,42 +44,43 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 const TICK_MIN: Duration = Duration::from_millis(50);
-/// A tick that comes later than this is late.
+/// A tick is late beyond this.
 const LATE: Duration = Duration::from_millis(250);
 const OBSERVE: Duration = Duration::from_millis(500);
 const RECENT: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
-/// Failures of `new` further apart than this are not one trouble.
+/// Failures of `new` further apart than this belong to separate troubles.
 const ONSET_GAP: Duration = Duration::from_secs(10);
-/// E of the comparison at which little speaks against `new`: an ordinary failure or two bring it
-/// above 1.
+/// E of the comparison below which there is little evidence against `new`: one or two ordinary
+/// failures raise it above 1.
 const CALM: f64 = 4.0;
-/// Evidence is written so often, and at most so many bytes a second of it.
+/// Evidence is written at this interval, and at most this many bytes a second.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-/// The time of the present wave, and what it has shown, is written so often: a restart costs that
-/// much of it.
+/// The time and the evidence of the current wave are written at this interval: a restart loses that
+/// much.
 const KEEP_STAGE_EVERY: Duration = Duration::from_secs(2);
 const KEEP_BYTES_A_SECOND: u64 = 1 << 20;
 /// Epochs of a release whose requests may still be in flight.
 const EPOCHS: usize = 64;
-/// For all probes of stable together, before a trip.
+/// Time limit for all probes of stable together, before a trip.
 const PROBE: Duration = Duration::from_millis(500);
 const PROBE_AGAIN: Duration = Duration::from_secs(5);
 
-/// Where evidence outlives the process.
+/// The files in which evidence outlives the process.
 pub struct Archive {
     /// The state directory.
     pub directory: PathBuf,
     pub shelf: Arc<Shelf>,
 }
 
-/// Runs until `stop`. `config` is the file beside which `grayling.stop` may appear.
+/// Runs until `stop`.
+/// `config` is the file beside which `grayling.stop` may appear.
 pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
-    // What an earlier process has kept of the releases that are there at start.
+    // The evidence that an earlier process kept of the releases present at start.
     let kept = |release: &Arc<ReleaseLive>| {
         let (name, now) = (&release.release.name, clock::now());
-        // Another version than the one that the evidence is about: it begins anew.
+        // The evidence is about another version: start again.
         let another = release.hold == Some(Hold::Awaits(Awaits::NewVersion));
         let restored = archive
             .filter(|_| !another)
@@ -103,13 +104,13 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     if let Some(archive) = archive {
         live.snapshot().releases.iter().for_each(|release| remember_failed(live, release, archive));
     }
-    // In boxes: they are big, and move on every tick.
+    // Boxed: they are large, and move on every tick.
     let mut watched: BTreeMap<String, Box<Watched>> = live.snapshot().releases.iter().map(kept).collect();
     let mut minute = 0;
     let mut last = clock::now();
     let mut observed = Duration::ZERO;
     let mut lost = 0;
-    // What has happened since the last tick, by epoch.
+    // Events since the last tick, by epoch.
     let mut events: HashMap<u64, Vec<Event>, Quick> = HashMap::default();
     while !stop.load(Relaxed) {
         let snapshot = live.snapshot();
@@ -129,8 +130,8 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         live.end_maintenances();
 
         live.feed.drain(|epoch, event| events.entry(epoch).or_default().push(event));
-        // Loaded after the events were taken: it knows all of their epochs but those of releases
-        // that are gone.
+        // Loaded after the events were taken: it has all of their epochs, except those of removed
+        // releases.
         let snapshot = live.snapshot();
         if now.as_secs() / 60 != minute {
             minute = now.as_secs() / 60;
@@ -161,7 +162,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
                 dog.keep_failed(release, archive, now);
             }
         }
-        // Those of an epoch that is gone with it; of others, the room stays.
+        // Entries of a removed epoch are dropped; the others keep their allocation.
         events.retain(|_, events| {
             let lives = !events.is_empty();
             events.clear();
@@ -180,34 +181,34 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     }
 }
 
-/// What is kept of one release, as long as its evidence is the same.
+/// The data of one release, as long as its evidence id is the same.
 struct Watched {
     evidence_id: u64,
     salt: Salt,
     judge: Judge,
     strata: Arc<[Arc<str>]>,
-    /// The present epoch last, and those before it.
+    /// The current epoch last, after the earlier ones.
     epochs: VecDeque<u64>,
     /// The servers of both arms, and whether each was down at the last tick.
     servers: [Vec<(String, bool)>; 2],
     /// How long after its end an interval is final.
     deadline: Deadline,
-    /// When the present failures of `new` began, if there are any.
+    /// When the current failures of `new` began, if there are any.
     onset: Option<Onset>,
-    /// End of the last interval after which the comparison had nothing against `new`.
+    /// End of the last interval after which the comparison had little against `new`.
     calm_until: Duration,
-    /// When stable was last asked whether it takes connections.
+    /// When stable's connections were last probed.
     probed: Duration,
     told: State,
     /// After a trip on little evidence: does stable show the same?
     aftermath: Aftermath,
     suspicion: Suspicion,
-    /// When the evidence is next written, and the users whom `new` has failed.
+    /// When the evidence is next written, and the list of failed users.
     keep_by: Duration,
     keep_failed_by: Duration,
-    /// When what `new` was like is next written.
+    /// When the past figures of `new` are next written.
     keep_past_by: Duration,
-    /// When it looked last.
+    /// Time of the last look.
     looked: Duration,
     stage: Stage,
 }
@@ -243,8 +244,8 @@ impl Watched {
         }
     }
 
-    /// As an earlier process left it, if that was of the same attempt, salt and routes, and did not
-    /// stand at a trip: what was acted upon is in the state file, and a person may have cleared it
+    /// Restores the evidence of an earlier process, if attempt, salt and routes are the same, and
+    /// it did not end in a trip: a trip is in the state file, and a person may have cleared it
     /// since.
     fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
         let mut dog = Watched::new(release, Baseline::default(), now);
@@ -267,13 +268,13 @@ impl Watched {
             return None;
         }
         judge.engine_mut().weigh(release.force.weight(), now);
-        // Levels that were edited while no process ran start their evidence anew, too.
+        // Levels edited while no process ran restart their evidence, too.
         judge.set_limits(limits(release));
         dog.judge = judge;
         Some(dog)
     }
 
-    /// Hands the evidence in to be written, every few seconds; a large one less often.
+    /// Queues the evidence for writing, every few seconds; a large one less often.
     fn keep(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.keep_by {
             return;
@@ -291,7 +292,7 @@ impl Watched {
         archive.shelf.hand_in_sealed(keeper::evidence_file(&release.release.name), bytes);
     }
 
-    /// Hands in what a restart needs to go on in the present wave.
+    /// Queues the data that a restart needs to continue the current wave.
     fn keep_stage(&mut self, live: &Live, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.stage.keep_by || release.release.waves.is_empty() || self.stage.number != release.stage
         {
@@ -305,7 +306,7 @@ impl Watched {
         archive.shelf.hand_in(keeper::wave_file(name), bytes);
     }
 
-    /// Hands in what `new` was like: small, and without users.
+    /// Queues the past figures of `new`: small, and without users.
     fn keep_past(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.keep_past_by {
             return;
@@ -315,7 +316,7 @@ impl Watched {
         archive.shelf.hand_in(keeper::past_file(&release.release.name), bytes);
     }
 
-    /// The same of the users whom `new` has failed, where there are more than before.
+    /// The same for the list of failed users, if it has grown.
     fn keep_failed(&mut self, release: &ReleaseLive, archive: &Archive, now: Duration) {
         if now < self.keep_failed_by {
             return;
@@ -328,8 +329,7 @@ impl Watched {
         }
     }
 
-    /// Evidence starts afresh; what users are like is still known, if they are told apart as
-    /// before.
+    /// Starts new evidence; the data about users are kept, if users are distinguished as before.
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
         let (stable, critical) = (self.judge.stable().clone(), self.stage.into_critical());
@@ -343,8 +343,8 @@ impl Watched {
         dog
     }
 
-    /// Takes the release's events; those of an earlier epoch first, which are no part of the
-    /// present comparison.
+    /// Takes the release's events; first those of earlier epochs, which are not part of the current
+    /// comparison.
     fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
@@ -376,7 +376,7 @@ impl Watched {
         self.stage = stage;
     }
 
-    /// What decides about a user's arm has changed.
+    /// Called when the inputs of a user's arm have changed.
     fn follow(&mut self, release: &ReleaseLive, now: Duration) {
         if self.strata != release.strata {
             self.strata = release.strata.clone();
@@ -447,7 +447,7 @@ impl Watched {
         }
     }
 
-    /// A server that was not there before, or was down, has started: it warms up.
+    /// A server that is new, or was down, has started: it warms up.
     fn note_starts(&mut self, release: &ReleaseLive, now: Duration) {
         let is = servers(release);
         let was = std::mem::replace(&mut self.servers, is);
@@ -463,7 +463,7 @@ impl Watched {
         }
     }
 
-    /// Lets the judge see what has become final.
+    /// Passes the final intervals to the judge.
     fn take_final(&mut self, release: &ReleaseLive, now: Duration) {
         let (onset, tick) = (&mut self.onset, release.release.watchdog.tick);
         self.judge.tick(now, self.deadline.now(), |interval| {
@@ -477,8 +477,8 @@ impl Watched {
         }
     }
 
-    /// Too many users failed is a breach, whatever the comparison says; where that has found one,
-    /// it is that one.
+    /// Too many failed users are a breach at any evidence; a breach found by the comparison takes
+    /// precedence.
     fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (Harm, u64) {
         let users_max = release.release.watchdog.harm_users_max;
         let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
@@ -520,8 +520,7 @@ impl Watched {
             };
             return;
         }
-        // Frozen already: only a stable that has come back makes a difference, and asking it takes
-        // a while.
+        // Frozen already: only a stable that is back makes a difference, and probing takes a while.
         let frozen = release.state == crate::domain::rollout::State::Frozen;
         if frozen && now < self.probed + PROBE_AGAIN {
             return;
@@ -544,7 +543,7 @@ impl Watched {
         let names = Names { release, strata: &self.strata };
         evidence["decided_by"] = decided.as_ref().map_or(Value::Null, |of| names.evidence(of));
         self.aftermath.decided_by(decided);
-        // How many it was about: those of five minutes.
+        // The number of users concerned: those of five minutes.
         evidence["users"] = json!({"new": users(Arm::New), "stable": users(Arm::Stable)});
         let call = TripCall {
             cause,
@@ -570,13 +569,13 @@ impl Watched {
         };
         // A release that has just left the plan needs no trip.
         let _ = live.trip(&release.release.name, call);
-        // Its users are wanted now.
+        // The list of failed users is needed now.
         self.keep_failed_by = now;
     }
 }
 
-/// Adds what is said of resources to a judgement. Answers the one that is its verdict, if one is:
-/// what answers say comes first.
+/// Adds the results for resources to a judgement.
+/// Returns the resource that decided the verdict, if any: evidence from responses takes precedence.
 fn weigh_resources<'g>(
     used: &'g [resource::Grounds],
     judgement: &mut Judgement,
@@ -609,7 +608,7 @@ fn weigh_resources<'g>(
     too_much
 }
 
-/// Whom an earlier process has failed in the present attempt.
+/// Restores the list of users that `new` failed in the current attempt before the restart.
 fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
     let Some(bytes) = keeper::read(&archive.directory, &failed::file(name, attempt)) else { return };
@@ -618,13 +617,13 @@ fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
     release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 
-/// The servers of both arms, and whether each is down or left aside.
+/// The servers of both arms, and whether each is down or aside.
 fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
     [&release.stable, &release.new]
         .map(|arm| arm.servers.iter().map(|server| (server.server.to_string(), !server.healthy())).collect())
 }
 
-/// What evidence of latency is about: its file says which.
+/// The levels that evidence of latency depends on; stored with it.
 fn levels(of: &Limits) -> [f64; 3] {
     [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
 }

@@ -1,5 +1,5 @@
-//! Whom `new` has served and whom it has failed, told afterwards: held against what the origins
-//! themselves have seen.
+//! `grayling affected`: the users that `new` served and failed, compared with the origins' own
+//! records.
 
 use crate::world::{
     Behaviour, Config, Origin, Proxy, RELEASE, World, bucket, eventually, grayling, never, seconds,
@@ -72,7 +72,7 @@ fn who_was_in_new_is_told_from_the_ledger_alone_and_who_was_failed_by_the_hash_o
         std::fs::metadata(state.join("failed-billing-1.jsonl")).ok()
     });
     let key = world.path("config/user.key");
-    // The list is saved in pieces: wait for the last one.
+    // The list is saved in parts: wait for the last one.
     let online = eventually(SOON, "both failed requests of the first one are on the disk", || {
         let online = affected(&["--users", list, "--admin", &url, "--key-file", key.to_str().unwrap()]);
         let twice = by_user(&online).get(&failing[0]).is_some_and(|u| u["failed"]["requests"] == 2);
@@ -93,7 +93,7 @@ fn who_was_in_new_is_told_from_the_ledger_alone_and_who_was_failed_by_the_hash_o
                 None => assert!(failed.is_null(), "{user}: {failed}"),
             }
         }
-        // From when on, and until when: by the entries of the ledger.
+        // The times come from the entries of the ledger.
         let entries = api.json("/api/v1/ledger");
         let time = |kind: &str| {
             entries.as_array().unwrap().iter().find(|e| e["kind"] == kind).unwrap()["at"].clone()
@@ -164,7 +164,7 @@ fn one_user_too_many_is_a_trip_whatever_the_rate_and_one_user_many_times_is_not(
             .ok()
             .filter(|t| t.lines().count() == 4)
     });
-    // A restart does not forget them.
+    // A restart keeps the list.
     proxy.kill();
     let proxy = world.run(&config);
     ask(&proxy, &users[1..2]);
@@ -199,7 +199,7 @@ fn a_user_whom_stable_has_served_after_all_was_not_failed() {
     assert!(!world.path("state/failed-billing-1.jsonl").exists());
 }
 
-/// What a state directory holds, all files together.
+/// The contents of all files of a state directory.
 fn all_text(state: &Path) -> String {
     let files = std::fs::read_dir(state).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
     files.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
@@ -238,7 +238,7 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
     let key = std::fs::metadata(state.join("key")).unwrap();
     assert_eq!((key.len(), key.permissions().mode() & 0o777), (32, 0o600));
     let number = xxhash_rust::xxh3::xxh3_64(tester.as_bytes());
-    // Of a list of one user, as sets of users are told apart.
+    // The fingerprint of a list of one user, as for sets of users.
     let fingerprint = 1u64.rotate_left(5) ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let text = all_text(&state);
     assert!(text.contains("testers") && !text.contains(&tester));
@@ -247,7 +247,7 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
         assert!(!text.contains(&hex) && !text.contains(&padded), "a hash that can be guessed");
     }
 
-    // A restart with the same key moves nobody.
+    // A restart with the same key moves no user.
     proxy.kill();
     let mut proxy = world.run(&config);
     assert!(!kinds(&proxy).contains(&"membership".to_owned()), "{:?}", kinds(&proxy));
@@ -262,7 +262,7 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
         assert!(!told["notes"].to_string().contains("hashed under a key"), "{}", told["notes"]);
     }
 
-    // Destroyed: nothing of the past can be told, and nothing else is lost.
+    // The key is destroyed: the past is unreadable, and nothing else is lost.
     proxy.kill();
     std::fs::remove_file(state.join("key")).unwrap();
     let mut proxy = world.run(&config);
@@ -277,7 +277,7 @@ fn users_of_segments_stand_in_the_state_under_a_key_and_destroying_it_erases_the
         assert!(unclear(&parts[0]) && !unclear(parts.last().unwrap()), "{parts:#?}");
     }
 
-    // One that is no key: told, left as it is, and no reason not to start.
+    // An invalid key file: reported, left unchanged, and no obstacle to the start.
     proxy.kill();
     std::fs::write(state.join("key"), "x").unwrap();
     let proxy = world.run(&config);
@@ -315,7 +315,7 @@ fn a_ledger_of_a_build_without_a_key_is_read_as_before() {
             (&Value::Array(vec![]), Some("in"))
         );
     }
-    // The others came in with a weight, later.
+    // The others came in later, by a weight.
     let late = |user: &String| !testers.contains(&&**user) && bucket(RELEASE, user.as_bytes()) > 500_000;
     let other = by_user(&told).into_keys().find(late).unwrap();
     assert!(first(&other)["from"].as_str() > first("user-1")["from"].as_str(), "{told:#}");

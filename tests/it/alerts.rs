@@ -1,5 +1,5 @@
-//! Alerts on real sockets: Debian's Alertmanager, and small receivers that verify what they are
-//! sent by code of their own; those that are slow, refuse, or are away for a while.
+//! Alerts on real sockets: Debian's Alertmanager, and small receivers that verify the messages with
+//! their own code; also receivers that are slow, refuse, or are absent for a while.
 
 use crate::world::{
     Admin, Authority, Behaviour, Client, Config, Load, Origin, Proxy, Validity, World, eventually, never,
@@ -12,10 +12,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Of a world in which nothing else is: 32 bytes.
+/// Used only in this test: 32 bytes.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
-/// The first tries come quickly one after the other, later ones after half a minute at most; on a
-/// busy machine.
+/// The first tries follow quickly, later ones after at most half a minute; with room for a busy
+/// machine.
 const SOON: Duration = Duration::from_secs(45);
 
 fn free_port() -> u16 {
@@ -99,7 +99,7 @@ impl Alertmanager {
         up
     }
 
-    /// What stands there of grayling's rollback.
+    /// Grayling's rollback alert in the Alertmanager.
     fn rollback(&self) -> Option<Value> {
         let answer = Client::new(self.1).get("/api/v2/alerts", &[("connection", "close")]).ok()?;
         let alerts: Vec<Value> = serde_json::from_slice(&answer.body).ok()?;
@@ -180,7 +180,7 @@ fn a_webhook_that_was_away_gets_each_beginning_and_end_in_order_signed() {
     );
     let (proxy, _origins) = scene(&world, &alerts);
     let api = proxy.api();
-    // Nobody listens there.
+    // No receiver listens there yet.
     rollback(&api);
     eventually(SOON, "the beginning waits", || {
         api.metric("grayling_alerts_waiting", &[]).filter(|n| *n == 1.0)
@@ -207,7 +207,7 @@ fn a_webhook_that_was_away_gets_each_beginning_and_end_in_order_signed() {
     assert_eq!(api.metric("grayling_alerts_dropped_total", &[]), Some(0.0));
     resume(&api);
     eventually(SOON, "it is over", || (receiver.calls().len() == 4).then_some(()));
-    // However short: one that a script lifts at once is told too.
+    // However short: a rollback that a script lifts at once is sent too.
     rollback(&api);
     resume(&api);
     eventually(SOON, "the short one too", || {
@@ -216,7 +216,8 @@ fn a_webhook_that_was_away_gets_each_beginning_and_end_in_order_signed() {
     rollback(&api);
     eventually(SOON, "one that stays", || (receiver.calls().len() == 7).then_some(()));
     let calls = receiver.calls();
-    // A restart tells again what stands, under the same id: a receiver knows it.
+    // A restart sends the standing alert again under the same id, which lets a receiver
+    // deduplicate.
     drop(proxy);
     let proxy = Proxy::start(&world.config_file());
     eventually(SOON, "told after the restart", || (receiver.calls().len() > calls.len()).then_some(()));
@@ -250,7 +251,7 @@ fn a_receiver_that_hangs_or_refuses_holds_up_nobody_and_its_address_is_told_to_n
         || slack.calls().into_iter().filter(|c| c["path"] == "/services/T0/secret-part").collect::<Vec<_>>();
     eventually(SOON, "the one that is well is told", || (good().len() == 1).then_some(()));
     assert!(good()[0]["body"]["text"].as_str().unwrap().contains("cents are wrong"));
-    // Users notice nothing of those that are not.
+    // Failing receivers do not affect users.
     let mut client = proxy.client();
     for user in users_in_new("user", 20, 20) {
         assert_eq!(client.get_as(&user).unwrap().text(), "stable");
@@ -397,7 +398,7 @@ fn a_wave_that_is_held_is_told_to_those_whose_patience_is_over() {
         )
     };
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    // Nobody comes: the first wave is baked, and shows nothing.
+    // No traffic: the first wave is baked, and has no evidence.
     let mut config = Config::new(stable.address, new.address)
         .waves(&["weight = \"1%\", bake = \"0s\"", "weight = \"5%\", bake = \"0s\""]);
     config.rest = to("soon", soon.port, "1s") + &to("late", late.port, "1h");
@@ -408,7 +409,7 @@ fn a_wave_that_is_held_is_told_to_those_whose_patience_is_over() {
     let said = told.to_string();
     assert!(said.contains("`1%` has baked") && said.contains("requests: 0 of 500 of new"), "{said}");
     assert_eq!(late.calls().len(), 0, "an hour is not over: {:?}", late.calls());
-    // Its gates are not what keeps the release from being told of other things.
+    // The gates of a held wave do not suppress other alerts.
     rollback(&proxy.api());
     eventually(SOON, "the rollback is told to both", || {
         let trips = |r: &Receiver| r.calls().iter().any(|c| c["body"]["data"]["alert"] == "trip");

@@ -1,5 +1,5 @@
-//! What a first-time user and an upstream see: start, stop, exit codes, the headers of a forwarded
-//! request, a log that parses.
+//! The first contact of a user and of an upstream: start, stop, exit codes, the headers of a
+//! forwarded request, a log that parses.
 
 use crate::world::{Behaviour, Config, Load, Origin, Proxy, World, eventually, seconds, turn, users_in_new};
 use std::time::Duration;
@@ -61,7 +61,7 @@ fn the_log_stays_one_json_object_a_line_and_keeps_ids_out() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     for origin in [&stable, &new] {
-        origin.behave(Behaviour::Status(500, 1.0)); // failures are always written
+        origin.behave(Behaviour::Status(500, 1.0)); // failures are always logged
     }
     let proxy = world.run(&Config::new(stable.address, new.address));
     let headers = [

@@ -27,7 +27,7 @@ fn every_published_vector_falls_into_its_bucket() {
         not_utf8 += usize::from(std::str::from_utf8(&id).is_err());
         salts.insert(salt);
     }
-    // What the file promises to cover; a truncated file must not pass.
+    // The coverage that the file promises; a truncated file must not pass.
     assert!(seen >= 1000 && salts.len() >= 5, "{seen} vectors over {} salts", salts.len());
     assert!(empty >= 5 && long >= 5 && not_utf8 >= 100, "empty {empty}, long {long}, not UTF-8 {not_utf8}");
 }

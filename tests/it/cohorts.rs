@@ -1,5 +1,5 @@
-//! 100,000 users through the running proxy to real nginx origins: each lands where the published
-//! hash says.
+//! 100,000 users through the running proxy to real nginx origins: each reaches the arm that the
+//! published hash gives.
 
 use crate::world::{Config, Nginx, Proxy, RELEASE, World, bucket, eventually, figure, seconds, turn};
 use std::collections::HashSet;
@@ -7,7 +7,7 @@ use std::collections::HashSet;
 const USERS: u32 = 100_000;
 const THREADS: u32 = 4;
 
-/// Ids of several shapes, as services have them; header bytes beyond ASCII among them.
+/// Ids of several shapes, as in real services; some with header bytes beyond ASCII.
 fn user(n: u32) -> String {
     match n % 4 {
         0 => format!("user-{n}"),
@@ -17,8 +17,8 @@ fn user(n: u32) -> String {
     }
 }
 
-/// Sends every user through; returns those that reached `new`. Panics on any answer that is not
-/// their own.
+/// Sends a request of every user; returns those that reached `new`.
+/// Panics on a response that belongs to another user.
 fn drive(proxy: &Proxy) -> HashSet<u32> {
     let address = proxy.http;
     let threads = (0..THREADS).map(|t| {

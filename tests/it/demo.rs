@@ -1,5 +1,5 @@
-//! `grayling demo`, as the first person sees it: the fault is caught, a good release is left alone,
-//! the text fits, the ports are there, and it ends when it is told to.
+//! `grayling demo`, as a first-time user sees it: the fault is caught, a good release stays, the
+//! text fits, the ports are open, and it ends on request.
 
 use crate::world::{eventually, figure, grayling, seconds, turn};
 use std::io::{BufRead, BufReader, Read};
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 const COLUMNS_MAX: usize = 100;
 
-/// What a finished demo said, and how it ended. Its folder goes with this value.
+/// The output and exit code of a finished demo. Its folder is deleted with this value.
 struct Told {
     text: String,
     code: Option<i32>,
 }
 
 impl Told {
-    /// Runs a demo to its end, its ports free ones.
+    /// Runs a demo to its end, on free ports.
     fn of(args: &[&str]) -> Told {
         Told::with(&["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"], args)
     }
@@ -30,7 +30,7 @@ impl Told {
         told
     }
 
-    /// Into a pipe: no escape sequence, nothing too long.
+    /// Output into a pipe: no escape sequence, no long line.
     fn fits(&self) {
         assert!(!self.text.contains('\x1b') && !self.text.contains('\r'), "{}", self.text);
         for line in self.text.lines() {
@@ -43,7 +43,7 @@ impl Told {
         self
     }
 
-    /// What stands after a label, to the end of the line.
+    /// The text after a label, to the end of the line.
     fn fact(&self, label: &str) -> &str {
         let label = format!("  {label} ");
         let found = self.text.lines().find_map(|line| line.strip_prefix(&label));
@@ -54,7 +54,7 @@ impl Told {
         self.fact("folder").split(": ").next().unwrap().into()
     }
 
-    /// The numbers of a line, as they come.
+    /// The numbers of a line, in order.
     fn numbers(&self, label: &str) -> Vec<u64> {
         let text = self.fact(label).replace(',', "");
         text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
@@ -78,7 +78,7 @@ fn errors_are_caught_and_told_with_counts() {
     let [new_failed, new, stable_failed, stable] = told.numbers("evidence")[..] else {
         panic!("four counts: {}", told.text)
     };
-    // Where it took but a moment, most are not of the minute yet.
+    // If the detection took only a moment, most failures are not in the minute's count yet.
     let just_now =
         told.text.lines().find_map(|line| line.trim().strip_suffix(" more of new failed just now"));
     let just_now: u64 = just_now.map_or(0, |n| n.parse().unwrap());
@@ -89,13 +89,13 @@ fn errors_are_caught_and_told_with_counts() {
     );
     let [requests, users] = told.numbers("harm")[..] else { panic!("two counts: {}", told.text) };
     assert!(requests >= users && users > 0, "{}", told.text);
-    // Everyone of them is with stable now, and nobody with new.
+    // All of them are with stable now, and none with new.
     assert_eq!(told.numbers("now"), [users, users], "{}", told.text);
     let [to_stable, to_new] = told.numbers("since")[..] else { panic!("two counts: {}", told.text) };
     assert!(to_stable > 0 && to_new == 0, "{}", told.text);
     figure(&format!("demo, errors: {}", told.fact("time")));
 
-    // What it names is there, and says the same.
+    // The files that it names exist, and agree.
     let read = |name: &str| std::fs::read_to_string(told.folder().join(name)).unwrap();
     assert!(read("grayling.toml").contains("weight = \"20%\""));
     assert!(read("state/ledger.jsonl").contains("\"cause\""));
@@ -125,7 +125,7 @@ fn a_good_release_is_left_alone() {
 #[test]
 fn it_takes_free_ports_when_its_own_are_taken_and_ends_in_the_seconds_given() {
     let _turn = turn();
-    // Whoever has them: they are taken.
+    // Taken already or by this test: they are taken.
     let _held = ["127.0.0.1:8080", "127.0.0.1:9900"].map(TcpListener::bind);
     let began = Instant::now();
     let told = Told::with(&[], &["--seconds", "12"]);
@@ -158,7 +158,7 @@ fn its_first_line_comes_at_once_and_an_interrupt_ends_it_cleanly() {
     while !lines.last().unwrap().contains("time  weight") {
         lines.push(demo.line());
     }
-    // It serves as any proxy does.
+    // It serves like any proxy.
     let users = lines.iter().find_map(|l| l.trim().strip_prefix("users ")).unwrap();
     let address: SocketAddr =
         users.trim().trim_start_matches("http://").split(',').next().unwrap().parse().unwrap();
@@ -175,7 +175,7 @@ fn its_first_line_comes_at_once_and_an_interrupt_ends_it_cleanly() {
     Told { text, code: ended.code() }.fits();
 }
 
-/// A demo that has not ended.
+/// A running demo.
 struct Running {
     child: Child,
     out: BufReader<std::process::ChildStdout>,

@@ -1,12 +1,12 @@
-//! Answers that come before the request is whole, bodies that end in trailers, connections that say
-//! nothing: against an origin written out byte by byte.
+//! Responses before the end of the request, bodies with trailers, silent connections: against an
+//! origin written byte by byte.
 
 use crate::world::{Config, Proxy, World, eventually, raw, seconds, users_in_new};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Hands every connection to `serve`, on a thread of its own.
+/// Passes every connection to `serve`, on its own thread.
 fn origin(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -90,7 +90,7 @@ fn the_upstreams_time_begins_when_the_last_chunk_has_come() {
     let proxy = run(&world, new, "");
     let mut stream = TcpStream::connect(proxy.http).unwrap();
     stream.write_all(post_head(&users_in_new("user", 20, 1)[0]).as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(800)); // the client's own pace
+    std::thread::sleep(Duration::from_millis(800)); // the client is slow
     stream.write_all(b"0\r\n\r\n").unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200"));
     eventually(seconds(5), "it is counted", || (outcome(&proxy, "ok") == 1.0).then_some(()));

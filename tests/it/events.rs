@@ -1,19 +1,19 @@
-//! The events that feed the page: what they tell, how soon, and that nobody who reads them, or does
-//! not, costs others anything.
+//! The event stream of the page: its content and delay, and that neither readers nor idle
+//! connections affect others.
 
 use crate::world::{Config, Origin, Proxy, RELEASE, World, eventually, long, seconds};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 
-/// As `admin/room.rs` has it, where descriptors are not scarce.
+/// As in `admin/room.rs`, if there are enough descriptors.
 const STREAMS_MAX: usize = 64;
 
 /// One open stream.
 struct Stream(BufReader<TcpStream>);
 
 impl Stream {
-    /// The status of the answer; the stream if that is 200.
+    /// The status of the response; the stream if that is 200.
     fn open(admin: SocketAddr) -> Result<Stream, u16> {
         let mut stream = TcpStream::connect(admin).unwrap();
         stream.set_read_timeout(Some(seconds(30))).unwrap();
@@ -25,7 +25,7 @@ impl Stream {
         if status == 200 { Ok(Stream(reader)) } else { Err(status) }
     }
 
-    /// Reads on to the next event of this name; its data.
+    /// Reads up to the next event of this name; returns its data.
     fn next(&mut self, name: &str) -> Value {
         loop {
             let line = self.line();
@@ -36,7 +36,7 @@ impl Stream {
         }
     }
 
-    /// Chunk sizes are lines of their own here: each event is a chunk.
+    /// Chunk sizes are separate lines here: each event is a chunk.
     fn line(&mut self) -> String {
         let mut line = String::new();
         assert!(self.0.read_line(&mut line).expect("the stream goes on") > 0, "the stream has ended");
@@ -105,7 +105,7 @@ fn streams_are_bounded_and_leave_room_for_commands() {
     let (_stable, _new, proxy) = scene(&world);
     let mut streams: Vec<Stream> = (0..STREAMS_MAX).map(|_| Stream::open(proxy.admin).unwrap()).collect();
     assert_eq!(Stream::open(proxy.admin).err(), Some(503));
-    // Each of them is alive, and commands still find a connection.
+    // Each of them is alive, and commands still get a connection.
     for stream in &mut streams {
         stream.next("status");
     }
@@ -126,8 +126,8 @@ fn a_stream_outlives_the_age_of_ordinary_connections() {
     if !long() {
         return;
     }
-    // One that is only open is closed after a minute at the latest (`admin/serve.rs`); a page is
-    // not to blink then.
+    // An ordinary connection is closed after a minute at the latest (`admin/serve.rs`); a page must
+    // not reconnect then.
     let world = World::new();
     let (_stable, _new, proxy) = scene(&world);
     let mut stream = Stream::open(proxy.admin).unwrap();
@@ -149,7 +149,7 @@ fn a_reader_that_reads_nothing_is_let_go_and_holds_up_nobody() {
     let mut other = Stream::open(proxy.admin).unwrap();
     let streams = |n: f64| (proxy.api().metric("grayling_event_streams", &[])? == n).then_some(());
     eventually(seconds(30), "both are there", || streams(2.0));
-    // Others are told all along, until what the deaf one was sent has waited too long.
+    // Others get events all the time, until the data for the reader that does not read are too old.
     eventually(seconds(120), "the deaf one is let go", || {
         other.next("status");
         streams(1.0)

@@ -1,5 +1,5 @@
-//! What the comparison sees on real sockets, and what it leaves alone: latency, 4xx, one route of
-//! several, users who differ; and that a restart does not forget it.
+//! What the comparison detects on real sockets, and what it ignores: latency, 4xx, one route of
+//! several, users who differ; and that a restart keeps its evidence.
 
 use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, long, never, seconds,
@@ -26,7 +26,7 @@ struct Scene {
     world: World,
 }
 
-/// Two versions under some 24,000 users, until stable's usual latency is known: 5,000 answers.
+/// Two versions with some 24,000 users, until stable's usual latency is known: 5,000 answers.
 fn scene(service: Service, adjust: impl FnOnce(&mut Config)) -> Scene {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
@@ -59,7 +59,7 @@ fn ratio(api: &Admin, name: &str) -> f64 {
     signal(api, name).and_then(|s| s["evidence_ratio"].as_f64()).unwrap_or(0.0)
 }
 
-/// `new` changes to `worse`; expects it out, for the cause.
+/// `new` changes to `worse`; expects a rollback for the cause.
 fn flips(
     what: &str,
     cause: &str,
@@ -90,7 +90,7 @@ fn flips(
     trip
 }
 
-/// Both versions as they are: nobody is flipped.
+/// Both versions unchanged: no rollback.
 fn left_alone(what: &str, during: Duration, scene: &Scene) {
     let api = scene.proxy.api();
     let before = scene.new.total();
@@ -247,7 +247,7 @@ fn load_that_comes_and_goes_with_trouble_that_both_share_is_no_reason_to_flip() 
         SOUND,
     ] {
         both(service);
-        // More load comes for a while, then goes.
+        // More load arrives for a while, then stops.
         let more = Load::start(scene.proxy.http, 24, Duration::from_millis(20));
         never(Duration::from_millis(2_500), &format!("new was flipped: {service:?}"), || {
             api.trip().is_some()
@@ -261,17 +261,17 @@ fn load_that_comes_and_goes_with_trouble_that_both_share_is_no_reason_to_flip() 
 fn a_restart_forgets_no_evidence() {
     let _turn = turn();
     for hard in [false, true] {
-        // So strict that nothing trips while the test looks.
+        // So strict that nothing trips during the test.
         let mut scene = scene(SOUND, |config| config.watchdog = "errors_max = \"60%\"\nalpha = 1e-9".into());
         scene.new.behave(Behaviour::Service(Service { fails: 0.03, ..SOUND }));
         let api = scene.proxy.api();
         eventually(seconds(60), "there is evidence against new", || {
             (ratio(&api, "errors") > 0.25).then_some(())
         });
-        // Enough: it is not to trip.
+        // Enough evidence: it must not trip.
         scene.new.behave(Behaviour::Service(SOUND));
         drop(scene.load);
-        // What is in flight becomes final, and is written, every five seconds.
+        // Requests in flight become final, and are written every five seconds.
         let before = eventually(seconds(20), "the evidence stands still", || {
             let before = ratio(&api, "errors");
             std::thread::sleep(Duration::from_millis(600));

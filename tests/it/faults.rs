@@ -1,5 +1,5 @@
-//! Rows of the table of faults that this version holds, one by one: what the client sees, what the
-//! origins received, and whom it counts against.
+//! Rows of the fault table, one by one: the client's response, the requests at the origins, and the
+//! arm that a fault counts against.
 
 use crate::world::{
     Behaviour, Config, Origin, Proxy, RELEASE, World, bucket, eventually, grayling, never, raw, seconds,
@@ -14,7 +14,7 @@ fn pair() -> (World, Origin, Origin) {
     (World::new(), Origin::start("stable"), Origin::start("new"))
 }
 
-/// Of 20%: someone in `new`, and someone in `stable`.
+/// At 20%: a user in `new`, and a user in `stable`.
 fn one_of_each() -> (String, String) {
     let stable = (0..).map(|i| format!("user-{i}")).find(|u| bucket(RELEASE, u.as_bytes()) >= 200_000);
     (users_in_new("user", 20, 1)[0].clone(), stable.unwrap())
@@ -24,8 +24,7 @@ fn outcome(proxy: &Proxy, arm: &str, outcome: &str) -> f64 {
     proxy.api().metric("grayling_requests_total", &[("arm", arm), ("outcome", outcome)]).unwrap_or(0.0)
 }
 
-/// What the business calls a failure, whatever the status: each rule of `[release.X.outcome]`, seen
-/// in the metrics.
+/// Business failures at any status: each rule of `[release.X.outcome]`, checked in the metrics.
 #[test]
 fn what_the_config_calls_a_failure_counts_as_one() {
     const JSON: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
@@ -96,7 +95,7 @@ fn row_26_a_body_cut_short_never_ends_cleanly_and_counts_though_the_status_was_2
 fn row_27_an_unreachable_new_falls_back_as_the_config_allows_and_counts_once() {
     for (policy, get, post) in [("stable", 200, 200), ("reads", 200, 502), ("error", 502, 502)] {
         let (world, stable, new) = pair();
-        // No fuse: this is about single requests.
+        // No fuse: the test is about single requests.
         let config = Config::new(stable.address, new.address)
             .release(&format!("on_unreachable = \"{policy}\""))
             .watchdog("enabled = false");
@@ -282,7 +281,7 @@ fn rule_10_nobody_is_sent_to_a_stable_that_is_not_there() {
     let proxy = world.run(&Config::new(stable.address, new.address));
     stable.refuse();
     let (in_new, _) = one_of_each();
-    std::thread::sleep(Duration::from_millis(1_100)); // what stable said before is too old to count
+    std::thread::sleep(Duration::from_millis(1_100)); // earlier answers are too old to count
     let answer = proxy.api().change("rollback", "a test");
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(proxy.api().release()["state"], "frozen", "{}", answer.text());

@@ -1,5 +1,5 @@
-//! Active health checks: a server that says that it is not well is left out, and nobody is sent
-//! anywhere that he would not go.
+//! Active health checks: a server that reports a failure gets no requests, and no user moves to an
+//! arm that is not theirs.
 
 use crate::world::{
     Authority, Behaviour, Client, Config, H2Behaviour, H2Origin, HEALTHZ, Load, Nginx, Origin, Proxy,
@@ -48,7 +48,7 @@ fn a_server_that_fails_its_probes_is_left_out_and_comes_back() {
     eventually(seconds(10), "it serves again", || {
         (client.get_as("anyone").unwrap().text() == "sick").then_some(())
     });
-    // Probes are in no count.
+    // Probes are not counted.
     let counted = proxy.api().metric("grayling_requests_total", &[]).unwrap_or(0.0);
     assert_eq!(counted as usize, others(&sick) + others(&well));
 }
@@ -87,7 +87,7 @@ fn users_of_a_new_that_is_down_go_where_on_unreachable_says() {
 fn a_stable_that_is_down_is_tried_all_the_same_and_nobody_goes_to_new() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    // Too slow for its probe's second, not for its users.
+    // Too slow for its probe's second, but not for its users.
     stable.behave(Behaviour::Delay(Duration::from_millis(1500)));
     let proxy = world.run(&Config::new(stable.address, new.address).upstreams(HEALTH).weight("0%"));
     healthy(&proxy, "stable", 0);
@@ -119,8 +119,8 @@ fn a_reload_begins_and_ends_probes_and_so_does_the_drain() {
     never(Duration::from_millis(500), "it is probed no more", || probes(&stable) > seen);
 }
 
-/// Waits until the log's last word about a server that is down begins so: a line takes a moment to
-/// get here.
+/// Waits until the last log line about a server that is down begins with `reason`: a line takes a
+/// moment to arrive.
 fn told_down(proxy: &Proxy, reason: &str) {
     eventually(seconds(5), &format!("a server is told to be down: {reason}"), || {
         let told = proxy.events("server_down").pop()?;
@@ -201,13 +201,13 @@ fn an_http2_server_is_probed_over_http2_on_connections_of_the_probes_own() {
     told_down(&proxy, "no answer: ");
     stable.deaf(false);
     healthy(&proxy, "stable", 1);
-    // The connection of the users is not one that a probe has ended.
+    // The users' connection is not one that a probe has ended.
     let mut client = proxy.client();
     let before = stable.requests();
     while stable.requests() < before + 20 {
         assert_eq!(client.get("/", &[]).unwrap().status, 200);
     }
-    // A body that never ends is not read to its end: the status was said.
+    // A body without end is not read to its end: the status suffices.
     stable.behave(H2Behaviour::Endless);
     let before = stable.requests();
     eventually(seconds(10), "it is probed on", || (stable.requests() >= before + 5).then_some(()));
@@ -238,7 +238,7 @@ fn a_server_that_hangs_for_ever_when_probed_is_down_and_collects_no_connections(
     assert_eq!(others(&hanging), 0);
     let mut client = proxy.client();
     (0..20).for_each(|_| assert_eq!(client.get("/", &[]).unwrap().text(), "well"));
-    // Nothing waits for a probe at the end.
+    // No probe delays the end.
     proxy.signal("TERM");
     proxy.ends_within(seconds(10));
 }
@@ -310,7 +310,7 @@ fn probes_end_when_a_drain_begins_while_it_still_runs() {
     eventually(seconds(5), "the request is there", || (others(&stable) == 1).then_some(()));
     proxy.signal("TERM");
     eventually(seconds(2), "it drains", || (proxy.api().get("/readyz").status == 503).then_some(()));
-    // One may have been on its way.
+    // One may have been in flight.
     let seen = probes(&stable) + 1;
     never(Duration::from_millis(800), "it is probed on", || probes(&stable) > seen);
     assert!(!slow.is_finished(), "the drain was over before its end was looked at");
@@ -335,7 +335,7 @@ fn probes_are_no_evidence_and_no_request() {
         assert_eq!((&of["requests"], &of["failures"], &of["users"]), (&0.into(), &0.into(), &0.into()));
     }
     assert_eq!(proxy.api().metric("grayling_requests_total", &[]).unwrap_or(0.0), 0.0);
-    // With users, the counts are theirs alone, and no signal speaks.
+    // With users, only their requests count, and no signal rises.
     let load = Load::start(proxy.http, 4, Duration::from_millis(5));
     eventually(seconds(20), "six hundred answers", || (load.total() >= 600).then_some(()));
     let counts = load.stop();
@@ -368,7 +368,7 @@ fn a_probe_of_stable_is_no_sign_of_life_for_the_fuse() {
         assert_eq!(client.get_as(user).unwrap().status, 502);
     }
     assert!(proxy.api().trip().is_none_or(|trip| trip["cause"] != "fuse"), "{:?}", proxy.api().trip());
-    // A user's answer is one.
+    // A user's response is one.
     assert_eq!(client.get("/", &[]).unwrap().text(), "stable");
     eventually(seconds(5), "the fuse blows", || {
         let _ = client.get_as(user);
@@ -383,7 +383,7 @@ fn a_trip_says_which_servers_refused_and_which_were_down_by_their_probes() {
         (Origin::start("stable"), Origin::start("refusing"), Origin::start("sick"));
     let mut config = Config::new(stable.address, refusing.address).upstreams("");
     config.new.push(sick.address);
-    // So long between two probes that the refusing one is not found by them first.
+    // The interval is so long that probes do not find the refusing server first.
     config.upstream_new = Some("health = { path = \"/healthz\", interval = \"3s\" }".into());
     sick.behave_to_probes(Behaviour::Status(503, 1.0));
     let proxy = world.run(&config);

@@ -1,5 +1,5 @@
-//! The latch: from the announcement of a rollback on, no kill and no restart puts a user on `new`;
-//! and without a memory that can be trusted, nobody is put there either.
+//! The latch: after the announcement of a rollback, no kill and no restart puts a user on `new`;
+//! and without a trustworthy memory, no user is put there either.
 
 use crate::world::{
     Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, not_tested, seconds, times,
@@ -30,7 +30,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
     let seed = 20_261_124;
     let mut random = Random::new(seed);
     println!("seed {seed}");
-    // From memory to disk: how long a crash would have forgotten the rollback.
+    // From memory to disk: how long a crash would have lost the rollback.
     let mut gaps_us = vec![];
 
     let rounds = times(ROUNDS[0], ROUNDS[1]);
@@ -55,7 +55,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
             std::thread::sleep(Duration::from_micros(random.below(8_000)));
             proxy.kill();
         });
-        // Those whose log line came before the kill.
+        // Only rounds whose log line came before the kill.
         gaps_us.extend(proxy.events("trip").iter().filter_map(|trip| trip["in_memory_only_us"].as_u64()));
         if by_fuse {
             new.listen();
@@ -67,7 +67,7 @@ fn a_kill_at_any_moment_after_the_announcement_never_brings_a_user_back_to_new()
         assert_eq!(proxy.api().weight(), 0.0);
         assert!(proxy.api().trip().is_some(), "round {round}: the status has lost the trip");
         if round + 2 == rounds {
-            // A person's resume brings it back, and a restart after that finds it resumed.
+            // A person's resume brings it back, and a restart after that keeps the resume.
             assert_eq!(proxy.api().resume("rollback", "it was a test").status, 200);
             ask(&proxy, &users, "new");
             drop(proxy);
@@ -113,8 +113,8 @@ fn a_tripped_release_ignores_a_reload_a_touch_and_a_raised_weight() {
     assert_eq!(trip["cause"], "manual");
 }
 
-/// Starts with a state directory that cannot be trusted: stable is served, `new` gets nobody,
-/// everything that looks says why.
+/// Starts with an unusable state directory: stable is served, `new` gets no users, and every view
+/// reports the reason.
 fn starts_with_bad_state(world: &World, config: &Config, what: &str) -> Proxy {
     let users = users_in_new("user", 50, 20);
     let proxy = world.run(config);
@@ -223,7 +223,7 @@ fn an_empty_memory_is_held_unless_the_directory_was_marked_as_new() {
     drop(proxy);
     let (code, says) = init();
     assert!(code == Some(1) && says.contains("it is not new"), "{says}");
-    // A volume that was lost: nobody comes back to the version that was rolled back.
+    // A lost volume: no user returns to the version that was rolled back.
     std::fs::remove_dir_all(&state).unwrap();
     let proxy = world.run(&hold("50%"));
     ask(&proxy, &users, "stable");
@@ -232,7 +232,7 @@ fn an_empty_memory_is_held_unless_the_directory_was_marked_as_new() {
     assert_eq!(proxy.api().resume("hold", "looked at it").status, 200);
     ask(&proxy, &users, "new");
     drop(proxy);
-    // Nobody would be in `new`: nothing is held, and a later edit is a person's word.
+    // No user would be in `new`: nothing is held, and a later edit is a person's decision.
     std::fs::remove_dir_all(&state).unwrap();
     let proxy = world.run(&hold("0%"));
     assert!(proxy.api().release()["held"].is_null());
@@ -254,7 +254,7 @@ fn a_start_that_cannot_save_does_not_make_the_next_one_forget() {
     let proxy = world.run(&config);
     assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
     drop(proxy);
-    // As a full disk: nothing can be saved beside the state file, and the ledger could be written.
+    // Like a full disk: the state file cannot be saved, and the ledger could be written.
     let beside = world.path("state/grayling.state.new");
     std::fs::create_dir(&beside).unwrap();
     let lines = || std::fs::read_to_string(world.path("state/ledger.jsonl")).unwrap().lines().count();
@@ -269,7 +269,7 @@ fn a_start_that_cannot_save_does_not_make_the_next_one_forget() {
     assert!(proxy.api().trip().is_some());
     assert!(proxy.api().status()["state_error"].is_null());
     drop(proxy);
-    // A ledger that knows more all the same: held, and what the state remembers stands.
+    // A ledger that is ahead nevertheless: held, and the remembered state stands.
     let mut ledger = std::fs::read_to_string(world.path("state/ledger.jsonl")).unwrap();
     let last = ledger.lines().last().unwrap().to_owned();
     let n: u64 = serde_json::from_str::<serde_json::Value>(&last).unwrap()["n"].as_u64().unwrap();
@@ -318,7 +318,7 @@ fn a_state_directory_that_is_switched_while_running_is_not_followed() {
     assert!(proxy.api().status()["state_error"].is_null());
 }
 
-/// A tiny file system of its own for the state; `None` where this user may not mount.
+/// A tiny file system for the state; `None` if this user may not mount.
 struct Tmpfs(std::path::PathBuf);
 
 impl Tmpfs {
@@ -328,7 +328,7 @@ impl Tmpfs {
     }
 
     fn fill(&self) {
-        // Writes until the file system has no byte left; the error is the point.
+        // Writes until the file system has no byte left; the error is expected.
         let mut size = 64 * 1024;
         for n in 0.. {
             if std::fs::write(self.0.join(format!("ballast-{n}")), vec![0; size]).is_err() {
@@ -374,7 +374,7 @@ fn a_read_only_state_directory_holds_every_release() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address).weight("50%").state("directory = \"../small\"");
-    // Mode bits stop everybody but root, whom only a read-only file system stops.
+    // Mode bits stop every user but root, who needs a read-only file system.
     let at = world.path("small");
     let tmpfs = Tmpfs::mount(&at);
     match &tmpfs {
@@ -416,7 +416,7 @@ fn a_disk_that_fills_up_while_running_does_not_stop_a_rollback() {
     });
 }
 
-/// Two releases on the same two versions, each with a route of its own.
+/// Two releases on the same two versions, each with its own route.
 fn shared(stable: &Origin, new: &Origin, weight_b: &str) -> String {
     format!(
         "[listen]\nhttp = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nworkers = 1\n\
@@ -478,7 +478,7 @@ fn what_a_trip_lets_be_cannot_be_widened_and_a_start_with_a_conflict_serves_stab
     eventually(seconds(5), "the wider route is refused", || (refused() == Some(1.0)).then_some(()));
     drop(proxy);
 
-    // The same file at a start: stable is served, and nobody comes to the tripped version.
+    // The same file at a start: stable is served, and no user reaches the tripped version.
     let proxy = Proxy::start(&file);
     assert_eq!(proxy.client().get("/app", &[]).unwrap().status, 503);
     ask(&proxy, &users_in_new("user", 50, 5), "stable");

@@ -1,5 +1,5 @@
-//! Rule 14: nobody stays in a `new` that is held. Exchanges that a hold finds under way, with a
-//! server of Python's and curl as a client.
+//! Rule 14: no exchange stays in a held `new`.
+//! Exchanges under way at the begin of a hold, with a Python server and curl as a client.
 
 use crate::rows::wire::{DATA, Http2, RST_STREAM, frame};
 use crate::world::{
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 const GRACE: Duration = Duration::from_secs(2);
 const PROTOCOLS: [&str; 4] = ["--http1.1", "--http2-prior-knowledge", "--http1.1 TLS", "--http2 TLS"];
-/// Of the server's slow answers and uploads.
+/// Length of the server's slow responses and uploads.
 const LENGTH: usize = 25_000;
 
 /// tests/data/slow_answers.py.
@@ -78,8 +78,7 @@ impl Scene {
         Scene { proxy, new, _stable: stable, config, world }
     }
 
-    /// A curl in the background; what it says at its end is its exit code and how many bytes it
-    /// has.
+    /// A curl in the background; at its end it prints its exit code and its byte count.
     fn curl(&self, protocol: &str, path: &str, more: &[&str]) -> Curl {
         let (option, tls) = protocol.split_once(' ').map_or((protocol, false), |(option, _)| (option, true));
         let url = match tls {
@@ -127,7 +126,7 @@ impl Curl {
         Ended { code: output.status.code().unwrap_or(-1), said, stderr: text(&output.stderr) }
     }
 
-    /// Its answer was broken off: a connection without terminator, or RST_STREAM CANCEL.
+    /// Its response was broken off: a connection without terminator, or RST_STREAM CANCEL.
     fn ends_cancelled(self) {
         let http2 = self.what.contains("http2");
         let ended = self.ends();

@@ -1,5 +1,5 @@
-//! The ledger of a real run: sound to its own verifier, online and without a proxy; and whatever is
-//! done to it is found.
+//! The ledger of a real run: valid for its own verifier, online and without a proxy; and every
+//! change of it is detected.
 
 use crate::world::{
     Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, times,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
-/// What `ledger --verify` says of a state directory: its exit code, and its JSON.
+/// Runs `ledger --verify` on a state directory: the exit code, and the JSON.
 fn verified(directory: &Path) -> (i32, Value) {
     let output = grayling(&["ledger", "--verify", "--json", "--state", directory.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
@@ -24,7 +24,7 @@ fn ask(proxy: &Proxy, users: &[String]) {
     users.iter().for_each(|user| _ = client.get_as(user));
 }
 
-/// A life with all that is decided in one: start, weights, a segment, a blown fuse, a resume, the
+/// A run with all kinds of decisions: start, weights, a segment, a blown fuse, a resume, the
 /// watchdog's verdict, a person's, a kill.
 fn eventful(world: &World) -> Proxy {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
@@ -69,7 +69,7 @@ fn the_ledger_of_an_eventful_life_is_sound_and_every_change_of_it_is_found() {
     let _turn = turn();
     let world = World::new();
     let mut proxy = eventful(&world);
-    // While it runs: fetched, and judged here.
+    // While it runs: fetched, and verified here.
     let url = format!("http://{}", proxy.admin);
     let online = grayling(&["ledger", "--verify", "--admin", &url]);
     let text = String::from_utf8_lossy(&online.stdout).into_owned();
@@ -217,14 +217,14 @@ fn a_ledger_and_state_of_the_version_before_are_taken_over() {
     assert!(code == 1 && told.to_string().contains("without hashes"), "{told}");
 }
 
-/// A real ledger, with waves, holds, a promotion, trips and a freeze, of a build that recorded no
-/// number of a method. Its verdicts carry their sentences beside their numbers.
+/// A real ledger, with waves, holds, a promotion, trips and a freeze, from a build without method
+/// numbers. Its verdicts have sentences beside their numbers.
 fn of_a_build_without_methods() -> Vec<Entry> {
     let text = include_str!("../data/ledger_before_methods.jsonl");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Chained anew, and verified.
+/// Chains the entries again, and verifies them.
 fn verified_anew(directory: &Path, mut entries: Vec<Entry>) -> (i32, Value) {
     let (mut prev, mut text) = (chain::ORIGIN.to_owned(), String::new());
     for entry in &mut entries {
@@ -268,7 +268,7 @@ fn a_ledger_of_another_method_is_whole_in_its_hashes_and_says_what_was_not_recom
     assert_eq!((&verdicts["same"], &verdicts["by_hand"]), (&json!(0), &json!(1)), "{verdicts}");
     assert!(verdicts["other_methods"]["1"].as_u64().is_some_and(|n| n >= 15), "{verdicts}");
 
-    // In other words it is as sound as it was: no sentence is compared.
+    // With other sentences it is still valid: no sentence is compared.
     let mut reworded = entries.clone();
     for entry in &mut reworded {
         entry.detail = "In other words".into();
@@ -278,7 +278,7 @@ fn a_ledger_of_another_method_is_whole_in_its_hashes_and_says_what_was_not_recom
     let (code, told) = verified_anew(world.folder(), reworded);
     assert_eq!((code, &told["faults"], &told["verdicts"]), (0, &json!([]), &verdicts));
 
-    // A changed line is found by its hash, whatever its method is.
+    // A changed line is detected by its hash, for any method.
     let file = world.folder().join("ledger.jsonl");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replacen("\"verdict\":\"pass\"", "\"verdict\":\"fail\"", 1)).unwrap();

@@ -1,11 +1,10 @@
-//! The tests that run the real binary, and those that hold the house in order: one test binary, a
-//! module a subject.
+//! Tests that run the real binary, and tests of the repository's structure: one test binary, one
+//! module per subject.
 //!
-//! `tests/run` installs what they need (nginx, wrk, …) and runs each behaviour once.
+//! `tests/run` installs their dependencies (nginx, wrk, …) and runs each behaviour once.
 //! `tests/run --long` also runs the long tests (see [`world::long`]).
 
-// A test that cannot go on says so by panicking; clippy knows that of `#[test]` functions only, not
-// of what they call.
+// A test fails by panicking; clippy allows that in `#[test]` functions only, not in their helpers.
 #![allow(clippy::unwrap_used)]
 
 mod affected;

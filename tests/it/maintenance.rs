@@ -1,4 +1,4 @@
-//! The verb `maintenance`: ceilings only report and waves hold, for a time that was asked for.
+//! The verb `maintenance`: ceilings only report and waves hold, for the requested time.
 
 use crate::world::{Admin, Config, Load, Origin, Proxy, World, eventually, grayling, never, seconds, turn};
 use crate::world::{Behaviour, users_in_new};
@@ -19,7 +19,7 @@ fn refused(answer: (u16, Value), status: u16, says: &str) {
     assert!(answer.0 == status && error.contains(says), "not {status} with `{says}`: {} {error}", answer.0);
 }
 
-/// At 100% there is no control: what takes `new` out is the ceiling alone.
+/// At 100% there is no control: only the ceiling takes `new` out.
 #[test]
 fn a_ceiling_only_reports_until_the_maintenance_ends_and_a_restart_does_not_end_it() {
     let _turn = turn();
@@ -40,7 +40,7 @@ fn a_ceiling_only_reports_until_the_maintenance_ends_and_a_restart_does_not_end_
     assert!((1_700.0..1_800.0).contains(&left), "{left}");
 
     let load = Load::start(proxy.http, 16, Duration::from_millis(20));
-    // It must be known how long an answer may take.
+    // The usual duration of an answer must be known.
     eventually(seconds(20), "new has answered", || (new.total() > 1_000).then_some(()));
     new.behave(Behaviour::Status(500, 1.0));
     eventually(seconds(20), "the watchdog reports", || {
@@ -81,7 +81,7 @@ fn it_ends_by_itself_and_waves_hold_until_then() {
     let proxy = world.run(&Config::new(stable.address, new.address).waves(&held));
     let api = proxy.api();
     assert_eq!(begin(&api, "4s").0, 200);
-    // The first wave would open at once now.
+    // Without the maintenance the first wave would open at once.
     world.write(&Config::new(stable.address, new.address).waves(&waves));
     never(seconds(3), "a wave opened in a maintenance", || !api.release()["wave"].is_null());
     let promoted = api.promote("1%", "r");
@@ -117,7 +117,7 @@ fn what_is_asked_for_is_understood_or_refused_with_what_to_send() {
     assert_eq!(begin(&api, "1h").0, 200);
     assert_ne!(api.release()["maintenance"]["until"], until, "the same change lengthens it");
 
-    // The fuse goes on.
+    // The fuse stays active.
     new.refuse();
     let users = users_in_new("user", 20, 40);
     eventually(seconds(10), "the fuse acts", || {

@@ -1,5 +1,5 @@
-//! The two tiers of metrics: what decides is always served, the rest can be switched off while the
-//! proxy runs, and is not counted then.
+//! The two tiers of metrics: the deciding ones are always served; the rest can be switched off at
+//! run time, and is not counted then.
 
 use crate::world::{Client, Config, Origin, World, eventually, seconds};
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ fn documented(heading: &str) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("grayling_")).collect()
 }
 
-/// The names that are served; those of a histogram's parts count as the histogram.
+/// The served names; the parts of a histogram count as the histogram.
 fn served(client: &mut Client) -> BTreeSet<String> {
     let page = client.get("/metrics", &[]).unwrap().text();
     let lines = page.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -48,7 +48,7 @@ fn what_decides_is_always_served_and_the_rest_can_be_switched_off_while_it_runs(
     let rest = documented("### The rest");
     assert!(decides.len() > 15 && rest.len() > 8 && decides.is_disjoint(&rest), "{decides:?} {rest:?}");
     let all = served(&mut admin);
-    // An alert's receiver and so on are served where there are any.
+    // Metrics of alert receivers and the like are served only if configured.
     let absent_here = |name: &&String| name.starts_with("grayling_alerts_");
     let missing: Vec<_> = rest.iter().filter(|n| !all.contains(*n) && !absent_here(n)).collect();
     assert!(missing.is_empty(), "documented, not served: {missing:?}");
@@ -71,7 +71,7 @@ fn what_decides_is_always_served_and_the_rest_can_be_switched_off_while_it_runs(
             .then_some(())
     });
 
-    // Back again: what was off was not counted, and nothing before it is lost.
+    // Switched on again: the time off was not counted, and no earlier count is lost.
     config.rest.clear();
     world.write(&config);
     eventually(seconds(10), "all is served again", || {

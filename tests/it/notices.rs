@@ -1,5 +1,5 @@
 //! The notice "slower by more than `latency_notice`": it holds no waves, an edit of the level
-//! starts its evidence anew, it ends once `new` is mended, and a person ends it.
+//! restarts its evidence, it ends once `new` is fixed, and a person can end it.
 
 use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, long, never, seconds,
@@ -23,7 +23,7 @@ fn watchdog(notice: &str) -> String {
     format!("errors_max = \"60%\"\nlatency_tolerance = \"100%\"\nlatency_notice = \"{notice}\"")
 }
 
-/// `new` becomes slower by 40%, beside a notice of 3%, until that is noticed.
+/// `new` becomes slower by 40%, at a notice level of 3%, until the notice stands.
 fn noticed() -> Scene {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
@@ -85,7 +85,7 @@ fn a_person_ends_a_notice_which_holds_nothing() {
     drop(scene.load);
 }
 
-/// Edited, it says nothing of the level before; mended, it is quiet within 15 min.
+/// After an edit the old level has no effect; after a fix the notice ends within 15 min.
 #[test]
 fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
     if !long() {
@@ -94,7 +94,7 @@ fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
     let _turn = turn();
     let scene = noticed();
     let api = scene.proxy.api();
-    // Slower by 40% is more than 15%, too: it is noticed again, on evidence of its own.
+    // Slower by 40% is more than 15%, too: it is noticed again, on new evidence.
     scene.world.write(&scene.config.clone().watchdog(&watchdog("15%")));
     eventually(seconds(10), "the edit ends the notice", || ended(&scene.proxy, "edited").then_some(()));
     eventually(seconds(180), "it is noticed anew", || stands(&api));
@@ -109,7 +109,7 @@ fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
     ));
     assert!(ended(&scene.proxy, "not been slower"));
     never(seconds(30), "it is noticed again, though new is as fast as stable", || stands(&api).is_some());
-    // And edited while it is mended: quiet at once.
+    // Edited after the fix: it ends at once.
     scene.new.behave(slower());
     eventually(seconds(180), "it is noticed once more", || stands(&api));
     scene.new.behave(Behaviour::Service(SOUND));

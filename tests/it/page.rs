@@ -1,5 +1,5 @@
-//! The page in a real browser: what a person sees of a rollback, and what they can do about it. One
-//! browser a test: starting one costs seconds.
+//! The page in a real browser: the view of a rollback, and a person's actions.
+//! One browser per test, since a start takes seconds.
 
 use crate::world::{
     Behaviour, Browser, Config, Load, Origin, Proxy, RELEASE, World, bucket, eventually, not_tested, seconds,
@@ -16,7 +16,7 @@ fn page(proxy: &Proxy) -> String {
     format!("http://{}/", proxy.admin)
 }
 
-/// Has the page been loaded again since [`mark`]?
+/// Marks the page, to detect a later reload.
 fn mark(browser: &Browser) {
     browser.script("window.marked = true");
 }
@@ -46,7 +46,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     assert!(browser.text(".answers").contains("Did it act?\nNo"), "{}", browser.text(".answers"));
     browser.reads("#feed", "live");
 
-    // It breaks: the page tells the rollback by itself.
+    // A fault: the page shows the rollback by itself.
     new.behave(Behaviour::Status(500, 0.5));
     let told = browser.reads(".state", "ROLLED BACK");
     assert!(told.starts_with('✖'), "not by a colour alone: {told}");
@@ -59,7 +59,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     assert!(browser.script("return document.title").as_str().unwrap().contains("rolled back"));
     assert!(is_marked(&browser), "it was told, not loaded again");
 
-    // The evidence stands frozen in the release's view.
+    // The release's view keeps the evidence.
     browser.type_into("body", "2");
     let frozen = browser.reads(".frozen", "Why it was rolled back");
     assert!(frozen.contains("users were in new in the five minutes before"), "{frozen}");
@@ -69,7 +69,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
         (browser.script("return document.querySelectorAll('#charts canvas').length") == 4).then_some(())
     });
 
-    // Resume, with a reason that is no markup.
+    // Resume, with a reason that must not act as markup.
     new.behave(Behaviour::Answer);
     browser.type_into("body", "1");
     browser.click(".answers button");
@@ -78,7 +78,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     browser.reads(".state", "Progressing");
     assert_eq!(proxy.api().weight(), 0.2);
 
-    // Roll back: one button, one confirmation, the reason is there already.
+    // Roll back: one button, one confirmation, a prefilled reason.
     browser.click(".card .danger");
     browser.reads("#ask-title", &format!("Roll back {RELEASE}?"));
     assert_eq!(proxy.api().weight(), 0.2, "not before it is confirmed");
@@ -106,7 +106,7 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     let enters = format!("{:.4}", f64::from(bucket + 1) / 10_000.0);
     assert!(told.contains(enters.trim_end_matches('0').trim_end_matches('.')), "{enters}: {told}");
 
-    // A broken file: the lines at fault, under them the caret.
+    // A broken file: the faulty lines, with a caret under them.
     world.write_text(&config.text().replace("stable = ", "stabel = "));
     browser.reads("#notices", "The config file is not in force");
     browser.type_into("body", "\u{e004}"); // Tab: out of the field
@@ -118,14 +118,14 @@ fn a_person_watches_a_rollback_resumes_rolls_back_and_looks_a_user_up() {
     browser.click("#views a:nth-child(6)");
     browser.reads("#resources-none", "No release watches resources");
 
-    // Rolled back, and stable fails too: that is urgent after all.
+    // Rolled back, and stable fails too: now it is urgent.
     browser.type_into("body", "1");
     assert!(browser.reads(".answers", "Users are safe").contains("Nobody: every user is on stable"));
     stable.behave(Behaviour::Status(500, 1.0));
     browser.reads(".answers", "Act: stable fails too");
     assert!(!browser.text(".answers").contains("nothing is urgent"), "{}", browser.text(".answers"));
 
-    // Silence is told, and its end.
+    // A dead connection is shown, and its end.
     proxy.signal("STOP");
     browser.reads("#feed", "STALE");
     proxy.signal("CONT");
@@ -162,7 +162,7 @@ fn the_token_is_asked_for_once_and_no_script_can_read_it() {
     browser.reads(".answers", "rolled back by alice");
     assert_eq!(browser.script("return document.cookie"), "");
 
-    // The next change, and the next page, know who it is.
+    // The next change, and the next page, have the identity.
     browser.open(&page(&proxy));
     browser.reads("#foot", "signed in as alice");
     browser.click(".answers button");
@@ -176,8 +176,8 @@ fn the_token_is_asked_for_once_and_no_script_can_read_it() {
     browser.reads("#foot", "changes need your token");
 }
 
-/// An address of this machine by which it is no loopback peer to itself; nothing is sent to find
-/// it.
+/// An address of this machine at which it is no loopback peer to itself; found without sending
+/// anything.
 fn address_of_this_machine() -> Option<IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
@@ -211,14 +211,14 @@ fn from_elsewhere_the_page_comes_empty_and_asks_for_the_token_first() {
     browser.reads(".state", "Progressing");
     browser.reads("#foot", "signed in as alice");
 
-    // The token leaves the file: the open page is closed to its user.
+    // The token is removed from the file, which ends its sessions and the streams of its pages.
     std::fs::write(world.path("config/tokens"), "bob 00112233445566778899\n").unwrap();
     browser.reads("#ask-title", "Who are you?");
     assert!(!browser.text("main").contains(RELEASE), "{}", browser.text("main"));
 }
 
-/// The first wave is one of testers; requests alone are what it lacks, until the watchdog's
-/// resource lacks too.
+/// The first wave is one of testers; it lacks only requests, until the watchdog's resource lacks
+/// too.
 #[test]
 fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_next() {
     let _turn = turn();
@@ -239,7 +239,7 @@ fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_
     browser.open(&page(&proxy));
     mark(&browser);
 
-    // Held, and by what: in the card, and among the gates.
+    // Held, and the reason: in the card, and among the gates.
     let state = browser.reads(".state", "held");
     assert!(state.contains("wave testers"), "{state}");
     let todo = browser.reads(".answers", "has waited for");
@@ -254,13 +254,14 @@ fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_
     browser.reads("ol.waves li.here", "testers");
     assert_eq!(proxy.api().weight(), 0.0);
 
-    // What it waits for comes: the page tells the next wave by itself.
+    // The missing requests arrive: the page shows the next wave by itself.
     world.write(&waves(20));
     browser.reads("ol.waves li.here", "20%");
     browser.reads(".state", "wave 20%");
     assert_eq!(proxy.api().weight(), 0.2);
 
-    // That one bakes for an hour. A pause is told with who and why; then a person goes on.
+    // That wave bakes for an hour.
+    // A pause is shown with its author and reason; then a person continues.
     browser.click(".spans button:first-child");
     browser.type_into("#ask-field", "lunch");
     browser.click("#ask-act");
@@ -271,7 +272,7 @@ fn a_wave_that_is_held_is_told_with_what_it_waits_for_and_a_person_may_open_the_
     load.stop();
 }
 
-/// A browser opens six connections to one server, and keeps pages that one may come back to.
+/// A browser opens six connections to one server, and keeps pages for the back button.
 #[test]
 fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
     let _turn = turn();
@@ -286,15 +287,15 @@ fn pages_that_were_left_do_not_keep_the_next_one_waiting() {
     }
     browser.open(&format!("{}#/ledger", page(&proxy)));
     browser.reads("#ledger", "started");
-    // And one that is come back to lives again.
+    // A page reached by the back button is live again.
     browser.script("history.go(-2)");
     browser.reads("#feed", "live");
     let streams = || proxy.api().metric("grayling_event_streams", &[]).unwrap_or(0.0);
     eventually(seconds(15), "one page has one stream", || (streams() == 1.0).then_some(()));
 }
 
-/// A page that another port of this machine serves tries what a page can: the answers must change
-/// nothing, and hold nothing open.
+/// A page served from another port of this machine tries every cross-origin request: the answers
+/// must change nothing, and hold no connection open.
 #[test]
 fn a_page_of_another_port_changes_nothing_and_holds_no_stream_open() {
     let _turn = turn();
@@ -333,7 +334,7 @@ fn a_page_of_another_port_changes_nothing_and_holds_no_stream_open() {
         "#,
         proxy.admin
     ));
-    // What is opaque was answered with a 403 that the page cannot read.
+    // An opaque response was a 403 that the page cannot read.
     assert_eq!(tried, serde_json::json!(["refused", "refused", "opaque0", "opaque0", "refused"]));
     let loaded =
         "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/api/v1/')).length";

@@ -1,5 +1,5 @@
 //! Every POST is sent once: under resets, truncations and refusals no key reaches two origins, or
-//! one origin twice, and what the client was told is done is done, once.
+//! one origin twice, and every success reported to the client happened once.
 
 use crate::world::{Behaviour, Client, Config, H2Behaviour, H2Origin, Origin, Random, World, figure, turn};
 use std::collections::{HashMap, HashSet};
@@ -79,12 +79,12 @@ fn every_post_is_sent_once_under_resets_truncations_and_refusals() {
     assert!(twice.is_empty(), "sent more than once: {twice:?}");
     let lost: Vec<_> = succeeded.iter().filter(|key| !seen.contains_key(*key)).collect();
     assert!(lost.is_empty(), "answered with 2xx, but at no origin: {lost:?}");
-    // The faults were there, and did not drown the test.
+    // The faults occurred, and did not dominate the test.
     assert!(succeeded.len() > 2_000 && succeeded.len() < POSTS as usize, "{} succeeded", succeeded.len());
     assert!(arms.iter().all(|n| *n > 1_000), "{arms:?}");
 }
 
-/// The requests of many users share a connection, which breaks under them again and again.
+/// The requests of many users share a connection, which breaks repeatedly.
 #[test]
 fn every_post_is_sent_once_over_http2_too() {
     let _turn = turn();

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes the real binary, with the rules that ship: what they and the dashboard
-//! name is there, and an alert fires on a rollback.
+//! A real Prometheus scrapes the real binary with the shipped rules: all names in rules and
+//! dashboard are served, and an alert fires on a rollback.
 
 use crate::world::{Behaviour, Client, Config, Load, Origin, World, eventually, not_tested, seconds, turn};
 use serde_json::Value;
@@ -43,7 +43,7 @@ impl Drop for Prometheus {
 
 impl Prometheus {
     fn start(world: &World, admin: SocketAddr) -> Prometheus {
-        // As it ships, but for the address and the pace.
+        // As shipped, except for the address and the interval.
         let config = shipped("prometheus/prometheus.yml")
             .replace("127.0.0.1:9900", &admin.to_string())
             .replace("5s", "1s");
@@ -109,7 +109,7 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     new.behave(Behaviour::Status(500, 1.0));
     eventually(seconds(60), "it is taken out", || api.trip());
 
-    // Every name, whether Prometheus is here or not.
+    // Every name, even if Prometheus is not installed.
     let dashboard: Value = serde_json::from_str(&shipped("grafana/grayling.json")).unwrap();
     let mut asked = vec![];
     expressions(&dashboard, &mut asked);
@@ -140,15 +140,14 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     let groups = rules["data"]["groups"].as_array().unwrap();
     let all: Vec<&Value> = groups.iter().flat_map(|g| g["rules"].as_array().unwrap()).collect();
     assert!(all.len() > 10 && all.iter().all(|rule| rule["health"] != "err"), "{all:#?}");
-    // Another rollback, which Prometheus sees come, after requests of `new`; as a mark in the
-    // graphs.
+    // Another rollback, after requests of `new`, which Prometheus observes; it appears as an
+    // annotation in the graphs.
     new.behave(Behaviour::Answer);
     let before = new.total();
     assert_eq!(api.resume("rollback", "a test").status, 200);
     eventually(seconds(60), "new is asked again", || (new.total() >= before + 20).then_some(()));
     assert_eq!(api.change("rollback", "a test").status, 200);
-    // What the dashboard asks is PromQL, and is answered: with something, so that no panel is
-    // empty.
+    // The dashboard's queries are valid PromQL, and have a result, so that no panel is empty.
     for text in asked.iter().filter(|text| !text.starts_with("label_values")) {
         let query =
             text.replace("$release", ".*").replace("$instance", ".*").replace("$__rate_interval", "10s");
@@ -160,8 +159,7 @@ fn an_alert_fires_on_a_rollback_and_what_rules_and_dashboard_name_is_served() {
     }
 }
 
-/// What a version uses is asked of a Prometheus server that scrapes both, in PromQL: the way round
-/// through a real one.
+/// Resource use from a Prometheus server that scrapes both versions, by PromQL, through a real one.
 #[test]
 fn a_resource_is_asked_of_a_real_prometheus_and_takes_out_a_version_that_uses_more() {
     if !is_here("prometheus") {
@@ -186,7 +184,7 @@ fn a_resource_is_asked_of_a_real_prometheus_and_takes_out_a_version_that_uses_mo
         used("v2"),
         used("v1")
     );
-    // The proxy first: that nobody answers yet is not known, and no reason to take anything out.
+    // The proxy first: without a Prometheus the use is unknown, and no reason for a rollback.
     let proxy = world.run(&config);
     let _load = Load::start(proxy.http, 4, Duration::from_millis(5));
     let api = proxy.api();
@@ -217,7 +215,7 @@ fn a_resource_is_asked_of_a_real_prometheus_and_takes_out_a_version_that_uses_mo
     assert_eq!([&trip["cause"], &trip["evidence"]["resource"]], ["resource", "cpu"]);
     assert_eq!(api.release()["arms"]["new"]["failures"], 0);
 
-    // Where there is nothing to answer with, and where nobody answers, it is not known.
+    // Without traffic or without Prometheus, the use is unknown.
     eventually(seconds(60), "nobody is in new: no rate, or none that is a number", || {
         (api.metric("grayling_resource_known", &[("arm", "new")]) == Some(0.0)).then_some(())
     });

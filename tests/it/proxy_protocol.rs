@@ -1,5 +1,5 @@
-//! The PROXY protocol: the bytes of every kind of header, and other people's proxies that send it
-//! (HAProxy, nginx, curl), to http and https.
+//! The PROXY protocol: the bytes of every kind of header, and real proxies that send it (HAProxy,
+//! nginx, curl), to http and https.
 //!
 //! Every client here is 127.0.0.x; of them only 127.0.0.1 is a trusted proxy.
 
@@ -18,10 +18,10 @@ use std::time::Instant;
 const LISTEN: &str = "\ntrusted_proxies = [\"127.0.0.1/32\", \"198.51.100.0/24\"]\nproxy_protocol = true";
 const OFFICE: &str = "[segment.office]\nnetworks = [\"203.0.113.0/24\", \"2001:db8::/32\"]\n";
 
-/// Where `new` would be, if anybody were sent there.
+/// The address of `new`; it gets no user.
 const NOBODY: &str = "127.0.0.1:1";
 
-/// Nobody is in `new` but the office.
+/// Only the office is in `new`.
 fn scene() -> Scene {
     Scene::with(adjust)
 }
@@ -85,7 +85,7 @@ fn the_address_of_a_header_is_the_clients_for_segments_forwarding_and_the_log() 
         (v2(0x21, 0x31, &[b'x'; 216]), "127.0.0.1", "stable"),
     ] {
         let origin = if arm == "new" { &scene.new } else { &scene.stable };
-        // Together with two requests on its heels, and byte by byte: nothing is lost, nothing is
+        // Together with two requests right behind it, and byte by byte: nothing is lost, nothing is
         // read twice.
         let (before, both) =
             (origin.requests().len(), [&header[..], get("").as_bytes(), get("").as_bytes()].concat());
@@ -116,7 +116,7 @@ fn the_address_of_a_header_is_the_clients_for_segments_forwarding_and_the_log() 
     scene.nobody_is_blamed();
 }
 
-/// A proxy that passes bytes on vouches for none of them: what counts is whom it speaks for.
+/// A layer 4 proxy does not vouch for the forwarded bytes: the address in its header decides.
 #[test]
 fn what_is_forwarded_is_believed_of_whom_the_header_names_and_not_of_who_sent_the_header() {
     let scene = scene();
@@ -126,14 +126,14 @@ fn what_is_forwarded_is_believed_of_whom_the_header_names_and_not_of_who_sent_th
     let received = scene.stable.last();
     assert_eq!(lines(&received, "x-forwarded-for"), ["x-forwarded-for: 192.0.2.9"]);
     assert_eq!(lines(&received, "x-forwarded-proto"), ["x-forwarded-proto: http"]);
-    // Another trusted proxy, which speaks HTTP, behind the one that passes on: in the office, by
-    // its word.
+    // Another trusted proxy, which speaks HTTP, behind the layer 4 proxy: its X-Forwarded-For puts
+    // the client in the office.
     assert_eq!(send("PROXY TCP4 198.51.100.3 127.0.0.1 1 80\r\n"), 200);
     let received = scene.new.last();
     let hops = lines(&received, "x-forwarded-for").join(" ");
     assert!(hops.contains("203.0.113.7") && hops.contains("198.51.100.3"), "{received}");
     assert_eq!(lines(&received, "x-forwarded-proto"), ["x-forwarded-proto: https"]);
-    // Its own connection: as if there were no header (§2.1, §2.2).
+    // The proxy's own connection: as without a header (§2.1, §2.2).
     assert_eq!(send("PROXY UNKNOWN\r\n"), 200);
     assert_eq!(scene.new.requests().len(), 2);
 }
@@ -206,7 +206,7 @@ fn a_proxy_without_a_header_that_can_be_believed_is_closed_and_counted_by_cause(
             assert_eq!(refused(&scene.proxy, cause), (n + 1) as f64, "{cause} {bytes:02x?}");
         }
     }
-    // Half a header, then the end; and then nothing at all.
+    // Half a header, then the end; and no bytes at all.
     for half in ["PROXY TCP4 203.0.", "\r\n\r\n\0\r\nQU"] {
         let mut stream = TcpStream::connect(scene.proxy.http).unwrap();
         stream.write_all(half.as_bytes()).unwrap();
@@ -220,7 +220,7 @@ fn a_proxy_without_a_header_that_can_be_believed_is_closed_and_counted_by_cause(
     assert!(start.elapsed() < seconds(8), "header_timeout is 800 ms");
     assert_eq!(refused(&scene.proxy, "slow"), 3.0);
     assert_eq!(scene.received(), 0);
-    // One word in ten seconds, however many there are; it says what to type.
+    // One log line in ten seconds, for any number of them, with the remedy.
     scene.proxy.event("proxy_header_refused");
     let told = scene.proxy.events("proxy_header_refused");
     assert!(!told.is_empty() && told.len() <= 3, "{told:?}");
@@ -232,7 +232,7 @@ fn a_proxy_without_a_header_that_can_be_believed_is_closed_and_counted_by_cause(
     scene.nobody_is_blamed();
 }
 
-/// Byte for byte slower than the head of a request may come: the header has that time as a whole.
+/// Slower than a request head may arrive: the time limit applies to the whole header.
 #[test]
 fn a_header_that_trickles_in_has_the_time_of_a_head_and_no_more() {
     let scene = scene();
@@ -281,7 +281,7 @@ fn a_reload_switches_it_for_new_connections_and_says_so() {
     assert_eq!(ask(format!("PROXY UNKNOWN\r\n{}", get(""))).status, 400);
 }
 
-/// Somebody else's proxy in front of ours: a child that ends with the test.
+/// A third-party proxy in front of ours: a child process that ends with the test.
 struct Front {
     child: Child,
     addresses: Vec<SocketAddr>,
@@ -295,15 +295,15 @@ impl Drop for Front {
 }
 
 impl Front {
-    /// `config` is given free ports to listen on; `command` runs what it returns from the file it
-    /// was written to.
+    /// `config` gets free ports for its listeners; `command` runs the file with the text it
+    /// returns.
     fn start(
         world: &World,
         ports: &[&str],
         config: impl Fn(&[SocketAddr]) -> String,
         command: impl Fn(&Path) -> Command,
     ) -> Front {
-        // They cannot be given port 0: free ones are looked for, and others if they were taken
+        // They do not support port 0: free ports are searched, and others if these were taken
         // meanwhile.
         for attempt in 0..5 {
             let held: Vec<_> = ports.iter().map(|ip| TcpListener::bind(format!("{ip}:0")).unwrap()).collect();
@@ -340,7 +340,7 @@ fn haproxy(file: &Path) -> Command {
     command
 }
 
-/// Both doors of a proxy that trusts 127.0.0.1, before one origin.
+/// Both listeners of a proxy that trusts 127.0.0.1, in front of one origin.
 fn both_doors(world: &World) -> (Proxy, Origin) {
     let ca = Authority::new("test CA");
     ca.server(world, "server", Validity::Now);
@@ -352,7 +352,7 @@ fn both_doors(world: &World) -> (Proxy, Origin) {
     (world.run(&config), origin)
 }
 
-/// curl from this address; the status.
+/// Runs curl from this address; returns the status.
 fn curl(world: &World, source: &str, url: &str, more: &[&str]) -> String {
     let output = Command::new("curl")
         .args([
@@ -375,8 +375,7 @@ fn curl(world: &World, source: &str, url: &str, more: &[&str]) -> String {
     format!("{}{error}", String::from_utf8_lossy(&told))
 }
 
-/// Whom curl's last request was said to come from; the checks of the proxy in front come in
-/// between.
+/// The client address of curl's last request; skips the checks of the proxy in front.
 fn last_client(origin: &Origin) -> String {
     let received = origin.received();
     let by_curl = |r: &&Received| r.header("user-agent").is_some_and(|agent| agent.starts_with("curl"));
@@ -434,19 +433,19 @@ fn haproxy_in_front_sends_both_versions_to_both_doors_and_its_checks_pass() {
     expect(format!("http://{}/", at(5)), &["-H", "x-forwarded-for: 203.0.113.7"], "1.1");
     assert_eq!(curl(&world, "::1", &format!("http://{}/", at(4)), &[]), "200 1.1");
     assert_eq!(last_client(&origin), "::1");
-    // Its checks are connections of its own (LOCAL in version 2): they are up, and stay so.
+    // Its checks are separate connections (LOCAL in version 2): the servers are up, and stay up.
     let up = |name: &str| show_stat(&world, name) == "UP";
     for name in ["v1", "v2", "v2-tls", "v1-tls", "v2-ipv6", "http-mode"] {
         eventually(seconds(10), name, || up(name).then_some(()));
     }
     never(seconds(1), "a server is taken out by its check", || !up("v2-tls") || !up("http-mode"));
-    // A check of layer 4 says nothing but its header, or not even that: no fault but "cut".
+    // A layer 4 check sends only its header, or not even that: no fault but "cut".
     for cause in ["absent", "malformed", "too_long", "slow"] {
         assert_eq!(refused(&proxy, cause), 0.0, "{cause}");
     }
 }
 
-/// `UP`, `DOWN` or the like of the server of this section.
+/// `UP`, `DOWN` or the like for the server of this section.
 fn show_stat(world: &World, name: &str) -> String {
     let Ok(mut socket) = std::os::unix::net::UnixStream::connect(world.path("haproxy.sock")) else {
         return String::new();
@@ -532,14 +531,14 @@ fn curl_sends_the_header_itself_and_from_elsewhere_in_vain() {
     ] {
         assert_eq!(curl(&world, "127.0.0.1", url, &["--haproxy-protocol", more]), format!("200 {version}"));
         assert_eq!(last_client(&origin), "127.0.0.1");
-        // Without it: a trusted proxy that says nothing, and a stranger as ever.
+        // Without the header: a trusted proxy is refused, and a stranger is served as before.
         assert!(curl(&world, "127.0.0.1", url, &[more]).starts_with("000"), "{url} {more}");
         assert_eq!(curl(&world, "127.0.0.2", url, &[more]), format!("200 {version}"));
         assert_eq!(last_client(&origin), "127.0.0.2");
     }
     assert!(curl(&world, "127.0.0.2", &http, &["--haproxy-protocol", "--http1.1"]).starts_with("400"));
     assert!(curl(&world, "127.0.0.2", &https, &["--haproxy-protocol"]).starts_with("000"));
-    // Over https it comes before the handshake, and the handshake may come with it, in pieces.
+    // Over https the header precedes the handshake, which may arrive with it, in pieces.
     let handshakes = 40;
     let start = Instant::now();
     for _ in 0..handshakes {

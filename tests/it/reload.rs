@@ -1,4 +1,5 @@
-//! Saving the file: in force at once, no request lost; a broken file changes nothing, and says why.
+//! Saving the file: in force at once, no request lost; a broken file changes nothing, and is
+//! reported.
 
 use crate::world::{
     Config, Nginx, Origin, Proxy, Random, World, eventually, figure, grayling, median, seconds, times, turn,
@@ -27,7 +28,7 @@ fn a_hundred_edits_under_load_lose_no_request_and_are_in_force_at_once() {
     let mut took_ms = Vec::new();
     let edits = times(25, 100) as u32;
     for n in 0..edits {
-        let percent = 2 + n * 37 % 60; // up and down, never the same twice in turn
+        let percent = 2 + n * 37 % 60; // up and down, never twice the same in a row
         let config = config.clone().weight(&format!("{percent}%"));
         let start = Instant::now();
         if n % 2 == 0 {
@@ -49,8 +50,7 @@ fn a_hundred_edits_under_load_lose_no_request_and_are_in_force_at_once() {
     assert!(middle <= 250.0, "median time until in force: {middle:.0} ms");
 }
 
-/// What can go wrong with a file; each is checked to be wrong by `grayling check` before it is
-/// used.
+/// Breaks the file in one of several ways; `grayling check` confirms the fault before use.
 fn break_file(world: &World, good: &str, kind: u32, random: &mut Random) -> &'static str {
     let file = world.config_file();
     let _ = std::fs::remove_dir(&file);
@@ -152,7 +152,7 @@ fn a_config_map_swap_is_taken() {
         let state = world.path("state");
         let text = config.clone().weight(weight).text().replace("STATE", state.to_str().unwrap());
         std::fs::write(folder.join("grayling.toml"), text).unwrap();
-        // As the kubelet does it: a new link beside, renamed over `..data`.
+        // Like the kubelet: a new symlink beside, renamed over `..data`.
         let (next, data) = (world.path("mounted/..data_tmp"), world.path("mounted/..data"));
         std::os::unix::fs::symlink(version, &next).unwrap();
         std::fs::rename(next, data).unwrap();
@@ -208,11 +208,11 @@ fn an_edit_under_a_hold_is_told_as_what_waits_and_not_as_users_who_move() {
     let held = "release `billing`: nobody moves: it stays held at 0%: rolled back";
     let waits = "release `billing`: the file's weight, 5% to 20%, waits for the end of the hold";
     assert!(told.contains(held) && told.contains(waits) && !told.contains("of users move"), "{told}");
-    // A new attempt moves them, and says so.
+    // A new attempt moves them, and the output shows it.
     let rearmed = against(&edited.clone().attempt(2));
     assert!(rearmed.contains("weight 0% to 20%: 20% of users move to `new`"), "{rearmed}");
 
-    // The reload says the same in the log, and does it.
+    // The reload logs the same, and does it.
     world.write(&edited);
     let reloaded = proxy.event("reloaded").to_string();
     assert!(reloaded.contains(held) && reloaded.contains(waits), "{reloaded}");
@@ -222,7 +222,7 @@ fn an_edit_under_a_hold_is_told_as_what_waits_and_not_as_users_who_move() {
         (proxy.api().release()["weight_configured"] == 20.0).then_some(())
     });
 
-    // A release that is taken out and put back is still rolled back.
+    // A release that is removed and added again is still rolled back.
     let text = edited.text();
     let (without, _) = text.split_once("[release.billing]").unwrap();
     world.write_text(&format!(

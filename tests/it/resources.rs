@@ -1,5 +1,5 @@
-//! What the two versions use up, with the real binary: answers stay right while the processor's
-//! time climbs, and that is enough.
+//! Resource use of the two versions, with the real binary: the responses stay correct while the CPU
+//! time rises, and that is sufficient.
 
 use crate::world::{
     Admin, Browser, Config, Load, Origin, Proxy, World, eventually, grayling, never, seconds, turn,
@@ -7,8 +7,7 @@ use crate::world::{
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Everything of waves but resources comes to pass soon, and nothing trips by the time of a busy
-/// machine.
+/// All gates of waves except resources pass soon, and the timing of a busy machine causes no trip.
 const EASY: &str = "margin_errors = \"20%\"\nmargin_latency = \"90%\"\nlatency_notice = \"100%\"\nlatency_tolerance = \"100%\"\nlatency_floor = \"100ms\"";
 
 struct Scene {
@@ -19,7 +18,7 @@ struct Scene {
     _load: Load,
 }
 
-/// `limits`: of the resource.
+/// `limits`: those of the resource.
 fn scene(config: impl FnOnce(Config) -> Config, limits: &str) -> Scene {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
@@ -68,13 +67,13 @@ fn a_version_that_uses_more_while_its_answers_stay_right_is_taken_out_and_the_re
     assert!(trip["detail"].as_str().unwrap().contains("at most 1.5 times stable"), "{trip:#}");
     let readings = trip["evidence"]["grounds"]["resource"]["readings"].as_array().unwrap().clone();
     assert_eq!(readings.len(), 3);
-    // Of the first of the three, a part may be of before.
+    // A part of the first of the three may be from the time before.
     assert!(readings.iter().all(|r| r[0][0].as_f64() > Some(0.015)), "{readings:?}");
     let release = api.release();
     assert_eq!([&release["state"], &release["arms"]["new"]["failures"]], [&json!("rolled_back"), &json!(0)]);
     assert_eq!(api.metric("grayling_rollbacks_total", &[("cause", "resource")]), Some(1.0));
 
-    // The page tells the same.
+    // The page shows the same.
     let browser = Browser::start(scene.world.folder());
     browser.open(&format!("http://{}/#/resources", scene.proxy.admin));
     let told = browser.reads("table.resources", "at most 1.5 × stable");
@@ -82,7 +81,7 @@ fn a_version_that_uses_more_while_its_answers_stay_right_is_taken_out_and_the_re
     assert_eq!(browser.complaints(), Vec::<String>::new());
     drop(browser);
 
-    // Whoever doubts it finds the same verdict; a forged reading is found out.
+    // `ledger --verify` recomputes the same verdict, and detects a forged reading.
     let state = scene.world.path("state");
     drop(scene.proxy);
     let verify = || grayling(&["ledger", "--verify", "--state", state.to_str().unwrap()]);
@@ -102,12 +101,12 @@ fn a_version_that_uses_more_while_its_answers_stay_right_is_taken_out_and_the_re
     assert!(told.contains("does not follow from its evidence"), "{told}");
 }
 
-/// The first wave is one of testers, so that nothing of it but resources hangs on the speed of this
+/// The first wave is one of testers, so that no gate but resources depends on the speed of this
 /// machine.
 #[test]
 fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     let _turn = turn();
-    // Spread over the calls of one thread, so that there is one in each reading.
+    // Spread over the calls of one thread, so that each reading has one.
     let testers: Vec<String> = (0..500).step_by(20).map(|n| format!("\"user-0-{n}\"")).collect();
     let waves =
         ["segments = [\"testers\"], bake = \"1s\", requests_min = 20", "weight = \"20%\", bake = \"1h\""];
@@ -135,7 +134,7 @@ fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     assert!(text.contains("over it in 3 readings in a row") && text.contains("100% of a hold"), "{text}");
 
-    // What only holds is not told as on its way to a rollback.
+    // A signal that only holds is not shown as progress towards a rollback.
     let evidence = |signal: &str| api.metric("grayling_watchdog_evidence_ratio", &[("signal", signal)]);
     assert_eq!((evidence("resource_hold"), evidence("resource")), (Some(1.0), None));
     let browser = Browser::start(scene.world.folder());
@@ -159,7 +158,7 @@ fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     assert_eq!(api.metric("grayling_resource_reading", &labels), None);
     never(seconds(3), "it opened on silence", || api.weight() != 0.0);
 
-    // It is mended: the wave opens, and the record has the readings.
+    // It is fixed: the wave opens, and the ledger has the readings.
     scene.new.cost(0.010);
     eventually(seconds(90), "the next wave is open", || (api.release()["weight"] == 20.0).then_some(()));
     let ledger = api.ledger();

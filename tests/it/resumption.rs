@@ -1,6 +1,6 @@
-//! Sessions of TLS that are resumed, with OpenSSL as the client: never where clients show
-//! certificates, for a resumed session is not verified again (a certificate that has expired since,
-//! or whose CA is trusted no longer).
+//! Resumption of TLS sessions, with OpenSSL as the client: never with client certificates, because
+//! a resumed session is not verified again (the certificate may have expired since, or its CA may
+//! no longer be trusted).
 
 use crate::world::{Authority, Config, Origin, Proxy, Validity, World, eventually, put, seconds};
 use std::io::Write;
@@ -39,7 +39,7 @@ impl Scene {
     }
 }
 
-/// One request over a connection of its own: what OpenSSL tells, the answer in it.
+/// One request on its own connection: OpenSSL's output, which includes the response.
 fn s_client(address: SocketAddr, version: &str, client: Option<&Path>, more: &[&str]) -> String {
     let mut command = Command::new("openssl");
     command.args(["s_client", "-ign_eof", version, "-connect", &address.to_string()]).args(more);
@@ -62,7 +62,7 @@ fn is_served(told: &str) -> bool {
     told.contains("HTTP/1.1 200")
 }
 
-/// The session of a first visit, which is served; none was given where there is no file.
+/// The session of a first visit, which is served; `None` if there was none.
 fn visit(scene: &Scene, version: &str, client: &Path) -> Option<PathBuf> {
     let session = scene.world.path(&format!("session{version}"));
     let told =
@@ -73,7 +73,7 @@ fn visit(scene: &Scene, version: &str, client: &Path) -> Option<PathBuf> {
     session.exists().then_some(session)
 }
 
-/// Tries to come back by the session, if one was given.
+/// Tries to resume the session, if there is one.
 fn comes_back(scene: &Scene, version: &str, session: Option<&Path>, client: Option<&Path>) -> bool {
     let Some(session) = session else { return false };
     let told = s_client(scene.proxy.https(), version, client, &["-sess_in", session.to_str().unwrap()]);
@@ -103,7 +103,7 @@ fn row_55_a_client_ca_that_is_trusted_no_longer_lets_no_session_back_in() {
     let https = scene.proxy.https();
     let client = scene.client("client.pem", Validity::Now);
     let sessions = VERSIONS.map(|version| (version, visit(&scene, version, &client)));
-    // While the CA is trusted the client comes in, by a full handshake each time.
+    // While the CA is trusted the client is accepted, by a full handshake each time.
     for (version, session) in &sessions {
         assert!(is_served(&s_client(https, version, Some(&client), &[])));
         comes_back(&scene, version, session.as_deref(), Some(&client));
@@ -119,8 +119,7 @@ fn row_55_a_client_ca_that_is_trusted_no_longer_lets_no_session_back_in() {
     }
 }
 
-/// So that the tests above prove something: where nobody shows a certificate, this client does
-/// resume.
+/// Proves that the tests above are valid: without client certificates, this client does resume.
 #[test]
 fn without_client_certificates_sessions_are_resumed() {
     let scene = scene("");

@@ -1,5 +1,5 @@
-//! Tokens, and who may read what grayling reads and writes: the file modes of the state directory,
-//! the warnings of secret files, and changes without a token.
+//! Tokens, and read access to grayling's files: the modes in the state directory, the warnings
+//! about secret files, and changes without a token.
 
 use crate::world::{
     Client, Config, Origin, Proxy, RELEASE, Response, World, eventually, not_tested, put, seconds,
@@ -81,7 +81,7 @@ fn changes_without_a_token_are_warned_of_and_can_be_forbidden() {
     assert!(refused.text().contains("grayling.stop"), "{}", refused.text());
     assert!(warned("the admin API takes no change at all"));
     assert_eq!(proxy.api().get("/api/v1/status").status, 200);
-    // What is left to do, as the answer says.
+    // The remaining option, as the response describes.
     put(&world, "grayling.stop", "");
     eventually(seconds(10), "nobody is in new", || (proxy.api().weight() == 0.0).then_some(()));
 }
@@ -119,7 +119,7 @@ fn set(path: &Path, mode: u32) {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Names and modes of what is in the directory.
+/// Names and modes of the files in a directory.
 fn modes(directory: &Path) -> Vec<(String, u32)> {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), mode(&entry.path()))).collect()

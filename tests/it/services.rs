@@ -1,6 +1,6 @@
-//! The watchdog beside services as they are: servers that pause, versions that start cold,
-//! background errors, one account that retries, reports that take seconds. Long tests; each prints
-//! its figure.
+//! The watchdog with realistic services: servers that pause, versions that start cold, background
+//! errors, one account that retries, reports that take seconds.
+//! Long tests; each prints its figure.
 
 use crate::world::{
     Admin, Call, Config, Demand, Fleet, Proxy, Reply, Traffic, World, eventually, figure, grayling, latency,
@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 const USERS: u64 = 20_000;
-/// Where the file can say so: short, so that a test need not wait for a minute.
+/// If the file supports it: short, so that a test need not wait for a minute.
 const WARM_UP_S: u64 = 20;
 
 fn ms(n: u64) -> Duration {
@@ -41,7 +41,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// Both versions in front of users at 0%, for long enough that stable is known.
+    /// Both versions behind a weight of 0%, for long enough that stable is known.
     fn at_nothing(stable: Fleet, new: Fleet, demand: Demand, known_after: Duration, watchdog: &str) -> Scene {
         Scene::of(stable, new, demand, known_after, |config| config.watchdog(watchdog))
     }
@@ -64,7 +64,7 @@ impl Scene {
         Scene { stable, new, proxy, config, traffic, world }
     }
 
-    /// Users go to new; answers when.
+    /// Moves users to new; returns when the weight is in force.
     fn raise(&self, weight: &str) -> Instant {
         self.world.write(&self.config.clone().weight(weight));
         eventually(seconds(10), "the weight is in force", || {
@@ -88,7 +88,7 @@ impl Scene {
         None
     }
 
-    /// Nobody may be taken out; tells what was seen.
+    /// Expects no rollback; prints the observation.
     fn stays(&self, what: &str, during: Duration) {
         let found = self.trip_within(during).filter(|_| self.api().release()["state"] == "rolled_back");
         let dog = self.api().release()["watchdog"].clone();
@@ -111,7 +111,7 @@ impl Scene {
         assert!(found.is_none(), "{what}: {found:?}\n{:?}", self.traffic.counts());
     }
 
-    /// It is taken out within a time; answers the trip.
+    /// Expects a rollback within a time; returns the trip.
     fn trips(&self, what: &str, within: Duration) -> (Duration, Value) {
         let found = self.trip_within(within);
         let dog = self.api().release()["watchdog"].clone();
@@ -134,7 +134,7 @@ impl Scene {
     }
 }
 
-/// The key that sets the warm-up, where this version has it.
+/// The key that sets the warm-up, if this version has it.
 fn warm_up() -> String {
     let schema = String::from_utf8(grayling(&["schema"]).stdout).unwrap();
     match schema.contains("\"warm_up\"") {
@@ -147,7 +147,7 @@ fn demand(per_second: f64) -> Demand {
     Demand { per_second, users: USERS, heavy: None }
 }
 
-/// A server stops for 0.7 s each 30 s, each at its own time.
+/// A server stops for 0.7 s each 30 s, each at a different time.
 fn pausing(call: &Call<'_>) -> Reply {
     let (period, length) = (30.0, 0.7);
     let phase = (call.at.as_secs_f64() + 3.37 * call.server as f64).rem_euclid(period);
@@ -207,7 +207,7 @@ fn one_user_with_a_slow_report_takes_nobody_out() {
         let mut number = 0;
         while asks.load(std::sync::atomic::Ordering::Relaxed) {
             let analyst = analyst.clone();
-            // Each on a connection of its own: the next begins before the one before has ended.
+            // Each on its own connection: the next begins before the previous one has ended.
             std::thread::spawn(move || drop(crate::world::Client::new(address).get_as(&analyst)));
             number += 1;
             std::thread::sleep(seconds(2));
@@ -280,7 +280,7 @@ fn shared_outage(what: &str, time_outs: [&str; 2]) {
     });
     scene.raise("20%");
     std::thread::sleep(seconds(60 + WARM_UP_S));
-    // The database that both use hangs for a third of the requests.
+    // The shared database hangs for a third of the requests.
     let sick = |call: &Call<'_>| if call.draws[2] < 0.3 { Reply::Hang } else { calm(call) };
     scene.stable.behave(sick);
     scene.new.behave(sick);
@@ -306,13 +306,13 @@ fn a_shared_outage_with_a_long_time_out_of_new_is_not_blamed_on_it() {
     shared_outage("a shared outage, time-outs of 1 s in stable and 3 s in new", ["1s", "3s"]);
 }
 
-/// What users call broken, of all of new, once it is warm.
+/// A fault that users notice, in all responses of new, once it is warm.
 fn broken(what: &str, cause: &str, rule: impl Fn(&Call<'_>) -> Reply + Send + Sync + 'static) {
     let _turn = turn();
     let scene =
         Scene::at_nothing(Fleet::start(2, calm), Fleet::start(1, calm), demand(60.0), seconds(60), "");
     scene.raise("20%");
-    // The default is a minute, where the file cannot say another.
+    // The default is a minute, if the file cannot set it.
     std::thread::sleep(seconds(if warm_up().is_empty() { 60 } else { WARM_UP_S } + 10));
     scene.new.behave(rule);
     let (_, trip) = scene.trips(what, seconds(20));
@@ -416,7 +416,7 @@ fn gross_faults_are_found_at_once() {
     gross("refused", Fleet::refuse);
 }
 
-/// What hits both versions, and new a moment earlier.
+/// A fault of both versions that reaches new a moment earlier.
 #[test]
 fn a_trip_on_little_evidence_says_that_stable_shows_the_same() {
     let _turn = turn();

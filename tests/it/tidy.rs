@@ -1,16 +1,16 @@
-//! Holds the house in order: the layers, the words forbidden in `domain/`, headers, sizes, and that
-//! what the documents promise is what the code has.
+//! Checks of the repository's structure: layers, forbidden words in `domain/`, file headers, sizes,
+//! and that documents and code agree.
 
 use crate::world::{World, grayling};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 700;
-/// Columns of a line that is a comment: rustfmt does not wrap them.
+/// The most columns of a comment line: rustfmt does not wrap comments.
 const COMMENT_MAX: usize = 100;
 
-/// Rooms by height. A room imports from rooms below it, and from those beside it in one direction
-/// only.
+/// Folders of `src/` by layer.
+/// A folder imports from lower layers, and from folders of the same layer in one direction only.
 const HEIGHTS: [(&str, u32); 12] = [
     ("domain", 0),
     ("config", 1),
@@ -26,7 +26,7 @@ const HEIGHTS: [(&str, u32); 12] = [
     ("cli", 5),
 ];
 
-/// Beside each other, and never importing each other in either direction: they meet in `live`.
+/// Same layer, and no imports in either direction: they meet in `live`.
 const STRANGERS: [(&str, &str); 1] = [("proxy", "watch")];
 
 const FORBIDDEN_IN_DOMAIN: [&str; 8] = [
@@ -78,8 +78,8 @@ fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What the compiler sees outside tests: no comments, nothing from the first `#[cfg(test)]` module
-/// on, and nothing of a file of tests.
+/// The code outside tests: no comments, nothing from the first `#[cfg(test)]` module on, and
+/// nothing of a test file.
 fn code(path: &Path) -> String {
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     if name == "tests" || name.ends_with("_tests") || path.components().any(|c| c.as_os_str() == "tests") {
@@ -90,7 +90,7 @@ fn code(path: &Path) -> String {
     text.lines().map(|l| if l.trim_start().starts_with("//") { "" } else { l }).collect::<Vec<_>>().join("\n")
 }
 
-/// The room of a file of `src/`: its folder, or its own name.
+/// The top level module of a file of `src/`: its folder, or its own name.
 fn room(path: &Path) -> String {
     let inside = path.strip_prefix(root().join("src")).unwrap();
     let first = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
@@ -101,7 +101,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The rooms named after `crate::` (or `grayling::`), also in braces.
+/// The modules named after `crate::` (or `grayling::`), also in braces.
 fn imports(code: &str) -> BTreeSet<String> {
     let mut rooms = BTreeSet::new();
     for marker in ["crate::", "grayling::"] {
@@ -231,7 +231,7 @@ fn names_say_what_things_are() {
     none(faults);
 }
 
-/// Names that begin with `grayling_`; those of a histogram's parts count as the histogram.
+/// Names that begin with `grayling_`; the parts of a histogram count as the histogram.
 fn metric_names(text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in text.match_indices("grayling_") {
@@ -301,7 +301,7 @@ fn every_toml_block_of_the_readme_passes_the_check() {
 fn the_top_level_is_as_fixed() {
     let visible =
         std::fs::read_dir(root()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
-    // Both are ignored by git: what cargo builds, and the state of a `grayling run` from here.
+    // Both are ignored by git: cargo's output, and the state of a `grayling run` from here.
     let found: BTreeSet<String> =
         visible.filter(|n| !n.starts_with('.') && n != "target" && n != "state").collect();
     assert_eq!(found, TOP_LEVEL.map(str::to_owned).into());

@@ -1,5 +1,5 @@
-//! TLS on both sides, with other people's tools: curl and h2load as clients, nginx as origin, and
-//! rustls where the bytes of a certificate are looked at.
+//! TLS on both sides, with standard tools: curl and h2load as clients, nginx as origin, and rustls
+//! to inspect the bytes of a certificate.
 
 use crate::world::{
     Authority, Behaviour, Config, H2Behaviour, H2Origin, Load, Nginx, Origin, Proxy, Validity, World,
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const TLS: &str = "\n[tls]\ncertificate = \"server.pem\"\nkey = \"server.key\"\n";
 
-/// A proxy with an https listener before two origins, and the CA that signed its certificate.
+/// A proxy with an https listener in front of two origins, and the CA of its certificate.
 struct Scene {
     world: World,
     ca: Authority,
@@ -39,7 +39,7 @@ fn scene() -> Scene {
     Scene { world, ca, stable, new, config }
 }
 
-/// Answer's body with a last line `STATUS VERSION`, or curl's exit code.
+/// The response body with a last line `STATUS VERSION`, or curl's exit code.
 fn curl(url: &str, arguments: &[&str]) -> Result<String, i32> {
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "10", "-w", "\n%{http_code} %{http_version}"])
@@ -79,7 +79,7 @@ fn session(address: SocketAddr, ca: &Path) -> std::io::Result<Session> {
     Ok(rustls::StreamOwned::new(connection, tcp))
 }
 
-/// The certificate that a new connection is shown.
+/// The certificate that a new connection receives.
 fn shown(address: SocketAddr, ca: &Path) -> Vec<u8> {
     let session = session(address, ca).unwrap();
     session.conn.peer_certificates().unwrap()[0].to_vec()
@@ -112,7 +112,7 @@ fn http1_and_http2_are_agreed_on_by_alpn_and_the_upstream_learns_that_it_was_htt
     let user = format!("x-user-id: {}", users_in_new("user", 20, 1)[0]);
     assert_eq!(curl(&https, &["--cacert", ca, "--http1.1"]).unwrap(), "stable\n200 1.1");
     assert_eq!(curl(&https, &["--cacert", ca, "--http2", "-H", &user]).unwrap(), "new\n200 2");
-    // The whole way of an upload, over both.
+    // A full upload, over both.
     scene.stable.behave(Behaviour::Echo);
     for version in ["--http1.1", "--http2"] {
         let answer = curl(&https, &["--cacert", ca, version, "--data", "forty-two"]).unwrap();
@@ -121,8 +121,7 @@ fn http1_and_http2_are_agreed_on_by_alpn_and_the_upstream_learns_that_it_was_htt
     let received = &scene.new.received()[0];
     assert_eq!(received.header("x-forwarded-proto"), Some("https"));
     assert_eq!(received.header("x-forwarded-for"), Some("127.0.0.1"));
-    // Not verified by another CA; not plain text where TLS is spoken; TLS 1.0 and 1.1 are not
-    // spoken at all.
+    // Fails without the CA; no plain text on the TLS port; TLS 1.0 and 1.1 are disabled.
     assert_eq!(curl(&https, &[]), Err(60));
     assert!(curl(&https.replace("https", "http"), &[]).is_err());
     assert_eq!(curl(&https, &["--cacert", ca, "--tls-max", "1.1"]), Err(35));
@@ -141,7 +140,7 @@ fn a_renewed_pair_is_taken_under_load_and_no_request_fails() {
     let (https, ca) = (proxy.https(), scene.world.path("config/ca.pem"));
     let mut kept = session(https, &ca).unwrap();
     assert!(get(&mut kept).unwrap().starts_with("HTTP/1.1 200"));
-    // Long connections by h2load, and fresh ones that look at the certificate.
+    // Long connections by h2load, and new ones that check the certificate.
     let h2load = Command::new("h2load")
         .args(["-c8", "-m10", "-t1", "-D6", &url(https)])
         .stdout(std::process::Stdio::piped())
@@ -162,8 +161,8 @@ fn a_renewed_pair_is_taken_under_load_and_no_request_fails() {
     for _ in 0..5 {
         let before = fresh.load(Ordering::Relaxed);
         let began = std::time::Instant::now();
-        // The two files are not renewed in one moment: between them the pair does not fit, and the
-        // old one stays.
+        // The two files are not renewed atomically: between them the pair does not match, and the
+        // old pair stays.
         scene.ca.server(&scene.world, "server", Validity::Now);
         let wanted = leaf(&scene.world, "server");
         eventually(seconds(10), "the renewed pair is shown", || (shown(https, &ca) == wanted).then_some(()));
@@ -244,7 +243,7 @@ fn what_is_wrong_with_tls_at_start_is_told_and_ends_with_78() {
     unready.rest = TLS.replace("server.key", "ca.pem");
     let why = start(&unready);
     assert!(why.contains("no private key in it"), "{why}");
-    // One that has expired must not keep the proxy, and its http users, down.
+    // An expired certificate must not keep the proxy, and its http users, down.
     scene.ca.server(&scene.world, "server", Validity::Expired);
     scene.config.rest = TLS.into();
     let proxy = scene.world.run(&scene.config);
@@ -283,14 +282,14 @@ fn a_client_certificate_is_asked_for_and_its_name_is_the_user() {
             assert_eq!(ask(&pair, "--http2").unwrap(), format!("{arm}\n200 2"));
         }
     }
-    // None, another CA's, an expired one: no request comes through.
+    // No certificate, one of another CA, an expired one: no request is served.
     let before = scene.stable.total() + scene.new.total();
     assert!(curl(&https, &["--cacert", &ca]).is_err());
     for (of, validity) in [(&scene.ca, Validity::Now), (&clients, Validity::Expired)] {
         assert!(ask(&pair(of, &inside[0], vec![], validity), "--http2").is_err());
     }
     assert_eq!(scene.stable.total() + scene.new.total(), before);
-    // The same by an alternative name: the first that is text.
+    // The same by an alternative name: the first text one.
     let mut config = scene.config.clone();
     config.rest = identity("san");
     scene.world.write(&config);
@@ -303,10 +302,10 @@ fn a_client_certificate_is_asked_for_and_its_name_is_the_user() {
         SanType::DnsName("other.example".try_into().unwrap()),
     ];
     assert_eq!(ask(&pair(&clients, &outside[0], names, Validity::Now), "--http2").unwrap(), "new\n200 2");
-    // Without any, and over plain http: nobody, so stable.
+    // Without such a name, and over plain http: no id, so stable.
     assert_eq!(ask(&pair(&clients, &inside[0], vec![], Validity::Now), "--http2").unwrap(), "stable\n200 2");
     assert_eq!(proxy.client().get("/", &[("x-user-id", &inside[0])]).unwrap().text(), "stable");
-    // Another client CA: whoever came by the old one comes no more.
+    // Another client CA: clients with a certificate of the old one are refused.
     Authority::new("others").write(&scene.world, "clients.pem");
     let old = pair(&clients, &inside[0], vec![], Validity::Now);
     eventually(seconds(10), "the old CA is out", || ask(&old, "--http2").err());
@@ -337,8 +336,8 @@ fn a_client_that_says_nothing_is_closed_and_blocks_nobody() {
         });
         assert!(!timed_out, "it was not closed");
     }
-    // Nor one that shakes hands, and then says nothing; nor one that begins HTTP/2, and goes no
-    // further.
+    // The same for a client that shakes hands and then is silent, and for one that sends half an
+    // HTTP/2 preface.
     let mut mute = session(proxy.https(), &ca).unwrap();
     let mut half = TcpStream::connect(proxy.http).unwrap();
     half.write_all(b"PRI * HT").unwrap();
@@ -348,7 +347,7 @@ fn a_client_that_says_nothing_is_closed_and_blocks_nobody() {
         assert!(!open, "it was not closed");
     }
     // Beyond `connections` TLS clients are closed before a handshake; those in a handshake count.
-    // (They are silent, so they are closed in their turn: each try fills the room anew.)
+    // (They are silent, so they are closed after a time: each try fills the room again.)
     eventually(seconds(10), "no more room", || {
         let full: Vec<TcpStream> = (0..12).filter_map(|_| TcpStream::connect(proxy.https()).ok()).collect();
         let refused = session(proxy.https(), &ca).err();
@@ -409,7 +408,7 @@ fn servers_are_reached_over_tls_and_verified_with_a_ca_of_ones_own() {
     // An IP address is verified, and not sent as SNI (RFC 6066).
     assert_eq!(text(&mut client, user), format!("new {user} HTTP/1.1 grayling.test \n"));
     assert!(client.get("/", &[]).unwrap().text().starts_with("stable"));
-    // A name is both.
+    // A name is verified and sent.
     let config = config.release("same_version = true");
     let named = config.text().replace("https://127.0.0.1", "https://localhost");
     world.write_text(&named);
@@ -422,7 +421,7 @@ fn servers_are_reached_over_tls_and_verified_with_a_ca_of_ones_own() {
         (text(&mut client, user) == format!("new {user} HTTP/2.0 grayling.test localhost\n")).then_some(())
     });
     let load = Load::start(proxy.http, 8, Duration::from_millis(1));
-    // More than nginx takes on one connection.
+    // More than nginx accepts on one connection.
     eventually(seconds(60), "six thousand answers", || (load.total() > 6_000).then_some(()));
     let counts = load.stop();
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["200"], "{counts:?}");
@@ -471,7 +470,7 @@ fn a_handshake_that_hangs_ends_with_connect_timeout_and_a_broken_new_blows_the_f
     let pair = ca.server(&world, "new", Validity::Now);
     let (_stable, _new, mut config) =
         upstreams(&world, &ca, &pair, "connect_timeout = \"200ms\"\nca_file = \"internal.pem\"");
-    // It takes connections, and never shakes hands.
+    // It accepts connections, and never shakes hands.
     let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     config.new = vec![mute.local_addr().unwrap()];
     let proxy = world.run(&config);
@@ -508,8 +507,8 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
         .collect();
     assert!(asks.into_iter().all(|ask| ask.join().unwrap() == 200));
     assert_eq!((new.connections(), new.requests()), (1, 51));
-    // A cut body ends uncleanly for the client, and counts against the arm; others on the
-    // connection go on.
+    // A cut body ends uncleanly for the client, and counts against the arm; other streams of the
+    // connection continue.
     new.behave(H2Behaviour::Stall);
     let mut stalled = TcpStream::connect(proxy.http).unwrap();
     stalled.write_all(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {user}\r\n\r\n").as_bytes()).unwrap();
@@ -520,7 +519,7 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
         let cut = proxy.api().metric("grayling_requests_total", &[("arm", "new"), ("outcome", "truncated")]);
         (cut == Some(1.0)).then_some(())
     });
-    // One that is too late ends its own stream only, too.
+    // A late response ends its own stream only, too.
     new.behave(H2Behaviour::Delay(seconds(5)));
     assert_eq!(proxy.client().get_as(user).unwrap().status, 504);
     new.behave(H2Behaviour::Answer);
@@ -530,7 +529,7 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
         matches!(stalled.peek(&mut [0]), Ok(0))
     });
     assert_eq!(new.connections(), 1);
-    // Clients that go away are no fault of the arm, and end their stream only.
+    // Clients that leave are no fault of the arm, and end their stream only.
     drop(stalled);
     eventually(seconds(5), "counted as cancelled", || {
         proxy
@@ -538,7 +537,7 @@ fn requests_share_one_http2_connection_to_a_server_and_a_cut_body_fails_its_own_
             .metric("grayling_requests_total", &[("arm", "new"), ("outcome", "cancelled")])
             .filter(|n| *n == 1.0)
     });
-    // A server that is gone refuses; one connection is made anew when it is back.
+    // A stopped server refuses connections; one new connection is made when it is back.
     drop(new);
     assert_eq!(proxy.client().get_as(user).unwrap().text(), "stable GET grayling.test / 0");
 }
@@ -560,7 +559,7 @@ fn clients_that_do_not_read_stall_nobody_else_on_the_http2_connection_they_share
         .collect();
     eventually(seconds(5), "all are at the origin", || (stable.requests() == 20).then_some(()));
     stable.behave(H2Behaviour::Answer);
-    // The kernel's buffers fill first: all the while, and then, others are answered.
+    // The kernel's buffers fill first: meanwhile and afterwards, others are answered.
     let mut client = proxy.client();
     client.timeout = seconds(5);
     let began = std::time::Instant::now();

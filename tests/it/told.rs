@@ -1,5 +1,5 @@
-//! What the data plane tells the watchdog of each exchange, in full: the workers run in this
-//! process, and the test reads their feed in the watchdog's place.
+//! All events that the data plane reports to the watchdog for each exchange: the workers run in
+//! this process, and the test reads their feed instead of the watchdog.
 
 use crate::rows::wire::{DATA, END_STREAM, End, HEADERS, Http2, WINDOW_UPDATE, frame, get_with};
 use crate::rows::{RawOrigin, Script, Then, Wire, get};
@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// One worker before one origin, with every user on stable, and nobody who judges.
+/// One worker in front of one origin, with every user on stable, and without a watchdog.
 struct Plane {
     live: Arc<Live>,
     http: SocketAddr,
@@ -62,7 +62,7 @@ impl Plane {
         Plane { live, http, stage, worker: Some(worker), _world: world }
     }
 
-    /// All that was told until so many requests had ended, but their arrivals.
+    /// All events until `ended` requests had ended, except their arrivals.
     fn told(&self, ended: u64) -> Vec<What> {
         self.events(ended).into_iter().map(|event| event.what).filter(|w| *w != What::Arrived).collect()
     }
@@ -107,7 +107,7 @@ fn ended(bytes: u64) -> What {
     What::Ended { size: size_class(bytes), client_slow: false }
 }
 
-/// What is told of a request that a client sends as it is, and an origin answers with these bytes.
+/// The events of a raw client request that an origin answers with these bytes.
 fn told_of(request: &str, answer: &str) -> Vec<What> {
     let origin = RawOrigin::start();
     origin.follows(Script { pieces: vec![answer.into()], then: Then::Close });
@@ -134,7 +134,7 @@ fn the_size_of_a_body_is_told_by_the_bytes_that_passed() {
         ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nx".to_owned(), 1),
         (format!("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{hundred}"), 100),
         (format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{hundred}"), 100),
-        // The chunks' own lines are no bytes of the body.
+        // The chunk headers are not part of the body.
         (format!("{chunked}1\r\nx\r\n64\r\n{hundred}\r\n0\r\n\r\n"), 101),
     ];
     for (answer, bytes) in cases {
@@ -217,7 +217,7 @@ fn a_client_that_reads_slowly_is_told_apart_over_http2() {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n");
     origin.answers([head.into_bytes(), vec![b'x'; bytes]].concat());
     let plane = Plane::before(origin.address);
-    // The window of 65,535 bytes is full at once, and stays so for a while.
+    // The window of 65,535 bytes is full at once, and stays full for a while.
     let mut client = Http2::connect(plane.http, &[]);
     client.headers(1, &get_with(&[]), END_STREAM);
     client.next_of(&[DATA]);
@@ -233,7 +233,7 @@ fn a_client_that_reads_slowly_is_told_apart_over_http2() {
 fn a_client_that_never_makes_the_upstream_wait_is_not_slow() {
     let origin = RawOrigin::start();
     let plane = Plane::before(origin.address);
-    // Its window is shut, but one piece is all there is: the upstream has been done with it.
+    // Its window is closed, but there is only one piece: the upstream has finished it.
     let mut client = Http2::connect(plane.http, &[(4, 0)]);
     client.headers(1, &get_with(&[]), END_STREAM);
     client.next_of(&[HEADERS]);
@@ -244,7 +244,7 @@ fn a_client_that_never_makes_the_upstream_wait_is_not_slow() {
     assert_eq!(events.iter().map(|e| e.what).collect::<Vec<_>>(), [What::Arrived, What::Answered, ended(2)]);
     assert!(events[2].after - events[1].after < Duration::from_millis(90), "{events:?}");
 
-    // Pieces that come one after the other, and are taken as they come.
+    // Pieces that come one after the other, and are read as they come.
     let pieces = 40;
     let mut script = vec![format!("HTTP/1.1 200 OK\r\ncontent-length: {pieces}\r\n\r\n").into_bytes()];
     script.resize(1 + pieces, b"x".to_vec());
@@ -261,7 +261,7 @@ fn listener() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// Answers each gRPC call with these fields of the head, this body, and these trailers.
+/// Answers each gRPC call with these head fields, this body, and these trailers.
 struct Calls {
     plane: Plane,
     client: Http2,
@@ -316,17 +316,17 @@ fn a_grpc_status_in_the_trailers_is_told_as_one_in_the_head_is() {
     let mut calls = Calls::begin();
     let message = [0, 0, 0, 0, 2, 8, 1];
     assert_eq!(calls.told(&[], &message, &[("grpc-status", "0")]), [What::Answered, ended(7)]);
-    // No message before the trailers, or no head before them either.
+    // No message before the trailers, or no separate head before them either.
     assert_eq!(calls.told(&[], &[], &[("grpc-status", "0")]), [What::Answered, ended(0)]);
     assert_eq!(calls.told(&[("grpc-status", "0")], &[], &[]), [What::Answered, ended(0)]);
-    // NOT_FOUND is the caller's, UNAVAILABLE the server's.
+    // NOT_FOUND is the caller's fault, UNAVAILABLE the server's.
     assert_eq!(calls.told(&[("grpc-status", "5")], &[], &[]), [What::ClientError, ended(0)]);
     let late = [What::Answered, What::EndedAsClientError];
     assert_eq!(calls.told(&[], &[], &[("grpc-status", "5")]), late);
     assert_eq!(calls.told(&[], &message, &[("grpc-status", "5")]), late);
     assert_eq!(calls.told(&[("grpc-status", "14")], &[], &[]), [What::Failed]);
     assert_eq!(calls.told(&[], &message, &[("grpc-status", "14")]), [What::Answered, What::Broke]);
-    // By the status in HTTP all were answered alike.
+    // By HTTP status all responses are equal.
     assert_eq!(calls.plane.answers(), [8, 0, 0, 0, 0]);
 }
 
@@ -380,7 +380,7 @@ fn every_request_is_in_one_class_of_answers_or_in_none() {
     for status in [500, 503, 599] {
         ask(&format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n"), Then::Keep);
     }
-    // It breaks off in the body: it was answered with a 200.
+    // It breaks off in the body: its status was 200.
     ask("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf", Then::Close);
     // No head: a reset, and a time-out.
     assert_eq!(ask("HTT", Then::Close), 502);

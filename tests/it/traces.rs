@@ -1,5 +1,5 @@
-//! Traces, as a collector gets them: whose they are, what is in them and what is not, and what
-//! becomes of them when nobody takes them.
+//! Traces as a collector receives them: the traced requests, the contents and the omissions, and
+//! their fate without a collector.
 
 use crate::world::{
     Behaviour, Client, Config, Origin, Proxy, World, bucket, eventually, never, seconds, turn, users_in_new,
@@ -15,7 +15,7 @@ const CLIENT: u64 = 3;
 
 fn with_traces(stable: &Origin, new: &Origin, collector: &Origin, sample: &str) -> Config {
     let mut config = Config::new(stable.address, new.address);
-    // Of several workers, what one has comes before what another has.
+    // With several workers, the order of spans would be undefined.
     config.listen = "workers = 1".into();
     config.rest = traces(collector, sample);
     config
@@ -25,7 +25,7 @@ fn traces(collector: &Origin, sample: &str) -> String {
     format!("[traces]\nendpoint = \"http://{}/v1/traces\"\nsample = \"{sample}\"\n", collector.address)
 }
 
-/// Every span that has come.
+/// Every span received so far.
 fn spans(collector: &Origin) -> Vec<Value> {
     let mut all = vec![];
     for call in collector.received() {
@@ -49,7 +49,7 @@ fn of_kind(spans: &[Value], kind: u64) -> Vec<Value> {
     spans.iter().filter(|s| s["kind"] == kind).cloned().collect()
 }
 
-/// Waits until so many requests have been told.
+/// Waits until this many requests have arrived.
 fn told(collector: &Origin, requests: usize) -> Vec<Value> {
     eventually(seconds(30), &format!("{requests} requests are told"), || {
         Some(spans(collector)).filter(|spans| of_kind(spans, SERVER).len() >= requests)
@@ -108,13 +108,13 @@ fn a_trace_that_came_is_continued_to_the_upstream_and_says_nothing_of_who_the_us
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
     assert!(now.abs_diff(begins[0]) < 60_000_000_000, "{now} {begins:?}");
 
-    // The upstream is the attempt's child, in the same trace; what other vendors have noted goes
-    // along.
+    // The upstream's span is the child of the attempt, in the same trace; other vendors' entries
+    // are forwarded.
     let received = new.received().into_iter().find(|r| r.path.starts_with("/accounts")).unwrap();
     let span = client["spanId"].as_str().unwrap();
     assert_eq!(received.header("traceparent"), Some(format!("00-{TRACE}-{span}-01").as_str()));
     assert_eq!(received.header("tracestate"), Some("vendor=1"));
-    // And the log's line can be found by it.
+    // The log line has the trace id.
     let line = eventually(seconds(10), "the log names the trace", || {
         proxy.events("request").into_iter().find(|line| line["trace_id"] == TRACE)
     });
@@ -152,7 +152,7 @@ fn a_user_who_is_traced_is_traced_always_and_others_are_passed_on_as_they_came()
         (sent as usize == 2 * servers.len()).then_some(())
     });
     assert_eq!(metric(&proxy, "grayling_traces_waiting", &[]), 0.0);
-    // A stranger's mark is not what they are chosen by.
+    // A stranger's `traceparent` does not select a user for tracing.
     let mut rounds: [BTreeSet<u64>; 3] = Default::default();
     for span in &servers {
         let id = u64::from_str_radix(&span["traceId"].as_str().unwrap()[16..], 16).unwrap();
@@ -178,7 +178,7 @@ fn a_proxy_in_front_may_mark_a_request_and_a_parent_that_cannot_be_read_begins_a
     let first = told(&collector, 1);
     assert_eq!((of_kind(&first, SERVER).len(), &first[0]["traceId"]), (1, &TRACE.into()));
 
-    // Everybody is traced from now on, without a restart.
+    // From now on every user is traced, without a restart.
     config.rest = traces(&collector, "100%");
     world.write(&config);
     eventually(seconds(20), "a broken parent is traced", || {
@@ -191,7 +191,7 @@ fn a_proxy_in_front_may_mark_a_request_and_a_parent_that_cannot_be_read_begins_a
     assert!(last.header("traceparent").unwrap().ends_with("-01"), "{last:?}");
     assert_eq!(last.header("tracestate"), None);
 
-    // And nobody, when the section is gone.
+    // And none, when the section is removed.
     config.rest.clear();
     world.write(&config);
     eventually(seconds(20), "the metrics of traces are gone", || {
@@ -233,7 +233,7 @@ fn each_server_that_was_asked_has_a_span_with_what_came_of_it() {
         })
         .collect();
     let wanted = [("v2", "connect_error"), ("v2", "connect_error"), ("v1", ""), ("v1", "503")];
-    // A server that has just closed its listener may be asked once or twice.
+    // A server that has just closed its listener may get one or two tries.
     let wanted: Vec<_> = wanted.iter().map(|(u, e)| (u.to_string(), e.to_string())).collect();
     assert!(came == wanted || came == wanted[1..], "{came:?}");
     assert_eq!(
@@ -255,7 +255,7 @@ fn a_collector_that_is_away_holds_up_nobody_costs_a_bounded_queue_and_is_told_of
     let config = with_traces(&stable, &new, &collector, "100%");
     let proxy = world.run(&config);
     collector.refuse();
-    // What one worker lets wait, what is on its way, and some.
+    // The queue of one worker, the batch in flight, and some.
     let most = 4 * WAITING_MAX;
     let mut client = proxy.client();
     let sent = eventually(seconds(120), "there is no room any more", || {
@@ -272,7 +272,7 @@ fn a_collector_that_is_away_holds_up_nobody_costs_a_bounded_queue_and_is_told_of
     let told = proxy.event("traces_not_delivered");
     assert!(told["error"].as_str().unwrap().contains("no connection"), "{told:?}");
 
-    // A hanging one is no better, and the proxy ends all the same. A busy one is asked again.
+    // A hanging collector is no better, and the proxy ends nevertheless. A busy one is retried.
     collector.behave(Behaviour::Status(503, 1.0));
     collector.listen();
     eventually(seconds(60), "it has been asked", || (collector.total() > 0).then_some(()));

@@ -1,5 +1,5 @@
-//! A verb means what its caller saw: sent twice, or by two people at once, it acts once; and it
-//! ends or opens what it names.
+//! A verb refers to the state that its caller saw: sent twice, or by two people at once, it acts
+//! once; and it ends or opens only what it names.
 
 use crate::world::{
     Admin, Config, Origin, Proxy, Random, World, eventually, grayling, long, never, seconds, users_in_new,
@@ -25,7 +25,7 @@ fn post(api: &Admin, verb: &str, body: Value) -> (u16, Value) {
     (answer.status, serde_json::from_slice(&answer.body).unwrap())
 }
 
-/// Refused, with this in the answer.
+/// Expects a refusal with this text in the response.
 fn refused(answer: (u16, Value), status: u16, says: &str) {
     let error = answer.1["error"].as_str().unwrap_or_default();
     assert!(answer.0 == status && error.contains(says), "not {status} with `{says}`: {} {error}", answer.0);
@@ -121,7 +121,7 @@ fn a_gate_that_fails_must_be_named_to_open_a_wave() {
     eventually(seconds(10), "the gate of the servers fails", || {
         (verdict("servers").as_deref() == Some("fail")).then_some(())
     });
-    // Gates that wait are skipped; this one is not.
+    // Waiting gates are skipped; this one fails.
     let promote =
         |despite: Value| post(&api, "promote", json!({"reason": "r", "wave": "5%", "despite": despite}));
     refused(promote(json!([])), 409, "grayling promote billing --to 5% --despite servers --reason TEXT");
@@ -151,13 +151,13 @@ fn a_resume_ends_the_one_thing_that_it_names() {
     assert_eq!(api.promote("5%", "r").status, 200);
     assert_eq!(api.promote("20%", "r").status, 200);
 
-    // One thing, and no rollback: it need not be named.
+    // One hold, and no rollback: it need not be named.
     assert_eq!(api.change("pause", "lunch").status, 200);
     assert_eq!(ends(), json!(["pause"]));
     refused(resume(json!({"reason": "r", "ends": "rollback"})), 409, "no rollback of billing is in force");
     assert_eq!(resume(json!({"reason": "r"})).0, 200);
 
-    // Two things: each by its name.
+    // Two holds: each by its name.
     assert_eq!(api.change("pause", "lunch").status, 200);
     new.refuse();
     let users = users_in_new("user", 20, 40);
@@ -171,7 +171,7 @@ fn a_resume_ends_the_one_thing_that_it_names() {
     assert_eq!(ends(), json!(["pause"]));
     assert_eq!(api.release()["state"], "paused");
 
-    // A rollback is always named; nothing progresses in it, so nothing is paused.
+    // A rollback must always be named; nothing progresses during it, so nothing can be paused.
     assert_eq!(resume(json!({"reason": "r", "ends": "pause"})).0, 200);
     assert_eq!(api.change("rollback", "r").status, 200);
     refused(post(&api, "pause", json!({"reason": "r"})), 409, "no waves to pause");
@@ -180,7 +180,7 @@ fn a_resume_ends_the_one_thing_that_it_names() {
     assert_eq!(api.weight(), 0.0);
     assert_eq!(resume(json!({"reason": "r", "ends": "rollback", "at": "5%"})).0, 200);
     assert_eq!((wave(&api).as_str(), api.weight()), ("5%", 0.05));
-    // The same again: the caller saw a rollback that is over.
+    // The same again: the rollback that the caller saw is over.
     refused(resume(json!({"reason": "r", "ends": "rollback"})), 409, "neither rolled back");
     assert_eq!(api.change("rollback", "r").status, 200);
     assert_eq!(resume(json!({"reason": "r", "ends": "rollback"})).0, 200);
@@ -202,7 +202,7 @@ fn the_removal_of_a_stop_file_lets_nobody_in_until_a_person_does() {
     std::fs::write(&stop, "").unwrap();
     eventually(seconds(3), "everybody is held", || (proxy.api().weight() == 0.0).then_some(()));
     refused(post(&proxy.api(), "resume", json!({"reason": "r", "ends": "hold"})), 409, "remove it, then");
-    // A restart in between, and the removal while nothing runs.
+    // With a restart in between, and the removal while no proxy runs.
     drop(proxy);
     std::fs::remove_file(&stop).unwrap();
     let proxy = Proxy::start(&world.config_file());
@@ -259,7 +259,7 @@ fn promotes_in_a_row_name_every_gate_that_they_skip_and_pass_none_that_fails() {
         assert_eq!(status, 200, "{answer}");
         let entry = api.ledger().into_iter().find(|e| e["n"] == answer["ledger"]).unwrap();
         let skipped = entry["evidence"]["skipped"].as_array().unwrap().len();
-        // Before the first wave there is nothing to judge but the door and the state.
+        // Before the first wave only the door and the state are judged.
         assert!(if wave == "1%" { skipped == 0 } else { skipped >= 8 }, "{entry:#}");
     }
     gone.refuse();
@@ -268,7 +268,7 @@ fn promotes_in_a_row_name_every_gate_that_they_skip_and_pass_none_that_fails() {
     });
     assert_eq!(api.change("rollback", "r").status, 200);
     assert_eq!(api.resume("rollback", "r").status, 200);
-    // At once: no look at the gates of this stage has come by.
+    // At once: the gates of this stage have not been judged yet.
     refused(post(&api, "promote", json!({"reason": "r", "wave": "5%"})), 409, "--despite servers");
 }
 
@@ -285,7 +285,7 @@ fn racing_operators_leave_a_ledger_that_says_what_is_in_force() {
                 let mut random = Random::new(seed + 10 * round + operator);
                 scope.spawn(move || {
                     for _ in 0..6 {
-                        // Each names the wave that it believes to be next.
+                        // Each names the wave that it expects to be next.
                         let seen = api.release()["progress"]["number"].as_u64().unwrap_or(0) as usize;
                         let next = names[seen.min(names.len() - 1)];
                         let (verb, body) = match random.below(6) {
@@ -303,7 +303,7 @@ fn racing_operators_leave_a_ledger_that_says_what_is_in_force() {
                 });
             }
         });
-        // The ledger alone leads to what is in force.
+        // The ledger alone leads to the state in force.
         let (mut at, mut tripped, mut paused) = (0, false, false);
         for entry in proxy.api().ledger() {
             match entry["kind"].as_str().unwrap_or_default() {

@@ -1,9 +1,8 @@
-//! Another version is another attempt: nobody meets a build at a weight that another build has
-//! earned.
+//! Another version is another attempt: no user meets a build at a weight that another build earned.
 
 use crate::world::{Config, Origin, Proxy, World, eventually, grayling, never, seconds, users_in_new};
 
-/// The arms that these users are sent to, each once.
+/// The arms of these users, each once.
 fn arms(proxy: &Proxy, users: &[String]) -> Vec<String> {
     let mut client = proxy.client();
     let mut arms: Vec<String> = users.iter().map(|user| client.get_as(user).unwrap().text()).collect();
@@ -47,7 +46,7 @@ fn a_complete_version_that_becomes_stable_sends_nobody_to_the_next_one() {
     eventually(seconds(5), "the edit is in force", || {
         kinds(&proxy).contains(&"version".to_owned()).then_some(())
     });
-    // What v2 did does not stand under v3's name.
+    // The figures of v2 do not appear under v3's name.
     let release = proxy.api().release();
     let (requests, users_of) = (&release["arms"]["new"]["requests"], &release["arms"]["new"]["users"]);
     assert_eq!((requests.as_u64(), users_of.as_u64()), (Some(0), Some(0)), "{:#}", release["arms"]);
@@ -55,11 +54,11 @@ fn a_complete_version_that_becomes_stable_sends_nobody_to_the_next_one() {
     let release = proxy.api().release();
     assert_eq!((&release["state"], release["weight"].as_f64()), (&"pending".into(), Some(0.0)));
     assert!(release["held"].as_str().unwrap_or_default().contains("another version"), "{release:#}");
-    // A restart, a touched file: nobody has chosen a weight for it yet.
+    // A restart, a touched file: no person has chosen a weight for it yet.
     drop(proxy);
     let proxy = world.run(&next);
     assert_eq!(arms(&proxy, &users), ["v2"]);
-    // A person does.
+    // A person chooses one.
     world.write(&next.clone().weight("50%"));
     eventually(seconds(5), "the weight is in force", || (proxy.api().weight() == 0.5).then_some(()));
     assert_eq!(arms(&proxy, &users), ["v2", "v3"]);
@@ -82,7 +81,7 @@ fn other_servers_behind_a_version_in_use_need_an_attempt_or_a_declaration() {
         assert!(why.contains(part), "{part}: {why}");
     }
     assert_eq!(arms(&proxy, &users), ["v2"]);
-    // Rolled back, it is refused as well: the trip remembers the version that it was for.
+    // After a rollback it is refused as well: the trip records its version.
     assert_eq!(proxy.api().change("rollback", "cents are wrong").status, 200);
     world.write(&other.clone().weight("10%"));
     assert!(refusal(&proxy, 2.0).contains("rolled back, frozen or held"));
@@ -116,7 +115,7 @@ fn servers_edited_while_nothing_runs_are_held_at_the_start() {
     assert_eq!(arms(&proxy, &users), ["v1"]);
     let held = proxy.api().release()["held"].as_str().unwrap_or_default().to_owned();
     assert!(held.contains("another version") && held.contains("--ends hold"), "{held}");
-    // The weight was the other version's: a person writes one for this.
+    // The weight was the other version's: a person writes one for this version.
     let refused = proxy.api().resume("hold", "v3 it is");
     assert!(refused.status == 409 && refused.text().contains("write another weight"), "{}", refused.text());
     world.write(&Config::new(v1.address, v3.address).weight("21%"));
@@ -133,14 +132,14 @@ fn no_detour_leads_a_version_to_a_weight_that_another_has_earned() {
     let with_v3 = Config::new(v1.address, v3.address).weight("50%");
     let proxy = world.run(&at_2);
     assert_eq!(arms(&proxy, &users), ["v2"]);
-    // By a revert of the attempt: held at 0%, but not nothing.
+    // By a revert of the attempt: held at 0%, which does not make the version unused.
     world.write(&at_2.clone().attempt(1));
     eventually(seconds(5), "the revert is held", || (proxy.api().weight() == 0.0).then_some(()));
     world.write(&with_v3.clone().attempt(2));
     assert!(refusal(&proxy, 1.0).contains("rolled back, frozen or held"));
     world.write(&at_2);
     eventually(seconds(5), "v2 is back", || (proxy.api().weight() == 0.5).then_some(()));
-    // By another name, in the place of this one.
+    // By another name, in place of this one.
     let renamed = with_v3.clone().attempt(2).text().replace("billing", "next");
     let file = world.path("config/next.toml");
     std::fs::write(&file, &renamed).unwrap();
@@ -157,7 +156,7 @@ fn no_detour_leads_a_version_to_a_weight_that_another_has_earned() {
     eventually(seconds(5), "the first name is back", || {
         (proxy.api().status()["releases"][0]["name"] == "billing").then_some(())
     });
-    // By a release that is taken out and put back with other servers.
+    // By a release that is removed and added again with other servers.
     let out = at_2.text().replace("release = \"billing\"", "upstream = \"v1\"");
     let (before, rest) = out.split_once("[release.billing]").unwrap();
     let after = &rest[rest.find("[[route]]").unwrap()..];

@@ -1,5 +1,5 @@
-//! The watchdog on real sockets: a `new` that breaks is flipped, whatever the way it breaks; what
-//! clients do, and what hurts both versions alike, flips nothing.
+//! The watchdog on real sockets: a `new` with any kind of fault is rolled back; faults of clients,
+//! and faults of both versions alike, cause no rollback.
 
 use crate::world::{
     Behaviour, Client, Config, Load, Origin, Proxy, World, eventually, figure, long, never, seconds, turn,
@@ -24,8 +24,8 @@ struct Scene {
     _world: World,
 }
 
-/// Two healthy versions under the load of some thousand users, long enough for the watchdog to know
-/// them.
+/// Two healthy versions under the load of some thousand users, long enough for the watchdog to
+/// learn them.
 fn scene() -> Scene {
     scene_with(|_| {})
 }
@@ -46,7 +46,7 @@ fn scene_with(adjust: impl FnOnce(&mut Config)) -> Scene {
     Scene { stable, new, proxy, load, _world: world }
 }
 
-/// Breaks `new`, and expects it to be taken out; tells how long that took.
+/// Breaks `new`, expects a rollback, and prints the time taken.
 fn flips(fault: &str, within: Duration, breaks: impl FnOnce(&Origin)) -> Value {
     let _turn = turn();
     let scene = scene();
@@ -65,7 +65,7 @@ fn flips(fault: &str, within: Duration, breaks: impl FnOnce(&Origin)) -> Value {
         trip["detail"]
     ));
 
-    // What was decided before may still arrive; then nobody does.
+    // Requests decided before may still arrive; then none.
     let mut last = (scene.new.total(), Instant::now());
     eventually(seconds(5), "requests to new cease", || {
         if scene.new.total() != last.0 {
@@ -118,8 +118,8 @@ fn a_new_that_resets_is_flipped() {
     flips("reset", seconds(3), |new| new.behave(Behaviour::Reset));
 }
 
-/// Breaks both versions in the same way; nobody may be flipped. Less than the 30 s after which
-/// `on_both_bad` acts.
+/// Breaks both versions in the same way; expects no rollback.
+/// Shorter than the 30 s after which `on_both_bad` acts.
 fn both_alike(fault: &str, breaks: impl Fn(&Origin)) {
     both_alike_in(scene, fault, breaks);
 }
@@ -132,7 +132,7 @@ fn both_alike_in(scene: impl FnOnce() -> Scene, fault: &str, breaks: impl Fn(&Or
     let api = scene.proxy.api();
     never(seconds(4), &format!("new was blamed when both began to {fault}"), || api.trip().is_some());
     assert!((api.weight() - f64::from(PERCENT) / 100.0).abs() < 1e-9, "the weight stands");
-    // The fault was real, and seen by users.
+    // The fault was real, and users saw it.
     let counts = scene.load.stop();
     let failed: u64 = counts.iter().filter(|(result, _)| *result != "200").map(|(_, n)| n).sum();
     assert!(failed >= 50, "{counts:?}");
@@ -182,15 +182,15 @@ fn both_versions_cutting_bodies_is_nobodys_fault() {
     both_alike("cut bodies", |origin| origin.behave(Behaviour::CutBody));
 }
 
-/// Clients of users in `new` misbehave, and only they: the worst case for a watchdog that blames
-/// the wrong one.
+/// Only clients of users in `new` misbehave: the worst case for a watchdog that blames the wrong
+/// side.
 fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + Sync + 'static) {
     let _turn = turn();
     let scene = scene_with(|config| config.limits = "body_idle_timeout = \"500ms\"".into());
     for origin in [&scene.stable, &scene.new] {
         origin.behave(Behaviour::Delay(Duration::from_millis(20)));
     }
-    // The slower pace is both arms'; it must have settled before the clients begin.
+    // Both arms are slower now; that must have settled before the clients begin.
     let before = scene.load.total();
     eventually(seconds(20), "the load goes on", || (scene.load.total() > before + 500).then_some(()));
 
@@ -205,8 +205,8 @@ fn clients_misbehave(what: &str, misbehave: impl Fn(SocketAddr, &str) + Send + S
                 for user in users.iter().cycle().skip(t * 25).take_while(|_| !stop.load(Ordering::Relaxed)) {
                     misbehave(address, user);
                     count.fetch_add(1, Ordering::Relaxed);
-                    // Many, but no flood: each costs the origin a connection, and a starved origin
-                    // is another test's subject.
+                    // Many, but no flood: each costs the origin a connection, and another test
+                    // covers a starved origin.
                     std::thread::sleep(Duration::from_millis(10));
                 }
             })
@@ -235,7 +235,7 @@ fn clients_that_abort_flip_nothing() {
     clients_misbehave("abort", |address, user| {
         let Some(mut stream) = connect(address) else { return };
         let _ = write!(stream, "GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {user}\r\n\r\n");
-        std::thread::sleep(Duration::from_millis(5)); // gone while the origin still thinks
+        std::thread::sleep(Duration::from_millis(5)); // leaves before the response
     });
 }
 
@@ -257,7 +257,7 @@ fn clients_with_slow_bodies_flip_nothing() {
             stream,
             "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\nx-user-id: {user}\r\n\r\nslow"
         );
-        let _ = std::io::copy(&mut stream, &mut std::io::sink()); // until the proxy has had enough
+        let _ = std::io::copy(&mut stream, &mut std::io::sink()); // until the proxy closes
     });
 }
 
@@ -265,7 +265,8 @@ fn clients_with_slow_bodies_flip_nothing() {
 fn one_failing_user_flips_nothing() {
     let _turn = turn();
     let scene = scene();
-    // His calls alone fail: the origin answers 500 while he is the only caller of new.
+    // Only the calls of this user fail: the origin answers 500 while the user is the only caller of
+    // new.
     drop(scene.load);
     scene.new.behave(Behaviour::Status(500, 1.0));
     let user = &users_in_new("unlucky", PERCENT, 1)[0];

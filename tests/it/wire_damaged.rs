@@ -1,10 +1,10 @@
-//! Requests that are damaged on purpose, byte for byte, before the real binary; and what an origin
-//! received of them.
+//! Deliberately damaged requests, byte for byte, to the real binary; and the requests that an
+//! origin received for them.
 //!
-//! The claims are those of `proxy/guard.rs` and `proxy/headers.rs`, held against a reader of its
-//! own that takes nothing but the strict grammar of RFC 9112: what reaches an origin has one
-//! meaning, nothing of a client in it that is not for it, and the user that it names is the one the
-//! arm was chosen for.
+//! The claims are those of `proxy/guard.rs` and `proxy/headers.rs`, checked with a separate parser
+//! that accepts only the strict grammar of RFC 9112.
+//! A request at an origin has one meaning, contains no client field that is not meant for it, and
+//! names the user that the arm was chosen for.
 
 use crate::mutate;
 use crate::rows::Scene;
@@ -104,7 +104,7 @@ const WORDS: &[&str] = &[
     "GET /smuggled HTTP/1.1\r\nhost: c.test\r\n\r\n",
 ];
 
-/// Fields that belong to one connection, or that are ours to write.
+/// Fields of one connection, and fields that only grayling writes.
 const NEVER: [&str; 11] = [
     "connection",
     "keep-alive",
@@ -119,7 +119,7 @@ const NEVER: [&str; 11] = [
     "forwarded",
 ];
 
-/// What came to an origin, by the strict grammar: name in lower case and value of each field.
+/// Parses a request at an origin by the strict grammar: name in lower case and value of each field.
 fn strictly(request: &[u8]) -> Result<Vec<(String, Vec<u8>)>, String> {
     let end = request.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no end of the head")?;
     let (head, body) = (&request[..end], &request[end + 4..]);
@@ -183,7 +183,7 @@ fn framed(fields: &[(String, Vec<u8>)], body: &[u8]) -> Result<(), String> {
     }
 }
 
-/// What is wrong with a request that an origin of this arm received.
+/// The fault of a request that an origin of this arm received.
 fn fault(request: &[u8], arm: &str, percent: u32) -> Result<(), String> {
     let fields = strictly(request)?;
     for (name, _) in &fields {
@@ -198,7 +198,7 @@ fn fault(request: &[u8], arm: &str, percent: u32) -> Result<(), String> {
             return Err(format!("`{name}` came through"));
         }
     }
-    // An HTTP/1.0 request may have none; then the server's own name is put there.
+    // An HTTP/1.0 request may have none; then the proxy sets the server's own name.
     let once = |name: &str| match all(&fields, name)[..] {
         [value] => Ok(value),
         ref values => Err(format!("{} of `{name}`", values.len())),
@@ -226,12 +226,12 @@ fn fault(request: &[u8], arm: &str, percent: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// Everything that is answered until the proxy closes.
+/// All responses until the proxy closes.
 fn answers(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("the proxy listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    // Closing our half would be read as having gone. What is left open ends with this, or soon by
-    // its time-out.
+    // Closing our half would count as leaving.
+    // A connection left open ends with this request, or soon by a time-out.
     let end = b"\r\n\r\nGET /end HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n";
     let _ = stream.write_all(&[bytes, end].concat());
     let mut answer = Vec::new();
@@ -310,7 +310,7 @@ fn what_an_origin_receives_of_damaged_requests_has_one_meaning_and_one_user() {
     assert!(forwarded * 10 > sent && refused * 10 > sent, "the seeds or the words have lost their meaning");
 }
 
-/// What the test above has found, for good.
+/// A permanent regression test for a finding of the test above.
 #[test]
 fn a_target_without_a_path_is_asked_for_as_a_slash() {
     let scene = Scene::start();

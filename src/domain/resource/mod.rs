@@ -1,20 +1,20 @@
-//! What the two versions use up (processor, memory, a database), held against ceilings and against
-//! each other: readings in, a verdict out.
+//! Resource use of the two versions (processor, memory, a database), compared with ceilings and
+//! with each other: readings in, a verdict out.
 //!
-//! A reading alone is noise: a collection of garbage, a scrape that fell on a busy second. Only
-//! [`Limits::in_a_row`] readings that all say the same say anything: all over a limit is *over*,
-//! all within is *within*, and everything else, a failed one among them too, is *unclear*. So a
-//! server that cannot be asked is never healthy, and never a trip.
+//! A single reading is noise: a garbage collection, a scrape in a busy second.
+//! Only [`Limits::in_a_row`] readings that agree have a result: all over a limit is *over*, all
+//! within is *within*, and any other combination, including a failed reading, is *unclear*.
+//! So an unreachable server is never healthy, and never a trip.
 //!
-//! Invariants: pure and total, so that the ledger's reader finds the same verdict again; what is
-//! over in both arms is not blamed on `new`; where the hash does not put users into both arms there
-//! is no control: stable is not asked about, and only ceilings hold.
+//! Invariants: pure and total, so that a reader of the ledger recomputes the same verdict. A limit
+//! exceeded in both arms is not blamed on `new`. If the hash does not put users into both arms
+//! there is no control: stable is ignored, and only ceilings apply.
 
 pub mod reading;
 
 use std::sync::Arc;
 
-/// What a limit does when it is crossed; waves hold either way.
+/// The action when a limit is exceeded; waves hold in either case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum On {
     #[default]
@@ -36,15 +36,15 @@ impl On {
 pub struct Limits {
     /// For the highest of the servers of `new`.
     pub ceiling: Option<f64>,
-    /// `new` may use so many times what stable does, on an average of their servers.
+    /// The most that `new` may use as a multiple of stable, on an average of their servers.
     pub times_stable_max: Option<f64>,
-    /// Smaller readings count as this much, so that differences below it are none.
+    /// Smaller readings count as this much, so that differences below it are ignored.
     pub floor: f64,
-    /// So many readings must say the same; at least one.
+    /// The number of readings that must agree; at least one.
     pub in_a_row: usize,
 }
 
-/// What one arm uses: of its servers.
+/// The use of one arm, over its servers.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Used {
     pub mean: f64,
@@ -64,7 +64,7 @@ impl Used {
     }
 }
 
-/// Both arms at one time; `None`: it could not be read.
+/// Both arms at one time; `None`: unreadable.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reading {
     pub new: Option<Used>,
@@ -77,7 +77,7 @@ pub enum Say {
     Over(Limit),
     /// Both arms are over the ceiling: not blamed on `new`.
     Both,
-    /// Too few readings that say the same, or none.
+    /// Too few readings that agree, or none.
     Unclear,
 }
 
@@ -87,7 +87,7 @@ pub enum Limit {
     TimesStable,
 }
 
-/// All that a verdict is made from.
+/// All data that a verdict depends on.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Grounds {
     pub name: Arc<str>,
@@ -95,8 +95,8 @@ pub struct Grounds {
     pub limits: Limits,
     /// Does the hash put users into both arms?
     pub controlled: bool,
-    /// The last ones, of which [`Limits::in_a_row`] count; the newest last. Empty: none that is
-    /// recent.
+    /// The last readings, of which [`Limits::in_a_row`] count; the newest last.
+    /// Empty: none is recent.
     pub readings: Vec<Reading>,
 }
 
@@ -131,7 +131,7 @@ impl Grounds {
         self.on == On::Trip && matches!(self.say(), Say::Over(_))
     }
 
-    /// How many of the newest readings, without a break, are over one of the limits; at most
+    /// The number of the newest readings in a row that exceed one of the limits; at most
     /// [`Limits::in_a_row`].
     pub fn over(&self) -> usize {
         let row = |how: fn(&Grounds, &Reading) -> Stands| {
@@ -165,7 +165,7 @@ impl Grounds {
         }
     }
 
-    /// For people, with the numbers.
+    /// A description for people, with the numbers.
     pub fn detail(&self) -> String {
         let Limits { ceiling, times_stable_max, in_a_row, .. } = self.limits;
         let newest = self.readings.last().copied().unwrap_or_default();
@@ -194,7 +194,7 @@ impl Grounds {
     }
 }
 
-/// Three or four figures; thousands of thousands as `1.53 G`.
+/// Three or four digits; millions as `1.53 M`, then G and T.
 pub fn short(value: f64) -> String {
     let (size, unit) = [(1e12, " T"), (1e9, " G"), (1e6, " M"), (1.0, "")]
         .into_iter()
@@ -242,14 +242,14 @@ pub(crate) mod tests {
             // One spike, at either end.
             (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Unclear),
             (&[(1.0, 1.0), (1.0, 1.0), (30.0, 1.0)], Say::Unclear),
-            // Older ones are forgotten.
+            // Older ones are dropped.
             (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Within),
-            // What failed is neither.
+            // A failed reading is neither.
             (&[(1.0, 1.0), (nan, 1.0), (1.0, 1.0)], Say::Unclear),
             (&[(11.0, 1.0), (11.0, 1.0), (nan, 1.0)], Say::Unclear),
             (&[(11.0, nan); 3], Say::Unclear),
             (&[(11.0, 11.0); 3], Say::Both),
-            // Below the floor nothing differs.
+            // Below the floor there is no difference.
             (&[(0.4, 0.01); 3], Say::Within),
             (&[(1.0, 0.0); 3], Say::Within),
             (&[(1.1, 0.0); 3], Say::Over(Limit::TimesStable)),

@@ -1,5 +1,5 @@
-//! What is read of a server's own metrics: an expression over named series, and the text that it is
-//! read from.
+//! Reading a server's own metrics: an expression over named series, and the parser of the metrics
+//! page.
 //!
 //! ```text
 //! expression = term [ "/" term ]
@@ -7,13 +7,13 @@
 //! series     = name [ "{" label ( "=" | "!=" ) '"' value '"' { "," … } "}" ]
 //! ```
 //!
-//! A series stands for the sum of all that match it. `rate` is its growth a second since the scrape
-//! before. The text is the text format of Prometheus (version 0.0.4, and what OpenMetrics 1.0 adds
-//! to a line): one `name{label="value",…} value [timestamp]` a line.
+//! A series stands for the sum of all series that match it. `rate` is its growth per second since
+//! the previous scrape. The page has the text format of Prometheus (version 0.0.4, and the
+//! additions of OpenMetrics 1.0 to a line): one `name{label="value",…} value [timestamp]` per line.
 //!
-//! Invariants: the text comes from outside, and nothing in it panics; a line that names a wanted
-//! series and cannot be read is a fault, never left out: half a sum is worse than none; what is not
-//! there, was reset, or is no number is a [`Lack`], never a zero.
+//! Invariants: the text comes from outside, and nothing in it causes a panic. A line of a wanted
+//! series that cannot be parsed is a fault, never skipped: half a sum is worse than none. A missing
+//! or reset series, and a value that is no number, is a [`Lack`], never a zero.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub struct Malformed {
 
 impl Expression {
     /// # Errors
-    /// What is wrong, for people.
+    /// The fault, for people.
     pub fn parse(text: &str) -> Result<Expression, String> {
         let mut rest = text.trim_start();
         let mut terms = vec![];
@@ -97,7 +97,7 @@ impl Expression {
         self.terms.iter().map(|term| &term.series)
     }
 
-    /// Does it grow with the traffic alone? A rate that is not divided by anything.
+    /// Does it grow with the traffic alone? True for a rate that is not divided.
     pub fn is_bare_rate(&self) -> bool {
         matches!(&self.terms[..], [Term { rate: true, .. }])
     }
@@ -168,7 +168,7 @@ fn series(rest: &mut &str) -> Result<Series, String> {
     Ok(Series { name: name.to_owned(), matchers })
 }
 
-/// A name: letters, digits, `_`, and `:` in the name of a metric; not first a digit.
+/// A name: letters, digits, `_`, and `:` in the name of a metric; no leading digit.
 fn word<'t>(rest: &mut &'t str, colon: bool) -> Option<&'t str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colon && c == ':');
     let end = rest.find(|c| !fits(c)).unwrap_or(rest.len());
@@ -180,7 +180,7 @@ fn word<'t>(rest: &mut &'t str, colon: bool) -> Option<&'t str> {
     Some(word)
 }
 
-/// `"value"`, with `\\`, `\"` and `\n` in it.
+/// `"value"`, with the escapes `\\`, `\"` and `\n`.
 fn quoted(rest: &mut &str) -> Option<String> {
     let inner = rest.strip_prefix('"')?;
     let mut value = String::new();
@@ -200,15 +200,15 @@ fn quoted(rest: &mut &str) -> Option<String> {
     }
 }
 
-/// What `wanted` come to in the text of a scrape, each in its place.
+/// The sums of `wanted` in the text of a scrape, in the same order.
 ///
 /// # Errors
-/// A line of one of them that cannot be read.
+/// A line of one of them that cannot be parsed.
 pub fn sums(text: &str, wanted: &[&Series]) -> Result<Vec<Option<f64>>, Malformed> {
     let mut sums = vec![None; wanted.len()];
     for (n, line) in text.lines().enumerate() {
         let mut rest = line.trim_start();
-        // Comments, and names in quotes, which nobody can have asked for.
+        // Comments, and names in quotes, which no expression can have.
         let Some(name) = word(&mut rest, true) else { continue };
         if !wanted.iter().any(|series| series.name == name) {
             continue;
@@ -224,7 +224,7 @@ pub fn sums(text: &str, wanted: &[&Series]) -> Result<Vec<Option<f64>>, Malforme
 }
 
 impl Series {
-    /// A label that is not there is empty, as with Prometheus.
+    /// A missing label is empty, as in Prometheus.
     fn matches(&self, labels: &[(&str, String)]) -> bool {
         self.matchers.iter().all(|m| {
             let value = labels.iter().find(|(label, _)| *label == m.label).map_or("", |(_, value)| value);
@@ -254,7 +254,7 @@ fn labels_and_value(mut rest: &str) -> Option<(Labels<'_>, f64)> {
             }
         }
     } else if bare.len() == rest.len() {
-        // Something sticks to the name.
+        // Other characters follow the name directly.
         return None;
     }
     // A timestamp and an exemplar may follow.
@@ -342,7 +342,7 @@ mod tests {
             assert!(told.contains(why), "{text}: {told}");
         }
         assert_eq!(expression(" rate( a ) / rate (b{ x = \"1\" , y != \"2\" , }) ").terms.len(), 2);
-        // A series may be called so.
+        // A series may have this name.
         assert!(!expression("rate").is_bare_rate() && !expression("rate_total").is_bare_rate());
     }
 
@@ -355,7 +355,7 @@ mod tests {
         {
             assert_eq!(sums(text, &wanted), Err(Malformed { line: 2 }), "{text}");
         }
-        // What was not asked for may be anything.
+        // Other lines may have any content.
         assert_eq!(sums("b\n{\"a\"} 1\n\0\n9a 2\na 1", &wanted), Ok(vec![Some(1.0)]));
     }
 

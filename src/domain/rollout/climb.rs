@@ -1,45 +1,46 @@
 //! When the next wave opens: the part of a rollout that counts time.
 //!
-//! A wave *bakes* while the watchdog watches it. Time without a process, time in which the watchdog
-//! is blind and time in which it gets no CPU do not count. A restart keeps the time so far
-//! ([`Spent`]). An edit of the wave's reach, or a resume after a rollback, begins the bake anew.
-//! Once the wave is baked, its gates are judged at every look. It opens the next wave when all
-//! pass. It is *held* while one does not pass, and also while too much of its time goes by
-//! unwatched.
+//! A wave *bakes* while the watchdog watches it.
+//! Time without a process, with a blind watchdog, or without CPU for it does not count.
+//! A restart keeps the time so far ([`Spent`]).
+//! An edit of the wave's reach, or a resume after a rollback, restarts the bake.
+//! Once the wave is baked, its gates are judged at every look, and the next wave opens when all
+//! pass.
+//! The wave is *held* while a gate does not pass, and also while too much of its time is unwatched.
 //!
-//! Invariants: pure; monotonic time is an argument, and no wall clock is read. Nothing is opened on
-//! a reading of another wave, nor while the release is held or paused.
+//! Invariants: pure; monotonic time is an argument, and no wall clock is read.
+//! No wave opens on readings of another wave, or while the release is held or paused.
 
 use crate::domain::gate::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
 use crate::domain::wave::Wave;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Where a release stands.
+/// The position of a release in its plan.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Standing<'a> {
-    /// Another one whenever the bake begins anew.
+    /// Changes whenever the bake starts again.
     pub stage: u64,
     pub waves: &'a [Wave],
     pub present: Option<usize>,
     pub finished: bool,
-    /// Something is in force below what the plan says: nothing is judged.
+    /// A hold is in force: the gates are not judged.
     pub held: bool,
     pub paused: bool,
     /// How long the watchdog has watched this stage, in all processes.
     pub watched: Duration,
-    /// What an earlier process has counted of this stage.
+    /// Time of this stage counted by earlier processes.
     pub before: Spent,
 }
 
-/// The time of a stage, added up over all processes. Monotonic time only.
+/// The time of a stage, summed over all processes. Monotonic time only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Spent {
-    /// What the watchdog has watched: the bake.
+    /// Time watched by the watchdog: the bake.
     pub watched: Duration,
     /// All time in which a process had this stage in force.
     pub open: Duration,
-    /// How long the baked stage has been held by its gates without a break; zero: it is not.
+    /// How long its gates have held the baked stage without a break; zero: not held.
     pub held: Duration,
 }
 
@@ -47,7 +48,7 @@ impl Spent {
     /// Longer than any stage lasts.
     const MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
 
-    /// Can these times be true?
+    /// Are these times possible?
     pub fn is_plausible(&self) -> bool {
         self.watched <= self.open && self.held <= self.open && self.open <= Spent::MAX
     }
@@ -88,23 +89,23 @@ pub fn hours(time: Duration) -> String {
 pub struct Climb {
     stage: u64,
     since: Duration,
-    /// Since when the gates have held it, and for how long an earlier process saw that.
+    /// Since when the gates have held it, and the duration counted by earlier processes.
     held: Option<(Duration, Duration)>,
     /// The gates have been judged in this process.
     judged: bool,
-    /// The verdicts of the last hold that was told, and when.
+    /// The verdicts of the last recorded hold, and when.
     told: Vec<(Cow<'static, str>, Verdict)>,
     told_at: Duration,
     tellings: u32,
 }
 
-/// A wave that does not go on, for another reason than time, hours or a pause.
+/// A wave that does not continue, for a reason other than time, hours or a pause.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Held {
     pub cause: HeldBy,
-    /// For how long; by [`HeldBy::Unwatched`]: how much time was not watched.
+    /// The duration; for [`HeldBy::Unwatched`]: the unwatched time.
     pub lasting: Duration,
-    /// For people: the gates that do not pass, each with its numbers.
+    /// The gates that do not pass, with their numbers; for people.
     pub missing: Vec<String>,
 }
 
@@ -121,28 +122,28 @@ pub enum Act {
     Wait,
     /// The next wave.
     Open,
-    /// There is none: the plan is fulfilled.
+    /// There is none: the plan is finished.
     Finish,
-    /// It goes on waiting, for another reason than was told: worth a line in the ledger.
+    /// It continues to wait, for a reason not recorded yet: worth a ledger entry.
     TellHold,
 }
 
-/// How it looks now.
+/// The state at a look.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outlook {
     pub spent: Spent,
     pub gates: Vec<Gate>,
-    /// What they were judged from.
+    /// The input of the gates.
     pub input: Option<Input>,
     pub held: Option<Held>,
     pub act: Act,
 }
 
-/// Holds of one wave that are written down, and the time between two; a gate that wavers must not
-/// fill a disk.
+/// The most recorded holds of one wave, and the time between two; a flapping gate must not fill a
+/// disk.
 const TELLINGS_MAX: u32 = 16;
 const TELL_EVERY: Duration = Duration::from_secs(60);
-/// A bake is late if so much time was not watched, and at least a tenth as much as was watched.
+/// A bake is late if this much time was not watched, and at least a tenth of the watched time.
 const UNWATCHED_MIN: Duration = Duration::from_secs(10);
 const UNWATCHED_SHARE: u32 = 10;
 
@@ -151,8 +152,7 @@ impl Climb {
         Climb { stage, since: now, held: None, judged: false, told: vec![], told_at: now, tellings: 0 }
     }
 
-    /// `input`: what the gates are judged from; `None` where nothing is known of the present stage
-    /// yet.
+    /// `input`: the input of the gates; `None` while the current stage has none.
     pub fn look(&mut self, standing: &Standing<'_>, input: Option<Input>, now: Duration) -> Outlook {
         if self.stage != standing.stage {
             *self = Climb::new(standing.stage, now);
@@ -161,7 +161,7 @@ impl Climb {
         let open = (before.open + now.saturating_sub(self.since)).max(watched);
         let mut spent = Spent { watched, open, held: Duration::ZERO };
         let Some(input) = input.filter(|_| !standing.held && !standing.finished) else {
-            // What an earlier process knows is not lost while this one knows nothing yet.
+            // The hold time of an earlier process is kept until this one has judged.
             spent.held = if self.judged { Duration::ZERO } else { before.held };
             self.held = None;
             return Outlook { spent, gates: vec![], input: None, held: None, act: Act::Wait };
@@ -170,7 +170,7 @@ impl Climb {
         let passes = gate::passes(&gates);
         let last = standing.present.is_some_and(|i| i + 1 >= standing.waves.len());
         let missing = || gates.iter().filter(|g| g.verdict != Verdict::Pass);
-        // Time, the clock on the wall and a person's pause are no reasons to call somebody.
+        // Time, the wall clock and a person's pause are no reasons for an alert.
         let waits = passes || standing.paused || missing().any(|g| [BAKE, OPEN_HOURS].contains(&&*g.name));
         let earlier = if self.judged { Duration::ZERO } else { before.held };
         self.judged = true;

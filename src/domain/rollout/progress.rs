@@ -1,18 +1,19 @@
-//! Where a release stands in its plan, and what an edited plan makes of that.
+//! The position of a release in its plan, and the effect of an edit of that plan.
 //!
-//! A wave behind is history; a wave ahead changes; the present one, known by its name, is what it
-//! now says. Where its name is gone, the release goes on in the last wave that reaches no further
-//! than it had come, or before the first: an edit that only moves names about raises nothing.
+//! Waves are identified by name. Edits to past waves have no effect; the current and later waves
+//! take their new settings. If the current name is gone, the release continues in the last wave
+//! whose reach does not exceed the current one, or before the first. So an edit that only renames
+//! waves raises nothing.
 
 use crate::domain::wave::{Course, Reach, Wave};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
-    /// The present wave's name.
+    /// The name of the current wave.
     pub wave: String,
-    /// How far it reaches, or did when the file last had it.
+    /// Its reach, or its last reach in the file.
     pub reach: Reach,
-    /// It is the last one, and has proved itself.
+    /// It is the last one, and passed its gates.
     pub finished: bool,
     /// Number of the ledger entry that records its opening; 0: not recorded yet.
     pub entry: u64,
@@ -23,13 +24,13 @@ impl Progress {
         Progress { wave: wave.name.clone(), reach: wave.reach, finished: false, entry: 0 }
     }
 
-    /// The index of the present wave.
+    /// The index of the current wave.
     pub fn place(&self, waves: &[Wave]) -> Option<usize> {
         waves.iter().position(|wave| wave.name == self.wave)
     }
 
-    /// What becomes of `before` under another file. `standing`: what is in force, where nothing is
-    /// remembered, as a weight set by hand.
+    /// The progress after `before` under another file.
+    /// `standing`: the reach in force if there is no progress, as for a weight set by hand.
     pub fn under(before: Option<&Progress>, course: Course<'_>, standing: Reach) -> Option<Progress> {
         let Course::Waves(waves) = course else { return None };
         if let Some((known, place)) = before.and_then(|b| Some((b, b.place(waves)?))) {

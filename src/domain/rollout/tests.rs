@@ -1,4 +1,4 @@
-//! Scripts of whole rollouts, with time moved by hand; and random ones, against the rules of state.
+//! Scripts of whole rollouts with simulated time; and random ones, against the rules of state.
 
 mod bake;
 mod holdback;
@@ -41,8 +41,8 @@ fn freeze(weight: Weight) -> Freeze {
     }
 }
 
-/// A proxy without sockets: what is remembered, the time of this process, the file, and what the
-/// watchdog would say.
+/// A proxy without sockets: the memory, the time of this process, the file, and simulated watchdog
+/// results.
 #[derive(Clone)]
 struct Rollout {
     memory: Memory,
@@ -55,17 +55,17 @@ struct Rollout {
     /// Servers of stable and new.
     servers: (String, String),
     same_version: bool,
-    /// Why the last edit was refused.
+    /// The last edit was refused.
     refused: bool,
-    /// `good`, `worse`, or nothing at all.
+    /// `good`, `worse`, or no evidence.
     shows: Shows,
     hours_open: bool,
     durable: bool,
     stage: u64,
-    /// What the stage was made of.
+    /// The inputs of the current stage.
     staged: (Force, Option<String>),
     told: Vec<Act>,
-    /// What the watchdog has watched of the stage, until when, and whether it sees anything now.
+    /// The watched time of the stage, until when, and whether the watchdog is blind now.
     watched: Duration,
     looked: Duration,
     blind: bool,
@@ -131,7 +131,7 @@ impl Rollout {
         self.plan.get(self.memory.present(&self.plan)?)
     }
 
-    /// What is in force may be another stage now.
+    /// Starts another stage if the force has changed.
     fn restage(&mut self, afresh: bool) {
         let staged = (self.force().0, self.wave().map(|w| w.name.clone()));
         if afresh || staged != self.staged {
@@ -149,8 +149,8 @@ impl Rollout {
         what
     }
 
-    /// As a reload does it: an edit that is refused changes nothing. `weight_before`: as the file
-    /// had it, where it was set by hand.
+    /// Applies an edit like a reload: a refused edit changes nothing.
+    /// `weight_before`: the file's previous weight, if set by hand.
     fn edit(&mut self, change: impl FnOnce(&mut Rollout)) {
         let before = self.clone();
         change(self);
@@ -254,14 +254,14 @@ impl Rollout {
         if outlook.act != Act::Wait {
             self.told.push(outlook.act);
         }
-        // The clock of another stage runs from its beginning.
+        // The clock of another stage starts at its beginning.
         if outlook.act == Act::Open {
             self.climb = Climb::new(self.stage, self.now);
         }
         outlook.act
     }
 
-    /// One line of a script.
+    /// Runs one line of a script.
     fn run(&mut self, command: &str) {
         let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
         let plan = self.plan.clone();
@@ -275,7 +275,7 @@ impl Rollout {
                 self.edit(|r| (r.plan, r.by_hand) = (vec![], weight));
             }
             "attempt" => {
-                // An attempt, and what else the same edit changes.
+                // An attempt, and other changes of the same edit.
                 let (attempt, servers) = rest.split_once(' ').unwrap_or((rest, ""));
                 self.edit(|r| {
                     r.attempt = attempt.parse().unwrap();
@@ -317,7 +317,7 @@ impl Rollout {
                 }
             }
             "restart" => {
-                // Memory is on disk, and so is the time of the stage, if it goes on.
+                // Memory is on disk, and so is the time of the stage, if it continues.
                 (self.now, self.looked) = (Duration::ZERO, Duration::ZERO);
                 self.climb = Climb::new(u64::MAX, Duration::ZERO);
                 (self.before, self.watched) = (self.spent, self.spent.watched);
@@ -331,12 +331,12 @@ impl Rollout {
             "freeze" => drop(self.apply(Input::Freeze(freeze(self.weight())))),
             "resume" => {
                 let (ends, at) = rest.split_once(' ').unwrap_or((rest, ""));
-                // As the writer does: no further than it had come.
+                // Like the writer: no further than the current wave.
                 let come = self.memory.present(&plan).map_or(0, |i| i + 1);
                 let named = plan[..come].iter().find(|w| w.name == at);
                 let at = named.or(plan.first().filter(|_| self.memory.progress.is_some()));
                 let ends = HoldKind::parse(ends).unwrap();
-                // As the writer does: a stop file that exists is removed first.
+                // Like the writer: an existing stop file is removed first.
                 if !(ends == HoldKind::Hold && self.stop_file) {
                     self.apply(Input::Resume { ends, at });
                 }
@@ -352,7 +352,7 @@ impl Rollout {
             }
             "maintained" => drop(self.apply(Input::EndMaintenance)),
             "promote" => {
-                // As the writer does: not while anything holds it.
+                // Like the writer: not during a hold.
                 if self.force().1.is_none() {
                     self.apply(Input::Open { waves: &plan, opener: Opener::Person });
                 }
@@ -384,7 +384,7 @@ impl Rollout {
     }
 }
 
-/// Runs a script: `command   -> state wave weight`, a line each.
+/// Runs a script: `command   -> state wave weight`, one per line.
 fn script(text: &str) -> Rollout {
     let mut rollout = Rollout::new();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
@@ -623,7 +623,7 @@ fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
     );
 }
 
-/// The machine itself, whoever drives it.
+/// The state machine itself, for any caller.
 #[test]
 fn gates_open_nothing_while_a_person_or_a_trip_holds() {
     let plan = waves("1%:10m 5%:10m");

@@ -1,64 +1,64 @@
-//! Versions of a release: what an edit of the file does to the builds behind `new` and `stable`.
+//! Versions of a release: the effect of a file edit on the builds behind `new` and `stable`.
 //!
-//! The servers, as the file writes them, tell versions apart; the names of upstreams do not. An arm
-//! gets another version when none of its servers stays. Adding or removing single servers is no new
-//! version.
+//! The servers as written in the file identify a version; the names of upstreams do not.
+//! An arm gets another version when none of its servers stays.
+//! Adding or removing single servers is no new version.
 //!
-//! Invariants: pure; no user meets a version at a weight that another version has earned; a change
-//! that would do that is [`VersionChange::Undeclared`], which a reload refuses and a start holds at
-//! 0%.
+//! Invariants: pure; no user meets a version at a weight that another version earned.
+//! A change that would do that is [`VersionChange::Undeclared`], which a reload refuses and a start
+//! holds at 0%.
 
 use super::{Awaits, Memory};
 use crate::domain::wave::{Course, Reach};
 
-/// The servers behind both arms, as the file writes them. Empty: not known.
+/// The servers behind both arms, as written in the file.
+/// Empty: unknown.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Versions {
     pub stable: Vec<String>,
     pub new: Vec<String>,
-    /// The file says `same_version = true`.
+    /// The file has `same_version = true`.
     pub same_declared: bool,
 }
 
-/// How an edit bears on the versions of a release.
+/// The effect of an edit on the versions of a release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VersionChange {
     /// Both arms keep their version.
     Same,
-    /// `stable` takes over the version of a complete release; `new` keeps it, so nobody moves.
+    /// `stable` takes over the version of a complete release; `new` keeps it, so no user moves.
     TakenOver,
     /// Another version, declared by a higher attempt.
     Declared,
-    /// Another version of a release that has nobody in `new`, and that nothing holds.
+    /// Another version of a release without users in `new` and without a hold.
     Unused,
     /// `stable` takes over the version of a complete release, and `new` gets another one.
     Succeeded,
-    /// Another version that nothing declares, while users are in `new` or something holds the
-    /// release.
+    /// Another version without a declaration, while users are in `new` or the release is held.
     Undeclared,
 }
 
-/// How the release stood before the edit.
+/// The state of the release before the edit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Standing {
     pub complete: bool,
     /// In force.
     pub reach: Reach,
-    /// Something holds it that forbids another version without a declaration.
+    /// It is held in a way that forbids another version without a declaration.
     pub held: bool,
 }
 
 impl Memory {
-    /// Does something stand that another version must not pass without a declaration? The wait of a
-    /// version for its weight does not: nobody has met that version.
+    /// Is there a hold that another version must not pass without a declaration?
+    /// A version that waits for its weight is no such hold: no user has met that version.
     pub fn guards_versions(&self) -> bool {
         self.trip.is_some() || self.freeze.is_some() || self.awaits.is_some_and(|a| a != Awaits::NewVersion)
     }
 }
 
 impl Versions {
-    /// What a file does to the versions `self`. `standing`: how the release stood; `None` where
-    /// that is not known, at a start. `raised`: the file has a higher attempt.
+    /// The effect of a file on the versions `self`. `standing`: the state of the release; `None` if
+    /// unknown, at a start. `raised`: the file has a higher attempt.
     pub fn change(&self, file: &Versions, raised: bool, standing: Option<Standing>) -> VersionChange {
         let new = is_another(&self.new, &file.new);
         if !new && !is_another(&self.stable, &file.stable) {
@@ -67,8 +67,8 @@ impl Versions {
         if raised {
             return VersionChange::Declared;
         }
-        // It declares one change only: left in the file, it would let the next version pass as
-        // well.
+        // It declares one change only: if left in the file, it must not let the next version pass
+        // as well.
         if file.same_declared && !self.same_declared {
             return VersionChange::Same;
         }
@@ -90,12 +90,12 @@ impl std::fmt::Display for Versions {
 }
 
 impl VersionChange {
-    /// Does the release begin anew?
+    /// Does the release start again?
     pub fn is_another(self) -> bool {
         !matches!(self, VersionChange::Same | VersionChange::TakenOver)
     }
 
-    /// What a version that begins waits for. Waves begin before the first one, and need no hold; a
+    /// The hold of a version that begins. Waves begin before the first one, and need no hold; a
     /// weight set by hand counts once a person has chosen it for this version.
     pub fn holds(self, course: Course<'_>) -> Option<Awaits> {
         let hold = match self {
@@ -109,8 +109,8 @@ impl VersionChange {
     }
 }
 
-/// Does a release of a new name take the place of one that the same edit removes? They have a
-/// server in common then, and what the written weight was earned by is another one's.
+/// Does a release with a new name replace one that the same edit removes?
+/// True if they share a server: the written weight was then earned by the other release.
 pub fn takes_place(removed: impl IntoIterator<Item = Versions>, added: &Versions) -> bool {
     let servers: Vec<String> = removed.into_iter().flat_map(|v| [v.stable, v.new]).flatten().collect();
     [&added.stable, &added.new].into_iter().flatten().any(|server| servers.contains(server))

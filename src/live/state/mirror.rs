@@ -1,4 +1,4 @@
-//! The exact mirror of the state file. The domain knows no serde.
+//! The serde types of the state file. The domain does not depend on serde.
 //!
 //! Invariants: a field that an earlier version did not write has a default; a field that no version
 //! has written is refused.

@@ -1,6 +1,6 @@
-//! Clients that try to keep the operator out of the admin port: however many they are and whatever
-//! they do, livez, readyz and a rollback are answered within a second each, and the data plane
-//! notices nothing.
+//! Clients that try to block the operator from the admin port: at any number and with any behaviour
+//! of them, livez, readyz and a rollback are answered within a second each, and the data plane is
+//! not affected.
 
 use super::{connect, connect_with, hear, pause, resident_kib, say};
 use crate::world::{
@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 const CROWD: usize = 300;
 const WITHIN: Duration = Duration::from_secs(1);
-/// A machine that is busy with other things may be late itself. A probe tries again as well.
+/// A busy machine may itself be late. A probe would retry as well.
 const TRIES: usize = 3;
-/// The one crowd among which a client that is slow to send its request may lose its place.
+/// The only crowd in which a client with a slow request may lose its connection.
 const LOOP: &str = "connections in a loop";
-/// Admin connections and streams (448), and what the process itself has open.
+/// Admin connections and streams (448), and the descriptors of the process itself.
 const DESCRIPTORS_MAX: usize = 512;
 
 fn scene(world: &World) -> ([Origin; 2], Proxy) {
@@ -28,8 +28,8 @@ fn scene(world: &World) -> ([Origin; 2], Proxy) {
     (origins, proxy)
 }
 
-/// One request on a connection of its own, from this address if it matters; what it was answered,
-/// and how long that took.
+/// One request on its own connection, from this address if given; returns the status and the time
+/// taken.
 fn ask(admin: SocketAddr, from: Option<IpAddr>, head: &str, body: &str) -> (u16, Duration) {
     let began = Instant::now();
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -50,7 +50,7 @@ fn ask(admin: SocketAddr, from: Option<IpAddr>, head: &str, body: &str) -> (u16,
     (status, began.elapsed())
 }
 
-/// Asks for what must be answered; the longest time that one took.
+/// Sends the requests that must be answered; returns the longest time.
 fn the_operator_is_served(kind: &str, admin: SocketAddr, from: Option<IpAddr>, token: &str) -> Duration {
     let change =
         format!("POST /api/v1/releases/{RELEASE}/rollback HTTP/1.1\r\ncontent-type: application/json{token}");
@@ -80,17 +80,17 @@ fn descriptors(proxy: &Proxy) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", proxy.pid())).unwrap().count()
 }
 
-/// What each of a crowd does once it is connected.
+/// The behaviour of a crowd's member after connecting.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Silent,
-    /// A byte now and then.
+    /// A byte at intervals.
     Trickling,
     HalfARequest,
-    /// Asks again and again, and reads nothing.
+    /// Sends requests repeatedly, and reads nothing.
     Deaf,
     Streams,
-    /// Is answered, and stays.
+    /// Receives a response, and keeps the connection.
     KeptAlive,
 }
 
@@ -151,8 +151,8 @@ fn row_56_connections_opened_in_a_loop_keep_nobody_out() {
         for kind in [Kind::Silent, Kind::HalfARequest] {
             let (stop, made) = (&stop, &made);
             scope.spawn(move || {
-                // Closing is the server's business: it has the time-wait, not this machine's few
-                // ports.
+                // The server must close: then it has the time-wait state, and not this machine's
+                // few ports.
                 let mut held = std::collections::VecDeque::new();
                 while !stop.load(Relaxed) {
                     held.extend(kind.join(proxy.admin));
@@ -192,7 +192,7 @@ fn the_admin_port_and_the_data_plane_do_not_take_each_others_descriptors() {
         .into_iter()
         .flat_map(|kind| (0..CROWD).filter_map(move |_| kind.join(proxy.admin)))
         .collect();
-    // Every connection that the data plane may have, and one more for the last question.
+    // All connections that the data plane may have, and one more for the last request.
     let users = users_in_new("user", 20, room - 1);
     let held: Vec<TcpStream> = users.iter().map(|_| connect(proxy.http)).collect();
     for (stream, user) in held.iter().zip(&users) {
@@ -210,7 +210,7 @@ fn the_admin_port_and_the_data_plane_do_not_take_each_others_descriptors() {
     ));
 }
 
-/// Other machines, as the proxy sees them: a network of its own, whose loopback interface has more
+/// Other machines from the proxy's view: a network namespace whose loopback interface has more
 /// addresses.
 #[test]
 fn row_56_a_crowd_from_other_machines_keeps_no_other_machine_out() {
@@ -245,7 +245,7 @@ fn in_a_network_of_four_machines() {
     config.rest = "[admin]\ntoken_file = \"tokens\"\n".into();
     let text = config.text().replace("admin = \"127.0.0.1:0\"", "admin = \"0.0.0.0:0\"");
     let proxy = Proxy::start(&world.write_text(&text));
-    // Its own address, so that the peer is no loopback address either.
+    // An own address, so that the peer is no loopback address either.
     let admin: SocketAddr = format!("10.77.0.1:{}", proxy.admin.port()).parse().unwrap();
     let token = "\r\nauthorization: Bearer 0123456789abcdef";
     let machine = |i: u8| IpAddr::from([10, 77, 0, i]);
@@ -256,7 +256,7 @@ fn in_a_network_of_four_machines() {
         socket.connect(&admin.into()).unwrap();
         crowd.push(socket);
     }
-    // One of another machine that waits: it is not the one that gives way.
+    // A waiting connection of another machine: it is not the one that is closed.
     let waits = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     waits.bind(&SocketAddr::new(machine(4), 0).into()).unwrap();
     waits.connect(&admin.into()).unwrap();

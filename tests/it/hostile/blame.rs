@@ -1,4 +1,4 @@
-//! HTTP/1.1 clients of users in `new`, faulty in every way: nothing of it counts against `new`.
+//! HTTP/1.1 clients of users in `new`, with every kind of fault: none of it counts against `new`.
 
 use super::{CROWD, Fault, Scene, connect, connect_with, crowd, hear, keep_pace, leave, pause, say};
 use std::io::Read;
@@ -103,15 +103,15 @@ fn clients_that_are_slow_on_purpose_are_not_held_against_new() {
     });
     scene.suffers("an answer that is not read", 24, CROWD, |f| {
         let all = crowd(f, &head(f, "GET /large", ""), Some(4096));
-        // The proxy's patience ends, which cannot be seen from here without reading.
+        // The proxy's time-out ends them, which cannot be observed here without reading.
         pause(500);
         all.into_iter().for_each(|stream| leave(stream, 0));
     });
     scene.ends();
 }
 
-/// Requests that the proxy answers by itself, by the status: what they are is another test's
-/// subject (rows 1 to 19).
+/// Requests that the proxy answers by itself, by status: other tests cover their meaning (rows 1 to
+/// 19).
 #[test]
 fn requests_that_are_refused_are_not_held_against_new() {
     let scene = Scene::start(|_, _| {});
@@ -167,8 +167,8 @@ fn requests_that_are_refused_are_not_held_against_new() {
     scene.ends();
 }
 
-/// More clients than new's connections leave in mid-body, as fast as they can: there is no room for
-/// others for a moment, and that is these clients' doing.
+/// More clients than new's connections leave in mid-body, as fast as they can: for a moment there
+/// is no room for others, and these clients are the cause.
 #[test]
 fn a_flood_of_clients_that_leave_is_not_held_against_new() {
     let scene = Scene::start(|_, config| {

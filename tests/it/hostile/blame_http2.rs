@@ -1,4 +1,4 @@
-//! HTTP/2 clients of users in `new`, faulty in every way: nothing of it counts against `new`.
+//! HTTP/2 clients of users in `new`, with every kind of fault: none of it counts against `new`.
 
 use super::{Fault, Scene, pause};
 use crate::rows::wire::{
@@ -6,7 +6,7 @@ use crate::rows::wire::{
 };
 use std::time::Duration;
 
-/// Streams of a connection: as many as a client may have open.
+/// Streams per connection: the most that a client may open.
 pub const STREAMS: u64 = 100;
 
 pub fn ids() -> impl Iterator<Item = u32> {
@@ -37,7 +37,7 @@ fn connect(fault: &Fault<'_>, settings: &[(u16, u32)]) -> Http2 {
     http2
 }
 
-/// Sends the same on every stream of a connection, then reads until nothing more comes for a while.
+/// Sends the same bytes on every stream of a connection, then reads until no data come for a while.
 fn on_each(fault: &Fault<'_>, bytes: impl Fn(u32) -> Vec<u8>) {
     let mut http2 = connect(fault, &[]);
     let all: Vec<u8> = ids().flat_map(bytes).collect();
@@ -45,7 +45,7 @@ fn on_each(fault: &Fault<'_>, bytes: impl Fn(u32) -> Vec<u8>) {
     settle(&mut http2);
 }
 
-/// Sends this on a connection, and reads until the proxy has ended the stream or the connection.
+/// Sends bytes on a connection, and reads until the proxy has ended the stream or the connection.
 fn alone(fault: &Fault<'_>, bytes: &[u8]) {
     let mut http2 = connect(fault, &[]);
     let _ = http2.send(bytes);
@@ -115,15 +115,15 @@ fn streams_that_break_the_protocol_are_not_held_against_new() {
         fields.push(("content-length", "5"));
         [headers(id, &fields, 0), frame(DATA, flags, id, data)].concat()
     };
-    // Few at once: the watchdog has known nothing but calm so far, and takes a quarter of a second
-    // for no answer.
+    // Few at once: so far the watchdog has seen only calm, and a quarter of a second without an
+    // answer counts as none.
     scene.suffers("HTTP/2: DATA beyond content-length", 2, STREAMS, |f| {
         on_each(f, |id| with_length(f, id, b"more than five", END_STREAM));
     });
     scene.suffers("HTTP/2: DATA short of content-length", 2, STREAMS, |f| {
         on_each(f, |id| with_length(f, id, b"few", END_STREAM));
     });
-    // The first of a connection ends it: each has one of its own.
+    // The first fault ends its connection: each needs its own.
     scene.suffers("HTTP/2: invalid trailers", 32, 1, |f| {
         let trailer = [("X-Upper", "a"), (":path", "/"), ("connection", "close")][f.n as usize % 3];
         let body = [headers(1, &fields(f, "POST", "/"), 0), frame(DATA, 0, 1, b"body")].concat();

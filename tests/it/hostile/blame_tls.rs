@@ -1,4 +1,4 @@
-//! TLS clients that break off: nothing of it counts against `new`.
+//! TLS clients that break off: none of it counts against `new`.
 
 use super::blame_http2::{STREAMS, fields, headers, ids};
 use super::{Fault, Scene, connect, leave, pause, say};
@@ -41,8 +41,7 @@ fn tls_that_breaks_off_is_not_held_against_new() {
         say(&stream, &hello);
         leave(stream, f.n);
     });
-    // A hundred streams a connection: it is the record that is cut, not the handshake that is
-    // measured.
+    // A hundred streams per connection: the test is about the cut record, not about the handshake.
     scene.suffers("TLS: a record cut or spoilt under an HTTP/2 request", 5, STREAMS, |f: &Fault<'_>| {
         let (mut tls, mut stream) = (begin(), connect(address));
         while tls.is_handshaking() {

@@ -1,5 +1,6 @@
-//! What runs out: connections, requests, descriptors, ports, the reader of the log. Users of what
-//! is left, the admin API and the watchdog go on; nobody is blamed; all is well again afterwards.
+//! Exhaustion: connections, requests, descriptors, ports, the reader of the log.
+//! The rest of the users, the admin API and the watchdog continue; no arm is blamed; everything
+//! recovers afterwards.
 
 use super::{BLAMED, connect, connect_with, hear, outcomes, resident_kib, say};
 use crate::world::{
@@ -31,7 +32,7 @@ fn request(user: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: a\r\nx-user-id: {user}\r\n\r\n")
 }
 
-/// Processor time that it has used, in hundredths of a second.
+/// Processor time used by the proxy, in hundredths of a second.
 fn ticks(proxy: &Proxy) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", proxy.pid())).unwrap();
     let after_name = stat.rsplit(')').next().unwrap();
@@ -49,7 +50,7 @@ fn row_33_without_descriptors_the_proxy_goes_on_and_recovers() {
     let in_force = clamped["in_force"].as_u64().unwrap();
     assert!((8..96).contains(&in_force), "{clamped:?}");
 
-    // Far more than there are: each needs two.
+    // Far more than available: each needs two.
     let users = users_in_new("user", 50, 200);
     let held: Vec<TcpStream> = users.iter().map(|_| connect(proxy.http)).collect();
     for (stream, user) in held.iter().zip(&users) {
@@ -111,8 +112,8 @@ fn row_33_three_times_the_requests_that_are_allowed() {
                 scope.spawn(|| {
                     let mut told = 0;
                     while Instant::now() < end {
-                        // Fifty at a time on a connection each: six hundred more than there is room
-                        // for.
+                        // Fifty at a time, each on its own connection: six hundred more than there
+                        // is room for.
                         let all: Vec<_> = (0..50).filter_map(|_| connect_with(proxy.http, None)).collect();
                         let bytes =
                             request("someone", "/").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
@@ -171,9 +172,9 @@ fn a_log_that_nobody_reads_stalls_nobody_and_is_counted() {
     nobody_is_blamed(&proxy);
 }
 
-/// Ports that this machine may call from are its own: the proxy, its origins and clients run in a
-/// network of their own, with thirty ports. None waits there after its connection: those to the
-/// admin API, made again and again, would use up all that it can be called from.
+/// Needs its own port range: the proxy, its origins and clients run in a network namespace with
+/// thirty ports.
+/// Time-wait is disabled there: the repeated connections to the admin port would use up all ports.
 #[test]
 fn row_33_without_ports_requests_are_503_and_new_is_not_blamed() {
     let script = "ip link set lo up && echo '50000 50029' > /proc/sys/net/ipv4/ip_local_port_range && echo 0 > /proc/sys/net/ipv4/tcp_max_tw_buckets && exec \"$0\" \"$@\"";
@@ -198,11 +199,11 @@ fn row_33_without_ports_requests_are_503_and_new_is_not_blamed() {
 #[ignore = "run by the test above, in a network namespace"]
 fn in_a_network_of_thirty_ports() {
     let (world, [stable, new]) = (World::new(), origins());
-    // Names of tests' ports are chosen from the same thirty: three listeners of the proxy, two of
+    // The ports of the test come from the same thirty: three listeners of the proxy, two of
     // origins.
     let proxy = world.run(&Config::new(stable.address, new.address).weight("50%"));
     let users = users_in_new("user", 50, 60);
-    // Clients of other addresses: it is the proxy that has no port left.
+    // Clients with other addresses: only the proxy has no port left.
     let held: Vec<TcpStream> = (0..60u8)
         .map(|i| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

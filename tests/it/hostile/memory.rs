@@ -1,7 +1,7 @@
-//! What hostile clients cost in memory: bounded while it lasts, given back afterwards.
+//! The memory cost of hostile clients: bounded during the attack, returned afterwards.
 //!
-//! The figures are those of the build that is tested: `GRAYLING_BINARY=target/release/grayling
-//! tests/run hostile::memory`.
+//! The figures depend on the build under test: `GRAYLING_BINARY=target/release/grayling tests/run
+//! hostile::memory`.
 
 use super::{connect, connect_with, resident_kib, say};
 use crate::rows::wire::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Http2, RST_STREAM, block, frame};
@@ -23,7 +23,7 @@ fn scene(limits: &str) -> Scene {
     config.limits = limits.into();
     config.rest = "[log]\nsample = \"0%\"\n".into();
     let proxy = world.run(&config);
-    // What is allocated once, by the first requests.
+    // Memory allocated once, by the first requests.
     for _ in 0..50 {
         assert_eq!(proxy.client().get_as("warm").unwrap().status, 200);
     }
@@ -31,7 +31,7 @@ fn scene(limits: &str) -> Scene {
 }
 
 impl Scene {
-    /// Memory is near what it was.
+    /// Memory returns close to its earlier value.
     fn gives_back(&self, what: &str, before: u64, peak: u64, left_max: u64) {
         let api = self.proxy.api();
         eventually(seconds(20), "the connections end", || {
@@ -40,7 +40,7 @@ impl Scene {
         let mut least = u64::MAX;
         let start = std::time::Instant::now();
         while least > before + left_max && start.elapsed() < seconds(20) {
-            // Somebody else's requests go on: an allocator that is never called gives nothing back.
+            // Other requests continue: an allocator that is never called returns nothing.
             let _ = self.proxy.client().get_as("other");
             least = least.min(resident_kib(&self.proxy));
             std::thread::sleep(Duration::from_millis(20));
@@ -62,7 +62,7 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         return;
     }
     let _turn = turn();
-    // As many as the open files allow, which are shared with what the test itself opens.
+    // As many as the open files limit allows, which the test itself shares.
     let kinds: [(&str, u64, u64, &str); 5] = [
         ("idle, nothing said", 3_000, 24, ""),
         ("in mid-head", 3_000, 96, "GET / HTTP/1.1\r\nhost: a\r\nx-a:"),
@@ -85,7 +85,7 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         eventually(seconds(20), &format!("{what}: all {} stand", all.len()), || {
             (standing() == all.len()).then_some(())
         });
-        std::thread::sleep(Duration::from_millis(500)); // until the last bytes are where they stay
+        std::thread::sleep(Duration::from_millis(500)); // until all bytes are processed
         let now = resident_kib(&scene.proxy);
         let each = now.saturating_sub(before) as f64 / count as f64;
         figure(&format!("memory, {count} connections {what}: {each:.1} KiB each"));
@@ -93,8 +93,7 @@ fn ten_thousand_slow_connections_are_cheap_and_given_back() {
         (before, peak) = (now, peak.max(now));
     }
     drop(all);
-    // Of some 230 MB: tables that have grown stay as large, and pages on which anything else still
-    // lives.
+    // Of some 230 MB: grown tables keep their size, and so do pages with any live allocation.
     scene.gives_back("9,200 slow connections", start, peak, 40_000);
 }
 

@@ -1,5 +1,5 @@
-//! Clients that misbehave, ten thousand times each way, and what they cost: whom it is blamed on,
-//! the memory, the descriptors, the ports.
+//! Misbehaving clients, ten thousand times each way, and their cost: the blamed arm, the memory,
+//! the descriptors, the ports.
 
 mod admin;
 mod blame;
@@ -23,17 +23,17 @@ use std::time::{Duration, Instant};
 
 /// Faults of each kind, in a short run and in a long one.
 const TIMES: [u64; 2] = [1_000, 10_000];
-/// Of the users, in `new`.
+/// The share of users in `new`.
 const PERCENT: u32 = 50;
-/// Users whose clients misbehave, all of them in `new`: as few as one who attacks has accounts.
-/// Hundreds of users who all are in `new` and all call what is slow would make `new` slower than
-/// stable, and the comparison would rightly say so.
+/// Users whose clients misbehave, all of them in `new`: few, like the accounts of one attacker.
+/// Hundreds of users, all in `new` and all with slow calls, would make `new` slower than stable,
+/// and the comparison would correctly report it.
 const RUDE_USERS: usize = 12;
-/// What an arm is blamed for.
+/// The outcomes that an arm is blamed for.
 const BLAMED: [&str; 6] = ["server_error", "connect_error", "timeout", "reset", "truncated", "saturated"];
 
-/// Two sound versions behind a watchdog that judges them by the calls of other users, all of which
-/// must be answered.
+/// Two good versions and a watchdog that judges them by the calls of other users, all of which must
+/// be answered.
 struct Scene {
     proxy: Proxy,
     load: Load,
@@ -43,10 +43,10 @@ struct Scene {
     _turn: MutexGuard<'static, ()>,
 }
 
-/// What one fault is given.
+/// The input of one fault.
 struct Fault<'a> {
     address: SocketAddr,
-    /// Someone in `new`.
+    /// A user in `new`.
     user: &'a str,
     n: u64,
 }
@@ -58,17 +58,17 @@ impl Scene {
         let origins = ["stable", "new"].map(Origin::start);
         origins.iter().for_each(|o| o.behave(Behaviour::AsAsked));
         let mut config = Config::new(origins[0].address, origins[1].address).weight(&format!("{PERCENT}%"));
-        // Room for all who misbehave and for those who are still being seen off: the others are not
-        // to wait for them.
+        // Room for all misbehaving clients, including those not closed yet: the others must not
+        // wait for them.
         config.upstreams =
             "connections_max = 8192\nrequests_in_flight_max = 8192\nconnect_timeout = \"10s\"".into();
-        // It says what it would have done, so that a test can tell why: see `Scene::blames_nobody`.
+        // Report mode, so that a test can see the reason: see `Scene::blames_nobody`.
         config.watchdog = "mode = \"report\"".into();
         adjust(&world, &mut config);
         let proxy = world.run(&config);
-        // Some answers take their time, in both versions: so silence is held against a version
-        // after seconds only, and a fault that hangs for a moment, on a machine that is busy with
-        // ten thousand of them, is no silence.
+        // Some answers are slow, in both versions.
+        // So a version counts as silent after seconds only, and a fault that hangs for a moment, on
+        // a machine that is busy with ten thousand of them, is no silence.
         let load = Load::start_with(proxy.http, 6, Duration::from_millis(5), |client, user| {
             let slow = user.bytes().map(usize::from).sum::<usize>() % 24 == 0;
             client.get(if slow { "/slow" } else { "/" }, &[("x-user-id", user)])
@@ -81,8 +81,8 @@ impl Scene {
         Scene { proxy, load, rude, _origins: origins, world, _turn: turn }
     }
 
-    /// Does it [`TIMES`] times, so many at once, and looks at what is counted, judged and left
-    /// behind. `faults`: how many one call is.
+    /// Runs the fault [`TIMES`] times, `at_once` in parallel, and checks the counts, the judgement
+    /// and the leftovers. `faults`: the number of faults per call.
     fn suffers(&self, kind: &str, at_once: u64, faults: u64, fault: impl Fn(&Fault<'_>) + Sync) {
         let api = self.proxy.api();
         let before = outcomes(&api);
@@ -140,9 +140,9 @@ impl Scene {
         assert!(evidence < EVIDENCE_MAX, "{kind}: {release}");
     }
 
-    /// The watchdog would not have acted, but for latency: here all who misbehave are in `new`, and
-    /// thousands of their calls a second do make it slower than stable for everybody. That is no
-    /// fault of theirs that is held against it; it is so.
+    /// The watchdog would not have acted, except for latency: here all misbehaving clients are in
+    /// `new`, and thousands of their calls a second do make it slower than stable for all users.
+    /// That is a real difference, and no false blame.
     fn blames_nobody(&self, kind: &str) {
         let told = self.proxy.events("watchdog");
         let acts = told
@@ -153,7 +153,7 @@ impl Scene {
         assert!(blamed.is_empty(), "{kind}: {blamed:?}");
     }
 
-    /// The others were served, every one of them.
+    /// Every request of the others was served.
     fn ends(self) {
         let counts = self.load.stop();
         figure(&format!("other clients meanwhile: {counts:?}"));
@@ -161,7 +161,7 @@ impl Scene {
     }
 }
 
-/// Of what trips; the first chance failure of a sound version is below.
+/// The limit for signals that trip; the first chance failure of a good version is below.
 const EVIDENCE_MAX: f64 = 0.3;
 
 /// The strongest of the signals against `new`.
@@ -171,7 +171,7 @@ fn evidence_ratio(release: &serde_json::Value) -> f64 {
     comparison.filter_map(|s| s["evidence_ratio"].as_f64()).fold(0.0, f64::max)
 }
 
-/// What has been counted for `new`, and what was refused before anybody was asked.
+/// The counts for `new`, and for requests refused before any decision.
 fn outcomes(api: &Admin) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for ((name, labels), value) in api.metrics() {
@@ -184,7 +184,7 @@ fn outcomes(api: &Admin) -> BTreeMap<String, u64> {
     counts
 }
 
-/// A client; with a receive buffer of this many bytes, if it is not to take much.
+/// A client; with a receive buffer of this many bytes, if its reads must be limited.
 fn connect_with(address: SocketAddr, receive_bytes: Option<usize>) -> Option<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP)).ok()?;
     if let Some(bytes) = receive_bytes {
@@ -198,7 +198,7 @@ fn connect_with(address: SocketAddr, receive_bytes: Option<usize>) -> Option<Tcp
     Some(stream)
 }
 
-/// So many clients of one thread do the same together.
+/// Clients that one thread runs together.
 const CROWD: u64 = 50;
 
 /// Connects them, and sends these bytes on each.
@@ -209,9 +209,9 @@ fn crowd(fault: &Fault<'_>, bytes: &str, receive_bytes: Option<usize>) -> Vec<Tc
     all
 }
 
-/// An ordinary request is answered: so what was sent before it has been sent on, but for the last
-/// of it, and who leaves without waiting for anything is no flood that the proxy cannot keep up
-/// with.
+/// An ordinary request is answered.
+/// So the earlier data were forwarded, except for the last of them, and clients that leave without
+/// waiting are no flood that overloads the proxy.
 fn keep_pace(fault: &Fault<'_>) {
     let stream = connect(fault.address);
     say(&stream, "GET / HTTP/1.1\r\nhost: a\r\nx-user-id: pace\r\nconnection: close\r\n\r\n");
@@ -222,19 +222,19 @@ fn connect(address: SocketAddr) -> TcpStream {
     connect_with(address, None).expect("the proxy takes connections")
 }
 
-/// Sends what it can: the proxy may have had enough already.
+/// Sends as much as possible: the proxy may have closed already.
 fn say(mut stream: &TcpStream, bytes: impl AsRef<[u8]>) {
     let _ = stream.write_all(bytes.as_ref());
 }
 
-/// Goes away: every other time with a RST, else with a FIN.
+/// Closes: every other time with a RST, otherwise with a FIN.
 fn leave(stream: TcpStream, n: u64) {
     if n.is_multiple_of(2) {
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// Reads until the proxy has closed; the first bytes of what it said.
+/// Reads until the proxy has closed; returns the first bytes.
 fn hear(mut stream: &TcpStream) -> String {
     let (mut said, mut piece) = (Vec::new(), [0; 4096]);
     while let Ok(n @ 1..) = stream.read(&mut piece) {
@@ -250,7 +250,7 @@ fn pause(ms: u64) {
     std::thread::sleep(Duration::from_millis(ms));
 }
 
-/// Memory that the proxy has resident, in KiB.
+/// Resident memory of the proxy, in KiB.
 fn resident_kib(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();

@@ -1,5 +1,5 @@
-//! Clients so slow that somebody loses patience before the proxy does, the upstream itself or its
-//! `total_timeout`: nothing of it counts against `new`.
+//! Clients so slow that another time-out ends first: the upstream's own, or its `total_timeout`.
+//! None of it counts against `new`.
 
 use super::{BLAMED, Scene, connect_with, hear, outcomes, pause, say};
 use crate::world::{RELEASE, eventually, figure, seconds};
@@ -9,14 +9,14 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// Of the server, with a read and with a write: as little as common ones have.
+/// The server's read and write time-outs: as short as common ones.
 const PATIENCE: Duration = Duration::from_secs(4);
 const BODY_BYTES: usize = 100;
 const LARGE_BYTES: usize = 16 << 20;
-/// Of each kind: twenty failures of five users are enough for a rollback.
+/// Per kind: twenty failures of five users are enough for a rollback.
 const CLIENTS: usize = 60;
 
-/// A sound server that closes on whom it has waited for too long, without a word, as many do.
+/// A good server that closes a connection after a time-out, without a response, as many do.
 fn impatient() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -103,7 +103,7 @@ fn clients_that_outlast_the_patience_of_others_are_not_held_against_new() {
     for outcome in BLAMED {
         assert_eq!(more(outcome), 0, "counted as {outcome} of new: {after:?}");
     }
-    // A large answer may have been taken whole after all.
+    // A large response may have been read completely after all.
     assert!(more("cancelled") > 5 * CLIENTS as u64 / 2, "{after:?}");
     let release = scene.proxy.api().release();
     assert!(release["trip"].is_null(), "{release}");

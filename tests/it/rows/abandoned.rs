@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 const ABANDONED: usize = 800;
 const ROOM: &str = "connections_max = 1000\nidle_timeout = \"10m\"";
 
-/// Answers without an end to POSTs; an `ok` to everything else.
+/// Sends endless responses to POSTs; an `ok` to all other requests.
 struct Endless {
     address: SocketAddr,
     begun: Arc<AtomicUsize>,
@@ -50,7 +50,7 @@ impl Endless {
     }
 }
 
-/// `ended`: how many exchanges the server has seen broken off.
+/// `ended`: the number of exchanges that were broken off at the server.
 fn all_are_let_go(mut scene: Scene, what: &str, ended: impl Fn() -> usize) {
     let began = Instant::now();
     let mut other = Client::new(scene.proxy.http);
@@ -114,7 +114,7 @@ fn row_32_abandoned_posts_whose_answers_have_no_end_are_let_go_http2() {
     eventually(seconds(20), "all are at the server", || {
         (origin.requests() as usize >= ABANDONED).then_some(())
     });
-    // Their heads must be on their way to the clients: what is left after them is meant.
+    // Their heads must be sent to the clients: the test is about the time after them.
     eventually(seconds(10), "all are answered", || {
         let answered =
             scene.proxy.api().metric("grayling_upstream_response_seconds_count", &[("arm", "new")]);

@@ -1,5 +1,5 @@
-//! Rows 27 to 33a and 43 to 45: arms that are unreachable, slow, full; the admin port; what must
-//! not grow, and not leak.
+//! Rows 27 to 33a and 43 to 45: arms that are unreachable, slow, full; the admin port; bounded
+//! growth, and no leaks.
 
 use super::{OK, RawOrigin, Scene, Script, Then, Wire, get, lines, post};
 use crate::world::{RELEASE, Series, World, eventually, raw, seconds, times};
@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-/// A port that nobody listens on.
+/// A closed port.
 fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -45,7 +45,7 @@ fn row_27_another_server_of_new_is_tried_before_stable() {
     scene.nobody_is_blamed();
 }
 
-/// An origin that takes a request and then does as it is told; counts what came.
+/// An origin that takes a request and then calls `does`; counts the requests.
 pub fn origin_that(does: impl Fn(&mut TcpStream) + Send + Sync + Copy + 'static) -> Once {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -95,7 +95,7 @@ fn row_29_a_pooled_connection_that_the_upstream_has_closed_is_nobodys_fault() {
     scene.new.follows(Script { pieces: vec![OK.into()], then: Then::Close });
     for n in 0..30 {
         assert_eq!(scene.send(get("")).status, 200);
-        // At times the close is seen before the next request, at times not.
+        // Sometimes the close is seen before the next request, sometimes not.
         std::thread::sleep(Duration::from_millis(n % 3));
     }
     assert_eq!(scene.new.requests().len(), 30);
@@ -260,7 +260,7 @@ fn row_44_ten_thousand_methods_hosts_paths_and_users_make_no_new_series() {
         let all = scene.proxy.api().metrics();
         all.into_keys().filter(|(name, _)| name.starts_with("grayling_")).collect()
     };
-    // Some come with the first tick after a request.
+    // Some series appear with the first tick after a request.
     let name = "grayling_share_ratio";
     eventually(seconds(10), name, || scene.proxy.api().metric(name, &[]));
     let before = series();

@@ -1,4 +1,4 @@
-//! Rows 46 and 49, and row 32 for gRPC: what a gRPC call needs of a proxy, frame by frame.
+//! Rows 46 and 49, and row 32 for gRPC: the requirements of a gRPC call, frame by frame.
 //!
 //! tools/grpc.rs makes the calls of a real client to a real server.
 
@@ -23,10 +23,10 @@ const CALL: [(&str, &str); 7] = [
     ("x-user-id", "alice"),
 ];
 
-/// A proxy with every user on this server, which speaks HTTP/2.
+/// A proxy with every user on this server, which uses HTTP/2.
 fn before(server: SocketAddr, upstreams: &str, limits: &str) -> (World, Proxy) {
     let world = World::new();
-    // Nobody is there: nobody is sent there.
+    // No listener is there, and no user is sent there.
     let other = "127.0.0.1:9".parse().unwrap();
     let mut config = Config::new(server, other).weight("0%").watchdog("enabled = false");
     config.upstreams = format!("http2 = true\n{upstreams}");
@@ -49,7 +49,7 @@ fn outcome(proxy: &Proxy, outcome: &str) -> f64 {
 #[test]
 fn row_46_te_trailers_of_an_http2_client_is_passed_on_to_http2_servers() {
     let (world, server) = (World::new(), H2Origin::start("stable"));
-    // `new` takes no connection: its users go to stable, and the field with them.
+    // `new` accepts no connection: its users go to stable, with the field.
     let gone = listener().1;
     let mut config = Config::new(server.address, gone).watchdog("enabled = false");
     config.upstreams = "http2 = true".into();
@@ -65,7 +65,7 @@ fn row_46_te_trailers_of_an_http2_client_is_passed_on_to_http2_servers() {
     assert_eq!(te_of(&get_with(&[])), [""; 0]);
     let of_new = CALL.map(|field| if field.0 == "x-user-id" { ("x-user-id", user.as_str()) } else { field });
     assert_eq!(te_of(&of_new), ["trailers"]);
-    // Trailers are not passed on to HTTP/1.1 clients, so none are asked for in their name.
+    // Trailers are not passed on to HTTP/1.1 clients, so the proxy requests none for them.
     let asked = [("x-user-id", "alice"), ("te", "trailers"), ("connection", "te")];
     assert_eq!(proxy.client().get("/", &asked).unwrap().status, 200);
     assert_eq!(server.te(), [""; 0]);
@@ -76,7 +76,7 @@ fn row_32_a_cancel_of_a_grpc_call_is_passed_on_at_once_and_that_of_another_write
     let (listener, address) = listener();
     let (_world, proxy) = before(address, "", "");
     let mut client = Http2::connect(proxy.http, &[]);
-    // A message of five bytes (flag and length): half of it is sent where the call goes on.
+    // A message of five bytes (flag and length): half of it is sent where the call continues.
     let (whole, half) = (&[0, 0, 0, 0, 0][..], &[0, 0][..]);
     let begin = |client: &mut Http2, stream, whole_| {
         let mut bytes = frame(HEADERS, END_HEADERS, stream, &block(&CALL));
@@ -102,7 +102,7 @@ fn row_32_a_cancel_of_a_grpc_call_is_passed_on_at_once_and_that_of_another_write
         }
         let began = Instant::now();
         client.send(&frame(RST_STREAM, 0, stream, &CANCEL)).unwrap();
-        // Not the end of the client's messages: that the server could take for a whole request.
+        // Not the end of the client's messages: the server could take that for a whole request.
         let next = server.next_of(&[DATA, RST_STREAM]);
         let what = format!("whole: {whole}, answered: {answered}");
         assert_eq!((next.kind, next.stream), (RST_STREAM, called), "{what}");
@@ -111,7 +111,7 @@ fn row_32_a_cancel_of_a_grpc_call_is_passed_on_at_once_and_that_of_another_write
     }
     eventually(seconds(5), "each is the client's", || (outcome(&proxy, "cancelled") == 4.0).then_some(()));
 
-    // A POST that was received whole may have been carried out: its outcome is waited for.
+    // A POST that was received in full may have been executed: the proxy waits for its outcome.
     let other = CALL.map(|(name, value)| (name, if name == "content-type" { "text/plain" } else { value }));
     client.headers(9, &other, END_STREAM);
     let called = server.next_of(&[HEADERS]).stream;
@@ -131,7 +131,7 @@ fn a_grpc_call_may_be_silent_and_unread_for_longer_than_the_idle_timeouts() {
     let (listener, address) = listener();
     let idle = "idle_timeout = \"200ms\"";
     let (_world, proxy) = before(address, idle, "body_idle_timeout = \"200ms\"");
-    // The client takes one byte (SETTINGS_INITIAL_WINDOW_SIZE) until it gives more credit.
+    // The client accepts one byte (SETTINGS_INITIAL_WINDOW_SIZE) until it gives more credit.
     let mut client = Http2::connect(proxy.http, &[(4, 1)]);
     client.headers(1, &CALL, 0);
     client.send(&frame(DATA, 0, 1, b"a")).unwrap();
@@ -184,7 +184,7 @@ fn row_49_a_quiet_connection_to_a_server_gets_no_ping_by_default() {
     }
     let (_world, _proxy, _client, mut server) = one_open_stream("");
     server.patience(Duration::from_millis(10));
-    // The interval was 10 s before there was a key for it.
+    // Before the key existed, the interval was 10 s.
     never(seconds(12), "a PING", || matches!(server.next(), Ok(Some(f)) if f.kind == PING));
 }
 
@@ -195,7 +195,7 @@ fn row_49_a_server_that_is_gone_without_a_word_is_left_without_a_ping() {
     }
     let (listener, address) = listener();
     let (_world, proxy) = before(address, "response_timeout = \"1s\"\nconnection_idle = \"60s\"", "");
-    // The first connection is answered on once, and then never again.
+    // The first connection gets one response, and then none.
     let answers = std::thread::spawn(move || {
         let answer = |server: &mut Http2| {
             let stream = server.next_of(&[HEADERS]).stream;

@@ -1,4 +1,4 @@
-//! Rows 20 to 22, and what other rows mean in HTTP/2.
+//! Rows 20 to 22, and the HTTP/2 form of other rows.
 
 use super::wire::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, End, GET, GOAWAY, HEADERS, Http2, PING, RST_STREAM,
@@ -21,7 +21,7 @@ fn refuses(scene: &Scene, status: u16, fields: &[(&str, &str)]) {
     assert_eq!(scene.received(), before, "an origin has received something of {fields:?}");
 }
 
-/// Without one of the pseudo fields, and with others.
+/// Without one of the pseudo-header fields, and with others.
 fn instead<'a>(without: &str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
     let kept = GET.iter().filter(|(name, _)| *name != without).copied();
     let pseudo = more.iter().filter(|(name, _)| name.starts_with(':')).copied();
@@ -98,7 +98,7 @@ fn row_20_http2_has_one_authority_and_clean_fields() {
     refuses(&scene, 417, &get_with(&[("expect", "else")]));
     refuses(&scene, 405, &instead(":method", &[(":method", "TRACE")]));
     refuses(&scene, 405, &[(":method", "CONNECT"), (":authority", "a:443")]);
-    // It is for one hop (RFC 9110 §10.1.4), and this server speaks HTTP/1.1. HTTP/2: row 46.
+    // It is for one hop (RFC 9110 §10.1.4), and this server uses HTTP/1.1. HTTP/2: row 46.
     assert_eq!(ask(&scene, &get_with(&[("te", "trailers")])), End::Answer(200, "ok".into()));
     assert_eq!(lines(&scene.new.last(), "te"), [""; 0]);
     scene.nobody_is_blamed();
@@ -189,7 +189,7 @@ fn resident_kib(scene: &Scene) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Ends of an attack: the proxy has said GOAWAY, or has closed.
+/// Has the attack ended, by a GOAWAY or a close of the proxy?
 fn is_ended(http2: &mut Http2) -> bool {
     loop {
         match http2.next() {
@@ -201,8 +201,8 @@ fn is_ended(http2: &mut Http2) -> bool {
     }
 }
 
-/// Runs an attack on several connections at once. Each must be ended by GOAWAY; others are served
-/// meanwhile and afterwards; nobody is blamed; memory grows by less than `growth_kib_max`.
+/// Runs an attack on several connections at once. Each must end with GOAWAY; others are served
+/// meanwhile and afterwards; no arm is blamed; memory grows by less than `growth_kib_max`.
 fn attack(name: &str, growth_kib_max: u64, attack: impl Fn(&mut Http2) + Sync) {
     let _turn = turn();
     let scene = Scene::with(|config| {
@@ -370,7 +370,7 @@ fn row_22_windows_that_stay_shut_hold_no_response_and_no_upstream() {
     let large = format!("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n{}", "x".repeat(1_000_000));
     scene.new.answers(large);
     let before = resident_kib(&scene);
-    // No window at all; and one that takes a single byte of each response.
+    // No window at all; and a window of a single byte of each response.
     for window in [0, 1] {
         let done = scene.outcome("cancelled");
         let mut all: Vec<Http2> = (0..4).map(|_| Http2::connect(scene.proxy.http, &[(4, window)])).collect();
@@ -378,7 +378,7 @@ fn row_22_windows_that_stay_shut_hold_no_response_and_no_upstream() {
             (0..100).for_each(|n| http2.headers(2 * n + 1, &GET, END_STREAM));
         }
         let mut peak = before;
-        // Well before the proxy's pings, which nobody answers here, end the connections.
+        // Well before the proxy's pings, which no client answers here, end the connections.
         eventually(seconds(9), "every response is given up, and blamed on its client", || {
             peak = peak.max(resident_kib(&scene));
             (scene.outcome("cancelled") == done + 400.0).then_some(())

@@ -1,6 +1,6 @@
-//! The table of requests and faults, row by row: the very bytes over a socket, and the very bytes
-//! that an origin received. Each test is named after its row. Nothing here may ever count against
-//! an arm, unless the row says so: [`Scene::nobody_is_blamed`].
+//! The table of requests and faults, row by row: the exact bytes over a socket, and the exact bytes
+//! at an origin. Each test is named after its row. No test here may count against an arm, unless
+//! its row requires that: [`Scene::nobody_is_blamed`].
 
 mod abandoned;
 mod arms;
@@ -18,12 +18,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A proxy with every user in `new`, before two origins that record every byte.
+/// A proxy with every user in `new`, in front of two origins that record every byte.
 pub struct Scene {
     pub proxy: Proxy,
     pub stable: RawOrigin,
     pub new: RawOrigin,
-    /// The folder that the proxy runs in, for as long as it does.
+    /// The folder of the proxy, kept while it runs.
     _world: World,
 }
 
@@ -47,15 +47,15 @@ impl Scene {
         Wire::connect(self.proxy.http)
     }
 
-    /// Sends the bytes on a connection of their own; what was answered.
+    /// Sends the bytes on their own connection; returns the response.
     pub fn send(&self, bytes: impl AsRef<[u8]>) -> Told {
         let mut wire = self.connect();
         wire.send(bytes);
         wire.told()
     }
 
-    /// What is refused: with this status, the end of the connection, and nothing at an origin. Says
-    /// what was sent when not.
+    /// Expects a refusal: this status, the end of the connection, and no request at an origin.
+    /// The failure message has the bytes.
     pub fn refuses(&self, status: u16, bytes: impl AsRef<[u8]>) {
         let shown = String::from_utf8_lossy(bytes.as_ref()).into_owned();
         let before = self.received();
@@ -88,14 +88,14 @@ impl Scene {
         self.proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0)
     }
 
-    /// Waits until so many have been counted with this outcome.
+    /// Waits until this many requests have this outcome.
     pub fn counts(&self, outcome: &str, wanted: f64) {
         let what = format!("{wanted} of {outcome}");
         eventually(seconds(5), &what, || (self.outcome(outcome) == wanted).then_some(()));
     }
 }
 
-/// A head as most tests send it, with these lines in it.
+/// The usual request head of the tests, with these lines in it.
 pub fn get(lines: &str) -> String {
     format!("GET /x HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n{lines}\r\n")
 }
@@ -104,14 +104,14 @@ pub fn post(lines: &str, body: &str) -> String {
     format!("POST /x HTTP/1.1\r\nhost: grayling.test\r\nx-user-id: alice\r\n{lines}\r\n{body}")
 }
 
-/// A client connection that sends bytes as they are.
+/// A client connection that sends raw bytes.
 pub struct Wire {
     from: BufReader<TcpStream>,
 }
 
 #[derive(Debug)]
 pub struct Told {
-    /// 0: nothing was answered before the end.
+    /// 0: no response before the end.
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: String,
@@ -136,7 +136,7 @@ impl Wire {
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // The proxy may have closed already: that is for the answer to tell.
+        // The proxy may have closed already: the response shows that.
         let _ = self.from.get_mut().write_all(bytes.as_ref());
     }
 
@@ -154,7 +154,7 @@ impl Wire {
         }
     }
 
-    /// Has the proxy closed, with nothing more said?
+    /// Has the proxy closed, without further bytes?
     pub fn is_closed(&mut self) -> bool {
         match self.from.read(&mut [0; 64]) {
             Ok(0) => true,
@@ -167,7 +167,7 @@ impl Wire {
         self.from.get_ref()
     }
 
-    /// So many bytes, or what became of them.
+    /// Reads this many bytes, or returns the error.
     pub fn hear(&mut self, length: usize) -> String {
         let mut bytes = vec![0; length];
         match self.from.read_exact(&mut bytes) {
@@ -183,7 +183,7 @@ impl Wire {
     }
 }
 
-/// An origin that records each request as it came, and answers with bytes that the test gives it.
+/// An origin that records each raw request, and answers with bytes from the test.
 pub struct RawOrigin {
     pub address: SocketAddr,
     shared: Arc<Mutex<Recorded>>,
@@ -196,10 +196,10 @@ struct Recorded {
     script: Script,
 }
 
-/// What an origin does with each request.
+/// An origin's behaviour for each request.
 #[derive(Clone)]
 pub struct Script {
-    /// Sent piece by piece, with a pause between, so that each is a segment of its own.
+    /// Sent piece by piece, with a pause between, so that each is its own segment.
     pub pieces: Vec<Vec<u8>>,
     pub then: Then,
 }
@@ -244,7 +244,7 @@ impl RawOrigin {
         recorded.requests.iter().map(|(_, bytes)| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
-    /// Each whole request since the last look.
+    /// Each whole request since the last call.
     pub fn take(&self) -> Vec<Vec<u8>> {
         self.shared.lock().unwrap().requests.drain(..).map(|(_, bytes)| bytes).collect()
     }
@@ -253,7 +253,7 @@ impl RawOrigin {
         eventually(seconds(5), "the origin has received a request", || self.requests().pop())
     }
 
-    /// The connection that each request came on.
+    /// The connection of each request.
     pub fn connections(&self) -> Vec<u32> {
         self.shared.lock().unwrap().requests.iter().map(|(connection, _)| *connection).collect()
     }
@@ -289,7 +289,7 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Recorded>) {
             };
             for (i, piece) in script.pieces.iter().enumerate() {
                 if i > 0 {
-                    std::thread::sleep(Duration::from_millis(30)); // a segment of its own
+                    std::thread::sleep(Duration::from_millis(30)); // a separate segment
                 }
                 if stream.write_all(piece).is_err() {
                     return;
@@ -302,7 +302,7 @@ fn serve(mut stream: TcpStream, shared: &Mutex<Recorded>) {
     }
 }
 
-/// The length of the first request in `buffer`, if it is whole.
+/// The length of the first request in `buffer`, if it is complete.
 fn whole(buffer: &[u8]) -> Option<usize> {
     let text = String::from_utf8_lossy(buffer);
     let head = buffer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
@@ -315,8 +315,8 @@ fn whole(buffer: &[u8]) -> Option<usize> {
     (buffer.len() >= head + length).then_some(head + length)
 }
 
-/// The length of a chunked body (RFC 9112 §7.1), if it is whole: chunk by chunk, for what ends a
-/// body may stand in a chunk.
+/// The length of a chunked body (RFC 9112 §7.1), if it is complete.
+/// Parsed chunk by chunk, since a chunk may contain the bytes of an end.
 fn chunked(body: &[u8]) -> Option<usize> {
     let line = |at: usize| Some(at + body.get(at..)?.windows(2).position(|w| w == b"\r\n")?);
     let mut at = 0;

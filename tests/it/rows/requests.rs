@@ -1,4 +1,4 @@
-//! Rows 1 to 19: what a client's HTTP/1.1 request must be.
+//! Rows 1 to 19: requirements for a client's HTTP/1.1 request.
 
 use super::{RawOrigin, Scene, Wire, body, get, lines, post};
 
@@ -115,7 +115,7 @@ fn row_05_bad_chunks_are_400_and_their_upstream_connection_is_never_used_again()
         connections += 1;
     }
     assert_eq!(scene.new.requests(), [""; 0], "no whole request");
-    // One that was answered before the fault: the client's connection ends, and nobody is blamed.
+    // If the response preceded the fault: the client's connection ends, and no arm is blamed.
     let mut wire = scene.connect();
     wire.send(post("content-length: 5\r\n", "hello"));
     assert_eq!(wire.told().status, 200);
@@ -184,7 +184,7 @@ fn row_07_no_host_two_hosts_or_an_invalid_host_is_400() {
         assert_eq!(scene.send(format!("GET / HTTP/1.1\r\n{good}x-user-id: a\r\n\r\n")).status, 200, "{good}");
         assert_eq!(lines(&scene.new.last(), "host"), [good.trim_end()]);
     }
-    // RFC 9112 §3.2: HTTP/1.0 may do without; what goes upstream is HTTP/1.1, and has one.
+    // RFC 9112 §3.2: HTTP/1.0 may omit it; the request upstream is HTTP/1.1, and has one.
     assert_eq!(scene.send("GET / HTTP/1.0\r\nx-user-id: a\r\n\r\n").status, 200);
     assert_eq!(lines(&scene.new.last(), "host"), [format!("host: {}", scene.new.address)]);
     scene.nobody_is_blamed();

@@ -1,4 +1,5 @@
-//! Rows 18 and 24 to 26: what an upstream's response must be. These count against its arm.
+//! Rows 18 and 24 to 26: requirements for an upstream's response.
+//! Violations count against its arm.
 
 use super::{OK, Scene, Script, Then, Wire, get, post};
 use crate::world::{RELEASE, eventually, seconds};
@@ -10,7 +11,7 @@ fn script(pieces: &[&str], then: Then) -> Script {
     Script { pieces: pieces.iter().map(|p| p.as_bytes().to_vec()).collect(), then }
 }
 
-/// So many failures of `new` in the status, which follows at its own pace.
+/// Waits for this many failures of `new` in the status, which is updated at intervals.
 fn blamed(scene: &Scene, failures: u64) {
     eventually(seconds(5), "the failures are in the status", || {
         let arms = &scene.proxy.api().release()["arms"];
@@ -18,8 +19,7 @@ fn blamed(scene: &Scene, failures: u64) {
     });
 }
 
-/// Every faulty response is a 502 and counted as `reset` of `new`; its connection serves nobody
-/// else.
+/// Every faulty response is a 502 and counts as `reset` of `new`; its connection is not used again.
 fn each_is_502(scene: &Scene, faulty: &[String]) {
     for (i, response) in faulty.iter().enumerate() {
         scene.new.answers(response.as_bytes());
@@ -197,7 +197,7 @@ fn row_05_a_bad_chunk_after_the_head_of_the_response_closes_and_is_the_clients()
         }
         assert!(!all.ends_with(b"0\r\n\r\n"), "{all:?}");
     }
-    // Or its client goes away in the middle of both bodies.
+    // Or its client leaves in the middle of both bodies.
     let mut wire = scene.connect();
     wire.send(post("transfer-encoding: chunked\r\n", "3\r\nabc\r\n"));
     assert_eq!(wire.told_head().status, 200);

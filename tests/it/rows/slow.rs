@@ -1,4 +1,4 @@
-//! Row 23: clients that are slow on purpose, or gone without a word.
+//! Row 23: clients that are slow on purpose, or vanish silently.
 
 use super::wire::{DATA, End, GET, HEADERS, Http2, block, frame};
 use super::{OK, Scene, Script, Then, Wire, get, post};
@@ -13,7 +13,7 @@ fn scene() -> Scene {
     })
 }
 
-/// How long until the proxy ends it.
+/// The time until the proxy ends it.
 fn ended_after(wire: &mut Wire) -> Duration {
     let start = Instant::now();
     assert!(wire.is_closed(), "left open");
@@ -28,7 +28,7 @@ fn row_23_a_head_that_comes_too_slowly_is_408_however_its_bytes_drip() {
         wire.send(begin);
         let start = Instant::now();
         let told = wire.told();
-        // What may have been HTTP/2 is closed without a word in the other protocol.
+        // Bytes that may have been HTTP/2 are closed without an HTTP/1.1 response.
         let wanted = if "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".starts_with(begin) { 0 } else { 408 };
         assert_eq!(told.status, wanted, "{begin:?}");
         assert!(wire.is_closed() && start.elapsed() < seconds(3), "{:?}", start.elapsed());
@@ -46,7 +46,7 @@ fn row_23_a_head_that_comes_too_slowly_is_408_however_its_bytes_drip() {
     });
     assert_eq!(dripped.status, 408);
     assert!(start.elapsed() >= Duration::from_millis(900) && start.elapsed() < seconds(3));
-    // On a connection that has served before, too.
+    // Also on a connection that has served before.
     let mut wire = scene.connect();
     wire.send(get(""));
     assert_eq!(wire.told().status, 200);
@@ -58,8 +58,8 @@ fn row_23_a_head_that_comes_too_slowly_is_408_however_its_bytes_drip() {
 #[test]
 fn row_23_a_connection_without_a_byte_and_one_without_a_second_request_are_closed() {
     let scene = scene();
-    // Whoever has said nothing yet has the time of a head; who was served before, that between two
-    // requests.
+    // A connection without any byte has the time limit of a head; one that was served before, the
+    // limit between two requests.
     let took = ended_after(&mut scene.connect());
     assert!(took >= Duration::from_millis(900) && took < Duration::from_millis(1_900), "{took:?}");
     let mut wire = scene.connect();
@@ -95,7 +95,7 @@ fn row_23_in_http2_a_body_that_stalls_is_408_and_a_head_that_never_ends_is_close
     let _ = http2.send(&frame(DATA, 0, 1, b"hel"));
     assert!(matches!(http2.end_of(1), End::Answer(408, _)));
     scene.counts("cancelled", 1.0);
-    // No END_HEADERS, and nothing after it: not even an answer to a ping may come in between (RFC
+    // No END_HEADERS, and no further frame: not even the answer to a ping may come in between (RFC
     // 9113 §6.10).
     let mut http2 = Http2::connect(scene.proxy.http, &[]);
     let _ = http2.send(&frame(HEADERS, 0, 1, &block(&GET)));
@@ -116,7 +116,7 @@ fn row_23_a_client_that_does_not_read_is_closed_and_it_is_its_own_fault() {
     wire.send(get(""));
     scene.counts("cancelled", 1.0);
     assert!(start.elapsed() < seconds(4), "{:?}", start.elapsed());
-    // The same of a POST: its head has been sent, so what is left of its answer is cancelled (row
+    // The same for a POST: its head has been sent, so the rest of its response is cancelled (row
     // 32).
     let mut wire = scene.connect();
     let _ = socket2::SockRef::from(wire.socket()).set_recv_buffer_size(4096);

@@ -1,13 +1,12 @@
-//! Which test is whose: the table of rows and their tests, read from the names of the tests
-//! themselves (`row_07_…`, `rows_10_and_13_…`). Nothing is written down a second time, so nothing
-//! goes stale: a test counts for a row because it is called so.
+//! The table of rows and their tests, from the names of the tests (`row_07_…`, `rows_10_and_13_…`).
+//! There is no second list that could become outdated: a test counts for a row because of its name.
 
 use crate::world::figure;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Rows of requests and faults that must have a test of their name: 1 to 33, 33a, 43 to 46, 49, 55,
-/// 56. Those between are of the config, the state and the clock, and listed if named.
+/// Rows of requests and faults that need a test of their name: 1 to 33, 33a, 43 to 46, 49, 55, 56.
+/// The rows between concern the config, the state and the clock, and are listed if named.
 fn required() -> Vec<String> {
     let number = |n: u32| format!("{n:02}");
     (1..=33).map(number).chain(["33a".to_owned()]).chain((43..=46).chain([49, 55, 56]).map(number)).collect()

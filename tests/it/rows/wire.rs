@@ -1,5 +1,5 @@
-//! HTTP/2 frames as bytes (RFC 9113 §4): no library between a test and the wire, so that what no
-//! library would send can be sent.
+//! HTTP/2 frames as bytes (RFC 9113 §4): no library between a test and the wire, so that a test can
+//! send invalid frames.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -32,12 +32,12 @@ pub enum End {
     Reset,
     Goaway,
     Closed,
-    /// Nothing more came in time.
+    /// No further frame in time.
     Silence,
 }
 
 impl End {
-    /// A 400, or a stream or connection error: nothing was served.
+    /// This status, or a stream or connection error: the request was not served.
     pub fn is_refusal(&self, status: u16) -> bool {
         match self {
             End::Answer(s, _) => *s == status,
@@ -131,7 +131,7 @@ impl Http2 {
         Http2 { stream, buffer: Vec::new() }
     }
 
-    /// The next frame of one of these kinds; panics if it does not come.
+    /// The next frame of one of these kinds; panics if none comes.
     pub fn next_of(&mut self, kinds: &[u8]) -> Frame {
         loop {
             match self.next() {
@@ -155,7 +155,7 @@ impl Http2 {
         self.stream.set_read_timeout(Some(time)).unwrap();
     }
 
-    /// The next frame; settings and pings are acknowledged. `Ok(None)`: nothing in time.
+    /// The next frame; settings and pings are acknowledged. `Ok(None)`: none in time.
     pub fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if self.buffer.len() >= 9 {
@@ -212,7 +212,7 @@ impl Http2 {
 /// `:status`, which comes first: an entry of the static table, or a literal of three digits (RFC
 /// 7541 appendices A and B).
 pub fn status(block: &[u8]) -> u16 {
-    // A change of the table's size may come before it (§6.3).
+    // A change of the table's size may precede it (§6.3).
     let block = if block[0] & 0xe0 == 0x20 { &block[1..] } else { block };
     match block {
         [first @ 0x88..=0x8e, ..] => [200, 204, 206, 304, 400, 404, 500][usize::from(first - 0x88)],

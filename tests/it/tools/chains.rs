@@ -1,5 +1,5 @@
 //! nginx and HAProxy on both sides of grayling: in front as its clients, behind as its origins, in
-//! every protocol that Debian's versions speak.
+//! every protocol of Debian's versions.
 
 use super::{Server, free, run};
 use crate::world::{
@@ -9,13 +9,13 @@ use crate::world::{
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Which way a hop is made.
+/// The kind of a hop.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Hop {
     Nginx,
     Haproxy,
     HaproxyH2,
-    /// Behind grayling only: over TLS with a CA of one's own, HTTP/2 by ALPN.
+    /// Behind grayling only: over TLS with a private CA, HTTP/2 by ALPN.
     NginxTls,
     HaproxyTls,
 }
@@ -30,7 +30,7 @@ impl Hop {
     }
 }
 
-/// A server that hands everything on to `to`.
+/// A server that forwards everything to `to`.
 fn hop(world: &World, name: &str, hop: Hop, side: Side, to: SocketAddr) -> (Server, SocketAddr) {
     let at = free();
     let config = world.path("config");
@@ -159,7 +159,7 @@ fn bodies_come_through_nginx_and_haproxy_on_both_sides_byte_for_byte() {
     figure("nginx and HAProxy on both sides, 6 chains, h1, h2c and TLS: 12 bodies of 6 MB intact both ways");
 }
 
-/// A server that answers by itself, with a keep-alive that ends often.
+/// A server with its own response and short keep-alive.
 fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
     let at = free();
     let config = world.path("config");
@@ -173,8 +173,8 @@ fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
                 ),
                 _ => ("", String::new()),
             };
-            // Over HTTP/2 nginx's own bound of a thousand: at it, nginx forgets what is on its way,
-            // and grayling retires before.
+            // Over HTTP/2 nginx's own limit of a thousand requests: at it, nginx drops requests in
+            // flight, and grayling closes before.
             let keep = if kind == Hop::Nginx { "keepalive_requests 50; keepalive_timeout 1s;" } else { "" };
             let http = format!(
                 "{keep}\n\
@@ -197,9 +197,9 @@ fn answering(world: &World, kind: Hop) -> (Server, SocketAddr) {
     (server, at)
 }
 
-/// Where the machine stands still for a moment, everything that is on its way crosses at once,
-/// whatever grayling does: so a bound on what crosses must hold in one run of a few. What is lost
-/// by a fault is lost in all of them. `Err`: what each of them gave.
+/// If the machine stalls for a moment, everything in flight crosses at once, for any proxy.
+/// So a limit on crossings must hold in one run of a few; a fault loses requests in every run.
+/// `Err`: the result of each run.
 fn unless_stalled<T>(run: impl Fn() -> T, fits: impl Fn(&T) -> bool) -> Result<(), Vec<T>> {
     let mut each = vec![];
     for _ in 0..4 {
@@ -221,8 +221,8 @@ fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_
     let (_origin, address) = answering(&world, Hop::Nginx);
     let proxy = grayling(&world, Hop::Nginx, address);
     let at = proxy.http;
-    // Three hundred callers, each a call a second: what nginx closes after a second is asked for at
-    // that very moment.
+    // Three hundred callers, each with a call a second: the connections that nginx closes after a
+    // second are used at that very moment.
     let call = || {
         let callers: Vec<_> = (0..300)
             .map(|n| {
@@ -241,7 +241,7 @@ fn an_origin_that_closes_idle_connections_at_the_rhythm_of_the_calls_loses_next_
         figure(&format!("nginx closing after 1 s, called every second: {failed} of 2400 failed"));
         failed
     };
-    // What crosses on the wire cannot be known; what has arrived is.
+    // A close still on the wire cannot be detected; a close that has arrived can.
     assert!(unless_stalled(call, |failed| *failed <= 2).is_ok(), "each time more than 2 of 2400 failed");
 }
 
@@ -259,7 +259,7 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
             let proxy = grayling(&world, kind, address);
             let load = wrk(&world, proxy.http, callers, seconds(3));
             for _ in 0..reloads {
-                std::thread::sleep(Duration::from_millis(750)); // the load goes on between reloads
+                std::thread::sleep(Duration::from_millis(750)); // load between reloads
                 origin.reload();
             }
             let counted = load.finish();
@@ -271,9 +271,9 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
             ));
             (counted.requests, failed, not_ok)
         };
-        // What crosses on the wire with the end of a connection cannot be known: of HTTP/1.1 rarely
-        // one request, of HTTP/2, where all share the connection, what was under way when GOAWAY
-        // came.
+        // Requests that cross the end of a connection cannot be detected.
+        // For HTTP/1.1 that is rarely one request; for HTTP/2, with one shared connection, it is
+        // all requests in flight when GOAWAY came.
         let crossing = if kind.http2() { u64::from(callers) } else { 1 };
         let fits = |(requests, failed, _): &(u64, u64, _)| *requests > 1000 && *failed <= reloads * crossing;
         if let Err(each) = unless_stalled(reload, fits) {
@@ -286,7 +286,7 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
         let proxy = grayling(&world, Nginx, address);
         let (front, address) = hop(&world, "front", kind, Side::Front, proxy.http);
         let load = wrk(&world, address, 16, seconds(2));
-        std::thread::sleep(seconds(1)); // under way
+        std::thread::sleep(seconds(1)); // during the load
         front.reload();
         let counted = load.finish();
         figure(&format!(
@@ -296,7 +296,7 @@ fn a_graceful_reload_of_an_origin_or_of_a_front_fails_no_request_that_the_protoc
             counted.socket_errors,
             not_ok(&proxy)
         ));
-        // A connection that the front closes as a request arrives on it is the front's affair.
+        // If the front closes a connection as a request arrives on it, the front is responsible.
         let lost = counted.socket_errors * 100 > counted.requests;
         assert!(counted.requests > 200 && counted.non_2xx == 0 && !lost, "{kind:?}: {counted:?}");
         eventually(seconds(5), "nothing is left in flight", || {

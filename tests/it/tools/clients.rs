@@ -1,5 +1,5 @@
 //! curl as a client, in both protocols, in plain text and over TLS: uploads, ranges, resumption,
-//! trailers, bodies that are left alone.
+//! trailers, unmodified bodies.
 
 use super::{Server, free, run};
 use crate::world::{
@@ -27,7 +27,7 @@ impl Scene {
         Scene { world, proxy }
     }
 
-    /// What curl has said, its last word the status; `%/` stands for scheme and address.
+    /// curl's output, which ends with the status; `%/` stands for scheme and address.
     fn curl(&self, protocol: &str, arguments: &[&str]) -> super::Said {
         let (option, tls) = protocol.split_once(' ').map_or((protocol, false), |(option, _)| (option, true));
         let base = match tls {
@@ -74,8 +74,8 @@ fn curl_uploads_in_every_protocol_and_the_origin_receives_what_was_sent() {
     let (name, data) = (file.display().to_string(), format!("@{}", file.display()));
     let mut sent = 0;
     for protocol in PROTOCOLS {
-        // With a length and Expect: 100-continue, which curl sends by itself; chunked (in HTTP/2:
-        // without a length); a trickle.
+        // With a length and Expect: 100-continue, which curl sends by default; chunked (in HTTP/2:
+        // without a length); slowly.
         for how in [
             vec!["-T", &name, "%/pay"],
             vec!["-T", &name, "-H", "transfer-encoding: chunked", "%/pay"],
@@ -92,8 +92,8 @@ fn curl_uploads_in_every_protocol_and_the_origin_receives_what_was_sent() {
     assert!(received.iter().all(|r| xxhash_rust::xxh3::xxh3_64(&r.body) == wanted));
     figure(&format!("curl: {sent} uploads of 24 MiB in 4 protocols, each received whole"));
 
-    // An upgrade to h2c is served as what it is without it; a path goes as it came; a head of 24
-    // KiB, and one too big.
+    // An h2c upgrade is served as HTTP/1.1; the path is forwarded unchanged; a head of 24 KiB, and
+    // one beyond the limit.
     origin.behave(Behaviour::Echo);
     let answer = scene.curl("--http2", &["-w", " %{http_version}", "%/a"]).text;
     assert!(answer.ends_with(" 1.1") && !answer.to_lowercase().contains("upgrade"), "{answer}");
@@ -107,7 +107,8 @@ fn curl_uploads_in_every_protocol_and_the_origin_receives_what_was_sent() {
         assert!(scene.curl(protocol, &["-H", &big, "%/"]).text.ends_with(" 200"), "{protocol}");
         let too_big = format!("x-big: {}", "b".repeat(60 << 10));
         assert!(scene.curl(protocol, &["-H", &too_big, "%/"]).text.ends_with("431"), "{protocol}");
-        // Three requests on one connection, but for what curl cannot: see below.
+        // Three requests on one connection, except for a case that curl does not support: see
+        // below.
         if protocol != "--http2-prior-knowledge" {
             let said = scene.curl(
                 protocol,
@@ -161,18 +162,19 @@ fn curl_takes_ranges_resumes_and_goes_in_the_middle_and_bodies_are_left_as_they_
             "{}",
             said.text
         );
-        // Compressed by the origin, not touched on the way; and not compressed for who did not ask.
+        // Compressed by the origin, forwarded unchanged; and not compressed without
+        // Accept-Encoding.
         let said = scene.curl(protocol, &["-o", &out, "-H", "accept-encoding: gzip", "%/text"]);
         assert!(said.ok && std::fs::read(&out).unwrap().starts_with(&[0x1f, 0x8b]), "{protocol} {said:?}");
         assert!(scene.curl(protocol, &["--compressed", "-o", &out, "%/text"]).ok);
         assert_eq!(hash(out.as_ref()), hash(&root.join("text")), "{protocol}");
-        // Gone in the middle, with the body still coming.
+        // The client leaves during the body.
         let said = scene.curl(protocol, &["-o", &out, "--limit-rate", "1M", "--max-time", "0.5", "%/big"]);
         assert!(!said.ok && said.text.contains("(28)"), "{protocol}: {}", said.text);
-        // Forty at once. (With prior knowledge curl 7.88 sends its preface on a connection of its
-        // own once more, to nginx as to grayling.)
+        // Forty at once. (With prior knowledge curl 7.88 sends its preface again on an open
+        // connection, to nginx as well as to grayling.)
         if protocol != "--http2-prior-knowledge" {
-            // Its progress meter has figures of its own.
+            // Its progress meter prints figures too.
             let told = ["-w", " code:%{http_code}", "-o", "/dev/null", "%/text?[1-40]"];
             let many = scene.curl(protocol, &[&["-Z", "--parallel-max", "40"][..], &told].concat());
             assert_eq!(many.text.matches(" code:200").count(), 40, "{protocol}: {}", many.text);

@@ -1,4 +1,4 @@
-//! grpcio as client and as server: the four kinds of call, whole and broken off.
+//! grpcio as client and as server: the four kinds of call, complete and broken off.
 
 use super::{PYTHON, run, script};
 use crate::world::{
@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 struct GrpcServer(Child, SocketAddr);
 
 impl GrpcServer {
-    /// `pair`: certificate and key, if it speaks TLS.
+    /// `pair`: certificate and key, if it uses TLS.
     fn start(pair: &[&Path]) -> GrpcServer {
         let mut command = Command::new(PYTHON);
         command.arg(script("grpc_peers.py")).arg("server").args(pair);
@@ -41,8 +41,9 @@ enum Security {
     Tls,
 }
 
-/// Makes a group of calls as a user of `new` and as one of `stable`; each must come out as it does
-/// without a proxy, and none may count against an arm. Returns the number of calls of one user.
+/// Makes a group of calls as a user of `new` and as a user of `stable`.
+/// Each must have the same result as without a proxy, and none may count against an arm.
+/// Returns the number of calls of one user.
 fn battery(group: &str, security: Security, upstreams: &str, limits: &str) -> usize {
     let world = World::new();
     let authority = Authority::new("test CA");
@@ -121,7 +122,7 @@ fn grpcio_calls_that_are_silent_for_75_s_go_on() {
         return;
     }
     // A unary call sends nothing before its answer, which `response_timeout` bounds.
-    // The client gets a PING every second, which gRPC clients take.
+    // The client gets a PING every second, which gRPC clients accept.
     let limits = "keepalive_timeout = \"1s\"";
     let made = battery("silent", Security::Plain, "response_timeout = \"120s\"", limits);
     assert_eq!(made, 4);

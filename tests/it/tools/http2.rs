@@ -1,4 +1,4 @@
-//! python3-h2 and nghttp2: HTTP/2 broken and kept, as a client and as an origin.
+//! python3-h2 and nghttp2: invalid and valid HTTP/2, as a client and as an origin.
 
 use super::{PYTHON, number_before, run, script, serves};
 use crate::world::{
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-/// The outcomes that count against an arm, all of them.
+/// The sum of all outcomes that count against an arm.
 fn faults_of_arms(proxy: &Proxy) -> f64 {
     let of = |outcome| proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0);
     ["server_error", "connect_error", "timeout", "reset", "truncated", "saturated"].into_iter().map(of).sum()
@@ -18,8 +18,8 @@ fn faults_of_arms(proxy: &Proxy) -> f64 {
 fn each_rule_of_http2_that_a_client_breaks_ends_its_stream_or_its_connection_and_no_other() {
     let (world, stable, new) = (World::new(), Origin::start("stable"), Origin::start("new"));
     let mut config = Config::new(stable.address, new.address).watchdog("enabled = false");
-    // One client may hold as many of a worker's connections as it may have streams, 256: others are
-    // served by those beyond.
+    // One client may hold as many of a worker's connections as it may have streams, 256: the rest
+    // serve other clients.
     config.upstreams = "connections_max = 1024".into();
     let proxy = world.run(&config);
     let said = run(PYTHON, [script("h2_client.py").as_os_str(), proxy.http.to_string().as_ref()]);
@@ -92,29 +92,28 @@ fn an_http2_origin_that_goes_away_refuses_resets_and_opens_its_windows_slowly_ha
     let counts =
         |outcome| proxy.api().metric("grayling_requests_total", &[("outcome", outcome)]).unwrap_or(0.0);
 
-    // It announces windows of a thousand bytes, and sees what is sent against them before that is
-    // known as a fault.
+    // It announces windows of a thousand bytes, and treats larger data sent before the announcement
+    // arrived as a fault: the first request has no body.
     assert_eq!(ask("/", b"").unwrap().text(), "ok");
-    // The origin gives credit a thousand bytes at a time; every one of them arrives.
+    // The origin gives credit a thousand bytes at a time; all bytes arrive.
     let body: Vec<u8> = (0..300_000u32).map(|n| (n * 7 % 251) as u8).collect();
     let answer = ask("/count", &body).unwrap();
     assert_eq!(answer.text(), format!("{} {}", body.len(), body.iter().map(|b| u64::from(*b)).sum::<u64>()));
-    // Trailers end the answer cleanly.
+    // Trailers end the response cleanly.
     assert_eq!(ask("/trailers", b"x").unwrap().text(), "with trailers");
     assert_eq!(counts("reset") + counts("truncated"), 0.0);
-    // Said to be unprocessed, and not sent again all the same: its body is gone.
+    // Reported as unprocessed, but not sent again: its body is gone.
     assert_eq!(ask("/refuse", b"x").unwrap().status, 502);
     assert_eq!(ask("/reset", b"x").unwrap().status, 502);
     assert!(ask("/reset-after-head", b"x").is_err(), "never a clean end");
     assert_eq!(ask("/hang", b"x").unwrap().status, 504);
     assert!(ask("/hang-after-head", b"x").is_err());
-    // What is open when the origin goes away is answered; the next request has a connection of its
-    // own.
+    // Open streams are answered after GOAWAY; the next request has a new connection.
     for _ in 0..20 {
         assert_eq!(ask("/goaway", b"x").unwrap().text(), "the last");
         assert_eq!(ask("/", b"x").unwrap().text(), "ok");
     }
-    // Cut without a word, with others on the connection.
+    // Cut silently, with other streams on the connection.
     assert_eq!(ask("/cut", b"x").unwrap().status, 502);
     assert_eq!(ask("/", b"x").unwrap().text(), "ok");
     eventually(seconds(5), "each is counted for what it was", || {

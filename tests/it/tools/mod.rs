@@ -1,8 +1,8 @@
-//! Other people's clients and servers against the data plane: curl, nghttp2, python3-h2, grpcio,
+//! Third-party clients and servers against the data plane: curl, nghttp2, python3-h2, grpcio,
 //! nginx, HAProxy, slowhttptest, sslscan, testssl.sh.
 //!
-//! A file a kind of tool. What a tool says is parsed as far as it is judged, and shown whole when
-//! it is not what was wanted.
+//! One file per kind of tool.
+//! A tool's output is parsed as far as the test needs it, and shown in full on a failure.
 
 mod chains;
 mod clients;
@@ -17,17 +17,17 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Debian's own, which has python3-h2; another may come first in the path.
+/// Debian's Python, which has python3-h2; another may be first in the path.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// What a tool has said on both its outputs, and whether it ended well.
+/// A tool's output on both streams, and whether it succeeded.
 #[derive(Debug)]
 struct Said {
     ok: bool,
     text: String,
 }
 
-/// Runs a tool to its end, five minutes at most.
+/// Runs a tool to its end, for at most five minutes.
 fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -> Said {
     let mut command = Command::new("timeout");
     let output = command.arg("300").arg(program).args(arguments).stdin(Stdio::null()).output();
@@ -38,7 +38,7 @@ fn run<S: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = S>) -
     Said { ok: output.status.success(), text }
 }
 
-/// The number before or after a word of the tool's, as in `10000 succeeded`.
+/// The number before a word of the output, as in `10000 succeeded`.
 fn number_before(text: &str, word: &str) -> Option<u64> {
     let words: Vec<&str> =
         text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty()).collect();
@@ -55,15 +55,15 @@ fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port")
 }
 
-/// nginx or HAProxy with a master process, so that it can be told to reload.
+/// nginx or HAProxy with a master process, so that it can reload.
 struct Server {
     child: Child,
-    /// What a reload is asked for with.
+    /// The signal for a reload.
     signal: &'static str,
 }
 
 impl Server {
-    /// `http`: what stands in the block of that name. Waits until `address` takes connections.
+    /// `http`: the contents of that block. Waits until `address` accepts connections.
     fn nginx(world: &World, name: &str, address: SocketAddr, http: &str) -> Server {
         let folder = world.path(name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -75,8 +75,8 @@ impl Server {
             "daemon off; user root; worker_processes 1; pid {at}/pid; error_log {at}/error.log;\n\
              events {{ worker_connections 4096; }}\nhttp {{ access_log off; default_type text/plain;\n{temporary}{http}\n}}\n"
         );
-        // As another user the master could not read the test's folder; without root the line has no
-        // effect but a warning.
+        // As another user the master could not read the test's folder; without root the line only
+        // causes a warning.
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new("/usr/sbin/nginx");
         command.arg("-c").arg(&file).arg("-p").arg(&folder).arg("-e").arg(folder.join("error.log"));
@@ -113,7 +113,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The master ends its workers; KILL would leave them behind.
+        // The master ends its workers; KILL would leave them running.
         tell(&self.child, "TERM");
         let _ = self.child.wait();
     }

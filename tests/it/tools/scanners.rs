@@ -5,10 +5,10 @@ use crate::world::{Authority, Config, Origin, Validity, World, figure, put};
 use serde_json::Value;
 use std::path::Path;
 
-/// What testssl.sh holds against a test's certificate (a private authority, no end, nothing to
-/// revoke it with, a name without DNS), against the order of suites: rustls takes the client's, as
-/// Mozilla's profiles advise where no suite is weak; and against this machine's own openssl, which
-/// it asks with.
+/// Expected findings of testssl.sh: about a test's certificate (a private authority, no expiry
+/// limit, no revocation, a name without DNS); about the order of suites: rustls uses the client's,
+/// as Mozilla's profiles advise where no suite is weak; and about this machine's own openssl, which
+/// it runs.
 const EXPLAINED: [&str; 7] = [
     "engine_problem",
     "cert_chain_of_trust",
@@ -24,7 +24,7 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
     let (world, origin) = (World::new(), Origin::start("origin"));
     let ca = Authority::new("test CA");
     let (certificate, _) = ca.server(&world, "server", Validity::Now);
-    // As it should stand in the file: the certificate, then who signed it.
+    // In the order that the file should have: the certificate, then its signer's.
     let authority = std::fs::read_to_string(ca.write(&world, "ca.pem")).unwrap();
     put(&world, "server.pem", &(std::fs::read_to_string(certificate).unwrap() + &authority));
     let mut config = Config::new(origin.address, super::free()).weight("0%");
@@ -55,7 +55,7 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
         "{said}"
     );
 
-    // What it could not look at, for want of a connection in its time, it is asked again.
+    // Checks that failed for lack of a connection in time are repeated.
     let found = (0..3)
         .map(|n| testssl(&world.path(&format!("testssl-{n}.json")), &target))
         .find(|found| {
@@ -79,9 +79,9 @@ fn scanners_find_no_old_protocol_no_weak_suite_and_no_known_hole() {
     ));
 }
 
-/// Its findings. Protocols (the rest is measured with what they tell), the server's defaults, its
-/// certificate, and the holes that are no suite's. Suites and renegotiation, which take it half a
-/// minute, sslscan has told in a second.
+/// The findings of testssl.sh: protocols (other checks depend on them), the server's defaults, its
+/// certificate, and the vulnerabilities of no particular suite.
+/// Suites and renegotiation take it half a minute; sslscan checks them in a second.
 fn testssl(report: &Path, target: &str) -> Vec<Value> {
     let to = report.display().to_string();
     let fixed = [

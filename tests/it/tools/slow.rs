@@ -1,4 +1,4 @@
-//! slowhttptest in its four ways, a thousand connections each, while others are served.
+//! slowhttptest in its four modes, a thousand connections each, while others are served.
 
 use super::run;
 use crate::world::{Config, Origin, RELEASE, World, eventually, figure, long, seconds, turn};
@@ -23,7 +23,7 @@ fn a_thousand_slow_connections_of_every_kind_end_at_the_deadlines_and_nobody_els
     let proxy = world.run(&config);
     let in_new = &crate::world::users_in_new("user", 50, 1)[0];
     let url = format!("http://{}/", proxy.http);
-    // A head that never ends; a body that never ends; overlapping ranges; an answer that is read a
+    // A head that never ends; a body that never ends; overlapping ranges; a response that is read a
     // few bytes a second.
     let ways: [(&str, Vec<&str>); 4] = [
         ("slowloris", vec!["-H", "-i", "10"]),
@@ -41,7 +41,7 @@ fn a_thousand_slow_connections_of_every_kind_end_at_the_deadlines_and_nobody_els
         while !attack.is_finished() {
             let asked = Instant::now();
             let answer = client.get_as(in_new);
-            let answer = answer.or_else(|_| client.get_as(in_new)).expect("others are served"); // kept for two seconds
+            let answer = answer.or_else(|_| client.get_as(in_new)).expect("others are served"); // kept alive for two seconds
             assert_eq!(answer.status, 200, "{what}");
             latencies.push(asked.elapsed());
             most = most.max(resident_kib(proxy.pid()));
@@ -60,13 +60,13 @@ fn a_thousand_slow_connections_of_every_kind_end_at_the_deadlines_and_nobody_els
             p99.as_millis(),
             most.saturating_sub(before) / 1024
         ));
-        // Ranges are not slow: the origin does not know them, and all have their answer at once.
+        // Ranges are not slow: the origin ignores them, and all have their response at once.
         assert!(
             connections >= 300.0 || what == "ranges",
             "{what}: the attack has not taken place: {}",
             said.text
         );
-        // Where nothing is slow it is soon over.
+        // Without slowness it ends soon.
         assert!(latencies.len() >= 10 && p99 < seconds(2), "{what}: {latencies:?}");
         assert!(most - before < 300 * 1024, "{what}: {} KiB more", most - before);
         assert!(proxy.api().trip().is_none(), "{what}");

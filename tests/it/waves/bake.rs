@@ -1,12 +1,11 @@
-//! What has baked is not forgotten: restarts and kills cost what was not saved yet, and nothing
-//! else.
+//! The bake survives restarts and kills: they cost only the time not saved yet.
 
 use super::{comes_to, gate, stands};
 use crate::world::{Admin, Config, Origin, Proxy, World, eventually, figure, seconds, turn};
 use std::time::{Duration, Instant};
 
 const BAKE_S: f64 = 8.0;
-/// Saved every two seconds; the rest is for a machine that is busy.
+/// Saved every two seconds; the rest is for a busy machine.
 const GAP_S: f64 = 3.5;
 
 struct Scene {
@@ -18,7 +17,7 @@ struct Scene {
 fn scene() -> Scene {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    // A wave of testers alone: nobody to compare with, so that time decides.
+    // A wave of testers only: there is no control, so only time counts.
     let mut config = Config::new(stable.address, new.address).waves(&[
         &format!("segments = [\"testers\"], bake = \"{BAKE_S}s\", requests_min = 1, users_min = 1"),
         "weight = \"1%\", bake = \"1h\"",
@@ -31,7 +30,7 @@ fn baked_s(api: &Admin) -> f64 {
     api.release()["progress"]["baked_s"].as_f64().unwrap_or(0.0)
 }
 
-/// Sends requests of a tester until it has baked for so much longer, or the next wave is open.
+/// Sends requests of a tester until it has baked for `longer_s` more, or the next wave is open.
 fn bakes(proxy: &Proxy, longer_s: f64) -> f64 {
     let (api, mut client) = (proxy.api(), proxy.client());
     let mut first = None;
@@ -45,7 +44,7 @@ fn bakes(proxy: &Proxy, longer_s: f64) -> f64 {
     })
 }
 
-/// Of `new` in this wave, as its gate counts them.
+/// Requests of `new` in this wave, as its gate counts them.
 fn requests(api: &Admin) -> u64 {
     let release = api.release();
     let gates = release["gates"].as_array().cloned().unwrap_or_default();
@@ -85,7 +84,7 @@ fn a_bake_that_is_restarted_again_and_again_opens_in_time() {
         let lost = baked - after;
         figure(&format!("restart {restarts}: {baked:.1} s had baked, {after:.1} s after it ({told})"));
         assert!(lost <= if restarts % 2 == 0 { GAP_S } else { 0.6 }, "{lost} s were lost: {told}");
-        // Requests of the wave are not forgotten either; what a kill may lose is not final yet.
+        // Requests of the wave survive as well; a kill may lose only those that are not final yet.
         if restarts % 2 == 1 {
             eventually(seconds(5), &format!("{counted} requests still count"), || {
                 (requests(&proxy.api()) >= counted).then_some(())
@@ -113,7 +112,7 @@ fn what_is_saved_applies_to_its_own_wave_alone_and_what_bakes_again_is_reported(
     let scene = scene();
     let mut proxy = scene.world.run(&scene.config);
     let wave_file = scene.world.path("state/wave-billing.bin");
-    // Each: what happens while it is away, and what the start then says.
+    // Each: an action while the proxy is down, and the message of the next start.
     type Away = fn(&Scene, &std::path::Path);
     let away: [(&str, Away); 3] = [
         ("is damaged, or of another version", |_, file| {
@@ -163,7 +162,7 @@ fn a_wave_that_is_held_is_held_for_as_long_after_a_restart() {
     let _turn = turn();
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    // Nobody comes: the first wave is baked, and shows nothing.
+    // No traffic: the first wave is baked, and has no evidence.
     let config = Config::new(stable.address, new.address)
         .waves(&["weight = \"1%\", bake = \"0s\"", "weight = \"5%\", bake = \"0s\""]);
     let mut proxy = world.run(&config);

@@ -1,5 +1,5 @@
-//! The climb once for real: nginx in front of two versions of a service, wrk in front of the proxy,
-//! a plan on a short clock.
+//! One climb with real servers: nginx in front of two versions of a service, wrk in front of the
+//! proxy, and a plan with short times.
 
 use super::{all_recomputed, comes_to, gate};
 use crate::world::{
@@ -15,7 +15,7 @@ struct Scene {
     world: World,
 }
 
-/// Time of the service is what counts, and not that of two cores which everything shares.
+/// The service's own time must dominate, and not that of two shared cores.
 const SOUND: Service =
     Service { median_ms: 25.0, spread: 0.2, tail: 0.0, tail_ms: 0.0, fails: 0.0, ugly: false, broken: None };
 
@@ -82,7 +82,7 @@ fn from_testers_to_everybody_on_evidence() {
     let told = String::from_utf8_lossy(&verified.stdout);
     let wanted = format!("{found} found again from the evidence");
     assert!(verified.status.success() && told.contains(&wanted), "{wanted}: {told}");
-    // The numbers are there: whoever is in doubt can judge again.
+    // The entry has the numbers: any reader can recompute the verdict.
     let last = ledger.iter().rfind(|e| e["evidence"]["gates"]["decision"] == "open").unwrap();
     let proof = &last["evidence"]["gates"]["input"]["proof"];
     assert!(proof["e_errors"].as_f64().is_some_and(|e| e >= 20.0), "{proof:#}");

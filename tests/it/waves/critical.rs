@@ -1,4 +1,4 @@
-//! Critical routes: a wave waits for what each of them has to show, and says for how long.
+//! Critical routes: a wave waits for the evidence of each of them, and reports how long.
 
 use super::{all_recomputed, comes_to, gate};
 use crate::world::{Behaviour, Config, Load, Origin, Service, World, eventually, grayling, seconds, turn};

@@ -1,5 +1,5 @@
-//! What is held back, with the real binary: who is where until the release is complete, and what
-//! is told of it.
+//! `holdback` with the real binary: the arm of each user until the release is complete, and the
+//! reports.
 
 use super::{comes_to, stands};
 use crate::world::{Config, Origin, Proxy, World, eventually, grayling, seconds, turn};

@@ -1,5 +1,5 @@
-//! Waves, with the real binary: what opens the next one, what holds it, what a person does; and
-//! that no kill loses one's place.
+//! Waves, with the real binary: what opens and holds the next one, the actions of a person, and
+//! that no kill loses the position.
 
 mod bake;
 mod climb;
@@ -47,7 +47,7 @@ fn gate(api: &Admin, name: &str) -> Option<String> {
     gates.iter().find(|g| g["name"] == name).and_then(|g| g["verdict"].as_str().map(str::to_owned))
 }
 
-/// Every decision on waves is found again from the numbers in its entry.
+/// Every decision on waves can be recomputed from the numbers in its entry.
 fn all_recomputed(ledger: &[Value]) -> usize {
     let mut found = 0;
     for entry in ledger.iter().filter(|e| !e["evidence"]["gates"].is_null()) {
@@ -79,7 +79,7 @@ fn silence_opens_nothing_and_a_person_does() {
     ];
     let proxy = world.run(&Config::new(stable.address, new.address).waves(&waves));
     let api = proxy.api();
-    // The first has nothing before it that could show anything.
+    // The first wave has no previous wave to judge.
     comes_to(&api, seconds(10), "1%", "progressing", 1.0);
     never(Duration::from_millis(1500), "a wave opened on silence", || stands(&api).0 != "1%");
     assert_eq!(gate(&api, "bake").as_deref(), Some("pass"));
@@ -153,7 +153,7 @@ fn a_weight_set_by_hand_has_no_waves_to_pause_or_promote() {
 fn waves_keep_to_their_hours_and_a_person_says_so_to_open_one_despite_them() {
     let world = World::new();
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
-    // Three days off, whatever day it is: closed for the length of this test.
+    // A day that is three days away: closed for the length of this test.
     let days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
     let since_monday = jiff::Timestamp::now().as_second() / 86_400 + 3;
     let closed = format!("open_hours = \"{} 00:00-24:00 UTC\"", days[((since_monday + 3) % 7) as usize]);
@@ -193,7 +193,7 @@ fn an_edited_plan_does_what_check_said_it_would() {
     let file = world.path("config/edited.toml");
     let edit = |waves: &[String], says: &str, wave: &str, weight: f64| {
         let text = with(waves).text();
-        // The ports are those that the proxy has, not those that the file asks for.
+        // The ports are those of the running proxy, not those of the file.
         std::fs::write(&file, &text).unwrap();
         let told = grayling(&["check", file.to_str().unwrap(), "--against", &admin]);
         let told = String::from_utf8_lossy(&told.stdout).into_owned();
@@ -244,8 +244,7 @@ fn explain_names_the_wave_in_which_a_user_enters() {
 /// In a short run and in a long one.
 const KILLS: [u64; 2] = [25, 100];
 
-/// What is expected to be found again: of a change that was on its way when the cord was pulled,
-/// either side of it.
+/// The state expected after a restart: for a change in progress at the kill, either side of it.
 #[derive(Clone, PartialEq, Debug)]
 struct Place {
     wave: usize,
@@ -313,7 +312,7 @@ fn killed_at_any_point_it_comes_back_in_the_same_state() {
         let api = proxy.api();
         let found = Place::read(&api);
         match answered {
-            // It was announced: no kill takes it back.
+            // It was announced: no kill reverts it.
             Some(200) => {
                 assert_eq!(found, wanted, "round {round}: {verb} was answered, then the cord was pulled")
             }

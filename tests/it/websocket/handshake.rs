@@ -1,4 +1,4 @@
-//! What asks for a WebSocket, what agrees to it, and what is passed on before.
+//! Requests for a WebSocket, the upstream's agreement, and the data before it.
 
 use super::{AGREES, KEY, Side, alive, handshake, is_silent, scene, user};
 use crate::world::{H2Origin, RELEASE, eventually, seconds};

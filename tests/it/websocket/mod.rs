@@ -1,5 +1,5 @@
-//! WebSockets through the proxy: with other people's client and server (python3-websockets), and
-//! byte by byte, each side driven by the test.
+//! WebSockets through the proxy: with a third-party client and server (python3-websockets), and
+//! byte by byte, with the test on both sides.
 
 mod handshake;
 mod peers;
@@ -24,7 +24,7 @@ fn handshake(user: &str, lines: &str) -> String {
     )
 }
 
-/// An upstream whose every connection the test takes in its own hands.
+/// An upstream whose connections the test handles directly.
 struct Peer {
     address: SocketAddr,
     connections: Mutex<Receiver<TcpStream>>,
@@ -51,7 +51,7 @@ impl Peer {
         Peer { address, connections: Mutex::new(connections) }
     }
 
-    /// The next connection that a request comes on.
+    /// The next connection with a request.
     fn next(&self) -> Side {
         loop {
             let stream = self.connections.lock().unwrap().recv_timeout(seconds(10)).expect("a connection");
@@ -60,7 +60,7 @@ impl Peer {
             stream.set_write_timeout(Some(seconds(10))).unwrap();
             let mut side = Side { head: String::new(), from: BufReader::new(stream) };
             side.head = side.request();
-            // Whether anybody is there may be asked without a word.
+            // A connection without a request may be a probe.
             if !side.head.is_empty() {
                 return side;
             }
@@ -116,7 +116,7 @@ fn is_closed(from: &mut impl Read) -> bool {
     }
 }
 
-/// Nothing comes, and nothing ends, for a while.
+/// No byte comes, and nothing ends, for a while.
 fn is_silent(socket: &TcpStream, during: Duration) -> bool {
     socket.set_read_timeout(Some(during)).unwrap();
     let peeked = socket.peek(&mut [0; 1]);
@@ -142,7 +142,7 @@ fn scene(adjust: impl FnOnce(&mut Config)) -> Scene {
     Scene { proxy, stable, new, config, world }
 }
 
-/// A user whom 50% have in `new`, and one whom they do not.
+/// A user that a weight of 50% puts in `new`, or one that it does not.
 fn user(of_new: bool) -> String {
     let names = (0..).map(|n| format!("user-{n}"));
     names.into_iter().find(|u| (bucket(RELEASE, u.as_bytes()) < 500_000) == of_new).unwrap()
@@ -159,7 +159,7 @@ impl Scene {
         wire
     }
 
-    /// A tunnel that stands, and both its ends.
+    /// An open tunnel, with both its ends.
     fn opens(&self, of_new: bool) -> (Wire, Side) {
         let mut client = self.asks(of_new);
         let mut server = if of_new { &self.new } else { &self.stable }.next();
@@ -190,7 +190,7 @@ impl Scene {
     }
 }
 
-/// Both ways, in this moment.
+/// Data flow in both directions now.
 fn alive(client: &mut Wire, server: &mut Side) {
     client.send("to the server");
     server.hears("to the server");

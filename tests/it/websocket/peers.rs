@@ -1,4 +1,4 @@
-//! With other people's client and server: python3-websockets.
+//! WebSockets with a third-party client and server: python3-websockets.
 
 use super::{descriptors, resident, user};
 use crate::world::{Authority, Config, Validity, World, eventually, figure, seconds, turn};
@@ -6,14 +6,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// python3-websockets, through the interpreter that Debian's packages are for.
+/// python3-websockets, through the interpreter of Debian's packages.
 fn python(arguments: &[&str]) -> Command {
     let mut command = Command::new("/usr/bin/python3");
     command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/websocket_peers.py")).args(arguments);
     command
 }
 
-/// A child that talks by lines; ends with the value.
+/// A child process with a line protocol; ends with the value.
 struct Talker {
     child: Child,
     told: BufReader<ChildStdout>,
@@ -127,8 +127,8 @@ fn five_hundred_tunnels_at_once_again_and_again_leave_nothing_behind() {
     assert_eq!(gauge("grayling_requests_total"), 2000.0, "nothing but ok");
     assert!((800.0..1200.0).contains(&share("new")), "{}", share("new"));
     let (first, last) = (seen[0], seen[3]);
-    // The allocator keeps some for the next time, and the watchdog's tables come into being; a
-    // tunnel that were kept would cost 18 KiB.
+    // The allocator keeps some for later use, and the watchdog's tables are allocated; a leaked
+    // tunnel would cost 18 KiB.
     assert!(last.2 < first.2 + 1500 * 11 + (10 << 10), "KiB resident after each round: {seen:?}");
     figure(&format!(
         "websockets: 500 open tunnels cost {} KiB at first, {} KiB when they come again; {} descriptors and {} KiB resident after 2000",

@@ -1,4 +1,4 @@
-//! What becomes of a WebSocket that stands: silence, ends, limits, a rollback, a drain.
+//! The life of an open WebSocket: silence, ends, limits, a rollback, a drain.
 
 use super::{AGREES, alive, handshake, resident, scene, user};
 use crate::world::{eventually, figure, never, seconds};
@@ -11,7 +11,7 @@ fn row_17_a_trip_closes_the_tunnels_of_new_after_the_grace_and_no_others() {
     let scene = scene(|config| config.limits = "websocket_grace = \"1s\"".into());
     let (mut of_new, mut its_server) = scene.opens(true);
     let (mut of_stable, mut other_server) = scene.opens(false);
-    // A weight that is lowered moves users, not tunnels.
+    // A lowered weight moves users, not tunnels.
     scene.world.write(&scene.config.clone().weight("0%"));
     eventually(seconds(5), "0%", || (scene.proxy.api().weight() == 0.0).then_some(()));
     never(seconds(3), "closed by a lower weight", || scene.websockets() < 2.0);
@@ -26,7 +26,7 @@ fn row_17_a_trip_closes_the_tunnels_of_new_after_the_grace_and_no_others() {
     let took = began.elapsed();
     figure(&format!("websockets: a tunnel of new closed {took:?} after the trip, with a grace of 1 s"));
     assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&took), "{took:?}");
-    // Its client comes back, and is let in to stable.
+    // Its client comes back, and is routed to stable.
     let mut again = scene.asks(true);
     let mut stable = scene.stable.next();
     stable.send(AGREES);
@@ -98,7 +98,7 @@ fn row_42_a_handshake_that_a_drain_finds_under_way_is_finished() {
     });
     server.send(AGREES);
     let told = client.told();
-    // The HTTP library adds that it will not be kept for HTTP, which is true.
+    // The HTTP library adds `close`, since the connection is not kept for HTTP.
     assert!(
         told.status == 101 && told.header("connection").is_some_and(|v| v.starts_with("upgrade")),
         "{told:?}"
@@ -155,7 +155,7 @@ fn one_side_may_end_while_the_other_goes_on() {
     let (mut client, mut server) = scene.opens(false);
     server.socket().shutdown(Shutdown::Write).unwrap();
     assert!(client.is_closed());
-    // Not a word of it is lost, however many there are.
+    // No message is lost, for any number of them.
     for n in 0..50 {
         let words = format!("still here {n:02}");
         client.send(&words);
@@ -172,7 +172,7 @@ fn a_side_that_neither_speaks_nor_ends_after_the_other_has_ended_is_not_waited_f
     let (client, mut server) = scene.opens(true);
     client.socket().shutdown(Shutdown::Write).unwrap();
     assert!(server.is_closed());
-    // It keeps its side open, and says nothing more.
+    // It keeps its side open, and sends nothing more.
     scene.has_websockets(0.0);
 }
 
@@ -183,7 +183,7 @@ fn a_peer_that_reads_no_more_costs_little_memory_and_is_closed() {
     let flood = |to: &TcpStream| {
         let mut to = to.try_clone().unwrap();
         to.set_write_timeout(Some(seconds(10))).unwrap();
-        // Until nothing more is taken, and then until it is closed.
+        // Until no more bytes are accepted, and then until it is closed.
         while to.write_all(&piece).is_ok() {}
     };
     drop(scene.opens(true));
@@ -198,7 +198,7 @@ fn a_peer_that_reads_no_more_costs_little_memory_and_is_closed() {
     scene.has_websockets(0.0);
     drop((client, server));
     let grown = resident(&scene.proxy).saturating_sub(before);
-    // Of that, the watchdog's own tables, which come into being meanwhile: some 6 MiB.
+    // Part of that is the watchdog's own tables, allocated meanwhile: some 6 MiB.
     assert!(grown < 12 << 10, "{grown} KiB more than before");
     for blamed in ["timeout", "reset", "truncated", "server_error"] {
         assert_eq!(scene.outcome(blamed), 0.0, "{blamed}");
@@ -214,7 +214,7 @@ fn tunnels_leave_a_quarter_of_a_servers_connections_to_requests() {
     assert_eq!((told.status, told.header("retry-after")), (503, Some("1")), "{told:?}");
     assert!(told.body.contains("websockets"), "{told:?}");
     assert_eq!(scene.metric("grayling_requests_total", &[("arm", "new"), ("outcome", "rejected")]), 1.0);
-    // Requests have room, and the client's connection goes on.
+    // Requests have room, and the client's connection continues.
     refused.send(format!("GET / HTTP/1.1\r\nhost: a\r\nx-user-id: {}\r\n\r\n", user(true)));
     let mut server = scene.new.next();
     server.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");

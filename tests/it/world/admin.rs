@@ -1,4 +1,4 @@
-//! The admin API as a test asks it: status, metrics, changes.
+//! A client of the admin API for tests: status, metrics, changes.
 
 use super::config::RELEASE;
 use super::{Client, Response};
@@ -39,7 +39,7 @@ impl Admin {
         ours.unwrap_or_else(|| panic!("no release {RELEASE} in {status}"))
     }
 
-    /// `rollback` or `pause`: the answer as it came.
+    /// `rollback` or `pause`: the raw response.
     pub fn change(&self, verb: &str, reason: &str) -> Response {
         self.try_post(verb, &json!({ "reason": reason })).expect("the admin answers")
     }
@@ -54,7 +54,7 @@ impl Admin {
         self.try_post("promote", &json!({ "reason": reason, "wave": wave })).expect("the admin answers")
     }
 
-    /// A verb with this body, where the proxy may be killed meanwhile.
+    /// A verb with this body, for cases where the proxy may be killed meanwhile.
     pub fn try_post(&self, verb: &str, body: &Value) -> std::io::Result<Response> {
         let body = body.to_string();
         let headers = [("host", "127.0.0.1"), ("content-type", "application/json"), ("connection", "close")];

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A browser on a busy machine is slow; a condition of the page that does not come within this will
-/// not come.
+/// A browser on a busy machine is slow; a condition of the page that does not hold within this time
+/// fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 9] = [
@@ -31,7 +31,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// With a profile of its own, in `folder`.
+    /// With its own profile, in `folder`.
     pub fn start(folder: &Path) -> Browser {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
@@ -77,7 +77,7 @@ impl Browser {
         self.ask("POST", "/url", &json!({ "url": url }));
     }
 
-    /// What a script of the test returns; the page's own policy does not hold for it.
+    /// The result of a script of the test; the page's own policy does not apply to it.
     pub fn script(&self, script: &str) -> Value {
         self.ask("POST", "/execute/sync", &json!({"script": script, "args": []}))
     }
@@ -90,17 +90,17 @@ impl Browser {
         })
     }
 
-    /// As a person does: it must be in sight, and nothing before it.
+    /// Clicks like a person: the element must be visible, and not covered.
     pub fn click(&self, css: &str) {
         self.ask("POST", &format!("/element/{}/click", self.element(css)), &json!({}));
     }
 
-    /// Types into it, after what stands there.
+    /// Types into an element, after its current text.
     pub fn type_into(&self, css: &str, text: &str) {
         self.ask("POST", &format!("/element/{}/value", self.element(css)), &json!({ "text": text }));
     }
 
-    /// What a person reads in it; empty where it is not there.
+    /// The visible text of an element; empty if there is none.
     pub fn text(&self, css: &str) -> String {
         let css = Value::from(css);
         let text =
@@ -108,7 +108,7 @@ impl Browser {
         text.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until the text is read in it.
+    /// Waits until an element has the text.
     pub fn reads(&self, css: &str, text: &str) -> String {
         let start = std::time::Instant::now();
         loop {
@@ -121,8 +121,8 @@ impl Browser {
         }
     }
 
-    /// What the console has complained of since the last call: violations of the policy,
-    /// exceptions, failed requests.
+    /// The console errors since the last call: violations of the policy, exceptions, failed
+    /// requests.
     pub fn complaints(&self) -> Vec<String> {
         let entries = self.ask("POST", "/se/log", &json!({"type": "browser"}));
         let severe = entries.as_array().into_iter().flatten().filter(|e| e["level"] == "SEVERE");
@@ -135,7 +135,7 @@ impl Drop for Browser {
         if !self.session.is_empty() && !std::thread::panicking() {
             self.ask("DELETE", "", &Value::Null);
         } else {
-            // The driver ends its browser when it is told to.
+            // The driver ends its browser on a shutdown request.
             let _ = Client::new(self.address).get("/shutdown", &[("host", "127.0.0.1")]);
         }
         let _ = self.driver.kill();

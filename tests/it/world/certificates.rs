@@ -1,4 +1,4 @@
-//! Certificate authorities and what they sign, made for one test.
+//! Certificate authorities and their certificates, made for one test.
 
 use super::World;
 use rcgen::{
@@ -14,7 +14,7 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 pub enum Validity {
     Now,
     Expired,
-    /// From now on for so long.
+    /// From now on for this duration.
     For(Duration),
 }
 

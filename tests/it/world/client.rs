@@ -95,8 +95,7 @@ impl Client {
     }
 }
 
-/// Sends the bytes as they are, and returns all that comes back until the peer closes or the time
-/// is over.
+/// Sends raw bytes, and returns all that comes back until the peer closes or the time is over.
 pub fn raw(address: SocketAddr, bytes: &[u8], within: Duration) -> Vec<u8> {
     let mut answer = Vec::new();
     if let Ok(mut stream) = TcpStream::connect(address) {

@@ -1,5 +1,4 @@
-//! A config file as a value: what a test wants different, it sets; the rest is the shortest legal
-//! file.
+//! A config file as a value: a test sets its own values; the rest is the shortest valid file.
 
 use std::net::SocketAddr;
 
@@ -14,7 +13,7 @@ pub struct Config {
     /// Instead of a weight: each wave as an inline table.
     pub waves: Vec<String>,
     pub attempt: u64,
-    /// More lines, each for its table.
+    /// More lines for the respective table.
     pub listen: String,
     pub upstreams: String,
     /// For `new` alone, instead of `upstreams`.
@@ -43,8 +42,8 @@ impl Config {
             upstreams: String::new(),
             upstream_new: None,
             release: String::new(),
-            // On a busy machine a version that answers in microseconds, and that few use, is the
-            // slower one, truly. Tests of latency say otherwise.
+            // On a busy machine a version with microsecond answers and few users really is the
+            // slower one. Tests of latency override this.
             watchdog: "latency_floor = \"20ms\"".into(),
             limits: String::new(),
             state: "directory = \"../state\"".into(),
@@ -101,7 +100,7 @@ impl Config {
         };
         let when_empty = match state.contains("when_empty") {
             true => "",
-            // Each test starts with a directory that is new.
+            // Each test starts with a new directory.
             false => "when_empty = \"start\"",
         };
         let warm_up = match release.contains("warm_up") {

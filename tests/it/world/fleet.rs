@@ -1,9 +1,9 @@
-//! Servers and users in numbers: many servers in one thread, and an open-loop load in another.
+//! Many servers in one thread, and an open-loop load in another.
 //!
-//! A [`Fleet`] answers each request as a function says that a test gives; a [`Traffic`] sends
-//! requests at a rate whether or not earlier ones are answered. Both are small async loops on a
-//! thread of their own, so that two cores carry a world of eleven servers and a thousand requests a
-//! second.
+//! A [`Fleet`] answers each request by a function of the test.
+//! A [`Traffic`] sends requests at a rate, even if earlier ones are not answered.
+//! Both are small async loops, each on its own thread, so that two cores suffice for eleven servers
+//! and a thousand requests a second.
 
 use super::Random;
 use std::collections::BTreeMap;
@@ -17,21 +17,21 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A request, as a server of a fleet has it.
+/// A request at a server of a fleet.
 pub struct Call<'c> {
     pub server: usize,
-    /// Of all its servers, from 0 on.
+    /// Number of the request over all servers, from 0 on.
     pub number: u64,
     pub user: &'c str,
     /// Since the fleet began.
     pub at: Duration,
-    /// Uniform in 0 to 1, each of them.
+    /// Each uniform in 0 to 1.
     pub draws: [f64; 3],
 }
 
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// The head after a time, and the body (of so many bytes) after another.
+    /// The head after `after`, and the body of `bytes` bytes after `body_after` more.
     Answer {
         status: u16,
         after: Duration,
@@ -114,7 +114,7 @@ impl Fleet {
         *self.shared.rule.lock().unwrap() = Arc::new(rule);
     }
 
-    /// From now on connections are refused, and those that stand are closed.
+    /// From now on connections are refused, and open ones are closed.
     pub fn refuse(&self) {
         self.shared.open.send_replace(false);
     }
@@ -124,7 +124,7 @@ impl Fleet {
         self.shared.count.load(Ordering::Relaxed)
     }
 
-    /// Since it began.
+    /// Time since it began.
     pub fn now(&self) -> Duration {
         self.shared.began.elapsed()
     }
@@ -228,7 +228,7 @@ async fn read_head(from: &mut BufReader<TcpStream>) -> Result<(String, BTreeMap<
     }
 }
 
-/// Who asks, and how often.
+/// The users and their request rate.
 #[derive(Clone, Debug)]
 pub struct Demand {
     pub per_second: f64,
@@ -238,7 +238,7 @@ pub struct Demand {
     pub heavy: Option<(String, f64)>,
 }
 
-/// Users who ask at a rate, whatever becomes of what they asked before.
+/// Users that send requests at a rate, for any result of earlier ones.
 pub struct Traffic {
     ends: Arc<AtomicBool>,
     counts: Arc<Mutex<BTreeMap<String, u64>>>,
@@ -282,7 +282,7 @@ async fn ask_on(
     let mut due = tokio::time::Instant::now();
     while !ends.load(Ordering::Relaxed) {
         due += Duration::from_secs_f64(-(1.0 - uniform()).ln() / demand.per_second);
-        // A thread that was starved does not send all at once what it is late with.
+        // A starved thread does not send all overdue requests at once.
         due = due.max(tokio::time::Instant::now() - Duration::from_millis(100));
         tokio::time::sleep_until(due).await;
         let user = match &demand.heavy {

@@ -1,5 +1,5 @@
-//! An HTTP/2 origin in plain text, by prior knowledge: a thread with a runtime of its own, a
-//! behaviour switched at run time.
+//! An HTTP/2 origin in plain text, by prior knowledge: a thread with its own runtime, and a
+//! behaviour that can change at run time.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -22,11 +22,11 @@ pub enum H2Behaviour {
     Answer,
     /// A body that ends in the middle: the stream is reset.
     CutBody,
-    /// A first piece, and then nothing for ever.
+    /// A first piece, and then no more data.
     Stall,
-    /// The same before the request has been received whole.
+    /// The same before the request has been received in full.
     StallAtOnce,
-    /// As `Stall` of POSTs; an answer to everything else.
+    /// Like `Stall` for POSTs; an answer to all other requests.
     StallPosts,
     /// A body that never ends.
     Endless,
@@ -40,11 +40,11 @@ struct Shared {
     requests: AtomicU64,
     /// Bodies that were dropped before their end.
     broken_off: Arc<AtomicU64>,
-    /// `x-key` of every request that came whole.
+    /// `x-key` of every complete request.
     keys: Mutex<Vec<String>>,
     /// `te` of every request: its lines.
     te: Mutex<Vec<Vec<String>>>,
-    /// Connections are ended as soon as they stand.
+    /// Connections are closed as soon as they are established.
     deaf: AtomicBool,
     hang_up: tokio::sync::Notify,
 }
@@ -90,12 +90,12 @@ impl H2Origin {
         *self.shared.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// Ends every connection in the middle of what it does.
+    /// Ends every connection at once.
     pub fn hang_up(&self) {
         self.shared.hang_up.notify_waiters();
     }
 
-    /// From now on connections end as soon as they stand, or no longer.
+    /// From now on connections are closed as soon as they are established, or no longer.
     pub fn deaf(&self, deaf: bool) {
         self.shared.deaf.store(deaf, Ordering::Relaxed);
     }
@@ -209,7 +209,7 @@ impl Drop for Pieces {
 enum Then {
     Nothing,
     More,
-    /// A reset overtakes what is not on its way yet: it has to wait.
+    /// A reset overtakes data that are not sent yet: it has to wait.
     Fault(Pin<Box<tokio::time::Sleep>>),
 }
 

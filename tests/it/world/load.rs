@@ -1,4 +1,4 @@
-//! Load: `wrk` where many requests count, a few paced threads where each answer is looked at.
+//! Load: `wrk` for many requests, a few paced threads where each answer is checked.
 
 use super::{Client, Response, World};
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What `wrk` counted.
+/// The counts of `wrk`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Wrk {
     pub requests: u64,
@@ -57,7 +57,7 @@ end
 }
 
 impl WrkRun {
-    /// Ends it before its time; what it has counted so far counts.
+    /// Ends it early; the counts so far are kept.
     pub fn stop(self) -> Wrk {
         let pid = self.0.as_ref().expect("not finished yet").id();
         let _ = Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status();
@@ -87,7 +87,7 @@ impl Drop for WrkRun {
     }
 }
 
-/// Users who call again and again, each thread on a connection of its own, with a pause between two
+/// Users that send requests repeatedly, each thread on its own connection, with a pause between two
 /// calls.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -100,7 +100,7 @@ impl Load {
         Load::start_with(address, threads, pause, |client, user| client.get_as(user))
     }
 
-    /// With a call of the test's own; it is given a client and a user id.
+    /// With a custom call; it gets a client and a user id.
     pub fn start_with(
         address: SocketAddr,
         threads: u32,

@@ -1,9 +1,9 @@
-//! The world that a test puts the real binary into: a folder of its own, origins, a config, the
-//! proxy, clients, load.
+//! The environment of a test of the real binary: a private folder, origins, a config, the proxy,
+//! clients, load.
 //!
-//! No async here: threads and blocking sockets, so that a test reads from top to bottom. Every port
-//! is 0, every wait is a condition with a deadline ([`eventually`]), and whatever was started ends
-//! when its value is dropped.
+//! No async here: threads and blocking sockets, so that a test reads from top to bottom.
+//! Every port is 0, every wait is a condition with a deadline ([`eventually`]), and everything
+//! started ends when its value is dropped.
 
 mod admin;
 mod browser;
@@ -34,7 +34,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A folder that goes with the test, unless the test fails: then it stays, and says where.
+/// A folder that is deleted with the test, unless the test fails: then it stays, and its path is
+/// printed.
 pub struct World {
     folder: PathBuf,
 }
@@ -52,7 +53,7 @@ impl World {
         self.folder.join(name)
     }
 
-    /// Where [`World::write`] puts the config: a folder apart, as it is watched.
+    /// The path of [`World::write`]: a separate folder, since it is watched.
     pub fn config_file(&self) -> PathBuf {
         self.path("config/grayling.toml")
     }
@@ -91,13 +92,13 @@ impl Drop for World {
     }
 }
 
-/// Tests that measure time, or load the machine, take turns: two cores do not carry two of them.
+/// Tests that measure time, or load the machine, run one at a time: two cores are too few for two.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until the condition yields something; panics, naming it, when that does not happen within
+/// Waits until the condition yields a value; panics with its name if that does not happen within
 /// the deadline.
 pub fn eventually<T>(within: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -110,7 +111,7 @@ pub fn eventually<T>(within: Duration, what: &str, mut condition: impl FnMut() -
     }
 }
 
-/// Observes that something does not happen for a time: the one place where a test waits for a fixed
+/// Checks that something does not happen for a time: the one place where a test waits for a fixed
 /// time.
 pub fn never(during: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -125,15 +126,15 @@ pub fn figure(text: &str) {
     aloud(&format!("figure: {text}"));
 }
 
-/// What this machine or user cannot test; never silently.
+/// Reports a test that this machine or user cannot run; never silently.
 pub fn not_tested(what: &str) {
     aloud(&format!("NOT TESTED: {what}"));
 }
 
-/// Whether the long tests run: `tests/run --long` sets the variable. A long test begins with `if
-/// !long() { return; }`.
+/// Whether the long tests run: `tests/run --long` sets the variable.
+/// A long test begins with `if !long() { return; }`.
 ///
-/// Prints the name of the test that is left out: `tests/run` counts these lines.
+/// Prints the name of the skipped test: `tests/run` counts these lines.
 pub fn long() -> bool {
     let long = is_long_run();
     if !long {
@@ -143,8 +144,8 @@ pub fn long() -> bool {
     long
 }
 
-/// A count of a test: `full` in the long run, `short` otherwise. The property must keep its sense
-/// at the lower one.
+/// A count of a test: `full` in the long run, `short` otherwise.
+/// The property must stay meaningful at the lower one.
 pub fn times(short: u64, full: u64) -> u64 {
     if is_long_run() { full } else { short }
 }
@@ -153,7 +154,7 @@ fn is_long_run() -> bool {
     std::env::var_os("GRAYLING_TESTS_LONG").is_some()
 }
 
-/// Past the capture of the test runner, which catches `println!` only.
+/// Bypasses the capture of the test runner, which catches `println!` only.
 fn aloud(line: &str) {
     use std::io::Write;
     let _ = std::io::stdout().write_all(format!("{line}\n").as_bytes());
@@ -163,7 +164,7 @@ pub fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A deterministic random source (SplitMix64); a test prints its seed, and so can be repeated.
+/// A deterministic random source (SplitMix64); a test prints its seed, so it can be repeated.
 pub struct Random(u64);
 
 impl Random {
@@ -188,8 +189,8 @@ impl Random {
     }
 }
 
-/// The frozen hash of the published interface, written down a second time: a test that asked
-/// grayling's own code where a user belongs would prove nothing.
+/// A second implementation of the published, frozen hash: a test with grayling's own code would
+/// prove nothing.
 pub fn bucket(salt: &str, user: &[u8]) -> u32 {
     let seed = xxhash_rust::xxh3::xxh3_64(salt.as_bytes());
     let h = xxhash_rust::xxh3::xxh3_64_with_seed(user, seed);

@@ -12,7 +12,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Answers 200 with `NAME USER-ID` to everything.
+    /// Answers 200 with `NAME USER-ID` to all requests.
     pub fn start(world: &World, name: &str) -> Nginx {
         Nginx::start_with(world, name, "", "", None)
     }
@@ -22,8 +22,8 @@ impl Nginx {
         Nginx::start_with(world, name, "", "", Some(application))
     }
 
-    /// Speaks TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN. Answers with what the request came
-    /// by as well.
+    /// Uses TLS with this pair: HTTP/2 and HTTP/1.1 by ALPN.
+    /// Its response also has the protocol of the request.
     pub fn start_tls(world: &World, name: &str, certificate: &Path, key: &Path) -> Nginx {
         let pair =
             format!("ssl_certificate {}; ssl_certificate_key {};", certificate.display(), key.display());
@@ -37,7 +37,7 @@ impl Nginx {
         server: &str,
         application: Option<SocketAddr>,
     ) -> Nginx {
-        // nginx cannot be given port 0: we look for a free one, and for another if it was taken
+        // nginx does not support port 0: a free port is searched, and another if it was taken
         // meanwhile.
         for _ in 0..5 {
             let address = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
@@ -48,7 +48,7 @@ impl Nginx {
         panic!("nginx does not start; its error log is in {}", world.folder().display());
     }
 
-    /// Its `/healthz` says 503, or again 204.
+    /// Its `/healthz` answers 503, or 204 again.
     pub fn sick(&self, sick: bool) {
         let file = self.folder.join("sick");
         let done = if sick { std::fs::write(file, "") } else { std::fs::remove_file(file) };

@@ -1,5 +1,5 @@
-//! A scripted HTTP/1.1 origin: a thread a connection, a behaviour that a test switches at run time,
-//! a record of what came.
+//! A scripted HTTP/1.1 origin: one thread per connection, a behaviour that a test changes at run
+//! time, and a record of the requests.
 
 use super::client::{read_body, read_headers, read_line};
 use super::{Random, eventually, seconds};
@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Where it tells what it uses up.
+/// The path of its resource metrics.
 pub const METRICS: &str = "/metrics";
-/// What health probes ask for.
+/// The path of health probes.
 pub const HEALTHZ: &str = "/healthz";
-/// Requests that are kept; more are only counted.
+/// The most recorded requests; more are only counted.
 const RECORD_MAX: usize = 50_000;
 
 /// The body of `/large` of [`Behaviour::AsAsked`]: more than the buffers between an origin and a
@@ -31,41 +31,40 @@ pub enum Behaviour {
     /// Reads the request, never answers.
     Hang,
     Delay(Duration),
-    /// A 200 whose body ends before the length it promised.
+    /// A 200 whose body ends before the announced length.
     CutBody,
     /// Reads the request, then resets the connection.
     Reset,
-    /// Answers, then closes at once without having said so.
+    /// Answers, then closes at once without `connection: close`.
     CloseAfter,
     /// Answers 200 with the request as it was received.
     Echo,
-    /// The path says it: `/hang` is never answered, `/slow` late, `/large` has a body of
-    /// [`LARGE_BYTES`], anything else is answered.
+    /// The path decides: `/hang` is never answered, `/slow` late, `/large` has a body of
+    /// [`LARGE_BYTES`], any other path is answered.
     AsAsked,
-    /// Each request draws one of these: an answer, a reset, a cut body, a 500. For the POSTs that
-    /// are sent once.
+    /// Each request draws one of these: an answer, a reset, a cut body, a 500.
+    /// For the test that POSTs are sent once.
     Chaos(f64),
-    /// These very bytes.
+    /// Exactly these bytes.
     Respond(&'static str),
-    /// As a real one: some time, some failures.
+    /// Like a real service: some latency, some failures.
     Service(Service),
 }
 
-/// A service with latencies and failures of its own.
+/// A service with its own latencies and failures.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Service {
     pub median_ms: f64,
-    /// Standard deviation of the log.
+    /// Standard deviation of the logarithm.
     pub spread: f64,
-    /// This share takes so many ms instead.
+    /// This share takes `tail_ms` instead.
     pub tail: f64,
     pub tail_ms: f64,
     /// This share is answered with 500.
     pub fails: f64,
-    /// Users differ: some are slow, some fail always, by a hash of their id and whichever version
-    /// serves them.
+    /// Users differ: some are slow, some always fail, by a hash of their id and in either version.
     pub ugly: bool,
-    /// This status to every request whose path begins so.
+    /// This status for every request with this path prefix.
     pub broken: Option<(&'static str, u16)>,
 }
 
@@ -119,7 +118,7 @@ impl Received {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// What grayling said of the decision.
+    /// The decision in grayling's header.
     pub fn arm(&self) -> Option<&str> {
         self.header("x-grayling-arm")
     }
@@ -128,24 +127,24 @@ impl Received {
 struct Shared {
     name: String,
     behaviour: Mutex<Behaviour>,
-    /// To [`HEALTHZ`], where that differs.
+    /// The behaviour for [`HEALTHZ`], if different.
     to_probes: Mutex<Option<Behaviour>>,
-    /// What [`METRICS`] tells, if anything.
+    /// The usage reported by [`METRICS`], if any.
     usage: Mutex<Option<Usage>>,
     received: Mutex<Vec<Received>>,
     total: AtomicU64,
-    /// Requests whose connection ended before the body was whole.
+    /// Requests whose connection ended before the body was complete.
     unfinished: AtomicU64,
-    /// Connections that stand, so that they can be closed from outside.
+    /// Open connections, so that they can be closed from outside.
     open: Mutex<HashMap<u64, TcpStream>>,
     closing: AtomicBool,
     random: Mutex<Random>,
 }
 
-/// Processor time that is told, not used.
+/// CPU time that is reported, not used.
 #[derive(Clone, Copy, Default)]
 struct Usage {
-    /// Of each request from now on.
+    /// The cost of each request from now on.
     cost_s: f64,
     cpu_s: f64,
     requests: u64,
@@ -162,8 +161,8 @@ impl Origin {
         Origin::start_on(name, [127, 0, 0, 1])
     }
 
-    /// On every address of this machine, which has all of 127.0.0.0/8: many servers to a proxy, one
-    /// thread to a test.
+    /// On every address of this machine, which has all of 127.0.0.0/8: many servers for the proxy,
+    /// one thread for the test.
     pub fn start_on_all(name: &str) -> Origin {
         Origin::start_on(name, [0, 0, 0, 0])
     }
@@ -192,32 +191,32 @@ impl Origin {
         *self.shared.behaviour.lock().unwrap() = behaviour;
     }
 
-    /// What [`HEALTHZ`] says, whatever everything else does.
+    /// The behaviour for [`HEALTHZ`], independent of other requests.
     pub fn behave_to_probes(&self, behaviour: Behaviour) {
         *self.shared.to_probes.lock().unwrap() = Some(behaviour);
     }
 
-    /// From now on [`METRICS`] tells of so much processor time for each request.
+    /// From now on [`METRICS`] reports this CPU time for each request.
     pub fn cost(&self, cost_s: f64) {
         let mut usage = self.shared.usage.lock().unwrap();
         *usage = Some(Usage { cost_s, ..usage.unwrap_or_default() });
     }
 
-    /// [`METRICS`] is a path like any other.
+    /// [`METRICS`] becomes an ordinary path.
     pub fn tell_no_cost(&self) {
         *self.shared.usage.lock().unwrap() = None;
     }
 
-    /// From now on connections are refused, and those that stand are closed.
+    /// From now on connections are refused, and open ones are closed.
     pub fn refuse(&self) {
         let Some(thread) = self.accepting.lock().unwrap().take() else { return };
         self.shared.closing.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address); // wakes the accepting thread, which then drops the listener
+        let _ = TcpStream::connect(self.address); // wakes the thread that owns the listener
         let _ = thread.join();
         self.hang_up();
     }
 
-    /// Takes connections again, on the same port.
+    /// Accepts connections again, on the same port.
     pub fn listen(&self) {
         if self.accepting.lock().unwrap().is_some() {
             return;
@@ -229,14 +228,14 @@ impl Origin {
         }));
     }
 
-    /// Closes every connection that stands.
+    /// Closes every open connection.
     pub fn hang_up(&self) {
         for (_, stream) in self.shared.open.lock().unwrap().drain() {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
     }
 
-    /// Connections that stand.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.shared.open.lock().unwrap().len()
     }
@@ -245,7 +244,7 @@ impl Origin {
         self.shared.received.lock().unwrap().clone()
     }
 
-    /// How many whole requests came, recorded or not.
+    /// The number of complete requests, recorded or not.
     pub fn total(&self) -> u64 {
         self.shared.total.load(Ordering::SeqCst)
     }
@@ -255,7 +254,7 @@ impl Origin {
     }
 
     fn accept(&self, listener: TcpListener) {
-        // A real server's backlog: clients that make the proxy reconnect all the time must not
+        // A real server's backlog: clients that make the proxy reconnect repeatedly must not
         // overflow it.
         let _ = socket2::SockRef::from(&listener).listen(4096);
         let shared = Arc::clone(&self.shared);
@@ -272,7 +271,7 @@ impl Origin {
                     let end = serve(&shared, &stream).unwrap_or(End::Close);
                     shared.open.lock().unwrap().remove(&id);
                     if let End::Reset = end {
-                        // Sent when the last handle of the socket goes: now.
+                        // Sent when the last handle of the socket is dropped: now.
                         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
                     }
                 });
@@ -353,8 +352,8 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
         };
         match draw(shared, behaviour) {
             Behaviour::Hang => {
-                // Until the peer gives up, the origin is told to stop, or the behaviour has changed
-                // for a new request.
+                // Until the peer gives up, the origin is stopped, or the behaviour has changed for
+                // a new request.
                 let _ = read_line(&mut from);
                 return Ok(End::Close);
             }
@@ -381,7 +380,7 @@ fn serve(shared: &Shared, stream: &TcpStream) -> io::Result<End> {
     }
 }
 
-/// What of a random behaviour this request gets.
+/// Draws the behaviour of this request from a random behaviour.
 fn draw(shared: &Shared, behaviour: Behaviour) -> Behaviour {
     let mut random = shared.random.lock().unwrap();
     match behaviour {

@@ -1,4 +1,4 @@
-//! The real binary as a child: started, listened to, signalled, killed.
+//! The real binary as a child process: start, log, signals, kill.
 
 use super::{Admin, Client, eventually, seconds};
 use serde_json::Value;
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What cargo has built, or another build of it: `GRAYLING_BINARY=target/dist/grayling tests/run`.
+/// cargo's build, or another one: `GRAYLING_BINARY=target/dist/grayling tests/run`.
 fn binary() -> PathBuf {
     std::env::var_os("GRAYLING_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_grayling").into(), PathBuf::from)
 }
 
-/// Lines of the log that are kept for a look.
+/// The most log lines kept.
 const LOG_LINES_MAX: usize = 20_000;
 
 pub struct Proxy {
@@ -28,8 +28,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Runs `grayling run -c FILE` and waits until it says where it listens; panics with its stderr
-    /// when it does not.
+    /// Runs `grayling run -c FILE` and waits until it logs its listeners; panics with its stderr on
+    /// a failure.
     pub fn start(config: &Path) -> Proxy {
         match Proxy::try_start(config) {
             Ok(proxy) => proxy,
@@ -41,7 +41,7 @@ impl Proxy {
         Proxy::try_start_by(Command::new(binary()), config)
     }
 
-    /// With no more than so many open files.
+    /// With at most `max` open files.
     pub fn start_with_descriptors(config: &Path, max: u32) -> Proxy {
         Proxy::start_after(&format!("ulimit -n {max}"), config)
     }
@@ -58,7 +58,7 @@ impl Proxy {
         Proxy::try_start_by(shell, config).unwrap_or_else(|why| panic!("grayling did not start: {why}"))
     }
 
-    /// With these authorities as all that the machine trusts.
+    /// With these authorities as the only trusted ones of the machine.
     pub fn start_trusting(config: &Path, authorities: &Path) -> Proxy {
         let mut command = Command::new(binary());
         command.env("SSL_CERT_FILE", authorities).env_remove("SSL_CERT_DIR");
@@ -90,7 +90,7 @@ impl Proxy {
             if ended.is_some() || start.elapsed() > seconds(20) {
                 let _ = child.kill();
                 let _ = child.wait();
-                std::thread::sleep(Duration::from_millis(20)); // let the last of stderr arrive
+                std::thread::sleep(Duration::from_millis(20)); // for the end of stderr
                 let said = stderr.lock().unwrap().clone();
                 let log = log.lock().unwrap().join("\n");
                 return Err(format!(
@@ -102,7 +102,7 @@ impl Proxy {
         }
     }
 
-    /// Where it listens for TLS; panics if it does not.
+    /// The address of its TLS listener; panics if there is none.
     pub fn https(&self) -> SocketAddr {
         listening(&self.log, "https").expect("it listens for https")
     }
@@ -115,7 +115,7 @@ impl Proxy {
         Admin::new(self.admin)
     }
 
-    /// Stops reading its log, as a log shipper that hangs does.
+    /// Stops reading its log, like a hanging log shipper.
     pub fn leave_log_unread(&self) {
         self.unread.store(true, Ordering::Relaxed);
     }
@@ -124,13 +124,13 @@ impl Proxy {
         self.child.id()
     }
 
-    /// `TERM`, `HUP`, … through the shell's own `kill`, to need no further crate.
+    /// `TERM`, `HUP`, … through the shell's own `kill`, which avoids another crate.
     pub fn signal(&self, name: &str) {
         let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.pid())]).status();
         assert!(status.expect("sh").success(), "kill -{name}");
     }
 
-    /// SIGKILL, and reaped: when this returns the process is gone and its ports are free.
+    /// SIGKILL and wait: when this returns the process is gone and its ports are free.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -140,13 +140,13 @@ impl Proxy {
         eventually(within, "grayling ends", || self.child.try_wait().expect("our own child"))
     }
 
-    /// The lines of stdout so far, as JSON; panics on a line that is not.
+    /// The lines of stdout so far, as JSON; panics on any other line.
     pub fn log(&self) -> Vec<Value> {
         let lines = self.log.lock().unwrap();
         lines.iter().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
     }
 
-    /// stdout and stderr as they came.
+    /// Raw stdout and stderr.
     pub fn said(&self) -> String {
         format!("{}\n{}", self.log.lock().unwrap().join("\n"), self.stderr.lock().unwrap())
     }
@@ -155,8 +155,8 @@ impl Proxy {
         self.log().into_iter().filter(|l| l["event"] == name).collect()
     }
 
-    /// The first event of that name; waits for it, since a line is written after what it tells of
-    /// can be seen elsewhere.
+    /// The first event of that name; waits for it, since a line may be written after its effect is
+    /// visible elsewhere.
     pub fn event(&self, name: &str) -> Value {
         eventually(seconds(10), &format!("the log has `{name}`"), || self.events(name).first().cloned())
     }

@@ -1,5 +1,5 @@
-//! The world against itself, without the proxy: an origin that lies would make every other test
-//! worthless.
+//! Tests of the test environment, without the proxy: a faulty origin would invalidate every other
+//! test.
 
 use super::{Behaviour, Client, Load, Nginx, Origin, World, eventually, raw, seconds, wrk};
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! What counts as baked, and how long a wave is held.
+//! Which time counts as baked, and how long a wave is held.
 
 use super::*;
 use crate::domain::rollout::climb::{HeldBy, baked_of};
@@ -34,11 +34,11 @@ fn how_long_a_wave_is_held_is_known_over_restarts() {
         script.split(", ").for_each(|command| rollout.run(command));
         held(&rollout)
     };
-    // Nobody comes: each night it starts again, and the ninth hour is the ninth.
+    // No traffic: each night it starts again, and the hold time adds up to nine hours.
     assert_eq!(run("plan 1%:10m 5%:10m, wait 10m"), Some((HeldBy::Gates, Duration::ZERO)));
     assert_eq!(run("wait 300m, restart, wait 240m"), Some((HeldBy::Gates, 540 * MINUTE)));
     assert_eq!(run("good, wait 1m"), None);
-    // In the next wave the watchdog is blind: the bake does not progress, and that is no less a
+    // In the next wave the watchdog is blind: the bake does not progress, and that counts as a
     // hold.
     assert_eq!(run("blind yes, wait 5m"), Some((HeldBy::Unwatched, 5 * MINUTE)));
     assert_eq!(run("restart, wait 115m"), Some((HeldBy::Unwatched, 120 * MINUTE)));

@@ -1,4 +1,5 @@
-//! What `holdback` keeps on stable, and for how long; and since when a release is complete.
+//! The users that `holdback` keeps on stable, and for how long; and since when a release is
+//! complete.
 
 use super::super::*;
 use super::Rollout;
@@ -20,7 +21,7 @@ fn what_is_held_back_moves_when_the_last_wave_has_passed() {
         weights(&format!("{plan}, touch, good, wait 11m, silence, wait 60m, good, wait 1m")).last().unwrap(),
         "100%"
     );
-    // Nothing raises it while the gates do not pass, or a person has paused it.
+    // Nothing raises it while the gates do not pass, or during a pause.
     for stop in ["worse", "silence", "pause", "hours closed", "disk broken", "blind yes"] {
         let told = weights(&format!("{plan}, touch, good, wait 11m, {stop}, wait 60m"));
         assert_eq!(told.last().unwrap(), "99%", "{stop}");

@@ -29,7 +29,7 @@ fn any_command() -> impl Strategy<Value = String> {
 proptest! {
     #![proptest_config(crate::mutate::cases(10_000))]
 
-    /// The rules of state, over whatever happens in whatever order.
+    /// The rules of state hold for any events in any order.
     #[test]
     fn no_sequence_of_events_breaks_the_rules_of_state(commands in prop::collection::vec(any_command(), 1..25)) {
         let mut rollout = Rollout::new();
@@ -37,7 +37,7 @@ proptest! {
         for command in &commands {
             let before = rollout.clone();
             let verb = command.split(' ').next().unwrap_or_default();
-            // Minute by minute, so that what time alone does is seen.
+            // Minute by minute, so that the effect of time alone is visible.
             if let Some(minutes) = command.strip_prefix("wait ") {
                 rollout.now += MINUTE * minutes.trim_end_matches('m').parse::<u32>().unwrap();
                 let shows = rollout.shows;
@@ -56,18 +56,18 @@ proptest! {
                 rollout.run(command);
             }
             let (was, is) = (before.weight(), rollout.weight());
-            // Never above the plan's present wave.
+            // Never above the plan's current wave.
             prop_assert!(is <= rollout.memory.reach(rollout.course()).weight);
-            // What is held back stays on stable until the plan is fulfilled.
+            // The users held back stay on stable until the plan is finished.
             let finished = rollout.memory.progress.as_ref().is_some_and(|p| p.finished);
             let most = rollout.wave().map_or(Weight::FULL, |wave| wave.until_complete.weight);
             prop_assert!(is <= most || finished, "{command} took in what was held back: {is}");
-            // A trip is lifted by a person alone, and meanwhile nobody is in `new`.
+            // Only a person lifts a trip, and meanwhile no user is in `new`.
             if before.memory.trip.is_some() && rollout.memory.trip.is_none() {
                 prop_assert!(command.starts_with("resume rollback") || verb == "attempt", "{command} lifted a trip");
                 prop_assert!(verb == "resume" || rollout.attempt > before.memory.attempt);
             }
-            // A resume ends the one thing that it names.
+            // A resume ends only the hold that it names.
             if verb == "resume" {
                 let ended = before.memory.ends().len() - rollout.memory.ends().len();
                 prop_assert!(ended <= 1, "{command} ended more than one thing");
@@ -85,9 +85,9 @@ proptest! {
             if rollout.memory.trip.is_some() || rollout.stop_file || rollout.attempt < rollout.memory.attempt {
                 prop_assert_eq!(rollout.force().0, Force::Held);
             }
-            // Whatever raises is the file, a person, or gates that passed.
+            // Only the file, a person, or passed gates raise the weight.
             let by_gates = rollout.shows != Shows::Nothing && rollout.hours_open && rollout.durable && rollout.memory.pause.is_none();
-            // The first wave has nothing before it that could show anything.
+            // The first wave has no previous wave to judge.
             let first = before.memory.progress.is_none();
             let by = ["plan", "weight", "attempt", "promote", "resume"].contains(&verb);
             if is > was {
