@@ -72,7 +72,8 @@ impl Run<'_> {
                 Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
-            let yardstick = Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO };
+            let yardstick =
+                Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
             let what = if failed { What::Failed } else { What::Answered };
             trial.push(&Event { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &yardstick);
@@ -125,7 +126,12 @@ impl Pauses {
         for n in 0..3600 * PAUSING_RATE {
             let at = n as f64 / PAUSING_RATE as f64;
             let (arrived, outcome, done) = world.request(n, at, latencies);
-            let yardstick = Yardstick { table: Some(table), factor: 1.0, floor: Duration::from_millis(2) };
+            let yardstick = Yardstick {
+                table: Some(table),
+                factor: 1.0,
+                floor: Duration::from_millis(2),
+                is_warming: false,
+            };
             trial.push(&arrived, &yardstick);
             due.push((done, outcome));
             if n % (PAUSING_RATE / 10) != 0 {

@@ -592,7 +592,11 @@ mod tests {
         expect(&state, NEAR, text, 403).await;
         expect(&state, FAR, &with(BOB), 200).await;
         let tokens = Tokens::parse(format!("alice {ALICE}").as_bytes()).ok();
-        state.replace(&plan::Admin { tokens, hosts: vec!["other.example.com".into()], local_changes: true });
+        assert!(state.replace(&plan::Admin {
+            tokens,
+            hosts: vec!["other.example.com".into()],
+            local_changes: true
+        }));
         expect(&state, NEAR, text, 200).await;
         expect(&state, NEAR, "GET /api/v1/status\nhost: gray.example.com", 403).await;
         expect(&state, FAR, &with(BOB), 401).await;
@@ -611,7 +615,7 @@ mod tests {
         expect(&state, NEAR, "GET /api/v1/status\nhost: localhost", 200).await;
         expect(&state, FAR, change, 401).await;
         // With tokens the setting has no further effect.
-        state.replace(&plan::Admin { local_changes: false, ..admin(Some(TWO)) });
+        assert!(state.replace(&plan::Admin { local_changes: false, ..admin(Some(TWO)) }));
         expect(&state, NEAR, change, 401).await;
         expect(&state, NEAR, &format!("{change}\nauthorization: Bearer {ALICE}"), 200).await;
     }

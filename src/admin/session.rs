@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(server.ask(FAR, &foreign).await.0, 403, "another port of the same host is another place");
         let elsewhere = read.replace("grayling-9900=", "grayling-9901=");
         assert_eq!(server.ask(FAR, &elsewhere).await.0, 401, "the cookie of another port");
-        server.auth.replace(&admin("bob another-token-entirely\n"));
+        assert!(server.auth.replace(&admin("bob another-token-entirely\n")));
         assert_eq!((server.ask(FAR, &read).await.0, server.ask(FAR, &ours).await.0), (401, 401));
     }
 

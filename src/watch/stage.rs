@@ -99,7 +99,8 @@ impl Stage {
         }
         for event in events {
             let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
-            let yardstick = Yardstick { table, factor, floor };
+            let is_warming = engine.is_warming(&event.request);
+            let yardstick = Yardstick { table, factor, floor, is_warming };
             if let Some(trial) = &mut self.trial {
                 trial.push(event, &yardstick);
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 /// The default margins.
 const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 /// Percent in `new`, and minutes of bake at [`RATE`] requests a second.
-const PLAN: [(f64, f64); 4] = [(5.0, 30.0), (20.0, 10.0), (50.0, 10.0), (100.0, 10.0)];
+const PLAN: [(f64, f64); 4] = [(5.0, 30.0), (20.0, 30.0), (50.0, 30.0), (100.0, 10.0)];
 const RATE: f64 = 200.0;
 /// The controller looks as often as this, in ticks.
 const LOOK: u64 = 10;
@@ -44,9 +44,9 @@ pub struct Plan {
     pub missing: Vec<String>,
 }
 
-/// Longer where fewer requests come, shorter where more do.
+/// Longer where fewer requests come.
 fn bake(minutes: f64, rate: f64) -> Duration {
-    Duration::from_secs_f64(60.0 * minutes * RATE / rate)
+    Duration::from_secs_f64(60.0 * minutes * (RATE / rate).max(1.0))
 }
 
 /// The bakes of the whole plan together.
@@ -99,7 +99,8 @@ impl Plan {
     pub fn push_all(&mut self, events: &[Event], engine: &Engine) {
         for event in events {
             let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
-            self.trial.push(event, &Yardstick { table, factor, floor: self.floor });
+            let is_warming = engine.is_warming(&event.request);
+            self.trial.push(event, &Yardstick { table, factor, floor: self.floor, is_warming });
         }
     }
 

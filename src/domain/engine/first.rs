@@ -450,7 +450,8 @@ mod tests {
         assert!(first.slots.is_empty());
     }
 
-    /// One of two servers of `new` fails all of its requests for a second; stable's do not fail.
+    /// One of two servers of `new` fails all of its requests for a second; the two of stable do not
+    /// fail.
     #[test]
     fn a_server_that_fails_beside_a_sound_one_is_left_out() {
         let (mut first, mut servers) = (First::default(), Servers::new(Duration::ZERO));
@@ -459,9 +460,12 @@ mod tests {
         let buckets = [0; LEVELS];
         for interval in 0..10 {
             let now = TICK * interval as u32;
-            for (place, n, exit) in
-                [(failing, 2, Exit::Failed), (sound, 2, Exit::Done), (at(Arm::Stable, 0), 20, Exit::Done)]
-            {
+            for (place, n, exit) in [
+                (failing, 2, Exit::Failed),
+                (sound, 2, Exit::Done),
+                (at(Arm::Stable, 0), 10, Exit::Done),
+                (at(Arm::Stable, 1), 10, Exit::Done),
+            ] {
                 let Some(place) = place else { continue };
                 for number in enter(&mut first, interval, place.arm, n, Some(place)) {
                     first.exit(interval, number, exit, buckets);

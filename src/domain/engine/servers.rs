@@ -16,8 +16,8 @@
 //! The rule is the same for both arms, so it does not look at labels. A spell is excused as long as
 //! it is not longer than the spells of stable's single servers usually are
 //! (`LONGER` × the longest of them + `MORE`; where stable has shown none, `UNSEEN` for slowness
-//! and [`RESTART`] for failures). Failures are excused only while another server of the same arm is
-//! sound. A spell that outlasts this counts from its beginning, as far as it has not been scored.
+//! and [`RESTART`] for failures). Failures are excused only where each arm has several servers, and
+//! while another server of the same arm is sound. A spell that outlasts this counts from its beginning, as far as it has not been scored.
 //!
 //! How often spells begin is compared by a bet on each of them (a log-rank test with servers as
 //! units): a spell begins on a server of `new` with the probability of new's share of the servers
@@ -41,27 +41,31 @@ pub use warm_up::Warming;
 /// A run with this score, in nats, is a spell.
 const SPELL: f64 = 6.0;
 /// A score is never higher, so that the end of a long spell is seen as soon as that of a short one.
-const SCORE_MAX: f64 = SPELL + 2.5;
+const SCORE_MAX: f64 = SPELL + 1.5;
 /// A spell ends below this score: what is slow later is another matter.
-const ENDS: f64 = SPELL * 0.7;
+const ENDS: f64 = SPELL * 0.8;
 /// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts
 /// of one spell apart, and a quiet one's do not.
 const MERGE: Duration = Duration::from_secs(1);
 /// A run that is no spell yet begins anew with a bad mark at a lower score than this.
 const STALE: f64 = SPELL / 3.0;
 /// The share of bad marks in a spell: of slow ones, of failed ones.
-const IN_SPELL: [f64; 2] = [0.5, 0.9];
+const IN_SPELL: [f64; 2] = [0.35, 0.9];
 /// Spells of one server that follow each other within this time are one event of their rate.
 const APART: Duration = Duration::from_secs(10);
 /// Stable's usual share is taken as at least this and at most that.
 const USUAL: [f64; 2] = [0.001, 0.2];
 /// Marks further apart are not of one run.
 const GAP: Duration = Duration::from_secs(2);
+/// Bad marks of a spell, at least: of slow ones, of failed ones.
+const ENOUGH: [u32; 2] = [3, 2];
+/// A bad mark after so many fine ones begins a run of its own: by chance it would prolong a spell.
+const TRAIL: u64 = 8;
 /// A run that is no spell yet may become one for so long.
 const YOUNG: Duration = Duration::from_millis(500);
 /// ... or, on a quiet server, until so many more marks, and for this long at most.
 const MARKS_TO_SEE: f64 = 16.0;
-const YOUNG_MAX: Duration = Duration::from_secs(3);
+const SIGHT_MAX: Duration = Duration::from_secs(3);
 /// The rate of a server's requests is a slow average over this time.
 const RATE_OVER: Duration = Duration::from_secs(60);
 /// How long a spell may be where stable has shown none: a stall of a kind that it has never shown.
@@ -319,7 +323,8 @@ impl Servers {
         let spell = IN_SPELL[kind as usize].max(2.0 * usual);
         let (up, down) = ((spell / usual).ln(), ((1.0 - spell) / (1.0 - usual)).ln());
         let run = &mut self.server(place).runs[kind as usize];
-        let late = now.saturating_sub(run.marked) > GAP;
+        let trails = run.is_spell && !bad.is_empty() && run.marks - run.last_mark > TRAIL;
+        let late = trails || now.saturating_sub(run.marked) > GAP;
         run.marked = now;
         run.marks += bad.len() as u64 + fine;
         if run.score == 0.0 && bad.is_empty() {
@@ -328,7 +333,9 @@ impl Servers {
         if late {
             self.close(place, kind, now);
         }
-        let run = &mut self.server(place).runs[kind as usize];
+        let server = self.server(place);
+        let merge = server.merge(kind);
+        let run = &mut server.runs[kind as usize];
         let known = if run.score > 0.0 { run.users } else { [None; USERS] };
         let mut users: Vec<Option<Unit>> = vec![];
         for user in bad {
@@ -353,14 +360,15 @@ impl Servers {
         }
         run.score = (run.score + step).clamp(0.0, SCORE_MAX);
         let ended = run.score == 0.0 || (run.is_spell && run.score < ENDS);
-        let begins = run.score >= SPELL && !run.is_spell;
+        let enough = run.bad >= ENOUGH[kind as usize];
+        let begins = run.score >= SPELL && enough && !run.is_spell;
         if begins {
             run.is_spell = true;
             run.apart = run.past.back().is_none_or(|span| run.from.saturating_sub(span.until) >= APART);
             // What follows at once is the same spell, however its marks lie.
             if let Some(span) = run.past.back().copied()
                 && !span.is_over
-                && run.from <= span.until + MERGE
+                && run.from <= span.until + merge
             {
                 run.past.pop_back();
                 run.from = run.from.min(span.from);
@@ -407,8 +415,10 @@ impl Servers {
 
     /// Spells after which enough time has passed have ended. Those of stable say what is usual.
     fn end_spells(&mut self, place: Place, kind: Mark, now: Duration) {
-        let merge = MERGE + self.limit.unwrap_or_default();
-        let run = &mut self.server(place).runs[kind as usize];
+        let limit = self.limit.unwrap_or_default();
+        let server = self.server(place);
+        let merge = limit + server.merge(kind);
+        let run = &mut server.runs[kind as usize];
         let Some(span) =
             run.past.back_mut().filter(|span| !span.is_over && now.saturating_sub(span.until) > merge)
         else {
@@ -534,7 +544,7 @@ impl Servers {
         let found = self.in_spell(place, Mark::Failed, arrived, now);
         match found {
             Excuse::No => found,
-            _ if self.others_are_sound(place, arrived) => found,
+            _ if self.both_have_others() && self.others_are_sound(place, arrived) => found,
             _ => Excuse::No,
         }
     }
@@ -556,6 +566,13 @@ impl Servers {
         }
     }
 
+    /// Has each arm another server? Else the failures of one arm would be excused, and those of the
+    /// other would not.
+    fn both_have_others(&self) -> bool {
+        let servers = |arm: Arm| self.active(None).filter(|(place, _)| place.arm == arm).count();
+        Arm::BOTH.into_iter().all(|arm| servers(arm) > 1)
+    }
+
     /// Was another server of the same arm free of failures at that time?
     fn others_are_sound(&self, place: Place, at: Duration) -> bool {
         let mut others =
@@ -574,7 +591,7 @@ impl Servers {
             return match run.is_spell {
                 true if length > self.allowed(kind) || !run.is_dense() => Excuse::No,
                 true => Excuse::Undecided,
-                false if now.saturating_sub(run.from) < margin + server.young(slow) => Excuse::Undecided,
+                false if now.saturating_sub(run.from) < margin + server.young(kind) => Excuse::Undecided,
                 false => Excuse::No,
             };
         }
@@ -602,14 +619,20 @@ impl Servers {
 }
 
 impl Server {
-    /// How long a run that is no spell yet may become one: as long as it takes to see one.
-    fn young(&self, slow: bool) -> Duration {
+    /// How long it takes to see a spell of slowness, or its end.
+    fn sight(&self) -> Duration {
         let rate = self.requests / RATE_OVER.as_secs_f64();
-        if slow {
-            Duration::from_secs_f64(MARKS_TO_SEE / rate.max(0.1)).clamp(YOUNG, YOUNG_MAX)
-        } else {
-            YOUNG
-        }
+        Duration::from_secs_f64(MARKS_TO_SEE / rate.max(0.1)).min(SIGHT_MAX)
+    }
+
+    /// How long a run that is no spell yet may become one.
+    fn young(&self, kind: Mark) -> Duration {
+        if kind == Mark::Slow { self.sight().max(YOUNG) } else { YOUNG }
+    }
+
+    /// Spells that are nearer to each other than this are one.
+    fn merge(&self, kind: Mark) -> Duration {
+        if kind == Mark::Slow { self.sight().max(MERGE) } else { MERGE }
     }
 
     /// Was it in a spell at some time between these?
@@ -626,7 +649,7 @@ impl Server {
 }
 
 /// So many of the marks of a spell are bad, at least.
-const DENSE: f64 = 0.15;
+const DENSE: f64 = 0.08;
 /// Users of a run that are known.
 const USERS: usize = 4;
 
@@ -639,9 +662,9 @@ impl Run {
         is_dense(self.bad, self.from_mark, self.last_mark)
     }
 
-    /// Is there a run at that time, even one that is no spell?
+    /// Is there a spell at that time? A single failure by chance is none.
     fn touches(&self, at: Duration) -> bool {
-        (self.score > 0.0 && at + YOUNG >= self.from)
+        (self.is_spell && at + YOUNG >= self.from)
             || self.past.iter().any(|span| at >= span.from && at <= span.until)
     }
 }

@@ -175,7 +175,7 @@ mod tests {
             let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
             let what = if failed { What::Failed } else { What::Answered };
             let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
-            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
+            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             for event in [
                 Event { request, what: What::Arrived, after: Duration::ZERO },
                 Event { request, what, after },

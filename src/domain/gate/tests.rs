@@ -332,7 +332,7 @@ impl Crowd {
             let what = if failed { What::Failed } else { What::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
             let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
-            let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO };
+            let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
             trial.push(&Event { request, what, after }, &yardstick);
             trial.tick(at, Duration::from_millis(250));
@@ -382,7 +382,7 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
         let unit = Some(Unit::from_index(3));
         let request = Request { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
         for what in [What::Arrived, What::Failed] {
-            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO };
+            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial.push(&Event { request, what, after: Duration::ZERO }, &yardstick);
         }
         trial.tick(Duration::from_secs(110), Duration::ZERO);
@@ -413,7 +413,7 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
         };
         lost.push(
             &Event { request, what: What::Arrived, after: Duration::ZERO },
-            &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO },
+            &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false },
         );
     }
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());

@@ -57,6 +57,8 @@ pub struct Yardstick<'a> {
     pub factor: f64,
     /// Quicker answers count as this quick.
     pub floor: Duration,
+    /// All of `new`, or the server of this request, warms up: its latency is not compared.
+    pub is_warming: bool,
 }
 
 /// What a wave has shown. E-values are tempered already; see [`super::noninferior`].
@@ -260,6 +262,9 @@ impl Trial {
             let faster = if arm == Arm::New { compared(1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
+                What::Answered | What::ClientError | What::Redirected if yardstick.is_warming => {
+                    *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
+                }
                 What::Answered | What::ClientError | What::Redirected => {
                     *interval.ages.done[group].of(other(arm)) += 1;
                     let slow = table.above_p99(bucket(us));

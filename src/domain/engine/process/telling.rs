@@ -172,6 +172,11 @@ impl Engine {
         self.table()
     }
 
+    /// Was all of `new`, or the server of this request, warming up when it arrived?
+    pub fn is_warming(&self, request: &Request) -> bool {
+        self.servers.was_warming(place(request), request.at)
+    }
+
     /// How slow a user is beside others, from before the attempt.
     pub fn factor(&self, unit: Option<Unit>) -> f64 {
         unit.map_or(1.0, |unit| self.baseline.factor(unit))

@@ -74,6 +74,12 @@ impl Servers {
         release || server.is_some_and(|server| server.warm.was_on(at))
     }
 
+    /// Was all of `new`, or this server of either arm, warming up at that time?
+    pub fn was_warming(&self, place: Option<Place>, at: Duration) -> bool {
+        let server = place.and_then(|place| self.all.get(place.index()));
+        self.release_was_warming(at) || server.is_some_and(|server| server.warm.was_on(at))
+    }
+
     /// What of `new` is warming up now, and until when at least.
     pub fn warming(&self, now: Duration) -> Option<Warming> {
         let left = |since: Duration, answers: u32| Warming {
