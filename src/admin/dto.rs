@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 mod requests;
+mod running;
 pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
+pub use running::{Ceiling, Gates, Route, Running, Service, Spells, Standing};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -525,62 +527,6 @@ pub struct ChangeAnswer {
     /// After a rollback: what has not ended yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_way: Option<UnderWay>,
-}
-
-/// `GET /api/v1/config`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Running {
-    pub text: String,
-    pub path: std::path::PathBuf,
-    /// Of the file's bytes, in hex.
-    pub sha256: String,
-    /// How far each release has come: no file knows.
-    #[serde(default)]
-    pub releases: std::collections::BTreeMap<String, Standing>,
-    /// What a release begins with that is not among them, as in the state file.
-    #[serde(default)]
-    pub stranger: serde_json::Value,
-    /// `grayling.stop` is there.
-    #[serde(default)]
-    pub stop_file: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Standing {
-    /// The present wave; `null` before the first one, and for a weight set by hand.
-    #[serde(default)]
-    pub wave: Option<String>,
-    /// What that wave gives.
-    #[serde(default)]
-    pub weight_configured: f64,
-    #[serde(default)]
-    pub segments_configured: usize,
-    #[serde(default)]
-    pub finished: bool,
-    /// In force.
-    #[serde(default)]
-    pub weight: f64,
-    #[serde(default)]
-    pub segments: usize,
-    /// The last wave, or 100% set by hand, is in force and has proved itself.
-    #[serde(default)]
-    pub complete: bool,
-    /// It is rolled back, frozen or held: another version needs a declaration.
-    #[serde(default)]
-    pub guarded: bool,
-    /// Requests a second in the last minute; those of stable in the last five, and its failures.
-    #[serde(default)]
-    pub rate: f64,
-    #[serde(default)]
-    pub requests: u64,
-    #[serde(default)]
-    pub failures: u64,
-    /// What is remembered of it, as in the state file: what holds it is computed from that.
-    #[serde(default)]
-    pub memory: serde_json::Value,
-    /// The release whose rollback forbids users on the servers of this one's `new`.
-    #[serde(default)]
-    pub barred_by: Option<String>,
 }
 
 /// One of the array that `GET /api/v1/ledger?since=N` answers.

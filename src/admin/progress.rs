@@ -166,8 +166,8 @@ fn slowest(gates: &[gate::Gate]) -> Option<String> {
     Some(format!("{}, {long} ({} more requests of new)", gate.name, needs.requests))
 }
 
-/// Where a release stands, for who compares files.
-pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
+/// Where a release stands, for who compares files; and what is known of its service.
+pub fn standing(of: &Standing, traffic: Option<Traffic>, service: Option<dto::Service>) -> dto::Standing {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
     // Evidence is long, and nothing is computed from it.
@@ -187,5 +187,6 @@ pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
         failures: traffic.map_or(0, |t| t.failures),
         memory: state::memory_json(&memory),
         barred_by: of.barred_by.clone(),
+        service,
     }
 }

@@ -83,7 +83,7 @@ pub struct Before {
 }
 
 /// Requests of stable by which its own share is known.
-const KNOWN: f64 = 200.0;
+pub const KNOWN: f64 = 200.0;
 /// A default ceiling does not fit a service whose stable version has so much of it: it could say
 /// nothing but that both arms are bad ([`super::ceiling::NEAR`]).
 const FITS: f64 = super::ceiling::NEAR;

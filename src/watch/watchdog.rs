@@ -8,6 +8,7 @@
 //! becomes a freeze.
 
 use super::aftermath::Aftermath;
+use super::known::{self, Rates};
 use super::past;
 use super::stage::Stage;
 use crate::domain::cohort::Salt;
@@ -210,6 +211,8 @@ struct Watched {
     /// When it looked last.
     looked: Duration,
     stage: Stage,
+    /// Requests by route.
+    rates: Rates,
 }
 
 #[derive(Clone, Copy)]
@@ -240,6 +243,7 @@ impl Watched {
             keep_past_by: now,
             looked: now,
             stage: Stage::new(release.stage, vec![]),
+            rates: Rates::default(),
         }
     }
 
@@ -349,6 +353,11 @@ impl Watched {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
         let mut stage = std::mem::replace(&mut self.stage, Stage::new(0, vec![])).follow(release, now);
+        let mut rates = std::mem::take(&mut self.rates);
+        if self.strata != release.strata {
+            rates.forget();
+        }
+        rates.push_all(&[], now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             let Some(events) = events.get_mut(&epoch) else { return };
             for event in &mut *events {
@@ -358,6 +367,7 @@ impl Watched {
                 }
             }
             judge.push_all(events);
+            rates.push_all(events, now);
             stage.push_all(events, judge.engine(), floor);
         };
         let mut present = self.epochs.back().copied();
@@ -373,7 +383,7 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
-        self.stage = stage;
+        (self.stage, self.rates) = (stage, rates);
     }
 
     /// What decides about a user's arm has changed.
@@ -444,6 +454,9 @@ impl Watched {
             view.looked = now;
             view.suspicion = suspicion;
             view.shown = Some(self.stage.shown(view, observe));
+            if observe {
+                view.known = Some(known::of(release, &self.judge, view, &self.rates, now));
+            }
         }
     }
 

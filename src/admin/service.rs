@@ -1,0 +1,95 @@
+//! What is known of a service, as the API tells it and as the command line reads it: both ways here,
+//! so that the functions that decide count with the same figures on both sides.
+//!
+//! Invariants: what comes from the network may be any number, and none of them panics.
+
+use super::dto;
+use crate::domain::decide::Arm;
+use crate::domain::gate::needed::{Usual, time};
+use crate::domain::known::{Route, Spells};
+use crate::domain::plan::Watchdog;
+use crate::domain::spans::Before;
+use crate::live::apply::View;
+use std::time::Duration;
+
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+
+/// `None`: the watchdog has not looked yet.
+pub fn told(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
+    let known = view.known.as_ref()?;
+    let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES));
+    let counted = view.recent[Arm::Stable.index()].counted();
+    let seconds = counted.as_secs_f64().max(1.0);
+    let [errors, slow] = known.before;
+    let ceiling = |given: f64, of: Before| {
+        let [requests, bad] = of.parts();
+        dto::Ceiling { given, requests, bad }
+    };
+    let [spells_slow, spells_failed] = known.spells.map(|of| dto::Spells {
+        n: of.n,
+        longest_s: of.longest.as_secs_f64(),
+        over_s: of.over.map(|over| over.as_secs_f64()),
+        excused_s: of.allowed.as_secs_f64(),
+        too_many: of.too_many,
+    });
+    let usual = known.of_wave;
+    let before = Usual::before_a_wave(stable.failures, stable.requests, known.spread);
+    let route = |of: &Route| {
+        let gates = of.of_wave.map(|usual| gates(&usual, true));
+        dto::Route { name: of.name.to_string(), rate: of.rate, gates }
+    };
+    Some(dto::Service {
+        counted_s: counted.as_secs_f64(),
+        rate: (stable.requests + new.requests) as f64 / seconds,
+        requests: stable.requests,
+        failures: stable.failures,
+        p99_ms: stable.success.quantile(0.99).map(|p99| 1e3 * p99.as_secs_f64()),
+        learns: known.learns,
+        errors_max: ceiling(watchdog.errors_max, errors),
+        latency_p99_max: ceiling(1e3 * watchdog.latency_p99_max.as_secs_f64(), slow),
+        seen_s: known.seen_for.map(|seen| seen.as_secs_f64()),
+        spells_slow,
+        spells_failed,
+        answers_missing: known.answers_missing.ceil() as u64,
+        gates: gates(&usual.unwrap_or(before), usual.is_some()),
+        routes: known.routes.iter().map(route).collect(),
+    })
+}
+
+fn gates(of: &Usual, of_wave: bool) -> dto::Gates {
+    let [design_errors, design_latency, design_latency_tail] = of.design;
+    dto::Gates {
+        of_wave,
+        failing_ratio: of.failing,
+        slow_ratio: of.slow,
+        spread: of.spread,
+        design_errors,
+        design_latency,
+        design_latency_tail,
+    }
+}
+
+/// What gates count with.
+pub fn usual(of: &dto::Gates) -> Usual {
+    Usual {
+        failing: of.failing_ratio,
+        slow: of.slow_ratio,
+        spread: of.spread,
+        design: [of.design_errors, of.design_latency, of.design_latency_tail],
+    }
+}
+
+pub fn before(of: &dto::Ceiling) -> Before {
+    Before::from_parts([of.requests, of.bad])
+}
+
+pub fn spells(of: &dto::Spells) -> Spells {
+    let long = |seconds: f64| time(seconds).unwrap_or_default();
+    Spells {
+        n: of.n,
+        longest: long(of.longest_s),
+        over: of.over_s.map(long),
+        allowed: long(of.excused_s),
+        too_many: of.too_many,
+    }
+}
