@@ -198,7 +198,9 @@ fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
     let limit_ms = 1e3 * of.latency_p99_max.as_secs_f64();
     let [errors_stated, latency_stated] = of.stated;
     let share = percent(100.0 * of.errors_max);
-    let time = milliseconds(limit_ms);
+    // A whole number of seconds as the file has it.
+    let time =
+        if limit_ms % 1e3 == 0.0 { format!("{:.0} s", limit_ms / 1e3) } else { milliseconds(limit_ms) };
     let errors = service::before(&known.errors_max);
     let latency = service::before(&known.latency_p99_max);
     let mut latency = ceiling("latency_p99_max", time, &latency, (SLOW_SHARE, latency_stated), known.learns);

@@ -27,7 +27,7 @@ pub fn lines(of: &Implied) -> String {
     let p99 = of.p99_ms.map(|ms| format!(", its p99 is {}", milliseconds(ms))).unwrap_or_default();
     let _ = writeln!(
         out,
-        "release `{name}`: {}, of stable {} fail{p99} (the last {})",
+        "release `{name}`: {}; of stable {} fail{p99} (the last {})",
         requests(of.rate),
         measured_percent(100.0 * of.failing_ratio),
         shown_seconds(of.counted_s.unwrap_or_default())
@@ -110,50 +110,55 @@ fn wave(step: &Step, of: &Implied) -> String {
             _ => format!("{at}: no control: ceilings only"),
         };
     };
+    let baked = shown_seconds(bake);
     let takes = match (&**slowest, step.needs_s) {
-        (BAKE, _) => format!("{}, its bake", shown_seconds(bake)),
+        (BAKE, _) => format!("{baked} (bake)"),
         (REQUESTS, None) => {
-            format!(
-                "{} (bake) or longer: how many requests its segments have is not known",
-                shown_seconds(bake)
-            )
+            format!("{baked} (bake) or longer, for how many requests its segments have is not known")
         }
-        (gate, None) => format!(
-            "{gate} may hold it for ever, for none of its requests come; bake {}",
-            shown_seconds(bake)
-        ),
+        (gate, None) => {
+            format!("no end in sight for {}, of which no request comes; bake {baked}", shown(gate))
+        }
         (gate, Some(s)) => {
             let least = if of.of_wave || gate == REQUESTS { "about" } else { "at least" };
-            format!("{least} {} for {}; bake {}", shown_seconds(s), shown(gate), shown_seconds(bake))
+            format!("{least} {} for {}; bake {baked}", shown_seconds(s), shown(gate))
         }
     };
     let found = match (step.controlled, step.found_failing_ratio, step.found_slower_ratio) {
         (false, ..) => "no control: ceilings only".to_owned(),
-        (_, None, None) => "in its bake neither failures nor slowness would be found".to_owned(),
+        (_, None, None) => "its bake finds neither failures nor slowdowns, however large".to_owned(),
         (_, failing, slower) => {
-            let failing = failing.map_or("no rate of failures".to_owned(), |ratio| {
-                format!("failures of {}", measured_percent(100.0 * ratio))
+            let failing = failing.map_or("no failures, even if all fail,".to_owned(), |ratio| {
+                format!("failures from {} on", measured_percent(100.0 * ratio))
             });
-            let slower = slower.map_or("no slowdown".to_owned(), |ratio| {
-                format!("a slowdown by {}", share::percent((100.0 * ratio).ceil(), 0))
+            let slower = slower.map_or("no slowdown up to ten times".to_owned(), |ratio| {
+                format!("slowdowns from {:.0}% on", (100.0 * ratio).ceil())
             });
-            format!("in its bake it finds {failing} and {slower}, or more")
+            format!("its bake finds {failing} and {slower}")
         }
     };
     format!("{at}: {takes}; {found}")
 }
 
+/// Each with what to do about it, if anything.
 fn ceiling(of: &Ceiling) -> String {
     let Ceiling { key, given, .. } = of;
     let errors = *key == "errors_max";
-    let share = |ratio: Option<f64>| share::percent(100.0 * ratio.unwrap_or_default(), 1);
+    let share = |ratio: Option<f64>| match ratio.unwrap_or_default() {
+        0.0 => "none".to_owned(),
+        ratio => share::percent(100.0 * ratio, 1),
+    };
     let own = match errors {
         true => format!("stable itself fails {} of its requests", share(of.own_ratio)),
         false => format!("{} of stable's own answers take longer", share(of.own_ratio)),
     };
     match of.verdict {
         "fits" => format!("{key} {given} fits ({own})"),
-        "set_aside" => format!("{key} {given} does not fit: {own}, so the default is set aside"),
+        "set_aside" => {
+            format!(
+                "{key} {given} does not fit: {own}, so the default is set aside until the file states one"
+            )
+        }
         "raised" => {
             let unit = if errors { "" } else { " of answers" };
             let at = share(of.in_force_ratio);
@@ -228,5 +233,214 @@ fn requests(rate: f64) -> String {
         rate if rate >= 10.0 => format!("{rate:.0} requests/s"),
         rate if rate >= 0.5 => format!("{rate:.1} requests/s"),
         rate => format!("{:.1} requests/min", 60.0 * rate),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::implied::implied;
+    use super::*;
+    use crate::domain::plan::Plan;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    const WAVES: &str = "wave = [{ segments = [\"testers\"], users_min = 1 }, { weight = \"1%\", bake = \"5m\" }, { weight = \"50%\", bake = \"1h\" }, { weight = \"100%\" }]";
+
+    fn plan(release: &str, watchdog: &str) -> Plan {
+        let text = format!(
+            "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n[upstream.v2]\nservers = [\"http://127.0.0.1:9002\"]\n\
+             [segment.testers]\nusers = [\"tess\"]\n\
+             [[route]]\nname = \"all\"\nrelease = \"r\"\n[[route]]\nname = \"refunds\"\npath = \"/refunds\"\nrelease = \"r\"\n\
+             [release.r]\nstable = \"v1\"\nnew = \"v2\"\n{release}\n[release.r.watchdog]\n{watchdog}\n"
+        );
+        crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
+    }
+
+    /// As the API has it; the names are what scripts rely on.
+    fn service() -> Value {
+        json!({
+            "counted_s": 300.0, "rate": 200.0, "requests": 60_000, "failures": 60, "p99_ms": 410.0, "learns": true,
+            "errors_max": {"given": 0.02, "requests": 100_000.0, "bad": 100.0},
+            "latency_p99_max": {"given": 2000.0, "requests": 100_000.0, "bad": 0.0},
+            "seen_s": 7200.0,
+            "spells_slow": {"n": 0, "longest_s": 0.0, "over_s": null, "excused_s": 0.5, "too_many": false},
+            "spells_failed": {"n": 0, "longest_s": 0.0, "over_s": null, "excused_s": 30.0, "too_many": false},
+            "answers_missing": 0,
+            "gates": {"of_wave": false, "failing_ratio": 0.001, "slow_ratio": 0.01, "spread": 0.5,
+                      "design_errors": 1.0, "design_latency": 1.0, "design_latency_tail": 1.0},
+            "routes": [{"name": "all", "rate": 199.9}, {"name": "refunds", "rate": 0.02}],
+        })
+    }
+
+    fn told_of(plan: &Plan, service: &Value) -> String {
+        let standing = json!({"service": service});
+        let running = json!({"text": "", "path": "", "sha256": "", "releases": {"r": standing}});
+        let running: dto::Running = serde_json::from_value(running).unwrap();
+        implied(plan, Some(&running)).iter().map(lines).collect()
+    }
+
+    /// The line that begins so, of a service that differs in this.
+    fn line(watchdog: &str, differs: &[(&str, Value)], begins: &str) -> String {
+        let mut service = service();
+        differs.iter().for_each(|(at, value)| *service.pointer_mut(at).unwrap() = value.clone());
+        let told = told_of(&plan(WAVES, watchdog), &service);
+        let line = told.lines().find(|line| line.trim_start().starts_with(begins));
+        line.unwrap_or_else(|| panic!("{begins}: {told}")).trim().to_owned()
+    }
+
+    #[test]
+    fn of_a_service_it_says_what_fits_what_pauses_and_what_each_wave_takes() {
+        let expected = "\
+release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5 min)
+  ceilings  errors_max 2% fits (stable itself fails 0.1% of its requests); latency_p99_max 2 s fits (none of stable's own answers take longer)
+  pauses    no pauses seen in 2.0 h; spells of new of up to 0.5 s are excused
+  rare      too rare to be judged for itself in the bake of a wave: `refunds` (1.2 requests/min) in `1%`
+  wave 1 (testers, 0%): 10 min (bake) or longer, for how many requests its segments have is not known; no control: ceilings only
+";
+        let told = told_of(&plan(WAVES, ""), &service());
+        assert!(told.starts_with(expected), "{told}");
+        let waves: Vec<&str> = told.lines().skip(5).collect();
+        assert_eq!(waves.len(), 3, "{told}");
+        assert!(
+            waves[0].starts_with("  wave 2 (1%): at least ")
+                && waves[0].contains(" for errors; bake 5 min; its bake finds failures from "),
+            "{told}"
+        );
+        assert_eq!(waves[2], "  wave 4 (100%): 10 min (bake); no control: ceilings only");
+    }
+
+    #[test]
+    fn a_ceiling_that_does_not_fit_says_what_is_in_force() {
+        let fails = [("/errors_max/bad", json!(3_100.0))];
+        assert!(line("", &fails, "ceilings").starts_with(
+            "ceilings  errors_max 2% does not fit: stable itself fails 3.1% of its requests, so the default is set aside until the file states one; "
+        ));
+        assert!(line("errors_max = \"2%\"", &fails, "ceilings").contains(
+            "errors_max 2% does not fit: stable itself fails 3.1% of its requests, so it is in force at 6.2%, twice stable's own share; "
+        ));
+        assert!(
+            line("errors_max = \"3%\"", &fails, "ceilings")
+                .contains("errors_max 3% fits (stable itself fails 3.1%")
+        );
+        let slow = [("/latency_p99_max/bad", json!(4_200.0))];
+        assert!(line("", &slow, "ceilings").ends_with(
+            "latency_p99_max 2 s does not fit: 4.2% of stable's own answers take longer, so the default is set aside until the file states one"
+        ));
+        assert!(
+            line("latency_p99_max = \"2s\"", &slow, "ceilings")
+                .ends_with("so it is in force at 8.4% of answers, twice stable's own share")
+        );
+        assert!(
+            line("latency_p99_max = \"5s\"", &slow, "ceilings")
+                .contains("whether latency_p99_max 5 s fits is not known: it is another limit")
+        );
+        let few = [("/errors_max/requests", json!(120.0))];
+        assert!(
+            line("", &few, "ceilings").contains(
+                "whether errors_max 2% fits is not known: 120 of 200 requests of stable are counted"
+            )
+        );
+        let late = [few[0].clone(), ("/learns", json!(false))];
+        assert!(
+            line("", &late, "ceilings").contains("users were in new before enough of stable had been seen")
+        );
+    }
+
+    #[test]
+    fn pauses_are_told_with_what_is_excused() {
+        let spells = |n: u64, too_many: bool| json!({"n": n, "longest_s": 1.0, "over_s": 3500.0, "excused_s": 1.75, "too_many": too_many});
+        let slow = |n, too_many| ("/spells_slow", spells(n, too_many));
+        assert_eq!(
+            line("", &[slow(31, false)], "pauses"),
+            "pauses    servers of stable pause: 31 spells in the last 58 min, the longest 1.0 s; spells of new of up to 1.7 s are excused"
+        );
+        assert!(
+            line("", &[slow(1, true)], "pauses")
+                .contains("1 spell, 58 min ago, 1.0 s long; no spell of new is excused any more")
+        );
+        let failed = [("/spells_failed", spells(2, false))];
+        assert!(line("", &failed, "pauses").ends_with("; of failures 2 spells in the last 58 min, the longest 1.0 s, none is excused, as new has one server"));
+        let young = [("/seen_s", Value::Null), ("/answers_missing", json!(3_200))];
+        assert_eq!(
+            line("", &young, "pauses"),
+            "pauses    not known yet: 3200 more answers of stable are needed to see them"
+        );
+    }
+
+    #[test]
+    fn a_critical_route_is_named_where_it_is_what_a_wave_waits_for() {
+        let critical = format!("critical = [\"refunds\"]\n{WAVES}");
+        let told = told_of(&plan(&critical, ""), &service());
+        assert!(!told.contains("too rare") && told.contains("for errors:refunds; bake 60 min"), "{told}");
+        let mut silent = service();
+        silent["routes"][1]["rate"] = json!(0.0);
+        let told = told_of(&plan(&critical, ""), &silent);
+        assert!(
+            told.contains(
+                "wave 3 (50%): no end in sight for latency_tail:refunds, of which no request comes; bake"
+            ),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_known_of_the_service_it_says_so_and_tells_an_example() {
+        let waves = plan(WAVES, "");
+        let example = implied(&waves, None).iter().map(lines).collect::<String>();
+        let expected = "\
+release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate that doubled from 0.1%, and one ten times as high, are seen after
+  wave 1 (testers, 0%): bakes for 10 min; no control: ceilings only
+  wave 2 (1%): about 83 min, about 2 min; bakes for 5 min, of which 60 s warm up: the first is not seen in it
+";
+        assert!(example.starts_with(expected), "{example}");
+        let mut young = service();
+        (young["rate"], young["requests"], young["counted_s"]) = (json!(0.0), json!(0), json!(40.0));
+        for (service, why) in [
+            (young, "no request of stable in 40 s, as long as it has counted"),
+            (Value::Null, "the proxy has no figures of it yet"),
+        ] {
+            let told = told_of(&waves, &service);
+            let expected = format!("release `r`: nothing is known of its service: {why}\n{example}");
+            assert_eq!(told, expected);
+        }
+        let by_hand = plan("weight = \"5%\"", "");
+        let told = told_of(&by_hand, &service());
+        assert!(told.ends_with("\n  5%: a failure rate that doubled is seen after about 42 min, one ten times as high after about 78 s\n"), "{told}");
+        assert_eq!(told_of(&plan(WAVES, "enabled = false"), &service()), "");
+    }
+
+    #[test]
+    fn no_figure_of_another_proxy_panics() {
+        let numbers = [0.0, -1.0, 1e-308, 1e308, 0.5, 2.0];
+        let (waves, by_hand) =
+            (plan(&format!("critical = [\"refunds\"]\n{WAVES}"), ""), plan("weight = \"5%\"", ""));
+        for number in numbers {
+            let mut service: dto::Service = serde_json::from_value(service()).unwrap();
+            let gates = dto::Gates {
+                of_wave: true,
+                failing_ratio: number,
+                slow_ratio: number,
+                spread: number,
+                design_errors: number,
+                design_latency: number,
+                design_latency_tail: number,
+            };
+            let ceiling = dto::Ceiling { given: number, requests: number, bad: number };
+            let spells = dto::Spells {
+                n: u64::MAX,
+                longest_s: number,
+                over_s: Some(number),
+                excused_s: number,
+                too_many: false,
+            };
+            (service.gates, service.errors_max, service.latency_p99_max) = (gates, ceiling, ceiling);
+            (service.spells_slow, service.spells_failed, service.seen_s) = (spells, spells, Some(number));
+            (service.counted_s, service.p99_ms, service.answers_missing) = (number, Some(number), u64::MAX);
+            service.rate = number.max(1e-300);
+            service.routes.iter_mut().for_each(|route| (route.rate, route.gates) = (number, Some(gates)));
+            let service = serde_json::to_value(service).unwrap();
+            told_of(&waves, &service);
+            told_of(&by_hand, &service);
+        }
     }
 }
