@@ -1,5 +1,5 @@
-//! What is known of a service, as the API tells it and as the command line reads it: both ways here,
-//! so that the functions that decide count with the same figures on both sides.
+//! What is known of a service, as the API tells it and as the command line reads it: both ways
+//! are here, so that the functions that decide count with the same figures on both sides.
 //!
 //! Invariants: what comes from the network may be any number, and none of them panics.
 
@@ -13,6 +13,8 @@ use crate::live::apply::View;
 use std::time::Duration;
 
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
+/// Requests of stable by which its share of failures is told of the last minutes alone.
+const REQUESTS_MIN: u64 = 1_000;
 
 /// `None`: the watchdog has not looked yet.
 pub fn told(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
@@ -33,7 +35,14 @@ pub fn told(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
         too_many: of.too_many,
     });
     let usual = known.of_wave;
-    let before = Usual::before_a_wave(stable.failures, stable.requests, known.spread);
+    // Where few come in five minutes, all that came before anybody was in `new` say more.
+    let [came, failed] = errors.parts();
+    let few = stable.requests < REQUESTS_MIN && came > stable.requests as f64;
+    let (failures, requests) = match few {
+        true => (failed.round() as u64, came.round() as u64),
+        false => (stable.failures, stable.requests),
+    };
+    let before = Usual::before_a_wave(failures, requests, known.spread);
     let route = |of: &Route| {
         let gates = of.of_wave.map(|usual| gates(&usual, true));
         dto::Route { name: of.name.to_string(), rate: of.rate, gates }
@@ -75,7 +84,7 @@ pub fn usual(of: &dto::Gates) -> Usual {
         failing: of.failing_ratio,
         slow: of.slow_ratio,
         spread: of.spread,
-        design: [of.design_errors, of.design_latency, of.design_latency_tail],
+        design: [of.design_errors, of.design_latency, of.design_latency_tail].map(|effect| effect.max(1.0)),
     }
 }
 

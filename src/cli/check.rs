@@ -1,9 +1,9 @@
-//! `grayling check`: every fault of a config file at once; and with `--against`, what it would
-//! change in a running proxy.
+//! `grayling check`: every fault of a config file at once, and what its settings imply; with
+//! `--against`, for the service behind a running proxy, and what it would change there.
 //!
-//! Faults go to stderr as a compiler prints them; to stdout one line of summary, and what the
-//! watchdog would see how soon. Exit 0, or 78 (EX_CONFIG) if the file would be refused: by itself,
-//! or as a reload of what runs.
+//! Faults go to stderr as a compiler prints them; to stdout one line of summary, what the settings
+//! of each release imply, and what changes. Exit 0, or 78 (EX_CONFIG) if the file would be refused:
+//! by itself, or as a reload of what runs.
 
 mod implied;
 mod sentences;
@@ -27,7 +27,8 @@ use std::process::ExitCode;
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
-/// Says everything that is wrong with a config file, and what an edit would change.
+/// Says everything that is wrong with a config file, what its settings imply, and what an edit
+/// would change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  grayling check config/grayling.toml\n  \
                         grayling check config/grayling.toml --against http://127.0.0.1:9900")]
@@ -35,7 +36,8 @@ pub struct Args {
     /// The file to check.
     #[arg(default_value = "config/grayling.toml")]
     pub file: PathBuf,
-    /// The admin address of a running proxy: says what this file would change there.
+    /// The admin address of a running proxy: says what this file would change there, and what it
+    /// implies for that service.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// A file whose first token is sent to the proxy.

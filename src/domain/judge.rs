@@ -188,6 +188,10 @@ impl Judge {
         if was.alpha != limits.alpha {
             self.engine.edit_alpha(limits.alpha);
         }
+        if was.latency_p99_max != limits.latency_p99_max {
+            // Counted above another limit, it says nothing of how this one fits, or is crossed.
+            (self.slow, self.before[1]) = (Spans::default(), Before::default());
+        }
         self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;
     }

@@ -2,7 +2,8 @@
 //! traffic.
 
 use crate::world::{
-    Call, Config, Demand, Fleet, Proxy, Reply, Traffic, World, eventually, grayling, latency, seconds, turn,
+    Call, Config, Demand, Fleet, Proxy, Reply, Traffic, World, eventually, figure, grayling, latency,
+    seconds, turn,
 };
 use serde_json::Value;
 use std::time::Duration;
@@ -59,6 +60,58 @@ fn settings_are_held_against_the_service_that_runs() {
         }
         (n >= 3).then_some((text, json))
     });
-    println!("{text}");
-    println!("{json:#}");
+    let lines: Vec<&str> = text.lines().collect();
+    let starts = |begins: &str| {
+        let line = lines.iter().find(|line| line.trim_start().starts_with(begins));
+        *line.unwrap_or_else(|| panic!("{begins}: {text}"))
+    };
+    assert!(starts("release `billing`: ").contains(" requests/s; of stable "), "{text}");
+    let aside = starts("ceilings  errors_max 2% does not fit: stable itself fails ");
+    assert!(
+        aside.contains("so the default is set aside") && aside.contains("latency_p99_max 2 s fits"),
+        "{text}"
+    );
+    let pauses = starts("pauses    servers of stable pause: ");
+    assert!(
+        pauses.contains(" spells in the last ") && pauses.contains("; spells of new of up to "),
+        "{text}"
+    );
+    assert!(
+        starts("wave 1 (5%): 10 min (bake); its bake finds failures from ").contains(" and slowdowns from ")
+    );
+    assert!(starts("wave 2 (50%): at least ").contains("; bake 2.0 s; its bake finds "), "{text}");
+    assert_eq!(starts("wave 3 (100%)"), "  wave 3 (100%): 10 min (bake); no control: ceilings only");
+    assert!(lines.len() <= 9, "a summary, four lines a release, one a wave, one of changes: {text}");
+    figure(&format!("check --against:\n{text}"));
+
+    // The same as JSON.
+    let release = &json["releases"][0];
+    let near = |at: &str, low: f64, high: f64| {
+        let value = release.pointer(at).and_then(Value::as_f64).unwrap_or(f64::NAN);
+        assert!((low..high).contains(&value), "{at}: {value} in {release:#}");
+    };
+    assert_eq!(
+        (&release["figures"], &release["ceilings"][0]["verdict"]),
+        (&"service".into(), &"set_aside".into())
+    );
+    near("/rate", 250.0, 500.0);
+    near("/failing_ratio", 0.02, 0.06);
+    near("/ceilings/0/own_ratio", 0.016, 0.06);
+    near("/pauses/slow/longest_s", 0.0, 2.0);
+    // As much again by half and a quarter of a second, and half a second at least.
+    let longest = release["pauses"]["slow"]["longest_s"].as_f64().unwrap_or_default();
+    let excused = f64::max(1.5 * longest + 0.25, 0.5);
+    near("/pauses/slow/excused_s", excused - 0.001, excused + 0.001);
+    near("/waves/0/found_failing_ratio", 0.03, 0.1);
+
+    // A ceiling that is stated is raised, and one that fits is left.
+    config.watchdog = "errors_max = \"1%\"".into();
+    let (text, _) = told(&world, &proxy, &config);
+    assert!(
+        text.contains("errors_max 1% does not fit: ") && text.contains(", twice stable's own share"),
+        "{text}"
+    );
+    config.watchdog = "errors_max = \"20%\"\nlatency_p99_max = \"3s\"".into();
+    let (text, _) = told(&world, &proxy, &config);
+    assert!(text.contains("errors_max 20% fits") && text.contains("is learnt from the reload on"), "{text}");
 }

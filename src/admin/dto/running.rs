@@ -68,6 +68,7 @@ pub struct Standing {
 /// What is known of a service: by its figures it is told whether ceilings fit, which spells are
 /// excused, and how long gates take.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Service {
     /// How long requests have been counted: since the start, five minutes at most.
     pub counted_s: f64,
@@ -95,6 +96,7 @@ pub struct Service {
 
 /// What stable was like before anybody was in `new`: a slow average of counts.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ceiling {
     /// The one in force: a share of requests, a time in ms.
     pub given: f64,
@@ -104,6 +106,7 @@ pub struct Ceiling {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Spells {
     pub n: u64,
     pub longest_s: f64,
@@ -117,6 +120,7 @@ pub struct Spells {
 
 /// What gates of margins count with, of stable.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Gates {
     /// The present wave has shown it; else users who repeat themselves are not known yet.
     pub of_wave: bool,
@@ -132,11 +136,11 @@ pub struct Gates {
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Route {
     pub name: String,
     /// Requests a second, of both arms.
     pub rate: f64,
     /// Of a critical route, as the present wave has shown it.
-    #[serde(default)]
     pub gates: Option<Gates>,
 }

@@ -11,7 +11,8 @@ use crate::domain::cohort::Weight;
 use crate::domain::engine::warms_up;
 use crate::domain::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
 use crate::domain::gate::needed::{Critical, Takes, Usual, longest, takes};
-use crate::domain::gate::seconds;
+use crate::domain::gate::shown::{ERRORS, LATENCY, TAIL};
+use crate::domain::gate::{Margins, seconds};
 use crate::domain::judge::SLOW_SHARE;
 use crate::domain::plan::{Plan, Release, Watchdog};
 use crate::domain::spans::{Before, Fitted, KNOWN};
@@ -117,6 +118,9 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GateTakes {
     pub name: String,
+    /// The key of the margin that it shows, and what the file has there.
+    pub key: Option<&'static str>,
+    pub margin_ratio: Option<f64>,
     pub needs_s: Option<f64>,
 }
 
@@ -206,7 +210,10 @@ fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
     let mut latency = ceiling("latency_p99_max", time, &latency, (SLOW_SHARE, latency_stated), known.learns);
     if (known.latency_p99_max.given - limit_ms).abs() > 1e-6 {
         // What was learnt is about another limit.
-        let why = "it is another limit than the running one, of which this has been learnt".to_owned();
+        let why = match known.learns {
+            true => "it is not the running one, and is learnt from the reload on".to_owned(),
+            false => "it is not the running one, and users have been in new: it holds as given".to_owned(),
+        };
         latency = Ceiling {
             verdict: "unknown",
             own_ratio: None,
@@ -321,13 +328,10 @@ fn steps(
             weight: weight.percent(),
             controlled: wave.controlled(),
             bake_s: Some(wave.bake.as_secs_f64()),
-            warm_up_s: (!warm_up.is_zero()).then(|| warm_up.as_secs_f64()),
+            warm_up_s: (!warm_up.is_zero()).then_some(warm_up.as_secs_f64()),
             slowest: slowest.map(|of| of.gate.to_string()),
             needs_s: slowest.and_then(|of| of.time).map(|time| time.as_secs_f64()),
-            gates: gates
-                .iter()
-                .map(|of| GateTakes { name: of.gate.to_string(), needs_s: of.time.map(|t| t.as_secs_f64()) })
-                .collect(),
+            gates: gates.iter().map(|of| gate_takes(of, &watchdog.margins)).collect(),
             doubled_s: seen(share, 2.0),
             tenfold_s: seen(share, 10.0),
             found_failing_ratio: failing_seen(watchdog.alpha, share, usual.failing, in_bake),
@@ -341,6 +345,18 @@ fn steps(
         });
     }
     all
+}
+
+fn gate_takes(of: &Takes, margins: &Margins) -> GateTakes {
+    let margin = match of.gate.split(':').next() {
+        Some(ERRORS) => Some(("margin_errors", margins.errors)),
+        Some(LATENCY) => Some(("margin_latency", margins.latency)),
+        Some(TAIL) => Some(("margin_latency_tail", margins.tail)),
+        _ => None,
+    };
+    let (key, margin_ratio) = margin.unzip();
+    let needs_s = of.time.map(|time| time.as_secs_f64());
+    GateTakes { name: of.gate.to_string(), key, margin_ratio, needs_s }
 }
 
 /// For people; what is no time is none.

@@ -11,6 +11,8 @@ use crate::domain::share;
 use std::fmt::Write;
 use std::time::Duration;
 
+/// Shorter spells of failures are a few requests.
+const SPELL_TOLD: Duration = Duration::from_millis(100);
 /// Routes that are named; more are counted.
 const ROUTES_TOLD: usize = 4;
 
@@ -121,7 +123,7 @@ fn wave(step: &Step, of: &Implied) -> String {
         }
         (gate, Some(s)) => {
             let least = if of.of_wave || gate == REQUESTS { "about" } else { "at least" };
-            format!("{least} {} for {}; bake {baked}", shown_seconds(s), shown(gate))
+            format!("{least} {} for {}{}; bake {baked}", shown_seconds(s), shown(gate), margin(step, gate))
         }
     };
     let found = match (step.controlled, step.found_failing_ratio, step.found_slower_ratio) {
@@ -140,6 +142,13 @@ fn wave(step: &Step, of: &Implied) -> String {
     format!("{at}: {takes}; {found}")
 }
 
+/// ` (margin_errors 0.1%)`: what a longer wave is for.
+fn margin(step: &Step, gate: &str) -> String {
+    let of = step.gates.iter().find(|takes| takes.name == gate);
+    let margin = of.and_then(|of| of.key.zip(of.margin_ratio));
+    margin.map(|(key, ratio)| format!(" ({key} {})", percent(100.0 * ratio))).unwrap_or_default()
+}
+
 /// Each with what to do about it, if anything.
 fn ceiling(of: &Ceiling) -> String {
     let Ceiling { key, given, .. } = of;
@@ -153,7 +162,7 @@ fn ceiling(of: &Ceiling) -> String {
         false => format!("{} of stable's own answers take longer", share(of.own_ratio)),
     };
     match of.verdict {
-        "fits" => format!("{key} {given} fits ({own})"),
+        "fits" => format!("{key} {given} fits"),
         "set_aside" => {
             format!(
                 "{key} {given} does not fit: {own}, so the default is set aside until the file states one"
@@ -180,7 +189,7 @@ fn paused(of: &Pauses) -> String {
     let slow = service::spells(&of.slow);
     let mut out = match slow.n {
         0 => format!("no pauses seen in {}", shown_seconds(seen)),
-        _ => format!("servers of stable pause: {}", spells(&of.slow)),
+        _ => format!("servers of stable pause: {}", spells(&of.slow, "")),
     };
     match slow.too_many {
         true => out.push_str("; no spell of new is excused any more, it has far more of them"),
@@ -189,13 +198,13 @@ fn paused(of: &Pauses) -> String {
         }
     }
     let failed = service::spells(&of.failed);
-    if failed.n > 0 {
-        let _ = write!(out, "; of failures {}, ", spells(&of.failed));
+    if failed.longest >= SPELL_TOLD {
+        let _ = write!(out, "; {}: ", spells(&of.failed, " of failures"));
         match (failed.too_many, of.servers_of_new > 1) {
-            (true, _) => out.push_str("none is excused any more"),
-            (_, false) => out.push_str("none is excused, as new has one server"),
+            (true, _) => out.push_str("none of new is excused any more"),
+            (_, false) => out.push_str("none of new is excused, as it has one server"),
             _ => {
-                let _ = write!(out, "{} are excused where another server is sound", seconds(failed.allowed));
+                let _ = write!(out, "up to {} while another server of new is sound", seconds(failed.allowed));
             }
         }
     }
@@ -203,13 +212,13 @@ fn paused(of: &Pauses) -> String {
 }
 
 /// `31 spells in the last 58 min, the longest 1.0 s`.
-fn spells(of: &dto::Spells) -> String {
+fn spells(of: &dto::Spells, kind: &str) -> String {
     let known = service::spells(of);
-    let over = seconds(known.over.unwrap_or(Duration::ZERO));
+    let over = seconds(known.over.unwrap_or_default());
     let longest = seconds(known.longest);
     match known.n {
-        1 => format!("1 spell, {over} ago, {longest} long"),
-        n => format!("{n} spells in the last {over}, the longest {longest}"),
+        1 => format!("1 spell{kind}, {over} ago, {longest} long"),
+        n => format!("{n} spells{kind} in the last {over}, the longest {longest}"),
     }
 }
 
@@ -292,7 +301,7 @@ mod tests {
     fn of_a_service_it_says_what_fits_what_pauses_and_what_each_wave_takes() {
         let expected = "\
 release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5 min)
-  ceilings  errors_max 2% fits (stable itself fails 0.1% of its requests); latency_p99_max 2 s fits (none of stable's own answers take longer)
+  ceilings  errors_max 2% fits; latency_p99_max 2 s fits
   pauses    no pauses seen in 2.0 h; spells of new of up to 0.5 s are excused
   rare      too rare to be judged for itself in the bake of a wave: `refunds` (1.2 requests/min) in `1%`
   wave 1 (testers, 0%): 10 min (bake) or longer, for how many requests its segments have is not known; no control: ceilings only
@@ -303,10 +312,27 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         assert_eq!(waves.len(), 3, "{told}");
         assert!(
             waves[0].starts_with("  wave 2 (1%): at least ")
-                && waves[0].contains(" for errors; bake 5 min; its bake finds failures from "),
+                && waves[0]
+                    .contains(" for errors (margin_errors 0.1%); bake 5 min; its bake finds failures from "),
             "{told}"
         );
         assert_eq!(waves[2], "  wave 4 (100%): 10 min (bake); no control: ceilings only");
+    }
+
+    #[test]
+    fn the_readme_shows_what_it_says() {
+        let mut service = service();
+        (service["rate"], service["requests"], service["failures"]) =
+            (json!(212.0), json!(63_600), json!(1_959));
+        service["errors_max"] = json!({"given": 0.02, "requests": 100_000.0, "bad": 3_100.0});
+        service["spells_slow"] =
+            json!({"n": 31, "longest_s": 1.0, "over_s": 3500.0, "excused_s": 1.75, "too_many": false});
+        service["gates"]["failing_ratio"] = json!(0.0308);
+        let waves = "wave = [{ weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
+        let told = told_of(&plan(waves, ""), &service).replace("release `r`", "release `v2`");
+        let told: String =
+            told.lines().filter(|line| !line.starts_with("  rare")).map(|line| format!("{line}\n")).collect();
+        assert!(include_str!("../../../README.md").contains(&told), "{told}");
     }
 
     #[test]
@@ -318,10 +344,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         assert!(line("errors_max = \"2%\"", &fails, "ceilings").contains(
             "errors_max 2% does not fit: stable itself fails 3.1% of its requests, so it is in force at 6.2%, twice stable's own share; "
         ));
-        assert!(
-            line("errors_max = \"3%\"", &fails, "ceilings")
-                .contains("errors_max 3% fits (stable itself fails 3.1%")
-        );
+        assert!(line("errors_max = \"3%\"", &fails, "ceilings").contains("errors_max 3% fits; "));
         let slow = [("/latency_p99_max/bad", json!(4_200.0))];
         assert!(line("", &slow, "ceilings").ends_with(
             "latency_p99_max 2 s does not fit: 4.2% of stable's own answers take longer, so the default is set aside until the file states one"
@@ -332,7 +355,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         );
         assert!(
             line("latency_p99_max = \"5s\"", &slow, "ceilings")
-                .contains("whether latency_p99_max 5 s fits is not known: it is another limit")
+                .contains("whether latency_p99_max 5 s fits is not known: it is not the running one, and is learnt from the reload on")
         );
         let few = [("/errors_max/requests", json!(120.0))];
         assert!(
@@ -359,7 +382,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
                 .contains("1 spell, 58 min ago, 1.0 s long; no spell of new is excused any more")
         );
         let failed = [("/spells_failed", spells(2, false))];
-        assert!(line("", &failed, "pauses").ends_with("; of failures 2 spells in the last 58 min, the longest 1.0 s, none is excused, as new has one server"));
+        assert!(line("", &failed, "pauses").ends_with("; 2 spells of failures in the last 58 min, the longest 1.0 s: none of new is excused, as it has one server"));
         let young = [("/seen_s", Value::Null), ("/answers_missing", json!(3_200))];
         assert_eq!(
             line("", &young, "pauses"),
@@ -371,7 +394,11 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
     fn a_critical_route_is_named_where_it_is_what_a_wave_waits_for() {
         let critical = format!("critical = [\"refunds\"]\n{WAVES}");
         let told = told_of(&plan(&critical, ""), &service());
-        assert!(!told.contains("too rare") && told.contains("for errors:refunds; bake 60 min"), "{told}");
+        assert!(
+            !told.contains("too rare")
+                && told.contains("for errors:refunds (margin_errors 0.1%); bake 60 min"),
+            "{told}"
+        );
         let mut silent = service();
         silent["routes"][1]["rate"] = json!(0.0);
         let told = told_of(&plan(&critical, ""), &silent);
@@ -405,7 +432,7 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
         }
         let by_hand = plan("weight = \"5%\"", "");
         let told = told_of(&by_hand, &service());
-        assert!(told.ends_with("\n  5%: a failure rate that doubled is seen after about 42 min, one ten times as high after about 78 s\n"), "{told}");
+        assert!(told.ends_with("\n  5%: a failure rate that doubled is seen after about 43 min, one ten times as high after about 77 s\n"), "{told}");
         assert_eq!(told_of(&plan(WAVES, "enabled = false"), &service()), "");
     }
 

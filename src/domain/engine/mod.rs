@@ -298,7 +298,8 @@ impl Blindness {
     }
 }
 
-/// Does all of `new` warm up after such a change? Users who come to it by the thousand find it cold.
+/// Does all of `new` warm up after such a change? Users who come to it by the thousand find it
+/// cold.
 pub fn warms_up(was: Weight, is: Weight) -> bool {
     is > Weight::ZERO && u64::from(is.parts()) >= 2 * u64::from(was.parts())
 }

@@ -1,7 +1,8 @@
 //! How many requests each gate needs, and how long a wave takes with them: from what is known of
 //! stable, if `new` is like it.
 //!
-//! The gates that are judged ([`super::shown`]) and `check --against` count with the same functions.
+//! The gates that are judged ([`super::shown`]) and `check --against` count with the same
+//! functions.
 //!
 //! Invariants: pure; estimates are for people and decide nothing; a time is finite, or not told.
 
@@ -89,8 +90,8 @@ pub struct Takes {
     pub time: Option<Duration>,
 }
 
-/// How long each gate of a wave takes that time passes: `rate` is in requests a second of both arms;
-/// `late`: answers of stable that must come before latency is compared at all.
+/// How long each gate of a wave takes that time passes: `rate` is in requests a second of both
+/// arms; `late`: answers of stable that must come before latency is compared at all.
 pub fn takes(
     wave: &Wave,
     margins: &Margins,

@@ -237,7 +237,8 @@ pub fn body_needed(sd: f64, margin: f64, share: f64) -> f64 {
     WON / body_grows(sd, margin.ln_1p(), share).max(1e-12)
 }
 
-/// Nats that a request of `new` wins where its latencies are `apart` from stable's, in the logarithm.
+/// Nats that a request of `new` wins where its latencies are `apart` from stable's, in the
+/// logarithm.
 pub fn body_grows(sd: f64, apart: f64, share: f64) -> f64 {
     let apart = apart / sd.max(1e-3);
     BODY_POWER * (1.0 - share) * apart * apart / 2.0
