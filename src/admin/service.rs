@@ -102,3 +102,56 @@ pub fn spells(of: &dto::Spells) -> Spells {
         too_many: of.too_many,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::known::Known;
+
+    #[test]
+    fn what_is_told_is_read_again() {
+        let spells = Spells {
+            n: 31,
+            longest: Duration::from_millis(1_000),
+            over: Some(Duration::from_secs(3_500)),
+            allowed: Duration::from_millis(1_750),
+            too_many: false,
+        };
+        let usual = Usual { failing: 0.03, slow: 0.012, spread: 0.4, design: [1.5, 2.0, 3.5] };
+        let route = Route { name: "refunds".into(), rate: 0.5, of_wave: Some(usual) };
+        let before = [Before::from_parts([100_000.0, 3_100.0]), Before::default()];
+        let known = Known {
+            learns: true,
+            before,
+            seen_for: Some(Duration::from_secs(7_200)),
+            spells: [spells, Spells::default()],
+            answers_missing: 12.3,
+            spread: Some(0.4),
+            of_wave: Some(usual),
+            routes: vec![route],
+        };
+        let plan = crate::config::parse(
+            include_str!("../../config/grayling.toml"),
+            std::path::Path::new("/g/grayling.toml"),
+        );
+        let watchdog = &plan.map_err(|report| report.to_string()).unwrap().plan.releases[0].watchdog;
+        assert_eq!(told(&View::default(), watchdog), None, "it has not looked yet");
+        let view = |known: &Known| View { known: Some(known.clone()), ..View::default() };
+        let again = |known: &Known| -> dto::Service {
+            let told = serde_json::to_string(&told(&view(known), watchdog)).unwrap();
+            serde_json::from_str(&told).unwrap()
+        };
+        let service = again(&known);
+        assert_eq!([&service.errors_max, &service.latency_p99_max].map(super::before), before);
+        assert_eq!([&service.spells_slow, &service.spells_failed].map(super::spells), known.spells);
+        assert_eq!((super::usual(&service.gates), service.gates.of_wave), (usual, true));
+        assert_eq!(service.routes[0].gates.as_ref().map(super::usual), Some(usual));
+        assert_eq!((service.answers_missing, service.errors_max.given), (13, 0.02));
+        // Before a wave: of what came before anybody was in `new`, where few have come since.
+        let service = again(&Known { of_wave: None, ..known });
+        assert!(!service.gates.of_wave && (service.gates.failing_ratio - 0.031).abs() < 1e-4);
+        assert_eq!(service.gates.spread, 0.4);
+        // A field that another version does not have is none.
+        assert_eq!(super::usual(&serde_json::from_str("{}").unwrap()).design, [1.0; 3]);
+    }
+}

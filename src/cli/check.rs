@@ -43,7 +43,7 @@ pub struct Args {
     /// A file whose first token is sent to the proxy.
     #[arg(long, value_name = "FILE", requires = "against")]
     pub token_file: Option<PathBuf>,
-    /// Prints faults, warnings and changes as one JSON object.
+    /// Prints faults, warnings, what settings imply, and changes as one JSON object.
     #[arg(long)]
     pub json: bool,
 }

@@ -114,4 +114,15 @@ fn settings_are_held_against_the_service_that_runs() {
     config.watchdog = "errors_max = \"20%\"\nlatency_p99_max = \"3s\"".into();
     let (text, _) = told(&world, &proxy, &config);
     assert!(text.contains("errors_max 20% fits") && text.contains("is learnt from the reload on"), "{text}");
+
+    // A wave shows what users repeat, and what was learnt before it stays.
+    config.watchdog = String::new();
+    assert_eq!(proxy.api().promote("5%", "a test").status, 200);
+    let (text, json) = eventually(seconds(60), "the wave has shown enough", || {
+        let (text, json) = told(&world, &proxy, &config);
+        std::thread::sleep(Duration::from_millis(500));
+        (json["releases"][0]["of_wave"] == true).then_some((text, json))
+    });
+    assert!(text.contains("\n  wave 2 (50%): about "), "{text}");
+    assert_eq!(json["releases"][0]["ceilings"][0]["verdict"], "set_aside", "{text}");
 }

@@ -145,7 +145,7 @@ fn service_of<'r>(running: &'r dto::Running, name: &str) -> Result<&'r dto::Serv
     if service.rate > 0.0 && service.requests > 0 {
         return Ok(service);
     }
-    Err(format!("no request of stable in {}, as long as it has counted", shown_seconds(service.counted_s)))
+    Err(format!("no request of stable in the last {}", shown_seconds(service.counted_s)))
 }
 
 fn of_example(release: &Release, lack: Option<String>) -> Implied {

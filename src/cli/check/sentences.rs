@@ -319,6 +319,60 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         assert_eq!(waves[2], "  wave 4 (100%): 10 min (bake); no control: ceilings only");
     }
 
+    /// Names that scripts rely on: one may be added, and none renamed.
+    #[test]
+    fn the_json_has_the_published_names() {
+        let running =
+            json!({"text": "", "path": "", "sha256": "", "releases": {"r": {"service": service()}}});
+        let running: dto::Running = serde_json::from_value(running).unwrap();
+        let told = serde_json::to_value(implied(&plan(WAVES, ""), Some(&running))).unwrap();
+        for name in [
+            "/0/name",
+            "/0/figures",
+            "/0/lack",
+            "/0/rate",
+            "/0/failing_ratio",
+            "/0/p99_ms",
+            "/0/counted_s",
+            "/0/of_wave",
+            "/0/ceilings/0/key",
+            "/0/ceilings/0/given",
+            "/0/ceilings/0/verdict",
+            "/0/ceilings/0/own_ratio",
+            "/0/ceilings/1/in_force_ratio",
+            "/0/ceilings/1/why",
+            "/0/pauses/seen_s",
+            "/0/pauses/answers_missing",
+            "/0/pauses/slow/n",
+            "/0/pauses/slow/longest_s",
+            "/0/pauses/slow/over_s",
+            "/0/pauses/slow/excused_s",
+            "/0/pauses/failed/too_many",
+            "/0/pauses/servers_of_new",
+            "/0/rare_routes/0/name",
+            "/0/rare_routes/0/rate",
+            "/0/rare_routes/0/waves/0",
+            "/0/waves/1/name",
+            "/0/waves/1/number",
+            "/0/waves/1/weight",
+            "/0/waves/1/controlled",
+            "/0/waves/1/bake_s",
+            "/0/waves/1/warm_up_s",
+            "/0/waves/1/slowest",
+            "/0/waves/1/needs_s",
+            "/0/waves/1/gates/2/name",
+            "/0/waves/1/gates/2/key",
+            "/0/waves/1/gates/2/margin_ratio",
+            "/0/waves/1/gates/2/needs_s",
+            "/0/waves/1/doubled_s",
+            "/0/waves/1/tenfold_s",
+            "/0/waves/1/found_failing_ratio",
+            "/0/waves/1/found_slower_ratio",
+        ] {
+            assert!(told.pointer(name).is_some(), "{name}: {told:#}");
+        }
+    }
+
     #[test]
     fn the_readme_shows_what_it_says() {
         let mut service = service();
@@ -423,7 +477,7 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
         let mut young = service();
         (young["rate"], young["requests"], young["counted_s"]) = (json!(0.0), json!(0), json!(40.0));
         for (service, why) in [
-            (young, "no request of stable in 40 s, as long as it has counted"),
+            (young, "no request of stable in the last 40 s"),
             (Value::Null, "the proxy has no figures of it yet"),
         ] {
             let told = told_of(&waves, &service);
