@@ -61,6 +61,7 @@ pub fn told(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
         spells_failed,
         answers_missing: known.answers_missing.ceil() as u64,
         gates: gates(&usual.unwrap_or(before), usual.is_some()),
+        moments: known.moments,
         routes: known.routes.iter().map(route).collect(),
     })
 }
@@ -78,13 +79,14 @@ fn gates(of: &Usual, of_wave: bool) -> dto::Gates {
     }
 }
 
-/// What gates count with.
-pub fn usual(of: &dto::Gates) -> Usual {
+/// What gates count with; `service`: that they are of.
+pub fn usual(of: &dto::Gates, service: &dto::Service) -> Usual {
     Usual {
         failing: of.failing_ratio,
         slow: of.slow_ratio,
         spread: of.spread,
         design: [of.design_errors, of.design_latency, of.design_latency_tail].map(|effect| effect.max(1.0)),
+        moments: service.moments,
     }
 }
 
@@ -117,7 +119,13 @@ mod tests {
             allowed: Duration::from_millis(1_750),
             too_many: false,
         };
-        let usual = Usual { failing: 0.03, slow: 0.012, spread: 0.4, design: [1.5, 2.0, 3.5] };
+        let usual = Usual {
+            failing: 0.03,
+            slow: 0.012,
+            spread: 0.4,
+            design: [1.5, 2.0, 3.5],
+            moments: [[0.01; 3]; 3],
+        };
         let route = Route { name: "refunds".into(), rate: 0.5, of_wave: Some(usual) };
         let before = [Before::from_parts([100_000.0, 3_100.0]), Before::default()];
         let known = Known {
@@ -128,6 +136,7 @@ mod tests {
             answers_missing: 12.3,
             spread: Some(0.4),
             of_wave: Some(usual),
+            moments: usual.moments,
             routes: vec![route],
         };
         let plan = crate::config::parse(
@@ -144,14 +153,14 @@ mod tests {
         let service = again(&known);
         assert_eq!([&service.errors_max, &service.latency_p99_max].map(super::before), before);
         assert_eq!([&service.spells_slow, &service.spells_failed].map(super::spells), known.spells);
-        assert_eq!((super::usual(&service.gates), service.gates.of_wave), (usual, true));
-        assert_eq!(service.routes[0].gates.as_ref().map(super::usual), Some(usual));
+        assert_eq!((super::usual(&service.gates, &service), service.gates.of_wave), (usual, true));
+        assert_eq!(service.routes[0].gates.map(|gates| super::usual(&gates, &service)), Some(usual));
         assert_eq!((service.answers_missing, service.errors_max.given), (13, 0.02));
         // Before a wave: of what came before anybody was in `new`, where few have come since.
         let service = again(&Known { of_wave: None, ..known });
         assert!(!service.gates.of_wave && (service.gates.failing_ratio - 0.031).abs() < 1e-4);
         assert_eq!(service.gates.spread, 0.4);
         // A field that another version does not have is none.
-        assert_eq!(super::usual(&serde_json::from_str("{}").unwrap()).design, [1.0; 3]);
+        assert_eq!(super::usual(&serde_json::from_str("{}").unwrap(), &service).design, [1.0; 3]);
     }
 }

@@ -6,6 +6,7 @@
 use super::engine::Engine;
 use super::engine::servers::Mark;
 use super::gate::Reading;
+use super::gate::design::Moments;
 use super::gate::needed::Usual;
 use super::judge::Judge;
 use super::spans::Before;
@@ -28,6 +29,8 @@ pub struct Known {
     pub spread: Option<f64>,
     /// As the present wave has shown it, if it has shown enough.
     pub of_wave: Option<Usual>,
+    /// Of stable's servers: of errors, of latency, of its tail.
+    pub moments: [Moments; 3],
     pub routes: Vec<Route>,
 }
 
@@ -65,7 +68,13 @@ pub fn shown(reading: &Reading) -> Option<Usual> {
 }
 
 impl Known {
-    pub fn of(judge: &Judge, of_wave: Option<Usual>, routes: Vec<Route>, now: Duration) -> Known {
+    pub fn of(
+        judge: &Judge,
+        of_wave: Option<Usual>,
+        moments: [Moments; 3],
+        routes: Vec<Route>,
+        now: Duration,
+    ) -> Known {
         let engine: &Engine = judge.engine();
         let servers = engine.servers();
         let spells = [Mark::Slow, Mark::Failed].map(|kind| {
@@ -86,6 +95,7 @@ impl Known {
             answers_missing: engine.answers_missing(),
             spread: engine.yardstick().map(|table| table.spread()).filter(|spread| spread.is_finite()),
             of_wave,
+            moments: moments.map(|of| of.map(|part| if part.is_finite() { part } else { 0.0 })),
             routes,
         }
     }

@@ -3,7 +3,9 @@
 //!
 //! Invariants: constant memory; requests are counted by arrival, for five minutes.
 
-use crate::domain::engine::{Event, What};
+use crate::domain::engine::{Engine, Event, What};
+use crate::domain::gate::moments::Learner;
+use crate::domain::gate::trial::Yardstick;
 use crate::domain::judge::Judge;
 use crate::domain::known::{self, Known, Route};
 use crate::live::apply::View;
@@ -53,8 +55,22 @@ impl Rates {
     }
 }
 
-/// `strata`: the routes that are judged apart.
-pub fn of(release: &ReleaseLive, judge: &Judge, view: &View, rates: &Rates, now: Duration) -> Known {
+/// Learns from what has happened, in the order of time.
+pub fn learn(moments: &mut Learner, events: &[Event], engine: &Engine, floor: Duration) {
+    for event in events {
+        let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+        moments.push(event, &Yardstick { table, factor, floor });
+    }
+}
+
+/// What is known of a release at this moment.
+pub fn of(
+    release: &ReleaseLive,
+    judge: &Judge,
+    view: &View,
+    (rates, moments): (&Rates, &Learner),
+    now: Duration,
+) -> Known {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let of_wave = shown.and_then(|shown| shown.reading).as_ref().and_then(known::shown);
     let route = |(number, name): (usize, &Arc<str>)| {
@@ -62,7 +78,8 @@ pub fn of(release: &ReleaseLive, judge: &Judge, view: &View, rates: &Rates, now:
         let of_wave = of.and_then(|of| known::shown(&of.reading));
         Route { name: name.clone(), rate: rates.of(number), of_wave }
     };
-    Known::of(judge, of_wave, release.strata.iter().enumerate().map(route).collect(), now)
+    let routes = release.strata.iter().enumerate().map(route).collect();
+    Known::of(judge, of_wave, moments.moments(), routes, now)
 }
 
 #[cfg(test)]

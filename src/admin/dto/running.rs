@@ -90,6 +90,9 @@ pub struct Service {
     /// Answers of stable that are missing until latency is compared.
     pub answers_missing: u64,
     pub gates: Gates,
+    /// Of the variance of single requests of stable, the part that servers' moments make up, in
+    /// spans of 1, 4 and 16 s: of errors, of latency, of its tail.
+    pub moments: [[f64; 3]; 3],
     /// Those that are judged apart.
     pub routes: Vec<Route>,
 }

@@ -162,17 +162,23 @@ fn of_example(release: &Release, lack: Option<String>) -> Implied {
         pauses: None,
         of_wave: false,
         rare_routes: vec![],
-        waves: steps(release, RATE, &usual, 0.0, &[], false),
+        waves: steps(release, RATE, &usual, [1.0; 2], 0.0, &[], false),
     }
 }
 
 fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
     let release = &plan.releases[index];
-    let usual = service::usual(&known.gates);
+    let servers = |upstream: usize| plan.upstreams.get(upstream).map_or(0, |of| of.servers.len());
+    let of_servers = [release.new, release.stable].map(|of| servers(of) as f64);
+    let usual = service::usual(&known.gates, known);
     let critical = release.critical.iter().map(|name| {
         let route = known.routes.iter().find(|route| route.name == *name);
         let of_wave = route.and_then(|route| route.gates.as_ref());
-        Critical { name, rate: route.map(|route| route.rate), usual: of_wave.map_or(usual, service::usual) }
+        Critical {
+            name,
+            rate: route.map(|route| route.rate),
+            usual: of_wave.map_or(usual, |gates| service::usual(gates, known)),
+        }
     });
     let critical: Vec<Critical<'_>> = critical.collect();
     Implied {
@@ -189,11 +195,11 @@ fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
             answers_missing: known.answers_missing,
             slow: known.spells_slow,
             failed: known.spells_failed,
-            servers_of_new: plan.upstreams.get(release.new).map_or(0, |new| new.servers.len()),
+            servers_of_new: servers(release.new),
         }),
         of_wave: known.gates.of_wave,
         rare_routes: rare(plan, index, known, &usual),
-        waves: steps(release, known.rate, &usual, known.answers_missing as f64, &critical, true),
+        waves: steps(release, known.rate, &usual, of_servers, known.answers_missing as f64, &critical, true),
     }
 }
 
@@ -276,6 +282,7 @@ fn steps(
     release: &Release,
     rate: f64,
     usual: &Usual,
+    servers: [f64; 2],
     late: f64,
     critical: &[Critical<'_>],
     with_gates: bool,
@@ -314,7 +321,7 @@ fn steps(
         let warm_up = if warms_up(was, weight) { release.warm_up.min(wave.bake) } else { Duration::ZERO };
         was = weight;
         let gates: Vec<Takes> = match with_gates {
-            true => takes(wave, &watchdog.margins, (rate, usual), late, critical),
+            true => takes(wave, &watchdog.margins, (rate, usual), servers, late, critical),
             false => vec![],
         };
         let slowest = longest(&gates);

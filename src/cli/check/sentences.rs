@@ -277,6 +277,7 @@ mod tests {
             "answers_missing": 0,
             "gates": {"of_wave": false, "failing_ratio": 0.001, "slow_ratio": 0.01, "spread": 0.5,
                       "design_errors": 1.0, "design_latency": 1.0, "design_latency_tail": 1.0},
+            "moments": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
             "routes": [{"name": "all", "rate": 199.9}, {"name": "refunds", "rate": 0.02}],
         })
     }
@@ -518,6 +519,7 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
             (service.spells_slow, service.spells_failed, service.seen_s) = (spells, spells, Some(number));
             (service.counted_s, service.p99_ms, service.answers_missing) = (number, Some(number), u64::MAX);
             service.rate = number.max(1e-300);
+            service.moments = [[number; 3]; 3];
             service.routes.iter_mut().for_each(|route| (route.rate, route.gates) = (number, Some(gates)));
             let service = serde_json::to_value(service).unwrap();
             told_of(&waves, &service);

@@ -13,6 +13,7 @@
 
 pub mod design;
 pub mod figures;
+pub mod moments;
 pub mod needed;
 pub mod noninferior;
 pub mod route;

@@ -6,6 +6,7 @@
 //!
 //! Invariants: pure; estimates are for people and decide nothing; a time is finite, or not told.
 
+use super::design::{Moments, expected};
 use super::noninferior::{body_needed, requests_needed, tail_needed};
 use super::shown::{ERRORS, LATENCY, TAIL};
 use super::{BAKE, Margins, REQUESTS, Reading, base};
@@ -31,6 +32,8 @@ pub struct Usual {
     pub spread: f64,
     /// So many requests count as one: of errors, of latency, of its tail.
     pub design: [f64; 3],
+    /// The same of servers' moments alone, which depends on the wave.
+    pub moments: [Moments; 3],
 }
 
 impl Usual {
@@ -53,6 +56,7 @@ impl Usual {
             slow: ABOVE_P99,
             spread: spread.filter(|spread| *spread > 0.0).unwrap_or(USUAL_SPREAD),
             design: [1.0; 3],
+            moments: Default::default(),
         }
     }
 
@@ -66,10 +70,13 @@ impl Usual {
         ]
     }
 
-    /// The same of requests as they are.
-    pub fn requests(&self, margins: &Margins, share: f64) -> [f64; 3] {
+    /// The same of requests as they are, of so many a second of both arms, with so many servers of
+    /// `new` and of stable.
+    pub fn requests(&self, margins: &Margins, share: f64, rate: f64, servers: [f64; 2]) -> [f64; 3] {
         let independent = self.independent(margins, share);
-        std::array::from_fn(|i| independent[i] * self.design[i])
+        std::array::from_fn(|i| {
+            independent[i] * self.design[i].max(expected(&self.moments[i], rate, share, servers))
+        })
     }
 }
 
@@ -91,11 +98,13 @@ pub struct Takes {
 }
 
 /// How long each gate of a wave takes that time passes: `rate` is in requests a second of both
-/// arms; `late`: answers of stable that must come before latency is compared at all.
+/// arms; `servers`: of `new`, of stable; `late`: answers of stable that must come before latency is
+/// compared at all.
 pub fn takes(
     wave: &Wave,
     margins: &Margins,
     (rate, usual): (f64, &Usual),
+    servers: [f64; 2],
     late: f64,
     critical: &[Critical<'_>],
 ) -> Vec<Takes> {
@@ -109,12 +118,13 @@ pub fn takes(
     }
     let names = [ERRORS, LATENCY, TAIL];
     let after = [0.0, late, late].map(|answers| answers / (rate * (1.0 - share)));
-    let needed = usual.requests(margins, share);
+    let needed = usual.requests(margins, share, rate, servers);
     for (i, name) in names.into_iter().enumerate() {
         all.push(takes(name.into(), time(after[i] + needed[i] / (rate * share))));
     }
     for route in critical {
-        let needed = route.usual.requests(margins, share);
+        let of_route = route.rate.unwrap_or_default();
+        let needed = route.usual.requests(margins, share, of_route, servers);
         for (i, name) in names.into_iter().enumerate() {
             let seconds = route.rate.map(|rate| after[i] + needed[i] / (rate * share));
             all.push(takes(format!("{name}:{}", route.name).into(), seconds.and_then(time)));
@@ -142,7 +152,7 @@ mod tests {
 
     fn slowest(wave: &str, rate: f64, late: f64, critical: &[Critical<'_>]) -> (String, Option<u64>) {
         let usual = Usual::before_a_wave(30, 30_000, None);
-        let all = takes(&waves(wave)[0], &MARGINS, (rate, &usual), late, critical);
+        let all = takes(&waves(wave)[0], &MARGINS, (rate, &usual), [1.0, 10.0], late, critical);
         let of = longest(&all).unwrap();
         (of.gate.to_string(), of.time.map(|time| time.as_secs() / 60))
     }
@@ -163,12 +173,30 @@ mod tests {
     }
 
     #[test]
+    fn servers_that_pause_make_it_longer_and_the_longer_the_fewer_they_are() {
+        let takes = |of_servers: f64, servers| {
+            let usual = Usual { moments: [[of_servers; 3]; 3], ..Usual::before_a_wave(30, 30_000, None) };
+            let all = takes(&waves("5%")[0], &MARGINS, (200.0, &usual), servers, 0.0, &[]);
+            all.into_iter().find(|takes| takes.gate == TAIL).and_then(|takes| takes.time).unwrap()
+        };
+        let calm = takes(0.0, [1.0, 10.0]);
+        assert!(takes(0.02, [1.0, 10.0]) > 2 * calm, "{calm:?}");
+        assert!(takes(0.02, [3.0, 30.0]) < takes(0.02, [1.0, 10.0]));
+    }
+
+    #[test]
     fn figures_that_make_no_sense_give_no_time() {
         for figure in [f64::NAN, f64::INFINITY, -1.0, 0.0, f64::MAX, f64::MIN_POSITIVE] {
-            let usual = Usual { failing: figure, slow: figure, spread: figure, design: [figure; 3] };
+            let usual = Usual {
+                failing: figure,
+                slow: figure,
+                spread: figure,
+                design: [figure; 3],
+                moments: [[figure; 3]; 3],
+            };
             let critical = [Critical { name: "r", rate: Some(figure), usual }];
             for wave in waves("testers 5% 50% 100%") {
-                takes(&wave, &MARGINS, (figure, &usual), figure, &critical);
+                takes(&wave, &MARGINS, (figure, &usual), [figure; 2], figure, &critical);
             }
         }
     }
