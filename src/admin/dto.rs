@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 mod requests;
+mod running;
 pub use requests::{ChangeRequest, MaintenanceRequest, SignIn};
+pub use running::{Ceiling, Gates, Route, Running, Service, Spells, Standing};
 
 /// `GET /api/v1/status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -526,62 +528,6 @@ pub struct ChangeAnswer {
     /// After a rollback: the exchanges that have not ended yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_way: Option<UnderWay>,
-}
-
-/// `GET /api/v1/config`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Running {
-    pub text: String,
-    pub path: std::path::PathBuf,
-    /// Of the file's bytes, in hex.
-    pub sha256: String,
-    /// The progress of each release, which no file contains.
-    #[serde(default)]
-    pub releases: std::collections::BTreeMap<String, Standing>,
-    /// The initial state of a release that is not among them, as in the state file.
-    #[serde(default)]
-    pub stranger: serde_json::Value,
-    /// `grayling.stop` exists.
-    #[serde(default)]
-    pub stop_file: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Standing {
-    /// The current wave; `null` before the first one, and for a weight set by hand.
-    #[serde(default)]
-    pub wave: Option<String>,
-    /// The reach of that wave.
-    #[serde(default)]
-    pub weight_configured: f64,
-    #[serde(default)]
-    pub segments_configured: usize,
-    #[serde(default)]
-    pub finished: bool,
-    /// In force.
-    #[serde(default)]
-    pub weight: f64,
-    #[serde(default)]
-    pub segments: usize,
-    /// The last wave, or 100% set by hand, is in force and proven.
-    #[serde(default)]
-    pub complete: bool,
-    /// It is rolled back, frozen or held: another version must be declared.
-    #[serde(default)]
-    pub guarded: bool,
-    /// Requests a second in the last minute; requests and failures of stable in the last five.
-    #[serde(default)]
-    pub rate: f64,
-    #[serde(default)]
-    pub requests: u64,
-    #[serde(default)]
-    pub failures: u64,
-    /// Its stored state, as in the state file, from which its holds are computed.
-    #[serde(default)]
-    pub memory: serde_json::Value,
-    /// The release whose rollback forbids users on the servers of this one's `new`.
-    #[serde(default)]
-    pub barred_by: Option<String>,
 }
 
 /// An element of the array of `GET /api/v1/ledger?since=N`.

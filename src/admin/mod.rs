@@ -12,4 +12,5 @@ pub mod record;
 pub mod room;
 pub mod routes;
 pub mod serve;
+pub mod service;
 pub mod session;

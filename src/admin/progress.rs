@@ -165,8 +165,8 @@ fn slowest(gates: &[gate::Gate]) -> Option<String> {
     Some(format!("{}, {long} ({} more requests of new)", gate.name, needs.requests))
 }
 
-/// The state of a release, for a client that compares files.
-pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
+/// The state of a release, for a client that compares files; and the figures of its service.
+pub fn standing(of: &Standing, traffic: Option<Traffic>, service: Option<dto::Service>) -> dto::Standing {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
     // Evidence is long, and the client does not use it.
@@ -186,5 +186,6 @@ pub fn standing(of: &Standing, traffic: Option<Traffic>) -> dto::Standing {
         failures: traffic.map_or(0, |t| t.failures),
         memory: state::memory_json(&memory),
         barred_by: of.barred_by.clone(),
+        service,
     }
 }

@@ -104,12 +104,17 @@ async fn metrics(State(live): State<Arc<Live>>) -> Response {
 async fn config(State(live): State<Arc<Live>>) -> Response {
     let source = live.source();
     let standings = live.standings();
+    let snapshot = live.snapshot();
     let views = live.views();
     let traffic = |name: &str| views.get(name).map(|view| view.traffic());
+    let service = |name: &str| {
+        let release = snapshot.plan.release(name)?;
+        super::service::told(views.get(name)?, &release.watchdog)
+    };
     let releases = standings
         .releases
         .iter()
-        .map(|(name, s)| (name.clone(), super::progress::standing(s, traffic(name))));
+        .map(|(name, s)| (name.clone(), super::progress::standing(s, traffic(name), service(name))));
     let running = dto::Running {
         text: source.text,
         path: source.path,

@@ -1,9 +1,12 @@
-//! `grayling check`: all faults of a config file at once; with `--against`, also the changes that
-//! it would make in a running proxy.
+//! `grayling check`: all faults of a config file at once, and what its settings imply; with
+//! `--against`, for the service behind a running proxy, with the changes that it would make there.
 //!
-//! Faults go to stderr in a compiler's format. A summary line, and the watchdog's expected
-//! detection times, go to stdout. Exit 0, or 78 (EX_CONFIG) if the file would be refused at start
-//! or as a reload.
+//! Faults go to stderr in a compiler's format. A summary line, the implications of each release's
+//! settings, and the changes go to stdout. Exit 0, or 78 (EX_CONFIG) if the file would be refused at
+//! start or as a reload.
+
+mod implied;
+mod sentences;
 
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
@@ -11,12 +14,9 @@ use crate::config::{
     Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
 };
 use crate::domain::cohort::Weight;
-use crate::domain::foresight::time_to_see;
 use crate::domain::gate::Traffic;
-use crate::domain::gate::seconds;
-use crate::domain::plan::{Plan, Release, WhenEmpty};
+use crate::domain::plan::{Plan, WhenEmpty};
 use crate::domain::rollout::{Circumstances, Memory, Progress, version};
-use crate::domain::wave::Course;
 use crate::domain::wave::Reach;
 use crate::live::state::{self, StateDirectory};
 use serde::Serialize;
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 /// EX_CONFIG of sysexits.h.
 const EXIT_CONFIG: u8 = 78;
 
-/// Reports all faults of a config file, and what an edit would change.
+/// Reports all faults of a config file, what its settings imply, and what an edit would change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  grayling check config/grayling.toml\n  \
                         grayling check config/grayling.toml --against http://127.0.0.1:9900")]
@@ -35,13 +35,14 @@ pub struct Args {
     /// The file to check.
     #[arg(default_value = "config/grayling.toml")]
     pub file: PathBuf,
-    /// The admin address of a running proxy: shows what this file would change there.
+    /// The admin address of a running proxy: shows what this file would change there, and what it
+    /// implies for that service.
     #[arg(long, value_name = "URL")]
     pub against: Option<String>,
     /// A file whose first token is sent to the proxy.
     #[arg(long, value_name = "FILE", requires = "against")]
     pub token_file: Option<PathBuf>,
-    /// Prints faults, warnings and changes as one JSON object.
+    /// Prints faults, warnings, what settings imply, and changes as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
@@ -79,6 +80,8 @@ struct Json {
     /// Only with `--against`.
     #[serde(skip_serializing_if = "Option::is_none")]
     changes: Option<Vec<JsonChange>>,
+    /// What the settings of each release imply.
+    releases: Vec<implied::Implied>,
 }
 
 #[derive(Serialize)]
@@ -104,12 +107,14 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         Ok(checked) => checked,
         Err(report) => {
             let summary = format!("{shown}: {}\n", counted(&report));
-            let json = Json { file: shown, ok: false, faults: faults(&report), changes: None };
+            let json =
+                Json { file: shown, ok: false, faults: faults(&report), changes: None, releases: vec![] };
             return Told { faults: spaced(report.render(color)), summary, json, refused: true };
         }
     };
     let mut summary = format!("{shown}: {}\n", described(&checked));
-    checked.plan.releases.iter().for_each(|release| summary.push_str(&foreseen(release)));
+    let releases = implied::implied(&checked.plan, running);
+    releases.iter().for_each(|of| summary.push_str(&sentences::lines(of)));
     if running.is_none() {
         summary.push_str(&first_start(&checked.plan));
     }
@@ -127,7 +132,7 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         let change = |f: Finding| JsonChange { kind: word(f.kind), message: f.message };
         findings.into_iter().map(change).collect()
     });
-    let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes };
+    let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes, releases };
     Told { faults: spaced(checked.warnings.render(color)), summary, json, refused }
 }
 
@@ -160,7 +165,9 @@ fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Ve
         true => "nothing would change\n".to_owned(),
         false => String::new(),
     };
-    let traffic = running.releases.iter().map(|(name, s)| {
+    // Where more is known, it is told by wave.
+    let others = running.releases.iter().filter(|(_, s)| s.service.is_none());
+    let traffic = others.map(|(name, s)| {
         let (rate, requests, failures) = (s.rate, s.requests, s.failures);
         (name.clone(), Traffic { rate, requests, failures })
     });
@@ -257,41 +264,6 @@ fn first_start(plan: &Plan) -> String {
         names.join(", "),
         plan.state.directory.display(),
         plan.state.directory.display()
-    )
-}
-
-/// Assumed requests a second of both versions, and their failure ratio, if no traffic is known.
-const RATE: f64 = 500.0;
-const FAILING: f64 = 0.001;
-
-/// The detection power of the watchdog's settings, at each weight.
-fn foreseen(release: &Release) -> String {
-    let watchdog = &release.watchdog;
-    if !watchdog.enabled {
-        return String::new();
-    }
-    let mut weights = vec![];
-    match release.course() {
-        Course::ByHand(reach) => weights.push(reach.weight),
-        Course::Waves(waves) => weights.extend(waves.iter().map(|wave| wave.until_complete.weight)),
-    }
-    weights.dedup();
-    let seen = |weight: Weight, times| {
-        let time = time_to_see(watchdog.alpha, weight.ratio(), FAILING, times, RATE)?;
-        Some(format!("about {}", seconds(time)))
-    };
-    let lines: Vec<String> = weights
-        .into_iter()
-        .filter_map(|weight| Some(format!("  {weight}: {}, {}\n", seen(weight, 2.0)?, seen(weight, 10.0)?)))
-        .collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    format!(
-        "release `{}`: of {RATE} requests/s, a failure rate that doubled from {}%, and one ten times as high, are seen after\n{}",
-        release.name,
-        100.0 * FAILING,
-        lines.concat()
     )
 }
 

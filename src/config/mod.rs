@@ -29,6 +29,7 @@ mod resources;
 mod sections;
 mod telemetry;
 mod tls;
+mod together;
 pub mod value;
 pub mod watch;
 mod waves;

@@ -4,6 +4,7 @@
 use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
+use super::together::{self, Levels};
 use super::value::{self, name};
 use super::{outside, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
@@ -266,6 +267,7 @@ pub fn releases(
             name: name.value,
             salt_text,
         };
+        together::bakes(r, &s, &release);
         if let Some(twin) = entries.iter().find(|e| e.item.salt_text == release.salt_text) {
             // The same users would be first in both.
             let message = format!("releases `{}` and `{}` have one salt", twin.item.name, release.name);
@@ -375,28 +377,39 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         let help = format!("write at most \"{b}\", or raise `latency_tolerance`");
         r.fault(&notice.span, message, "what flips would never be noticed before", Some(help));
     }
+    let (margins, [margin_errors, margin_latency]) = margins(r, &s);
+    let hold_when_blind = r.boolean(&s, "hold_when_blind").is_some_and(|hold| hold.value);
+    let levels = Levels {
+        errors_max,
+        latency_tolerance: tolerance,
+        latency_notice: notice,
+        margin_errors,
+        margin_latency,
+        hold_when_blind,
+    };
+    together::levels(r, release, &s, &levels);
     let strata_given = r.value(&s, "strata").is_some();
     let strata = r.list(&s, "strata", 1, value::stratum);
     Watchdog {
         mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
-        latency_tolerance: tolerance.value.ratio(),
-        latency_notice: notice.value.ratio(),
-        hold_when_blind: r.boolean(&s, "hold_when_blind").is_some_and(|hold| hold.value),
+        latency_tolerance: levels.latency_tolerance.value.ratio(),
+        latency_notice: levels.latency_notice.value.ratio(),
+        hold_when_blind,
         harm_users_max: r.integer(&s, "harm_users_max", 0, 0..=100_000),
         latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
         by_route: !strata_given || !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
         alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
-        errors_max: errors_max.value.ratio(),
+        errors_max: levels.errors_max.value.ratio(),
         latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
         stated,
-        margins: margins(r, &s),
+        margins,
         tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
     }
 }
 
-/// A margin of nothing can never be shown.
-fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> Margins {
+/// A margin of nothing can never be shown. Those of errors and of latency with their places, too.
+fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weight>; 2]) {
     let mut margin = |key: &str, default: u32, example: &str| {
         let read = r.percent(watchdog, key, Weight::from_parts(default));
         if read.value == Weight::ZERO {
@@ -404,13 +417,13 @@ fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> Margins {
             let help = format!("write a margin above 0%, as in `\"{example}\"`");
             r.fault(&read.span, message, "no number of requests shows that nothing differs", Some(help));
         }
-        read.value.ratio()
+        read
     };
-    Margins {
-        errors: margin("margin_errors", 1_000, "0.1%"),
-        latency: margin("margin_latency", 100_000, "10%"),
-        tail: margin("margin_latency_tail", 500_000, "50%"),
-    }
+    let errors = margin("margin_errors", 1_000, "0.1%");
+    let latency = margin("margin_latency", 100_000, "10%");
+    let tail = margin("margin_latency_tail", 500_000, "50%").value.ratio();
+    let margins = Margins { errors: errors.value.ratio(), latency: latency.value.ratio(), tail };
+    (margins, [errors, latency])
 }
 
 /// `None` only if there is no route at all.

@@ -51,7 +51,7 @@ const SILENCE: Duration = RECENT;
 /// No final interval for so long: blind. An interval is final after a minute at the latest.
 const STALE: Duration = Duration::from_secs(75);
 /// More than this share above `latency_p99_max` is what "p99 above it" means.
-const SLOW_SHARE: f64 = 0.01;
+pub const SLOW_SHARE: f64 = 0.01;
 /// What more than a tenth of stable's answers exceed.
 const USUAL: f64 = 0.9;
 /// So many more of the answers of `new` than of stable's must be far smaller than usual to trip.
@@ -187,6 +187,10 @@ impl Judge {
         }
         if was.alpha != limits.alpha {
             self.engine.edit_alpha(limits.alpha);
+        }
+        if was.latency_p99_max != limits.latency_p99_max {
+            // Counted above another limit, it says nothing of how this one fits, or is crossed.
+            (self.slow, self.before[1]) = (Spans::default(), Before::default());
         }
         self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;

@@ -372,3 +372,16 @@ fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
     let soaked = sim.look(Ticks::OnTime);
     assert!(soaked.verdict == Verdict::Pass && ratio(&soaked).0 == 0.0, "{soaked:?}");
 }
+
+#[test]
+fn how_a_ceiling_of_latency_fits_is_learnt_anew_when_it_is_edited() {
+    let mut judge = judge(0.0);
+    judge.before = [Before::from_parts([1_000.0, 80.0]); 2];
+    let [errors, latency] = judge.fitted();
+    assert!(matches!(errors, Fitted::SetAside { .. }) && matches!(latency, Fitted::SetAside { .. }));
+    judge.set_limits(Limits { errors_max: 0.06, ..LIMITS });
+    assert_eq!(judge.before(), [Before::from_parts([1_000.0, 80.0]); 2], "failures are the same");
+    judge.set_limits(Limits { latency_p99_max: Duration::from_secs(5), ..LIMITS });
+    assert_eq!(judge.before(), [Before::from_parts([1_000.0, 80.0]), Before::default()]);
+    assert_eq!(judge.fitted(), [errors, Fitted::AsGiven]);
+}

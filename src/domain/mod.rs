@@ -20,6 +20,7 @@ pub mod grounds;
 pub mod histogram;
 pub mod hours;
 pub mod judge;
+pub mod known;
 pub mod maintenance;
 pub mod notice;
 pub mod onset;

@@ -83,7 +83,7 @@ pub struct Before {
 }
 
 /// Requests of stable from which its own share is known.
-const KNOWN: f64 = 200.0;
+pub const KNOWN: f64 = 200.0;
 /// A default ceiling does not fit if stable's own share exceeds this part of it: the only possible
 /// result would be that both arms are bad ([`super::ceiling::NEAR`]).
 const FITS: f64 = super::ceiling::NEAR;

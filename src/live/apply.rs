@@ -9,29 +9,28 @@
 //! all. A change that needs a restart is refused.
 
 use super::alerts::AlertCounts;
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint;
 use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
 use super::ledger::{End, Entry};
 use super::log::{Log, Seldom};
 use super::recent::Recent;
-use super::resources::Seen;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::state_key::StateKey;
 use super::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
 use super::traces::Traces;
+pub use super::view::{Shown, View};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
 use crate::domain::decide::{Arm, Force};
-use crate::domain::gate::{Reading, Route, Traffic};
 use crate::domain::plan::{OnAnomaly, WhenEmpty};
 use crate::domain::refusal::Refusal;
-use crate::domain::rollout::climb::{self, Outlook, Spent};
+use crate::domain::rollout::climb;
 use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
-use crate::domain::verdict::{Cause, Judgement};
+use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
 use arc_swap::ArcSwap;
 use serde_json::Value;
@@ -131,69 +130,6 @@ impl Gauges {
 
     pub fn proxy_headers_refused(&self, refusal: Refusal) -> u64 {
         self.proxy_headers_refused[refusal.index()].load(Relaxed)
-    }
-}
-
-#[derive(Default)]
-pub struct View {
-    pub judgement: Option<Judgement>,
-    /// Monotonic time of `judgement`.
-    pub looked: Duration,
-    /// Since when the E of a signal merits attention without reaching a trip.
-    pub suspicion: Option<Duration>,
-    pub recent: [Recent; 2],
-    /// What an earlier process saved of the current stage. The watchdog takes it.
-    pub checkpoint: Option<Checkpoint>,
-    /// The watchdog's figures of the current stage.
-    pub shown: Option<Shown>,
-    /// Since when the notice "slower by more than `latency_notice`" stands; monotonic.
-    pub notice_since: Option<Duration>,
-    /// A person ended the notice, and the watchdog has not processed that yet.
-    pub end_notice: bool,
-    /// The outlook for the next step of this stage.
-    pub outlook: Option<(u64, Outlook)>,
-    /// The latest readings of the watched resources.
-    pub resources: Vec<Seen>,
-}
-
-/// The watchdog's figures of a stage.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// [`ReleaseLive::stage`].
-    pub stage: u64,
-    /// Time that it was watched, over this process and earlier ones.
-    pub watched: Duration,
-    /// Time counted by earlier processes.
-    pub before: Spent,
-    /// The wave's evidence so far; `None`: there is no wave to judge.
-    pub reading: Option<Reading>,
-    /// The same for each critical route.
-    pub critical: Vec<Route>,
-}
-
-impl View {
-    /// The time spent in this stage; zero where it is unknown.
-    pub fn spent(&self, stage: u64) -> Spent {
-        let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
-        let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
-        let spent = outlook.map(|(_, outlook)| outlook.spent).or(shown.map(|shown| shown.before));
-        let watched = shown.map_or(Duration::ZERO, |shown| shown.watched);
-        let spent = spent.unwrap_or_default();
-        Spent { watched, open: spent.open.max(watched), ..spent }
-    }
-
-    /// The traffic of the last minute, and stable's results of the last five.
-    pub fn traffic(&self) -> Traffic {
-        let [minute, five] = [60, 300].map(Duration::from_secs);
-        let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
-        let stable = self.recent[Arm::Stable.index()].last(five);
-        Traffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
-    }
-
-    /// Share of the requests of the last `window` that went to `new`; `None` without requests.
-    pub fn share(&self, window: Duration) -> Option<f64> {
-        let [stable, new] = [0, 1].map(|arm| self.recent[arm].last(window).requests);
-        (stable + new > 0).then(|| new as f64 / (stable + new) as f64)
     }
 }
 

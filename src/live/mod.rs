@@ -35,5 +35,6 @@ pub mod under_way;
 pub mod upstream;
 pub mod verbs;
 pub mod verify;
+mod view;
 mod waves;
 mod writer;

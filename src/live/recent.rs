@@ -89,6 +89,11 @@ impl Recent {
         }
     }
 
+    /// How long it has counted: five minutes at most.
+    pub fn counted(&self) -> Duration {
+        SLICE * self.slices.len() as u32
+    }
+
     /// The last `window`, in whole slices, including the current one.
     pub fn last(&self, window: Duration) -> Slice {
         let slices = (window.as_millis() / SLICE.as_millis()).max(1) as usize;

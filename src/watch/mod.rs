@@ -7,6 +7,7 @@ mod aftermath;
 pub mod alert;
 mod call;
 pub mod conductor;
+mod known;
 pub mod memory;
 mod past;
 mod post;

@@ -8,6 +8,7 @@
 //! No users are moved to a stable that accepts no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
+use super::known::{self, Rates};
 use super::past;
 use super::stage::Stage;
 use crate::domain::cohort::Salt;
@@ -17,6 +18,7 @@ use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::engine::servers::Place;
 use crate::domain::engine::users::Baseline;
 use crate::domain::engine::{self, Engine, Event, SERVERS_MAX, SHARES, Settings, What};
+use crate::domain::gate::moments::Learner;
 use crate::domain::grounds::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::maintenance;
@@ -211,6 +213,9 @@ struct Watched {
     /// Time of the last look.
     looked: Duration,
     stage: Stage,
+    /// Requests by route, and the moments of stable's servers.
+    rates: Rates,
+    moments: Learner,
 }
 
 #[derive(Clone, Copy)]
@@ -241,6 +246,8 @@ impl Watched {
             keep_past_by: now,
             looked: now,
             stage: Stage::new(release.stage, vec![]),
+            rates: Rates::default(),
+            moments: Learner::default(),
         }
     }
 
@@ -333,6 +340,7 @@ impl Watched {
     fn renewed(self, release: &ReleaseLive, now: Duration) -> Self {
         let known = self.salt == release.release.salt;
         let (stable, critical) = (self.judge.stable().clone(), self.stage.into_critical());
+        let moments = self.moments;
         let known_servers = self.judge.engine().servers().clone();
         let before = self.judge.before();
         let baseline = if known { self.judge.into_engine().into_baseline() } else { Baseline::default() };
@@ -340,6 +348,7 @@ impl Watched {
         dog.judge.knows_stable(stable, before);
         dog.judge.engine_mut().knows_servers(known_servers);
         dog.stage = Stage::new(release.stage, critical);
+        dog.moments = moments;
         dog
     }
 
@@ -349,6 +358,11 @@ impl Watched {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
         let mut stage = std::mem::replace(&mut self.stage, Stage::new(0, vec![])).follow(release, now);
+        let (mut rates, mut moments) = (std::mem::take(&mut self.rates), std::mem::take(&mut self.moments));
+        if self.strata != release.strata {
+            rates.forget();
+        }
+        rates.push_all(&[], now);
         let mut push = |judge: &mut Judge, epoch: u64, drawn: bool| {
             let Some(events) = events.get_mut(&epoch) else { return };
             for event in &mut *events {
@@ -358,6 +372,8 @@ impl Watched {
                 }
             }
             judge.push_all(events);
+            rates.push_all(events, now);
+            known::learn(&mut moments, events, judge.engine(), floor);
             stage.push_all(events, judge.engine(), floor);
         };
         let mut present = self.epochs.back().copied();
@@ -373,7 +389,7 @@ impl Watched {
             self.follow(release, now);
             push(&mut self.judge, release.epoch, Some(release.epoch) == present);
         }
-        self.stage = stage;
+        (self.stage, self.rates, self.moments) = (stage, rates, moments);
     }
 
     /// Called when the inputs of a user's arm have changed.
@@ -444,6 +460,9 @@ impl Watched {
             view.looked = now;
             view.suspicion = suspicion;
             view.shown = Some(self.stage.shown(view, observe));
+            if observe {
+                view.known = Some(known::of(release, &self.judge, view, (&self.rates, &self.moments), now));
+            }
         }
     }
 

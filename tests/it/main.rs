@@ -19,6 +19,7 @@ mod evidence;
 mod faults;
 mod health;
 mod hostile;
+mod implied;
 mod latch;
 mod leaving;
 mod ledger;

@@ -206,6 +206,18 @@ impl Table {
         self.rank[bucket]
     }
 
+    /// Standard deviation of the logarithm of stable's latencies.
+    pub fn spread(&self) -> f64 {
+        let (mut below, mut sum, mut squares) = (0.0, 0.0, 0.0);
+        for (rank, log) in self.rank.iter().zip(&self.log_middles) {
+            // The mid-rank is half of the bucket's own share above what is below it.
+            let share = (2.0 * (f64::from(*rank) - below)).max(0.0);
+            below += share;
+            (sum, squares) = (sum + share * log, squares + share * log * log);
+        }
+        (squares - sum * sum).max(0.0).sqrt()
+    }
+
     /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by
     /// 5%. `None`: not even thirty-fold.
     pub fn stretch_of(&self, shift: f64) -> Option<f64> {

@@ -56,6 +56,7 @@ pub mod window;
 
 pub use process::Engine;
 
+use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
 use crate::domain::verdict::Cause;
 use servers::Place;
@@ -295,6 +296,12 @@ impl Blindness {
             _ => format!("no late change of latency would be seen {within}"),
         }
     }
+}
+
+/// Does all of `new` warm up after such a change? Users who come to it by the thousand find it
+/// cold.
+pub fn warms_up(was: Weight, is: Weight) -> bool {
+    is > Weight::ZERO && u64::from(is.parts()) >= 2 * u64::from(was.parts())
 }
 
 /// A request that failed, of an interval that is final.

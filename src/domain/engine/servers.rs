@@ -205,6 +205,8 @@ pub struct Servers {
     all: Vec<Server>,
     usual: [Usual; 2],
     limit: Option<Duration>,
+    /// Since when the limit is known, and slow spells can be seen.
+    limit_since: Option<Duration>,
     warm_up: Duration,
     /// Time that is left for warm-ups in this wave.
     warm_left: Duration,
@@ -225,6 +227,7 @@ impl Servers {
             all: vec![],
             usual: [usual(), usual()],
             limit: None,
+            limit_since: None,
             warm_up,
             warm_left: WARM_WAVE,
             release_since: None,
@@ -242,6 +245,7 @@ impl Servers {
     /// What is usual for stable: its limit, and the shares of slow and of failed requests.
     pub fn set_usual(&mut self, limit: Duration, shares: [f64; 2]) {
         self.limit = Some(limit);
+        self.limit_since.get_or_insert(self.at);
         self.usual.iter_mut().zip(shares).for_each(|(usual, share)| usual.share = share);
     }
 
@@ -502,6 +506,17 @@ impl Servers {
     pub fn usual_spells(&self, kind: Mark) -> (usize, Duration) {
         let spells = &self.usual[kind as usize].spells;
         (spells.len(), spells.iter().map(|(_, length)| *length).max().unwrap_or_default())
+    }
+
+    /// For so long spells of slowness could be seen; `None`: not yet.
+    pub fn seen_for(&self, now: Duration) -> Option<Duration> {
+        self.limit_since.map(|since| now.saturating_sub(since))
+    }
+
+    /// How long ago the first of the spells in [`Servers::usual_spells`] ended.
+    pub fn usual_for(&self, kind: Mark, now: Duration) -> Option<Duration> {
+        let first = self.usual[kind as usize].spells.front();
+        first.map(|(at, _)| now.saturating_sub(*at))
     }
 
     /// Was nothing out of the ordinary on any server since this time?

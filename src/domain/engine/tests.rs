@@ -521,6 +521,7 @@ fn a_shift_of_ranks_is_told_as_the_slowdown_that_makes_it() {
         assert!((0.8..1.25).contains(&((told - 1.0) / (slower - 1.0))), "{slower}: {told}");
     }
     assert_eq!(table.stretch_of(0.51), None, "no rank is above 1");
+    assert!((0.48..0.53).contains(&table.spread()), "{}", table.spread());
 }
 
 /// Within the window that it is told for, a third of it is hardly ever seen, and three times of it

@@ -30,6 +30,18 @@ const PAIRS_MIN: f64 = 64.0;
 /// alone would add to the largest of several estimates is taken off.
 const CHANCE: f64 = 3.0;
 
+/// Of the variance of single requests, the part that servers' moments make up: by length of cell.
+pub type Moments = [f64; SPANS.len()];
+
+/// The effect that such moments are to have in a wave: of so many requests a second of both arms,
+/// with this share of them in `new`, and so many servers of `new` and of stable.
+pub fn expected(moments: &Moments, rate: f64, share: f64, servers: [f64; 2]) -> f64 {
+    let alone: f64 = servers.iter().map(|n| 1.0 / n.max(1.0)).sum();
+    let crowd = rate * share * (1.0 - share) * alone;
+    let effects = moments.iter().zip(SPANS).map(|(part, seconds)| 1.0 + part * seconds as f64 * crowd);
+    effects.filter(|effect| effect.is_finite()).fold(1.0, f64::max)
+}
+
 /// The place of a server.
 pub fn place(arm: Arm, server: Option<u8>) -> usize {
     PLACES * arm.index() + server.map_or(PLACES - 1, usize::from)
@@ -103,6 +115,11 @@ impl Cells {
         self.spans.iter().map(|span| span.sums.effect(variance)).fold(1.0, f64::max)
     }
 
+    /// `variance`: of the score of single requests. Zero where too little is known.
+    pub fn moments(&self, variance: f64) -> Moments {
+        std::array::from_fn(|i| self.spans[i].sums.of_cells(variance).map_or(0.0, |of| of / variance))
+    }
+
     pub fn save(&self, pen: &mut Pen) {
         for Span { sums, .. } in &self.spans {
             pen.f64s(&[sums.squares, sums.by_chance, sums.by_cells, sums.pairs]);
@@ -161,15 +178,20 @@ impl Sums {
         self.pairs += independent;
     }
 
-    fn effect(&self, variance: f64) -> f64 {
+    /// `v`, if enough is known.
+    fn of_cells(&self, variance: f64) -> Option<f64> {
         // Single requests vary by σ² + v, so what is left of chance is σ² = variance − v.
         let told = self.by_cells - self.by_chance;
-        let alone: f64 = self.requests.iter().filter(|n| **n > 0.0).map(|n| 1.0 / n).sum();
-        if self.pairs < PAIRS_MIN || told <= 0.0 || variance <= 0.0 || alone <= 0.0 {
-            return 1.0;
+        if self.pairs < PAIRS_MIN || told <= 0.0 || variance <= 0.0 {
+            return None;
         }
         let squares = self.squares * (1.0 - (CHANCE / self.pairs).sqrt());
-        let of_cells = ((squares - variance * self.by_chance) / told).clamp(0.0, variance);
+        Some(((squares - variance * self.by_chance) / told).clamp(0.0, variance))
+    }
+
+    fn effect(&self, variance: f64) -> f64 {
+        let alone: f64 = self.requests.iter().filter(|n| **n > 0.0).map(|n| 1.0 / n).sum();
+        let Some(of_cells) = self.of_cells(variance).filter(|_| alone > 0.0) else { return 1.0 };
         let arms = self.requests.iter().zip(self.crowded).filter(|(n, _)| **n > 0.0);
         let together: f64 = arms.map(|(n, squares)| squares / (n * n)).sum();
         1.0 + of_cells / variance * (together / alone - 1.0).max(0.0)
@@ -199,6 +221,11 @@ mod tests {
 
     impl World {
         fn effect(&self, seconds: u64, seed: u64) -> f64 {
+            let (cells, variance) = self.cells(seconds, seed);
+            cells.effect(variance)
+        }
+
+        fn cells(&self, seconds: u64, seed: u64) -> (Cells, f64) {
             let (mut cells, mut dice) = (Cells::default(), Dice(seed));
             let (mut n, mut bad) = (0.0, 0.0);
             let mut until = [0; 32];
@@ -226,7 +253,7 @@ mod tests {
                 }
             }
             let p = bad / n;
-            cells.effect(p * (1.0 - p))
+            (cells, p * (1.0 - p))
         }
     }
 
@@ -257,6 +284,27 @@ mod tests {
             let one_each =
                 World { servers: [(1, 10), (1, 190)], pauses: 1.0 / 60.0, ..CALM }.effect(1_800, seed);
             assert!(one_each > 3.0, "{one_each}");
+        }
+    }
+
+    /// What stable alone shows of its servers tells what the effect in a wave will be.
+    #[test]
+    fn the_effect_in_a_wave_is_expected_of_stables_servers() {
+        for (servers, lasting, pauses) in [
+            ([(1, 10), (10, 19)], 1, 1.0 / 60.0),
+            ([(1, 10), (10, 19)], 10, 1.0 / 600.0),
+            ([(3, 20), (9, 20)], 1, 1.0 / 60.0),
+            ([(1, 10), (10, 19)], 1, 0.0),
+        ] {
+            let world = World { servers, lasting, pauses, ..CALM };
+            let alone = World { servers: [(0, 0), (servers[1].0, servers[1].1)], ..world };
+            let (cells, variance) = alone.cells(3_600, 3);
+            let [new, stable] = servers.map(|(n, each)| f64::from(n) * each as f64);
+            let rate = new + stable;
+            let of_servers = servers.map(|(n, _)| f64::from(n));
+            let told = expected(&cells.moments(variance), rate, new / rate, of_servers);
+            let came = world.effect(3_600, 4);
+            assert!((0.5..2.0).contains(&(told / came)), "{servers:?} {lasting}: {told:.2}, {came:.2}");
         }
     }
 

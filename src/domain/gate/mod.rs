@@ -13,6 +13,8 @@
 
 pub mod design;
 pub mod figures;
+pub mod moments;
+pub mod needed;
 pub mod noninferior;
 pub mod route;
 pub mod shown;
@@ -162,6 +164,7 @@ const FAILURES_TOLD: u64 = 10;
 
 /// Gates that only time or a person passes; a wave that waits for nothing else is not stuck.
 pub const BAKE: &str = "bake";
+pub const REQUESTS: &str = "requests";
 pub const OPEN: &str = "open";
 pub const OPEN_HOURS: &str = "open_hours";
 pub const WATCHDOG: &str = "watchdog";
@@ -169,7 +172,7 @@ pub const WATCHDOG: &str = "watchdog";
 /// Every gate that there may be.
 pub const NAMES: [&str; 15] = [
     BAKE,
-    "requests",
+    REQUESTS,
     "users",
     "errors",
     "latency",
@@ -262,7 +265,7 @@ fn bake(of: &Proof) -> Gate {
 fn requests(of: &Proof) -> Gate {
     let detail = format!("{} of {} of new", of.reading.requests.new, of.requests_min);
     let enough = of.reading.requests.new >= of.requests_min && of.reading.requests.new > 0;
-    gate("requests", when(enough), detail)
+    gate(REQUESTS, when(enough), detail)
 }
 
 fn users(of: &Proof) -> Gate {

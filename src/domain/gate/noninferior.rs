@@ -234,8 +234,14 @@ pub fn tail_needed(base: f64, limit: f64, share: f64) -> f64 {
 
 /// The same for the body of latency; `sd`: of the logarithm of single answers.
 pub fn body_needed(sd: f64, margin: f64, share: f64) -> f64 {
-    let apart = margin.ln_1p() / sd.max(1e-3);
-    WON / (BODY_POWER * (1.0 - share) * apart * apart / 2.0).max(1e-12)
+    WON / body_grows(sd, margin.ln_1p(), share).max(1e-12)
+}
+
+/// Nats that a request of `new` wins where its latencies are `apart` from stable's, in the
+/// logarithm.
+pub fn body_grows(sd: f64, apart: f64, share: f64) -> f64 {
+    let apart = apart / sd.max(1e-3);
+    BODY_POWER * (1.0 - share) * apart * apart / 2.0
 }
 
 /// Of what the best test of a shift of log-normal latencies wins, this much is won by groups of

@@ -3,10 +3,11 @@
 //!
 //! Invariants: a gate passes by its e-value alone; estimates are for people and decide nothing.
 
-use super::noninferior::{BETA, RATIO_MAX, body_needed, requests_needed, tail_needed};
+use super::needed::Usual;
+use super::noninferior::{BETA, RATIO_MAX};
 use super::{
-    FAILURES_TOLD, Gate, Margins, NO_CONTROL, Needs, Proof, Reading, Verdict, base, e_of, points, ratio,
-    rounded, seconds, users_repeat,
+    FAILURES_TOLD, Gate, Margins, NO_CONTROL, Needs, Proof, Reading, Verdict, e_of, points, ratio, rounded,
+    seconds, users_repeat,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -69,6 +70,11 @@ impl Of<'_> {
         (!self.controlled).then(|| self.gate(name, Verdict::Pass, NO_CONTROL.into(), None))
     }
 
+    /// Requests of `new`, by gate, if each were independent of the others.
+    fn needed(&self) -> [f64; 3] {
+        Usual::of(self.reading).independent(&self.margins, self.share)
+    }
+
     /// What is missing of so many requests of `new`, of which `n` have come and shown E.
     fn needs(&self, needed: f64, n: u64, e: f64, detail: &mut String) -> Option<Needs> {
         let n = n as f64;
@@ -114,7 +120,7 @@ fn errors(of: &Of<'_>) -> Gate {
         points(of.margins.errors),
         e_of(e)
     );
-    let needed = requests_needed(base(bad.stable, n.stable), of.margins.errors, of.share);
+    let [needed, ..] = of.needed();
     if e >= 1.0 / BETA {
         return of.gate(ERRORS, Verdict::Pass, detail, None);
     }
@@ -142,15 +148,11 @@ fn latency(of: &Of<'_>) -> Gate {
         detail.push_str("; too little is known of stable yet");
     }
     let design = of.reading.design_latency.max(1.0);
-    let sd = if of.reading.spread_latency > 0.0 { of.reading.spread_latency } else { USUAL_SPREAD };
-    let needed = body_needed(sd, of.margins.latency, of.share);
+    let [_, needed, _] = of.needed();
     let needs = of.needs(needed * design, n, e, &mut detail);
     users_repeat(&mut detail, design);
     of.gate(LATENCY, Verdict::Inconclusive, detail, needs)
 }
-
-/// Of the logarithm of latencies, where nothing is known.
-const USUAL_SPREAD: f64 = 0.6;
 
 fn tail(of: &Of<'_>) -> Gate {
     if let Some(gate) = of.uncontrolled(TAIL) {
@@ -179,8 +181,8 @@ fn tail(of: &Of<'_>) -> Gate {
     if n.new == 0 {
         detail.push_str("; too little is known of stable yet");
     }
-    let usual = if n.stable < 1_000 { 0.01 } else { base(slow.stable, n.stable) };
-    let needs = of.needs(tail_needed(usual, limit, of.share) * design, n.new, e, &mut detail);
+    let [.., needed] = of.needed();
+    let needs = of.needs(needed * design, n.new, e, &mut detail);
     users_repeat(&mut detail, design);
     of.gate(TAIL, Verdict::Inconclusive, detail, needs)
 }

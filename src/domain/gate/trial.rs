@@ -61,6 +61,14 @@ pub struct Yardstick<'a> {
     pub is_warming: bool,
 }
 
+impl Yardstick<'_> {
+    /// As it is compared, in µs; made faster by a factor.
+    pub fn us(&self, after: Duration, by: f64) -> f64 {
+        let quick = (after.as_secs_f64() / by).max(self.floor.as_secs_f64());
+        (1e6 * quick / self.factor).max(1.0)
+    }
+}
+
 /// What a wave has shown. E-values are tempered already; see [`super::noninferior`].
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reading {
@@ -254,12 +262,8 @@ impl Trial {
             What::Ended { .. } | What::EndedAsClientError => {}
         }
         if let Some(table) = &interval.table {
-            let compared = |by: f64| {
-                let quick = (after.as_secs_f64() / by).max(yardstick.floor.as_secs_f64());
-                (1e6 * quick / yardstick.factor).max(1.0)
-            };
-            let us = compared(1.0);
-            let faster = if arm == Arm::New { compared(1.0 + self.margins.latency) } else { us };
+            let us = yardstick.us(after, 1.0);
+            let faster = if arm == Arm::New { yardstick.us(after, 1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
                 What::Answered | What::ClientError | What::Redirected if yardstick.is_warming => {
@@ -422,7 +426,7 @@ fn number(at: Duration, tick: Duration) -> u64 {
     (at.as_nanos() / tick.as_nanos().max(1)) as u64
 }
 
-fn bucket(us: f64) -> usize {
+pub fn bucket(us: f64) -> usize {
     histogram::index(us.round() as u64)
 }
 

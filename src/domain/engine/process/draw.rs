@@ -7,12 +7,12 @@
 use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Arm;
-use crate::domain::engine::Signal;
 use crate::domain::engine::cell::Pair;
 use crate::domain::engine::first::First;
 use crate::domain::engine::once::{Mark, Once};
 use crate::domain::engine::users::{CLUSTERS, Unit};
 use crate::domain::engine::window::Split;
+use crate::domain::engine::{Signal, warms_up};
 use std::time::Duration;
 
 /// Which users are compared, and on which side: by bucket, `0 ..= 1_000_000`.
@@ -65,10 +65,9 @@ impl Engine {
             return;
         }
         self.forget_what_is_on_its_way();
-        // Users who come to `new` by the thousand find it cold.
-        match u64::from(weight.parts()) >= 2 * u64::from(was.parts()) {
-            true if weight > Weight::ZERO => self.servers.release_warms_up(now),
-            _ => self.servers.wave(),
+        match warms_up(was, weight) {
+            true => self.servers.release_warms_up(now),
+            false => self.servers.wave(),
         }
         let highest = self.highest;
         self.highest = highest.max(weight);

@@ -153,6 +153,12 @@ impl Engine {
         self.table.is_some()
     }
 
+    /// Answers of stable that are missing until latency is compared, and spells of slowness seen.
+    pub fn answers_missing(&self) -> f64 {
+        let known = self.usual.iter().sum::<f64>();
+        if self.compares_latency() { 0.0 } else { (TABLE_MIN - known).max(1.0) }
+    }
+
     /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or
     /// since the start), and while latency is not compared.
     pub fn blindness(&self) -> Option<Blindness> {

@@ -1,0 +1,372 @@
+//! What the settings of a release imply: for the running service, by its own figures, or for an
+//! example where nothing is known of it.
+//!
+//! Every number is computed by the code that decides, or that the gates tell their needs with.
+//!
+//! Invariants: pure; figures from the network may be any number, and none of them panics.
+
+use crate::admin::{dto, service};
+use crate::cli::text::{milliseconds, percent};
+use crate::domain::cohort::Weight;
+use crate::domain::engine::warms_up;
+use crate::domain::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
+use crate::domain::gate::needed::{Critical, Takes, Usual, longest, takes};
+use crate::domain::gate::shown::{ERRORS, LATENCY, TAIL};
+use crate::domain::gate::{Margins, seconds};
+use crate::domain::judge::SLOW_SHARE;
+use crate::domain::plan::{Plan, Release, Watchdog};
+use crate::domain::spans::{Before, Fitted, KNOWN};
+use crate::domain::wave::{Course, Wave};
+use crate::live::snapshot::ReleaseLive;
+use serde::Serialize;
+use std::time::Duration;
+
+/// What is imagined where no traffic is known: so many requests a second of both versions, and such
+/// a share of them that fails.
+pub const RATE: f64 = 500.0;
+pub const FAILING: f64 = 0.001;
+
+/// One of `releases` in the JSON. Times end in `_s` or `_ms`, `_ratio` is 0 to 1, `weight` is a
+/// percentage; what is not known is `null`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Implied {
+    pub name: String,
+    /// `service`: of the running service; `example`: so many requests a second are imagined.
+    pub figures: &'static str,
+    /// With `--against`: why nothing is known of the service.
+    pub lack: Option<String>,
+    /// Requests a second, of both versions.
+    pub rate: f64,
+    /// Share of stable's requests that fail.
+    pub failing_ratio: f64,
+    pub p99_ms: Option<f64>,
+    /// In how long a time that was counted.
+    pub counted_s: Option<f64>,
+    /// Only of the service.
+    pub ceilings: Vec<Ceiling>,
+    pub pauses: Option<Pauses>,
+    /// A present wave has shown how users repeat themselves; else times are the least.
+    pub of_wave: bool,
+    /// Routes of which it would not be seen, within the bake of some wave, that all of them fails.
+    pub rare_routes: Vec<Rare>,
+    /// By wave; of a weight set by hand, one without bake and gates.
+    pub waves: Vec<Step>,
+}
+
+/// How a ceiling fits the service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Ceiling {
+    /// `errors_max` or `latency_p99_max`.
+    pub key: &'static str,
+    /// As the file has it: a percentage, or a time.
+    pub given: String,
+    /// `fits`; `set_aside`, `raised`; `unknown`.
+    pub verdict: &'static str,
+    /// Stable's own share: of failures, of answers that take longer.
+    pub own_ratio: Option<f64>,
+    /// The share of requests of `new` that is too much; `null`: none is.
+    pub in_force_ratio: Option<f64>,
+    /// Why it is not known.
+    pub why: Option<String>,
+}
+
+/// Spells of single servers of stable.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pauses {
+    /// How long they could be seen; `null`: not yet.
+    pub seen_s: Option<f64>,
+    /// Answers of stable that are missing until they can be.
+    pub answers_missing: u64,
+    pub slow: dto::Spells,
+    pub failed: dto::Spells,
+    /// Failures of a spell are excused only where another server of `new` is sound.
+    pub servers_of_new: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rare {
+    pub name: String,
+    /// Requests a second, of both versions.
+    pub rate: f64,
+    pub waves: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    pub name: String,
+    /// From 1 on; `null`: a weight set by hand.
+    pub number: Option<usize>,
+    pub weight: f64,
+    /// Users of both versions are compared.
+    pub controlled: bool,
+    pub bake_s: Option<f64>,
+    /// Of its bake, at most, slowness is no evidence for so long.
+    pub warm_up_s: Option<f64>,
+    /// The gate that takes longest, and how long; `null`: not known.
+    pub slowest: Option<String>,
+    pub needs_s: Option<f64>,
+    pub gates: Vec<GateTakes>,
+    /// How soon a failure rate is seen that has doubled, that is ten times as high.
+    pub doubled_s: Option<f64>,
+    pub tenfold_s: Option<f64>,
+    /// The lowest share of failures, and the least slowdown of all answers, that are found within
+    /// the bake; `null`: none.
+    pub found_failing_ratio: Option<f64>,
+    pub found_slower_ratio: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GateTakes {
+    pub name: String,
+    /// The key of the margin that it shows, and what the file has there.
+    pub key: Option<&'static str>,
+    pub margin_ratio: Option<f64>,
+    pub needs_s: Option<f64>,
+}
+
+/// Of each release whose watchdog is on. `running`: what the proxy tells of them.
+pub fn implied(plan: &Plan, running: Option<&dto::Running>) -> Vec<Implied> {
+    let on = plan.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
+    on.map(|(index, release)| {
+        let known = running.map(|running| service_of(running, &release.name));
+        match known {
+            Some(Ok(known)) => of_service(plan, index, known),
+            Some(Err(lack)) => of_example(release, Some(lack)),
+            None => of_example(release, None),
+        }
+    })
+    .collect()
+}
+
+/// What is known of its service, or why nothing is.
+fn service_of<'r>(running: &'r dto::Running, name: &str) -> Result<&'r dto::Service, String> {
+    let standing = running.releases.get(name).ok_or("the running config does not name it")?;
+    let service = standing.service.as_ref().ok_or("the proxy has no figures of it yet")?;
+    if service.rate > 0.0 && service.requests > 0 {
+        return Ok(service);
+    }
+    Err(format!("no request of stable in the last {}", shown_seconds(service.counted_s)))
+}
+
+fn of_example(release: &Release, lack: Option<String>) -> Implied {
+    let usual = Usual { failing: FAILING, ..Usual::before_a_wave(0, 0, None) };
+    Implied {
+        name: release.name.clone(),
+        figures: "example",
+        lack,
+        rate: RATE,
+        failing_ratio: FAILING,
+        p99_ms: None,
+        counted_s: None,
+        ceilings: vec![],
+        pauses: None,
+        of_wave: false,
+        rare_routes: vec![],
+        waves: steps(release, RATE, &usual, [1.0; 2], 0.0, &[], false),
+    }
+}
+
+fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
+    let release = &plan.releases[index];
+    let servers = |upstream: usize| plan.upstreams.get(upstream).map_or(0, |of| of.servers.len());
+    let of_servers = [release.new, release.stable].map(|of| servers(of) as f64);
+    let usual = service::usual(&known.gates, known);
+    let critical = release.critical.iter().map(|name| {
+        let route = known.routes.iter().find(|route| route.name == *name);
+        let of_wave = route.and_then(|route| route.gates.as_ref());
+        Critical {
+            name,
+            rate: route.map(|route| route.rate),
+            usual: of_wave.map_or(usual, |gates| service::usual(gates, known)),
+        }
+    });
+    let critical: Vec<Critical<'_>> = critical.collect();
+    Implied {
+        name: release.name.clone(),
+        figures: "service",
+        lack: None,
+        rate: known.rate,
+        failing_ratio: known.failures as f64 / known.requests.max(1) as f64,
+        p99_ms: known.p99_ms,
+        counted_s: Some(known.counted_s),
+        ceilings: ceilings(&release.watchdog, known).into(),
+        pauses: Some(Pauses {
+            seen_s: known.seen_s,
+            answers_missing: known.answers_missing,
+            slow: known.spells_slow,
+            failed: known.spells_failed,
+            servers_of_new: servers(release.new),
+        }),
+        of_wave: known.gates.of_wave,
+        rare_routes: rare(plan, index, known, &usual),
+        waves: steps(release, known.rate, &usual, of_servers, known.answers_missing as f64, &critical, true),
+    }
+}
+
+/// How the ceilings of the file fit the service, as the judge has it.
+fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
+    let limit_ms = 1e3 * of.latency_p99_max.as_secs_f64();
+    let [errors_stated, latency_stated] = of.stated;
+    let share = percent(100.0 * of.errors_max);
+    // A whole number of seconds as the file has it.
+    let time =
+        if limit_ms % 1e3 == 0.0 { format!("{:.0} s", limit_ms / 1e3) } else { milliseconds(limit_ms) };
+    let errors = service::before(&known.errors_max);
+    let latency = service::before(&known.latency_p99_max);
+    let mut latency = ceiling("latency_p99_max", time, &latency, (SLOW_SHARE, latency_stated), known.learns);
+    if (known.latency_p99_max.given - limit_ms).abs() > 1e-6 {
+        // What was learnt is about another limit.
+        let why = match known.learns {
+            true => "it is not the running one, and is learnt from the reload on".to_owned(),
+            false => "it is not the running one, and users have been in new: it holds as given".to_owned(),
+        };
+        latency = Ceiling {
+            verdict: "unknown",
+            own_ratio: None,
+            in_force_ratio: Some(SLOW_SHARE),
+            why: Some(why),
+            ..latency
+        };
+    }
+    [ceiling("errors_max", share, &errors, (of.errors_max, errors_stated), known.learns), latency]
+}
+
+fn ceiling(
+    key: &'static str,
+    given: String,
+    before: &Before,
+    (limit, is_stated): (f64, bool),
+    learns: bool,
+) -> Ceiling {
+    let fitted = before.fit(limit, is_stated);
+    let own_ratio = before.own();
+    let verdict = match (fitted, own_ratio) {
+        (_, None) => "unknown",
+        (Fitted::AsGiven, _) => "fits",
+        (Fitted::SetAside { .. }, _) => "set_aside",
+        (Fitted::Raised { .. }, _) => "raised",
+    };
+    let [requests, _] = before.parts();
+    let why = own_ratio.is_none().then(|| match learns {
+        true => format!("{requests:.0} of {KNOWN:.0} requests of stable are counted"),
+        false => "users were in new before enough of stable had been seen".to_owned(),
+    });
+    Ceiling { key, given, verdict, own_ratio, in_force_ratio: fitted.limit(limit), why }
+}
+
+/// Routes that a wave is too short for.
+fn rare(plan: &Plan, index: usize, known: &dto::Service, usual: &Usual) -> Vec<Rare> {
+    let release = &plan.releases[index];
+    let judged = ReleaseLive::strata(plan, index);
+    if judged.len() < 2 {
+        return vec![];
+    }
+    let alpha = alpha_of_route(release.watchdog.alpha, judged.len());
+    // Waves hold for critical routes, however rare.
+    let others = judged.iter().filter(|name| !release.critical.iter().any(|critical| *critical == ***name));
+    let rare = others.filter_map(|name| {
+        let route = known.routes.iter().find(|route| *route.name == **name)?;
+        let all_fail = 1.0 / usual.failing;
+        let unseen = |wave: &&Wave| {
+            let share = wave.until_complete.weight.ratio();
+            let time = time_to_see(alpha, share, usual.failing, all_fail, route.rate);
+            wave.controlled() && time.is_none_or(|time| time > wave.bake)
+        };
+        let waves: Vec<String> = release.waves.iter().filter(unseen).map(|wave| wave.name.clone()).collect();
+        (!waves.is_empty()).then(|| Rare { name: route.name.clone(), rate: route.rate, waves })
+    });
+    rare.collect()
+}
+
+fn steps(
+    release: &Release,
+    rate: f64,
+    usual: &Usual,
+    servers: [f64; 2],
+    late: f64,
+    critical: &[Critical<'_>],
+    with_gates: bool,
+) -> Vec<Step> {
+    let watchdog = &release.watchdog;
+    let seen = |share: f64, times: f64| {
+        let rate = rate / usual.design[0].max(1.0);
+        time_to_see(watchdog.alpha, share, usual.failing, times, rate).map(|time| time.as_secs_f64())
+    };
+    let waves = match release.course() {
+        Course::Waves(waves) => waves,
+        Course::ByHand(reach) => {
+            let share = reach.weight.ratio();
+            return vec![Step {
+                name: reach.weight.to_string(),
+                number: None,
+                weight: reach.weight.percent(),
+                controlled: share > 0.0 && share < 1.0,
+                bake_s: None,
+                warm_up_s: None,
+                slowest: None,
+                needs_s: None,
+                gates: vec![],
+                doubled_s: seen(share, 2.0),
+                tenfold_s: seen(share, 10.0),
+                found_failing_ratio: None,
+                found_slower_ratio: None,
+            }];
+        }
+    };
+    let mut was = Weight::ZERO;
+    let mut all = vec![];
+    for (number, wave) in waves.iter().enumerate() {
+        let weight = wave.until_complete.weight;
+        let share = weight.ratio();
+        let warm_up = if warms_up(was, weight) { release.warm_up.min(wave.bake) } else { Duration::ZERO };
+        was = weight;
+        let gates: Vec<Takes> = match with_gates {
+            true => takes(wave, &watchdog.margins, (rate, usual), servers, late, critical),
+            false => vec![],
+        };
+        let slowest = longest(&gates);
+        let requests = |of: Duration, design: f64| rate * share * of.as_secs_f64() / design.max(1.0);
+        let [design_errors, design_latency, _] = usual.design;
+        let in_bake = requests(wave.bake, design_errors);
+        let warm = requests(wave.bake.saturating_sub(warm_up), design_latency);
+        all.push(Step {
+            name: wave.name.clone(),
+            number: Some(number + 1),
+            weight: weight.percent(),
+            controlled: wave.controlled(),
+            bake_s: Some(wave.bake.as_secs_f64()),
+            warm_up_s: (!warm_up.is_zero()).then_some(warm_up.as_secs_f64()),
+            slowest: slowest.map(|of| of.gate.to_string()),
+            needs_s: slowest.and_then(|of| of.time).map(|time| time.as_secs_f64()),
+            gates: gates.iter().map(|of| gate_takes(of, &watchdog.margins)).collect(),
+            doubled_s: seen(share, 2.0),
+            tenfold_s: seen(share, 10.0),
+            found_failing_ratio: failing_seen(watchdog.alpha, share, usual.failing, in_bake),
+            found_slower_ratio: slowdown_seen(
+                watchdog.alpha,
+                share,
+                usual.spread,
+                watchdog.latency_tolerance,
+                warm,
+            ),
+        });
+    }
+    all
+}
+
+fn gate_takes(of: &Takes, margins: &Margins) -> GateTakes {
+    let margin = match of.gate.split(':').next() {
+        Some(ERRORS) => Some(("margin_errors", margins.errors)),
+        Some(LATENCY) => Some(("margin_latency", margins.latency)),
+        Some(TAIL) => Some(("margin_latency_tail", margins.tail)),
+        _ => None,
+    };
+    let (key, margin_ratio) = margin.unzip();
+    let needs_s = of.time.map(|time| time.as_secs_f64());
+    GateTakes { name: of.gate.to_string(), key, margin_ratio, needs_s }
+}
+
+/// For people; what is no time is none.
+pub fn shown_seconds(s: f64) -> String {
+    seconds(Duration::try_from_secs_f64(s).unwrap_or_default())
+}

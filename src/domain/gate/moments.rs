@@ -1,0 +1,57 @@
+//! The moments of stable's servers, learnt at all times, so that it can be told before a wave how
+//! much less its requests will say than independent ones would.
+//!
+//! Invariants: pure; constant memory; of stable alone.
+
+use super::design::{Cells, Moments, place};
+use super::noninferior::Spread;
+use super::trial::{Yardstick, bucket};
+use crate::domain::decide::Arm;
+use crate::domain::engine::{Event, What};
+use std::time::Duration;
+
+/// Scores of failures, of ln µs, of answers above p99.
+#[derive(Clone, Debug, Default)]
+pub struct Learner {
+    cells: [Cells; 3],
+    all: [Spread; 3],
+}
+
+impl Learner {
+    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
+        let Event { request, what, after } = *event;
+        if request.arm != Arm::Stable || request.unit.is_none() {
+            return;
+        }
+        let failed = match what {
+            What::Answered | What::ClientError | What::Redirected => 0.0,
+            What::Failed | What::Broke => 1.0,
+            What::Arrived
+            | What::Excused
+            | What::Left { .. }
+            | What::Ended { .. }
+            | What::EndedAsClientError => return,
+        };
+        let (moment, place) = (request.at + after, place(Arm::Stable, request.server));
+        self.add(0, moment, place, failed);
+        if let Some(table) = yardstick.table.filter(|_| failed == 0.0) {
+            let us = yardstick.us(after, 1.0);
+            self.add(1, moment, place, us.ln());
+            self.add(2, moment, place, f64::from(u8::from(table.above_p99(bucket(us)))));
+        }
+    }
+
+    fn add(&mut self, of: usize, moment: Duration, place: usize, score: f64) {
+        self.cells[of].push(moment, place, 1.0, score);
+        let all = &mut self.all[of];
+        (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + score, all.squares + score * score);
+    }
+
+    /// Of errors, of latency, of its tail.
+    pub fn moments(&self) -> [Moments; 3] {
+        std::array::from_fn(|i| {
+            let variance = Spread::variance(&[self.all[i], Spread::default()]);
+            self.cells[i].moments(variance)
+        })
+    }
+}

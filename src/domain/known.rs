@@ -1,0 +1,102 @@
+//! What is known of a service, for people who choose settings: what stable is like, as far as
+//! ceilings, excuses and gates depend on it.
+//!
+//! Invariants: pure values, all of them the watchdog's own; what is not known yet is absent.
+
+use super::engine::Engine;
+use super::engine::servers::Mark;
+use super::gate::Reading;
+use super::gate::design::Moments;
+use super::gate::needed::Usual;
+use super::judge::Judge;
+use super::spans::Before;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Known {
+    /// Nobody has been in `new` in this attempt: what ceilings fit is still learnt.
+    pub learns: bool,
+    /// Stable's own share of failures, and of answers above `latency_p99_max`.
+    pub before: [Before; 2],
+    /// How long spells could be seen; `None`: not yet.
+    pub seen_for: Option<Duration>,
+    /// Of slowness, of failures.
+    pub spells: [Spells; 2],
+    /// Answers of stable that are missing until latency is compared.
+    pub answers_missing: f64,
+    /// Standard deviation of the logarithm of stable's latencies.
+    pub spread: Option<f64>,
+    /// As the present wave has shown it, if it has shown enough.
+    pub of_wave: Option<Usual>,
+    /// Of stable's servers: of errors, of latency, of its tail.
+    pub moments: [Moments; 3],
+    pub routes: Vec<Route>,
+}
+
+/// A route that is judged apart.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    /// Requests a second, of both arms.
+    pub rate: f64,
+    /// As the present wave has shown it; only of a critical one.
+    pub of_wave: Option<Usual>,
+}
+
+/// Spells of single servers of stable.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Spells {
+    pub n: u64,
+    pub longest: Duration,
+    /// How long ago the first of them ended.
+    pub over: Option<Duration>,
+    /// A spell of `new` may be so long.
+    pub allowed: Duration,
+    /// `new` has far more of them: none is excused.
+    pub too_many: bool,
+}
+
+/// Requests of stable by which a wave has shown enough of it.
+const SHOWN_MIN: u64 = 1_000;
+
+/// As a wave has shown it, if it has shown enough.
+pub fn shown(reading: &Reading) -> Option<Usual> {
+    let usual = Usual::of(reading);
+    let finite = [usual.failing, usual.slow, usual.spread].iter().chain(&usual.design).all(|n| n.is_finite());
+    (reading.compared.stable >= SHOWN_MIN && finite).then_some(usual)
+}
+
+impl Known {
+    pub fn of(
+        judge: &Judge,
+        of_wave: Option<Usual>,
+        moments: [Moments; 3],
+        routes: Vec<Route>,
+        now: Duration,
+    ) -> Known {
+        let engine: &Engine = judge.engine();
+        let servers = engine.servers();
+        let spells = [Mark::Slow, Mark::Failed].map(|kind| {
+            let (n, longest) = servers.usual_spells(kind);
+            Spells {
+                n: n as u64,
+                longest,
+                over: servers.usual_for(kind, now),
+                allowed: servers.allowed(kind),
+                too_many: servers.too_many(kind),
+            }
+        });
+        Known {
+            learns: engine.has_had_nobody(),
+            before: judge.before(),
+            seen_for: servers.seen_for(now),
+            spells,
+            answers_missing: engine.answers_missing(),
+            spread: engine.yardstick().map(|table| table.spread()).filter(|spread| spread.is_finite()),
+            of_wave,
+            moments: moments.map(|of| of.map(|part| if part.is_finite() { part } else { 0.0 })),
+            routes,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the watchdog knows of a service, put together for whoever chooses settings; and how many
+//! requests come to each route that is judged apart.
+//!
+//! Invariants: constant memory; requests are counted by arrival, for five minutes.
+
+use crate::domain::engine::{Engine, Event, What};
+use crate::domain::gate::moments::Learner;
+use crate::domain::gate::trial::Yardstick;
+use crate::domain::judge::Judge;
+use crate::domain::known::{self, Known, Route};
+use crate::live::apply::View;
+use crate::live::recent::{SLICE, SLICES};
+use crate::live::snapshot::ReleaseLive;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Requests by route, in the last five minutes.
+#[derive(Default)]
+pub struct Rates {
+    slices: VecDeque<Vec<u32>>,
+    slice_began: Duration,
+}
+
+impl Rates {
+    /// Begins anew: the routes have other numbers.
+    pub fn forget(&mut self) {
+        *self = Rates::default();
+    }
+
+    /// Time goes on, and these have come.
+    pub fn push_all(&mut self, events: &[Event], now: Duration) {
+        if self.slices.is_empty() || now >= self.slice_began + SLICE {
+            self.slices.push_back(vec![]);
+            self.slice_began = now;
+            if self.slices.len() > SLICES {
+                self.slices.pop_front();
+            }
+        }
+        let Some(slice) = self.slices.back_mut() else { return };
+        for event in events.iter().filter(|event| event.what == What::Arrived) {
+            let Some(route) = event.request.stratum.map(usize::from) else { continue };
+            if slice.len() <= route {
+                slice.resize(route + 1, 0);
+            }
+            slice[route] += 1;
+        }
+    }
+
+    /// Requests a second.
+    fn of(&self, route: usize) -> f64 {
+        let sum: u64 = self.slices.iter().filter_map(|slice| slice.get(route)).map(|n| u64::from(*n)).sum();
+        let seconds = SLICE.as_secs_f64() * self.slices.len().max(1) as f64;
+        sum as f64 / seconds
+    }
+}
+
+/// Learns from what has happened, in the order of time.
+pub fn learn(moments: &mut Learner, events: &[Event], engine: &Engine, floor: Duration) {
+    for event in events {
+        let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
+        moments.push(event, &Yardstick { table, factor, floor, is_warming: false });
+    }
+}
+
+/// What is known of a release at this moment.
+pub fn of(
+    release: &ReleaseLive,
+    judge: &Judge,
+    view: &View,
+    (rates, moments): (&Rates, &Learner),
+    now: Duration,
+) -> Known {
+    let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
+    let of_wave = shown.and_then(|shown| shown.reading).as_ref().and_then(known::shown);
+    let route = |(number, name): (usize, &Arc<str>)| {
+        let of = shown.and_then(|shown| shown.critical.iter().find(|route| route.name == *name));
+        let of_wave = of.and_then(|of| known::shown(&of.reading));
+        Route { name: name.clone(), rate: rates.of(number), of_wave }
+    };
+    let routes = release.strata.iter().enumerate().map(route).collect();
+    Known::of(judge, of_wave, moments.moments(), routes, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::decide::Arm;
+    use crate::domain::engine::Request;
+
+    #[test]
+    fn requests_are_counted_by_route_and_forgotten_after_five_minutes() {
+        let mut rates = Rates::default();
+        let event = |what, stratum| {
+            let request = Request {
+                id: 1,
+                at: Duration::ZERO,
+                arm: Arm::New,
+                unit: None,
+                drawn: false,
+                stratum,
+                server: None,
+            };
+            Event { request, what, after: Duration::ZERO }
+        };
+        let events = [
+            event(What::Arrived, Some(2)),
+            event(What::Answered, Some(2)),
+            event(What::Arrived, None),
+            event(What::Arrived, Some(0)),
+        ];
+        let at = |tick: u32| Duration::from_millis(100) * tick;
+        (0..6_000).for_each(|tick| rates.push_all(&events, at(tick)));
+        let of = [rates.of(0), rates.of(1), rates.of(2)];
+        assert!((9.5..10.1).contains(&of[0]) && of[0] == of[2] && of[1] == 0.0, "{of:?}");
+        (6_000..9_100).for_each(|tick| rates.push_all(&[], at(tick)));
+        assert_eq!(rates.of(0), 0.0);
+    }
+}
