@@ -7,9 +7,9 @@
 //!
 //! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one
 //! exact e-value per window and score, whatever users are like. Windows overlap and share users, so
-//! they are **added, never multiplied**: S = Σ prior(window) · e(window), with priors that sum to
-//! 1. S only grows, and its mean at the end is at most 1: it may be added to a supermartingale and
-//!   watched for ever (Markov at the stopping time).
+//! they are **added, never multiplied**: S = Σ prior(window) · e(window), where the sum of the
+//! priors is 1. S only grows, and its mean at the end is at most 1: it may be added to a
+//! supermartingale and watched for ever (Markov at the stopping time).
 //!
 //! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level
 //! comes into being with its first window. The scores of a cluster lie side by side: a request
