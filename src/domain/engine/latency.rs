@@ -145,11 +145,11 @@ impl Table {
             exceed,
             body_end,
             cuts: borders.iter().map(|b| edges[*b]).collect(),
-            slow: [cdf.partition_point(|c| *c < 0.98), tail_from(&cdf)],
+            slow: [cdf.partition_point(|c| *c < 0.98), tail_from(&cdf, [0.98, 0.999])],
             slow_from: Duration::from_micros(
                 edges[cdf.partition_point(|c| *c < 0.98).min(edges.len() - 1)] as u64,
             ),
-            p99: cdf.partition_point(|c| *c < 0.99),
+            p99: tail_from(&cdf, [0.9, 0.99]),
             rank,
             log_middles: middles(&log_edges),
         }
@@ -307,25 +307,25 @@ pub struct Ages {
 
 /// A bucket with a smaller share of the answers is empty.
 const EMPTY: f64 = 5e-5;
-/// So many empty buckets between p98 and p99.9 are a gap.
+/// So many empty buckets are a gap.
 const GAP: usize = 4;
 
-/// The bucket of p99.9; or, where answers of one kind of failure lie apart (a time-out of 3 s in a
-/// service of 30 ms), the middle of the gap below them. Both kinds are then clearly on one side of
-/// the cut, whatever is tolerated.
-fn tail_from(cdf: &[f64]) -> usize {
-    let [p98, p999] = [0.98, 0.999].map(|share| cdf.partition_point(|c| *c < share));
+/// The bucket of the upper quantile; or, where answers of one kind lie apart (a time-out of 3 s in
+/// a service of 30 ms), the middle of the gap below them, if it is above the lower quantile. Both
+/// kinds are then clearly on one side of the cut, whatever is tolerated, and however slow a user is.
+fn tail_from(cdf: &[f64], quantiles: [f64; 2]) -> usize {
+    let [lower, upper] = quantiles.map(|share| cdf.partition_point(|c| *c < share));
     let share = |bucket: usize| cdf[bucket] - bucket.checked_sub(1).map_or(0.0, |below| cdf[below]);
-    let (mut longest, mut from) = (0..0, p98);
-    for bucket in p98..=p999.min(cdf.len() - 1) {
-        if bucket == p999 || share(bucket) >= EMPTY {
+    let (mut longest, mut from) = (0..0, lower);
+    for bucket in lower..=upper.min(cdf.len() - 1) {
+        if bucket == upper || share(bucket) >= EMPTY {
             if bucket - from > longest.len() {
                 longest = from..bucket;
             }
             from = bucket + 1;
         }
     }
-    if longest.len() >= GAP { longest.start + longest.len() / 2 } else { p999 }
+    if longest.len() >= GAP { longest.start + longest.len() / 2 } else { upper }
 }
 
 /// Of the buckets between these borders; the first and the last are as wide as their neighbours.

@@ -390,6 +390,45 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     assert_eq!(again.reading(), trial.reading());
 }
 
+/// A report that takes longer than the deadline is slow. A time-out after it is a failure.
+#[test]
+fn a_late_answer_is_no_failure_of_a_wave_and_a_late_failure_is_one() {
+    let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(500_000));
+    let failed = |late: What| {
+        let mut trial = Trial::new(MARGINS, weight, tick, Duration::ZERO);
+        for id in 0..400u32 {
+            let unit = Unit::from_index(id * 40_000);
+            let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
+            let at = Duration::from_millis(u64::from(id));
+            let (id, unit) = (u64::from(id), Some(unit));
+            let request = Request { id, at, arm, unit, drawn: true, stratum: None, server: None };
+            let is_late = id.is_multiple_of(10);
+            let mut push = |what, after| {
+                let floor = Duration::ZERO;
+                trial.push(
+                    &Event { request, what, after },
+                    &Yardstick { table: None, factor: 1.0, floor, is_warming: false },
+                );
+            };
+            push(What::Arrived, Duration::ZERO);
+            match is_late {
+                false => push(What::Answered, tick),
+                true => {
+                    trial.tick(Duration::from_secs(1) + at, Duration::from_millis(500));
+                    let after = Duration::from_secs(1);
+                    let floor = Duration::ZERO;
+                    let yardstick = Yardstick { table: None, factor: 1.0, floor, is_warming: false };
+                    trial.push(&Event { request, what: late, after }, &yardstick);
+                }
+            }
+        }
+        trial.tick(Duration::from_secs(10), Duration::from_millis(500));
+        trial.reading().failed.total()
+    };
+    assert_eq!(failed(What::Answered), 0);
+    assert!(failed(What::Failed) > 30, "{}", failed(What::Failed));
+}
+
 #[test]
 fn a_share_that_lost_half_of_new_is_beyond_chance() {
     let crowd = Crowd { users: 20_000, ..CROWD };

@@ -192,8 +192,8 @@ impl Trial {
             return;
         }
         let late = number(request.at, self.tick) < self.oldest;
-        // What breaks after its interval was final is one more that failed.
-        if late && what != What::Broke {
+        // A failure that comes out after its interval was final is one more that failed.
+        if late && !matches!(what, What::Failed | What::Broke) {
             return;
         }
         let index = if late { 0 } else { (number(request.at, self.tick) - self.oldest) as usize };
@@ -249,9 +249,10 @@ impl Trial {
                 } else {
                     *interval.broke.of(arm) += 1;
                 }
+                // Its request is no longer in the interval that it arrived in.
                 if late {
                     *interval.arrived.of(arm) += 1;
-                    *interval.answered.of(arm) += 1;
+                    *interval.answered.of(arm) += u64::from(what == What::Broke);
                 }
             }
             What::Excused | What::Left { .. } => {
@@ -330,9 +331,8 @@ impl Trial {
         let slot = std::mem::take(&mut self.slot);
         let mut compared = slot.arrived;
         compared.take(slot.excused);
-        // What has not been answered by now has failed.
-        let mut failed = compared;
-        failed.take(slot.answered);
+        // Slow is not failed: a request without an answer is a matter of latency until it fails.
+        let mut failed = slot.told_failed;
         failed += slot.broke;
         let failed = failed.capped(compared);
         self.reading.compared += compared;
