@@ -113,7 +113,7 @@ fn causes<'t>(trips: impl Iterator<Item = &'t Told>) -> String {
 /// Does it climb within three times its bake?
 fn climbs(bench: &Bench, of: &Row) {
     let n = bench.count.unwrap_or(bench.pick(of.climbs[0], of.climbs[1]));
-    if n == 0 {
+    if of.climbs == [0; 2] {
         return;
     }
     let world = climb::world(&of.world);

@@ -6,7 +6,7 @@
 //! `watch::watchdog`.
 
 use super::climb::{self, Plan, Step};
-use super::world::{Account, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
+use super::world::{Account, FORGETS, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
 use grayling::domain::cohort::Weight;
 use grayling::domain::deadline::Deadline;
@@ -72,6 +72,8 @@ pub struct Trip {
 struct Person {
     unit: Unit,
     times: f32,
+    /// Chosen for a fault, or poisoned, if it is below their share.
+    lot: f32,
 }
 
 /// One server's pauses and spells, as they come.
@@ -97,6 +99,8 @@ pub struct Sim<'w> {
     weight: Weight,
     share_of_new: f64,
     servers: [Vec<Server>; 2],
+    /// Logarithms of what load and latency are multiplied by.
+    wanders: [f64; 2],
     /// When an arm has served all that has come, by its capacity.
     free_at: [f64; 2],
     deadline: Deadline,
@@ -122,12 +126,16 @@ impl<'w> Sim<'w> {
     pub fn new(world: &'w World, seed: u64) -> Sim<'w> {
         let mut dice = Dice::new(seed);
         let unit = |dice: &mut Dice| Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
-        let people = (0..world.users)
+        let mut people: Vec<Person> = (0..world.users)
             .map(|_| Person {
                 unit: unit(&mut dice),
                 times: (world.service.sigma_users * dice.normal()).exp() as f32,
+                lot: 1.0,
             })
             .collect();
+        if world.poisoned > 0.0 || matches!(world.fault, Fault::Users(_)) {
+            people.iter_mut().for_each(|person| person.lot = dice.uniform() as f32);
+        }
         // An account of `new` is in it from the first wave on; one of stable never.
         let [first, highest] = [f64::min, f64::max]
             .map(|pick| percent(world.waves.iter().map(|w| w.1).reduce(pick).unwrap_or(0.0)));
@@ -182,6 +190,7 @@ impl<'w> Sim<'w> {
             weight: Weight::ZERO,
             share_of_new: 0.0,
             servers,
+            wanders: [0.0; 2],
             free_at: [f64::NEG_INFINITY; 2],
             deadline: Deadline::new(TIME_OUT),
             tick: 0,
@@ -351,13 +360,20 @@ impl<'w> Sim<'w> {
                 _ => 1.0,
             })
             .product();
-        let n = self.dice.poisson(self.world.rate * load / TICKS_A_SECOND);
+        let [load_wanders, times_wander] = self.wander();
+        let parallel = self.world.parallel;
+        let n = self.dice.poisson(self.world.rate * load * load_wanders / TICKS_A_SECOND / parallel as f64);
         // Sorted by construction: the arrivals of a tick are evenly spread.
         for i in 0..n {
             let at = i as f64 / n as f64 / TICKS_A_SECOND;
-            let who = (self.people.len() as f64 * self.dice.uniform().powi(2)) as usize;
-            let Person { unit, times } = self.people[who];
-            self.request(began + at, unit, f64::from(times), None);
+            let number = (self.people.len() as f64 * self.dice.uniform().powi(2)) as usize;
+            let Person { mut unit, times, lot } = self.people[number];
+            if self.world.rotating {
+                unit = Unit::from_index((self.dice.uniform() * f64::from(UNITS)) as u32);
+            }
+            for _ in 0..parallel {
+                self.request(began + at, unit, f64::from(times) * times_wander, lot, None);
+            }
         }
         for i in 0..self.world.accounts.len() {
             let account = self.world.accounts[i];
@@ -369,12 +385,25 @@ impl<'w> Sim<'w> {
                 }
             };
             for _ in 0..n {
-                self.request(began, self.accounts[i], 1.0, Some(account));
+                self.request(began, self.accounts[i], 1.0, 1.0, Some(account));
             }
         }
     }
 
-    fn request(&mut self, second: f64, unit: Unit, times: f64, account: Option<Account>) {
+    /// What load and latency are multiplied by now.
+    fn wander(&mut self) -> [f64; 2] {
+        let sigma = self.world.wanders;
+        if sigma == 0.0 {
+            return [1.0; 2];
+        }
+        let keeps = 0.5f64.powf(1.0 / (FORGETS * TICKS_A_SECOND));
+        for log in &mut self.wanders {
+            *log = keeps * *log + sigma * (1.0 - keeps * keeps).sqrt() * self.dice.normal();
+        }
+        self.wanders.map(f64::exp)
+    }
+
+    fn request(&mut self, second: f64, unit: Unit, times: f64, lot: f32, account: Option<Account>) {
         let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let route = self.dice.below(self.world.service.medians.len());
         let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
@@ -385,9 +414,13 @@ impl<'w> Sim<'w> {
         let mut request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server };
         self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
         let mut number = number;
-        let Some((ms, what)) = self.outcome(second, arm, &mut number, route, times, account) else {
+        let Some((ms, mut what)) = self.outcome(second, arm, &mut number, route, times, account) else {
             return;
         };
+        let lot = f64::from(lot);
+        if lot < self.world.poisoned {
+            what = What::Failed;
+        }
         request.server = Some(number as u8);
         let after = Duration::from_nanos((ms * 1e6) as u64);
         let worse = arm == Arm::New && second >= WARM_UP;
@@ -396,6 +429,8 @@ impl<'w> Sim<'w> {
             Fault::Redirects if worse && what == What::Answered => (what, size) = (What::Redirected, 0),
             Fault::Empties if worse => size = 0,
             Fault::SlowBodies(ms) if worse => body_ms = ms,
+            Fault::Users(share) if worse && lot < share => what = What::Failed,
+            Fault::Route if worse && route == 0 => what = What::Failed,
             _ => {}
         }
         self.tell_at(Event { request, what, after });

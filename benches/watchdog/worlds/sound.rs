@@ -10,14 +10,10 @@ pub fn rows() -> Vec<Row> {
     let mut rows = vec![];
     let mut add = |id, what: &str, world: World| {
         let reduced = if world.rate * world.lasts > 500_000.0 { 8 } else { 20 };
-        rows.push(Row {
-            id,
-            what: what.to_owned(),
-            world,
-            limit: None,
-            runs: [200, reduced],
-            climbs: [20, 4],
-        });
+        // By hundreds of hours, or with a weight that goes down as well, nothing climbs.
+        let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) { [0; 2] } else { [20, 2] };
+        let runs = [200, reduced];
+        rows.push(Row { id, what: what.to_owned(), world, limit: None, runs, climbs });
     };
     pauses(&mut add);
     refusals(&mut add);
@@ -26,6 +22,7 @@ pub fn rows() -> Vec<Row> {
     shared(&mut add);
     slow_services(&mut add);
     background(&mut add);
+    stays(&mut add);
     rows
 }
 
@@ -170,6 +167,30 @@ fn slow_services(add: &mut Add<'_>) {
     add("N8.1", "20 routes from 5 ms to 3 s", World { service, ..World::base() });
     let service = Service { tail: (0.012, 3000.0), ..World::base().service };
     add("N8.2", "1.2% of both take 3 s", World { service, ..World::base() });
+}
+
+/// Worlds that were harmless before servers were clusters.
+fn stays(add: &mut Add<'_>) {
+    let half_an_hour = World { lasts: HALF_AN_HOUR, ..World::base() };
+    let world = World { wanders: 0.3, ..half_an_hour.clone() };
+    add("N11.1", "load and latency wander, σ 0.3, half forgotten in a minute", world);
+    add("N11.2", "users send 6 requests at once", World { parallel: 6, ..half_an_hour.clone() });
+    add("N11.3", "every request has another id", World { rotating: true, ..half_an_hour.clone() });
+    add("N11.4", "1% of the users fail always", World { poisoned: 0.01, ..half_an_hour.clone() });
+    let bots = (0..4).map(|_| Account { arm: Arm::New, pace: Pace::PerSecond(2.0), takes: Some(300.0) });
+    let world = World { accounts: bots.collect(), ..half_an_hour.clone() };
+    add("N11.5", "four bots of new at 300 ms", world);
+    let (rate, waves) = (1.0 / 60.0, vec![(0.0, 50.0)]);
+    add(
+        "N11.6",
+        "1 request a minute for a day, 50%",
+        World { rate, waves, lasts: 86_400.0, ..World::base() },
+    );
+    let service = Service { medians: vec![5.0, 20.0, 30.0, 60.0, 200.0, 900.0], ..World::base().service };
+    let world = World { rate: 20.0, service, lasts: 86_400.0, ..World::base() };
+    add("N11.7", "20/s, 6 routes, a day", world);
+    let waves = (0..60).map(|i| (30.0 * f64::from(i), if i % 2 == 0 { 5.0 } else { 7.0 })).collect();
+    add("N11.8", "60 changes of the weight, each 30 s", World { waves, ..half_an_hour });
 }
 
 fn background(add: &mut Add<'_>) {

@@ -5,6 +5,8 @@
 
 use grayling::domain::decide::Arm;
 
+/// Half of a wandering is forgotten in so many seconds.
+pub const FORGETS: f64 = 60.0;
 /// Before the first raise, seconds.
 pub const LEARN: f64 = 300.0;
 /// The warm-up of a release: a fault of `new` sets in when it is over.
@@ -27,6 +29,15 @@ pub struct World {
     pub first: Option<(usize, f64)>,
     pub accounts: Vec<Account>,
     pub shared: Vec<Shared>,
+    /// Load and latency of both arms wander by so much (σ of the logarithm, half of it forgotten in
+    /// [`FORGETS`] seconds).
+    pub wanders: f64,
+    /// Requests that a user sends at once.
+    pub parallel: usize,
+    /// Every request comes with another id.
+    pub rotating: bool,
+    /// Share of users who fail always, in both arms.
+    pub poisoned: f64,
     /// Requests that an arm serves at most, as a multiple of its usual load.
     pub capacity: Option<f64>,
     /// What is wrong with `new`, from the end of the warm-up on.
@@ -138,6 +149,10 @@ pub enum Fault {
     Empties,
     /// Bodies take so long after the head, milliseconds.
     SlowBodies(f64),
+    /// So large a share of its users fail always.
+    Users(f64),
+    /// One of the routes fails always.
+    Route,
 }
 
 impl World {
@@ -161,6 +176,10 @@ impl World {
             first: None,
             accounts: vec![],
             shared: vec![],
+            wanders: 0.0,
+            parallel: 1,
+            rotating: false,
+            poisoned: 0.0,
             capacity: None,
             fault: Fault::None,
             latency_p99_max: 2000.0,

@@ -77,6 +77,12 @@ pub fn rows() -> Vec<Row> {
         add(id, &format!("at {percent}%: {what}"), limit, World { fault, ..last(percent) });
     }
 
+    let users = World { fault: Fault::Users(0.01), ..World::base() };
+    add("M8.1", "1% of the users of new fail always", [99.0, 2383.0], users);
+    let service = Service { medians: vec![30.0; 200], ..World::base().service };
+    let route = World { service, fault: Fault::Route, ..World::base() };
+    add("M8.2", "a route of 0.5% of the traffic fails", [83.0, 166.0], route);
+
     let one_percent = World { users: 20_000, ..World::base() };
     let gross = [
         ("M9.1", "+50 points", [3.0, 5.0], Fault::Points(0.5)),

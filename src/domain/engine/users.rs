@@ -144,7 +144,7 @@ pub struct Baseline {
 }
 
 /// A user's latency is taken as at most this many times slower, or faster, than usual.
-const FACTOR_MAX: f64 = 4.0;
+pub const FACTOR_MAX: f64 = 4.0;
 
 impl Default for Baseline {
     fn default() -> Self {

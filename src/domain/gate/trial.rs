@@ -21,7 +21,7 @@ use crate::domain::decide::Arm;
 use crate::domain::distinct::{self, REGISTERS};
 use crate::domain::engine::cell::Pair;
 use crate::domain::engine::latency::{Ages, Table};
-use crate::domain::engine::users::{CLUSTERS, Unit};
+use crate::domain::engine::users::{CLUSTERS, FACTOR_MAX, Unit};
 use crate::domain::engine::{Event, What};
 use crate::domain::histogram;
 use std::collections::VecDeque;
@@ -111,6 +111,8 @@ struct Interval {
     answered: Pair,
     told_failed: Pair,
     broke: Pair,
+    /// Requests without an outcome whose latency is not compared.
+    untimed: Pair,
     /// With the arms swapped.
     ages: Ages,
     timed: Pair,
@@ -262,6 +264,21 @@ impl Trial {
             What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
             What::Ended { .. } | What::EndedAsClientError => {}
         }
+        // A user whose usual latency is far from that of others is compared by failures alone.
+        if yardstick.factor >= FACTOR_MAX {
+            match what {
+                What::Arrived => {
+                    *interval.untimed.of(arm) += 1;
+                    if let Some(table) = &interval.table {
+                        *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
+                    }
+                }
+                What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
+                _ if late => {}
+                _ => *interval.untimed.of(arm) = interval.untimed.of(arm).saturating_sub(1),
+            }
+            return;
+        }
         if let Some(table) = &interval.table {
             let us = yardstick.us(after, 1.0);
             let faster = if arm == Arm::New { yardstick.us(after, 1.0 + self.margins.latency) } else { us };
@@ -342,6 +359,7 @@ impl Trial {
         let mut hung = compared;
         hung.take(slot.answered);
         hung.take(slot.told_failed);
+        hung.take(slot.untimed);
         let (mut timed, mut slow) = (slot.timed, slot.slow);
         timed += hung;
         slow += hung;
@@ -410,6 +428,7 @@ impl Interval {
         self.answered += other.answered;
         self.told_failed += other.told_failed;
         self.broke += other.broke;
+        self.untimed += other.untimed;
         self.timed += other.timed;
         self.slow += other.slow;
         let groups = self.ages.done.iter_mut().zip(&other.ages.done);
