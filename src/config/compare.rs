@@ -4,8 +4,7 @@
 //! Shares are exact, in parts per million of the users in no segment. With one salt a weight from
 //! `a` to `b` moves |a − b| of them; under another salt a + b − 2·a·b change arms.
 //!
-//! The file does not contain the progress of a plan of waves, nor what holds a release: the caller
-//! passes [`Standings`].
+//! The progress of a release and its holds are not in the file: the caller passes [`Standings`].
 //! The state machine (`domain::rollout`) alone computes the effect of an edit on them. So a finding
 //! separates the requested state from the one in force: while a release is held, no user moves.
 

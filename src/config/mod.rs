@@ -3,7 +3,7 @@
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
 //! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
-//! Plan, every fault with its place
+//!   Plan, every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
