@@ -1,4 +1,4 @@
-//! What the parts of a request cost, one by one: `cargo bench --bench parts [-- NAME]`.
+//! The cost of each part of a request: `cargo bench --bench parts [-- NAME]`.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use grayling::config;
@@ -45,7 +45,7 @@ path = "/"
 release = "r"
 "#;
 
-/// A config with four segments, one of a hundred thousand ids, and so many routes more.
+/// A config with four segments, one of 100,000 ids, and this many additional routes.
 fn written(routes: usize) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("grayling-parts-{}-{routes}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder for a config");

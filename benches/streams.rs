@@ -1,9 +1,9 @@
-//! What do 50 open pages cost the data plane? CPU of the worker threads per request, with no stream
-//! of events and with 50, in turns.
+//! The cost of 50 open pages for the data plane: CPU of the worker threads per request, without
+//! event streams and with 50, alternating.
 //!
 //! `cargo bench --bench streams` (needs `wrk`, as the tests do). The two are measured in pairs, one
-//! after the other, and compared by the median of the pairs' ratios, so that what else the machine
-//! does meanwhile falls out; CPU time is the scheduler's own (`/proc/PID/task/TID/schedstat`).
+//! after the other, and compared by the median of the pairs' ratios, which removes other load of
+//! the machine. CPU time is the scheduler's own (`/proc/PID/task/TID/schedstat`).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const STREAMS: usize = 50;
 const PAIRS: usize = 50;
 const SLICE: Duration = Duration::from_millis(500);
-/// Between opening or closing the streams and looking.
+/// Pause between opening or closing the streams and measuring.
 const SETTLE: Duration = Duration::from_millis(100);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -69,8 +69,7 @@ fn compare(pid: u32, http: SocketAddr, admin: SocketAddr) -> Result<(), String> 
     line("requests/s:", &|s| a_second(s.requests));
     let mut ratios: Vec<f64> = pairs.iter().map(|p| per_request(&p[1]) / per_request(&p[0])).collect();
     ratios.sort_by(f64::total_cmp);
-    // Ranks between which the median lies in 95 of 100 such series (binomial, normal
-    // approximation).
+    // Ranks that contain the median in 95 of 100 such series (binomial, normal approximation).
     let half = 0.98 * (PAIRS as f64).sqrt();
     let rank = |r: f64| ratios[(r.round().max(0.0) as usize).min(PAIRS - 1)];
     let (low, high) = (rank(PAIRS as f64 / 2.0 - half - 1.0), rank(PAIRS as f64 / 2.0 + half));
@@ -81,7 +80,7 @@ fn compare(pid: u32, http: SocketAddr, admin: SocketAddr) -> Result<(), String> 
     Ok(())
 }
 
-/// One slice with no stream and one with all of them; which comes first changes from pair to pair.
+/// One slice without streams and one with all of them. The order alternates from pair to pair.
 fn slices(pair: usize, pid: u32, admin: SocketAddr) -> Result<[Spent; 2], String> {
     let mut taken = [Spent::default(); 2];
     for which in [pair % 2, 1 - pair % 2] {
@@ -132,14 +131,14 @@ impl Reader {
         Ok(Reader { stream, thread })
     }
 
-    /// Events read in all.
+    /// Stops, and returns the number of events read.
     fn stop(self) -> u64 {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.thread.join().unwrap_or(0)
     }
 }
 
-/// An origin as cheap as can be: a thread a connection, the same answer to whatever comes.
+/// A minimal origin: a thread for each connection, the same answer to every request.
 fn origin() -> Result<SocketAddr, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
@@ -182,7 +181,7 @@ fn proxy(folder: &Path) -> Result<(Child, SocketAddr, SocketAddr), String> {
     }
 }
 
-/// For longer than it is needed; it is ended then.
+/// Starts more load than needed. The caller ends it.
 fn load(http: SocketAddr) -> Result<Child, String> {
     let mut wrk = Command::new("wrk");
     let wrk = wrk.args(["-t1", "-c32", "-d300s", &format!("http://{http}/")]).stdout(Stdio::null());

@@ -1,5 +1,4 @@
-//! What a users file of ten million ids costs: to load, to keep, to look up, and to reload beside
-//! it.
+//! The cost of a users file of ten million ids: load, memory, look-up, and a reload beside it.
 //!
 //! `cargo bench --bench users_file [-- IDS]`. Targets: load ≤ 3 s, ≤ 16 bytes an id, look-up ≤ 100
 //! ns.

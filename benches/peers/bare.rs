@@ -1,10 +1,10 @@
-//! A proxy that does nothing but pass requests on: what the HTTP library alone costs, on a
-//! single-threaded runtime and with a pool of its own.
+//! A proxy that only forwards requests: the cost of the HTTP library alone, on a single-threaded
+//! runtime with a connection pool.
 //!
-//! It knows no users, no versions, no time-outs, no headers to add, and counts nothing: no proxy
-//! for anybody, but the floor of what can be built on this library. Started by `benches/peers/run
-//! --bare` and `benches/counts/run --bare` as `bare PORT ORIGIN`, with TLS and HTTP/2 from clients
-//! as `bare PORT ORIGIN CERTIFICATE KEY`.
+//! It has no users, versions, time-outs, added headers or metrics. So it is not a usable proxy, but
+//! the lower bound for one on this library.
+//! Started by `benches/peers/run --bare` and `benches/counts/run --bare` as `bare PORT ORIGIN`,
+//! with TLS and HTTP/2 from clients as `bare PORT ORIGIN CERTIFICATE KEY`.
 
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -27,7 +27,7 @@ use tokio::runtime::LocalOptions;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
-/// Connections to the origin that are free.
+/// Idle connections to the origin.
 type Pool = Rc<RefCell<Vec<SendRequest<Incoming>>>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -62,7 +62,7 @@ async fn serve(port: u16, origin: SocketAddr, tls: Option<TlsAcceptor>) -> Resul
         let (pool, tls) = (pool.clone(), tls.clone());
         spawn_local(async move {
             let service = service_fn(|request| pass_on(request, pool.clone(), origin));
-            // How a connection ends is its client's affair.
+            // An error at the end of a connection concerns only its client.
             let Some(tls) = tls else {
                 let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
                 return;
@@ -74,7 +74,7 @@ async fn serve(port: u16, origin: SocketAddr, tls: Option<TlsAcceptor>) -> Resul
     }
 }
 
-/// A task for each stream, on the thread of its connection.
+/// Spawns each stream as a task on the thread of its connection.
 #[derive(Clone)]
 struct Local;
 

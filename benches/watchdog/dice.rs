@@ -1,5 +1,4 @@
-//! Seeded chance, the same on every machine; and the one synthetic mixture of latencies of the
-//! design.
+//! Seeded random numbers, the same on every machine; and the synthetic mixture of latencies.
 
 use grayling::domain::histogram;
 
@@ -76,8 +75,8 @@ impl Dice {
     }
 }
 
-/// ms: p50 40, σ 0.5 of the log; 2% ten times slower (p99 400 ms, p99.9 about 900 ms). Drawn from
-/// its own quantiles: one look-up.
+/// In ms: p50 40, σ 0.5 of the logarithm; 2% ten times slower (p99 400 ms, p99.9 about 900 ms).
+/// Drawn from its own quantiles with one look-up.
 pub struct Latencies {
     body: Vec<f32>,
     slow_share: f64,
@@ -99,13 +98,13 @@ fn body(median: f64, sigma: f64) -> Vec<f32> {
 }
 
 impl Latencies {
-    /// A service without a tail: p50 8 ms, p99.9 17 ms. Twice as slow, nearly all are slower than
-    /// nearly all were.
+    /// A service without a tail: p50 8 ms, p99.9 17 ms. When it is twice as slow, nearly all
+    /// answers are slower than nearly all were before.
     pub fn narrow() -> Latencies {
         Latencies { body: body(8.0, 0.25), slow_share: 0.0 }
     }
 
-    /// (ms, is it one of the slow 2%?)
+    /// (ms, true if it is one of the slow 2%)
     pub fn draw(&self, dice: &mut Dice) -> (f64, bool) {
         let bits = dice.bits();
         let ms = f64::from(self.body[(bits >> 50) as usize]);
@@ -113,7 +112,7 @@ impl Latencies {
         (if slow { 10.0 * ms } else { ms }, slow)
     }
 
-    /// Share of requests in each bucket of the histogram, `times` slower.
+    /// Share of requests in each bucket of the histogram, with latencies multiplied by `times`.
     pub fn buckets(&self, times: f64) -> Vec<f64> {
         let mut shares = vec![0.0; histogram::BUCKETS];
         for ms in &self.body {

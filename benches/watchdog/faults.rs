@@ -1,5 +1,5 @@
-//! Rows in which `new` is broken: how many of its requests until that is seen? And what the engine
-//! costs.
+//! Rows in which `new` is broken: the number of its requests until detection. And the cost of the
+//! engine.
 
 use crate::dice::Latencies;
 use crate::slots;
@@ -9,12 +9,12 @@ use grayling::domain::engine::Level;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// From the onset to the trip.
+/// The result from the onset to the trip.
 #[derive(Clone, Copy)]
 enum Seen {
     Early,
     Never,
-    /// Requests of new that arrived; those in final intervals; of the broken route; time.
+    /// Requests of new that arrived; those in final intervals; those of the broken route; the time.
     After {
         arrived: u64,
         last: u64,
@@ -47,12 +47,12 @@ fn until_seen(world: &mut World, fault: Fault, level: Level, most: u64) -> Seen 
     Seen::Never
 }
 
-/// How far the wave is at the onset.
+/// Progress of the wave at the onset.
 #[derive(Clone, Copy, PartialEq)]
 enum Onset {
-    /// Latency is compared from 500 requests of new on: the wave is sound so far.
+    /// The wave is sound until latency is compared, after 500 requests of new.
     Warm,
-    /// With the wave.
+    /// At the start of the wave.
     AtOnce,
     /// 90% of the users of new have been seen in the wave.
     Late,
@@ -73,7 +73,7 @@ struct Case {
     level: Level,
     /// `latency_notice`.
     notice: f64,
-    /// Requests of new after which it has not been seen.
+    /// Requests of new after which it counts as not detected.
     most: u64,
 }
 
@@ -92,13 +92,13 @@ const STRANGERS: Case = Case {
 };
 
 impl Case {
-    /// Gives up at four times the limit, and what comes while intervals wait for some four seconds.
+    /// Ends at four times the limit, plus the arrivals of about four seconds while intervals wait.
     fn at_most(self, limit: u64) -> Case {
         let wait = (80.0 * self.rate as f64 * self.share / 100.0) as u64;
         Case { most: 4 * limit + wait, ..self }
     }
 
-    /// Until the onset.
+    /// Runs until the onset.
     fn sound(&self, seed: u64, latencies: &Arc<Latencies>) -> World {
         let mut world = World::new(seed, self.crowd, self.rate, self.routes, latencies);
         world.fails = self.fails;
@@ -159,7 +159,7 @@ fn one(bench: &Bench, latencies: &Arc<Latencies>, id: &str, what: &str, limit: u
     tell(id, what, limit, &seen, as_simulated(bench, limit, &case));
 }
 
-/// Faults that befall copies of one sound wave.
+/// Several faults on copies of one sound wave.
 fn several(bench: &Bench, latencies: &Arc<Latencies>, id: &str, sound: Case, faults: &[(&str, u64, Case)]) {
     let slowest = faults.iter().map(|(_, limit, _)| *limit).max().unwrap_or(0);
     let seen = bench.runs(&format!("{id} {}", faults[0].0), runs(bench, slowest), |seed| {
@@ -179,7 +179,7 @@ fn runs(bench: &Bench, limit: u64) -> u64 {
     if limit > 15_000 { bench.pick(300, 8) } else { bench.pick(300, 20) }
 }
 
-/// The slots alone, under the same fault: what the parts for users cost is the difference.
+/// Only the slots, under the same fault: the difference is the cost of the parts for users.
 fn as_simulated(bench: &Bench, limit: u64, case: &Case) -> Option<String> {
     let of_new = match case.fault {
         Fault::Times(by) => case.fails * by,
@@ -331,7 +331,7 @@ fn not_found(bench: &Bench, latencies: &Arc<Latencies>) {
     }
 }
 
-/// Figures of this machine, the others' load included.
+/// Measured on this machine, including its other load.
 pub fn cost(bench: &Bench, latencies: &Arc<Latencies>) {
     if !bench.wants("T17") {
         return;

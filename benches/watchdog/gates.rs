@@ -1,8 +1,8 @@
-//! The gates that promote (T13, T14): exactly at a margin they pass in one of twenty at most, and
-//! with equal arms they pass soon.
+//! The promotion gates (T13, T14): exactly at a margin they pass in 5% of runs at most, and with
+//! equal arms they pass soon.
 //!
-//! Event by event, through the trial that a wave is judged by. A delay is the number of requests of
-//! `new` that have arrived until the gate passes.
+//! The events go through the same trial by which waves are judged. A delay is the number of
+//! requests of `new` that have arrived until the gate passes.
 
 use crate::dice::{Dice, Latencies};
 use crate::table::{Bench, quantile, row, thousands};
@@ -20,22 +20,22 @@ use std::time::Duration;
 
 #[derive(Clone, Copy)]
 struct Crowd {
-    /// 0: nobody comes twice.
+    /// 0: no user comes twice.
     users: usize,
     share: f64,
-    /// Share of users who fail always, wherever they are.
+    /// Share of users who always fail, in either arm.
     poisoned: f64,
-    /// Of the requests of stable, and of new.
+    /// Shares of failed requests, in stable and in new.
     fails: [f64; 2],
     slower: f64,
-    /// σ of the log of users' own speed.
+    /// σ of the logarithm of users' own latency.
     users_differ: f64,
 }
 
 const ALIKE: Crowd =
     Crowd { users: 0, share: 0.05, poisoned: 0.0, fails: [0.001; 2], slower: 1.0, users_differ: 0.0 };
 
-/// So many requests of both arms a second.
+/// Requests a second of both arms.
 const RATE: u64 = 2_000;
 /// Requests of both arms between two looks.
 const LOOK: u64 = 500;
@@ -43,7 +43,7 @@ const LOOK: u64 = 500;
 struct Run<'a> {
     crowd: Crowd,
     margins: Margins,
-    /// Of `new`.
+    /// Requests of `new`.
     requests: u64,
     latencies: &'a Latencies,
     table: &'a Arc<Table>,
@@ -61,7 +61,7 @@ impl Run<'_> {
             n += 1;
             let at = Duration::from_micros(1_000_000 * n / RATE);
             let user = if users == 0 { n } else { dice.below(users) as u64 };
-            // Where a user stands, and what he is like, is drawn anew in each run.
+            // The users' places and properties are drawn again in each run.
             let mut of_user = Dice::new((seed << 32) ^ user ^ 0x5eed_0000_0000_0000);
             let unit = Unit::from_index(of_user.below(UNITS as usize) as u32);
             let fails_always = of_user.chance(poisoned);
@@ -88,19 +88,19 @@ impl Run<'_> {
     }
 }
 
-/// Servers that pause: everything that would be answered meanwhile is answered at the end.
+/// Servers that pause: their requests during a pause are answered at its end.
 #[derive(Clone, Copy)]
 struct Pauses {
-    /// Of new, of stable.
+    /// Number in new, in stable.
     servers: [usize; 2],
     seconds: f64,
     every: f64,
-    /// A share of what arrives in a pause fails at once, instead of waiting for its end.
+    /// Share of the arrivals in a pause that fail at once, instead of waiting for its end.
     fails: f64,
-    /// Of the requests of `new`, beside its pauses.
+    /// Additional share of failed requests of `new`, besides its pauses.
     more_failures: f64,
     slower: f64,
-    /// Pauses of `new` last so many times as long.
+    /// Pauses of `new` are longer by this factor.
     longer: f64,
 }
 
@@ -109,8 +109,8 @@ const PAUSING_RATE: u64 = 200;
 const PAUSING_SHARE: f64 = 0.05;
 
 impl Pauses {
-    /// Minutes until the gate passes, looked at each ten seconds after a bake of ten minutes, for
-    /// up to an hour; with `table` of stable as it pauses.
+    /// Minutes until the gate passes, checked every ten seconds after a bake of ten minutes, for up
+    /// to an hour. `table`: of stable with its pauses.
     fn passes(
         &self,
         seed: u64,
@@ -148,7 +148,7 @@ impl Pauses {
         None
     }
 
-    /// Of stable's answers in this world.
+    /// The table of stable's answers in this world.
     fn table(&self, latencies: &Latencies) -> Arc<Table> {
         let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
         let mut counts = vec![0.0; grayling::domain::histogram::BUCKETS];
@@ -168,7 +168,7 @@ struct PausingWorld {
     of: Pauses,
     dice: Dice,
     seed: u64,
-    /// When each server pauses next.
+    /// The next pause of each server.
     next: Vec<f64>,
 }
 
@@ -179,7 +179,7 @@ impl PausingWorld {
         PausingWorld { of, dice, seed, next }
     }
 
-    /// Its arrival, its outcome, and when that is.
+    /// Its arrival, its outcome, and the time of the outcome.
     fn request(&mut self, n: u64, at: f64, latencies: &Latencies) -> (Event, Event, f64) {
         let Pauses { servers, seconds, every, fails, more_failures, slower, longer } = self.of;
         let user = self.dice.below(20_000) as u64;
@@ -311,7 +311,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
                 .runs(&format!("T13 {name}"), bench.pick(600, 200), |seed| run.passes(seed, gate).is_some());
             let (n, of) = (passed.iter().filter(|p| **p).count(), passed.len());
             let what = format!("gate exactly at its margin: {name}, share 20%, {requests} requests of new");
-            // Beyond 5% by no more than the runs' own noise.
+            // Above 5% by no more than the sampling error of the runs.
             let met = n as f64 <= 0.05 * of as f64 + 2.0 * (0.0475 * of as f64).sqrt();
             row("T13", &what, "5%", of, &format!("promoted {:.1}%", 100.0 * n as f64 / of as f64), Some(met));
         }

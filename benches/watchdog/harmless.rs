@@ -1,4 +1,4 @@
-//! Rows in which `new` is no worse: how often is it blamed?
+//! Rows in which `new` is no worse: how often it is blamed.
 
 use crate::dice::Latencies;
 use crate::slots;
@@ -7,7 +7,7 @@ use crate::world::{ALPHA, Crowd, Fault, Regulars, Weather, World, percent};
 use grayling::domain::engine::Signal;
 use std::sync::Arc;
 
-/// E as high as it ever was in a run, and of what it was made then.
+/// The highest E of a run, and its parts at that time.
 #[derive(Clone, Copy, Default)]
 struct Sup {
     e: f64,
@@ -55,7 +55,7 @@ fn tell(id: &str, scenario: &str, sups: &[Sup]) {
     blamed(&format!("{id} {scenario}"), sups);
 }
 
-/// By which signal and part.
+/// Prints the signal and part of each trip and notice.
 fn blamed(what: &str, sups: &[Sup]) {
     for (seed, s) in sups.iter().enumerate() {
         if s.e >= 1.0 / ALPHA {
@@ -94,7 +94,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     }
 }
 
-/// Weights one after the other, so many requests of both arms in each.
+/// Runs the weights one after the other, with this many requests of both arms in each.
 fn calm(world: &mut World, weights: &[f64], requests: u64) -> Sup {
     let mut sup = Sup::default();
     for weight in weights {
@@ -160,7 +160,7 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
                 if i % (ticks / waves.len()) == 0 && i / (ticks / waves.len()) < waves.len() {
                     world.weigh(percent(waves[i * waves.len() / ticks]));
                 }
-                // Not always the same weather at the same wave.
+                // A different phase of the weather in each wave.
                 world.weather = weather(i + 150 * (seed as usize % 17));
                 world.tick();
                 sup.look(&world);
@@ -174,8 +174,8 @@ fn t2(bench: &Bench, latencies: &Arc<Latencies>) {
     }
 }
 
-/// Some users are busy while all is slow, again and again, a little slower each time: who of them
-/// was slow before depends on how slow he may be.
+/// Some users are busy during repeated slow periods, each a little slower than the last: which of
+/// them were slow before depends on the tolerated latency.
 fn rushes(bench: &Bench) {
     let latencies = &Arc::new(Latencies::narrow());
     let alike = Regulars { users: 20_000, sigma: 0.0, ugly: false, heavy: 1 };
@@ -212,7 +212,7 @@ fn rushes(bench: &Bench) {
     }
 }
 
-/// A day in five minutes; an outage and a brown-out in each minute or so; up to half of `new` stays
+/// A day in five minutes; an outage and a brown-out about every minute; up to half of `new` stays
 /// away for a while.
 fn weather(tick: usize) -> Weather {
     let day = (tick as f64 / 3000.0 * std::f64::consts::TAU).sin();
@@ -276,7 +276,7 @@ fn t18(bench: &Bench, latencies: &Arc<Latencies>) {
         });
         tell("T18", &format!("alike versions: {what}, {requests} requests"), &sups);
     };
-    // Users in new, and the share that they are.
+    // Users in new, and their share.
     let sizes = [(200, 5.0), (200, 50.0), (1000, 5.0), (5000, 20.0), (25_000, 50.0)];
     let ugly = Regulars { users: 0, sigma: 0.6, ugly: true, heavy: 2 };
     let kinds = [

@@ -1,17 +1,16 @@
-//! What the watchdog reaches, beside the figures it is to reach: Markdown, by the numbers of the
-//! table of the design (T1 to T19).
+//! The measured figures of the watchdog beside its targets, as Markdown, in the rows T1 to T19.
 //!
 //! `cargo bench --bench watchdog` is reduced: fewer and shorter runs, minutes. `-- --full`: the
-//! runs of the design. `-- T18 T8`: those rows alone. Two threads; progress on stderr. Seeded: the
-//! same figures everywhere, but for the cost.
+//! published number of runs. `-- T18 T8`: those rows alone. Two threads; progress on stderr.
+//! Seeded: the same figures on every machine, except for the cost.
 //!
 //! `-- worlds-n`, `-- worlds-m`: the tables N and M of real services, through the whole decision
 //! path; see [`worlds`].
 //!
-//! Everything with users of the table T goes through the engine event by event. A delay is the
-//! number of requests of `new` that have *arrived* from the onset to the trip, so those that come
-//! while intervals wait to become final are in it; the figure after "final" is without them:
-//! requests in intervals that were final at the trip.
+//! In table T, all traffic with users goes through the engine event by event. A delay is the number
+//! of requests of `new` that have *arrived* from the onset to the trip, including those in
+//! intervals that are not final yet. The figure after "final" counts only requests in intervals
+//! that were final at the trip.
 
 mod dice;
 mod faults;

@@ -1,7 +1,7 @@
-//! What others would have said of the same traffic: fixed thresholds on a window, as Flagger has
-//! them, and a sequential test of requests (mSPRT).
+//! Other methods on the same traffic: fixed thresholds on a window, as in Flagger, and a sequential
+//! test of requests (mSPRT).
 //!
-//! Neither changes the traffic: each is asked as if it alone decided.
+//! Neither changes the traffic: each is evaluated as if it alone decided.
 
 use grayling::domain::decide::Arm;
 use grayling::domain::engine::{Event, What};
@@ -9,8 +9,8 @@ use grayling::domain::histogram::Histogram;
 use std::time::Duration;
 
 /// Flagger's defaults for a canary: a check a minute, five failed ones in a row, 99% success, p99
-/// 500 ms; here p99 is as an operator would set it who knows this service: half above what stable
-/// showed before.
+/// 500 ms. Here p99 is 1.5 times stable's earlier p99, as an operator with knowledge of the service
+/// would set it.
 const EVERY: Duration = Duration::from_secs(60);
 const FAILED_CHECKS: u32 = 5;
 const SUCCESS_MIN: f64 = 0.99;
@@ -35,7 +35,7 @@ pub struct Rivals {
     pub msprt: Option<Trip>,
 }
 
-/// Of one arm, since the wave began.
+/// Sums of one arm, since the wave began.
 #[derive(Default, Clone, Copy)]
 struct Sums {
     requests: f64,
@@ -75,7 +75,7 @@ impl Rivals {
         }
         if arm == Arm::New {
             self.minute.record(event.after);
-            // Its default metric counts 5xx alone: a 404 is a success.
+            // Its default metric counts only 5xx: a 404 is a success.
             *(if failed { &mut self.failed } else { &mut self.answered }) += 1;
         }
     }

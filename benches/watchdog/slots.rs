@@ -1,5 +1,5 @@
-//! The slots alone: tables and mixtures of FIRST without users, fast enough for a million requests
-//! of `new`; and so without what users cost in power.
+//! Only the slots: tables and mixtures of FIRST without users. Fast enough for a million requests
+//! of `new`, and without the loss of power that users cause.
 
 use crate::dice::{Dice, Latencies};
 use crate::world::ALPHA;
@@ -10,7 +10,7 @@ use grayling::domain::engine::latency::{Ages, GROUPS_MAX, ROWS, Table};
 use grayling::domain::engine::mixture::Mixture;
 use grayling::domain::histogram::EDGES;
 
-/// Stable's table of latencies, and the share of requests in each of its groups.
+/// Stable's latency table, and the share of requests in each of its groups.
 pub struct Law {
     table: Table,
     groups: Vec<f64>,
@@ -39,11 +39,12 @@ impl Law {
     }
 }
 
-/// No difference: sup of ½ errors + ¼ latency + ¼ client errors, over so many requests of new.
+/// Without any difference: the supremum of ½ errors + ¼ latency + ¼ client errors, over this many
+/// requests of new.
 pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
     let mut dice = Dice::new(seed);
-    // Long enough for two of new and two of stable; a hundred of new make it faster, and no
-    // different.
+    // Large enough for two of new and two of stable. A hundred of new make it faster without other
+    // effects.
     let rate = (100.0 / share).max(500.0);
     let [mut errors, mut refused] = [(); 2].map(|()| Mixture::new(ERROR_ODDS.len()));
     let mut latency = Mixture::new(*ROWS);
@@ -70,11 +71,11 @@ pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
     sup
 }
 
-/// Requests of new until it is seen that they fail more often, as the limits were simulated: E is
-/// half errors, half latency (of which nothing is seen here).
+/// Requests of new until more frequent failures are detected, as in the simulation of the limits: E
+/// is half errors, half latency (which shows nothing here).
 pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> Option<u64> {
     let mut dice = Dice::new(seed);
-    // As many in an interval as the rows of the whole engine have.
+    // As many in an interval as in the rows of the whole engine.
     let rate = 100.0;
     let mut errors = Mixture::new(ERROR_ODDS.len());
     let (mut seen, mut slot, mut failed) = (0, Pair::default(), Pair::default());

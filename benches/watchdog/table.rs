@@ -8,11 +8,11 @@ use std::time::Instant;
 
 pub struct Bench {
     pub full: bool,
-    /// Rows of these numbers alone, if there are any.
+    /// The requested rows. Empty: all rows.
     pub only: Vec<String>,
-    /// That run alone, replayed; of worlds.
+    /// The only run, with a replay; for worlds.
     pub seed: Option<u64>,
-    /// So many runs of each row; of worlds.
+    /// Number of runs of each row; for worlds.
     pub count: Option<u64>,
     pub threads: usize,
     pub started: Instant,
@@ -63,7 +63,7 @@ pub fn row(id: &str, scenario: &str, limit: &str, runs: usize, reached: &str, me
     println!("| {id} | {scenario} | {limit} | {runs} | {reached} | {met} |");
 }
 
-/// Sorted, `None` last; the quantile as the nearest rank.
+/// The quantile by nearest rank, where `None` counts as the largest.
 pub fn quantile(delays: &[Option<u64>], q: f64) -> Option<u64> {
     let mut sorted: Vec<u64> = delays.iter().map(|d| d.unwrap_or(u64::MAX)).collect();
     sorted.sort_unstable();

@@ -1,5 +1,5 @@
-//! The same traffic before three judges: fixed thresholds (Flagger's), a sequential test of
-//! requests (mSPRT), and the engine.
+//! The same traffic for three judges: fixed thresholds (Flagger's), a sequential test of requests
+//! (mSPRT), and the engine.
 
 use crate::dice::Latencies;
 use crate::rivals::{Rivals, Trip};
@@ -8,7 +8,7 @@ use crate::world::{Crowd, Fault, Weather, World, percent};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Sound before the onset; then observed for so long. 500 requests a second, 5% in new.
+/// Ticks before the onset, and observed ticks after it. 500 requests a second, 5% in new.
 const SOUND: u64 = 1800;
 const OBSERVED: u64 = 6600;
 const RATE: usize = 50;
@@ -16,7 +16,7 @@ const RATE: usize = 50;
 #[derive(Clone, Copy)]
 enum What {
     Fault(Fault),
-    /// Both arms fail for so many ticks.
+    /// Both arms fail for this many ticks.
     Outage(u64),
     /// Both arms are three times slower.
     BrownOut(u64),

@@ -1,8 +1,8 @@
-//! Traffic through the whole decision path ([`Judge`] with its engine), event by event: users who
-//! differ, in the arm that the hash gave them; outcomes at their own time.
+//! Traffic through the whole decision path ([`Judge`] with its engine), event by event: different
+//! users, each in the arm of its hash; outcomes at their own time.
 //!
-//! Invariants: arrivals are told in the order of time, and each outcome in the tick in which it
-//! happens; the engine is told nothing that the proxy would not know; the arms differ by [`Fault`]
+//! Invariants: arrivals are passed in the order of time, and each outcome in the tick in which it
+//! happens; the engine gets only data that the proxy would know; the arms differ by [`Fault`]
 //! alone.
 
 use crate::dice::{Dice, Latencies};
@@ -22,10 +22,10 @@ pub const TICK: Duration = Duration::from_millis(100);
 const HORIZON: usize = 512;
 pub const ALPHA: f64 = 0.001;
 
-/// Who comes.
+/// The users.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Crowd {
-    /// Alike, and each for the first time.
+    /// Equal users, each for the first time.
     Strangers,
     Regulars(Regulars),
 }
@@ -35,10 +35,10 @@ pub struct Regulars {
     pub users: usize,
     /// σ of log latency between users.
     pub sigma: f64,
-    /// 2% ten times slower, poison accounts (0.2% fail always), frail (1.8% fail one time in five);
-    /// the most frequent user fails always, in one run of three.
+    /// 2% ten times slower, poison accounts (0.2% always fail), frail ones (1.8% fail one time in
+    /// five). In one run of three the most frequent user always fails.
     pub ugly: bool,
-    /// User = users · u^heavy: 1 all alike; 2 and more: few make most of the traffic.
+    /// User = users · u^heavy. 1: all equal; 2 and more: a few users make most of the traffic.
     pub heavy: i32,
 }
 
@@ -48,40 +48,40 @@ impl Crowd {
     }
 }
 
-/// What is wrong with `new`.
+/// The fault of `new`.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Fault {
     None,
-    /// This much more of requests fail.
+    /// This additional share of requests fails.
     Points(f64),
-    /// Each user's failures come this many times as often.
+    /// Each user's failure rate is multiplied by this.
     Times(f64),
-    /// All answers take this many times as long.
+    /// All latencies are multiplied by this.
     Stretch(f64),
     /// The slowest 2% take twice as long.
     Tail,
-    /// A share stalls for so many ms more.
+    /// (share, ms): this share takes so much longer.
     Stall(f64, f64),
     /// Never answers; fails after 30 s.
     Hang,
-    /// Answers 404 on this route.
+    /// Responds with 404 on this route.
     NotFound(u8),
-    /// Half the failures, a tenth faster.
+    /// Half the failures, 10% faster.
     Better,
 }
 
-/// What befalls both arms.
+/// Incidents of both arms.
 #[derive(Clone, Copy)]
 pub struct Weather {
-    /// Share that fails in an outage, after this many ms in `new` and in stable.
+    /// (share that fails in an outage, ms until then in `new`, in stable)
     pub outage: Option<(f64, f64, f64)>,
-    /// A brown-out: all latency is longer by this.
+    /// A brown-out: all latencies are multiplied by this.
     pub slower: f64,
     /// Requests per tick are multiplied by this.
     pub load: f64,
-    /// This share of the requests of `new` does not come.
+    /// This share of the requests of `new` is missing.
     pub missing: f64,
-    /// This share of the requests is of a twentieth of the users.
+    /// This share of the requests is from 5% of the users.
     pub crowded: f64,
 }
 
@@ -112,7 +112,7 @@ pub struct Clock {
 #[derive(Clone)]
 pub struct World {
     judge: Judge,
-    /// E at the last look, and the first rollback that the judge asked for.
+    /// E at the last look, and the first rollback that the judge requested.
     e_value: f64,
     tripped: Option<Cause>,
     /// Answers of stable and of new in the last minute and ten seconds, as far as they go.
@@ -131,17 +131,17 @@ pub struct World {
     pub weather: Weather,
     tick: u64,
     ids: u64,
-    /// Outcomes to come, by tick.
+    /// Future outcomes, by tick.
     due: Vec<Vec<Event>>,
     spare: Vec<Event>,
-    /// Stable's successes; its p99.9 makes the deadline.
+    /// Stable's successes. Their p99.9 determines the deadline.
     usual: Histogram,
     deadline: Duration,
     /// Requests of new at the end of each tick.
     arrived: Vec<u64>,
     pub new_requests: u64,
     pub requests: u64,
-    /// Of the route that fails.
+    /// Requests of the failing route.
     pub route_requests: u64,
     pub harmed: u64,
     pub rivals: Option<Rivals>,
@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    /// Before anything else.
+    /// Sets the notice level. Call it first.
     pub fn notice_at(&mut self, latency_notice: f64) {
         let settings = Settings { latency_notice, ..settings(usize::from(self.routes)) };
         self.judge = judge(settings);
@@ -329,7 +329,7 @@ impl World {
         self.e_value
     }
 
-    /// The first rollback that the judge asked for.
+    /// The first rollback that the judge requested.
     pub fn tripped(&self) -> Option<Cause> {
         self.tripped
     }
@@ -343,12 +343,12 @@ impl World {
         self.of_new[1] as f64 / self.of_new[0].max(1) as f64
     }
 
-    /// What stable's answers are like.
+    /// Stable's successes by latency.
     pub fn usual(&self) -> &Histogram {
         &self.usual
     }
 
-    /// At least so many requests of both arms.
+    /// Runs at least this many requests of both arms.
     pub fn requests(&mut self, n: u64) {
         let until = self.requests + n;
         while self.requests < until {
@@ -356,7 +356,7 @@ impl World {
         }
     }
 
-    /// Requests of new that had come by the end of the last final interval.
+    /// Requests of new that had arrived by the end of the last final interval.
     pub fn new_final(&self) -> u64 {
         let ticks = (self.deadline.as_millis() as usize).div_ceil(TICK.as_millis() as usize);
         self.arrived.len().checked_sub(1 + ticks).map_or(0, |i| self.arrived[i])
@@ -369,8 +369,8 @@ impl World {
                 (usize::MAX, unit, 1.0, self.fails)
             }
             Crowd::Regulars(of) => {
-                // No dice are thrown in other weathers: their seeds give the runs that they always
-                // gave.
+                // Without crowding no random number is drawn, so that the other seeds keep their
+                // runs.
                 let crowded = self.weather.crowded > 0.0 && self.dice.chance(self.weather.crowded);
                 let of_these = self.people.len() as f64 * if crowded { 0.05 } else { 1.0 };
                 let who = (of_these * self.dice.uniform().powi(of.heavy)) as usize;
@@ -466,7 +466,7 @@ fn people(dice: &mut Dice, of: Regulars) -> Vec<Person> {
         .map(|_| {
             let unit = Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
             let mut times = (of.sigma * dice.normal()).exp();
-            // Below zero: as all others do.
+            // Below zero: the world's usual rate.
             let mut fails = -1.0;
             if of.ugly {
                 times *= if dice.chance(0.02) { 10.0 } else { 1.0 };

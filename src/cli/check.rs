@@ -165,7 +165,7 @@ fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Ve
         true => "nothing would change\n".to_owned(),
         false => String::new(),
     };
-    // Where more is known, it is told by wave.
+    // A release with known properties gets its figures by wave instead.
     let others = running.releases.iter().filter(|(_, s)| s.service.is_none());
     let traffic = others.map(|(name, s)| {
         let (rate, requests, failures) = (s.rate, s.requests, s.failures);
@@ -209,7 +209,7 @@ fn standings(running: &Running) -> Standings {
     }
 }
 
-/// Whether the proxy has state of a release that this version cannot read.
+/// True if the proxy has state of a release that this version cannot read.
 fn knows_more(running: &Running) -> bool {
     running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
 }

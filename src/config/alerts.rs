@@ -1,7 +1,7 @@
-//! `[alert.NAME]`: who is told. Exactly one of `alertmanager`, `slack_file`, `webhook`.
+//! `[alert.NAME]`: receivers of alerts. Exactly one of `alertmanager`, `slack_file`, `webhook`.
 //!
-//! Invariants: what is secret (the address of a Slack webhook, the key of a signature) stands in a
-//! file of its own, and is shown in no fault.
+//! Invariants: secrets (the address of a Slack webhook, the key of a signature) are in files of
+//! their own, and no fault shows them.
 
 use super::outside::{at_line, secret};
 use super::read::{Located, Reader, Scope, Span};
@@ -11,9 +11,9 @@ use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;
 
-/// Each is a metric label, and a task.
+/// Each receiver is a metric label and a task.
 const RECEIVERS_MAX: usize = 16;
-/// Two at a time while one replaces the other; some more do no harm.
+/// Two at a time during a rotation. A few more do no harm.
 const SECRETS_MAX: usize = 4;
 const KINDS: [&str; 3] = ["alertmanager", "slack_file", "webhook"];
 
@@ -126,7 +126,7 @@ fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
     found
 }
 
-/// Lines `whsec_BASE64`, as Standard Webhooks has them: what is sent is signed with each.
+/// Lines `whsec_BASE64`, as in Standard Webhooks: each call is signed with each secret.
 fn secrets(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<Vec<u8>>> {
     let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);

@@ -1,8 +1,7 @@
-//! File → Plan, reporting every fault at once. Owns reading the file, and what holds between
-//! sections.
+//! File → Plan, with all faults at once. Reads the file, and checks the rules between sections.
 //!
-//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even where
-//! the file is faulty, so that repairing a file it names is noticed.
+//! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even for a
+//! faulty file, so that the repair of a named file is noticed.
 
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
@@ -13,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
-/// A config larger than this is not a config.
+/// A larger file is not a config.
 pub const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const NOT_TOML: &str = "this is not TOML";
@@ -23,18 +22,18 @@ const NOT_TOML: &str = "this is not TOML";
 pub struct Checked {
     pub plan: Plan,
     pub warnings: Report,
-    /// Every file that was read, the config first: what is to be watched.
+    /// All files that were read, the config first. They are to be watched.
     pub files: Vec<PathBuf>,
     /// Of the text, in hexadecimal digits.
     pub sha256: String,
     pub text: String,
 }
 
-/// What came of reading a file.
+/// The result of reading a file.
 #[derive(Debug)]
 pub struct Loaded {
     pub result: Result<Checked, Report>,
-    /// What is to be watched, also where the result is an error.
+    /// The files to be watched, also if the result is an error.
     pub files: Vec<PathBuf>,
 }
 
@@ -53,7 +52,7 @@ pub fn load(path: &Path) -> Loaded {
     }
 }
 
-/// Checks a text as if it stood in the file `origin`.
+/// Checks a text as the contents of the file `origin`.
 pub fn parse(text: &str, origin: &Path) -> Result<Checked, Report> {
     examine(text, origin, &|name| std::env::var(name).ok()).0
 }
@@ -145,7 +144,7 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
     let first = syntax.iter().find_map(toml::de::Error::span).map(|span| span.start);
-    // All that follows a bracket that is never closed was read as its contents, and says nothing.
+    // All text after an unclosed bracket was read as its contents, so its faults are meaningless.
     let cut = first.and_then(|at| unclosed(root.get_ref(), text, at)).unwrap_or(usize::MAX);
     if cut < text.len() {
         let close = if text.as_bytes()[cut] == b'[' { "]" } else { "}" };
@@ -162,7 +161,7 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
     let scope = Scope { section: "", title: String::new(), table: Some(root.get_ref()), span: 0..0 };
     reader.unknown_keys(&scope, root.get_ref());
     let plan = sections(reader, &scope);
-    // What recovery made of a broken line is not the user's fault.
+    // The recovery from a broken line may cause faults that are not the user's.
     let mut seen = BTreeSet::new();
     reader.report.retain(|fault| match &fault.place {
         Place::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
@@ -180,7 +179,7 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let (listen, places) = sections::listen(reader, root);
     let tls = tls::tls(reader, root, &listen, places.https.as_ref());
     let admin = sections::admin(reader, root, &listen, places.admin);
-    // Where the section is faulty, that has been said.
+    // A faulty section has been reported already.
     let mutual = listen.https.is_some() && tls.as_ref().is_none_or(|tls| tls.client_ca.is_some());
     let identity = sections::identity(reader, root, mutual);
     let limits = sections::limits(reader, root);
@@ -215,7 +214,7 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     })
 }
 
-/// Where an array or inline table starts that holds `at` and the header of a later section.
+/// The start of an array or inline table that contains `at` and the header of a later section.
 fn unclosed(table: &DeTable<'_>, text: &str, at: usize) -> Option<usize> {
     table.values().find_map(|value| {
         let span = value.span();

@@ -1,13 +1,12 @@
-//! What replacing one plan by another would do: what it may not, what is risky, and how many users
-//! it moves. Pure.
+//! The effects of replacing one plan by another: refusals, risks, and the number of moved users.
+//! Pure.
 //!
 //! Shares are exact, in parts per million of the users in no segment. With one salt a weight from
 //! `a` to `b` moves |a − b| of them; under another salt a + b − 2·a·b change arms.
 //!
-//! How far a plan of waves has come, and what holds a release, is not in the file: the caller gives
-//! [`Standings`]. What an edit does to them is computed by the state machine (`domain::rollout`)
-//! and by nothing else. So a finding separates what the file asks for from what will be in force:
-//! while something holds a release, nobody moves.
+//! The progress of a release and its holds are not in the file: the caller passes [`Standings`].
+//! The state machine (`domain::rollout`) alone computes the effect of an edit on them. So a finding
+//! separates the requested state from the one in force: while a release is held, no user moves.
 
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
@@ -28,9 +27,9 @@ pub use waves::too_short;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FindingKind {
-    /// The new plan must not be taken.
+    /// The new plan must not be applied.
     Refused,
-    /// Legal, and probably worth a second look.
+    /// Legal, but worth a second look.
     Warning,
     Note,
 }
@@ -41,7 +40,7 @@ pub struct Finding {
     pub message: String,
 }
 
-/// A raise by more than this many parts is worth a warning.
+/// A raise by more parts is worth a warning.
 const RAISE_NOTABLE: u32 = BUCKETS / 4;
 
 /// Refusals first, then warnings, then notes.
@@ -99,7 +98,8 @@ impl Findings {
     }
 }
 
-/// What stands for the life of the process: sockets, threads, the directory with lock and ledger.
+/// Settings fixed for the life of the process: sockets, threads, the directory with lock and
+/// ledger.
 fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
     let mut fixed = |key: &str, before: String, after: String| {
         if before != after {
@@ -117,7 +117,7 @@ fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
     fixed("[state] directory", directory(old), directory(new));
 }
 
-/// The proxies in front must change over in the same moment: whoever has not is refused.
+/// The proxies in front must switch at the same moment: connections of the others are refused.
 fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
     match (old.listen.proxy_protocol, new.listen.proxy_protocol) {
         (false, true) => findings.warning(
@@ -130,7 +130,8 @@ fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
     }
 }
 
-/// A renewed pair is taken; one that clients would refuse is not while that in force is better.
+/// A renewed pair is accepted. One that clients would refuse is not, while the present one is
+/// better.
 fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
     let (Some(before), Some(after)) = (&old.tls, &new.tls) else { return };
     if before.server == after.server {
@@ -179,7 +180,7 @@ fn changed(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     findings.0.extend(of_release.0);
 }
 
-/// Evidence of an edited level starts anew.
+/// The evidence of an edited level restarts.
 fn levels(findings: &mut Findings, edit: &Edit<'_>) {
     let (was, is) = (&edit.before.watchdog, &edit.after.watchdog);
     let floor = was.latency_floor != is.latency_floor;
@@ -243,13 +244,12 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
     }
 }
 
-/// What a reload refuses: a raise beyond `step_max`, and an edit that would let users into a frozen
-/// `new`.
+/// Refuses a raise beyond `step_max`, and an edit that would let users into a frozen `new`.
 fn guard(findings: &mut Findings, edit: &Edit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
-    // Of what the file gives: in force it may be less now, and as much as this later.
-    // A version that waited for its weight comes from 0%: the file's weight was another version's.
+    // The file's weight: the one in force may be lower now, and as high later. A version that
+    // waited for its weight comes from 0%: the file's weight was another version's.
     let waits = |of: &State| of.memory.awaits == Some(Awaits::NewVersion);
     let was = match waits(&edit.was) && !waits(&edit.is) {
         true => Weight::ZERO,
@@ -286,7 +286,7 @@ fn guard(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-/// Who moves.
+/// The users who move.
 fn weight(findings: &mut Findings, edit: &Edit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
     let [was, is] = [&edit.was, &edit.is].map(|state| state.force.weight());
@@ -352,7 +352,7 @@ fn arms(
 }
 
 fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, standings: &Standings) {
-    // A release that was removed is remembered: a rollback of it still holds.
+    // A removed release is remembered: its rollback still holds.
     let Standing { memory, .. } = standings.of(release);
     let versions = release.versions(plan);
     let raised = release.attempt > memory.attempt;
@@ -385,7 +385,7 @@ fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, st
         }
         (None, _, None) => format!("release `{name}` is new: {weight} of users go to `new`"),
     };
-    // Else a release that is taken out and put back would be raised past what guards it.
+    // Otherwise a release that is removed and added again would be raised past its guard.
     if weight > release.step_max {
         let step_max = release.step_max;
         findings.refused(format!(
@@ -424,7 +424,7 @@ fn membership(
     after: &[Arc<Segment>],
 ) {
     let release = &edit.after.name;
-    // Under a freeze the lists are in force at once.
+    // During a freeze the lists apply at once.
     let later = if edit.is.force == Force::Held { edit.later() } else { "" };
     let absent = |list: &[Arc<Segment>], name: &str| !list.iter().any(|s| s.name == name);
     for segment in after.iter().filter(|s| absent(before, &s.name)) {
@@ -506,7 +506,7 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
     }
 }
 
-/// Everything else, by section: it is in force with the reload, and needs no more than a word.
+/// All other sections: in force with the reload, with a note only.
 fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
     let mut section = |name: &str, before: String, after: String| {
         if before != after {
@@ -534,7 +534,7 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
         |p: &Plan| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
     section("[state] on_failure, when_empty or failed_users", state(old), state(new));
     section("[metrics]", format!("{:?}", old.metrics), format!("{:?}", new.metrics));
-    // Addresses and keys of theirs are not to be shown.
+    // Addresses and keys of receivers are not shown.
     if old.alerts != new.alerts {
         findings.note("`[alert]` changes".into());
     }

@@ -1,7 +1,7 @@
-//! `critical`: the routes of a release that are gated each for itself.
+//! `critical`: the routes of a release with gates of their own.
 //!
-//! Invariants: every name that gets into a Plan is that of a route of the release, once, and there
-//! are at most as many as are judged apart.
+//! Invariants: every name in a Plan is a route of the release and appears once; there are at most
+//! as many as strata.
 
 use super::keys::closest;
 use super::named::Entry;
@@ -12,7 +12,7 @@ use crate::domain::plan::{Release, Route, Target};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// More names than a file has routes are no list of routes.
+/// A list with more names than a file has routes is a mistake.
 const NAMES_MAX: usize = 1_000;
 
 pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
@@ -32,7 +32,7 @@ pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
     list.into_iter().map(|name| name.value).collect()
 }
 
-/// Once the routes are known: each name is one of this release's.
+/// Checks the names against the routes of this release.
 pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release>>], routes: &[Route]) {
     for (index, entry) in releases.iter().enumerate() {
         let of = &entry.item;
@@ -78,7 +78,7 @@ pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release
     }
 }
 
-/// Where the names of this release's list stand.
+/// The places of the names in this release's list.
 fn spans(r: &Reader<'_>, root: &Scope<'_>, release: &str) -> Vec<Range<usize>> {
     let list = r
         .value(root, "release")

@@ -1,8 +1,9 @@
 //! The exact mirror of the file, without logic: the source of the JSON schema that editors complete
 //! and check with.
 //!
-//! `check` does not read through it, since serde stops at the first fault. Tests hold the two
-//! together: the keys here are those of `keys::KNOWN`, and whatever `check` accepts, this accepts.
+//! `check` does not read through it, because serde stops at the first fault.
+//! Tests hold the two together: the keys here are those of `keys::KNOWN`, and all that `check`
+//! accepts, this accepts.
 
 mod release;
 
@@ -11,8 +12,8 @@ use schemars::{JsonSchema, schema_for};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The config of grayling, a gray-release proxy. Only `upstream`, one `route` and what they name
-/// are required.
+/// The config of grayling, a gray-release proxy. Required: `upstream`, one `route`, and the entries
+/// that they name.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -26,8 +27,8 @@ pub struct File {
     pub segment: Option<BTreeMap<String, Segment>>,
     /// Gray releases: `[release.NAME]`.
     pub release: Option<BTreeMap<String, Release>>,
-    /// The longest matching path wins, then the route with a host, then the one with methods; none:
-    /// 404.
+    /// The route with the longest matching path wins, then one with a host, then one with methods.
+    /// No match: 404.
     #[schemars(length(min = 1))]
     pub route: Vec<Route>,
     pub limits: Option<Limits>,
@@ -35,7 +36,7 @@ pub struct File {
     pub log: Option<Log>,
     pub metrics: Option<Metrics>,
     pub traces: Option<Traces>,
-    /// Who is told of what needs a person: `[alert.NAME]`.
+    /// Receivers of alerts that need an operator: `[alert.NAME]`.
     pub alert: Option<BTreeMap<String, Alert>>,
 }
 
@@ -69,7 +70,7 @@ pub struct Network(pub String);
 #[schemars(extend("pattern" = r"^https?://[^/?#@]+$|\$\{"))]
 pub struct Server(pub String);
 
-/// Where users and operators come in.
+/// The addresses for users and operators.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
@@ -78,33 +79,33 @@ pub struct Listen {
     pub http: Option<Address>,
     /// HTTP/1.1 and HTTP/2 by ALPN; needs `[tls]`.
     pub https: Option<Address>,
-    /// Metrics, commands. Anything but loopback needs `[admin] token_file`.
+    /// Metrics and commands. Any address but loopback needs `[admin] token_file`.
     #[schemars(extend("default" = "127.0.0.1:9900"))]
     pub admin: Option<Address>,
-    /// Data plane threads; 0: one per core.
+    /// Data plane threads. 0: one per core.
     #[schemars(range(min = 0, max = 256), extend("default" = 0))]
     pub workers: Option<u64>,
-    /// Peers whose X-Forwarded-* and PROXY header are believed.
+    /// Peers whose X-Forwarded-* and PROXY headers are trusted.
     #[schemars(extend("default" = []))]
     pub trusted_proxies: Option<Vec<Network>>,
-    /// Those peers begin every connection with a PROXY header, version 1 or 2. Needs
+    /// The trusted proxies begin every connection with a PROXY header, version 1 or 2. Needs
     /// `trusted_proxies`.
     #[schemars(extend("default" = false))]
     pub proxy_protocol: Option<bool>,
-    /// `x-grayling-arm` on responses.
+    /// Adds `x-grayling-arm` to responses.
     #[schemars(extend("default" = false))]
     pub expose_arm: Option<bool>,
 }
 
-/// For `[listen] https`. The files are watched: a renewed pair is taken without a restart.
+/// For `[listen] https`. The files are watched: a renewed pair is loaded without a restart.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM: the certificate, then those between it and the root; relative to this file.
+    /// PEM: the certificate, followed by the intermediate ones; relative to this file.
     pub certificate: Option<String>,
-    /// PEM: its private key; relative to this file.
+    /// PEM: the private key of the certificate; relative to this file.
     pub key: Option<String>,
-    /// PEM: who signs the certificates that clients must show; relative to this file.
+    /// PEM: the authorities that sign the required client certificates; relative to this file.
     pub client_ca: Option<String>,
 }
 
@@ -114,26 +115,26 @@ pub struct Tls {
 pub struct Admin {
     /// Lines "NAME TOKEN"; relative to this file.
     pub token_file: Option<String>,
-    /// Host values accepted besides IP literals and localhost.
+    /// Accepted Host values besides IP literals and localhost.
     #[schemars(extend("default" = []))]
     pub hosts: Option<Vec<String>>,
-    /// Without a token file: changes from this machine need no token. False: no change without a
+    /// Without a token file: changes from this machine need no token. False: every change needs a
     /// token.
     #[schemars(extend("default" = true))]
     pub local_changes: Option<bool>,
 }
 
-/// Where the user id comes from.
+/// The source of the user id.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The first source that yields an id wins; none: stable, counted.
+    /// The first source with an id wins. Without an id: stable, and counted.
     #[schemars(length(min = 1, max = 16), extend("default" = [{"header": "x-user-id"}]))]
     pub from: Option<Vec<IdentitySource>>,
-    /// What is done to an id before it is hashed. Changing it moves the users whose id changes.
+    /// Normalisation of an id before it is hashed. Changing it moves the users whose id changes.
     #[schemars(extend("default" = "none"))]
     pub normalise: Option<Normalise>,
-    /// A longer id is no id.
+    /// A longer id counts as no id.
     #[schemars(range(min = 1, max = 4096), extend("default" = 256))]
     pub max_bytes: Option<u64>,
 }
@@ -151,7 +152,7 @@ pub enum IdentitySource {
     Path(String),
     /// A claim of a JSON web token.
     Jwt(Jwt),
-    /// A name of the certificate that the client has shown; needs `[tls] client_ca`.
+    /// A name in the client's certificate. Needs `[tls] client_ca`.
     #[serde(rename = "client_cert")]
     ClientCert(CertificateName),
 }
@@ -168,15 +169,15 @@ pub enum CertificateName {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
-    /// The header that carries the token, with or without "Bearer".
+    /// The header with the token, with or without "Bearer".
     #[schemars(extend("default" = "authorization"))]
     pub header: Option<String>,
-    /// The claim that is the id.
+    /// The claim with the id.
     #[schemars(extend("default" = "sub"))]
     pub claim: Option<String>,
     /// Keys to verify tokens with (RFC 7517); relative to this file.
     pub jwks_file: Option<String>,
-    /// An earlier hop has verified the token: believe it.
+    /// An earlier hop has verified the token: trust it.
     pub unverified: Option<bool>,
 }
 
@@ -195,7 +196,7 @@ pub enum Normalise {
 pub struct Upstream {
     #[schemars(length(min = 1, max = 256))]
     pub servers: Vec<Server>,
-    /// Until a connection stands, or a busy one comes free.
+    /// Until a connection is established, or a busy one becomes free.
     #[schemars(extend("default" = "1s"))]
     pub connect_timeout: Option<Duration>,
     /// Until the response head.
@@ -204,39 +205,39 @@ pub struct Upstream {
     /// Between two pieces of a response body.
     #[schemars(extend("default" = "60s"))]
     pub idle_timeout: Option<Duration>,
-    /// The whole exchange; "0s": none.
+    /// For the whole exchange. "0s": none.
     #[schemars(extend("default" = "0s"))]
     pub total_timeout: Option<Duration>,
-    /// A pooled connection unused for longer is closed: keep it below the server's own keep-alive.
+    /// A pooled connection unused for longer is closed. Keep it below the server's own keep-alive.
     #[schemars(extend("default" = "4s"))]
     pub connection_idle: Option<Duration>,
-    /// Per server.
+    /// Connections per server.
     #[schemars(range(min = 1, max = 65535), extend("default" = 512))]
     pub connections_max: Option<u64>,
-    /// Of this upstream; beyond: 503, counted against this arm.
+    /// Requests in flight of this upstream. Beyond: 503, counted against this arm.
     #[schemars(range(min = 1, max = 1_000_000), extend("default" = 2000))]
     pub requests_in_flight_max: Option<u64>,
     /// HTTP/2 to its servers: with prior knowledge over http, by ALPN over https.
     #[schemars(extend("default" = false))]
     pub http2: Option<bool>,
-    /// PING on an HTTP/2 connection with open streams after so long without a frame; "0s": none.
+    /// PING on an HTTP/2 connection with open streams, after this long without a frame. "0s": none.
     #[schemars(extend("default" = "0s"))]
     pub http2_ping: Option<Duration>,
-    /// PEM: who signs the certificates of its https servers; relative to this file. Default: the
-    /// system's.
+    /// PEM: the authorities that sign the certificates of its https servers; relative to this file.
+    /// Default: the system's.
     pub ca_file: Option<String>,
-    /// Asks each server by itself whether it is well; one that is not is left out.
+    /// Active health check of each server. An unhealthy server gets no requests.
     pub health: Option<Health>,
-    /// Its own metrics, for the resources that releases watch.
+    /// The servers' own metrics, for the resources that releases watch.
     pub resources: Option<Resources>,
 }
 
-/// Where the servers of an upstream tell what they use up.
+/// The source of an upstream's resource metrics.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// The metrics of each server, in the text format of Prometheus: one address, or a list of
-    /// them.
+    /// addresses.
     pub scrape: OneOrMany,
 }
 
@@ -250,25 +251,25 @@ pub enum OneOrMany {
     Many(#[schemars(length(min = 1, max = 64))] Vec<String>),
 }
 
-/// Three answers in a row other than 2xx take a server out, two in a row bring it back.
+/// Three responses in a row other than 2xx take a server out, two good ones in a row bring it back.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// Begins with `/`; may have a query.
     pub path: String,
-    /// From the beginning of a probe to that of the next, give or take a tenth.
+    /// From the start of a probe to the start of the next, ±10%.
     #[schemars(extend("default" = "2s"))]
     pub interval: Option<Duration>,
 }
 
-/// A user is in it if any of these says so.
+/// A user is in the segment if any of these matches.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
     pub users: Option<Vec<String>>,
     /// One id a line; relative to this file, and watched.
     pub users_file: Option<String>,
-    /// Whoever can send it can enter.
+    /// Any client that can send this header can enter.
     pub header: Option<HeaderMatch>,
     pub networks: Option<Vec<Network>>,
 }
@@ -283,22 +284,22 @@ pub struct HeaderMatch {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
-    /// Label in metrics and logs; default: its position.
+    /// Label in metrics and logs. Default: its position.
     pub name: Option<String>,
     /// Default: any.
     pub host: Option<String>,
-    /// A prefix on segment boundaries.
+    /// A prefix on path segment boundaries.
     #[schemars(extend("default" = "/", "pattern" = r"^/|\$\{"))]
     pub path: Option<String>,
     /// Default: any.
     #[schemars(extend("default" = []))]
     pub methods: Option<Vec<String>>,
-    /// A release, or else an upstream.
+    /// Either a release or an upstream.
     pub release: Option<String>,
     pub upstream: Option<String>,
 }
 
-/// Safe for the open internet.
+/// The defaults are safe for the open internet.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
@@ -321,10 +322,10 @@ pub struct Limits {
     /// Between two requests of a connection.
     #[schemars(extend("default" = "75s"))]
     pub keepalive_timeout: Option<Duration>,
-    /// For requests in flight, and for WebSockets, after TERM.
+    /// For requests in flight and WebSockets, after TERM.
     #[schemars(extend("default" = "30s"))]
     pub drain: Option<Duration>,
-    /// For the response head of a write whose client has left. Empty: the upstream's
+    /// For the response head of a write after its client has left. Empty: the upstream's
     /// `response_timeout`.
     pub abandoned_max: Option<String>,
     /// For WebSockets and other streams of `new`, after a rollback.
@@ -333,22 +334,22 @@ pub struct Limits {
     pub websocket_grace: Option<Duration>,
 }
 
-/// What remembers a rollback over restarts.
+/// The storage of rollbacks and progress over restarts.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// Relative to this file; created if only its last part is missing.
+    /// Relative to this file. Created if only its last part is missing.
     #[schemars(extend("default" = "state"))]
     pub directory: Option<String>,
-    /// It cannot be read or written at start: every release at 0%, or do not start.
+    /// If it cannot be read or written at start: every release at 0%, or no start.
     #[schemars(extend("default" = "stable_only"))]
     pub on_failure: Option<OnFailure>,
-    /// Nothing is known of earlier rollbacks: 0% until a person ends the hold, or start.
+    /// If it has no record of earlier rollbacks: 0% until an operator ends the hold, or start.
     #[schemars(extend("default" = "hold"))]
     pub when_empty: Option<WhenEmpty>,
-    /// How the users whom `new` has failed are listed, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash
-    /// under the key of `[log] user_key_file` (without a key they are only counted), by their ids
-    /// in clear, or not at all.
+    /// The list of users with failures in `new`, in `failed-RELEASE-ATTEMPT.jsonl`: by a hash under
+    /// the key of `[log] user_key_file` (without a key they are only counted), by their ids in
+    /// clear, or no list.
     #[schemars(extend("default" = "hashed"))]
     pub failed_users: Option<FailedUsers>,
 }
@@ -381,13 +382,14 @@ pub enum WhenEmpty {
 pub struct Log {
     #[schemars(extend("default" = "json"))]
     pub format: Option<LogFormat>,
-    /// Share of users whose ordinary requests are written; failures and slow ones always are.
+    /// Share of users whose ordinary requests are logged. Failures and slow requests are always
+    /// logged.
     #[schemars(extend("default" = "1%"))]
     pub sample: Option<Percent>,
-    /// A request that took longer is always written.
+    /// A request that took longer is always logged.
     #[schemars(extend("default" = "1s"))]
     pub slow: Option<Duration>,
-    /// Key for the hash under which user ids are written; without one they are left out.
+    /// Key for the hash of logged user ids. Without a key they are left out.
     pub user_key_file: Option<String>,
 }
 
@@ -398,11 +400,11 @@ pub enum LogFormat {
     Combined,
 }
 
-/// What `/metrics` shows.
+/// The content of `/metrics`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// "deciding": only what decides, and what the alerts need.
+    /// "deciding": only the metrics of decisions, and those that the alerts need.
     #[schemars(extend("default" = "full"))]
     pub detail: Option<Detail>,
 }
@@ -414,14 +416,15 @@ pub enum Detail {
     Deciding,
 }
 
-/// OpenTelemetry traces; without this section there are none.
+/// OpenTelemetry traces. Without this section there are none.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Traces {
-    /// Where a collector takes OTLP over HTTP, as in `"http://127.0.0.1:4318/v1/traces"`.
+    /// The address where a collector accepts OTLP over HTTP, as in
+    /// `"http://127.0.0.1:4318/v1/traces"`.
     #[schemars(extend("pattern" = r"^https?://|\$\{"))]
     pub endpoint: String,
-    /// Share of users whose requests are traced, all of them.
+    /// Share of users with traces. All of their requests are traced.
     #[schemars(extend("default" = "1%"))]
     pub sample: Option<Percent>,
 }
@@ -430,22 +433,23 @@ pub struct Traces {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Alert {
-    /// Its address, as in `"http://127.0.0.1:9093"`; told again while an alert stands, and when it
-    /// is over.
+    /// The address of an Alertmanager, as in `"http://127.0.0.1:9093"`. It is notified repeatedly
+    /// while an alert stands, and when it ends.
     #[schemars(extend("pattern" = r"^https?://|\$\{"))]
     pub alertmanager: Option<String>,
-    /// Its first line is the address of an incoming webhook of Slack; relative to this file.
+    /// A file whose first line is the address of an incoming webhook of Slack; relative to this
+    /// file.
     pub slack_file: Option<String>,
-    /// An address that takes signed calls (Standard Webhooks); needs `secret_file`.
+    /// An address for signed calls (Standard Webhooks). Needs `secret_file`.
     #[schemars(extend("pattern" = r"^https?://|\$\{"))]
     pub webhook: Option<String>,
-    /// Lines `whsec_BASE64`; calls are signed with each; relative to this file.
+    /// Lines `whsec_BASE64`. Calls are signed with each secret; relative to this file.
     pub secret_file: Option<String>,
-    /// How often an Alertmanager is told again of an alert that stands.
+    /// Time between two notifications of an Alertmanager about a standing alert.
     #[schemars(extend("default" = "30s"))]
     pub repeat: Option<Duration>,
-    /// A wave that is held for longer than this although it is baked, or whose bake went unwatched
-    /// for longer, is reported.
+    /// A wave is reported if it is held for longer than this although it is baked, or if its bake
+    /// was unwatched for longer.
     #[schemars(extend("default" = "2h"))]
     pub stuck_after: Option<Duration>,
 }

@@ -1,10 +1,10 @@
-//! Every key that this version knows, by section; and those of later versions, which are unknown
-//! with a kinder word.
+//! All keys of this version, by section; and those of later versions, which get a friendlier
+//! message.
 //!
-//! Invariants: `check` reads no key that is not here; `file` has the same keys;
-//! `config/reference.toml` names them all.
+//! Invariants: `check` reads no other key; `file` has the same keys; `config/reference.toml`
+//! contains them all.
 
-/// Section names: `*` stands for a name that the user chooses.
+/// Keys by section name. `*` stands for a user-defined name.
 pub const KNOWN: &[(&str, &[&str])] = &[
     (
         "",
@@ -131,7 +131,7 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat", "stuck_after"]),
 ];
 
-/// Keys of versions to come.
+/// Keys of later versions.
 const LATER: &[(&str, &[&str])] = &[
     ("", &["journal", "fleet", "flag", "schema_phase"]),
     ("release.*", &["compare", "shadow"]),
@@ -150,7 +150,7 @@ fn find(table: &'static [(&str, &[&str])], section: &str) -> &'static [&'static 
     table.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
 }
 
-/// The candidate that `typed` was most likely meant to be.
+/// The candidate that is closest to `typed`.
 pub fn closest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = typed.to_lowercase().replace('-', "_");
     let scored =
@@ -160,7 +160,7 @@ pub fn closest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -
     (distance <= 1 + length / 4 && distance < length).then_some(best)
 }
 
-/// The section (and key) where a key that is unknown here belongs.
+/// The section (and key) where an unknown key belongs.
 pub fn home(key: &str) -> Option<&'static str> {
     let mut homes = KNOWN.iter().filter(|(name, keys)| !name.is_empty() && keys.contains(&key));
     match (homes.next(), homes.next()) {

@@ -1,19 +1,18 @@
-//! The config file → [`crate::domain::plan::Plan`], or every reason why not; what an edit changes;
-//! and that it changed.
+//! Reads the config file into a [`crate::domain::plan::Plan`], or reports every fault; compares an
+//! edit; watches for changes.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
 //! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
 //!   Plan, every fault with its place
-//! * `critical`: the routes of a release that are gated each for itself
-//! * `waves`: the steps of a release's plan; `resources`: what of its two versions is watched
-//!   beside their answers
-//! * `tls`: certificates and keys → what rustls wants
+//! * `critical`: the routes of a release with gates of their own
+//! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
+//! * `tls`: certificates and keys → rustls configurations
 //! * `report`: how faults are shown
-//! * `compare`: what a change of plan moves, refuses, warns of
-//! * `watch`: the file changed
+//! * `compare`: the effects of a change of plan: moves, refusals, warnings
+//! * `watch`: changes of the file
 //!
-//! Invariants: a Plan exists only if no fault was found; nothing here keeps state; nothing here
-//! panics whatever the file has.
+//! Invariants: a Plan exists only if no fault was found; the modules keep no state; they do not
+//! panic on any file.
 
 mod alerts;
 pub mod check;

@@ -1,5 +1,5 @@
-//! The sections that users name: upstreams, segments, releases, routes; and what holds between
-//! them.
+//! The sections with user-defined names: upstreams, segments, releases, routes; and the rules
+//! between them.
 
 use super::keys::closest;
 use super::read::{Located, Reader, Scope, Span, article};
@@ -19,15 +19,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use toml::Spanned;
 
-/// Every name is a metric label: their number is bounded.
 /// In parts per million: half of all users.
 const HOLDBACK_MAX: u32 = 500_000;
+/// Every name is a metric label, so their number is bounded.
 const NAMES_MAX: usize = 256;
 const ROUTES_MAX: usize = 1024;
-/// Lists longer than this belong into a `users_file`.
+/// Longer lists belong in a `users_file`.
 const USERS_MAX: usize = 100_000;
 
-/// A named thing and where its name stands.
+/// A named entry and the place of its name.
 #[derive(Debug)]
 pub struct Entry<T> {
     pub item: T,
@@ -139,7 +139,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
     entries
 }
 
-/// The index of what `text` names; else a fault that says what there is.
+/// The index of the entry that `text` names; else a fault that lists the entries.
 pub(super) fn lookup<'n>(
     r: &mut Reader<'_>,
     text: &Located<String>,
@@ -280,7 +280,8 @@ pub fn releases(
     entries
 }
 
-/// `new` must be another program: a trip that sends users from a server to itself protects nobody.
+/// Checks that `new` is another program: a trip that sends users from a server to itself has no
+/// effect.
 fn arms_apart(
     r: &mut Reader<'_>,
     span: &Span,
@@ -301,7 +302,7 @@ fn arms_apart(
     }
 }
 
-/// What a release calls a failure.
+/// The failure rules of a release.
 fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
     let s = r.scope(release, "outcome", "release.*.outcome");
     let given = r.value(&s, "status").is_some();
@@ -326,7 +327,7 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
     if r.value(&s, "path").is_none() {
         r.absent(&s.span, "`body` has no `path`", "", Some(example.into()));
     }
-    // A path begins with a dollar: nothing is expanded in it.
+    // A path begins with a dollar, so it is not expanded.
     let written = r
         .value(&s, "path")
         .and_then(|v| Some(Located { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
@@ -408,7 +409,8 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
     }
 }
 
-/// A margin of nothing can never be shown. Those of errors and of latency with their places, too.
+/// The margins. A margin of zero can never be proved. Those of errors and of latency with their
+/// places.
 fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weight>; 2]) {
     let mut margin = |key: &str, default: u32, example: &str| {
         let read = r.percent(watchdog, key, Weight::from_parts(default));
@@ -530,7 +532,7 @@ fn route(
     }
 }
 
-/// Some request matches both, and neither is the closer match.
+/// True if some request matches both, and neither is the closer match.
 fn same(a: &Route, b: &Route) -> bool {
     let methods = match (a.methods.is_empty(), b.methods.is_empty()) {
         (true, true) => true,
@@ -540,7 +542,7 @@ fn same(a: &Route, b: &Route) -> bool {
     a.host == b.host && a.path == b.path && methods
 }
 
-/// What is there and used by nothing; and the one thing that must be there.
+/// Reports unused entries, and a missing required section.
 pub fn unused(
     r: &mut Reader<'_>,
     root: &Scope<'_>,
@@ -553,7 +555,8 @@ pub fn unused(
         let help = "add `[upstream.NAME]` with `servers = [\"http://127.0.0.1:9001\"]`";
         r.absent(&(0..0), "the file has no upstream", "", Some(help.into()));
     }
-    // With errors about, what seems unused may be named by what could not be read.
+    // If there are errors, an entry that seems unused may be named by a part that could not be
+    // read.
     let Some(routes) = routes.as_ref().filter(|_| r.report.errors() == 0) else { return };
     let targets: Vec<Target> = routes.iter().map(|route| route.target).collect();
     let idle = |r: &mut Reader<'_>, kind: &str, name: &str, span: &Span, by: &str| {
@@ -579,7 +582,8 @@ pub fn unused(
     shared_servers(r, upstreams, releases, &targets);
 }
 
-/// A server of `new` that a route or another release reaches without the watchdog of this one.
+/// Reports a server of `new` that a route or another release reaches without the watchdog of this
+/// one.
 fn shared_servers(
     r: &mut Reader<'_>,
     upstreams: &[Entry<Arc<Upstream>>],

@@ -1,14 +1,14 @@
-//! The files that a config names: users, JWKS, tokens, the key for user ids. Faults in them name
+//! The files that a config names: users, JWKS, tokens, the key for user ids. A fault in them has
 //! the file and the line.
 //!
-//! Invariants: lines of secret files are never shown; memory is bounded by what is kept (8 bytes a
-//! user) and not by the size or the line length of the file; a byte order mark at the start of a
-//! file is no part of its contents.
+//! Invariants: lines of secret files are never shown; memory is bounded by the kept data (8 bytes a
+//! user), not by the size or the line length of the file; a byte order mark at the start of a file
+//! is not part of its contents.
 //!
-//! A secret file that every user of the machine may read is a warning. Its mode decides, with two
-//! exceptions where `chmod` is neither needed nor possible: a group may read it (a service often
-//! reads its secrets as `root:grayling 0640`), and so may everybody if the mount is read-only:
-//! Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
+//! A secret file that every user of the machine may read gives a warning.
+//! Its mode decides, with two exceptions where `chmod` is not needed or not possible. A group may
+//! read it: services often read their secrets as `root:grayling 0640`. All users may read it on a
+//! read-only mount: Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
 
 use super::read::{Reader, Span};
 use super::report::{Place, Severity, Source};
@@ -23,15 +23,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A hundred million ids are 800 MB of memory; more is a mistake.
+/// A hundred million ids take 800 MB of memory. More is a mistake.
 const USERS_MAX: usize = 100_000_000;
-/// Longer than any id that `max_bytes` allows, with white space round it.
+/// Longer than any id that `max_bytes` allows, including white space around it.
 const LINE_BYTES_MAX: u64 = 64 << 10;
-/// Faults shown of one file; the rest are counted.
+/// Maximum of shown faults of one file. The others are counted.
 const FAULTS_SHOWN: usize = 5;
 const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Opens a file that must be a regular one; a fault at the name in the config if it cannot be.
+/// Opens a regular file. A fault is reported at the name in the config.
 fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
     let shown = r.display(path);
     let help = Some("a relative name is looked for beside the config file".to_string());
@@ -46,7 +46,7 @@ fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
             return None;
         }
     };
-    // A pipe would hang here, a device never end.
+    // A pipe would block here, a device never end.
     if !meta.is_file() {
         r.fault(span, format!("`{shown}` is not a regular file"), "", None);
         return None;
@@ -56,13 +56,13 @@ fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
         .ok()
 }
 
-/// The contents of a file that holds no secret.
+/// The contents of a file without secrets.
 pub(super) fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
     contents(r, path, span, file)
 }
 
-/// The contents of a secret file. Warns where every user of the machine may read it.
+/// The contents of a secret file. Warns if every user of the machine may read it.
 pub(super) fn secret(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
     let world_readable = file.metadata().is_ok_and(|meta| meta.mode() & 0o004 != 0);
@@ -106,10 +106,10 @@ pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &st
     r.fault_elsewhere(Severity::Error, place, message.to_string(), help.map(str::to_string));
 }
 
-/// The users of a file: one id a line; white space round it is dropped, blank lines are skipped.
+/// The users of a file: one id a line, white space around it trimmed, blank lines skipped.
 ///
-/// A file that has not changed since it was last read is not read again as long as somebody still
-/// uses what it held: an edit of a weight must not wait for ten million lines.
+/// An unchanged file is not read again while its last contents are in use: an edit of a weight must
+/// not wait for ten million lines.
 pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> UserSet {
     let Some(file) = open(r, path, span) else { return UserSet::default() };
     let Some(key) = file.metadata().ok().map(|m| UsersKey::of(path, &m, mode, max_bytes)) else {
@@ -130,7 +130,7 @@ pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_
     users
 }
 
-/// Which file it was, how it was, and how its lines were read.
+/// The identity and state of a users file, and how its lines were read.
 #[derive(PartialEq, Eq)]
 struct UsersKey {
     path: PathBuf,
@@ -162,7 +162,8 @@ fn read_users(
     mode: Normalise,
     max_bytes: usize,
 ) -> (UserSet, usize) {
-    // Eight bytes a user, lines of some ten: a guess that saves the copies of a growing list.
+    // Eight bytes a user, with about ten bytes a line: an estimate that avoids copies of a growing
+    // list.
     let guess = file.metadata().map_or(0, |m| m.len() / 12).min(USERS_MAX as u64) as usize;
     let mut hashes = Vec::with_capacity(guess);
     let mut input = BufReader::with_capacity(1 << 20, file);
@@ -235,14 +236,14 @@ fn read_users(
 pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Tokens> {
     let bytes = secret(r, path, span)?;
     let parsed = Tokens::parse(&bytes);
-    // No word of the file is shown: where name and token are swapped, the first one is the secret.
+    // No word of the file is shown: if name and token are swapped, the first one is the secret.
     for fault in parsed.as_ref().err().into_iter().flatten() {
         at_line(r, path, fault.line, fault.message, Some(fault.help));
     }
     parsed.ok()
 }
 
-/// The whole file but a last line end is the key.
+/// The key is the whole file without the last line end.
 pub fn user_key(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
     let mut bytes = secret(r, path, span)?;
     while bytes.last().is_some_and(|b| b"\r\n".contains(b)) {
@@ -277,7 +278,7 @@ pub fn jwks(r: &mut Reader<'_>, path: &Path, span: &Span) -> Vec<JwtKey> {
         let read = serde_json::from_value::<Jwk>(entry.clone()).map_err(|e| e.to_string());
         match read.and_then(|jwk| key(&jwk)) {
             Ok(Some(key)) => keys.push(key),
-            // Keys for encryption stand in the same set; they are not meant for us.
+            // Keys for encryption may be in the same set. They are ignored.
             Ok(None) => {}
             Err(why) => at_line(r, path, 0, &format!("{shown}: {why}"), None),
         }
@@ -290,8 +291,8 @@ pub fn jwks(r: &mut Reader<'_>, path: &Path, span: &Span) -> Vec<JwtKey> {
     keys
 }
 
-/// The algorithms follow from the kind of the key and never from the token: an RSA key must not
-/// become an HMAC secret.
+/// The algorithms follow from the kind of the key, never from the token: an RSA key must not become
+/// an HMAC secret.
 fn key(jwk: &Jwk) -> Result<Option<JwtKey>, String> {
     use Algorithm::*;
     if jwk.common.public_key_use.as_ref().is_some_and(|u| *u != PublicKeyUse::Signature) {

@@ -1,9 +1,10 @@
-//! Walks the spanned TOML tree: typed reads that report a fault at its place, and yield a default
-//! so that the walk goes on.
+//! Walks the spanned TOML tree: typed reads that report a fault at its place and yield a default,
+//! so that the walk continues.
 //!
-//! serde stops at the first wrong key or type; a person who edits a file under pressure wants all
-//! of them at once. Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the
-//! span of the value (or key) it is about.
+//! serde would stop at the first wrong key or type, while a person who edits under pressure needs
+//! all faults at once.
+//! Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the span of its
+//! value or key.
 
 use super::keys;
 use super::report::{Fault, Place, Report, Severity, Source};
@@ -19,22 +20,22 @@ use toml::de::{DeTable, DeValue};
 
 pub type Span = Range<usize>;
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug, Clone)]
 pub struct Located<T> {
     pub value: T,
     pub span: Span,
 }
 
-/// One table of the file; `None`: absent, so that every key has its default.
+/// One table of the file. `None`: absent, so every key has its default.
 #[derive(Clone)]
 pub struct Scope<'t> {
     /// Its row in `keys::KNOWN`.
     pub section: &'static str,
-    /// As a person writes it: `[upstream.a]`.
+    /// The title as a person writes it: `[upstream.a]`.
     pub title: String,
     pub table: Option<&'t DeTable<'t>>,
-    /// Its header, or the whole inline table.
+    /// The span of its header, or of the whole inline table.
     pub span: Span,
 }
 
@@ -44,9 +45,9 @@ pub struct Reader<'e> {
     pub environment: &'e dyn Fn(&str) -> Option<String>,
     /// The folder of the config file.
     pub base: PathBuf,
-    /// Every file that the config names.
+    /// All files that the config names.
     pub files: BTreeSet<PathBuf>,
-    /// The text has syntax errors: what seems absent may only be unreadable.
+    /// The text has syntax errors, so a seemingly absent part may only be unreadable.
     pub recovering: bool,
 }
 
@@ -60,7 +61,7 @@ impl<'e> Reader<'e> {
         self.push(Severity::Error, span.clone(), message.into(), Bad { why: why.into(), help });
     }
 
-    /// A fault that a syntax error elsewhere may be the cause of.
+    /// Reports a fault that a syntax error elsewhere may have caused.
     pub fn absent(&mut self, span: &Span, message: impl Into<String>, why: &str, help: Option<String>) {
         if !self.recovering {
             self.fault(span, message, why, help);
@@ -71,7 +72,7 @@ impl<'e> Reader<'e> {
         self.push(Severity::Warning, span.clone(), message.into(), Bad { why: why.into(), help });
     }
 
-    /// A fault in a file that the config names.
+    /// Reports a fault in a file that the config names.
     pub fn fault_elsewhere(
         &mut self,
         severity: Severity,
@@ -82,7 +83,7 @@ impl<'e> Reader<'e> {
         self.report.push(Fault { severity, place, message, label: String::new(), help });
     }
 
-    /// Relative names are relative to the config file; the file is watched from now on.
+    /// The path of a file, relative to the config file. The file is watched from now on.
     pub fn file(&mut self, name: &str) -> PathBuf {
         let path = self.base.join(name);
         self.files.insert(path.clone());
@@ -93,7 +94,7 @@ impl<'e> Reader<'e> {
         self.push(Severity::Error, span.clone(), format!("invalid `{key}`"), bad);
     }
 
-    /// A table under `key`; absent is fine.
+    /// The table under `key`, which may be absent.
     pub fn scope<'t>(&mut self, parent: &Scope<'t>, key: &str, section: &'static str) -> Scope<'t> {
         let title = if parent.title.is_empty() {
             format!("[{key}]")
@@ -167,7 +168,7 @@ impl<'e> Reader<'e> {
         let mut found = Vec::new();
         for (name, value) in table.iter() {
             let (span, text) = (name.span(), name.get_ref().as_ref());
-            // `[release]` with `weight = …` right below: the name was forgotten.
+            // `[release]` directly followed by `weight = …`: the name was forgotten.
             if !value.get_ref().is_table() && keys::known(section).contains(&text) {
                 let help = format!("write `[{key}.NAME]` with a name of your choice");
                 self.fault(&span, format!("`{text}` stands in `[{key}]`, which has no name"), "", Some(help));
@@ -192,7 +193,7 @@ impl<'e> Reader<'e> {
         found
     }
 
-    /// The value of a key, if it is there.
+    /// The value of a key, if present.
     pub fn value<'t>(&self, scope: &Scope<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         debug_assert!(
             keys::known(scope.section).contains(&key),
@@ -229,7 +230,7 @@ impl<'e> Reader<'e> {
         self.expanded(value, key)
     }
 
-    /// A string that means something.
+    /// A string that is parsed into a value.
     pub fn parsed<T>(
         &mut self,
         scope: &Scope<'_>,
@@ -255,7 +256,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// A string with a unit: a bare number is refused with what to type.
+    /// A string with a unit. A bare number is refused with a correction.
     fn with_unit<T>(
         &mut self,
         scope: &Scope<'_>,
@@ -294,13 +295,13 @@ impl<'e> Reader<'e> {
         read.value
     }
 
-    /// Like [`Reader::duration`], and 0 means "none".
+    /// As [`Reader::duration`], where 0 means "none".
     pub fn duration_or_none(&mut self, scope: &Scope<'_>, key: &str, high: &str) -> Option<Duration> {
         let read = self.duration(scope, key, "0s", "0s"..=high);
         (!read.is_zero()).then_some(read)
     }
 
-    /// Like [`Reader::duration`]; absent and empty mean "not set".
+    /// As [`Reader::duration`], where absent and empty mean "not set".
     pub fn duration_unless_empty(&mut self, scope: &Scope<'_>, key: &str, high: &str) -> Option<Duration> {
         let empty = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("");
         if self.value(scope, key).is_none_or(empty) {
@@ -419,7 +420,7 @@ impl<'e> Reader<'e> {
         T::default()
     }
 
-    /// The elements of an array; a single value without brackets is a fault that says so.
+    /// The elements of an array. A single value without brackets is reported as such.
     pub fn array<'t>(&mut self, scope: &Scope<'t>, key: &str, max: usize) -> Vec<&'t Spanned<DeValue<'t>>> {
         let Some(value) = self.value(scope, key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
@@ -435,7 +436,7 @@ impl<'e> Reader<'e> {
         array.iter().take(max).collect()
     }
 
-    /// An array of strings that mean something.
+    /// An array of strings that are parsed into values.
     pub fn list<T>(
         &mut self,
         scope: &Scope<'_>,
@@ -463,7 +464,7 @@ pub fn find<'t>(
     scope.table?.get_key_value(key)
 }
 
-/// "found a string": what stands there instead.
+/// The kind of a value, with an article: "found a string".
 pub fn found(value: &DeValue<'_>) -> String {
     let article = match value {
         DeValue::Integer(_) | DeValue::Array(_) => "an",

@@ -1,14 +1,13 @@
-//! Diagnostics: every fault and warning of a file, each with its place, its reason, and what to
-//! type.
+//! Diagnostics: every fault and warning of a file, with its place, its reason, and the correction.
 //!
-//! Invariants: faults come out in the order of the file; a fault that shows a line never shows one
-//! of a secret (token and key files are named by line only); rendering cannot fail.
+//! Invariants: faults are in the order of the file; a fault never shows a line of a secret file
+//! (token and key files are named by line only); rendering cannot fail.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A text that faults point into: the config file, or one line of a file that it names.
+/// A text with faults: the config file, or one line of a file that it names.
 #[derive(Debug)]
 pub struct Source {
     pub path: String,
@@ -23,7 +22,7 @@ pub enum Severity {
     Warning,
 }
 
-/// Where a fault is.
+/// The place of a fault.
 #[derive(Debug, Clone)]
 pub enum Place {
     /// Bytes of a source that may be shown.
@@ -38,9 +37,9 @@ pub struct Fault {
     pub place: Place,
     /// One sentence, without a full stop.
     pub message: String,
-    /// What stands beside the caret; may be empty.
+    /// Text beside the caret, may be empty.
     pub label: String,
-    /// What to type.
+    /// The correction.
     pub help: Option<String>,
 }
 
@@ -50,22 +49,22 @@ pub enum Color {
     Ansi,
 }
 
-/// Kept of each severity: a file of a million faults is one fault, and every one costs a look at
-/// the whole text.
+/// Maximum of kept faults by severity. A file with a million faults is one fault, and each costs a
+/// scan of the whole text.
 pub const FAULTS_MAX: usize = 200;
 
 #[derive(Debug, Clone, Default)]
 pub struct Report {
     faults: Vec<Fault>,
-    /// Beyond [`FAULTS_MAX`].
+    /// Number of faults beyond [`FAULTS_MAX`].
     more: usize,
 }
 
-/// Of a word of a fault. What repeats a value of the file may repeat a whole page that a quote has
-/// swallowed.
+/// Maximum length of the words of a fault. A quoted value of the file may be a whole page, if a
+/// quote was never closed.
 const WORDS_CHARS_MAX: usize = 400;
 
-/// A fault is one line, and what stands in a file writes nothing else to a terminal.
+/// A fault is one line, and the contents of a file cannot write control characters to a terminal.
 fn one_line(text: &mut String) {
     if text.chars().any(char::is_control) {
         *text = text
@@ -114,7 +113,7 @@ impl Report {
         self.faults.iter().map(Fault::line).chain(more).collect()
     }
 
-    /// As rustc would print it, one block a fault.
+    /// In the format of rustc, one block a fault.
     pub fn render(&self, color: Color) -> String {
         let renderer = match color {
             Color::Plain => Renderer::plain(),
@@ -135,7 +134,7 @@ impl Report {
         self.faults.retain(keep);
     }
 
-    /// Errors before warnings, then by place; faults of other files stay where they were found.
+    /// Errors before warnings, then by place. Faults of other files stay where they were found.
     pub(super) fn sort(&mut self) {
         self.faults.sort_by_key(|f| match &f.place {
             Place::Shown { source, span } if source.line_first == 1 => (f.severity, span.start),
@@ -224,7 +223,7 @@ impl Fault {
     }
 }
 
-/// The start of the character that byte `at` is in.
+/// The start of the character that contains byte `at`.
 fn floor(text: &str, at: usize) -> usize {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {

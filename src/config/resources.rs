@@ -1,8 +1,8 @@
-//! `[upstream.X.resources]` and `[[release.X.resource]]`: what of the two versions is watched
-//! beside their answers.
+//! `[upstream.X.resources]` and `[[release.X.resource]]`: the watched resources of the two
+//! versions.
 //!
-//! Invariants of what is made here: names are unique; each has a limit; a comparison has both of
-//! its sides; what a scrape is needed for is scraped.
+//! Invariants of the result: names are unique; each resource has a limit; a comparison has both of
+//! its sides; every needed scrape exists.
 
 use super::alerts::address;
 use super::read::{Reader, Scope, found};
@@ -13,13 +13,13 @@ use crate::domain::resource::{Limits, On};
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// Each is a metric label, and a reading each few seconds.
+/// Each resource is a metric label, and a reading every few seconds.
 const RESOURCES_MAX: usize = 16;
-/// Of one upstream.
+/// Maximum of addresses of one upstream.
 const SCRAPES_MAX: usize = 64;
 const QUERY_BYTES_MAX: usize = 4096;
 
-/// Where the servers of an upstream tell what they use up.
+/// The sources of an upstream's resource metrics.
 pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
     let s = r.scope(upstream, "resources", "upstream.*.resources");
     if s.table.is_none() {
@@ -56,7 +56,7 @@ pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
     made
 }
 
-/// `arms`: stable and new, where they are known.
+/// `arms`: stable and new, if known.
 pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Vec<Resource> {
     let Some(value) = r.value(release, "resource") else { return vec![] };
     let title = format!("[{}]", release.title.replace(']', ".resource]"));

@@ -1,5 +1,5 @@
-//! The sections that exist once: listen, admin, identity, limits, state, log. Their defaults and
-//! bounds stand here.
+//! The sections that exist once: listen, admin, identity, limits, state, log, with their defaults
+//! and bounds.
 
 use super::outside;
 use super::read::{Reader, Scope, Span, found};
@@ -15,11 +15,11 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// Longest lists; far beyond what anyone writes, and small enough to be walked for every request.
+/// Maximum length of lists: far beyond real use, and small enough for a scan per request.
 const NETWORKS_MAX: usize = 10_000;
 const SOURCES_MAX: usize = 16;
 
-/// Where the addresses stand, for what other sections have to say of them.
+/// The places of the addresses, for faults of other sections.
 pub struct Places {
     pub admin: Span,
     pub https: Option<Span>,
@@ -57,7 +57,7 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
         let message = format!("`{}` and `https` are the same address", other.0);
         r.fault(&https.span, message, "", Some("give `https` another port".into()));
     }
-    // Networks that could not be read have been reported already.
+    // Unreadable networks have been reported already.
     let named = r
         .value(&scope, "trusted_proxies")
         .is_some_and(|v| !v.get_ref().as_array().is_some_and(|a| a.is_empty()));
@@ -91,7 +91,7 @@ pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> 
 pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: Span) -> Admin {
     let scope = r.scope(root, "admin", "admin");
     let token_file = file(r, &scope, "token_file");
-    // One that is not a file name has been reported already.
+    // A value that is not a file name has been reported already.
     let named = token_file.is_some()
         || r.value(&scope, "token_file").is_some_and(|v| v.get_ref().as_str() != Some(""));
     let tokens = token_file.and_then(|(path, span)| outside::tokens(r, &path, &span));
@@ -131,7 +131,7 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
     }
 }
 
-/// The file that a key names; `""` is none.
+/// The file that a key names. `""` means none.
 pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::path::PathBuf, Span)> {
     let text = r.string(scope, key)?;
     if text.value.is_empty() {
@@ -144,7 +144,7 @@ pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::pa
     Some((r.file(&text.value), text.span))
 }
 
-/// `mutual`: do clients show a certificate?
+/// `mutual`: clients show a certificate.
 pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity {
     let scope = r.scope(root, "identity", "identity");
     let normalise = r.choice(

@@ -1,14 +1,14 @@
-//! `[metrics]` and `[traces]`: how much is told of requests, beside the log.
+//! `[metrics]` and `[traces]`: the telemetry of requests besides the log.
 //!
-//! Invariants: without `[traces]` nothing is traced; the path of an endpoint, which may be a
-//! secret, is shown in no fault.
+//! Invariants: without `[traces]` there are no traces; no fault shows the path of an endpoint,
+//! which may be a secret.
 
 use super::alerts::address;
 use super::read::{Reader, Scope};
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{Detail, Scheme, Traces};
 
-/// Where OTLP over gRPC is taken, by convention: another protocol.
+/// The conventional port of OTLP over gRPC, which is another protocol.
 const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 

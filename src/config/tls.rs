@@ -1,9 +1,9 @@
-//! `[tls]`, and what https servers of an upstream are verified with: PEM files → rustls
-//! configurations, every fault named.
+//! `[tls]`, and the verification of an upstream's https servers: PEM files → rustls configurations,
+//! with every fault named.
 //!
-//! Invariants: a pair that does not fit together makes no plan, so what is in force stays; nothing
-//! of a key is ever shown; the crypto provider is named everywhere (rustls panics where it must
-//! choose between two); with `client_ca` no session is ever resumed.
+//! Invariants: a pair that does not match makes no plan, so the present one stays; no part of a key
+//! is ever shown; the crypto provider is named everywhere (rustls panics if it must choose between
+//! two); with `client_ca` no session is ever resumed.
 
 use super::outside::{at_line, secret, small};
 use super::read::{Reader, Scope, Span};
@@ -20,13 +20,13 @@ use x509_cert::der::Decode;
 
 type Chain = Vec<CertificateDer<'static>>;
 
-/// The section; `None` where there is no https listener.
+/// The section. `None`: no https listener.
 pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<&Span>) -> Option<Tls> {
     let scope = r.scope(root, "tls", "tls");
     let pair = (file(r, &scope, "certificate"), file(r, &scope, "key"));
     let client_ca = file(r, &scope, "client_ca");
     for (key, found) in [("certificate", &pair.0), ("key", &pair.1)] {
-        // One of the wrong type has been reported already.
+        // A value of the wrong type has been reported already.
         let wanted = https.is_some() || pair.0.is_some() || pair.1.is_some() || client_ca.is_some();
         let unsaid = r.value(&scope, key).is_none_or(|v| v.get_ref().as_str() == Some(""));
         if wanted && found.is_none() && unsaid {
@@ -96,7 +96,7 @@ pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<
     }
 }
 
-/// How the servers of an upstream are spoken to.
+/// The transport to the servers of an upstream.
 pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span)]) -> Transport {
     let http2 = r.boolean(scope, "http2").is_some_and(|b| b.value);
     let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
@@ -123,7 +123,7 @@ pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span
     Transport { protocol, tls }
 }
 
-/// For HTTP/1.1 with whoever a certificate authority of this machine vouches for.
+/// For HTTP/1.1 to servers that a certificate authority of this machine has signed.
 pub fn by_the_system(r: &mut Reader<'_>, span: &Span) -> Option<Built<ClientConfig>> {
     let (roots, digest) = system(r, span)?;
     match client(roots, Protocol::Http1) {
@@ -155,17 +155,17 @@ fn server(
     };
     let mut config = builder.with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Early data can be replayed (RFC 8446, 8). Zero is the library's default as well.
+    // Early data can be replayed (RFC 8446, 8). Zero is also the library's default.
     config.max_early_data_size = 0;
-    // A resumed session is not verified again: its certificate may have expired meanwhile, or may
-    // have been revoked. Where clients show certificates every handshake is a full one: no tickets,
-    // no sessions in memory, TLS 1.2 or 1.3.
+    // A resumed session is not verified again, although its certificate may have expired or been
+    // revoked. With client certificates every handshake is a full one: no tickets, no sessions in
+    // memory, TLS 1.2 or 1.3.
     if mutual {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     } else {
-        // The clients keep their sessions, so the workers share nothing. The keys are this
-        // configuration's own.
+        // Clients keep their sessions in tickets, so the workers share no state. The keys belong to
+        // this configuration.
         config.ticketer = aws_lc_rs::Ticketer::new()?;
     }
     Ok(config)
@@ -225,7 +225,7 @@ fn authorities(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<RootCertS
     Some(roots)
 }
 
-/// What this machine trusts.
+/// The certificate authorities of this machine.
 fn system(r: &mut Reader<'_>, span: &Span) -> Option<(RootCertStore, [u8; 32])> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -244,7 +244,8 @@ fn system(r: &mut Reader<'_>, span: &Span) -> Option<(RootCertStore, [u8; 32])> 
     Some((roots, digest(&texts.iter().collect::<Vec<_>>())))
 }
 
-/// Seconds since 1970. What cannot be read holds always: rustls has looked at it already.
+/// Seconds since 1970. An unreadable certificate counts as always valid: rustls has checked it
+/// already.
 fn validity(certificate: &CertificateDer<'_>) -> (u64, u64) {
     match x509_cert::Certificate::from_der(certificate) {
         Ok(parsed) => {

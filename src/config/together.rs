@@ -1,7 +1,7 @@
-//! Keys of a release that are each legal, and cannot work together: warned of, at the one of them
-//! that the file states.
+//! Warns of keys of a release that are each legal but do not work together, at the one that the
+//! file states.
 //!
-//! Invariant: nothing is warned of that another check has said already.
+//! Invariant: no warning repeats the finding of another check.
 
 use super::read::{Located, Reader, Scope};
 use crate::domain::cohort::Weight;
@@ -10,7 +10,7 @@ use crate::domain::gate::seconds;
 use crate::domain::plan::Release;
 use std::time::Duration;
 
-/// What a release says of slowness and failures.
+/// The levels of slowness and failures of a release.
 pub struct Levels {
     pub errors_max: Located<Weight>,
     pub latency_tolerance: Located<Weight>,
@@ -20,7 +20,7 @@ pub struct Levels {
     pub hold_when_blind: bool,
 }
 
-/// Gates and what trips. Without waves there are no gates.
+/// Checks gates against trip levels. Without waves there are no gates.
 pub fn levels(r: &mut Reader<'_>, release: &Scope<'_>, watchdog: &Scope<'_>, of: &Levels) {
     if r.value(release, "wave").is_none() {
         return;
@@ -49,7 +49,7 @@ pub fn levels(r: &mut Reader<'_>, release: &Scope<'_>, watchdog: &Scope<'_>, of:
     }
 }
 
-/// Waves that are baked before slowness counts in them.
+/// Checks for waves whose bake ends before slowness counts.
 pub fn bakes(r: &mut Reader<'_>, release: &Scope<'_>, of: &Release) {
     let warm_up = of.warm_up;
     let mut was = Weight::ZERO;
@@ -122,7 +122,7 @@ mod tests {
         let says = "`warm_up` (60 s) lasts for the whole bake of wave `5%` (60 s), and of 1 more";
         assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
         assert!(warnings(&bakes("61s", "10s"), "")[0].contains("whole bake of wave `50%` (10 s)"));
-        // From 5% to 8% nothing warms up.
+        // From 5% to 8% there is no warm-up.
         assert_eq!(warnings(&bakes("61s", "61s"), ""), Vec::<String>::new());
         let cold = format!("warm_up = \"0s\"\n{}", bakes("1s", "1s"));
         assert_eq!(warnings(&cold, ""), Vec::<String>::new());

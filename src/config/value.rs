@@ -1,8 +1,7 @@
-//! Text → value, for every kind of value the file has: durations, sizes, percentages, addresses,
+//! Text → value, for every kind of value in the file: durations, sizes, percentages, addresses,
 //! servers, names.
 //!
-//! Invariants: pure; nothing overflows; whatever is refused says what to type where that can be
-//! known.
+//! Invariants: pure; no overflow; a refusal contains the text to type, where it can be derived.
 
 use crate::domain::cohort::{Weight, WeightError};
 use crate::domain::plan::{PathPattern, Scheme, Server};
@@ -13,7 +12,7 @@ use rustls::pki_types::ServerName;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Why a value is refused (for the caret), and what to type instead.
+/// The reason of a refusal (for the caret), and the correction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bad {
     pub why: String,
@@ -164,7 +163,7 @@ pub fn network(text: &str) -> Parsed<(IpNet, bool)> {
     }
 }
 
-/// `http://host:port` or `https://host:port`, nothing after it.
+/// `http://host:port` or `https://host:port`, without a path.
 pub fn server(text: &str) -> Parsed<Server> {
     let (scheme, rest) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
         (Some(rest), _) => (Scheme::Http, rest),
@@ -231,7 +230,7 @@ fn dns_name(text: &str) -> Parsed<String> {
     if text.is_empty() {
         return bad("the host is missing");
     }
-    // A last label of digits alone is an address gone wrong, `10.0.0.256`; no DNS name ends so.
+    // A last label of only digits is a mistyped address, `10.0.0.256`: no DNS name ends so.
     let last_is_number = text.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
     if text.len() > 253 || last_is_number || !text.strip_suffix('.').unwrap_or(text).split('.').all(label) {
         return bad(format!("`{text}` is neither a DNS name nor an IP address"));
@@ -265,7 +264,7 @@ pub fn host(text: &str) -> Parsed<String> {
     dns_name(text)
 }
 
-/// What a probe asks for: a path, maybe with a query, as it goes over the wire.
+/// The target of a probe: a path, possibly with a query, in its wire form.
 pub fn probe_path(text: &str) -> Parsed<http::uri::PathAndQuery> {
     if let Some((_, rest)) = text.split_once("://") {
         let path = rest.find('/').map_or("/", |at| &rest[at..]);
@@ -287,7 +286,7 @@ pub fn probe_path(text: &str) -> Parsed<http::uri::PathAndQuery> {
     }
 }
 
-/// The path of a route: starts with `/`, and ends with one only if it is nothing else.
+/// The path of a route: it starts with `/`, and does not end with one unless it is `/`.
 pub fn route_path(text: &str) -> Parsed<String> {
     if !text.starts_with('/') {
         return bad_help("a path starts with `/`", format!("write `\"/{text}\"`"));
@@ -352,16 +351,16 @@ pub fn path_pattern(text: &str) -> Parsed<PathPattern> {
     }
 }
 
-/// The name of a header that a client may send and that survives to be read.
+/// The name of a header that a client may send and that is not removed before it is read.
 pub fn header_name(text: &str) -> Parsed<HeaderName> {
     let Ok(name) = text.parse::<HeaderName>() else {
         return bad("not the name of a header");
     };
-    // As CGI and its like read it: they take `_` for `-`, and so do we when we remove it.
+    // CGI and others treat `_` as `-`, and so does the removal of these headers.
     if name.as_str().replace('_', "-").starts_with("x-grayling-") {
         return bad("headers `x-grayling-*` are removed from every request before anything reads them");
     }
-    // proxy/headers.rs takes these off; a test there holds the two together.
+    // proxy/headers.rs removes these headers. A test there compares the two lists.
     const NOT_FORWARDED: [&str; 11] = [
         "connection",
         "expect",
@@ -406,7 +405,7 @@ pub fn status_range(text: &str) -> Parsed<(u16, u16)> {
     }
 }
 
-/// `$.a.b[0]`: names and positions, no filters.
+/// `$.a.b[0]`: names and positions, without filters.
 pub fn json_path(text: &str) -> Parsed<Vec<Step>> {
     let help = "write the way from the root, as in `\"$.result.code\"` or `\"$.items[0].code\"`";
     let Some(mut rest) = text.strip_prefix('$') else {
@@ -440,7 +439,7 @@ pub fn json_path(text: &str) -> Parsed<Vec<Step>> {
     }
 }
 
-/// What the watchdog judges apart.
+/// A kind of stratum.
 pub fn stratum(text: &str) -> Parsed<()> {
     match text {
         "route" => Ok(()),
@@ -457,7 +456,7 @@ pub fn name(text: &str) -> Parsed<String> {
     Ok(text.to_string())
 }
 
-/// A name as cookies and query parameters have it: anything visible without separators.
+/// A name of a cookie or query parameter: visible characters without separators.
 pub fn token(text: &str) -> Parsed<String> {
     let allowed = |b: u8| b.is_ascii_graphic() && !b"()<>@,;:\\\"/?={}".contains(&b);
     if text.is_empty() || text.len() > 128 || !text.bytes().all(allowed) {
@@ -473,7 +472,7 @@ pub fn parameter(text: &str) -> Parsed<String> {
     Ok(text.to_string())
 }
 
-/// `${NAME}` becomes what the environment has, `$$` a dollar.
+/// Replaces `${NAME}` by the environment variable, and `$$` by a dollar.
 pub fn expand(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Parsed<String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,16 +1,17 @@
-//! The config, or a file that it names, changed → one [`Change`]. Runs on a thread of its own;
-//! reads files, loads nothing.
+//! A change of the config, or of a file that it names, becomes one [`Change`]. Runs on its own
+//! thread; reads files, but does not load the config.
 //!
-//! The guarantee is a fingerprint of the contents, taken every second. Events of the directories
-//! that hold the files only make it quick: a directory survives what an editor, a `mv`, or the swap
-//! of a ConfigMap's `..data` link does to the file in it, and a watch on the file itself would not.
-//! A file that is still being written is waited for: the fingerprint must be the same twice,
-//! `SETTLE` apart.
+//! The guarantee is a fingerprint of the contents, taken every second.
+//! Events of the directories only make it faster. The directories are watched, not the files: a
+//! directory survives an editor, a `mv`, or the swap of a ConfigMap's `..data` link, and a watch on
+//! the file itself would not.
+//! A file that is still being written is awaited: the fingerprint must be the same twice, `SETTLE`
+//! apart.
 //!
-//! Invariants: contents that were delivered are not delivered again, however often the file is
-//! touched (but for a [`Watcher::kick`]); a file that is gone, unreadable or a directory is a
-//! content of its own, and so a change; the channel holds one change, since whoever takes it reads
-//! the files as they are then.
+//! Invariants: delivered contents are not delivered again, however often the file is touched
+//! (except for a [`Watcher::kick`]); a missing, unreadable or directory file is a content of its
+//! own, and so a change; the channel holds one change, because its receiver reads the files as they
+//! are then.
 
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use std::collections::BTreeMap;
@@ -21,26 +22,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc as channel;
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Between two looks without an event.
+/// Time between two looks without an event.
 const POLL: Duration = Duration::from_secs(1);
-/// Contents count when they have been the same for this long.
+/// Contents count once they have been the same for this long.
 const SETTLE: Duration = Duration::from_millis(30);
-/// Likewise for a file that is missing or empty: an editor may be about to put it back.
+/// The same for a missing or empty file: an editor may be about to put it back.
 const SETTLE_ABSENT: Duration = Duration::from_millis(200);
-/// A file that never comes to rest is delivered all the same, so that its faults are told.
+/// A file that never settles is delivered after this time, so that its faults are reported.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const FRESH: Duration = Duration::from_secs(10);
 /// Larger files are read only if their size, times or inode have changed.
 const HASHED_ALWAYS_BYTES_MAX: u64 = 1 << 20;
-/// Wake-ups that are kept; more say nothing new.
+/// Queued wake-ups. More carry no information.
 const WAKES_MAX: usize = 64;
 
-/// Load the file again.
+/// A request to load the file again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Contents differ from those last delivered.
+    /// The contents differ from the last delivered ones.
     Contents,
-    /// A person asked (HUP), whatever the contents.
+    /// An operator asked for it (HUP), whatever the contents.
     Asked,
 }
 
@@ -51,23 +52,23 @@ enum Wake {
     Stop,
 }
 
-/// Stops its thread when dropped.
+/// A handle. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Watcher {
     wake: SyncSender<Wake>,
 }
 
 impl Watcher {
-    /// Watches `files` from now on: what they hold at this moment is taken as known. To be started
-    /// before the first load, so that no edit falls between the two.
+    /// Watches `files` from now on. Their present contents count as known.
+    /// Start it before the first load, so that no edit falls between the two.
     ///
-    /// Fails only if the thread cannot be started; without events (no inotify left) the poll still
+    /// Fails only if the thread cannot be started. Without events (no inotify left) the poll still
     /// works.
     pub fn start(files: Vec<PathBuf>) -> std::io::Result<(Watcher, channel::Receiver<Change>)> {
         let (wake, wakes) = sync_channel(WAKES_MAX);
         let (changes, receiver) = channel::channel(1);
         let events = wake.clone();
-        // Both before the caller goes on, so that no edit after this call is missed.
+        // Both before the return, so that no edit after this call is missed.
         let mut watched = Watched::new(events);
         watched.follow(&files);
         let known = Fingerprints::default().take(&files);
@@ -77,18 +78,18 @@ impl Watcher {
         Ok((Watcher { wake }, receiver))
     }
 
-    /// Delivers [`Change::Asked`] as soon as the contents are at rest.
+    /// Delivers [`Change::Asked`] as soon as the contents have settled.
     pub fn kick(&self) {
         self.send(Wake::Kick);
     }
 
-    /// Watches these files instead: to be called after each load, with what the load has read.
+    /// Replaces the watched files. Call it after each load, with the files that the load has read.
     pub fn replace(&self, files: Vec<PathBuf>) {
         self.send(Wake::Files(files));
     }
 
     fn send(&self, wake: Wake) {
-        // Fails only if the thread has ended, because nobody takes its changes any more.
+        // Fails only if the thread has ended because its receiver is gone.
         let _ = self.wake.send(wake);
     }
 }
@@ -111,7 +112,7 @@ fn run(
     loop {
         let mut asked = false;
         let mut next = wakes.recv_timeout(POLL);
-        // All that is queued is one wake-up.
+        // All queued wake-ups count as one.
         loop {
             match next {
                 Ok(Wake::Event) | Err(RecvTimeoutError::Timeout) => {}
@@ -122,7 +123,7 @@ fn run(
                     for (path, content) in list.iter().zip(now) {
                         let content = match before.remove(path) {
                             Some(delivered) => delivered,
-                            // It may have been written since the load has read it.
+                            // It may have been written after the load read it.
                             None if is_fresh(path) => Content::Fault("not seen yet".into()),
                             None => content,
                         };
@@ -144,20 +145,19 @@ fn run(
         let as_known = |now: &[Content]| files.iter().zip(now).all(|(path, c)| known.get(path) == Some(c));
         if as_known(&now) && !asked {
             watched.follow(&files);
-            // Something else in the directory is written to, often perhaps: a log.
+            // Another file of the directory is written, perhaps often, such as a log.
             std::thread::sleep(SETTLE);
             continue;
         }
         let now = settle(&mut prints, &files, now, &known);
-        // The contents may have gone back to what they were.
+        // The contents may have returned to the known ones.
         let change = match (asked, as_known(&now)) {
             (true, _) => Change::Asked,
             (false, false) => Change::Contents,
             (false, true) => continue,
         };
         known = files.iter().cloned().zip(now).collect();
-        // Full: a change waits there already, and whoever takes it reads the files as they are
-        // then.
+        // Full: a change already waits, and its receiver reads the files as they are then.
         if let Err(channel::error::TrySendError::Closed(_)) = changes.try_send(change) {
             return;
         }
@@ -178,7 +178,7 @@ fn settle(
         let is_absent = |c: &Content| !matches!(c, Content::Text { bytes: 1.., .. });
         let absent = files.iter().zip(&now).any(|(path, c)| is_new(path, c) && is_absent(c));
         let pause = if absent { SETTLE_ABSENT } else { SETTLE };
-        // In steps, so that a file that comes back is taken without waiting for the rest.
+        // In steps, so that a file that returns is taken without waiting for the rest.
         let deadline = Instant::now() + pause;
         let mut later = now.clone();
         while Instant::now() < deadline && later == now {
@@ -192,8 +192,8 @@ fn settle(
     }
 }
 
-/// Written within the last seconds, longer than any load takes (or by a clock that is ahead of
-/// ours).
+/// True if it was written within the last seconds, longer than any load takes (or by a clock ahead
+/// of this one).
 fn is_fresh(path: &Path) -> bool {
     let modified = std::fs::metadata(path).and_then(|meta| meta.modified());
     modified.is_ok_and(|at| at.elapsed().map_or(true, |age| age < FRESH))
@@ -205,14 +205,14 @@ enum Content {
         bytes: u64,
         hash: u128,
     },
-    /// Missing, unreadable, a directory: in words, since another fault is another message.
+    /// Missing, unreadable, a directory: as text, because another fault is another message.
     Fault(String),
 }
 
-/// What identifies a version of a file without reading it.
+/// Identifies a version of a file without reading it.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
-/// Contents of large files, kept as long as their stamp is the same.
+/// Contents of large files, kept while their stamp is the same.
 #[derive(Default)]
 struct Fingerprints(BTreeMap<PathBuf, (Stamp, Content)>);
 
@@ -253,16 +253,16 @@ impl Fingerprints {
 
 /// The directories whose events wake the thread.
 struct Watched {
-    /// `None`: the system gives no events; the poll does it alone.
+    /// `None`: the system provides no events, and the poll alone finds changes.
     notify: Option<notify::RecommendedWatcher>,
-    /// With their device and inode: a directory made anew under its old name is another one.
+    /// With device and inode: a directory recreated under its old name is another one.
     directories: BTreeMap<PathBuf, (u64, u64)>,
 }
 
 impl Watched {
     fn new(wake: SyncSender<Wake>) -> Watched {
         let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is an event as well; to wake for it would be to wake for ourselves.
+            // Reading a file is also an event. The thread must not wake itself by its own reads.
             let ours = matches!(
                 &event,
                 Ok(e) if matches!(e.kind, EventKind::Access(a) if !matches!(a, notify::event::AccessKind::Close(notify::event::AccessMode::Write)))
@@ -275,7 +275,7 @@ impl Watched {
         Watched { notify: notify.ok(), directories: BTreeMap::new() }
     }
 
-    /// Watches the folders of `files`, and of what they link to.
+    /// Watches the folders of `files`, and of the files that they link to.
     fn follow(&mut self, files: &[PathBuf]) {
         let Some(notify) = &mut self.notify else { return };
         let mut wanted = BTreeMap::new();
@@ -300,7 +300,7 @@ impl Watched {
             .map(|(path, _)| path.clone())
             .collect();
         for path in stale {
-            // The watch of a directory that is gone is gone with it.
+            // The watch of a removed directory is removed with it.
             let _ = notify.unwatch(&path);
             self.directories.remove(&path);
         }
@@ -322,7 +322,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    /// Far above what is expected, for a machine that is busy with something else.
+    /// Far above the expected time, for a busy machine.
     const DEADLINE: Duration = Duration::from_secs(10);
 
     struct Folder(PathBuf);
@@ -347,7 +347,7 @@ mod tests {
         }
     }
 
-    /// The change, and how long it took from now.
+    /// The change, and the time until it came.
     fn next(changes: &mut channel::Receiver<Change>) -> Option<(Change, Duration)> {
         let begun = Instant::now();
         while begun.elapsed() < DEADLINE {
@@ -359,8 +359,7 @@ mod tests {
         None
     }
 
-    /// Proves that nothing waits to be delivered: a kick comes next, and the thread takes things in
-    /// order.
+    /// Proves that no change waits: the next one is the kick, and the thread keeps the order.
     fn nothing_but_a_kick(watcher: &Watcher, changes: &mut channel::Receiver<Change>) {
         let silent_until = Instant::now() + POLL + SETTLE * 4;
         while Instant::now() < silent_until {
@@ -418,7 +417,7 @@ mod tests {
         nothing_but_a_kick(&watcher, &mut changes);
         took.sort();
         println!("median {:?}, longest {:?}", took[took.len() / 2], took[took.len() - 1]);
-        // Without events every change would wait for the poll: half a second on average.
+        // Without events each change would wait for the poll: half a second on average.
         assert!(took[took.len() / 2] < Duration::from_millis(300), "{took:?}");
     }
 
@@ -477,7 +476,7 @@ mod tests {
         fs::remove_dir(&file).unwrap();
         fs::write(&file, "1").unwrap();
         contents(&mut changes);
-        // The folder itself is made anew: its watch is dead, the poll finds it.
+        // The folder is recreated: its watch is dead, and the poll finds it.
         fs::remove_dir_all(&folder.0).unwrap();
         contents(&mut changes);
         fs::create_dir(&folder.0).unwrap();

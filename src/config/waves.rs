@@ -1,7 +1,7 @@
 //! `[[release.X.wave]]` and `open_hours`: the steps of a release's plan.
 //!
-//! Invariants of what is made here: names are unique; segments only join and the weight never goes
-//! down from wave to wave.
+//! Invariants of the result: names are unique; from wave to wave segments only join, and the weight
+//! never decreases.
 
 use super::named::{Entry, lookup};
 use super::read::{Located, Reader, Scope, Span, found};
@@ -110,7 +110,7 @@ fn wave(
         let known = segments.iter().map(|s| s.item.name.as_str());
         let Some(i) = lookup(r, &text, "segment", known) else { continue };
         names.push(text.value.clone());
-        // They add up: one that stands in an earlier wave too is no fault.
+        // They add up: a segment of an earlier wave may be repeated.
         if !joined.iter().any(|(s, _)| s.name == text.value) {
             joined.push((segments[i].item.clone(), text.span));
         }
@@ -147,7 +147,7 @@ fn wave(
     }
 }
 
-/// A name, or a percentage as one.
+/// A name, or a percentage used as one.
 fn name_of_wave(text: &str) -> value::Parsed<String> {
     match Weight::parse(text) {
         Ok(_) => Ok(text.to_owned()),

@@ -1,22 +1,21 @@
 //! The judge of one release: final intervals in, a judgement out.
 //!
-//! Owns how the comparison, the ceilings and stable's own state are weighed against each other.
-//! Invariants: pure (time is an argument); never blames `new` for what hurts both arms; never reads
-//! blindness as health; a trip names its cause and its numbers.
+//! It weighs the comparison, the ceilings and stable's own state against each other.
+//! Invariants: pure (time is an argument); never blames `new` for an incident of both arms; never
+//! takes missing data for health; a trip has its cause and its numbers.
 //!
-//! How a shared outage is told from a bad `new`:
-//! - an interval is judged when it is final, so unequal time-outs look alike;
-//! - a ceiling trips at once only if stable is clearly better (see `ceiling`), and is left alone if
-//!   the last ten seconds are not bad; one that stable itself exceeds before anybody is in `new`
-//!   does not fit ([`super::spans`]);
-//! - while stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
-//!   interval is scored as ever, but what is won in that time is set [`super::aside`]. It counts
-//!   if `new` is clearly worse for ten seconds all the same, or if it is overwhelming for a
-//!   minute of trouble. Failures of stable defer what failures bring about (a request that failed
-//!   did not succeed in time either: errors and latency), slowness defers latency, client errors
-//!   defer client errors;
-//! - both bad for 30 s is a case of its own: a precaution, as `new` may be what hurts a shared
-//!   database.
+//! Rules that separate a common outage from a bad `new`:
+//! - An interval is judged when it is final, so unequal time-outs have no effect.
+//! - A ceiling trips at once only if stable is clearly better (see `ceiling`), and does not trip if
+//!   the last ten seconds are not bad. A ceiling that stable itself exceeds before `new` has users
+//!   does not fit ([`super::spans`]).
+//! - While stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
+//!   interval is scored as before, but the wealth won in that time is set [`super::aside`]. It
+//!   counts if `new` is still clearly worse for ten seconds, or if E is overwhelming for a minute
+//!   of trouble. Failures of stable defer errors and latency (a failed request did not succeed in
+//!   time either), slowness defers latency, client errors defer client errors.
+//! - Both arms bad for 30 s is a separate case: a precautionary trip, because `new` may be the load
+//!   on a shared database.
 
 mod hearing;
 mod past;
@@ -46,27 +45,28 @@ use hearing::{interval, silence_told, take_failures, told};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// No request of stable for so long while `new` has some: blind.
+/// Blind after this long without a request of stable, while `new` has some.
 const SILENCE: Duration = RECENT;
-/// No final interval for so long: blind. An interval is final after a minute at the latest.
+/// Blind after this long without a final interval. An interval is final after a minute at the
+/// latest.
 const STALE: Duration = Duration::from_secs(75);
-/// More than this share above `latency_p99_max` is what "p99 above it" means.
+/// The share of answers above `latency_p99_max` that means "p99 above it".
 pub const SLOW_SHARE: f64 = 0.01;
-/// What more than a tenth of stable's answers exceed.
+/// The quantile of stable's latency above which answers count as slow here.
 const USUAL: f64 = 0.9;
-/// So many more of the answers of `new` than of stable's must be far smaller than usual to trip.
+/// Minimum difference between the arms' shares of small bodies for a trip.
 const SMALL_GAP: f64 = 0.5;
-/// A signal's stratum where no route stands out.
+/// The stratum of a signal when no route stands out.
 const ALL: &str = "all";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ticks {
     OnTime,
-    /// The thread was starved: what it sees may be its own doing.
+    /// The thread was starved, which may itself cause the observation.
     Late,
 }
 
-/// Durations of whole exchanges; by completion.
+/// Durations of whole exchanges, by completion.
 #[derive(Clone, Copy)]
 pub struct Latency<'a> {
     pub new: &'a Histogram,
@@ -96,25 +96,24 @@ pub struct Look<'a> {
 pub struct Judge {
     limits: Limits,
     engine: Engine,
-    /// Names of the routes that are judged apart.
+    /// Names of the strata.
     strata: Arc<[Arc<str>]>,
     window: Window,
-    /// Since when each ceiling (errors, latency) has been over without a break.
+    /// When each ceiling (errors, latency) was first over without a break.
     over_since: [Option<Duration>; 2],
-    /// When stable's last ten seconds were last seen bad, by the limits of the ceilings of errors
-    /// and of latency.
+    /// When stable's last ten seconds were last bad, by the ceilings' limits of errors and latency.
     stable_bad: [Option<Duration>; 2],
     stable: Stable,
-    /// Failures of final intervals, by user, and successes above `latency_p99_max`.
+    /// By user: failures of final intervals, and successes above `latency_p99_max`.
     failures: Spans,
     slow: Spans,
-    /// The same of stable, before anybody was in `new`.
+    /// The same of stable, before `new` had users.
     before: [Before; 2],
     learnt: Duration,
     /// Time of the last tick.
     ticked: Duration,
     silence: Silence,
-    /// An answer that takes longer is late; known from the first answer of either arm on.
+    /// A longer answer is late. Known from the first answer of either arm on.
     usual_wait: Option<Duration>,
     has_answered: bool,
     /// Redirects, long exchanges and small bodies of the last minute, by user.
@@ -122,15 +121,15 @@ pub struct Judge {
     /// Small bodies of the last ten seconds.
     small_now: [Bad; 2],
     aside: Aside,
-    /// Counts since the onset of whatever trips.
+    /// Counts since the onset of the cause of a trip.
     onsets: Onsets,
     notice: Notice,
     /// `new` against its own past, where there is no control.
     own_past: OwnPast,
-    /// It is no longer: the release has been complete for long.
+    /// The release has been complete for long, so that comparison has ended.
     soaked: bool,
-    /// Since when `new` is clearly worse, and since when the evidence is overwhelming, while a
-    /// signal is deferred.
+    /// Start of `new` being clearly worse, and of overwhelming evidence, while a signal is
+    /// deferred.
     worse_since: Option<Duration>,
     overwhelming_since: Option<Duration>,
     /// The last final interval with a request of stable, and of new.
@@ -173,8 +172,7 @@ impl Judge {
         }
     }
 
-    /// Edited limits hold from the next look on. The evidence of an edited level starts anew, and
-    /// only that.
+    /// Applies edited limits from the next look on. Only the evidence of an edited level restarts.
     pub fn set_limits(&mut self, limits: Limits) {
         let was = self.limits;
         let floor = was.latency_floor != limits.latency_floor;
@@ -189,14 +187,14 @@ impl Judge {
             self.engine.edit_alpha(limits.alpha);
         }
         if was.latency_p99_max != limits.latency_p99_max {
-            // Counted above another limit, it says nothing of how this one fits, or is crossed.
+            // Counts above the old limit are no evidence about the new limit.
             (self.slow, self.before[1]) = (Spans::default(), Before::default());
         }
         self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;
     }
 
-    /// A person ends the notice.
+    /// Ends the notice, on an operator's request.
     pub fn end_notice(&mut self) {
         self.engine.end_notice();
         self.notice.end(notice::BY_HAND);
@@ -206,13 +204,13 @@ impl Judge {
         &mut self.notice
     }
 
-    /// Other routes are judged apart.
+    /// Sets the strata.
     pub fn stratify(&mut self, strata: Arc<[Arc<str>]>, now: Duration) {
         self.engine.stratify(strata.len(), now);
         self.strata = strata;
     }
 
-    /// What came of the requests of the last ten minutes.
+    /// The outcomes of the last ten minutes.
     pub fn onsets(&self) -> &Onsets {
         &self.onsets
     }
@@ -229,12 +227,12 @@ impl Judge {
         self.engine
     }
 
-    /// What is usual for stable, and when it was in trouble; for the next attempt.
+    /// Stable's usual values and its trouble, for the next attempt.
     pub fn stable(&self) -> &Stable {
         &self.stable
     }
 
-    /// What stable was like before anybody was in `new`.
+    /// Stable's values before `new` had users.
     pub fn before(&self) -> [Before; 2] {
         self.before
     }
@@ -243,7 +241,8 @@ impl Judge {
         (self.stable, self.before) = (stable, before);
     }
 
-    /// Time goes on: what has become final, `deadline` after its interval, is judged and told.
+    /// Advances the time: judges the intervals that became final, `deadline` after their end, and
+    /// passes them to `told`.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
         let mut finals = vec![];
         self.engine.defer(self.stable.defers(now), now);
@@ -266,13 +265,13 @@ impl Judge {
         }
     }
 
-    /// All that a restart must not forget.
+    /// Saves the state that a restart must keep.
     pub fn save(&self, now: Duration, pen: &mut Pen) {
         self.before.iter().flat_map(Before::parts).for_each(|part| pen.f64(part));
         self.engine.save(now, pen);
     }
 
-    /// As it was saved. `None`: it was saved with other routes, or by another version.
+    /// The judge as saved. `None`: saved with other routes, or by another version.
     pub fn restore(
         limits: Limits,
         settings: engine::Settings,
@@ -286,7 +285,7 @@ impl Judge {
         Some(Judge { before, ..Judge::new(limits, engine, strata) })
     }
 
-    /// Final intervals, each once and in order.
+    /// Takes a final interval, each once and in order.
     fn push(&mut self, interval: &Interval) {
         self.window.push(interval);
         self.started.get_or_insert(interval.end);
@@ -316,12 +315,12 @@ impl Judge {
         let (e_value, loudest) = (comparison.e_value(), comparison.loudest());
 
         let [fit_errors, fit_slow] = self.fitted();
-        // A share above all is never exceeded.
+        // A limit of 1.0 is never exceeded.
         let errors_limit = fit_errors.limit(errors_max).unwrap_or(1.0);
         let errors = self.ceiling(0, look.now, self.failures.crossing(), errors_limit);
         let slow_limit = fit_slow.limit(SLOW_SHARE).unwrap_or(1.0);
         let latency = self.ceiling(1, look.now, self.slow.crossing(), slow_limit);
-        // Stable may leave its users waiting, too.
+        // Stable may also leave its users waiting.
         let [failing, _, slow_stable, ..] = self.stable.defers(look.now);
         let silent = if failing || slow_stable {
             Silent::default()
@@ -464,7 +463,7 @@ impl Judge {
                         self.seen_of(engine::Signal::Empty)
                     ),
                 ),
-                // A ticket: the margins say what may be promoted.
+                // A notice only informs: the margins decide the promotion.
                 None if noticed => (
                     State::Suspicious,
                     if minute.requests.new == 0 { Verdict::Inconclusive } else { Verdict::Pass },
@@ -485,19 +484,19 @@ impl Judge {
             },
         };
 
-        // A ceiling is held against itself: half of it is what a version may well have.
+        // A ceiling has no control, so half of it is taken as a normal rate.
         let (by, route, usual) = match (compared, by_errors, by_latency) {
             (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
             (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors_limit / 2.0)),
             (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow_limit / 2.0)),
-            // Nobody is answered.
+            // No request is answered.
             _ => (BadBy::Signal(engine::Signal::Latency), None, None),
         };
         let decided = (state == State::Tripped)
             .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, usual, look.now) });
         let reason = match decided.as_ref().and_then(|told| told.by.as_ref()).map(Decided::counts) {
             Some(counts) => format!("{reason}: {counts}"),
-            // Nothing stands out by itself: what the last minute had.
+            // No onset stands out, so the counts of the last minute are shown.
             None if decided.is_some() => format!("{reason} ({counts} failed in the last minute)"),
             None => reason,
         };
@@ -569,7 +568,7 @@ impl Judge {
         Judgement { state, verdict, reason, signals, decided, evidence }
     }
 
-    /// The route on which a signal is loudest, if it is louder there than in all.
+    /// The route where a signal is loudest, if it is louder there than in all.
     fn stratum(&self, signal: engine::Signal) -> Arc<str> {
         self.route(signal).and_then(|i| self.strata.get(i)).cloned().unwrap_or_else(|| ALL.into())
     }
@@ -579,7 +578,7 @@ impl Judge {
         stratum.filter(|_| e.is_some_and(|e| e >= SUSPICIOUS))
     }
 
-    /// Does the hash put users into both arms?
+    /// True if the hash assigns users to both arms.
     fn controlled(&self) -> bool {
         let share = self.engine.weight().ratio();
         share > 0.0 && share < 1.0
@@ -601,21 +600,22 @@ impl Judge {
         Ceiling { of, limit, over_ms, calm: self.calm(which, now), controlled: self.controlled() }
     }
 
-    /// Has stable not been bad for a while, neither by the ceiling nor by what is usual for it? The
-    /// window that says so is ten seconds long itself: what `new` does then, it does at least ten
-    /// seconds after stable's recovery.
+    /// True if stable has not been bad for a while, by the ceiling and by its usual values.
+    /// That window is ten seconds long, so what `new` does then is at least ten seconds after
+    /// stable's recovery.
     fn calm(&self, which: usize, now: Duration) -> bool {
         let of = [engine::Signal::Errors, engine::Signal::Latency][which];
         let bad = self.stable_bad[which].is_some_and(|at| now.saturating_sub(at) < RECENT);
         !bad && !self.stable.defers(now)[of as usize]
     }
 
-    /// The evidence that counts. While signals are deferred and all evidence would suffice, it is
-    /// all of it, and [`Comparison::deferred`] says what else it needs.
+    /// The evidence that counts.
+    /// If signals are deferred and all evidence together would suffice, it is all evidence, and
+    /// [`Comparison::deferred`] has the further conditions.
     fn weigh(&mut self, now: Duration, parts: Parts, of: &mut Comparison) {
         let deferred = self.stable.defers(now);
         let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
-        // A body is small for many reasons: it trips only where it is so for most users.
+        // A body may be small for many reasons, so it trips only if most users get one.
         let [stable, new] = &self.small_now;
         let small = Sample {
             requests: Pair::new(new.requests(), stable.requests()),
@@ -643,7 +643,7 @@ impl Judge {
         of.calm = !self.stable.is_in_trouble();
     }
 
-    /// Notes what of a deferred comparison lies in time.
+    /// Records the durations that a deferred comparison needs.
     fn compare(&mut self, now: Duration, of: &mut Comparison) {
         let lasts = |since: &mut Option<Duration>, is_so: bool| match is_so {
             true => whole_ms(now, *since.get_or_insert(now)),

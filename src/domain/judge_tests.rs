@@ -1,4 +1,4 @@
-//! Drives the judge with simulated arms: bad versions must trip, shared trouble must not.
+//! Drives the judge with simulated arms: bad versions must trip, common incidents must not.
 
 use super::super::cohort::Weight;
 use super::super::decide::Arm;
@@ -35,7 +35,7 @@ fn judge(share: f64) -> Judge {
     Judge::new(LIMITS, Engine::new(settings, weight, Baseline::default(), Duration::ZERO), [].into())
 }
 
-/// A stream of users who come often.
+/// A stream of frequent users.
 struct Sim {
     dice: Dice,
     judge: Judge,
@@ -43,9 +43,9 @@ struct Sim {
     weight: Weight,
     /// Clients of stable give up before it fails.
     impatient: bool,
-    /// How long an answer of `new` takes.
+    /// Latency of `new`.
     new_takes: Duration,
-    /// One account of stable fails so many times a second.
+    /// One account of stable fails this many times a second.
     retries: u32,
     i: u32,
     ids: u64,
@@ -78,7 +78,7 @@ impl Sim {
         TICK * self.i
     }
 
-    /// One tick of `n` requests that fail with the chances given.
+    /// One tick of `n` requests that fail with these probabilities.
     fn tick(&mut self, n: usize, p_new: f64, p_stable: f64) -> Judgement {
         let at = self.now();
         self.i += 1;
@@ -123,7 +123,7 @@ impl Sim {
         let latency = Latency { new: &self.histograms[1], stable: &self.histograms[0] };
         let judgement =
             self.judge.look(&Look { now: TICK * self.i, ticks, minute: latency, recent: latency });
-        // Each verdict of each of these simulations follows from its grounds alone.
+        // Each verdict of these simulations follows from its grounds alone.
         let cause = match judgement.verdict {
             Verdict::Breach(cause) => Some(cause),
             Verdict::Pass | Verdict::Inconclusive => None,
@@ -134,7 +134,7 @@ impl Sim {
         judgement
     }
 
-    /// Ticks of a phase; stops at the first trip.
+    /// The ticks of a phase, until the first trip.
     fn run(&mut self, seconds: f64, n: usize, p_new: f64, p_stable: f64) -> Result<Judgement, (Cause, f64)> {
         let start = self.now();
         let mut last = self.look(Ticks::OnTime);
@@ -168,8 +168,8 @@ fn a_new_that_fails_is_out_within_a_second_or_two() {
 fn a_shared_outage_blames_nobody() {
     let mut tripped = Vec::new();
     for seed in 0..300 {
-        // Shares, loads and depths of all kinds; the arms' time-outs differ, which a final interval
-        // does not show.
+        // Various shares, loads and depths. The arms' time-outs differ, which a final interval does
+        // not show.
         let share = [0.02, 0.05, 0.2, 0.5][seed as usize % 4];
         let load = [8, 20, 60][seed as usize % 3];
         let depth = [1.0, 0.6, 0.2, 0.08][seed as usize / 7 % 4];
@@ -233,7 +233,7 @@ fn a_new_that_is_far_worse_than_an_ailing_stable_is_out() {
 fn few_failures_or_few_users_do_not_cross_a_ceiling() {
     let none = Histogram::default();
     let latency = Latency { new: &none, stable: &none };
-    // Users of `new`, failures in all.
+    // (users of `new`, failures in total)
     let verdict = |users: u32, failures: u32| {
         let mut judge = judge(0.5);
         for arm in Arm::BOTH {
@@ -307,7 +307,7 @@ fn a_shared_outage_in_which_clients_give_up_on_stable_first_blames_nobody() {
     for seed in 0..20 {
         let mut sim = Sim::new(seed, [0.05, 0.3][seed as usize % 2]);
         assert!(sim.run(10.0, 60, 0.001, 0.001).is_ok());
-        // New fails after 1 s; stable would after 3 s, but clients have left after 2 s.
+        // New fails after 1 s. Stable would fail after 3 s, but its clients leave after 2 s.
         sim.impatient = true;
         let outage = sim.run(15.0, 60, 0.9, 0.9);
         assert!(outage.is_ok(), "{seed}: {outage:?} {:?}", sim.look(Ticks::OnTime));
@@ -327,7 +327,7 @@ fn a_slow_new_is_not_said_to_fail_because_both_do() {
     }
 }
 
-/// The comparison was switched off by any five failures of stable in ten seconds.
+/// Five failures of stable in ten seconds must not switch off the comparison.
 #[test]
 fn background_errors_of_stable_do_not_hide_a_new_that_fails_more() {
     for (retries, p_new, p_stable) in [(0, 0.12, 0.02), (6, 0.03, 0.001)] {
@@ -344,12 +344,12 @@ fn a_trouble_of_stable_that_lasts_does_not_hide_a_worse_new() {
     let mut sim = Sim::new(12, 0.2);
     assert!(sim.run(20.0, 40, 0.001, 0.001).is_ok());
     assert!(sim.run(60.0, 40, 0.01, 0.01).is_ok());
-    // Stable is in trouble all the time, and `new` fails three times as often.
+    // Stable is always in trouble, and `new` fails three times as often.
     let trip = sim.run(120.0, 40, 0.045, 0.015);
     assert!(matches!(trip, Err((Cause::Errors, _))), "{trip:?}");
 }
 
-/// A wave of 20%, then everybody: without a control it is told, holds, and trips nothing.
+/// A wave of 20%, then 100%: without a control it alerts and holds, but never trips.
 #[test]
 fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
     let mut sim = Sim::new(1, 0.2);

@@ -1,7 +1,7 @@
-//! What is known of a service, for people who choose settings: what stable is like, as far as
-//! ceilings, excuses and gates depend on it.
+//! The known properties of a service, for people who choose settings: stable's values on which
+//! ceilings, excuses and gates depend.
 //!
-//! Invariants: pure values, all of them the watchdog's own; what is not known yet is absent.
+//! Invariants: pure values, all of them the watchdog's own; an unknown value is absent.
 
 use super::engine::Engine;
 use super::engine::servers::Mark;
@@ -15,32 +15,32 @@ use std::time::Duration;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Known {
-    /// Nobody has been in `new` in this attempt: what ceilings fit is still learnt.
+    /// `new` has had no users in this attempt: the fit of the ceilings is still learnt.
     pub learns: bool,
     /// Stable's own share of failures, and of answers above `latency_p99_max`.
     pub before: [Before; 2],
-    /// How long spells could be seen; `None`: not yet.
+    /// Time during which spells could be found. `None`: not yet.
     pub seen_for: Option<Duration>,
     /// Of slowness, of failures.
     pub spells: [Spells; 2],
-    /// Answers of stable that are missing until latency is compared.
+    /// Answers of stable still needed before latency is compared.
     pub answers_missing: f64,
     /// Standard deviation of the logarithm of stable's latencies.
     pub spread: Option<f64>,
-    /// As the present wave has shown it, if it has shown enough.
+    /// As the present wave has shown it, if it has enough requests.
     pub of_wave: Option<Usual>,
     /// Of stable's servers: of errors, of latency, of its tail.
     pub moments: [Moments; 3],
     pub routes: Vec<Route>,
 }
 
-/// A route that is judged apart.
+/// A stratum.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Route {
     pub name: Arc<str>,
     /// Requests a second, of both arms.
     pub rate: f64,
-    /// As the present wave has shown it; only of a critical one.
+    /// As the present wave has shown it. Critical routes only.
     pub of_wave: Option<Usual>,
 }
 
@@ -49,18 +49,18 @@ pub struct Route {
 pub struct Spells {
     pub n: u64,
     pub longest: Duration,
-    /// How long ago the first of them ended.
+    /// Time since the end of the oldest one.
     pub over: Option<Duration>,
-    /// A spell of `new` may be so long.
+    /// Excused length of a spell of `new`.
     pub allowed: Duration,
-    /// `new` has far more of them: none is excused.
+    /// `new` has far more spells, so none is excused.
     pub too_many: bool,
 }
 
-/// Requests of stable by which a wave has shown enough of it.
+/// Requests of stable after which a wave has shown enough of it.
 const SHOWN_MIN: u64 = 1_000;
 
-/// As a wave has shown it, if it has shown enough.
+/// Stable's properties as a wave has shown them, if it has enough requests.
 pub fn shown(reading: &Reading) -> Option<Usual> {
     let usual = Usual::of(reading);
     let finite = [usual.failing, usual.slow, usual.spread].iter().chain(&usual.design).all(|n| n.is_finite());

@@ -1,8 +1,8 @@
-//! What the watchdog and the waves show of a release to whoever looks: judgement, recent counts,
-//! and what the present stage has shown.
+//! The state of a release that the watchdog and the waves publish for readers: judgement, recent
+//! counts, and the evidence of the present stage.
 //!
-//! Invariants: written by the watchdog's thread and the conductor's, under one lock; a figure of
-//! another stage is not taken for one of this.
+//! Invariants: written by the threads of the watchdog and the conductor, under one lock; a figure
+//! of another stage never counts for the present one.
 
 use super::checkpoint::Checkpoint;
 use super::recent::Recent;
@@ -17,44 +17,44 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct View {
     pub judgement: Option<Judgement>,
-    /// Monotonic time of that.
+    /// Monotonic time of the last look.
     pub looked: Duration,
-    /// Since when E of a signal is worth a person's look, without being a trip.
+    /// Since when E of a signal is notable without being a trip.
     pub suspicion: Option<Duration>,
     pub recent: [Recent; 2],
-    /// What an earlier process has saved of the stage that goes on. The watchdog takes it.
+    /// The checkpoint that an earlier process saved for the present stage. The watchdog takes it.
     pub checkpoint: Option<Checkpoint>,
-    /// What the watchdog has of the present stage.
+    /// The watchdog's evidence of the present stage.
     pub shown: Option<Shown>,
-    /// What it knows of the service, a moment ago.
+    /// The known properties of the service, as of a moment ago.
     pub known: Option<Known>,
-    /// Since when the notice "slower by more than `latency_notice`" stands; monotonic.
+    /// Start of the notice "slower by more than `latency_notice`"; monotonic.
     pub notice_since: Option<Duration>,
-    /// A person has ended it, and the watchdog does not know yet.
+    /// An operator has ended the notice, and the watchdog has not processed it yet.
     pub end_notice: bool,
-    /// How the next step of this stage looks.
+    /// The outlook of the next step, with its stage.
     pub outlook: Option<(u64, Outlook)>,
-    /// What was last read of what it watches of resources.
+    /// The last readings of watched resources.
     pub resources: Vec<Seen>,
 }
 
-/// What the watchdog has of a stage.
+/// The watchdog's evidence of a stage.
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// [`ReleaseLive::stage`].
     pub stage: u64,
-    /// How long it was watched, by this process and earlier ones.
+    /// Watched time, by this process and earlier ones.
     pub watched: Duration,
-    /// What an earlier process has counted.
+    /// Time of the stage in earlier processes.
     pub before: Spent,
-    /// What the wave has shown; `None`: there is no wave to judge.
+    /// The evidence of the wave. `None`: no wave to judge.
     pub reading: Option<Reading>,
-    /// The same of each critical route.
+    /// The same for each critical route.
     pub critical: Vec<Route>,
 }
 
 impl View {
-    /// The time of this stage; zero where nothing is known of it.
+    /// The time of this stage. Zero if nothing is known of it.
     pub fn spent(&self, stage: u64) -> Spent {
         let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
         let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
@@ -64,7 +64,7 @@ impl View {
         Spent { watched, open: spent.open.max(watched), ..spent }
     }
 
-    /// The traffic of the last minute, and how stable did in five.
+    /// The traffic of the last minute, and stable's requests and failures of the last five.
     pub fn traffic(&self) -> Traffic {
         let [minute, five] = [60, 300].map(Duration::from_secs);
         let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
@@ -72,7 +72,7 @@ impl View {
         Traffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
     }
 
-    /// Share of the requests of the last `window` that went to `new`; `None` without requests.
+    /// Share of the requests of the last `window` that went to `new`. `None`: no requests.
     pub fn share(&self, window: Duration) -> Option<f64> {
         let [stable, new] = [0, 1].map(|arm| self.recent[arm].last(window).requests);
         (stable + new > 0).then(|| new as f64 / (stable + new) as f64)

@@ -1,8 +1,8 @@
-//! Does a version that is no worse climb? The plan of a release (5, 20, 50, 100%) beside the judge,
-//! with the gates and the wave controller of the product.
+//! The promotion of a version that is no worse, through the plan of a release (5, 20, 50, 100%)
+//! beside the judge, with the gates and the wave controller of the product.
 //!
-//! Invariants: a wave opens by [`Climb`] alone, on what a [`Trial`] of the same events has shown;
-//! servers are well, the state is on disk, and nobody promotes by hand.
+//! Invariants: a wave opens by [`Climb`] alone, from the evidence of a [`Trial`] of the same
+//! events; servers are healthy, the state is on disk, and nobody promotes by hand.
 
 use super::world::{Spell, World};
 use grayling::domain::cohort::Weight;
@@ -20,10 +20,10 @@ const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 /// Percent in `new`, and minutes of bake at [`RATE`] requests a second.
 const PLAN: [(f64, f64); 4] = [(5.0, 30.0), (20.0, 30.0), (50.0, 30.0), (100.0, 10.0)];
 const RATE: f64 = 200.0;
-/// The controller looks as often as this, in ticks.
+/// Ticks between two looks of the controller.
 const LOOK: u64 = 10;
 
-/// What becomes of the plan at one look.
+/// The result of one look at the plan.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Step {
     Stays,
@@ -44,18 +44,18 @@ pub struct Plan {
     pub missing: Vec<String>,
 }
 
-/// Longer where fewer requests come.
+/// The bake is longer where fewer requests come.
 fn bake(minutes: f64, rate: f64) -> Duration {
     Duration::from_secs_f64(60.0 * minutes * (RATE / rate).max(1.0))
 }
 
-/// The bakes of the whole plan together.
+/// The total bake of the plan.
 pub fn bakes(rate: f64) -> Duration {
     PLAN.iter().map(|(_, minutes)| bake(*minutes, rate)).sum()
 }
 
-/// The same world, in which the plan begins at its first weight; a spell of `new` comes as long after
-/// each raise as it came after the last one.
+/// The same world, where the plan begins at its first weight. A spell of `new` follows each raise,
+/// with the delay that it had after the last one.
 pub fn world(of: &World) -> World {
     let last = of.waves.last().map_or(0.0, |(at, _)| *at);
     let after =
@@ -64,7 +64,7 @@ pub fn world(of: &World) -> World {
 }
 
 impl Plan {
-    /// Its first wave opens now.
+    /// Opens its first wave now.
     pub fn new(rate: f64, tick: Duration, floor: Duration, now: Duration) -> Plan {
         let wave = |(percent, minutes): (f64, f64)| {
             let reach = Reach { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };

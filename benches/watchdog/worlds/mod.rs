@@ -1,9 +1,10 @@
-//! The worlds of a real service: table N, in which `new` is no worse, and table M, in which it is.
+//! The worlds of a real service: table N, in which `new` is no worse, and table M, in which it is
+//! worse.
 //!
-//! `cargo bench --bench watchdog -- worlds-n` (or `worlds-m`) is reduced: fewer runs. `--full`:
-//! the runs of the design; `N4`, `N4.2`: those rows alone; `--seed 17`: that run alone, with the
-//! judge's states; `--runs 3`; `--threads 1`. Everything goes through the whole decision path:
-//! see [`sim`].
+//! `cargo bench --bench watchdog -- worlds-n` (or `worlds-m`) is reduced: fewer runs. `--full`: the
+//! published number of runs; `N4`, `N4.2`: those rows alone; `--seed 17`: that run alone, with the
+//! judge's states; `--runs 3`; `--threads 1`.
+//! All traffic goes through the whole decision path: see [`sim`].
 
 mod climb;
 mod sim;
@@ -17,8 +18,8 @@ use sim::{Climbed, Sim, Trip};
 use std::collections::BTreeMap;
 use world::World;
 
-/// A row: its number, what it is, and the world; of table M with the limits of median and p95, in
-/// seconds.
+/// A row: its number, its description, and the world; in table M with the limits of median and p95,
+/// in seconds.
 pub struct Row {
     pub id: &'static str,
     pub what: String,
@@ -26,7 +27,7 @@ pub struct Row {
     pub limit: Option<[f64; 2]>,
     /// Runs with `--full`, and without.
     pub runs: [u64; 2],
-    /// The same of runs in which it climbs a plan; of table N.
+    /// The same for runs with a plan, in table N.
     pub climbs: [u64; 2],
 }
 
@@ -62,7 +63,7 @@ fn run(bench: &Bench, of: &Row) {
     }
 }
 
-/// The first trip; where nobody is left in stable, the alarm, if that comes first.
+/// The first trip. If no user is left in stable, the alarm counts, if it comes first.
 fn told(of: &Row, seed: u64) -> Option<Told> {
     let mut alarm = None;
     let mut alone = of.world.waves.last().is_some_and(|(_, percent)| *percent >= 100.0);
@@ -82,10 +83,10 @@ fn told(of: &Row, seed: u64) -> Option<Told> {
     }
 }
 
-/// What a run has come to.
+/// The result of a run.
 struct Told {
     what: &'static str,
-    /// On `new`.
+    /// `new` is blamed.
     blamed: bool,
     /// Seconds since the first raise.
     at: f64,
@@ -110,7 +111,7 @@ fn causes<'t>(trips: impl Iterator<Item = &'t Told>) -> String {
     if each.is_empty() { "0".to_owned() } else { each.join(", ") }
 }
 
-/// Does it climb within three times its bake?
+/// Measures whether it climbs within three times its bake.
 fn climbs(bench: &Bench, of: &Row) {
     let n = bench.count.unwrap_or(bench.pick(of.climbs[0], of.climbs[1]));
     if of.climbs == [0; 2] {
@@ -149,7 +150,7 @@ fn climbs(bench: &Bench, of: &Row) {
     );
 }
 
-/// A freeze because both are bad is no rollback; the row says how many there were.
+/// A freeze because both arms are bad is no rollback. The row shows the number of freezes.
 fn sound(of: &Row, trips: &[Option<Told>]) {
     let blamed = trips.iter().flatten().filter(|trip| trip.blamed).count();
     let most = (trips.len() as f64 / 200.0).max(1.0);
@@ -185,7 +186,7 @@ fn worse(of: &Row, [median, p95]: [f64; 2], trips: &[Option<Told>]) {
     row(of.id, &of.what, &format!("{median} / {p95} s"), trips.len(), &figures, Some(met));
 }
 
-/// One run, with each change of the judge's state, and the highest E between.
+/// One run, with each change of the judge's state, and the highest E in between.
 fn replay(of: &Row, seed: u64) {
     let mut was = None;
     let mut highest = 0.0f64;

@@ -1,7 +1,7 @@
-//! Traffic of a [`World`] through the whole decision path, as the watchdog's thread drives it:
-//! [`Judge`] with its engine, its ceilings and what it defers; the fuse beside it.
+//! Traffic of a [`World`] through the whole decision path, driven like the watchdog's thread:
+//! [`Judge`] with its engine, its ceilings and deferred signals, and the fuse beside it.
 //!
-//! Invariants: what happens depends on the world and the seed alone; the judge is given what the
+//! Invariants: a run depends on the world and the seed alone; the judge gets only data that the
 //! proxy would know, in the order of time; the deadline follows stable's p99.9 by the rule of
 //! `watch::watchdog`.
 
@@ -29,13 +29,13 @@ const HORIZON: usize = 1024;
 /// Ticks between two observations of the tallies.
 const OBSERVE: u64 = 5;
 const SECOND: Duration = Duration::from_secs(1);
-/// How long the proxy waits for an answer.
+/// Response time-out of the proxy.
 const TIME_OUT: Duration = Duration::from_secs(30);
 const BURST: f64 = 0.5;
-/// The size class of a body, and how long it takes after the head.
+/// The size class of a body, and its duration after the head.
 const SIZE: u8 = 6;
 const BODY_MS: f64 = 1.0;
-/// What a refused connection takes.
+/// Duration of a refused connection.
 const AT_ONCE_MS: f64 = 1.0;
 /// The default settings.
 const LIMITS: Limits = Limits {
@@ -48,13 +48,13 @@ const LIMITS: Limits = Limits {
     latency_floor: Duration::from_millis(2),
 };
 
-/// How a plan has gone.
+/// The result of a plan.
 pub enum Climbed {
     /// Seconds since the first raise.
     Complete(f64),
     /// Taken out or frozen, and when.
     Out(&'static str, f64),
-    /// The wave that it is in, and the gates that do not pass.
+    /// The present wave, and the gates that do not pass.
     Held(f64, String),
 }
 
@@ -65,7 +65,8 @@ pub struct Trip {
     /// Seconds since the first raise.
     pub at: f64,
     pub reason: String,
-    /// E of each signal by part, where it is above nothing; and what carries the loudest.
+    /// E of each signal by part, where it is above the start value; and the rows of the loudest
+    /// one.
     pub parts: String,
 }
 
@@ -76,13 +77,13 @@ struct Person {
     lot: f32,
 }
 
-/// One server's pauses and spells, as they come.
+/// The present pauses and spells of one server.
 struct Server {
     next: f64,
     until: f64,
     fallen: Option<Trouble>,
     began: f64,
-    /// It took no connection when it was last tried.
+    /// It refused the last connection.
     refused: bool,
 }
 
@@ -99,9 +100,9 @@ pub struct Sim<'w> {
     weight: Weight,
     share_of_new: f64,
     servers: [Vec<Server>; 2],
-    /// Logarithms of what load and latency are multiplied by.
+    /// Logarithms of the present factors of load and latency.
     wanders: [f64; 2],
-    /// When an arm has served all that has come, by its capacity.
+    /// When an arm has served all arrivals, given its capacity.
     free_at: [f64; 2],
     deadline: Deadline,
     tick: u64,
@@ -110,7 +111,7 @@ pub struct Sim<'w> {
     stable_alive: Option<Duration>,
     due: Vec<Vec<Event>>,
     events: Vec<Event>,
-    /// The plan, and when its present wave was opened: in place of the world's waves.
+    /// The plan, and the start of its present wave. It replaces the world's waves.
     plan: Option<(Plan, f64)>,
 }
 
@@ -161,7 +162,7 @@ impl<'w> Sim<'w> {
             shares: SHARES,
         };
         let latency_p99_max = Duration::from_secs_f64(world.latency_p99_max / 1e3);
-        // A world that is not at the default states it.
+        // A ceiling that differs from the default counts as stated.
         let stated = [false, latency_p99_max != LIMITS.latency_p99_max];
         let limits = Limits { latency_p99_max, stated, ..LIMITS };
         let engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
@@ -203,8 +204,8 @@ impl<'w> Sim<'w> {
         }
     }
 
-    /// The plan of a release instead of the world's waves; what befalls servers of `new` comes back
-    /// after each raise. Answers how the release stands at the end.
+    /// Runs the plan of a release instead of the world's waves. Spells of servers of `new` recur
+    /// after each raise. Returns the release's state at the end.
     pub fn climb(mut self) -> Climbed {
         let longest = 3.0 * climb::bakes(self.world.rate).as_secs_f64();
         while self.second() < longest {
@@ -244,7 +245,7 @@ impl<'w> Sim<'w> {
         self.judge.engine_mut().weigh(weight, now);
     }
 
-    /// Until the first trip, or the end. `each` sees every judgement.
+    /// Runs until the first trip, or the end. `each` gets every judgement.
     pub fn run(mut self, mut each: impl FnMut(f64, &Judgement)) -> Option<Trip> {
         while self.second() < self.world.lasts {
             let judgement = self.step();
@@ -268,7 +269,7 @@ impl<'w> Sim<'w> {
         None
     }
 
-    /// The share of the requests that comes to `new`: few users make most of the traffic.
+    /// The share of the requests to `new`: a few users make most of the traffic.
     fn traffic_of_new(&self) -> f64 {
         let n = self.people.len() as f64;
         let of = |i: usize| ((i as f64 + 1.0) / n).sqrt() - (i as f64 / n).sqrt();
@@ -390,7 +391,7 @@ impl<'w> Sim<'w> {
         }
     }
 
-    /// What load and latency are multiplied by now.
+    /// The present factors of load and latency.
     fn wander(&mut self) -> [f64; 2] {
         let sigma = self.world.wanders;
         if sigma == 0.0 {
@@ -447,7 +448,7 @@ impl<'w> Sim<'w> {
         }
     }
 
-    /// How long it takes, and what comes of it; `None`: never anything.
+    /// The duration and the outcome. `None`: no answer at all.
     fn outcome(
         &mut self,
         second: f64,
@@ -505,7 +506,7 @@ impl<'w> Sim<'w> {
             let of_new = self.share_of_new;
             let share = if new { of_new } else { 1.0 - of_new };
             let free = &mut self.free_at[arm.index()];
-            // Whatever the size of an arm: bursts of so many seconds of its capacity do not wait.
+            // For an arm of any size, bursts of up to `BURST` seconds of its capacity do not wait.
             *free = free.max(second) + 1.0 / (capacity * world.rate * share).max(1e-9);
             ms += 1e3 * (*free - second - BURST).max(0.0);
         }
@@ -518,8 +519,9 @@ impl<'w> Sim<'w> {
         Some((ms, what))
     }
 
-    /// By one of the arm's servers, in whatever state that is. One that takes no connection is left
-    /// for the next; `None`: none took one, or the connection was reset. The fuse sees refusals.
+    /// Serves it by a server of the arm, in its present state. If a server refuses the connection,
+    /// the next one is tried. `None`: all refused, or the connection was reset. The fuse counts
+    /// refusals.
     fn serve(&mut self, second: f64, arm: Arm, number: &mut usize, ms: f64) -> Option<f64> {
         let servers = self.servers[arm.index()].len();
         for _ in 0..servers {
@@ -580,7 +582,7 @@ impl<'w> Sim<'w> {
     }
 }
 
-/// What a server made of a request: milliseconds of an answer, or none.
+/// A server's result for a request: milliseconds of an answer, or none.
 enum Served {
     In(f64),
     Refused,
@@ -596,7 +598,7 @@ fn parts(judgement: &Judgement) -> String {
     format!("{}; {}", parts.join(", "), rows.collect::<Vec<_>>().join(", "))
 }
 
-/// Is one of these evenly spread requests due in the tick that begins now?
+/// True if one of these evenly spread requests is due in the tick that begins now.
 fn due(began: f64, rate: f64) -> bool {
     ((began + 1.0 / TICKS_A_SECOND) * rate).floor() > (began * rate).floor()
 }

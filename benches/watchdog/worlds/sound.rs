@@ -1,4 +1,4 @@
-//! Table N: `new` is no worse. How often is it rolled back?
+//! Table N: `new` is no worse. The rows measure how often it is rolled back.
 
 use super::Row;
 use super::world::{Account, Pace, Pauses, Service, Shared, Spell, Trouble, Weather, World};

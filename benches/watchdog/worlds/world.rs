@@ -1,22 +1,22 @@
-//! What a world is: plain data, from which [`super::sim::Sim`] makes traffic.
+//! A world: plain data, from which [`super::sim::Sim`] makes traffic.
 //!
-//! Invariants: a world has no behaviour of its own; times are seconds since the first raise
-//! (before it `new` has nobody), latencies are milliseconds.
+//! Invariants: a world has no behaviour of its own; times are seconds since the first raise (before
+//! it `new` has no users), latencies are milliseconds.
 
 use grayling::domain::decide::Arm;
 
 /// Half of a wandering is forgotten in so many seconds.
 pub const FORGETS: f64 = 60.0;
-/// Before the first raise, seconds.
+/// Seconds before the first raise.
 pub const LEARN: f64 = 300.0;
-/// The warm-up of a release: a fault of `new` sets in when it is over.
+/// Warm-up of a release. A fault of `new` begins at its end.
 pub const WARM_UP: f64 = 60.0;
 
 #[derive(Clone)]
 pub struct World {
     /// Requests a second of both arms.
     pub rate: f64,
-    /// (At, percent in `new`).
+    /// (time, percent in `new`)
     pub waves: Vec<(f64, f64)>,
     pub users: usize,
     pub service: Service,
@@ -25,7 +25,7 @@ pub struct World {
     pub pauses: Option<Pauses>,
     /// Trouble of single servers of one arm, once each.
     pub spells: Vec<Spell>,
-    /// So many first requests of `new` take so long.
+    /// (n, ms): the first n requests of `new` take this long.
     pub first: Option<(usize, f64)>,
     pub accounts: Vec<Account>,
     pub shared: Vec<Shared>,
@@ -38,46 +38,46 @@ pub struct World {
     pub rotating: bool,
     /// Share of users who fail always, in both arms.
     pub poisoned: f64,
-    /// Requests that an arm serves at most, as a multiple of its usual load.
+    /// The maximum throughput of an arm, as a multiple of its usual load.
     pub capacity: Option<f64>,
-    /// What is wrong with `new`, from the end of the warm-up on.
+    /// The fault of `new`, from the end of the warm-up on.
     pub fault: Fault,
     pub latency_p99_max: f64,
     /// Seconds.
     pub warm_up: f64,
-    /// How long a run goes on, from the first raise.
+    /// Length of a run, from the first raise.
     pub lasts: f64,
 }
 
 #[derive(Clone)]
 pub struct Service {
-    /// Median, by route; a route is one of these with equal chances.
+    /// Median by route. All routes are equally likely.
     pub medians: Vec<f64>,
     pub sigma: f64,
-    /// Between users.
+    /// σ between users.
     pub sigma_users: f64,
     pub fails: f64,
     pub client_errors: f64,
-    /// Share that takes so long instead.
+    /// (share, ms): this share takes this long instead.
     pub tail: (f64, f64),
 }
 
-/// What a server does while it is in trouble.
+/// The behaviour of a server in trouble.
 #[derive(Clone, Copy)]
 pub enum Trouble {
     /// Its requests wait for the end.
     Stalls,
-    /// They take so many times as long.
+    /// Its latencies are multiplied by this.
     Slower(f64),
-    /// They take so many times as long at first, and then less and less.
+    /// Its latencies are multiplied by this at first, and then by less and less.
     SlowerAtFirst(f64),
-    /// No connection.
+    /// Refuses connections.
     Refuses,
     /// Every connection breaks before an answer.
     Resets,
 }
 
-/// Each server of both arms, at equal rates.
+/// Pauses of each server of both arms, at equal rates.
 #[derive(Clone, Copy)]
 pub struct Pauses {
     /// Seconds between starts: with 20% of jitter, or exponential.
@@ -85,7 +85,7 @@ pub struct Pauses {
     pub poisson: bool,
     pub lasts: f64,
     pub trouble: Trouble,
-    /// Never two servers of an arm at once: that is an outage of the arm.
+    /// Never two servers of an arm at once: that would be an outage of the arm.
     pub alone: bool,
 }
 
@@ -98,12 +98,12 @@ pub struct Spell {
     pub trouble: Trouble,
 }
 
-/// One user of his own, beside the others.
+/// One user besides the others.
 #[derive(Clone, Copy)]
 pub struct Account {
     pub arm: Arm,
     pub pace: Pace,
-    /// Takes so long, or fails always.
+    /// Its latency. `None`: it always fails.
     pub takes: Option<f64>,
 }
 
@@ -111,11 +111,11 @@ pub struct Account {
 pub enum Pace {
     /// Requests a second.
     PerSecond(f64),
-    /// So many within so many seconds, each so many seconds.
+    /// `of` requests within `within` seconds, one burst every `each` seconds.
     Bursts { of: f64, within: f64, each: f64 },
 }
 
-/// What befalls both arms; `new` earlier by `lead`.
+/// An incident of both arms, which begins in `new` earlier by `lead`.
 #[derive(Clone, Copy)]
 pub struct Shared {
     pub at: f64,
@@ -126,7 +126,7 @@ pub struct Shared {
 
 #[derive(Clone, Copy)]
 pub enum Weather {
-    /// A share fails, after so long in `new` and in stable.
+    /// (share that fails, time until then in `new` and in stable)
     Fails(f64, [f64; 2]),
     Slower(f64),
     Load(f64),
@@ -135,19 +135,19 @@ pub enum Weather {
 #[derive(Clone, Copy, PartialEq)]
 pub enum Fault {
     None,
-    /// So many more of the requests fail: 0.01 is a point.
+    /// Additional share of failed requests: 0.01 is a percentage point.
     Points(f64),
-    /// So many more take so long.
+    /// (additional share, ms): requests that take this long.
     Slow(f64, f64),
-    /// All take so many times as long.
+    /// All latencies are multiplied by this.
     Stretch(f64),
     /// Never answers.
     Hang,
-    /// Redirects everybody.
+    /// Redirects all requests.
     Redirects,
-    /// Answers 200 with an empty body.
+    /// Responds with 200 and an empty body.
     Empties,
-    /// Bodies take so long after the head, milliseconds.
+    /// Bodies take this many milliseconds after the head.
     SlowBodies(f64),
     /// So large a share of its users fail always.
     Users(f64),

@@ -1,10 +1,11 @@
-//! Table M: `new` is worse from the end of its warm-up on. How long until it is out?
+//! Table M: `new` is worse from the end of its warm-up on. The rows measure the time until it is
+//! out.
 
 use super::Row;
 use super::world::{Account, Fault, Pace, Pauses, Service, Trouble, World};
 use grayling::domain::decide::Arm;
 
-/// Runs go on for four times the limit of p95.
+/// Runs last for four times the limit of p95.
 const PATIENCE: f64 = 4.0;
 
 pub fn rows() -> Vec<Row> {
@@ -66,7 +67,7 @@ pub fn rows() -> Vec<Row> {
         add(id, &format!("20% of 60/s: {what}"), [10.0, 20.0], World { fault, ..busy.clone() });
     }
 
-    // Learnt in a wave of 20%, before the raise that all rows count from.
+    // Learnt in a wave of 20%, before the raise from which all rows count.
     let last = |percent| World { waves: vec![(-280.0, 20.0), (0.0, percent)], ..World::base() };
     for (id, what, percent, limit, fault) in [
         ("M7.1", "+4 points, told as an alarm", 100.0, [120.0, 120.0], Fault::Points(0.04)),
@@ -92,7 +93,7 @@ pub fn rows() -> Vec<Row> {
     for (id, what, limit, fault) in gross {
         add(id, &format!("gross, nothing pauses: {what}"), limit, World { fault, ..one_percent.clone() });
     }
-    // The limits of the table are of medians.
+    // The limits of the table are medians.
     let fast = Service { medians: vec![5.0], ..World::base().service };
     let waves = vec![(0.0, 20.0)];
     let fast = World { rate: 1000.0, waves, service: fast, servers: [1, 10], ..World::base() };

@@ -1,9 +1,10 @@
-//! What the settings of a release imply: for the running service, by its own figures, or for an
-//! example where nothing is known of it.
+//! The implications of a release's settings: for the running service, from its own figures, or for
+//! an example if none are known.
 //!
-//! Every number is computed by the code that decides, or that the gates tell their needs with.
+//! Every number is computed by the code that decides, or by the code that estimates the needs of
+//! gates.
 //!
-//! Invariants: pure; figures from the network may be any number, and none of them panics.
+//! Invariants: pure; figures from the network may be any number, and none of them causes a panic.
 
 use crate::admin::{dto, service};
 use crate::cli::text::{milliseconds, percent};
@@ -21,50 +22,49 @@ use crate::live::snapshot::ReleaseLive;
 use serde::Serialize;
 use std::time::Duration;
 
-/// What is imagined where no traffic is known: so many requests a second of both versions, and such
-/// a share of them that fails.
+/// The example without known traffic: requests a second of both versions, and the share that fails.
 pub const RATE: f64 = 500.0;
 pub const FAILING: f64 = 0.001;
 
 /// One of `releases` in the JSON. Times end in `_s` or `_ms`, `_ratio` is 0 to 1, `weight` is a
-/// percentage; what is not known is `null`.
+/// percentage. Unknown values are `null`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Implied {
     pub name: String,
-    /// `service`: of the running service; `example`: so many requests a second are imagined.
+    /// `service`: of the running service. `example`: of an assumed traffic.
     pub figures: &'static str,
-    /// With `--against`: why nothing is known of the service.
+    /// With `--against`: why the service's properties are not known.
     pub lack: Option<String>,
     /// Requests a second, of both versions.
     pub rate: f64,
     /// Share of stable's requests that fail.
     pub failing_ratio: f64,
     pub p99_ms: Option<f64>,
-    /// In how long a time that was counted.
+    /// Time that was counted.
     pub counted_s: Option<f64>,
-    /// Only of the service.
+    /// Only for a service.
     pub ceilings: Vec<Ceiling>,
     pub pauses: Option<Pauses>,
-    /// A present wave has shown how users repeat themselves; else times are the least.
+    /// A present wave has shown the design effects of users. Otherwise times are lower bounds.
     pub of_wave: bool,
-    /// Routes of which it would not be seen, within the bake of some wave, that all of them fails.
+    /// Routes whose total failure would not be found within the bake of some wave.
     pub rare_routes: Vec<Rare>,
-    /// By wave; of a weight set by hand, one without bake and gates.
+    /// By wave. For a weight set by hand, one step without bake and gates.
     pub waves: Vec<Step>,
 }
 
-/// How a ceiling fits the service.
+/// The fit of a ceiling for the service.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Ceiling {
     /// `errors_max` or `latency_p99_max`.
     pub key: &'static str,
-    /// As the file has it: a percentage, or a time.
+    /// As in the file: a percentage, or a time.
     pub given: String,
     /// `fits`; `set_aside`, `raised`; `unknown`.
     pub verdict: &'static str,
-    /// Stable's own share: of failures, of answers that take longer.
+    /// Stable's own share: of failures, of longer answers.
     pub own_ratio: Option<f64>,
-    /// The share of requests of `new` that is too much; `null`: none is.
+    /// The share of requests of `new` above which the ceiling is exceeded. `null`: none.
     pub in_force_ratio: Option<f64>,
     /// Why it is not known.
     pub why: Option<String>,
@@ -73,13 +73,13 @@ pub struct Ceiling {
 /// Spells of single servers of stable.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pauses {
-    /// How long they could be seen; `null`: not yet.
+    /// Time during which spells could be found. `null`: not yet.
     pub seen_s: Option<f64>,
-    /// Answers of stable that are missing until they can be.
+    /// Answers of stable still needed before they can be found.
     pub answers_missing: u64,
     pub slow: dto::Spells,
     pub failed: dto::Spells,
-    /// Failures of a spell are excused only where another server of `new` is sound.
+    /// Failures of a spell are excused only if another server of `new` is sound.
     pub servers_of_new: usize,
 }
 
@@ -94,23 +94,23 @@ pub struct Rare {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
     pub name: String,
-    /// From 1 on; `null`: a weight set by hand.
+    /// From 1 on. `null`: a weight set by hand.
     pub number: Option<usize>,
     pub weight: f64,
     /// Users of both versions are compared.
     pub controlled: bool,
     pub bake_s: Option<f64>,
-    /// Of its bake, at most, slowness is no evidence for so long.
+    /// The part of its bake, at most, in which slowness is no evidence.
     pub warm_up_s: Option<f64>,
-    /// The gate that takes longest, and how long; `null`: not known.
+    /// The gate that takes longest, and its time. `null`: not known.
     pub slowest: Option<String>,
     pub needs_s: Option<f64>,
     pub gates: Vec<GateTakes>,
-    /// How soon a failure rate is seen that has doubled, that is ten times as high.
+    /// Time until a doubled and a tenfold failure rate are found.
     pub doubled_s: Option<f64>,
     pub tenfold_s: Option<f64>,
-    /// The lowest share of failures, and the least slowdown of all answers, that are found within
-    /// the bake; `null`: none.
+    /// The lowest share of failures, and the smallest slowdown of all answers, that are found
+    /// within the bake. `null`: none.
     pub found_failing_ratio: Option<f64>,
     pub found_slower_ratio: Option<f64>,
 }
@@ -118,13 +118,13 @@ pub struct Step {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GateTakes {
     pub name: String,
-    /// The key of the margin that it shows, and what the file has there.
+    /// The key of the gate's margin, and its value in the file.
     pub key: Option<&'static str>,
     pub margin_ratio: Option<f64>,
     pub needs_s: Option<f64>,
 }
 
-/// Of each release whose watchdog is on. `running`: what the proxy tells of them.
+/// For each release whose watchdog is on. `running`: the state from the proxy.
 pub fn implied(plan: &Plan, running: Option<&dto::Running>) -> Vec<Implied> {
     let on = plan.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
     on.map(|(index, release)| {
@@ -138,7 +138,7 @@ pub fn implied(plan: &Plan, running: Option<&dto::Running>) -> Vec<Implied> {
     .collect()
 }
 
-/// What is known of its service, or why nothing is.
+/// The known properties of its service, or why there are none.
 fn service_of<'r>(running: &'r dto::Running, name: &str) -> Result<&'r dto::Service, String> {
     let standing = running.releases.get(name).ok_or("the running config does not name it")?;
     let service = standing.service.as_ref().ok_or("the proxy has no figures of it yet")?;
@@ -203,19 +203,19 @@ fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
     }
 }
 
-/// How the ceilings of the file fit the service, as the judge has it.
+/// The fit of the file's ceilings for the service, by the rule of the judge.
 fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
     let limit_ms = 1e3 * of.latency_p99_max.as_secs_f64();
     let [errors_stated, latency_stated] = of.stated;
     let share = percent(100.0 * of.errors_max);
-    // A whole number of seconds as the file has it.
+    // Whole seconds are written as in the file.
     let time =
         if limit_ms % 1e3 == 0.0 { format!("{:.0} s", limit_ms / 1e3) } else { milliseconds(limit_ms) };
     let errors = service::before(&known.errors_max);
     let latency = service::before(&known.latency_p99_max);
     let mut latency = ceiling("latency_p99_max", time, &latency, (SLOW_SHARE, latency_stated), known.learns);
     if (known.latency_p99_max.given - limit_ms).abs() > 1e-6 {
-        // What was learnt is about another limit.
+        // The learnt values belong to another limit.
         let why = match known.learns {
             true => "it is not the running one, and is learnt from the reload on".to_owned(),
             false => "it is not the running one, and users have been in new: it holds as given".to_owned(),
@@ -254,7 +254,7 @@ fn ceiling(
     Ceiling { key, given, verdict, own_ratio, in_force_ratio: fitted.limit(limit), why }
 }
 
-/// Routes that a wave is too short for.
+/// Routes for which a wave is too short.
 fn rare(plan: &Plan, index: usize, known: &dto::Service, usual: &Usual) -> Vec<Rare> {
     let release = &plan.releases[index];
     let judged = ReleaseLive::strata(plan, index);
@@ -262,7 +262,7 @@ fn rare(plan: &Plan, index: usize, known: &dto::Service, usual: &Usual) -> Vec<R
         return vec![];
     }
     let alpha = alpha_of_route(release.watchdog.alpha, judged.len());
-    // Waves hold for critical routes, however rare.
+    // Waves hold for critical routes, however rare they are.
     let others = judged.iter().filter(|name| !release.critical.iter().any(|critical| *critical == ***name));
     let rare = others.filter_map(|name| {
         let route = known.routes.iter().find(|route| *route.name == **name)?;
@@ -366,7 +366,7 @@ fn gate_takes(of: &Takes, margins: &Margins) -> GateTakes {
     GateTakes { name: of.gate.to_string(), key, margin_ratio, needs_s }
 }
 
-/// For people; what is no time is none.
+/// As text. An invalid time is shown as zero.
 pub fn shown_seconds(s: f64) -> String {
     seconds(Duration::try_from_secs_f64(s).unwrap_or_default())
 }

@@ -1,7 +1,8 @@
-//! What the settings of a release imply, as sentences: a line or two about ceilings, pauses and
-//! rare routes, and a line a wave.
+//! The implications of a release's settings as sentences: a line or two about ceilings, pauses and
+//! rare routes, and a line for each wave.
 //!
-//! Invariants: at most four lines beside those of the waves; what is not known is said to be so.
+//! Invariants: at most four lines besides those of the waves; an unknown value is reported as
+//! unknown.
 
 use super::implied::{Ceiling, FAILING, Implied, Pauses, RATE, Rare, Step, shown_seconds};
 use crate::admin::{dto, service};
@@ -11,9 +12,9 @@ use crate::domain::share;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Shorter spells of failures are a few requests.
+/// Shorter spells of failures are only a few requests.
 const SPELL_TOLD: Duration = Duration::from_millis(100);
-/// Routes that are named; more are counted.
+/// Maximum of named routes. The others are counted.
 const ROUTES_TOLD: usize = 4;
 
 pub fn lines(of: &Implied) -> String {
@@ -50,7 +51,7 @@ pub fn lines(of: &Implied) -> String {
     out
 }
 
-/// Without figures of a service: as it was imagined.
+/// Without figures of a service: the example.
 fn example(of: &Implied) -> String {
     let name = shown(&of.name);
     let about = |s: f64| format!("about {}", shown_seconds(s));
@@ -90,7 +91,7 @@ fn example(of: &Implied) -> String {
     )
 }
 
-/// `wave 2 (5%)`, `wave 1 (testers, 0%)`; of a weight set by hand, the weight.
+/// `wave 2 (5%)`, `wave 1 (testers, 0%)`. For a weight set by hand, the weight.
 fn place(step: &Step) -> String {
     let (name, weight) = (shown(&step.name), percent(step.weight));
     match step.number {
@@ -142,14 +143,14 @@ fn wave(step: &Step, of: &Implied) -> String {
     format!("{at}: {takes}; {found}")
 }
 
-/// ` (margin_errors 0.1%)`: what a longer wave is for.
+/// ` (margin_errors 0.1%)`: the purpose of a longer wave.
 fn margin(step: &Step, gate: &str) -> String {
     let of = step.gates.iter().find(|takes| takes.name == gate);
     let margin = of.and_then(|of| of.key.zip(of.margin_ratio));
     margin.map(|(key, ratio)| format!(" ({key} {})", percent(100.0 * ratio))).unwrap_or_default()
 }
 
-/// Each with what to do about it, if anything.
+/// The fit of a ceiling, with the action to take, if any.
 fn ceiling(of: &Ceiling) -> String {
     let Ceiling { key, given, .. } = of;
     let errors = *key == "errors_max";
@@ -265,7 +266,7 @@ mod tests {
         crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
     }
 
-    /// As the API has it; the names are what scripts rely on.
+    /// As in the API, whose names scripts rely on.
     fn service() -> Value {
         json!({
             "counted_s": 300.0, "rate": 200.0, "requests": 60_000, "failures": 60, "p99_ms": 410.0, "learns": true,
@@ -289,7 +290,7 @@ mod tests {
         implied(plan, Some(&running)).iter().map(lines).collect()
     }
 
-    /// The line that begins so, of a service that differs in this.
+    /// The line with this start, for a service that differs in this.
     fn line(watchdog: &str, differs: &[(&str, Value)], begins: &str) -> String {
         let mut service = service();
         differs.iter().for_each(|(at, value)| *service.pointer_mut(at).unwrap() = value.clone());
@@ -320,7 +321,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         assert_eq!(waves[2], "  wave 4 (100%): 10 min (bake); no control: ceilings only");
     }
 
-    /// Names that scripts rely on: one may be added, and none renamed.
+    /// Names that scripts rely on: new ones may be added, existing ones must not be renamed.
     #[test]
     fn the_json_has_the_published_names() {
         let running =

@@ -1,7 +1,7 @@
-//! Every hold, and every kind of edit under it: what `check --against` and the log of a reload then
-//! say.
+//! Every hold, with every kind of edit under it: the sentences of `check --against` and of the log
+//! of a reload.
 //!
-//! `holds.txt` has the sentences, to be read by people; WHY stands for what the hold explains.
+//! `holds.txt` contains the sentences for review; WHY stands for the explanation of the hold.
 
 use super::*;
 use crate::domain::rollout::version;
@@ -95,7 +95,7 @@ const HOLDS: [(&str, Change); 11] = [
     }),
 ];
 
-/// What is put in place of what; the first part names the edit.
+/// Replacements in the file. The first part names the edit.
 const EDITS: [(&str, &str, &str); 17] = [
     ("weight up", "weight = \"20%\"", "weight = \"30%\""),
     ("weight down", "weight = \"20%\"", "weight = \"1%\""),
@@ -120,7 +120,7 @@ const EDITS: [(&str, &str, &str); 17] = [
     ("removed", "", ""),
 ];
 
-/// With what the hold explains shortened: that is the state machine's.
+/// Replaces the explanation of the hold, which is the state machine's.
 fn shortened(mut text: String, standings: &Standings) -> String {
     let memory = &standings.releases["r"].memory;
     let holds = [
@@ -221,8 +221,8 @@ fn under_every_hold_an_edit_says_who_moves_now_and_what_waits() {
     assert_eq!(found.lines().count(), expected.lines().count(), "{found}");
 }
 
-/// Whatever holds it and whatever is edited: a finding that somebody moves into `new` is true, and
-/// a hold is never left out.
+/// For every hold and every edit: a finding that users move into `new` is true, and a hold is never
+/// left out.
 #[test]
 fn no_sentence_moves_users_into_a_version_that_is_held() {
     for paragraph in transcript().split("-- ").filter(|p| p.contains("at 0%: WHY")) {

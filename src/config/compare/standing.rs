@@ -1,7 +1,7 @@
-//! Where releases stand, and what an edit makes of that: computed by the state machine
-//! (`domain::rollout`), so that a hold or a rule that is added there holds here too.
+//! The state of releases, and the effect of an edit on it, computed by the state machine
+//! (`domain::rollout`), so that its holds and rules apply here too.
 //!
-//! Invariants: pure; what the file gives ([`State::given`]) and what is in force ([`State::force`])
+//! Invariants: pure; the file's state ([`State::given`]) and the one in force ([`State::force`])
 //! are never mixed.
 
 use super::versions;
@@ -14,13 +14,12 @@ use crate::domain::wave::Reach;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where releases stand, and what holds them. The default: nothing is remembered, and nothing
-/// holds.
+/// The state of all releases, and what holds them. The default: no memory and no holds.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Standings {
-    /// By name; also of releases that the running file does not name any more.
+    /// By name, including releases that the running file no longer names.
     pub releases: BTreeMap<String, Standing>,
-    /// What a release begins with that is not among them.
+    /// The initial memory of a release that is not among them.
     pub stranger: Memory,
     pub now: Circumstances,
 }
@@ -28,9 +27,9 @@ pub struct Standings {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Standing {
     pub memory: Memory,
-    /// What is in force.
+    /// The reach in force.
     pub reach: Reach,
-    /// How it stands, for an edit of its versions.
+    /// The state of its versions, for an edit of them.
     pub version: version::Standing,
     /// The release whose rollback forbids users on the servers of this one's `new`.
     pub barred_by: Option<String>,
@@ -47,13 +46,13 @@ impl Standings {
     }
 }
 
-/// What a file gives a release, and what is in force of that.
+/// The reach that a file gives a release, and the part of it in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct State {
     pub memory: Memory,
     pub given: Reach,
     pub force: Force,
-    /// Why less is in force.
+    /// The reason why less is in force.
     pub hold: Option<Hold>,
 }
 
@@ -76,13 +75,13 @@ impl State {
         }
     }
 
-    /// `rolled back; ...`: what holds, and what to type.
+    /// The hold and the command that ends it: `rolled back; ...`.
     pub fn why_held(&self, name: &str) -> Option<String> {
         self.hold.as_ref().map(|hold| hold.explain(name))
     }
 }
 
-/// A release before an edit and after it.
+/// A release before and after an edit.
 pub struct Edit<'a> {
     pub before: &'a Release,
     pub after: &'a Release,
@@ -95,7 +94,7 @@ pub struct Edit<'a> {
 }
 
 impl<'a> Edit<'a> {
-    /// `old` and `new` are the plans that the releases are of.
+    /// `old` and `new` are the plans of the two releases.
     pub fn new(
         [old, new]: [&Plan; 2],
         before: &'a Release,
@@ -110,7 +109,8 @@ impl<'a> Edit<'a> {
             course,
             standing: standing.reach,
             versions: after.versions(new),
-            // What is undeclared is refused: the rest is compared as if it were declared the same.
+            // An undeclared change is refused: the rest is compared as if it were declared the
+            // same.
             change: if change == VersionChange::Undeclared { VersionChange::Same } else { change },
             weight_edited: before.weight_by_hand() != after.weight_by_hand(),
         };
@@ -118,7 +118,8 @@ impl<'a> Edit<'a> {
         if standings.now.stop_file {
             memory = rollout::step(&memory, Input::Stop { course }).0;
         }
-        // It stays barred as long as it leads to the same servers and the other's rollback stands.
+        // It stays barred while it leads to the same servers and the other release's rollback
+        // stands.
         let same_servers = old.upstreams[before.new].servers == new.upstreams[after.new].servers;
         let stands = |by: &String| standings.releases.get(by).is_some_and(|s| s.memory.trip.is_some());
         let barred_by = standing.barred_by.clone().filter(|by| same_servers && stands(by));
@@ -127,7 +128,7 @@ impl<'a> Edit<'a> {
         Edit { before, after, standing, change, was, is, rearmed: step == Step::Rearmed }
     }
 
-    /// Is every user in the arm that he was in?
+    /// True if every user stays in the same arm.
     pub fn moves_nobody(&self) -> bool {
         let same = |a: &[Arc<Segment>], b: &[Arc<Segment>]| {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
@@ -144,7 +145,7 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// After what the file says of weight and waves, where that is not in force at once.
+    /// A suffix for the file's weight and waves, if they are not in force at once.
     pub fn later(&self) -> &'static str {
         if self.is.force == Force::At(self.is.given) { "" } else { ", which waits for the end of the hold" }
     }

@@ -1,4 +1,4 @@
-//! What an edit does to the versions of a release, for people: the rule is [`version`]'s.
+//! The effect of an edit on the versions of a release, as sentences. The rule is in [`version`].
 
 use super::{Findings, Standing};
 use crate::domain::cohort::{BUCKETS, Weight};
@@ -18,12 +18,12 @@ pub fn change(
     before.versions(old).change(&after.versions(new), raised, Some(standing.version))
 }
 
-/// The highest attempt that there was.
+/// The highest attempt so far.
 fn seen(before: &Release, standing: &Standing) -> u64 {
     before.attempt.max(standing.memory.attempt)
 }
 
-/// Of a release that the file did not name: what its weight was earned by is not known.
+/// A release that the file did not name: its weight may have been earned by another version.
 pub fn unnamed(memory: &Memory) -> version::Standing {
     version::Standing { complete: false, reach: Reach::NOBODY, held: memory.attempt != 0 }
 }
@@ -71,7 +71,7 @@ pub fn changed(
     }
 }
 
-/// Who meets other servers when all users are on the `stable` of the file.
+/// The users who get other servers when all users are on the `stable` of the file.
 fn moves(before: &version::Versions, after: &version::Versions, in_new: Weight) -> String {
     let shares = |servers: &[String]| after.stable.iter().any(|server| servers.contains(server));
     let in_stable = Weight::from_parts(BUCKETS - in_new.parts());

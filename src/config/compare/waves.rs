@@ -1,5 +1,5 @@
-//! What an edited plan of waves does to a release that is on its way: what is behind, what is
-//! ahead, and where it goes on.
+//! The effect of an edited plan of waves on a release in progress: past and future waves, and where
+//! it continues.
 
 use super::{Edit, Finding, FindingKind, Findings};
 use crate::domain::gate::{self, Traffic, points, time_needed};
@@ -28,7 +28,7 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         (None, false) => "it begins before its first wave".to_owned(),
         (None, true) => "its place in the plan is before the first wave".to_owned(),
     };
-    // What is held bakes anew in any case.
+    // A held wave bakes again in any case.
     let bakes = |words: &'static str| if edit.is.hold.is_some() { "" } else { words };
     match (before.waves.is_empty(), after.waves.is_empty()) {
         (true, _) => {
@@ -40,7 +40,7 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
         }
         _ => {}
     }
-    // What is held back has a sentence of its own.
+    // The holdback has a sentence of its own.
     let plain = |waves: &[Wave]| -> Vec<Wave> {
         waves.iter().map(|w| Wave { until_complete: w.reach, ..w.clone() }).collect()
     };
@@ -90,7 +90,7 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-/// What is held back until the release is complete, and how long it is watched after that.
+/// The holdback until the release is complete, and how long it is watched after that.
 pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
     if before.holdback != after.holdback {
@@ -105,8 +105,8 @@ pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-/// Waves that cannot show within their bake what their margin promises, at the traffic that there
-/// is: they will hold until they can.
+/// Waves that cannot prove their margin within their bake, at the present traffic. They hold until
+/// they can.
 pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Finding> {
     let mut findings = vec![];
     for release in &plan.releases {
@@ -159,7 +159,7 @@ step_max = "40%"
         crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
     }
 
-    /// In the wave of this weight, which is called by it.
+    /// A standing in the wave of this weight, which is also its name.
     fn at(weight: &str) -> Standings {
         let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
         let progress = Some(Progress { wave: weight.into(), reach, finished: false, entry: 0 });
@@ -272,7 +272,7 @@ step_max = "40%"
             findings(&with("1%"), &with("5%"), &held(true, "100%")),
             ["Note: release `r`: holdback 1% to 5%: nothing, the release is complete"]
         );
-        // By hand it is a raise, too.
+        // By hand it is also a raise.
         let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
         let reach = Reach { weight: Weight::from_parts(990_000), segments: 0 };
         assert_eq!(

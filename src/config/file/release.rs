@@ -1,131 +1,131 @@
-//! The mirror of `[release.NAME]` and of the tables in it.
+//! The mirror of `[release.NAME]` and of its tables.
 
 use super::{Duration, HeaderMatch, Percent, Size};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// A gray release: its weight set by hand, or raised wave by wave.
+/// A gray release. Its weight is set by hand, or raised wave by wave.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// The upstream that everyone trusts.
+    /// The upstream with the trusted version.
     pub stable: String,
-    /// The upstream being released.
+    /// The upstream with the released version.
     pub new: String,
-    /// Default: the release's name. Changing it deals every user anew.
+    /// Default: the release's name. A new salt assigns every user anew.
     pub salt: Option<String>,
     /// Raise it for a new build behind `new`, or to re-arm after a rollback.
     #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 1))]
     pub attempt: Option<u64>,
-    /// The share of users in `new`; not beside waves.
+    /// The share of users in `new`. Not allowed together with waves.
     #[schemars(extend("default" = "0%"))]
     pub weight: Option<Percent>,
     /// A reload that raises the weight by more is refused.
     #[schemars(extend("default" = "100%"))]
     pub step_max: Option<Percent>,
-    /// So many of 100% stay on stable until the release is complete; beside a weight set by hand:
-    /// until the file says otherwise. At most 50%.
+    /// This share stays on stable at 100% until the release is complete; with a weight set by hand,
+    /// until the file changes it. At most 50%.
     #[schemars(extend("default" = "0%"))]
     pub holdback: Option<Percent>,
-    /// For so long after the release is complete its alarms go on.
+    /// How long the alarms stay active after the release is complete.
     #[schemars(extend("default" = "7d"))]
     pub soak: Option<Duration>,
-    /// In `new` whatever the weight, unless tripped or excluded.
+    /// In `new` at any weight, unless tripped or excluded.
     #[schemars(extend("default" = []))]
     pub segments: Option<Vec<String>>,
     /// Never in `new`.
     #[schemars(extend("default" = []))]
     pub excluded: Option<Vec<String>>,
-    /// Who goes to stable when no connection to `new` can be made and nothing was sent.
+    /// The requests that go to stable if no connection to `new` can be made and nothing was sent.
     #[schemars(extend("default" = "stable"))]
     pub on_unreachable: Option<OnUnreachable>,
-    /// What an anomaly does.
+    /// The action on an anomaly.
     #[schemars(extend("default" = "rollback"))]
     pub on_anomaly: Option<OnAnomaly>,
-    /// What both arms over a ceiling for 30 s do.
+    /// The action if both arms exceed a ceiling for 30 s.
     #[schemars(extend("default" = "freeze"))]
     pub on_both_bad: Option<OnAnomaly>,
-    /// Slowness is no evidence against `new` for so long after a raise from 0% or by a factor of
-    /// two, and of a server after its start; until at least 20 answers have come.
+    /// Slowness is no evidence against `new` for this long after a raise from 0% or by a factor of
+    /// two, and against a server for this long after its start. It also lasts until 20 answers have
+    /// come.
     #[schemars(extend("default" = "60s"))]
     pub warm_up: Option<Duration>,
-    /// The servers of this file run the builds that were there before: they have only moved. It
-    /// declares one move.
+    /// The servers of this file run the same builds as before and have only moved. It declares one
+    /// move.
     #[schemars(extend("default" = false))]
     pub same_version: Option<bool>,
-    /// When waves may open by themselves: days, hours and a time zone, as in "Mon-Thu 09:00-16:00
+    /// When waves may open automatically: days, hours and a time zone, as in "Mon-Thu 09:00-16:00
     /// Europe/London".
     pub open_hours: Option<String>,
-    /// Routes of this release (by name) that are gated each with the same margins, apart from all
-    /// together.
+    /// Routes of this release (by name) that each have gates of their own, with the same margins.
     #[schemars(length(max = 16), extend("default" = []))]
     pub critical: Option<Vec<String>>,
-    /// The steps of the plan, instead of a weight: each opens when the one before has proved
-    /// itself.
+    /// The steps of the plan, instead of a weight. Each opens when the gates of the one before
+    /// pass.
     #[schemars(length(min = 1, max = 64))]
     pub wave: Option<Vec<Wave>>,
-    /// What of the resources of the two versions is watched.
+    /// The watched resources of the two versions.
     #[schemars(length(max = 16))]
     pub resource: Option<Vec<Resource>>,
-    /// From one reading of all of them to the next.
+    /// From one reading of all resources to the next.
     #[schemars(extend("default" = "5s"))]
     pub resource_interval: Option<Duration>,
     pub outcome: Option<OutcomeRules>,
     pub watchdog: Option<Watchdog>,
 }
 
-/// One step: segments add up from wave to wave, the weight never goes down.
+/// One step of the plan. Segments add up from wave to wave, and the weight never decreases.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wave {
-    /// It is known by it. Default: its weight, or the segments that join.
+    /// Its identifier. Default: its weight, or the segments that join.
     pub name: Option<String>,
-    /// Join `new` with this wave.
+    /// Segments that join `new` with this wave.
     #[schemars(extend("default" = []))]
     pub segments: Option<Vec<String>>,
-    /// Default: that of the wave before.
+    /// Default: the weight of the wave before.
     pub weight: Option<Percent>,
-    /// It is judged once the watchdog has watched it for so long; a restart keeps that time.
+    /// Watched time before the wave is judged. A restart keeps that time.
     #[schemars(extend("default" = "10m"))]
     pub bake: Option<Duration>,
-    /// Of `new`, in this wave.
+    /// Minimum of requests of `new` in this wave.
     #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 500))]
     pub requests_min: Option<u64>,
-    /// Distinct ones, in this wave; of each arm, where there are two.
+    /// Minimum of distinct users in this wave, in each arm where there are two.
     #[schemars(range(min = 1, max = 1_000_000_000), extend("default" = 5))]
     pub users_min: Option<u64>,
-    /// What opens it, once the wave before has proved itself.
+    /// The trigger that opens it, once the gates of the wave before pass.
     #[schemars(extend("default" = "auto"))]
     pub open: Option<Open>,
 }
 
-/// A reading of both versions, and what it is held against: `ceiling`, `times_stable_max`, or both.
+/// A reading of both versions and its limit: `ceiling`, `times_stable_max`, or both.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resource {
     /// Label in metrics.
     pub name: String,
-    /// Of each server's own metrics: a series, `rate(SERIES)`, or one of these divided by another.
+    /// From each server's own metrics: a series, `rate(SERIES)`, or a quotient of two of these.
     pub reading: Option<String>,
-    /// Or the address of a Prometheus server, which is asked for `new` and `stable`.
+    /// Or the address of a Prometheus server for the queries `new` and `stable`.
     #[schemars(extend("pattern" = r"^https?://|\$\{"))]
     pub prometheus: Option<String>,
-    /// PromQL that gives one value.
+    /// PromQL with one value as its result.
     pub new: Option<String>,
-    /// Likewise.
+    /// PromQL with one value as its result.
     pub stable: Option<String>,
-    /// The most that any server of `new` may use.
+    /// The maximum for any server of `new`.
     pub ceiling: Option<f64>,
-    /// So many times what stable uses `new` may use, on an average of their servers.
+    /// The maximum of `new` as a multiple of stable's reading, averaged over their servers.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub times_stable_max: Option<f64>,
-    /// Smaller readings count as this much when the two are compared.
+    /// Smaller readings count as this value in the comparison.
     #[schemars(range(min = 0), extend("default" = 0.0))]
     pub floor: Option<f64>,
-    /// So many readings in a row must say the same.
+    /// Consecutive readings that must agree.
     #[schemars(range(min = 2, max = 60), extend("default" = 3))]
     pub in_a_row: Option<u64>,
-    /// `trip`: the watchdog takes `new` out; waves hold either way.
+    /// `trip`: the watchdog takes `new` out. Waves hold in both cases.
     #[schemars(extend("default" = "hold"))]
     pub on: Option<OnResource>,
 }
@@ -160,7 +160,7 @@ pub enum OnAnomaly {
     Freeze,
 }
 
-/// What counts as a failure of an arm, beside time-outs, resets and truncations.
+/// The definition of a failure of an arm, besides time-outs, resets and truncations.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutcomeRules {
@@ -176,15 +176,15 @@ pub struct OutcomeRules {
     pub grpc: Option<bool>,
 }
 
-/// Read as the body passes.
+/// Evaluated while the body passes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BodyRule {
     /// As in `$.result.code`, `$.items[0].code`.
     pub path: String,
-    /// A failure if it is this.
+    /// A failure if the value equals this.
     pub equals: Option<String>,
-    /// A failure if it is there and is not this.
+    /// A failure if the value is present and differs from this.
     pub not_equals: Option<String>,
     /// A longer body is not judged.
     #[schemars(extend("default" = "16KiB"))]
@@ -197,51 +197,52 @@ pub struct BodyRule {
 pub struct Watchdog {
     #[schemars(extend("default" = true))]
     pub enabled: Option<bool>,
-    /// `report`: says what it would do, and does nothing.
+    /// `report`: reports its decisions, and does not act on them.
     #[schemars(extend("default" = "enforce"))]
     pub mode: Option<WatchdogMode>,
-    /// Chance of flipping a release that is not worse.
+    /// Probability of flipping a release that is not worse.
     #[schemars(range(min = 1e-9, max = 0.1), extend("default" = 0.001))]
     pub alpha: Option<f64>,
-    /// Ceiling for the share of failures of `new`, whatever stable does. The default is set aside
-    /// where stable itself exceeds it by half before anybody is in `new`.
+    /// Ceiling of the share of failures of `new`, whatever stable's share is. The default is set
+    /// aside if stable itself exceeds it by half before `new` has users.
     #[schemars(extend("default" = "2%"))]
     pub errors_max: Option<Percent>,
-    /// Likewise for the 99th percentile of its successful answers.
+    /// Ceiling of the 99th percentile of its successful answers, with the same rule.
     #[schemars(extend("default" = "2s"))]
     pub latency_p99_max: Option<Duration>,
-    /// Slower than stable by more, beyond chance: `new` is taken out.
+    /// If `new` is slower than stable by more, beyond chance, it is taken out.
     #[schemars(extend("default" = "20%"))]
     pub latency_tolerance: Option<Percent>,
-    /// Slower than stable by more, beyond chance: the watchdog says so, and nothing more.
+    /// If `new` is slower than stable by more, beyond chance, the watchdog alerts, without further
+    /// action.
     #[schemars(extend("default" = "3%"))]
     pub latency_notice: Option<Percent>,
-    /// Do waves hold while a late slowdown by more than `margin_latency` would not be seen?
+    /// Waves hold while a late slowdown by more than `margin_latency` would not be detected.
     #[schemars(extend("default" = false))]
     pub hold_when_blind: Option<bool>,
-    /// By so many points of failures more than stable `new` may have and still be promoted to the
-    /// next wave.
+    /// The excess of failures over stable, in percentage points, up to which `new` is promoted to
+    /// the next wave.
     #[schemars(extend("default" = "0.1%"))]
     pub margin_errors: Option<Percent>,
-    /// So much slower than stable `new` may be and still be promoted.
+    /// The slowdown up to which `new` is promoted.
     #[schemars(extend("default" = "10%"))]
     pub margin_latency: Option<Percent>,
-    /// By so much more than stable `new` may have of answers above stable's p99 and still be
-    /// promoted: with 50%, 1.5 times as many.
+    /// The excess of answers above stable's p99 up to which `new` is promoted: with 50%, 1.5 times
+    /// as many.
     #[schemars(extend("default" = "50%"))]
     pub margin_latency_tail: Option<Percent>,
-    /// Quicker answers count as this quick, so that differences below it are none; 0s: every
+    /// Faster answers count as this fast, so differences below it do not count. "0s": every
     /// difference counts.
     #[schemars(extend("default" = "2ms"))]
     pub latency_floor: Option<Duration>,
-    /// What is judged apart as well as together: each route, or nothing.
+    /// Judged separately, in addition to all together: each route, or nothing.
     #[schemars(extend("default" = ["route"]))]
     pub strata: Option<Vec<Stratum>>,
-    /// `new` has failed more users than this since the evidence began: out, whatever the rate; 0:
-    /// no limit.
+    /// `new` is taken out if it has failed more users than this since the evidence began, at any
+    /// rate. 0: no limit.
     #[schemars(range(min = 0, max = 100_000), extend("default" = 0))]
     pub harm_users_max: Option<u64>,
-    /// Between two looks, from 50ms to 250ms.
+    /// Time between two looks, from 50ms to 250ms.
     #[schemars(extend("default" = "100ms"))]
     pub tick: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! That the table of keys, the mirror, the schema, the reference and the starter file say the same.
+//! The table of keys, the mirror, the schema, the reference and the starter file agree.
 
 use super::*;
 use crate::domain::plan::SERVERS_MAX;
@@ -54,7 +54,7 @@ fn the_reference_says_default_and_reload_of_every_key() {
         }
         if line.trim_start().starts_with('#') {
             comment.push_str(bare);
-            // Keys of inline tables, described in a line of their own: "name   what it is".
+            // Keys of inline tables, described in a line of their own: "name   description".
             let word: String = bare.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             if bare[word.len()..].starts_with("  ") || bare[word.len()..].starts_with(" ins") {
                 assert!(bare.contains("Default: ") && bare.contains("Reload: "), "{bare}");
@@ -82,7 +82,7 @@ fn the_reference_says_default_and_reload_of_every_key() {
     }
 }
 
-/// The properties of each table of the schema, as `keys::KNOWN` has them.
+/// The properties of each table of the schema are the keys of `keys::KNOWN`.
 #[test]
 fn the_mirror_has_the_keys_that_the_checker_knows() {
     let schema: serde_json::Value = serde_json::from_str(&file::schema()).unwrap();

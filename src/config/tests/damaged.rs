@@ -1,4 +1,4 @@
-//! Files that are damaged on purpose: the config, and those that it names.
+//! Deliberately damaged files: the config, and the files that it names.
 
 use super::report::Place;
 use super::*;
@@ -111,7 +111,7 @@ proptest! {
         prop_assert!(report.lines().iter().all(|line| !line.contains('\n')));
     }
 
-    /// What is accepted is what a child would make of it: the number, times its unit.
+    /// An accepted value is its number times its unit.
     #[test]
     fn a_damaged_value_is_refused_or_is_its_number_times_its_unit(bytes in damaged(
         ["250ms", "10s", "15m", "1h", "32KiB", "1MiB", "64B", "2GiB", "5%", "0.25%", "100%", "12.3456%"],
@@ -166,7 +166,7 @@ proptest! {
     }
 }
 
-/// Users, tokens, keys: whatever stands in them, faults name the file, and secrets are never shown.
+/// Users, tokens, keys: for any contents, faults name the file and never show secrets.
 #[test]
 fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() {
     const SECRET: &str = "5ecret0123456789";
@@ -236,7 +236,7 @@ fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() 
                         .any(|l| l.contains(&format!("/{name}")) || l.contains(&format!("`{name}"))),
                     "{told}"
                 );
-                // The list of users is no secret, and the one file whose lines are shown.
+                // The list of users is not secret, and the only file whose lines are shown.
                 prop_assert!(name == "users" || !told.contains(&SECRET[..8]), "{told}");
             }
             Ok(checked) => {
@@ -246,7 +246,7 @@ fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() 
                     let ids =
                         bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|id| !id.is_empty());
                     for (i, id) in ids.enumerate() {
-                        // A mark of the encoding at the beginning is no part of the first id.
+                        // A byte order mark at the start is not part of the first id.
                         let id =
                             if i == 0 { id.strip_prefix("\u{feff}".as_bytes()).unwrap_or(id) } else { id };
                         prop_assert!(

@@ -1,4 +1,4 @@
-//! Faults and their messages as a person sees them; and that no text makes the checker panic.
+//! Faults and their messages as a person sees them. No text makes the checker panic.
 
 mod agreement;
 mod alerts;
@@ -45,7 +45,7 @@ fn check(text: &str) -> Result<Checked, Report> {
     examine(text, Path::new("g.toml"), &environment).0
 }
 
-/// Errors, or else warnings, one line each; and rendering them must not fail.
+/// The errors, or else the warnings, one line each. Rendering them must not fail.
 fn lines(text: &str) -> Vec<String> {
     let report = match check(text) {
         Ok(checked) => checked.warnings,
@@ -56,7 +56,7 @@ fn lines(text: &str) -> Vec<String> {
     of_the_subject(report.lines())
 }
 
-/// Without the one warning that every text here has, since it names no token file.
+/// Without the warning that every text here has, because it names no token file.
 fn of_the_subject(lines: Vec<String>) -> Vec<String> {
     lines.into_iter().filter(|line| !line.contains(": every process of this machine may roll back")).collect()
 }
@@ -611,8 +611,8 @@ fn ids_of_segments_are_normalised_like_those_of_requests() {
     assert!(checked.plan.segments[0].users.contains(b"alice"));
 }
 
-/// Takes the text apart at random: cut off, a stretch removed, doubled, or overwritten by something
-/// that has a meaning.
+/// Damages the text at random: cuts it, removes or doubles a part, or overwrites it with a
+/// meaningful token.
 fn mutated(text: &str, cuts: &[(u16, u8, u8)]) -> String {
     const SPICE: [&str; 14] =
         ["", "\"", "[", "]", "{", "}", "=", "\n", "5", "true", "${X}", "\u{feff}", "é", "[[route]]\n"];

@@ -1,5 +1,5 @@
-//! Who may change what without a token, and the files that hold secrets: who may read them, and how
-//! they are written.
+//! Changes without a token, and the permissions of secret files: who may read them, and how they
+//! are written.
 
 use super::{BASE, Folder, edited};
 use crate::config::load;

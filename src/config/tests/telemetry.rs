@@ -1,4 +1,4 @@
-//! Faults of `[metrics]` and `[traces]`, and what they mean without any.
+//! Faults of `[metrics]` and `[traces]`, and their meaning without any fault.
 
 use super::*;
 use crate::domain::cohort::Weight;

@@ -1,22 +1,21 @@
-//! One 2×2 table turned into a bet: how likely are these events of `new`, given all events of both
-//! arms?
+//! Turns one 2×2 table into a bet: the conditional likelihood of the events of `new`, given all
+//! events of both arms.
 //!
-//! Owns the conditional law and its moment generating function. Invariants: the mean of exp(ln L)
-//! under exchangeable labels is at most one, whatever the margins (a test enumerates it); nothing
-//! here looks at more than one table.
+//! Invariants: under exchangeable labels the mean of exp(ln L) is at most 1, whatever the margins
+//! (a test enumerates it); no function here uses more than one table.
 //!
 //! Sources: Lindon, Malek, anytime-valid inference for multinomial count data; ter Schure,
-//! Grünwald, safe log-rank test; for the bound: Vatutin, Mikhailov (a hypergeometric count is a sum
-//! of independent coins), Chebyshev, Markov (the worst sum of coins of given mean and variance has
-//! two points).
+//! Grünwald, safe log-rank test.
+//! For the bound: Vatutin, Mikhailov (a hypergeometric count is a sum of independent coins),
+//! Chebyshev, Markov (the worst sum of coins of given mean and variance has two points).
 
 use super::save::{Eye, Pen};
 use crate::domain::decide::Arm;
 
-/// The exact moment generating function up to this many draws, a closed bound above.
+/// Up to this many draws the moment generating function is exact, above it is a closed bound.
 const EXACT_DRAWS: f64 = 32.0;
 
-/// New and stable, in that order of argument everywhere.
+/// Values of new and stable, in that order of arguments everywhere.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Pair {
     pub new: u64,
@@ -65,12 +64,12 @@ impl std::ops::AddAssign for Pair {
     }
 }
 
-/// What a table says for one alternative.
+/// The result of one table for one alternative.
 #[derive(Clone, Copy, Default, PartialEq, Debug)]
 pub struct Bet {
     /// ln L = λ k₁ − B.
     pub log: f64,
-    /// B − λ μ, in nats: what the bet is expected to lose if nothing is wrong.
+    /// B − λ μ, in nats: the expected loss of the bet under H₀.
     pub cost: f64,
 }
 
@@ -81,7 +80,7 @@ impl std::ops::AddAssign for Bet {
     }
 }
 
-/// `at_risk`, of whom `events` had the event; `lambda`: log odds ratio of the alternative.
+/// `events` of the users `at_risk` had the event. `lambda`: log odds ratio of the alternative.
 /// Rows and columns are flipped so that the drawn counts are small.
 pub fn cell(at_risk: Pair, events: Pair, lambda: f64) -> Bet {
     let (n, mut k) = (at_risk.total() as f64, events.total() as f64);

@@ -1,22 +1,23 @@
-//! FIRST: each user on his first request of the draw. Users are put into *slots* by arrival; each
-//! slot is a few tables.
+//! FIRST: each user's first request of the draw. Users join *slots* by arrival; each slot is a few
+//! tables.
 //!
 //! The slots are disjoint sets of users, so given a table's margins the events of `new` are
-//! hypergeometric whatever other slots have shown. A slot closes *label-blind*: by how many came
-//! and how many failed, never by which arm they are of. (The reference also asks for one user of
-//! each arm. That is a look at the labels: a slot prolonged because `new` had nobody is known to
-//! have had only stable's users at its start, where the failures may be.)
+//! hypergeometric, whatever other slots have shown.
+//! A slot closes *label-blind*: by the number of users and of failures, never by arm.
+//! A rule that also required a user of each arm would depend on labels: a slot prolonged for lack
+//! of users of `new` is known to begin with users of stable only, among whom the failures may be.
 //!
-//! Errors and client errors are judged once, when all outcomes are final. Latency is judged group
-//! by group, as soon as a group of the slot can not change any more, so that a request which hangs
-//! counts while it hangs.
+//! Errors and client errors are judged once, when all outcomes are final.
+//! Latency is judged group by group, as soon as a group of the slot cannot change any more, so that
+//! a hanging request counts while it hangs.
 //!
-//! Requests whose server was in a spell, or warming up, are left out of a table
-//! ([`super::servers`]). Which ones is settled once, before the table's first bet: a slot with a
-//! server that may be in a spell waits until that is known.
+//! Requests whose server was in a spell or warming up are left out of a table ([`super::servers`]).
+//! The choice is made once, before the table's first bet: a slot with a server that may be in a
+//! spell waits until that is certain.
 //!
-//! A failure of `new` is one that came out as such. One of stable is also what was not answered by
-//! the deadline: this can only exonerate `new`, and makes unequal time-outs harmless.
+//! A failure of `new` is a reported failure. A failure of stable is also a request without an
+//! answer at the deadline.
+//! This can only exonerate `new`, and makes unequal time-outs harmless.
 //!
 //! Invariants: each user is in one slot; a table is bet on once; a slot is kept until the deadline,
 //! and longer only while one of its servers may be in a spell.
@@ -32,9 +33,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Failures from which on a slot closes though few users are in it.
+/// Number of failures that closes a slot with few users.
 pub const FAILURES_ENOUGH: u64 = 8;
-/// Users of each arm that are to be expected in a slot.
+/// Minimum of expected users of each arm in a slot.
 pub const EXPECTED_MIN: f64 = 2.0;
 
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ pub struct First {
 struct Slot {
     /// Number of the first interval.
     from: u64,
-    /// After the last one; `None` while it is open.
+    /// The interval after the last one. `None` while the slot is open.
     until: Option<u64>,
     arrived: Pair,
     failed: Pair,
@@ -58,13 +59,14 @@ struct Slot {
     redirects: Pair,
     table: Option<Arc<Table>>,
     ages: Box<[Ages; LEVELS]>,
-    /// The largest factor of any user in it: by then everybody's group is final.
+    /// The largest factor of its users. A group that is final for this factor is final for all
+    /// users.
     factor: f64,
-    /// Groups final so far, by level.
+    /// Number of final groups, by level.
     judged: [usize; LEVELS],
-    /// Its requests, in the order of arrival.
+    /// Requests in the order of arrival.
     entries: Vec<Entry>,
-    /// It is settled which requests latency leaves out; errors have been bet on.
+    /// The requests that latency leaves out are chosen; errors have been bet on.
     latency_is_settled: bool,
     errors_are_done: bool,
 }
@@ -75,14 +77,14 @@ struct Entry {
     interval: u64,
     arm: Arm,
     place: Option<Place>,
-    /// How it came out, and the buckets of its latency.
+    /// The outcome, and the buckets of its latency.
     exit: Option<(Exit, [usize; LEVELS])>,
     broke: bool,
-    /// Latency leaves it out.
+    /// Left out of latency.
     excused: bool,
 }
 
-/// How a first request came out.
+/// The outcome of a first request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
     Done,
@@ -105,12 +107,13 @@ impl Default for First {
 }
 
 impl First {
-    /// What is on its way is dropped: another draw begins.
+    /// Drops the open slots: another draw begins.
     pub fn forget(&mut self) {
         self.slots.clear();
     }
 
-    /// Latency of this level starts anew. Slots that are on their way are of the level before.
+    /// Resets the latency of this level. Slots in progress belong to the old level and are not
+    /// judged.
     pub fn restart(&mut self, level: Level, budget: bool) {
         self.latency[level as usize].restart(budget);
         self.slots.iter_mut().for_each(|slot| slot.judged[level as usize] = usize::MAX);
@@ -123,7 +126,7 @@ impl First {
         }
     }
 
-    /// A user's first request arrives in this interval. Gives its number in the slot.
+    /// Adds a user's first request, which arrives in this interval. Returns its number in the slot.
     pub fn enter(
         &mut self,
         interval: u64,
@@ -142,8 +145,8 @@ impl First {
         slot.entries.len() as u32 - 1
     }
 
-    /// A first request that arrived in `interval` is over. `buckets`: of its relative latency by
-    /// level; of a censored one, of its age.
+    /// Ends a first request that arrived in `interval`.
+    /// `buckets`: of its relative latency by level; for a censored request, of its age.
     pub fn exit(&mut self, interval: u64, number: u32, exit: Exit, buckets: [usize; LEVELS]) {
         let Some(slot) = self.slot(interval) else { return };
         let Some(entry) = slot.entries.get_mut(number as usize) else { return };
@@ -160,7 +163,7 @@ impl First {
         }
     }
 
-    /// The body broke after [`Exit::Done`]: a failure after all.
+    /// The body broke after [`Exit::Done`]: it is a failure after all.
     pub fn broke(&mut self, interval: u64, number: u32) {
         let Some(slot) = self.slot(interval) else { return };
         let Some(entry) = slot.entries.get_mut(number as usize) else { return };
@@ -168,20 +171,20 @@ impl First {
         *slot.failed.of(entry.arm) += 1;
     }
 
-    /// In interval `next`: may the open slot end with it? Looks at totals only.
+    /// Closes the open slot with interval `next` if it is large enough. Uses totals only.
     pub fn close(&mut self, next: u64, share: f64) {
         let Some(slot) = self.slots.back_mut().filter(|slot| slot.until.is_none()) else { return };
         let n = slot.arrived.total() as f64;
         let both_expected = n * share >= EXPECTED_MIN && n * (1.0 - share) >= EXPECTED_MIN;
         let bad = slot.failed.total() + slot.client_errors.total() + slot.redirects.total();
         if both_expected || bad >= FAILURES_ENOUGH {
-            // What is left of the present interval is of this slot too: an answer finds its slot by
-            // interval.
+            // The rest of the present interval belongs to this slot, too: an answer finds its slot
+            // by interval.
             slot.until = Some(next + 1);
         }
     }
 
-    /// Bets on what is final: errors `deadline` after a slot's end, latency as its groups pass.
+    /// Bets on final data: errors `deadline` after a slot's end, latency as its groups pass.
     pub fn judge(
         &mut self,
         now: Duration,
@@ -192,7 +195,7 @@ impl First {
     ) {
         for slot in &mut self.slots {
             let Some(age) = slot.age(now, tick) else { break };
-            // Slowness that would make a spell is known by then.
+            // By this age the slowness that makes a spell is known.
             let known = servers.limit().is_none_or(|limit| age >= limit);
             if !slot.latency_is_settled && known {
                 slot.settle_latency(now, tick, servers);
@@ -271,7 +274,7 @@ fn one(arm: Arm) -> Pair {
     pair
 }
 
-/// One table of failures.
+/// Bets on one table of failures.
 pub fn bet(mixture: &mut Mixture, at_risk: Pair, events: Pair) {
     if events.total() > 0 {
         for (row, odds) in ERROR_ODDS.iter().enumerate() {
@@ -300,7 +303,7 @@ impl Slot {
     }
 
     fn count_latency(&mut self, arm: Arm, exit: Exit, buckets: [usize; LEVELS]) {
-        // A failure stays at risk of an answer for ever.
+        // A failed request never succeeds, so it stays in the risk set.
         if let (Some(table), true) = (&self.table, exit != Exit::Failed) {
             for (ages, bucket) in self.ages.iter_mut().zip(buckets) {
                 let counts = if exit == Exit::Censored { &mut ages.censored } else { &mut ages.done };
@@ -309,12 +312,12 @@ impl Slot {
         }
     }
 
-    /// Was a server of it in a spell at its time, or may have been?
+    /// True if no server had a spell, run or warm-up since the slot began.
     fn is_calm(&self, tick: Duration, servers: &Servers) -> bool {
         servers.calm_since(tick * u32::try_from(self.from).unwrap_or(u32::MAX))
     }
 
-    /// Settles which of its requests latency leaves out, unless that is not known yet.
+    /// Chooses the requests that latency leaves out, unless the choice is still uncertain.
     fn settle_latency(&mut self, now: Duration, tick: Duration, servers: &Servers) {
         let Some(excused) = self.excused(Mark::Slow, now, tick, servers) else { return };
         self.latency_is_settled = true;
@@ -332,13 +335,13 @@ impl Slot {
         }
     }
 
-    /// Requests at risk of a failure, and failed ones; `None`: it is not known yet which to leave
-    /// out.
+    /// Requests at risk of a failure, and failed ones. `None`: the excused requests are not certain
+    /// yet.
     fn failures(&self, now: Duration, tick: Duration, servers: &Servers) -> Option<(Pair, Pair)> {
         let excused = self.excused(Mark::Failed, now, tick, servers)?;
         let mut at_risk = self.arrived;
         let mut failed = self.failed;
-        // Stable's unanswered requests have failed.
+        // Unanswered requests of stable have failed.
         let silent = self.entries.iter().filter(|e| e.arm == Arm::Stable && e.exit.is_none());
         failed.stable += silent.count() as u64;
         for number in excused {
@@ -351,7 +354,7 @@ impl Slot {
         Some((at_risk, failed))
     }
 
-    /// The numbers of the requests that are excused; `None`: it is not known yet.
+    /// The numbers of the excused requests. `None`: not certain yet.
     fn excused(&self, kind: Mark, now: Duration, tick: Duration, servers: &Servers) -> Option<Vec<usize>> {
         let mut excused = vec![];
         if self.is_calm(tick, servers) {
@@ -373,7 +376,7 @@ impl Slot {
         Some(excused)
     }
 
-    /// Since its end; `None` while it is open.
+    /// Time since its end. `None` while it is open.
     fn age(&self, now: Duration, tick: Duration) -> Option<Duration> {
         now.checked_sub(tick * u32::try_from(self.until?).ok()?)
     }
@@ -415,8 +418,9 @@ mod tests {
         (0..n).map(|_| first.enter(interval, arm, 1.0, None, place)).collect()
     }
 
-    /// Four of new and forty of stable: one of each arm is refused, one of each is never answered,
-    /// and one of stable breaks after its head. Silence is a failure of stable only.
+    /// 4 requests of new and 40 of stable. One of each arm is refused, one of each is never
+    /// answered, and one of stable breaks after its head.
+    /// A missing answer is a failure of stable only.
     #[test]
     fn each_failure_is_one_failure() {
         let (mut first, mut plain) = (First::default(), Mixture::new(ERROR_ODDS.len()));
@@ -434,8 +438,8 @@ mod tests {
         assert_eq!(first.errors(), &plain);
     }
 
-    /// Looks come at any moment of an interval: what arrived in its first half is answered after
-    /// the slot has closed.
+    /// A slot may close in the middle of an interval: requests of its first half are answered after
+    /// that.
     #[test]
     fn an_answer_finds_its_slot_though_it_closed_in_the_same_interval() {
         let mut first = First::default();
@@ -450,8 +454,8 @@ mod tests {
         assert!(first.slots.is_empty());
     }
 
-    /// One of two servers of `new` fails all of its requests for a second; the two of stable do not
-    /// fail.
+    /// One of two servers of `new` fails all of its requests for a second. The two servers of
+    /// stable do not fail.
     #[test]
     fn a_server_that_fails_beside_a_sound_one_is_left_out() {
         let (mut first, mut servers) = (First::default(), Servers::new(Duration::ZERO));

@@ -1,14 +1,15 @@
-//! Latency as *time to success*: age groups cut at stable's own quantiles, and the alternatives
-//! that are bet on.
+//! Latency as *time to success*: age groups cut at stable's own quantiles, and the alternatives bet
+//! on.
 //!
-//! Two kinds of rows. The *body* rows are log-rank chains over the groups up to p95: `new`
-//! stretched by 3 … 900% finishes fewer of its requests in each group. The *tail* rows ask one
-//! question each: "still running after the cut?", with an odds ratio. A failed request never
-//! succeeds and stays at risk: censoring it would blame the arm with the longer time-out in a
-//! shared outage. Only what the client aborted is censored, at the age of the abort.
+//! There are two kinds of rows. The *body* rows are log-rank chains over the groups up to p95: a
+//! `new` slower by 3 … 900% finishes fewer of its requests in each group.
+//! Each *tail* row is one test, "still running after the cut?", with an odds ratio.
+//! A failed request never succeeds and stays in the risk set: to censor it would blame the arm with
+//! the longer time-out in a common incident.
+//! Only requests that the client aborted are censored, at the age of the abort.
 //!
-//! Invariants: a table is made of stable's answers only, before the requests that it judges have
-//! arrived; cuts ascend; chain rows are never positive.
+//! Invariants: a table is made from stable's answers only, before the requests that it judges
+//! arrive; cuts ascend; chain rows are never positive.
 
 use super::cell::{Bet, Pair, cell};
 use super::mixture::Mixture;
@@ -17,18 +18,18 @@ use std::time::Duration;
 
 const BODY: [f64; 10] = [0.10, 0.20, 0.30, 0.40, 0.50, 0.60, 0.70, 0.80, 0.90, 0.95];
 const TAIL: [f64; 4] = [0.98, 0.99, 0.995, 0.999];
-/// The body rows: `new` is slower by this share.
+/// The body rows: slowdowns of `new`.
 const STRETCH: [f64; 7] = [0.03, 0.07, 0.15, 0.30, 0.70, 2.0, 9.0];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Cut {
     /// A quantile of stable.
     At(f64),
-    /// This many times p99.9.
+    /// This multiple of p99.9.
     Times(f64),
 }
 
-/// The tail rows: odds of still running after the cut.
+/// The tail rows: odds ratios of still running after the cut.
 const EXCEED: [(Cut, &[f64]); 7] = [
     (Cut::At(0.90), &[1.5, 4.0]),
     (Cut::At(0.98), &[1.4, 2.5, 8.0]),
@@ -43,7 +44,7 @@ const EXCEED: [(Cut, &[f64]); 7] = [
 pub static ROWS: LazyLock<usize> =
     LazyLock::new(|| STRETCH.len() + EXCEED.iter().map(|(_, odds)| odds.len()).sum::<usize>());
 
-/// What a row of the latency mixture bets on.
+/// The alternative of a row, as text.
 pub fn label(row: usize) -> String {
     if let Some(stretch) = STRETCH.get(row) {
         return format!("slower by {:.0}%", 100.0 * stretch);
@@ -56,17 +57,17 @@ pub fn label(row: usize) -> String {
     }
 }
 
-/// More groups than any table has.
+/// Upper bound of the groups of a table.
 pub const GROUPS_MAX: usize = 17;
 
-/// How age is cut, and what is bet on it.
+/// The age groups, and the alternatives on them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// Bucket of the histogram → group.
+    /// Histogram bucket → group.
     group: Vec<u8>,
     /// Upper end of each group but the last, in the unit of the edges.
     cuts: Vec<f64>,
-    /// Body rows: log odds of finishing, per group.
+    /// Body rows: log odds ratio of finishing, by group.
     chain: Vec<Vec<f64>>,
     /// Tail rows: the last group before the cut, and the log odds ratio.
     exceed: Vec<(usize, f64)>,
@@ -76,14 +77,13 @@ pub struct Table {
     /// Upper end of the bucket of p98.
     slow_from: Duration,
     p99: usize,
-    /// Mid-rank of each bucket among stable's answers, and the log of its middle.
+    /// Mid-rank of each bucket among stable's answers, and the logarithm of its middle.
     rank: Vec<f32>,
     log_middles: Vec<f64>,
 }
 
 impl Table {
-    /// As the reference has it. `edges`: inner borders of the buckets, ascending; `counts`:
-    /// stable's answers in them.
+    /// `edges`: inner borders of the buckets, ascending. `counts`: stable's answers in the buckets.
     pub fn new(edges: &[f64], counts: &[f64]) -> Table {
         let total: f64 = counts.iter().map(|c| c + 0.01).sum();
         let mut sum = 0.0;
@@ -155,16 +155,17 @@ impl Table {
         }
     }
 
-    /// The same, fit for a `new` whose answers are divided by what is tolerated: the log odds of
-    /// finishing never grow with age.
+    /// The table for a `new` whose answers are divided by the tolerance: the log odds ratios of
+    /// finishing (≤ 0) never grow in magnitude with age.
     ///
-    /// H₀ is then "no slower", not "alike", so a bet must not grow when one of new's answers comes
-    /// earlier. Where answers all take nearly the same time, stable finishes nothing before that
-    /// moment and all of it then; a `new` that is alike, divided, has finished before it. The
-    /// reference's row bets next to nothing on the time before, and all on the moment, when of
-    /// `new` only failures are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped
-    /// in most runs. With log odds that only shrink, an answer that comes earlier speaks for `new`
-    /// at least as loudly.
+    /// H₀ is then "no slower", not "alike", so a bet must not grow when an answer of `new` comes
+    /// earlier.
+    /// Where all answers take nearly the same time, stable finishes nothing before that moment and
+    /// everything at it; an equal `new`, divided, has finished before it. Without this step a row
+    /// bets almost nothing on the time before and everything on the moment, when only failures of
+    /// `new` are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs.
+    /// With log odds ratios that only shrink, an earlier answer is at least as much evidence for
+    /// `new`.
     pub fn monotone(mut self) -> Table {
         for row in &mut self.chain {
             for g in (1..row.len()).rev() {
@@ -182,17 +183,17 @@ impl Table {
         usize::from(self.group[bucket])
     }
 
-    /// Upper ends of the groups, the last one's (endless) left out.
+    /// Upper ends of the groups, without the last one's (infinite).
     pub fn cuts(&self) -> &[f64] {
         &self.cuts
     }
 
-    /// Is it slower than p98, p99.9 of stable?
+    /// Whether it is slower than stable's p98, p99.9.
     pub fn slow(&self, bucket: usize) -> [bool; 2] {
         self.slow.map(|border| bucket > border)
     }
 
-    /// Answers of a user like most are slower than p98 from here on; edges are in µs.
+    /// The latency from which an answer of a typical user is slower than p98. Edges are in µs.
     pub fn slow_from(&self) -> Duration {
         self.slow_from
     }
@@ -210,7 +211,7 @@ impl Table {
     pub fn spread(&self) -> f64 {
         let (mut below, mut sum, mut squares) = (0.0, 0.0, 0.0);
         for (rank, log) in self.rank.iter().zip(&self.log_middles) {
-            // The mid-rank is half of the bucket's own share above what is below it.
+            // The mid-rank is half of the bucket's own share above the share below it.
             let share = (2.0 * (f64::from(*rank) - below)).max(0.0);
             below += share;
             (sum, squares) = (sum + share * log, squares + share * log * log);
@@ -218,8 +219,8 @@ impl Table {
         (squares - sum * sum).max(0.0).sqrt()
     }
 
-    /// By how much all answers must be slower for their mean rank to rise by `shift`; `0.05`: by
-    /// 5%. `None`: not even thirty-fold.
+    /// The slowdown of all answers that raises their mean rank by `shift`. `0.05`: 5%.
+    /// `None`: above thirty-fold.
     pub fn stretch_of(&self, shift: f64) -> Option<f64> {
         let ranks: Vec<f64> = self.rank.iter().map(|rank| f64::from(*rank)).collect();
         let (mut below, mut above) = (0.0, 30.0f64.ln());
@@ -236,12 +237,12 @@ impl Table {
         Some(above.exp_m1())
     }
 
-    /// By how much the mean rank rises if all answers are `log` (natural) slower.
+    /// The rise of the mean rank if all answers are slower by `log` (natural logarithm).
     fn shift_of(&self, log: f64, ranks: &[f64]) -> f64 {
         let mut below = 0.0;
         let mut shift = 0.0;
         for (bucket, rank) in ranks.iter().enumerate() {
-            // The mid-rank is half of the bucket's own share above what is below it.
+            // The mid-rank is half of the bucket's own share above the share below it.
             let share = 2.0 * (rank - below);
             below += share;
             let slower = interpolate(&self.log_middles, ranks, self.log_middles[bucket] + log);
@@ -260,12 +261,12 @@ impl Table {
         self.exceed.iter().map(|(end, _)| *end)
     }
 
-    /// The body rows bet, once the groups up to [`Table::body_end`] are final.
+    /// Bets in the body rows, once the groups up to [`Table::body_end`] are final.
     pub fn bet_body(&self, slot: &Ages, mixture: &mut Mixture) {
         self.body(slot).enumerate().for_each(|(row, bet)| mixture.push(row, bet));
     }
 
-    /// What the body rows bet on a slot of which the groups up to [`Table::body_end`] are final.
+    /// The bets of the body rows on a slot whose groups up to [`Table::body_end`] are final.
     pub fn body(&self, slot: &Ages) -> impl Iterator<Item = Bet> {
         self.chain.iter().map(|chain| {
             let (mut at_risk, mut sum) = (slot.arrived, Bet::default());
@@ -280,7 +281,7 @@ impl Table {
         })
     }
 
-    /// A tail row bets, once the groups up to its end are final.
+    /// Bets in a tail row, once the groups up to its end are final.
     pub fn bet_tail(&self, row: usize, slot: &Ages, mixture: &mut Mixture) {
         let (end, lambda) = self.exceed[row];
         let (mut at_risk, mut running) = (slot.arrived, slot.arrived);
@@ -305,7 +306,7 @@ pub struct Ages {
     pub censored: [Pair; GROUPS_MAX],
 }
 
-/// A bucket with a smaller share of the answers is empty.
+/// A bucket with a smaller share of the answers counts as empty.
 const EMPTY: f64 = 5e-5;
 /// So many empty buckets are a gap.
 const GAP: usize = 4;
@@ -328,7 +329,8 @@ fn tail_from(cdf: &[f64], quantiles: [f64; 2]) -> usize {
     if longest.len() >= GAP { longest.start + longest.len() / 2 } else { upper }
 }
 
-/// Of the buckets between these borders; the first and the last are as wide as their neighbours.
+/// The middles of the buckets between these borders.
+/// The first and the last bucket use their only border.
 fn middles(log_edges: &[f64]) -> Vec<f64> {
     let (Some(first), Some(last)) = (log_edges.first(), log_edges.last()) else { return vec![] };
     let between = log_edges.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);

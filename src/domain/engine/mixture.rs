@@ -1,16 +1,16 @@
-//! The restart mixture: one wealth per alternative, which bets on tables as they become final.
+//! The restart mixture: one wealth per alternative, bet on each table when it is final.
 //!
-//! W ← (W + R(τ) − R(τ + dτ)) · L, with R(τ) = ½ / (1 + ln(1 + τ)), from W = ½, τ = 0: the drip of
-//! unspent prior mass is a restart at every moment, so a good past cannot hide a late change (Shin,
-//! Ramdas, Rinaldo, e-detectors).
+//! W ← (W + R(τ) − R(τ + dτ)) · L, with R(τ) = ½ / (1 + ln(1 + τ)), from W = ½, τ = 0.
+//! The drip of unspent prior mass is a restart at every moment, so a good past cannot hide a late
+//! change (Shin, Ramdas, Rinaldo, e-detectors).
 //!
-//! Invariants: prior mass is 1 for each budget granted, so the mean of all wealth ever is at most
-//! that; wealth stays finite.
+//! Invariants: the prior mass is 1 for each granted budget, so the mean of all wealth is at most
+//! that at any time; wealth stays finite.
 
 use super::cell::Bet;
 use super::save::{Eye, Pen};
 
-/// Wealth of no data.
+/// Wealth without data.
 pub const PRIOR: f64 = 0.5;
 /// Keeps products finite.
 const WEALTH_MAX: f64 = 1e150;
@@ -26,7 +26,7 @@ impl Mixture {
         Mixture { wealth: vec![PRIOR; rows], tau: vec![0.0; rows] }
     }
 
-    /// As new; without a `budget` no row has more than it had.
+    /// Resets the wealth. Without a `budget` no row has more than it had.
     pub fn restart(&mut self, budget: bool) {
         let fresh = Mixture::new(self.wealth.len());
         let was = std::mem::replace(self, fresh);
@@ -36,7 +36,7 @@ impl Mixture {
         }
     }
 
-    /// One row bets on one moment.
+    /// Row `row` bets on one moment.
     pub fn push(&mut self, row: usize, bet: Bet) {
         let drip = unspent(self.tau[row]) - unspent(self.tau[row] + bet.cost);
         self.tau[row] += bet.cost;
@@ -61,8 +61,8 @@ impl Mixture {
         &self.wealth
     }
 
-    /// Another draw of users: what was won (with this prior mass) stays and is bet on; `budget`:
-    /// and a budget of its own is added.
+    /// A new draw of users: the wealth, times `mass`, stays and is bet further.
+    /// `budget`: a new budget is added.
     pub fn grant(&mut self, mass: f64, budget: bool) {
         self.wealth.iter_mut().for_each(|w| *w *= mass);
         if budget {

@@ -1,47 +1,55 @@
-//! The comparison of the two arms that may be looked at ten times a second for days: what happened,
-//! event by event, in; evidence out.
+//! Compares the two arms: events of requests in, evidence out.
+//! The evidence may be read ten times a second for days without loss of validity.
 //!
 //! # Parts
 //!
-//! E = ¼ FIRST + ¼ ONCE + ½ WINDOW; beyond 1/α is a trip. [`first`] is a safe log-rank test over
-//! each user's first request, with latency judged while requests hang; [`once`] is one over users'
-//! first failure, client error, very slow answer; [`window`] compares clusters of users with their
-//! own past, and sees what happens to users who have been seen, and have failed, before. Within
-//! each, errors have half of the weight, latency and client errors a quarter.
+//! E = ¼ FIRST + ¼ ONCE + ½ WINDOW. E ≥ 1/α is a trip.
 //!
-//! With several strata (routes), E is half the pooled one and half the mean over strata, of which
-//! each has a FIRST and a ONCE of its own: a bug in refunds does not drown in reads. Any such
-//! average keeps α.
+//! - [`first`]: a safe log-rank test over each user's first request. It judges latency while
+//!   requests hang.
+//! - [`once`]: a log-rank test over each user's first failure, first client error, first very slow
+//!   answer.
+//! - [`window`]: compares clusters of users with their own past. It also covers users who were seen
+//!   before, or failed before.
+//!
+//! Each signal has its share of E ([`SHARES`]).
+//!
+//! With several strata (routes), E is half the pooled E and half the mean over the strata.
+//! Each stratum has its own FIRST and ONCE, so that a fault on a rare route is not diluted by a
+//! busy one.
+//! Any such average keeps α.
 //!
 //! # Draws
 //!
-//! The hash draws *users*. H₀, "new is no worse", says that who comes when, and what befalls him,
-//! does not depend on the arm: the labels of users are exchangeable. A *draw* is a set of users
-//! whose labels are a fresh coin, and the side of each:
+//! The hash assigns *users* to arms.
+//! H₀, "new is no worse", means: arrivals and outcomes do not depend on the arm, so the labels of
+//! users are exchangeable.
+//! A *draw* is a set of users whose labels are freshly randomised, with the side of each:
 //!
-//! - The first weight: everybody. A weight above the highest before: those at or above that
-//!   highest; movers against stayers. What was won stays and is bet on, and a budget of α of its
-//!   own is added, ten times at most in an attempt.
-//! - A lower weight: those who leave `new` leave the comparison. The rest is as it was (a thinned
-//!   sample).
-//! - A weight raised again below the highest: no fresh coin is left. Everybody is drawn again, what
-//!   was won before is kept as a *summand* (one coin is never multiplied twice), and all such draws
-//!   of an attempt share one more budget.
+//! - The first weight: all users.
+//! - A weight above the highest so far: the users at or above that highest, movers against stayers.
+//!   The wealth won so far stays and is bet further. A new budget of α is added, ten times at most
+//!   in an attempt.
+//! - A lower weight: users who leave `new` leave the comparison. The rest stays (a thinned sample).
+//! - A weight raised again below the highest: no fresh randomisation is left. All users are drawn
+//!   again. The wealth won before becomes a *summand*, because one randomisation is never
+//!   multiplied twice. All such draws of an attempt share one more budget.
 //!
 //! # Time
 //!
-//! Requests are grouped by *arrival*, in intervals. An interval is *final* at its end + the
-//! deadline; what is unanswered by then has failed. Counting as things happen would blame whichever
-//! arm has the shorter time-out.
+//! Requests are grouped by *arrival*, in intervals.
+//! An interval is *final* at its end + the deadline. A request of stable that is unanswered by then
+//! has failed, one of `new` is slow.
+//! Counting outcomes when they happen would blame the arm with the shorter time-out.
 //!
 //! # Two levels
 //!
-//! The latency of `new` is divided by 1 + tolerance for what trips, and by 1 + notice for what
-//! alerts. H₀ is then "no slower than that".
+//! The latency of `new` is divided by 1 + tolerance for trips, and by 1 + notice for alerts.
+//! H₀ is then "no slower than that".
 //!
 //! Invariants: pure, time is an argument; a request counts in the draw under which it was decided,
-//! or in none; closing rules never look at labels; what is kept is bounded by the users, the
-//! requests in flight and the deadline.
+//! or in none; closing rules never read labels; memory is bounded by the users, the requests in
+//! flight and the deadline.
 
 pub mod cell;
 pub mod first;
@@ -63,18 +71,18 @@ use servers::Place;
 use std::time::Duration;
 use users::Unit;
 
-/// Odds of failing that are bet on.
+/// Odds ratios of failure, one alternative each.
 pub const ERROR_ODDS: [f64; 8] = [1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 40.0, 1000.0];
 pub const LEVELS: usize = 2;
-/// Routes that are judged apart; more are in the pooled comparison only.
+/// Routes judged as strata. Further routes are in the pooled comparison only.
 pub const STRATA_MAX: usize = 16;
 
 /// How much slower `new` may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
-    /// By `latency_tolerance`: beyond it, a trip.
+    /// `latency_tolerance`. Slower is a trip.
     Flip,
-    /// By `latency_notice`: beyond it, an alert, and nothing more.
+    /// `latency_notice`. Slower is an alert only.
     Notice,
 }
 
@@ -82,7 +90,7 @@ impl Level {
     pub const ALL: [Level; LEVELS] = [Level::Flip, Level::Notice];
 }
 
-/// What is compared.
+/// A compared outcome.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     Errors,
@@ -99,10 +107,10 @@ pub enum Signal {
 /// Number of [`Signal::ALL`].
 pub const SIGNALS: usize = 6;
 
-/// What each signal may add to E at most, by [`Signal::ALL`]; the shares sum to 1.
+/// The maximum share of E by signal, in the order of [`Signal::ALL`]. The shares sum to 1.
 pub type Shares = [f64; SIGNALS];
 
-/// The shares of an attempt.
+/// The default shares of an attempt.
 pub const SHARES: Shares = [0.40, 0.15, 0.20, 0.10, 0.10, 0.05];
 
 impl Signal {
@@ -115,7 +123,7 @@ impl Signal {
         Signal::Empty,
     ];
 
-    /// Of a trip that it brings about.
+    /// The cause of a trip by this signal.
     pub fn cause(self) -> Cause {
         match self {
             Signal::Errors => Cause::Errors,
@@ -133,16 +141,16 @@ pub struct Settings {
     pub alpha: f64,
     /// Length of an interval.
     pub tick: Duration,
-    /// `0.2`: a fifth slower is tolerated.
+    /// `0.2`: 20% slower is tolerated.
     pub latency_tolerance: f64,
     pub latency_notice: f64,
-    /// Quicker answers count as this quick, in both arms. An arm that few use is the colder one
-    /// (connections, caches, the scheduler), and a difference of microseconds is nobody's reason to
-    /// go back.
+    /// Faster answers count as this fast, in both arms.
+    /// The arm with less traffic is colder (connections, caches, the scheduler), and a difference
+    /// of microseconds is no reason for a trip.
     pub latency_floor: Duration,
-    /// Routes judged apart; 0 or 1: pooled only.
+    /// Number of strata. 0 or 1: pooled only.
     pub strata: usize,
-    /// Of a server after its start, and of `new` after a raise.
+    /// Warm-up of a server after its start, and of `new` after a raise.
     pub warm_up: Duration,
     /// Fixed at the start of an attempt.
     pub shares: Shares,
@@ -153,9 +161,9 @@ impl Settings {
         [1.0 + self.latency_tolerance, 1.0 + self.latency_notice]
     }
 
-    /// An answer's µs as they are compared: `by` times quicker, and never quicker than the floor.
-    /// It is monotone, and the same for both arms but for `by`, so H₀, "no slower than `by` times
-    /// stable", stays what it was.
+    /// The compared latency in µs: divided by `by`, and never below the floor.
+    /// The map is monotone and differs between the arms by `by` only, so H₀ is still "no slower
+    /// than `by` times stable".
     fn compared_us(&self, after: Duration, by: f64) -> f64 {
         (after.as_secs_f64() / by).max(self.latency_floor.as_secs_f64()) * 1e6
     }
@@ -164,25 +172,25 @@ impl Settings {
 /// A request of the release, as it arrived.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Request {
-    /// Told apart from all others in flight.
+    /// Unique among the requests in flight.
     pub id: u64,
     pub at: Duration,
     pub arm: Arm,
     /// `None`: no user id.
     pub unit: Option<Unit>,
-    /// The hash alone chose the arm, under the weight that is in force here.
+    /// The hash alone chose the arm, under the weight in force here.
     pub drawn: bool,
-    /// Its route, if that is judged apart.
+    /// The stratum of its route, if any.
     pub stratum: Option<u8>,
-    /// The server of its arm that has it, by number; `None`: none yet, or not known. Numbers above
-    /// [`SERVERS_MAX`] share the last one.
+    /// Number of the server within its arm. `None`: none yet, or unknown.
+    /// Numbers above [`SERVERS_MAX`] share the last one.
     pub server: Option<u8>,
 }
 
-/// Servers of an arm that are told apart.
+/// Distinguished servers of an arm.
 pub const SERVERS_MAX: u8 = 254;
 
-/// What happened to it, and how long after it arrived.
+/// An outcome of a request, `after` its arrival.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Event {
     pub request: Request,
@@ -193,37 +201,38 @@ pub struct Event {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
     Arrived,
-    /// The head of a response that is no failure of the arm.
+    /// A response head that is no failure of the arm.
     Answered,
-    /// The same, with a status that blames the client.
+    /// As `Answered`, with a status that blames the client.
     ClientError,
-    /// The same, with a redirect to another place (a 3xx other than 304).
+    /// As `Answered`, with a redirect to another place (a 3xx other than 304).
     Redirected,
     /// Failed without such a head.
     Failed,
-    /// The client, or the proxy, ended it before.
+    /// Ended by the client or the proxy before a head.
     Excused,
-    /// As `Excused`, by a client who went away without a head; after a wait that is unusual for
-    /// stable?
+    /// As `Excused`, ended by a client who left before a head.
+    /// `unusual`: after a wait that is unusual for stable.
     Left {
         unusual: bool,
     },
-    /// After `Answered`, `ClientError` or `Redirected`: it failed all the same.
+    /// After `Answered`, `ClientError` or `Redirected`: the exchange failed after the head.
     Broke,
-    /// After `Answered`, `ClientError` or `Redirected`: its body is complete. `size`: see
-    /// [`size_class`]. `client_slow`: most of the time of the body was spent waiting for the
+    /// After `Answered`, `ClientError` or `Redirected`: the body is complete.
+    /// `size`: see [`size_class`]. `client_slow`: most of the body's time was spent waiting for the
     /// client.
     Ended {
         size: u8,
         client_slow: bool,
     },
-    /// In place of `Ended`, after `Answered` or `Redirected`: what follows the head says that the
-    /// client is to blame (a gRPC status in the trailers).
+    /// In place of `Ended`, after `Answered` or `Redirected`: the trailers blame the client (a gRPC
+    /// status).
     EndedAsClientError,
 }
 
-/// The size of a body: 0 is empty, and each class above is four times as large as the one below.
-/// The last one has no upper bound.
+/// The size class of a body: 0 is empty, each further class is four times as large as the one
+/// below.
+/// The last class has no upper bound.
 pub fn size_class(bytes: u64) -> u8 {
     match bytes {
         0 => 0,
@@ -231,25 +240,25 @@ pub fn size_class(bytes: u64) -> u8 {
     }
 }
 
-/// Classes of [`size_class`].
+/// Number of [`size_class`] values.
 pub const SIZE_CLASSES: u8 = 16;
 
-/// All requests of one arm in one final interval, pinned users too.
+/// Counts of all requests of one arm in one final interval, pinned users included.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
     pub requests: u64,
     pub answered: u64,
-    /// Of those: with a 4xx.
+    /// Of `answered`: with a 4xx.
     pub client_errors: u64,
-    /// Ended by the client or the proxy: neither a success nor a failure.
+    /// Ended by the client or the proxy. Neither a success nor a failure.
     pub excused: u64,
-    /// Of those: clients who left without a head after an unusual wait.
+    /// Of `excused`: the client left before a head after an unusual wait.
     pub gave_up: u64,
-    /// Told to have failed, before the deadline or after.
+    /// Reported failures, before the deadline or after.
     pub told_failed: u64,
-    /// Failures that are excused, for their servers were in a spell.
+    /// Failures that are excused because their server was in a spell.
     pub spells: u64,
-    /// A bit in 64 for each user who was failed.
+    /// One of 64 bits for each user with a failure.
     pub users_failed: u64,
 }
 
@@ -257,36 +266,37 @@ impl Counts {
     fn mark(&mut self, unit: Option<Unit>) {
         self.told_failed += 1;
         if let Some(unit) = unit {
-            // Buckets are evenly spread: their low bits make a fair choice of one bit in 64.
+            // Buckets are evenly spread: their low bits choose one of 64 bits evenly.
             self.users_failed |= 1 << (unit.bucket() % 64);
         }
     }
 
-    /// Of `new`: came out as a failure, and no server was in a spell then. A late answer of `new`
-    /// is late, and nothing more.
+    /// Failures of `new`: reported as such, with no server in a spell.
+    /// A late answer of `new` is slow, not failed.
     pub fn failed_new(&self) -> u64 {
         self.told_failed.saturating_sub(self.spells)
     }
 
-    /// Of stable: failed, or not answered by the deadline. This can only exonerate `new`.
+    /// Failures of stable: failed, or not answered by the deadline.
+    /// This can only exonerate `new`.
     pub fn failed_stable(&self) -> u64 {
         self.requests.saturating_sub(self.answered + self.excused).saturating_sub(self.spells)
     }
 }
 
-/// What would go unseen of a change that comes late in a wave, when most of its users have been
-/// seen.
+/// The smallest change that a late look in a wave can detect, when most of the wave's users have
+/// been seen.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Blindness {
-    /// Slower by less than this, beyond what is allowed (`latency_notice`): not seen in half of all
+    /// A slowdown of less than this, beyond `latency_notice`, is detected in less than half of all
     /// cases. `0.05`: 5%.
     pub below: f64,
-    /// Within so many requests of both arms.
+    /// Requests of both arms within which it is detected.
     pub requests: u64,
 }
 
 impl Blindness {
-    /// For people; `notice`: `latency_notice`.
+    /// As a sentence. `notice`: `latency_notice`.
     pub fn told(&self, notice: f64) -> String {
         let within = format!("in the next {} requests", self.requests);
         match (1.0 + self.below) * (1.0 + notice) - 1.0 {
@@ -298,19 +308,19 @@ impl Blindness {
     }
 }
 
-/// Does all of `new` warm up after such a change? Users who come to it by the thousand find it
-/// cold.
+/// True if all of `new` warms up after this change: its weight at least doubles, so its new users
+/// find it cold.
 pub fn warms_up(was: Weight, is: Weight) -> bool {
     is > Weight::ZERO && u64::from(is.parts()) >= 2 * u64::from(was.parts())
 }
 
-/// A request that failed, of an interval that is final.
+/// A failed request of a final interval.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Failure {
     pub arm: Arm,
     pub user: Option<Unit>,
     pub server: Option<Place>,
-    /// It came out as a failure; else it had not come out by the deadline, and is one of stable.
+    /// True: reported as failed. False: a request of stable without an answer at the deadline.
     pub reported: bool,
     /// Its server was in a spell: see [`servers`].
     pub excused: bool,
@@ -322,11 +332,11 @@ pub struct Final<'f> {
     pub end: Duration,
     pub new: Counts,
     pub stable: Counts,
-    /// Those whose users are known, as far as [`FAILURES_MAX`] goes; in [`Counts`] are all.
+    /// Failures with a known user, [`FAILURES_MAX`] at most. [`Counts`] has all.
     pub failures: &'f [Failure],
 }
 
-/// Failures of an interval that are kept one by one.
+/// Failures kept individually per interval.
 pub const FAILURES_MAX: usize = 256;
 
 #[cfg(test)]

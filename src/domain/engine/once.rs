@@ -1,35 +1,39 @@
-//! ONCE: a user's *first* failure, first client error, first very slow answer of the draw: a
-//! log-rank test over users.
+//! ONCE: a log-rank test over users, of the *first* failure, first client error, first very slow
+//! answer of each user in the draw.
 //!
-//! Users are put into a *cohort* when they enter (see [`entry_cohort`]). Once the cohort has
-//! closed, its labels' totals are revealed, its events so far are scored as one table, and from
-//! then on each user's first event is a draw without replacement from all of the cohort's users who
-//! are still clean, whether they came in this interval or not. The set only ever shrinks by what
-//! was scored.
+//! Users join a *cohort* when they enter (see [`entry_cohort`]). When the cohort closes, the totals
+//! of its labels are revealed and its events so far are scored as one table.
+//! From then on each first event is a draw without replacement from all users of the cohort who are
+//! still clean, whether they came in this interval or not.
+//! The risk set only shrinks, by the scored events.
 //!
-//! Two forms that look simpler are not valid. To take as "at risk" the clean users *of this
-//! interval* lets users who come often and never fail be the control again and again: if chance put
-//! few of them into `new`, every failure of others counts too much (mean of E above 1, growing
-//! without bound; a test holds the counter-example). To let users enter an open cohort while its
-//! events are scored, as the reference does, reveals each entrant's label before it is drawn.
+//! Two simpler forms are not valid:
 //!
-//! A cohort whose labels are not the share that was drawn, beyond chance, is left out: part of
-//! `new` did not come for a while, so whoever came in a bad hour is not like the rest of the
-//! cohort. What is left in, however bad the hour, cannot trip by that alone: three standard
-//! deviations of labels are worth 4.5 nats at most. (Only totals of labels are looked at, and each
-//! table is fair whatever they are.)
+//! - A risk set of the clean users *of this interval*: users who come often and never fail would be
+//!   controls again and again. If chance put few of them into `new`, each failure of other users
+//!   would count too much (the mean of E is above 1 and grows without bound; a test holds the
+//!   counter-example).
+//! - Users who enter a cohort while its events are scored: that reveals each entrant's label before
+//!   it is drawn.
 //!
-//! Whoever has been slow is no longer clean, by the same clock in both arms; whether it counts as
-//! an event of `new` is asked with its tolerance. Were he clean until it counts, those of `new` who
-//! come often would stay clean for longer than those of stable, and be held against it when all is
-//! slow for both (identical versions tripped in a tenth of runs). If it does not count, he stays
-//! among those at risk all the same: a `new` that is slower within the tolerance would lose its
-//! many users who are hardly ever that slow, and be left with the few who are. The same as of the
-//! first comes of a `new` that *is* quicker, or fails less, for a while: what its users were spared
-//! they may catch up on (see `Spared`).
+//! A cohort whose share of `new` differs from the drawn share beyond chance is left out: part of
+//! `new` stayed away for a while, so the users of a bad hour are not like the rest of the cohort.
+//! The imbalance that is left in cannot trip by itself: three standard deviations of labels are
+//! worth 4.5 nats at most. (The rule reads only totals of labels, and each table is fair whatever
+//! they are.)
+//!
+//! A slow user is no longer clean, by the same threshold in both arms. Whether the event counts
+//! against `new` depends on the tolerance.
+//! If users of `new` were clean until their event counts, its frequent users would stay clean
+//! longer than stable's, and would count against `new` when both arms are slow (identical versions
+//! tripped in 10% of runs).
+//! A user whose event does not count stays in the risk set. Otherwise a `new` that is slower within
+//! the tolerance would lose its many users who are rarely slower, and keep the few who often are.
+//! A `new` that *is* faster, or fails less, for a while also has more clean users who may have
+//! their event later (see `Spared`).
 //!
 //! Invariants: a user has each kind of event once in a draw; tables are final when they are scored;
-//! closing looks at totals and the clock only; what counts is never more than what ended.
+//! closing depends on totals and the clock only; counted events are a subset of the events.
 
 use super::cell::{Bet, Pair, cell};
 use super::first::EXPECTED_MIN;
@@ -40,29 +44,29 @@ use crate::domain::decide::Arm;
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// Standard deviations by which a cohort's share of `new` may be off.
+/// Standard deviations by which a cohort's share of `new` may differ from the drawn share.
 const DRIFT_Z: f64 = 3.0;
-/// Cohorts of entry in a draw.
+/// Entry cohorts in a draw.
 pub const COHORTS: usize = 32;
-/// Odds of a first very slow answer.
+/// Odds ratios of a first very slow answer, one alternative each.
 pub const SLOW_ODDS: [f64; 4] = [1.5, 3.0, 10.0, 50.0];
 
-/// What can happen to a user for the first time.
+/// An event that can happen to a user for the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     Failed,
     ClientError,
-    /// Slower than p98, and than p99.9, of stable: by level.
+    /// Slower than p98, and than p99.9, of stable, by level.
     Slow98(usize),
     Slow999(usize),
     Redirected,
-    /// The whole exchange took longer than p99 of stable's.
+    /// The whole exchange took longer than stable's p99.
     Long,
     /// The body is empty, or far smaller than usual.
     Empty,
 }
 
-/// All kinds: two of each level, and five.
+/// Number of kinds: two for each level, and five.
 pub const KINDS: usize = 5 + 2 * LEVELS;
 
 impl Kind {
@@ -83,12 +87,12 @@ impl Kind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Kinds(pub u16);
 
-/// What one request did to its user.
+/// The effect of one request on its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Ends {
-    /// Of these kinds he is clean no longer.
+    /// The user is no longer clean of these kinds.
     pub all: Kinds,
-    /// And these speak against his arm.
+    /// The events of these kinds count against the arm.
     pub counted: Kinds,
 }
 
@@ -112,8 +116,8 @@ impl Kinds {
     }
 }
 
-/// What a draw remembers of a user: low six bits the cohort of entry + 1 (0: not seen), then the
-/// kinds he has had.
+/// The state of a user in a draw: the low six bits are the entry cohort + 1 (0: not seen), the
+/// others the kinds of events so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Mark(u16);
 
@@ -151,12 +155,12 @@ impl Mark {
         kinds.iter().any(|kind| self.kinds().has(*kind))
     }
 
-    /// As if he had not had them.
+    /// The mark without these kinds of events.
     pub fn without(self, kinds: &[Kind]) -> Mark {
         Mark(self.0 & ((1 << COHORT_BITS) - 1) | self.kinds().without(kinds).0 << COHORT_BITS)
     }
 
-    /// Marks the kinds; gives those that are new.
+    /// Marks the kinds and returns those that are new.
     fn had(&mut self, kinds: Kinds) -> Kinds {
         let new = kinds.0 << COHORT_BITS & !self.0;
         self.0 |= new;
@@ -164,12 +168,13 @@ impl Mark {
     }
 }
 
-/// The cohort of users who enter at this age of the draw: each is longer by √2 than the one before,
-/// so that most users are in closed ones at any time. `None` after some eighteen hours: such users
-/// count in FIRST only.
+/// The cohort of users who enter at this age of the draw.
+/// Each cohort is longer than the one before by √2, so that at any time most users are in closed
+/// cohorts.
+/// `None` after about eighteen hours: such users count in FIRST only.
 ///
-/// To be asked once per interval (with its start), not per request: all who enter in an interval
-/// are of one cohort.
+/// Call it once per interval, with its start: all users who enter in an interval belong to one
+/// cohort.
 pub fn entry_cohort(age_of_draw: Duration) -> Option<usize> {
     let seconds = u128::from(age_of_draw.as_secs().min(1 << 40)) + 1;
     let cohort = (seconds * seconds).ilog2() as usize;
@@ -178,12 +183,12 @@ pub fn entry_cohort(age_of_draw: Duration) -> Option<usize> {
 
 #[derive(Clone, Debug)]
 pub struct Once {
-    /// The cohort that is entering now.
+    /// The cohort that users enter now.
     open: usize,
-    /// Cohorts too small to be judged are one with the next: which one each belongs to.
+    /// The group of each cohort: a cohort too small to be judged joins the next one.
     group_of: [usize; COHORTS],
     closed: [bool; COHORTS],
-    /// Entered so far, by group.
+    /// Users entered so far, by group.
     entered: [Pair; COHORTS],
     kinds: [Of; KINDS],
 }
@@ -192,15 +197,15 @@ pub struct Once {
 struct Of {
     mixture: Mixture,
     spared: Spared,
-    /// Not clean any more, by group, as far as scored.
+    /// Scored events, by group.
     had: [Ended; COHORTS],
-    /// Since the group was opened; not scored yet.
+    /// Events since the group was opened, not scored yet.
     waiting: [Ended; COHORTS],
-    /// Of the interval that is being gathered.
+    /// Events of the present interval.
     now: [Ended; COHORTS],
 }
 
-/// Users who are clean no longer, and those of them whose event counts.
+/// Users who are no longer clean, and those of them whose event counts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ended {
     all: Pair,
@@ -222,7 +227,7 @@ impl AddAssign for Ended {
 }
 
 impl Ended {
-    /// Of so many users: who can still end, and what ends now.
+    /// The table of `now`, for these users `entered`.
     fn table(self, entered: Pair, now: Ended) -> Table {
         let (mut clean, mut at_risk) = (entered, entered);
         clean.take(self.all);
@@ -231,7 +236,7 @@ impl Ended {
     }
 }
 
-/// One table: users who were clean, all who are at risk, and what became of them.
+/// One table: the clean users, the risk set, and the events.
 #[derive(Clone, Copy, Default)]
 struct Table {
     clean: Pair,
@@ -239,11 +244,12 @@ struct Table {
     ended: Ended,
 }
 
-/// By how many the users of `new` who are clean no longer are fewer than the labels' law expects:
-/// so many more of them than of stable's are left who are about to be, and when all have trouble,
-/// they are. Events in excess, up to that, are taken for stable's: that makes a bet smaller,
-/// whatever the table, so it stays fair. What chance brings is not counted, or each good turn of
-/// the dice would cost power.
+/// Expected minus observed events in `new`.
+/// That many more users of `new` than of stable are still clean and prone to the event, and a
+/// common incident then affects them.
+/// Up to this number, excess events of `new` are counted as stable's. This makes a bet smaller,
+/// whatever the table, so it stays valid.
+/// A chance difference is not counted, because it would cost power.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Spared {
     expected: f64,
@@ -251,8 +257,8 @@ struct Spared {
     ended: f64,
 }
 
-/// Standard deviations that may be chance. More, and what is caught up on would be worth a bet;
-/// fewer, and power is lost for nothing.
+/// Standard deviations that count as chance. With more, late events of spared users could win a
+/// bet; with fewer, power is lost needlessly.
 const SPARED_Z: f64 = 1.0;
 
 impl Spared {
@@ -260,7 +266,7 @@ impl Spared {
         (self.expected - self.ended - SPARED_Z * self.variance.sqrt()).max(0.0)
     }
 
-    /// Takes the tables of a moment; what is caught up on in them is no longer of `new`.
+    /// Takes the tables of a moment, and moves late events of spared users from `new` to stable.
     fn settle(&mut self, tables: &mut [Table]) {
         let spared = self.now();
         let before = self.expected - self.ended;
@@ -308,7 +314,7 @@ impl Default for Once {
 }
 
 impl Once {
-    /// Another draw: all users are unseen again. What was won stays.
+    /// Starts another draw: all users are unseen again. The wealth stays.
     pub fn restart(&mut self) {
         let old = std::mem::take(self);
         for (of, was) in self.kinds.iter_mut().zip(old.kinds) {
@@ -316,7 +322,7 @@ impl Once {
         }
     }
 
-    /// One kind starts anew: nobody has had it.
+    /// Resets one kind: no user has had it.
     pub fn restart_kind(&mut self, kind: Kind, budget: bool) {
         let of = &mut self.kinds[kind.index()];
         of.mixture.restart(budget);
@@ -327,7 +333,7 @@ impl Once {
         self.kinds.iter_mut().for_each(|of| of.mixture.grant(mass, budget));
     }
 
-    /// A user leaves the comparison.
+    /// Removes a user from the comparison.
     pub fn leave(&mut self, mark: Mark, arm: Arm) {
         let Some(cohort) = mark.cohort() else { return };
         let group = self.group_of[cohort];
@@ -336,8 +342,7 @@ impl Once {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
             match (mark.kinds().0 >> kind & 1 == 1, self.closed[group]) {
                 (false, _) => {}
-                // Whether his event counted is not remembered; as if it had is the side on which
-                // `new` is not blamed.
+                // Whether the event counted is not stored. To assume that it did favours `new`.
                 (true, closed) => {
                     let ended = if closed { &mut of.had[group] } else { &mut of.waiting[group] };
                     [&mut ended.all, &mut ended.counted].into_iter().for_each(one);
@@ -346,8 +351,8 @@ impl Once {
         }
     }
 
-    /// Users who entered in an interval, all of one cohort; those before it close. `None`: the last
-    /// one has closed.
+    /// Users of one cohort entered in an interval. Earlier cohorts close.
+    /// `None`: the last cohort has closed.
     pub fn entered(&mut self, cohort: Option<usize>, users: Pair, share: f64) {
         self.close_until(cohort.unwrap_or(COHORTS), share);
         if let Some(cohort) = cohort.filter(|c| *c < COHORTS) {
@@ -355,8 +360,8 @@ impl Once {
         }
     }
 
-    /// The clock of the draw has come to this cohort: those before it close. One too small to be
-    /// judged goes on into the next.
+    /// The clock of the draw has reached this cohort, so earlier ones close. A cohort too small to
+    /// be judged continues in the next.
     fn close_until(&mut self, cohort: usize, share: f64) {
         while self.open < cohort.min(COHORTS) {
             let group = self.group_of[self.open];
@@ -382,7 +387,7 @@ impl Once {
         }
     }
 
-    /// A request of a final interval did this.
+    /// Takes the events of a request of a final interval.
     pub fn event(&mut self, mark: &mut Mark, arm: Arm, ends: Ends) {
         let Some(cohort) = mark.cohort() else { return };
         let new = mark.had(ends.all);
@@ -397,7 +402,7 @@ impl Once {
         }
     }
 
-    /// The interval has been gathered: its events are scored, as disjoint draws of one moment.
+    /// Scores the events of the gathered interval, as disjoint draws of one moment.
     pub fn score(&mut self) {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
             let mut tables = [Table::default(); COHORTS];
@@ -419,7 +424,7 @@ impl Once {
         }
     }
 
-    /// `entering`: users seen in intervals that are not final yet, and the cohort of each.
+    /// `entering`: users seen in intervals that are not final yet, with their cohorts.
     pub fn save(&self, pen: &mut Pen, entering: &[(Option<usize>, Pair)], share: f64) {
         let mut of = self.clone();
         entering.iter().for_each(|(cohort, users)| of.entered(*cohort, *users, share));
@@ -458,7 +463,7 @@ impl Once {
         &self.kinds[kind.index()].mixture
     }
 
-    /// Users of closed cohorts who have not had it yet: who can still be evidence.
+    /// Clean users of closed cohorts: those who can still be evidence.
     pub fn clean(&self, kind: Kind) -> Pair {
         let of = &self.kinds[kind.index()];
         let mut sum = Pair::default();
@@ -482,7 +487,7 @@ impl Of {
         }
     }
 
-    /// Tables that are disjoint draws of one moment.
+    /// Bets on tables that are disjoint draws of one moment.
     fn bet(&mut self, odds: &[f64], tables: &mut [Table]) {
         self.spared.settle(tables);
         if tables.iter().all(|table| table.ended.counted.total() == 0) {
@@ -502,8 +507,8 @@ impl Of {
 mod tests {
     use super::*;
 
-    /// E of failures after a cohort of such labels has closed, and such of its users have failed
-    /// while it was open, or after.
+    /// E of failures for a cohort with these labels, whose users failed while it was open, or after
+    /// it closed (`late`).
     fn after(users: Pair, failed: Pair, late: bool) -> f64 {
         let mut once = Once::default();
         once.entered(Some(0), users, 0.2);
@@ -525,8 +530,9 @@ mod tests {
         once.mixture(Kind::Failed).mean()
     }
 
-    /// Of 10,000 users, a fifth of them in `new`: so many end in each moment, and so many of those
-    /// of `new` count. The best of the bets after each.
+    /// Of 10,000 users, 20% are in `new`. Each moment has these events, of which so many of `new`
+    /// count.
+    /// Returns the highest wealth after each moment.
     fn moments(of: &[(Pair, u64)]) -> Vec<f64> {
         let mut once = Once::default();
         once.entered(Some(0), Pair::new(2000, 8000), 0.2);
@@ -546,20 +552,20 @@ mod tests {
             .collect()
     }
 
-    /// 500 users are busy in both hours of trouble that both versions have; others hardly come.
+    /// 500 users are busy in both hours of a common incident. The others rarely come.
     #[test]
     fn a_trouble_that_both_have_twice_blames_nobody() {
-        // Two thirds of the busy are slow in the first, of `new` half of them beyond the tolerance;
-        // all who are left in the second.
+        // First hour: two thirds of the busy users are slow, in `new` half of them beyond the
+        // tolerance. Second hour: all others.
         assert!(moments(&[(Pair::new(67, 267), 33), (Pair::new(33, 133), 33)])[1] < 2.0);
-        // `new` was better than stable in the first, and has as much trouble in the second as
+        // `new` was better than stable in the first hour, and has as many events in the second as
         // stable had in both.
         assert!(moments(&[(Pair::new(20, 267), 20), (Pair::new(80, 133), 80)])[1] < 10.0);
         assert!(moments(&[(Pair::new(0, 400), 0), (Pair::new(100, 0), 100)])[1] < 10.0);
     }
 
-    /// Most of `new` is slow within the tolerance once; a few users of both are slow beyond it,
-    /// again and again.
+    /// Most of `new` is slow within the tolerance once. A few users of both arms are slow beyond it
+    /// repeatedly.
     #[test]
     fn who_is_slow_within_the_tolerance_leaves_nobody_to_blame() {
         let rare = vec![(Pair::new(5, 20), 5); 10];
@@ -569,12 +575,12 @@ mod tests {
     #[test]
     fn what_new_was_spared_hides_no_trouble_of_its_own() {
         assert!(moments(&[(Pair::new(20, 267), 20), (Pair::new(250, 133), 250)])[1] > 1e4);
-        // Much of `new` was slow within the tolerance for long: it is owed nothing for that.
+        // Much of `new` was slow within the tolerance for long. It has no credit for that.
         let long = vec![(Pair::new(1, 4), 0); 200];
         assert!(moments(&[long, vec![(Pair::new(60, 60), 60)]].concat())[200] > 1e4);
     }
 
-    /// Half of `new` stayed away at first; then all came, and failed as stable did.
+    /// Half of `new` stayed away at first. Then all users came, and failed as often as in stable.
     #[test]
     fn a_cohort_of_which_some_stayed_away_says_nothing() {
         for late in [false, true] {

@@ -1,21 +1,23 @@
-//! The engine as bytes and back, so that a restart does not forget days of evidence.
+//! The engine as bytes and back, so that a restart keeps the evidence of days.
 //!
 //! ```text
 //! "grayling-evidence 6\n", then little-endian fields in the order of the structs that write them
 //! (numbers as f64, f32, u64, u32, u16; lists
-//! with their length before them), then xxh3-64 of all that stands before.
+//! with their length before them), then xxh3-64 of everything before it.
 //! ```
 //!
-//! What is in flight, and slots that are not final, are not kept: their users are known to have
-//! been seen, and their tables are never judged. That costs evidence and no validity. Invariants:
-//! what is read back is what was written, or nothing; no length in a file is trusted beyond the
-//! bytes that are there; a file of another version is nothing.
+//! Requests in flight and slots that are not final are not saved: their users count as seen, and
+//! their tables are never judged.
+//! This costs evidence, not validity.
+//!
+//! Invariants: a read returns what was written, or nothing; no length in a file is trusted beyond
+//! the bytes present; a file of another version is nothing.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8] = b"grayling-evidence 6\n";
 
-/// Bytes on their way out.
+/// A writer of fields.
 #[derive(Default)]
 pub struct Pen(Vec<u8>);
 
@@ -24,7 +26,7 @@ impl Pen {
         Pen::with(MAGIC)
     }
 
-    /// Of another kind of file, with its own first line.
+    /// A writer of another kind of file, with its own first line.
     pub fn with(magic: &[u8]) -> Pen {
         Pen(magic.to_vec())
     }
@@ -74,11 +76,11 @@ impl Pen {
     }
 }
 
-/// Bytes on their way in. Every read may find that there is nothing more.
+/// A reader of fields. Every read may find the end of the bytes.
 pub struct Eye<'a>(&'a [u8]);
 
 impl<'a> Eye<'a> {
-    /// `None`: not a file of ours, of another version, or damaged.
+    /// `None`: another kind of file, another version, or damaged.
     pub fn open(bytes: &'a [u8]) -> Option<Eye<'a>> {
         Eye::open_with(MAGIC, bytes)
     }
@@ -108,17 +110,17 @@ impl<'a> Eye<'a> {
         self.take().map(u16::from_le_bytes)
     }
 
-    /// A number that evidence may be: finite, and not negative.
+    /// A valid number of evidence: finite and not negative.
     pub fn f64(&mut self) -> Option<f64> {
         self.take().map(f64::from_le_bytes).filter(|v| v.is_finite() && *v >= 0.0)
     }
 
-    /// A finite number of either sign, as a logarithm is.
+    /// A finite number of either sign, such as a logarithm.
     pub fn log(&mut self) -> Option<f64> {
         self.take().map(f64::from_le_bytes).filter(|v| v.is_finite())
     }
 
-    /// As many as `to` has room for.
+    /// Reads exactly as many as `to` holds.
     pub fn logs(&mut self, to: &mut [f64]) -> Option<()> {
         (self.length(8)? == to.len()).then_some(())?;
         to.iter_mut().try_for_each(|log| self.log().map(|read| *log = read))
@@ -131,7 +133,7 @@ impl<'a> Eye<'a> {
         Some(head)
     }
 
-    /// A length of things of so many bytes each, all of which are there.
+    /// A length of a list of items of `bytes` bytes each. `None` if the file is shorter.
     pub fn length(&mut self, bytes: usize) -> Option<usize> {
         let n = usize::try_from(self.u64()?).ok()?;
         (n.checked_mul(bytes)? <= self.0.len()).then_some(n)
@@ -142,7 +144,7 @@ impl<'a> Eye<'a> {
         (0..n).map(|_| self.f64()).collect()
     }
 
-    /// As many as one of `lengths`.
+    /// A list whose length is one of `lengths`.
     pub fn f32s_of(&mut self, lengths: &[usize]) -> Option<Vec<f32>> {
         let n = self.length(4).filter(|n| lengths.contains(n))?;
         let all: Option<Vec<f32>> = (0..n).map(|_| self.take().map(f32::from_le_bytes)).collect();
@@ -156,7 +158,7 @@ impl<'a> Eye<'a> {
         String::from_utf8(head.to_vec()).ok()
     }
 
-    /// All has been read.
+    /// `None` if unread bytes are left.
     pub fn end(&self) -> Option<()> {
         self.0.is_empty().then_some(())
     }

@@ -1,31 +1,36 @@
-//! Servers as clusters: a pause of one server hits all of its users at once, and says nothing about
-//! its version. Evidence that comes from such a *spell* is excused.
+//! Servers as clusters. A pause of one server hits all of its users at once and is no evidence
+//! about its version.
+//! Evidence from such a *spell* is excused.
 //!
 //! # Spells
 //!
-//! Each request is one mark of its server: *slow* if it is older than a limit ([`Servers::limit`])
-//! without an answer, *fast* if it is answered before; *failed* by then or not. A CUSUM over the
-//! marks of one server (Page 1954) finds runs in which far more of them are bad than of stable's
-//! usual ones. It counts marks and not time, so it is equally noisy for busy and for quiet servers.
-//! A user who is bad again and again counts once in a run: a spell is a matter of many users. A run
-//! whose score reaches `SPELL` is a spell, from its first bad mark on, as long as `DENSE` of its
-//! marks are bad.
+//! Each request is one mark of its server. It is *slow* if it has no answer at the age
+//! [`Servers::limit`], else *fast*; by then it has *failed* or not.
+//! A CUSUM over the marks of one server (Page 1954) finds runs with far more bad marks than is
+//! usual for stable.
+//! The CUSUM counts marks, not time, so it is equally noisy for busy and for quiet servers.
+//! Repeated bad marks of one user count once in a run: a spell affects many users.
+//! A run whose score reaches `SPELL` is a spell from its first bad mark on, as long as `DENSE` of
+//! its marks are bad.
 //!
-//! # What is excused
+//! # Excuses
 //!
-//! The rule is the same for both arms, so it does not look at labels. A spell is excused as long as
-//! it is not longer than the spells of stable's single servers usually are
-//! (`LONGER` × the longest of them + `MORE`; where stable has shown none, `UNSEEN` for slowness
-//! and [`RESTART`] for failures). Failures are excused only where each arm has several servers, and
-//! while another server of the same arm is sound. A spell that outlasts this counts from its beginning, as far as it has not been scored.
+//! The rule is the same for both arms, so it does not depend on labels.
+//! A spell is excused up to the usual length of the spells of single servers of stable: `LONGER` ×
+//! the longest of them + `MORE`. Where stable has shown none, the limit is `UNSEEN` for slowness
+//! and [`RESTART`] for failures.
+//! Failures are excused only where each arm has several servers, and while another server of the
+//! same arm is sound.
+//! A spell that outlasts its limit counts from its beginning, as far as it has not been scored.
 //!
-//! How often spells begin is compared by a bet on each of them (a log-rank test with servers as
-//! units): a spell begins on a server of `new` with the probability of new's share of the servers
-//! that are free of spells, or of the requests, whichever is larger. Where `new` has too many,
-//! nothing is excused any more.
+//! The rate of spells is compared by a bet on each spell (a log-rank test with servers as units).
+//! A spell begins on a server of `new` with the probability of new's share of the servers without a
+//! spell, or of the requests, whichever is larger.
+//! If `new` has too many spells, nothing is excused any more.
 //!
-//! Assumptions: spells come to every server at one common rate, which may vary with time, and last
-//! alike. One worse machine under the only server of `new` cannot be told from a worse version.
+//! Assumptions: the rate of spells may vary with time but is the same for all servers, and so is
+//! their length. A bad machine under the only server of `new` cannot be distinguished from a bad
+//! version.
 //!
 //! Invariants: pure, time is an argument; memory is bounded by the number of servers.
 
@@ -38,82 +43,83 @@ use std::collections::VecDeque;
 use std::time::Duration;
 pub use warm_up::Warming;
 
-/// A run with this score, in nats, is a spell.
+/// The score of a spell, in nats.
 const SPELL: f64 = 6.0;
-/// A score is never higher, so that the end of a long spell is seen as soon as that of a short one.
+/// Upper bound of a score, so that the end of a long spell is found as soon as that of a short one.
 const SCORE_MAX: f64 = SPELL + 1.5;
-/// A spell ends below this score: what is slow later is another matter.
+/// A spell ends below this score. Later slow marks belong to another run.
 const ENDS: f64 = SPELL * 0.8;
-/// Spells of one server that are nearer to each other are one: a busy server's marks tell the parts
-/// of one spell apart, and a quiet one's do not.
+/// Spells of one server closer than this are one: only a busy server has enough marks to separate
+/// the parts of one spell.
 const MERGE: Duration = Duration::from_secs(1);
-/// A run that is no spell yet begins anew with a bad mark at a lower score than this.
+/// A run that is not a spell restarts at a bad mark while its score is below this.
 const STALE: f64 = SPELL / 3.0;
-/// The share of bad marks in a spell: of slow ones, of failed ones.
+/// The share of bad marks in a spell: slow, failed.
 const IN_SPELL: [f64; 2] = [0.35, 0.9];
-/// Spells of one server that follow each other within this time are one event of their rate.
+/// Spells of one server closer than this are one event of the rate.
 const APART: Duration = Duration::from_secs(10);
-/// Stable's usual share is taken as at least this and at most that.
+/// Bounds of stable's usual share of bad marks.
 const USUAL: [f64; 2] = [0.001, 0.2];
-/// Marks further apart are not of one run.
+/// A longer gap between marks ends a run.
 const GAP: Duration = Duration::from_secs(2);
-/// Bad marks of a spell, at least: of slow ones, of failed ones.
+/// Minimum of bad marks in a spell: slow, failed.
 const ENOUGH: [u32; 2] = [3, 2];
-/// A bad mark after so many fine ones begins a run of its own: by chance it would prolong a spell.
+/// A bad mark after more fine ones than this starts a new run: chance would otherwise prolong the
+/// spell.
 const TRAIL: u64 = 8;
-/// A run that is no spell yet may become one for so long.
+/// A run may become a spell up to this age.
 const YOUNG: Duration = Duration::from_millis(500);
-/// ... or, on a quiet server, until so many more marks, and for this long at most.
+/// On a quiet server the age is the time of this many marks, and `SIGHT_MAX` at most.
 const MARKS_TO_SEE: f64 = 16.0;
 const SIGHT_MAX: Duration = Duration::from_secs(3);
-/// The rate of a server's requests is a slow average over this time.
+/// Averaging time of a server's request rate.
 const RATE_OVER: Duration = Duration::from_secs(60);
-/// How long a spell may be where stable has shown none: a stall of a kind that it has never shown.
+/// Excused length of a slow spell if stable has shown none.
 const UNSEEN: Duration = Duration::from_millis(500);
-/// The same of failures: a restart of one of several servers.
+/// Excused length of a failure spell if stable has shown none: a restart of one of several servers.
 pub const RESTART: Duration = Duration::from_secs(30);
-/// A spell may be longer than the longest one of stable by this factor, and by so much more.
+/// Factor and addend on stable's longest spell, for the excused length.
 const LONGER: f64 = 1.5;
 const MORE: Duration = Duration::from_millis(250);
-/// Marks are of intervals of at most this length.
+/// Maximum length of the intervals of marks.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Failures this near to a spell of failures are of it.
+/// Failures this close to a spell of failures belong to it.
 const EDGE: Duration = Duration::from_millis(400);
-/// No spell is excused for longer.
+/// Upper bound of the excused length.
 const EXCUSED_MAX: Duration = Duration::from_secs(30);
-/// Spells of stable that are remembered, and for how long.
+/// Remembered spells of stable: number and age.
 const REMEMBERED: usize = 256;
 const MEMORY: Duration = Duration::from_secs(2 * 3600);
-/// Ended spells of one server that are kept, and for how long: longer than any interval is open.
+/// Ended spells kept per server: number, and an age above that of any open interval.
 const KEPT: usize = 32;
 const KEPT_FOR: Duration = Duration::from_secs(120);
-/// Fewer bad marks are often chance: they say nothing of how long spells are.
+/// Fewer bad marks are often chance: the length of such a spell is not learnt.
 const CHANCE: u32 = 3;
-/// A server without a request for so long takes no part.
+/// A server without a request for this long is ignored.
 const IDLE: Duration = Duration::from_secs(60);
-/// How many times as often the spells of `new` may come, by alternative.
+/// Alternatives: the rate of spells of `new` as a multiple of stable's.
 const TIMES: [f64; 3] = [3.0, 10.0, 100.0];
-/// Mean wealth of these alternatives at which `new` has too many spells.
+/// Mean wealth of the alternatives at which `new` has too many spells.
 const TOO_MANY: f64 = 2000.0;
-/// Answers by which a warm-up may end.
+/// Answers required for the end of a warm-up.
 const WARM_ANSWERS: u32 = 20;
-/// Warm-ups of one server that count as such within [`WARM_SPAN`].
+/// Warm-ups of one server that are accepted within [`WARM_SPAN`].
 const WARM_TIMES: usize = 3;
 const WARM_SPAN: Duration = Duration::from_secs(30 * 60);
 
-/// What marks are about.
+/// A kind of mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mark {
     Slow,
     Failed,
 }
 
-/// Is evidence of a request excused?
+/// Whether the evidence of a request is excused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Excuse {
     No,
     Yes,
-    /// Its server is in a run that may become a spell, or end as one.
+    /// Its server is in a run that may become a spell, or in a spell that may end within its limit.
     Undecided,
 }
 
@@ -125,7 +131,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Dense: both arms' servers alternate.
+    /// A dense index: the servers of both arms alternate.
     pub fn index(self) -> usize {
         2 * usize::from(self.server) + self.arm.index()
     }
@@ -144,7 +150,7 @@ struct Span {
     from_mark: u64,
     last_mark: u64,
     excused: bool,
-    /// It is known that it has ended, and is among stable's usual ones.
+    /// Its end is certain. A spell of stable may then count as usual.
     is_over: bool,
 }
 
@@ -152,17 +158,17 @@ struct Span {
 #[derive(Clone, Debug, Default)]
 struct Run {
     score: f64,
-    /// Arrival of its first bad mark and of its last one.
+    /// Arrival of its first and of its last bad mark.
     from: Duration,
     last: Duration,
     marked: Duration,
     is_spell: bool,
-    /// Its beginning has not been bet on yet, and it is no part of the spell before it.
+    /// It is separate from the spell before it, and its beginning has not been bet on.
     apart: bool,
-    /// Bad marks in it, and the users of the last ones.
+    /// Number of bad marks, and the users of the last ones.
     bad: u32,
     users: [Option<Unit>; USERS],
-    /// Marks so far; at the first bad mark of the run, and at the last one.
+    /// Number of marks so far, at the run's first bad mark, and at its last one.
     marks: u64,
     from_mark: u64,
     last_mark: u64,
@@ -181,21 +187,21 @@ struct Server {
 /// Warm-ups of one server.
 #[derive(Clone, Debug, Default)]
 struct Warm {
-    /// Since when it is warming up.
+    /// Start of the present warm-up.
     since: Option<Duration>,
     answers: u32,
-    /// The last warm-ups: beginning and end.
+    /// The last warm-ups: start and end.
     past: VecDeque<(Duration, Duration)>,
 }
 
-/// What stable's spells of one kind were like.
+/// Stable's spells of one kind.
 #[derive(Clone, Debug, Default)]
 struct Usual {
-    /// Share of bad marks.
+    /// Usual share of bad marks.
     share: f64,
-    /// When each ended, and how long it was.
+    /// End and length of each.
     spells: VecDeque<(Duration, Duration)>,
-    /// Wealth of the bets on how often they begin.
+    /// Wealth of the bets on the rate of spells, by alternative.
     wealth: [f64; TIMES.len()],
     began: [u64; 2],
 }
@@ -205,19 +211,19 @@ pub struct Servers {
     all: Vec<Server>,
     usual: [Usual; 2],
     limit: Option<Duration>,
-    /// Since when the limit is known, and slow spells can be seen.
+    /// When the limit became known. Slow spells are found from then on.
     limit_since: Option<Duration>,
     warm_up: Duration,
-    /// Time that is left for warm-ups in this wave.
+    /// Warm-up time left in this wave.
     warm_left: Duration,
-    /// All of `new` warms up since then.
+    /// Start of the present warm-up of all of `new`.
     release_since: Option<Duration>,
     release_answers: u32,
     release_past: Option<(Duration, Duration)>,
     at: Duration,
 }
 
-/// Warm-ups of a wave last for so long in all.
+/// Maximum total time of the warm-ups of a wave.
 const WARM_WAVE: Duration = Duration::from_secs(300);
 
 impl Servers {
@@ -237,12 +243,12 @@ impl Servers {
         }
     }
 
-    /// A request without an answer after this time is slow; `None`: nothing is known of stable yet.
+    /// The age at which a request without an answer is slow. `None`: too little is known of stable.
     pub fn limit(&self) -> Option<Duration> {
         self.limit
     }
 
-    /// What is usual for stable: its limit, and the shares of slow and of failed requests.
+    /// Sets stable's limit and its usual shares of slow and of failed requests.
     pub fn set_usual(&mut self, limit: Duration, shares: [f64; 2]) {
         self.limit = Some(limit);
         self.limit_since.get_or_insert(self.at);
@@ -253,7 +259,7 @@ impl Servers {
         self.usual[Mark::Failed as usize].share = share;
     }
 
-    /// Another attempt begins: how often spells begin is counted anew, and nothing warms up.
+    /// Starts another attempt: resets the bets on the rate of spells, and all warm-ups.
     pub fn begin_anew(&mut self, warm_up: Duration) {
         (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);
         (self.release_since, self.release_past) = (None, None);
@@ -264,7 +270,7 @@ impl Servers {
         }
     }
 
-    /// What a restart must not forget: how long stable's spells are.
+    /// Saves the state that a restart must keep: the lengths and the rate of spells.
     pub fn save(&self, now: Duration, pen: &mut Pen) {
         for usual in &self.usual {
             pen.u64(usual.spells.len() as u64);
@@ -277,7 +283,7 @@ impl Servers {
         }
     }
 
-    /// Ages are counted back from `now`; what is older than this clock counts from its beginning.
+    /// Ages count back from `now`, and are cut at the start of this clock.
     pub fn restore(warm_up: Duration, now: Duration, eye: &mut Eye<'_>) -> Option<Servers> {
         let mut servers = Servers::new(warm_up);
         for usual in &mut servers.usual {
@@ -300,10 +306,10 @@ impl Servers {
         &mut self.all[index]
     }
 
-    /// A request came to a server.
+    /// Counts the arrival of a request at a server.
     pub fn came(&mut self, place: Place, now: Duration) {
         let server = self.server(place);
-        // A slow average: the share of requests by server.
+        // An exponential average, used for the share of requests by server.
         if now > server.seen {
             let passed = now.saturating_sub(server.seen).as_secs_f64();
             server.requests *= (-passed / RATE_OVER.as_secs_f64()).exp();
@@ -312,8 +318,8 @@ impl Servers {
         server.requests += 1.0;
     }
 
-    /// The requests of one interval of a server: the users of bad ones, and how many were fine. All
-    /// of them, so that the order in which they come out does not matter.
+    /// Takes all requests of one interval of a server at once, so that the order of outcomes does
+    /// not matter: the users of the bad ones, and the number of fine ones.
     pub fn mark(
         &mut self,
         place: Place,
@@ -369,7 +375,7 @@ impl Servers {
         if begins {
             run.is_spell = true;
             run.apart = run.past.back().is_none_or(|span| run.from.saturating_sub(span.until) >= APART);
-            // What follows at once is the same spell, however its marks lie.
+            // A run that follows at once belongs to the same spell.
             if let Some(span) = run.past.back().copied()
                 && !span.is_over
                 && run.from <= span.until + merge
@@ -390,7 +396,7 @@ impl Servers {
         }
     }
 
-    /// The run of a server has ended.
+    /// Ends the run of a server.
     fn close(&mut self, place: Place, kind: Mark, now: Duration) {
         let allowed = self.allowed(kind);
         let run = &mut self.server(place).runs[kind as usize];
@@ -417,7 +423,7 @@ impl Servers {
         }
     }
 
-    /// Spells after which enough time has passed have ended. Those of stable say what is usual.
+    /// Marks spells as over after enough time. Those of stable define the usual length.
     fn end_spells(&mut self, place: Place, kind: Mark, now: Duration) {
         let limit = self.limit.unwrap_or_default();
         let server = self.server(place);
@@ -443,8 +449,8 @@ impl Servers {
         }
     }
 
-    /// Were most of the servers in a spell at some of that time? Then it was no matter of single
-    /// servers.
+    /// True if most other servers were in a spell during that time: it is not a spell of a single
+    /// server.
     fn is_shared(&self, place: Place, kind: Mark, from: Duration, until: Duration) -> bool {
         let mut others = [0, 0];
         for (_, server) in self.active(Some(place)) {
@@ -461,7 +467,7 @@ impl Servers {
         })
     }
 
-    /// A spell begins here: is that what new's share of the servers lets expect?
+    /// Bets on the arm in which a spell begins, against new's share of the servers.
     fn bet(&mut self, place: Place, kind: Mark, now: Duration) {
         let mut free = [0.0, 0.0];
         let mut requests = [0.0, 0.0];
@@ -483,7 +489,7 @@ impl Servers {
         }
     }
 
-    /// How long a spell may be.
+    /// Excused length of a spell.
     pub fn allowed(&self, kind: Mark) -> Duration {
         let least = if kind == Mark::Slow { UNSEEN } else { RESTART };
         let longest = self.usual[kind as usize].spells.iter().map(|(_, length)| *length).max();
@@ -491,35 +497,35 @@ impl Servers {
         longest.clamp(least, EXCUSED_MAX.max(least))
     }
 
-    /// Have spells of `new` begun so much more often than stable's that none is excused any more?
+    /// Spells of `new` begin so much more often than stable's that none is excused any more.
     pub fn too_many(&self, kind: Mark) -> bool {
         let wealth = &self.usual[kind as usize].wealth;
         wealth.iter().sum::<f64>() / wealth.len() as f64 >= TOO_MANY
     }
 
-    /// Spells that have begun on servers of this arm since the attempt began.
+    /// Spells that began in this arm since the attempt began.
     pub fn spells(&self, kind: Mark, arm: Arm) -> u64 {
         self.usual[kind as usize].began[arm.index()]
     }
 
-    /// Spells of single servers of stable that are remembered, and the longest of them.
+    /// Number of the remembered spells of single servers of stable, and the longest.
     pub fn usual_spells(&self, kind: Mark) -> (usize, Duration) {
         let spells = &self.usual[kind as usize].spells;
         (spells.len(), spells.iter().map(|(_, length)| *length).max().unwrap_or_default())
     }
 
-    /// For so long spells of slowness could be seen; `None`: not yet.
+    /// Time since slow spells can be found. `None`: not yet.
     pub fn seen_for(&self, now: Duration) -> Option<Duration> {
         self.limit_since.map(|since| now.saturating_sub(since))
     }
 
-    /// How long ago the first of the spells in [`Servers::usual_spells`] ended.
+    /// Time since the end of the oldest spell in [`Servers::usual_spells`].
     pub fn usual_for(&self, kind: Mark, now: Duration) -> Option<Duration> {
         let first = self.usual[kind as usize].spells.front();
         first.map(|(at, _)| now.saturating_sub(*at))
     }
 
-    /// Was nothing out of the ordinary on any server since this time?
+    /// No spell, run or warm-up on any server since this time.
     pub fn calm_since(&self, since: Duration) -> bool {
         let margin = self.limit.unwrap_or_default() + EDGE;
         let warm = self.release_since.is_some()
@@ -534,13 +540,13 @@ impl Servers {
             })
     }
 
-    /// Is the slowness of a request that arrived at that time excused?
+    /// Excuse for the slowness of a request that arrived at that time.
     pub fn slow(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
-        // While all of `new` warms up there is nothing to compare with.
+        // While all of `new` warms up there is no comparison.
         if self.release_was_warming(arrived) || self.is_warming(place, arrived) {
             return Excuse::Yes;
         }
-        // A failure is no answer in time either.
+        // A failed request has no answer in time either.
         match self.failed(place, arrived, now) {
             Excuse::No => {}
             found => return found,
@@ -551,7 +557,7 @@ impl Servers {
         self.in_spell(place, Mark::Slow, arrived, now)
     }
 
-    /// Is the failure of a request that arrived at that time excused?
+    /// Excuse for the failure of a request that arrived at that time.
     pub fn failed(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
         if self.too_many(Mark::Failed) {
             return Excuse::No;
@@ -564,8 +570,8 @@ impl Servers {
         }
     }
 
-    /// Is evidence of this kind excused, as far as is known now? A spell that goes on is, until it
-    /// outlasts what is allowed.
+    /// True if this evidence is excused as of now. A spell in progress is excused until it outlasts
+    /// its limit.
     pub fn is_excused(&self, kind: Mark, place: Place, arrived: Duration, now: Duration) -> bool {
         let found = match kind {
             Mark::Slow => self.slow(place, arrived, now),
@@ -576,19 +582,19 @@ impl Servers {
         match found {
             Excuse::No => false,
             Excuse::Yes => true,
-            // Slowness that is left out now is held, and counts later if no spell comes of it.
+            // Undecided slowness is held, and counts later if no spell comes of it.
             Excuse::Undecided => kind == Mark::Slow || is_spell(),
         }
     }
 
-    /// Has each arm another server? Else the failures of one arm would be excused, and those of the
-    /// other would not.
+    /// True if each arm has another server. Otherwise the failures of one arm alone would be
+    /// excused.
     fn both_have_others(&self) -> bool {
         let servers = |arm: Arm| self.active(None).filter(|(place, _)| place.arm == arm).count();
         Arm::BOTH.into_iter().all(|arm| servers(arm) > 1)
     }
 
-    /// Was another server of the same arm free of failures at that time?
+    /// True if another server of the same arm had no failure spell at that time.
     fn others_are_sound(&self, place: Place, at: Duration) -> bool {
         let mut others =
             self.active(Some(place)).filter(|(other, _)| other.arm == place.arm).map(|(_, server)| server);
@@ -598,7 +604,7 @@ impl Servers {
     fn in_spell(&self, place: Place, kind: Mark, arrived: Duration, now: Duration) -> Excuse {
         let Some(server) = self.all.get(place.index()) else { return Excuse::No };
         let run = &server.runs[kind as usize];
-        // Before its first bad mark, and after its last one, a spell may have begun and not ended.
+        // A spell may begin before its first bad mark and end after its last one.
         let slow = kind == Mark::Slow;
         let margin = if slow { self.limit.unwrap_or_default() + INTERVAL } else { EDGE };
         if run.score > 0.0 && arrived + margin >= run.from {
@@ -617,7 +623,7 @@ impl Servers {
         }
     }
 
-    /// Time goes on.
+    /// Ends runs and spells whose time has passed.
     pub fn tick(&mut self, now: Duration) {
         let passed = now.saturating_sub(std::mem::replace(&mut self.at, now));
         for index in 0..self.all.len() {
@@ -634,23 +640,23 @@ impl Servers {
 }
 
 impl Server {
-    /// How long it takes to see a spell of slowness, or its end.
+    /// The time needed to find a slow spell or its end.
     fn sight(&self) -> Duration {
         let rate = self.requests / RATE_OVER.as_secs_f64();
         Duration::from_secs_f64(MARKS_TO_SEE / rate.max(0.1)).min(SIGHT_MAX)
     }
 
-    /// How long a run that is no spell yet may become one.
+    /// The age up to which a run may become a spell.
     fn young(&self, kind: Mark) -> Duration {
         if kind == Mark::Slow { self.sight().max(YOUNG) } else { YOUNG }
     }
 
-    /// Spells that are nearer to each other than this are one.
+    /// Spells closer than this are one.
     fn merge(&self, kind: Mark) -> Duration {
         if kind == Mark::Slow { self.sight().max(MERGE) } else { MERGE }
     }
 
-    /// Was it in a spell at some time between these?
+    /// True if it was in a spell at some time between these.
     fn overlaps(&self, kind: Mark, from: Duration, until: Duration) -> bool {
         let run = &self.runs[kind as usize];
         (run.is_spell && run.from <= until)
@@ -663,9 +669,9 @@ impl Server {
     }
 }
 
-/// So many of the marks of a spell are bad, at least.
+/// Minimum share of bad marks in a spell.
 const DENSE: f64 = 0.08;
-/// Users of a run that are known.
+/// Remembered users of a run.
 const USERS: usize = 4;
 
 fn is_dense(bad: u32, from: u64, last: u64) -> bool {
@@ -677,7 +683,7 @@ impl Run {
         is_dense(self.bad, self.from_mark, self.last_mark)
     }
 
-    /// Is there a spell at that time? A single failure by chance is none.
+    /// True if there is a spell at that time. A single chance failure is no spell.
     fn touches(&self, at: Duration) -> bool {
         (self.is_spell && at + YOUNG >= self.from)
             || self.past.iter().any(|span| at >= span.from && at <= span.until)

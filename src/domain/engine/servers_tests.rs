@@ -10,7 +10,7 @@ fn at(arm: Arm, server: u8) -> Place {
     Place { arm, server }
 }
 
-/// Servers with 20 requests a second each, of which a share is slow; some of them pause.
+/// Servers with 20 requests a second each, of which a share is slow. Some servers pause.
 struct Service {
     servers: Servers,
     dice: Dice,
@@ -27,13 +27,13 @@ impl Service {
         Service { servers, dice: Dice::new(1), now: Duration::from_secs(100), places }
     }
 
-    /// `pauses(place, second)`: does this server pause at that time?
+    /// `pauses(place, second)`: true if this server pauses at that time.
     fn run(&mut self, seconds: f64, pauses: impl Fn(Place, f64) -> bool) {
         for _ in 0..(seconds * 20.0) as u32 {
             self.now += 50 * MS;
             self.servers.tick(self.now);
             for place in self.places.clone() {
-                // What is marked now had arrived before the limit.
+                // A request that is marked now arrived one limit ago.
                 let arrived = self.now - LIMIT;
                 self.servers.came(place, self.now);
                 let slow = pauses(place, arrived.as_secs_f64()) || self.dice.uniform() < 0.007;
@@ -64,7 +64,7 @@ fn a_pause_as_stable_has_them_is_excused_and_a_longer_one_is_not() {
     assert_eq!(service.slow(new, Duration::from_millis(343_000)), Excuse::Yes);
     assert_eq!(service.slow(new, Duration::from_millis(350_000)), Excuse::No);
     assert!(!service.servers.too_many(Mark::Slow));
-    // And now it stays.
+    // The next pause does not end.
     let began = service.now;
     service.run(1.0, |place, second| place == new || paused(place, second));
     assert_eq!(service.slow(new, service.now - 300 * MS), Excuse::Undecided);
@@ -88,7 +88,7 @@ fn pauses_of_new_alone_are_too_many_after_a_few() {
     service.run(300.0, |_, _| false);
     service.run(300.0, |place, second| place == new && second.rem_euclid(30.0) < 0.4);
     assert!(service.servers.too_many(Mark::Slow), "{:?}", service.servers.usual[0].wealth);
-    // At equal rates they are not, for an hour.
+    // At equal rates of both arms, one hour of pauses is not too many.
     let mut service = Service::new(1, 10);
     service.run(3600.0, |place, second| {
         let phase = 7.3 * f64::from(place.server) + 3.1 * f64::from(u8::from(place.arm == Arm::New));
@@ -151,13 +151,13 @@ fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
     assert_eq!(servers.slow(new, began + minute, now), Excuse::Yes);
     assert_eq!(servers.slow(new, now, now), Excuse::No);
     assert!(!servers.is_warming(at(Arm::Stable, 0), began + minute));
-    // One that never answers counts after five minutes of the wave.
+    // A server that never answers counts after five minutes of the wave.
     servers.release_warms_up(now);
     pass(&mut servers, &mut now, 299, 0);
     assert!(servers.warming(now).is_some());
     pass(&mut servers, &mut now, 3, 0);
     assert_eq!(servers.warming(now), None);
-    // A server that starts again and again: the fourth time within half an hour counts.
+    // A server restarts repeatedly: the fourth start within half an hour has no warm-up.
     servers.wave();
     for times in 0..4 {
         servers.server_warms_up(new, now);

@@ -1,4 +1,4 @@
-//! Holds the engine to the published vectors, to exact enumeration, and to users who differ.
+//! Tests of the engine: published vectors, exact enumeration, and simulated users who differ.
 
 use super::cell::{Pair, cell};
 use super::latency::{Ages, Table};
@@ -112,8 +112,8 @@ proptest! {
         prop_assert!(mean_of_l(n0, n1, k, lambda) <= 1.0 + 1e-9);
     }
 
-    /// Whatever the events say, in whatever order, twice or never: no panic, E stays a number, and
-    /// nothing is kept for ever.
+    /// Any events, in any order, repeated or missing: no panic, E stays a number, and memory is
+    /// freed.
     #[test]
     fn nonsense_is_survived(
         events in prop::collection::vec(
@@ -142,8 +142,7 @@ proptest! {
     }
 }
 
-/// A number that is used again, and an answer that is told twice, must not make it look as if
-/// nobody were waiting any more.
+/// A reused number and a repeated answer must not hide a request without an answer.
 #[test]
 fn whoever_waits_is_not_hidden_by_what_is_told_twice() {
     let mut engine =
@@ -203,10 +202,10 @@ impl Dice {
     }
 }
 
-/// How requests of an arm come out: (took, what); `None`: never.
+/// The outcome of a request of an arm: (duration, outcome). `None`: never.
 pub(crate) type Answer = dyn Fn(&mut Dice, usize, Arm, u8) -> Option<(f64, What)>;
 
-/// Traffic through an engine: users of a population, 500 requests a second, in event order.
+/// Traffic through an engine: a population of users, 500 requests a second, in event order.
 pub(crate) struct World {
     pub(crate) engine: Engine,
     dice: Dice,
@@ -215,7 +214,7 @@ pub(crate) struct World {
     routes: u8,
     now: Duration,
     ids: u64,
-    /// To come: when, and what.
+    /// Future events by time.
     due: std::collections::BTreeMap<(Duration, u64), Event>,
     new_requests: u64,
 }
@@ -236,7 +235,7 @@ impl World {
         self.engine.weigh(self.weight, self.now);
     }
 
-    /// → requests of new until E ≥ 1000.
+    /// Returns the requests of new until E ≥ 1000.
     pub(crate) fn run(&mut self, requests: usize, answer: &Answer) -> Option<u64> {
         let before = self.new_requests;
         for i in 0..requests {
@@ -287,8 +286,8 @@ fn versions_that_are_alike_are_left_alone() {
     assert_eq!(trips, 0);
 }
 
-/// Answers that all take about the same time, or one of a few: the tolerance then takes all of
-/// `new` out of the group in which stable's are.
+/// All answers take almost the same time, or one of a few times. The tolerance then moves all of
+/// `new` out of stable's group.
 #[test]
 fn no_shape_of_latency_speaks_against_a_new_that_is_no_slower() {
     type Shape = fn(&mut Dice) -> f64;
@@ -326,8 +325,7 @@ fn users_who_differ_do_not_trip_it() {
     assert_eq!(trips, 0);
 }
 
-/// The users of a wave are compared with their own past: all of them have one of the outage that
-/// was.
+/// The users of a wave are compared with their own past, and all of them had the same outage in it.
 #[test]
 fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
@@ -347,8 +345,7 @@ fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     }
 }
 
-/// With the raise both versions get quicker, or `new` loses the head start that it had for having
-/// few users.
+/// Both versions get faster with the raise, or `new` loses the advantage of its low load.
 #[test]
 fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
     type Ms = fn(Arm) -> f64;
@@ -371,8 +368,8 @@ fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
     }
 }
 
-/// A shared outage in which stable fails soon and `new` late, while stable's usual latency becomes
-/// known: who failed last is not the slower one.
+/// In a common outage stable fails soon and `new` late, while the first latency table is made. A
+/// late failure is not a slow answer.
 #[test]
 fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
@@ -402,7 +399,8 @@ fn a_fault_is_seen_within_requests_of_new() {
     for (name, fault, limit) in cases {
         for late in [false, true] {
             let mut world = World::new(3, 20_000, 5.0, 0);
-            // At once, but for stable's usual; late: most users have been seen.
+            // Early: before the fault there is only time to learn stable's usual latency. Late:
+            // most users have been seen.
             assert_eq!(world.run(if late { 80_000 } else { 12_000 }, &sound), None, "{name}: {late}");
             let answer = move |d: &mut Dice, u: usize, arm: Arm, r: u8| match arm {
                 Arm::New => fault(d),
@@ -415,7 +413,7 @@ fn a_fault_is_seen_within_requests_of_new() {
     }
 }
 
-/// The arm that few use is colder by microseconds, always. A real delay is seen all the same.
+/// The arm with few users is always colder by microseconds. A real delay is still detected.
 #[test]
 fn a_difference_below_the_floor_is_none() {
     let floor = Duration::from_millis(2);
@@ -458,7 +456,7 @@ fn a_restart_forgets_no_evidence() {
         Engine::restore(settings(strata), &mut save::Eye::open(bytes)?, Duration::from_secs(1))
     };
     let engine = restore(&bytes, 3).expect("as it was written");
-    // Nearly: what was on its way is left out, and a cohort may have closed for it.
+    // Not exactly equal: requests in flight are left out, which may have let a cohort close.
     let (is, was) = (engine.e_value(), world.engine.e_value());
     assert!(was > 10.0 && is > was / 4.0 && is < was * 4.0, "{is} of {was}");
     let again = restore(&saved(&engine, Duration::from_secs(1)), 3).expect("as it was written");
@@ -467,7 +465,7 @@ fn a_restart_forgets_no_evidence() {
     assert_eq!(saved(&engine, Duration::from_secs(1)).len(), bytes.len());
     assert!(restore(&bytes, 2).is_none(), "other strata");
 
-    // It goes on from there: users who were seen are known, and the rest of the fault trips it.
+    // The restored engine continues: seen users are known, and the rest of the fault trips it.
     (world.engine, world.now) = (engine, Duration::from_secs(1));
     world.due.clear();
     assert!(world.run(400_000, &bad).is_some());
@@ -479,7 +477,7 @@ fn a_restart_forgets_no_evidence() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// A file whose checksum is right, but that says anything.
+    /// A file with a valid checksum and arbitrary content.
     #[test]
     fn nonsense_in_a_file_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let world = World::new(3, 10, 5.0, 0);
@@ -488,7 +486,7 @@ proptest! {
         let mut bytes = pen.finish();
         let body = bytes.len() - 8;
         for (at, value) in changes {
-            // The clusters' sums are most of the file: rather what stands before them.
+            // The clusters' sums are most of the file, so change what stands before them.
             let at = 20 + at.index(body.min(3000) - 20);
             bytes[at] = value;
         }
@@ -524,8 +522,8 @@ fn a_shift_of_ranks_is_told_as_the_slowdown_that_makes_it() {
     assert!((0.48..0.53).contains(&table.spread()), "{}", table.spread());
 }
 
-/// Within the window that it is told for, a third of it is hardly ever seen, and three times of it
-/// almost always.
+/// Within its number of requests, a third of the effect is rarely detected, and three times the
+/// effect almost always.
 #[test]
 fn what_a_late_change_would_have_to_be_is_told_and_true() {
     let at = |late: f64| {

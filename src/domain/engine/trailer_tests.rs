@@ -1,5 +1,4 @@
-//! What follows the head of an answer says that the client is to blame: it counts as a 4xx does,
-//! once.
+//! Trailers that blame the client: the answer counts as a 4xx, once.
 
 use super::tests::Dice;
 use super::users::{Baseline, Unit};
@@ -23,9 +22,9 @@ fn engine() -> Engine {
     Engine::new(settings, Weight::from_parts(HALF), Baseline::default(), Duration::ZERO)
 }
 
-/// 100 requests a second of 3,000 users. Each is answered after 10 ms; a share of those of `new`
-/// ends as a client error, `after` the arrival. Tells the engine, the client errors that it
-/// counted, and the requests.
+/// 100 requests a second of 3,000 users. Each is answered after 10 ms. A share of those of `new`
+/// ends as a client error, `after` the arrival.
+/// Returns the engine, its count of client errors, and the requests of `new`.
 fn run(share: f64, after: Duration, requests: u64) -> (Engine, u64, u64) {
     let (mut engine, mut dice) = (engine(), Dice::new(7));
     let (mut counted, mut all) = (0, 0);

@@ -1,12 +1,11 @@
-//! What is remembered of each user: a table of small values by *unit*, a sixteen-millionth of the
-//! hash.
+//! Per-user memory: a table of small values by *unit*, one sixteen-millionth of the hash.
 //!
-//! A unit refines a bucket (unit / 16 is the bucket), so no weight cuts through one; users who
-//! share a unit act as one. Memory is bounded and grows with the users seen: pages of 64 units, and
-//! a directory of a megabyte.
+//! A unit refines a bucket (unit / 16 is the bucket), so no weight splits a unit.
+//! Users who share a unit act as one.
+//! Memory is bounded and grows with the users seen: pages of 64 units, and a directory of 1 MB.
 //!
-//! Invariants: a unit that was never written reads as the default; nothing is ever forgotten except
-//! by [`Paged::clear`].
+//! Invariants: a unit that was never written reads as the default; only [`Paged::clear`] forgets a
+//! value.
 
 use super::save::{Eye, Pen};
 
@@ -14,16 +13,16 @@ use super::save::{Eye, Pen};
 const UNITS_IN_BUCKET: u32 = 16;
 /// Units of the hash in all.
 pub const UNITS: u32 = crate::domain::cohort::BUCKETS * UNITS_IN_BUCKET;
-/// Groups of buckets that WINDOW compares; the unit of randomisation there.
+/// Groups of buckets that WINDOW compares, its unit of randomisation.
 pub const CLUSTERS: usize = 10_000;
 const PAGE: usize = 64;
 
-/// A user, as the evidence knows him.
+/// A user, as the evidence identifies users.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Unit(u32);
 
 impl Unit {
-    /// `index` below [`UNITS`]; what is more is the last one.
+    /// `index` is below [`UNITS`]. Larger values become the last unit.
     pub fn from_index(index: u32) -> Unit {
         Unit(index.min(UNITS - 1))
     }
@@ -47,10 +46,10 @@ impl Unit {
     }
 }
 
-/// A value for each unit; pages come into being when written.
+/// A value for each unit. Pages are allocated when they are written.
 #[derive(Clone, Debug)]
 pub struct Paged<T> {
-    /// Units that share a value are 2^shift.
+    /// 2^shift units share a value.
     shift: u32,
     /// Page number + 1; 0: none.
     directory: Vec<u32>,
@@ -75,8 +74,8 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         }
     }
 
-    /// Brings a unit's place near, for [`Paged::at`] soon; what it returns is to be used, and means
-    /// nothing.
+    /// Fetches the memory of a unit into the cache, for a [`Paged::at`] that follows.
+    /// The result has no meaning. The caller uses it only so that the read is not optimised away.
     pub fn touch(&self, unit: Unit) -> u32 {
         let place = (unit.0 >> self.shift) as usize;
         let page = self.directory[place / PAGE];
@@ -94,7 +93,7 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         &mut self.pages[*entry as usize - 1][place % PAGE]
     }
 
-    /// As (unit, 16 bits) each.
+    /// Writes (unit, 16 bits) for each value.
     pub fn save(&self, pen: &mut Pen, bits: impl Fn(T) -> u16) {
         pen.u64(self.iter().count() as u64);
         for (unit, value) in self.iter() {
@@ -117,7 +116,7 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         self.pages.clear();
     }
 
-    /// All values that were written, each with its (first) unit, in the order of the units.
+    /// All written values, each with its (first) unit, in the order of units.
     pub fn iter(&self) -> impl Iterator<Item = (Unit, T)> + '_ {
         let shift = self.shift;
         self.directory.iter().enumerate().filter(|(_, page)| **page != 0).flat_map(move |(i, page)| {
@@ -130,12 +129,11 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
     }
 }
 
-/// What a user is like: his usual latency on stable, learnt before `new` had anybody and frozen
-/// then.
+/// Each user's usual latency on stable, learnt before `new` had users and frozen then.
 ///
-/// Any label-blind covariate leaves the comparison valid; a bad one only costs power. Eleven bits
-/// of level (1% steps of the mean log latency, shrunk to the population by one pseudo-observation)
-/// and five of count.
+/// Any label-blind covariate leaves the comparison valid; a bad one only costs power.
+/// 16 bits a user: 11 of level (1% steps of the mean log latency, shrunk to the population by one
+/// pseudo-observation), 5 of count.
 #[derive(Clone, Debug)]
 pub struct Baseline {
     users: Paged<u16>,
@@ -143,7 +141,7 @@ pub struct Baseline {
     count: f64,
 }
 
-/// A user's latency is taken as at most this many times slower, or faster, than usual.
+/// Bound of a user's factor, slower and faster.
 pub const FACTOR_MAX: f64 = 4.0;
 
 impl Default for Baseline {
@@ -153,7 +151,8 @@ impl Default for Baseline {
 }
 
 impl Baseline {
-    /// A success of stable. `coin` is uniform in `0.0 .. 1.0`: rounding without bias.
+    /// Takes a success of stable. `coin` is uniform in `0.0 .. 1.0` and makes the rounding
+    /// unbiased.
     pub fn learn(&mut self, unit: Unit, latency_us: f64, coin: f64) {
         let log = latency_us.max(1.0).ln();
         self.sum += log;
@@ -185,7 +184,7 @@ impl Baseline {
         self.users.touch(unit)
     }
 
-    /// How many times slower than the population this user is.
+    /// This user's latency as a multiple of the population's.
     pub fn factor(&self, unit: Unit) -> f64 {
         if self.count == 0.0 {
             return 1.0;

@@ -1,50 +1,54 @@
-//! WINDOW: overlapping windows of traffic, in which each *cluster* of hash buckets has a score
-//! against its own *past*: its mean while nobody was in `new`.
+//! WINDOW: overlapping windows of traffic. In each window, each *cluster* of hash buckets has a
+//! score against its own *past*, its mean while no user was in `new`.
 //!
-//! What a cluster was like in an earlier wave is no past. There the score of those in `new` had the
-//! tolerance taken off, and `new` may have been quicker for having few users: held against that,
-//! whoever stays in `new` gets worse when load moves, though no worse than stable.
+//! Earlier waves are not part of the past. There the scores of clusters in `new` had the tolerance
+//! taken off, and a `new` with little load may have been faster. Against such a past, clusters that
+//! stay in `new` would seem to get worse when load moves, although they are no worse than stable.
 //!
-//! Given the pooled scores, the clusters that are `new` are a random subset of the active ones: one
-//! exact e-value per window and score, whatever users are like. Windows overlap and share users, so
-//! they are **added, never multiplied**: S = Σ prior(window) · e(window), where the sum of the
-//! priors is 1. S only grows, and its mean at the end is at most 1: it may be added to a
-//! supermartingale and watched for ever (Markov at the stopping time).
+//! Given the pooled scores, the clusters of `new` are a random subset of the active clusters. This
+//! gives one exact e-value per window and score, whatever the users are like.
+//! Windows overlap and share users, so their e-values are **added, never multiplied**: S = Σ
+//! prior(window) · e(window), where the priors sum to 1.
+//! S only grows, and its mean at the end is at most 1. So S may be added to a supermartingale and
+//! watched without end (Markov at the stopping time).
 //!
-//! Windows of 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level
-//! comes into being with its first window. The scores of a cluster lie side by side: a request
-//! touches one place, and a window is judged in all scores at once.
+//! Windows have 1, 2, 3, 4, 6, 8, 12 … units. Memory: 12 bytes a score, cluster and level; a level
+//! is allocated with its first window.
+//! The scores of a cluster are adjacent in memory: a request touches one place, and a window is
+//! judged in all scores at once.
 //!
-//! A score may be *deferred* for a while: what is won then does not count at the judge. Of the
-//! windows that have any of that time in them S is kept apart as well. It is a part of S, so S
-//! without it is less, and watched as S may be.
+//! A score may be *deferred* for a while: wealth won in that time does not count for the judge.
+//! The part of S from windows that overlap such a time is also summed separately. S without that
+//! part is smaller than S, so it may be watched like S.
 //!
 //! Invariants: only final outcomes, in the order in which their intervals became final; a cluster
-//! that the weight cuts through is left out.
+//! that the weight splits is left out.
 
 use super::save::{Eye, Pen};
 use super::users::CLUSTERS;
 use std::f64::consts::LN_2;
 
-/// Requests of both arms in the smallest window, at least.
+/// Minimum of requests of both arms in the smallest window.
 pub const UNIT: u32 = 4096;
 /// Windows of `UNIT` · 2^level.
 const LEVELS_MAX: usize = 16;
-/// Of each level: windows of one (at the lowest level alone), two and three of its blocks.
+/// Windows of each level: one block (at the lowest level only), two and three.
 const LENGTHS: usize = 3;
 const SIZES: usize = LENGTHS * LEVELS_MAX;
-/// Requests that came together, whose mean is taken from the score of each: what befell everybody
-/// for a while cannot speak against whoever happened to come then, even if fewer of one arm came.
-/// At least so many, and whole intervals: in one, whoever fails last comes last.
+/// Minimum size of a batch of requests, whose mean is subtracted from each score of it.
+/// So a common incident is no evidence against the users who came during it, even if fewer users of
+/// one arm came.
+/// A batch consists of whole intervals: the requests of an interval are in the order of their
+/// outcomes, and a cut would put the late failures into one batch.
 const TOGETHER: usize = 256;
 /// Scores of a request.
 pub const ROWS: usize = 8;
-/// The score that says how small a change can be seen: the body's rank, at the level of notice.
+/// The score that gives the minimum detectable effect: the body's rank, at the level of notice.
 const SIGHT_ROW: usize = 5;
-/// Requests that a cluster's own mean is shrunk by.
+/// Pseudo-observations that shrink a cluster's own mean.
 const SHRINK: f64 = 20.0;
 
-/// Which clusters are `new`, and which are left out.
+/// The clusters of each arm. Those between are left out.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Split {
     /// Clusters below are `new`.
@@ -69,7 +73,7 @@ impl Tally {
     }
 }
 
-/// Of all clusters; of none while nothing has been counted.
+/// The tallies of all clusters. Empty until the first count.
 #[derive(Clone, Default, Debug)]
 struct Block {
     tallies: Vec<Tally>,
@@ -138,36 +142,36 @@ impl Block {
 
 #[derive(Clone, Debug)]
 pub struct Windows {
-    /// Share of the prior of each score.
+    /// Share of the prior by score.
     shares: [f64; ROWS],
     split: Split,
-    /// ln 1/α: what a window should be sharp at.
+    /// ln 1/α: the nats for which a window's tilt is chosen.
     needs: f64,
     /// Per level: the block being filled, and the two before it.
     levels: Vec<[Block; 3]>,
-    /// All while nobody was in `new`, and the means of it as of the wave's beginning.
+    /// The sums while no user was in `new`, and the means of them as of the wave's start.
     past: Block,
     base: Vec<[f32; ROWS]>,
-    /// Cluster and scores of those who come together now.
+    /// Cluster and scores of the present batch.
     together: Vec<(u16, [f32; ROWS])>,
     in_unit: u32,
     units: u64,
-    /// S, by score; and what of it is of windows in which the score was deferred.
+    /// S by score, and the part of it from windows in which the score was deferred.
     sums: [f64; ROWS],
     sums_deferred: [f64; ROWS],
-    /// Deferred now.
+    /// Scores that are deferred now.
     deferred: Rows,
-    /// What the newest window of each size could have shown; none of it from before the present
-    /// wave, or the start.
+    /// Detectable effect of the newest window of each size. `None` before the first one of the
+    /// present wave, or since the start.
     sight: [Option<Sight>; SIZES],
 }
 
-/// What a window can show in one score.
+/// The minimum detectable effect of a window in one score.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Sight {
-    /// Of both arms, in the window.
+    /// Requests of both arms in the window.
     pub requests: u64,
-    /// Smallest difference between the arms' mean scores that it shows in half of all cases.
+    /// The smallest difference between the arms' mean scores that is detected in half of all cases.
     pub least: f64,
 }
 
@@ -190,7 +194,8 @@ impl Windows {
         }
     }
 
-    /// Other clusters are `new` from here on. S stays, and no budget is added: its priors go on.
+    /// Starts a wave with other clusters in `new`. S stays and its priors go on, so no budget is
+    /// added.
     pub fn wave(&mut self, split: Split) {
         self.split = split;
         self.together.clear();
@@ -200,7 +205,7 @@ impl Windows {
         self.rebase();
     }
 
-    /// Each cluster's own mean in the past.
+    /// Computes each cluster's own mean in the past.
     fn rebase(&mut self) {
         self.base.clear();
         self.base.resize(self.past.tallies.len(), [0.0; ROWS]);
@@ -227,7 +232,7 @@ impl Windows {
         self.past.save(pen);
     }
 
-    /// `self` as it was saved; the split and the shares are those of now.
+    /// `self` with the saved state. The split and the shares are the present ones.
     pub fn restore(mut self, eye: &mut Eye<'_>) -> Option<Windows> {
         self.sums = eye.f64s(ROWS)?.try_into().ok()?;
         self.sums_deferred = eye.f64s(ROWS)?.try_into().ok()?;
@@ -247,31 +252,30 @@ impl Windows {
         Some(self)
     }
 
-    /// What is in no window yet is dropped: windows begin anew. Priors and S go on.
+    /// Starts the windows anew and drops the data of unfinished ones. Priors and S go on.
     pub fn begin_anew(&mut self) {
         self.together.clear();
         self.levels = vec![Default::default()];
         self.in_unit = 0;
     }
 
-    /// Fewer clusters are `new`; the others are compared as before.
+    /// Fewer clusters are `new`. The others are compared as before.
     pub fn thin(&mut self, split: Split) {
         self.split = split;
     }
 
-    /// A final request of a user whom the hash alone placed.
+    /// Takes a final request of a user whose arm the hash alone chose.
     pub fn push(&mut self, cluster: u16, scores: &[f32; ROWS]) {
         self.together.push((cluster, *scores));
     }
 
-    /// What of these scores becomes final from here on is deferred: windows with any of it are
-    /// summed apart, too.
+    /// Outcomes of these scores that become final from now on are deferred: windows that contain
+    /// any are also summed separately.
     pub fn defer(&mut self, rows: Rows) {
         self.deferred = rows;
     }
 
-    /// What was won in these scores, and what windows have of them so far, is no more; the past
-    /// stays.
+    /// Drops S and the data of windows in these scores. The past stays.
     pub fn forget(&mut self, rows: std::ops::Range<usize>) {
         for row in rows {
             (self.sums[row], self.sums_deferred[row]) = (0.0, 0.0);
@@ -281,8 +285,8 @@ impl Windows {
         }
     }
 
-    /// All requests of an interval have been pushed. `nobody` is in `new`: they are past, and no
-    /// window's.
+    /// All requests of an interval have been pushed.
+    /// `nobody` is in `new`: the requests belong to the past, not to a window.
     pub fn interval_ends(&mut self, nobody: bool) {
         let n = self.together.len();
         let filling = &mut self.levels[0][0];
@@ -307,13 +311,13 @@ impl Windows {
         }
     }
 
-    /// A request that was scored before had this as well.
+    /// Corrects a score of a request that was pushed before.
     pub fn correct(&mut self, cluster: usize, row: usize, score: f32) {
         self.levels[0][0].all()[cluster].scores[row] += score;
     }
 
-    /// Block 0 of level 0 is full: score the last 2 and the last 3 blocks of this level (at level 0
-    /// the last one too), fold it into the next level, and so on.
+    /// Block 0 of level 0 is full. Scores the last 2 and the last 3 blocks of this level (at level
+    /// 0 the last one, too), folds it into the next level, and so on.
     fn close_unit(&mut self) {
         let mut rest = Rest::default();
         self.base.resize(CLUSTERS, [0.0; ROWS]);
@@ -363,12 +367,12 @@ impl Windows {
         }
     }
 
-    /// S of one score, its share of the prior included.
+    /// S of one score, times its share of the prior.
     pub fn sum(&self, row: usize) -> f64 {
         self.sums[row]
     }
 
-    /// What of [`Windows::sum`] is of windows in which the score was deferred.
+    /// The part of [`Windows::sum`] from windows in which the score was deferred.
     pub fn sum_deferred(&self, row: usize) -> f64 {
         self.sums_deferred[row]
     }
@@ -377,8 +381,8 @@ impl Windows {
         self.units
     }
 
-    /// Of the newest window of each size: what it could have shown of the body of latency, at the
-    /// level of notice.
+    /// The minimum detectable effects of the newest window of each size, in the body of latency at
+    /// the level of notice.
     pub fn sight(&self) -> impl Iterator<Item = &Sight> {
         self.sight.iter().flatten()
     }
@@ -390,17 +394,17 @@ fn window_prior(level: usize, j: u64) -> f64 {
     1.0 / ((level + 1.0) * (level + 2.0)) / (1.07 * m * m.ln() * m.ln())
 }
 
-/// What is left of each active cluster's scores in a window once its own past, and what befell
-/// everybody, are taken out. It sums to zero over those who came together, so nothing may be cut
-/// off it afterwards: of users who stay away while all fail, the others would be thought to fail
-/// more (the design's reference winsorises here).
+/// The residuals of the active clusters' scores in a window, after their own past and the common
+/// shift are subtracted.
+/// The residuals of a batch sum to zero, so they must not be winsorised: an arm whose users stay
+/// away during a common incident would then seem to fail more than the other.
 #[derive(Default)]
 struct Rest {
-    /// Active clusters in order: the first `new` of them are `new`.
+    /// Active clusters in order. The first `new` of them are `new`.
     rest: Vec<[f64; ROWS]>,
     new: usize,
     squares: [f64; ROWS],
-    /// In active clusters: of `new`, and of both.
+    /// Requests in active clusters: of `new`, and of both arms.
     requests: [f64; 2],
 }
 
@@ -419,7 +423,7 @@ impl Rest {
                 excess[row] += f64::from(tally.scores[row]) - n * f64::from(base[row]);
             }
         }
-        // What hurts both arms goes here.
+        // Subtracts the change that is common to both arms.
         let shift = excess.map(|excess| excess / f64::max(count, 1.0));
         self.squares = [0.0; ROWS];
         self.rest.clear();
@@ -437,8 +441,9 @@ impl Rest {
         self.requests = [of_new.map(|tally| f64::from(tally.requests)).sum(), count];
     }
 
-    /// Label-blind: the least that is `needs` nats away is √(2·needs) standard deviations of the
-    /// sum, which a shift of every score of `new` moves by its number times the share of stable.
+    /// Label-blind. The smallest detectable sum is √(2·needs) standard deviations of the sum.
+    /// A shift of every score of `new` moves the sum by the shift × the requests of `new` × the
+    /// share of stable.
     fn sight(&self, row: usize, needs: f64) -> Option<Sight> {
         let (m, n1) = (self.rest.len(), self.new);
         let [of_new, all] = self.requests;
@@ -451,8 +456,9 @@ impl Rest {
         Some(Sight { requests: all as u64, least })
     }
 
-    /// ln e of one score; `None` if it is dull (e is taken as 0, which is valid). `needs`: nats
-    /// that it must reach; picks the tilt, label-blind.
+    /// ln e of one score. `None` if the sum is below 3 standard deviations: e is taken as 0, which
+    /// is valid.
+    /// `needs`: the nats to reach, which choose the tilt label-blind.
     fn log_e(&self, row: usize, needs: f64) -> Option<f64> {
         let (m, n1) = (self.rest.len(), self.new);
         if n1 < 1 || m - n1 < 1 || self.squares[row] <= 0.0 {
@@ -469,7 +475,7 @@ impl Rest {
     }
 }
 
-/// `rest`: of mean 0, its first `n1` clusters are `new`.
+/// `rest` has mean 0, and its first `n1` clusters are `new`.
 fn log_e(rest: &[f64], n1: usize, needs: f64) -> f64 {
     let m = rest.len();
     let squares = rest.iter().map(|r| r * r).sum::<f64>();
@@ -478,7 +484,7 @@ fn log_e(rest: &[f64], n1: usize, needs: f64) -> f64 {
     let pi = n1 as f64 / m as f64;
     let v0 = m as f64 * pi * (1.0 - pi);
     let sd = (pi * (1.0 - pi) * squares).sqrt();
-    // The tilt that is sharp exactly at `needs`: λK′ − K = needs.
+    // The tilt that is optimal for `needs`: λK′ − K = needs.
     let lambda_max = 8.0 / top;
     let mut lambda = (2.0 * needs).sqrt() / sd;
     let (mut k, mut vt, mut h) = (0.0, 0.0, 0.0);
@@ -502,9 +508,9 @@ fn log_e(rest: &[f64], n1: usize, needs: f64) -> f64 {
         }
         lambda -= f / f64::max(lambda * k2, 1e-12);
     }
-    // Independent coins of probability π, conditioned on their sum being n₁: the ratio of the two
-    // point probabilities is at most 0.4688 √(2π) √(V₀/Vt) e^{1/(12 V₀)} (Baillon, Cominetti,
-    // Vaisman; Robbins). Hoeffding: with replacement.
+    // Independent coins of probability π, conditioned on their sum n₁: the ratio of the two point
+    // probabilities is at most 0.4688 √(2π) √(V₀/Vt) e^{1/(12 V₀)} (Baillon, Cominetti, Vaisman;
+    // Robbins). Hoeffding: sampling with replacement.
     let conditioned = k + 0.1614 + 0.5 * (v0 / vt).ln() + 1.0 / (12.0 * v0);
     let hoeffding = n1 as f64 * (h / m as f64).ln_1p();
     lambda * total - conditioned.min(hoeffding)
@@ -527,7 +533,7 @@ mod tests {
             .unwrap_or_default()
     }
 
-    /// The first score alone.
+    /// Of the first score only.
     fn log_e(score: &[f32], requests: &[f32], base: &[f32], split: Split, needs: f64) -> Option<f64> {
         let row = |x: &f32| std::array::from_fn(|row| if row == 0 { *x } else { 0.0 });
         let tally = |(n, y): (&f32, &f32)| Tally { requests: *n, scores: row(y) };
@@ -566,9 +572,9 @@ mod tests {
         }
     }
 
-    /// Some of the users of `new` stay away while something befalls everybody. (Winsorised
-    /// residuals took those who came later for worse: what was cut off had been balanced by those
-    /// who were there.)
+    /// Some users of `new` stay away during a common incident.
+    /// With winsorised residuals the users who come later would seem worse: the parts cut off would
+    /// have balanced the residuals of the users present.
     #[test]
     fn whoever_stays_away_in_a_bad_hour_is_not_held_against_the_rest() {
         let half = CLUSTERS / 2;
@@ -608,8 +614,7 @@ mod tests {
             let mut rest = Rest::default();
             let base = vec![[0.0; ROWS]; clusters];
             rest.of(&window, &base, split);
-            // What chance made of the arms' difference is taken out, so that the shift alone is
-            // there.
+            // Subtracts the chance difference between the arms, so that only the shift is left.
             let [of_new, all] = rest.requests;
             let chance: f64 =
                 rest.rest[..below].iter().map(|r| r[0]).sum::<f64>() / (of_new * (1.0 - of_new / all));
@@ -624,8 +629,8 @@ mod tests {
         }
     }
 
-    /// All choices of which clusters are `new`, of small ugly populations: the mean of e is at most
-    /// 1.
+    /// Enumerates all choices of `new` in small populations with extreme values: the mean of e is
+    /// at most 1.
     #[test]
     fn a_window_is_fair_whatever_users_are_like() {
         let mut state = 7u64;

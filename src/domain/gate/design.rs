@@ -1,20 +1,23 @@
-//! How much less a request says than an independent one would, because servers have bad moments:
-//! a pause hits all users of one server at once. The design effect of server × time.
+//! The design effect of server × time: how much less evidence a request is than an independent one,
+//! because a pause hits all users of one server at once.
 //!
-//! A *cell* is what came out of one server in one span of time. Its mean, less the mean of all
-//! other servers in that span, varies by chance and by the server's own moments:
-//! `Var = σ²·(1/n + 1/N) + v·(1 + Σ(n_j/N)²)`, where N are the others. The sum of squares of the
-//! *differences* from one cell of a server to its next one gives `v` (von Neumann's ratio): what
-//! holds for long (a slower machine, a slower version) is in both and cancels; what befalls all
-//! servers at once is in the mean of the others and cancels, too. All servers of both arms have
-//! one `v`: a server of `new` that has not paused yet is taken to pause as those of stable do.
+//! A *cell* is the outcomes of one server in one time span.
+//! The cell's mean, less the mean of all other servers in that span, varies by chance and by the
+//! server's own moments: `Var = σ²·(1/n + 1/N) + v·(1 + Σ(n_j/N)²)`, where N are the others.
+//! The sum of squares of the *differences* between consecutive cells of a server gives `v` (von
+//! Neumann's ratio).
+//! A lasting difference (a slower machine, a slower version) is in both cells and cancels; an
+//! incident of all servers is in the mean of the others and cancels, too.
+//! All servers of both arms share one `v`: a server of `new` that has not paused yet is assumed to
+//! pause like those of stable.
 //!
-//! A spell may be longer than a cell, so there are cells of several lengths, and the largest
-//! effect counts. The effects of users and of cells are crossed, and variances add: the whole is
-//! `1 + (d of users − 1) + (d of cells − 1)`.
+//! A spell may be longer than a cell, so there are cells of several lengths, and the largest effect
+//! counts.
+//! The effects of users and of cells are crossed, and variances add: the total is `1 + (d of users
+//! − 1) + (d of cells − 1)`.
 //!
-//! Invariants: constant memory, one cell of each length for each server; a cell is closed when its
-//! span is over; no pair of cells is needed longer than the next one.
+//! Invariants: constant memory, one cell of each length for each server; a cell closes when its
+//! span is over; no pair of cells is kept longer than until the next one.
 
 use crate::domain::decide::Arm;
 use crate::domain::engine::save::{Eye, Pen};
@@ -22,19 +25,19 @@ use std::time::Duration;
 
 /// Lengths of cells, in seconds.
 const SPANS: [u64; 3] = [1, 4, 16];
-/// Places of an arm: server numbers, and one for those that are not known.
+/// Places of an arm: server numbers, and one for unknown servers.
 const PLACES: usize = 256;
-/// Independent pairs of cells from which on an estimate is used ...
+/// Minimum of independent pairs of cells for an estimate.
 const PAIRS_MIN: f64 = 64.0;
-/// ... and the variance of a square of a difference, as a multiple of its own square: what chance
-/// alone would add to the largest of several estimates is taken off.
+/// The variance of a squared difference, as a multiple of its own square. It is used to subtract
+/// what chance alone adds to the largest of several estimates.
 const CHANCE: f64 = 3.0;
 
-/// Of the variance of single requests, the part that servers' moments make up: by length of cell.
+/// The part of the variance of single requests from servers' moments, by length of cell.
 pub type Moments = [f64; SPANS.len()];
 
-/// The effect that such moments are to have in a wave: of so many requests a second of both arms,
-/// with this share of them in `new`, and so many servers of `new` and of stable.
+/// The expected effect of these moments in a wave.
+/// `rate`: requests a second of both arms; `share`: of `new`; `servers`: of `new` and of stable.
 pub fn expected(moments: &Moments, rate: f64, share: f64, servers: [f64; 2]) -> f64 {
     let alone: f64 = servers.iter().map(|n| 1.0 / n.max(1.0)).sum();
     let crowd = rate * share * (1.0 - share) * alone;
@@ -42,7 +45,7 @@ pub fn expected(moments: &Moments, rate: f64, share: f64, servers: [f64; 2]) -> 
     effects.filter(|effect| effect.is_finite()).fold(1.0, f64::max)
 }
 
-/// The place of a server.
+/// The index of a server's cells.
 pub fn place(arm: Arm, server: Option<u8>) -> usize {
     PLACES * arm.index() + server.map_or(PLACES - 1, usize::from)
 }
@@ -57,7 +60,7 @@ pub struct Cells {
 struct Span {
     /// Number of the open cells.
     number: u64,
-    /// By [`place`]; as many as were needed.
+    /// By [`place`], as many as needed.
     open: Vec<Cell>,
     last: Vec<Option<Closed>>,
     sums: Sums,
@@ -69,13 +72,13 @@ struct Cell {
     sum: f64,
 }
 
-/// A cell as its successor is compared with it.
+/// A closed cell, for the comparison with its successor.
 #[derive(Clone, Copy, Debug)]
 struct Closed {
     n: f64,
     /// Its mean, less that of the others.
     apart: f64,
-    /// What the variance of that has of σ², and of v.
+    /// The factors of σ² and of v in the variance of `apart`.
     by_chance: f64,
     by_cells: f64,
 }
@@ -86,17 +89,17 @@ struct Sums {
     by_chance: f64,
     by_cells: f64,
     pairs: f64,
-    /// Requests of closed cells, and squares of their numbers, by arm.
+    /// Requests of closed cells, and the squares of their numbers, by arm.
     requests: [f64; 2],
     crowded: [f64; 2],
 }
 
 impl Cells {
-    /// What came out at this time: `n` requests (0 or 1) whose scores sum to `sum`.
+    /// Takes an outcome: `n` requests (0 or 1) whose scores sum to `sum`.
     pub fn push(&mut self, at: Duration, place: usize, n: f64, sum: f64) {
         for (span, seconds) in self.spans.iter_mut().zip(SPANS) {
             let number = at.as_secs() / seconds;
-            // What is told a moment late belongs to the open one.
+            // A late outcome belongs to the open cell.
             if number > span.number {
                 span.close();
                 span.number = number;
@@ -110,12 +113,13 @@ impl Cells {
         }
     }
 
-    /// `variance`: of the score of single requests, within an arm.
+    /// The design effect. `variance`: of the score of single requests, within an arm.
     pub fn effect(&self, variance: f64) -> f64 {
         self.spans.iter().map(|span| span.sums.effect(variance)).fold(1.0, f64::max)
     }
 
-    /// `variance`: of the score of single requests. Zero where too little is known.
+    /// The moments by length of cell. `variance`: of the score of single requests. Zero if too
+    /// little is known.
     pub fn moments(&self, variance: f64) -> Moments {
         std::array::from_fn(|i| self.spans[i].sums.of_cells(variance).map_or(0.0, |of| of / variance))
     }
@@ -162,7 +166,7 @@ impl Span {
                 by_cells: 1.0 + (of_all.2 - n * n) / (rest * rest),
             };
             if let Some(before) = last.replace(closed) {
-                // Deviations of the places from each other sum to zero.
+                // The places' deviations from each other sum to zero.
                 self.sums.pair(&before, &closed, (places - 1.0) / places);
             }
         }
@@ -180,7 +184,7 @@ impl Sums {
 
     /// `v`, if enough is known.
     fn of_cells(&self, variance: f64) -> Option<f64> {
-        // Single requests vary by σ² + v, so what is left of chance is σ² = variance − v.
+        // The variance of single requests is σ² + v, so the chance part is σ² = variance − v.
         let told = self.by_cells - self.by_chance;
         if self.pairs < PAIRS_MIN || told <= 0.0 || variance <= 0.0 {
             return None;
@@ -204,15 +208,15 @@ mod tests {
     use crate::domain::gate::noninferior::tests::Dice;
 
     struct World {
-        /// Of new, of stable; requests of each a second.
+        /// (servers, requests a second of each) of new and of stable.
         servers: [(u8, u64); 2],
-        /// Slow at all times; while a server pauses, and how often a second that begins.
+        /// Share of slow requests at all times; rate of pauses per second.
         slow: f64,
         pauses: f64,
         lasting: u64,
-        /// Seconds in which all servers pause.
+        /// In some seconds all servers pause.
         all: bool,
-        /// Servers of `new` are slow so much more often.
+        /// Additional share of slow requests on servers of `new`.
         more: f64,
     }
 
@@ -262,7 +266,7 @@ mod tests {
         for seed in 0..5 {
             let calm = CALM.effect(600, seed);
             assert!((1.0..1.4).contains(&calm), "{calm}");
-            // Another rate in `new` is no moment, and what befalls all is none of a server.
+            // Another rate in `new` is no moment, and neither is an incident of all servers.
             let worse = World { more: 0.05, ..CALM }.effect(600, seed);
             assert!(worse < 1.4, "{worse}");
             let shared = World { pauses: 1.0 / 60.0, all: true, ..CALM }.effect(600, seed);
@@ -287,7 +291,7 @@ mod tests {
         }
     }
 
-    /// What stable alone shows of its servers tells what the effect in a wave will be.
+    /// The moments of stable's servers predict the effect in a wave.
     #[test]
     fn the_effect_in_a_wave_is_expected_of_stables_servers() {
         for (servers, lasting, pauses) in [

@@ -1,9 +1,9 @@
-//! The numbers and codes that each gate was judged on, by name: what the ledger keeps beside a
-//! verdict, and what is compared when the verdict is recomputed. Sentences are for people and are
-//! never compared.
+//! The numbers and codes on which each gate was judged, by name. The ledger keeps them beside a
+//! verdict, and they are compared when the verdict is recomputed.
+//! Sentences are for people and are never compared.
 //!
 //! Invariants: pure; every value of [`Input`] that a verdict depends on is a figure of a gate, so a
-//! changed input contradicts the verdict that was recorded with it.
+//! changed input contradicts the recorded verdict.
 
 use super::{self as gate, BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
 use crate::domain::engine::cell::Pair;
@@ -43,7 +43,7 @@ impl List {
     }
 }
 
-/// Of the gate with this name; empty where it has none.
+/// The figures of a gate. Empty if it has none.
 pub fn figures(gate: &str, input: &Input) -> Figures {
     let mut list = List::default();
     match (gate, &input.proof, &input.door) {
@@ -72,7 +72,7 @@ pub fn figures(gate: &str, input: &Input) -> Figures {
     list.0
 }
 
-/// `r`: of all requests, or of the route that the gate is about.
+/// `r`: of all requests, or of the gate's route.
 fn of_proof(gate: &str, of: &Proof, r: &gate::Reading, list: &mut List) {
     match gate {
         BAKE => {

@@ -1,15 +1,16 @@
-//! What must hold before the next wave opens. Each gate says *pass*, *fail* or *inconclusive*, with
-//! its numbers; only *pass* opens, so silence never does.
+//! The gates of the next wave. Each gate is *pass*, *fail* or *inconclusive*, with its numbers.
+//! Only *pass* opens, so missing data never opens a wave.
 //!
-//! Routes that are named as critical have gates of margins of their own (`errors:refunds`): five
-//! points more failures on a two-hundredth of the traffic do not show in the whole.
+//! Critical routes have margin gates of their own (`errors:refunds`): five points more failures on
+//! 0.5% of the traffic do not show in the total.
 //!
-//! [`judge`] is a pure function of [`Input`], and an input is what the ledger keeps of a decision:
-//! whoever doubts a verdict finds it again. Where all users of a wave are pinned, or all are in
-//! `new`, there is nobody to compare with: those gates pass, and say "no control".
+//! [`judge`] is a pure function of [`Input`]. The ledger keeps the input of each decision, so any
+//! verdict can be recomputed.
+//! If all users of a wave are pinned, or all are in `new`, there is no control: those gates pass
+//! and state "no control".
 //!
-//! Invariants: an input without numbers never passes; the gates of a wave without a successor are
-//! the same but for the doors.
+//! Invariants: an input without numbers never passes; a wave without a successor has the same gates
+//! but for the doors.
 
 pub mod design;
 pub mod figures;
@@ -36,9 +37,9 @@ pub use trial::{Margins, Reading};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     Pass,
-    /// The numbers speak against it.
+    /// The numbers are against it.
     Fail,
-    /// They do not say yet.
+    /// Not decided yet.
     Inconclusive,
 }
 
@@ -54,41 +55,40 @@ impl Verdict {
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Gate {
-    /// One of [`NAMES`]; of a critical route, with its name after a colon.
+    /// One of [`NAMES`]. For a critical route, its name follows after a colon.
     pub name: Cow<'static, str>,
     pub verdict: Verdict,
-    /// For people, with the numbers.
+    /// A sentence with the numbers.
     pub detail: String,
-    /// What it waits for, where that can be told.
+    /// What is still missing, if it can be estimated.
     pub needs: Option<Needs>,
 }
 
-/// About how much more a gate needs, if `new` is like stable.
+/// The estimated data that a gate still needs, if `new` is like stable.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Needs {
-    /// Of `new`.
+    /// Requests of `new`.
     pub requests: u64,
-    /// At the rate of the wave so far; `None`: none has come yet.
+    /// At the wave's rate so far. `None`: no request yet.
     pub time: Option<Duration>,
 }
 
-/// All that a verdict is made from.
+/// All grounds of a verdict.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Input {
-    /// What the present wave has shown; `None`: there is none yet, and its first one waits at the
-    /// door.
+    /// The evidence of the present wave. `None`: no wave yet, the first one waits at the door.
     pub proof: Option<Proof>,
-    /// There if a wave follows.
+    /// `None`: no wave follows.
     pub door: Option<DoorState>,
     /// Decisions survive a crash.
     pub durable: bool,
-    /// Another release's rollback stands, and forbids more users on these servers.
+    /// The release whose standing rollback forbids more users on these servers.
     pub barred_by: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Proof {
-    /// Does the hash put users into both arms?
+    /// The hash assigns users to both arms.
     pub controlled: bool,
     pub baked: Duration,
     pub bake: Duration,
@@ -98,44 +98,44 @@ pub struct Proof {
     /// Share of users in `new`.
     pub share: f64,
     pub reading: Reading,
-    /// By critical route.
+    /// One for each critical route.
     pub critical: Vec<Route>,
     pub servers: Servers,
     pub watchdog: Watchdog,
-    /// Empty: none is watched, and there is no gate.
+    /// Empty: no resource is watched, and there is no gate.
     pub resources: Vec<Grounds>,
 }
 
-/// Servers of each arm, and those that are well.
+/// Servers of each arm, and the healthy ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Servers {
     pub all: Pair,
     pub healthy: Pair,
 }
 
-/// What the watchdog thinks.
+/// The state of the watchdog.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Watchdog {
-    /// `None`: it has not looked yet.
+    /// `None`: no look yet.
     pub state: Option<State>,
-    /// It has looked, seen requests of `new`, and has nothing to say against it.
+    /// It has looked, has seen requests of `new`, and has no finding against it.
     pub passes: bool,
     pub reason: String,
     pub e_value: f64,
-    /// Of "slower by more than the notice level".
+    /// E of "slower by more than the notice level".
     pub e_notice: f64,
     pub alpha: f64,
-    /// There if a wave holds while too little of a late change would be seen.
+    /// `Some` if waves hold while late changes would not be detected.
     pub sight: Option<Sight>,
 }
 
-/// What would be seen of a change that comes late in the wave.
+/// The minimum detectable effect of a late change in the wave.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Sight {
     /// `None`: no window of the wave is full yet.
     pub blindness: Option<Blindness>,
     pub latency_notice: f64,
-    /// What a late change may be at most without being seen.
+    /// The largest late change that may stay undetected.
     pub margin: f64,
 }
 
@@ -149,27 +149,27 @@ pub struct DoorState {
 pub struct Hours {
     pub text: String,
     pub open: bool,
-    /// When they begin next.
+    /// Start of the next open hours.
     pub next: Option<String>,
 }
 
 /// E of the comparison from which on a wave holds.
 const E_HOLDS: f64 = 10.0;
-/// Standard deviations by which the share must differ to be no chance ...
+/// Standard deviations beyond which a difference of the share is not chance.
 const SHARE_Z: f64 = 4.5;
-/// ... and relative to the weight, to matter.
+/// Minimum of the difference, relative to the weight.
 const SHARE_OFF: f64 = 0.05;
-/// Failures of `new` from which on they say something.
+/// Minimum of failures of `new` for a *fail*.
 const FAILURES_TOLD: u64 = 10;
 
-/// Gates that only time or a person passes; a wave that waits for nothing else is not stuck.
+/// Gates that only time or a person passes. A wave that waits for nothing else is not stuck.
 pub const BAKE: &str = "bake";
 pub const REQUESTS: &str = "requests";
 pub const OPEN: &str = "open";
 pub const OPEN_HOURS: &str = "open_hours";
 pub const WATCHDOG: &str = "watchdog";
 
-/// Every gate that there may be.
+/// All gate names.
 pub const NAMES: [&str; 15] = [
     BAKE,
     REQUESTS,
@@ -236,7 +236,7 @@ fn gate(name: &'static str, verdict: Verdict, detail: String) -> Gate {
     Gate { name: name.into(), verdict, detail, needs: None }
 }
 
-/// Does a gate of this name exist, where these routes are critical?
+/// True if a gate of this name exists, for these critical routes.
 pub fn is_known<'n>(name: &str, critical: impl IntoIterator<Item = &'n str>) -> bool {
     match name.split_once(':') {
         Some((gate, route)) => {
@@ -246,7 +246,7 @@ pub fn is_known<'n>(name: &str, critical: impl IntoIterator<Item = &'n str>) -> 
     }
 }
 
-/// The gate that will take longest, of those that can tell.
+/// The gate that takes longest, of those with an estimate.
 pub fn slowest(gates: &[Gate]) -> Option<(&Gate, Needs)> {
     let told = gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
     let time = |needs: Needs| needs.time.unwrap_or(Duration::MAX);
@@ -277,8 +277,8 @@ fn users(of: &Proof) -> Gate {
 
 const NO_CONTROL: &str = "no control: nobody to compare with";
 
-/// A share that is not the weight's is a fault of the set-up: the arms are then not what they are
-/// taken for.
+/// A share that differs from the weight is a fault of the set-up: the arms are then not the assumed
+/// ones.
 fn share(of: &Proof) -> Gate {
     let name = "share";
     if !of.controlled {
@@ -323,13 +323,13 @@ fn watchdog(of: &Proof) -> Gate {
         }
         _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason)),
         State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
-        // A notice is a ticket. What may be promoted is what the margins say.
+        // A notice only informs. The margins decide the promotion.
         State::Suspicious if dog.passes => gate(name, Verdict::Pass, format!("{}; {evidence}", dog.reason)),
         _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
     }
 }
 
-/// There if `hold_when_blind` is set: a late slowdown by more than `margin_latency` would be seen.
+/// The gate of `hold_when_blind`: a late slowdown by more than `margin_latency` would be detected.
 fn sight(controlled: bool, of: Sight) -> Gate {
     let name = "sight";
     match of.blindness {
@@ -342,7 +342,7 @@ fn sight(controlled: bool, of: Sight) -> Gate {
     }
 }
 
-/// One gate for all of them: it passes when each is within its limits.
+/// One gate for all resources. It passes if each is within its limits.
 fn resources(of: &[Grounds]) -> Option<Gate> {
     if of.is_empty() {
         return None;
@@ -366,7 +366,7 @@ fn users_repeat(detail: &mut String, design_effect: f64) {
     }
 }
 
-/// Of stable, never quite zero: nothing that was not seen is known not to happen.
+/// The base rate of stable, never zero: an event that was not observed may still happen.
 fn base(bad: u64, of: u64) -> f64 {
     (bad as f64 + 0.5) / (of as f64 + 1.0)
 }
@@ -391,7 +391,7 @@ fn rounded(n: f64) -> u64 {
     ((n / unit).ceil() * unit) as u64
 }
 
-/// For people: `40 s`, `12 min`, `3.5 h`.
+/// As text: `40 s`, `12 min`, `3.5 h`.
 pub fn seconds(time: Duration) -> String {
     let s = time.as_secs_f64();
     match s {
@@ -403,17 +403,17 @@ pub fn seconds(time: Duration) -> String {
     }
 }
 
-/// What is known of a release's traffic.
+/// The known traffic of a release.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Traffic {
     /// Requests a second, of both arms.
     pub rate: f64,
-    /// Of stable.
+    /// Requests of stable.
     pub requests: u64,
     pub failures: u64,
 }
 
-/// How long a wave at this share must last to show a deviation of `margin`, at this traffic.
+/// The duration of a wave at this share that shows a deviation of `margin`, at this traffic.
 /// `None`: no traffic, or no control.
 pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duration> {
     let rate = traffic.rate * share;

@@ -1,5 +1,5 @@
-//! The moments of stable's servers, learnt at all times, so that it can be told before a wave how
-//! much less its requests will say than independent ones would.
+//! Learns the moments of stable's servers at all times, so that the design effect of a wave can be
+//! predicted before the wave.
 //!
 //! Invariants: pure; constant memory; of stable alone.
 
@@ -47,7 +47,7 @@ impl Learner {
         (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + score, all.squares + score * score);
     }
 
-    /// Of errors, of latency, of its tail.
+    /// The moments of errors, latency, tail.
     pub fn moments(&self) -> [Moments; 3] {
         std::array::from_fn(|i| {
             let variance = Spread::variance(&[self.all[i], Spread::default()]);

@@ -1,10 +1,9 @@
-//! How many requests each gate needs, and how long a wave takes with them: from what is known of
-//! stable, if `new` is like it.
+//! The number of requests that each gate needs, and the resulting duration of a wave: estimated
+//! from stable, for a `new` that is like it.
 //!
-//! The gates that are judged ([`super::shown`]) and `check --against` count with the same
-//! functions.
+//! The judged gates ([`super::shown`]) and `check --against` use the same functions.
 //!
-//! Invariants: pure; estimates are for people and decide nothing; a time is finite, or not told.
+//! Invariants: pure; estimates are for people and decide nothing; a time is finite, or `None`.
 
 use super::design::{Moments, expected};
 use super::noninferior::{body_needed, requests_needed, tail_needed};
@@ -14,30 +13,30 @@ use crate::domain::wave::Wave;
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Of the logarithm of latencies, where nothing is known.
+/// Standard deviation of the logarithm of latencies, if unknown.
 const USUAL_SPREAD: f64 = 0.6;
-/// Answers of stable by which the share above its p99 is known.
+/// Minimum of stable's answers for an estimate of the share above its p99.
 const TIMED_MIN: u64 = 1_000;
-/// The share above p99 where it is not.
+/// The share above p99, if unknown.
 const ABOVE_P99: f64 = 0.01;
 
-/// What stable is like, as the gates count with it.
+/// Stable's properties, as the gates use them.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Usual {
-    /// Share of its requests that fail.
+    /// Share of failed requests.
     pub failing: f64,
-    /// Share of its answers above its p99.
+    /// Share of answers above its p99.
     pub slow: f64,
     /// Standard deviation of the logarithm of single answers' latencies.
     pub spread: f64,
-    /// So many requests count as one: of errors, of latency, of its tail.
+    /// Design effects of errors, latency, tail: this many requests count as one.
     pub design: [f64; 3],
-    /// The same of servers' moments alone, which depends on the wave.
+    /// The part of servers' moments in them, which depends on the wave.
     pub moments: [Moments; 3],
 }
 
 impl Usual {
-    /// As a wave has shown it so far.
+    /// As the present wave has shown it so far.
     pub fn of(reading: &Reading) -> Usual {
         let (bad, n) = (reading.failed.stable, reading.compared.stable);
         let (slow, timed) = (reading.slow.stable, reading.timed.stable);
@@ -49,7 +48,7 @@ impl Usual {
         }
     }
 
-    /// Before any wave has shown how users repeat themselves: so many of stable's requests failed.
+    /// Before a wave has shown the design effects: `failed` of stable's requests `of` have failed.
     pub fn before_a_wave(failed: u64, of: u64, spread: Option<f64>) -> Usual {
         Usual {
             failing: base(failed, of),
@@ -60,8 +59,7 @@ impl Usual {
         }
     }
 
-    /// Requests of `new` that show what the gates of margins ask for, if each were independent of
-    /// the others: errors, latency, tail.
+    /// Independent requests of `new` that the margin gates need: errors, latency, tail.
     pub fn independent(&self, margins: &Margins, share: f64) -> [f64; 3] {
         [
             requests_needed(self.failing, margins.errors, share),
@@ -70,8 +68,8 @@ impl Usual {
         ]
     }
 
-    /// The same of requests as they are, of so many a second of both arms, with so many servers of
-    /// `new` and of stable.
+    /// The same for requests with their design effects.
+    /// `rate`: requests a second of both arms; `servers`: of `new` and of stable.
     pub fn requests(&self, margins: &Margins, share: f64, rate: f64, servers: [f64; 2]) -> [f64; 3] {
         let independent = self.independent(margins, share);
         std::array::from_fn(|i| {
@@ -80,26 +78,26 @@ impl Usual {
     }
 }
 
-/// A route that is gated for itself.
+/// A route with gates of its own.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Critical<'r> {
     pub name: &'r str,
-    /// Requests a second, of both arms; `None`: not known.
+    /// Requests a second, of both arms. `None`: unknown.
     pub rate: Option<f64>,
     pub usual: Usual,
 }
 
-/// How long a gate takes from the beginning of its wave.
+/// The time that a gate takes from the start of its wave.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Takes {
     pub gate: Cow<'static, str>,
-    /// `None`: it cannot be told, for no requests come.
+    /// `None`: no estimate, because no requests come.
     pub time: Option<Duration>,
 }
 
-/// How long each gate of a wave takes that time passes: `rate` is in requests a second of both
-/// arms; `servers`: of `new`, of stable; `late`: answers of stable that must come before latency is
-/// compared at all.
+/// The time that each gate of a wave takes, of those that time passes.
+/// `rate`: requests a second of both arms; `servers`: of `new`, of stable; `late`: answers of
+/// stable needed before latency is compared.
 pub fn takes(
     wave: &Wave,
     margins: &Margins,
@@ -111,7 +109,7 @@ pub fn takes(
     let share = wave.until_complete.weight.ratio();
     let takes = |gate: Cow<'static, str>, time| Takes { gate, time };
     let mut all = vec![takes(BAKE.into(), Some(wave.bake))];
-    // Requests of segments are not known apart.
+    // Requests of segments are not counted separately.
     all.push(takes(REQUESTS.into(), time(wave.requests_min as f64 / (rate * share))));
     if !wave.controlled() {
         return all;
@@ -133,12 +131,12 @@ pub fn takes(
     all
 }
 
-/// Of these, the one that takes longest; one that cannot be told takes longer than any.
+/// The longest of these. One without an estimate is longer than any.
 pub fn longest(of: &[Takes]) -> Option<&Takes> {
     of.iter().max_by_key(|takes| takes.time.unwrap_or(Duration::MAX))
 }
 
-/// `None`: for ever, or no number.
+/// `None`: infinite, or not a number.
 pub fn time(seconds: f64) -> Option<Duration> {
     (0.0..1e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
@@ -168,7 +166,7 @@ mod tests {
         let refunds = |rate| [Critical { name: "refunds", rate, usual }];
         assert_eq!(slowest("5%", 100_000.0, 0.0, &refunds(Some(1.0))).0, "latency_tail:refunds");
         assert_eq!(slowest("5%", 100_000.0, 0.0, &refunds(None)).1, None);
-        // Five thousand answers at one a second come first.
+        // 5,000 answers at one a second come first.
         assert!(slowest("50%", 2.0, 5_000.0, &[]).1 > slowest("50%", 2.0, 0.0, &[]).1);
     }
 

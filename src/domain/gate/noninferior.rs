@@ -1,33 +1,34 @@
-//! Evidence that `new` is *not* worse by more than a margin: what a wave is promoted on. Three
-//! e-processes, each of which starts at 1 with its wave and reaches 1/β with a probability of at
-//! most β if `new` is at its margin or beyond; no restart, since only a whole wave proves anything.
+//! Evidence that `new` is *not* worse by more than a margin, on which a wave is promoted.
+//! It consists of three e-processes. Each starts at 1 with its wave and reaches 1/β with
+//! probability β at most, if `new` is at its margin or beyond. There is no restart within a wave,
+//! since only a whole wave is proof.
 //!
 //! [`Failures`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes
 //! that are valid for it: blocks of requests that bet on the difference, and bets on the ratio of
-//! counts. [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own.
+//! counts.
+//! [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own.
 //! [`Body`]: the log-rank bets of the engine with the arms swapped.
 //!
-//! *Users repeat themselves*: one who fails always is the same failure each time. The wealth is
-//! therefore *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect (Kish 1965; Rao,
-//! Scott 1987), the variance between groups of users against that of independent requests. By
-//! Jensen's inequality E ≤ 1 stays E ≤ 1.
+//! *Users repeat themselves*: a user who always fails is the same failure each time.
+//! Therefore the wealth is *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect
+//! (Kish 1965; Rao, Scott 1987), the variance between groups of users against that of independent
+//! requests. By Jensen's inequality a mean of at most 1 stays at most 1.
 //!
-//! Sources: `PromotionGate` of the design's reference; Waudby-Smith, Ramdas, estimating means of
-//! bounded random variables by betting (2023).
+//! Source: Waudby-Smith, Ramdas, estimating means of bounded random variables by betting (2023).
 
 use crate::domain::engine::cell::{Bet, Pair};
 use crate::domain::engine::save::{Eye, Pen};
 
-/// A gate passes at 1/β.
+/// The error probability of a gate, which passes at 1/β.
 pub const BETA: f64 = 0.05;
-/// `new` may fail so many times as often at most, however small the margin would be.
+/// The limit on the ratio of failure rates, however small the margin would be.
 pub const RATIO_MAX: f64 = 1.5;
 const BETS: [f64; 8] = [0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95];
-/// Ratios that are bet on, as powers of the limit: 1 is "alike", 0 would be the limit itself.
+/// The alternatives of the ratio, as powers of the limit: 1 is the limit itself, 0 is "alike".
 const RATIOS: [f64; 6] = [0.55, 0.235, 0.0, -0.26, -0.71, -1.71];
-/// Keeps e-values finite where they are written down.
+/// Keeps written e-values finite.
 const LOG_MAX: f64 = 690.0;
-/// More rows than this are not read back from a file.
+/// Maximum of rows that are read from a file.
 const BODY_ROWS_MAX: usize = 64;
 
 /// The mean of e^(log/d).
@@ -45,14 +46,14 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// `margin`: a difference of shares, `0.001` is a tenth of a point.
+    /// `margin`: a difference of shares. `0.001` is 0.1 percentage points.
     pub fn new(margin: f64) -> Failures {
         let coin = 0x9e37_79b9_7f4a_7c15;
         Failures { margin, difference: [0.0; BETS.len()], ratio: Ratio::new(RATIO_MAX), coin }
     }
 
-    /// Requests of one slot, and those that failed. What is in it must not have been chosen by what
-    /// failed.
+    /// Takes the requests of one slot and the failed ones. The slot must not have been chosen by
+    /// its failures.
     pub fn push(&mut self, requests: Pair, failed: Pair) {
         let failed = failed.capped(requests);
         let blocks = requests.new.min(requests.stable);
@@ -60,7 +61,8 @@ impl Failures {
             return;
         }
         self.ratio.push(requests, failed);
-        // Blocks of one size each; which requests make up a block is drawn, whatever came of them.
+        // Blocks of one size each. The requests of a block are drawn at random, whatever their
+        // outcomes.
         let new = self.dealt(requests.new, failed.new, blocks);
         let stable = self.dealt(requests.stable, failed.stable, blocks);
         let mut bad: Vec<u64> = new.iter().chain(&stable).map(|(block, _)| *block).collect();
@@ -77,14 +79,14 @@ impl Failures {
         }
     }
 
-    /// Puts `failed` of `n` requests into so many blocks at random: those with a failure, and their
-    /// share of failures.
+    /// Distributes `failed` of `n` requests over the blocks at random. Returns the blocks with a
+    /// failure, and their share of failures.
     fn dealt(&mut self, n: u64, failed: u64, blocks: u64) -> Vec<(u64, f64)> {
         let size = n / blocks;
         let mut dealt: Vec<(u64, f64)> = Vec::new();
         let mut left = failed;
-        // Selection sampling: each of those left is a failure with probability left / rest (Knuth,
-        // 3.4.2 S).
+        // Selection sampling: each remaining position is a failure with probability left / rest
+        // (Knuth, 3.4.2 S).
         for position in 0..n {
             if left == 0 {
                 break;
@@ -102,7 +104,7 @@ impl Failures {
         dealt
     }
 
-    /// xorshift64*: seeded, so that the same requests give the same evidence.
+    /// xorshift64*, seeded, so that the same requests give the same evidence.
     fn uniform(&mut self) -> f64 {
         self.coin ^= self.coin >> 12;
         self.coin ^= self.coin << 25;
@@ -120,7 +122,7 @@ impl Failures {
         let mut failures = Failures::new(margin);
         eye.logs(&mut failures.difference)?;
         failures.ratio = Ratio::restore(RATIO_MAX, eye)?;
-        // A generator of this kind never leaves zero.
+        // A xorshift generator never reaches zero.
         failures.coin = eye.u64().filter(|coin| *coin != 0)?;
         Some(failures)
     }
@@ -130,7 +132,7 @@ impl Failures {
     }
 }
 
-/// H₀: `new` is `limit` times as often bad as stable, or more.
+/// H₀: `new` is bad at least `limit` times as often as stable.
 #[derive(Clone, Debug)]
 pub struct Ratio {
     limit: f64,
@@ -149,8 +151,8 @@ impl Ratio {
         if of.new == 0 || of.stable == 0 {
             return;
         }
-        // Under H₀ a bad one is of `new` with this probability at least; the binomial bounds the
-        // conditional law.
+        // Under H₀ a bad request is of `new` with at least this probability; the binomial bounds
+        // the conditional law.
         let share = self.limit * n1 / (self.limit * n1 + n0);
         let (k1, k) = (bad.new as f64, bad.total() as f64);
         for (log, q) in self.logs.iter_mut().zip(below(self.limit)) {
@@ -173,7 +175,7 @@ impl Ratio {
     }
 }
 
-/// The ratios that are bet on, as shares of the limit.
+/// The alternatives, as multiples of the limit.
 fn below(limit: f64) -> impl Iterator<Item = f64> {
     RATIOS.into_iter().map(move |power| limit.powf(power - 1.0))
 }
@@ -183,7 +185,7 @@ fn below(limit: f64) -> impl Iterator<Item = f64> {
 pub struct Body(Vec<f64>);
 
 impl Body {
-    /// Bets of the engine's body rows, with the arms swapped.
+    /// Takes bets of the engine's body rows, with the arms swapped.
     pub fn push(&mut self, bets: impl Iterator<Item = Bet>) {
         for (row, bet) in bets.enumerate() {
             if self.0.len() <= row {
@@ -210,12 +212,12 @@ impl Body {
     }
 }
 
-/// Natural logarithm of what the best bet must win, the others of the mixture helping: fitted to
-/// the simulated needs of the design.
+/// Natural logarithm of the wealth that the best bet must reach, including the mixture's other
+/// bets: fitted to simulated needs.
 const WON: f64 = 4.8;
 
-/// About how many requests of `new` show that it is no worse than `margin`, if it fails as stable
-/// does (`base`): for people.
+/// The estimated requests of `new` that show it is no worse than `margin`, if it fails as often as
+/// stable (`base`). For people.
 pub fn requests_needed(base: f64, margin: f64, share: f64) -> f64 {
     let others = ((1.0 - share) / share.max(1e-6)).max(1.0);
     let grows = |bet: f64| {
@@ -226,42 +228,41 @@ pub fn requests_needed(base: f64, margin: f64, share: f64) -> f64 {
     WON / grows_by_ratio(base, RATIO_MAX, others).max(by_difference).max(1e-12)
 }
 
-/// The same for answers above stable's p99: `base` of stable's are.
+/// The same for answers above stable's p99, a share of `base` in stable.
 pub fn tail_needed(base: f64, limit: f64, share: f64) -> f64 {
     let others = ((1.0 - share) / share.max(1e-6)).max(1e-6);
     WON / grows_by_ratio(base, limit, others).max(1e-12)
 }
 
-/// The same for the body of latency; `sd`: of the logarithm of single answers.
+/// The same for the body of latency. `sd`: of the logarithm of single answers.
 pub fn body_needed(sd: f64, margin: f64, share: f64) -> f64 {
     WON / body_grows(sd, margin.ln_1p(), share).max(1e-12)
 }
 
-/// Nats that a request of `new` wins where its latencies are `apart` from stable's, in the
+/// Nats won by a request of `new` whose latencies differ from stable's by `apart`, in the
 /// logarithm.
 pub fn body_grows(sd: f64, apart: f64, share: f64) -> f64 {
     let apart = apart / sd.max(1e-3);
     BODY_POWER * (1.0 - share) * apart * apart / 2.0
 }
 
-/// Of what the best test of a shift of log-normal latencies wins, this much is won by groups of
-/// ages.
+/// The power of age groups, relative to the best test of a shift of log-normal latencies.
 const BODY_POWER: f64 = 0.7;
 
-/// Nats a request of `new`.
+/// Nats per request of `new`.
 fn grows_by_ratio(base: f64, limit: f64, others: f64) -> f64 {
     let at = limit / (limit + others);
     let grows = |q: f64| base * (q.ln() - (1.0 + others) * ((q - 1.0) * at).ln_1p());
     below(limit).map(grows).fold(0.0, f64::max)
 }
 
-/// The variance of a difference of two means by groups of users, against that of independent
-/// requests. At least 1.
+/// Sums for the design effect of groups of users: the variance of a difference of two means by
+/// groups, against that of independent requests. At least 1.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
 pub struct Spread {
     pub n: f64,
     pub sum: f64,
-    /// Of squares of single requests.
+    /// Sum of squares of single requests.
     pub squares: f64,
 }
 
@@ -270,7 +271,7 @@ impl Spread {
         self.sum / self.n.max(1.0)
     }
 
-    /// Of single requests, within the arms.
+    /// Variance of single requests, within the arms.
     pub fn variance(arms: &[Spread; 2]) -> f64 {
         let (sum, n) = arms.iter().fold((0.0, 0.0), |(sum, n), arm| (sum + arm.within(), n + arm.n));
         sum / f64::max(n, 1.0)
@@ -282,7 +283,7 @@ impl Spread {
     }
 }
 
-/// `groups` of one arm: requests in each, and the sum over them.
+/// The design effect. `groups` of one arm: requests in each, and the sum over them.
 pub fn design_effect<'a>(
     arms: [Spread; 2],
     groups: impl Fn(usize) -> Box<dyn Iterator<Item = (f64, f64)> + 'a>,
@@ -326,7 +327,7 @@ pub(super) mod tests {
         })
     }
 
-    /// T13 of the design, in small; the whole is in `benches/watchdog`.
+    /// A small version of the simulation in `benches/watchdog`.
     #[test]
     fn a_new_exactly_at_its_margin_is_promoted_in_one_of_twenty_at_most() {
         for (margin, stable, new) in [(0.01, 0.001, 0.011), (0.001, 0.002, 0.003), (0.001, 0.01, 0.015)] {
@@ -337,7 +338,6 @@ pub(super) mod tests {
         }
     }
 
-    /// T14 of the design, its first part.
     #[test]
     fn equal_arms_pass_a_margin_of_a_point_soon() {
         let mut needed: Vec<u64> =
@@ -364,7 +364,7 @@ pub(super) mod tests {
             ratio_alone.push(Pair::new(10, 100), Pair::new(0, 10));
         }
         assert!(failures.e_value(1.0) > 1e3, "taken for many users it would pass");
-        // Stable: 100 users with 90 requests, and one with 1,000, all of which failed.
+        // Stable: 100 users with 90 requests each, and one with 1,000 requests that all failed.
         let arms = [
             Spread { n: 10_000.0, sum: 1_000.0, squares: 1_000.0 },
             Spread { n: 1_000.0, ..Spread::default() },

@@ -1,8 +1,8 @@
-//! A critical route: what is usual for stable on it, and the trial of the present wave.
+//! A critical route: stable's usual latency on it, and the trial of the present wave.
 //!
-//! A route has a table of latencies of its own: a quick one has no answers above the p99 of all,
-//! and a slow one has hardly any below it, so that nothing could be shown of either. The table is
-//! learnt from stable's answers at all times, whether a wave bakes or not.
+//! A route has a latency table of its own: a fast route has no answers above the p99 of all, and a
+//! slow one hardly any below it, so that neither could ever pass.
+//! The table is learnt from stable's answers at all times, whether a wave bakes or not.
 //!
 //! Invariants: pure; constant memory; only events of its own route are taken.
 
@@ -17,23 +17,23 @@ use crate::domain::histogram;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Answers of stable that a table needs, and how often it is made anew.
+/// Answers of stable that a table needs, and the time between two tables.
 const TABLE_MIN: f64 = 500.0;
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 pub struct Critical {
     name: Arc<str>,
-    /// Its number among the routes that are judged apart.
+    /// Its stratum number.
     stratum: u8,
     usual: Vec<f64>,
     table: Option<Arc<Table>>,
     table_at: Duration,
-    /// There while a wave is judged.
+    /// `Some` while a wave is judged.
     pub trial: Option<Trial>,
 }
 
-/// What a restart keeps of a critical route.
+/// The state of a critical route that a restart keeps.
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub name: String,
@@ -53,8 +53,7 @@ impl Critical {
         }
     }
 
-    /// The routes of these names, each with what is known of it; `strata`: names of the routes that
-    /// are judged apart.
+    /// The routes of these names, with their known state. `strata`: names of the strata.
     pub fn of(names: &[String], strata: &[Arc<str>], known: Vec<Critical>) -> Vec<Critical> {
         let mut known = known;
         let numbered = names.iter().filter_map(|name| {
@@ -73,13 +72,13 @@ impl Critical {
         &self.name
     }
 
-    /// Its name, if it has its number among these.
+    /// Its name, if its number has this name in `strata`.
     pub fn place(&self, strata: &[Arc<str>]) -> Option<&str> {
         let is_there = strata.get(usize::from(self.stratum)).is_some_and(|name| *name == self.name);
         is_there.then_some(&*self.name)
     }
 
-    /// `yardstick`: of all requests; its table says whether latency is compared at all.
+    /// `yardstick`: of all requests. Its table decides whether latency is compared at all.
     pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
         let Event { request, what, after } = *event;
         if request.stratum != Some(self.stratum) {
@@ -121,15 +120,14 @@ impl Critical {
         }
     }
 
-    /// Takes what an earlier process has kept of this route.
+    /// Takes over the state that an earlier process saved.
     pub fn take(&mut self, kept: Kept) {
         (self.usual, self.trial) = (kept.usual, kept.trial);
     }
 }
 
 impl Kept {
-    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is
-    /// no such thing.
+    /// `margins`: those of the saved trial. `None`: saved under another weight, or no route.
     pub fn restore(
         margins: Margins,
         weight: Weight,
@@ -157,7 +155,7 @@ mod tests {
     const MARGINS: Margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
     const TICK: Duration = Duration::from_millis(100);
 
-    /// What all requests have shown, and what the route with so small a share of them has.
+    /// The trials of all requests and of a route with this share of them.
     fn shown(requests: u64, more_failures: f64, share_of_route: f64) -> (Trial, Critical) {
         let weight = Weight::from_parts(200_000);
         let trial = || Trial::new(MARGINS, weight, TICK, Duration::ZERO);
@@ -189,7 +187,7 @@ mod tests {
         (all, refunds)
     }
 
-    /// Five points on a two-hundredth of the traffic.
+    /// Five points more failures on 0.5% of the traffic.
     #[test]
     fn a_fault_of_a_critical_route_is_seen_on_it_and_not_in_the_whole() {
         let (all, refunds) = shown(600_000, 0.05, 0.005);
@@ -218,7 +216,7 @@ mod tests {
         again.take(kept);
         assert_eq!(again.shown(), refunds.shown());
         assert_eq!(again.usual, refunds.usual);
-        // Another number, and what is known of it stays.
+        // With another number its state is kept.
         let strata: Vec<Arc<str>> = ["api".into(), "refunds".into()].into();
         let of = Critical::of(&["refunds".to_owned(), "gone".to_owned()], &strata, vec![refunds]);
         assert_eq!(of.iter().map(|of| of.place(&strata)).collect::<Vec<_>>(), [Some("refunds")]);

@@ -1,5 +1,6 @@
-//! The gates of margins: failures, the body of latency, its tail; of all requests of a release, and
-//! of each of its critical routes. Each says what it still needs, and how long that takes.
+//! The margin gates: failures, the body of latency, its tail; for all requests of a release and for
+//! each critical route.
+//! Each gate includes an estimate of the data that it still needs, and of the time.
 //!
 //! Invariants: a gate passes by its e-value alone; estimates are for people and decide nothing.
 
@@ -14,7 +15,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a critical route has shown.
+/// The evidence of a critical route.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Route {
     pub name: Arc<str>,
@@ -24,26 +25,26 @@ pub struct Route {
 pub const ERRORS: &str = "errors";
 pub const LATENCY: &str = "latency";
 pub const TAIL: &str = "latency_tail";
-/// The gates that each critical route has, too: `errors:refunds`.
+/// The gates that each critical route also has: `errors:refunds`.
 pub const BY_ROUTE: [&str; 3] = [ERRORS, LATENCY, TAIL];
 
-/// What a gate of margins is judged from.
+/// The grounds of a margin gate.
 struct Of<'p> {
     route: Option<&'p str>,
     controlled: bool,
     margins: Margins,
     share: f64,
-    /// Of the wave, for how long it takes.
+    /// Duration of the wave so far, for estimates of time.
     baked: Duration,
     reading: &'p Reading,
 }
 
-/// Of all requests.
+/// The gates of all requests.
 pub fn all(proof: &Proof) -> [Gate; 3] {
     gates(&of(proof, None, &proof.reading))
 }
 
-/// Of each critical route.
+/// The gates of each critical route.
 pub fn critical(proof: &Proof) -> impl Iterator<Item = Gate> {
     proof.critical.iter().flat_map(|route| gates(&of(proof, Some(&route.name), &route.reading)))
 }
@@ -70,24 +71,24 @@ impl Of<'_> {
         (!self.controlled).then(|| self.gate(name, Verdict::Pass, NO_CONTROL.into(), None))
     }
 
-    /// Requests of `new`, by gate, if each were independent of the others.
+    /// Independent requests of `new` that each gate needs.
     fn needed(&self) -> [f64; 3] {
         Usual::of(self.reading).independent(&self.margins, self.share)
     }
 
-    /// What is missing of so many requests of `new`, of which `n` have come and shown E.
+    /// The missing requests, if `needed` are expected, `n` have come and the present value is `e`.
     fn needs(&self, needed: f64, n: u64, e: f64, detail: &mut String) -> Option<Needs> {
         let n = n as f64;
         let more = match () {
             () if n < needed => needed - n,
-            // More than was to be expected: what it has won so far goes on.
+            // More than expected have come: extrapolates the growth of E so far.
             () if e > 1.5 => n * ((1.0 / BETA).ln() / e.ln() - 1.0),
             () => {
                 detail.push_str("; what has come does not point to a pass");
                 return None;
             }
         };
-        // Latency is compared later than failures, and requests come all the same.
+        // Latency is compared later than failures, while requests already come.
         let came = n.max(self.reading.compared.new as f64);
         let per_second = came / self.baked.as_secs_f64().max(1e-3);
         let time = (came > 0.0 && self.baked > Duration::ZERO)

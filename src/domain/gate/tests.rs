@@ -1,5 +1,5 @@
-//! Gates one by one, and trials of simulated crowds: what they count, how often they promote what
-//! they should not, and how soon what they should.
+//! Tests of single gates, and trials of simulated crowds: what they count, how often they promote a
+//! bad `new`, and how soon a good one.
 
 use super::*;
 use crate::domain::cohort::Weight;
@@ -13,7 +13,7 @@ use noninferior::tests::Dice;
 use std::sync::Arc;
 use trial::{Trial, Yardstick};
 
-/// A wave at 20% of which everything is well.
+/// A wave at 20% in which everything is well.
 pub fn good() -> Proof {
     Proof {
         controlled: true,
@@ -54,7 +54,7 @@ pub fn good() -> Proof {
     }
 }
 
-/// A wave of which nothing was seen.
+/// A wave without any observation.
 pub fn silent() -> Proof {
     let watchdog =
         Watchdog { passes: false, reason: "no request of new in the last minute".into(), ..good().watchdog };
@@ -99,7 +99,7 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (|p| (p.reading.compared.new, p.reading.share_z) = (10_000, -20.0), &[("share", Fail)]),
         (|p| p.servers.healthy.new = 1, &[("servers", Fail)]),
         (|p| p.watchdog.e_value = 10.0, &[("watchdog", Fail)]),
-        // A notice is a ticket: it holds nothing.
+        // A notice only informs. It holds nothing.
         (|p| (p.watchdog.e_notice, p.watchdog.state) = (1_000.0, Some(State::Suspicious)), &[]),
         (|p| p.watchdog.state = Some(State::Blind), &[("watchdog", Inconclusive)]),
         (
@@ -128,7 +128,7 @@ fn each_thing_that_is_missing_holds_and_says_so() {
     );
 }
 
-/// All is well, but for what a critical route has shown.
+/// All is well, except for this reading of a critical route.
 fn with_route(reading: Reading) -> Proof {
     Proof { critical: vec![Route { name: "refunds".into(), reading }], ..good() }
 }
@@ -141,7 +141,7 @@ fn a_critical_route_has_gates_of_its_own() {
     let gates = judge(&input(Some(with_route(worse))));
     let failed: Vec<_> = gates.iter().filter(|g| g.verdict == Fail).map(|g| &*g.name).collect();
     assert_eq!(failed, ["errors:refunds"]);
-    // Nothing has come: it waits, and cannot tell for how long.
+    // No requests: it waits, without an estimate of the time.
     let nothing = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
     let waits = verdicts(with_route(nothing));
     let names = ["errors:refunds", "latency:refunds", "latency_tail:refunds"];
@@ -150,7 +150,7 @@ fn a_critical_route_has_gates_of_its_own() {
     let (_, needs) = slowest(&gates).unwrap();
     assert_eq!(needs.time, None);
     assert!(gates.iter().any(|g| g.detail.ends_with("more requests of new, none has come yet")));
-    // A few have come: it takes days.
+    // Few requests: it takes days.
     let few =
         Reading { e_errors: 1.1, compared: Pair::new(60, 1_200), failed: Pair::new(0, 1), ..good().reading };
     let gates = judge(&input(Some(with_route(few))));
@@ -205,7 +205,7 @@ fn an_edited_margin_starts_what_was_shown_of_it_anew_and_only_that() {
 fn silence_never_passes() {
     let missing: Vec<_> = verdicts(silent()).into_iter().map(|(name, _)| name).collect();
     assert_eq!(missing, ["requests", "users", "errors", "latency", "latency_tail", "share", "watchdog"]);
-    // Nor what was seen once, when it has fallen silent.
+    // Earlier evidence does not pass either, once the traffic has stopped.
     let late = Proof { watchdog: silent().watchdog, ..good() };
     assert_eq!(verdicts(late), expected(&[("watchdog", Verdict::Inconclusive)]));
     assert!(!passes(&[]));
@@ -270,17 +270,16 @@ fn power_is_told_in_the_time_that_the_traffic_takes() {
     assert!((10..40).contains(&minutes(100.0)) && minutes(50.0) >= 2 * minutes(100.0) - 1);
 }
 
-/// Users come again and again, each at `rate` a second in all; told event by event, as the watchdog
-/// hears it.
+/// Users who return, 500 requests a second in all, with their events as the watchdog receives them.
 #[derive(Clone, Copy)]
 struct Crowd {
     users: u32,
     share: f64,
-    /// A share of users fails always, wherever they are.
+    /// A share of users who always fail, in either arm.
     poisoned: f64,
-    /// Of the requests of stable, of new.
+    /// Shares of failed requests, in stable and in new.
     fails: [f64; 2],
-    /// How many times slower `new` is; σ of the log between users.
+    /// The slowdown of `new` as a factor; σ of the logarithm between users.
     slower: f64,
     users_differ: f64,
 }
@@ -305,7 +304,8 @@ fn latency_us(dice: &mut Dice) -> f64 {
 }
 
 impl Crowd {
-    /// So many requests, or until `passes`: how many that took, of both arms.
+    /// Runs this many requests, or until `passes`. Returns the number of requests of both arms by
+    /// then.
     fn trial(
         &self,
         seed: u64,
@@ -319,7 +319,7 @@ impl Crowd {
         for n in 0..requests {
             let at = Duration::from_micros(2_000 * n);
             let user = (dice.uniform() * f64::from(self.users)) as u64;
-            // Where users stand, and what they are like, is drawn anew in each run.
+            // The users' places and properties are drawn again in each run.
             let place = Dice(seed << 32 | user).uniform();
             let mut of_user = Dice(!(seed << 32 | user));
             let poisoned = of_user.uniform() < self.poisoned;
@@ -363,7 +363,7 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     let crowd = Crowd { fails: [0.002, 0.002], ..CROWD };
     let (mut trial, _) = crowd.trial(9, MARGINS, 20_000, Some(&table), |_| false);
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((crowd.share * 1e6) as u32));
-    // All of it is final.
+    // Makes all intervals final.
     trial.tick(Duration::from_secs(100), Duration::ZERO);
     let mut pen = Pen::new();
     trial.save(&mut pen);
@@ -375,7 +375,7 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     assert_eq!(again.reading(), trial.reading());
     assert!(again.reading().e_body > 1.5 && again.reading().users.new > 100, "{:?}", again.reading());
     assert!(restored(Weight::FULL, &bytes).is_none(), "of another weight");
-    // What comes then counts for both alike.
+    // Later events count the same for both.
     let (mut trial, mut again) = (trial, again);
     for trial in [&mut trial, &mut again] {
         let at = Duration::from_secs(101);
@@ -458,11 +458,11 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());
 }
 
-/// Users who fail always are a matter of chance, and of a few: no number of their requests shows
+/// The users who always fail are few and their arms are chance: no number of their requests proves
 /// that `new` is no worse.
 #[test]
 fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
-    // A tenth of a point more in `new`, and one user in a hundred fails always, wherever he is.
+    // 0.5 points more failures in `new`, and 1% of users who always fail, in either arm.
     let crowd = Crowd { users: 2_000, poisoned: 0.01, fails: [0.001, 0.006], ..CROWD };
     let margins = Margins { errors: 0.005, ..MARGINS };
     let runs = 60;
@@ -472,7 +472,7 @@ fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
     assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}");
 }
 
-/// T13 for latency: users alike, and users who are slow or fast by nature.
+/// The same for latency: equal users, and users who are slow or fast by nature.
 #[test]
 fn a_new_slower_by_its_very_margin_is_promoted_in_one_of_twenty_at_most() {
     let table = table();

@@ -1,16 +1,16 @@
-//! What the present wave has shown so far: counted from the same events that the watchdog judges,
-//! and begun anew with each wave.
+//! The evidence of the present wave, from the same events that the watchdog judges. It restarts
+//! with each wave.
 //!
 //! Requests are grouped by arrival in intervals, which count when they are final (a deadline after
-//! their end), and in *slots* of several, which close by how many came and never by what befell
-//! them. Only requests that the hash alone has placed are compared; all of them count as requests
-//! and users.
+//! their end), and in *slots* of several intervals. A slot closes by the number of requests, never
+//! by their outcomes.
+//! Only requests whose arm the hash alone chose are compared; all of them count as requests and
+//! users.
 //!
-//! A trial is of a whole release, or of one of its routes: it is told what it is of by the events
-//! that it gets.
+//! A trial covers a whole release or one of its routes, depending on the events that it receives.
 //!
-//! Invariants: pure, time is an argument; constant memory: a few numbers for each of the groups of
-//! buckets, a sketch of users for each arm, the intervals of one deadline.
+//! Invariants: pure, time is an argument; constant memory: a few numbers for each group of buckets,
+//! a sketch of users for each arm, the intervals of one deadline.
 
 mod saved;
 
@@ -28,57 +28,57 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Requests of each arm that are to be expected in a slot.
+/// Minimum of expected requests of each arm in a slot.
 const EXPECTED_MIN: f64 = 2.0;
-/// Intervals that are kept at most.
+/// Maximum of intervals.
 const INTERVALS_MAX: usize = 4096;
 
-/// The worst that `new` may be and still be promoted.
+/// The margins up to which `new` may be worse and still be promoted.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Margins {
-    /// A difference of shares: `0.001` is a tenth of a point.
+    /// A difference of shares: `0.001` is 0.1 percentage points.
     pub errors: f64,
-    /// `0.1`: a tenth slower.
+    /// `0.1`: 10% slower.
     pub latency: f64,
-    /// `0.5`: half as many again above stable's p99.
+    /// `0.5`: 50% more answers above stable's p99.
     pub tail: f64,
 }
 
 impl Margins {
-    /// So many times as many answers above stable's p99.
+    /// The limit on the ratio of answers above stable's p99.
     pub fn tail_ratio(&self) -> f64 {
         1.0 + self.tail
     }
 }
 
-/// What stable's answers are like, and this user's beside others': the engine's yardstick.
+/// Stable's usual latency, and this user's factor: the engine's scale.
 pub struct Yardstick<'a> {
     pub table: Option<&'a Arc<Table>>,
     pub factor: f64,
-    /// Quicker answers count as this quick.
+    /// Faster answers count as this fast.
     pub floor: Duration,
     /// All of `new`, or the server of this request, warms up: its latency is not compared.
     pub is_warming: bool,
 }
 
 impl Yardstick<'_> {
-    /// As it is compared, in µs; made faster by a factor.
+    /// The compared latency in µs, divided by `by`.
     pub fn us(&self, after: Duration, by: f64) -> f64 {
         let quick = (after.as_secs_f64() / by).max(self.floor.as_secs_f64());
         (1e6 * quick / self.factor).max(1.0)
     }
 }
 
-/// What a wave has shown. E-values are tempered already; see [`super::noninferior`].
+/// The evidence of a wave. The e-values are tempered: see [`super::noninferior`].
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reading {
-    /// Without those that the client or the proxy ended.
+    /// Without requests that the client or the proxy ended.
     pub requests: Pair,
     pub users: Pair,
-    /// Of these: placed by the hash alone, and final.
+    /// Final requests whose arm the hash alone chose, and the failed ones.
     pub compared: Pair,
     pub failed: Pair,
-    /// Answered, or silent for as long as it takes to be sure; and above stable's p99.
+    /// Answered, or unanswered for long enough to count; and above stable's p99.
     pub timed: Pair,
     pub slow: Pair,
     pub e_errors: f64,
@@ -89,7 +89,7 @@ pub struct Reading {
     pub design_tail: f64,
     /// Standard deviation of the logarithm of single answers' latencies.
     pub spread_latency: f64,
-    /// How far the share of requests that went to `new` is from the weight, in standard deviations.
+    /// Distance of the share of requests to `new` from the weight, in standard deviations.
     pub share_z: f64,
 }
 
@@ -167,8 +167,8 @@ impl Trial {
         self.margins
     }
 
-    /// Other margins: what was shown of those that change is shown anew, from requests that come
-    /// from here on; the rest goes on.
+    /// Sets edited margins. The evidence for a changed margin restarts with the requests that come
+    /// from now on; the rest is kept.
     pub fn set_margins(&mut self, margins: Margins) {
         let was = std::mem::replace(&mut self.margins, margins);
         let nothing = Pair::default();
@@ -178,7 +178,7 @@ impl Trial {
         }
         if was.latency != margins.latency {
             self.body = Body::default();
-            // Ages of `new` were made faster by the margin of then.
+            // Ages of `new` were divided by the old margin.
             self.slot.table = None;
             self.intervals.iter_mut().for_each(|interval| interval.table = None);
         }
@@ -311,7 +311,7 @@ impl Trial {
         }
     }
 
-    /// Time goes on: what is final `deadline` after its interval counts.
+    /// Advances the time: intervals count `deadline` after their end.
     pub fn tick(&mut self, now: Duration, deadline: Duration) {
         let deadline = deadline.min(self.tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), self.tick);
@@ -343,7 +343,7 @@ impl Trial {
         }
     }
 
-    /// Bets on the slot, and begins the next.
+    /// Bets on the slot, and starts the next one.
     fn bet(&mut self) {
         let slot = std::mem::take(&mut self.slot);
         let mut compared = slot.arrived;
@@ -409,8 +409,8 @@ impl Trial {
         distinct::estimate(self.users[arm.index()].iter().copied())
     }
 
-    /// So many of the groups of users are in `new`, each with its own number of requests: how
-    /// unlikely is the sum?
+    /// The z-score of the requests to `new`, given its groups of users and the number of requests
+    /// of each group.
     fn share_z(&self) -> f64 {
         let all = self.clusters.iter().map(|c| f64::from(c.requests));
         let (sum, squares) = all.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
@@ -456,7 +456,8 @@ fn other(arm: Arm) -> Arm {
     }
 }
 
-/// Units are a prefix of the hash: mixed anew (SplitMix64's finaliser), they make a sketch's hash.
+/// Units are a prefix of the hash. Mixed again (SplitMix64's finaliser), they serve as a sketch's
+/// hash.
 fn spread(unit: Unit) -> u64 {
     let mut z = u64::from(unit.index()).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

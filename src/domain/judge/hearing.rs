@@ -1,12 +1,12 @@
-//! What the judge counts beside the engine: redirects, long exchanges, small bodies and slow
-//! answers, and failures by user.
+//! The judge's own counts beside the engine: redirects, long exchanges, small bodies, slow answers,
+//! and failures by user.
 //!
 //! Invariants: events are counted as they come, failures when their interval is final.
 
 use super::*;
 
 impl Judge {
-    /// What stable is like before anybody is in `new`.
+    /// Learns stable's values before `new` has users.
     pub(super) fn learn_before(&mut self, now: Duration) {
         if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
             self.learnt = now;
@@ -16,21 +16,21 @@ impl Judge {
         }
     }
 
-    /// How the ceilings of errors and of latency fit this service.
+    /// The fit of the ceilings of errors and of latency for this service.
     pub fn fitted(&self) -> [Fitted; 2] {
         let [errors, slow] = &self.before;
         let [errors_stated, slow_stated] = self.limits.stated;
         [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
     }
 
-    /// What has happened to requests, in the order of time.
+    /// Takes events of requests, in the order of time.
     pub fn push_all(&mut self, events: &[Event]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
         self.onsets.set_slow_from(SlowFrom {
             usual: self.engine.yardstick().map(|table| table.slow_from()),
             max: Some(self.limits.latency_p99_max),
         });
-        // The engine forgets what it knows of an exchange with its end.
+        // First the judge's counts: the engine drops the state of an exchange at its end.
         let [redirects, long, small] = &mut self.seen;
         for event in events {
             let (arm, user) = (event.request.arm.index(), event.request.unit);
@@ -72,7 +72,7 @@ impl Judge {
         self.silence.hear(events, watches, self.ticked);
     }
 
-    /// Successes above the ceiling of latency. Not those of a server that warms up, or is in a
+    /// Counts successes above the latency ceiling, except on a server that warms up or is in a
     /// spell.
     fn hear_answers(&mut self, events: &[Event]) {
         let limit = self.limits.latency_p99_max;
@@ -96,7 +96,7 @@ impl Judge {
         }
     }
 
-    /// Of the last minute, for people.
+    /// The counts of the last minute, as text.
     pub(super) fn seen_of(&self, signal: engine::Signal) -> String {
         let Sample { requests, bad } = self.by_user(signal);
         let what = match signal {
@@ -110,7 +110,8 @@ impl Judge {
         )
     }
 
-    /// Of the last minute; an account that repeats itself counts as `super::bad` says.
+    /// The counts of the last minute. Repeated events of one account count by the rule of
+    /// `super::bad`.
     pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
         let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
             + 2 * usize::from(signal == engine::Signal::Empty)];
@@ -121,7 +122,7 @@ impl Judge {
     }
 }
 
-/// Clients of stable that gave up are failures of it, as in `Sum::guarded`.
+/// Clients of stable that gave up count as its failures, as in `Sum::guarded`.
 pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
         let (gave_up, failed) = match arm {
@@ -149,7 +150,7 @@ pub(super) fn silence_told(of: &Silent) -> String {
     )
 }
 
-/// As the window of the ceilings takes it.
+/// The interval for the window of the ceilings.
 pub(super) fn interval(of: &Final<'_>) -> Interval {
     let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
     Interval {
@@ -161,7 +162,7 @@ pub(super) fn interval(of: &Final<'_>) -> Interval {
     }
 }
 
-/// A precaution says that it is one.
+/// Marks a precaution as such.
 pub(super) fn told(cause: Cause, detail: &str) -> String {
     match cause {
         Cause::BothArms => format!(

@@ -1,12 +1,12 @@
-//! `new` against its own past ([`crate::domain::before`]): what the judge makes of it.
+//! The judge's use of `new`'s own past ([`crate::domain::before`]).
 //!
-//! Invariants: it never trips; nothing is called worse once the release is soaked.
+//! Invariants: it never trips; it reports nothing as worse once the release is soaked.
 
 use super::*;
 use crate::domain::before::{Before, Says};
 
 impl Judge {
-    /// What `new` was like.
+    /// The past of `new`.
     pub fn own_past(&self) -> &Before {
         &self.own_past
     }
@@ -15,7 +15,7 @@ impl Judge {
         self.own_past = past;
     }
 
-    /// Does it look at `new`'s own past any more?
+    /// Ends or resumes the comparison with `new`'s own past.
     pub fn set_soaked(&mut self, soaked: bool) {
         self.soaked = soaked;
     }
@@ -29,7 +29,7 @@ impl Judge {
         !self.soaked && matches!(self.own_past.says(), Says::Worse(_))
     }
 
-    /// Of the signal: how far it is on its way to an alarm, and the numbers.
+    /// Progress of the signal towards an alarm, and the numbers.
     pub(super) fn told_of_past(&self) -> (f64, String) {
         match self.soaked {
             true => (0.0, "the soak is over: it is not compared with its past any more".to_owned()),

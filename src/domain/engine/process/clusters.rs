@@ -1,22 +1,23 @@
-//! What servers have to do with the evidence: marks of each request, what is usual for stable, and
-//! which evidence is excused. [`crate::domain::engine::servers`] has the rules.
+//! Servers and the evidence: marks of each request, stable's usual values, and excused evidence.
+//! [`crate::domain::engine::servers`] has the rules.
 //!
-//! Invariants: what is usual is learnt from stable alone; a request is marked slow or fast once.
+//! Invariants: the usual values are learnt from stable alone; a request is marked slow or fast
+//! once.
 
 use super::*;
 use crate::domain::engine::servers::{Excuse, Mark as ServerMark};
 use crate::domain::engine::{Event, SIZE_CLASSES, size_class};
 
-/// A request is slow, for a spell, above so many times stable's p90.
+/// A request is slow, for a spell, above this multiple of stable's p90.
 const SLOW_TIMES_P90: f64 = 2.0;
-/// Ends of exchanges of stable by which their usual durations and sizes are known.
+/// Ended exchanges of stable after which their usual durations and sizes are known.
 const ENDS_KNOWN: f64 = 500.0;
-/// A body is small if it is so many size classes below the usual one.
+/// A body is small this many size classes below the usual one.
 const FAR_SMALLER: u8 = 2;
-/// Rank of a request that says nothing.
+/// Rank of a request that is no evidence.
 const NEUTRAL: f32 = 0.5;
 
-/// Whole exchanges of stable: how long they take, and how large their bodies are by route.
+/// Whole exchanges of stable: durations, and sizes of bodies by route.
 #[derive(Clone, Debug)]
 pub(super) struct Exchanges {
     durations: Vec<f64>,
@@ -36,7 +37,7 @@ impl Exchanges {
         }
     }
 
-    /// What is known is used from here on; what is older weighs half.
+    /// Applies the counts from here on, and halves the weight of older ones.
     fn settle(&mut self) {
         if self.durations.iter().sum::<f64>() >= ENDS_KNOWN {
             self.long_from = quantile(&self.durations, 0.99);
@@ -51,7 +52,7 @@ impl Exchanges {
     }
 }
 
-/// The first place at which so large a share of the sum is reached.
+/// The first index at which this share of the sum is reached.
 fn quantile(counts: &[f64], share: f64) -> Option<usize> {
     let total: f64 = counts.iter().sum();
     let mut sum = 0.0;
@@ -66,7 +67,7 @@ fn stratum_index(stratum: Option<u8>) -> usize {
 }
 
 impl Engine {
-    /// What the end of a body says, by what is usual for stable's.
+    /// The events of the end of a body, against the usual values of stable.
     pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
         let Event { request, after, .. } = event;
         let mut ends = Ends::default();
@@ -93,7 +94,7 @@ impl Engine {
         ends
     }
 
-    /// A body has ended.
+    /// Takes the end of a body.
     pub(super) fn take_end(&mut self, event: &Event, size: u8, client_slow: bool, index: usize) {
         let request = &event.request;
         if request.arm == Arm::Stable {
@@ -114,7 +115,7 @@ impl Engine {
         }
     }
 
-    /// Intervals whose requests are older than the limit: what has not been answered by then is
+    /// Marks the requests of intervals older than the limit. A request without an answer by then is
     /// slow.
     pub(super) fn mark_servers(&mut self, now: Duration) {
         let tick = self.settings.tick;
@@ -144,7 +145,7 @@ impl Engine {
                 let succeeded = fine + late.len() as u64;
                 self.servers.mark(place, ServerMark::Failed, arrived, &failed, succeeded, now);
                 if limit.is_some() {
-                    // A user who is far slower than others may still be in time.
+                    // A user far slower than others may still be in time.
                     let waiting = users(CameOut::Not).filter(|(_, f)| *f <= FAR_SLOWER);
                     let slow: Vec<_> = waiting.map(|(user, _)| user).chain(late).collect();
                     self.servers.mark(place, ServerMark::Slow, arrived, &slow, fine, now);
@@ -154,7 +155,7 @@ impl Engine {
         }
     }
 
-    /// What is usual for stable, once a minute.
+    /// Updates stable's usual values, once a minute.
     pub(super) fn know_usual(&mut self) {
         let total: f64 = self.answers.iter().sum();
         if let Some(p90) = quantile(&self.answers, 0.9)
@@ -172,7 +173,7 @@ impl Engine {
         self.exchanges.settle();
     }
 
-    /// Takes out of a final interval what is excused.
+    /// Removes excused evidence from a final interval.
     pub(super) fn excuse(&mut self, at: u64, interval: &mut Interval, now: Duration) {
         let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
         let slow = |place: Option<Place>, arrived: Duration| {
@@ -219,8 +220,9 @@ impl Engine {
         bad.place.is_some_and(|place| self.servers.slow(place, bad.arrived, now) == Excuse::Undecided)
     }
 
-    /// Spells that have outlasted what is excused count from their beginning: what was held of them
-    /// is settled with the next interval. What was held of those that have ended is dropped.
+    /// Decides held requests. Those of spells that outlasted their limit count from the spell's
+    /// beginning and are settled with the next interval. Those of spells that ended in time are
+    /// dropped.
     pub(super) fn decide_held(&mut self, now: Duration) {
         let servers = &self.servers;
         let outlasted = &mut self.outlasted;
@@ -233,18 +235,19 @@ impl Engine {
         });
     }
 
-    /// Stable's failures, of a final interval.
+    /// Counts stable's requests and failures of a final interval.
     pub(super) fn learn_failures(&mut self, counts: &Counts) {
         self.failing[0] += counts.requests.saturating_sub(counts.excused) as f64;
         self.failing[1] += counts.failed_stable() as f64;
     }
 }
 
-/// Requests that are held at most.
+/// Maximum of held requests.
 const HELD_MAX: usize = 1 << 14;
-/// A user whose usual latency is so many times that of others says nothing by being slow.
+/// The slowness of a user whose usual latency is this multiple of others' is no evidence of a
+/// spell.
 const FAR_SLOWER: f32 = 1.5;
-/// Requests with a late head that are known at most.
+/// Maximum of remembered requests with a late head.
 const LATE_HEADS_MAX: usize = 1 << 15;
-/// When requests are marked while too little is known of stable.
+/// Age at which requests are marked while too little is known of stable.
 const LIMIT_UNKNOWN: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
-//! Whose labels are a fresh coin, and what another weight makes of it; see
-//! [`crate::domain::engine`] for the rules.
+//! Which labels are freshly randomised, and the effect of another weight. [`crate::domain::engine`]
+//! has the rules.
 //!
-//! Invariants: a user is compared only on the side that his bucket is on; a draw begins with users
+//! Invariants: a user is compared only on the side of its bucket; a draw begins with all users
 //! unseen; every budget is granted once.
 
 use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
@@ -15,14 +15,14 @@ use crate::domain::engine::window::Split;
 use crate::domain::engine::{Signal, warms_up};
 use std::time::Duration;
 
-/// Which users are compared, and on which side: by bucket, `0 ..= 1_000_000`.
+/// The compared users and their sides, by bucket, `0 ..= 1_000_000`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Draw {
-    /// Buckets below are not in it.
+    /// Lower buckets are not in the draw.
     pub(super) from: u32,
-    /// `from ..` here: new.
+    /// Buckets `from ..` this are `new`.
     pub(super) new_below: u32,
-    /// From here on: stable.
+    /// Buckets from here on are stable.
     pub(super) stable_from: u32,
 }
 
@@ -36,18 +36,18 @@ impl Draw {
         }
     }
 
-    /// Expected share of `new` among those compared.
+    /// Expected share of `new` among the compared users.
     pub(super) fn share(&self) -> f64 {
         let (new, stable) = (self.new_below - self.from, BUCKETS - self.stable_from);
         f64::from(new) / f64::from((new + stable).max(1))
     }
 
-    /// Everybody, at this weight.
+    /// All users, at this weight.
     pub(super) fn of_all(weight: Weight) -> Draw {
         Draw { from: 0, new_below: weight.parts(), stable_from: weight.parts() }
     }
 
-    /// WINDOW compares all clusters: those below the draw have their past to be compared with.
+    /// The split of WINDOW, which compares all clusters: those below the draw have their own past.
     pub(super) fn split(&self) -> Split {
         let buckets = BUCKETS / CLUSTERS as u32;
         Split {
@@ -58,7 +58,7 @@ impl Draw {
 }
 
 impl Engine {
-    /// Another weight is in force. What is in flight leaves the comparison.
+    /// Applies another weight. Requests in flight leave the comparison.
     pub fn weigh(&mut self, weight: Weight, now: Duration) {
         let was = std::mem::replace(&mut self.weight, weight);
         if weight == was {
@@ -85,8 +85,7 @@ impl Engine {
         }
     }
 
-    /// All evidence of this draw is kept, and a budget of its own is added, as long as there are
-    /// any left.
+    /// Keeps all evidence of this draw and adds a budget, as long as there are any left.
     fn grant(&mut self) {
         let budget = self.raises_left > 0;
         self.raises_left = self.raises_left.saturating_sub(1);
@@ -97,7 +96,7 @@ impl Engine {
         });
     }
 
-    /// Other routes are judged apart: everybody is drawn again.
+    /// Sets the strata. All users are drawn again.
     pub fn stratify(&mut self, strata: usize, now: Duration) {
         self.forget_what_is_on_its_way();
         self.draw_again(now);
@@ -118,7 +117,7 @@ impl Engine {
         self.carried.iter_mut().zip(drawn).for_each(|(carried, won)| *carried += won);
         self.carried[NOTICE] += self.drawn_notice();
         self.again += 1.0;
-        // 1/2, 1/6, 1/12, …: sums to 1, and the hundredth still has a ten-thousandth.
+        // 1/2, 1/6, 1/12, …: the sum is 1, and the hundredth draw still has a ten-thousandth.
         self.mass = 1.0 / (self.again * (self.again + 1.0));
         self.begin(Draw::of_all(self.weight), now);
         self.scopes().for_each(|scope| {
@@ -126,7 +125,7 @@ impl Engine {
         });
     }
 
-    /// Users of this draw have not been seen yet.
+    /// Starts a draw whose users have not been seen yet.
     fn begin(&mut self, draw: Draw, now: Duration) {
         (self.draw, self.drawn_at, self.drawn_before) = (draw, now, Duration::ZERO);
         for interval in &mut self.intervals {
@@ -142,7 +141,7 @@ impl Engine {
         self.blindness = None;
     }
 
-    /// Users from this weight on have left `new`, and so the comparison.
+    /// Users from this weight on have left `new`, and leave the comparison.
     fn thin(&mut self, weight: Weight) {
         let share = self.draw.share();
         for i in 0..self.intervals.len() {

@@ -1,10 +1,10 @@
-//! Requests of an interval until it is final: those in flight, what befell them, and whom they had.
+//! The requests of an interval until it is final: those in flight, their outcomes, their users.
 //!
-//! Invariants: plain values; an interval keeps its room for the next one.
+//! Invariants: plain values; an interval's memory is reused by the next one.
 
 use super::*;
 
-/// A drawn request that is in flight, or is a user's first and may still break.
+/// A drawn request in flight, or an answered first request that may still break.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Open {
     pub(super) interval: u64,
@@ -13,22 +13,21 @@ pub(super) struct Open {
     pub(super) stratum: Option<u8>,
     pub(super) place: Option<Place>,
     pub(super) factor: f64,
-    /// Its number in [`Interval::pending`].
+    /// Its index in [`Interval::pending`].
     pub(super) pending: u32,
-    /// First of its user in the pooled scope, in its stratum: its number in the slot.
+    /// The slot number of a user's first request, in the pooled scope and in its stratum.
     pub(super) first: [Option<u32>; 2],
     pub(super) answered: bool,
 }
 
-/// A drawn request's outcome, until its interval is final.
+/// The outcome of a drawn request, until its interval is final.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scored {
     pub(super) cluster: u16,
     pub(super) place: Option<Place>,
     pub(super) rank: [f32; LEVELS],
     pub(super) kinds: Kinds,
-    /// Only a correction of one that was counted: it failed after all; or, if that is its kind, it
-    /// was a client error.
+    /// Only corrects a counted request: it failed after all, or, by `kinds`, was a client error.
     pub(super) correction: bool,
 }
 
@@ -68,13 +67,13 @@ pub(super) struct Pending {
 pub(super) enum CameOut {
     Not,
     Answered,
-    /// Answered, but later than the limit.
+    /// Answered later than the limit.
     Late,
     Failed,
     Excused,
 }
 
-/// What one request did to its user.
+/// The effect of one request on its user.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bad {
     pub(super) unit: Unit,
@@ -93,7 +92,7 @@ impl Bad {
     }
 }
 
-/// The server that has a request.
+/// The server of a request.
 pub(super) fn place(request: &Request) -> Option<Place> {
     request.server.map(|server| Place { arm: request.arm, server })
 }
@@ -101,20 +100,20 @@ pub(super) fn place(request: &Request) -> Option<Place> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interval {
     pub(super) counts: [Counts; 2],
-    /// As of its first event: a table that came into being while its requests failed would be held
-    /// against those who failed last.
+    /// The table at its first event. A table made while its requests fail would count against those
+    /// that failed last.
     pub(super) table: Option<Arc<Table>>,
     /// Users who entered the draw, pooled and by stratum.
     pub(super) entered: Vec<Pair>,
-    /// Drawn requests that something befell.
+    /// Events of drawn requests.
     pub(super) bad: Vec<Bad>,
     /// Drawn requests of servers, in the order of arrival.
     pub(super) pending: Vec<Pending>,
     pub(super) scored: Vec<Scored>,
     pub(super) failures: Vec<Failure>,
-    /// Drawn and unanswered.
+    /// Number of drawn requests without an answer.
     pub(super) waiting: u32,
-    /// Answered first requests that are still in the table of open ones.
+    /// Answered first requests that are still in [`Engine::open`].
     pub(super) kept: Vec<u64>,
 }
 
@@ -130,7 +129,7 @@ impl Interval {
         pending.clear();
     }
 
-    /// A request came out as a failure.
+    /// Counts a reported failure.
     pub(super) fn failed(&mut self, request: &Request) {
         self.counts[request.arm.index()].mark(request.unit);
         let server = place(request);

@@ -1,7 +1,7 @@
-//! The engine as bytes and back; [`crate::domain::engine::save`] has the format.
+//! The engine as bytes and back. [`crate::domain::engine::save`] has the format.
 //!
-//! Invariants: what is read back is what was won and known when it was written; nothing in flight
-//! is kept.
+//! Invariants: a restored engine has the wealth and the knowledge of the saved one; requests in
+//! flight are not saved.
 
 use super::*;
 use crate::domain::cohort::BUCKETS;
@@ -13,8 +13,8 @@ use crate::domain::engine::window::Windows;
 use crate::domain::engine::{Settings, Signal};
 
 impl Engine {
-    /// All that is won and known, as [`crate::domain::engine::save`] has it; what is in flight is
-    /// left out.
+    /// Saves the evidence without the requests in flight, in the format of
+    /// [`crate::domain::engine::save`].
     pub fn save(&self, now: Duration, pen: &mut Pen) {
         pen.u64(self.strata.len() as u64);
         for parts in [self.weight, self.highest].map(Weight::parts) {
@@ -45,8 +45,8 @@ impl Engine {
         self.baseline.save(pen);
     }
 
-    /// The engine as it was saved, under the weight of then; `None`: it was saved with other
-    /// strata, or not by [`Engine::save`].
+    /// The engine as saved, under the weight of that time.
+    /// `None`: saved with other strata, or not by [`Engine::save`].
     pub fn restore(settings: Settings, eye: &mut Eye<'_>, now: Duration) -> Option<Engine> {
         let strata = apart(settings.strata);
         (eye.u64()? == strata as u64).then_some(())?;

@@ -1,38 +1,39 @@
-//! An edited level starts its evidence anew: what was won against 3% says nothing about 15%.
+//! An edited level starts its evidence anew: evidence against 3% is none against 15%.
 //!
-//! What a level's evidence is: FIRST's latency of that level, ONCE's very slow answers, WINDOW's
-//! rows, and what earlier draws had won of it; of [`Level::Flip`] whole exchanges, too. Users who
-//! were slow before are clean again for it. Everything else goes on as it was.
+//! The evidence of a level: FIRST's latency of that level, ONCE's very slow answers, WINDOW's rows,
+//! and its part of earlier draws. For [`Level::Flip`] also whole exchanges.
+//! Users who were slow before are clean again for it. All other evidence is kept.
 //!
-//! A fresh start of what may trip is a budget of its own: it takes one of the ten. Where none is
-//! left, no bet has more than it had. A notice never trips, so one that has ended costs nothing.
+//! A fresh start of evidence that may trip takes one of the ten budgets. If none is left, no bet
+//! has more than it had.
+//! A notice never trips, so its restart costs no budget.
 //!
-//! Invariants: the evidence of the other level, and of all other signals, is untouched; no bet is
-//! made on what was in flight under the old level.
+//! Invariants: the evidence of the other level and of all other signals is unchanged; no bet uses
+//! requests in flight under the old level.
 
 use super::*;
 
 impl Engine {
-    /// This level was edited: its evidence starts anew, and takes a budget.
+    /// Restarts the evidence of an edited level, and takes a budget.
     pub fn restart_level(&mut self, level: Level) {
         let budget = self.raises_left > 0;
         self.raises_left = self.raises_left.saturating_sub(1);
         self.forget_level(level, budget);
     }
 
-    /// `alpha` was edited: evidence is evidence at any alpha, and stays. The promise is for each
-    /// alpha, so this takes a budget, too.
+    /// Applies an edited `alpha`. The evidence is valid at any alpha and stays. The error bound
+    /// holds for each alpha, so this also takes a budget.
     pub fn edit_alpha(&mut self, alpha: f64) {
         self.settings.alpha = alpha;
         self.raises_left = self.raises_left.saturating_sub(1);
     }
 
-    /// The notice is over: the next one needs evidence of its own.
+    /// Ends a notice. The next one needs evidence of its own.
     pub fn end_notice(&mut self) {
         self.forget_level(Level::Notice, true);
     }
 
-    /// `budget`: with the wealth of no data; else with that at most.
+    /// `budget`: restart with the wealth of no data; else with at most the present wealth.
     fn forget_level(&mut self, level: Level, budget: bool) {
         let kinds = kinds_of(level);
         self.scopes().for_each(|scope| {
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
     use crate::domain::engine::tests::{Dice, World, sound};
 
-    /// A fifth slower, beside a notice of 3% and a tolerance of 50%.
+    /// 20% slower, with a notice of 3% and a tolerance of 50%.
     fn noticed() -> World {
         let mut world = World::new(11, 5000, 20.0, 0);
         world.engine.set_levels(0.5, 0.03, Duration::ZERO);
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(parts(&world.engine), before, "all that may trip is as it was");
         assert!(world.engine.notice() <= 0.3, "{:?}", world.engine.notice_parts());
         assert_eq!(world.engine.raises_left, RAISES - 1);
-        // A fifth is more than 3%, and less than 30%.
+        // 20% is above 3% and below 30%.
         world.engine.set_levels(0.5, 0.3, Duration::ZERO);
         let slower = |dice: &mut Dice, user: usize, arm: Arm, route: u8| {
             let by = if arm == Arm::New { 1.2 } else { 1.0 };
@@ -133,13 +134,13 @@ mod tests {
         assert!((first - nothing[0]).abs() < 1e-12 && (once - nothing[1]).abs() < 1e-12);
         assert_eq!((windows, carried), (0.0, 0.0));
         assert_eq!((world.engine.parts(Signal::Errors), world.engine.notice()), (errors, notice));
-        // All are spent: what is lost by then stays lost.
+        // All budgets are spent, so wealth lost from here on stays lost.
         world.run(20_000, &sound);
         let [first, once, ..] = world.engine.parts(Signal::Latency);
         world.engine.restart_level(Level::Flip);
         let [then_first, then_once, ..] = world.engine.parts(Signal::Latency);
         assert!(then_first <= first.min(nothing[0]) + 1e-12 && then_once <= once.min(nothing[1]) + 1e-12);
-        // An edited alpha takes one, and clears nothing.
+        // An edited alpha takes a budget and resets nothing.
         let before = world.engine.e_value();
         world.engine.edit_alpha(0.01);
         assert_eq!(world.engine.e_value(), before);

@@ -1,9 +1,9 @@
-//! The engine: puts events into intervals, and final intervals into FIRST, ONCE and WINDOW; see
-//! [`super`] for what each of them is.
+//! The engine: puts events into intervals, and final intervals into FIRST, ONCE and WINDOW
+//! ([`super`]).
 //!
-//! Invariants: an event changes only the interval in which its request arrived, or, if that is
-//! final already, nothing but the failure that it was; users, draws and scopes change in the order
-//! of time.
+//! Invariants: an event changes only the interval in which its request arrived; if that interval is
+//! final, it changes only the counts of its failure; users, draws and scopes change in the order of
+//! time.
 
 mod clusters;
 mod draw;
@@ -35,22 +35,22 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Users of a stratum are told apart by bucket; the pooled comparison has units.
+/// The users of a stratum are distinguished by bucket, those of the pooled comparison by unit.
 const STRATUM_SHIFT: u32 = 4;
-/// Raises that bring a budget of their own, per attempt.
+/// Raises with a budget of their own, per attempt.
 const RAISES: u8 = 10;
-/// Answers of stable that a table of latencies needs, and how often it is made anew.
+/// Answers of stable that a latency table needs, and the time between two tables.
 const TABLE_MIN: f64 = 5000.0;
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 
-/// Rows that [`Engine::rows`] tells.
+/// Number of rows in [`Engine::rows`].
 const ROWS_TOLD: usize = 5;
-/// Events whose users are fetched together.
+/// Events whose users are prefetched together.
 const AT_ONCE: usize = 32;
-/// Intervals that are kept at most: a longer deadline is cut.
+/// Maximum of intervals. A longer deadline is cut.
 const INTERVALS_MAX: u64 = 4096;
 
-/// FIRST and ONCE of all requests, or of one route's.
+/// FIRST and ONCE of all requests, or of one route.
 #[derive(Clone, Debug)]
 struct Scope {
     first: First,
@@ -73,7 +73,7 @@ impl Scope {
             Signal::Errors => [first.errors().mean(), once.mixture(Kind::Failed).mean()],
             Signal::ClientErrors => [first.client_errors().mean(), once.mixture(Kind::ClientError).mean()],
             Signal::Latency => [first.latency(Level::Flip).mean(), slow(Level::Flip)],
-            // No window looks at these, so FIRST and ONCE have its half, too.
+            // WINDOW has no row for these signals, so FIRST and ONCE also have its half.
             Signal::Redirects => {
                 [2.0 * first.redirects().mean(), 2.0 * once.mixture(Kind::Redirected).mean()]
             }
@@ -90,8 +90,9 @@ impl Scope {
     }
 }
 
-/// Share of the prior of each row of WINDOW: body rank, slower than p98, than p99.9; failed; client
-/// error; the first three again for notice, which is an E of its own.
+/// Share of the prior by row of WINDOW: body rank, slower than p98, than p99.9; failed; client
+/// error.
+/// The first three again for notice, which is an E of its own.
 fn window_shares(shares: &Shares) -> [f64; window::ROWS] {
     let [errors, client_errors, latency, ..] = *shares;
     [latency / 2.0, latency / 4.0, latency / 4.0, errors, client_errors, 0.5, 0.25, 0.25]
@@ -99,7 +100,7 @@ fn window_shares(shares: &Shares) -> [f64; window::ROWS] {
 
 const FAILED_ROW: usize = 3;
 const NOTICE_ROWS: std::ops::Range<usize> = 5..8;
-/// Index of notice in what is carried.
+/// Index of notice in `carried`.
 const NOTICE: usize = Signal::ALL.len();
 
 fn window_rows(signal: Signal) -> std::ops::Range<usize> {
@@ -119,49 +120,49 @@ pub struct Engine {
     highest: Weight,
     draw: Draw,
     drawn_at: Duration,
-    /// Its age when this process took it over.
+    /// Age of the draw when this process restored it.
     drawn_before: Duration,
     raises_left: u8,
-    /// Draws so far that share one budget.
+    /// Number of draws so far that share one budget.
     again: f64,
     /// Prior mass of FIRST and ONCE of this draw.
     mass: f64,
-    /// What earlier draws had won: by signal, and for notice.
+    /// E of earlier draws: by signal, and for notice.
     carried: [f64; Signal::ALL.len() + 1],
     pooled: Scope,
     strata: Vec<Scope>,
     windows: Windows,
     blindness: Option<Blindness>,
     baseline: Baseline,
-    /// Relative latencies of stable's answers, and the table made of them.
+    /// Relative latencies of stable's answers, and the table made from them.
     usual: Vec<f64>,
     table: Option<Arc<Table>>,
     table_at: Duration,
     servers: Servers,
-    /// Latencies of stable's answers as they were, whoever the user was.
+    /// Absolute latencies of stable's answers, of all users.
     answers: Vec<f64>,
-    /// Requests of stable, and failed ones: a slow average.
+    /// Requests of stable, and failed ones, as a decaying average.
     failing: [f64; 2],
-    /// Slow requests of servers whose spells go on: they count if these outlast what is excused.
-    /// Requests whose head came late: that the whole exchange is long says nothing more.
+    /// Requests with a late head: a long exchange is no further evidence against them.
     late_heads: HashSet<u64, Quick>,
+    /// Slow requests of spells in progress. They count if the spell outlasts its limit.
     held: Vec<Bad>,
     outlasted: Vec<Bad>,
     exchanges: clusters::Exchanges,
-    /// Intervals before this one have no request left that may become slow.
+    /// Requests of intervals before this one cannot become slow any more.
     marked_until: u64,
     /// Number of the oldest interval that is not final.
     oldest: u64,
     intervals: VecDeque<Interval>,
-    /// The last one that was settled, empty: its room is for the next.
+    /// The last settled interval, emptied: its memory is reused.
     spare: Interval,
-    /// By the number of its request, which is our own.
+    /// By request number, which the proxy assigns.
     open: HashMap<u64, Open, Quick>,
     coin: u64,
 }
 
 impl Engine {
-    /// `baseline`: what is known of users from before the attempt.
+    /// `baseline`: learnt about users before the attempt.
     pub fn new(settings: Settings, weight: Weight, baseline: Baseline, now: Duration) -> Engine {
         let strata = apart(settings.strata);
         let draw = Draw::of_all(weight);
@@ -202,12 +203,12 @@ impl Engine {
         engine
     }
 
-    /// What it has learnt of users, for the next attempt.
+    /// The learnt baseline of users, for the next attempt.
     pub fn into_baseline(self) -> Baseline {
         self.baseline
     }
 
-    /// A server has started: it warms up.
+    /// A server has started and warms up.
     pub fn server_starts(&mut self, place: Place, now: Duration) {
         self.servers.server_warms_up(place, now);
     }
@@ -216,7 +217,7 @@ impl Engine {
         &self.servers
     }
 
-    /// What is known of servers from an earlier attempt; warm-ups and bets begin anew.
+    /// Takes over the servers of an earlier attempt. Warm-ups and bets begin anew.
     pub fn knows_servers(&mut self, mut servers: Servers) {
         servers.begin_anew(self.settings.warm_up);
         self.servers = servers;
@@ -230,10 +231,10 @@ impl Engine {
         }
     }
 
-    /// These signals are deferred, or not any more: what becomes final from here on is scored as
-    /// ever, and WINDOW remembers which of its windows that is in.
+    /// Sets the deferred signals. Final outcomes are scored as before, and WINDOW records which of
+    /// its windows overlap the deferred time.
     pub fn defer(&mut self, mut signals: [bool; SIGNALS], now: Duration) {
-        // Nor does slowness count while `new` warms up.
+        // Slowness does not count either while `new` warms up.
         let warming = self.servers.warming(now).is_some();
         signals[Signal::Latency as usize] |= warming;
         let deferred = Signal::ALL.into_iter().zip(signals).filter(|(_, deferred)| *deferred);
@@ -241,7 +242,7 @@ impl Engine {
         self.windows.defer(if warming { rows.with(NOTICE_ROWS) } else { rows });
     }
 
-    /// What counts as slower, edited. What is final stays as it was judged.
+    /// Applies edited latency settings. Final outcomes keep their scores.
     pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64, latency_floor: Duration) {
         self.settings = Settings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
     }
@@ -250,9 +251,9 @@ impl Engine {
         self.weight
     }
 
-    /// The user of a request that the hash alone sent where it went, under the weight in force.
-    /// WINDOW takes them all, whether their users are in the draw or not: it compares with a time
-    /// at which nobody was in `new`.
+    /// The user of a request whose arm the hash alone chose, under the weight in force.
+    /// WINDOW takes all such requests, whether or not their users are in the draw: it compares with
+    /// a time without users in `new`.
     fn placed(&self, request: &Request) -> Option<Unit> {
         let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let counts = request.drawn && request.at >= self.drawn_at;
@@ -263,8 +264,9 @@ impl Engine {
         std::iter::once(&mut self.pooled).chain(&mut self.strata)
     }
 
-    /// [`Engine::push`] of each. What is remembered of their users lies all over the memory, and
-    /// fetching it one after the other was most of the time: it is asked for at once.
+    /// Calls [`Engine::push`] for each event.
+    /// The memory of the users is scattered, and fetching it one by one took most of the time: so
+    /// it is prefetched.
     pub fn push_all(&mut self, events: &[Event]) {
         for few in events.chunks(AT_ONCE) {
             let touch = |unit: Unit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
@@ -281,7 +283,7 @@ impl Engine {
             return self.push_late(&request, what, after);
         }
         let index = (at - self.oldest) as usize;
-        // A clock that jumps ahead is none: the caller's is monotonic and `tick` follows it.
+        // No clock jumps this far ahead: the caller's clock is monotonic, and `tick` follows it.
         if index as u64 >= 2 * INTERVALS_MAX {
             return;
         }
@@ -368,7 +370,7 @@ impl Engine {
         self.open.insert(request.id, open);
     }
 
-    /// What stable's answers are like, relative to the user's own past.
+    /// Learns stable's answers, relative to the user's own past.
     fn learn(&mut self, request: &Request, after: Duration) {
         if request.arm != Arm::Stable {
             return;
@@ -389,11 +391,11 @@ impl Engine {
         self.usual[bucket(us / factor)] += 1.0;
     }
 
-    /// A drawn request of an interval that is not final has come out.
+    /// Takes the outcome of a drawn request whose interval is not final.
     fn outcome(&mut self, request: &Request, what: What, after: Duration, index: usize) {
         let at = self.oldest + index as u64;
         let Some(open) = self.open.get_mut(&request.id).filter(|open| open.interval == at) else {
-            // Not drawn; or it was answered, was no first, and breaks now.
+            // Not drawn; or answered, not a first request, and broken now.
             if what == What::Broke
                 && let Some(unit) = self.placed(request)
             {
@@ -404,11 +406,11 @@ impl Engine {
             }
             return;
         };
-        // Told twice. Counted twice, it would hide another that never answers.
+        // A repeated report. Counted twice, it would hide another request without an answer.
         if open.answered && what != What::Broke {
             return;
         }
-        // Once its interval is marked there is none of that number.
+        // An interval has no pending requests once it is marked.
         let answers = matches!(what, What::Answered | What::ClientError | What::Redirected);
         if at >= self.marked_until
             && let Some(pending) = self.intervals[index].pending.get_mut(open.pending as usize)
@@ -499,8 +501,8 @@ impl Engine {
         }
     }
 
-    /// The interval of the request is final: unanswered, it has failed already. Only what follows
-    /// its head is news.
+    /// Takes an event of a request whose interval is final. A request without an answer has failed
+    /// already, so only events after the head count.
     fn push_late(&mut self, request: &Request, what: What, after: Duration) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
@@ -519,14 +521,13 @@ impl Engine {
         let placed = self.placed(request);
         let interval = &mut self.intervals[index];
         if what == What::Failed && request.arm == Arm::Stable {
-            // It is among the failures of its own interval already.
+            // It already counts as a failure in its own interval.
             interval.counts[request.arm.index()].mark(request.unit);
             return;
         }
         interval.failed(request);
-        // A failure of `new` is known now only; its request is among those of its own interval, and
-        // was slow there. To count it as a failure now would blame the arm with the longer
-        // time-out.
+        // The request of `new` already counts in its own interval, and as slow there. To count it
+        // as a failure now would blame the arm with the longer time-out.
         if what == What::Failed {
             return;
         }
@@ -538,8 +539,8 @@ impl Engine {
         }
     }
 
-    /// Time goes on: intervals become final (`deadline` after their end), and are told to `take`,
-    /// oldest first.
+    /// Advances the time. Intervals become final `deadline` after their end and are passed to
+    /// `take`, oldest first.
     pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final<'_>)) {
         let tick = self.settings.tick;
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
@@ -549,7 +550,7 @@ impl Engine {
         let warmed = self.servers.warming(now).is_some();
         self.servers.tick(now);
         if warmed && self.servers.warming(now).is_none() {
-            // No window of latency may have a warm-up in it: the long ones begin now.
+            // Latency windows must not contain a warm-up, so long windows begin now.
             self.windows.begin_anew();
         }
         self.decide_held(now);
@@ -590,14 +591,14 @@ impl Engine {
         }
     }
 
-    /// One for all who enter in an interval, by the interval's start.
+    /// The cohort of all users who enter in an interval, by the interval's start.
     fn cohort(&self, interval: u64) -> Option<usize> {
         let start = Duration::from_nanos((self.settings.tick.as_nanos() as u64).saturating_mul(interval));
         once::entry_cohort(start.saturating_sub(self.drawn_at) + self.drawn_before)
     }
 }
 
-/// One route alone is all there is: nothing to judge apart.
+/// Number of strata. A single route needs no stratum.
 fn apart(strata: usize) -> usize {
     if strata > 1 { strata.min(STRATA_MAX) } else { 0 }
 }
@@ -614,7 +615,7 @@ fn bucket(us: f64) -> usize {
     histogram::index(us.max(0.0).round() as u64)
 }
 
-/// A failure is no answer, however fast: it is as slow as can be.
+/// A failure is no answer, however fast: it counts as the slowest possible.
 fn failed_kinds(compares_latency: bool) -> Kinds {
     let failed = Kinds::default().with(Kind::Failed);
     if !compares_latency {
@@ -623,7 +624,7 @@ fn failed_kinds(compares_latency: bool) -> Kinds {
     (0..LEVELS).fold(failed, |kinds, level| kinds.with(Kind::Slow98(level)).with(Kind::Slow999(level)))
 }
 
-/// All kinds that slowness brings about.
+/// All kinds of events that slowness causes.
 const SLOWNESS: Kinds = Kinds(0b11_1100 | 1 << (4 + 2 * LEVELS));
 
 /// Slower than nearly all of stable's answers, by the bucket of each level.

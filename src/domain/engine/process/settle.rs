@@ -1,11 +1,12 @@
-//! A final interval: what has not come out of it, and what ONCE and WINDOW learn from it.
+//! Settles a final interval: unanswered requests expire, ONCE and WINDOW take the outcomes.
 //!
-//! Invariants: an interval is settled once; a late answer of `new` is slow and no failure.
+//! Invariants: an interval is settled once; a late answer of `new` is slow, not failed.
 
 use super::*;
 
 impl Engine {
-    /// What of a final interval has not come out has failed.
+    /// Ends the unanswered requests of a final interval: those of stable have failed, those of
+    /// `new` are slow.
     pub(super) fn expire(&mut self, at: u64, interval: &mut Interval) {
         for id in &interval.kept {
             self.open.remove(id);
@@ -19,7 +20,7 @@ impl Engine {
                 let Open { unit, arm, stratum, place, .. } = *open;
                 let unanswered = open.interval == at && !open.answered;
                 if unanswered {
-                    // Slow is not failed: a late answer of `new` is late, and nothing more.
+                    // A late answer of `new` is slow, not failed.
                     let kinds = match arm {
                         Arm::New => Kinds(kinds.0 & SLOWNESS.0),
                         Arm::Stable => kinds,
@@ -63,7 +64,7 @@ impl Engine {
         for Bad { unit, arm, stratum, ends, .. } in &interval.bad {
             let of_stratum = stratum.and_then(|s| self.strata.get_mut(usize::from(s)));
             for scope in std::iter::once(&mut self.pooled).chain(of_stratum) {
-                // Whoever never entered the draw has no place to be marked.
+                // A user who never entered the draw has no mark.
                 if scope.marks.read(*unit).seen() {
                     scope.once.event(scope.marks.at(*unit), *arm, *ends);
                 }
@@ -72,7 +73,7 @@ impl Engine {
         self.scopes().for_each(|scope| scope.once.score());
     }
 
-    /// A table of stable's usual latencies; the older half weighs half.
+    /// Makes a table of stable's usual latencies. The older half has half weight.
     pub(super) fn tabulate(&mut self, now: Duration) {
         if self.usual.iter().sum::<f64>() >= TABLE_MIN {
             let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
@@ -83,7 +84,7 @@ impl Engine {
         }
     }
 
-    /// The latency table; `None`: too little is known of stable.
+    /// The latency table. `None`: too little is known of stable.
     pub(super) fn table(&self) -> Option<&Arc<Table>> {
         self.table.as_ref()
     }

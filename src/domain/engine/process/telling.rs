@@ -1,6 +1,6 @@
-//! What the engine has found: E by signal, by route, by row.
+//! Reads the evidence: E by signal, by route, by row.
 //!
-//! Invariants: reading changes nothing; the signals' shares of E sum to it.
+//! Invariants: reading changes nothing; the signals' parts sum to E.
 
 use super::*;
 use crate::domain::engine::cell::Pair;
@@ -8,17 +8,17 @@ use crate::domain::engine::mixture::{self, Mixture};
 use crate::domain::engine::once::{self, Kind};
 use crate::domain::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal, latency};
 
-/// How much louder one stratum must be than the next to be the one that is meant.
+/// The lead of one stratum over the next at which it is named.
 const FAR_LOUDER: f64 = 10.0;
 
 impl Engine {
-    /// Beyond 1/α: a trip.
+    /// E. A trip if it reaches 1/α.
     pub fn e_value(&self) -> f64 {
         Signal::ALL.iter().map(|signal| self.evidence(*signal)).sum()
     }
 
-    /// Requests whose intervals are not final yet, and those of them that are known to have failed:
-    /// no evidence, but what the matter is.
+    /// Requests of intervals that are not final, and the known failures among them.
+    /// This is no evidence. It only shows the present state.
     pub fn present(&self) -> [Pair; 2] {
         let of = |read: fn(&Counts) -> u64, arm: Arm| {
             self.intervals.iter().map(|i| read(&i.counts[arm.index()])).sum()
@@ -27,13 +27,13 @@ impl Engine {
         [both(|c| c.requests.saturating_sub(c.excused)), both(|c| c.told_failed)]
     }
 
-    /// What a signal adds to E.
+    /// The part of a signal in E.
     pub fn evidence(&self, signal: Signal) -> f64 {
         let window: f64 = window_rows(signal).map(|row| self.windows.sum(row)).sum();
         self.carried[signal as usize] + self.drawn(signal) + 0.5 * self.pooled_share() * window
     }
 
-    /// What FIRST, ONCE and WINDOW add to E in a signal, and last what earlier draws had won.
+    /// The parts of FIRST, ONCE and WINDOW in a signal's E, and of earlier draws.
     pub fn parts(&self, signal: Signal) -> [f64; 4] {
         let of =
             |part: usize| self.share_of(signal) * self.of_draw(|scope| alone(scope.evidence(signal), part));
@@ -41,13 +41,13 @@ impl Engine {
         [of(0), of(1), 0.5 * self.pooled_share() * window, self.carried[signal as usize]]
     }
 
-    /// What of the windows' part is of windows with a deferred time in them.
+    /// The part of WINDOW from windows that overlap a deferred time.
     pub fn windows_deferred(&self, signal: Signal) -> f64 {
         let sum: f64 = window_rows(signal).map(|row| self.windows.sum_deferred(row)).sum();
         0.5 * self.pooled_share() * sum
     }
 
-    /// The same of [`Engine::notice`].
+    /// The same for [`Engine::notice`].
     pub fn notice_parts(&self) -> [f64; 4] {
         let of = |part: usize| self.of_draw(|scope| alone(scope.notice(), part));
         let window: f64 = NOTICE_ROWS.map(|row| self.windows.sum(row)).sum();
@@ -61,8 +61,8 @@ impl Engine {
         self.carried[NOTICE] + self.drawn_notice() + 0.5 * self.pooled_share() * window
     }
 
-    /// The stratum that a signal comes from, with its own E of it: one that speaks louder than all
-    /// together, or far louder than any other.
+    /// The stratum that a signal comes from, with its own E: higher than all strata together, or
+    /// far higher than any other.
     pub fn loudest(&self, signal: Signal) -> Option<(usize, f64)> {
         let of = |scope: &Scope| scope.evidence(signal).iter().sum::<f64>() / 2.0;
         let mut each: Vec<(usize, f64)> = self.strata.iter().map(of).enumerate().collect();
@@ -71,12 +71,12 @@ impl Engine {
         (loudest.1 > of(&self.pooled) || loudest.1 >= FAR_LOUDER * next).then_some(loudest)
     }
 
-    /// [`Engine::evidence`] while nothing speaks against `new`.
+    /// [`Engine::evidence`] without any data.
     pub fn nothing(signal: Signal) -> f64 {
         Engine::nothing_of_parts(signal).iter().sum()
     }
 
-    /// The same of FIRST and of ONCE.
+    /// The same, for FIRST and ONCE separately.
     pub fn nothing_of_parts(signal: Signal) -> [f64; 2] {
         let parts = match signal {
             Signal::Errors | Signal::ClientErrors | Signal::Latency => [0.25, 0.25],
@@ -90,7 +90,7 @@ impl Engine {
         self.settings.shares[signal as usize]
     }
 
-    /// What carries a signal most, of all that is judged together: label and wealth.
+    /// The rows with the most wealth in a signal's pooled comparison: label and wealth.
     pub fn rows(&self, signal: Signal) -> Vec<(String, f64)> {
         let (first, once) = (&self.pooled.first, &self.pooled.once);
         let of = |mixture: &Mixture, label: &dyn Fn(usize) -> String| -> Vec<(String, f64)> {
@@ -133,39 +133,41 @@ impl Engine {
         rows
     }
 
-    /// Nobody has ever been in `new` in this attempt.
+    /// True if no user has been in `new` in this attempt.
     pub fn has_had_nobody(&self) -> bool {
         self.highest == Weight::ZERO
     }
 
-    /// Users who can still fail for the first time, and be evidence.
+    /// Users who can still have their first failure, and be evidence.
     pub fn clean(&self) -> Pair {
         self.pooled.once.clean(Kind::Failed)
     }
 
-    /// Expected share of `new` among those compared; 0 or 1: no control.
+    /// Expected share of `new` among the compared users. 0 or 1: no control.
     pub fn share(&self) -> f64 {
         self.draw.share()
     }
 
-    /// Is latency compared: is stable's usual known?
+    /// True if latency is compared: stable's usual latency is known.
     pub fn compares_latency(&self) -> bool {
         self.table.is_some()
     }
 
-    /// Answers of stable that are missing until latency is compared, and spells of slowness seen.
+    /// Answers of stable still needed before latency is compared and slow spells are found.
     pub fn answers_missing(&self) -> f64 {
         let known = self.usual.iter().sum::<f64>();
         if self.compares_latency() { 0.0 } else { (TABLE_MIN - known).max(1.0) }
     }
 
-    /// Of the sharpest of WINDOW's newest windows; `None` before the first one of this wave (or
-    /// since the start), and while latency is not compared.
+    /// The minimum detectable effect of WINDOW's most sensitive new window.
+    /// `None` before the first one of this wave (or since the start), and while latency is not
+    /// compared.
     pub fn blindness(&self) -> Option<Blindness> {
         self.blindness
     }
 
-    /// [`Engine::blindness`] anew: some hundred thousand steps, so only when a window has closed.
+    /// Computes [`Engine::blindness`]: some hundred thousand steps, so only when a window has
+    /// closed.
     pub(super) fn look_at_sight(&self) -> Option<Blindness> {
         let table = self.table()?;
         let sharpest = self.windows.sight().min_by(|a, b| a.least.total_cmp(&b.least))?;
@@ -173,22 +175,22 @@ impl Engine {
         Some(Blindness { below, requests: sharpest.requests })
     }
 
-    /// What answers are held against as they arrive now; `None` while too little is known.
+    /// The table for answers that arrive now. `None` while too little is known.
     pub fn yardstick(&self) -> Option<&Arc<Table>> {
         self.table()
     }
 
-    /// Was all of `new`, or the server of this request, warming up when it arrived?
+    /// True if all of `new`, or the server of this request, was warming up when it arrived.
     pub fn is_warming(&self, request: &Request) -> bool {
         self.servers.was_warming(place(request), request.at)
     }
 
-    /// How slow a user is beside others, from before the attempt.
+    /// The user's latency as a multiple of the population's, learnt before the attempt.
     pub fn factor(&self, unit: Option<Unit>) -> f64 {
         unit.map_or(1.0, |unit| self.baseline.factor(unit))
     }
 
-    /// Drawn requests that are still followed.
+    /// Number of drawn requests that are still tracked.
     pub fn in_flight(&self) -> usize {
         self.open.len()
     }
@@ -197,7 +199,7 @@ impl Engine {
         if self.strata.is_empty() { 1.0 } else { 0.5 }
     }
 
-    /// What FIRST and ONCE of this draw add to E in a signal.
+    /// The part of FIRST and ONCE of this draw in a signal's E.
     pub(super) fn drawn(&self, signal: Signal) -> f64 {
         self.share_of(signal) * self.of_draw(|scope| scope.evidence(signal))
     }

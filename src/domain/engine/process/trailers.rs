@@ -1,14 +1,14 @@
-//! Answers that their head told as a success, and that ended as the client's error.
+//! Answers with a head of success that end as the client's error.
 //!
-//! Invariants: FIRST keeps them as successes, for it has bet on them; ONCE and WINDOW count each
-//! once; there are never more client errors than answers.
+//! Invariants: FIRST keeps them as successes, because it has bet on them; ONCE and WINDOW count
+//! each once; there are never more client errors than answers.
 
 use super::*;
 
 const CLIENT_ERROR_ROW: usize = 4;
 
 impl Scored {
-    /// Of a correction: where WINDOW counts it.
+    /// The row of WINDOW for a correction.
     pub(super) fn corrected_row(&self) -> usize {
         if self.kinds.has(Kind::ClientError) { CLIENT_ERROR_ROW } else { FAILED_ROW }
     }
@@ -25,8 +25,8 @@ impl Engine {
         interval.scored.push(Scored { kinds, ..Scored::correction(unit) });
     }
 
-    /// Its interval was final: as one that breaks late, it counts once more, in the interval of
-    /// `index`.
+    /// As above after its interval was final. As a request that breaks late, it counts once more,
+    /// in the interval of `index`.
     pub(super) fn end_late_as_client_error(&mut self, request: &Request, index: usize) {
         let counts = &mut self.intervals[index].counts[request.arm.index()];
         (counts.requests, counts.answered) = (counts.requests + 1, counts.answered + 1);

@@ -1,23 +1,23 @@
-//! Warm-ups: of a server after its start, and of `new` after a raise.
+//! Warm-ups of a server after its start, and of `new` after a raise.
 //!
-//! Invariants: a warm-up takes its time and [`WARM_ANSWERS`] answers, and of one wave
-//! [`WARM_WAVE`] at most; a server that starts again and again has [`WARM_TIMES`] of them.
+//! Invariants: a warm-up needs its time and [`WARM_ANSWERS`] answers; the warm-ups of one wave take
+//! [`WARM_WAVE`] at most; a server that restarts repeatedly has [`WARM_TIMES`] of them.
 
 use super::*;
 
 impl Servers {
-    /// `new` may take more of the traffic than before: it warms up, all of it.
+    /// All of `new` warms up: it may take more of the traffic than before.
     pub fn release_warms_up(&mut self, now: Duration) {
         self.warm_left = WARM_WAVE;
         (self.release_since, self.release_answers) = (Some(now), 0);
     }
 
-    /// Another wave begins without a warm-up of its own.
+    /// Starts another wave without a warm-up of its own.
     pub fn wave(&mut self) {
         self.warm_left = WARM_WAVE;
     }
 
-    /// A server has started: it warms up, unless it did so too often.
+    /// A server that has started warms up, unless it did so too often.
     pub fn server_warms_up(&mut self, place: Place, now: Duration) {
         let warm = &mut self.server(place).warm;
         warm.past.retain(|(since, _)| now.saturating_sub(*since) < WARM_SPAN);
@@ -26,7 +26,7 @@ impl Servers {
         }
     }
 
-    /// A server has answered.
+    /// Counts an answer of a server.
     pub fn answered(&mut self, place: Place) {
         let release = place.arm == Arm::New && self.release_since.is_some();
         self.release_answers += u32::from(release);
@@ -67,20 +67,20 @@ impl Servers {
             || self.release_past.is_some_and(|(since, until)| at >= since && at < until)
     }
 
-    /// Was this server warming up at that time?
+    /// True if this server was warming up at that time.
     pub fn is_warming(&self, place: Place, at: Duration) -> bool {
         let release = place.arm == Arm::New && self.release_was_warming(at);
         let server = self.all.get(place.index());
         release || server.is_some_and(|server| server.warm.was_on(at))
     }
 
-    /// Was all of `new`, or this server of either arm, warming up at that time?
+    /// True if all of `new`, or this server of either arm, was warming up at that time.
     pub fn was_warming(&self, place: Option<Place>, at: Duration) -> bool {
         let server = place.and_then(|place| self.all.get(place.index()));
         self.release_was_warming(at) || server.is_some_and(|server| server.warm.was_on(at))
     }
 
-    /// What of `new` is warming up now, and until when at least.
+    /// The present warm-up of all of `new`, else the one of its servers with the longest time left.
     pub fn warming(&self, now: Duration) -> Option<Warming> {
         let left = |since: Duration, answers: u32| Warming {
             left: (since + self.warm_up).saturating_sub(now),
@@ -97,14 +97,14 @@ impl Servers {
     }
 }
 
-/// A warm-up that goes on.
+/// A warm-up in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Warming {
-    /// Of its time.
+    /// Time left.
     pub left: Duration,
-    /// Answers that it still needs.
+    /// Answers still needed.
     pub answers_left: u32,
-    /// The server, or all of `new`.
+    /// The server. `None`: all of `new`.
     pub server: Option<u8>,
 }
 

@@ -1,11 +1,11 @@
-//! A trial as bytes and back, so that a restart goes on with what the present wave has shown.
+//! A trial as bytes and back, so that a restart keeps the evidence of the present wave.
 //!
-//! Kept: every final interval that a bet was made on, the groups of users, and the sketches of
-//! distinct users. Not kept: intervals that are not final, and the slot that is not full. Both are
-//! cut by arrival time alone, so what is missing says nothing about either arm.
+//! Saved: every final interval that was bet on, the groups of users, and the sketches of distinct
+//! users.
+//! Not saved: intervals that are not final, and the slot that is not full. Both are cut by arrival
+//! time alone, so their loss is not biased towards either arm.
 //!
-//! Invariants: what is read back is what was written, or nothing; a trial of another weight is
-//! nothing.
+//! Invariants: a read returns what was written, or nothing; a trial of another weight is nothing.
 
 use super::{Cluster, Margins, Trial};
 use crate::domain::cohort::Weight;
@@ -47,8 +47,7 @@ impl Trial {
         }
     }
 
-    /// `margins`: those that it was saved under. `None`: it was saved under another weight, or is
-    /// no trial.
+    /// `margins`: those of the saved trial. `None`: saved under another weight, or no trial.
     pub fn restore(
         margins: Margins,
         weight: Weight,
@@ -93,5 +92,5 @@ impl Trial {
     }
 }
 
-/// Of one group of users in the file.
+/// Size of one group of users in the file.
 const CLUSTER_BYTES: usize = 6 * 4 + 8;
