@@ -24,10 +24,13 @@ const GROUPS_MAX: usize = 64;
 const NOW: usize = 10;
 /// Seconds after which a request of stable without an answer counts as bad.
 const WAITED: u64 = 1;
-/// The trouble is of one server if that has this share of the bad requests, and at most
-/// `OF_ONE_ALL` of all requests.
+/// The trouble is of one server if that has this share of the bad requests beyond the usual ones,
+/// and at most `OF_ONE_ALL` of all requests.
 const OF_ONE_BAD: f64 = 0.9;
 const OF_ONE_ALL: f64 = 0.7;
+/// And at its share of bad requests the others would have so many standard errors more than they
+/// have.
+const OF_ONE_SIGMAS: f64 = 3.0;
 const NEVER: u32 = u32::MAX;
 const KINDS: usize = 7;
 
@@ -435,6 +438,9 @@ impl Onsets {
         all: impl Fn(&Counts) -> u32,
         only: bool,
     ) -> Option<u8> {
+        let mut stable = Share::default();
+        self.cells.range(start..).for_each(|cell| stable += cell.share(Arm::Stable, by, route));
+        let usual = stable.ratio();
         let mut each = [(0u64, 0u64); 256];
         for (key, counts) in self.cells.range(start..).flat_map(Cell::groups) {
             let named = name(key).filter(|_| arm_of(key) == Arm::New.index() && on(key, route));
@@ -446,8 +452,13 @@ impl Onsets {
         let (n, k) = each.iter().fold((0, 0), |(n, k), one| (n + one.0, k + one.1));
         let (i, (of_n, of_k)) = each.iter().enumerate().max_by_key(|(_, one)| (one.1, one.0))?;
         let seen = each.iter().filter(|one| one.0 > 0).count();
-        let stands_out =
-            k > 0 && *of_k as f64 >= OF_ONE_BAD * k as f64 && *of_n as f64 <= OF_ONE_ALL * n as f64;
+        // Bad requests that stable has, too, come to every server.
+        let beyond = |n: u64, k: u64| k as f64 - usual * n as f64;
+        let rest = (*of_k as f64 / (*of_n as f64).max(1.0) * (n - of_n) as f64).max(1.0);
+        let rest_is_better = ((k - of_k) as f64) + OF_ONE_SIGMAS * rest.sqrt() < rest;
+        let has_it = *of_k as f64 >= OF_ONE_BAD * k as f64
+            || (rest_is_better && beyond(*of_n, *of_k) >= OF_ONE_BAD * beyond(n, k));
+        let stands_out = k > 0 && has_it && *of_n as f64 <= OF_ONE_ALL * n as f64;
         (stands_out || (only && seen == 1)).then_some(i as u8)
     }
 

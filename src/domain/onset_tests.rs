@@ -111,6 +111,26 @@ fn the_trouble_of_one_server_names_it_and_so_does_the_only_one() {
     assert_eq!(s.onsets.decided(ERRORS, None, None, ms(100)).unwrap().server, Some(7));
 }
 
+/// One of two servers pauses: the other has the slow answers that stable has, too.
+#[test]
+fn usual_slow_answers_of_the_others_do_not_hide_the_one_server() {
+    let named = |paused: &[u8]| {
+        let mut s = Stream::default();
+        for at in (0..60_000).step_by(10) {
+            // 2% of all are slow.
+            let what = |slow| if slow { What::Failed } else { What::Answered };
+            s.one(at, Arm::Stable, 0, what(at / 10 % 50 == 0));
+            let server = 1 + (at / 10 % 2) as u8;
+            let pause = at % 10_000 < 400 && paused.contains(&server);
+            s.one(at, Arm::New, server, what(at / 20 % 50 == 0 || pause));
+        }
+        s.onsets.decided(ERRORS, None, None, ms(60_000)).unwrap().server
+    };
+    assert_eq!(named(&[2]), Some(2));
+    assert_eq!(named(&[1, 2]), None);
+    assert_eq!(named(&[]), None);
+}
+
 #[test]
 fn a_route_that_nearly_all_of_it_is_on_is_named_with_its_own_counts() {
     let mut s = Stream::default();
