@@ -97,6 +97,8 @@ fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
     // Slower by 40% is more than 15%, too: it is noticed again, on new evidence.
     scene.world.write(&scene.config.clone().watchdog(&watchdog("15%")));
     eventually(seconds(10), "the edit ends the notice", || ended(&scene.proxy, "edited").then_some(()));
+    // The status follows the log by a tick: the old notice must not pass for a new one.
+    eventually(seconds(10), "the status says so", || stands(&api).is_none().then_some(()));
     eventually(seconds(180), "it is noticed anew", || stands(&api));
     let (mended, before) = (Instant::now(), scene.new.total());
     scene.new.behave(Behaviour::Service(SOUND));
