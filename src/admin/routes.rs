@@ -109,7 +109,7 @@ async fn config(State(live): State<Arc<Live>>) -> Response {
     let traffic = |name: &str| views.get(name).map(|view| view.traffic());
     let service = |name: &str| {
         let release = snapshot.plan.release(name)?;
-        super::service::told(views.get(name)?, &release.watchdog)
+        super::service::figures(views.get(name)?, &release.watchdog)
     };
     let releases = standings
         .releases

@@ -13,11 +13,11 @@ use crate::live::apply::View;
 use std::time::Duration;
 
 const FIVE_MINUTES: Duration = Duration::from_secs(300);
-/// Requests of stable by which its share of failures is told of the last minutes alone.
+/// Requests of stable by which its share of failures is that of the last minutes alone.
 const REQUESTS_MIN: u64 = 1_000;
 
 /// `None`: the watchdog has not looked yet.
-pub fn told(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
+pub fn figures(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
     let known = view.known.as_ref()?;
     let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES));
     let counted = view.recent[Arm::Stable.index()].counted();
@@ -111,7 +111,7 @@ mod tests {
     use crate::domain::known::Known;
 
     #[test]
-    fn what_is_told_is_read_again() {
+    fn figures_survive_serialisation() {
         let spells = Spells {
             n: 31,
             longest: Duration::from_millis(1_000),
@@ -144,11 +144,11 @@ mod tests {
             std::path::Path::new("/g/grayling.toml"),
         );
         let watchdog = &plan.map_err(|report| report.to_string()).unwrap().plan.releases[0].watchdog;
-        assert_eq!(told(&View::default(), watchdog), None, "it has not looked yet");
+        assert_eq!(figures(&View::default(), watchdog), None, "it has not looked yet");
         let view = |known: &Known| View { known: Some(known.clone()), ..View::default() };
         let again = |known: &Known| -> dto::Service {
-            let told = serde_json::to_string(&told(&view(known), watchdog)).unwrap();
-            serde_json::from_str(&told).unwrap()
+            let text = serde_json::to_string(&figures(&view(known), watchdog)).unwrap();
+            serde_json::from_str(&text).unwrap()
         };
         let service = again(&known);
         assert_eq!([&service.errors_max, &service.latency_p99_max].map(super::before), before);

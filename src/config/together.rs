@@ -102,8 +102,8 @@ mod tests {
                 "`margin_latency` (3%) is not above `latency_notice` (3%)",
             ),
         ] {
-            let told = warnings(WAVES, watchdog);
-            assert!(told.len() == 1 && told[0].contains(says), "{watchdog}: {told:?}");
+            let found = warnings(WAVES, watchdog);
+            assert!(found.len() == 1 && found[0].contains(says), "{watchdog}: {found:?}");
             assert_eq!(warnings("weight = \"5%\"", watchdog), Vec::<String>::new(), "no gates: {watchdog}");
         }
         for watchdog in ["", "margin_latency = \"20%\"", "hold_when_blind = true", "margin_latency = \"3%\""]
@@ -118,9 +118,9 @@ mod tests {
             let wave = |weight: &str, bake: &str| format!("{{ weight = \"{weight}\", bake = \"{bake}\" }}");
             format!("wave = [{}, {}, {}]", wave("5%", first), wave("8%", "1s"), wave("50%", second))
         };
-        let told = warnings(&bakes("60s", "1s"), "");
+        let found = warnings(&bakes("60s", "1s"), "");
         let says = "`warm_up` (60 s) lasts for the whole bake of wave `5%` (60 s), and of 1 more";
-        assert!(told.len() == 1 && told[0].contains(says), "{told:?}");
+        assert!(found.len() == 1 && found[0].contains(says), "{found:?}");
         assert!(warnings(&bakes("61s", "10s"), "")[0].contains("whole bake of wave `50%` (10 s)"));
         // From 5% to 8% there is no warm-up.
         assert_eq!(warnings(&bakes("61s", "61s"), ""), Vec::<String>::new());

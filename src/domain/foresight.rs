@@ -91,8 +91,8 @@ mod tests {
             (0.05, 0.01, 2.0, 2982.0),
         ];
         for (share, base, times, median) in reached {
-            let told = requests_to_see(0.001, share, base, times).unwrap();
-            assert!((0.6..1.6).contains(&(told / median)), "{share} {base} ×{times}: {told:.0} of {median}");
+            let seen = requests_to_see(0.001, share, base, times).unwrap();
+            assert!((0.6..1.6).contains(&(seen / median)), "{share} {base} ×{times}: {seen:.0} of {median}");
         }
     }
 
@@ -107,8 +107,8 @@ mod tests {
     #[test]
     fn the_slowdown_that_is_seen_is_near_what_the_engine_reaches() {
         for (tolerated, median, slower) in [(0.03, 396.0, 0.2), (0.0, 270.0, 0.2), (0.0, 3_578.0, 0.05)] {
-            let told = slowdown_seen(0.001, 0.05, 0.55, tolerated, median).unwrap();
-            assert!((0.75..1.35).contains(&(told / slower)), "{slower} after {median}: {told}");
+            let seen = slowdown_seen(0.001, 0.05, 0.55, tolerated, median).unwrap();
+            assert!((0.75..1.35).contains(&(seen / slower)), "{slower} after {median}: {seen}");
         }
         assert!(slowdown_seen(0.001, 0.05, 0.5, 0.2, 1e9).unwrap() > 0.2, "never below what is tolerated");
         assert_eq!(slowdown_seen(0.001, 1.0, 0.5, 0.2, 1e9), None);
@@ -130,11 +130,11 @@ mod tests {
         fn more_of_anything_is_seen_sooner(
             share in 0.001f64..0.45, base in 1e-5f64..0.05, times in 1.1f64..9.0, alpha in 1e-6f64..0.05,
         ) {
-            let told = requests_to_see(alpha, share, base, times).unwrap();
-            prop_assert!(told.is_finite() && told > 0.0);
-            prop_assert!(requests_to_see(alpha, share, base, times * 1.2).unwrap() < told);
-            prop_assert!(requests_to_see(alpha, share, base * 1.5, times).unwrap() < told);
-            prop_assert!(requests_to_see(alpha / 2.0, share, base, times).unwrap() > told);
+            let seen = requests_to_see(alpha, share, base, times).unwrap();
+            prop_assert!(seen.is_finite() && seen > 0.0);
+            prop_assert!(requests_to_see(alpha, share, base, times * 1.2).unwrap() < seen);
+            prop_assert!(requests_to_see(alpha, share, base * 1.5, times).unwrap() < seen);
+            prop_assert!(requests_to_see(alpha / 2.0, share, base, times).unwrap() > seen);
             prop_assert!(requests_to_see(alpha, 1.0, base, times).is_none());
             prop_assert!(requests_to_see(alpha, 0.0, base, times).is_none());
         }

@@ -1,4 +1,4 @@
-//! What the watchdog knows of a service, put together for whoever chooses settings; and how many
+//! What the watchdog knows of a service, for a person who chooses settings; and how many
 //! requests come to each route that is judged apart.
 //!
 //! Invariants: constant memory; requests are counted by arrival, for five minutes.

@@ -283,7 +283,7 @@ mod tests {
         })
     }
 
-    fn told_of(plan: &Plan, service: &Value) -> String {
+    fn text_of(plan: &Plan, service: &Value) -> String {
         let standing = json!({"service": service});
         let running = json!({"text": "", "path": "", "sha256": "", "releases": {"r": standing}});
         let running: dto::Running = serde_json::from_value(running).unwrap();
@@ -294,9 +294,9 @@ mod tests {
     fn line(watchdog: &str, differs: &[(&str, Value)], begins: &str) -> String {
         let mut service = service();
         differs.iter().for_each(|(at, value)| *service.pointer_mut(at).unwrap() = value.clone());
-        let told = told_of(&plan(WAVES, watchdog), &service);
-        let line = told.lines().find(|line| line.trim_start().starts_with(begins));
-        line.unwrap_or_else(|| panic!("{begins}: {told}")).trim().to_owned()
+        let text = text_of(&plan(WAVES, watchdog), &service);
+        let line = text.lines().find(|line| line.trim_start().starts_with(begins));
+        line.unwrap_or_else(|| panic!("{begins}: {text}")).trim().to_owned()
     }
 
     #[test]
@@ -308,15 +308,15 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
   rare      too rare to be judged for itself in the bake of a wave: `refunds` (1.2 requests/min) in `1%`
   wave 1 (testers, 0%): 10 min (bake) or longer, for how many requests its segments have is not known; no control: ceilings only
 ";
-        let told = told_of(&plan(WAVES, ""), &service());
-        assert!(told.starts_with(expected), "{told}");
-        let waves: Vec<&str> = told.lines().skip(5).collect();
-        assert_eq!(waves.len(), 3, "{told}");
+        let text = text_of(&plan(WAVES, ""), &service());
+        assert!(text.starts_with(expected), "{text}");
+        let waves: Vec<&str> = text.lines().skip(5).collect();
+        assert_eq!(waves.len(), 3, "{text}");
         assert!(
             waves[0].starts_with("  wave 2 (1%): at least ")
                 && waves[0]
                     .contains(" for errors (margin_errors 0.1%); bake 5 min; its bake finds failures from "),
-            "{told}"
+            "{text}"
         );
         assert_eq!(waves[2], "  wave 4 (100%): 10 min (bake); no control: ceilings only");
     }
@@ -327,7 +327,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
         let running =
             json!({"text": "", "path": "", "sha256": "", "releases": {"r": {"service": service()}}});
         let running: dto::Running = serde_json::from_value(running).unwrap();
-        let told = serde_json::to_value(implied(&plan(WAVES, ""), Some(&running))).unwrap();
+        let text = serde_json::to_value(implied(&plan(WAVES, ""), Some(&running))).unwrap();
         for name in [
             "/0/name",
             "/0/figures",
@@ -371,7 +371,7 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
             "/0/waves/1/found_failing_ratio",
             "/0/waves/1/found_slower_ratio",
         ] {
-            assert!(told.pointer(name).is_some(), "{name}: {told:#}");
+            assert!(text.pointer(name).is_some(), "{name}: {text:#}");
         }
     }
 
@@ -385,10 +385,10 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
             json!({"n": 31, "longest_s": 1.0, "over_s": 3500.0, "excused_s": 1.75, "too_many": false});
         service["gates"]["failing_ratio"] = json!(0.0308);
         let waves = "wave = [{ weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
-        let told = told_of(&plan(waves, ""), &service).replace("release `r`", "release `v2`");
-        let told: String =
-            told.lines().filter(|line| !line.starts_with("  rare")).map(|line| format!("{line}\n")).collect();
-        assert!(include_str!("../../../README.md").contains(&told), "{told}");
+        let text = text_of(&plan(waves, ""), &service).replace("release `r`", "release `v2`");
+        let text: String =
+            text.lines().filter(|line| !line.starts_with("  rare")).map(|line| format!("{line}\n")).collect();
+        assert!(include_str!("../../../README.md").contains(&text), "{text}");
     }
 
     #[test]
@@ -449,20 +449,20 @@ release `r`: 200 requests/s; of stable 0.10% fail, its p99 is 410 ms (the last 5
     #[test]
     fn a_critical_route_is_named_where_it_is_what_a_wave_waits_for() {
         let critical = format!("critical = [\"refunds\"]\n{WAVES}");
-        let told = told_of(&plan(&critical, ""), &service());
+        let text = text_of(&plan(&critical, ""), &service());
         assert!(
-            !told.contains("too rare")
-                && told.contains("for errors:refunds (margin_errors 0.1%); bake 60 min"),
-            "{told}"
+            !text.contains("too rare")
+                && text.contains("for errors:refunds (margin_errors 0.1%); bake 60 min"),
+            "{text}"
         );
         let mut silent = service();
         silent["routes"][1]["rate"] = json!(0.0);
-        let told = told_of(&plan(&critical, ""), &silent);
+        let text = text_of(&plan(&critical, ""), &silent);
         assert!(
-            told.contains(
+            text.contains(
                 "wave 3 (50%): no end in sight for latency_tail:refunds, of which no request comes; bake"
             ),
-            "{told}"
+            "{text}"
         );
     }
 
@@ -482,14 +482,14 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
             (young, "no request of stable in the last 40 s"),
             (Value::Null, "the proxy has no figures of it yet"),
         ] {
-            let told = told_of(&waves, &service);
+            let text = text_of(&waves, &service);
             let expected = format!("release `r`: nothing is known of its service: {why}\n{example}");
-            assert_eq!(told, expected);
+            assert_eq!(text, expected);
         }
         let by_hand = plan("weight = \"5%\"", "");
-        let told = told_of(&by_hand, &service());
-        assert!(told.ends_with("\n  5%: a failure rate that doubled is seen after about 43 min, one ten times as high after about 77 s\n"), "{told}");
-        assert_eq!(told_of(&plan(WAVES, "enabled = false"), &service()), "");
+        let text = text_of(&by_hand, &service());
+        assert!(text.ends_with("\n  5%: a failure rate that doubled is seen after about 43 min, one ten times as high after about 77 s\n"), "{text}");
+        assert_eq!(text_of(&plan(WAVES, "enabled = false"), &service()), "");
     }
 
     #[test]
@@ -523,8 +523,8 @@ release `r`: its 4 waves take 85 min at least; of 500 requests/s, a failure rate
             service.moments = [[number; 3]; 3];
             service.routes.iter_mut().for_each(|route| (route.rate, route.gates) = (number, Some(gates)));
             let service = serde_json::to_value(service).unwrap();
-            told_of(&waves, &service);
-            told_of(&by_hand, &service);
+            text_of(&waves, &service);
+            text_of(&by_hand, &service);
         }
     }
 }

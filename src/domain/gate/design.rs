@@ -185,12 +185,12 @@ impl Sums {
     /// `v`, if enough is known.
     fn of_cells(&self, variance: f64) -> Option<f64> {
         // The variance of single requests is σ² + v, so the chance part is σ² = variance − v.
-        let told = self.by_cells - self.by_chance;
-        if self.pairs < PAIRS_MIN || told <= 0.0 || variance <= 0.0 {
+        let by_servers = self.by_cells - self.by_chance;
+        if self.pairs < PAIRS_MIN || by_servers <= 0.0 || variance <= 0.0 {
             return None;
         }
         let squares = self.squares * (1.0 - (CHANCE / self.pairs).sqrt());
-        Some(((squares - variance * self.by_chance) / told).clamp(0.0, variance))
+        Some(((squares - variance * self.by_chance) / by_servers).clamp(0.0, variance))
     }
 
     fn effect(&self, variance: f64) -> f64 {
@@ -306,9 +306,12 @@ mod tests {
             let [new, stable] = servers.map(|(n, each)| f64::from(n) * each as f64);
             let rate = new + stable;
             let of_servers = servers.map(|(n, _)| f64::from(n));
-            let told = expected(&cells.moments(variance), rate, new / rate, of_servers);
+            let estimate = expected(&cells.moments(variance), rate, new / rate, of_servers);
             let came = world.effect(3_600, 4);
-            assert!((0.5..2.0).contains(&(told / came)), "{servers:?} {lasting}: {told:.2}, {came:.2}");
+            assert!(
+                (0.5..2.0).contains(&(estimate / came)),
+                "{servers:?} {lasting}: {estimate:.2}, {came:.2}"
+            );
         }
     }
 
