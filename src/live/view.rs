@@ -41,7 +41,7 @@ pub struct View {
 /// The watchdog's evidence of a stage.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// [`ReleaseLive::stage`].
+    /// [`super::snapshot::ReleaseLive::stage`].
     pub stage: u64,
     /// Watched time, by this process and earlier ones.
     pub watched: Duration,
