@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 pub const TICK: Duration = Duration::from_millis(100);
 /// Outcomes further away than this many ticks never come.
+/// The size class of all bodies, and how long they take after the head.
+const SIZE: u8 = 6;
+const BODY: Duration = Duration::from_millis(1);
 const HORIZON: usize = 512;
 pub const ALPHA: f64 = 0.001;
 
@@ -403,10 +406,18 @@ impl World {
         self.arrivals.push(Event { request, what: What::Arrived, after: Duration::ZERO });
         if let Some((ms, what)) = self.outcome(who, arm, stratum, times, fails) {
             let after = Duration::from_nanos((ms * 1e6) as u64);
-            let then = ((at + after).as_nanos() / TICK.as_nanos()) as usize;
-            if then < self.tick as usize + HORIZON {
-                self.due[then % HORIZON].push(Event { request, what, after });
+            self.push_at(Event { request, what, after });
+            if what == What::Answered {
+                let what = What::Ended { size: SIZE, client_slow: false };
+                self.push_at(Event { request, what, after: after + BODY });
             }
+        }
+    }
+
+    fn push_at(&mut self, event: Event) {
+        let then = ((event.request.at + event.after).as_nanos() / TICK.as_nanos()) as usize;
+        if then < self.tick as usize + HORIZON {
+            self.due[then % HORIZON].push(event);
         }
     }
 

@@ -356,8 +356,10 @@ impl Onsets {
             self.cells.push_back(Cell::default());
         }
         let excess = self.cells.len().saturating_sub(CELLS);
-        self.cells.drain(..excess);
-        self.begins += excess as u64;
+        if excess > 0 {
+            self.cells.drain(..excess);
+            self.begins += excess as u64;
+        }
         self.cells.get_mut(index - excess)
     }
 

@@ -62,7 +62,7 @@ pub mod servers;
 pub mod users;
 pub mod window;
 
-pub use process::Engine;
+pub use process::{AT_ONCE, Engine};
 
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;

@@ -442,7 +442,7 @@ fn crossed(by_users: f64, cells: &Cells, arms: &[Spread; 2]) -> f64 {
 }
 
 fn number(at: Duration, tick: Duration) -> u64 {
-    (at.as_nanos() / tick.as_nanos().max(1)) as u64
+    at.as_nanos() as u64 / (tick.as_nanos() as u64).max(1)
 }
 
 pub fn bucket(us: f64) -> usize {

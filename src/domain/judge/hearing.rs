@@ -4,6 +4,7 @@
 //! Invariants: events are counted as they come, failures when their interval is final.
 
 use super::*;
+use crate::domain::engine::AT_ONCE;
 
 impl Judge {
     /// Learns stable's values before `new` has users.
@@ -30,41 +31,46 @@ impl Judge {
             usual: self.engine.yardstick().map(|table| table.slow_from()),
             max: Some(self.limits.latency_p99_max),
         });
-        // First the judge's counts: the engine drops the state of an exchange at its end.
+        // The judge counts an event before the engine, which drops the state of an exchange at its end.
         let [redirects, long, small] = &mut self.seen;
-        for event in events {
-            let (arm, user) = (event.request.arm.index(), event.request.unit);
-            if !matches!(event.what, What::Ended { .. }) {
-                self.onsets.push(event, |_| false);
-            }
-            if self.notice.since().is_some() {
-                let Limits { latency_notice, latency_floor, .. } = self.limits;
-                self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
-            }
-            match event.what {
-                What::Answered | What::ClientError => redirects[arm].came(1),
-                What::Redirected => {
-                    redirects[arm].came(1);
-                    redirects[arm].was_bad(user);
+        for few in events.chunks(AT_ONCE) {
+            self.engine.prefetch(few);
+            for event in few {
+                let (arm, user) = (event.request.arm.index(), event.request.unit);
+                if !matches!(event.what, What::Ended { .. }) {
+                    self.onsets.push(event, |_| false);
                 }
-                What::Ended { size, client_slow } => {
-                    let ended = self.engine.ended(event, size, client_slow);
-                    self.onsets.push(event, |kind| ended.counted.has(kind));
-                    long[arm].came(1);
-                    small[arm].came(1);
-                    self.small_now[arm].came(1);
-                    if ended.counted.has(Kind::Long) {
-                        long[arm].was_bad(user);
-                    }
-                    if ended.counted.has(Kind::Empty) {
-                        small[arm].was_bad(user);
-                        self.small_now[arm].was_bad(user);
-                    }
+                if self.notice.since().is_some() {
+                    let Limits { latency_notice, latency_floor, .. } = self.limits;
+                    self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
                 }
-                _ => {}
+                let mut ends = None;
+                match event.what {
+                    What::Answered | What::ClientError => redirects[arm].came(1),
+                    What::Redirected => {
+                        redirects[arm].came(1);
+                        redirects[arm].was_bad(user);
+                    }
+                    What::Ended { size, client_slow } => {
+                        let ended = self.engine.ended(event, size, client_slow);
+                        ends = Some(ended);
+                        self.onsets.push(event, |kind| ended.counted.has(kind));
+                        long[arm].came(1);
+                        small[arm].came(1);
+                        self.small_now[arm].came(1);
+                        if ended.counted.has(Kind::Long) {
+                            long[arm].was_bad(user);
+                        }
+                        if ended.counted.has(Kind::Empty) {
+                            small[arm].was_bad(user);
+                            self.small_now[arm].was_bad(user);
+                        }
+                    }
+                    _ => {}
+                }
+                self.engine.push_with(event, ends);
             }
         }
-        self.engine.push_all(events);
         self.own_past.hear(events);
         self.hear_answers(events);
         let watches = !self.engine.has_had_nobody()

@@ -71,17 +71,16 @@ impl Engine {
     pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
         let Event { request, after, .. } = event;
         let mut ends = Ends::default();
-        let in_time = !client_slow && !self.late_heads.contains(&request.id);
-        if let Some(long_from) = self.exchanges.long_from.filter(|_| in_time) {
+        if let Some(long_from) = self.exchanges.long_from.filter(|_| !client_slow) {
             let factor = self.factor(request.unit);
             let is_long = |by: f64| bucket(self.settings.compared_us(*after, by) / factor) > long_from;
-            let [flip, _] = self.settings.divisors();
-            let tolerated = if request.arm == Arm::New { flip } else { 1.0 };
-            if is_long(1.0) {
+            // What is tolerated only makes it shorter; few are long.
+            if is_long(1.0) && !self.late_heads.contains(&request.id) {
+                let [flip, _] = self.settings.divisors();
                 ends.all = ends.all.with(Kind::Long);
-            }
-            if is_long(tolerated) {
-                ends.counted = ends.counted.with(Kind::Long);
+                if request.arm == Arm::Stable || is_long(flip) {
+                    ends.counted = ends.counted.with(Kind::Long);
+                }
             }
         }
         if let Some(Some(usual)) = self.exchanges.usual_sizes.get(stratum_index(request.stratum)) {
@@ -95,7 +94,7 @@ impl Engine {
     }
 
     /// Takes the end of a body.
-    pub(super) fn take_end(&mut self, event: &Event, size: u8, client_slow: bool, index: usize) {
+    pub(super) fn take_end(&mut self, event: &Event, size: u8, client_slow: bool, ends: Ends, index: usize) {
         let request = &event.request;
         if request.arm == Arm::Stable {
             if !client_slow {
@@ -105,8 +104,9 @@ impl Engine {
             let class = size.min(size_class(u64::MAX));
             self.exchanges.sizes[stratum_index(request.stratum)][usize::from(class)] += 1.0;
         }
-        let ends = self.ended(event, size, client_slow);
-        self.late_heads.remove(&request.id);
+        if !self.late_heads.is_empty() {
+            self.late_heads.remove(&request.id);
+        }
         if ends == Ends::default() {
             return;
         }

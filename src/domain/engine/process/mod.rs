@@ -46,7 +46,7 @@ const TABLE_EVERY: Duration = Duration::from_secs(60);
 /// Number of rows in [`Engine::rows`].
 const ROWS_TOLD: usize = 5;
 /// Events whose users are prefetched together.
-const AT_ONCE: usize = 32;
+pub const AT_ONCE: usize = 32;
 /// Maximum of intervals. A longer deadline is cut.
 const INTERVALS_MAX: u64 = 4096;
 
@@ -264,23 +264,24 @@ impl Engine {
         std::iter::once(&mut self.pooled).chain(&mut self.strata)
     }
 
-    /// Calls [`Engine::push`] for each event.
-    /// The memory of the users is scattered, and fetching it one by one took most of the time: so
-    /// it is prefetched.
-    pub fn push_all(&mut self, events: &[Event]) {
-        for few in events.chunks(AT_ONCE) {
-            let touch = |unit: Unit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
-            let touched = few.iter().filter_map(|event| event.request.unit).map(touch);
-            std::hint::black_box(touched.fold(0, u32::wrapping_add));
-            few.iter().for_each(|event| self.push(event));
-        }
+    /// Fetches the memory of the users of at most [`AT_ONCE`] events, before they are pushed.
+    /// It is scattered, and fetching it one by one took most of the time.
+    pub fn prefetch(&self, few: &[Event]) {
+        let touch = |unit: Unit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
+        let touched = few.iter().filter_map(|event| event.request.unit).map(touch);
+        std::hint::black_box(touched.fold(0, u32::wrapping_add));
     }
 
     pub fn push(&mut self, event: &Event) {
+        self.push_with(event, None);
+    }
+
+    /// `ends`: what [`Engine::ended`] gives for this event, if the caller knows it.
+    pub fn push_with(&mut self, event: &Event, ends: Option<Ends>) {
         let Event { request, what, after } = *event;
         let at = number(request.at, self.settings.tick);
         if at < self.oldest {
-            return self.push_late(&request, what, after);
+            return self.push_late(&request, what, after, ends);
         }
         let index = (at - self.oldest) as usize;
         // No clock jumps this far ahead: the caller's clock is monotonic, and `tick` follows it.
@@ -316,7 +317,10 @@ impl Engine {
             self.learn(&request, after);
         }
         match what {
-            What::Ended { size, client_slow } => self.take_end(event, size, client_slow, index),
+            What::Ended { size, client_slow } => {
+                let ends = ends.unwrap_or_else(|| self.ended(event, size, client_slow));
+                self.take_end(event, size, client_slow, ends, index);
+            }
             _ => self.outcome(&request, what, after, index),
         }
     }
@@ -503,7 +507,7 @@ impl Engine {
 
     /// Takes an event of a request whose interval is final. A request without an answer has failed
     /// already, so only events after the head count.
-    fn push_late(&mut self, request: &Request, what: What, after: Duration) {
+    fn push_late(&mut self, request: &Request, what: What, after: Duration, ends: Option<Ends>) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
         let late = matches!(what, What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError);
@@ -513,7 +517,9 @@ impl Engine {
         self.open_interval(index);
         match what {
             What::Ended { size, client_slow } => {
-                return self.take_end(&Event { request: *request, what, after }, size, client_slow, index);
+                let event = Event { request: *request, what, after };
+                let ends = ends.unwrap_or_else(|| self.ended(&event, size, client_slow));
+                return self.take_end(&event, size, client_slow, ends, index);
             }
             What::EndedAsClientError => return self.end_late_as_client_error(request, index),
             _ => {}
@@ -608,7 +614,8 @@ fn alone(of: [f64; 2], part: usize) -> [f64; 2] {
 }
 
 fn number(at: Duration, tick: Duration) -> u64 {
-    (at.as_nanos() / tick.as_nanos().max(1)) as u64
+    // 64 bits of nanoseconds are five hundred years; a division of 128 bits is a call.
+    at.as_nanos() as u64 / (tick.as_nanos() as u64).max(1)
 }
 
 fn bucket(us: f64) -> usize {
