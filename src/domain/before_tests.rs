@@ -229,17 +229,14 @@ fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
     alarms
 }
 
+/// `tests/run --long` also runs a week, and a busy day: minutes of CPU time.
 #[test]
 fn ordinary_days_alarm_nobody() {
     assert_eq!(days(1, 4.0, false), Vec::<String>::new());
-}
-
-/// For any length of time: `cargo test --release --lib before -- --ignored`.
-#[test]
-#[ignore = "minutes of CPU time; for figures"]
-fn many_ordinary_days_alarm_nobody() {
-    assert_eq!(days(7, 60.0, true), Vec::<String>::new());
-    assert_eq!(days(1, 200.0, true), Vec::<String>::new());
+    if std::env::var_os("GRAYLING_TESTS_LONG").is_some() {
+        assert_eq!(days(7, 60.0, true), Vec::<String>::new());
+        assert_eq!(days(1, 200.0, true), Vec::<String>::new());
+    }
 }
 
 fn saved(before: &Before) -> Vec<u8> {
