@@ -120,6 +120,7 @@ function answers(r, status) {
   const wave = (r.waves || []).find((w) => w.name === r.wave), named = wave && wave.segments.length ? `, and ${wave.segments.join(', ')}` : '';
   const a = { tone: 'ok', state: STATES[r.state] || r.state, verdict: 'ok' };
   if (r.wave) a.state += `, wave ${r.wave}`;
+  if (r.soak_left_s > 0) a.state += `, soaking, ${span(r.soak_left_s)} left`;
   if (r.maintenance) a.state += `, maintenance ${r.maintenance.change}`;
   const down = ['stable', 'new'].flatMap((arm) => r.arms[arm].servers.filter((s) => !s.healthy)
     .map((s) => `${arm}: ${s.name} ${s.down ? `fails its health probe: ${s.down}` : 'does not accept connections'}`));
@@ -128,6 +129,7 @@ function answers(r, status) {
   a.inside = r.weight >= 100 ? 'Everyone: 100% of users are in new.'
     : quiet ? `${percent(r.weight)} of users belong to new; nobody was seen in five minutes.`
     : `${users} ${fresh.users === 1 ? 'is' : 'are'} in new; the target is ${percent(r.weight)}${named}.`;
+  if (r.held_back) a.inside += ` ${percent(r.held_back)} of users stay on stable until ${r.waves && r.waves.length ? 'it is complete' : '`holdback` is lowered'}.`;
   if (quiet) { a.tone = 'unknown'; a.verdict = 'unknown'; a.worse = 'Cannot tell.'; a.why = 'No request came in the last five minutes.'; }
   else if (limits && !limits.enabled) { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'Nobody looks.'; a.why = `The watchdog is switched off in the file. ${sides(r)}`; }
   else if (dog.state === 'both_arms') { a.tone = 'bad'; a.verdict = 'bad'; a.worse = 'Both versions are bad.'; a.why = `${sentence(dog.detail)} In five minutes: ${sides(r).replace(', in five minutes', '')}`; }
@@ -167,7 +169,7 @@ function answers(r, status) {
     a.state += ', held';
   } else {
     a.acted = limits && limits.report_only ? 'No, and it would not: mode = "report".'
-      : dog.state === 'both_arms' ? 'Not yet. If it lasts for 30 s, new is taken out as a precaution (or the release is frozen, where the file says so).' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
+      : dog.state === 'both_arms' ? 'Not yet. If it lasts for 30 s, the release is frozen (or new is taken out, where the file says so).' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
     a.todo = a.tone === 'bad' ? `${SHARED} A rollback of new is always safe.`
       : limits && !limits.enabled ? `Switch it on again (enabled under [release.${r.name}.watchdog]), or look at the figures yourself.`
       : a.uses ? 'Look at the resources. If you cannot wait, roll back: it is always safe.'
