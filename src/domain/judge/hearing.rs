@@ -6,6 +6,14 @@
 use super::*;
 
 impl Judge {
+    /// The servers of an arm have other numbers; `before`: the number that each had, if any.
+    pub fn servers_renumbered(&mut self, arm: Arm, before: &[Option<u8>]) {
+        self.engine.servers_renumbered(arm, before);
+        if arm == Arm::New {
+            self.onsets.renumber(before);
+        }
+    }
+
     /// What stable is like before anybody is in `new`.
     pub(super) fn learn_before(&mut self, now: Duration) {
         if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
