@@ -303,7 +303,7 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     let _ = writeln!(out, "  watchdog  {watchdog}");
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
-            Some(ratio) => format!("{:>4} of a {:<7}", share::progress(ratio), towards(&s.signal)),
+            Some(ratio) => format!("{:>4} of {:<9}", share::progress(ratio), towards(&s.signal)),
             None => " ".repeat(17),
         };
         let _ = writeln!(
@@ -473,10 +473,10 @@ fn hue(state: ReleaseState) -> Hue {
 /// The effect of a signal whose evidence is full.
 fn towards(signal: &str) -> &'static str {
     match signal {
-        Signal::LATENCY_NOTICE => "notice",
-        Signal::WORSE_THAN_BEFORE => "alarm",
-        Signal::RESOURCE_HOLD => "hold",
-        _ => "trip",
+        Signal::LATENCY_NOTICE => "a notice",
+        Signal::WORSE_THAN_BEFORE => "an alarm",
+        Signal::RESOURCE_HOLD => "a hold",
+        _ => "a trip",
     }
 }
 

@@ -490,6 +490,10 @@ impl Before {
                 self.past.minutes()
             ),
             Says::Usual => self.detail.clone(),
+            // After a restart the alarm stands, and nothing has come yet.
+            Says::Worse(measure) if self.detail.is_empty() => {
+                format!("worse in {}: no request in the last minute", measure.words())
+            }
             Says::Worse(measure) => format!("worse in {}: {}", measure.words(), self.detail),
         }
     }

@@ -464,9 +464,9 @@ impl Judge {
                     ),
                 ),
                 // A notice only informs: the margins decide the promotion.
-                None if noticed => (
+                None if noticed && minute.requests.new > 0 => (
                     State::Suspicious,
-                    if minute.requests.new == 0 { Verdict::Inconclusive } else { Verdict::Pass },
+                    Verdict::Pass,
                     format!(
                         "new is slower than stable by more than {:.0}%, beyond chance ({medians}): a notice, which holds nothing",
                         percent(latency_notice)

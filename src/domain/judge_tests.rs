@@ -291,6 +291,19 @@ fn at_full_weight_the_ceiling_decides_alone_and_says_so() {
     assert!(matches!(sim.run(10.0, 20, 0.5, 0.0), Err((Cause::Ceiling, after)) if after <= 2.0));
 }
 
+/// After a restart: what holds is that nothing has come, and no notice holds anything.
+#[test]
+fn a_notice_is_not_what_holds_while_nothing_has_come() {
+    let mut sim = Sim::new(9, 0.2);
+    sim.judge.notice().look(Duration::ZERO, true);
+    let judgement = sim.look(Ticks::OnTime);
+    assert_eq!(judgement.verdict, Verdict::Inconclusive);
+    assert_eq!(judgement.reason, "no request of new in the last minute");
+    let judgement = sim.run(10.0, 40, 0.0, 0.0).expect("no trip");
+    assert_eq!(judgement.verdict, Verdict::Pass);
+    assert!(judgement.reason.contains("a notice, which holds nothing"), "{}", judgement.reason);
+}
+
 #[test]
 fn a_judgement_tells_its_numbers() {
     let mut sim = Sim::new(9, 0.2);

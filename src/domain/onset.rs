@@ -304,6 +304,20 @@ impl Onsets {
     }
 
     /// `counted`: what the end of an exchange counts as, for [`What::Ended`].
+    /// The servers of `new` have other numbers; `before`: the number that each had, if any. A
+    /// server that is gone is no server.
+    pub fn renumber(&mut self, before: &[Option<u8>]) {
+        let is = |server: u8| {
+            let number = before.iter().position(|was| *was == Some(server));
+            number.and_then(|number| u8::try_from(number).ok())
+        };
+        for key_of in self.cells.iter_mut().flat_map(|cell| &mut cell.keys) {
+            if let Some(server) = server_of(*key_of) {
+                *key_of = key(Arm::New, route_of(*key_of), is(server));
+            }
+        }
+    }
+
     pub fn push(&mut self, event: &Event, counted: impl Fn(Kind) -> bool) {
         let request = &event.request;
         let slow_from = self.slow_from;

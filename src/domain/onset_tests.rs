@@ -132,6 +132,20 @@ fn usual_slow_answers_of_the_others_do_not_hide_the_one_server() {
 }
 
 #[test]
+fn a_server_keeps_its_failures_when_another_is_removed() {
+    let mut s = Stream::default();
+    for at in (0..10_000).step_by(100) {
+        s.one(at, Arm::New, 2, What::Failed);
+        s.one(at, Arm::New, 1, What::Answered);
+        s.one(at, Arm::Stable, 0, What::Answered);
+    }
+    // Number 0 is gone.
+    s.onsets.renumber(&[Some(1), Some(2)]);
+    let of = s.onsets.decided(ERRORS, None, None, ms(10_000)).unwrap();
+    assert_eq!((of.server, of.new.bad, of.new.requests), (Some(1), 100, 200));
+}
+
+#[test]
 fn a_route_that_nearly_all_of_it_is_on_is_named_with_its_own_counts() {
     let mut s = Stream::default();
     for at in (0..60_000).step_by(10) {

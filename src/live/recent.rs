@@ -18,6 +18,8 @@ pub struct Recent {
     slices: VecDeque<Slice>,
     last: Option<Slice>,
     slice_began: Duration,
+    /// The last call.
+    at: Duration,
 }
 
 /// Counts of a period; latencies end at the response head, which no slow client can delay.
@@ -66,6 +68,14 @@ fn difference(after: &Histogram, before: &Histogram) -> Histogram {
     Histogram { counts: std::array::from_fn(|i| after.counts[i].saturating_sub(before.counts[i])) }
 }
 
+/// How long so many slices are, of which the last one is as long as this.
+pub fn counted(slices: usize, last: Duration) -> Duration {
+    match slices {
+        0 => Duration::ZERO,
+        n => SLICE * (n - 1) as u32 + last,
+    }
+}
+
 impl Recent {
     /// Clears the slices: counts up to the last call are no longer shown.
     pub fn forget(&mut self) {
@@ -77,6 +87,7 @@ impl Recent {
         let total = Slice::of(tally);
         let delta = total.since(self.last.as_ref().unwrap_or(&Slice::default()));
         self.last = Some(total);
+        self.at = now;
         if self.slices.is_empty() || now >= self.slice_began + SLICE {
             self.slices.push_back(Slice::default());
             self.slice_began = now;
@@ -91,7 +102,7 @@ impl Recent {
 
     /// How long it has counted: five minutes at most.
     pub fn counted(&self) -> Duration {
-        SLICE * self.slices.len() as u32
+        counted(self.slices.len(), self.at.saturating_sub(self.slice_began))
     }
 
     /// The last `window`, in whole slices, including the current one.
@@ -118,6 +129,7 @@ mod tests {
             tally.workers.of(0).answers[second as usize % 2].add(1);
             recent.observe(&tally, Duration::from_secs(second));
         }
+        assert_eq!(recent.counted(), Duration::from_secs(299));
         assert_eq!(recent.last(Duration::from_secs(300)).requests, 300);
         assert_eq!(recent.last(Duration::from_secs(60)).requests, 60);
         assert_eq!(recent.last(Duration::from_secs(300)).answers, [150, 150, 0, 0, 0]);

@@ -9,7 +9,7 @@ use crate::domain::gate::trial::Yardstick;
 use crate::domain::judge::Judge;
 use crate::domain::known::{self, Known, Route};
 use crate::live::apply::View;
-use crate::live::recent::{SLICE, SLICES};
+use crate::live::recent::{SLICE, SLICES, counted};
 use crate::live::snapshot::ReleaseLive;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use std::time::Duration;
 pub struct Rates {
     slices: VecDeque<Vec<u32>>,
     slice_began: Duration,
+    /// The last call.
+    at: Duration,
 }
 
 impl Rates {
@@ -30,6 +32,7 @@ impl Rates {
 
     /// Time goes on, and these have come.
     pub fn push_all(&mut self, events: &[Event], now: Duration) {
+        self.at = now;
         if self.slices.is_empty() || now >= self.slice_began + SLICE {
             self.slices.push_back(vec![]);
             self.slice_began = now;
@@ -50,8 +53,8 @@ impl Rates {
     /// Requests a second.
     fn of(&self, route: usize) -> f64 {
         let sum: u64 = self.slices.iter().filter_map(|slice| slice.get(route)).map(|n| u64::from(*n)).sum();
-        let seconds = SLICE.as_secs_f64() * self.slices.len().max(1) as f64;
-        sum as f64 / seconds
+        let counted = counted(self.slices.len(), self.at.saturating_sub(self.slice_began));
+        if counted.is_zero() { 0.0 } else { sum as f64 / counted.as_secs_f64() }
     }
 }
 
@@ -110,6 +113,10 @@ mod tests {
             event(What::Arrived, Some(0)),
         ];
         let at = |tick: u32| Duration::from_millis(100) * tick;
+        // Soon after the start the rate is that of the time since then.
+        let mut fresh = Rates::default();
+        (0..10).for_each(|tick| fresh.push_all(&events, at(tick)));
+        assert!((10.0..12.0).contains(&fresh.of(0)), "{}", fresh.of(0));
         (0..6_000).for_each(|tick| rates.push_all(&events, at(tick)));
         let of = [rates.of(0), rates.of(1), rates.of(2)];
         assert!((9.5..10.1).contains(&of[0]) && of[0] == of[2] && of[1] == 0.0, "{of:?}");

@@ -76,6 +76,9 @@ pub struct Archive {
     pub shelf: Arc<Shelf>,
 }
 
+/// Why saved evidence is not used.
+const DOES_NOT_FIT: &str = "what was saved of it is damaged, of another version of grayling, under another key, of another attempt, salt or set of routes, or it ended in a trip";
+
 /// Runs until `stop`.
 /// `config` is the file beside which `grayling.stop` may appear.
 pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archive>) {
@@ -84,14 +87,18 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let (name, now) = (&release.release.name, clock::now());
         // The evidence is about another version: start again.
         let another = release.hold == Some(Hold::Awaits(Awaits::NewVersion));
-        let restored = archive
+        let saved = archive
             .filter(|_| !another)
-            .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)))
+            .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)));
+        let was_saved = saved.is_some();
+        let restored = saved
             .and_then(|bytes| live.key.unseal(bytes))
             .and_then(|bytes| Watched::restored(release, &bytes, now));
         if let Some(dog) = &restored {
             let e_value = dog.judge.engine().e_value();
             live.log.event("evidence_restored", json!({"release": name, "e_value": e_value}));
+        } else if was_saved {
+            live.log.event("evidence_begins_anew", json!({"release": name, "why": DOES_NOT_FIT}));
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
         let past = archive.filter(|_| !another).and_then(|a| past::read(release, &a.directory, now));
@@ -471,8 +478,16 @@ impl Watched {
         let is = servers(release);
         let was = std::mem::replace(&mut self.servers, is);
         for arm in Arm::BOTH {
-            for (number, (name, down)) in self.servers[arm.index()].iter().enumerate() {
-                let before = was[arm.index()].iter().find(|(other, _)| other == name);
+            let (is, was) = (&self.servers[arm.index()], &was[arm.index()]);
+            if !is.iter().map(|(name, _)| name).eq(was.iter().map(|(name, _)| name)) {
+                let before = is.iter().map(|(name, _)| {
+                    let number = was.iter().position(|(other, _)| other == name)?;
+                    u8::try_from(number).ok()
+                });
+                self.judge.servers_renumbered(arm, &before.collect::<Vec<_>>());
+            }
+            for (number, (name, down)) in is.iter().enumerate() {
+                let before = was.iter().find(|(other, _)| other == name);
                 let starts = !*down && before.is_none_or(|(_, was_down)| *was_down);
                 if starts {
                     let server = u8::try_from(number).unwrap_or(SERVERS_MAX);

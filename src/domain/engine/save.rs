@@ -1,7 +1,7 @@
 //! The engine as bytes and back, so that a restart keeps the evidence of days.
 //!
 //! ```text
-//! "grayling-evidence 6\n", then little-endian fields in the order of the structs that write them
+//! "grayling-evidence 7\n", then little-endian fields in the order of the structs that write them
 //! (numbers as f64, f32, u64, u32, u16; lists
 //! with their length before them), then xxh3-64 of everything before it.
 //! ```
@@ -15,7 +15,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-const MAGIC: &[u8] = b"grayling-evidence 6\n";
+const MAGIC: &[u8] = b"grayling-evidence 7\n";
 
 /// A writer of fields.
 #[derive(Default)]

@@ -34,6 +34,7 @@
 //!
 //! Invariants: pure, time is an argument; memory is bounded by the number of servers.
 
+mod keeping;
 mod warm_up;
 
 use super::save::{Eye, Pen};
@@ -189,6 +190,8 @@ struct Server {
 struct Warm {
     /// Start of the present warm-up.
     since: Option<Duration>,
+    /// Of that, what passed before a restart.
+    before: Duration,
     answers: u32,
     /// The last warm-ups: start and end.
     past: VecDeque<(Duration, Duration)>,
@@ -218,6 +221,8 @@ pub struct Servers {
     warm_left: Duration,
     /// Start of the present warm-up of all of `new`.
     release_since: Option<Duration>,
+    /// Of that warm-up, what passed before a restart.
+    release_before: Duration,
     release_answers: u32,
     release_past: Option<(Duration, Duration)>,
     at: Duration,
@@ -237,6 +242,7 @@ impl Servers {
             warm_up,
             warm_left: WARM_WAVE,
             release_since: None,
+            release_before: Duration::ZERO,
             release_answers: 0,
             release_past: None,
             at: Duration::ZERO,
@@ -268,34 +274,6 @@ impl Servers {
             usual.wealth = [1.0; TIMES.len()];
             usual.began = [0; 2];
         }
-    }
-
-    /// Saves the state that a restart must keep: the lengths and the rate of spells.
-    pub fn save(&self, now: Duration, pen: &mut Pen) {
-        for usual in &self.usual {
-            pen.u64(usual.spells.len() as u64);
-            for (at, length) in &usual.spells {
-                pen.u64(now.saturating_sub(*at).as_millis() as u64);
-                pen.u64(length.as_millis() as u64);
-            }
-            pen.f64s(&usual.wealth);
-            usual.began.iter().for_each(|n| pen.u64(*n));
-        }
-    }
-
-    /// Ages count back from `now`, and are cut at the start of this clock.
-    pub fn restore(warm_up: Duration, now: Duration, eye: &mut Eye<'_>) -> Option<Servers> {
-        let mut servers = Servers::new(warm_up);
-        for usual in &mut servers.usual {
-            for _ in 0..eye.length(16)?.min(REMEMBERED) {
-                let age = Duration::from_millis(eye.u64()?);
-                let length = Duration::from_millis(eye.u64()?.min(3_600_000));
-                usual.spells.push_back((now.saturating_sub(age), length));
-            }
-            usual.wealth = eye.f64s(TIMES.len())?.try_into().ok()?;
-            usual.began = [eye.u64()?, eye.u64()?];
-        }
-        Some(servers)
     }
 
     fn server(&mut self, place: Place) -> &mut Server {

@@ -4,6 +4,7 @@ use super::*;
 use crate::domain::engine::tests::Dice;
 
 const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_millis(100);
 
 fn at(arm: Arm, server: u8) -> Place {
@@ -164,4 +165,44 @@ fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
         assert_eq!(servers.warming(now).is_some(), times < 3, "{times}");
         pass(&mut servers, &mut now, 62, 30);
     }
+}
+
+#[test]
+fn what_is_known_of_a_server_stays_with_it_when_others_come_and_go() {
+    let mut servers = Servers::new(60 * SECOND);
+    servers.server_warms_up(at(Arm::New, 2), 10 * SECOND);
+    servers.server_warms_up(at(Arm::Stable, 0), 10 * SECOND);
+    // The first of three is gone.
+    servers.renumber(Arm::New, &[Some(1), Some(2)]);
+    assert_eq!(servers.warming(20 * SECOND).map(|of| (of.server, of.left)), Some((Some(1), 50 * SECOND)));
+    // One comes in front of them, and the one that warms up is gone.
+    servers.renumber(Arm::New, &[None, Some(0)]);
+    assert_eq!(servers.warming(20 * SECOND), None);
+    assert!(servers.is_warming(at(Arm::Stable, 0), 20 * SECOND), "those of the other arm stay");
+}
+
+#[test]
+fn a_restart_in_a_warm_up_goes_on_with_it() {
+    let mut servers = Servers::new(60 * SECOND);
+    servers.release_warms_up(1000 * SECOND);
+    servers.server_warms_up(at(Arm::New, 1), 1010 * SECOND);
+    let restart = |servers: &Servers, now: Duration| {
+        let mut pen = Pen::with(b"");
+        servers.save(now, &mut pen);
+        let bytes = pen.finish();
+        Servers::restore(60 * SECOND, SECOND, &mut Eye::open_with(b"", &bytes).unwrap()).unwrap()
+    };
+    let servers = restart(&servers, 1030 * SECOND);
+    assert_eq!(servers.warming(SECOND).map(|of| of.left), Some(30 * SECOND));
+    assert_eq!(servers.warming(11 * SECOND).map(|of| of.left), Some(20 * SECOND));
+    // And through another one.
+    let mut servers = restart(&servers, 11 * SECOND);
+    assert_eq!(servers.warming(SECOND).map(|of| of.left), Some(20 * SECOND));
+    (0..20).for_each(|_| servers.answered(at(Arm::New, 1)));
+    servers.tick(20 * SECOND);
+    assert!(servers.warming(20 * SECOND).is_some());
+    servers.tick(21 * SECOND);
+    assert_eq!(servers.warming(21 * SECOND).map(|of| (of.server, of.left)), Some((Some(1), 10 * SECOND)));
+    servers.tick(31 * SECOND);
+    assert_eq!(servers.warming(31 * SECOND), None);
 }

@@ -7,6 +7,14 @@ use super::*;
 use crate::domain::engine::AT_ONCE;
 
 impl Judge {
+    /// Renumbers the servers of an arm; `before`: the number that each had, if any.
+    pub fn servers_renumbered(&mut self, arm: Arm, before: &[Option<u8>]) {
+        self.engine.servers_renumbered(arm, before);
+        if arm == Arm::New {
+            self.onsets.renumber(before);
+        }
+    }
+
     /// Learns stable's values before `new` has users.
     pub(super) fn learn_before(&mut self, now: Duration) {
         if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {

@@ -213,6 +213,11 @@ impl Engine {
         self.servers.server_warms_up(place, now);
     }
 
+    /// The servers of an arm have other numbers; see [`Servers::renumber`].
+    pub fn servers_renumbered(&mut self, arm: Arm, before: &[Option<u8>]) {
+        self.servers.renumber(arm, before);
+    }
+
     pub fn servers(&self) -> &Servers {
         &self.servers
     }

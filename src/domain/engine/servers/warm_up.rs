@@ -10,6 +10,7 @@ impl Servers {
     pub fn release_warms_up(&mut self, now: Duration) {
         self.warm_left = WARM_WAVE;
         (self.release_since, self.release_answers) = (Some(now), 0);
+        self.release_before = Duration::ZERO;
     }
 
     /// Starts another wave without a warm-up of its own.
@@ -22,7 +23,7 @@ impl Servers {
         let warm = &mut self.server(place).warm;
         warm.past.retain(|(since, _)| now.saturating_sub(*since) < WARM_SPAN);
         if warm.past.len() < WARM_TIMES && warm.since.is_none() {
-            (warm.since, warm.answers) = (Some(now), 0);
+            (warm.since, warm.before, warm.answers) = (Some(now), Duration::ZERO, 0);
         }
     }
 
@@ -39,20 +40,20 @@ impl Servers {
 
     pub(super) fn warm_tick(&mut self, now: Duration, passed: Duration) {
         let (warm_up, spent) = (self.warm_up, self.warm_left.is_zero());
-        let ends = |since: Duration, answers: u32| {
-            spent || (now.saturating_sub(since) >= warm_up && answers >= WARM_ANSWERS)
+        let ends = |since: Duration, before: Duration, answers: u32| {
+            spent || (now.saturating_sub(since) + before >= warm_up && answers >= WARM_ANSWERS)
         };
         let mut warming = false;
         if let Some(since) = self.release_since {
             warming = true;
-            if ends(since, self.release_answers) {
+            if ends(since, self.release_before, self.release_answers) {
                 (self.release_since, self.release_past) = (None, Some((since, now)));
             }
         }
         for (index, server) in self.all.iter_mut().enumerate() {
             let Some(since) = server.warm.since else { continue };
             warming |= Place::from_index(index).arm == Arm::New;
-            if ends(since, server.warm.answers) {
+            if ends(since, server.warm.before, server.warm.answers) {
                 server.warm.since = None;
                 server.warm.past.push_back((since, now));
             }
@@ -60,6 +61,33 @@ impl Servers {
         if warming {
             self.warm_left = self.warm_left.saturating_sub(passed);
         }
+    }
+
+    /// Warm-ups that go on: their time so far, and their answers. A restart is no new warm-up.
+    pub(super) fn save_warm_up(&self, now: Duration, pen: &mut Pen) {
+        let mut one = |since: Option<Duration>, before: Duration, answers: u32| {
+            pen.u32(u32::from(since.is_some()));
+            pen.u64(since.map_or(0, |since| (now.saturating_sub(since) + before).as_millis() as u64));
+            pen.u32(answers);
+        };
+        one(self.release_since, self.release_before, self.release_answers);
+        self.all.iter().for_each(|Server { warm, .. }| one(warm.since, warm.before, warm.answers));
+        pen.u64(self.warm_left.as_millis() as u64);
+    }
+
+    /// The counterpart of [`Servers::save_warm_up`], for `servers` of both arms.
+    pub(super) fn restore_warm_up(&mut self, servers: usize, now: Duration, eye: &mut Eye<'_>) -> Option<()> {
+        let mut one = || -> Option<(Option<Duration>, Duration, u32)> {
+            let goes_on = eye.u32()? > 0;
+            Some((goes_on.then_some(now), Duration::from_millis(eye.u64()?.min(3_600_000)), eye.u32()?))
+        };
+        (self.release_since, self.release_before, self.release_answers) = one()?;
+        self.all = vec![Server::default(); servers];
+        for Server { warm, .. } in &mut self.all {
+            (warm.since, warm.before, warm.answers) = one()?;
+        }
+        self.warm_left = Duration::from_millis(eye.u64()?).min(WARM_WAVE);
+        Some(())
     }
 
     pub(super) fn release_was_warming(&self, at: Duration) -> bool {
@@ -82,16 +110,19 @@ impl Servers {
 
     /// The present warm-up of all of `new`, else the one of its servers with the longest time left.
     pub fn warming(&self, now: Duration) -> Option<Warming> {
-        let left = |since: Duration, answers: u32| Warming {
-            left: (since + self.warm_up).saturating_sub(now),
+        let left = |since: Duration, before: Duration, answers: u32| Warming {
+            left: (since + self.warm_up).saturating_sub(now + before),
             answers_left: WARM_ANSWERS.saturating_sub(answers),
             server: None,
         };
-        let release = self.release_since.map(|since| left(since, self.release_answers));
+        let release = self.release_since.map(|since| left(since, self.release_before, self.release_answers));
         let of_servers = self.all.iter().enumerate().filter_map(|(index, server)| {
             let place = Place::from_index(index);
             let since = server.warm.since.filter(|_| place.arm == Arm::New)?;
-            Some(Warming { server: Some(place.server), ..left(since, server.warm.answers) })
+            Some(Warming {
+                server: Some(place.server),
+                ..left(since, server.warm.before, server.warm.answers)
+            })
         });
         release.or_else(|| of_servers.max_by_key(|warming| warming.left))
     }
