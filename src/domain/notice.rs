@@ -42,6 +42,8 @@ pub const BY_HAND: &str = "a person ended it";
 pub struct Notice {
     since: Option<Duration>,
     blocks: VecDeque<Block>,
+    /// A block was filled after the last look.
+    filled: bool,
     ended: Option<Ended>,
 }
 
@@ -56,6 +58,10 @@ struct Block {
 impl Block {
     fn new(from: Duration) -> Block {
         Block { from, answers: [0; 2], counts: Arm::BOTH.map(|_| vec![0; histogram::BUCKETS]) }
+    }
+
+    fn is_full(&self) -> bool {
+        self.answers[Arm::New.index()] >= BLOCK
     }
 
     fn add(&mut self, other: &Block) {
@@ -115,14 +121,14 @@ impl Notice {
         }
         let by = if request.arm == Arm::New { 1.0 + level } else { 1.0 };
         let us = 1e6 * (after.as_secs_f64() / by).max(floor.as_secs_f64()) / factor;
-        let full = |block: &Block| block.answers[Arm::New.index()] >= BLOCK;
-        if self.blocks.back().is_none_or(full) {
+        if self.blocks.back().is_none_or(Block::is_full) {
             self.blocks.push_back(Block::new(request.at));
         }
         if let Some(block) = self.blocks.back_mut() {
             let arm = request.arm.index();
             block.answers[arm] += 1;
             block.counts[arm][histogram::index(us.max(0.0).round() as u64)] += 1;
+            self.filled |= block.is_full();
         }
     }
 
@@ -132,37 +138,41 @@ impl Notice {
             self.since = crossed.then_some(now);
             return false;
         }
-        let newest_is_full = self.blocks.back().is_some_and(|block| block.answers[Arm::New.index()] >= BLOCK);
-        let over = newest_is_full && self.is_mended(now);
+        // By now the newest block may be another one: many answers come between two looks.
+        let over = std::mem::take(&mut self.filled) && self.is_mended(now);
         if over {
             self.end(BY_MENDING);
         }
         over
     }
 
-    /// Checks the newest blocks that form a stretch; drops older ones.
+    /// Checks the newest full blocks that form a stretch; drops older ones.
     fn is_mended(&mut self, now: Duration) -> bool {
+        let full = self.blocks.iter().take_while(|block| block.is_full()).count();
         let mut answers = 0;
-        let ends = self.blocks.iter().rposition(|block| {
+        let ends = self.blocks.iter().take(full).rposition(|block| {
             answers += block.answers[Arm::New.index()];
             let long = now.saturating_sub(block.from) >= TIME_ENOUGH && answers >= ANSWERS_MIN;
             long || answers >= ANSWERS_ENOUGH
         });
         let Some(older) = ends else { return false };
         self.blocks.drain(..older);
-        let half = self.blocks.len() / 2;
+        let full = full - older;
+        let half = full / 2;
         let sum = |blocks: &mut dyn Iterator<Item = &Block>| {
             let mut sum = Block::new(now);
             blocks.for_each(|block| sum.add(block));
             sum
         };
-        let halves = [sum(&mut self.blocks.iter().take(half)), sum(&mut self.blocks.iter().skip(half))];
+        let halves =
+            [sum(&mut self.blocks.iter().take(half)), sum(&mut self.blocks.iter().take(full).skip(half))];
         halves.iter().all(Block::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
     }
 
     /// Ends the notice.
     pub fn end(&mut self, why: &'static str) {
         self.blocks.clear();
+        self.filled = false;
         if let Some(since) = self.since.take() {
             self.ended = Some(Ended { since, why });
         }
@@ -189,13 +199,16 @@ mod tests {
         dice: Dice,
         now: f64,
         rate: f64,
+        /// Seconds between two looks; 0: after each answer.
+        tick: f64,
+        looked: f64,
     }
 
     impl World {
         fn noticed(rate: f64) -> World {
             let mut notice = Notice::default();
             assert!(!notice.look(Duration::ZERO, true) && notice.since().is_some());
-            World { notice, dice: Dice::new(7), now: 0.0, rate }
+            World { notice, dice: Dice::new(7), now: 0.0, rate, tick: 0.0, looked: 0.0 }
         }
 
         /// Seconds until the end, if within `seconds`.
@@ -203,7 +216,8 @@ mod tests {
             let from = self.now;
             while self.now < from + seconds {
                 self.now += 1.0 / self.rate;
-                for arm in Arm::BOTH {
+                // Answers of stable follow one that fills a block.
+                for arm in [Arm::New, Arm::Stable] {
                     let of_new = arm == Arm::New;
                     let normal = (-2.0 * (1.0 - self.dice.uniform()).ln()).sqrt()
                         * (std::f64::consts::TAU * self.dice.uniform()).cos();
@@ -225,7 +239,9 @@ mod tests {
                         Event { request, what: What::Answered, after: Duration::from_secs_f64(ms / 1e3) };
                     self.notice.push(&event, 1.0, LEVEL, Duration::from_millis(2));
                 }
-                if self.notice.look(Duration::from_secs_f64(self.now), true) {
+                let looks = self.now - self.looked >= self.tick;
+                self.looked = if looks { self.now } else { self.looked };
+                if looks && self.notice.look(Duration::from_secs_f64(self.now), true) {
                     return Some(self.now - from);
                 }
             }
@@ -242,6 +258,16 @@ mod tests {
             assert!((soonest..latest).contains(&over), "{rate}/s: {over}");
             assert_eq!(world.notice.take_ended().map(|ended| ended.why), Some(BY_MENDING));
             assert_eq!((world.notice.since(), world.notice.take_ended()), (None, None));
+        }
+    }
+
+    #[test]
+    fn a_notice_ends_in_time_though_many_answers_come_between_two_looks() {
+        for (rate, latest) in [(100.0, 70.0), (1_000.0, 7.0), (5_000.0, 1.5)] {
+            let mut world = World { tick: 0.1, ..World::noticed(rate) };
+            assert_eq!(world.over(1e4 / rate, 1.2, 0.0), None, "as slow as it says");
+            let over = world.over(1e6 / rate, 1.0, 0.0).expect("it is mended");
+            assert!(over < latest, "{rate}/s: {over}");
         }
     }
 

@@ -72,6 +72,17 @@ impl Scene {
         })
     }
 
+    /// Puts other servers behind `new`, at 0%.
+    fn next_attempt(&mut self, new: Fleet) {
+        self.config.attempt += 1;
+        self.config.new = new.addresses.clone();
+        self.new = new;
+        self.world.write(&self.config);
+        eventually(seconds(10), "the attempt is in force", || {
+            (self.api().release()["attempt"] == self.config.attempt).then_some(())
+        });
+    }
+
     fn api(&self) -> Admin {
         self.proxy.api()
     }
@@ -149,7 +160,10 @@ fn demand(per_second: f64) -> Demand {
 
 /// A server stops for 0.7 s each 30 s, each at a different time.
 fn pausing(call: &Call<'_>) -> Reply {
-    let (period, length) = (30.0, 0.7);
+    pauses(call, 30.0, 0.7)
+}
+
+fn pauses(call: &Call<'_>, period: f64, length: f64) -> Reply {
     let phase = (call.at.as_secs_f64() + 3.37 * call.server as f64).rem_euclid(period);
     let waits = if phase < length { length - phase } else { 0.0 };
     Reply::ok(latency(call, 30.0, 0.5) + Duration::from_secs_f64(waits))
@@ -377,50 +391,127 @@ fn slow_answers_below_a_stated_ceiling_are_no_failures_at_100_percent() {
     scene.stays("6.5% of answers over 2 s, latency_p99_max 10 s, at 100%", seconds(180));
 }
 
-/// The delay from the onset to the moment when the weight is 0; a report, no limit.
-fn gross(what: &str, breaks: impl FnOnce(&Fleet)) {
-    let _turn = turn();
-    let quick = |call: &Call<'_>| Reply::ok(latency(call, 5.0, 0.3));
-    let scene =
-        Scene::at_nothing(Fleet::start(10, quick), Fleet::start(2, quick), demand(1_000.0), seconds(60), "");
-    scene.raise("20%");
-    std::thread::sleep(seconds(if warm_up().is_empty() { 60 } else { WARM_UP_S } + 10));
-    assert!(scene.api().trip().is_none(), "tripped before: {:?}", scene.api().trip());
-    let onset = Instant::now();
-    breaks(&scene.new);
-    let api = scene.api();
-    let took = eventually(seconds(30), what, || (api.weight() == 0.0).then(|| onset.elapsed()));
-    let trip = api.trip().unwrap();
-    figure(&format!(
-        "M9 {what}: {} ms from onset to rollback ({} by its own clock), {}: {}",
-        took.as_millis(),
-        trip["onset_to_trip_ms"],
-        trip["cause"],
-        trip["detail"]
-    ));
+/// Three attempts of a fault, each with fresh servers of `new`; returns the delays in seconds from
+/// the onset to the moment when the weight is 0.
+fn gross(scene: &mut Scene, what: &str, breaks: impl Fn(&Fleet)) -> Vec<f64> {
+    let once = |number: u32| {
+        scene.next_attempt(Fleet::start(2, quick));
+        scene.raise("20%");
+        std::thread::sleep(seconds(WARM_UP_S + 10));
+        assert!(scene.api().trip().is_none(), "{what}: tripped before: {:?}", scene.api().trip());
+        let (onset, api) = (Instant::now(), scene.api());
+        breaks(&scene.new);
+        let took = eventually(seconds(30), what, || (api.weight() == 0.0).then(|| onset.elapsed()));
+        let trip = api.trip().unwrap();
+        figure(&format!(
+            "M9 {what}, {number} of 3: {} ms from onset to rollback ({} by its own clock), {}: {}",
+            took.as_millis(),
+            trip["onset_to_trip_ms"],
+            trip["cause"],
+            trip["detail"]
+        ));
+        took.as_secs_f64()
+    };
+    (1..=3).map(once).collect()
 }
+
+fn quick(call: &Call<'_>) -> Reply {
+    Reply::ok(latency(call, 5.0, 0.3))
+}
+
+fn half_fails(call: &Call<'_>) -> Reply {
+    Reply::status(if call.draws[2] < 0.5 { 500 } else { 200 }, latency(call, 5.0, 0.3))
+}
+
+type Breaks = fn(&Fleet);
 
 #[test]
 fn gross_faults_are_found_at_once() {
     if !long() {
         return;
     }
-    gross("+50 points of failures", |new| {
-        new.behave(|call| {
-            Reply::status(if call.draws[2] < 0.5 { 500 } else { 200 }, latency(call, 5.0, 0.3))
-        });
-    });
-    gross("hang", |new| new.behave(|_| Reply::Hang));
-    gross("cut bodies", |new| new.behave(|_| Reply::CutBody));
-    gross("resets", |new| new.behave(|_| Reply::Reset));
-    gross("refused", Fleet::refuse);
+    let _turn = turn();
+    let faults: [(&str, f64, Breaks); 5] = [
+        ("+50 points of failures", 0.8, |new| new.behave(half_fails)),
+        ("hang", 1.0, |new| new.behave(|_| Reply::Hang)),
+        ("cut bodies", 0.8, |new| new.behave(|_| Reply::CutBody)),
+        ("resets", 0.8, |new| new.behave(|_| Reply::Reset)),
+        ("refused", 0.1, Fleet::refuse),
+    ];
+    let (stable, new) = (Fleet::start(10, quick), Fleet::start(2, quick));
+    let mut scene = Scene::at_nothing(stable, new, demand(1_000.0), seconds(60), "");
+    let mut late = vec![];
+    for (what, limit, breaks) in faults {
+        let delays = gross(&mut scene, what, breaks);
+        let middle = median(delays.clone());
+        figure(&format!("M9 {what}: median of 3 is {:.0} ms, limit {:.0} ms", middle * 1e3, limit * 1e3));
+        if middle > limit {
+            late.push(format!("{what}: {delays:.3?} s, limit {limit} s"));
+        }
+    }
+    assert!(late.is_empty(), "{late:#?}");
+}
+
+/// A server stops for 0.3 s each minute, each at a different time.
+///
+/// Oftener would not do at this scale: the least loaded server is chosen, so a version with many
+/// requests avoids a server that stops, and one with few of them meets it. The tail of `new` is then
+/// really heavier at 5%, for as long as each server stops for some per cent of the time.
+fn pausing_shortly(call: &Call<'_>) -> Reply {
+    pauses(call, 60.0, 0.3)
+}
+
+#[test]
+fn a_good_version_climbs_while_single_servers_pause() {
+    if !long() {
+        return;
+    }
+    const BAKE_S: u64 = 90;
+    let _turn = turn();
+    let (stable, new) = (Fleet::start(8, pausing_shortly), Fleet::start(4, pausing_shortly));
+    let demand = Demand { users: 50_000, ..demand(400.0) };
+    // With the usual margins the evidence takes more requests than come in so short a bake.
+    let margins = "margin_errors = \"1%\"\nmargin_latency_tail = \"100%\"";
+    let scene = Scene::at_nothing(stable, new, demand, seconds(60), margins);
+    let names = ["5%", "20%", "50%", "100%"];
+    let waves = names.map(|weight| format!("weight = \"{weight}\", bake = \"{BAKE_S}s\""));
+    scene.world.write(&scene.config.clone().waves(&waves.each_ref().map(String::as_str)));
+    let api = scene.api();
+    eventually(seconds(10), "the first wave is open", || (api.release()["wave"] == "5%").then_some(()));
+    let (mut begun, mut took) = (Instant::now(), vec![]);
+    for (name, next) in names.iter().zip(names.iter().skip(1).map(Some).chain([None])) {
+        let mut tail = String::new();
+        loop {
+            let release = api.release();
+            assert!(release["trip"].is_null(), "{name}: tripped: {:#}", release["trip"]);
+            let over = match next {
+                Some(next) => release["wave"] == **next,
+                None => release["state"] == "complete",
+            };
+            if over {
+                break;
+            }
+            if begun.elapsed() > seconds(3 * BAKE_S) {
+                let before = took.join(", ");
+                figure(&format!("climb beside pauses, bakes of {BAKE_S} s: {before}; STUCK in {name}"));
+                panic!("{name} is not over: {:#}\n{:#}", release["progress"], release["gates"]);
+            }
+            let gates = release["gates"].as_array().cloned().unwrap_or_default();
+            if let Some(gate) = gates.iter().find(|gate| gate["name"] == "latency_tail") {
+                tail = gate["detail"].as_str().unwrap_or_default().to_owned();
+            }
+            std::thread::sleep(ms(100));
+        }
+        took.push(format!("{name} {:.0} s ({tail})", begun.elapsed().as_secs_f64()));
+        begun = Instant::now();
+    }
+    figure(&format!("climb beside pauses, bakes of {BAKE_S} s: {}", took.join(", ")));
 }
 
 /// A fault of both versions that reaches new a moment earlier.
 #[test]
 fn a_trip_on_little_evidence_says_that_stable_shows_the_same() {
     let _turn = turn();
-    let quick = |call: &Call<'_>| Reply::ok(latency(call, 5.0, 0.3));
     let down = |call: &Call<'_>| Reply::status(500, latency(call, 5.0, 0.3));
     let scene =
         Scene::at_nothing(Fleet::start(1, quick), Fleet::start(2, quick), demand(150.0), seconds(10), "");
