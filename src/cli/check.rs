@@ -1,9 +1,9 @@
 //! `grayling check`: all faults of a config file at once, and what its settings imply; with
 //! `--against`, for the service behind a running proxy, with the changes that it would make there.
 //!
-//! Faults go to stderr in a compiler's format. A summary line, the implications of each release's
-//! settings, and the changes go to stdout. Exit 0, or 78 (EX_CONFIG) if the file would be refused at
-//! start or as a reload.
+//! Faults go to stderr in a compiler's format.
+//! A summary line, the implications of each release's settings, and the changes go to stdout.
+//! Exit 0, or 78 (EX_CONFIG) if the file would be refused at start or as a reload.
 
 mod implied;
 mod sentences;

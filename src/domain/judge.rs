@@ -14,8 +14,8 @@
 //!   counts if `new` is still clearly worse for ten seconds, or if E is overwhelming for a minute
 //!   of trouble. Failures of stable defer errors and latency (a failed request did not succeed in
 //!   time either), slowness defers latency, client errors defer client errors.
-//! - Both arms bad for 30 s is a separate case: a precautionary trip, because `new` may be the load
-//!   on a shared database.
+//! - Both arms bad for 30 s is a separate cause: a precaution, because `new` may be the load on a
+//!   shared database.
 
 mod hearing;
 mod past;

@@ -113,7 +113,7 @@ pub(super) struct Interval {
     pub(super) failures: Vec<Failure>,
     /// Number of drawn requests without an answer.
     pub(super) waiting: u32,
-    /// Answered first requests that are still in [`Engine::open`].
+    /// Answered first requests that are still in `Engine::open`.
     pub(super) kept: Vec<u64>,
 }
 
