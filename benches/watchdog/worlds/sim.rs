@@ -82,6 +82,8 @@ struct Server {
     next: f64,
     until: f64,
     fallen: Option<Trouble>,
+    /// When each of its requests ends.
+    busy: Vec<f64>,
     began: f64,
     /// It refused the last connection.
     refused: bool,
@@ -174,7 +176,14 @@ impl<'w> Sim<'w> {
                     let next = world.pauses.map_or(f64::INFINITY, |p| {
                         -LEARN + if p.poisson { gap(&mut dice, p.every) } else { p.every * dice.uniform() }
                     });
-                    Server { next, until: f64::NEG_INFINITY, fallen: None, began: 0.0, refused: false }
+                    Server {
+                        next,
+                        until: f64::NEG_INFINITY,
+                        fallen: None,
+                        busy: vec![],
+                        began: 0.0,
+                        refused: false,
+                    }
                 })
                 .collect()
         });
@@ -410,12 +419,17 @@ impl<'w> Sim<'w> {
         let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
         self.ids += 1;
         let at = Duration::from_secs_f64(second + LEARN);
-        let number = self.dice.below(self.servers[arm.index()].len());
+        let number = self.choose(arm, second);
         let server = Some(number as u8);
         let mut request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server };
         self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
         let mut number = number;
-        let Some((ms, mut what)) = self.outcome(second, arm, &mut number, route, times, account) else {
+        let outcome = self.outcome(second, arm, &mut number, route, times, account);
+        if self.world.balanced {
+            let ends = outcome.map_or(f64::INFINITY, |(ms, _)| second + ms / 1e3);
+            self.servers[arm.index()][number].busy.push(ends);
+        }
+        let Some((ms, mut what)) = outcome else {
             return;
         };
         let lot = f64::from(lot);
@@ -439,6 +453,18 @@ impl<'w> Sim<'w> {
             let after = after + Duration::from_nanos((body_ms * 1e6) as u64);
             self.tell_at(Event { request, what: What::Ended { size, client_slow: false }, after });
         }
+    }
+
+    /// The server of a request.
+    fn choose(&mut self, arm: Arm, second: f64) -> usize {
+        let servers = &mut self.servers[arm.index()];
+        let any = self.dice.below(servers.len());
+        if !self.world.balanced {
+            return any;
+        }
+        servers.iter_mut().for_each(|server| server.busy.retain(|ends| *ends > second));
+        let n = servers.len();
+        (0..n).min_by_key(|i| (servers[*i].busy.len(), (i + n - any) % n)).unwrap_or(any)
     }
 
     fn tell_at(&mut self, event: Event) {

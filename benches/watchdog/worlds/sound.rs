@@ -10,8 +10,9 @@ pub fn rows() -> Vec<Row> {
     let mut rows = vec![];
     let mut add = |id, what: &str, world: World| {
         let reduced = if world.rate * world.lasts > 500_000.0 { 8 } else { 20 };
-        // By hundreds of hours, or with a weight that goes down as well, nothing climbs.
-        let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) { [0; 2] } else { [20, 2] };
+        // By hundreds of hours, or with a weight that goes down as well, nothing climbs. Where stable
+        // balances its pauses away, the only server of `new` is slower, and its waves hold.
+        let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) || world.balanced { [0; 2] } else { [20, 2] };
         let runs = [200, reduced];
         rows.push(Row { id, what: what.to_owned(), world, limit: None, runs, climbs });
     };
@@ -48,6 +49,26 @@ fn pauses(add: &mut Add<'_>) {
     let poisson = Pauses { poisson: true, ..stalls(300.0, 1.0) };
     let world = World { servers: [1, 10], pauses: Some(poisson), lasts: HALF_AN_HOUR, ..World::base() };
     add("N1.8", "pauses of 1 s, Poisson, each ~300 s, servers 1:10", world);
+    for (id, every, rate, percent) in [
+        ("N1.10", 60.0, 200.0, 5.0),
+        ("N1.11", 60.0, 250.0, 9.0),
+        ("N1.12", 60.0, 250.0, 50.0),
+        ("N1.13", 60.0, 1000.0, 20.0),
+    ] {
+        let (pauses, waves) = (Some(stalls(every, 1.0)), vec![(0.0, percent)]);
+        let world = World {
+            rate,
+            waves,
+            servers: [1, 10],
+            pauses,
+            balanced: true,
+            lasts: HALF_AN_HOUR,
+            ..World::base()
+        };
+        let what =
+            format!("pauses of 1 s each {every} s, {rate}/s, {percent}%, servers 1:10, to the least loaded");
+        add(id, &what, world);
+    }
     let neighbour = Pauses { trouble: Trouble::Slower(3.0), lasts: 10.0, every: 600.0, ..poisson };
     let world = World { servers: [2, 20], pauses: Some(neighbour), lasts: HALF_AN_HOUR, ..World::base() };
     add("N1.9", "×3 for 10 s by a neighbour each ~10 min, servers 2:20", world);

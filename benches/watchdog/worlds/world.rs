@@ -22,6 +22,8 @@ pub struct World {
     pub service: Service,
     /// Servers of `new` and of stable.
     pub servers: [usize; 2],
+    /// The least loaded server takes a request, as in the product. Else any.
+    pub balanced: bool,
     pub pauses: Option<Pauses>,
     /// Trouble of single servers of one arm, once each.
     pub spells: Vec<Spell>,
@@ -171,6 +173,7 @@ impl World {
                 tail: (0.0, 0.0),
             },
             servers: [1, 1],
+            balanced: false,
             pauses: None,
             spells: vec![],
             first: None,

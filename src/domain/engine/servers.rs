@@ -35,6 +35,7 @@
 //! Invariants: pure, time is an argument; memory is bounded by the number of servers.
 
 mod keeping;
+mod silence;
 mod warm_up;
 
 use super::save::{Eye, Pen};
@@ -180,6 +181,9 @@ struct Run {
 #[derive(Clone, Debug, Default)]
 struct Server {
     runs: [Run; 2],
+    /// When the beginning of a spell was last bet on, by kind.
+    bet_at: [Option<Duration>; 2],
+    answers: silence::Answers,
     seen: Duration,
     requests: f64,
     warm: Warm,
@@ -212,6 +216,8 @@ struct Usual {
 #[derive(Clone, Debug)]
 pub struct Servers {
     all: Vec<Server>,
+    /// End and length of silences of stable's single servers.
+    silences: VecDeque<(Duration, Duration)>,
     usual: [Usual; 2],
     limit: Option<Duration>,
     /// When the limit became known. Slow spells are found from then on.
@@ -236,6 +242,7 @@ impl Servers {
         let usual = || Usual { wealth: [1.0; TIMES.len()], ..Usual::default() };
         Servers {
             all: vec![],
+            silences: VecDeque::new(),
             usual: [usual(), usual()],
             limit: None,
             limit_since: None,
@@ -419,12 +426,7 @@ impl Servers {
             return;
         }
         let spells = &mut self.usual[kind as usize].spells;
-        spells.push_back((now, until.saturating_sub(from)));
-        while spells.len() > REMEMBERED
-            || spells.front().is_some_and(|(at, _)| now.saturating_sub(*at) > MEMORY)
-        {
-            spells.pop_front();
-        }
+        keep(spells, now, until.saturating_sub(from));
     }
 
     /// True if most other servers were in a spell during that time: it is not a spell of a single
@@ -446,7 +448,13 @@ impl Servers {
     }
 
     /// Bets on the arm in which a spell begins, against new's share of the servers.
+    /// Spells that follow each other soon are one event.
     fn bet(&mut self, place: Place, kind: Mark, now: Duration) {
+        let last = &mut self.server(place).bet_at[kind as usize];
+        if last.is_some_and(|last| now.saturating_sub(last) < APART) {
+            return;
+        }
+        *last = Some(now);
         let mut free = [0.0, 0.0];
         let mut requests = [0.0, 0.0];
         for (at, server) in self.active(None) {
@@ -471,6 +479,8 @@ impl Servers {
     pub fn allowed(&self, kind: Mark) -> Duration {
         let least = if kind == Mark::Slow { UNSEEN } else { RESTART };
         let longest = self.usual[kind as usize].spells.iter().map(|(_, length)| *length).max();
+        let silences = self.usual_silences().filter(|_| kind == Mark::Slow);
+        let longest = longest.max(silences.map(|(_, longest)| longest));
         let longest = longest.map_or(Duration::ZERO, |longest| longest.mul_f64(LONGER) + MORE);
         longest.clamp(least, EXCUSED_MAX.max(least))
     }
@@ -489,7 +499,9 @@ impl Servers {
     /// Number of the remembered spells of single servers of stable, and the longest.
     pub fn usual_spells(&self, kind: Mark) -> (usize, Duration) {
         let spells = &self.usual[kind as usize].spells;
-        (spells.len(), spells.iter().map(|(_, length)| *length).max().unwrap_or_default())
+        let longest = spells.iter().map(|(_, length)| *length).max().unwrap_or_default();
+        let silences = self.usual_silences().filter(|_| kind == Mark::Slow).unwrap_or_default();
+        (spells.len().max(silences.0), longest.max(silences.1))
     }
 
     /// Time since slow spells can be found. `None`: not yet.
@@ -614,6 +626,15 @@ impl Servers {
             }
         }
         self.warm_tick(now, passed);
+    }
+}
+
+/// Remembers a spell of stable.
+fn keep(spells: &mut VecDeque<(Duration, Duration)>, now: Duration, length: Duration) {
+    spells.push_back((now, length));
+    while spells.len() > REMEMBERED || spells.front().is_some_and(|(at, _)| now.saturating_sub(*at) > MEMORY)
+    {
+        spells.pop_front();
     }
 }
 

@@ -439,7 +439,7 @@ impl Engine {
             };
         }
         if answers && let Some(place) = place(request) {
-            self.servers.answered(place);
+            self.servers.answers(place, request.at, request.at + after);
         }
         let interval = &mut self.intervals[index];
         let table = interval.table.as_ref();
