@@ -470,9 +470,9 @@ fn gross_faults_of_two_servers_are_found_half_a_second_later() {
 
 /// A server stops for 0.3 s each minute, each at a different time.
 ///
-/// Oftener would not do at this scale: the least loaded server is chosen, so a version with many
-/// requests avoids a server that stops, and one with few of them meets it. The tail of `new` is then
-/// really heavier at 5%, for as long as each server stops for some per cent of the time.
+/// More often would not do at this scale. The least loaded server is chosen: a version with many
+/// requests avoids a server that stops, and one with few of them meets it. Where each server stops
+/// for 2% of the time, the tail of `new` at 5% is really heavier than that of stable.
 fn pausing_shortly(call: &Call<'_>) -> Reply {
     pauses(call, 60.0, 0.3)
 }
