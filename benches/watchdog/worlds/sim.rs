@@ -578,7 +578,12 @@ impl<'w> Sim<'w> {
         for spell in &self.world.spells {
             let at = spell.at + if arm == Arm::New { opened } else { 0.0 };
             if spell.arm == arm && spell.server == number && second >= at && second < at + spell.lasts {
+                let starts = matches!(spell.trouble, Trouble::Started(_)) && server.began < at;
                 (server.began, server.until) = (at, at + spell.lasts);
+                if starts {
+                    let now = Duration::from_secs_f64(second + LEARN);
+                    self.judge.engine_mut().server_starts(Place { arm, server: number as u8 }, now);
+                }
                 server.fallen = Some(spell.trouble);
             }
         }
@@ -593,7 +598,7 @@ impl<'w> Sim<'w> {
         let left = server.until - second;
         Served::In(match trouble {
             Trouble::Stalls => ms + 1e3 * left,
-            Trouble::Slower(by) => ms * by,
+            Trouble::Slower(by) | Trouble::Started(by) => ms * by,
             Trouble::SlowerAtFirst(by) => ms * (1.0 + (by - 1.0) * left / (server.until - server.began)),
             Trouble::Resets => return Served::Reset,
             Trouble::Refuses => {

@@ -9,10 +9,18 @@ const HALF_AN_HOUR: f64 = 1800.0;
 pub fn rows() -> Vec<Row> {
     let mut rows = vec![];
     let mut add = |id, what: &str, world: World| {
-        let reduced = if world.rate * world.lasts > 500_000.0 { 8 } else { 20 };
+        let reduced = match world.rate * world.lasts {
+            3_000_000.0.. => 2,
+            500_000.0.. => 8,
+            _ => 20,
+        };
         // By hundreds of hours, or with a weight that goes down as well, nothing climbs. Where stable
         // balances its pauses away, the only server of `new` is slower, and its waves hold.
-        let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) || world.balanced { [0; 2] } else { [20, 2] };
+        let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) || world.balanced || world.users > 1_000_000 {
+            [0; 2]
+        } else {
+            [20, 2]
+        };
         let runs = [200, reduced];
         rows.push(Row { id, what: what.to_owned(), world, limit: None, runs, climbs });
     };
@@ -46,6 +54,10 @@ fn pauses(add: &mut Add<'_>) {
             format!("pauses of {lasts} s each {every} s, {rate}/s, servers {}:{}", servers[0], servers[1]);
         add(id, &what, World { rate, servers, pauses: Some(of), lasts: HALF_AN_HOUR, ..World::base() });
     }
+    let pauses = Some(stalls(30.0, 0.2));
+    let (rate, users, servers) = (2000.0, 2_000_000, [1, 20]);
+    let world = World { rate, users, servers, pauses, lasts: HALF_AN_HOUR, ..World::base() };
+    add("N1.14", "pauses of 0.2 s each 30 s, 2,000/s, 2 million users, servers 1:20", world);
     let poisson = Pauses { poisson: true, ..stalls(300.0, 1.0) };
     let world = World { servers: [1, 10], pauses: Some(poisson), lasts: HALF_AN_HOUR, ..World::base() };
     add("N1.8", "pauses of 1 s, Poisson, each ~300 s, servers 1:10", world);
@@ -109,6 +121,15 @@ fn cold_starts(add: &mut Add<'_>) {
         "5 to 50%, ×2 for 20 s",
         World { waves: vec![(0.0, 5.0), (at, 50.0)], spells, ..World::base() },
     );
+    let spells = cold(60.0, Trouble::SlowerAtFirst(5.0));
+    let world = World { rate: 1000.0, warm_up: 90.0, spells, ..World::base() };
+    add("N3.6", "cold: ×5 falling to ×1 over 60 s, 1,000/s, `warm_up` 90 s", world);
+    let spells = vec![Spell { at: 180.0, ..cold(20.0, Trouble::Started(3.0))[0] }];
+    let world = World { servers: [2, 2], spells, ..World::base() };
+    add("N3.7", "one of two servers of new restarts, ×3 for 20 s", world);
+    let service = Service { medians: vec![10.0], ..World::base().service };
+    let spells = cold(15.0, Trouble::Slower(30.0));
+    add("N3.8", "cold: 300 ms for 15 s where 10 ms is usual", World { service, spells, ..World::base() });
     for (id, n, takes) in [("N3.4", 8, 1500.0), ("N3.5", 20, 3000.0)] {
         let world = World { first: Some((n, takes)), ..World::base() };
         add(id, &format!("the first {n} requests take {} s", takes / 1e3), world);

@@ -73,6 +73,8 @@ pub enum Trouble {
     Slower(f64),
     /// Its latencies are multiplied by this at first, and then by less and less.
     SlowerAtFirst(f64),
+    /// The server has started, and requests take this many times as long.
+    Started(f64),
     /// Refuses connections.
     Refuses,
     /// Every connection breaks before an answer.

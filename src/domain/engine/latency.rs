@@ -311,9 +311,9 @@ const EMPTY: f64 = 5e-5;
 /// So many empty buckets are a gap.
 const GAP: usize = 4;
 
-/// The bucket of the upper quantile; or, where answers of one kind lie apart (a time-out of 3 s in
-/// a service of 30 ms), the middle of the gap below them, if it is above the lower quantile. Both
-/// kinds are then clearly on one side of the cut, whatever is tolerated, and however slow a user is.
+/// The bucket of the upper quantile. Where answers of one kind lie apart (a time-out of 3 s in a
+/// service of 30 ms): the middle of the gap below them, if it is above the lower quantile. Answers
+/// on both sides of a gap stay on their side, whatever the tolerance and the user's factor.
 fn tail_from(cdf: &[f64], quantiles: [f64; 2]) -> usize {
     let [lower, upper] = quantiles.map(|share| cdf.partition_point(|c| *c < share));
     let share = |bucket: usize| cdf[bucket] - bucket.checked_sub(1).map_or(0.0, |below| cdf[below]);

@@ -39,7 +39,7 @@ impl Judge {
             usual: self.engine.yardstick().map(|table| table.slow_from()),
             max: Some(self.limits.latency_p99_max),
         });
-        // The judge counts an event before the engine, which drops the state of an exchange at its end.
+        // The judge counts an event first: the engine drops the state of an exchange at its end.
         let [redirects, long, small] = &mut self.seen;
         for few in events.chunks(AT_ONCE) {
             self.engine.prefetch(few);
