@@ -32,8 +32,8 @@ config file is in force again; a release with waves goes on in its first one, or
 pub struct ResumeArgs {
     /// The release; optional if there is only one.
     release: Option<String>,
-    /// What it ends: rollback, freeze, hold, pause, notice or alarm. Optional if exactly one thing holds
-    /// the release and it is not a rollback.
+    /// What it ends: rollback, freeze, hold, pause, notice or alarm. Optional if exactly one thing
+    /// holds the release and it is not a rollback.
     #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause", "notice", "alarm"])]
     ends: Option<String>,
     /// The wave to go on in after a rollback [default: the first one]

@@ -266,7 +266,7 @@ impl Before {
         self.floor = floor;
     }
 
-    /// Forgets the past and what was found against it: the present level is learnt as the usual one.
+    /// Forgets the past and what was found against it, to learn the present level as the usual one.
     pub fn begin_anew(&mut self) {
         let (share, raised, floor, closed) = (self.share, self.raised, self.floor, self.closed);
         let anew = Before::default();

@@ -163,7 +163,10 @@ fn a_person_who_accepts_an_alarm_lets_the_release_become_complete() {
     let (stable, new) = (Origin::start("stable"), Origin::start("new"));
     let config = Config::new(stable.address, new.address)
         .waves(&["weight = \"100%\", bake = \"1s\", requests_min = 20, users_min = 5"]);
-    std::fs::create_dir_all(world.path("state")).unwrap();
+    let mut proxy = world.run(&config);
+    eventually(seconds(20), "the wave is open", || (proxy.api().release()["weight"] == 100.0).then_some(()));
+    proxy.signal("TERM");
+    proxy.ends_within(seconds(20));
     std::fs::write(world.path("state/past-billing.bin"), past_with_an_alarm(&config)).unwrap();
     let proxy = world.run(&config);
     let api = proxy.api();
