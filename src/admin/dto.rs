@@ -92,7 +92,7 @@ pub struct Release {
     /// Why the weight in force is below the configured one, in a sentence.
     #[serde(default)]
     pub held: Option<String>,
-    /// What a `resume` can end now: `rollback`, `freeze`, `hold`, `pause`.
+    /// What a `resume` can end now: `rollback`, `freeze`, `hold`, `pause`, `alarm`.
     #[serde(default)]
     pub ends: Vec<String>,
     #[serde(default)]

@@ -12,11 +12,11 @@ use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
 use crate::domain::share;
-use crate::domain::verdict;
+use crate::domain::verdict::{self, Finding};
 use crate::live::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::under_way::Present;
-use crate::live::verbs::{NOTICE, Promotion, Resumption};
+use crate::live::verbs::{Promotion, Resumption};
 use crate::live::{clock, meter, state};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -168,7 +168,9 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let release = &live_release.release;
     // From the announced snapshot: changes that are not durable yet are not shown.
     let memory = live.memory(&release.name).unwrap_or_default();
-    let ends = memory.ends().into_iter().map(|ends| ends.label().to_owned()).collect();
+    let holds = memory.ends().into_iter().map(HoldKind::label);
+    let alarm = view.has_found(Finding::Alarm).then_some(Finding::Alarm.label());
+    let ends = holds.chain(alarm).map(str::to_owned).collect();
     let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
     let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
     let trip = super::progress::trip(tripped, frozen);
@@ -386,10 +388,12 @@ async fn resume(
             Ok(reasoned) => reasoned,
             Err(answer) => return *answer,
         };
+    let accepts = request.ends.as_deref().and_then(Finding::parse);
     let ends = match request.ends.as_deref().map(|label| (label, HoldKind::parse(label))) {
-        Some((NOTICE, _)) => None,
+        Some(_) if accepts.is_some() => None,
         Some((label, None)) => {
-            let known = HoldKind::ALL.map(HoldKind::label).into_iter().chain([NOTICE]);
+            let findings = Finding::ALL.map(Finding::label);
+            let known = HoldKind::ALL.map(HoldKind::label).into_iter().chain(findings);
             let known = known.map(|ends| format!("`{ends}`")).collect::<Vec<_>>().join(", ");
             return refuse(
                 StatusCode::BAD_REQUEST,
@@ -399,8 +403,7 @@ async fn resume(
         }
         known => known.and_then(|(_, ends)| ends),
     };
-    let notice = request.ends.as_deref() == Some(NOTICE);
-    let resumption = Resumption { ends, at: request.at, notice };
+    let resumption = Resumption { ends, at: request.at, accepts };
     answered(&live, &name, live.resume(&name, &origin, &resumption)).await
 }
 

@@ -26,14 +26,15 @@ pub struct RollbackArgs {
 #[command(after_help = "Example:
   grayling resume cbs-v2 --ends rollback --reason \"fixed in build 1142, checked by hand\"
 
-Ends one thing that holds the release; or the notice that `new` is slower, which holds nothing. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
+Ends one thing that holds the release; or what the watchdog has found, where that is accepted: the notice that `new` is slower, which holds nothing, or the alarm
+that it does worse than in its own past, which keeps the release from becoming complete. After a rollback, a freeze or a hold the evidence starts afresh. After a rollback the weight of the
 config file is in force again; a release with waves goes on in its first one, or in the one that --at names.")]
 pub struct ResumeArgs {
     /// The release; optional if there is only one.
     release: Option<String>,
-    /// What it ends: rollback, freeze, hold, pause or notice. Optional if exactly one thing holds
-    /// the release and it is not a rollback.
-    #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause", "notice"])]
+    /// What it ends: rollback, freeze, hold, pause, notice or alarm. Optional if exactly one thing
+    /// holds the release and it is not a rollback.
+    #[arg(long, value_name = "WHAT", value_parser = ["rollback", "freeze", "hold", "pause", "notice", "alarm"])]
     ends: Option<String>,
     /// The wave to go on in after a rollback [default: the first one]
     #[arg(long, value_name = "WAVE")]

@@ -14,7 +14,7 @@ use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WarmingUp, WatchdogState};
 use crate::domain::rollout::HoldKind;
 use crate::domain::share;
-use crate::domain::verdict::Signal;
+use crate::domain::verdict::{Finding, Signal};
 use std::fmt::Write;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
@@ -313,6 +313,12 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
             shown(&s.stratum),
             shown(&s.detail)
         );
+    }
+    if r.ends.iter().any(|ends| ends == Finding::Alarm.label()) {
+        let name = shown(&r.name);
+        let accept = Finding::Alarm.command(&name);
+        let told = format!("accept: {accept}; or roll back: grayling rollback {name} --reason TEXT");
+        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
     }
     for of in &r.resources {
         // The numbers stand beside the signal; these lines give the reason for a missing one.

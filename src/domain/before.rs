@@ -13,7 +13,8 @@
 //! `new` is worse if the last minute, or the last ten, exceed the past by a factor of [`FACTOR`],
 //! by [`Measure::points`], and by [`Z`] standard deviations. The newest part of that time must show
 //! it, too, so that a pause of a few seconds is not enough. A sign that lasts [`HOLD`] raises the
-//! alarm, which stands until there was no sign for [`CALM`].
+//! alarm, which stands until there was no sign for [`CALM`], or until a person accepts it: then the
+//! past is learnt again from the present level.
 //!
 //! # Assumptions
 //!
@@ -263,6 +264,13 @@ impl Default for Before {
 impl Before {
     pub fn set_floor(&mut self, floor: Duration) {
         self.floor = floor;
+    }
+
+    /// Forgets the past and what was found against it, to learn the present level as the usual one.
+    pub fn begin_anew(&mut self) {
+        let (share, raised, floor, closed) = (self.share, self.raised, self.floor, self.closed);
+        let anew = Before::default();
+        *self = Before { share, raised, floor, closed, judged: closed, sampled: closed, ..anew };
     }
 
     /// Takes the request events of both arms.

@@ -265,6 +265,26 @@ fn a_restart_keeps_the_past_and_what_stands() {
     assert_eq!(again.says(), Says::Worse(Measure::Errors));
 }
 
+#[test]
+fn an_accepted_change_is_the_usual_level_from_then_on() {
+    let mut world = World::new(9);
+    world.wave(600, 0.2, BASE);
+    world.wave(120, 1.0, BASE);
+    let worse = Weather { fails: 0.041, median_ms: 70.0, ..BASE };
+    assert!(world.until_worse(200, worse).is_some());
+    world.before.begin_anew();
+    assert_eq!((world.before.says(), world.before.ratio()), (Says::Unknown, 0.0));
+    let detail = world.before.detail();
+    assert!(detail.contains("0 of 10 minutes"), "{detail}");
+    // A restart does not bring the alarm back.
+    assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().says(), Says::Unknown);
+    assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.detail());
+    assert_eq!(world.before.says(), Says::Usual);
+    // Worse than the accepted level is an alarm again.
+    let worse_still = Weather { fails: 0.12, ..worse };
+    assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.detail());
+}
+
 proptest! {
     /// Any bytes in the file: no panic, and parsed values are possible ones.
     #[test]

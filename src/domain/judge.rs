@@ -40,7 +40,7 @@ use super::share;
 use super::silence::Silence;
 use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
-use super::verdict::{Cause, Evidence, Judgement, Limits, Signal, State, Told, Verdict};
+use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, Signal, State, Told, Verdict};
 use hearing::{interval, silence_told, take_failures, told};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,10 +194,15 @@ impl Judge {
         self.limits = limits;
     }
 
-    /// Ends the notice, on an operator's request.
-    pub fn end_notice(&mut self) {
-        self.engine.end_notice();
-        self.notice.end(notice::BY_HAND);
+    /// Ends a finding that a person has accepted.
+    pub fn accept(&mut self, finding: Finding) {
+        match finding {
+            Finding::Notice => {
+                self.engine.end_notice();
+                self.notice.end(notice::BY_HAND);
+            }
+            Finding::Alarm => self.own_past.begin_anew(),
+        }
     }
 
     pub fn notice(&mut self) -> &mut Notice {

@@ -381,6 +381,12 @@ fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
     assert_eq!(full, 1.0, "{detail}");
     assert_eq!((worse.state, worse.verdict), (State::Suspicious, Verdict::Inconclusive));
     assert!(worse.reason.starts_with("new does worse than in its own past"), "{}", worse.reason);
+    assert!(worse.alarm().is_some());
+    let kept = sim.judge.clone();
+    sim.judge.accept(Finding::Alarm);
+    let ended = sim.look(Ticks::OnTime);
+    assert!(ended.verdict == Verdict::Pass && ended.alarm().is_none(), "{ended:?}");
+    sim.judge = kept;
     sim.judge.set_soaked(true);
     let soaked = sim.look(Ticks::OnTime);
     assert!(soaked.verdict == Verdict::Pass && ratio(&soaked).0 == 0.0, "{soaked:?}");

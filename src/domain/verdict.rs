@@ -137,6 +137,36 @@ impl Signal {
     }
 }
 
+/// What the watchdog has found and reports until a person accepts it: no hold of the weight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// [`Signal::LATENCY_NOTICE`].
+    Notice,
+    /// [`Signal::WORSE_THAN_BEFORE`].
+    Alarm,
+}
+
+impl Finding {
+    pub const ALL: [Finding; 2] = [Finding::Notice, Finding::Alarm];
+
+    /// The name under which a resume ends it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Finding::Notice => "notice",
+            Finding::Alarm => "alarm",
+        }
+    }
+
+    pub fn parse(label: &str) -> Option<Finding> {
+        Finding::ALL.into_iter().find(|finding| finding.label() == label)
+    }
+
+    /// The command that ends it.
+    pub fn command(self, release: &str) -> String {
+        format!("grayling resume {release} --ends {} --reason TEXT", self.label())
+    }
+}
+
 /// The numbers behind a judgement, frozen: sufficient to recompute the verdict.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Evidence {
@@ -187,6 +217,13 @@ pub struct Judgement {
     pub evidence: Evidence,
 }
 
+impl Judgement {
+    /// The alarm that stands: `new` does worse than in its own past.
+    pub fn alarm(&self) -> Option<&Signal> {
+        self.signals.iter().find(|s| s.signal == Signal::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0)
+    }
+}
+
 /// The counts behind a decision, with their description.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Told {
@@ -222,5 +259,8 @@ mod tests {
             assert_eq!(Cause::parse(cause.label()), Some(cause));
         }
         assert_eq!(Cause::parse("mood"), None);
+        for finding in Finding::ALL {
+            assert_eq!(Finding::parse(finding.label()), Some(finding));
+        }
     }
 }

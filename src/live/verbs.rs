@@ -22,6 +22,7 @@ use crate::domain::gate::{self, Gate, Proof, Verdict};
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::climb::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
+use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
@@ -42,12 +43,9 @@ pub struct Resumption {
     pub ends: Option<HoldKind>,
     /// The wave to continue in after a rollback; `None`: the first one.
     pub at: Option<String>,
-    /// Ends the notice "slower by more than `latency_notice`" instead of a hold.
-    pub notice: bool,
+    /// Ends this finding instead of a hold.
+    pub accepts: Option<Finding>,
 }
-
-/// The name under which a resume ends a notice.
-pub const NOTICE: &str = "notice";
 
 impl Live {
     /// Pauses the waves of a release, for a person.
@@ -216,8 +214,8 @@ impl Live {
     /// Ends one hold of a release, for a person.
     /// Unless that is a pause, new evidence begins.
     pub fn resume(&self, name: &str, origin: &Origin, resumption: &Resumption) -> Result<Changed, Refused> {
-        if resumption.notice {
-            return self.end_notice(name, origin, resumption.at.as_deref());
+        if let Some(finding) = resumption.accepts {
+            return self.accept(name, origin, finding, resumption.at.as_deref());
         }
         let mut writer = self.writer();
         let before = self.snapshot();
@@ -292,33 +290,50 @@ impl Live {
 }
 
 impl Live {
-    /// Ends a notice, for a person: the slowness is accepted, and its evidence starts again.
-    fn end_notice(&self, name: &str, origin: &Origin, at: Option<&str>) -> Result<Changed, Refused> {
+    /// Ends a finding, for a person who accepts it: its evidence starts again.
+    fn accept(
+        &self,
+        name: &str,
+        origin: &Origin,
+        finding: Finding,
+        at: Option<&str>,
+    ) -> Result<Changed, Refused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(Refused::UnknownRelease(name.to_owned()));
         };
         if at.is_some() {
-            return Err(Refused::Unclear(
-                "a wave to go on in (`at`) belongs to the end of a rollback, not to that of a notice".into(),
-            ));
-        }
-        let stands = self.views().get_mut(name).is_some_and(|view| {
-            view.end_notice |= view.notice_since.is_some();
-            view.notice_since.is_some()
-        });
-        let level = 100.0 * live.release.watchdog.latency_notice;
-        if !stands {
-            return Err(Refused::NotNow(format!(
-                "no notice of {name} stands: its new is not known to be slower than stable by more than {level:.0}% (latency_notice)"
+            return Err(Refused::Unclear(format!(
+                "a wave to go on in (`at`) belongs to the end of a rollback, not to that of a finding (`{}`)",
+                finding.label()
             )));
+        }
+        let level = 100.0 * live.release.watchdog.latency_notice;
+        let stood = self.views().get_mut(name).is_some_and(|view| {
+            let stands = view.has_found(finding);
+            view.accepted.extend(stands.then_some(finding));
+            stands
+        });
+        if !stood {
+            return Err(Refused::NotNow(match finding {
+                Finding::Notice => format!(
+                    "no notice of {name} stands: its new is not known to be slower than stable by more than {level:.0}% (latency_notice)"
+                ),
+                Finding::Alarm => format!(
+                    "no alarm of {name} stands: its new is not known to do worse than in its own past (worse_than_before)"
+                ),
+            }));
         }
         let mut writer = self.writer();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let detail =
-            format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh");
+        let detail = match finding {
+            Finding::Notice => {
+                format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh")
+            }
+            Finding::Alarm => "the alarm \"worse than before\" is over; the present level counts as the usual one, and is learnt anew".to_owned(),
+        };
         let message = format!("{detail}; nothing else changes");
-        let evidence = json!({"ends": NOTICE});
+        let evidence = json!({"ends": finding.label()});
         Ok(self.change(&mut writer, live, memory, "resume", origin, detail, evidence, message))
     }
 }

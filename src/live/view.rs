@@ -11,7 +11,7 @@ use crate::domain::decide::Arm;
 use crate::domain::gate::{Reading, Route, Traffic};
 use crate::domain::known::Known;
 use crate::domain::rollout::climb::{Outlook, Spent};
-use crate::domain::verdict::Judgement;
+use crate::domain::verdict::{Finding, Judgement};
 use std::time::Duration;
 
 #[derive(Default)]
@@ -30,8 +30,8 @@ pub struct View {
     pub known: Option<Known>,
     /// Start of the notice "slower by more than `latency_notice`"; monotonic.
     pub notice_since: Option<Duration>,
-    /// An operator has ended the notice, and the watchdog has not processed it yet.
-    pub end_notice: bool,
+    /// What a person has accepted, and the watchdog has not ended yet.
+    pub accepted: Vec<Finding>,
     /// The outlook of the next step, with its stage.
     pub outlook: Option<(u64, Outlook)>,
     /// The last readings of watched resources.
@@ -54,6 +54,15 @@ pub struct Shown {
 }
 
 impl View {
+    /// Does this finding stand, and has no person accepted it?
+    pub fn has_found(&self, finding: Finding) -> bool {
+        let stands = match finding {
+            Finding::Notice => self.notice_since.is_some(),
+            Finding::Alarm => self.judgement.as_ref().is_some_and(|of| of.alarm().is_some()),
+        };
+        stands && !self.accepted.contains(&finding)
+    }
+
     /// The time of this stage. Zero if nothing is known of it.
     pub fn spent(&self, stage: u64) -> Spent {
         let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);

@@ -422,8 +422,9 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         if let Some(signal) = stands(verdict::Signal::WORSE_THAN_BEFORE) {
             let summary = format!("{name}: the new version does worse than in its own past; it is left in");
             let detail = format!(
-                "{}\nThere is no control at 100%: is it the version, or what it depends on?\nTo look: grayling status. To take it out: grayling rollback {name} --reason TEXT",
-                signal.detail
+                "{}\nThere is no control at 100%: is it the version, or what it depends on?\nTo look: grayling status. To take it out: grayling rollback {name} --reason TEXT\nTo accept it: {}",
+                signal.detail,
+                verdict::Finding::Alarm.command(name)
             );
             seen.push(of(Kind::WorseThanBefore, None, at_ms, summary, detail));
         }

@@ -411,10 +411,9 @@ impl Watched {
     fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
-        let ends = |view: &mut View| std::mem::take(&mut view.end_notice);
-        if live.views().get_mut(&release.release.name).is_some_and(ends) {
-            self.judge.end_notice();
-        }
+        let accepted = |view: &mut View| std::mem::take(&mut view.accepted);
+        let accepted = live.views().get_mut(&release.release.name).map(accepted);
+        accepted.iter().flatten().for_each(|finding| self.judge.accept(*finding));
         self.judge.set_soaked(release.is_soaked(clock::at_ms()));
         self.take_final(release, now);
         let (minute, recent, used) = {

@@ -1,10 +1,17 @@
 //! The notice "slower by more than `latency_notice`": it holds no waves, an edit of the level
-//! restarts its evidence, it ends once `new` is fixed, and a person can end it.
+//! restarts its evidence, it ends once `new` is fixed, and a person can end it. A person can also
+//! end the alarm `worse_than_before`, which keeps a release from becoming complete.
 
 use crate::world::{
-    Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, long, never, seconds,
-    turn,
+    Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, grayling, long, never,
+    seconds, turn,
 };
+use grayling::domain::before::{Before, Says};
+use grayling::domain::decide::Arm;
+use grayling::domain::engine::save::Pen;
+use grayling::domain::engine::users::{UNITS, Unit};
+use grayling::domain::engine::{Event, Request, What};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 const SOUND: Service =
@@ -119,4 +126,80 @@ fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
     eventually(seconds(10), "the edit ends it", || stands(&api).is_none().then_some(()));
     never(seconds(30), "it is noticed at 60%", || stands(&api).is_some());
     drop(scene.load);
+}
+
+/// The file of an earlier process whose alarm stands: after five minutes at 50% without a failure,
+/// and two at 100%, a fifth of the requests fail.
+fn past_with_an_alarm(config: &Config) -> Vec<u8> {
+    let mut past = Before::default();
+    for second in 1..600_u64 {
+        let events = (0..40).map(|i| {
+            let request = Request {
+                id: 0,
+                at: Duration::ZERO,
+                arm: Arm::New,
+                unit: Some(Unit::from_index((second * 40 + i) as u32 % 1_000 * (UNITS / 1_000))),
+                drawn: true,
+                stratum: None,
+                server: None,
+            };
+            let what = if second > 420 && i % 5 == 0 { What::Failed } else { What::Answered };
+            Event { request, what, after: Duration::from_millis(20) }
+        });
+        past.hear(&events.collect::<Vec<_>>());
+        past.tick(Duration::from_secs(second), if second > 300 { 1.0 } else { 0.5 });
+    }
+    assert!(matches!(past.says(), Says::Worse(_)), "{}", past.detail());
+    let mut pen = Pen::with(b"grayling-past 1\n");
+    let server = format!("http://{}", config.new[0]);
+    ["billing", "billing", "1", &server].iter().for_each(|text| pen.text(text));
+    past.save(&mut pen);
+    pen.finish()
+}
+
+#[test]
+fn a_person_who_accepts_an_alarm_lets_the_release_become_complete() {
+    let world = World::new();
+    let (stable, new) = (Origin::start("stable"), Origin::start("new"));
+    let config = Config::new(stable.address, new.address)
+        .waves(&["weight = \"100%\", bake = \"1s\", requests_min = 20, users_min = 5"]);
+    let mut proxy = world.run(&config);
+    eventually(seconds(20), "the wave is open", || (proxy.api().release()["weight"] == 100.0).then_some(()));
+    proxy.signal("TERM");
+    proxy.ends_within(seconds(20));
+    std::fs::write(world.path("state/past-billing.bin"), past_with_an_alarm(&config)).unwrap();
+    let proxy = world.run(&config);
+    let api = proxy.api();
+    let load = Load::start(proxy.http, 4, Duration::from_millis(10));
+    let release = eventually(seconds(30), "the alarm alone holds the release", || {
+        let release = api.release();
+        let missing = release["progress"]["missing"].as_array()?.clone();
+        let alone = missing.len() == 1 && missing[0].as_str()?.starts_with("watchdog");
+        (alone && release["watchdog"]["detail"].as_str()?.contains("in its own past")).then_some(release)
+    });
+    assert_eq!((&release["ends"], &release["state"]), (&json!(["alarm"]), &json!("progressing")));
+    let admin = format!("http://{}", proxy.admin);
+    let shell = |args: &[&str]| {
+        let out = grayling(&[args, &["--admin", &admin]].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout) + &text(&out.stderr))
+    };
+    let (_, told) = shell(&["status"]);
+    let command = "accept: grayling resume billing --ends alarm --reason TEXT; or roll back: ";
+    assert!(told.contains(command), "{told}");
+    never(seconds(3), "it is complete", || api.release()["state"] == "complete");
+
+    let why = "the new cipher costs that";
+    let resume = ["resume", "billing", "--ends", "alarm", "--reason", why];
+    let (code, said) = shell(&resume);
+    assert!(code == Some(0) && said.contains("counts as the usual one"), "{said}");
+    eventually(seconds(15), "it is complete", || (api.release()["state"] == "complete").then_some(()));
+    assert_eq!(api.release()["ends"], json!([]));
+    let ledger = api.ledger();
+    let entry = ledger.iter().find(|e| e["evidence"]["ends"] == "alarm").expect("the ledger has it");
+    let facts = ["kind", "actor", "reason"].map(|key| entry[key].as_str());
+    assert_eq!(facts, [Some("resume"), Some("local"), Some(why)], "{entry:#}");
+    let (code, said) = shell(&resume);
+    assert!(code == Some(1) && said.contains("no alarm of billing stands"), "{said}");
+    drop(load);
 }

@@ -43,7 +43,7 @@ function answerList(r, a) {
     el('dt', null, 'Who is in?'), el('dd', null, a.inside),
     el('dt', null, 'Is it worse?'), el('dd', null, el('b', { class: tone }, a.worse), ' ', a.why),
     el('dt', null, 'Did it act?'), el('dd', null, a.acted),
-    el('dt', null, 'What do I do?'), el('dd', null, a.todo, ' ', a.calls === 'resume' && el('button', { class: 'small', onclick: () => resume(r.name, r.ends[0], r) }, 'Resume…'),
+    el('dt', null, 'What do I do?'), el('dd', null, a.todo, ' ', a.calls && el('button', { class: 'small', onclick: () => resume(r.name, a.calls === 'alarm' ? 'alarm' : r.ends[0], r) }, a.calls === 'alarm' ? 'Accept…' : 'Resume…'),
       a.down.map((d) => el('p', { class: 'dim' }, d))));
 }
 

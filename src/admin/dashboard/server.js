@@ -191,17 +191,18 @@ async function rollBack(r) {
   if (answer) said(`${r.name}: ${answer.message} (ledger entry ${answer.ledger})`);
 }
 
-const ENDS = { rollback: 'the rollback', freeze: 'the freeze', hold: 'the hold', pause: 'the pause' };
+const ENDS = { rollback: 'the rollback', freeze: 'the freeze', hold: 'the hold', pause: 'the pause', alarm: 'the alarm' };
 
 /** Ends one thing that holds a release. `release`: null where the file does not name it any more. */
 async function resume(name, ends, release) {
   const waves = release && release.waves.length > 0, weight = release && percent(release.weight_configured);
   const effect = !release ? 'The rollback is forgotten: its servers may get users again.'
+    : ends === 'alarm' ? 'The change is accepted: the present level of new counts as the usual one, and is learnt anew. The alarm holds nothing back any more.'
     : ends === 'pause' ? 'The waves go on from where they are.'
     : ends === 'rollback' && waves ? `Users go to new again, in the first wave, ${release.waves[0].name}. Evidence starts afresh.`
     : `Users go to new again at once, at ${weight} as the file has it, unless something else holds it. Evidence starts afresh.`;
   const answer = await ask({
-    title: `End ${ENDS[ends]} of ${name}?`, label: 'Reason, for the ledger', required: true, action: 'Resume', sure: false,
+    title: `End ${ENDS[ends]} of ${name}?`, label: 'Reason, for the ledger', required: true, action: ends === 'alarm' ? 'Accept' : 'Resume', sure: false,
     text: [effect],
     send: (why) => change(name, 'resume', why, { ends }),
   });

@@ -117,6 +117,7 @@ function answers(r, status) {
   const near = top ? `${onItsWay(top.evidence_ratio)} of the way to a rollback` : 'no evidence yet';
   const users = `${count(fresh.users)} of ${count(fresh.users + stable.users)} users seen in five minutes`;
   const over = (r.resources || []).filter((x) => x.verdict === 'fail' && x.on === 'hold').map((x) => x.name);
+  const alarm = r.ends.includes('alarm') && dog.signals.find((s) => s.signal === 'worse_than_before');
   const wave = (r.waves || []).find((w) => w.name === r.wave), named = wave && wave.segments.length ? `, and ${wave.segments.join(', ')}` : '';
   const a = { tone: 'ok', state: STATES[r.state] || r.state, verdict: 'ok' };
   if (r.wave) a.state += `, wave ${r.wave}`;
@@ -137,6 +138,7 @@ function answers(r, status) {
   else if (dog.state === 'suspicious' && over.length && !(top && top.evidence_ratio >= 0.5)) {
     a.tone = 'watch'; a.verdict = 'watch'; a.worse = `It uses more than it may: ${over.join(', ')}.`; a.why = `Waves hold for that; nothing is taken out. Evidence: ${near}. ${sides(r)}`; a.uses = true;
   }
+  else if (alarm) { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'It does worse than in its own past.'; a.why = `${sentence(alarm.detail)} ${sides(r)}`; }
   else if (dog.state === 'suspicious') { a.tone = 'watch'; a.verdict = 'watch'; a.worse = 'Perhaps.'; a.why = `Evidence is ${near}${top ? ` (${top.signal}: ${top.detail})` : ''}. ${sides(r)}`; }
   else if (!fresh.requests) { a.worse = 'Nothing to compare.'; a.why = `No request went to new. ${sides(r)}`; }
   else if (!stable.requests) { a.worse = 'No sign of it.'; a.why = `Nobody is left in stable to compare with: only the ceilings of the file hold. ${sides(r)}`; }
@@ -172,11 +174,13 @@ function answers(r, status) {
       : dog.state === 'both_arms' ? 'Not yet. If it lasts for 30 s, the release is frozen (or new is taken out, where the file says so).' : a.tone === 'ok' ? 'No: it had no reason to.' : 'No.';
     a.todo = a.tone === 'bad' ? `${SHARED} A rollback of new is always safe.`
       : limits && !limits.enabled ? `Switch it on again (enabled under [release.${r.name}.watchdog]), or look at the figures yourself.`
+      : alarm ? `Accept it: grayling resume ${r.name} --ends alarm --reason …; or roll back: it is always safe.`
       : a.uses ? 'Look at the resources. If you cannot wait, roll back: it is always safe.'
       : a.tone === 'watch' ? 'Look at the evidence. If you cannot wait, roll back: it is always safe.'
       : quiet ? 'See whether traffic should be reaching this proxy.'
       : a.tone === 'unknown' ? 'See why it is blind; until then look at the figures yourself.'
       : r.weight === 0 && !fresh.users ? 'Nothing. To let users in, raise the weight in the file.' : 'Nothing.';
+    if (alarm) a.calls = 'alarm';
     const waits = r.gates.filter((g) => g.verdict !== 'pass');
     const p = r.progress, fails = waits.filter((g) => g.verdict === 'fail'), names = (of) => of.map((g) => g.name.replaceAll('_', ' ')).join(', ');
     const next = p && p.next ? `The next wave, ${p.next},` : 'The last step';

@@ -16,7 +16,7 @@ pub struct ChangeRequest {
     /// For a promote: gates that may fail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub despite: Vec<String>,
-    /// For a resume: `rollback`, `freeze`, `hold`, `pause` or `notice`.
+    /// For a resume: `rollback`, `freeze`, `hold`, `pause`, `notice` or `alarm`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends: Option<String>,
     /// For a resume that ends a rollback: the wave to go on in.
