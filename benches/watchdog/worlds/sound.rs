@@ -14,7 +14,7 @@ pub fn rows() -> Vec<Row> {
             500_000.0.. => 8,
             _ => 20,
         };
-        // Nothing climbs by hundreds of hours, or with a weight that goes down as well. Where stable
+        // Nothing climbs by hundreds of hours, or with a weight that also goes down. Where stable
         // balances its pauses away, the only server of `new` is slower, and its waves hold.
         let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) || world.balanced || world.users > 1_000_000 {
             [0; 2]
