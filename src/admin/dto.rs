@@ -405,6 +405,9 @@ pub struct Watchdog {
     /// How long the notice "slower by more than `latency_notice`" stands; `null`: it does not.
     #[serde(default)]
     pub notice_s: Option<f64>,
+    /// The ceilings that do not fit this service, each with what is in force instead.
+    #[serde(default)]
+    pub unfit: Vec<String>,
 }
 
 /// `[release.X.watchdog]`. Shares are 0 to 1.

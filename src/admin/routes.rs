@@ -175,6 +175,8 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
     let trip = super::progress::trip(tripped, frozen);
     let arm = |arm: Arm| arm_status(live_release, view, arm);
+    let unfit = view.known.iter().flat_map(|known| known.unfit(&release.watchdog));
+    let unfit = unfit.map(|(key, what)| format!("{key} is {what}")).collect();
     let watchdog = match &view.judgement {
         Some(judgement) => dto::Watchdog {
             state: judgement.state.into(),
@@ -191,6 +193,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
                 .collect(),
             limits: Some(limits(release)),
             notice_s: view.notice_since.map(|since| view.looked.saturating_sub(since).as_secs_f64().round()),
+            unfit,
         },
         // The watchdog has not run yet.
         None => dto::Watchdog {
@@ -199,6 +202,7 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
             signals: vec![],
             limits: Some(limits(release)),
             notice_s: None,
+            unfit,
         },
     };
     dto::Release {

@@ -301,6 +301,9 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     table(out, r, colour);
     let watchdog = colour.paint(watchdog_hue(r.watchdog.state), r.watchdog.state.words());
     let _ = writeln!(out, "  watchdog  {watchdog}");
+    for unfit in &r.watchdog.unfit {
+        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &shown(unfit)));
+    }
     for s in &r.watchdog.signals {
         let evidence = match s.evidence_ratio {
             Some(ratio) => format!("{:>4} of {:<9}", share::progress(ratio), towards(&s.signal)),

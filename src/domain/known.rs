@@ -8,8 +8,9 @@ use super::engine::servers::Mark;
 use super::gate::Reading;
 use super::gate::design::Moments;
 use super::gate::needed::Usual;
-use super::judge::Judge;
-use super::spans::Before;
+use super::judge::{Judge, SLOW_SHARE};
+use super::plan::Watchdog;
+use super::spans::{Before, Fitted};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,25 @@ pub struct Known {
     /// Of stable's servers: of errors, of latency, of its tail.
     pub moments: [Moments; 3],
     pub routes: Vec<Route>,
+}
+
+impl Known {
+    /// The ceilings that do not fit this service: the key of each, and what is in force instead.
+    pub fn unfit(&self, watchdog: &Watchdog) -> impl Iterator<Item = (&'static str, String)> {
+        let given = [("errors_max", watchdog.errors_max), ("latency_p99_max", SLOW_SHARE)];
+        let all = given.into_iter().zip(self.before).zip(watchdog.stated);
+        let percent = |share: f64| format!("{:.1}%", 100.0 * share);
+        all.filter_map(move |(((key, given), before), stated)| match before.fit(given, stated) {
+            Fitted::AsGiven => None,
+            Fitted::SetAside { own } => {
+                Some((key, format!("set aside: it is a default, and stable itself has {}", percent(own))))
+            }
+            Fitted::Raised { own, limit } => Some((
+                key,
+                format!("in force at {}, since stable itself has {}", percent(limit.min(1.0)), percent(own)),
+            )),
+        })
+    }
 }
 
 /// A stratum.

@@ -8,12 +8,29 @@ use crate::domain::gate::moments::Learner;
 use crate::domain::gate::trial::Yardstick;
 use crate::domain::judge::Judge;
 use crate::domain::known::{self, Known, Route};
-use crate::live::apply::View;
+use crate::live::apply::{Live, View};
 use crate::live::recent::{SLICE, SLICES, counted};
 use crate::live::snapshot::ReleaseLive;
-use std::collections::VecDeque;
+use serde_json::json;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Logs each ceiling that fits this service no longer, or fits it again.
+pub fn log_unfit(live: &Live, release: &ReleaseLive, was: Option<&Known>, is: &Known) {
+    let watchdog = &release.release.watchdog;
+    let of = |known: Option<&Known>| -> BTreeMap<&'static str, String> {
+        known.into_iter().flat_map(|known| known.unfit(watchdog)).collect()
+    };
+    let (was, is) = (of(was), of(Some(is)));
+    let name = &release.release.name;
+    for (ceiling, effect) in is.iter().filter(|(ceiling, _)| !was.contains_key(*ceiling)) {
+        live.log.event("ceiling_unfit", json!({"release": name, "ceiling": ceiling, "effect": effect}));
+    }
+    for ceiling in was.keys().filter(|ceiling| !is.contains_key(*ceiling)) {
+        live.log.event("ceiling_fits", json!({"release": name, "ceiling": ceiling}));
+    }
+}
 
 /// Requests by route, in the last five minutes.
 #[derive(Default)]

@@ -467,7 +467,9 @@ impl Watched {
             view.suspicion = suspicion;
             view.shown = Some(self.stage.shown(view, observe));
             if observe {
-                view.known = Some(known::of(release, &self.judge, view, (&self.rates, &self.moments), now));
+                let known = known::of(release, &self.judge, view, (&self.rates, &self.moments), now);
+                known::log_unfit(live, release, view.known.as_ref(), &known);
+                view.known = Some(known);
             }
         }
     }

@@ -71,6 +71,9 @@ fn settings_are_held_against_the_service_that_runs() {
         aside.contains("so the default is set aside") && aside.contains("latency_p99_max 2 s fits"),
         "{text}"
     );
+    let status = proxy.api().status();
+    let unfit = status.pointer("/releases/0/watchdog/unfit/0").and_then(Value::as_str).unwrap_or_default();
+    assert!(unfit.starts_with("errors_max is set aside: it is a default, and stable"), "{status:#}");
     let pauses = starts("pauses    servers of stable pause: ");
     assert!(
         pauses.contains(" spells in the last ") && pauses.contains("; spells of new of up to "),

@@ -9,19 +9,19 @@ const HALF_AN_HOUR: f64 = 1800.0;
 pub fn rows() -> Vec<Row> {
     let mut rows = vec![];
     let mut add = |id, what: &str, world: World| {
-        let reduced = match world.rate * world.lasts {
-            3_000_000.0.. => 2,
-            500_000.0.. => 8,
-            _ => 20,
+        // `--full` takes an hour: a row has as many runs as its requests allow.
+        let runs = match world.rate * world.lasts {
+            3_000_000.0.. => [10, 2],
+            500_000.0.. => [40, 8],
+            _ => [100, 20],
         };
         // Nothing climbs by hundreds of hours, or with a weight that also goes down. Where stable
         // balances its pauses away, the only server of `new` is slower, and its waves hold.
         let climbs = if ["N7", "N11.6", "N11.8"].contains(&id) || world.balanced || world.users > 1_000_000 {
             [0; 2]
         } else {
-            [20, 2]
+            [8, 2]
         };
-        let runs = [200, reduced];
         rows.push(Row { id, what: what.to_owned(), world, limit: None, runs, climbs });
     };
     pauses(&mut add);
