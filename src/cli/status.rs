@@ -320,8 +320,8 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
     if r.ends.iter().any(|ends| ends == Finding::Alarm.label()) {
         let name = shown(&r.name);
         let accept = Finding::Alarm.command(&name);
-        let told = format!("accept: {accept}; or roll back: grayling rollback {name} --reason TEXT");
-        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &told));
+        let choice = format!("accept: {accept}; or roll back: grayling rollback {name} --reason TEXT");
+        let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &choice));
     }
     for of in &r.resources {
         // The numbers stand beside the signal; these lines give the reason for a missing one.

@@ -5,7 +5,7 @@
 //! hypergeometric, whatever other slots have shown.
 //! A slot closes *label-blind*: by the number of users and of failures, never by arm.
 //! A rule that also required a user of each arm would depend on labels: a slot prolonged for lack
-//! of users of `new` is known to begin with users of stable only, among whom the failures may be.
+//! of users of `new` is known to begin with users of stable only, and the failures may be theirs.
 //!
 //! Errors and client errors are judged once, when all outcomes are final.
 //! Latency is judged group by group, as soon as a group of the slot cannot change any more, so that
