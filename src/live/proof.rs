@@ -11,7 +11,6 @@ use crate::domain::decide::Arm;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{DoorState, Hours, Proof, Reading, Route, Servers, Sight, Watchdog};
-use crate::domain::verdict::Verdict;
 use crate::domain::wave::{Wave, door_after};
 use std::time::Duration;
 
@@ -22,15 +21,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
-        Some(judgement) => Watchdog {
-            state: Some(judgement.state),
-            passes: judgement.verdict == Verdict::Pass,
-            reason: judgement.reason.clone(),
-            e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
-            e_notice: judgement.evidence.e_notice,
-            alpha: judgement.evidence.alpha,
-            sight: sight(release, judgement.evidence.blindness),
-        },
+        Some(judgement) => Watchdog::new(judgement, sight(release, judgement.evidence.blindness)),
         None => Watchdog {
             state: None,
             passes: false,

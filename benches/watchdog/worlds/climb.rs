@@ -11,7 +11,7 @@ use grayling::domain::engine::{Engine, Event};
 use grayling::domain::gate::trial::{Margins, Trial, Yardstick};
 use grayling::domain::gate::{self, DoorState, Input, Proof, Servers, Watchdog};
 use grayling::domain::rollout::climb::{Act, Climb, Spent, Standing};
-use grayling::domain::verdict::{Judgement, State, Verdict};
+use grayling::domain::verdict::{Judgement, State};
 use grayling::domain::wave::{Door, Reach, Wave};
 use std::time::Duration;
 
@@ -136,15 +136,7 @@ impl Plan {
             reading: self.trial.reading(),
             critical: vec![],
             servers: Servers { all: servers, healthy: servers },
-            watchdog: Watchdog {
-                state: Some(judgement.state),
-                passes: judgement.verdict == Verdict::Pass,
-                reason: judgement.reason.clone(),
-                e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
-                e_notice: judgement.evidence.e_notice,
-                alpha: judgement.evidence.alpha,
-                sight: None,
-            },
+            watchdog: Watchdog::new(judgement, None),
             resources: vec![],
         };
         let follows = self.present + 1 < self.waves.len();

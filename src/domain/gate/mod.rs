@@ -25,7 +25,7 @@ use super::engine::Blindness;
 use super::engine::cell::Pair;
 use super::resource::{Grounds, Say};
 use super::share::percent;
-use super::verdict::State;
+use super::verdict::{self, Judgement, State};
 use super::wave::Door;
 use noninferior::{BETA, requests_needed};
 pub use shown::Route;
@@ -127,6 +127,21 @@ pub struct Watchdog {
     pub alpha: f64,
     /// `Some` if waves hold while late changes would not be detected.
     pub sight: Option<Sight>,
+}
+
+impl Watchdog {
+    /// The watchdog's latest judgement, for the gates.
+    pub fn new(judgement: &Judgement, sight: Option<Sight>) -> Watchdog {
+        Watchdog {
+            state: Some(judgement.state),
+            passes: judgement.verdict == verdict::Verdict::Pass,
+            reason: judgement.reason.clone(),
+            e_value: judgement.evidence.e_value.max(judgement.evidence.e_small),
+            e_notice: judgement.evidence.e_notice,
+            alpha: judgement.evidence.alpha,
+            sight,
+        }
+    }
 }
 
 /// The minimum detectable effect of a late change in the wave.
