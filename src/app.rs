@@ -141,7 +141,7 @@ impl Proxy {
         let key = open_key(directory.as_ref(), ledger.as_ref(), &log)?;
         let kept = directory.as_ref().map(StateDirectory::path);
         let mut live = Live::new(checked, source, found, ledger_end, key.clone(), log.clone(), kept);
-        live.gauges.connections_room.store(room, Relaxed);
+        live.connections.limit.store(room, Relaxed);
         live.directory = directory.as_ref().map(|directory| directory.path().to_owned());
         let live = Arc::new(live);
 

@@ -4,33 +4,13 @@
 //! The same user id, salt, weight, segments and hold give the same answer. During a hold no user is
 //! in `new`.
 
+pub use super::arm::Arm;
 use super::cohort::{Bucket, Weight};
 use super::engine::users::Unit;
 use super::plan::Release;
 use super::segment::{Segment, Subject, UserSet};
 use super::wave::{self, Reach};
 use std::sync::Arc;
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Arm {
-    Stable,
-    New,
-}
-
-impl Arm {
-    pub const BOTH: [Arm; 2] = [Arm::Stable, Arm::New];
-
-    pub fn label(self) -> &'static str {
-        match self {
-            Arm::Stable => "stable",
-            Arm::New => "new",
-        }
-    }
-
-    pub fn index(self) -> usize {
-        self as usize
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reason {

@@ -4,6 +4,7 @@
 //! All other modules may import from here; this imports from none of them.
 //! So a test can drive any decision with plain values.
 
+pub mod arm;
 pub mod aside;
 pub mod bad;
 pub mod before;

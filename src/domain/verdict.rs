@@ -6,7 +6,7 @@
 use super::ceiling::Sample;
 use super::engine::cell::Pair;
 use super::engine::servers::Warming;
-use super::engine::{Blindness, SIGNALS};
+use super::engine::{self, Blindness, SIGNALS};
 use super::grounds::Grounds;
 use super::onset::Decided;
 use std::sync::Arc;
@@ -40,6 +40,20 @@ pub enum Cause {
     Resource,
     BothArms,
     Manual,
+}
+
+impl engine::Signal {
+    /// The cause of a trip by this signal.
+    pub fn cause(self) -> Cause {
+        match self {
+            engine::Signal::Errors => Cause::Errors,
+            engine::Signal::ClientErrors => Cause::ClientErrors,
+            engine::Signal::Latency => Cause::Latency,
+            engine::Signal::Redirects => Cause::Redirects,
+            engine::Signal::Duration => Cause::Duration,
+            engine::Signal::Empty => Cause::Empty,
+        }
+    }
 }
 
 impl Cause {

@@ -22,6 +22,7 @@ use super::state::{Found, Image};
 use super::state_key::StateKey;
 use super::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
 use super::traces::Traces;
+use super::upstream::ConnectionBudget;
 pub use super::view::{Shown, View};
 use super::writer::{Evidence, Writer, file_origin};
 use crate::config;
@@ -47,12 +48,14 @@ const RESOLVE: Duration = Duration::from_secs(1);
 pub struct Live {
     snapshot: ArcSwap<Snapshot>,
     writer: Mutex<Writer>,
-    pub desk: Arc<Desk>,
+    pub desk: Arc<Desk<Snapshot>>,
     /// Receipt of the save at start.
     first: Receipt,
     pub log: Log,
     pub workers: usize,
     pub gauges: Gauges,
+    /// Connections to servers, and how many the open files limit allows.
+    pub connections: Arc<ConnectionBudget>,
     pub alerts: AlertCounts,
     /// Request events of the releases, for the watchdog.
     pub feed: Feed,
@@ -82,10 +85,6 @@ pub struct Gauges {
     pub connections_most: AtomicUsize,
     /// The same for requests.
     pub requests_most: AtomicUsize,
-    /// Connections to servers, over all workers.
-    pub server_connections: AtomicUsize,
-    /// Client connections that the open files limit allows; the same number to servers.
-    pub connections_room: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
     pub ticks_late: AtomicU64,
     /// Connections closed because of their PROXY header, by [`Refusal`].
@@ -321,6 +320,7 @@ impl Live {
             log,
             workers,
             gauges,
+            connections: Arc::new(ConnectionBudget::new(workers)),
             alerts: AlertCounts::default(),
             feed: Feed::new(workers),
             traces: Traces::new(workers),

@@ -12,13 +12,14 @@
 //! name, so another spelling does not bypass the trip.
 
 use super::state_key::{DIGITS, StateKey};
+use super::upstream::canonical_address;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{Plan, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{Memory, Other, Trip};
 use crate::domain::segment::UserSet;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -169,7 +170,7 @@ impl Spellings {
         for _ in 0..asked {
             let left = until.saturating_duration_since(Instant::now());
             let Ok((u, i, addresses)) = answers.recv_timeout(left) else { break };
-            all[u][i].extend(addresses.into_iter().map(address));
+            all[u][i].extend(addresses.into_iter().map(canonical_address));
         }
         Spellings(all)
     }
@@ -178,19 +179,9 @@ impl Spellings {
 /// The spellings of a server without a lookup. TLS makes no difference.
 fn literal(server: &Server) -> Vec<String> {
     let ip = server.host.parse::<IpAddr>().ok();
-    let spelled = ip.map(|ip| address(SocketAddr::new(ip, server.port)));
+    let spelled = ip.map(|ip| canonical_address(SocketAddr::new(ip, server.port)));
     let texts = [Scheme::Http, Scheme::Https].map(|scheme| Server { scheme, ..server.clone() }.to_string());
     texts.into_iter().chain(spelled).collect()
-}
-
-/// The canonical spelling: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
-pub fn address(of: SocketAddr) -> String {
-    let ip = match of.ip().to_canonical() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, of.port()).to_string()
 }
 
 /// Every part of `plan` that a standing trip forbids.

@@ -3,13 +3,11 @@
 //! Written once, at the trip, into the evidence (`decided_by`) and the sentence; the status reads
 //! the evidence. Invariants: nothing here decides; an unknown name is left out.
 
-use super::apply::{Live, Origin};
 use super::clock;
 use super::snapshot::ReleaseLive;
 use crate::domain::fuse::Blown;
 use crate::domain::onset::{Decided, Share};
 use crate::domain::rollout::climb::hours;
-use crate::domain::rollout::{self, Input};
 use crate::domain::verdict::{Judgement, Told};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -94,25 +92,7 @@ pub fn of_fuse(blown: &Blown, servers: &[String], since: Duration) -> Value {
     })
 }
 
-impl Live {
-    /// Records that stable shows the same trouble soon after a trip on little evidence: beside the
-    /// trip, and as a ledger entry.
-    pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &Share) {
-        let mut writer = self.writer();
-        let snapshot = self.snapshot();
-        let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
-        let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
-        let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
-        let evidence =
-            json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": share(recent)});
-        let (memory, _) = rollout::step(&memory, Input::StableSame { at_ms: since_ms });
-        let origin = Origin { actor: "watchdog".into(), reason: None };
-        let kind = "stable_shows_the_same";
-        self.change(&mut writer, live, memory, kind, &origin, detail, evidence, String::new());
-    }
-}
-
-fn share(of: &Share) -> Value {
+pub fn share(of: &Share) -> Value {
     json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
 }
 

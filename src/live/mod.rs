@@ -2,6 +2,7 @@
 //! counters; the watchdog reads the counters; one writer (`apply`) makes the next snapshot. They
 //! meet only here.
 
+mod aftermath;
 pub mod alerts;
 pub mod apply;
 pub mod chain;
@@ -22,6 +23,7 @@ pub mod meter;
 pub mod private;
 pub mod proof;
 pub mod recent;
+pub mod release_tally;
 pub mod resources;
 pub mod route;
 pub mod scribe;

@@ -13,7 +13,6 @@
 use super::clock;
 use super::ledger::{Entry, Ledger};
 use super::log::Log;
-use super::snapshot::Snapshot;
 use super::state::{Image, Leads, Saved, StateDirectory};
 use super::state_key::StateKey;
 use arc_swap::ArcSwap;
@@ -30,22 +29,22 @@ const UNWRITTEN_MAX: usize = 4096;
 /// The most announced entries that a subscriber may be behind.
 const TOLD: usize = 64;
 
-/// The queue of changes to the writer thread.
-pub struct Desk {
-    inbox: Mutex<Inbox>,
+/// The queue of changes to the writer thread. `T` is what is announced: the snapshot in force.
+pub struct Desk<T> {
+    inbox: Mutex<Inbox<T>>,
     changed: Condvar,
-    announced: ArcSwap<Snapshot>,
+    announced: ArcSwap<T>,
     /// Broadcast of announced entries; a subscriber that is too slow misses the oldest.
     pub told: tokio::sync::broadcast::Sender<Entry>,
 }
 
-struct Inbox {
-    work: Option<Work>,
+struct Inbox<T> {
+    work: Option<Work<T>>,
     /// Numbers of the last queued change, and of the last announced one.
     handed_in: u64,
     done: u64,
     /// The newest queued snapshot, and since when part of it is not announced.
-    latest: Arc<Snapshot>,
+    latest: Arc<T>,
     behind_since: Option<Instant>,
     /// Why the last save failed, or the last append to the ledger.
     error: Option<String>,
@@ -56,7 +55,7 @@ struct Inbox {
     closed: bool,
 }
 
-impl Inbox {
+impl<T> Inbox<T> {
     /// A disk that takes this long may never return; status and metrics must not show old state
     /// meanwhile.
     fn hangs(&self) -> bool {
@@ -64,11 +63,11 @@ impl Inbox {
     }
 }
 
-struct Work {
+struct Work<T> {
     image: Image,
     entries: Vec<Entry>,
     rollbacks: Vec<(String, &'static str)>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Arc<T>,
     since: Instant,
 }
 
@@ -76,8 +75,8 @@ struct Work {
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt(u64);
 
-impl Desk {
-    pub fn new(snapshot: Arc<Snapshot>, error: Option<String>) -> Arc<Desk> {
+impl<T> Desk<T> {
+    pub fn new(snapshot: Arc<T>, error: Option<String>) -> Arc<Desk<T>> {
         Arc::new(Desk {
             inbox: Mutex::new(Inbox {
                 work: None,
@@ -96,7 +95,7 @@ impl Desk {
         })
     }
 
-    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+    fn inbox(&self) -> MutexGuard<'_, Inbox<T>> {
         // Every change to the inbox is one assignment, so a panic elsewhere leaves it valid.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -107,7 +106,7 @@ impl Desk {
         image: Image,
         entries: Vec<Entry>,
         rollback: Option<(String, &'static str)>,
-        snapshot: Arc<Snapshot>,
+        snapshot: Arc<T>,
     ) -> Receipt {
         let mut inbox = self.inbox();
         inbox.handed_in += 1;
@@ -144,7 +143,7 @@ impl Desk {
 
     /// The snapshot that status and metrics show: the last announced one; the newest, if the disk
     /// hangs.
-    pub fn announced(&self) -> Arc<Snapshot> {
+    pub fn announced(&self) -> Arc<T> {
         let inbox = self.inbox();
         if inbox.hangs() { inbox.latest.clone() } else { self.announced.load_full() }
     }
@@ -181,14 +180,14 @@ pub struct Scribe {
 
 impl Scribe {
     /// The body of the thread: runs until [`Desk::close`].
-    pub fn run(mut self, desk: &Desk) {
+    pub fn run<T>(mut self, desk: &Desk<T>) {
         // The last image, and its file; `None` if saving failed.
         let mut last: Option<(Image, Option<Saved>)> = None;
         let mut unwritten: Vec<Entry> = vec![];
         let mut elsewhere: Option<String> = None;
         loop {
             let (work, handed_in, closed) = {
-                let idle = |i: &mut Inbox| i.work.is_none() && !i.closed;
+                let idle = |i: &mut Inbox<T>| i.work.is_none() && !i.closed;
                 let waited = desk.changed.wait_timeout_while(desk.inbox(), RETRY, idle);
                 let mut inbox = waited.unwrap_or_else(PoisonError::into_inner).0;
                 (inbox.work.take(), inbox.handed_in, inbox.closed)

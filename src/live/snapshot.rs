@@ -5,8 +5,9 @@
 //! affect that request.
 //! Every index of the plan is valid here.
 
+use super::release_tally::ReleaseTally;
 use super::route::RouteTable;
-use super::tally::{ArmTally, OutcomeCounts, ReleaseTally};
+use super::tally::{ArmTally, OutcomeCounts};
 use super::upstream::UpstreamLive;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};

@@ -13,7 +13,7 @@ use super::log::Seldom;
 use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::ServerName;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -100,6 +100,34 @@ pub fn is_local(error: &std::io::Error) -> bool {
     matches!(error.raw_os_error(), Some(EPERM | ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS))
 }
 
+/// Connections to servers over all workers, and the limit of the process.
+pub struct ConnectionBudget {
+    pub workers: usize,
+    pub open: AtomicUsize,
+    /// Client connections that the open files limit allows; the same number to servers.
+    pub limit: AtomicUsize,
+}
+
+impl ConnectionBudget {
+    pub fn new(workers: usize) -> Self {
+        ConnectionBudget { workers, open: AtomicUsize::default(), limit: AtomicUsize::default() }
+    }
+
+    pub fn is_exceeded(&self) -> bool {
+        self.open.load(Relaxed) > self.limit.load(Relaxed)
+    }
+}
+
+/// The canonical spelling of an address: `0.0.0.0` is this machine, and `::ffff:a.b.c.d` is `a.b.c.d`.
+pub fn canonical_address(of: SocketAddr) -> String {
+    let ip = match of.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, of.port()).to_string()
+}
+
 impl UpstreamLive {
     /// The running form of `config`; reuses servers and load of `before`, the upstream of the same
     /// name.
@@ -123,7 +151,7 @@ impl UpstreamLive {
     pub fn spellings(&self) -> Vec<String> {
         let of = |server: &Arc<ServerLive>| {
             let addresses: Vec<String> =
-                server.addresses.load().iter().map(|a| super::claim::address(*a)).collect();
+                server.addresses.load().iter().map(|a| canonical_address(*a)).collect();
             std::iter::once(server.server.to_string()).chain(addresses)
         };
         self.servers.iter().flat_map(of).collect()

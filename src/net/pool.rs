@@ -29,9 +29,8 @@ use super::request_form::{http1_form, http2_form};
 use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
 use crate::domain::quick::Quick;
-use crate::live::apply::Live;
 use crate::live::clock;
-use crate::live::upstream::{STREAMS_MAX, ServerLive, is_local};
+use crate::live::upstream::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
@@ -73,7 +72,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// All pools of one worker.
 pub struct Pools<B> {
-    live: Arc<Live>,
+    budget: Arc<ConnectionBudget>,
     worker: usize,
     servers: RefCell<HashMap<u64, Rc<ServerPool<B>>, Quick>>,
 }
@@ -176,8 +175,8 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    pub fn new(worker: usize, live: Arc<Live>) -> Self {
-        Pools { live, worker, servers: RefCell::default() }
+    pub fn new(worker: usize, budget: Arc<ConnectionBudget>) -> Self {
+        Pools { budget, worker, servers: RefCell::default() }
     }
 
     /// Returns a free connection to `server`, if there is one.
@@ -205,7 +204,7 @@ where
     /// Returns a connection that is to become a tunnel, if the server has room for one more.
     pub async fn tunnel(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
         let quota = self.quota(terms.connections_max);
-        let reserved = Reserved::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.live);
+        let reserved = Reserved::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.budget);
         let reserved = reserved.ok_or(NoConnection::Tunnels)?;
         let lease = self.connection(server, terms).await?;
         Ok(Lease { tunnel: Some(reserved), ..lease })
@@ -239,7 +238,7 @@ where
                 return Err(NoConnection::Busy);
             }
         }
-        let open = Open::new(&pool, &self.live)?;
+        let open = Open::new(&pool, &self.budget)?;
         let sender = match connect(server, terms.connect_timeout).await? {
             Stood::Plain(stream) => http1_over(stream, open).await?,
             Stood::Tls(stream) => http1_over(*stream, open).await?,
@@ -273,7 +272,7 @@ where
         }
         // Lets the waiting requests go on at any end, also when this future is dropped.
         let _connecting = Connecting::begin(&pool);
-        let open = Open::new(&pool, &self.live)?;
+        let open = Open::new(&pool, &self.budget)?;
         let unheard = Rc::new(Unheard::default());
         let sender = match connect(server, terms.connect_timeout).await? {
             Stood::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
@@ -294,8 +293,8 @@ where
 
     /// This worker's share of `connections_max`.
     fn quota(&self, connections_max: usize) -> usize {
-        let more = usize::from(self.worker < connections_max % self.live.workers);
-        (connections_max / self.live.workers + more).max(1)
+        let more = usize::from(self.worker < connections_max % self.budget.workers);
+        (connections_max / self.budget.workers + more).max(1)
     }
 
     fn pool(&self, server: u64) -> Rc<ServerPool<B>> {
@@ -454,15 +453,14 @@ impl<B> Drop for Connecting<B> {
 }
 
 /// One open connection of a pool; counted down on drop.
-struct Open<B>(Rc<ServerPool<B>>, Arc<Live>);
+struct Open<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
 
 impl<B> Open<B> {
     /// The other descriptors are for client connections, the admin API and the disk.
-    fn new(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Result<Self, NoConnection> {
-        let gauges = &live.gauges;
+    fn new(pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Result<Self, NoConnection> {
         // On the error below, its drop counts it down again.
-        let open = Open::taken_over(pool, live);
-        if gauges.server_connections.load(Relaxed) > gauges.connections_room.load(Relaxed) {
+        let open = Open::taken_over(pool, budget);
+        if budget.is_exceeded() {
             return Err(NoConnection::Local(io::Error::other(
                 "too many connections for the limit of open files",
             )));
@@ -473,29 +471,29 @@ impl<B> Open<B> {
 
 impl<B> Open<B> {
     /// Counts a connection that is already open.
-    fn taken_over(pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Self {
-        live.gauges.server_connections.fetch_add(1, Relaxed);
+    fn taken_over(pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Self {
+        budget.open.fetch_add(1, Relaxed);
         pool.open.set(pool.open.get() + 1);
-        Open(pool.clone(), live.clone())
+        Open(pool.clone(), budget.clone())
     }
 }
 
 impl<B> Drop for Open<B> {
     fn drop(&mut self) {
-        self.1.gauges.server_connections.fetch_sub(1, Relaxed);
+        self.1.open.fetch_sub(1, Relaxed);
         self.0.open.set(self.0.open.get().saturating_sub(1));
         self.0.freed.notify_one();
     }
 }
 
 /// A place among the tunnels to a server; given back when dropped.
-struct Reserved<B>(Rc<ServerPool<B>>, Arc<Live>);
+struct Reserved<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
 
 impl<B> Reserved<B> {
-    fn within(at_most: usize, pool: &Rc<ServerPool<B>>, live: &Arc<Live>) -> Option<Self> {
+    fn within(at_most: usize, pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Option<Self> {
         (pool.tunnels.get() < at_most).then(|| {
             pool.tunnels.set(pool.tunnels.get() + 1);
-            Reserved(pool.clone(), live.clone())
+            Reserved(pool.clone(), budget.clone())
         })
     }
 }

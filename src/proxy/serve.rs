@@ -144,7 +144,7 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker {
         index,
-        pools: Pools::new(index, live.clone()),
+        pools: Pools::new(index, live.connections.clone()),
         random: Cell::new(seed(index)),
         user_key: RefCell::default(),
         detached: RefCell::new(Some(JoinSet::new())),
@@ -219,7 +219,7 @@ impl Worker {
     ) {
         let snapshot = self.live.snapshot();
         let limits = &snapshot.plan.limits;
-        let room = limits.connections.min(self.live.gauges.connections_room.load(Relaxed));
+        let room = limits.connections.min(self.live.connections.limit.load(Relaxed));
         let before = self.live.gauges.connections.fetch_add(1, Relaxed);
         self.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
         if before >= room {

@@ -54,7 +54,7 @@ impl Plane {
         let (http, mut sockets) = listen::bind_workers(checked.plan.listen.http, 1).unwrap();
         let (end, key, log) = (LedgerEnd::default(), StateKey::new([7; 32]), Log::silent().unwrap());
         let live = Arc::new(Live::new(checked, source, Found::Empty, end, key, log, None));
-        live.gauges.connections_room.store(1000, Ordering::Relaxed);
+        live.connections.limit.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
         let doors = Doors { http: sockets.remove(0), https: None };
         let of_worker = live.clone();
@@ -76,7 +76,7 @@ impl Plane {
         all
     }
 
-    fn tally(&self) -> Arc<grayling::live::tally::ReleaseTally> {
+    fn tally(&self) -> Arc<grayling::live::release_tally::ReleaseTally> {
         self.live.snapshot().releases[0].tally.clone()
     }
 
@@ -89,7 +89,7 @@ trait Requests {
     fn requests(&self) -> u64;
 }
 
-impl Requests for grayling::live::tally::ReleaseTally {
+impl Requests for grayling::live::release_tally::ReleaseTally {
     /// Of both arms.
     fn requests(&self) -> u64 {
         self.arms.iter().map(|arm| arm.requests()).sum()

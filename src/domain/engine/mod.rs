@@ -66,7 +66,6 @@ pub use process::{AT_ONCE, Engine};
 
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;
-use crate::domain::verdict::Cause;
 use servers::Place;
 use std::time::Duration;
 use users::Unit;
@@ -122,18 +121,6 @@ impl Signal {
         Signal::Duration,
         Signal::Empty,
     ];
-
-    /// The cause of a trip by this signal.
-    pub fn cause(self) -> Cause {
-        match self {
-            Signal::Errors => Cause::Errors,
-            Signal::ClientErrors => Cause::ClientErrors,
-            Signal::Latency => Cause::Latency,
-            Signal::Redirects => Cause::Redirects,
-            Signal::Duration => Cause::Duration,
-            Signal::Empty => Cause::Empty,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
