@@ -8,6 +8,7 @@
 mod implied;
 mod sentences;
 
+use super::EXIT_INVALID_CONFIG;
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
 use crate::config::{
@@ -23,9 +24,6 @@ use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// EX_CONFIG of sysexits.h.
-const EXIT_CONFIG: u8 = 78;
 
 /// Reports all faults of a config file, what its settings imply, and what an edit would change.
 #[derive(Debug, clap::Args)]
@@ -61,7 +59,7 @@ pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> an
         std::io::stderr().lock().write_all(told.faults.as_bytes())?;
         std::io::stdout().lock().write_all(told.summary.as_bytes())?;
     }
-    Ok(if told.refused { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS })
+    Ok(if told.refused { ExitCode::from(EXIT_INVALID_CONFIG) } else { ExitCode::SUCCESS })
 }
 
 /// The output, and whether the file would be refused.

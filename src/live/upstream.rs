@@ -225,8 +225,6 @@ impl UpstreamLive {
 
 impl ServerLive {
     fn new(server: &Server, transport: &Transport) -> Self {
-        let text = server.to_string();
-        let authority = text.split_once("://").map_or(text.as_str(), |(_, authority)| authority);
         // A DNS name may end with a dot; the name in a certificate does not (RFC 6066, 3).
         let name = ServerName::try_from(server.host.trim_end_matches('.').to_string()).ok();
         let built = transport.tls.clone().filter(|_| server.scheme == Scheme::Https);
@@ -234,7 +232,7 @@ impl ServerLive {
             server.host.parse().map(|ip| vec![SocketAddr::new(ip, server.port)]).unwrap_or_default();
         ServerLive {
             id: NEXT_SERVER.fetch_add(1, Relaxed),
-            authority: http::HeaderValue::from_str(authority)
+            authority: http::HeaderValue::try_from(server.authority())
                 .unwrap_or(http::HeaderValue::from_static("upstream")),
             server: server.clone(),
             protocol: transport.protocol,
