@@ -9,6 +9,7 @@ mod implied;
 mod sentences;
 
 use super::EXIT_INVALID_CONFIG;
+use super::text::Colour;
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
 use crate::config::{
@@ -21,7 +22,7 @@ use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Reach;
 use crate::live::state::{self, StateDirectory};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,9 +49,7 @@ pub struct Args {
 /// `ask` fetches the config of the proxy at `--against`; it is called only with that option.
 pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> anyhow::Result<ExitCode> {
     let running = if args.against.is_some() { Some(ask(&args)?) } else { None };
-    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let color = if std::io::stderr().is_terminal() && !forbidden { Color::Ansi } else { Color::Plain };
-    let told = examine(&args.file, running.as_ref(), color);
+    let told = examine(&args.file, running.as_ref(), Colour::of_stderr().into());
     if args.json {
         let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &told.json)?;
