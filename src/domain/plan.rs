@@ -7,6 +7,7 @@
 //! on the config file's folder.
 
 use super::cohort::{Salt, Weight};
+use super::digest::hex;
 use super::gate::Margins;
 use super::hours::OpenHours;
 use super::resource;
@@ -94,9 +95,7 @@ impl<T> Eq for Built<T> {}
 
 impl<T> std::fmt::Debug for Built<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Built(")?;
-        self.digest.iter().take(8).try_for_each(|b| write!(f, "{b:02x}"))?;
-        f.write_str(")")
+        write!(f, "Built({})", hex(&self.digest[..8]))
     }
 }
 

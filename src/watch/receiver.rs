@@ -11,6 +11,7 @@
 
 use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
+use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::{Receiver, ReceiverKind};
 use crate::live::apply::Live;
 use crate::live::clock;
@@ -270,10 +271,8 @@ fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
     let release = release.as_deref().unwrap_or_default();
     // An update of a standing alert is another message.
     let update = if *update > 0 { format!("\n{update}") } else { String::new() };
-    let id = crate::live::chain::Digest::of(
-        format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label()).as_bytes(),
-    );
-    let id = format!("msg_{}", &id[..32]);
+    let of = format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label());
+    let id = format!("msg_{}", hex(&Digest::of(of.as_bytes())[..16]));
     let signed = [format!("{id}.{at_s}.").as_bytes(), &post.body].concat();
     let signatures: Vec<String> = secrets
         .iter()

@@ -12,6 +12,7 @@
 //! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
+use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::Traces as Plan;
 use crate::live::apply::Live;
@@ -80,7 +81,7 @@ impl Courier {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
         let _ = aws_lc_rs::rand::fill(&mut id);
-        let instance = id.iter().map(|b| format!("{b:02x}")).collect();
+        let instance = hex(&id);
         Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], told: false, instance }
     }
 
