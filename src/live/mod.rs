@@ -21,6 +21,7 @@ pub mod membership;
 pub mod meter;
 pub mod private;
 pub mod proof;
+pub mod random;
 pub mod recent;
 pub mod resources;
 pub mod route;

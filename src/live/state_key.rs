@@ -13,6 +13,7 @@
 //! a key reveals nothing about the key.
 
 use super::private::private_file;
+use super::random;
 use crate::domain::digest::hex;
 use crate::domain::segment::UserSet;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
@@ -63,8 +64,7 @@ impl StateKey {
     /// The system has no random numbers.
     pub fn random() -> io::Result<StateKey> {
         let mut bytes = [0; BYTES];
-        aws_lc_rs::rand::fill(&mut bytes)
-            .map_err(|_| io::Error::other("the system has no random numbers"))?;
+        random::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(StateKey::new(bytes))
     }
 

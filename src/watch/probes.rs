@@ -8,12 +8,12 @@
 
 use crate::domain::plan::Health;
 use crate::live::log::Log;
+use crate::live::random::Random;
 use crate::live::snapshot::Snapshot;
 use crate::live::upstream::ServerLive;
 use crate::net::probe::{Probed, probe};
 use serde_json::json;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -132,8 +132,7 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
 
 /// Up to a tenth more or less, so that many proxies, or many servers of one, do not synchronise.
 fn jittered(interval: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() % 2001;
-    interval * (9_000 + random as u32) / 10_000
+    interval * Random::default().between((9_000, 11_000)) as u32 / 10_000
 }
 
 /// Results in a row.

@@ -17,6 +17,7 @@ use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::Traces as Plan;
 use crate::live::apply::Live;
 use crate::live::clock;
+use crate::live::random;
 use crate::live::traces::{Attempt, Came, Traced};
 use http::{Method, StatusCode, header};
 use serde::{Serialize, Serializer};
@@ -80,7 +81,7 @@ impl Courier {
     pub fn new(live: Arc<Live>) -> Self {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
-        let _ = aws_lc_rs::rand::fill(&mut id);
+        let _ = random::fill(&mut id);
         let instance = hex(&id);
         Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], told: false, instance }
     }
