@@ -30,6 +30,7 @@ pub mod snapshot;
 pub mod state;
 pub mod state_key;
 pub mod tally;
+pub mod throttle;
 pub mod timeline;
 pub mod traces;
 pub mod under_way;

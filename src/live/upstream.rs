@@ -9,7 +9,7 @@
 //! worker. Only failures of the server set it aside, never a local fault.
 
 use super::clock;
-use super::log::Seldom;
+use super::throttle::Throttle;
 use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::ServerName;
@@ -62,7 +62,7 @@ pub struct ServerLive {
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
-    told: Seldom,
+    told: Throttle,
     /// Down by its health probes.
     down: AtomicBool,
     why_down: ArcSwapOption<String>,
@@ -243,7 +243,7 @@ impl ServerLive {
             turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
-            told: Seldom::default(),
+            told: Throttle::default(),
             down: AtomicBool::new(false),
             why_down: ArcSwapOption::empty(),
         }

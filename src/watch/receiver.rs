@@ -15,6 +15,7 @@ use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::{Receiver, ReceiverKind};
 use crate::live::apply::Live;
 use crate::live::clock;
+use crate::live::throttle::{Edge, Turn};
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -54,7 +55,8 @@ impl Box {
     pub fn open(receiver: Receiver, live: Arc<Live>) -> Box {
         let shared = Arc::new(Shared::default());
         live.alerts.change(&receiver.name, |_| {});
-        let teller = Teller { receiver: receiver.clone(), shared: shared.clone(), live, failing: false };
+        let teller =
+            Teller { receiver: receiver.clone(), shared: shared.clone(), live, trouble: Edge::default() };
         let task = match receiver.kind {
             ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
             ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
@@ -97,8 +99,7 @@ struct Teller {
     receiver: Receiver,
     shared: Arc<Shared>,
     live: Arc<Live>,
-    /// The last call failed, and that was logged.
-    failing: bool,
+    trouble: Edge,
 }
 
 impl Teller {
@@ -194,15 +195,14 @@ impl Teller {
             Err(_) => count.failed += 1,
         });
         let place = self.receiver.address.to_string();
-        match (told, self.failing) {
-            (Err(error), false) => self.live.log.event(
+        match (told, self.trouble.turn(told.is_err())) {
+            (Err(error), Some(Turn::Begins)) => self.live.log.event(
                 "alert_not_told",
                 json!({"receiver": name, "address": place, "error": error.to_string(), "effect": "it is tried again"}),
             ),
-            (Ok(()), true) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
+            (Ok(()), Some(Turn::Ends)) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
             _ => {}
         }
-        self.failing = told.is_err();
     }
 }
 

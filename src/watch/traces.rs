@@ -18,6 +18,7 @@ use crate::domain::plan::Traces as Plan;
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::random;
+use crate::live::throttle::{Edge, Turn};
 use crate::live::traces::{Attempt, Came, Traced};
 use http::{Method, StatusCode, header};
 use serde::{Serialize, Serializer};
@@ -53,8 +54,7 @@ pub struct Courier {
     /// Requests beyond the size of a call.
     rest: Vec<Traced>,
     retry: Duration,
-    /// Trouble was logged.
-    told: bool,
+    trouble: Edge,
     instance: String,
 }
 
@@ -83,7 +83,7 @@ impl Courier {
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
         let instance = hex(&id);
-        Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], told: false, instance }
+        Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], trouble: Edge::default(), instance }
     }
 
     /// Runs until it is dropped.
@@ -132,7 +132,7 @@ impl Courier {
             Ok(rejected) => {
                 traces.sent.fetch_add(spans.saturating_sub(rejected), Relaxed);
                 traces.refused.fetch_add(rejected.min(spans), Relaxed);
-                if std::mem::take(&mut self.told) {
+                if self.trouble.turn(false) == Some(Turn::Ends) {
                     self.live
                         .log
                         .event("traces_delivered_again", json!({"collector": plan.address.to_string()}));
@@ -144,7 +144,7 @@ impl Courier {
             Err(error) => {
                 traces.calls_failed.fetch_add(1, Relaxed);
                 let passing = error.is_passing();
-                if !std::mem::replace(&mut self.told, true) {
+                if self.trouble.turn(true) == Some(Turn::Begins) {
                     let effect = match passing {
                         true => "spans wait, and are dropped where there is no more room",
                         false => "these spans are dropped",
