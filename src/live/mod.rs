@@ -4,6 +4,7 @@
 
 pub mod alerts;
 pub mod apply;
+pub mod backoff;
 pub mod chain;
 pub mod checkpoint;
 pub mod claim;

@@ -8,6 +8,7 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
+use super::backoff::Backoff;
 use super::clock;
 use super::throttle::Throttle;
 use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
@@ -18,9 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// First pause after a refusal; doubles with each further refusal.
-const ASIDE_FIRST: Duration = Duration::from_millis(500);
-const ASIDE_MAX: Duration = Duration::from_secs(10);
+/// The pause of a server that refuses connections.
+const ASIDE: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
@@ -277,7 +277,7 @@ impl ServerLive {
     /// No connection could be made, without a local fault: sets the server aside for a while.
     pub fn refused(&self) {
         let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
-        let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
+        let pause = ASIDE.after(before.saturating_add(1));
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
     }
 

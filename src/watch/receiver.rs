@@ -14,6 +14,7 @@ use super::post::{Post, PostError};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::{Receiver, ReceiverKind};
 use crate::live::apply::Live;
+use crate::live::backoff::Backoff;
 use crate::live::clock;
 use crate::live::throttle::{Edge, Turn};
 use aws_lc_rs::hmac;
@@ -29,8 +30,7 @@ use tokio::task::JoinHandle;
 
 /// The most notices in a queue: enough for weeks, except in very abnormal cases.
 const WAITING_MAX: usize = 1000;
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// A notice that the receiver refuses for this long is dropped: it would delay all later ones.
 const REFUSED_MAX: Duration = Duration::from_secs(900);
 /// Unrepeated alerts expire after four times `repeat`, but not before this.
@@ -105,7 +105,7 @@ struct Teller {
 impl Teller {
     /// Slack, webhook.
     async fn tell_events(mut self) {
-        let (mut backoff, mut refused_since) = (BACKOFF_MIN, None);
+        let (mut failures, mut refused_since) = (0u32, None);
         loop {
             let (next, left) = {
                 let waiting = self.shared.waiting();
@@ -138,7 +138,7 @@ impl Teller {
                 if told.is_err() {
                     self.live.alerts.change(&self.receiver.name, |count| count.dropped += 1);
                 }
-                (backoff, refused_since) = (BACKOFF_MIN, None);
+                (failures, refused_since) = (0, None);
                 // The old end may have been cut off during the call.
                 let mut waiting = self.shared.waiting();
                 if waiting.front() == Some(&notice) {
@@ -146,15 +146,16 @@ impl Teller {
                 }
                 continue;
             }
-            tokio::time::sleep(told.err().and_then(|e| e.retry_after()).unwrap_or(backoff)).await;
-            backoff = (2 * backoff).min(BACKOFF_MAX);
+            failures = failures.saturating_add(1);
+            let asked = told.err().and_then(|e| e.retry_after());
+            tokio::time::sleep(asked.unwrap_or_else(|| BACKOFF.after(failures))).await;
         }
     }
 
     /// Alertmanager.
     async fn tell_states(mut self, repeat: Duration) {
         let mut states: BTreeMap<(Kind, Option<String>), Notice> = BTreeMap::new();
-        let mut backoff = BACKOFF_MIN;
+        let mut failures = 0u32;
         loop {
             for notice in self.shared.waiting().drain(..) {
                 let key = (notice.alert.kind, notice.alert.release.clone());
@@ -171,14 +172,14 @@ impl Teller {
                 Ok(()) => {
                     self.live.alerts.change(&self.receiver.name, |count| count.waiting = 0);
                     states.retain(|_, notice| notice.over_ms.is_none());
-                    backoff = BACKOFF_MIN;
+                    failures = 0;
                     repeat
                 }
                 Err(error) => {
                     let waiting = states.len() as u64;
                     self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
-                    let pause = error.retry_after().unwrap_or(backoff);
-                    backoff = (2 * backoff).min(BACKOFF_MAX);
+                    failures = failures.saturating_add(1);
+                    let pause = error.retry_after().unwrap_or_else(|| BACKOFF.after(failures));
                     // Notices that arrive meanwhile are sent with the rest.
                     tokio::time::sleep(pause).await;
                     continue;

@@ -16,6 +16,7 @@ use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::Traces as Plan;
 use crate::live::apply::Live;
+use crate::live::backoff::Backoff;
 use crate::live::clock;
 use crate::live::random;
 use crate::live::throttle::{Edge, Turn};
@@ -33,8 +34,8 @@ pub const BATCH_MAX: usize = 512;
 /// The pause after an empty queue.
 const EVERY: Duration = Duration::from_millis(250);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause before a retry: doubled each time, within these bounds.
-const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// The pause before a retry.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(30) };
 /// Limit of a response: a short message about a partial success.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// A reason is one line of the log.
@@ -53,7 +54,8 @@ pub struct Courier {
     batch: Vec<Traced>,
     /// Requests beyond the size of a call.
     rest: Vec<Traced>,
-    retry: Duration,
+    /// Failed calls in a row.
+    failures: u32,
     trouble: Edge,
     instance: String,
 }
@@ -83,7 +85,7 @@ impl Courier {
         // Without random numbers, instances are not distinguishable.
         let _ = random::fill(&mut id);
         let instance = hex(&id);
-        Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], trouble: Edge::default(), instance }
+        Courier { live, batch: vec![], rest: vec![], failures: 0, trouble: Edge::default(), instance }
     }
 
     /// Runs until it is dropped.
@@ -138,7 +140,7 @@ impl Courier {
                         .event("traces_delivered_again", json!({"collector": plan.address.to_string()}));
                 }
                 self.drop_batch();
-                self.retry = RETRY[0];
+                self.failures = 0;
                 Duration::ZERO
             }
             Err(error) => {
@@ -158,8 +160,8 @@ impl Courier {
                     self.drop_batch();
                     return EVERY;
                 }
-                let wait = self.retry;
-                self.retry = (wait * 2).min(RETRY[1]);
+                self.failures = self.failures.saturating_add(1);
+                let wait = RETRY.after(self.failures);
                 match error {
                     Undelivered::Refused { retry_after: Some(asked), .. } => wait.max(asked),
                     _ => wait,
@@ -190,7 +192,7 @@ impl Courier {
         let answer = call.make().await?;
         if !answer.status.is_success() {
             let asked = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-            let retry_after = asked.map(|s| Duration::from_secs(s).min(RETRY[1]));
+            let retry_after = asked.map(|s| Duration::from_secs(s).min(RETRY.max));
             return Err(Undelivered::Refused { status: answer.status, retry_after });
         }
         let (rejected, why) = rejected(&answer.body);
