@@ -1,7 +1,7 @@
 //! Text output of commands: figures, colour, and the two streams.
 //!
-//! Invariants: colour only on a terminal, without NO_COLOR and without TERM=dumb; every command asks
-//! [`Colour::of`]. Output is redrawn in place only if [`redraws`] allows it.
+//! Invariants: colour only on a terminal, without NO_COLOR and without TERM=dumb.
+//! Output is redrawn in place only if [`redraws`] allows it.
 //! External text (a reason, a user id, a server's response) is printed through [`shown`], so that
 //! it cannot inject escape sequences.
 

@@ -23,7 +23,8 @@ impl Throttle {
         self.is_due_at(clock::now_ms())
     }
 
-    /// Counts an event, if one `happened`. Returns the events since the last line, if a line is due.
+    /// Counts an event, if one `happened`.
+    /// Returns the number of events since the last line, if a line is due.
     pub fn due(&self, happened: bool) -> Option<u32> {
         self.due_at(happened, clock::now_ms())
     }
