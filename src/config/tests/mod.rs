@@ -371,9 +371,9 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             "[release.r]",
-            "[fleet]\n[release.r]",
+            "[gadget]\n[release.r]",
             &[
-                "g.toml:7:2: unknown key `fleet`; known here: listen, tls, admin, identity, upstream, segment, \
+                "g.toml:7:2: unknown key `gadget`; known here: listen, tls, admin, identity, upstream, segment, \
             release, route, limits, state, log, metrics, traces, alert",
             ],
         ),
