@@ -2,7 +2,7 @@
 //!
 //! Start: config → state directory (before any weight is used) → sockets → threads → ready.
 //! Drain: not ready → workers stop accepting and finish requests in flight → watchdog → admin, the
-//! last traces → unannounced changes are made durable → log.
+//! last traces → waiting changes and evidence are written → log.
 //!
 //! Invariants: every thread has an owner here that can stop it. No weight is used before the state
 //! has been read.
@@ -153,7 +153,7 @@ impl Proxy {
                 json!({"error": error.to_string(), "effect": "what was lost is overwritten"}),
             );
         }
-        // Before the first request is decided, the state is on disk, or known not to be.
+        // The keeper writes the evidence, the scribe the state file and the ledger.
         let shelf = Arc::new(Shelf::default());
         let archive = directory
             .as_ref()
@@ -170,6 +170,7 @@ impl Proxy {
         let scribe = Scribe { directory, ledger, key, log: log.clone() };
         let desk = live.desk.clone();
         let scribe = Builder::new().name("scribe".into()).spawn(move || scribe.run(&desk))?;
+        // Before the first request is decided, the state is on disk, or known not to be.
         let durable = live.hold_unless_durable(DURABLE_WITHIN);
 
         let (stage, staged) = watch::channel(Stage::Serving);

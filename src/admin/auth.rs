@@ -94,8 +94,8 @@ impl Access {
 }
 
 /// The middleware: `Router::layer(axum::middleware::from_fn_with_state(state, guard))`, outermost.
-/// The server must put the peer's address into the extensions
-/// (`into_make_service_with_connect_info::<SocketAddr>()`); without it every peer counts as remote.
+/// `admin::serve` puts the peer's address into the extensions, as [`ConnectInfo`]; without it every
+/// peer counts as remote.
 pub async fn guard(State(state): State<Arc<AuthState>>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let access = state.0.load_full();

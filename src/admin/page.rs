@@ -6,7 +6,7 @@
 //! and forbids all conversions from text to markup (`require-trusted-types-for`): external input is
 //! text.
 
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::domain::digest::Digest;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -56,7 +56,7 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
 });
 
 fn hash(text: &str) -> String {
-    STANDARD.encode(digest(&SHA256, text.as_bytes()))
+    STANDARD.encode(Digest::of(text.as_bytes()))
 }
 
 fn source(text: &str) -> String {
@@ -95,6 +95,7 @@ pub fn as_answer(response: &mut Response) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::digest::hex;
 
     #[test]
     fn the_document_is_whole_and_fetches_nothing() {
@@ -130,11 +131,9 @@ mod tests {
     fn uplot_is_the_file_that_its_authors_published() {
         let list = include_str!("dashboard/uPlot.sha256");
         let published = |name: &str| list.lines().find_map(|l| l.strip_suffix(name)).map(str::trim).unwrap();
-        let hex = |text: &str| {
-            digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>()
-        };
-        assert_eq!(hex(SCRIPTS[0]), published("uPlot.iife.min.js"));
-        assert_eq!(hex(STYLES[0]), published("uPlot.min.css"));
+        let digest = |text: &str| hex(&Digest::of(text.as_bytes()));
+        assert_eq!(digest(SCRIPTS[0]), published("uPlot.iife.min.js"));
+        assert_eq!(digest(STYLES[0]), published("uPlot.min.css"));
         assert!(LICENSE.starts_with("The MIT License") && !LICENSE.contains("*/"));
     }
 }

@@ -8,6 +8,8 @@
 mod implied;
 mod sentences;
 
+use super::EXIT_INVALID_CONFIG;
+use super::text::Colour;
 use crate::admin::dto::{self, Running};
 use crate::config::compare::too_short;
 use crate::config::{
@@ -20,12 +22,9 @@ use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Reach;
 use crate::live::state::{self, StateDirectory};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// EX_CONFIG of sysexits.h.
-const EXIT_CONFIG: u8 = 78;
 
 /// Reports all faults of a config file, what its settings imply, and what an edit would change.
 #[derive(Debug, clap::Args)]
@@ -50,9 +49,7 @@ pub struct Args {
 /// `ask` fetches the config of the proxy at `--against`; it is called only with that option.
 pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> anyhow::Result<ExitCode> {
     let running = if args.against.is_some() { Some(ask(&args)?) } else { None };
-    let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let color = if std::io::stderr().is_terminal() && !forbidden { Color::Ansi } else { Color::Plain };
-    let told = examine(&args.file, running.as_ref(), color);
+    let told = examine(&args.file, running.as_ref(), Colour::of_stderr().into());
     if args.json {
         let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, &told.json)?;
@@ -61,7 +58,7 @@ pub fn run(args: Args, ask: impl FnOnce(&Args) -> anyhow::Result<Running>) -> an
         std::io::stderr().lock().write_all(told.faults.as_bytes())?;
         std::io::stdout().lock().write_all(told.summary.as_bytes())?;
     }
-    Ok(if told.refused { ExitCode::from(EXIT_CONFIG) } else { ExitCode::SUCCESS })
+    Ok(if told.refused { ExitCode::from(EXIT_INVALID_CONFIG) } else { ExitCode::SUCCESS })
 }
 
 /// The output, and whether the file would be refused.

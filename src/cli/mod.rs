@@ -27,7 +27,7 @@ use crate::config;
 use crate::domain::plan::Plan;
 use clap::{Parser, Subcommand};
 use http::StatusCode;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -132,10 +132,9 @@ pub struct Usage(pub String);
 
 /// The plan of a config file; or its faults, as an error with the matching exit code.
 fn plan_of(path: &Path) -> anyhow::Result<Plan> {
-    let color = if io::stderr().is_terminal() { config::Color::Ansi } else { config::Color::Plain };
     match config::load(path).result {
         Ok(checked) => Ok(checked.plan),
-        Err(report) => Err(InvalidConfig(report.render(color)).into()),
+        Err(report) => Err(InvalidConfig(report.render(text::Colour::of_stderr().into())).into()),
     }
 }
 

@@ -16,7 +16,6 @@ use crate::domain::rollout::HoldKind;
 use crate::domain::share;
 use crate::domain::verdict::{Finding, Signal};
 use std::fmt::Write;
-use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -74,7 +73,7 @@ fn exit_code(args: &Args, status: &Status) -> ExitCode {
 async fn watch(client: &Client, args: &Args) -> anyhow::Result<ExitCode> {
     let mut status = fetch(client).await?;
     let colour = Colour::of_stdout();
-    let mut screen = (stdout().is_terminal() && !args.json).then(Screen::default);
+    let mut screen = (text::redraws() && !args.json).then(Screen::default);
     let mut changes = Changes::default();
     let mut heard = Instant::now();
     loop {

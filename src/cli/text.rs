@@ -1,10 +1,13 @@
 //! Text output of commands: figures, colour, and the two streams.
 //!
-//! Invariants: colour only on a terminal and without NO_COLOR.
+//! Invariants: colour only on a terminal, without NO_COLOR and without TERM=dumb.
+//! Output is redrawn in place only if [`redraws`] allows it.
 //! External text (a reason, a user id, a server's response) is printed through [`shown`], so that
 //! it cannot inject escape sequences.
 
+use crate::config;
 use crate::domain::share;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
@@ -25,11 +28,22 @@ pub enum Hue {
 }
 
 impl Colour {
-    /// By stdout and the environment (see no-color.org).
     pub fn of_stdout() -> Colour {
-        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
-            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
-        if io::stdout().is_terminal() && !forbidden { Colour::Ansi } else { Colour::Plain }
+        Colour::of(&io::stdout())
+    }
+
+    pub fn of_stderr() -> Colour {
+        Colour::of(&io::stderr())
+    }
+
+    fn of(stream: &impl IsTerminal) -> Colour {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Colour::decide(stream.is_terminal(), set("NO_COLOR").is_some(), set("TERM").as_deref())
+    }
+
+    /// See no-color.org.
+    fn decide(terminal: bool, no_color: bool, term: Option<&OsStr>) -> Colour {
+        if terminal && !no_color && term.is_none_or(|t| t != "dumb") { Colour::Ansi } else { Colour::Plain }
     }
 
     pub fn paint(self, hue: Hue, text: &str) -> String {
@@ -45,6 +59,20 @@ impl Colour {
             Colour::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
         }
     }
+}
+
+impl From<Colour> for config::Color {
+    fn from(colour: Colour) -> Self {
+        match colour {
+            Colour::Plain => config::Color::Plain,
+            Colour::Ansi => config::Color::Ansi,
+        }
+    }
+}
+
+/// Whether stdout may be redrawn in place: it is a terminal that understands cursor movements.
+pub fn redraws() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb")
 }
 
 /// Writes to stdout at once. Returns the plain I/O error, so that the caller can detect a closed
@@ -156,6 +184,18 @@ pub fn evidence(value: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn colour_needs_a_terminal_that_has_it_and_the_users_consent() {
+        let decide =
+            |terminal, no_color, term: Option<&str>| Colour::decide(terminal, no_color, term.map(OsStr::new));
+        for term in [None, Some("xterm-256color")] {
+            assert_eq!(decide(true, false, term), Colour::Ansi);
+            assert_eq!(decide(true, true, term), Colour::Plain);
+            assert_eq!(decide(false, false, term), Colour::Plain);
+        }
+        assert_eq!(decide(true, false, Some("dumb")), Colour::Plain);
+    }
 
     #[test]
     fn figures_are_written_as_people_read_them() {

@@ -6,6 +6,7 @@
 use super::read::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
 use super::{alerts, named, sections, telemetry, tls};
+use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -132,7 +133,7 @@ pub(super) fn examine(
             plan,
             warnings: reader.report,
             files: files.clone(),
-            sha256: sha256(text.as_bytes()),
+            sha256: hex(&Digest::of(text.as_bytes())),
             text: text.to_string(),
         }),
         _ => Err(reader.report),
@@ -248,10 +249,4 @@ fn syntax_help(message: &str) -> Option<String> {
         return Some("put the value in double quotes".into());
     }
     None
-}
-
-/// In hexadecimal digits.
-pub fn sha256(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }

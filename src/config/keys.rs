@@ -1,5 +1,4 @@
-//! All keys of this version, by section; and those of later versions, which get a friendlier
-//! message.
+//! All keys of a config file, by section.
 //!
 //! Invariants: `check` reads no other key; `file` has the same keys; `config/reference.toml`
 //! contains them all.
@@ -131,23 +130,8 @@ pub const KNOWN: &[(&str, &[&str])] = &[
     ("alert.*", &["alertmanager", "slack_file", "webhook", "secret_file", "repeat", "stuck_after"]),
 ];
 
-/// Keys of later versions.
-const LATER: &[(&str, &[&str])] = &[
-    ("", &["journal", "fleet", "flag", "schema_phase"]),
-    ("release.*", &["compare", "shadow"]),
-    ("route", &["dual_write"]),
-];
-
 pub fn known(section: &str) -> &'static [&'static str] {
-    find(KNOWN, section)
-}
-
-pub fn is_of_later_version(section: &str, key: &str) -> bool {
-    find(LATER, section).contains(&key)
-}
-
-fn find(table: &'static [(&str, &[&str])], section: &str) -> &'static [&'static str] {
-    table.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
+    KNOWN.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
 }
 
 /// The candidate that is closest to `typed`.

@@ -139,9 +139,7 @@ impl<'e> Reader<'e> {
                 continue;
             }
             let message = format!("unknown key `{}`", key.escape_debug());
-            if keys::is_of_later_version(scope.section, key) {
-                self.fault(&span, message, "this version does not have it yet", Some("remove it".into()));
-            } else if let Some(meant) = keys::closest(key, known.iter().copied()) {
+            if let Some(meant) = keys::closest(key, known.iter().copied()) {
                 self.fault(&span, message, "", Some(format!("did you mean `{meant}`?")));
             } else if let Some(home) = keys::home(key).filter(|h| *h != scope.section) {
                 let home = home.replace('*', "NAME");

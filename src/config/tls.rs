@@ -8,6 +8,7 @@
 use super::outside::{at_line, secret, small};
 use super::read::{Reader, Scope, Span};
 use super::sections::file;
+use crate::domain::digest::Digest;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -264,14 +265,12 @@ fn now_s() -> u64 {
 }
 
 fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
-    let mut context = ::aws_lc_rs::digest::Context::new(&::aws_lc_rs::digest::SHA256);
+    let mut digest = Digest::default();
     for text in texts {
-        context.update(&(text.len() as u64).to_le_bytes());
-        context.update(text);
+        digest.add(&(text.len() as u64).to_le_bytes());
+        digest.add(text);
     }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
+    digest.finish()
 }
 
 #[cfg(test)]

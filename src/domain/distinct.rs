@@ -1,8 +1,8 @@
 //! Counts distinct users in small constant memory: HyperLogLog (Flajolet et al. 2007) with linear
-//! counting for small numbers; and a 64-bit bitmap for "at least five users?".
+//! counting for small numbers.
 //!
 //! Pure functions: the caller owns the registers, as atomics.
-//! Registers and bitmaps of several intervals merge (maximum; bitwise or).
+//! Registers of several intervals merge (maximum).
 //! Invariants: a rank is 1 ..= 55, so it fits a byte; [`register`] never returns an index beyond
 //! [`REGISTERS`].
 //! The standard error is 1.04 / √1024 = 3.3%.
@@ -37,18 +37,6 @@ pub fn estimate(registers: impl Iterator<Item = u8>) -> u64 {
     raw.round() as u64
 }
 
-/// The bit of a user in a bitmap of users.
-pub fn user_bit(hash: u64) -> u64 {
-    // The middle of the hash: its top bits choose a register, and the bucket.
-    1 << (hash >> 24 & 63)
-}
-
-/// Does the bitmap prove this many distinct users?
-/// Users with the same bit count as one, so the answer is never too early.
-pub fn at_least(users: u64, bitmap: u64) -> bool {
-    u64::from(bitmap.count_ones()) >= users
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,13 +68,5 @@ mod tests {
         assert_eq!(register(u64::MAX), (REGISTERS - 1, 1));
         assert_eq!(estimate(std::iter::empty()), 0);
         assert!(estimate(std::iter::repeat_n(u8::MAX, REGISTERS)) > 0);
-    }
-
-    #[test]
-    fn one_user_who_fails_a_thousand_times_is_one_user() {
-        let one = (0..1000).fold(0, |bits, _| bits | user_bit(xxh3_64(b"alice")));
-        assert!(at_least(1, one) && !at_least(2, one));
-        let many = (0u64..40).fold(0, |bits, u| bits | user_bit(xxh3_64(&u.to_le_bytes())));
-        assert!(at_least(5, many));
     }
 }

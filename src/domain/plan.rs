@@ -7,6 +7,7 @@
 //! on the config file's folder.
 
 use super::cohort::{Salt, Weight};
+use super::digest::hex;
 use super::gate::Margins;
 use super::hours::OpenHours;
 use super::resource;
@@ -94,9 +95,7 @@ impl<T> Eq for Built<T> {}
 
 impl<T> std::fmt::Debug for Built<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Built(")?;
-        self.digest.iter().take(8).try_for_each(|b| write!(f, "{b:02x}"))?;
-        f.write_str(")")
+        write!(f, "Built({})", hex(&self.digest[..8]))
     }
 }
 
@@ -315,19 +314,26 @@ pub struct Server {
 
 impl std::fmt::Display for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (scheme, host, port) = (self.scheme.as_str(), &self.host, self.port);
-        if host.contains(':') {
-            write!(f, "{scheme}://[{host}]:{port}")
-        } else {
-            write!(f, "{scheme}://{host}:{port}")
-        }
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
 }
 
 impl Server {
+    /// `host:port`; an IPv6 literal has brackets.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
     /// The same host and port, with any scheme.
     pub fn same_place(&self, other: &Server) -> bool {
         self.host == other.host && self.port == other.port
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }
 
@@ -597,10 +603,16 @@ pub struct Address {
     pub path: String,
 }
 
+impl Address {
+    /// `host:port`; an IPv6 literal has brackets.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Address { scheme, host, port, path: _ } = self;
-        Server { scheme: *scheme, host: host.clone(), port: *port }.fmt(f)
+        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
 }
 
@@ -654,7 +666,7 @@ impl Release {
         self.waves.is_empty().then_some(self.weight)
     }
 
-    /// `host:port` of every server of `new`, as a trip records them.
+    /// Every server of `new`, as a trip records them.
     pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
         servers(plan, self.new)
     }

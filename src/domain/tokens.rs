@@ -14,8 +14,8 @@
 //! file. Tokens are kept and compared as SHA-256 digests, so the comparison takes the same time for
 //! every token of any length.
 
+use crate::domain::digest::{Digest, hex};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::BTreeSet;
 
 pub const TOKEN_CHARS_MIN: usize = 16;
@@ -68,7 +68,7 @@ impl Tokens {
             if !names.insert(name) {
                 fault("this name has a token already", "give each token a name of its own");
             }
-            let token = sha256(token.as_bytes());
+            let token = Digest::of(token.as_bytes());
             if tokens.0.iter().any(|(_, known)| *known == token) {
                 fault("this token stands under another name already", MAKE);
             }
@@ -86,7 +86,7 @@ impl Tokens {
 
     /// The name that the token belongs to. Always compares with every token.
     pub fn name_of(&self, token: &[u8]) -> Option<&str> {
-        let token = sha256(token);
+        let token = Digest::of(token);
         let mut found = None;
         for (name, known) in &self.0 {
             if verify_slices_are_equal(known, &token).is_ok() {
@@ -110,8 +110,7 @@ impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let all: Vec<u8> = self.0.iter().flat_map(|(_, token)| token.iter().copied()).collect();
         write!(f, "Tokens({:?}, ", self.0.iter().map(|(name, _)| name).collect::<Vec<_>>())?;
-        sha256(&all).iter().take(8).try_for_each(|b| write!(f, "{b:02x}"))?;
-        f.write_str(")")
+        write!(f, "{})", hex(&Digest::of(&all)[..8]))
     }
 }
 
@@ -172,12 +171,6 @@ fn fault_of_name(name: &str) -> Option<(&'static str, &'static str)> {
         "grayling itself acts under this name in the ledger",
         "choose a name other than local, watchdog, waves, file, fuse, proxy",
     ))
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]

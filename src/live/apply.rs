@@ -14,13 +14,14 @@ use super::claim::{self, Bar, Spellings};
 use super::clock;
 use super::feed::Feed;
 use super::ledger::{End, Entry};
-use super::log::{Log, Seldom};
+use super::log::Log;
 use super::recent::Recent;
 use super::scribe::{Desk, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::state_key::StateKey;
 use super::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
+use super::throttle::Throttle;
 use super::traces::Traces;
 use super::upstream::ConnectionBudget;
 pub use super::view::{Shown, View};
@@ -89,7 +90,7 @@ pub struct Gauges {
     pub ticks_late: AtomicU64,
     /// Connections closed because of their PROXY header, by [`Refusal`].
     proxy_headers_refused: [AtomicU64; Refusal::ALL.len()],
-    proxy_header_told: Seldom,
+    proxy_header_told: Throttle,
     pub reloads_ok: AtomicU64,
     pub reloads_failed: AtomicU64,
     pub reload_ok_at_ms: AtomicU64,

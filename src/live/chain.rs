@@ -15,49 +15,18 @@
 //! hash to another place.
 
 use super::ledger::Entry;
-use aws_lc_rs::digest::{Context, SHA256};
-use std::fmt::Write;
+use crate::domain::digest::{Digest, hex};
 
 /// `prev` of the first line.
 pub const ORIGIN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 const DIGITS: usize = ORIGIN.len();
-
-/// Incremental hash.
-pub struct Digest(Context);
-
-impl Default for Digest {
-    fn default() -> Self {
-        Digest(Context::new(&SHA256))
-    }
-}
-
-impl Digest {
-    pub fn add(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// In hexadecimal digits.
-    pub fn finish(self) -> String {
-        self.0.finish().as_ref().iter().fold(String::with_capacity(DIGITS), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    }
-
-    pub fn of(bytes: &[u8]) -> String {
-        let mut digest = Digest::default();
-        digest.add(bytes);
-        digest.finish()
-    }
-}
 
 /// Links `entry` to the line with the hash `prev`.
 pub fn seal(entry: &mut Entry, prev: &str) -> serde_json::Result<()> {
     (entry.prev, entry.hash, entry.rebuilt) = (prev.to_owned(), String::new(), false);
     let open = serde_json::to_vec(entry)?;
     // Without the closing brace.
-    entry.hash = Digest::of(open.strip_suffix(b"}").unwrap_or(&open));
+    entry.hash = hex(&Digest::of(open.strip_suffix(b"}").unwrap_or(&open)));
     Ok(())
 }
 
@@ -70,7 +39,7 @@ pub struct Sealed<'a> {
 
 impl Sealed<'_> {
     pub fn fits(&self) -> bool {
-        Digest::of(self.body) == self.hash
+        hex(&Digest::of(self.body)) == self.hash
     }
 }
 

@@ -7,6 +7,7 @@ use super::clock;
 use super::snapshot::ReleaseLive;
 use crate::domain::fuse::Blown;
 use crate::domain::onset::{Decided, Share};
+use crate::domain::plan::Server;
 use crate::domain::rollout::climb::hours;
 use crate::domain::verdict::{Judgement, Told};
 use serde_json::{Value, json};
@@ -32,7 +33,7 @@ impl Names<'_> {
             1 => servers.first(),
             _ => of.server.and_then(|i| servers.get(usize::from(i))),
         };
-        one.map(|server| without_scheme(&server.server.to_string()))
+        one.map(|server| server.server.authority())
     }
 
     /// `since 12:03:07 UTC (14 s) 23 of 41 of new failed, 2 of 812 of stable; route refunds`.
@@ -74,9 +75,9 @@ impl Names<'_> {
 }
 
 /// The counts behind a blown fuse: connections to `new` alone.
-pub fn of_fuse(blown: &Blown, servers: &[String], since: Duration) -> Value {
+pub fn of_fuse(blown: &Blown, servers: &[Server], since: Duration) -> Value {
     let one = match servers {
-        [one] => Some(without_scheme(one)),
+        [one] => Some(one.authority()),
         _ => None,
     };
     let refused = Share { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
@@ -111,28 +112,23 @@ pub fn time_of_day(at_ms: i64) -> String {
     }
 }
 
-fn without_scheme(server: &str) -> String {
-    server.split_once("://").map_or(server, |(_, rest)| rest).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::plan::Scheme;
 
     #[test]
     fn times_and_servers_are_told_in_short() {
         assert_eq!(time_of_day(1_700_000_000_000), "22:13:20 UTC");
-        assert_eq!(without_scheme("http://10.0.0.7:9002"), "10.0.0.7:9002");
-        assert_eq!(without_scheme("unix:/run/app.sock"), "unix:/run/app.sock");
+        let server = |host: &str| Server { scheme: Scheme::Http, host: host.into(), port: 1 };
+        assert_eq!(server("10.0.0.7").authority(), "10.0.0.7:1");
+        assert_eq!(server("::1").authority(), "[::1]:1");
         let blown = Blown { in_a_row: 5, ..Blown::default() };
-        let of = of_fuse(&blown, &["http://a:1".into()], Duration::ZERO);
+        let of = of_fuse(&blown, &[server("a")], Duration::ZERO);
         assert_eq!(
             (&of["server"], &of["new"]["bad"], &of["stable"]),
             (&json!("a:1"), &json!(5), &Value::Null)
         );
-        assert_eq!(
-            of_fuse(&blown, &["http://a:1".into(), "http://b:1".into()], Duration::ZERO)["one_server"],
-            false
-        );
+        assert_eq!(of_fuse(&blown, &[server("a"), server("b")], Duration::ZERO)["one_server"], false);
     }
 }

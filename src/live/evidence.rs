@@ -13,6 +13,7 @@ use crate::domain::engine::SIGNALS;
 use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
 use crate::domain::grounds;
+use crate::domain::plan::Server;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
 use serde::{Deserialize, Serialize};
@@ -402,9 +403,10 @@ fn written(grounds: &Grounds) -> Value {
     serde_json::to_value(grounds).unwrap_or_default()
 }
 
-/// Evidence of a blown fuse; `names`: the servers of `new`.
-pub fn of_fuse(blown: Blown, names: &[String], since: Duration) -> Value {
-    let decided_by = decided::of_fuse(&blown, names, since);
+/// Evidence of a blown fuse; `new`: the servers of `new`.
+pub fn of_fuse(blown: Blown, new: &[Server], since: Duration) -> Value {
+    let decided_by = decided::of_fuse(&blown, new, since);
+    let names: Vec<String> = new.iter().map(Server::to_string).collect();
     let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
     let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({

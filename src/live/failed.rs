@@ -16,6 +16,7 @@
 //! failed_users` sets, and never in clear by default.
 
 use super::clock;
+use crate::domain::digest::hex;
 use crate::domain::grounds::Harm;
 use crate::domain::segment::UserSet;
 use aws_lc_rs::hmac;
@@ -258,8 +259,7 @@ pub fn key(bytes: &[u8]) -> hmac::Key {
 /// A user id as the log writes it: the first 64 bits of its HMAC-SHA256 under the config's key, in
 /// hex.
 pub fn hashed(key: &hmac::Key, user_id: &[u8]) -> Box<str> {
-    let tag = hmac::sign(key, user_id);
-    tag.as_ref()[..8].iter().map(|b| format!("{b:02x}")).collect::<String>().into()
+    hex(&hmac::sign(key, user_id).as_ref()[..8]).into()
 }
 
 /// The number that identifies a user: the keyed hash where there is a key, else a plain hash, which

@@ -12,6 +12,7 @@
 use super::log::Log;
 use super::private::private_file;
 use super::state_key::StateKey;
+use super::throttle::{Edge, Turn};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -68,7 +69,7 @@ impl Shelf {
 
 /// The body of the thread: runs until [`Shelf::close`].
 pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
-    let mut failing = false;
+    let mut trouble = Edge::default();
     loop {
         let (waiting, closed) = {
             let idle = |inbox: &mut Inbox| inbox.waiting.is_empty() && !inbox.closed;
@@ -84,8 +85,9 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
             };
             let head = head.ok_or_else(|| io::Error::other("it cannot be encrypted"));
             let saved = head.and_then(|head| write(&directory.join(&file), &[&head, &bytes]));
+            let turn = trouble.turn(saved.is_err());
             if let Err(error) = &saved
-                && !failing
+                && turn == Some(Turn::Begins)
             {
                 let effect =
                     "a restart would forget what the watchdog has seen so far; rollbacks are kept elsewhere";
@@ -94,7 +96,6 @@ pub fn run(shelf: &Arc<Shelf>, directory: &Path, key: &StateKey, log: &Log) {
                     json!({"file": file, "error": error.to_string(), "effect": effect}),
                 );
             }
-            failing = saved.is_err();
         }
         if closed && idle {
             return;

@@ -6,9 +6,10 @@
 //! the state file with the same hash. Lines of a version without hashes are read and stay
 //! unchanged.
 
-use super::chain::{self, Digest};
+use super::chain;
 use super::membership::Membership;
 use super::private::private_file;
+use crate::domain::digest::{Digest, hex};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -237,7 +238,7 @@ fn scan(file: &File) -> io::Result<Scanned> {
         let n = reader.read_until(b'\n', &mut line)?;
         if n == 0 || line.last() != Some(&b'\n') {
             if !chained && whole > 0 {
-                end.hash = unchained.finish();
+                end.hash = hex(&unchained.finish());
             }
             return Ok(Scanned { whole, end, key });
         }

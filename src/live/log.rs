@@ -5,7 +5,6 @@
 //! The queue is bounded, and lines beyond it are dropped and counted.
 //! No client data can break a line, since the JSON writer escapes every value.
 
-use super::clock;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::sync::Arc;
@@ -18,24 +17,6 @@ const QUEUE_LINES_MAX: usize = 8192;
 
 /// The pause between two writes.
 const TOGETHER: Duration = Duration::from_millis(10);
-
-/// Rate limit for a log line that could be due at every connection.
-#[derive(Default)]
-pub struct Seldom {
-    /// Time of the last line, in milliseconds of [`clock::now`]; 0: none yet.
-    told_ms: AtomicU64,
-}
-
-impl Seldom {
-    const EVERY_MS: u64 = 10_000;
-
-    pub fn is_due(&self) -> bool {
-        let now = clock::now_ms().max(1);
-        let last = self.told_ms.load(Relaxed);
-        (last == 0 || now.saturating_sub(last) >= Seldom::EVERY_MS)
-            && self.told_ms.compare_exchange(last, now, Relaxed, Relaxed).is_ok()
-    }
-}
 
 #[derive(Clone)]
 pub struct Log {

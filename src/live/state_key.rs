@@ -13,10 +13,11 @@
 //! a key reveals nothing about the key.
 
 use super::private::private_file;
+use super::random;
+use crate::domain::digest::hex;
 use crate::domain::segment::UserSet;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
@@ -63,8 +64,7 @@ impl StateKey {
     /// The system has no random numbers.
     pub fn random() -> io::Result<StateKey> {
         let mut bytes = [0; BYTES];
-        aws_lc_rs::rand::fill(&mut bytes)
-            .map_err(|_| io::Error::other("the system has no random numbers"))?;
+        random::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(StateKey::new(bytes))
     }
 
@@ -170,14 +170,7 @@ fn tag(key: &hmac::Key, kind: u8, bytes: &[u8]) -> hmac::Tag {
 
 /// The first 64 bits of an HMAC-SHA256, in hex.
 fn hashed(key: &hmac::Key, kind: u8, bytes: &[u8]) -> String {
-    tag(key, kind, bytes).as_ref().iter().take(DIGITS / 2).fold(
-        String::with_capacity(DIGITS),
-        |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        },
-    )
+    hex(&tag(key, kind, bytes).as_ref()[..DIGITS / 2])
 }
 
 #[cfg(test)]

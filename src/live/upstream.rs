@@ -8,8 +8,9 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
+use super::backoff::Backoff;
 use super::clock;
-use super::log::Seldom;
+use super::throttle::Throttle;
 use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::ServerName;
@@ -18,9 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// First pause after a refusal; doubles with each further refusal.
-const ASIDE_FIRST: Duration = Duration::from_millis(500);
-const ASIDE_MAX: Duration = Duration::from_secs(10);
+/// The pause of a server that refuses connections.
+const ASIDE: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(10) };
 
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
@@ -62,7 +62,7 @@ pub struct ServerLive {
     turn: AtomicUsize,
     refusals_in_a_row: AtomicU32,
     aside_until_ms: AtomicU64,
-    told: Seldom,
+    told: Throttle,
     /// Down by its health probes.
     down: AtomicBool,
     why_down: ArcSwapOption<String>,
@@ -253,8 +253,6 @@ impl UpstreamLive {
 
 impl ServerLive {
     fn new(server: &Server, transport: &Transport) -> Self {
-        let text = server.to_string();
-        let authority = text.split_once("://").map_or(text.as_str(), |(_, authority)| authority);
         // A DNS name may end with a dot; the name in a certificate does not (RFC 6066, 3).
         let name = ServerName::try_from(server.host.trim_end_matches('.').to_string()).ok();
         let built = transport.tls.clone().filter(|_| server.scheme == Scheme::Https);
@@ -262,7 +260,7 @@ impl ServerLive {
             server.host.parse().map(|ip| vec![SocketAddr::new(ip, server.port)]).unwrap_or_default();
         ServerLive {
             id: NEXT_SERVER.fetch_add(1, Relaxed),
-            authority: http::HeaderValue::from_str(authority)
+            authority: http::HeaderValue::try_from(server.authority())
                 .unwrap_or(http::HeaderValue::from_static("upstream")),
             server: server.clone(),
             protocol: transport.protocol,
@@ -273,7 +271,7 @@ impl ServerLive {
             turn: AtomicUsize::new(0),
             refusals_in_a_row: AtomicU32::new(0),
             aside_until_ms: AtomicU64::new(0),
-            told: Seldom::default(),
+            told: Throttle::default(),
             down: AtomicBool::new(false),
             why_down: ArcSwapOption::empty(),
         }
@@ -307,7 +305,7 @@ impl ServerLive {
     /// No connection could be made, without a local fault: sets the server aside for a while.
     pub fn refused(&self) {
         let before = self.refusals_in_a_row.fetch_add(1, Relaxed);
-        let pause = ASIDE_FIRST.saturating_mul(1 << before.min(5)).min(ASIDE_MAX);
+        let pause = ASIDE.after(before.saturating_add(1));
         self.aside_until_ms.store(clock::now_ms() + pause.as_millis() as u64, Relaxed);
     }
 

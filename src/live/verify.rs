@@ -11,9 +11,10 @@
 //! An end cut off at the end of a line can be detected only with the state file's (or the running
 //! proxy's) last entry: [`Verifier::finish`].
 
-use super::chain::{self, Digest, ORIGIN};
+use super::chain::{self, ORIGIN};
 use super::evidence::{self, Again};
 use super::ledger::{End, Entry};
+use crate::domain::digest::{Digest, hex};
 use crate::domain::verdict::Cause;
 use std::collections::BTreeMap;
 
@@ -178,7 +179,7 @@ impl Verifier {
     fn follows(&mut self, line: u64, entry: &Entry) {
         let n = entry.n;
         if !self.chained && self.report.unchained_to > 0 {
-            let unchained = std::mem::take(&mut self.unchained).finish();
+            let unchained = hex(&std::mem::take(&mut self.unchained).finish());
             if entry.prev != unchained {
                 let what = format!(
                     "the entries without hashes, up to {}, are not what they were when entry {n} was written",

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::fuse::Blown;
+use crate::domain::plan::{Scheme, Server};
 use crate::domain::verdict::METHOD;
 use crate::live::evidence::of_fuse;
 use crate::live::ledger::{self, Ledger};
@@ -37,10 +38,11 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
 /// An intact ledger: weights, a trip, a resume, one line that a crash had lost.
 fn honest() -> Vec<Vec<u8>> {
     let blown = Blown { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let server = Server { scheme: Scheme::Http, host: "a".into(), port: 80 };
     let mut entries = vec![
         entry(1, "start", None, Value::Null),
         entry(2, "weight", None, json!({"x": 1e-7, "y": [1.5, 2]})),
-        entry(3, "trip", Some("fuse"), of_fuse(blown, &["http://a".into()], Duration::ZERO)),
+        entry(3, "trip", Some("fuse"), of_fuse(blown, &[server], Duration::ZERO)),
         entry(4, "resume", None, Value::Null),
         entry(5, "trip", Some("manual"), Value::Null),
         entry(6, "start", None, Value::Null),

@@ -627,12 +627,11 @@ fn blow(exchange: &Exchange, release: &ReleaseLive, blown: Blown) {
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;
     }
-    let servers = release.release.new_servers(&exchange.snapshot().plan);
     let call = TripCall {
         cause: Cause::Fuse,
         origin: Origin { actor: "fuse".into(), reason: None },
         detail: unusable(&release.new),
-        evidence: evidence::of_fuse(blown, &servers, release.tally.fuse.since()),
+        evidence: evidence::of_fuse(blown, &release.new.config.servers, release.tally.fuse.since()),
         onset: Some(release.tally.fuse.since()),
         stable: StableSign::Answers,
     };

@@ -16,7 +16,7 @@ use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Limits, Log};
 use crate::domain::refusal::Refusal;
 use crate::live::apply::Live;
-use crate::live::clock;
+use crate::live::random::Random;
 use crate::net::listen::{ClientStream, Patience, Progress};
 use crate::net::outbox::{self, Outgoing};
 use crate::net::pool::Pools;
@@ -82,7 +82,7 @@ pub struct Worker {
     pub index: usize,
     pub live: Arc<Live>,
     pub pools: Pools<RequestBody>,
-    random: Cell<u64>,
+    random: Random,
     user_key: RefCell<Option<(Vec<u8>, hmac::Key)>>,
     /// Exchanges that continue without their client. `None` at the very end: then none can be
     /// spawned.
@@ -145,7 +145,7 @@ pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<S
     let worker = Rc::new(Worker {
         index,
         pools: Pools::new(index, live.connections.clone()),
-        random: Cell::new(seed(index)),
+        random: Random::default(),
         user_key: RefCell::default(),
         detached: RefCell::new(Some(JoinSet::new())),
         on_new: OnNew::new(index),
@@ -283,13 +283,9 @@ impl Worker {
         Some(async move { while waiting.join_next().await.is_some() {} })
     }
 
-    /// For request ids and trace ids, not for secrets. SplitMix64 (Steele, Lea, Flood 2014).
+    /// For request ids and trace ids, not for secrets.
     pub fn random(&self) -> u64 {
-        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.random.set(state);
-        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.random.number()
     }
 
     /// Whether this user's ordinary requests are logged. The same users are always chosen, so that
@@ -614,13 +610,5 @@ async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
         biased;
         output = future => Some(output),
         () = std::future::ready(()) => None,
-    }
-}
-
-fn seed(index: usize) -> u64 {
-    let mut bytes = [0u8; 8];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => u64::from_le_bytes(bytes),
-        Err(_) => clock::at_ms() as u64 ^ (index as u64) << 48,
     }
 }

@@ -73,12 +73,10 @@ impl Call<'_> {
 
     async fn exchange(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<Answer, CallError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
-        let shown = self.to.to_string();
-        let host = shown.split_once("://").map_or(shown.as_str(), |(_, host)| host);
         let mut request = Request::builder()
             .method(self.method)
             .uri(self.path)
-            .header(header::HOST, host)
+            .header(header::HOST, self.to.authority())
             .header(header::CONNECTION, "close")
             .header(header::USER_AGENT, concat!("grayling/", env!("CARGO_PKG_VERSION")));
         for (name, value) in self.headers {

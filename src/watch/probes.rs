@@ -8,12 +8,13 @@
 
 use crate::domain::plan::Health;
 use crate::live::log::Log;
+use crate::live::random::Random;
 use crate::live::snapshot::Snapshot;
+use crate::live::throttle::Throttle;
 use crate::live::upstream::ServerLive;
 use crate::net::probe::{Probed, probe};
 use serde_json::json;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -28,8 +29,6 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(5);
 /// Each probe takes a file descriptor.
 const AT_ONCE: usize = 256;
-/// The pause between two log lines about one server.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// All probes; owned by the control plane.
 pub struct Probes {
@@ -99,7 +98,8 @@ impl Probes {
 async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<ServerLive>, health: Health) {
     let within = health.interval.clamp(TIMEOUT_MIN, TIMEOUT_MAX);
     let mut streak = Streak::new(server.down());
-    let mut telling = Telling { changes: 0, last: None };
+    // A flapping server does not flood the log, and its last state is still logged.
+    let throttle = Throttle::default();
     loop {
         let Ok(permit) = room.acquire().await else { return };
         let began = Instant::now();
@@ -119,7 +119,7 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
             Probed::Well if changed => server.set_down(None),
             _ => {}
         }
-        if let Some(changes) = telling.due(changed) {
+        if let Some(changes) = throttle.due(changed) {
             let (event, why) =
                 if streak.down { ("server_down", server.why_down()) } else { ("server_up", None) };
             let told = json!({"upstream": upstream, "server": server.server.to_string(), "changes": changes,
@@ -132,8 +132,7 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
 
 /// Up to a tenth more or less, so that many proxies, or many servers of one, do not synchronise.
 fn jittered(interval: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish() % 2001;
-    interval * (9_000 + random as u32) / 10_000
+    interval * Random::default().between((9_000, 11_000)) as u32 / 10_000
 }
 
 /// Results in a row.
@@ -164,25 +163,6 @@ impl Streak {
             *self = Streak::new(sick);
         }
         changed
-    }
-}
-
-/// Rate limit: a flapping server does not flood the log, and its last state is still logged.
-struct Telling {
-    changes: u32,
-    last: Option<Instant>,
-}
-
-impl Telling {
-    /// The number of changes to log now, if any.
-    fn due(&mut self, changed: bool) -> Option<u32> {
-        self.changes += u32::from(changed);
-        let quiet = self.last.is_none_or(|last| last.elapsed() >= TOLD_EVERY);
-        if self.changes == 0 || !quiet {
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.changes))
     }
 }
 

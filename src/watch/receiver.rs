@@ -11,9 +11,12 @@
 
 use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
+use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::{Receiver, ReceiverKind};
 use crate::live::apply::Live;
+use crate::live::backoff::Backoff;
 use crate::live::clock;
+use crate::live::throttle::{Edge, Turn};
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -27,8 +30,7 @@ use tokio::task::JoinHandle;
 
 /// The most notices in a queue: enough for weeks, except in very abnormal cases.
 const WAITING_MAX: usize = 1000;
-const BACKOFF_MIN: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// A notice that the receiver refuses for this long is dropped: it would delay all later ones.
 const REFUSED_MAX: Duration = Duration::from_secs(900);
 /// Unrepeated alerts expire after four times `repeat`, but not before this.
@@ -53,7 +55,8 @@ impl Box {
     pub fn open(receiver: Receiver, live: Arc<Live>) -> Box {
         let shared = Arc::new(Shared::default());
         live.alerts.change(&receiver.name, |_| {});
-        let teller = Teller { receiver: receiver.clone(), shared: shared.clone(), live, failing: false };
+        let teller =
+            Teller { receiver: receiver.clone(), shared: shared.clone(), live, trouble: Edge::default() };
         let task = match receiver.kind {
             ReceiverKind::Alertmanager { repeat } => tokio::spawn(teller.tell_states(repeat)),
             ReceiverKind::Slack | ReceiverKind::Webhook { .. } => tokio::spawn(teller.tell_events()),
@@ -96,14 +99,13 @@ struct Teller {
     receiver: Receiver,
     shared: Arc<Shared>,
     live: Arc<Live>,
-    /// The last call failed, and that was logged.
-    failing: bool,
+    trouble: Edge,
 }
 
 impl Teller {
     /// Slack, webhook.
     async fn tell_events(mut self) {
-        let (mut backoff, mut refused_since) = (BACKOFF_MIN, None);
+        let (mut failures, mut refused_since) = (0u32, None);
         loop {
             let (next, left) = {
                 let waiting = self.shared.waiting();
@@ -136,7 +138,7 @@ impl Teller {
                 if told.is_err() {
                     self.live.alerts.change(&self.receiver.name, |count| count.dropped += 1);
                 }
-                (backoff, refused_since) = (BACKOFF_MIN, None);
+                (failures, refused_since) = (0, None);
                 // The old end may have been cut off during the call.
                 let mut waiting = self.shared.waiting();
                 if waiting.front() == Some(&notice) {
@@ -144,15 +146,16 @@ impl Teller {
                 }
                 continue;
             }
-            tokio::time::sleep(told.err().and_then(|e| e.retry_after()).unwrap_or(backoff)).await;
-            backoff = (2 * backoff).min(BACKOFF_MAX);
+            failures = failures.saturating_add(1);
+            let asked = told.err().and_then(|e| e.retry_after());
+            tokio::time::sleep(asked.unwrap_or_else(|| BACKOFF.after(failures))).await;
         }
     }
 
     /// Alertmanager.
     async fn tell_states(mut self, repeat: Duration) {
         let mut states: BTreeMap<(Kind, Option<String>), Notice> = BTreeMap::new();
-        let mut backoff = BACKOFF_MIN;
+        let mut failures = 0u32;
         loop {
             for notice in self.shared.waiting().drain(..) {
                 let key = (notice.alert.kind, notice.alert.release.clone());
@@ -169,14 +172,14 @@ impl Teller {
                 Ok(()) => {
                     self.live.alerts.change(&self.receiver.name, |count| count.waiting = 0);
                     states.retain(|_, notice| notice.over_ms.is_none());
-                    backoff = BACKOFF_MIN;
+                    failures = 0;
                     repeat
                 }
                 Err(error) => {
                     let waiting = states.len() as u64;
                     self.live.alerts.change(&self.receiver.name, |count| count.waiting = waiting);
-                    let pause = error.retry_after().unwrap_or(backoff);
-                    backoff = (2 * backoff).min(BACKOFF_MAX);
+                    failures = failures.saturating_add(1);
+                    let pause = error.retry_after().unwrap_or_else(|| BACKOFF.after(failures));
                     // Notices that arrive meanwhile are sent with the rest.
                     tokio::time::sleep(pause).await;
                     continue;
@@ -193,15 +196,14 @@ impl Teller {
             Err(_) => count.failed += 1,
         });
         let place = self.receiver.address.to_string();
-        match (told, self.failing) {
-            (Err(error), false) => self.live.log.event(
+        match (told, self.trouble.turn(told.is_err())) {
+            (Err(error), Some(Turn::Begins)) => self.live.log.event(
                 "alert_not_told",
                 json!({"receiver": name, "address": place, "error": error.to_string(), "effect": "it is tried again"}),
             ),
-            (Ok(()), true) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
+            (Ok(()), Some(Turn::Ends)) => self.live.log.event("alert_told_again", json!({"receiver": name, "address": place})),
             _ => {}
         }
-        self.failing = told.is_err();
     }
 }
 
@@ -270,10 +272,8 @@ fn webhook(notice: &Notice, secrets: &[Vec<u8>], at_s: i64) -> Post {
     let release = release.as_deref().unwrap_or_default();
     // An update of a standing alert is another message.
     let update = if *update > 0 { format!("\n{update}") } else { String::new() };
-    let id = crate::live::chain::Digest::of(
-        format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label()).as_bytes(),
-    );
-    let id = format!("msg_{}", &id[..32]);
+    let of = format!("{}\n{release}\n{since_ms}\n{state}{update}", kind.label());
+    let id = format!("msg_{}", hex(&Digest::of(of.as_bytes())[..16]));
     let signed = [format!("{id}.{at_s}.").as_bytes(), &post.body].concat();
     let signatures: Vec<String> = secrets
         .iter()

@@ -12,10 +12,14 @@
 //! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
+use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::Traces as Plan;
 use crate::live::apply::Live;
+use crate::live::backoff::Backoff;
 use crate::live::clock;
+use crate::live::random;
+use crate::live::throttle::{Edge, Turn};
 use crate::live::traces::{Attempt, Came, Traced};
 use http::{Method, StatusCode, header};
 use serde::{Serialize, Serializer};
@@ -30,8 +34,8 @@ pub const BATCH_MAX: usize = 512;
 /// The pause after an empty queue.
 const EVERY: Duration = Duration::from_millis(250);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause before a retry: doubled each time, within these bounds.
-const RETRY: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(30)];
+/// The pause before a retry.
+const RETRY: Backoff = Backoff { first: Duration::from_millis(500), max: Duration::from_secs(30) };
 /// Limit of a response: a short message about a partial success.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// A reason is one line of the log.
@@ -50,9 +54,9 @@ pub struct Courier {
     batch: Vec<Traced>,
     /// Requests beyond the size of a call.
     rest: Vec<Traced>,
-    retry: Duration,
-    /// Trouble was logged.
-    told: bool,
+    /// Failed calls in a row.
+    failures: u32,
+    trouble: Edge,
     instance: String,
 }
 
@@ -79,9 +83,9 @@ impl Courier {
     pub fn new(live: Arc<Live>) -> Self {
         let mut id = [0u8; 16];
         // Without random numbers, instances are not distinguishable.
-        let _ = aws_lc_rs::rand::fill(&mut id);
-        let instance = id.iter().map(|b| format!("{b:02x}")).collect();
-        Courier { live, batch: vec![], rest: vec![], retry: RETRY[0], told: false, instance }
+        let _ = random::fill(&mut id);
+        let instance = hex(&id);
+        Courier { live, batch: vec![], rest: vec![], failures: 0, trouble: Edge::default(), instance }
     }
 
     /// Runs until it is dropped.
@@ -130,19 +134,19 @@ impl Courier {
             Ok(rejected) => {
                 traces.sent.fetch_add(spans.saturating_sub(rejected), Relaxed);
                 traces.refused.fetch_add(rejected.min(spans), Relaxed);
-                if std::mem::take(&mut self.told) {
+                if self.trouble.turn(false) == Some(Turn::Ends) {
                     self.live
                         .log
                         .event("traces_delivered_again", json!({"collector": plan.address.to_string()}));
                 }
                 self.drop_batch();
-                self.retry = RETRY[0];
+                self.failures = 0;
                 Duration::ZERO
             }
             Err(error) => {
                 traces.calls_failed.fetch_add(1, Relaxed);
                 let passing = error.is_passing();
-                if !std::mem::replace(&mut self.told, true) {
+                if self.trouble.turn(true) == Some(Turn::Begins) {
                     let effect = match passing {
                         true => "spans wait, and are dropped where there is no more room",
                         false => "these spans are dropped",
@@ -156,8 +160,8 @@ impl Courier {
                     self.drop_batch();
                     return EVERY;
                 }
-                let wait = self.retry;
-                self.retry = (wait * 2).min(RETRY[1]);
+                self.failures = self.failures.saturating_add(1);
+                let wait = RETRY.after(self.failures);
                 match error {
                     Undelivered::Refused { retry_after: Some(asked), .. } => wait.max(asked),
                     _ => wait,
@@ -188,7 +192,7 @@ impl Courier {
         let answer = call.make().await?;
         if !answer.status.is_success() {
             let asked = answer.headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
-            let retry_after = asked.map(|s| Duration::from_secs(s).min(RETRY[1]));
+            let retry_after = asked.map(|s| Duration::from_secs(s).min(RETRY.max));
             return Err(Undelivered::Refused { status: answer.status, retry_after });
         }
         let (rejected, why) = rejected(&answer.body);

@@ -11,16 +11,13 @@ const COMMENT_MAX: usize = 100;
 
 /// Folders of `src/` by layer.
 /// A folder imports from lower layers, and from folders of the same layer in one direction only.
-const HEIGHTS: [(&str, u32); 12] = [
+const HEIGHTS: [(&str, u32); 9] = [
     ("domain", 0),
     ("config", 1),
     ("net", 1),
     ("live", 1),
     ("proxy", 2),
     ("watch", 2),
-    ("journal", 2),
-    ("fleet", 2),
-    ("flags", 2),
     ("admin", 3),
     ("app", 4),
     ("cli", 5),

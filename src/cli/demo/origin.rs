@@ -4,7 +4,7 @@
 //! Invariants: both do the same work at the same pace and fail at the same low rate. Only the fault
 //! that was switched on differs. A fault is real: it is visible on the wire.
 
-use super::users::Random;
+use crate::live::random::Random;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -116,7 +116,7 @@ async fn serve(listener: TcpListener, service: Arc<Service>) {
 
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let mut random = Random::new();
+        let random = Random::default();
         let (parts, body) = request.into_parts();
         let Ok(sent) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
             return reply(StatusCode::PAYLOAD_TOO_LARGE, json!({"error": "invoice too large"}));

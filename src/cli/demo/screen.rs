@@ -6,7 +6,7 @@
 
 use crate::cli::text::{self, Colour, Hue};
 use std::fmt::Display;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::Instant;
 
 /// Back to the first column, and erase the line.
@@ -21,9 +21,8 @@ pub struct Screen {
 
 impl Screen {
     pub fn new() -> Screen {
-        let dumb = std::env::var_os("TERM").is_none_or(|t| t == "dumb");
-        let terminal = io::stdout().is_terminal() && !dumb;
-        Screen { start: Instant::now(), colour: Colour::of_stdout(), terminal, drawn: false }
+        let (colour, terminal) = (Colour::of_stdout(), text::redraws());
+        Screen { start: Instant::now(), colour, terminal, drawn: false }
     }
 
     pub fn paint(&self, hue: Hue, text: &str) -> String {

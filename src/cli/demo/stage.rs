@@ -10,9 +10,9 @@ use super::users::Users;
 use crate::app::{Proxy, StartError};
 use crate::cli::client::{AdminArgs, Client};
 use crate::live::log::Log;
+use crate::live::random::Random;
 use anyhow::Context;
 use std::fs::{DirBuilder, File};
-use std::hash::{BuildHasher, Hasher};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
@@ -118,7 +118,7 @@ fn save(folder: &Path, text: &str) -> anyhow::Result<()> {
 /// A new folder that only this user can read.
 fn folder() -> std::io::Result<PathBuf> {
     loop {
-        let random = std::hash::RandomState::new().build_hasher().finish() & 0xff_ffff;
+        let random = Random::default().number() & 0xff_ffff;
         let folder = std::env::temp_dir().join(format!("grayling-demo-{random:06x}"));
         match DirBuilder::new().mode(0o700).create(&folder) {
             Err(fault) if fault.kind() == ErrorKind::AlreadyExists => {}

@@ -8,12 +8,13 @@ use super::Chaos;
 use super::origin::{FAILS, FAULT_FAILS, FAULT_SLOWER_MS, Fault};
 use super::screen::Screen;
 use super::stage::{LATENCY_P99_MAX, Place, RELEASE, Stage};
-use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Random, Seen, Side};
+use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Seen, Side};
 use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_cause, wrapped};
 use crate::admin::dto::{Release, ReleaseState, Status};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
 use crate::domain::cohort::Weight;
 use crate::domain::share;
+use crate::live::random::Random;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -97,7 +98,7 @@ impl<'a> Story<'a> {
             }
             let fault_follows = self.chaos != Chaos::None && WEIGHTS.last() == Some(&weight);
             let time = match fault_follows {
-                true => Duration::from_millis(Random::new().between(CALM_MS)),
+                true => Duration::from_millis(Random::default().between(CALM_MS)),
                 false => STEP,
             };
             let trip = self.watch(Instant::now() + time.mul_f64(self.pace)).await?;

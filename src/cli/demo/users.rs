@@ -5,13 +5,13 @@
 //! `x-grayling-arm` tells which version answered. The choice of users is skewed: a few are
 //! frequent, most are rare.
 
+use crate::live::random::Random;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,37 +32,6 @@ const LATENCIES_MAX: usize = 50_000;
 
 pub fn name(user: u64) -> String {
     format!("user-{user:04}")
-}
-
-/// Not for secrets. SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Random(u64);
-
-impl Random {
-    pub fn new() -> Random {
-        // The standard library's own source of random keys.
-        Random(std::hash::RandomState::new().build_hasher().finish())
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// `0.0 .. 1.0`.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    pub fn chance(&mut self, share: f64) -> bool {
-        self.unit() < share
-    }
-
-    pub fn between(&mut self, (low, high): (u64, u64)) -> u64 {
-        low + self.next() % (high - low + 1)
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +158,7 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 }
 
 async fn come_and_go(proxy: SocketAddr, patience: Duration, seen: Arc<Mutex<Seen>>) {
-    let mut random = Random::new();
+    let random = Random::default();
     let mut connection = Connection::new(proxy);
     // Spreads the first requests over time.
     tokio::time::sleep(Duration::from_millis(random.between((0, PAUSE_MS.1)))).await;

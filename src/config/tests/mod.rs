@@ -94,11 +94,6 @@ fn each_fault_says_where_why_and_what_to_type() {
         (weight, "drain = \"5s\"", &["g.toml:11:1: unknown key `drain`; `drain` belongs into `[limits]`"]),
         (
             weight,
-            "shadow = \"x\"",
-            &["g.toml:11:1: unknown key `shadow`: this version does not have it yet; remove it"],
-        ),
-        (
-            weight,
             "weight = \"${NOPE}\"",
             &["g.toml:11:10: invalid `weight`: the environment variable `NOPE` is not set; \
             set it (`export NOPE=…`), or write the value here; `$${` for a dollar and a brace"],
@@ -376,8 +371,11 @@ fn each_fault_says_where_why_and_what_to_type() {
         ),
         (
             "[release.r]",
-            "[fleet]\n[release.r]",
-            &["g.toml:7:2: unknown key `fleet`: this version does not have it yet; remove it"],
+            "[gadget]\n[release.r]",
+            &[
+                "g.toml:7:2: unknown key `gadget`; known here: listen, tls, admin, identity, upstream, segment, \
+            release, route, limits, state, log, metrics, traces, alert",
+            ],
         ),
         // Warnings only.
         (
