@@ -40,6 +40,9 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
         put("outcome", "connect_error".into());
         put("served_by", "stable".into());
     }
+    if let Some(detail) = told.detail {
+        put("detail", detail.into());
+    }
     if told.client_gone {
         put("client_gone", true.into());
     }

@@ -7,6 +7,7 @@
 //! Faults in a request body are blamed on the client.
 
 use super::cancel::CancelToken;
+use super::error::RequestError;
 use super::exchange::Exchange;
 use super::forward;
 use super::result_code::Reader;
@@ -410,7 +411,7 @@ impl Download {
     async fn read_rest(mut self: Box<Self>, early: bool) {
         let until = Instant::now() + REST_MAX;
         let mut bytes = 0;
-        let outcome = loop {
+        let error = loop {
             let next = tokio::time::timeout_at(until, poll_fn(|cx| self.poll(cx)));
             match next.await {
                 Ok(Some(Ok(frame))) => {
@@ -423,14 +424,17 @@ impl Download {
                     }
                 }
                 Ok(None) => return self.ended(),
-                Ok(Some(Err(outcome))) => break Some(outcome),
+                Ok(Some(Err(error))) => break Some(error),
                 Err(_) => break None,
             }
         };
-        // Without a client at the head, the outcome is the head's. Otherwise the client cancelled
-        // it.
-        let unread = if early { self.exchange.by_head() } else { Outcome::Cancelled };
-        self.exchange.end(outcome.unwrap_or(unread), self.status);
+        match error {
+            Some(error) => self.exchange.fail(error, self.status),
+            // Without a client at the head, the outcome is the head's. Otherwise the client
+            // cancelled it.
+            None if early => self.exchange.end(self.exchange.by_head(), self.status),
+            None => self.exchange.end(Outcome::Cancelled, self.status),
+        }
     }
 
     /// The body arrived whole.
@@ -463,7 +467,7 @@ impl Download {
         upload.client_fault().is_some() || upload.client_dawdled()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Outcome>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         let polled = match &mut self.lease {
             Some(lease) => lease.poll_frame(cx, &mut self.inner),
             None => Poll::Ready(None),
@@ -484,8 +488,10 @@ impl Download {
             }
             // The upstream may have answered before it had the whole request: a broken request body
             // breaks both. A client that reads slowly makes the upstream wait to write.
-            Poll::Ready(Some(Err(_))) if self.is_the_clients() => Poll::Ready(Some(Err(Outcome::Cancelled))),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Outcome::Truncated))),
+            Poll::Ready(Some(Err(_))) if self.is_the_clients() => {
+                Poll::Ready(Some(Err(RequestError::ClientLeft)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(RequestError::BodyTruncated))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => loop {
                 let deadlines = self.deadlines;
@@ -504,8 +510,8 @@ impl Download {
                 // The total time-out has expired: by whose fault?
                 let upload = self.exchange.upload();
                 let excused = over && deadlines.whole.is_some_and(|t| upload.client_took_half_of(t));
-                let outcome = if excused { Outcome::Cancelled } else { Outcome::Timeout };
-                return Poll::Ready(Some(Err(outcome)));
+                let error = if excused { RequestError::ClientLeft } else { RequestError::BodyTimeout };
+                return Poll::Ready(Some(Err(error)));
             },
         }
     }
@@ -554,8 +560,8 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(None)
             }
-            Some(Err(outcome)) => {
-                download.exchange.end(outcome, download.status);
+            Some(Err(error)) => {
+                download.exchange.fail(error, download.status);
                 // Earlier pieces are written first: hyper would discard them with the connection.
                 download.broke = true;
                 cx.waker().wake_by_ref();

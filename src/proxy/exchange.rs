@@ -7,6 +7,7 @@
 
 use super::body::Upload;
 use super::cancel::{Carrier, Tracked};
+use super::error::RequestError;
 use super::headers::RequestId;
 use super::serve::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
@@ -157,6 +158,8 @@ pub struct Told<'a> {
     pub bytes: u64,
     /// `Some` iff it is traced.
     pub trace_id: Option<u128>,
+    /// The label of the error that ended it.
+    pub detail: Option<&'static str>,
 }
 
 impl Exchange {
@@ -446,26 +449,34 @@ impl Exchange {
             _ if self.sizeless => What::Excused,
             _ => What::Ended { size: size_class(self.bytes), client_slow },
         };
-        self.close(outcome, status, now, what);
+        self.close(outcome, status, now, what, None);
+    }
+
+    /// Ends it with an error, and with the status that the client has got.
+    pub fn fail(&mut self, error: RequestError, status: StatusCode) {
+        self.close(error.outcome(), status, clock::now(), What::Excused, Some(error.detail()));
     }
 
     /// Closes the accounting. `status`: what the client got, or would have got.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
-        self.end_at(outcome, status, clock::now());
-    }
-
-    pub fn end_at(&mut self, outcome: Outcome, status: StatusCode, now: Duration) {
-        self.close(outcome, status, now, What::Excused);
+        self.close(outcome, status, clock::now(), What::Excused, None);
     }
 
     /// `sound`: the report to the watchdog if neither side is to blame.
-    fn close(&mut self, outcome: Outcome, status: StatusCode, now: Duration, sound: What) {
+    fn close(
+        &mut self,
+        outcome: Outcome,
+        status: StatusCode,
+        now: Duration,
+        sound: What,
+        detail: Option<&'static str>,
+    ) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
         // A client that leaves after a 500 does not undo it.
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
-        let outcome = if undone { self.by_head } else { outcome };
+        let (outcome, detail) = if undone { (self.by_head, None) } else { (outcome, detail) };
         if self.served == Served::AsDecided {
             self.count(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
@@ -496,6 +507,7 @@ impl Exchange {
                 took,
                 bytes: self.bytes,
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
+                detail,
             };
             let identity = &self.snapshot.plan.identity;
             self.worker.live.log.line(super::access::line(&told, identity, log.format));

@@ -7,7 +7,7 @@
 
 use super::body::{ClientFault, Deadlines, GoesOn, Keeps, RequestBody, ResponseBody, Upload};
 use super::cancel::Carrier;
-use super::error::Failure;
+use super::error::{RequestError, Retry};
 use super::exchange::{ClearId, Decided, Exchange, Story};
 use super::guard;
 use super::headers::{
@@ -15,6 +15,7 @@ use super::headers::{
 };
 use super::identity;
 use super::path;
+use super::respond;
 use super::result_code::Reader;
 use super::serve::{Client, Worker};
 use super::trace::{self, Candidate};
@@ -76,7 +77,7 @@ pub fn answer(
     async move {
         match exchange {
             Ok(exchange) => exchange.await,
-            Err(failure) => failure.response(),
+            Err(error) => respond::error_response(error),
         }
     }
 }
@@ -106,11 +107,11 @@ fn prepare(
     client: &Rc<Client>,
     snapshot: Arc<Snapshot>,
     request: Request<Incoming>,
-) -> Result<Prepared, Failure> {
+) -> Result<Prepared, RequestError> {
     let began = clock::now();
     let (mut parts, body) = request.into_parts();
     let http1 = parts.version != Version::HTTP_2;
-    let room = worker.enter(&snapshot.plan.limits).ok_or(Failure::Overload)?;
+    let room = worker.enter(&snapshot.plan.limits).ok_or(RequestError::Overload)?;
     let admitted = guard::admit(&parts, &body, &snapshot.plan.identity, &snapshot.plan.limits)?;
     if admitted.reserved {
         headers::drop_reserved(&mut parts.headers);
@@ -122,7 +123,7 @@ fn prepare(
     let route = route(&snapshot, name, &reading, &parts.method)?;
 
     if snapshot.routes[route].barred {
-        return Err(Failure::Barred);
+        return Err(RequestError::Barred);
     }
 
     let trusted = |ip| snapshot.plan.listen.trusts(ip);
@@ -245,19 +246,19 @@ fn route(
     host: &str,
     reading: &path::Reading<'_>,
     method: &Method,
-) -> Result<usize, Failure> {
+) -> Result<usize, RequestError> {
     let find = |path: &str| snapshot.table.find(host, path, method);
     let route = find(&reading.normal);
     if let Some(lenient) = &reading.lenient {
         let has_path = |route: Option<usize>| route.is_some_and(|r| snapshot.plan.routes[r].path != "/");
         if has_path(route) || has_path(find(lenient)) {
-            return Err(Failure::BadRequest("an ambiguous path"));
+            return Err(RequestError::BadRequest("an ambiguous path"));
         }
     }
     if reading.bare.as_deref().is_some_and(|bare| find(bare) != route) {
-        return Err(Failure::BadRequest("an ambiguous path"));
+        return Err(RequestError::BadRequest("an ambiguous path"));
     }
-    route.ok_or(Failure::NoRoute)
+    route.ok_or(RequestError::NoRoute)
 }
 
 /// From the decision to the response head; the body carries the exchange to its end.
@@ -269,7 +270,9 @@ fn exchange(prepared: Prepared) -> impl Future<Output = Response<ResponseBody>> 
         let handshake = ask.as_ref().map(|ask| &ask.handshake);
         let began = exchange.began();
         let sent = send(&mut exchange, &upstream, &mut request, &upload, handshake, began).await;
-        let sent = if let Err(Unsent::Unreachable) = sent {
+        let sent = if let Err(error) = &sent
+            && error.retry() == Retry::OtherUpstream
+        {
             drop(sent);
             // Boxed: nearly no request needs it.
             Box::pin(send_to_stable(&mut exchange, &mut request, &upload, handshake)).await
@@ -286,7 +289,7 @@ async fn send_to_stable(
     request: &mut Option<Request<RequestBody>>,
     upload: &Upload,
     handshake: Option<&Handshake>,
-) -> Result<(Sent, Arc<UpstreamLive>), Unsent> {
+) -> Result<(Sent, Arc<UpstreamLive>), RequestError> {
     let stable = fall_back(exchange, request)?;
     let sent = send(exchange, &stable, request, upload, handshake, clock::now()).await;
     if let Some(release) = exchange.release()
@@ -300,7 +303,7 @@ async fn send_to_stable(
 /// The response for the client.
 fn answered(
     mut exchange: Box<Exchange>,
-    sent: Result<(Sent, Arc<UpstreamLive>), Unsent>,
+    sent: Result<(Sent, Arc<UpstreamLive>), RequestError>,
     ask: Option<Ask>,
     began: Duration,
 ) -> Response<ResponseBody> {
@@ -326,26 +329,9 @@ fn answered(
             let body = ResponseBody::upstream(body, exchange, lease, parts.status, deadlines, code, now);
             Response::from_parts(parts, body)
         }
-        Err(unsent) => {
-            let failure = unsent.failure();
-            exchange.end(failure.outcome(), failure.status());
-            failure.response()
-        }
-    }
-}
-
-/// Why there is no response head.
-enum Unsent {
-    /// No server takes a connection, through no fault of this machine; nothing was sent.
-    Unreachable,
-    Failed(Failure),
-}
-
-impl Unsent {
-    fn failure(&self) -> Failure {
-        match self {
-            Unsent::Unreachable => Failure::Upstream(Outcome::ConnectError),
-            Unsent::Failed(failure) => *failure,
+        Err(error) => {
+            exchange.fail(error, error.status());
+            respond::error_response(error)
         }
     }
 }
@@ -361,15 +347,13 @@ async fn send(
     upload: &Upload,
     handshake: Option<&Handshake>,
     mut now: Duration,
-) -> Result<Sent, Unsent> {
-    let failed = |outcome| Err(Unsent::Failed(Failure::Upstream(outcome)));
+) -> Result<Sent, RequestError> {
     if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
-        return Err(Unsent::Failed(Failure::TunnelNotServed));
+        return Err(RequestError::TunnelNotServed);
     }
     let full = |held| {
         let by_clients = held || upstream.is_held_by_clients();
-        let failure = if by_clients { Failure::Overload } else { Failure::Upstream(Outcome::Saturated) };
-        Err(Unsent::Failed(failure))
+        Err(if by_clients { RequestError::Overload } else { RequestError::Saturated })
     };
     let Some(room) = upstream.enter() else { return full(false) };
     exchange.hold(room);
@@ -409,9 +393,9 @@ async fn send(
                             tried.add(index);
                             continue;
                         }
-                        Err(NoConnection::Local(_)) => return failed(Outcome::ProxyError),
+                        Err(NoConnection::Local(_)) => return Err(RequestError::NoLocalResources),
                         Err(NoConnection::Busy) => return full(held),
-                        Err(NoConnection::Tunnels) => return Err(Unsent::Failed(Failure::TooManyTunnels)),
+                        Err(NoConnection::Tunnels) => return Err(RequestError::TooManyTunnels),
                     }
                 }
             };
@@ -428,7 +412,7 @@ async fn send(
         }
         let sent = {
             let mut sending = std::pin::pin!({
-                let Some(mut request) = request.take() else { return failed(Outcome::ProxyError) };
+                let Some(mut request) = request.take() else { return Err(RequestError::NoLocalResources) };
                 if !request.headers().contains_key(HOST) {
                     request.headers_mut().insert(HOST, server.authority.clone());
                 }
@@ -452,8 +436,7 @@ async fn send(
                         let total = upstream.config.total_timeout;
                         let took = clock::now().saturating_sub(began);
                         let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
-                        let failure = if slow { Failure::SlowRequestBody } else { Failure::Upstream(Outcome::Timeout) };
-                        return Err(Unsent::Failed(failure));
+                        return Err(if slow { RequestError::SlowRequestBody } else { RequestError::NoResponseInTime });
                     }
                 }
             }
@@ -469,7 +452,7 @@ async fn send(
                     None => headers::framing(&response),
                 };
                 if framing == Framing::Faulty {
-                    return failed(Outcome::Reset);
+                    return Err(RequestError::FaultyResponseHead);
                 }
                 upstream.answered(now);
                 if let Some(release) = fused(exchange, upstream) {
@@ -488,17 +471,17 @@ async fn send(
                 }
             }
             Err(SendError::Broken(_)) => {
-                return Err(Unsent::Failed(match upload.client_fault() {
-                    Some(ClientFault::Broken) => Failure::BadRequestBody,
-                    Some(ClientFault::Slow) => Failure::SlowRequestBody,
+                return Err(match upload.client_fault() {
+                    Some(ClientFault::Broken) => RequestError::BadRequestBody,
+                    Some(ClientFault::Slow) => RequestError::SlowRequestBody,
                     // The upstream lost patience with the client before this machine did.
-                    None if !upload.whole() && upload.client_dawdled() => Failure::SlowRequestBody,
-                    None => Failure::Upstream(Outcome::Reset),
-                }));
+                    None if !upload.whole() && upload.client_dawdled() => RequestError::SlowRequestBody,
+                    None => RequestError::ConnectionBroken,
+                });
             }
         }
     }
-    Err(Unsent::Unreachable)
+    Err(RequestError::Unreachable)
 }
 
 /// The upstream's limits of connections.
@@ -569,9 +552,9 @@ pub fn woke_late(deadline: Duration, now: Duration) -> bool {
 fn fall_back(
     exchange: &mut Exchange,
     request: &mut Option<Request<RequestBody>>,
-) -> Result<Arc<UpstreamLive>, Unsent> {
+) -> Result<Arc<UpstreamLive>, RequestError> {
     let release = exchange.release().cloned().filter(|_| exchange.arm() == Some(Arm::New));
-    let (Some(release), Some(request)) = (release, request) else { return Err(Unsent::Unreachable) };
+    let (Some(release), Some(request)) = (release, request) else { return Err(RequestError::Unreachable) };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let allowed = match release.release.on_unreachable {
         OnUnreachable::Stable => true,
@@ -579,7 +562,7 @@ fn fall_back(
         OnUnreachable::Error => false,
     };
     if !allowed {
-        return Err(Unsent::Unreachable);
+        return Err(RequestError::Unreachable);
     }
     exchange.failed_over();
     request.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(Arm::Stable));

@@ -15,7 +15,7 @@
 //! §8.2, §8.3). They drop `Content-Length` beside `Transfer-Encoding`, and close the connection
 //! after the response (RFC 9112 §6.1).
 
-use super::error::Failure;
+use super::error::RequestError;
 use super::headers::{self, X_FORWARDED, X_GRAYLING};
 use crate::domain::plan::{Identity, IdentitySource, Limits};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRANSFER_ENCODING};
@@ -35,7 +35,7 @@ pub fn admit(
     body: &impl Body,
     identity: &Identity,
     limits: &Limits,
-) -> Result<Admitted, Failure> {
+) -> Result<Admitted, RequestError> {
     method_and_target(parts, limits)?;
     let mut seen = Seen::default();
     for (name, value) in &parts.headers {
@@ -67,7 +67,7 @@ pub fn admit(
             // RFC 9110 §10.1.1: 100-continue is the only expectation.
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Failure::Expectation);
+                    return Err(RequestError::Expectation);
                 }
                 seen.admitted.expects = true;
             }
@@ -78,7 +78,7 @@ pub fn admit(
         }
     }
     if seen.bytes > limits.header_bytes || seen.fields > limits.header_count {
-        return Err(Failure::HeadersTooBig);
+        return Err(RequestError::HeadersTooBig);
     }
     if seen.content_length.is_some_and(|length| body.size_hint().exact() != Some(length)) {
         return Err(bad("content-length and body differ"));
@@ -137,20 +137,20 @@ struct Seen {
     admitted: Admitted,
 }
 
-fn bad(what: &'static str) -> Failure {
-    Failure::BadRequest(what)
+fn bad(what: &'static str) -> RequestError {
+    RequestError::BadRequest(what)
 }
 
-fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
+fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), RequestError> {
     // RFC 9110 §9.3.6: this proxy makes no CONNECT tunnels. §9.3.8: TRACE would disclose the fields
     // that it adds for the upstream.
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(Failure::MethodNotServed);
+        return Err(RequestError::MethodNotServed);
     }
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
     // RFC 9110 §15.5.15.
     if target.len() > limits.uri_bytes {
-        return Err(Failure::UriTooLong);
+        return Err(RequestError::UriTooLong);
     }
     // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS only; the authority form
     // for CONNECT only.
@@ -173,7 +173,7 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
+fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), RequestError> {
     seen.hosts += 1;
     // RFC 9112 §3.2: refuses an invalid one, and more than one.
     if seen.hosts > 1 || !is_authority(value.as_bytes()) {
@@ -182,7 +182,7 @@ fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
+fn host(parts: &Parts, seen: &Seen) -> Result<(), RequestError> {
     match parts.version {
         // RFC 9112 §3.2: only HTTP/1.0 may omit it.
         Version::HTTP_10 => Ok(()),
@@ -202,7 +202,7 @@ fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
 /// RFC 9110 §7.6.1: a client may name fields for this hop only, which are then removed.
 /// Refused are the fields of decision, framing and trust: otherwise a client could hide them from
 /// the upstream.
-fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), RequestError> {
     for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         // RFC 9110 §5.6.1.2: empty elements of a list are ignored.
         if option.is_empty() {
@@ -231,7 +231,7 @@ fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) ->
 
 /// A user has one id. Two lines of it, or a spelling with `_` that CGI reads alike (RFC 3875
 /// §4.1.18), could give this proxy and the upstream different users.
-fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), RequestError> {
     for (index, source) in identity.from.iter().enumerate() {
         let wanted = match source {
             IdentitySource::Header(name) => name,

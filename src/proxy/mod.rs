@@ -11,6 +11,7 @@ pub mod guard;
 pub mod headers;
 pub mod identity;
 pub mod path;
+pub mod respond;
 pub mod result_code;
 pub mod serve;
 pub mod stream;
