@@ -1,14 +1,84 @@
-//! Formats the lines of the access log.
+//! The access log: the facts that it uses about a request, and the format of its lines.
 //!
 //! Invariants: one request is one line, whatever bytes a client sent.
 //! Query, user id, `Authorization` and `Cookie` are never written in clear.
 //! A user appears as a keyed hash, and only if the config has a key.
 
-use super::exchange::{Served, Story, Told};
+use super::decision::{Decided, Served};
+use super::headers::RequestId;
+use crate::domain::outcome::Outcome;
 use crate::domain::plan::{Identity, IdentitySource, LogFormat};
 use crate::live::clock;
+use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The facts about a request that the log may use. Nothing is formatted before it is written.
+pub struct Story {
+    pub method: Method,
+    pub uri: Uri,
+    pub request_id: RequestId,
+    pub address: IpAddr,
+    /// Keyed hash of the user id, if the config has a key.
+    pub user: Option<Box<str>>,
+    /// The user id, if the config lists users failed by `new` in clear.
+    pub clear: Option<ClearId>,
+    /// This user's ordinary requests are logged.
+    pub sampled: bool,
+    /// A gRPC call to an HTTP/2 server.
+    pub grpc: bool,
+}
+
+/// A user id, stored inline; only a long one allocates.
+pub enum ClearId {
+    Short([u8; CLEAR_SHORT], u8),
+    Long(Box<[u8]>),
+}
+
+const CLEAR_SHORT: usize = 39;
+
+impl ClearId {
+    pub fn of(id: &[u8]) -> ClearId {
+        let mut short = [0; CLEAR_SHORT];
+        match short.get_mut(..id.len()) {
+            Some(place) => {
+                place.copy_from_slice(id);
+                ClearId::Short(short, id.len() as u8)
+            }
+            None => ClearId::Long(id.into()),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        let bytes = match self {
+            ClearId::Short(bytes, length) => &bytes[..usize::from(*length)],
+            ClearId::Long(bytes) => bytes,
+        };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+}
+
+/// A closed exchange, for the log.
+pub struct Told<'a> {
+    pub story: &'a Story,
+    pub route: &'a str,
+    pub release: Option<&'a str>,
+    pub decided: Option<&'a Decided>,
+    pub served: Served,
+    pub outcome: Outcome,
+    pub status: StatusCode,
+    pub client_gone: bool,
+    /// Its release holds `new`, and the exchange has exceeded its grace.
+    pub cancelled: bool,
+    pub took: Duration,
+    pub bytes: u64,
+    /// `Some` iff it is traced.
+    pub trace_id: Option<u128>,
+    /// The label of the error that ended it.
+    pub detail: Option<&'static str>,
+}
 
 pub fn line(told: &Told<'_>, identity: &Identity, format: LogFormat) -> String {
     let path = path(told.story, identity);

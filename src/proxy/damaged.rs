@@ -4,9 +4,8 @@
 //! Heads that hyper would refuse are included as far as its types allow, since no code in this
 //! folder may depend on hyper's checks.
 
-use super::guard::{self, Admitted};
-use super::headers::{self, Forwarded, Peer};
-use super::{identity, path};
+use super::headers::{self, Admitted, Forwarded, Peer};
+use super::{guard, identity, path};
 use crate::domain::plan::{Identity, IdentitySource, Limits, Normalise, PathPattern};
 use crate::mutate;
 use http::request::Parts;

@@ -5,13 +5,14 @@
 //! worker that serves it. If it is dropped without an outcome, the client has cancelled it.
 //! A fail-over counts as a connect error of `new`, and not at all for stable.
 
-use super::body::Upload;
-use super::cancel::{Carrier, Tracked};
+use super::access::{self, Story, Told};
+use super::decision::{Decided, Served};
 use super::error::RequestError;
-use super::headers::RequestId;
-use super::serve::{RequestRoom, Worker};
+use super::on_new::{Carrier, Tracked};
+use super::request_body::Upload;
+use super::tunnel::{Switched, Tallied};
+use super::worker::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
-use crate::domain::engine::users::Unit;
 use crate::domain::engine::{SERVERS_MAX, What, size_class};
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::{Detail, FailedUsers, Target};
@@ -19,13 +20,12 @@ use crate::domain::success::Rules;
 use crate::live::clock;
 use crate::live::failed::{self, Failure, Id};
 use crate::live::feed::{Arrival, Ticket};
-use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
-use crate::live::tally::{AnswerClass, ArmCounts, ArmTally, ReleaseTally};
+use crate::live::snapshot::{ReleaseLive, RouteCounts, Snapshot};
+use crate::live::tally::{AnswerClass, ArmCounts};
 use crate::live::traces::{Came, Traced, TracedDecision};
 use crate::live::upstream::{InFlight, ServerLoad};
 use crate::net::listen::Progress;
-use http::{HeaderMap, Method, StatusCode, Uri};
-use std::net::IpAddr;
+use http::{HeaderMap, Method, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,93 +73,6 @@ enum Place {
     Answered(Ticket),
     /// Nothing more will be reported, or there was no room.
     Left,
-}
-
-/// The decision for a request of a release.
-#[derive(Clone, Copy)]
-pub struct Decided {
-    /// Index into the plan's releases.
-    pub release: usize,
-    pub arm: Arm,
-    pub cohort: Cohort,
-    pub reason: &'static str,
-    pub unit: Option<Unit>,
-    /// Distinguishes users in sketches; also samples users for the log.
-    pub user_hash: Option<u64>,
-    /// The hash alone chose the arm.
-    pub drawn: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Served {
-    AsDecided,
-    /// Counted as a connect error of `new`; stable answered.
-    ByStable,
-}
-
-/// The facts about a request that the log may use. Nothing is formatted before it is written.
-pub struct Story {
-    pub method: Method,
-    pub uri: Uri,
-    pub request_id: RequestId,
-    pub address: IpAddr,
-    /// Keyed hash of the user id, if the config has a key.
-    pub user: Option<Box<str>>,
-    /// The user id, if the config lists users failed by `new` in clear.
-    pub clear: Option<ClearId>,
-    /// This user's ordinary requests are logged.
-    pub sampled: bool,
-    /// A gRPC call to an HTTP/2 server.
-    pub grpc: bool,
-}
-
-/// A user id, stored inline; only a long one allocates.
-pub enum ClearId {
-    Short([u8; CLEAR_SHORT], u8),
-    Long(Box<[u8]>),
-}
-
-const CLEAR_SHORT: usize = 39;
-
-impl ClearId {
-    pub fn of(id: &[u8]) -> ClearId {
-        let mut short = [0; CLEAR_SHORT];
-        match short.get_mut(..id.len()) {
-            Some(place) => {
-                place.copy_from_slice(id);
-                ClearId::Short(short, id.len() as u8)
-            }
-            None => ClearId::Long(id.into()),
-        }
-    }
-
-    fn text(&self) -> String {
-        let bytes = match self {
-            ClearId::Short(bytes, length) => &bytes[..usize::from(*length)],
-            ClearId::Long(bytes) => bytes,
-        };
-        String::from_utf8_lossy(bytes).into_owned()
-    }
-}
-
-/// A closed exchange, for the log.
-pub struct Told<'a> {
-    pub story: &'a Story,
-    pub route: &'a str,
-    pub release: Option<&'a str>,
-    pub decided: Option<&'a Decided>,
-    pub served: Served,
-    pub outcome: Outcome,
-    pub status: StatusCode,
-    pub client_gone: bool,
-    /// Its release holds `new`, and the exchange has exceeded its grace.
-    pub cancelled: bool,
-    pub took: Duration,
-    pub bytes: u64,
-    /// `Some` iff it is traced.
-    pub trace_id: Option<u128>,
-    /// The label of the error that ended it.
-    pub detail: Option<&'static str>,
 }
 
 impl Exchange {
@@ -510,7 +423,7 @@ impl Exchange {
                 detail,
             };
             let identity = &self.snapshot.plan.identity;
-            self.worker.live.log.line(super::access::line(&told, identity, log.format));
+            self.worker.live.log.line(access::line(&told, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
             self.hand_in(traced, outcome, status, now);
@@ -616,42 +529,6 @@ impl Exchange {
             (RouteCounts::Release(_), None) => {}
         }
         debug_assert!(matches!(route.target, Target::Release(_)) == self.decided.is_some());
-    }
-}
-
-/// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
-/// It holds counters only, because a tunnel outlives many snapshots.
-pub struct Switched {
-    tally: Tallied,
-    worker: usize,
-}
-
-enum Tallied {
-    Release(Arc<ReleaseTally>, Arm),
-    Upstream(Arc<ArmTally>),
-    /// A route to a release always has a decision, so this does not occur.
-    Nowhere,
-}
-
-impl Switched {
-    fn begin(tally: Tallied, worker: usize) -> Self {
-        let switched = Switched { tally, worker };
-        switched.counts(|counts| counts.tunnels.add(1));
-        switched
-    }
-
-    fn counts(&self, count: impl FnOnce(&ArmCounts)) {
-        match &self.tally {
-            Tallied::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
-            Tallied::Upstream(tally) => count(tally.workers.of(self.worker)),
-            Tallied::Nowhere => {}
-        }
-    }
-}
-
-impl Drop for Switched {
-    fn drop(&mut self) {
-        self.counts(|counts| counts.tunnels.subtract(1));
     }
 }
 

@@ -5,22 +5,28 @@
 //! Invariants: one snapshot a request. A request is sent again only if no byte of it left this
 //! machine. Only the upstream and the client are waited for.
 
-use super::body::{ClientFault, Deadlines, GoesOn, Keeps, RequestBody, ResponseBody, Upload};
-use super::cancel::Carrier;
+use super::access::{ClearId, Story};
+use super::client::Client;
+use super::deadline::{Deadlines, HeadDeadline};
+use super::decision::Decided;
+use super::detached::{GoesOn, Keeps};
 use super::error::{RequestError, Retry};
-use super::exchange::{ClearId, Decided, Exchange, Story};
+use super::exchange::Exchange;
 use super::guard;
 use super::headers::{
     self, Forwarded, Framing, Peer, RequestId, TRACEPARENT, X_GRAYLING_ARM, X_GRAYLING_RELEASE,
 };
 use super::identity;
+use super::on_new::Carrier;
 use super::path;
+use super::request_body::{ClientFault, RequestBody, Upload};
 use super::respond;
+use super::response_body::ResponseBody;
 use super::result_code::Reader;
-use super::serve::{Client, Worker};
 use super::trace::{self, Candidate};
-use super::tunnel::Ask;
+use super::upgrade::Ask;
 use super::websocket::{self, Handshake};
+use super::worker::Worker;
 use crate::domain::decide::{Arm, Reason, decide};
 use crate::domain::fuse::Blown;
 use crate::domain::outcome::Outcome;
@@ -34,7 +40,6 @@ use crate::live::failed;
 use crate::live::snapshot::{Cohort, ReleaseLive, Snapshot};
 use crate::live::traces::Came;
 use crate::live::upstream::{Down, ServerLive, Tried, UpstreamLive};
-use crate::net::alarm::Alarm;
 use crate::net::pool::{Lease, NoConnection, SendError, Terms};
 use crate::net::request_form::TakesTrailers;
 use http::header::{HOST, TRANSFER_ENCODING};
@@ -47,10 +52,8 @@ use hyper::upgrade::OnUpgrade;
 use serde_json::json;
 use std::borrow::Cow;
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// Answers one request. Nothing waits before the decision.
@@ -492,60 +495,6 @@ fn terms(upstream: &UpstreamLive) -> Terms {
         connections_max: upstream.config.connections_max,
         http2_ping: upstream.config.http2_ping,
     }
-}
-
-/// Ready when the upstream has exceeded its time for the response head. The time restarts with each
-/// piece of the client's body, and stops while the client is slow. (An `async` block is larger.)
-struct HeadDeadline<'a> {
-    upload: &'a Upload,
-    upstream: &'a UpstreamLive,
-    /// Of the whole exchange.
-    total: Option<Duration>,
-    until: Duration,
-    alarm: Alarm,
-}
-
-impl<'a> HeadDeadline<'a> {
-    fn new(upload: &'a Upload, upstream: &'a UpstreamLive, began: Duration, sent: Duration) -> Self {
-        let total = upstream.config.total_timeout.map(|total| began + total);
-        let until = sent + upstream.config.response_timeout;
-        HeadDeadline { upload, upstream, total, until, alarm: Alarm::default() }
-    }
-}
-
-impl Future for HeadDeadline<'_> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.get_mut();
-        let patience = this.upstream.config.response_timeout;
-        loop {
-            let next = this.total.map_or(this.until, |total| total.min(this.until));
-            ready!(this.alarm.poll(cx, clock::instant(next).into()));
-            let now = clock::now();
-            if woke_late(next, now) {
-                // This thread was starved: first read what the upstream has sent meanwhile.
-                this.until = now + GRACE;
-                continue;
-            }
-            if this.total.is_some_and(|total| total <= now) {
-                return Poll::Ready(());
-            }
-            this.until = match this.upload.upstream_waits_since() {
-                Some(since) if since + patience > this.until => since + patience,
-                Some(_) => return Poll::Ready(()),
-                None => now + patience,
-            };
-        }
-    }
-}
-
-/// Extra time for an upstream when this thread was late.
-pub const GRACE: Duration = Duration::from_millis(250);
-
-/// Whether this thread woke up long after the deadline it slept for.
-pub fn woke_late(deadline: Duration, now: Duration) -> bool {
-    now.saturating_sub(deadline) > Duration::from_millis(100)
 }
 
 /// `new` takes no connection, nothing was sent: counts it, and fails over where configured.

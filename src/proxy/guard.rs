@@ -16,9 +16,9 @@
 //! after the response (RFC 9112 §6.1).
 
 use super::error::RequestError;
-use super::headers::{self, X_FORWARDED, X_GRAYLING};
+use super::headers::{self, Admitted, X_FORWARDED};
 use crate::domain::plan::{Identity, IdentitySource, Limits};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
 use http_body::Body;
@@ -85,42 +85,6 @@ pub fn admit(
     }
     host(parts, &seen)?;
     Ok(seen.admitted)
-}
-
-/// Results of the pass over the headers, so that later code need not search again.
-#[derive(Default, Clone, Copy)]
-pub struct Admitted {
-    /// There is an `x-grayling-*`.
-    pub reserved: bool,
-    /// There is a `Forwarded`, or an `x-forwarded-*`.
-    pub forwarded: bool,
-    /// There is an `x-request-id` or a `traceparent`.
-    pub traced: bool,
-    pub expects: bool,
-    /// `Content-Length` has leading zeros.
-    pub padded_length: bool,
-    /// `te: trailers`.
-    pub takes_trailers: bool,
-    /// Number of `Cookie` lines.
-    pub cookies: usize,
-}
-
-impl Admitted {
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
-        // Nearly no name begins with one of these letters.
-        match name.as_str().as_bytes() {
-            [b'x', ..] => {
-                self.reserved |= headers::begins_like(name, X_GRAYLING);
-                self.forwarded |= headers::begins_like(name, X_FORWARDED);
-                self.traced |= *name == headers::X_REQUEST_ID;
-            }
-            [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
-            [b'f', ..] => self.forwarded |= *name == FORWARDED,
-            [b't', b'e'] => self.takes_trailers |= value == "trailers",
-            [b't', ..] => self.traced |= *name == headers::TRACEPARENT,
-            _ => {}
-        }
-    }
 }
 
 /// State of the pass over the headers.

@@ -4,7 +4,6 @@
 //! `Connection`. No `x-grayling-*` of a client reaches an upstream.
 //! `x-forwarded-*` hold the values that this proxy saw, unless the peer is trusted.
 
-use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
@@ -44,6 +43,42 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     match arm {
         Arm::Stable => HeaderValue::from_static("stable"),
         Arm::New => HeaderValue::from_static("new"),
+    }
+}
+
+/// Results of the pass of `guard` over the headers, so that later code need not search again.
+#[derive(Default, Clone, Copy)]
+pub struct Admitted {
+    /// There is an `x-grayling-*`.
+    pub reserved: bool,
+    /// There is a `Forwarded`, or an `x-forwarded-*`.
+    pub forwarded: bool,
+    /// There is an `x-request-id` or a `traceparent`.
+    pub traced: bool,
+    pub expects: bool,
+    /// `Content-Length` has leading zeros.
+    pub padded_length: bool,
+    /// `te: trailers`.
+    pub takes_trailers: bool,
+    /// Number of `Cookie` lines.
+    pub cookies: usize,
+}
+
+impl Admitted {
+    pub fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
+        // Nearly no name begins with one of these letters.
+        match name.as_str().as_bytes() {
+            [b'x', ..] => {
+                self.reserved |= begins_like(name, X_GRAYLING);
+                self.forwarded |= begins_like(name, X_FORWARDED);
+                self.traced |= *name == X_REQUEST_ID;
+            }
+            [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
+            [b'f', ..] => self.forwarded |= *name == FORWARDED,
+            [b't', b'e'] => self.takes_trailers |= value == "trailers",
+            [b't', ..] => self.traced |= *name == TRACEPARENT,
+            _ => {}
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The response of the proxy itself: a short JSON body, in which nothing comes from the request.
 
-use super::body::ResponseBody;
 use super::error::{RequestError, Source};
+use super::response_body::ResponseBody;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 

@@ -9,7 +9,7 @@
 //! blamed on the client. A connection whose resets exceed its answered streams by `RESETS_MAX`
 //! takes no more streams.
 
-use super::cancel::CancelToken;
+use super::cancel_token::CancelToken;
 use pin_project_lite::pin_project;
 use std::cell::{Cell, RefCell};
 use std::future::Future;

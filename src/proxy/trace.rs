@@ -6,7 +6,7 @@
 //! (§4.3 there).
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
-use super::serve::Worker;
+use super::worker::Worker;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::Traces;
 use crate::live::snapshot::Snapshot;

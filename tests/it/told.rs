@@ -13,7 +13,8 @@ use grayling::live::state::Found;
 use grayling::live::state_key::StateKey;
 use grayling::live::tally::Answers;
 use grayling::net::listen;
-use grayling::proxy::serve::{self, Doors, Stage};
+use grayling::proxy::listener::{self, Doors};
+use grayling::proxy::worker::Stage;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -58,7 +59,7 @@ impl Plane {
         let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
         let doors = Doors { http: sockets.remove(0), https: None };
         let of_worker = live.clone();
-        let worker = std::thread::spawn(move || serve::run(0, doors, of_worker, staged).unwrap());
+        let worker = std::thread::spawn(move || listener::run(0, doors, of_worker, staged).unwrap());
         Plane { live, http, stage, worker: Some(worker), _world: world }
     }
 

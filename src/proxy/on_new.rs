@@ -1,7 +1,7 @@
 //! The exchanges in flight on `new`, and their cancellation when a release holds `new` at 0%.
 //!
 //! Each worker has a table of its exchanges with `new`, tunnels included.
-//! It checks the table once a second, and cancels those whose time after the hold is over.
+//! It looks at the table once a second, and cancels those whose time after the hold is over.
 //! One mechanism cancels all: the task that carries the response to the client (of an HTTP/1.1
 //! connection, or of an HTTP/2 stream) ends, and drops all it owns.
 //! Client and server see a connection without terminator, or RST_STREAM CANCEL.
@@ -12,77 +12,18 @@
 //! the hold or its head, whichever is later; those of known length after `FINISH_MAX`.
 //! `[limits] requests_in_flight` and `connections` bound the table.
 
-use super::body::Upload;
-use super::serve::Worker;
+use super::cancel_token::CancelToken;
+use super::request_body::Upload;
 use super::stream;
-use crate::live::clock;
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::tally::ReleaseTally;
-use crate::live::under_way::LOOK;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// For an upload or a response of known length, after its release is held.
 const FINISH_MAX: Duration = Duration::from_secs(600);
-
-/// Ends the task that polls it. Unless it is armed, a poll costs one load.
-#[derive(Default)]
-pub struct CancelToken {
-    stage: Cell<Stage>,
-    waker: Cell<Option<Waker>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
-    #[default]
-    Idle,
-    /// Each poll stores its waker.
-    Armed,
-    Cancelled,
-}
-
-impl CancelToken {
-    pub fn is_cancelled(&self) -> bool {
-        self.stage.get() == Stage::Cancelled
-    }
-
-    /// Ready once it is cancelled. Only an armed token wakes the task for that.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        match self.stage.get() {
-            Stage::Idle => Poll::Pending,
-            Stage::Armed => {
-                let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
-                self.waker.set(waker.or_else(|| Some(cx.waker().clone())));
-                Poll::Pending
-            }
-            Stage::Cancelled => Poll::Ready(()),
-        }
-    }
-
-    pub async fn cancelled(&self) {
-        poll_fn(|cx| self.poll(cx)).await;
-    }
-
-    /// From now on each poll stores its waker.
-    pub fn arm(&self) {
-        self.stage.set(Stage::Armed);
-    }
-
-    fn disarm(&self) {
-        self.stage.set(Stage::Idle);
-    }
-
-    pub fn cancel(&self) {
-        self.stage.set(Stage::Cancelled);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
 
 /// The task that carries a response to its client.
 pub enum Carrier {
@@ -181,21 +122,12 @@ impl OnNew {
 
     /// Cancels the exchanges whose time after a hold is over. Returns the next such time
     /// (monotonic).
-    fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
+    pub fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
         let grace = snapshot.plan.limits.stream_grace;
         let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
         let mut groups = self.groups.borrow_mut();
         groups.retain(|group| !group.is_empty() || named(group));
         groups.iter().filter_map(|group| group.look(grace, now)).min()
-    }
-}
-
-/// Checks the table periodically, until it is dropped.
-pub async fn run(worker: Rc<Worker>) {
-    loop {
-        let now = clock::now();
-        let next = worker.on_new.look(&worker.live.snapshot(), now);
-        tokio::time::sleep(next.map_or(LOOK, |next| LOOK.min(next - now))).await;
     }
 }
 
