@@ -13,7 +13,7 @@ use grayling::live::feed::{Arrival, Feed};
 use grayling::live::route::RouteTable;
 use grayling::live::tally::ArmTally;
 use grayling::proxy::guard;
-use grayling::proxy::headers::{self, Admitted, Forwarded, Peer};
+use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
@@ -120,7 +120,7 @@ fn heads(c: &mut Criterion) {
             peer: Peer::Stranger,
             scheme: "http",
             host: Some(&host),
-            admitted: Admitted::default(),
+            facts: HeadFacts::default(),
         };
         b.iter_batched_ref(
             head,

@@ -6,9 +6,11 @@
 
 use super::decision::{Decided, Served};
 use super::headers::RequestId;
+use super::worker::Worker;
+use crate::domain::decide::Arm;
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::{Identity, IdentitySource, LogFormat};
-use crate::live::clock;
+use crate::domain::plan::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
+use crate::live::{clock, failed};
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
@@ -21,14 +23,37 @@ pub struct Story {
     pub uri: Uri,
     pub request_id: RequestId,
     pub address: IpAddr,
+    pub user: LoggedUser,
+    /// A gRPC call to an HTTP/2 server.
+    pub grpc: bool,
+}
+
+/// The user of a request, as the log may show it.
+pub struct LoggedUser {
     /// Keyed hash of the user id, if the config has a key.
-    pub user: Option<Box<str>>,
+    pub hash: Option<Box<str>>,
     /// The user id, if the config lists users failed by `new` in clear.
     pub clear: Option<ClearId>,
     /// This user's ordinary requests are logged.
     pub sampled: bool,
-    /// A gRPC call to an HTTP/2 server.
-    pub grpc: bool,
+}
+
+impl LoggedUser {
+    pub fn new(
+        worker: &Worker,
+        plan: &Plan,
+        user_id: Option<&[u8]>,
+        user_hash: Option<u64>,
+        decided: Option<&Decided>,
+    ) -> LoggedUser {
+        let lists_clear = plan.state.failed_users == FailedUsers::Clear;
+        let on_new = decided.is_some_and(|d| d.arm == Arm::New);
+        LoggedUser {
+            hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed::hashed(&key, id)),
+            clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::of),
+            sampled: worker.samples(plan.log.sample, user_hash),
+        }
+    }
 }
 
 /// A user id, stored inline; only a long one allocates.
@@ -126,7 +151,7 @@ fn json_line(told: &Told<'_>, path: &str) -> String {
     if let Some(trace_id) = told.trace_id {
         put("trace_id", format!("{trace_id:032x}").into());
     }
-    if let Some(user) = &story.user {
+    if let Some(user) = &story.user.hash {
         put("user", user.as_ref().into());
     }
     Value::Object(fields).to_string()
@@ -137,7 +162,7 @@ fn combined_line(told: &Told<'_>, path: &str) -> String {
     let story = told.story;
     let now = jiff::Timestamp::now();
     let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
-    let user = story.user.as_deref().unwrap_or("-");
+    let user = story.user.hash.as_deref().unwrap_or("-");
     let path: String = path.chars().flat_map(char::escape_default).collect();
     let (method, status, bytes) = (&story.method, status(told), told.bytes);
     format!("{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"", story.address)

@@ -4,10 +4,11 @@
 //! Invariant: a client that misuses HTTP/2, or is idle too long, loses its connection.
 
 use super::cancel_token::CancelToken;
+use super::carrier::Carrier;
 use super::client::Client;
-use super::forward;
+use super::handle::handle;
 use super::response_body::ResponseBody;
-use super::stream::{self, Executor, Streams};
+use super::stream::{Executor, Streams};
 use super::worker::{Stage, Worker};
 use crate::domain::plan::Limits;
 use crate::domain::refusal::Refusal;
@@ -136,22 +137,28 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     };
     let io = TokioIo::new(stream);
     let streams = Streams::new(limits.body_idle_timeout);
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = forward::answer(&worker, &client, request);
-        async {
-            let response = answer.await;
-            stream::answered();
-            Ok::<Response<ResponseBody>, Infallible>(response)
-        }
-    });
     // Two boxes: HTTP/1 connections are many, and the HTTP/2 future is large.
     match speaks {
         Agreed::Http1 => {
+            let service = service_fn(|request: Request<Incoming>| {
+                let carrier = Carrier::Connection(client.cancel.clone());
+                let handled = handle(&worker, &client, carrier, request);
+                async { Ok::<Response<ResponseBody>, Infallible>(handled.await) }
+            });
             // It may become a tunnel.
             let connection = Box::pin(http1(limits).serve_connection(io, service).with_upgrades());
             converse(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
         }
         Agreed::Http2 => {
+            let service = service_fn(|request: Request<Incoming>| {
+                let stream = streams.open();
+                let handled = handle(&worker, &client, Carrier::Stream(stream.clone()), request);
+                async move {
+                    let response = handled.await;
+                    stream.answered();
+                    Ok::<Response<ResponseBody>, Infallible>(response)
+                }
+            });
             let connection = Box::pin(http2(limits, Executor(streams.clone())).serve_connection(io, service));
             let finish = |c: Pin<&mut http2::Connection<_, _, _>>| c.graceful_shutdown();
             Box::pin(converse(connection, finish, &client, &streams, limits, stage)).await;

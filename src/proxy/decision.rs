@@ -1,6 +1,6 @@
 //! The decision for a request of a release.
 
-use crate::domain::decide::Arm;
+use crate::domain::decide::{Arm, Decision, Reason};
 use crate::domain::engine::users::Unit;
 use crate::live::snapshot::Cohort;
 
@@ -19,6 +19,25 @@ pub struct Decided {
     pub drawn: bool,
 }
 
+impl Decided {
+    pub fn new(release: usize, decision: &Decision, user_hash: Option<u64>) -> Decided {
+        Decided {
+            release,
+            arm: decision.arm,
+            cohort: match decision.reason {
+                Reason::Segment(i) => Cohort::Segment(i),
+                Reason::Weight => Cohort::Weight,
+                Reason::NoUserId | Reason::Tripped | Reason::Excluded(_) => Cohort::None,
+            },
+            reason: decision.reason.label(),
+            unit: decision.unit,
+            user_hash,
+            drawn: decision.randomised(),
+        }
+    }
+}
+
+/// The arm that served a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Served {
     AsDecided,

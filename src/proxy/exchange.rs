@@ -6,10 +6,12 @@
 //! A fail-over counts as a connect error of `new`, and not at all for stable.
 
 use super::access::{self, Story, Told};
+use super::carrier::Carrier;
 use super::decision::{Decided, Served};
 use super::error::RequestError;
-use super::on_new::{Carrier, Tracked};
+use super::on_new::Tracked;
 use super::request_body::Upload;
+use super::trace;
 use super::tunnel::{Switched, Tallied};
 use super::worker::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
@@ -23,7 +25,7 @@ use crate::live::feed::{Arrival, Ticket};
 use crate::live::snapshot::{ReleaseLive, RouteCounts, Snapshot};
 use crate::live::tally::{AnswerClass, ArmCounts};
 use crate::live::traces::{Came, Traced, TracedDecision};
-use crate::live::upstream::{InFlight, ServerLoad};
+use crate::live::upstream::{InFlight, ServerLoad, UpstreamLive};
 use crate::net::listen::Progress;
 use http::{HeaderMap, Method, StatusCode};
 use std::rc::Rc;
@@ -50,9 +52,11 @@ pub struct Exchange {
     /// Room claimed in upstreams, and the load of a server; released with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
+    /// Room in the process, until the exchange ends.
     room: Option<RequestRoom>,
     /// Of an HTTP/1 connection, whose next head begins when this exchange has ended.
     progress: Option<Arc<Progress>>,
+    carrier: Carrier,
     /// The outcome by the head; body and trailers may change it.
     by_head: Outcome,
     /// By the status in the head alone. `None`: a tunnel, which is in no class.
@@ -62,6 +66,27 @@ pub struct Exchange {
     open: bool,
     /// Set while it is in flight on `new`.
     on_new: Option<Tracked>,
+}
+
+/// The facts about a request when it is decided.
+pub struct Opening {
+    pub worker: Rc<Worker>,
+    pub snapshot: Arc<Snapshot>,
+    pub upload: Rc<Upload>,
+    /// Index into the plan's routes.
+    pub route: usize,
+    /// `None` on a route that goes to an upstream directly.
+    pub decided: Option<Decided>,
+    /// Monotonic.
+    pub began: Duration,
+    pub story: Story,
+    /// `Some` iff it is traced.
+    pub traced: Option<Box<Traced>>,
+    /// Its room in the process.
+    pub room: RequestRoom,
+    /// Of an HTTP/1 connection.
+    pub progress: Option<Arc<Progress>>,
+    pub carrier: Carrier,
 }
 
 /// The state of a request's entry in the evidence.
@@ -76,20 +101,18 @@ enum Place {
 }
 
 impl Exchange {
-    pub fn begin(
-        worker: Rc<Worker>,
-        snapshot: Arc<Snapshot>,
-        upload: Rc<Upload>,
-        route: usize,
-        decided: Option<Decided>,
-        story: Story,
-        began: Duration,
-    ) -> Box<Exchange> {
+    /// Opens the record of a request that is decided, and counts it as in flight.
+    pub fn open(opening: Opening) -> Box<Exchange> {
+        let Opening { worker, snapshot, upload, route, decided, began, story, .. } = opening;
+        let mut on_new = None;
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
             match d.user_hash {
                 Some(hash) => release.tally.arm(d.arm).saw(hash, began.as_secs() / 60),
                 None => release.tally.user_id_missing.of(worker.index).add(1),
+            }
+            if d.arm == Arm::New {
+                on_new = Some(worker.on_new.enter(release, began, upload.clone(), opening.carrier.clone()));
             }
         }
         // Boxed: it is moved often, and each move would copy it.
@@ -103,18 +126,19 @@ impl Exchange {
             server: None,
             began,
             story,
-            traced: None,
+            traced: opening.traced,
             served: Served::AsDecided,
             bytes: 0,
             rooms: [None, None],
             load: None,
-            room: None,
-            progress: None,
+            room: Some(opening.room),
+            progress: opening.progress,
+            carrier: opening.carrier,
             by_head: Outcome::Ok,
             class: Some(AnswerClass::None),
             sizeless: false,
             open: true,
-            on_new: None,
+            on_new,
         });
         exchange.arm_counts(|counts| counts.in_flight.add(1));
         exchange
@@ -164,13 +188,6 @@ impl Exchange {
         }
     }
 
-    /// The task that carries its response runs for the first time.
-    pub fn runs(&self) {
-        if let Some(on_new) = &self.on_new {
-            on_new.runs();
-        }
-    }
-
     /// The response head has arrived, and a body follows. `sized`: its length is known.
     pub fn answers(&self, sized: bool, now: Duration) {
         if let Some(on_new) = &self.on_new {
@@ -181,6 +198,11 @@ impl Exchange {
     /// Whether it must end because its release is held.
     pub fn is_cancelled(&self) -> bool {
         self.on_new.as_ref().is_some_and(Tracked::is_cancelled)
+    }
+
+    /// The task that carries its response.
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
@@ -233,21 +255,11 @@ impl Exchange {
         }
     }
 
-    /// Keeps room in the process, and its turn on the connection, until the exchange ends.
-    pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
-        (self.room, self.progress) = (Some(room), progress);
-    }
-
-    /// Enters it in the table of exchanges on `new`, if it was decided for `new`.
-    /// `carrier` is set for HTTP/1.1.
-    pub fn enters_new(&mut self, carrier: Option<Carrier>) {
-        let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
-        let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
-        self.on_new = Some(on_new);
-    }
-
-    pub fn trace(&mut self, traced: Option<Box<Traced>>) {
-        self.traced = traced;
+    /// Records an attempt at a server, if the request is traced.
+    pub fn trace_attempt(&mut self, upstream: &Arc<UpstreamLive>, server: usize, now: Duration) {
+        if let Some(traced) = &mut self.traced {
+            trace::attempt(traced, &self.worker, upstream, server, now);
+        }
     }
 
     pub fn traced(&mut self) -> Option<&mut Traced> {
@@ -406,7 +418,7 @@ impl Exchange {
         let took = now.saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
-        if failed || self.story.sampled || took >= log.slow {
+        if failed || self.story.user.sampled || took >= log.slow {
             let told = Told {
                 story: &self.story,
                 route: &self.snapshot.routes[self.route].name,
@@ -476,10 +488,10 @@ impl Exchange {
         live.tally.failed.note(Failure {
             attempt: live.release.attempt,
             evidence_id: live.evidence_id,
-            number: failed::number(story.user.as_deref(), user_hash),
+            number: failed::number(story.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
-                FailedUsers::Hashed => story.user.as_deref().map(|hash| Id::Hash(hash.to_owned())),
-                FailedUsers::Clear => story.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUsers::Hashed => story.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
+                FailedUsers::Clear => story.user.clear.as_ref().map(|id| Id::User(id.text())),
                 FailedUsers::Off => None,
             },
         });

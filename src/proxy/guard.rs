@@ -16,7 +16,7 @@
 //! after the response (RFC 9112 §6.1).
 
 use super::error::RequestError;
-use super::headers::{self, Admitted, X_FORWARDED};
+use super::headers::{self, HeadFacts, X_FORWARDED};
 use crate::domain::plan::{Identity, IdentitySource, Limits};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
@@ -35,7 +35,7 @@ pub fn admit(
     body: &impl Body,
     identity: &Identity,
     limits: &Limits,
-) -> Result<Admitted, RequestError> {
+) -> Result<HeadFacts, RequestError> {
     method_and_target(parts, limits)?;
     let mut seen = Seen::default();
     for (name, value) in &parts.headers {
@@ -61,7 +61,7 @@ pub fn admit(
             CONTENT_LENGTH => {
                 let length = decimal(value).filter(|_| seen.content_length.is_none());
                 seen.content_length = Some(length.ok_or(bad("content-length"))?);
-                seen.admitted.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
+                seen.facts.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
             }
             CONNECTION => connection_line(value, identity, &mut seen)?,
             // RFC 9110 §10.1.1: 100-continue is the only expectation.
@@ -69,10 +69,10 @@ pub fn admit(
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(RequestError::Expectation);
                 }
-                seen.admitted.expects = true;
+                seen.facts.expects = true;
             }
             _ => {
-                seen.admitted.note(name, value);
+                seen.facts.note(name, value);
                 identity_line(name, identity, &mut seen)?;
             }
         }
@@ -84,7 +84,7 @@ pub fn admit(
         return Err(bad("content-length and body differ"));
     }
     host(parts, &seen)?;
-    Ok(seen.admitted)
+    Ok(seen.facts)
 }
 
 /// State of the pass over the headers.
@@ -98,7 +98,7 @@ struct Seen {
     connection_options: usize,
     /// The identity's header sources that were seen, a bit each.
     identities: u64,
-    admitted: Admitted,
+    facts: HeadFacts,
 }
 
 fn bad(what: &'static str) -> RequestError {

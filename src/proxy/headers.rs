@@ -48,7 +48,7 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
 
 /// Results of the pass of `guard` over the headers, so that later code need not search again.
 #[derive(Default, Clone, Copy)]
-pub struct Admitted {
+pub struct HeadFacts {
     /// There is an `x-grayling-*`.
     pub reserved: bool,
     /// There is a `Forwarded`, or an `x-forwarded-*`.
@@ -64,7 +64,7 @@ pub struct Admitted {
     pub cookies: usize,
 }
 
-impl Admitted {
+impl HeadFacts {
     pub fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
         // Nearly no name begins with one of these letters.
         match name.as_str().as_bytes() {
@@ -229,7 +229,7 @@ pub struct Forwarded<'a> {
     pub peer: Peer,
     pub scheme: &'static str,
     pub host: Option<&'a HeaderValue>,
-    pub admitted: Admitted,
+    pub facts: HeadFacts,
 }
 
 /// A client's address in the format of `X-Forwarded-For`.
@@ -245,21 +245,21 @@ pub fn for_upstream(
     forwarded: &Forwarded<'_>,
     random: impl Fn() -> u64,
 ) -> RequestId {
-    let (admitted, peer) = (&forwarded.admitted, forwarded.peer);
+    let (facts, peer) = (&forwarded.facts, forwarded.peer);
     drop_hop_by_hop(headers);
     // Reserved at once: the map that HTTP/2 has decoded would grow twice.
     headers.reserve(FIELDS_ADDED);
-    if admitted.padded_length {
+    if facts.padded_length {
         canonical_length(headers);
     }
-    if admitted.cookies > 1 {
+    if facts.cookies > 1 {
         join_cookies(headers);
     }
-    if admitted.forwarded && peer == Peer::Stranger {
+    if facts.forwarded && peer == Peer::Stranger {
         drop_all(headers, X_FORWARDED);
         headers.remove(FORWARDED);
     }
-    if admitted.expects {
+    if facts.expects {
         // This proxy sends the 100 when the upstream begins to read the body.
         headers.remove(EXPECT);
     }
@@ -278,11 +278,11 @@ pub fn for_upstream(
         };
     }
     headers.append(VIA, HeaderValue::from_static("1.1 grayling"));
-    if !(admitted.traced && headers.contains_key(TRACEPARENT)) {
+    if !(facts.traced && headers.contains_key(TRACEPARENT)) {
         let (a, b, c) = (random() | 1, random(), random() | 1);
         headers.insert(TRACEPARENT, traceparent(a, b, c, 0));
     }
-    if admitted.traced
+    if facts.traced
         && let Some(id) = headers.get(X_REQUEST_ID)
         && !id.is_empty()
         && id.len() <= REQUEST_ID_BYTES_MAX
@@ -374,7 +374,7 @@ mod tests {
 
     fn forward(map: &mut HeaderMap, peer: Peer) {
         let host = HeaderValue::from_static("billing.example");
-        let admitted = Admitted {
+        let facts = HeadFacts {
             reserved: false,
             forwarded: true,
             traced: true,
@@ -388,7 +388,7 @@ mod tests {
             peer,
             scheme: "http",
             host: Some(&host),
-            admitted,
+            facts,
         };
         let _ = for_upstream(map, &forwarded, || 0xab);
     }

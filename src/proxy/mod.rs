@@ -1,8 +1,10 @@
-//! The data plane. `listener` owns a worker's sockets; `forward` handles one request from top to
+//! The data plane. `listener` owns a worker's sockets; `handle` handles one request from top to
 //! bottom.
 
 mod access;
+mod breaker;
 mod cancel_token;
+mod carrier;
 mod client;
 mod connection;
 mod deadline;
@@ -12,6 +14,7 @@ pub mod error;
 mod exchange;
 mod forward;
 pub mod guard;
+mod handle;
 pub mod headers;
 pub mod identity;
 pub mod listener;
@@ -21,6 +24,8 @@ mod request_body;
 mod respond;
 mod response_body;
 mod result_code;
+mod rewrite;
+mod routing;
 mod stream;
 mod trace;
 mod tunnel;

@@ -12,9 +12,8 @@
 //! the hold or its head, whichever is later; those of known length after `FINISH_MAX`.
 //! `[limits] requests_in_flight` and `connections` bound the table.
 
-use super::cancel_token::CancelToken;
+use super::carrier::Carrier;
 use super::request_body::Upload;
-use super::stream;
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::tally::ReleaseTally;
 use std::cell::RefCell;
@@ -24,23 +23,6 @@ use std::time::Duration;
 
 /// For an upload or a response of known length, after its release is held.
 const FINISH_MAX: Duration = Duration::from_secs(600);
-
-/// The task that carries a response to its client.
-pub enum Carrier {
-    /// HTTP/1.1: one exchange at a time, or a tunnel.
-    Connection(Rc<CancelToken>),
-    /// HTTP/2.
-    Stream(Rc<stream::State>),
-}
-
-impl Carrier {
-    fn token(&self) -> &CancelToken {
-        match self {
-            Carrier::Connection(token) => token,
-            Carrier::Stream(state) => &state.cancel,
-        }
-    }
-}
 
 /// All exchanges of one worker with any `new`.
 pub struct OnNew {
@@ -67,8 +49,7 @@ struct Slot {
     attempt: u64,
     upload: Rc<Upload>,
     answer: Answer,
-    /// `None`: the task of an HTTP/2 stream that has not run yet.
-    carrier: Option<Carrier>,
+    carrier: Carrier,
     cancelled: bool,
 }
 
@@ -98,8 +79,12 @@ impl OnNew {
         release: &ReleaseLive,
         began: Duration,
         upload: Rc<Upload>,
-        carrier: Option<Carrier>,
+        carrier: Carrier,
     ) -> Tracked {
+        // A client may stall in the middle of its upload.
+        if !upload.whole() {
+            carrier.token().arm();
+        }
         let group = self.group(&release.tally);
         group.tally.under_way.began(self.worker);
         let attempt = release.release.attempt;
@@ -147,9 +132,9 @@ impl Group {
             let Some(deadline) = slot.deadline(held, grace) else { continue };
             if deadline > now {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
-            } else if let Some(carrier) = &slot.carrier {
+            } else {
                 slot.cancelled = true;
-                carrier.token().cancel();
+                slot.carrier.token().cancel();
             }
         }
         next
@@ -190,28 +175,11 @@ impl Slots {
 }
 
 impl Tracked {
-    /// The task that carries the response runs for the first time.
-    pub fn runs(&self) {
-        self.change(|slot| {
-            if slot.carrier.is_none() {
-                slot.carrier = stream::current().map(Carrier::Stream);
-            }
-            // A client may stall in the middle of its upload.
-            if !slot.upload.whole()
-                && let Some(carrier) = &slot.carrier
-            {
-                carrier.token().arm();
-            }
-        });
-    }
-
     /// The response head has arrived, and a body follows.
     pub fn answers(&self, sized: bool, now: Duration) {
         self.change(|slot| {
             slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };
-            if let Some(carrier) = &slot.carrier {
-                carrier.token().arm();
-            }
+            slot.carrier.token().arm();
         });
     }
 
@@ -235,8 +203,8 @@ impl Drop for Tracked {
             slots.free.push(self.slot);
             slots.all[self.slot].take()
         };
-        if let Some(Slot { carrier: Some(carrier), .. }) = &slot {
-            carrier.token().disarm();
+        if let Some(slot) = &slot {
+            slot.carrier.token().disarm();
         }
     }
 }

@@ -10,7 +10,6 @@ use super::error::RequestError;
 use super::exchange::Exchange;
 use super::request_body::{BodyError, RequestBody};
 use super::result_code::Reader;
-use super::stream;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::live::clock;
 use crate::net::alarm::Alarm;
@@ -223,7 +222,7 @@ impl Body for ResponseBody {
             ResponseBody::Upstream(slot) => slot,
         };
         let Some(download) = slot else { return Poll::Ready(None) };
-        stream::wanted();
+        download.exchange.carrier().piece_wanted();
         let upload = download.exchange.upload();
         if upload.whole() {
             upload.waits_no_more();
@@ -235,7 +234,7 @@ impl Body for ResponseBody {
         match ready!(download.poll(cx)) {
             Some(Ok(frame)) => {
                 if !download.exchange.is_grpc() {
-                    stream::offered();
+                    download.exchange.carrier().piece_offered();
                 }
                 if frame.is_trailers() || download.inner.is_end_stream() {
                     // hyper does not poll again.

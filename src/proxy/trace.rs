@@ -122,7 +122,7 @@ pub fn attempt(
 }
 
 /// The `traceparent` for the server of the current attempt: a child of that attempt.
-pub fn told(traced: &Traced) -> HeaderValue {
+pub fn child_traceparent(traced: &Traced) -> HeaderValue {
     let span = traced.attempts.last().map_or(traced.span_id, |attempt| attempt.span_id);
     traceparent((traced.trace_id >> 64) as u64, traced.trace_id as u64, span, SAMPLED)
 }
