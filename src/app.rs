@@ -212,11 +212,11 @@ impl Proxy {
         let _ = wait.recv_timeout(Duration::from_secs(6));
         let mut tls_sockets = tls_sockets.into_iter();
         for (index, http) in sockets.into_iter().enumerate() {
-            let doors = listener::Doors { http, https: tls_sockets.next() };
+            let listeners = listener::Listeners { http, https: tls_sockets.next() };
             let (live, staged) = (live.clone(), staged.clone());
             let name = format!("worker-{index}");
             let body = move || {
-                if let Err(error) = listener::run(index, doors, live.clone(), staged) {
+                if let Err(error) = listener::run(index, listeners, live.clone(), staged) {
                     live.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
                 }
             };

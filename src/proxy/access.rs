@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// The facts about a request that the log may use. Nothing is formatted before it is written.
-pub struct Story {
+pub struct LogContext {
     pub method: Method,
     pub uri: Uri,
     pub request_id: RequestId,
@@ -86,8 +86,8 @@ impl ClearId {
 }
 
 /// A closed exchange, for the log.
-pub struct Told<'a> {
-    pub story: &'a Story,
+pub struct AccessRecord<'a> {
+    pub log_context: &'a LogContext,
     pub route: &'a str,
     pub release: Option<&'a str>,
     pub decided: Option<&'a Decided>,
@@ -105,77 +105,80 @@ pub struct Told<'a> {
     pub detail: Option<&'static str>,
 }
 
-pub fn line(told: &Told<'_>, identity: &Identity, format: LogFormat) -> String {
-    let path = path(told.story, identity);
+pub fn line(request: &AccessRecord<'_>, identity: &Identity, format: LogFormat) -> String {
+    let path = path(request.log_context, identity);
     match format {
-        LogFormat::Json => json_line(told, &path),
-        LogFormat::Combined => combined_line(told, &path),
+        LogFormat::Json => json_line(request, &path),
+        LogFormat::Combined => combined_line(request, &path),
     }
 }
 
-fn json_line(told: &Told<'_>, path: &str) -> String {
-    let story = told.story;
+fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
+    let log_context = request.log_context;
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| {
         fields.insert(name.to_owned(), value);
     };
     put("at", clock::rfc3339(clock::at_ms()).into());
     put("event", "request".into());
-    put("method", story.method.as_str().into());
+    put("method", log_context.method.as_str().into());
     put("path", path.into());
-    put("status", status(told).into());
-    put("outcome", told.outcome.label().into());
-    put("route", told.route.into());
-    if let (Some(release), Some(decided)) = (told.release, told.decided) {
+    put("status", status(request).into());
+    put("outcome", request.outcome.label().into());
+    put("route", request.route.into());
+    if let (Some(release), Some(decided)) = (request.release, request.decided) {
         put("release", release.into());
         put("arm", decided.arm.label().into());
         put("reason", decided.reason.into());
     }
-    if told.served == Served::ByStable {
+    if request.served == Served::ByStable {
         put("outcome", "connect_error".into());
         put("served_by", "stable".into());
     }
-    if let Some(detail) = told.detail {
+    if let Some(detail) = request.detail {
         put("detail", detail.into());
     }
-    if told.client_gone {
+    if request.client_gone {
         put("client_gone", true.into());
     }
-    if told.cancelled {
+    if request.cancelled {
         put("ended_by", "hold".into());
     }
-    put("duration_ms", json!((told.took.as_secs_f64() * 1e6).round() / 1e3));
-    put("bytes", told.bytes.into());
-    put("client", story.address.to_string().into());
-    put("request_id", story.request_id.to_string().into());
-    if let Some(trace_id) = told.trace_id {
+    put("duration_ms", json!((request.took.as_secs_f64() * 1e6).round() / 1e3));
+    put("bytes", request.bytes.into());
+    put("client", log_context.address.to_string().into());
+    put("request_id", log_context.request_id.to_string().into());
+    if let Some(trace_id) = request.trace_id {
         put("trace_id", format!("{trace_id:032x}").into());
     }
-    if let Some(user) = &story.user.hash {
+    if let Some(user) = &log_context.user.hash {
         put("user", user.as_ref().into());
     }
     Value::Object(fields).to_string()
 }
 
 /// Apache's format: `client - user [time] "request" status bytes "-" "-"`.
-fn combined_line(told: &Told<'_>, path: &str) -> String {
-    let story = told.story;
+fn combined_line(request: &AccessRecord<'_>, path: &str) -> String {
+    let log_context = request.log_context;
     let now = jiff::Timestamp::now();
     let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
-    let user = story.user.hash.as_deref().unwrap_or("-");
+    let user = log_context.user.hash.as_deref().unwrap_or("-");
     let path: String = path.chars().flat_map(char::escape_default).collect();
-    let (method, status, bytes) = (&story.method, status(told), told.bytes);
-    format!("{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"", story.address)
+    let (method, status, bytes) = (&log_context.method, status(request), request.bytes);
+    format!(
+        "{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"",
+        log_context.address
+    )
 }
 
-fn status(told: &Told<'_>) -> u16 {
-    if told.client_gone { 499 } else { told.status.as_u16() }
+fn status(request: &AccessRecord<'_>) -> u16 {
+    if request.client_gone { 499 } else { request.status.as_u16() }
 }
 
 /// The path without query. `{id}` replaces each segment that the config allows for a user id,
 /// whichever source named the user.
-fn path<'a>(story: &'a Story, identity: &Identity) -> Cow<'a, str> {
-    let path = story.uri.path();
+fn path<'a>(log_context: &'a LogContext, identity: &Identity) -> Cow<'a, str> {
+    let path = log_context.uri.path();
     let mut segments: Vec<&str> = path.split('/').skip(1).collect();
     let mut hidden = false;
     for source in &identity.from {

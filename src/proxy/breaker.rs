@@ -3,7 +3,7 @@
 //!
 //! Invariant: only requests that were decided for `new`, and have not failed over, count.
 
-use super::exchange::Exchange;
+use super::record::RequestRecord;
 use crate::domain::decide::Arm;
 use crate::domain::fuse::Blown;
 use crate::domain::plan::WatchdogMode;
@@ -16,12 +16,15 @@ use std::sync::Arc;
 
 /// The release whose breaker counts connections to `upstream`: only for `new`, not after a
 /// fail-over.
-pub fn counting_release<'a>(record: &'a Exchange, upstream: &UpstreamLive) -> Option<&'a Arc<ReleaseLive>> {
+pub fn counting_release<'a>(
+    record: &'a RequestRecord,
+    upstream: &UpstreamLive,
+) -> Option<&'a Arc<ReleaseLive>> {
     record.release().filter(|r| record.arm() == Some(Arm::New) && Arc::ptr_eq(&r.new.load, &upstream.load))
 }
 
 /// A server refused a connection: it is skipped for a while, and the breaker counts it.
-pub fn count_refusal(record: &Exchange, upstream: &UpstreamLive, server: usize) {
+pub fn count_refusal(record: &RequestRecord, upstream: &UpstreamLive, server: usize) {
     upstream.servers[server].refused();
     if let Some(release) = counting_release(record, upstream) {
         // Servers that are down get no request, so they need not have refused one.
@@ -33,7 +36,7 @@ pub fn count_refusal(record: &Exchange, upstream: &UpstreamLive, server: usize) 
 }
 
 /// Stable has answered or failed after a fail-over: the breaker may have waited for that.
-pub fn judge_after_fail_over(record: &Exchange) {
+pub fn judge_after_fail_over(record: &RequestRecord) {
     if let Some(release) = record.release()
         && let Some(blown) = release.tally.fuse.judge(release.stable.last_sign())
     {
@@ -42,7 +45,7 @@ pub fn judge_after_fail_over(record: &Exchange) {
 }
 
 /// `new` is unreachable, and stable answers: trips at once, so the next request goes to stable.
-fn trip_on_breaker(record: &Exchange, release: &ReleaseLive, blown: Blown) {
+fn trip_on_breaker(record: &RequestRecord, release: &ReleaseLive, blown: Blown) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;

@@ -180,9 +180,9 @@ async fn converse<C: Future>(
 ) {
     if *stage.borrow() == Stage::Serving {
         match until_told(connection.as_mut(), client, streams, limits, &mut stage).await {
-            Told::Ended => return,
-            Told::Drain => {}
-            Told::Outstays(grace) => {
+            ServiceEnd::Ended => return,
+            ServiceEnd::Drain => {}
+            ServiceEnd::Misused(grace) => {
                 // GOAWAY first.
                 finish(connection.as_mut());
                 let _ = tokio::time::timeout(grace, connection).await;
@@ -219,12 +219,12 @@ fn poll_connection(
 }
 
 /// Why a connection leaves its normal service.
-enum Told {
+enum ServiceEnd {
     /// It ended; its exchanges have recorded how.
     Ended,
     Drain,
     /// The client has misused it, or was idle too long; it ends after this time.
-    Outstays(Duration),
+    Misused(Duration),
 }
 
 /// Runs on every poll of the connection, so it skips the checks that cannot have changed.
@@ -236,23 +236,23 @@ async fn until_told(
     streams: &Streams,
     limits: &Limits,
     stage: &mut watch::Receiver<Stage>,
-) -> Told {
+) -> ServiceEnd {
     let seen = stage.clone();
     let mut changed = pin!(stage.changed());
     let mut outstays = pin!(outstays(&client.progress, streams, limits));
     let mut waits = false;
     poll_fn(move |cx| {
         if poll_connection(connection.as_mut(), &client.cancel, cx).is_ready() {
-            return Poll::Ready(Told::Ended);
+            return Poll::Ready(ServiceEnd::Ended);
         }
         let look = !std::mem::replace(&mut waits, true) || seen.has_changed().unwrap_or(true);
         if look && changed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Told::Drain);
+            return Poll::Ready(ServiceEnd::Drain);
         }
         if client.progress.is_http2()
             && let Poll::Ready(grace) = outstays.as_mut().poll(cx)
         {
-            return Poll::Ready(Told::Outstays(grace));
+            return Poll::Ready(ServiceEnd::Misused(grace));
         }
         Poll::Pending
     })

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an upstream gets extra time if this thread was late.
 
-use super::request_body::Upload;
+use super::request_body::RequestBodyState;
 use crate::live::clock;
 use crate::live::upstream::UpstreamLive;
 use crate::net::alarm::Alarm;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Ready when the upstream has exceeded its time for the response head. The time restarts with each
 /// piece of the client's body, and stops while the client is slow. (An `async` block is larger.)
 pub struct HeadDeadline<'a> {
-    upload: &'a Upload,
+    body_state: &'a RequestBodyState,
     upstream: &'a UpstreamLive,
     /// Of the whole exchange.
     total: Option<Duration>,
@@ -23,10 +23,15 @@ pub struct HeadDeadline<'a> {
 }
 
 impl<'a> HeadDeadline<'a> {
-    pub fn new(upload: &'a Upload, upstream: &'a UpstreamLive, began: Duration, sent: Duration) -> Self {
+    pub fn new(
+        body_state: &'a RequestBodyState,
+        upstream: &'a UpstreamLive,
+        began: Duration,
+        sent: Duration,
+    ) -> Self {
         let total = upstream.config.total_timeout.map(|total| began + total);
         let until = sent + upstream.config.response_timeout;
-        HeadDeadline { upload, upstream, total, until, alarm: Alarm::default() }
+        HeadDeadline { body_state, upstream, total, until, alarm: Alarm::default() }
     }
 }
 
@@ -48,7 +53,7 @@ impl Future for HeadDeadline<'_> {
             if this.total.is_some_and(|total| total <= now) {
                 return Poll::Ready(());
             }
-            this.until = match this.upload.upstream_waits_since() {
+            this.until = match this.body_state.upstream_waits_since() {
                 Some(since) if since + patience > this.until => since + patience,
                 Some(_) => return Poll::Ready(()),
                 None => now + patience,

@@ -3,7 +3,7 @@
 //! Invariant: a request that may have side effects, and was received whole, runs on to its response
 //! head. A POST that was sent may have been carried out.
 
-use super::request_body::Upload;
+use super::request_body::RequestBodyState;
 use super::response_body::ResponseBody;
 use super::worker::Worker;
 use std::future::Future;
@@ -15,28 +15,28 @@ use std::time::Duration;
 /// An exchange in flight. If its client must not cancel it, and the request was received whole, a
 /// drop lets it run on by itself to the response head. (A POST that was sent may have been carried
 /// out.)
-pub struct GoesOn<F: Future + 'static> {
+pub struct CompleteDetached<F: Future + 'static> {
     future: Option<Pin<Box<F>>>,
     /// `Some` for a request that may have side effects.
-    keeps: Option<Keeps>,
+    context: Option<DetachedContext>,
 }
 
 /// The context of an exchange that continues without its client.
-pub struct Keeps {
+pub struct DetachedContext {
     pub worker: Rc<Worker>,
-    pub upload: Rc<Upload>,
+    pub body_state: Rc<RequestBodyState>,
     /// How long it may wait for the response head.
     pub at_most: Duration,
 }
 
-impl<F: Future<Output = http::Response<ResponseBody>> + 'static> GoesOn<F> {
-    pub fn new(future: F, keeps: Option<Keeps>) -> Self {
+impl<F: Future<Output = http::Response<ResponseBody>> + 'static> CompleteDetached<F> {
+    pub fn new(future: F, context: Option<DetachedContext>) -> Self {
         // Boxed: hyper reserves room for it as long as the connection is open.
-        GoesOn { future: Some(Box::pin(future)), keeps }
+        CompleteDetached { future: Some(Box::pin(future)), context }
     }
 }
 
-impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for GoesOn<F> {
+impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for CompleteDetached<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -47,13 +47,13 @@ impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for Goes
     }
 }
 
-impl<F: Future + 'static> Drop for GoesOn<F> {
+impl<F: Future + 'static> Drop for CompleteDetached<F> {
     fn drop(&mut self) {
-        if let Some(Keeps { worker, upload, at_most }) = &self.keeps
-            && upload.whole()
+        if let Some(DetachedContext { worker, body_state, at_most }) = &self.context
+            && body_state.whole()
             && let Some(future) = self.future.take()
         {
-            upload.client_gone.set(true);
+            body_state.client_gone.set(true);
             worker.detach(*at_most, until_head(future));
         }
     }

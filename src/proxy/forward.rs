@@ -6,11 +6,11 @@
 use super::breaker;
 use super::deadline::HeadDeadline;
 use super::error::{RequestError, Retry};
-use super::exchange::Exchange;
 use super::headers::{self, Framing, TRACEPARENT, X_GRAYLING_ARM};
-use super::request_body::{ClientFault, RequestBody, Upload};
+use super::record::RequestRecord;
+use super::request_body::{ClientFault, RequestBody, RequestBodyState};
 use super::trace;
-use super::upgrade::Ask;
+use super::upgrade::UpgradeRequest;
 use crate::domain::decide::Arm;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{OnUnreachable, Protocol};
@@ -28,14 +28,14 @@ use std::time::Duration;
 
 /// A request that is decided and ready to be sent.
 pub struct PreparedRequest {
-    pub record: Box<Exchange>,
+    pub record: Box<RequestRecord>,
     /// Until it is sent. Boxed, because it is moved often.
     pub request: Box<Option<Request<RequestBody>>>,
-    pub upload: Rc<Upload>,
+    pub body_state: Rc<RequestBodyState>,
     /// After a fail-over: stable.
     pub upstream: Arc<UpstreamLive>,
     /// `Some` iff it asks for a WebSocket.
-    pub upgrade: Option<Ask>,
+    pub upgrade: Option<UpgradeRequest>,
 }
 
 impl PreparedRequest {
@@ -79,7 +79,7 @@ async fn send_to_stable(prepared: &mut PreparedRequest) -> Result<UpstreamRespon
 
 /// Sends the request to the least loaded server of its upstream; waits for the response head.
 async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<UpstreamResponse, RequestError> {
-    let PreparedRequest { record, request, upload, upstream, upgrade } = prepared;
+    let PreparedRequest { record, request, body_state, upstream, upgrade } = prepared;
     let handshake = upgrade.as_ref().map(|upgrade| &upgrade.handshake);
     if handshake.is_some() && upstream.config.transport.protocol == Protocol::Http2 {
         return Err(RequestError::TunnelNotServed);
@@ -125,10 +125,10 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
             };
         if held {
-            upload.move_on(now);
+            body_state.move_on(now);
         }
         let mut awaited = None;
-        if upload.whole() {
+        if body_state.whole() {
             record.received(now);
             awaited = Some(server.awaited());
         }
@@ -142,16 +142,16 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 lease.send(request)
             });
             let began = record.began();
-            let mut too_late = HeadDeadline::new(upload, upstream, began, now);
+            let mut too_late = HeadDeadline::new(body_state, upstream, began, now);
             loop {
                 tokio::select! {
                     biased;
                     sent = &mut sending => break sent,
-                    () = upload.until_whole(), if !upload.whole() => {
+                    () = body_state.until_whole(), if !body_state.whole() => {
                         record.received(clock::now());
                         awaited = Some(server.awaited());
                     }
-                    () = &mut too_late => return Err(late_head(upstream, upload, began)),
+                    () = &mut too_late => return Err(late_head(upstream, body_state, began)),
                 }
             }
         };
@@ -184,7 +184,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                     tried.add(index);
                 }
             }
-            Err(SendError::Broken(_)) => return Err(broken_exchange(upload)),
+            Err(SendError::Broken(_)) => return Err(broken_exchange(body_state)),
         }
     }
     Err(RequestError::Unreachable)
@@ -192,7 +192,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
 
 /// Records the server that gets the request.
 fn begin_attempt(
-    record: &mut Exchange,
+    record: &mut RequestRecord,
     upstream: &Arc<UpstreamLive>,
     index: usize,
     server: &Arc<ServerLive>,
@@ -204,7 +204,7 @@ fn begin_attempt(
 }
 
 /// Completes the head for the server that gets it.
-fn address_to(server: &ServerLive, record: &mut Exchange, request: &mut Request<RequestBody>) {
+fn address_to(server: &ServerLive, record: &mut RequestRecord, request: &mut Request<RequestBody>) {
     if !request.headers().contains_key(HOST) {
         request.headers_mut().insert(HOST, server.authority.clone());
     }
@@ -221,20 +221,20 @@ fn no_room(upstream: &UpstreamLive, held: bool) -> RequestError {
 
 /// The error of a response head that came too late. If the total time-out has expired, the client
 /// may be at fault.
-fn late_head(upstream: &UpstreamLive, upload: &Upload, began: Duration) -> RequestError {
+fn late_head(upstream: &UpstreamLive, body_state: &RequestBodyState, began: Duration) -> RequestError {
     let total = upstream.config.total_timeout;
     let took = clock::now().saturating_sub(began);
-    let slow = total.is_some_and(|t| took >= t && upload.client_took_half_of(t));
+    let slow = total.is_some_and(|t| took >= t && body_state.client_took_half_of(t));
     if slow { RequestError::SlowRequestBody } else { RequestError::NoResponseInTime }
 }
 
 /// The error of a connection that broke before the response head.
-fn broken_exchange(upload: &Upload) -> RequestError {
-    match upload.client_fault() {
+fn broken_exchange(body_state: &RequestBodyState) -> RequestError {
+    match body_state.client_fault() {
         Some(ClientFault::Broken) => RequestError::BadRequestBody,
         Some(ClientFault::Slow) => RequestError::SlowRequestBody,
         // The upstream lost patience with the client before this machine did.
-        None if !upload.whole() && upload.client_dawdled() => RequestError::SlowRequestBody,
+        None if !body_state.whole() && body_state.client_dawdled() => RequestError::SlowRequestBody,
         None => RequestError::ConnectionBroken,
     }
 }
@@ -252,7 +252,7 @@ fn terms(upstream: &UpstreamLive) -> Terms {
 /// `new` takes no connection, nothing was sent: counts it, and returns stable where the config
 /// allows a fail-over.
 fn fail_over(
-    record: &mut Exchange,
+    record: &mut RequestRecord,
     request: &mut Option<Request<RequestBody>>,
 ) -> Result<Arc<UpstreamLive>, RequestError> {
     let release = record.release().cloned().filter(|_| record.arm() == Some(Arm::New));
@@ -272,7 +272,7 @@ fn fail_over(
 }
 
 /// Records the end of an attempt, if the request is traced.
-fn record_attempt(record: &mut Exchange, came: Came, now: Duration) {
+fn record_attempt(record: &mut RequestRecord, came: Came, now: Duration) {
     if let Some(traced) = record.traced() {
         traced.came(came, now);
     }
@@ -280,7 +280,7 @@ fn record_attempt(record: &mut Exchange, came: Came, now: Duration) {
 
 /// Logs why a connection to a server failed: a name, a port, a certificate.
 fn log_server_refused(
-    record: &Exchange,
+    record: &RequestRecord,
     upstream: &UpstreamLive,
     server: &ServerLive,
     error: &std::io::Error,

@@ -8,16 +8,16 @@
 //!
 //! Invariants: one snapshot a request. Only the upstream and the client are waited for.
 
-use super::access::{LoggedUser, Story};
+use super::access::{LogContext, LoggedUser};
 use super::carrier::Carrier;
 use super::client::Client;
 use super::decision::Decided;
-use super::detached::{GoesOn, Keeps};
+use super::detached::{CompleteDetached, DetachedContext};
 use super::error::RequestError;
-use super::exchange::{Exchange, Opening};
 use super::forward::{PreparedRequest, forward};
 use super::headers::{self, HeadFacts, Peer};
-use super::request_body::{RequestBody, Upload};
+use super::record::{RecordOpening, RequestRecord};
+use super::request_body::{RequestBody, RequestBodyState};
 use super::respond::{error_response, respond};
 use super::response_body::ResponseBody;
 use super::rewrite::{self, Destination};
@@ -49,16 +49,16 @@ pub fn handle(
     client.progress.request_began();
     let http1 = request.version() != Version::HTTP_2;
     let exchange = prepare(worker, client, carrier, request).map(|mut prepared| {
-        let keeps = prepared.record.may_change_something().then(|| Keeps {
+        let context = prepared.record.may_change_something().then(|| DetachedContext {
             worker: worker.clone(),
-            upload: prepared.upload.clone(),
+            body_state: prepared.body_state.clone(),
             at_most: prepared.abandoned_max(),
         });
         let exchange = async move {
             let forwarded = forward(&mut prepared).await;
             respond(prepared, forwarded)
         };
-        GoesOn::new(exchange, keeps)
+        CompleteDetached::new(exchange, context)
     });
     if exchange.is_err() {
         worker.live.rejected.of(worker.index).add(1);
@@ -105,8 +105,8 @@ fn prepare(
     let outgoing = rewrite::Rewrite { worker, client, peer, host, facts, destination: &destination };
     let rewritten = outgoing.apply(&mut head, &body)?;
 
-    let upload = Upload::of(&body, began);
-    let story = Story {
+    let body_state = RequestBodyState::of(&body, began);
+    let log_context = LogContext {
         method: head.method.clone(),
         uri: normal_uri,
         request_id: rewritten.request_id,
@@ -114,24 +114,24 @@ fn prepare(
         user: logged_user,
         grpc: rewritten.grpc,
     };
-    let body_idle_timeout = (!story.grpc).then_some(plan.limits.body_idle_timeout);
+    let body_idle_timeout = (!log_context.grpc).then_some(plan.limits.body_idle_timeout);
     let upstream = destination.upstream.clone();
-    let record = Exchange::open(Opening {
+    let record = RequestRecord::open(RecordOpening {
         worker: worker.clone(),
         snapshot: snapshot.clone(),
-        upload: upload.clone(),
+        body_state: body_state.clone(),
         route,
         decided,
         began,
-        story,
+        log_context,
         traced,
         room,
         progress: http1.then(|| client.progress.clone()),
         carrier,
     });
-    let body = RequestBody::new(body, upload.clone(), body_idle_timeout);
+    let body = RequestBody::new(body, body_state.clone(), body_idle_timeout);
     let request = Box::new(Some(Request::from_parts(head, body)));
-    Ok(PreparedRequest { record, request, upload, upstream, upgrade: rewritten.upgrade })
+    Ok(PreparedRequest { record, request, body_state, upstream, upgrade: rewritten.upgrade })
 }
 
 /// A request that every server reads alike, with its room in the process.

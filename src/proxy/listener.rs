@@ -21,14 +21,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 
 /// A worker's sockets.
-pub struct Doors {
+pub struct Listeners {
     pub http: StdListener,
     pub https: Option<StdListener>,
 }
 
 /// The socket through which a client came in.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Door {
+enum ListenerKind {
     Http,
     Https,
 }
@@ -37,12 +37,17 @@ enum Door {
 ///
 /// # Errors
 /// The runtime or the socket cannot be set up.
-pub fn run(index: usize, doors: Doors, live: Arc<Live>, stage: watch::Receiver<Stage>) -> io::Result<()> {
+pub fn run(
+    index: usize,
+    listeners: Listeners,
+    live: Arc<Live>,
+    stage: watch::Receiver<Stage>,
+) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(index, live));
     let (http, https) = {
         let _context = runtime.enter();
-        (TcpListener::from_std(doors.http)?, doors.https.map(TcpListener::from_std).transpose()?)
+        (TcpListener::from_std(listeners.http)?, listeners.https.map(TcpListener::from_std).transpose()?)
     };
     let served = runtime.block_on(accept_all(worker.clone(), http, https, stage));
     worker.end_detached();
@@ -63,8 +68,8 @@ async fn accept_all(
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            (door, accepted) = accept(&http, https.as_ref()) => match accepted {
-                Ok((stream, address)) => spawn_connection(&worker, &mut connections, stream, address.ip(), door, &stage),
+            (kind, accepted) = accept(&http, https.as_ref()) => match accepted {
+                Ok((stream, address)) => spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage),
                 // Out of descriptors, or the client was gone before accept: neither ends the
                 // worker.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -74,8 +79,8 @@ async fn accept_all(
         }
     }
     // The kernel has already completed the handshake with clients in the backlog.
-    while let Some((door, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
-        spawn_connection(&worker, &mut connections, stream, address.ip(), door, &stage);
+    while let Some((kind, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
+        spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage);
     }
     drop((http, https));
     let drain = worker.live.snapshot().plan.limits.drain;
@@ -101,7 +106,7 @@ fn spawn_connection(
     connections: &mut JoinSet<()>,
     stream: TcpStream,
     address: IpAddr,
-    door: Door,
+    kind: ListenerKind,
     stage: &watch::Receiver<Stage>,
 ) {
     let snapshot = worker.live.snapshot();
@@ -112,16 +117,16 @@ fn spawn_connection(
     if before >= room {
         worker.live.gauges.connections.fetch_sub(1, Relaxed);
         // A TLS client could read no response before its handshake, for which there is no room.
-        if door == Door::Http {
+        if kind == ListenerKind::Http {
             refuse(&stream);
         }
         return;
     }
-    let tls = match (door, &snapshot.plan.tls) {
-        (Door::Http, _) => None,
-        (Door::Https, Some(tls)) => Some(tls.server.config.clone()),
+    let tls = match (kind, &snapshot.plan.tls) {
+        (ListenerKind::Http, _) => None,
+        (ListenerKind::Https, Some(tls)) => Some(tls.server.config.clone()),
         // No plan that removes [tls] from a listener comes into force.
-        (Door::Https, None) => {
+        (ListenerKind::Https, None) => {
             worker.live.gauges.connections.fetch_sub(1, Relaxed);
             return;
         }
@@ -144,7 +149,7 @@ fn refuse(stream: &TcpStream) {
 async fn accept(
     http: &TcpListener,
     https: Option<&TcpListener>,
-) -> (Door, io::Result<(TcpStream, SocketAddr)>) {
+) -> (ListenerKind, io::Result<(TcpStream, SocketAddr)>) {
     let tls = async {
         match https {
             Some(listener) => listener.accept().await,
@@ -152,8 +157,8 @@ async fn accept(
         }
     };
     tokio::select! {
-        accepted = http.accept() => (Door::Http, accepted),
-        accepted = tls => (Door::Https, accepted),
+        accepted = http.accept() => (ListenerKind::Http, accepted),
+        accepted = tls => (ListenerKind::Https, accepted),
     }
 }
 

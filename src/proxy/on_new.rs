@@ -13,7 +13,7 @@
 //! `[limits] requests_in_flight` and `connections` bound the table.
 
 use super::carrier::Carrier;
-use super::request_body::Upload;
+use super::request_body::RequestBodyState;
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::tally::ReleaseTally;
 use std::cell::RefCell;
@@ -47,7 +47,7 @@ struct Slots {
 struct Slot {
     began: Duration,
     attempt: u64,
-    upload: Rc<Upload>,
+    body_state: Rc<RequestBodyState>,
     answer: Answer,
     carrier: Carrier,
     cancelled: bool,
@@ -63,7 +63,7 @@ enum Answer {
 }
 
 /// An exchange in the table; dropping it removes the exchange.
-pub struct Tracked {
+pub struct TrackedRequest {
     group: Rc<Group>,
     slot: usize,
 }
@@ -78,20 +78,20 @@ impl OnNew {
         &self,
         release: &ReleaseLive,
         began: Duration,
-        upload: Rc<Upload>,
+        body_state: Rc<RequestBodyState>,
         carrier: Carrier,
-    ) -> Tracked {
+    ) -> TrackedRequest {
         // A client may stall in the middle of its upload.
-        if !upload.whole() {
+        if !body_state.whole() {
             carrier.token().arm();
         }
         let group = self.group(&release.tally);
         group.tally.under_way.began(self.worker);
         let attempt = release.release.attempt;
         let answer = Answer::Awaited;
-        let slot = Slot { began, attempt, upload, answer, carrier, cancelled: false };
+        let slot = Slot { began, attempt, body_state, answer, carrier, cancelled: false };
         let slot = group.slots.borrow_mut().insert(slot);
-        Tracked { group, slot }
+        TrackedRequest { group, slot }
     }
 
     fn group(&self, tally: &Arc<ReleaseTally>) -> Rc<Group> {
@@ -143,16 +143,16 @@ impl Group {
 
 impl Slot {
     fn deadline(&self, held: Duration, grace: Duration) -> Option<Duration> {
-        let upload_finishes = self.upload.sized() && !self.upload.whole();
+        let upload_finishes = self.body_state.sized() && !self.body_state.whole();
         match self.answer {
             // Its `response_timeout` ends it.
-            Answer::Awaited if self.upload.whole() => None,
+            Answer::Awaited if self.body_state.whole() => None,
             Answer::Awaited if upload_finishes => Some(held + FINISH_MAX),
             Answer::Awaited => Some(held + grace),
             Answer::Sized(head) => Some(held.max(head) + FINISH_MAX),
             Answer::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
-            Answer::Stream(head) if self.upload.sized() => {
-                Some(held.max(head).max(self.upload.moved_at()) + grace)
+            Answer::Stream(head) if self.body_state.sized() => {
+                Some(held.max(head).max(self.body_state.moved_at()) + grace)
             }
             Answer::Stream(head) => Some(held.max(head) + grace),
         }
@@ -174,7 +174,7 @@ impl Slots {
     }
 }
 
-impl Tracked {
+impl TrackedRequest {
     /// The response head has arrived, and a body follows.
     pub fn answers(&self, sized: bool, now: Duration) {
         self.change(|slot| {
@@ -195,7 +195,7 @@ impl Tracked {
     }
 }
 
-impl Drop for Tracked {
+impl Drop for TrackedRequest {
     fn drop(&mut self) {
         self.group.tally.under_way.ended(self.group.worker);
         let slot = {

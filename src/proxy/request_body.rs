@@ -28,7 +28,7 @@ const DAWDLE: Duration = Duration::from_secs(3);
 const PRESSURE: Duration = Duration::from_millis(1);
 
 /// Progress and result of the request body; shared with the exchange.
-pub struct Upload {
+pub struct RequestBodyState {
     stage: Cell<Stage>,
     /// Waiting for the client to send more, so a silence is not the upstream's.
     waits_for_client: Cell<bool>,
@@ -68,14 +68,14 @@ pub enum ClientFault {
     Slow,
 }
 
-impl Upload {
-    pub fn of(body: &Incoming, now: Duration) -> Rc<Upload> {
+impl RequestBodyState {
+    pub fn of(body: &Incoming, now: Duration) -> Rc<RequestBodyState> {
         let stage = if body.is_end_stream() { Stage::Whole } else { Stage::Running };
         let stopped = CancelToken::default();
         if stage == Stage::Running {
             stopped.arm();
         }
-        Rc::new(Upload {
+        Rc::new(RequestBodyState {
             stopped,
             stage: Cell::new(stage),
             waits_for_client: Cell::new(false),
@@ -193,7 +193,7 @@ impl Upload {
 /// A client's request body in transit to an upstream.
 pub struct RequestBody {
     inner: Incoming,
-    upload: Rc<Upload>,
+    body_state: Rc<RequestBodyState>,
     /// `None`: no time-out for a silent client.
     idle_timeout: Option<Duration>,
     /// The deadline for the client's next piece.
@@ -202,8 +202,8 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming, upload: Rc<Upload>, idle_timeout: Option<Duration>) -> Self {
-        RequestBody { inner, upload, idle_timeout, until: None, alarm: Alarm::default() }
+    pub fn new(inner: Incoming, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
+        RequestBody { inner, body_state, idle_timeout, until: None, alarm: Alarm::default() }
     }
 }
 
@@ -216,44 +216,44 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if this.upload.stopped.is_cancelled() {
+        if this.body_state.stopped.is_cancelled() {
             return Poll::Ready(Some(Err(BodyError::Client)));
         }
         match Pin::new(&mut this.inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.until = None;
-                this.upload.waits_for_client.set(false);
-                this.upload.waits_no_more();
-                this.upload.moved_at.set(clock::now());
+                this.body_state.waits_for_client.set(false);
+                this.body_state.waits_no_more();
+                this.body_state.moved_at.set(clock::now());
                 if this.inner.is_end_stream() {
-                    this.upload.complete();
+                    this.body_state.complete();
                 }
                 // Request trailers are dropped: an upstream may merge them into its headers.
                 match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
                     Err(_) => {
-                        this.upload.complete();
+                        this.body_state.complete();
                         Poll::Ready(None)
                     }
                 }
             }
             Poll::Ready(Some(Err(_))) => {
-                this.upload.stage.set(Stage::Broken);
+                this.body_state.stage.set(Stage::Broken);
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
             Poll::Ready(None) => {
-                this.upload.waits_no_more();
-                this.upload.complete();
+                this.body_state.waits_no_more();
+                this.body_state.complete();
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                let _ = this.upload.stopped.poll(cx);
-                this.upload.waits_for_client.set(true);
-                this.upload.waits();
+                let _ = this.body_state.stopped.poll(cx);
+                this.body_state.waits_for_client.set(true);
+                this.body_state.waits();
                 let Some(timeout) = this.idle_timeout else { return Poll::Pending };
                 let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
                 ready!(this.alarm.poll(cx, until));
-                this.upload.stage.set(Stage::Slow);
+                this.body_state.stage.set(Stage::Slow);
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
         }

@@ -31,7 +31,7 @@ pub fn respond(
 fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Response<ResponseBody> {
     let PreparedRequest { mut record, upstream, upgrade, .. } = prepared;
     let UpstreamResponse { response, lease, arrived: now } = upstream_response;
-    let took = record.upload().upstream_waits_since().map(|since| now.saturating_sub(since));
+    let took = record.body_state().upstream_waits_since().map(|since| now.saturating_sub(since));
     record.answered(response.status(), response.headers(), took, now);
     if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
         return upgrade.agreed(record, response, lease, now);

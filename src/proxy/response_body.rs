@@ -7,7 +7,7 @@
 
 use super::deadline::{self, Deadlines};
 use super::error::RequestError;
-use super::exchange::Exchange;
+use super::record::RequestRecord;
 use super::request_body::{BodyError, RequestBody};
 use super::result_code::Reader;
 use crate::domain::outcome::{Blame, Outcome};
@@ -34,13 +34,13 @@ pub enum ResponseBody {
     /// Written by the proxy itself.
     Text(Option<Bytes>),
     /// Streamed from an upstream; `None` once it has ended.
-    Upstream(Option<Box<Download>>),
+    Upstream(Option<Box<UpstreamBody>>),
 }
 
 /// A response body in transit, with the actions at its end.
-pub struct Download {
+pub struct UpstreamBody {
     inner: Incoming,
-    exchange: Box<Exchange>,
+    record: Box<RequestRecord>,
     lease: Option<Lease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
@@ -66,17 +66,17 @@ impl ResponseBody {
 
     pub fn upstream(
         inner: Incoming,
-        exchange: Box<Exchange>,
+        record: Box<RequestRecord>,
         lease: Lease<RequestBody>,
         status: StatusCode,
         deadlines: Deadlines,
         code: Option<Reader>,
         now: Duration,
     ) -> Self {
-        exchange.upload().body_begins(now);
-        let mut download = Download {
+        record.body_state().body_begins(now);
+        let mut upstream_body = UpstreamBody {
             inner,
-            exchange,
+            record,
             lease: Some(lease),
             status,
             deadlines,
@@ -86,17 +86,17 @@ impl ResponseBody {
             by_trailers: None,
             broke: false,
         };
-        if download.inner.is_end_stream() {
-            download.ended();
+        if upstream_body.inner.is_end_stream() {
+            upstream_body.ended();
             return ResponseBody::Upstream(None);
         }
-        download.exchange.answers(download.inner.size_hint().exact().is_some(), now);
+        upstream_body.record.answers(upstream_body.inner.size_hint().exact().is_some(), now);
         // Boxed for the same reason as the exchange.
-        ResponseBody::Upstream(Some(Box::new(download)))
+        ResponseBody::Upstream(Some(Box::new(upstream_body)))
     }
 }
 
-impl Download {
+impl UpstreamBody {
     /// Reads the rest of a response whose client has left, within a short bound.
     /// It may hold a result code or trailers, and then its connection can be reused.
     /// `early`: the client had left before the head.
@@ -121,29 +121,29 @@ impl Download {
             }
         };
         match error {
-            Some(error) => self.exchange.fail(error, self.status),
+            Some(error) => self.record.fail(error, self.status),
             // Without a client at the head, the outcome is the head's. Otherwise the client
             // cancelled it.
-            None if early => self.exchange.end(self.exchange.by_head(), self.status),
-            None => self.exchange.end(Outcome::Cancelled, self.status),
+            None if early => self.record.end(self.record.by_head(), self.status),
+            None => self.record.end(Outcome::Cancelled, self.status),
         }
     }
 
     /// The body arrived whole.
     fn ended(&mut self) {
         let now = clock::now();
-        if let Some(lease) = self.lease.take().filter(|_| self.exchange.upload().whole()) {
+        if let Some(lease) = self.lease.take().filter(|_| self.record.body_state().whole()) {
             lease.give_back(now);
         }
         let outcome = self.outcome();
-        let client_slow = self.exchange.upload().client_was_slow(now);
-        self.exchange.end_whole(outcome, self.status, client_slow, now);
+        let client_slow = self.record.body_state().client_was_slow(now);
+        self.record.end_whole(outcome, self.status, client_slow, now);
     }
 
     /// The head's outcome, unless the body or its trailers are worse.
     fn outcome(&self) -> Outcome {
-        let by_head = self.exchange.by_head();
-        let Some(rules) = self.exchange.rules().filter(|_| by_head.blame() == Blame::Nobody) else {
+        let by_head = self.record.by_head();
+        let Some(rules) = self.record.rules().filter(|_| by_head.blame() == Blame::Nobody) else {
             return by_head;
         };
         let fails = |code: &Reader| rules.body.as_ref().is_some_and(|rule| code.fails(rule));
@@ -155,8 +155,8 @@ impl Download {
 
     /// A body broke midway: whether the client may be the cause.
     fn is_the_clients(&self) -> bool {
-        let upload = self.exchange.upload();
-        upload.client_fault().is_some() || upload.client_dawdled()
+        let body_state = self.record.body_state();
+        body_state.client_fault().is_some() || body_state.client_dawdled()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
@@ -168,13 +168,13 @@ impl Download {
             Poll::Ready(Some(Ok(frame))) => {
                 self.until = None;
                 if let Some(data) = frame.data_ref() {
-                    self.exchange.passed(data.len());
+                    self.record.passed(data.len());
                     if let Some(code) = &mut self.code {
                         code.passes(data);
                     }
                 }
                 if let Some(trailers) = frame.trailers_ref() {
-                    self.by_trailers = self.exchange.rules().and_then(|rules| rules.of_grpc(trailers));
+                    self.by_trailers = self.record.rules().and_then(|rules| rules.of_grpc(trailers));
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -192,7 +192,7 @@ impl Download {
                 ready!(self.alarm.poll(cx, clock::instant(until).into()));
                 let now = clock::now();
                 let late = deadline::woke_late(until, now);
-                let waits_for_client = self.exchange.upload().upstream_waits_since().is_none();
+                let waits_for_client = self.record.body_state().upstream_waits_since().is_none();
                 let over = deadlines.total.is_some_and(|total| total <= now);
                 if late || (waits_for_client && !over) {
                     let more = if late { Some(deadline::GRACE) } else { deadlines.idle };
@@ -200,8 +200,8 @@ impl Download {
                     continue;
                 }
                 // The total time-out has expired: by whose fault?
-                let upload = self.exchange.upload();
-                let excused = over && deadlines.whole.is_some_and(|t| upload.client_took_half_of(t));
+                let body_state = self.record.body_state();
+                let excused = over && deadlines.whole.is_some_and(|t| body_state.client_took_half_of(t));
                 let error = if excused { RequestError::ClientLeft } else { RequestError::BodyTimeout };
                 return Poll::Ready(Some(Err(error)));
             },
@@ -221,41 +221,41 @@ impl Body for ResponseBody {
             ResponseBody::Text(text) => return Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
             ResponseBody::Upstream(slot) => slot,
         };
-        let Some(download) = slot else { return Poll::Ready(None) };
-        download.exchange.carrier().piece_wanted();
-        let upload = download.exchange.upload();
-        if upload.whole() {
-            upload.waits_no_more();
+        let Some(upstream_body) = slot else { return Poll::Ready(None) };
+        upstream_body.record.carrier().piece_wanted();
+        let body_state = upstream_body.record.body_state();
+        if body_state.whole() {
+            body_state.waits_no_more();
         }
-        if download.broke {
+        if upstream_body.broke {
             *slot = None;
             return Poll::Ready(Some(Err(BodyError::Upstream)));
         }
-        match ready!(download.poll(cx)) {
+        match ready!(upstream_body.poll(cx)) {
             Some(Ok(frame)) => {
-                if !download.exchange.is_grpc() {
-                    download.exchange.carrier().piece_offered();
+                if !upstream_body.record.is_grpc() {
+                    upstream_body.record.carrier().piece_offered();
                 }
-                if frame.is_trailers() || download.inner.is_end_stream() {
+                if frame.is_trailers() || upstream_body.inner.is_end_stream() {
                     // hyper does not poll again.
-                    if let Some(mut download) = slot.take() {
-                        download.ended();
+                    if let Some(mut upstream_body) = slot.take() {
+                        upstream_body.ended();
                     }
                 } else {
-                    download.exchange.upload().waits();
+                    upstream_body.record.body_state().waits();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                if let Some(mut download) = slot.take() {
-                    download.ended();
+                if let Some(mut upstream_body) = slot.take() {
+                    upstream_body.ended();
                 }
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                download.exchange.fail(error, download.status);
+                upstream_body.record.fail(error, upstream_body.status);
                 // Earlier pieces are written first: hyper would discard them with the connection.
-                download.broke = true;
+                upstream_body.broke = true;
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -269,7 +269,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
-            ResponseBody::Upstream(Some(download)) => download.inner.size_hint(),
+            ResponseBody::Upstream(Some(upstream_body)) => upstream_body.inner.size_hint(),
             ResponseBody::Upstream(None) => SizeHint::with_exact(0),
         }
     }
@@ -277,20 +277,20 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     /// The client left midway, or the exchange is cancelled. Dropping cancels the rest of the
-    /// response, at once or after `Download::read_rest`. No drain waits for it.
+    /// response, at once or after `UpstreamBody::read_rest`. No drain waits for it.
     fn drop(&mut self) {
         let ResponseBody::Upstream(slot) = self else { return };
-        let Some(mut download) = slot.take() else { return };
+        let Some(mut upstream_body) = slot.take() else { return };
         // An HTTP/2 server would otherwise get the rest of the request, and keep both streams open.
-        download.exchange.upload().stopped.cancel();
-        if download.exchange.is_cancelled() {
-            download.exchange.end(Outcome::Cancelled, download.status);
-        } else if download.exchange.may_change_something()
-            && download.exchange.upload().whole()
-            && download.exchange.worker().detaches()
+        upstream_body.record.body_state().stopped.cancel();
+        if upstream_body.record.is_cancelled() {
+            upstream_body.record.end(Outcome::Cancelled, upstream_body.status);
+        } else if upstream_body.record.may_change_something()
+            && upstream_body.record.body_state().whole()
+            && upstream_body.record.worker().detaches()
         {
-            let early = download.exchange.upload().client_gone.replace(true);
-            spawn_local(download.read_rest(early));
+            let early = upstream_body.record.body_state().client_gone.replace(true);
+            spawn_local(upstream_body.read_rest(early));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::client::Client;
 use super::decision::Decided;
 use super::error::RequestError;
 use super::headers::{self, Forwarded, HeadFacts, Peer, RequestId, X_GRAYLING_ARM, X_GRAYLING_RELEASE};
-use super::upgrade::Ask;
+use super::upgrade::UpgradeRequest;
 use super::websocket::{self, Handshake};
 use super::worker::Worker;
 use crate::domain::decide::Arm;
@@ -63,7 +63,7 @@ pub struct Rewritten {
     /// A gRPC call to an HTTP/2 server.
     pub grpc: bool,
     /// `Some` iff it asks for a WebSocket.
-    pub upgrade: Option<Ask>,
+    pub upgrade: Option<UpgradeRequest>,
 }
 
 impl Rewrite<'_> {
@@ -79,7 +79,7 @@ impl Rewrite<'_> {
             Some(upgrade) => {
                 let handshake = Handshake::read(head, body)?;
                 websocket::ask(&mut head.headers);
-                Some(Ask { handshake, upgrade, client: client.clone() })
+                Some(UpgradeRequest { handshake, upgrade, client: client.clone() })
             }
             None => None,
         };

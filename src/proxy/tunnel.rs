@@ -13,7 +13,7 @@
 //! (`super::on_new`); one of stable is never cut.
 
 use super::cancel_token::CancelToken;
-use super::on_new::Tracked;
+use super::on_new::TrackedRequest;
 use super::request_body::RequestBody;
 use crate::domain::decide::Arm;
 use crate::live::tally::{ArmCounts, ArmTally, ReleaseTally};
@@ -37,9 +37,9 @@ pub struct Tunnel {
     pub client: OnUpgrade,
     pub server: OnUpgrade,
     /// Set for a tunnel to `new`.
-    pub _on_new: Option<Tracked>,
+    pub _on_new: Option<TrackedRequest>,
     pub _room: Option<TunnelRoom<RequestBody>>,
-    pub _counted: Switched,
+    pub _counted: OpenTunnel,
 }
 
 impl Tunnel {
@@ -56,36 +56,36 @@ impl Tunnel {
 
 /// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
 /// It holds counters only, because a tunnel outlives many snapshots.
-pub struct Switched {
-    tally: Tallied,
+pub struct OpenTunnel {
+    tally: TunnelTally,
     worker: usize,
 }
 
 /// The counters of the arm that has agreed to a tunnel.
-pub enum Tallied {
+pub enum TunnelTally {
     Release(Arc<ReleaseTally>, Arm),
     Upstream(Arc<ArmTally>),
     /// A route to a release always has a decision, so this does not occur.
     Nowhere,
 }
 
-impl Switched {
-    pub fn begin(tally: Tallied, worker: usize) -> Self {
-        let switched = Switched { tally, worker };
+impl OpenTunnel {
+    pub fn begin(tally: TunnelTally, worker: usize) -> Self {
+        let switched = OpenTunnel { tally, worker };
         switched.counts(|counts| counts.tunnels.add(1));
         switched
     }
 
     fn counts(&self, count: impl FnOnce(&ArmCounts)) {
         match &self.tally {
-            Tallied::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
-            Tallied::Upstream(tally) => count(tally.workers.of(self.worker)),
-            Tallied::Nowhere => {}
+            TunnelTally::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
+            TunnelTally::Upstream(tally) => count(tally.workers.of(self.worker)),
+            TunnelTally::Nowhere => {}
         }
     }
 }
 
-impl Drop for Switched {
+impl Drop for OpenTunnel {
     fn drop(&mut self) {
         self.counts(|counts| counts.tunnels.subtract(1));
     }

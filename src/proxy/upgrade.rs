@@ -1,8 +1,8 @@
 //! A request that asks for a WebSocket, and its completion when the upstream has agreed.
 
 use super::client::Client;
-use super::exchange::Exchange;
 use super::headers::{self, X_GRAYLING_ARM};
+use super::record::RequestRecord;
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::tunnel::Tunnel;
@@ -15,25 +15,25 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// A request that asks for a tunnel.
-pub struct Ask {
+pub struct UpgradeRequest {
     pub handshake: Handshake,
     /// The client's side, once the 101 is written.
     pub upgrade: OnUpgrade,
     pub client: Rc<Client>,
 }
 
-impl Ask {
+impl UpgradeRequest {
     /// The upstream has agreed: ends the exchange, passes the tunnel to the client's connection,
     /// and returns the response for the client.
     pub fn agreed(
         self,
-        exchange: Box<Exchange>,
+        record: Box<RequestRecord>,
         response: Response<Incoming>,
         lease: Lease<RequestBody>,
         now: Duration,
     ) -> Response<ResponseBody> {
-        let exposed = exchange.exposed_arm();
-        let (counted, on_new) = exchange.switched(now);
+        let exposed = record.exposed_arm();
+        let (counted, on_new) = record.switched(now);
         let (mut parts, body) = response.into_parts();
         drop(body);
         headers::drop_hop_by_hop(&mut parts.headers);

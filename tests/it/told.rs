@@ -13,7 +13,7 @@ use grayling::live::state::Found;
 use grayling::live::state_key::StateKey;
 use grayling::live::tally::Answers;
 use grayling::net::listen;
-use grayling::proxy::listener::{self, Doors};
+use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
@@ -57,9 +57,9 @@ impl Plane {
         let live = Arc::new(Live::new(checked, source, Found::Empty, end, key, log, None));
         live.gauges.connections_room.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
-        let doors = Doors { http: sockets.remove(0), https: None };
+        let listeners = Listeners { http: sockets.remove(0), https: None };
         let of_worker = live.clone();
-        let worker = std::thread::spawn(move || listener::run(0, doors, of_worker, staged).unwrap());
+        let worker = std::thread::spawn(move || listener::run(0, listeners, of_worker, staged).unwrap());
         Plane { live, http, stage, worker: Some(worker), _world: world }
     }
 

@@ -5,14 +5,14 @@
 //! worker that serves it. If it is dropped without an outcome, the client has cancelled it.
 //! A fail-over counts as a connect error of `new`, and not at all for stable.
 
-use super::access::{self, Story, Told};
+use super::access::{self, AccessRecord, LogContext};
 use super::carrier::Carrier;
 use super::decision::{Decided, Served};
 use super::error::RequestError;
-use super::on_new::Tracked;
-use super::request_body::Upload;
+use super::on_new::TrackedRequest;
+use super::request_body::RequestBodyState;
 use super::trace;
-use super::tunnel::{Switched, Tallied};
+use super::tunnel::{OpenTunnel, TunnelTally};
 use super::worker::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
 use crate::domain::engine::{SERVERS_MAX, What, size_class};
@@ -32,19 +32,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub struct Exchange {
+pub struct RequestRecord {
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
-    upload: Rc<Upload>,
+    body_state: Rc<RequestBodyState>,
     route: usize,
     /// `None` on a route that goes to an upstream directly.
     decided: Option<Decided>,
     /// Its entry in the watchdog's evidence.
-    place: Place,
+    event_slot: EventSlot,
     /// The number of its current or last server.
     server: Option<u8>,
     began: Duration,
-    story: Story,
+    log_context: LogContext,
     /// `Some` iff it is traced.
     traced: Option<Box<Traced>>,
     served: Served,
@@ -65,21 +65,21 @@ pub struct Exchange {
     sizeless: bool,
     open: bool,
     /// Set while it is in flight on `new`.
-    on_new: Option<Tracked>,
+    on_new: Option<TrackedRequest>,
 }
 
 /// The facts about a request when it is decided.
-pub struct Opening {
+pub struct RecordOpening {
     pub worker: Rc<Worker>,
     pub snapshot: Arc<Snapshot>,
-    pub upload: Rc<Upload>,
+    pub body_state: Rc<RequestBodyState>,
     /// Index into the plan's routes.
     pub route: usize,
     /// `None` on a route that goes to an upstream directly.
     pub decided: Option<Decided>,
     /// Monotonic.
     pub began: Duration,
-    pub story: Story,
+    pub log_context: LogContext,
     /// `Some` iff it is traced.
     pub traced: Option<Box<Traced>>,
     /// Its room in the process.
@@ -90,7 +90,7 @@ pub struct Opening {
 }
 
 /// The state of a request's entry in the evidence.
-enum Place {
+enum EventSlot {
     /// Not received whole yet: until then the client may cause a silence.
     Unclaimed,
     Waits(Ticket),
@@ -100,10 +100,10 @@ enum Place {
     Left,
 }
 
-impl Exchange {
+impl RequestRecord {
     /// Opens the record of a request that is decided, and counts it as in flight.
-    pub fn open(opening: Opening) -> Box<Exchange> {
-        let Opening { worker, snapshot, upload, route, decided, began, story, .. } = opening;
+    pub fn open(opening: RecordOpening) -> Box<RequestRecord> {
+        let RecordOpening { worker, snapshot, body_state, route, decided, began, log_context, .. } = opening;
         let mut on_new = None;
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
@@ -112,20 +112,21 @@ impl Exchange {
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
             if d.arm == Arm::New {
-                on_new = Some(worker.on_new.enter(release, began, upload.clone(), opening.carrier.clone()));
+                on_new =
+                    Some(worker.on_new.enter(release, began, body_state.clone(), opening.carrier.clone()));
             }
         }
         // Boxed: it is moved often, and each move would copy it.
-        let exchange = Box::new(Exchange {
+        let record = Box::new(RequestRecord {
             worker,
             snapshot,
-            upload,
+            body_state,
             route,
             decided,
-            place: Place::Unclaimed,
+            event_slot: EventSlot::Unclaimed,
             server: None,
             began,
-            story,
+            log_context,
             traced: opening.traced,
             served: Served::AsDecided,
             bytes: 0,
@@ -140,8 +141,8 @@ impl Exchange {
             open: true,
             on_new,
         });
-        exchange.arm_counts(|counts| counts.in_flight.add(1));
-        exchange
+        record.arm_counts(|counts| counts.in_flight.add(1));
+        record
     }
 
     /// Monotonic time of its beginning.
@@ -151,7 +152,7 @@ impl Exchange {
 
     /// The request was received whole: from now on the upstream is timed.
     pub fn received(&mut self, now: Duration) {
-        if let (Place::Unclaimed, Some(d)) = (&self.place, self.decided) {
+        if let (EventSlot::Unclaimed, Some(d)) = (&self.event_slot, self.decided) {
             let arrival = Arrival {
                 epoch: self.snapshot.releases[d.release].epoch,
                 at: now,
@@ -162,7 +163,7 @@ impl Exchange {
                 server: self.server,
             };
             let ticket = self.worker.live.feed.arrive(self.worker.index, &arrival);
-            self.place = ticket.map_or(Place::Left, Place::Waits);
+            self.event_slot = ticket.map_or(EventSlot::Left, EventSlot::Waits);
         }
     }
 
@@ -171,10 +172,10 @@ impl Exchange {
     pub fn goes_to(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
-        if let Place::Waits(ticket) = &mut self.place {
+        if let EventSlot::Waits(ticket) = &mut self.event_slot {
             self.worker.live.feed.moves(ticket, server);
         }
-        if self.upload.whole() {
+        if self.body_state.whole() {
             self.received(now);
         }
     }
@@ -182,9 +183,9 @@ impl Exchange {
     /// The wait that follows is not the upstream's. Withdraws its entry in the evidence until it is
     /// [`Self::received`] again.
     pub fn excuse(&mut self) {
-        if let Place::Waits(_) = self.place {
+        if let EventSlot::Waits(_) = self.event_slot {
             self.tell(What::Excused, clock::now());
-            self.place = Place::Unclaimed;
+            self.event_slot = EventSlot::Unclaimed;
         }
     }
 
@@ -197,7 +198,7 @@ impl Exchange {
 
     /// Whether it must end because its release is held.
     pub fn is_cancelled(&self) -> bool {
-        self.on_new.as_ref().is_some_and(Tracked::is_cancelled)
+        self.on_new.as_ref().is_some_and(TrackedRequest::is_cancelled)
     }
 
     /// The task that carries its response.
@@ -209,8 +210,8 @@ impl Exchange {
         &self.worker
     }
 
-    pub fn upload(&self) -> &Upload {
-        &self.upload
+    pub fn body_state(&self) -> &RequestBodyState {
+        &self.body_state
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -289,7 +290,7 @@ impl Exchange {
         }
         self.class = AnswerClass::of(status);
         let unmodified = status == StatusCode::NOT_MODIFIED;
-        self.sizeless = unmodified || self.story.method == Method::HEAD;
+        self.sizeless = unmodified || self.log_context.method == Method::HEAD;
         let succeeded = self.by_head.blame() == Blame::Nobody;
         if let Some(took) = took {
             self.arm_counts(|counts| {
@@ -317,17 +318,17 @@ impl Exchange {
             self.received(now);
         }
         let (feed, worker) = (&self.worker.live.feed, self.worker.index);
-        self.place = match (std::mem::replace(&mut self.place, Place::Left), what) {
-            (Place::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
+        self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
+            (EventSlot::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
                 feed.tell(worker, &mut ticket, what, now);
-                Place::Answered(ticket)
+                EventSlot::Answered(ticket)
             }
-            (Place::Waits(mut ticket), _) => {
+            (EventSlot::Waits(mut ticket), _) => {
                 feed.tell(worker, &mut ticket, what, now);
                 feed.leave(worker, ticket);
-                Place::Left
+                EventSlot::Left
             }
-            (Place::Answered(mut ticket), what) => {
+            (EventSlot::Answered(mut ticket), what) => {
                 match what {
                     What::Failed => feed.tell(worker, &mut ticket, What::Broke, now),
                     What::Ended { .. } | What::EndedAsClientError => {
@@ -336,9 +337,9 @@ impl Exchange {
                     _ => {}
                 }
                 feed.leave(worker, ticket);
-                Place::Left
+                EventSlot::Left
             }
-            (Place::Unclaimed | Place::Left, _) => Place::Left,
+            (EventSlot::Unclaimed | EventSlot::Left, _) => EventSlot::Left,
         };
     }
 
@@ -357,14 +358,14 @@ impl Exchange {
     /// A gRPC call to an HTTP/2 server: neither side is at fault for silence, and a cancel is a
     /// message of the protocol.
     pub fn is_grpc(&self) -> bool {
-        self.story.grpc
+        self.log_context.grpc
     }
 
     /// Whether the request may have side effects. If so, a client that leaves does not cancel it
     /// once it was received whole. A gRPC cancel is meant for the server, so it is always
     /// forwarded.
     pub fn may_change_something(&self) -> bool {
-        !self.story.method.is_safe() && !self.is_grpc()
+        !self.log_context.method.is_safe() && !self.is_grpc()
     }
 
     /// Its body has ended without a fault. `client_slow`: see [`What::Ended`].
@@ -418,9 +419,9 @@ impl Exchange {
         let took = now.saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
-        if failed || self.story.user.sampled || took >= log.slow {
-            let told = Told {
-                story: &self.story,
+        if failed || self.log_context.user.sampled || took >= log.slow {
+            let record = AccessRecord {
+                log_context: &self.log_context,
                 route: &self.snapshot.routes[self.route].name,
                 release: self.release().map(|r| r.release.name.as_str()),
                 decided: self.decided.as_ref(),
@@ -435,7 +436,7 @@ impl Exchange {
                 detail,
             };
             let identity = &self.snapshot.plan.identity;
-            self.worker.live.log.line(access::line(&told, identity, log.format));
+            self.worker.live.log.line(access::line(&record, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
             self.hand_in(traced, outcome, status, now);
@@ -443,7 +444,7 @@ impl Exchange {
     }
 
     fn client_gone(&self, outcome: Outcome) -> bool {
-        self.upload.client_gone.get() || outcome == Outcome::Cancelled
+        self.body_state.client_gone.get() || outcome == Outcome::Cancelled
     }
 
     /// Passes the finished trace to the exporter.
@@ -465,17 +466,17 @@ impl Exchange {
 
     /// The upstream has agreed to a tunnel, so the exchange has ended well.
     /// Returns the tunnel's counter and, for `new`, its entry in the table of exchanges.
-    pub fn switched(mut self, now: Duration) -> (Switched, Option<Tracked>) {
+    pub fn switched(mut self, now: Duration) -> (OpenTunnel, Option<TrackedRequest>) {
         let arm = self.serving_arm();
         self.answers(false, now);
         let on_new = self.on_new.take();
         let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
-            (_, Some(release), Some(arm)) => Tallied::Release(release.tally.clone(), arm),
-            (RouteCounts::Upstream { tally, .. }, ..) => Tallied::Upstream(tally.clone()),
-            (RouteCounts::Release(_), ..) => Tallied::Nowhere,
+            (_, Some(release), Some(arm)) => TunnelTally::Release(release.tally.clone(), arm),
+            (RouteCounts::Upstream { tally, .. }, ..) => TunnelTally::Upstream(tally.clone()),
+            (RouteCounts::Release(_), ..) => TunnelTally::Nowhere,
         };
         self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
-        (Switched::begin(tally, self.worker.index), on_new)
+        (OpenTunnel::begin(tally, self.worker.index), on_new)
     }
 
     /// `new` has failed this user: notes it for the list.
@@ -484,14 +485,14 @@ impl Exchange {
             return;
         };
         let live = &self.snapshot.releases[release];
-        let story = &self.story;
+        let log_context = &self.log_context;
         live.tally.failed.note(Failure {
             attempt: live.release.attempt,
             evidence_id: live.evidence_id,
-            number: failed::number(story.user.hash.as_deref(), user_hash),
+            number: failed::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
-                FailedUsers::Hashed => story.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
-                FailedUsers::Clear => story.user.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUsers::Hashed => log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
+                FailedUsers::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),
                 FailedUsers::Off => None,
             },
         });
@@ -544,7 +545,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         // nginx's 499: the client closed the request.
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);
