@@ -12,8 +12,8 @@ use grayling::domain::wave::Reach;
 use grayling::live::feed::{Arrival, Feed};
 use grayling::live::route::RouteTable;
 use grayling::live::tally::ArmTally;
-use grayling::proxy::guard::{self, Admitted};
-use grayling::proxy::headers::{self, Forwarded, Peer};
+use grayling::proxy::guard;
+use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
@@ -120,7 +120,7 @@ fn heads(c: &mut Criterion) {
             peer: Peer::Stranger,
             scheme: "http",
             host: Some(&host),
-            admitted: Admitted::default(),
+            facts: HeadFacts::default(),
         };
         b.iter_batched_ref(
             head,

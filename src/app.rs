@@ -24,7 +24,8 @@ use crate::live::scribe::Scribe;
 use crate::live::state::{Found, Image, StateDirectory, StateError};
 use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
 use crate::net::{listen, resolve};
-use crate::proxy::serve::{self, Stage};
+use crate::proxy::listener;
+use crate::proxy::worker::Stage;
 use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
 use crate::watch::{alert, conductor, memory, resource, traces};
@@ -212,11 +213,11 @@ impl Proxy {
         let _ = wait.recv_timeout(Duration::from_secs(6));
         let mut tls_sockets = tls_sockets.into_iter();
         for (index, http) in sockets.into_iter().enumerate() {
-            let doors = serve::Doors { http, https: tls_sockets.next() };
+            let listeners = listener::Listeners { http, https: tls_sockets.next() };
             let (live, staged) = (live.clone(), staged.clone());
             let name = format!("worker-{index}");
             let body = move || {
-                if let Err(error) = serve::run(index, doors, live.clone(), staged) {
+                if let Err(error) = listener::run(index, listeners, live.clone(), staged) {
                     live.log.event("worker_failed", json!({"worker": index, "error": error.to_string()}));
                 }
             };

@@ -20,7 +20,7 @@
 //! * [`net`]: sockets: listening, TLS, names, pooled connections.
 //! * [`live`]: state shared by the threads: one snapshot with one writer, counters, the state
 //!   directory.
-//! * [`proxy`]: the data plane; `proxy::forward` handles one request from top to bottom.
+//! * [`proxy`]: the data plane; `proxy::handle` handles one request from top to bottom.
 //! * [`watch`]: slow tasks: the watchdog, the waves, health probes, alerts, traces.
 //! * [`admin`]: the API for people and machines. [`cli`]: the commands.
 //! * [`app`]: builds and connects all of it, and orders the drain.

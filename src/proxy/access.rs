@@ -1,83 +1,184 @@
-//! Formats the lines of the access log.
+//! The access log: the facts that it uses about a request, and the format of its lines.
 //!
 //! Invariants: one request is one line, whatever bytes a client sent.
 //! Query, user id, `Authorization` and `Cookie` are never written in clear.
 //! A user appears as a keyed hash, and only if the config has a key.
 
-use super::exchange::{Served, Story, Told};
-use crate::domain::plan::{Identity, IdentitySource, LogFormat};
-use crate::live::clock;
+use super::decision::{Decided, Served};
+use super::headers::RequestId;
+use super::worker::Worker;
+use crate::domain::decide::Arm;
+use crate::domain::outcome::Outcome;
+use crate::domain::plan::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
+use crate::live::{clock, failed};
+use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
+use std::net::IpAddr;
+use std::time::Duration;
 
-pub fn line(told: &Told<'_>, identity: &Identity, format: LogFormat) -> String {
-    let path = path(told.story, identity);
-    match format {
-        LogFormat::Json => json_line(told, &path),
-        LogFormat::Combined => combined_line(told, &path),
+/// The facts about a request that the log may use. Nothing is formatted before it is written.
+pub struct LogContext {
+    pub method: Method,
+    pub uri: Uri,
+    pub request_id: RequestId,
+    pub address: IpAddr,
+    pub user: LoggedUser,
+    /// A gRPC call to an HTTP/2 server.
+    pub grpc: bool,
+}
+
+/// The user of a request, as the log may show it.
+pub struct LoggedUser {
+    /// Keyed hash of the user id, if the config has a key.
+    pub hash: Option<Box<str>>,
+    /// The user id, if the config lists users failed by `new` in clear.
+    pub clear: Option<ClearId>,
+    /// This user's ordinary requests are logged.
+    pub sampled: bool,
+}
+
+impl LoggedUser {
+    pub fn new(
+        worker: &Worker,
+        plan: &Plan,
+        user_id: Option<&[u8]>,
+        user_hash: Option<u64>,
+        decided: Option<&Decided>,
+    ) -> LoggedUser {
+        let lists_clear = plan.state.failed_users == FailedUsers::Clear;
+        let on_new = decided.is_some_and(|d| d.arm == Arm::New);
+        LoggedUser {
+            hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed::hashed(&key, id)),
+            clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::of),
+            sampled: worker.samples(plan.log.sample, user_hash),
+        }
     }
 }
 
-fn json_line(told: &Told<'_>, path: &str) -> String {
-    let story = told.story;
+/// A user id, stored inline; only a long one allocates.
+pub enum ClearId {
+    Short([u8; CLEAR_SHORT], u8),
+    Long(Box<[u8]>),
+}
+
+const CLEAR_SHORT: usize = 39;
+
+impl ClearId {
+    pub fn of(id: &[u8]) -> ClearId {
+        let mut short = [0; CLEAR_SHORT];
+        match short.get_mut(..id.len()) {
+            Some(place) => {
+                place.copy_from_slice(id);
+                ClearId::Short(short, id.len() as u8)
+            }
+            None => ClearId::Long(id.into()),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        let bytes = match self {
+            ClearId::Short(bytes, length) => &bytes[..usize::from(*length)],
+            ClearId::Long(bytes) => bytes,
+        };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+}
+
+/// A closed exchange, for the log.
+pub struct AccessRecord<'a> {
+    pub log_context: &'a LogContext,
+    pub route: &'a str,
+    pub release: Option<&'a str>,
+    pub decided: Option<&'a Decided>,
+    pub served: Served,
+    pub outcome: Outcome,
+    pub status: StatusCode,
+    pub client_gone: bool,
+    /// Its release holds `new`, and the exchange has exceeded its grace.
+    pub cancelled: bool,
+    pub took: Duration,
+    pub bytes: u64,
+    /// `Some` iff it is traced.
+    pub trace_id: Option<u128>,
+    /// The label of the error that ended it.
+    pub detail: Option<&'static str>,
+}
+
+pub fn line(request: &AccessRecord<'_>, identity: &Identity, format: LogFormat) -> String {
+    let path = path(request.log_context, identity);
+    match format {
+        LogFormat::Json => json_line(request, &path),
+        LogFormat::Combined => combined_line(request, &path),
+    }
+}
+
+fn json_line(request: &AccessRecord<'_>, path: &str) -> String {
+    let log_context = request.log_context;
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| {
         fields.insert(name.to_owned(), value);
     };
     put("at", clock::rfc3339(clock::at_ms()).into());
     put("event", "request".into());
-    put("method", story.method.as_str().into());
+    put("method", log_context.method.as_str().into());
     put("path", path.into());
-    put("status", status(told).into());
-    put("outcome", told.outcome.label().into());
-    put("route", told.route.into());
-    if let (Some(release), Some(decided)) = (told.release, told.decided) {
+    put("status", status(request).into());
+    put("outcome", request.outcome.label().into());
+    put("route", request.route.into());
+    if let (Some(release), Some(decided)) = (request.release, request.decided) {
         put("release", release.into());
         put("arm", decided.arm.label().into());
         put("reason", decided.reason.into());
     }
-    if told.served == Served::ByStable {
+    if request.served == Served::ByStable {
         put("outcome", "connect_error".into());
         put("served_by", "stable".into());
     }
-    if told.client_gone {
+    if let Some(detail) = request.detail {
+        put("detail", detail.into());
+    }
+    if request.client_gone {
         put("client_gone", true.into());
     }
-    if told.cancelled {
+    if request.cancelled {
         put("ended_by", "hold".into());
     }
-    put("duration_ms", json!((told.took.as_secs_f64() * 1e6).round() / 1e3));
-    put("bytes", told.bytes.into());
-    put("client", story.address.to_string().into());
-    put("request_id", story.request_id.to_string().into());
-    if let Some(trace_id) = told.trace_id {
+    put("duration_ms", json!((request.took.as_secs_f64() * 1e6).round() / 1e3));
+    put("bytes", request.bytes.into());
+    put("client", log_context.address.to_string().into());
+    put("request_id", log_context.request_id.to_string().into());
+    if let Some(trace_id) = request.trace_id {
         put("trace_id", format!("{trace_id:032x}").into());
     }
-    if let Some(user) = &story.user {
+    if let Some(user) = &log_context.user.hash {
         put("user", user.as_ref().into());
     }
     Value::Object(fields).to_string()
 }
 
 /// Apache's format: `client - user [time] "request" status bytes "-" "-"`.
-fn combined_line(told: &Told<'_>, path: &str) -> String {
-    let story = told.story;
+fn combined_line(request: &AccessRecord<'_>, path: &str) -> String {
+    let log_context = request.log_context;
     let now = jiff::Timestamp::now();
     let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
-    let user = story.user.as_deref().unwrap_or("-");
+    let user = log_context.user.hash.as_deref().unwrap_or("-");
     let path: String = path.chars().flat_map(char::escape_default).collect();
-    let (method, status, bytes) = (&story.method, status(told), told.bytes);
-    format!("{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"", story.address)
+    let (method, status, bytes) = (&log_context.method, status(request), request.bytes);
+    format!(
+        "{} - {user} [{time}] \"{method} {path} HTTP/1.1\" {status} {bytes} \"-\" \"-\"",
+        log_context.address
+    )
 }
 
-fn status(told: &Told<'_>) -> u16 {
-    if told.client_gone { 499 } else { told.status.as_u16() }
+fn status(request: &AccessRecord<'_>) -> u16 {
+    if request.client_gone { 499 } else { request.status.as_u16() }
 }
 
 /// The path without query. `{id}` replaces each segment that the config allows for a user id,
 /// whichever source named the user.
-fn path<'a>(story: &'a Story, identity: &Identity) -> Cow<'a, str> {
-    let path = story.uri.path();
+fn path<'a>(log_context: &'a LogContext, identity: &Identity) -> Cow<'a, str> {
+    let path = log_context.uri.path();
     let mut segments: Vec<&str> = path.split('/').skip(1).collect();
     let mut hidden = false;
     for source in &identity.from {

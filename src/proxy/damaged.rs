@@ -4,9 +4,8 @@
 //! Heads that hyper would refuse are included as far as its types allow, since no code in this
 //! folder may depend on hyper's checks.
 
-use super::guard::{self, Admitted};
-use super::headers::{self, Forwarded, Peer};
-use super::{identity, path};
+use super::headers::{self, Forwarded, HeadFacts, Peer};
+use super::{guard, identity, path};
 use crate::domain::plan::{Identity, IdentitySource, Limits, Normalise, PathPattern};
 use crate::mutate;
 use http::request::Parts;
@@ -130,7 +129,7 @@ fn head(bytes: &[u8], version: Version) -> Option<Parts> {
     Some(parts)
 }
 
-fn admit(parts: &Parts) -> Option<Admitted> {
+fn admit(parts: &Parts) -> Option<HeadFacts> {
     let length = parts.headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     let body = Full::new(bytes::Bytes::from(vec![0; length.unwrap_or(0).min(4096)]));
     guard::admit(parts, &body, &identity(), &limits()).ok()
@@ -164,8 +163,8 @@ proptest! {
         if let Some(id) = user(&parts) {
             prop_assert!(!id.is_empty() && id.len() <= 12 && !id.iter().any(u8::is_ascii_uppercase), "{id:?}");
         }
-        let Some(admitted) = admit(&parts) else { return Ok(()) };
-        if admitted.reserved {
+        let Some(facts) = admit(&parts) else { return Ok(()) };
+        if facts.reserved {
             headers::drop_reserved(&mut parts.headers);
         }
         let before = user(&parts);
@@ -173,7 +172,7 @@ proptest! {
         let host = parts.headers.get("host").cloned();
         let address = "192.0.2.1".parse().unwrap();
         let by = &headers::address_value(address);
-        let forwarded = Forwarded { by, peer, scheme: "http", host: host.as_ref(), admitted };
+        let forwarded = Forwarded { by, peer, scheme: "http", host: host.as_ref(), facts };
         headers::for_upstream(&mut parts.headers, &forwarded, || 7);
         prop_assert_eq!(&before, &user(&parts), "the upstream reads another user");
 

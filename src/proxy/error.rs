@@ -1,15 +1,15 @@
-//! Failure → response to the client: a short JSON body, in which nothing comes from the request.
+//! The errors of a proxied request, one row each: why a client gets no response of an upstream, or
+//! not the whole of it.
+//!
+//! Invariants: each error has one source, one outcome and one label.
+//! A text for a client contains nothing from its request.
 
-use super::body::ResponseBody;
 use crate::domain::outcome::Outcome;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::StatusCode;
 
-/// Why the proxy itself answers.
+/// Why a request is refused, fails, or ends early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Failure {
-    /// Caused by the upstream, the client, or a limit of the arm: with its outcome.
-    Upstream(Outcome),
+pub enum RequestError {
     /// CONNECT and TRACE.
     MethodNotServed,
     UriTooLong,
@@ -18,114 +18,229 @@ pub enum Failure {
     Expectation,
     /// A request that servers may read differently, with the part at fault.
     BadRequest(&'static str),
+    /// The client sent a body that is not HTTP.
+    BadRequestBody,
+    /// The client sent its body too slowly.
+    SlowRequestBody,
+    /// The client was too slow, or broke off, while the response body passed.
+    ClientLeft,
     NoRoute,
     /// The route leads to the servers of a version that is rolled back.
     Barred,
-    /// `[limits] requests_in_flight`.
+    /// `[limits] requests_in_flight`, or clients occupy all room of the upstream.
     Overload,
     /// The WebSockets to the server have reached their limit.
     TooManyTunnels,
     /// A WebSocket to an HTTP/2 upstream.
     TunnelNotServed,
-    /// The client sent a body that is not HTTP.
-    BadRequestBody,
-    /// The client sent its body too slowly.
-    SlowRequestBody,
+    /// No file descriptor, or no port.
+    NoLocalResources,
+    /// No server takes a connection.
+    Unreachable,
+    /// No room in the upstream, or no free connection.
+    Saturated,
+    /// The response head came too late.
+    NoResponseInTime,
+    /// The connection broke before the response head was complete.
+    ConnectionBroken,
+    /// The response head does not tell reliably where its body ends.
+    FaultyResponseHead,
+    /// The response body came too slowly.
+    BodyTimeout,
+    /// The response body broke off.
+    BodyTruncated,
 }
 
-impl Failure {
-    /// The outcome that is counted, if a route was found.
-    pub fn outcome(self) -> Outcome {
-        match self {
-            Failure::Upstream(outcome) => outcome,
-            Failure::MethodNotServed
-            | Failure::UriTooLong
-            | Failure::HeadersTooBig
-            | Failure::Expectation
-            | Failure::BadRequest(_)
-            | Failure::NoRoute
-            | Failure::Barred
-            | Failure::TooManyTunnels
-            | Failure::TunnelNotServed
-            | Failure::Overload => Outcome::Rejected,
-            Failure::BadRequestBody | Failure::SlowRequestBody => Outcome::Cancelled,
-        }
+/// The party that caused an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    Client,
+    /// A limit, a route or a fault of this proxy.
+    Proxy,
+    Upstream,
+}
+
+/// Whether the request may be sent again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retry {
+    No,
+    /// No byte of it was sent: another upstream can get it.
+    OtherUpstream,
+}
+
+/// One row.
+struct Facts {
+    source: Source,
+    outcome: Outcome,
+    retry: Retry,
+    detail: &'static str,
+    status: StatusCode,
+    text: &'static str,
+}
+
+impl RequestError {
+    pub fn source(self) -> Source {
+        self.facts().source
     }
 
-    fn answer(self) -> (StatusCode, &'static str) {
+    /// The outcome that is counted, if a route was found.
+    pub fn outcome(self) -> Outcome {
+        self.facts().outcome
+    }
+
+    pub fn retry(self) -> Retry {
+        self.facts().retry
+    }
+
+    /// The label in the log.
+    pub fn detail(self) -> &'static str {
+        self.facts().detail
+    }
+
+    /// The status for the client, if it has none yet.
+    pub fn status(self) -> StatusCode {
+        self.facts().status
+    }
+
+    /// The text for the client.
+    pub fn text(self) -> &'static str {
+        self.facts().text
+    }
+
+    fn facts(self) -> Facts {
         match self {
-            Failure::Upstream(Outcome::Timeout) => {
-                (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time")
-            }
-            Failure::Upstream(Outcome::ConnectError) => {
-                (StatusCode::BAD_GATEWAY, "the service cannot be reached")
-            }
-            Failure::Upstream(Outcome::Saturated) => (StatusCode::SERVICE_UNAVAILABLE, "the service is busy"),
-            Failure::Upstream(Outcome::ProxyError) => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the proxy is out of resources")
-            }
-            Failure::Upstream(_) => (StatusCode::BAD_GATEWAY, "the service broke the connection"),
-            Failure::MethodNotServed => (StatusCode::METHOD_NOT_ALLOWED, "this method is not served"),
-            Failure::UriTooLong => (StatusCode::URI_TOO_LONG, "the request target is too long"),
-            Failure::HeadersTooBig => (
+            RequestError::MethodNotServed => by_client(
+                Outcome::Rejected,
+                "method_not_served",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this method is not served",
+            ),
+            RequestError::UriTooLong => by_client(
+                Outcome::Rejected,
+                "uri_too_long",
+                StatusCode::URI_TOO_LONG,
+                "the request target is too long",
+            ),
+            RequestError::HeadersTooBig => by_client(
+                Outcome::Rejected,
+                "headers_too_big",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "the request's header fields are too many or too big",
             ),
-            Failure::Expectation => (StatusCode::EXPECTATION_FAILED, "this expectation is not met here"),
-            Failure::BadRequest(what) => (StatusCode::BAD_REQUEST, what),
-            Failure::NoRoute => (StatusCode::NOT_FOUND, "no route matches"),
-            Failure::Barred => (StatusCode::SERVICE_UNAVAILABLE, "this version is rolled back"),
-            Failure::Overload => (StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy"),
-            Failure::TooManyTunnels => (StatusCode::SERVICE_UNAVAILABLE, "too many websockets are open"),
-            Failure::TunnelNotServed => {
-                (StatusCode::NOT_IMPLEMENTED, "no websockets here: this service is spoken to in HTTP/2")
+            RequestError::Expectation => by_client(
+                Outcome::Rejected,
+                "expectation",
+                StatusCode::EXPECTATION_FAILED,
+                "this expectation is not met here",
+            ),
+            RequestError::BadRequest(part) => {
+                by_client(Outcome::Rejected, "bad_request", StatusCode::BAD_REQUEST, part)
             }
-            Failure::BadRequestBody => (StatusCode::BAD_REQUEST, "the request body is malformed"),
-            Failure::SlowRequestBody => (StatusCode::REQUEST_TIMEOUT, "the request body came too slowly"),
+            RequestError::BadRequestBody => by_client(
+                Outcome::Cancelled,
+                "bad_request_body",
+                StatusCode::BAD_REQUEST,
+                "the request body is malformed",
+            ),
+            RequestError::SlowRequestBody => by_client(
+                Outcome::Cancelled,
+                "slow_request_body",
+                StatusCode::REQUEST_TIMEOUT,
+                "the request body came too slowly",
+            ),
+            RequestError::ClientLeft => by_client(
+                Outcome::Cancelled,
+                "client_left",
+                StatusCode::REQUEST_TIMEOUT,
+                "the response was taken too slowly",
+            ),
+            RequestError::NoRoute => {
+                by_proxy(Outcome::Rejected, "no_route", StatusCode::NOT_FOUND, "no route matches")
+            }
+            RequestError::Barred => by_proxy(
+                Outcome::Rejected,
+                "version_rolled_back",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this version is rolled back",
+            ),
+            RequestError::Overload => {
+                by_proxy(Outcome::Rejected, "overload", StatusCode::SERVICE_UNAVAILABLE, "the proxy is busy")
+            }
+            RequestError::TooManyTunnels => by_proxy(
+                Outcome::Rejected,
+                "too_many_websockets",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many websockets are open",
+            ),
+            RequestError::TunnelNotServed => by_proxy(
+                Outcome::Rejected,
+                "websocket_not_served",
+                StatusCode::NOT_IMPLEMENTED,
+                "no websockets here: this service is spoken to in HTTP/2",
+            ),
+            RequestError::NoLocalResources => by_proxy(
+                Outcome::ProxyError,
+                "no_local_resources",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the proxy is out of resources",
+            ),
+            RequestError::Unreachable => Facts {
+                retry: Retry::OtherUpstream,
+                ..by_upstream(
+                    Outcome::ConnectError,
+                    "unreachable",
+                    StatusCode::BAD_GATEWAY,
+                    "the service cannot be reached",
+                )
+            },
+            RequestError::Saturated => by_upstream(
+                Outcome::Saturated,
+                "saturated",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the service is busy",
+            ),
+            RequestError::NoResponseInTime => by_upstream(
+                Outcome::Timeout,
+                "no_response_in_time",
+                StatusCode::GATEWAY_TIMEOUT,
+                "the service did not answer in time",
+            ),
+            RequestError::ConnectionBroken => by_upstream(
+                Outcome::Reset,
+                "connection_broken",
+                StatusCode::BAD_GATEWAY,
+                "the service broke the connection",
+            ),
+            RequestError::FaultyResponseHead => by_upstream(
+                Outcome::Reset,
+                "faulty_response_head",
+                StatusCode::BAD_GATEWAY,
+                "the service broke the connection",
+            ),
+            RequestError::BodyTimeout => by_upstream(
+                Outcome::Timeout,
+                "body_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                "the service did not answer in time",
+            ),
+            RequestError::BodyTruncated => by_upstream(
+                Outcome::Truncated,
+                "body_truncated",
+                StatusCode::BAD_GATEWAY,
+                "the service broke the connection",
+            ),
         }
     }
+}
 
-    pub fn status(self) -> StatusCode {
-        self.answer().0
-    }
+fn by_client(outcome: Outcome, detail: &'static str, status: StatusCode, text: &'static str) -> Facts {
+    Facts { source: Source::Client, outcome, retry: Retry::No, detail, status, text }
+}
 
-    /// After a request that could not be parsed reliably, nothing more is read (RFC 9112 §9.6).
-    fn ends_connection(self) -> bool {
-        match self {
-            Failure::MethodNotServed
-            | Failure::UriTooLong
-            | Failure::HeadersTooBig
-            | Failure::Expectation
-            | Failure::BadRequest(_)
-            | Failure::BadRequestBody
-            | Failure::SlowRequestBody => true,
-            Failure::Upstream(_)
-            | Failure::NoRoute
-            | Failure::Barred
-            | Failure::TooManyTunnels
-            | Failure::TunnelNotServed
-            | Failure::Overload => false,
-        }
-    }
+fn by_proxy(outcome: Outcome, detail: &'static str, status: StatusCode, text: &'static str) -> Facts {
+    Facts { source: Source::Proxy, outcome, retry: Retry::No, detail, status, text }
+}
 
-    pub fn response(self) -> Response<ResponseBody> {
-        let (status, text) = self.answer();
-        let mut response = Response::new(ResponseBody::text(format!("{{\"error\":\"{text}\"}}\n")));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if status == StatusCode::METHOD_NOT_ALLOWED {
-            // RFC 9110 §15.5.6.
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
-        }
-        if self.ends_connection() {
-            // HTTP/2 has no such field: there hyper removes it.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
+fn by_upstream(outcome: Outcome, detail: &'static str, status: StatusCode, text: &'static str) -> Facts {
+    Facts { source: Source::Upstream, outcome, retry: Retry::No, detail, status, text }
 }

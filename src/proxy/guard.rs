@@ -15,10 +15,10 @@
 //! §8.2, §8.3). They drop `Content-Length` beside `Transfer-Encoding`, and close the connection
 //! after the response (RFC 9112 §6.1).
 
-use super::error::Failure;
-use super::headers::{self, X_FORWARDED, X_GRAYLING};
+use super::error::RequestError;
+use super::headers::{self, HeadFacts, X_FORWARDED};
 use crate::domain::plan::{Identity, IdentitySource, Limits};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
 use http_body::Body;
@@ -35,7 +35,7 @@ pub fn admit(
     body: &impl Body,
     identity: &Identity,
     limits: &Limits,
-) -> Result<Admitted, Failure> {
+) -> Result<HeadFacts, RequestError> {
     method_and_target(parts, limits)?;
     let mut seen = Seen::default();
     for (name, value) in &parts.headers {
@@ -61,66 +61,30 @@ pub fn admit(
             CONTENT_LENGTH => {
                 let length = decimal(value).filter(|_| seen.content_length.is_none());
                 seen.content_length = Some(length.ok_or(bad("content-length"))?);
-                seen.admitted.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
+                seen.facts.padded_length = value.len() > 1 && value.as_bytes()[0] == b'0';
             }
             CONNECTION => connection_line(value, identity, &mut seen)?,
             // RFC 9110 §10.1.1: 100-continue is the only expectation.
             EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Failure::Expectation);
+                    return Err(RequestError::Expectation);
                 }
-                seen.admitted.expects = true;
+                seen.facts.expects = true;
             }
             _ => {
-                seen.admitted.note(name, value);
+                seen.facts.note(name, value);
                 identity_line(name, identity, &mut seen)?;
             }
         }
     }
     if seen.bytes > limits.header_bytes || seen.fields > limits.header_count {
-        return Err(Failure::HeadersTooBig);
+        return Err(RequestError::HeadersTooBig);
     }
     if seen.content_length.is_some_and(|length| body.size_hint().exact() != Some(length)) {
         return Err(bad("content-length and body differ"));
     }
     host(parts, &seen)?;
-    Ok(seen.admitted)
-}
-
-/// Results of the pass over the headers, so that later code need not search again.
-#[derive(Default, Clone, Copy)]
-pub struct Admitted {
-    /// There is an `x-grayling-*`.
-    pub reserved: bool,
-    /// There is a `Forwarded`, or an `x-forwarded-*`.
-    pub forwarded: bool,
-    /// There is an `x-request-id` or a `traceparent`.
-    pub traced: bool,
-    pub expects: bool,
-    /// `Content-Length` has leading zeros.
-    pub padded_length: bool,
-    /// `te: trailers`.
-    pub takes_trailers: bool,
-    /// Number of `Cookie` lines.
-    pub cookies: usize,
-}
-
-impl Admitted {
-    fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
-        // Nearly no name begins with one of these letters.
-        match name.as_str().as_bytes() {
-            [b'x', ..] => {
-                self.reserved |= headers::begins_like(name, X_GRAYLING);
-                self.forwarded |= headers::begins_like(name, X_FORWARDED);
-                self.traced |= *name == headers::X_REQUEST_ID;
-            }
-            [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
-            [b'f', ..] => self.forwarded |= *name == FORWARDED,
-            [b't', b'e'] => self.takes_trailers |= value == "trailers",
-            [b't', ..] => self.traced |= *name == headers::TRACEPARENT,
-            _ => {}
-        }
-    }
+    Ok(seen.facts)
 }
 
 /// State of the pass over the headers.
@@ -134,23 +98,23 @@ struct Seen {
     connection_options: usize,
     /// The identity's header sources that were seen, a bit each.
     identities: u64,
-    admitted: Admitted,
+    facts: HeadFacts,
 }
 
-fn bad(what: &'static str) -> Failure {
-    Failure::BadRequest(what)
+fn bad(what: &'static str) -> RequestError {
+    RequestError::BadRequest(what)
 }
 
-fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
+fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), RequestError> {
     // RFC 9110 §9.3.6: this proxy makes no CONNECT tunnels. §9.3.8: TRACE would disclose the fields
     // that it adds for the upstream.
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(Failure::MethodNotServed);
+        return Err(RequestError::MethodNotServed);
     }
     let target = parts.uri.path_and_query().map_or("", |p| p.as_str());
     // RFC 9110 §15.5.15.
     if target.len() > limits.uri_bytes {
-        return Err(Failure::UriTooLong);
+        return Err(RequestError::UriTooLong);
     }
     // RFC 9112 §3.2, RFC 9113 §8.3.1: an absolute path; `*` for OPTIONS only; the authority form
     // for CONNECT only.
@@ -173,7 +137,7 @@ fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
+fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), RequestError> {
     seen.hosts += 1;
     // RFC 9112 §3.2: refuses an invalid one, and more than one.
     if seen.hosts > 1 || !is_authority(value.as_bytes()) {
@@ -182,7 +146,7 @@ fn host_line(value: &HeaderValue, seen: &mut Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
+fn host(parts: &Parts, seen: &Seen) -> Result<(), RequestError> {
     match parts.version {
         // RFC 9112 §3.2: only HTTP/1.0 may omit it.
         Version::HTTP_10 => Ok(()),
@@ -202,7 +166,7 @@ fn host(parts: &Parts, seen: &Seen) -> Result<(), Failure> {
 /// RFC 9110 §7.6.1: a client may name fields for this hop only, which are then removed.
 /// Refused are the fields of decision, framing and trust: otherwise a client could hide them from
 /// the upstream.
-fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) -> Result<(), RequestError> {
     for option in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
         // RFC 9110 §5.6.1.2: empty elements of a list are ignored.
         if option.is_empty() {
@@ -231,7 +195,7 @@ fn connection_line(value: &HeaderValue, identity: &Identity, seen: &mut Seen) ->
 
 /// A user has one id. Two lines of it, or a spelling with `_` that CGI reads alike (RFC 3875
 /// §4.1.18), could give this proxy and the upstream different users.
-fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), Failure> {
+fn identity_line(name: &HeaderName, identity: &Identity, seen: &mut Seen) -> Result<(), RequestError> {
     for (index, source) in identity.from.iter().enumerate() {
         let wanted = match source {
             IdentitySource::Header(name) => name,

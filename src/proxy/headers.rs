@@ -4,7 +4,6 @@
 //! `Connection`. No `x-grayling-*` of a client reaches an upstream.
 //! `x-forwarded-*` hold the values that this proxy saw, unless the peer is trusted.
 
-use super::guard::Admitted;
 use crate::domain::decide::Arm;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
@@ -44,6 +43,42 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     match arm {
         Arm::Stable => HeaderValue::from_static("stable"),
         Arm::New => HeaderValue::from_static("new"),
+    }
+}
+
+/// Results of the pass of `guard` over the headers, so that later code need not search again.
+#[derive(Default, Clone, Copy)]
+pub struct HeadFacts {
+    /// There is an `x-grayling-*`.
+    pub reserved: bool,
+    /// There is a `Forwarded`, or an `x-forwarded-*`.
+    pub forwarded: bool,
+    /// There is an `x-request-id` or a `traceparent`.
+    pub traced: bool,
+    pub expects: bool,
+    /// `Content-Length` has leading zeros.
+    pub padded_length: bool,
+    /// `te: trailers`.
+    pub takes_trailers: bool,
+    /// Number of `Cookie` lines.
+    pub cookies: usize,
+}
+
+impl HeadFacts {
+    pub fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
+        // Nearly no name begins with one of these letters.
+        match name.as_str().as_bytes() {
+            [b'x', ..] => {
+                self.reserved |= begins_like(name, X_GRAYLING);
+                self.forwarded |= begins_like(name, X_FORWARDED);
+                self.traced |= *name == X_REQUEST_ID;
+            }
+            [b'c', ..] => self.cookies += usize::from(*name == COOKIE),
+            [b'f', ..] => self.forwarded |= *name == FORWARDED,
+            [b't', b'e'] => self.takes_trailers |= value == "trailers",
+            [b't', ..] => self.traced |= *name == TRACEPARENT,
+            _ => {}
+        }
     }
 }
 
@@ -194,7 +229,7 @@ pub struct Forwarded<'a> {
     pub peer: Peer,
     pub scheme: &'static str,
     pub host: Option<&'a HeaderValue>,
-    pub admitted: Admitted,
+    pub facts: HeadFacts,
 }
 
 /// A client's address in the format of `X-Forwarded-For`.
@@ -210,21 +245,21 @@ pub fn for_upstream(
     forwarded: &Forwarded<'_>,
     random: impl Fn() -> u64,
 ) -> RequestId {
-    let (admitted, peer) = (&forwarded.admitted, forwarded.peer);
+    let (facts, peer) = (&forwarded.facts, forwarded.peer);
     drop_hop_by_hop(headers);
     // Reserved at once: the map that HTTP/2 has decoded would grow twice.
     headers.reserve(FIELDS_ADDED);
-    if admitted.padded_length {
+    if facts.padded_length {
         canonical_length(headers);
     }
-    if admitted.cookies > 1 {
+    if facts.cookies > 1 {
         join_cookies(headers);
     }
-    if admitted.forwarded && peer == Peer::Stranger {
+    if facts.forwarded && peer == Peer::Stranger {
         drop_all(headers, X_FORWARDED);
         headers.remove(FORWARDED);
     }
-    if admitted.expects {
+    if facts.expects {
         // This proxy sends the 100 when the upstream begins to read the body.
         headers.remove(EXPECT);
     }
@@ -243,11 +278,11 @@ pub fn for_upstream(
         };
     }
     headers.append(VIA, HeaderValue::from_static("1.1 grayling"));
-    if !(admitted.traced && headers.contains_key(TRACEPARENT)) {
+    if !(facts.traced && headers.contains_key(TRACEPARENT)) {
         let (a, b, c) = (random() | 1, random(), random() | 1);
         headers.insert(TRACEPARENT, traceparent(a, b, c, 0));
     }
-    if admitted.traced
+    if facts.traced
         && let Some(id) = headers.get(X_REQUEST_ID)
         && !id.is_empty()
         && id.len() <= REQUEST_ID_BYTES_MAX
@@ -339,7 +374,7 @@ mod tests {
 
     fn forward(map: &mut HeaderMap, peer: Peer) {
         let host = HeaderValue::from_static("billing.example");
-        let admitted = Admitted {
+        let facts = HeadFacts {
             reserved: false,
             forwarded: true,
             traced: true,
@@ -353,7 +388,7 @@ mod tests {
             peer,
             scheme: "http",
             host: Some(&host),
-            admitted,
+            facts,
         };
         let _ = for_upstream(map, &forwarded, || 0xab);
     }

@@ -1,22 +1,37 @@
-//! The data plane. `serve` owns a worker and its connections; `forward` handles one request from
-//! top to bottom.
+//! The data plane. `listener` owns a worker's sockets; `handle` handles one request from top to
+//! bottom.
 
-pub mod access;
-pub mod body;
-mod cancel;
+mod access;
+mod breaker;
+mod cancel_token;
+mod carrier;
+mod client;
+mod connection;
+mod deadline;
+mod decision;
+mod detached;
 pub mod error;
-pub mod exchange;
-pub mod forward;
+mod forward;
 pub mod guard;
+mod handle;
 pub mod headers;
 pub mod identity;
-pub mod path;
-pub mod result_code;
-pub mod serve;
-pub mod stream;
-pub mod trace;
-pub mod tunnel;
-pub mod websocket;
+pub mod listener;
+mod on_new;
+mod path;
+mod record;
+mod request_body;
+mod respond;
+mod response_body;
+mod result_code;
+mod rewrite;
+mod routing;
+mod stream;
+mod trace;
+mod tunnel;
+mod upgrade;
+mod websocket;
+pub mod worker;
 
 #[cfg(test)]
 mod damaged;

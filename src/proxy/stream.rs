@@ -9,9 +9,9 @@
 //! blamed on the client. A connection whose resets exceed its answered streams by `RESETS_MAX`
 //! takes no more streams.
 
-use super::cancel::CancelToken;
+use super::cancel_token::CancelToken;
 use pin_project_lite::pin_project;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +32,8 @@ pub struct Streams {
     resets: Cell<u32>,
     abused: Notify,
     patience: Duration,
+    /// The state of the stream whose task comes next.
+    opened: Cell<Option<Rc<StreamState>>>,
 }
 
 impl Streams {
@@ -42,7 +44,17 @@ impl Streams {
             resets: Cell::new(0),
             abused: Notify::new(),
             patience: body_idle_timeout,
+            opened: Cell::new(None),
         })
+    }
+
+    /// Opens the stream of a request: call it once in the service.
+    /// hyper spawns the stream's task right after it has called the service, so [`Executor`] passes
+    /// the same state to that task.
+    pub fn open(&self) -> Rc<StreamState> {
+        let state = Rc::<StreamState>::default();
+        self.opened.set(Some(state.clone()));
+        state
     }
 
     /// How long no stream has been open.
@@ -55,7 +67,7 @@ impl Streams {
         self.abused.notified().await;
     }
 
-    fn ended(&self, state: &State) {
+    fn ended(&self, state: &StreamState) {
         self.running.set(self.running.get().saturating_sub(1));
         self.quiet_since.set(Instant::now());
         let resets = match state.answered.get() {
@@ -76,13 +88,14 @@ pub struct Executor(pub Rc<Streams>);
 impl<F: Future + 'static> hyper::rt::Executor<F> for Executor {
     fn execute(&self, future: F) {
         self.0.running.set(self.0.running.get() + 1);
-        spawn_local(Stream { future, state: Rc::default(), streams: self.0.clone(), timer: None });
+        let state = self.0.opened.take().unwrap_or_default();
+        spawn_local(Stream { future, state, streams: self.0.clone(), timer: None });
     }
 }
 
 /// State that the code inside a stream's task shares with its wrapper.
 #[derive(Default)]
-pub struct State {
+pub struct StreamState {
     /// Ends the task.
     pub cancel: CancelToken,
     answered: Cell<bool>,
@@ -90,44 +103,28 @@ pub struct State {
     offered_at: Cell<Option<Instant>>,
 }
 
-thread_local! {
-    /// The stream whose task runs on this thread now.
-    static CURRENT: RefCell<Option<Rc<State>>> = const { RefCell::new(None) };
-}
+impl StreamState {
+    /// The response head is ready.
+    pub fn answered(&self) {
+        self.answered.set(true);
+    }
 
-fn tell(what: impl FnOnce(&State)) {
-    CURRENT.with_borrow(|current| {
-        if let Some(state) = current {
-            what(state);
-        }
-    });
-}
+    /// A piece of the body was handed over.
+    pub fn piece_offered(&self) {
+        self.offered_at.set(Some(Instant::now()));
+    }
 
-/// The stream whose task runs now; `None` outside HTTP/2.
-pub fn current() -> Option<Rc<State>> {
-    CURRENT.with_borrow(Clone::clone)
-}
-
-/// The response head is ready. No effect outside an HTTP/2 stream, as for the two below.
-pub fn answered() {
-    tell(|state| state.answered.set(true));
-}
-
-/// A piece of the body was handed over.
-pub fn offered() {
-    tell(|state| state.offered_at.set(Some(Instant::now())));
-}
-
-/// The next piece is wanted.
-pub fn wanted() {
-    tell(|state| state.offered_at.set(None));
+    /// The next piece is wanted.
+    pub fn piece_wanted(&self) {
+        self.offered_at.set(None);
+    }
 }
 
 pin_project! {
     struct Stream<F: Future> {
         #[pin]
         future: F,
-        state: Rc<State>,
+        state: Rc<StreamState>,
         streams: Rc<Streams>,
         timer: Option<Pin<Box<Sleep>>>,
     }
@@ -148,10 +145,7 @@ impl<F: Future> Future for Stream<F> {
         if this.state.cancel.is_cancelled() {
             return Poll::Ready(());
         }
-        let outer = CURRENT.replace(Some(this.state.clone()));
-        let polled = this.future.poll(cx);
-        CURRENT.set(outer);
-        if polled.is_ready() {
+        if this.future.poll(cx).is_ready() {
             return Poll::Ready(());
         }
         match this.state.offered_at.get() {

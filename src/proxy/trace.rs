@@ -6,7 +6,7 @@
 //! (§4.3 there).
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
-use super::serve::Worker;
+use super::worker::Worker;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::Traces;
 use crate::live::snapshot::Snapshot;
@@ -122,7 +122,7 @@ pub fn attempt(
 }
 
 /// The `traceparent` for the server of the current attempt: a child of that attempt.
-pub fn told(traced: &Traced) -> HeaderValue {
+pub fn child_traceparent(traced: &Traced) -> HeaderValue {
     let span = traced.attempts.last().map_or(traced.span_id, |attempt| attempt.span_id);
     traceparent((traced.trace_id >> 64) as u64, traced.trace_id as u64, span, SAMPLED)
 }

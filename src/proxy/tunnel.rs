@@ -10,24 +10,22 @@
 //! It may be silent without limit: TCP keepalive detects a peer that is gone.
 //! It ends when a peer takes no data for `body_idle_timeout`, or stays silent that long after the
 //! other has ended. A tunnel of `new` ends `stream_grace` after its release is held at 0%
-//! (`super::cancel`); one of stable is never cut.
+//! (`super::on_new`); one of stable is never cut.
 
-use super::body::{RequestBody, ResponseBody};
-use super::cancel::{CancelToken, Tracked};
-use super::exchange::{Exchange, Switched};
-use super::headers::{self, X_GRAYLING_ARM};
-use super::serve::Client;
-use super::websocket::{self, Handshake};
-use crate::net::pool::{Lease, TunnelRoom};
-use http::Response;
-use hyper::body::Incoming;
+use super::cancel_token::CancelToken;
+use super::on_new::TrackedRequest;
+use super::request_body::RequestBody;
+use crate::domain::decide::Arm;
+use crate::live::release_tally::ReleaseTally;
+use crate::live::tally::{ArmCounts, ArmTally};
+use crate::net::pool::TunnelRoom;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -35,53 +33,14 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Buffer of one direction; a tunnel has two.
 const PIECE_BYTES: usize = 4 * 1024;
 
-/// A request that asks for a tunnel.
-pub struct Ask {
-    pub handshake: Handshake,
-    /// The client's side, once the 101 is written.
-    pub upgrade: OnUpgrade,
-    pub client: Rc<Client>,
-}
-
 /// A tunnel that both sides have agreed to.
 pub struct Tunnel {
-    client: OnUpgrade,
-    server: OnUpgrade,
+    pub client: OnUpgrade,
+    pub server: OnUpgrade,
     /// Set for a tunnel to `new`.
-    _on_new: Option<Tracked>,
-    _room: Option<TunnelRoom<RequestBody>>,
-    _counted: Switched,
-}
-
-impl Ask {
-    /// The upstream has agreed: ends the exchange, passes the tunnel to the client's connection,
-    /// and returns the response for the client.
-    pub fn agreed(
-        self,
-        exchange: Box<Exchange>,
-        response: Response<Incoming>,
-        lease: Lease<RequestBody>,
-        now: Duration,
-    ) -> Response<ResponseBody> {
-        let exposed = exchange.exposed_arm();
-        let (counted, on_new) = exchange.switched(now);
-        let (mut parts, body) = response.into_parts();
-        drop(body);
-        headers::drop_hop_by_hop(&mut parts.headers);
-        websocket::agree(&mut parts.headers);
-        if let Some(arm) = exposed {
-            parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
-        }
-        // hyper adds it to every 101 that it reads.
-        if let Some(server) = parts.extensions.remove::<OnUpgrade>() {
-            let room = lease.switched();
-            let tunnel =
-                Tunnel { client: self.upgrade, server, _on_new: on_new, _room: room, _counted: counted };
-            self.client.progress.switched();
-            self.client.tunnel.replace(Some(tunnel));
-        }
-        Response::from_parts(parts, ResponseBody::nothing())
-    }
+    pub _on_new: Option<TrackedRequest>,
+    pub _room: Option<TunnelRoom<RequestBody>>,
+    pub _counted: OpenTunnel,
 }
 
 impl Tunnel {
@@ -93,6 +52,43 @@ impl Tunnel {
             () = join(TokioIo::new(client), TokioIo::new(server), stall) => {}
             () = cancel.cancelled() => {}
         }
+    }
+}
+
+/// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
+/// It holds counters only, because a tunnel outlives many snapshots.
+pub struct OpenTunnel {
+    tally: TunnelTally,
+    worker: usize,
+}
+
+/// The counters of the arm that has agreed to a tunnel.
+pub enum TunnelTally {
+    Release(Arc<ReleaseTally>, Arm),
+    Upstream(Arc<ArmTally>),
+    /// A route to a release always has a decision, so this does not occur.
+    Nowhere,
+}
+
+impl OpenTunnel {
+    pub fn begin(tally: TunnelTally, worker: usize) -> Self {
+        let switched = OpenTunnel { tally, worker };
+        switched.counts(|counts| counts.tunnels.add(1));
+        switched
+    }
+
+    fn counts(&self, count: impl FnOnce(&ArmCounts)) {
+        match &self.tally {
+            TunnelTally::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
+            TunnelTally::Upstream(tally) => count(tally.workers.of(self.worker)),
+            TunnelTally::Nowhere => {}
+        }
+    }
+}
+
+impl Drop for OpenTunnel {
+    fn drop(&mut self) {
+        self.counts(|counts| counts.tunnels.subtract(1));
     }
 }
 

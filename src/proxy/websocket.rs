@@ -5,7 +5,7 @@
 //! is an ordinary one, without its `Upgrade`. An invalid handshake is refused before routing.
 //! A 101 that does not answer this very key is invalid.
 
-use super::error::Failure;
+use super::error::RequestError;
 use super::headers::Framing;
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -52,20 +52,20 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue>
 impl Handshake {
     /// Reads the handshake of such a request. Call after the hop-by-hop fields were removed, so
     /// that fields named by `Connection` are gone.
-    pub fn read(parts: &Parts, body: &impl Body) -> Result<Handshake, Failure> {
+    pub fn read(parts: &Parts, body: &impl Body) -> Result<Handshake, RequestError> {
         if parts.method != Method::GET {
-            return Err(Failure::BadRequest("a websocket handshake is a GET"));
+            return Err(RequestError::BadRequest("a websocket handshake is a GET"));
         }
         if !body.is_end_stream() {
-            return Err(Failure::BadRequest("a websocket handshake has no body"));
+            return Err(RequestError::BadRequest("a websocket handshake has no body"));
         }
         // Client and server agree on the version.
         if one(&parts.headers, &SEC_WEBSOCKET_VERSION).is_none() {
-            return Err(Failure::BadRequest("a websocket handshake has one sec-websocket-version"));
+            return Err(RequestError::BadRequest("a websocket handshake has one sec-websocket-version"));
         }
         let key = one(&parts.headers, &SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
         let random = |key: &&[u8]| BASE64_STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == KEY_BYTES);
-        let key = key.filter(random).ok_or(Failure::BadRequest(
+        let key = key.filter(random).ok_or(RequestError::BadRequest(
             "a websocket handshake has one sec-websocket-key, of 16 bytes in base64",
         ))?;
         Ok(Handshake { accept: accept(key) })
@@ -117,7 +117,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn handshake(lines: &[(&str, &str)]) -> Result<Handshake, Failure> {
+    fn handshake(lines: &[(&str, &str)]) -> Result<Handshake, RequestError> {
         Handshake::read(&parts(lines), &Empty::<&[u8]>::new())
     }
 

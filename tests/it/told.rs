@@ -13,7 +13,8 @@ use grayling::live::state::Found;
 use grayling::live::state_key::StateKey;
 use grayling::live::tally::Answers;
 use grayling::net::listen;
-use grayling::proxy::serve::{self, Doors, Stage};
+use grayling::proxy::listener::{self, Listeners};
+use grayling::proxy::worker::Stage;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -56,9 +57,9 @@ impl Plane {
         let live = Arc::new(Live::new(checked, source, Found::Empty, end, key, log, None));
         live.connections.limit.store(1000, Ordering::Relaxed);
         let (stage, staged) = tokio::sync::watch::channel(Stage::Serving);
-        let doors = Doors { http: sockets.remove(0), https: None };
+        let listeners = Listeners { http: sockets.remove(0), https: None };
         let of_worker = live.clone();
-        let worker = std::thread::spawn(move || serve::run(0, doors, of_worker, staged).unwrap());
+        let worker = std::thread::spawn(move || listener::run(0, listeners, of_worker, staged).unwrap());
         Plane { live, http, stage, worker: Some(worker), _world: world }
     }
 

@@ -5,12 +5,16 @@
 //! worker that serves it. If it is dropped without an outcome, the client has cancelled it.
 //! A fail-over counts as a connect error of `new`, and not at all for stable.
 
-use super::body::Upload;
-use super::cancel::{Carrier, Tracked};
-use super::headers::RequestId;
-use super::serve::{RequestRoom, Worker};
+use super::access::{self, AccessRecord, LogContext};
+use super::carrier::Carrier;
+use super::decision::{Decided, Served};
+use super::error::RequestError;
+use super::on_new::TrackedRequest;
+use super::request_body::RequestBodyState;
+use super::trace;
+use super::tunnel::{OpenTunnel, TunnelTally};
+use super::worker::{RequestRoom, Worker};
 use crate::domain::decide::Arm;
-use crate::domain::engine::users::Unit;
 use crate::domain::engine::{SERVERS_MAX, What, size_class};
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::plan::{Detail, FailedUsers, Target};
@@ -18,31 +22,29 @@ use crate::domain::success::Rules;
 use crate::live::clock;
 use crate::live::failed::{self, Failure, Id};
 use crate::live::feed::{Arrival, Ticket};
-use crate::live::release_tally::ReleaseTally;
-use crate::live::snapshot::{Cohort, ReleaseLive, RouteCounts, Snapshot};
-use crate::live::tally::{AnswerClass, ArmCounts, ArmTally};
+use crate::live::snapshot::{ReleaseLive, RouteCounts, Snapshot};
+use crate::live::tally::{AnswerClass, ArmCounts};
 use crate::live::traces::{Came, Traced, TracedDecision};
-use crate::live::upstream::{InFlight, ServerLoad};
+use crate::live::upstream::{InFlight, ServerLoad, UpstreamLive};
 use crate::net::listen::Progress;
-use http::{HeaderMap, Method, StatusCode, Uri};
-use std::net::IpAddr;
+use http::{HeaderMap, Method, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub struct Exchange {
+pub struct RequestRecord {
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
-    upload: Rc<Upload>,
+    body_state: Rc<RequestBodyState>,
     route: usize,
     /// `None` on a route that goes to an upstream directly.
     decided: Option<Decided>,
     /// Its entry in the watchdog's evidence.
-    place: Place,
+    event_slot: EventSlot,
     /// The number of its current or last server.
     server: Option<u8>,
     began: Duration,
-    story: Story,
+    log_context: LogContext,
     /// `Some` iff it is traced.
     traced: Option<Box<Traced>>,
     served: Served,
@@ -50,9 +52,11 @@ pub struct Exchange {
     /// Room claimed in upstreams, and the load of a server; released with the exchange.
     rooms: [Option<InFlight>; 2],
     load: Option<ServerLoad>,
+    /// Room in the process, until the exchange ends.
     room: Option<RequestRoom>,
     /// Of an HTTP/1 connection, whose next head begins when this exchange has ended.
     progress: Option<Arc<Progress>>,
+    carrier: Carrier,
     /// The outcome by the head; body and trailers may change it.
     by_head: Outcome,
     /// By the status in the head alone. `None`: a tunnel, which is in no class.
@@ -61,11 +65,32 @@ pub struct Exchange {
     sizeless: bool,
     open: bool,
     /// Set while it is in flight on `new`.
-    on_new: Option<Tracked>,
+    on_new: Option<TrackedRequest>,
+}
+
+/// The facts about a request when it is decided.
+pub struct RecordOpening {
+    pub worker: Rc<Worker>,
+    pub snapshot: Arc<Snapshot>,
+    pub body_state: Rc<RequestBodyState>,
+    /// Index into the plan's routes.
+    pub route: usize,
+    /// `None` on a route that goes to an upstream directly.
+    pub decided: Option<Decided>,
+    /// Monotonic.
+    pub began: Duration,
+    pub log_context: LogContext,
+    /// `Some` iff it is traced.
+    pub traced: Option<Box<Traced>>,
+    /// Its room in the process.
+    pub room: RequestRoom,
+    /// Of an HTTP/1 connection.
+    pub progress: Option<Arc<Progress>>,
+    pub carrier: Carrier,
 }
 
 /// The state of a request's entry in the evidence.
-enum Place {
+enum EventSlot {
     /// Not received whole yet: until then the client may cause a silence.
     Unclaimed,
     Waits(Ticket),
@@ -75,134 +100,49 @@ enum Place {
     Left,
 }
 
-/// The decision for a request of a release.
-#[derive(Clone, Copy)]
-pub struct Decided {
-    /// Index into the plan's releases.
-    pub release: usize,
-    pub arm: Arm,
-    pub cohort: Cohort,
-    pub reason: &'static str,
-    pub unit: Option<Unit>,
-    /// Distinguishes users in sketches; also samples users for the log.
-    pub user_hash: Option<u64>,
-    /// The hash alone chose the arm.
-    pub drawn: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Served {
-    AsDecided,
-    /// Counted as a connect error of `new`; stable answered.
-    ByStable,
-}
-
-/// The facts about a request that the log may use. Nothing is formatted before it is written.
-pub struct Story {
-    pub method: Method,
-    pub uri: Uri,
-    pub request_id: RequestId,
-    pub address: IpAddr,
-    /// Keyed hash of the user id, if the config has a key.
-    pub user: Option<Box<str>>,
-    /// The user id, if the config lists users failed by `new` in clear.
-    pub clear: Option<ClearId>,
-    /// This user's ordinary requests are logged.
-    pub sampled: bool,
-    /// A gRPC call to an HTTP/2 server.
-    pub grpc: bool,
-}
-
-/// A user id, stored inline; only a long one allocates.
-pub enum ClearId {
-    Short([u8; CLEAR_SHORT], u8),
-    Long(Box<[u8]>),
-}
-
-const CLEAR_SHORT: usize = 39;
-
-impl ClearId {
-    pub fn of(id: &[u8]) -> ClearId {
-        let mut short = [0; CLEAR_SHORT];
-        match short.get_mut(..id.len()) {
-            Some(place) => {
-                place.copy_from_slice(id);
-                ClearId::Short(short, id.len() as u8)
-            }
-            None => ClearId::Long(id.into()),
-        }
-    }
-
-    fn text(&self) -> String {
-        let bytes = match self {
-            ClearId::Short(bytes, length) => &bytes[..usize::from(*length)],
-            ClearId::Long(bytes) => bytes,
-        };
-        String::from_utf8_lossy(bytes).into_owned()
-    }
-}
-
-/// A closed exchange, for the log.
-pub struct Told<'a> {
-    pub story: &'a Story,
-    pub route: &'a str,
-    pub release: Option<&'a str>,
-    pub decided: Option<&'a Decided>,
-    pub served: Served,
-    pub outcome: Outcome,
-    pub status: StatusCode,
-    pub client_gone: bool,
-    /// Its release holds `new`, and the exchange has exceeded its grace.
-    pub cancelled: bool,
-    pub took: Duration,
-    pub bytes: u64,
-    /// `Some` iff it is traced.
-    pub trace_id: Option<u128>,
-}
-
-impl Exchange {
-    pub fn begin(
-        worker: Rc<Worker>,
-        snapshot: Arc<Snapshot>,
-        upload: Rc<Upload>,
-        route: usize,
-        decided: Option<Decided>,
-        story: Story,
-        began: Duration,
-    ) -> Box<Exchange> {
+impl RequestRecord {
+    /// Opens the record of a request that is decided, and counts it as in flight.
+    pub fn open(opening: RecordOpening) -> Box<RequestRecord> {
+        let RecordOpening { worker, snapshot, body_state, route, decided, began, log_context, .. } = opening;
+        let mut on_new = None;
         if let Some(d) = decided {
             let release = &snapshot.releases[d.release];
             match d.user_hash {
                 Some(hash) => release.tally.arm(d.arm).saw(hash, began.as_secs() / 60),
                 None => release.tally.user_id_missing.of(worker.index).add(1),
             }
+            if d.arm == Arm::New {
+                on_new =
+                    Some(worker.on_new.enter(release, began, body_state.clone(), opening.carrier.clone()));
+            }
         }
         // Boxed: it is moved often, and each move would copy it.
-        let exchange = Box::new(Exchange {
+        let record = Box::new(RequestRecord {
             worker,
             snapshot,
-            upload,
+            body_state,
             route,
             decided,
-            place: Place::Unclaimed,
+            event_slot: EventSlot::Unclaimed,
             server: None,
             began,
-            story,
-            traced: None,
+            log_context,
+            traced: opening.traced,
             served: Served::AsDecided,
             bytes: 0,
             rooms: [None, None],
             load: None,
-            room: None,
-            progress: None,
+            room: Some(opening.room),
+            progress: opening.progress,
+            carrier: opening.carrier,
             by_head: Outcome::Ok,
             class: Some(AnswerClass::None),
             sizeless: false,
             open: true,
-            on_new: None,
+            on_new,
         });
-        exchange.arm_counts(|counts| counts.in_flight.add(1));
-        exchange
+        record.arm_counts(|counts| counts.in_flight.add(1));
+        record
     }
 
     /// Monotonic time of its beginning.
@@ -212,7 +152,7 @@ impl Exchange {
 
     /// The request was received whole: from now on the upstream is timed.
     pub fn received(&mut self, now: Duration) {
-        if let (Place::Unclaimed, Some(d)) = (&self.place, self.decided) {
+        if let (EventSlot::Unclaimed, Some(d)) = (&self.event_slot, self.decided) {
             let arrival = Arrival {
                 epoch: self.snapshot.releases[d.release].epoch,
                 at: now,
@@ -223,7 +163,7 @@ impl Exchange {
                 server: self.server,
             };
             let ticket = self.worker.live.feed.arrive(self.worker.index, &arrival);
-            self.place = ticket.map_or(Place::Left, Place::Waits);
+            self.event_slot = ticket.map_or(EventSlot::Left, EventSlot::Waits);
         }
     }
 
@@ -232,10 +172,10 @@ impl Exchange {
     pub fn goes_to(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
-        if let Place::Waits(ticket) = &mut self.place {
+        if let EventSlot::Waits(ticket) = &mut self.event_slot {
             self.worker.live.feed.moves(ticket, server);
         }
-        if self.upload.whole() {
+        if self.body_state.whole() {
             self.received(now);
         }
     }
@@ -243,16 +183,9 @@ impl Exchange {
     /// The wait that follows is not the upstream's. Withdraws its entry in the evidence until it is
     /// [`Self::received`] again.
     pub fn excuse(&mut self) {
-        if let Place::Waits(_) = self.place {
+        if let EventSlot::Waits(_) = self.event_slot {
             self.tell(What::Excused, clock::now());
-            self.place = Place::Unclaimed;
-        }
-    }
-
-    /// The task that carries its response runs for the first time.
-    pub fn runs(&self) {
-        if let Some(on_new) = &self.on_new {
-            on_new.runs();
+            self.event_slot = EventSlot::Unclaimed;
         }
     }
 
@@ -265,15 +198,20 @@ impl Exchange {
 
     /// Whether it must end because its release is held.
     pub fn is_cancelled(&self) -> bool {
-        self.on_new.as_ref().is_some_and(Tracked::is_cancelled)
+        self.on_new.as_ref().is_some_and(TrackedRequest::is_cancelled)
+    }
+
+    /// The task that carries its response.
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
     }
 
     pub fn worker(&self) -> &Rc<Worker> {
         &self.worker
     }
 
-    pub fn upload(&self) -> &Upload {
-        &self.upload
+    pub fn body_state(&self) -> &RequestBodyState {
+        &self.body_state
     }
 
     pub fn snapshot(&self) -> &Arc<Snapshot> {
@@ -318,21 +256,11 @@ impl Exchange {
         }
     }
 
-    /// Keeps room in the process, and its turn on the connection, until the exchange ends.
-    pub fn occupies(&mut self, room: RequestRoom, progress: Option<Arc<Progress>>) {
-        (self.room, self.progress) = (Some(room), progress);
-    }
-
-    /// Enters it in the table of exchanges on `new`, if it was decided for `new`.
-    /// `carrier` is set for HTTP/1.1.
-    pub fn enters_new(&mut self, carrier: Option<Carrier>) {
-        let Some(release) = self.release().filter(|_| self.arm() == Some(Arm::New)) else { return };
-        let on_new = self.worker.on_new.enter(release, self.began, self.upload.clone(), carrier);
-        self.on_new = Some(on_new);
-    }
-
-    pub fn trace(&mut self, traced: Option<Box<Traced>>) {
-        self.traced = traced;
+    /// Records an attempt at a server, if the request is traced.
+    pub fn trace_attempt(&mut self, upstream: &Arc<UpstreamLive>, server: usize, now: Duration) {
+        if let Some(traced) = &mut self.traced {
+            trace::attempt(traced, &self.worker, upstream, server, now);
+        }
     }
 
     pub fn traced(&mut self) -> Option<&mut Traced> {
@@ -362,7 +290,7 @@ impl Exchange {
         }
         self.class = AnswerClass::of(status);
         let unmodified = status == StatusCode::NOT_MODIFIED;
-        self.sizeless = unmodified || self.story.method == Method::HEAD;
+        self.sizeless = unmodified || self.log_context.method == Method::HEAD;
         let succeeded = self.by_head.blame() == Blame::Nobody;
         if let Some(took) = took {
             self.arm_counts(|counts| {
@@ -390,17 +318,17 @@ impl Exchange {
             self.received(now);
         }
         let (feed, worker) = (&self.worker.live.feed, self.worker.index);
-        self.place = match (std::mem::replace(&mut self.place, Place::Left), what) {
-            (Place::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
+        self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
+            (EventSlot::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
                 feed.tell(worker, &mut ticket, what, now);
-                Place::Answered(ticket)
+                EventSlot::Answered(ticket)
             }
-            (Place::Waits(mut ticket), _) => {
+            (EventSlot::Waits(mut ticket), _) => {
                 feed.tell(worker, &mut ticket, what, now);
                 feed.leave(worker, ticket);
-                Place::Left
+                EventSlot::Left
             }
-            (Place::Answered(mut ticket), what) => {
+            (EventSlot::Answered(mut ticket), what) => {
                 match what {
                     What::Failed => feed.tell(worker, &mut ticket, What::Broke, now),
                     What::Ended { .. } | What::EndedAsClientError => {
@@ -409,9 +337,9 @@ impl Exchange {
                     _ => {}
                 }
                 feed.leave(worker, ticket);
-                Place::Left
+                EventSlot::Left
             }
-            (Place::Unclaimed | Place::Left, _) => Place::Left,
+            (EventSlot::Unclaimed | EventSlot::Left, _) => EventSlot::Left,
         };
     }
 
@@ -430,14 +358,14 @@ impl Exchange {
     /// A gRPC call to an HTTP/2 server: neither side is at fault for silence, and a cancel is a
     /// message of the protocol.
     pub fn is_grpc(&self) -> bool {
-        self.story.grpc
+        self.log_context.grpc
     }
 
     /// Whether the request may have side effects. If so, a client that leaves does not cancel it
     /// once it was received whole. A gRPC cancel is meant for the server, so it is always
     /// forwarded.
     pub fn may_change_something(&self) -> bool {
-        !self.story.method.is_safe() && !self.is_grpc()
+        !self.log_context.method.is_safe() && !self.is_grpc()
     }
 
     /// Its body has ended without a fault. `client_slow`: see [`What::Ended`].
@@ -447,26 +375,34 @@ impl Exchange {
             _ if self.sizeless => What::Excused,
             _ => What::Ended { size: size_class(self.bytes), client_slow },
         };
-        self.close(outcome, status, now, what);
+        self.close(outcome, status, now, what, None);
+    }
+
+    /// Ends it with an error, and with the status that the client has got.
+    pub fn fail(&mut self, error: RequestError, status: StatusCode) {
+        self.close(error.outcome(), status, clock::now(), What::Excused, Some(error.detail()));
     }
 
     /// Closes the accounting. `status`: what the client got, or would have got.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
-        self.end_at(outcome, status, clock::now());
-    }
-
-    pub fn end_at(&mut self, outcome: Outcome, status: StatusCode, now: Duration) {
-        self.close(outcome, status, now, What::Excused);
+        self.close(outcome, status, clock::now(), What::Excused, None);
     }
 
     /// `sound`: the report to the watchdog if neither side is to blame.
-    fn close(&mut self, outcome: Outcome, status: StatusCode, now: Duration, sound: What) {
+    fn close(
+        &mut self,
+        outcome: Outcome,
+        status: StatusCode,
+        now: Duration,
+        sound: What,
+        detail: Option<&'static str>,
+    ) {
         if !std::mem::replace(&mut self.open, false) {
             return;
         }
         // A client that leaves after a 500 does not undo it.
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
-        let outcome = if undone { self.by_head } else { outcome };
+        let (outcome, detail) = if undone { (self.by_head, None) } else { (outcome, detail) };
         if self.served == Served::AsDecided {
             self.count(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
@@ -483,9 +419,9 @@ impl Exchange {
         let took = now.saturating_sub(self.began);
         let log = &self.snapshot.plan.log;
         let failed = outcome.blame() == Blame::Upstream || self.served == Served::ByStable;
-        if failed || self.story.sampled || took >= log.slow {
-            let told = Told {
-                story: &self.story,
+        if failed || self.log_context.user.sampled || took >= log.slow {
+            let record = AccessRecord {
+                log_context: &self.log_context,
                 route: &self.snapshot.routes[self.route].name,
                 release: self.release().map(|r| r.release.name.as_str()),
                 decided: self.decided.as_ref(),
@@ -497,9 +433,10 @@ impl Exchange {
                 took,
                 bytes: self.bytes,
                 trace_id: self.traced.as_ref().map(|traced| traced.trace_id),
+                detail,
             };
             let identity = &self.snapshot.plan.identity;
-            self.worker.live.log.line(super::access::line(&told, identity, log.format));
+            self.worker.live.log.line(access::line(&record, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
             self.hand_in(traced, outcome, status, now);
@@ -507,7 +444,7 @@ impl Exchange {
     }
 
     fn client_gone(&self, outcome: Outcome) -> bool {
-        self.upload.client_gone.get() || outcome == Outcome::Cancelled
+        self.body_state.client_gone.get() || outcome == Outcome::Cancelled
     }
 
     /// Passes the finished trace to the exporter.
@@ -529,17 +466,17 @@ impl Exchange {
 
     /// The upstream has agreed to a tunnel, so the exchange has ended well.
     /// Returns the tunnel's counter and, for `new`, its entry in the table of exchanges.
-    pub fn switched(mut self, now: Duration) -> (Switched, Option<Tracked>) {
+    pub fn switched(mut self, now: Duration) -> (OpenTunnel, Option<TrackedRequest>) {
         let arm = self.serving_arm();
         self.answers(false, now);
         let on_new = self.on_new.take();
         let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
-            (_, Some(release), Some(arm)) => Tallied::Release(release.tally.clone(), arm),
-            (RouteCounts::Upstream { tally, .. }, ..) => Tallied::Upstream(tally.clone()),
-            (RouteCounts::Release(_), ..) => Tallied::Nowhere,
+            (_, Some(release), Some(arm)) => TunnelTally::Release(release.tally.clone(), arm),
+            (RouteCounts::Upstream { tally, .. }, ..) => TunnelTally::Upstream(tally.clone()),
+            (RouteCounts::Release(_), ..) => TunnelTally::Nowhere,
         };
         self.end(Outcome::Ok, StatusCode::SWITCHING_PROTOCOLS);
-        (Switched::begin(tally, self.worker.index), on_new)
+        (OpenTunnel::begin(tally, self.worker.index), on_new)
     }
 
     /// `new` has failed this user: notes it for the list.
@@ -548,14 +485,14 @@ impl Exchange {
             return;
         };
         let live = &self.snapshot.releases[release];
-        let story = &self.story;
+        let log_context = &self.log_context;
         live.tally.failed.note(Failure {
             attempt: live.release.attempt,
             evidence_id: live.evidence_id,
-            number: failed::number(story.user.as_deref(), user_hash),
+            number: failed::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
-                FailedUsers::Hashed => story.user.as_deref().map(|hash| Id::Hash(hash.to_owned())),
-                FailedUsers::Clear => story.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUsers::Hashed => log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
+                FailedUsers::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),
                 FailedUsers::Off => None,
             },
         });
@@ -608,43 +545,7 @@ impl Exchange {
     }
 }
 
-/// An open tunnel, counted for the arm that has agreed to it, until it is dropped.
-/// It holds counters only, because a tunnel outlives many snapshots.
-pub struct Switched {
-    tally: Tallied,
-    worker: usize,
-}
-
-enum Tallied {
-    Release(Arc<ReleaseTally>, Arm),
-    Upstream(Arc<ArmTally>),
-    /// A route to a release always has a decision, so this does not occur.
-    Nowhere,
-}
-
-impl Switched {
-    fn begin(tally: Tallied, worker: usize) -> Self {
-        let switched = Switched { tally, worker };
-        switched.counts(|counts| counts.tunnels.add(1));
-        switched
-    }
-
-    fn counts(&self, count: impl FnOnce(&ArmCounts)) {
-        match &self.tally {
-            Tallied::Release(tally, arm) => count(tally.arm(*arm).workers.of(self.worker)),
-            Tallied::Upstream(tally) => count(tally.workers.of(self.worker)),
-            Tallied::Nowhere => {}
-        }
-    }
-}
-
-impl Drop for Switched {
-    fn drop(&mut self) {
-        self.counts(|counts| counts.tunnels.subtract(1));
-    }
-}
-
-impl Drop for Exchange {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
         // nginx's 499: the client closed the request.
         let status = StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST);

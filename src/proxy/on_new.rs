@@ -1,7 +1,7 @@
 //! The exchanges in flight on `new`, and their cancellation when a release holds `new` at 0%.
 //!
 //! Each worker has a table of its exchanges with `new`, tunnels included.
-//! It checks the table once a second, and cancels those whose time after the hold is over.
+//! It looks at the table once a second, and cancels those whose time after the hold is over.
 //! One mechanism cancels all: the task that carries the response to the client (of an HTTP/1.1
 //! connection, or of an HTTP/2 stream) ends, and drops all it owns.
 //! Client and server see a connection without terminator, or RST_STREAM CANCEL.
@@ -12,94 +12,17 @@
 //! the hold or its head, whichever is later; those of known length after `FINISH_MAX`.
 //! `[limits] requests_in_flight` and `connections` bound the table.
 
-use super::body::Upload;
-use super::serve::Worker;
-use super::stream;
-use crate::live::clock;
+use super::carrier::Carrier;
+use super::request_body::RequestBodyState;
 use crate::live::release_tally::ReleaseTally;
 use crate::live::snapshot::{ReleaseLive, Snapshot};
-use crate::live::under_way::LOOK;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// For an upload or a response of known length, after its release is held.
 const FINISH_MAX: Duration = Duration::from_secs(600);
-
-/// Ends the task that polls it. Unless it is armed, a poll costs one load.
-#[derive(Default)]
-pub struct CancelToken {
-    stage: Cell<Stage>,
-    waker: Cell<Option<Waker>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
-    #[default]
-    Idle,
-    /// Each poll stores its waker.
-    Armed,
-    Cancelled,
-}
-
-impl CancelToken {
-    pub fn is_cancelled(&self) -> bool {
-        self.stage.get() == Stage::Cancelled
-    }
-
-    /// Ready once it is cancelled. Only an armed token wakes the task for that.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        match self.stage.get() {
-            Stage::Idle => Poll::Pending,
-            Stage::Armed => {
-                let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
-                self.waker.set(waker.or_else(|| Some(cx.waker().clone())));
-                Poll::Pending
-            }
-            Stage::Cancelled => Poll::Ready(()),
-        }
-    }
-
-    pub async fn cancelled(&self) {
-        poll_fn(|cx| self.poll(cx)).await;
-    }
-
-    /// From now on each poll stores its waker.
-    pub fn arm(&self) {
-        self.stage.set(Stage::Armed);
-    }
-
-    fn disarm(&self) {
-        self.stage.set(Stage::Idle);
-    }
-
-    pub fn cancel(&self) {
-        self.stage.set(Stage::Cancelled);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// The task that carries a response to its client.
-pub enum Carrier {
-    /// HTTP/1.1: one exchange at a time, or a tunnel.
-    Connection(Rc<CancelToken>),
-    /// HTTP/2.
-    Stream(Rc<stream::State>),
-}
-
-impl Carrier {
-    fn token(&self) -> &CancelToken {
-        match self {
-            Carrier::Connection(token) => token,
-            Carrier::Stream(state) => &state.cancel,
-        }
-    }
-}
 
 /// All exchanges of one worker with any `new`.
 pub struct OnNew {
@@ -124,10 +47,9 @@ struct Slots {
 struct Slot {
     began: Duration,
     attempt: u64,
-    upload: Rc<Upload>,
+    body_state: Rc<RequestBodyState>,
     answer: Answer,
-    /// `None`: the task of an HTTP/2 stream that has not run yet.
-    carrier: Option<Carrier>,
+    carrier: Carrier,
     cancelled: bool,
 }
 
@@ -141,7 +63,7 @@ enum Answer {
 }
 
 /// An exchange in the table; dropping it removes the exchange.
-pub struct Tracked {
+pub struct TrackedRequest {
     group: Rc<Group>,
     slot: usize,
 }
@@ -156,16 +78,20 @@ impl OnNew {
         &self,
         release: &ReleaseLive,
         began: Duration,
-        upload: Rc<Upload>,
-        carrier: Option<Carrier>,
-    ) -> Tracked {
+        body_state: Rc<RequestBodyState>,
+        carrier: Carrier,
+    ) -> TrackedRequest {
+        // A client may stall in the middle of its upload.
+        if !body_state.whole() {
+            carrier.token().arm();
+        }
         let group = self.group(&release.tally);
         group.tally.under_way.began(self.worker);
         let attempt = release.release.attempt;
         let answer = Answer::Awaited;
-        let slot = Slot { began, attempt, upload, answer, carrier, cancelled: false };
+        let slot = Slot { began, attempt, body_state, answer, carrier, cancelled: false };
         let slot = group.slots.borrow_mut().insert(slot);
-        Tracked { group, slot }
+        TrackedRequest { group, slot }
     }
 
     fn group(&self, tally: &Arc<ReleaseTally>) -> Rc<Group> {
@@ -181,21 +107,12 @@ impl OnNew {
 
     /// Cancels the exchanges whose time after a hold is over. Returns the next such time
     /// (monotonic).
-    fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
+    pub fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
         let grace = snapshot.plan.limits.stream_grace;
         let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
         let mut groups = self.groups.borrow_mut();
         groups.retain(|group| !group.is_empty() || named(group));
         groups.iter().filter_map(|group| group.look(grace, now)).min()
-    }
-}
-
-/// Checks the table periodically, until it is dropped.
-pub async fn run(worker: Rc<Worker>) {
-    loop {
-        let now = clock::now();
-        let next = worker.on_new.look(&worker.live.snapshot(), now);
-        tokio::time::sleep(next.map_or(LOOK, |next| LOOK.min(next - now))).await;
     }
 }
 
@@ -215,9 +132,9 @@ impl Group {
             let Some(deadline) = slot.deadline(held, grace) else { continue };
             if deadline > now {
                 next = Some(next.map_or(deadline, |next| next.min(deadline)));
-            } else if let Some(carrier) = &slot.carrier {
+            } else {
                 slot.cancelled = true;
-                carrier.token().cancel();
+                slot.carrier.token().cancel();
             }
         }
         next
@@ -226,16 +143,16 @@ impl Group {
 
 impl Slot {
     fn deadline(&self, held: Duration, grace: Duration) -> Option<Duration> {
-        let upload_finishes = self.upload.sized() && !self.upload.whole();
+        let upload_finishes = self.body_state.sized() && !self.body_state.whole();
         match self.answer {
             // Its `response_timeout` ends it.
-            Answer::Awaited if self.upload.whole() => None,
+            Answer::Awaited if self.body_state.whole() => None,
             Answer::Awaited if upload_finishes => Some(held + FINISH_MAX),
             Answer::Awaited => Some(held + grace),
             Answer::Sized(head) => Some(held.max(head) + FINISH_MAX),
             Answer::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
-            Answer::Stream(head) if self.upload.sized() => {
-                Some(held.max(head).max(self.upload.moved_at()) + grace)
+            Answer::Stream(head) if self.body_state.sized() => {
+                Some(held.max(head).max(self.body_state.moved_at()) + grace)
             }
             Answer::Stream(head) => Some(held.max(head) + grace),
         }
@@ -257,29 +174,12 @@ impl Slots {
     }
 }
 
-impl Tracked {
-    /// The task that carries the response runs for the first time.
-    pub fn runs(&self) {
-        self.change(|slot| {
-            if slot.carrier.is_none() {
-                slot.carrier = stream::current().map(Carrier::Stream);
-            }
-            // A client may stall in the middle of its upload.
-            if !slot.upload.whole()
-                && let Some(carrier) = &slot.carrier
-            {
-                carrier.token().arm();
-            }
-        });
-    }
-
+impl TrackedRequest {
     /// The response head has arrived, and a body follows.
     pub fn answers(&self, sized: bool, now: Duration) {
         self.change(|slot| {
             slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };
-            if let Some(carrier) = &slot.carrier {
-                carrier.token().arm();
-            }
+            slot.carrier.token().arm();
         });
     }
 
@@ -295,7 +195,7 @@ impl Tracked {
     }
 }
 
-impl Drop for Tracked {
+impl Drop for TrackedRequest {
     fn drop(&mut self) {
         self.group.tally.under_way.ended(self.group.worker);
         let slot = {
@@ -303,8 +203,8 @@ impl Drop for Tracked {
             slots.free.push(self.slot);
             slots.all[self.slot].take()
         };
-        if let Some(Slot { carrier: Some(carrier), .. }) = &slot {
-            carrier.token().disarm();
+        if let Some(slot) = &slot {
+            slot.carrier.token().disarm();
         }
     }
 }

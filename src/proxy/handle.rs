@@ -1,0 +1,225 @@
+//! A request, from its head to its response:
+//! **admit → route → identify → decide → rewrite → forward → respond → record**.
+//!
+//! [`prepare`] runs the phases that do not wait, and opens the record: what is counted at the end
+//! of the request. The task that carries the response then forwards the request and responds.
+//! The record is closed with an error, with the end of the response body (`response_body`), or with
+//! the 101 of a WebSocket (`upgrade`).
+//!
+//! Invariants: one snapshot a request. Only the upstream and the client are waited for.
+
+use super::access::{LogContext, LoggedUser};
+use super::carrier::Carrier;
+use super::client::Client;
+use super::decision::Decided;
+use super::detached::{CompleteDetached, DetachedContext};
+use super::error::RequestError;
+use super::forward::{PreparedRequest, forward};
+use super::headers::{self, HeadFacts, Peer};
+use super::record::{RecordOpening, RequestRecord};
+use super::request_body::{RequestBody, RequestBodyState};
+use super::respond::{error_response, respond};
+use super::response_body::ResponseBody;
+use super::rewrite::{self, Destination};
+use super::routing;
+use super::trace::{self, Candidate};
+use super::worker::{RequestRoom, Worker};
+use super::{guard, identity, path};
+use crate::domain::decide;
+use crate::domain::plan::{Plan, Target};
+use crate::domain::segment::{Subject, UserSet};
+use crate::live::clock;
+use crate::live::snapshot::Snapshot;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// Handles one request. Nothing waits before the decision.
+/// `carrier`: the task that carries the response to the client.
+pub fn handle(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    carrier: Carrier,
+    request: Request<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> + use<> {
+    client.progress.request_began();
+    let http1 = request.version() != Version::HTTP_2;
+    let exchange = prepare(worker, client, carrier, request).map(|mut prepared| {
+        let context = prepared.record.may_change_something().then(|| DetachedContext {
+            worker: worker.clone(),
+            body_state: prepared.body_state.clone(),
+            at_most: prepared.abandoned_max(),
+        });
+        let exchange = async move {
+            let forwarded = forward(&mut prepared).await;
+            respond(prepared, forwarded)
+        };
+        CompleteDetached::new(exchange, context)
+    });
+    if exchange.is_err() {
+        worker.live.rejected.of(worker.index).add(1);
+        if http1 {
+            client.progress.request_ended();
+        }
+    }
+    async move {
+        match exchange {
+            Ok(exchange) => exchange.await,
+            Err(error) => error_response(error),
+        }
+    }
+}
+
+/// The phases before the first wait.
+fn prepare(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    carrier: Carrier,
+    request: Request<Incoming>,
+) -> Result<PreparedRequest, RequestError> {
+    let began = clock::now();
+    let snapshot = worker.live.snapshot();
+    let plan = &snapshot.plan;
+    let (mut head, body) = request.into_parts();
+    let http1 = head.version != Version::HTTP_2;
+
+    let Admitted { room, facts } = admit(worker, plan, &mut head, &body)?;
+    let routed = route(&snapshot, &head)?;
+    let sender = identify(client, plan, &head, &routed);
+    let decided = decide(&snapshot, &head, &routed, &sender);
+
+    let logged_user =
+        LoggedUser::new(worker, plan, sender.user_id.as_deref(), sender.user_hash, decided.as_ref());
+    let normal_uri = routed.normal_uri(&head);
+    let Sender { peer, address, user_hash, .. } = sender;
+    let Routed { route, target, host, .. } = routed;
+    let traced = plan.traces.as_ref().and_then(|traces| {
+        let candidate = Candidate { peer, user_hash, method: &head.method, route };
+        trace::begin(worker, &snapshot, traces, &mut head.headers, candidate)
+    });
+    let destination = Destination::new(&snapshot, target, decided.as_ref());
+    let outgoing = rewrite::Rewrite { worker, client, peer, host, facts, destination: &destination };
+    let rewritten = outgoing.apply(&mut head, &body)?;
+
+    let body_state = RequestBodyState::of(&body, began);
+    let log_context = LogContext {
+        method: head.method.clone(),
+        uri: normal_uri,
+        request_id: rewritten.request_id,
+        address,
+        user: logged_user,
+        grpc: rewritten.grpc,
+    };
+    let body_idle_timeout = (!log_context.grpc).then_some(plan.limits.body_idle_timeout);
+    let upstream = destination.upstream.clone();
+    let record = RequestRecord::open(RecordOpening {
+        worker: worker.clone(),
+        snapshot: snapshot.clone(),
+        body_state: body_state.clone(),
+        route,
+        decided,
+        began,
+        log_context,
+        traced,
+        room,
+        progress: http1.then(|| client.progress.clone()),
+        carrier,
+    });
+    let body = RequestBody::new(body, body_state.clone(), body_idle_timeout);
+    let request = Box::new(Some(Request::from_parts(head, body)));
+    Ok(PreparedRequest { record, request, body_state, upstream, upgrade: rewritten.upgrade })
+}
+
+/// A request that every server reads alike, with its room in the process.
+struct Admitted {
+    room: RequestRoom,
+    facts: HeadFacts,
+}
+
+/// Takes room for the request, and refuses a request that servers may read differently.
+fn admit(worker: &Worker, plan: &Plan, head: &mut Parts, body: &Incoming) -> Result<Admitted, RequestError> {
+    let room = worker.enter(&plan.limits).ok_or(RequestError::Overload)?;
+    let facts = guard::admit(head, body, &plan.identity, &plan.limits)?;
+    if facts.reserved {
+        headers::drop_reserved(&mut head.headers);
+    }
+    Ok(Admitted { room, facts })
+}
+
+/// A request with its route.
+struct Routed<'a> {
+    /// Index into the plan's routes.
+    route: usize,
+    target: Target,
+    /// The path in normal form, as matched.
+    path: Cow<'a, str>,
+    /// The requested authority.
+    host: Option<HeaderValue>,
+}
+
+impl Routed<'_> {
+    /// The target of the request with the normal form of its path: the segment that the log hides
+    /// is counted in that form.
+    fn normal_uri(&self, head: &Parts) -> http::Uri {
+        match &self.path {
+            Cow::Borrowed(_) => head.uri.clone(),
+            Cow::Owned(normal) => normal.parse().unwrap_or_default(),
+        }
+    }
+}
+
+/// Finds the route, by host, path and method.
+fn route<'a>(snapshot: &Snapshot, head: &'a Parts) -> Result<Routed<'a>, RequestError> {
+    let host = routing::requested_host(head);
+    let name = host.as_ref().map_or("", |h| routing::host_name(h.to_str().unwrap_or("")));
+    let reading = path::read(head.uri.path());
+    let route = routing::find_route(snapshot, name, &reading, &head.method)?;
+    let live = &snapshot.routes[route];
+    if live.barred {
+        return Err(RequestError::Barred);
+    }
+    Ok(Routed { route, target: live.target, path: reading.normal, host })
+}
+
+/// The sender of a request.
+struct Sender<'a> {
+    peer: Peer,
+    /// The client's address. A trusted peer may name another than its own.
+    address: IpAddr,
+    /// `None` on a route that goes to an upstream directly.
+    user_id: Option<Cow<'a, [u8]>>,
+    user_hash: Option<u64>,
+}
+
+/// Finds out who sends the request: the client's address, and the user.
+fn identify<'a>(client: &'a Client, plan: &Plan, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
+    let trusted = |ip| plan.listen.trusts(ip);
+    let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
+    let address = match peer {
+        Peer::Trusted => headers::forwarded_address(&head.headers, trusted).unwrap_or(client.address),
+        Peer::Stranger => client.address,
+    };
+    let user_id = match routed.target {
+        Target::Release(_) => {
+            let names = client.names.as_ref();
+            identity::user_id(&plan.identity, &head.headers, &head.uri, &routed.path, names)
+        }
+        Target::Upstream(_) => None,
+    };
+    let user_hash = user_id.as_deref().map(UserSet::hash);
+    Sender { peer, address, user_id, user_hash }
+}
+
+/// Decides between stable and new. `None` on a route that goes to an upstream directly.
+fn decide(snapshot: &Snapshot, head: &Parts, routed: &Routed<'_>, sender: &Sender<'_>) -> Option<Decided> {
+    let Target::Release(index) = routed.target else { return None };
+    let live = &snapshot.releases[index];
+    let user_id = sender.user_id.as_deref();
+    let subject = Subject { user_id, headers: Some(&head.headers), address: Some(sender.address) };
+    let decision = decide::decide(&live.release, live.force, &subject);
+    Some(Decided::new(index, &decision, sender.user_hash))
+}

@@ -1,0 +1,171 @@
+//! The thread of a worker: its sockets, the accept loop, and the drain.
+//!
+//! Invariants: no error ends the accept loop.
+//! On drain the worker accepts the backlog, closes the socket and asks every connection to finish.
+//! What is still open after `drain` is dropped.
+
+use super::connection::{self, Arrival, Counted};
+use super::worker::{Stage, Worker};
+use crate::live::apply::Live;
+use crate::net::outbox;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_local};
+
+/// A worker's sockets.
+pub struct Listeners {
+    pub http: StdListener,
+    pub https: Option<StdListener>,
+}
+
+/// The socket through which a client came in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ListenerKind {
+    Http,
+    Https,
+}
+
+/// The body of a worker thread: serves until the stage changes.
+///
+/// # Errors
+/// The runtime or the socket cannot be set up.
+pub fn run(
+    index: usize,
+    listeners: Listeners,
+    live: Arc<Live>,
+    stage: watch::Receiver<Stage>,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let worker = Rc::new(Worker::new(index, live));
+    let (http, https) = {
+        let _context = runtime.enter();
+        (TcpListener::from_std(listeners.http)?, listeners.https.map(TcpListener::from_std).transpose()?)
+    };
+    let served = runtime.block_on(accept_all(worker.clone(), http, https, stage));
+    worker.end_detached();
+    drop(runtime);
+    served
+}
+
+/// Accepts connections until the stage changes, and drains.
+async fn accept_all(
+    worker: Rc<Worker>,
+    http: TcpListener,
+    https: Option<TcpListener>,
+    mut stage: watch::Receiver<Stage>,
+) -> io::Result<()> {
+    let sweeper = spawn_local(worker.clone().sweep());
+    let canceller = spawn_local(worker.clone().cancel_held());
+    spawn_local(outbox::run());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            (kind, accepted) = accept(&http, https.as_ref()) => match accepted {
+                Ok((stream, address)) => spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage),
+                // Out of descriptors, or the client was gone before accept: neither ends the
+                // worker.
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            },
+            _ = stage.changed() => break,
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    // The kernel has already completed the handshake with clients in the backlog.
+    while let Some((kind, Ok((stream, address)))) = now_or_never(accept(&http, https.as_ref())).await {
+        spawn_connection(&worker, &mut connections, stream, address.ip(), kind, &stage);
+    }
+    drop((http, https));
+    let drain = worker.live.snapshot().plan.limits.drain;
+    let finished = async {
+        while connections.join_next().await.is_some() {}
+        while let Some(detached) = worker.next_detached() {
+            detached.await;
+        }
+    };
+    tokio::select! {
+        () = finished => {}
+        () = tokio::time::sleep(drain) => {}
+        _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
+    }
+    sweeper.abort();
+    canceller.abort();
+    Ok(())
+}
+
+/// Counts an accepted connection and spawns its task, if there is room for it.
+fn spawn_connection(
+    worker: &Rc<Worker>,
+    connections: &mut JoinSet<()>,
+    stream: TcpStream,
+    address: IpAddr,
+    kind: ListenerKind,
+    stage: &watch::Receiver<Stage>,
+) {
+    let snapshot = worker.live.snapshot();
+    let limits = &snapshot.plan.limits;
+    let room = limits.connections.min(worker.live.connections.limit.load(Relaxed));
+    let before = worker.live.gauges.connections.fetch_add(1, Relaxed);
+    worker.live.gauges.connections_most.fetch_max(before + 1, Relaxed);
+    if before >= room {
+        worker.live.gauges.connections.fetch_sub(1, Relaxed);
+        // A TLS client could read no response before its handshake, for which there is no room.
+        if kind == ListenerKind::Http {
+            refuse(&stream);
+        }
+        return;
+    }
+    let tls = match (kind, &snapshot.plan.tls) {
+        (ListenerKind::Http, _) => None,
+        (ListenerKind::Https, Some(tls)) => Some(tls.server.config.clone()),
+        // No plan that removes [tls] from a listener comes into force.
+        (ListenerKind::Https, None) => {
+            worker.live.gauges.connections.fetch_sub(1, Relaxed);
+            return;
+        }
+    };
+    let counted = Counted(worker.live.clone());
+    let address = address.to_canonical();
+    let listen = &snapshot.plan.listen;
+    let announced = listen.proxy_protocol && listen.trusts(address);
+    let arrival = Arrival { stream, address, announced, tls, _counted: counted };
+    connections.spawn_local(connection::run(worker.clone(), arrival, limits.clone(), stage.clone()));
+}
+
+/// Over `[limits] connections`: a cheap response, then close.
+fn refuse(stream: &TcpStream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    // The socket is new: its buffer takes these few bytes, or the client is gone.
+    let _ = stream.try_write(FULL);
+}
+
+async fn accept(
+    http: &TcpListener,
+    https: Option<&TcpListener>,
+) -> (ListenerKind, io::Result<(TcpStream, SocketAddr)>) {
+    let tls = async {
+        match https {
+            Some(listener) => listener.accept().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        accepted = http.accept() => (ListenerKind::Http, accepted),
+        accepted = tls => (ListenerKind::Https, accepted),
+    }
+}
+
+async fn now_or_never<F: Future>(future: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = std::future::ready(()) => None,
+    }
+}

@@ -1,0 +1,323 @@
+//! A request body in transit, and its state, which the exchange reads.
+//!
+//! Invariants: faults in a request body are blamed on the client.
+//! The upstream's time does not run while the client is waited for.
+
+use super::cancel_token::CancelToken;
+use crate::live::clock;
+use crate::net::alarm::Alarm;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::LazyLock;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// An upstream may abort because it waited this long, in total, for the client. No common server
+/// has less patience with a body (uWSGI 4 s, Kestrel 5 s).
+const DAWDLE: Duration = Duration::from_secs(3);
+
+/// A shorter wait for the client is no back-pressure: writing a piece, or a late thread, takes that
+/// long.
+const PRESSURE: Duration = Duration::from_millis(1);
+
+/// Progress and result of the request body; shared with the exchange.
+pub struct RequestBodyState {
+    stage: Cell<Stage>,
+    /// Waiting for the client to send more, so a silence is not the upstream's.
+    waits_for_client: Cell<bool>,
+    /// Total time waited for the client (to send, or to take the response), without the current
+    /// wait.
+    waited: Cell<Duration>,
+    waits_since: Cell<Option<Duration>>,
+    /// When the response head arrived, and the total wait for the client before it. (Stored here
+    /// because this struct never moves.)
+    headed: Cell<Duration>,
+    waited_before: Cell<Duration>,
+    /// Monotonic.
+    moved_at: Cell<Duration>,
+    became_whole: Notify,
+    /// The length was known from the beginning.
+    sized: bool,
+    /// The response is no longer needed: the rest of the body is not sent.
+    pub stopped: CancelToken,
+    /// The client has left, and the exchange continues without it.
+    pub client_gone: Cell<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Whole,
+    /// Broken framing, or the connection ended.
+    Broken,
+    /// Nothing came for `body_idle_timeout`.
+    Slow,
+}
+
+/// A fault of the client in its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientFault {
+    Broken,
+    Slow,
+}
+
+impl RequestBodyState {
+    pub fn of(body: &Incoming, now: Duration) -> Rc<RequestBodyState> {
+        let stage = if body.is_end_stream() { Stage::Whole } else { Stage::Running };
+        let stopped = CancelToken::default();
+        if stage == Stage::Running {
+            stopped.arm();
+        }
+        Rc::new(RequestBodyState {
+            stopped,
+            stage: Cell::new(stage),
+            waits_for_client: Cell::new(false),
+            waited: Cell::default(),
+            waits_since: Cell::default(),
+            headed: Cell::default(),
+            waited_before: Cell::default(),
+            moved_at: Cell::new(now),
+            became_whole: Notify::new(),
+            sized: body.size_hint().exact().is_some(),
+            client_gone: Cell::new(false),
+        })
+    }
+
+    /// Whether the whole body was received.
+    pub fn whole(&self) -> bool {
+        self.stage.get() == Stage::Whole
+    }
+
+    /// Whether the length was known from the beginning.
+    pub fn sized(&self) -> bool {
+        self.sized
+    }
+
+    /// Resolves when the body is received whole. Call only while it is not.
+    pub async fn until_whole(&self) {
+        self.became_whole.notified().await;
+    }
+
+    fn complete(&self) {
+        self.moved_at.set(clock::now());
+        self.stage.set(Stage::Whole);
+        self.became_whole.notify_one();
+    }
+
+    /// Restarts the upstream's time.
+    pub fn move_on(&self, now: Duration) {
+        self.moved_at.set(now);
+    }
+
+    /// When its last piece came, or else the request.
+    pub fn moved_at(&self) -> Duration {
+        self.moved_at.get()
+    }
+
+    pub fn client_fault(&self) -> Option<ClientFault> {
+        match self.stage.get() {
+            Stage::Broken => Some(ClientFault::Broken),
+            Stage::Slow => Some(ClientFault::Slow),
+            Stage::Running | Stage::Whole => None,
+        }
+    }
+
+    /// Starts a wait for the client.
+    pub fn waits(&self) {
+        if self.waits_since.get().is_none() {
+            self.waits_since.set(Some(clock::now()));
+        }
+    }
+
+    /// Ends the wait: the client has moved.
+    pub fn waits_no_more(&self) {
+        if let Some(since) = self.waits_since.take() {
+            self.waited.set(self.waited.get() + clock::now().saturating_sub(since));
+        }
+    }
+
+    /// The response head has arrived; its body follows.
+    pub fn body_begins(&self, now: Duration) {
+        self.headed.set(now);
+        if self.has_waited() {
+            self.waited_before.set(self.client_took());
+        }
+    }
+
+    /// Whether most of the time since the head was spent waiting for the client.
+    pub fn client_was_slow(&self, now: Duration) -> bool {
+        self.has_waited() && {
+            let of_client = self.client_took().saturating_sub(self.waited_before.get());
+            is_most(of_client, now.saturating_sub(self.headed.get()))
+        }
+    }
+
+    /// False for nearly all clients, so the clock need not be read.
+    fn has_waited(&self) -> bool {
+        self.waits_since.get().is_some() || self.waited.get() > Duration::ZERO
+    }
+
+    /// How long the client was waited for, in total.
+    fn client_took(&self) -> Duration {
+        match self.waits_since.get() {
+            Some(since) => self.waited.get() + clock::now().saturating_sub(since),
+            None => self.waited.get(),
+        }
+    }
+
+    /// Whether the client was so slow that an upstream may have lost patience.
+    pub fn client_dawdled(&self) -> bool {
+        self.client_took() >= DAWDLE
+    }
+
+    /// Whether half of this time or more was spent waiting for the client.
+    pub fn client_took_half_of(&self, total: Duration) -> bool {
+        self.client_took() >= total / 2
+    }
+
+    /// When the upstream's time to answer began: when the last piece of the body moved.
+    /// `None` while the client is waited for.
+    pub fn upstream_waits_since(&self) -> Option<Duration> {
+        let waits_for_client = self.stage.get() == Stage::Running && self.waits_for_client.get();
+        (!waits_for_client).then(|| self.moved_at.get())
+    }
+}
+
+/// A client's request body in transit to an upstream.
+pub struct RequestBody {
+    inner: Incoming,
+    body_state: Rc<RequestBodyState>,
+    /// `None`: no time-out for a silent client.
+    idle_timeout: Option<Duration>,
+    /// The deadline for the client's next piece.
+    until: Option<Instant>,
+    alarm: Alarm,
+}
+
+impl RequestBody {
+    pub fn new(inner: Incoming, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
+        RequestBody { inner, body_state, idle_timeout, until: None, alarm: Alarm::default() }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.body_state.stopped.is_cancelled() {
+            return Poll::Ready(Some(Err(BodyError::Client)));
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.until = None;
+                this.body_state.waits_for_client.set(false);
+                this.body_state.waits_no_more();
+                this.body_state.moved_at.set(clock::now());
+                if this.inner.is_end_stream() {
+                    this.body_state.complete();
+                }
+                // Request trailers are dropped: an upstream may merge them into its headers.
+                match frame.into_data() {
+                    Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Err(_) => {
+                        this.body_state.complete();
+                        Poll::Ready(None)
+                    }
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                this.body_state.stage.set(Stage::Broken);
+                Poll::Ready(Some(Err(BodyError::Client)))
+            }
+            Poll::Ready(None) => {
+                this.body_state.waits_no_more();
+                this.body_state.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let _ = this.body_state.stopped.poll(cx);
+                this.body_state.waits_for_client.set(true);
+                this.body_state.waits();
+                let Some(timeout) = this.idle_timeout else { return Poll::Pending };
+                let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
+                ready!(this.alarm.poll(cx, until));
+                this.body_state.stage.set(Stage::Slow);
+                Poll::Ready(Some(Err(BodyError::Client)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Why a body ended early.
+#[derive(Debug)]
+pub enum BodyError {
+    Client,
+    Upstream,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BodyError::Client => "the client's body ended early",
+            BodyError::Upstream => "the upstream's body ended early",
+        })
+    }
+}
+
+impl std::error::Error for BodyError {
+    /// The reason of hyper's stream reset. Without a source it would be INTERNAL_ERROR.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        static CANCEL: LazyLock<h2::Error> = LazyLock::new(|| h2::Reason::CANCEL.into());
+        match self {
+            BodyError::Client => Some(&*CANCEL),
+            BodyError::Upstream => None,
+        }
+    }
+}
+
+/// Whether most of the time of a body was spent waiting for the client.
+fn is_most(of_client: Duration, of_body: Duration) -> bool {
+    of_client >= PRESSURE && of_client > of_body / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_slow_that_took_most_of_the_time_and_made_somebody_wait() {
+        let us = Duration::from_micros;
+        for (of_client, of_body, slow) in [
+            (0, 0, false),
+            (0, 1_000_000, false),
+            // The time to hand a piece over.
+            (20, 30, false),
+            (999, 1000, false),
+            (1000, 1500, true),
+            (400_000, 1_000_000, false),
+            (600_000, 1_000_000, true),
+        ] {
+            assert_eq!(is_most(us(of_client), us(of_body)), slow, "{of_client} of {of_body} us");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The response for the client: of the upstream, or of the proxy itself.
+//!
+//! Invariants: no hop-by-hop field of an upstream reaches a client.
+//! A response of the proxy is a short JSON body, in which nothing comes from the request.
+
+use super::deadline::Deadlines;
+use super::error::{RequestError, Source};
+use super::forward::{PreparedRequest, UpstreamResponse};
+use super::headers::{self, X_GRAYLING_ARM};
+use super::response_body::ResponseBody;
+use super::result_code::Reader;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode, Version};
+
+/// Responds with what was forwarded, or with the error that ends the record.
+pub fn respond(
+    prepared: PreparedRequest,
+    forwarded: Result<UpstreamResponse, RequestError>,
+) -> Response<ResponseBody> {
+    match forwarded {
+        Ok(upstream_response) => pass_on(prepared, upstream_response),
+        Err(error) => {
+            let mut record = prepared.record;
+            record.fail(error, error.status());
+            error_response(error)
+        }
+    }
+}
+
+/// The upstream's response. Its body carries the record to its end.
+fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Response<ResponseBody> {
+    let PreparedRequest { mut record, upstream, upgrade, .. } = prepared;
+    let UpstreamResponse { response, lease, arrived: now } = upstream_response;
+    let took = record.body_state().upstream_waits_since().map(|since| now.saturating_sub(since));
+    record.answered(response.status(), response.headers(), took, now);
+    if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+        return upgrade.agreed(record, response, lease, now);
+    }
+    let whole = upstream.config.total_timeout;
+    let total = whole.map(|whole| record.began() + whole);
+    let idle = (!record.is_grpc()).then_some(upstream.config.idle_timeout);
+    let deadlines = Deadlines { idle, total, whole };
+    let (mut parts, body) = response.into_parts();
+    // The upstream's version is not forwarded (RFC 9110 §2.5).
+    parts.version = Version::HTTP_11;
+    headers::drop_hop_by_hop(&mut parts.headers);
+    if let Some(arm) = record.exposed_arm() {
+        parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
+    }
+    let code = record.rules().and_then(|rules| Reader::of(rules, parts.status, &parts.headers));
+    let body = ResponseBody::upstream(body, record, lease, parts.status, deadlines, code, now);
+    Response::from_parts(parts, body)
+}
+
+/// The response that tells a client of an error.
+pub fn error_response(error: RequestError) -> Response<ResponseBody> {
+    let (status, text) = (error.status(), error.text());
+    let mut response = Response::new(ResponseBody::text(format!("{{\"error\":\"{text}\"}}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110 §15.5.6.
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+    }
+    if error.source() == Source::Client {
+        // After a request that could not be read reliably, nothing more is read (RFC 9112 §9.6).
+        // HTTP/2 has no such field: there hyper removes it.
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
