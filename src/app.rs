@@ -20,8 +20,8 @@ use crate::live::keeper::{self, Shelf};
 use crate::live::ledger::Ledger;
 use crate::live::log::Log;
 use crate::live::private;
-use crate::live::scribe::Scribe;
-use crate::live::state::{Found, Image, StateDirectory, StateError};
+use crate::live::scribe::{NotDurable, Scribe};
+use crate::live::state::{Found, Image, Loss, StateDirectory, StateError};
 use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
 use crate::net::{listen, resolve};
 use crate::proxy::serve::{self, Stage};
@@ -29,6 +29,7 @@ use crate::watch::probes::Probes;
 use crate::watch::watchdog::{self, Archive};
 use crate::watch::{alert, conductor, memory, resource, traces};
 use serde_json::json;
+use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -66,11 +67,20 @@ pub enum StartError {
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]
-    StateRefused(String),
+    StateRefused(#[source] StateFault),
     #[error("cannot listen on {address} ({name} of [listen])")]
     Listen { name: &'static str, address: SocketAddr, source: io::Error },
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateFault {
+    #[error(transparent)]
+    Lost(#[from] Loss),
+    #[error(transparent)]
+    NotDurable(#[from] NotDurable),
 }
 
 /// A running proxy. If it is dropped without [`Proxy::finish`], it stops at once.
@@ -113,15 +123,17 @@ impl Proxy {
         let source = source(&path, &checked);
 
         let (directory, ledger, found) = open_state(&checked.plan, &log)?;
-        if let (Found::Lost(why) | Found::Behind(_, why), OnStateFailure::Refuse) =
-            (&found, plan_state.on_failure)
-        {
-            return Err(StartError::StateRefused(why.clone()));
-        }
+        let refuses = plan_state.on_failure == OnStateFailure::Refuse;
+        let found = match found {
+            Found::Lost(loss) | Found::Behind(_, loss) if refuses => {
+                return Err(StartError::StateRefused(loss.into()));
+            }
+            found => found,
+        };
         let lost = matches!(found, Found::Lost(_) | Found::Behind(..));
         let ledger_end = ledger.as_ref().map(|ledger| ledger.end().clone()).unwrap_or_default();
-        if let Found::Lost(why) | Found::Behind(_, why) = &found {
-            tell_lost(&log, why);
+        if let Found::Lost(loss) | Found::Behind(_, loss) = &found {
+            tell_lost(&log, loss);
         }
         let (listen_http, listen_admin) = (checked.plan.listen.http, checked.plan.listen.admin);
         let workers = checked.plan.listen.workers();
@@ -191,8 +203,8 @@ impl Proxy {
             asks,
         };
         if let Err(why) = durable {
-            if plan_state.on_failure == OnStateFailure::Refuse {
-                return Err(StartError::StateRefused(why));
+            if refuses {
+                return Err(StartError::StateRefused(why.into()));
             }
             tell_lost(&log, &why);
         }
@@ -281,10 +293,10 @@ impl Drop for Proxy {
     }
 }
 
-fn tell_lost(log: &Log, why: &str) {
+fn tell_lost(log: &Log, why: &dyn Display) {
     log.event(
         "state_lost",
-        json!({"error": why, "effect": "every release is held at 0%; stable is served",
+        json!({"error": why.to_string(), "effect": "every release is held at 0%; stable is served",
                "hint": "mend the state directory, then: grayling resume RELEASE --ends hold --reason TEXT"}),
     );
 }
@@ -309,7 +321,7 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
     let directory = match StateDirectory::open(&plan.state.directory) {
         Ok(directory) => directory,
         Err(locked @ StateError::Locked { .. }) => return Err(locked.into()),
-        Err(error) => return Ok((None, None, Found::Lost(error.to_string()))),
+        Err(error) => return Ok((None, None, Found::Lost(error.into()))),
     };
     let mut found = directory.load();
     let ledger = match Ledger::open(directory.path()) {
@@ -318,20 +330,20 @@ fn open_state(plan: &Plan, log: &Log) -> Result<(Option<StateDirectory>, Option<
                 // The state is saved before its ledger entries are written, so a ledger with more
                 // entries belongs to another state.
                 Found::Known(image) if image.ledger.n < ledger.last() => {
-                    let (path, last) = (directory.configured().display(), ledger.last());
-                    let why = format!(
-                        "{path}: the state file is older than the ledger (entry {} of {last}): was it restored from a copy?",
-                        image.ledger.n
-                    );
-                    found = Found::Behind(std::mem::take(image), why);
+                    let loss = Loss::OlderThanLedger {
+                        directory: directory.configured().to_owned(),
+                        state: image.ledger.n,
+                        ledger: ledger.last(),
+                    };
+                    found = Found::Behind(std::mem::take(image), loss);
                 }
                 Found::Known(image) => rebuild(&mut ledger, image, log),
                 Found::Empty | Found::Behind(..) | Found::Lost(_) => {}
             }
             Some(ledger)
         }
-        Err(error) => {
-            found = Found::Lost(format!("{}: the ledger: {error}", directory.configured().display()));
+        Err(source) => {
+            found = Found::Lost(Loss::Ledger { directory: directory.configured().to_owned(), source });
             None
         }
     };
@@ -348,7 +360,7 @@ fn open_key(directory: Option<&StateDirectory>, ledger: Option<&Ledger>, log: &L
         KeyOrigin::Temporary(why) => log.event(
             "state_key_unusable",
             json!({
-                "error": why,
+                "error": why.to_string(),
                 "directory": directory.configured(),
                 "effect": "a key that ends with this process is used: after a restart `grayling affected` cannot say \
                     which users a segment listed meanwhile, and the watchdog's evidence begins anew",
