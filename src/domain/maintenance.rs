@@ -93,15 +93,22 @@ pub fn check_change(change: &str) -> Result<&str, MaintenanceError> {
     }
 }
 
+/// What a decision would have done without the maintenance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Would {
+    TakeOut,
+    Alarm,
+}
+
 /// Turns a decision of a ceiling or of `both_arms` into a report.
 pub fn report_only(change: &str, judgement: &mut Judgement) {
     let would = match (judgement.verdict, judgement.state) {
-        (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => "it would have taken new out",
-        (_, State::BothArms) => "it would have been an alarm",
+        (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => Would::TakeOut,
+        (_, State::BothArms) => Would::Alarm,
         _ => return,
     };
     (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
-    judgement.reason = format!("maintenance {change}: {would}: {}", judgement.reason);
+    judgement.reason = would.told(change, &judgement.reason);
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod ceiling;
 pub mod cohort;
 pub mod deadline;
 pub mod decide;
+mod describe;
 pub mod distinct;
 pub mod engine;
 pub mod foresight;
