@@ -10,7 +10,7 @@ use crate::live::clock;
 use axum::Json;
 use axum::extract::State;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ pub async fn file(State(live): State<Arc<Live>>) -> Json<dto::ConfigFile> {
     let source = live.source();
     let path = source.path.clone();
     let read = tokio::task::spawn_blocking(move || read(&path)).await;
-    let (text, error) = match read.unwrap_or_else(|_| Err("it cannot be read".to_owned())) {
+    let (text, error) = match read.unwrap_or(Err(FileError::NoResult)) {
         Ok(text) => (Some(text), None),
-        Err(why) => (None, Some(why)),
+        Err(error) => (None, Some(error.to_string())),
     };
     Json(dto::ConfigFile {
         path: source.path,
@@ -35,9 +35,18 @@ pub async fn file(State(live): State<Arc<Live>>) -> Json<dto::ConfigFile> {
     })
 }
 
-fn read(path: &Path) -> Result<String, String> {
+/// Why the response has no text.
+#[derive(Debug, thiserror::Error)]
+enum FileError {
+    /// The task that reads it ended without a result.
+    #[error("it cannot be read")]
+    NoResult,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
     let mut bytes = vec![];
-    let read = File::open(path).and_then(|file| file.take(BYTES_MAX).read_to_end(&mut bytes));
-    read.map_err(|why| why.to_string())?;
+    File::open(path)?.take(BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -7,7 +7,7 @@ use super::auth::{Actor, refuse};
 use super::dto::MaintenanceRequest;
 use super::routes::{answered, too_long};
 use crate::config::value;
-use crate::domain::maintenance::{check_change, check_length};
+use crate::domain::maintenance::{MaintenanceError, check_change, check_length};
 use crate::live::apply::{Live, Origin};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -37,7 +37,7 @@ pub async fn maintain(
     let origin = Origin { actor, reason: request.reason.clone().filter(|r| !r.trim().is_empty()) };
     let asked = match asked(&request) {
         Ok(asked) => asked,
-        Err(why) => return refuse(StatusCode::BAD_REQUEST, why, Some(EXAMPLE.into())),
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, why.to_string(), Some(EXAMPLE.into())),
     };
     let changed = match asked {
         Asked::End => live.end_maintenance(&name, &origin),
@@ -52,29 +52,55 @@ enum Asked<'r> {
     End,
 }
 
-fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, String> {
+/// Why a body is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum BodyError {
+    #[error("`end` ends the present maintenance: it goes without `for` and `change`")]
+    EndWithMore,
+    #[error("a maintenance says how long it lasts: `for` is missing")]
+    NoLength,
+    #[error("a maintenance names its change: `change` is missing")]
+    NoChange,
+    #[error("`for`: {0}")]
+    Length(#[source] LengthError),
+    #[error(transparent)]
+    Change(#[from] MaintenanceError),
+}
+
+/// Why a text is not a length of a maintenance.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LengthError {
+    #[error("{why}{}", .help.as_ref().map(|help| format!(": {help}")).unwrap_or_default())]
+    NoDuration { why: String, help: Option<String> },
+    #[error(transparent)]
+    NotAllowed(#[from] MaintenanceError),
+}
+
+impl From<value::Bad> for LengthError {
+    fn from(value::Bad { why, help }: value::Bad) -> Self {
+        LengthError::NoDuration { why, help }
+    }
+}
+
+fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, BodyError> {
     if request.end {
         return match (&request.length, &request.change) {
             (None, None) => Ok(Asked::End),
-            _ => Err("`end` ends the present maintenance: it goes without `for` and `change`".into()),
+            _ => Err(BodyError::EndWithMore),
         };
     }
-    let length = request.length.as_deref().ok_or("a maintenance says how long it lasts: `for` is missing")?;
-    let change = request.change.as_deref().ok_or("a maintenance names its change: `change` is missing")?;
-    let length = length_of(length).map_err(|why| format!("`for`: {why}"))?;
+    let length = request.length.as_deref().ok_or(BodyError::NoLength)?;
+    let change = request.change.as_deref().ok_or(BodyError::NoChange)?;
+    let length = length_of(length).map_err(BodyError::Length)?;
     Ok(Asked::Begin { change: check_change(change)?, length })
 }
 
 /// Parses a length.
 ///
 /// # Errors
-/// It is not a length, or not one that a maintenance may have; the text is for people.
-pub fn length_of(text: &str) -> Result<Duration, String> {
-    let length = value::duration(text).map_err(|bad| match bad.help {
-        Some(help) => format!("{}: {help}", bad.why),
-        None => bad.why,
-    })?;
-    check_length(length)
+/// It is not a length, or not one that a maintenance may have.
+pub fn length_of(text: &str) -> Result<Duration, LengthError> {
+    Ok(check_length(value::duration(text)?)?)
 }
 
 #[cfg(test)]
@@ -101,7 +127,7 @@ mod tests {
             (r#"{"for": "1h", "change": " "}"#, "names its change"),
             (r#"{"for": "1h", "end": true}"#, "goes without"),
         ] {
-            let fault = asked(&read(body)).unwrap_err();
+            let fault = asked(&read(body)).unwrap_err().to_string();
             assert!(fault.contains(why), "{body}: {fault}");
         }
         assert!(serde_json::from_str::<MaintenanceRequest>(r#"{"four": "1h"}"#).is_err());

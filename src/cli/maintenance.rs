@@ -73,11 +73,11 @@ fn render(release: &str, end: bool, answer: &ChangeAnswer) -> String {
 
 /// Checked here so that a typing error is reported at once; the text is sent unchanged.
 fn length(text: &str) -> Result<String, String> {
-    length_of(text).map(|_| text.to_owned())
+    length_of(text).map(|_| text.to_owned()).map_err(|fault| fault.to_string())
 }
 
 fn change(text: &str) -> Result<String, String> {
-    check_change(text).map(str::to_owned)
+    check_change(text).map(str::to_owned).map_err(|fault| fault.to_string())
 }
 
 #[cfg(test)]

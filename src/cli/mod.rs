@@ -138,6 +138,19 @@ fn plan_of(path: &Path) -> anyhow::Result<Plan> {
     }
 }
 
+/// The text of an error, then those of its causes that it does not end with.
+fn with_causes(fault: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in fault.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Prints an error to stderr, and returns its exit code. The only place where errors of commands
 /// end.
 pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
@@ -150,7 +163,7 @@ pub fn exit_code_of(fault: &anyhow::Error) -> ExitCode {
         text::complain(report);
         return ExitCode::from(EXIT_INVALID_CONFIG);
     }
-    text::complain(&format!("error: {fault:#}"));
+    text::complain(&format!("error: {}", with_causes(fault)));
     let bad_request = StatusCode::BAD_REQUEST;
     let refused = |e: &ClientError| matches!(e, ClientError::Answer { status, .. } if *status == bad_request);
     if fault.is::<Usage>() || fault.downcast_ref().is_some_and(refused) {
@@ -239,6 +252,14 @@ mod tests {
         ] {
             assert_eq!(understood(line), Err(2), "{line}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        let full = || io::Error::other("disk full");
+        let has_it = anyhow::Error::new(full()).context("cannot save: disk full");
+        assert_eq!(with_causes(&has_it), "cannot save: disk full");
+        assert_eq!(with_causes(&anyhow::Error::new(full()).context("cannot save")), "cannot save: disk full");
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub fn offline(directory: &Path, anchor: Option<&str>) -> anyhow::Result<Verifie
         }
         let (known, state_error) = match state {
             Ok(image) => (Some(image.ledger), None),
-            Err(why) => (None, Some(why)),
+            Err(error) => (None, Some(error.to_string())),
         };
         let report = verifier.finish(known.as_ref());
         if !report.may_be_unfinished() || looks >= LOOKS {

@@ -55,7 +55,7 @@ const MEMORY: f64 = 120.0;
 const MEMORY_AFTER_RAISE: f64 = 5.0;
 /// Minutes with a control, and without one, until the past is known.
 const KNOWN: f64 = 3.0;
-const KNOWN_UNCONTROLLED: f64 = 10.0;
+pub const KNOWN_UNCONTROLLED: f64 = 10.0;
 /// Requests of a minute that make a sample.
 pub const REQUESTS_MIN: u64 = 30;
 /// The least bad requests, and users of them, for a sign.
@@ -99,16 +99,6 @@ impl Measure {
             Measure::ClientErrors => 0.03,
             Measure::Redirects => 0.1,
             Measure::Median => 0.0,
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Measure::Errors => "failures",
-            Measure::ClientErrors => "4xx answers",
-            Measure::Redirects => "redirects",
-            Measure::Tail => "answers above twice the p99 of its past",
-            Measure::Median => "median",
         }
     }
 }
@@ -238,7 +228,24 @@ pub struct Before {
     alarm: Option<Alarm>,
     /// Progress of the highest measure towards an alarm.
     ratio: f64,
-    detail: String,
+    /// The numbers of the last judgement, of each measure that is known.
+    shown: Vec<Shown>,
+}
+
+/// The numbers of one measure in the last minute, and its usual value.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Shown {
+    Share { measure: Measure, bad: u64, requests: u64, usual: f64 },
+    Median { now: Duration, usual_us: f64 },
+}
+
+/// What is said of the past, and the numbers behind it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Report {
+    pub says: Says,
+    /// Minutes of the past that are known.
+    pub minutes: f64,
+    pub shown: Vec<Shown>,
 }
 
 impl Default for Before {
@@ -256,7 +263,7 @@ impl Default for Before {
             over: [None; SHARES + 1],
             alarm: None,
             ratio: 0.0,
-            detail: String::new(),
+            shown: vec![],
         }
     }
 }
@@ -403,15 +410,13 @@ impl Before {
         if !self.alone() || !self.past.is_known() {
             return;
         }
-        let mut told = vec![];
+        let mut all = vec![];
         for (i, measure) in Measure::ALL.into_iter().enumerate() {
-            let (over, ratio, words) = match measure {
+            let (over, ratio, shown) = match measure {
                 Measure::Median => self.median(now),
                 measure => self.share_of(i, measure, now),
             };
-            if !words.is_empty() {
-                told.push(words);
-            }
+            all.extend(shown);
             self.over[i] = over.then(|| self.over[i].unwrap_or(now));
             let lasts = self.over[i].map_or(Duration::ZERO, |since| now.saturating_sub(since));
             self.ratio = self.ratio.max(ratio.clamp(0.0, 0.99));
@@ -419,7 +424,7 @@ impl Before {
                 self.alarm = Some(Alarm { measure, seen: now });
             }
         }
-        self.detail = told.join("; ");
+        self.shown = all;
         if let Some(alarm) = &mut self.alarm {
             if self.over.iter().any(Option::is_some) {
                 alarm.seen = now;
@@ -430,10 +435,10 @@ impl Before {
     }
 
     /// Is a share beyond its past, its progress towards that, and the numbers.
-    fn share_of(&self, i: usize, measure: Measure, now: Duration) -> (bool, f64, String) {
+    fn share_of(&self, i: usize, measure: Measure, now: Duration) -> (bool, f64, Option<Shown>) {
         let (past, bad) = (&self.past.shares[i], &self.bad[i]);
         if past.n < KNOWN || (measure == Measure::Tail && !self.is_warm(now)) {
-            return (false, 0.0, String::new());
+            return (false, 0.0, None);
         }
         let p = past.mean.max(0.0);
         let beyond = |span: usize| {
@@ -449,30 +454,21 @@ impl Before {
         let [(minute, a), (ten, b)] = [beyond(1), beyond(2)];
         let over = (minute && goes_on(0)) || (ten && goes_on(1));
         let ratio = if bad[1].users() >= USERS_MIN { a.max(b) } else { 0.0 };
-        let words = format!(
-            "{} {} of {} in the last minute, usually {:.2}%",
-            measure.words(),
-            bad[1].count(),
-            bad[1].requests(),
-            100.0 * p
-        );
-        (over, ratio, words)
+        let shown = Shown::Share { measure, bad: bad[1].count(), requests: bad[1].requests(), usual: p };
+        (over, ratio, Some(shown))
     }
 
-    fn median(&self, now: Duration) -> (bool, f64, String) {
+    fn median(&self, now: Duration) -> (bool, f64, Option<Shown>) {
         let [minute, newest] = self.answers();
         let past = &self.past.median;
         let (Some(p50), true) = (minute.quantile(0.5), past.n >= KNOWN && self.is_warm(now)) else {
-            return (false, 0.0, String::new());
+            return (false, 0.0, None);
         };
         let limit = FACTOR.ln().max(Z * past.variance.sqrt());
         let rise = |of: Duration| log_us(of) - past.mean;
         let goes_on = newest.quantile(0.5).is_some_and(|p50| rise(p50) >= 0.5 * limit);
         let over = minute.total() >= REQUESTS_MIN && rise(p50) >= limit && goes_on;
-        let ms = |us: f64| us / 1e3;
-        let words =
-            format!("median {:.1} ms, usually {:.1} ms", p50.as_secs_f64() * 1e3, ms(past.mean.exp()));
-        (over, rise(p50) / limit, words)
+        (over, rise(p50) / limit, Some(Shown::Median { now: p50, usual_us: past.mean.exp() }))
     }
 
     pub fn says(&self) -> Says {
@@ -489,21 +485,8 @@ impl Before {
         if self.alarm.is_some() { 1.0 } else { self.ratio }
     }
 
-    /// A description for people.
-    pub fn detail(&self) -> String {
-        match self.says() {
-            Says::Learns => "there is a control: its past is being learnt".to_owned(),
-            Says::Unknown => format!(
-                "its past is not known, and is learnt at 100%: {:.0} of {KNOWN_UNCONTROLLED:.0} minutes",
-                self.past.minutes()
-            ),
-            Says::Usual => self.detail.clone(),
-            // After a restart the alarm stands, and nothing has come yet.
-            Says::Worse(measure) if self.detail.is_empty() => {
-                format!("worse in {}: no request in the last minute", measure.words())
-            }
-            Says::Worse(measure) => format!("worse in {}: {}", measure.words(), self.detail),
-        }
+    pub fn report(&self) -> Report {
+        Report { says: self.says(), minutes: self.past.minutes(), shown: self.shown.clone() }
     }
 
     /// Writes the state for a restart; it contains no users.

@@ -117,9 +117,9 @@ fn a_worse_version_at_100_is_told_within_the_limits_of_the_design() {
             let mut world = World::new(seed);
             world.wave(600, 0.2, BASE);
             world.wave(60, 1.0, BASE);
-            assert_eq!(world.before.says(), Says::Usual, "{what}: {}", world.before.detail());
+            assert_eq!(world.before.says(), Says::Usual, "{what}: {}", world.before.report().told());
             let delay = world.until_worse(limit, of);
-            assert!(delay.is_some(), "{what}, seed {seed}: {}", world.before.detail());
+            assert!(delay.is_some(), "{what}, seed {seed}: {}", world.before.report().told());
         }
     }
 }
@@ -136,7 +136,7 @@ fn a_slow_tail_is_told() {
             .collect();
         world.before.hear(&slow);
     }
-    assert_eq!(world.before.says(), Says::Worse(Measure::Tail), "{}", world.before.detail());
+    assert_eq!(world.before.says(), Says::Worse(Measure::Tail), "{}", world.before.report().told());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn it_stands_until_it_has_been_calm_and_learns_nothing_meanwhile() {
     world.wave(200, 1.0, BASE);
     assert!(matches!(world.before.says(), Says::Worse(_)));
     world.wave(800, 1.0, BASE);
-    assert_eq!(world.before.says(), Says::Usual, "{}", world.before.detail());
+    assert_eq!(world.before.says(), Says::Usual, "{}", world.before.report().told());
 }
 
 #[test]
@@ -170,7 +170,11 @@ fn without_a_past_it_says_so_and_begins_one() {
     let mut world = World::new(6);
     world.wave(300, 1.0, BASE);
     assert_eq!(world.before.says(), Says::Unknown);
-    assert!(world.before.detail().contains("its past is not known"), "{}", world.before.detail());
+    assert!(
+        world.before.report().told().contains("its past is not known"),
+        "{}",
+        world.before.report().told()
+    );
     world.wave(900, 1.0, BASE);
     assert_eq!(world.before.says(), Says::Usual);
     assert!(world.until_worse(120, Weather { fails: 0.041, ..BASE }).is_some());
@@ -220,7 +224,7 @@ fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
                 world.second(share, day(begins + second, of, fails));
                 let is = matches!(world.before.says(), Says::Worse(_));
                 if is && !was {
-                    alarms.push(format!("{fails:?} {retries} at {second}: {}", world.before.detail()));
+                    alarms.push(format!("{fails:?} {retries} at {second}: {}", world.before.report().told()));
                 }
                 was = is;
             }
@@ -274,15 +278,15 @@ fn an_accepted_change_is_the_usual_level_from_then_on() {
     assert!(world.until_worse(200, worse).is_some());
     world.before.begin_anew();
     assert_eq!((world.before.says(), world.before.ratio()), (Says::Unknown, 0.0));
-    let detail = world.before.detail();
+    let detail = world.before.report().told();
     assert!(detail.contains("0 of 10 minutes"), "{detail}");
     // A restart does not bring the alarm back.
     assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().says(), Says::Unknown);
-    assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.detail());
+    assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.report().told());
     assert_eq!(world.before.says(), Says::Usual);
     // Worse than the accepted level is an alarm again.
     let worse_still = Weather { fails: 0.12, ..worse };
-    assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.detail());
+    assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.report().told());
 }
 
 proptest! {

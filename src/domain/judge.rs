@@ -2,7 +2,8 @@
 //!
 //! It weighs the comparison, the ceilings and stable's own state against each other.
 //! Invariants: pure (time is an argument); never blames `new` for an incident of both arms; never
-//! takes missing data for health; a trip has its cause and its numbers.
+//! takes missing data for health; a trip has its cause and its numbers. It decides in codes and
+//! numbers ([`ruling`]); [`super::describe`] makes the sentences.
 //!
 //! Rules that separate a common outage from a bad `new`:
 //! - An interval is judged when it is final, so unequal time-outs have no effect.
@@ -19,6 +20,7 @@
 
 mod hearing;
 mod past;
+pub mod ruling;
 
 use super::aside::{Aside, Parts};
 use super::bad::Bad;
@@ -31,17 +33,17 @@ use super::engine::save::{Eye, Pen};
 use super::engine::servers::{Mark, Place};
 use super::engine::{self, Engine, Event, Final, Level, What};
 use super::grounds::{
-    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, HOLD, OVERWHELMING, SUSPICIOUS, Say, Silent,
+    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
 use super::histogram::Histogram;
 use super::notice::{self, Notice};
-use super::onset::{BadBy, Decided, Onsets, SlowFrom};
-use super::share;
+use super::onset::{BadBy, Onsets, SlowFrom};
 use super::silence::Silence;
 use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
-use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, Signal, State, Told, Verdict};
-use hearing::{interval, silence_told, take_failures, told};
+use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
+use hearing::{interval, take_failures};
+use ruling::{Blind, Figures, Measured, Progress, Ruling, Why};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +92,27 @@ pub struct Look<'a> {
     pub minute: Latency<'a>,
     /// The last ten seconds.
     pub recent: Latency<'a>,
+}
+
+impl Look<'_> {
+    /// Of the latency of `new` and of stable, in the last minute.
+    fn quantiles(&self, q: f64) -> [Option<Duration>; 2] {
+        [self.minute.new, self.minute.stable].map(|of| of.quantile(q))
+    }
+}
+
+/// What the comparison and the ceilings say at one look.
+#[derive(Clone, Copy)]
+struct Says {
+    compared: Say,
+    errors: Say,
+    latency: Say,
+}
+
+impl Says {
+    fn waits(&self) -> bool {
+        [self.compared, self.errors, self.latency].contains(&Say::Waits)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -303,8 +326,12 @@ impl Judge {
     }
 
     pub fn look(&mut self, look: &Look<'_>) -> Judgement {
-        let Limits { alpha, errors_max, latency_p99_max, latency_tolerance, latency_notice, .. } =
-            self.limits;
+        self.rule(look).into()
+    }
+
+    /// The decision of a look, in codes and numbers.
+    fn rule(&mut self, look: &Look<'_>) -> Ruling {
+        let Limits { alpha, errors_max, latency_p99_max, .. } = self.limits;
         let [sum_minute, sum_recent] = [WINDOW, RECENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
         let slow = self.slow.minute();
@@ -342,212 +369,21 @@ impl Judge {
         };
         self.compare(look.now, &mut comparison);
         let grounds = Grounds { comparison, errors, latency, silent };
-        let (compared, by_errors, by_latency) = (comparison.say(), errors.say(), latency.say());
+        let says = Says { compared: comparison.say(), errors: errors.say(), latency: latency.say() };
         if self.notice.look(look.now, self.engine.notice() >= 1.0 / alpha) {
             self.engine.end_notice();
         }
         let noticed = self.notice.since().is_some();
 
-        let control = if self.controlled() { "" } else { "; no control: ceilings only" };
-        let percent = |share: f64| 100.0 * share;
-        let counts = format!(
-            "new {} of {}, stable {} of {}",
-            minute.bad.new, minute.requests.new, minute.bad.stable, minute.requests.stable
-        );
-        let p99 = |h: &Histogram| h.quantile(0.99);
-        let (p99_new, p99_stable) = (p99(look.minute.new), p99(look.minute.stable));
-        let client_errors = format!(
-            "new {} of {}, stable {} of {} with 4xx",
-            sum_minute.client_errors.new,
-            minute.requests.new,
-            sum_minute.client_errors.stable,
-            minute.requests.stable
-        );
-        let spell = |p: Option<Duration>| match p {
-            Some(p) if p < Duration::from_millis(10) => format!("{:.1} ms", p.as_secs_f64() * 1e3),
-            Some(p) => format!("{:.0} ms", p.as_secs_f64() * 1e3),
-            None => "unknown".to_owned(),
+        let (state, verdict, why) = match self.blamed(says, loudest, silent) {
+            Some(blamed) => blamed,
+            None => self.unblamed(look, says, &comparison, noticed, minute.requests.new),
         };
-        let p50 = |h: &Histogram| h.quantile(0.5);
-        let medians = format!(
-            "p50 of new {}, of stable {}; p99 {}, {}",
-            spell(p50(look.minute.new)),
-            spell(p50(look.minute.stable)),
-            spell(p99_new),
-            spell(p99_stable)
-        );
-        let slow_text = format!(
-            "p99 of new {}, of stable {}; {} of {} above {:.0} ms",
-            spell(p99_new),
-            spell(p99_stable),
-            slow.bad.new,
-            slow.requests.new,
-            latency_p99_max.as_secs_f64() * 1e3
-        );
-
-        let (state, verdict, reason) = match (compared, by_errors, by_latency) {
-            (Say::Trips(cause), ..) => {
-                let what = match loudest {
-                    engine::Signal::Errors => {
-                        "users of new fail more often than users of stable, beyond chance".to_owned()
-                    }
-                    engine::Signal::ClientErrors => {
-                        "users of new get 4xx answers more often than users of stable, beyond chance".to_owned()
-                    }
-                    engine::Signal::Latency => format!(
-                        "new is slower than stable by more than {:.0}%, beyond chance ({medians})",
-                        percent(latency_tolerance)
-                    ),
-                    engine::Signal::Redirects => {
-                        "users of new are redirected more often than users of stable, beyond chance".to_owned()
-                    }
-                    engine::Signal::Duration => format!(
-                        "whole exchanges of new take longer than those of stable by more than {:.0}%, beyond chance",
-                        percent(latency_tolerance)
-                    ),
-                    engine::Signal::Empty => {
-                        "users of new get empty or far smaller answers more often than users of stable, beyond chance"
-                            .to_owned()
-                    }
-                };
-                (State::Tripped, Verdict::Breach(cause), what)
-            }
-            (_, Say::Trips(cause), _) => (
-                State::Tripped,
-                Verdict::Breach(cause),
-                told(
-                    cause,
-                    &format!(
-                        "{} of new failed in the last minute, ceiling {:.2}%{control}",
-                        share::percent(percent(minute.new_ratio()), 2),
-                        percent(errors_max)
-                    ),
-                ),
-            ),
-            (_, _, Say::Trips(cause)) => {
-                (State::Tripped, Verdict::Breach(cause), told(cause, &format!("{slow_text}{control}")))
-            }
-            _ if silent.say() != Say::Nothing => {
-                (State::Tripped, Verdict::Breach(Cause::Latency), silence_told(&silent))
-            }
-            (Say::Both, ..) if loudest == engine::Signal::Latency => (
-                State::BothArms,
-                Verdict::Inconclusive,
-                format!("both arms are slow ({medians}): not blamed on new"),
-            ),
-            (Say::Both, ..) | (_, Say::Both, _) => (
-                State::BothArms,
-                Verdict::Inconclusive,
-                format!("both arms fail ({counts} in the last minute): not blamed on new"),
-            ),
-            (_, _, Say::Both) => (
-                State::BothArms,
-                Verdict::Inconclusive,
-                format!("both arms are slow ({slow_text}): not blamed on new"),
-            ),
-            (c, e, l) => match self.blind(look) {
-                Some(why) => (State::Blind, Verdict::Inconclusive, why),
-                None if [c, e, l].iter().any(|s| matches!(s, Say::Waits)) => (
-                    State::Suspicious,
-                    Verdict::Inconclusive,
-                    format!("waiting to be sure: {counts}; {slow_text}"),
-                ),
-                None if e_value >= SUSPICIOUS => {
-                    let (signal, route) = (label(loudest), self.stratum(loudest));
-                    (
-                        State::Suspicious,
-                        Verdict::Inconclusive,
-                        format!("{signal}, {route}: {counts}; {medians}"),
-                    )
-                }
-                None if self.engine.evidence(engine::Signal::Empty) >= SUSPICIOUS => (
-                    State::Suspicious,
-                    Verdict::Inconclusive,
-                    format!(
-                        "users of new get empty or far smaller answers more often, beyond chance ({}): waves hold",
-                        self.seen_of(engine::Signal::Empty)
-                    ),
-                ),
-                // A notice only informs: the margins decide the promotion.
-                None if noticed && minute.requests.new > 0 => (
-                    State::Suspicious,
-                    Verdict::Pass,
-                    format!(
-                        "new is slower than stable by more than {:.0}%, beyond chance ({medians}): a notice, which holds nothing",
-                        percent(latency_notice)
-                    ),
-                ),
-                None if self.is_worse_than_before() => (
-                    State::Suspicious,
-                    Verdict::Inconclusive,
-                    format!("new does worse than in its own past ({}): waves hold", self.own_past.detail()),
-                ),
-                None if minute.requests.new == 0 => {
-                    (State::Quiet, Verdict::Inconclusive, "no request of new in the last minute".to_owned())
-                }
-                None => (State::Quiet, Verdict::Pass, counts.clone()),
-            },
-        };
-
-        // A ceiling has no control, so half of it is taken as a normal rate.
-        let (by, route, usual) = match (compared, by_errors, by_latency) {
-            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
-            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors_limit / 2.0)),
-            (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow_limit / 2.0)),
-            // No request is answered.
-            _ => (BadBy::Signal(engine::Signal::Latency), None, None),
-        };
-        let decided = (state == State::Tripped)
-            .then(|| Told { what: reason.clone(), by: self.onsets.decided(by, route, usual, look.now) });
-        let reason = match decided.as_ref().and_then(|told| told.by.as_ref()).map(Decided::counts) {
-            Some(counts) => format!("{reason}: {counts}"),
-            // No onset stands out, so the counts of the last minute are shown.
-            None if decided.is_some() => format!("{reason} ({counts} failed in the last minute)"),
-            None => reason,
-        };
-
-        let towards = |of: &Sample, limit: f64| {
-            let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
-            (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
-        };
-        let signal =
-            |signal, stratum, evidence_ratio, detail| Signal { signal, stratum, evidence_ratio, detail };
-        let all = || Arc::<str>::from(ALL);
-        let scaled =
-            |e: f64, nothing: f64| ((e / nothing).ln() / (1.0 / (alpha * nothing)).ln()).clamp(0.0, 1.0);
-        let compared_signal = |of: engine::Signal, detail: String| {
-            let ratio = scaled(self.engine.evidence(of), Engine::nothing(of));
-            signal(label(of), self.stratum(of), ratio, format!("{detail}{control}"))
-        };
-        let not_yet = if self.engine.compares_latency() { "" } else { "; too little is known of stable yet" };
-        let blindness = self.engine.blindness();
-        let unseen = blindness.map_or(String::new(), |b| format!("; {}", b.told(latency_notice)));
-        let (past, of_past) = self.told_of_past();
-        let signals = vec![
-            compared_signal(engine::Signal::Errors, counts.clone()),
-            compared_signal(engine::Signal::ClientErrors, client_errors.clone()),
-            compared_signal(engine::Signal::Latency, format!("{medians}{not_yet}")),
-            compared_signal(engine::Signal::Redirects, self.seen_of(engine::Signal::Redirects)),
-            compared_signal(engine::Signal::Duration, self.seen_of(engine::Signal::Duration)),
-            compared_signal(engine::Signal::Empty, self.seen_of(engine::Signal::Empty)),
-            signal(
-                "latency_notice",
-                all(),
-                if noticed { 1.0 } else { scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5) },
-                format!(
-                    "slower by more than {:.0}%: {medians}{not_yet}{control}{unseen}",
-                    percent(latency_notice)
-                ),
-            ),
-            signal(
-                "errors_max",
-                all(),
-                towards(&minute, errors_max),
-                format!("{} of {:.2}%", share::percent(percent(minute.new_ratio()), 2), percent(errors_max)),
-            ),
-            signal("latency_p99_max", all(), towards(&slow, SLOW_SHARE), slow_text),
-            signal(Signal::WORSE_THAN_BEFORE, all(), past, of_past),
-        ];
+        let decided = (state == State::Tripped).then(|| {
+            let (by, route, usual) = self.trouble(says, loudest, [errors_limit, slow_limit]);
+            self.onsets.decided(by, route, usual, look.now)
+        });
+        let [p99_new, p99_stable] = look.quantiles(0.99);
         let evidence = Evidence {
             window: WINDOW,
             minute,
@@ -562,7 +398,7 @@ impl Judge {
             e: comparison.e,
             e_small: self.engine.evidence(engine::Signal::Empty),
             e_notice: self.engine.notice(),
-            blindness,
+            blindness: self.engine.blindness(),
             client_errors: sum_minute.client_errors,
             rows: self.engine.rows(loudest),
             clean: self.engine.clean(),
@@ -570,7 +406,107 @@ impl Judge {
             warming: self.engine.servers().warming(look.now).filter(|_| !self.engine.has_had_nobody()),
             grounds,
         };
-        Judgement { state, verdict, reason, signals, decided, evidence }
+        let progress = self.progress(&minute, &slow, noticed);
+        Ruling { state, verdict, why, decided, progress, figures: self.figures(look), evidence }
+    }
+
+    /// A trip, or trouble of both arms.
+    fn blamed(&self, says: Says, loudest: engine::Signal, silent: Silent) -> Option<(State, Verdict, Why)> {
+        let both = |why| (State::BothArms, Verdict::Inconclusive, why);
+        Some(match (says.compared, says.errors, says.latency) {
+            (Say::Trips(cause), ..) => (State::Tripped, Verdict::Breach(cause), Why::Worse(loudest)),
+            (_, Say::Trips(cause), _) => (State::Tripped, Verdict::Breach(cause), Why::Failing(cause)),
+            (_, _, Say::Trips(cause)) => (State::Tripped, Verdict::Breach(cause), Why::Slow(cause)),
+            _ if silent.say() != Say::Nothing => {
+                (State::Tripped, Verdict::Breach(Cause::Latency), Why::Silent(silent))
+            }
+            (Say::Both, ..) if loudest == engine::Signal::Latency => both(Why::BothSlower),
+            (Say::Both, ..) | (_, Say::Both, _) => both(Why::BothFailing),
+            (_, _, Say::Both) => both(Why::BothSlow),
+            _ => return None,
+        })
+    }
+
+    /// The state while nothing trips: the first of these that holds.
+    fn unblamed(
+        &self,
+        look: &Look<'_>,
+        says: Says,
+        comparison: &Comparison,
+        noticed: bool,
+        requests_new: u64,
+    ) -> (State, Verdict, Why) {
+        let suspicious = |why| (State::Suspicious, Verdict::Inconclusive, why);
+        match self.blind(look) {
+            Some(blind) => (State::Blind, Verdict::Inconclusive, Why::Blind(blind)),
+            None if says.waits() => suspicious(Why::Waits),
+            None if comparison.e_value() >= SUSPICIOUS => {
+                let loudest = comparison.loudest();
+                suspicious(Why::Suspicious(loudest, self.stratum(loudest)))
+            }
+            None if self.engine.evidence(engine::Signal::Empty) >= SUSPICIOUS => suspicious(Why::SmallBodies),
+            // A notice only informs: the margins decide the promotion.
+            None if noticed && requests_new > 0 => (State::Suspicious, Verdict::Pass, Why::Noticed),
+            None if self.is_worse_than_before() => suspicious(Why::WorseThanBefore),
+            None if requests_new == 0 => (State::Quiet, Verdict::Inconclusive, Why::NoRequest),
+            None => (State::Quiet, Verdict::Pass, Why::Usual),
+        }
+    }
+
+    /// How requests became bad by the cause of a trip, on which route, and their usual share.
+    /// A ceiling has no control, so half of it is taken as a normal rate.
+    fn trouble(
+        &self,
+        says: Says,
+        loudest: engine::Signal,
+        [errors, slow]: [f64; 2],
+    ) -> (BadBy, Option<u8>, Option<f64>) {
+        match (says.compared, says.errors, says.latency) {
+            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
+            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors / 2.0)),
+            (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow / 2.0)),
+            // No request is answered.
+            _ => (BadBy::Signal(engine::Signal::Latency), None, None),
+        }
+    }
+
+    /// The progress of each signal.
+    fn progress(&self, minute: &Sample, slow: &Sample, noticed: bool) -> Vec<Progress> {
+        let Limits { alpha, errors_max, .. } = self.limits;
+        let towards = |of: &Sample, limit: f64| {
+            let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
+            (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
+        };
+        let scaled =
+            |e: f64, nothing: f64| ((e / nothing).ln() / (1.0 / (alpha * nothing)).ln()).clamp(0.0, 1.0);
+        let compared = |of: engine::Signal| Progress {
+            of: Measured::Compared(of),
+            stratum: self.stratum(of),
+            ratio: scaled(self.engine.evidence(of), Engine::nothing(of)),
+        };
+        let overall = |of: Measured, ratio: f64| Progress { of, stratum: ALL.into(), ratio };
+        let notice = if noticed { 1.0 } else { scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5) };
+        let mut all: Vec<Progress> = engine::Signal::ALL.into_iter().map(compared).collect();
+        all.extend([
+            overall(Measured::Notice, notice),
+            overall(Measured::ErrorsMax, towards(minute, errors_max)),
+            overall(Measured::LatencyMax, towards(slow, SLOW_SHARE)),
+            overall(Measured::Past, self.past_ratio()),
+        ]);
+        all
+    }
+
+    fn figures(&self, look: &Look<'_>) -> Figures {
+        Figures {
+            limits: self.limits,
+            controlled: self.controlled(),
+            compares_latency: self.engine.compares_latency(),
+            redirects: self.by_user(engine::Signal::Redirects),
+            long: self.by_user(engine::Signal::Duration),
+            small: self.by_user(engine::Signal::Empty),
+            p50: look.quantiles(0.5),
+            past: self.past_report(),
+        }
     }
 
     /// The route where a signal is loudest, if it is louder there than in all.
@@ -662,31 +598,20 @@ impl Judge {
         of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
     }
 
-    fn blind(&self, look: &Look<'_>) -> Option<String> {
+    fn blind(&self, look: &Look<'_>) -> Option<Blind> {
         if look.ticks == Ticks::Late {
-            return Some("the watchdog is starved of CPU time".to_owned());
+            return Some(Blind::Starved);
         }
         let (last, started) = (self.window.last_end()?, self.started?);
-        if look.now.saturating_sub(last) > STALE {
-            return Some(format!(
-                "no interval has become final for {} s",
-                look.now.saturating_sub(last).as_secs()
-            ));
+        let since = look.now.saturating_sub(last);
+        if since > STALE {
+            return Some(Blind::Stale(since));
         }
         let age = |seen: Option<Duration>| last.saturating_sub(seen.unwrap_or(started));
         let traffic = self.seen_new.is_some_and(|seen| last.saturating_sub(seen) < SILENCE);
-        if self.controlled() && traffic && age(self.seen_stable) >= SILENCE {
-            return Some(format!(
-                "no request of stable for {} s: nothing to compare with",
-                age(self.seen_stable).as_secs()
-            ));
-        }
-        None
+        let silence = age(self.seen_stable);
+        (self.controlled() && traffic && silence >= SILENCE).then_some(Blind::NoStable(silence))
     }
-}
-
-fn label(signal: engine::Signal) -> &'static str {
-    signal.cause().label()
 }
 
 fn whole_ms(now: Duration, since: Duration) -> u64 {

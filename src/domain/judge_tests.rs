@@ -5,6 +5,7 @@ use super::super::decide::Arm;
 use super::super::engine::tests::Dice;
 use super::super::engine::users::{Baseline, UNITS, Unit};
 use super::super::engine::{Event, Request, SHARES, Settings, What};
+use super::super::verdict::Signal;
 use super::*;
 
 const LIMITS: Limits = Limits {

@@ -10,7 +10,7 @@ use super::gate::design::Moments;
 use super::gate::needed::Usual;
 use super::judge::{Judge, SLOW_SHARE};
 use super::plan::Watchdog;
-use super::spans::{Before, Fitted};
+use super::spans::Before;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,17 +40,7 @@ impl Known {
     pub fn unfit(&self, watchdog: &Watchdog) -> impl Iterator<Item = (&'static str, String)> {
         let given = [("errors_max", watchdog.errors_max), ("latency_p99_max", SLOW_SHARE)];
         let all = given.into_iter().zip(self.before).zip(watchdog.stated);
-        let percent = |share: f64| format!("{:.1}%", 100.0 * share);
-        all.filter_map(move |(((key, given), before), stated)| match before.fit(given, stated) {
-            Fitted::AsGiven => None,
-            Fitted::SetAside { own } => {
-                Some((key, format!("set aside: it is a default, and stable itself has {}", percent(own))))
-            }
-            Fitted::Raised { own, limit } => Some((
-                key,
-                format!("in force at {}, since stable itself has {}", percent(limit.min(1.0)), percent(own)),
-            )),
-        })
+        all.filter_map(|(((key, given), before), stated)| Some((key, before.fit(given, stated).told()?)))
     }
 }
 

@@ -45,17 +45,37 @@ impl Maintenance {
     }
 }
 
-/// The fault of a length; for people.
+/// Why a length or a change is not one that a maintenance may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MaintenanceError {
+    #[error("a maintenance of no time has no effect: give `for`, as in \"30m\"")]
+    NoTime,
+    #[error(
+        "a maintenance lasts 24 h at most, and `for` is {} h: begin another one when this one has ended",
+        tenths_of_hours(*.0)
+    )]
+    TooLong(Duration),
+    #[error("a maintenance names its change: give `change`, as in \"CHG-123\"")]
+    NoChange,
+    #[error("`change` is a name of {CHANGE_MAX} bytes at most; the rest belongs into `reason`")]
+    ChangeTooLong,
+    #[error("`change` has control characters")]
+    ControlCharacters,
+}
+
+/// Rounded up.
+fn tenths_of_hours(length: Duration) -> f64 {
+    (length.as_secs() as f64 / 360.0).ceil() / 10.0
+}
+
+/// Checks the length of a maintenance.
 ///
 /// # Errors
 /// It is zero, or longer than [`MAX`].
-pub fn check_length(length: Duration) -> Result<Duration, String> {
+pub fn check_length(length: Duration) -> Result<Duration, MaintenanceError> {
     match length {
-        Duration::ZERO => Err("a maintenance of no time has no effect: give `for`, as in \"30m\"".into()),
-        length if length > MAX => Err(format!(
-            "a maintenance lasts 24 h at most, and `for` is {} h: begin another one when this one has ended",
-            (length.as_secs() as f64 / 360.0).ceil() / 10.0
-        )),
+        Duration::ZERO => Err(MaintenanceError::NoTime),
+        length if length > MAX => Err(MaintenanceError::TooLong(length)),
         length => Ok(length),
     }
 }
@@ -63,27 +83,32 @@ pub fn check_length(length: Duration) -> Result<Duration, String> {
 /// The name of a change in its stored form.
 ///
 /// # Errors
-/// It is empty, too long, or has control characters; for people.
-pub fn check_change(change: &str) -> Result<&str, String> {
+/// It is empty, too long, or has control characters.
+pub fn check_change(change: &str) -> Result<&str, MaintenanceError> {
     match change.trim() {
-        "" => Err("a maintenance names its change: give `change`, as in \"CHG-123\"".into()),
-        change if change.len() > CHANGE_MAX => {
-            Err(format!("`change` is a name of {CHANGE_MAX} bytes at most; the rest belongs into `reason`"))
-        }
-        change if change.chars().any(char::is_control) => Err("`change` has control characters".into()),
+        "" => Err(MaintenanceError::NoChange),
+        change if change.len() > CHANGE_MAX => Err(MaintenanceError::ChangeTooLong),
+        change if change.chars().any(char::is_control) => Err(MaintenanceError::ControlCharacters),
         change => Ok(change),
     }
+}
+
+/// What a decision would have done without the maintenance.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Would {
+    TakeOut,
+    Alarm,
 }
 
 /// Turns a decision of a ceiling or of `both_arms` into a report.
 pub fn report_only(change: &str, judgement: &mut Judgement) {
     let would = match (judgement.verdict, judgement.state) {
-        (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => "it would have taken new out",
-        (_, State::BothArms) => "it would have been an alarm",
+        (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => Would::TakeOut,
+        (_, State::BothArms) => Would::Alarm,
         _ => return,
     };
     (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
-    judgement.reason = format!("maintenance {change}: {would}: {}", judgement.reason);
+    judgement.reason = would.told(change, &judgement.reason);
 }
 
 #[cfg(test)]
@@ -141,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_length_is_some_time_and_a_day_at_most() {
-        let fault = |s| check_length(Duration::from_secs(s)).unwrap_err();
+        let fault = |s| check_length(Duration::from_secs(s)).unwrap_err().to_string();
         assert_eq!(check_length(MAX), Ok(MAX));
         assert!(fault(0).contains("no time"), "{}", fault(0));
         assert!(fault(90_000).contains("24 h at most, and `for` is 25 h"), "{}", fault(90_000));

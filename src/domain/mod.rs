@@ -12,6 +12,7 @@ pub mod ceiling;
 pub mod cohort;
 pub mod deadline;
 pub mod decide;
+mod describe;
 pub mod digest;
 pub mod distinct;
 pub mod engine;

@@ -66,24 +66,6 @@ impl BadBy {
             BadBy::OverMax => "latency_p99_max",
         }
     }
-
-    /// The description of the bad requests. `limit`: the latency above which they are slow.
-    pub fn words(self, limit: Option<Duration>) -> String {
-        match self {
-            BadBy::Signal(Signal::Errors) => "failed".to_owned(),
-            BadBy::Signal(Signal::ClientErrors) => "got a 4xx".to_owned(),
-            BadBy::Signal(Signal::Redirects) => "were redirected".to_owned(),
-            BadBy::Signal(Signal::Duration) => "took longer to their end than is usual".to_owned(),
-            BadBy::Signal(Signal::Empty) => "had an empty or far smaller body".to_owned(),
-            BadBy::Signal(Signal::Latency) | BadBy::OverMax => match limit {
-                Some(limit) if limit < Duration::from_millis(10) => {
-                    format!("took longer than {:.1} ms", limit.as_secs_f64() * 1e3)
-                }
-                Some(limit) => format!("took longer than {:.0} ms", limit.as_secs_f64() * 1e3),
-                None => "were slow".to_owned(),
-            },
-        }
-    }
 }
 
 /// The limits above which answers are slow.
@@ -134,28 +116,13 @@ pub struct Decided {
 }
 
 impl Decided {
-    /// `23 of 41 of new failed, 2 of 812 of stable`.
-    pub fn counts(&self) -> String {
+    /// True if far more requests of `new` than of stable have no answer yet.
+    pub fn waits(&self) -> bool {
         let Decided { new, stable, .. } = self;
-        let mut out = format!(
-            "{} of {} of new {}, {} of {} of stable",
-            new.bad,
-            new.requests,
-            self.by.words(self.limit),
-            stable.bad,
-            stable.requests
-        );
-        let waits = new.waiting > 0
+        new.waiting > 0
             && new.wait_ratio() >= 0.2
             && new.wait_ratio() >= 3.0 * stable.wait_ratio()
-            && self.by.by_waiting();
-        if waits {
-            out.push_str(&format!(
-                "; {} of new have no answer yet, {} of stable",
-                new.waiting, stable.waiting
-            ));
-        }
-        out
+            && self.by.by_waiting()
     }
 
     /// Does stable show the same, in its `recent` requests?

@@ -16,7 +16,7 @@ use super::feed::Feed;
 use super::ledger::{End, Entry};
 use super::log::Log;
 use super::recent::Recent;
-use super::scribe::{Desk, Receipt};
+use super::scribe::{Desk, NotDurable, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::state_key::StateKey;
@@ -220,9 +220,11 @@ impl Live {
                 for memory in image.releases.values_mut() {
                     memory.awaits.get_or_insert(Awaits::StateLost);
                 }
-                (Image { hold_strangers: true, ledger, ..image }, Some(why))
+                (Image { hold_strangers: true, ledger, ..image }, Some(why.to_string()))
             }
-            Found::Lost(why) => (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why)),
+            Found::Lost(why) => {
+                (Image { hold_strangers: true, ledger, ..Image::default() }, Some(why.to_string()))
+            }
         };
         let conflicts = match image.releases.values().any(|m| m.trip.is_some()) {
             true => claim::conflicts(&plan, &Spellings::of(&plan, RESOLVE), &image.releases, &key),
@@ -353,12 +355,15 @@ impl Live {
     pub fn state_error(&self) -> Option<String> {
         let waits = |r: &Arc<ReleaseLive>| matches!(r.hold, Some(Hold::Awaits(_)));
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.desk.error().or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
+        self.desk
+            .error()
+            .map(|error| error.to_string())
+            .or(lost.filter(|_| self.snapshot.load().releases.iter().any(waits)))
     }
 
     /// To be called once the scribe runs, before the first request. If the first save fails, no
     /// later decision would survive: every release is then held until a person resumes it.
-    pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), String> {
+    pub fn hold_unless_durable(&self, at_most: Duration) -> Result<(), NotDurable> {
         let Err(why) = self.desk.wait(self.first, at_most) else { return Ok(()) };
         let mut writer = self.writer();
         writer.image.hold_strangers = true;
@@ -369,7 +374,7 @@ impl Live {
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
         let entries = writer.changes(&before, &next, &[]);
         self.publish(&mut writer, next, entries, None);
-        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_string());
         Err(why)
     }
 

@@ -7,7 +7,8 @@
 //! Parsing ignores what a later version adds to `evidence`, and never guesses a missing value.
 
 use super::decided;
-use super::gates::{self, Decision};
+use super::gates::{self, Decision, RecomputeError};
+use super::kept::Kept;
 use crate::domain::ceiling::Sample;
 use crate::domain::engine::SIGNALS;
 use crate::domain::engine::cell::Pair;
@@ -33,8 +34,29 @@ pub enum Again {
     Unknown,
     /// Another method judged it, which this version does not have.
     OtherMethod(u32),
-    /// The recorded data give another verdict.
-    Other(String),
+    /// The recorded data do not give the verdict.
+    Other(Contradiction),
+}
+
+/// Why a verdict does not follow from the recorded data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    #[error("the figures of a gate are missing")]
+    NoFigures,
+    #[error(transparent)]
+    Gates(#[from] RecomputeError),
+    #[error("no cause is called `{0}`")]
+    UnknownCause(String),
+    #[error("its grounds cannot be read: {0}")]
+    Malformed(#[source] Kept<serde_json::Error>),
+    #[error("the parts of its evidence do not add up to what it says")]
+    Sum,
+    #[error("`{name}` is recorded as {recorded}, its grounds give {found}")]
+    Figure { name: &'static str, recorded: Value, found: Value },
+    #[error("it says `{}`, and `{}` follows from its evidence", .says.label(), .follows.label())]
+    OtherCause { says: Cause, follows: Cause },
+    #[error("it says `{}`, which does not follow from its evidence", .0.label())]
+    NoCause(Cause),
 }
 
 /// Does this evidence have a verdict that can be recomputed?
@@ -55,17 +77,17 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
     if evidence.get("gates").is_some_and(|gates| !gates.is_null()) {
         let verdicts = evidence["gates"]["verdicts"].as_array();
         if method.is_some() && verdicts.is_some_and(|all| all.iter().any(|v| v.get("on").is_none())) {
-            return Again::Other("the figures of a gate are missing".to_owned());
+            return Again::Other(Contradiction::NoFigures);
         }
         return match gates::recompute(evidence) {
             Ok(found) if found.decision == Decision::Promote => Again::ByHand,
             Ok(_) => Again::Same,
-            Err(why) => Again::Other(why),
+            Err(why) => Again::Other(why.into()),
         };
     }
     let Some(cause) = cause else { return Again::None };
     let Some(cause) = Cause::parse(cause) else {
-        return Again::Other(format!("no cause is called `{cause}`"));
+        return Again::Other(Contradiction::UnknownCause(cause.to_owned()));
     };
     if cause == Cause::Manual {
         return Again::ByHand;
@@ -73,7 +95,7 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
     let Some(recorded) = evidence.get("grounds") else { return Again::Unknown };
     let grounds: Grounds = match Grounds::deserialize(recorded) {
         Ok(grounds) => grounds,
-        Err(fault) => return Again::Other(format!("its grounds cannot be read: {fault}")),
+        Err(fault) => return Again::Other(Contradiction::Malformed(fault.into())),
     };
     let found = match &grounds {
         Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
@@ -82,7 +104,7 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
         Grounds::Watchdog(of) => {
             let of = grounds::Grounds::from(**of);
             if !of.comparison.adds_up() {
-                return Again::Other("the parts of its evidence do not add up to what it says".to_owned());
+                return Again::Other(Contradiction::Sum);
             }
             of.cause()
         }
@@ -92,12 +114,8 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
     }
     match found {
         Some(found) if found == cause => Again::Same,
-        Some(found) => Again::Other(format!(
-            "it says `{}`, and `{}` follows from its evidence",
-            cause.label(),
-            found.label()
-        )),
-        None => Again::Other(format!("it says `{}`, which does not follow from its evidence", cause.label())),
+        Some(follows) => Again::Other(Contradiction::OtherCause { says: cause, follows }),
+        None => Again::Other(Contradiction::NoCause(cause)),
     }
 }
 
@@ -112,8 +130,8 @@ enum Grounds {
 
 impl Grounds {
     /// Do the figures beside the grounds, for people, agree with the grounds?
-    fn fits(&self, cause: Cause, evidence: &Value) -> Result<(), String> {
-        let figures: Vec<(&str, Value)> = match self {
+    fn fits(&self, cause: Cause, evidence: &Value) -> Result<(), Contradiction> {
+        let figures: Vec<(&'static str, Value)> = match self {
             Grounds::Fuse(of) => vec![("refused_in_a_row", json!(of.in_a_row))],
             Grounds::Harm(of) => {
                 vec![("users_failed", json!(of.users)), ("harm_users_max", json!(of.users_max))]
@@ -134,7 +152,7 @@ impl Grounds {
         for (name, found) in figures {
             let recorded = &evidence[name];
             if !gates::same(recorded, &found) {
-                return Err(format!("`{name}` is recorded as {recorded}, its grounds give {found}"));
+                return Err(Contradiction::Figure { name, recorded: recorded.clone(), found });
             }
         }
         Ok(())

@@ -12,6 +12,7 @@
 //! The domain has no JSON: it is written and read here.
 
 use super::evidence::Resource;
+use super::kept::Kept;
 use crate::domain::engine::Blindness;
 use crate::domain::engine::cell::Pair;
 use crate::domain::gate::figures::{Figure, Figures, figures};
@@ -70,18 +71,57 @@ pub struct Recomputed {
     pub gates: Vec<Gate>,
 }
 
+/// Why the evidence of an entry does not have the form of one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MalformedEvidence {
+    #[error("`{field}` is missing, or not what it should be")]
+    Field { field: &'static str },
+    #[error("`{field}` is missing, or not what it should be")]
+    List { field: &'static str, source: Kept<serde_json::Error> },
+    #[error("`verdicts` is missing")]
+    NoVerdicts,
+    #[error("`{found}` is no {wanted}")]
+    Word { field: &'static str, found: String, wanted: &'static str },
+}
+
+/// Why the verdicts of an entry do not follow from its numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecomputeError {
+    #[error(transparent)]
+    Malformed(#[from] MalformedEvidence),
+    #[error("{recorded} verdicts are recorded, the numbers give {found}")]
+    Count { recorded: usize, found: usize },
+    #[error("a gate is recorded as `{recorded}`, the numbers give `{found}`")]
+    Name { recorded: String, found: String },
+    #[error("the gate `{gate}` is recorded as {recorded}, the numbers give {found}")]
+    Verdict { gate: String, recorded: String, found: &'static str },
+    #[error("the gate `{gate}`: {source}")]
+    Figures { gate: String, source: FiguresDiffer },
+    #[error("the decision `{}` does not follow from its verdicts", .0.label())]
+    Decision(Decision),
+}
+
+/// How the recorded figures of a gate differ from those that the numbers give.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FiguresDiffer {
+    #[error("{recorded} figures are recorded, the numbers give {found}")]
+    Count { recorded: usize, found: usize },
+    #[error("`{name}` is recorded as {recorded}, the numbers give {found}")]
+    Value { name: String, recorded: Value, found: Value },
+}
+
 /// Recomputes the verdicts in the evidence of a ledger entry of kind `wave` or `promote`.
 /// Figures are compared where they are recorded: entries without a method number have none.
 ///
 /// # Errors
 /// A missing or unreadable value; a verdict or figure that the numbers do not give; a decision that
 /// does not follow from them.
-pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
+pub fn recompute(evidence: &Value) -> Result<Recomputed, RecomputeError> {
     let of = &evidence["gates"];
-    let label = text(of, "decision")?;
-    let decision = Decision::ALL.into_iter().find(|d| d.label() == label);
-    let decision = decision.ok_or_else(|| format!("`{label}` is no decision"))?;
-    let recorded = of["verdicts"].as_array().ok_or("`verdicts` is missing")?;
+    let decision = word(of, "decision", "decision", |label| {
+        Decision::ALL.into_iter().find(|decision| decision.label() == label)
+    })?;
+    let recorded = of["verdicts"].as_array().ok_or(MalformedEvidence::NoVerdicts)?;
     // A person may open a wave before any gate was judged.
     if decision == Decision::Promote && of["input"].is_null() && recorded.is_empty() {
         return Ok(Recomputed { decision, gates: vec![] });
@@ -89,26 +129,26 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, String> {
     let input = read(&of["input"])?;
     let gates = gate::judge(&input);
     if recorded.len() != gates.len() {
-        return Err(format!("{} verdicts are recorded, the numbers give {}", recorded.len(), gates.len()));
+        return Err(RecomputeError::Count { recorded: recorded.len(), found: gates.len() });
     }
     for (gate, recorded) in gates.iter().zip(recorded) {
         let (name, found) = (&*gate.name, gate.verdict.label());
         let recorded_name = text(recorded, "name")?;
         if recorded_name != name {
-            return Err(format!("a gate is recorded as `{recorded_name}`, the numbers give `{name}`"));
+            return Err(RecomputeError::Name { recorded: recorded_name, found: name.to_owned() });
         }
         let recorded_verdict = text(recorded, "verdict")?;
         if recorded_verdict != found {
-            return Err(format!(
-                "the gate `{name}` is recorded as {recorded_verdict}, the numbers give {found}"
-            ));
+            let (gate, recorded) = (name.to_owned(), recorded_verdict);
+            return Err(RecomputeError::Verdict { gate, recorded, found });
         }
         if let Some(on) = recorded.get("on") {
-            same_figures(on, &figures(name, &input)).map_err(|why| format!("the gate `{name}`: {why}"))?;
+            same_figures(on, &figures(name, &input))
+                .map_err(|source| RecomputeError::Figures { gate: name.to_owned(), source })?;
         }
     }
     if !decision.follows(&gates) {
-        return Err(format!("the decision `{label}` does not follow from its verdicts"));
+        return Err(RecomputeError::Decision(decision));
     }
     Ok(Recomputed { decision, gates })
 }
@@ -140,15 +180,16 @@ pub(super) fn same(recorded: &Value, found: &Value) -> bool {
     }
 }
 
-fn same_figures(recorded: &Value, found: &Figures) -> Result<(), String> {
+fn same_figures(recorded: &Value, found: &Figures) -> Result<(), FiguresDiffer> {
     let count = recorded.as_object().map_or(0, serde_json::Map::len);
     if count != found.len() {
-        return Err(format!("{count} figures are recorded, the numbers give {}", found.len()));
+        return Err(FiguresDiffer::Count { recorded: count, found: found.len() });
     }
     for (name, figure) in found {
         let (recorded, found) = (&recorded[&**name], figure_json(*figure));
         if !same(recorded, &found) {
-            return Err(format!("`{name}` is recorded as {recorded}, the numbers give {found}"));
+            let (name, recorded) = (name.to_string(), recorded.clone());
+            return Err(FiguresDiffer::Value { name, recorded, found });
         }
     }
     Ok(())
@@ -221,7 +262,7 @@ fn reading(r: &Reading, to: &mut Value) {
     }
 }
 
-fn read_reading(of: &Value) -> Result<Reading, String> {
+fn read_reading(of: &Value) -> Result<Reading, MalformedEvidence> {
     Ok(Reading {
         compared: both(of, "compared")?,
         failed: both(of, "failed")?,
@@ -245,7 +286,7 @@ fn critical(of: &Route) -> Value {
     all
 }
 
-fn read_critical(of: &Value) -> Result<Route, String> {
+fn read_critical(of: &Value) -> Result<Route, MalformedEvidence> {
     Ok(Route { name: text(of, "route")?.into(), reading: read_reading(of)? })
 }
 
@@ -259,7 +300,7 @@ fn sight(of: Sight) -> Value {
     })
 }
 
-fn read_sight(of: &Value) -> Result<Sight, String> {
+fn read_sight(of: &Value) -> Result<Sight, MalformedEvidence> {
     let below = match &of["below"] {
         Value::Null => f64::INFINITY,
         _ => number(of, "below")?,
@@ -271,7 +312,7 @@ fn read_sight(of: &Value) -> Result<Sight, String> {
     Ok(Sight { blindness, latency_notice: number(of, "latency_notice")?, margin: number(of, "margin")? })
 }
 
-fn read(of: &Value) -> Result<Input, String> {
+fn read(of: &Value) -> Result<Input, MalformedEvidence> {
     let there = |key: &str| Some(&of[key]).filter(|v| !v.is_null());
     Ok(Input {
         proof: there("proof").map(read_proof).transpose()?,
@@ -281,12 +322,12 @@ fn read(of: &Value) -> Result<Input, String> {
     })
 }
 
-fn read_door(of: &Value) -> Result<DoorState, String> {
-    let door = match text(of, "open")?.as_str() {
-        "auto" => Door::Auto,
-        "by-hand" => Door::ByHand,
-        other => return Err(format!("`{other}` is no way to open")),
-    };
+fn read_door(of: &Value) -> Result<DoorState, MalformedEvidence> {
+    let door = word(of, "open", "way to open", |word| match word {
+        "auto" => Some(Door::Auto),
+        "by-hand" => Some(Door::ByHand),
+        _ => None,
+    })?;
     let hours = match &of["hours"] {
         Value::Null => None,
         h => Some(Hours { text: text(h, "text")?, open: boolean(h, "open")?, next: optional(h, "next") }),
@@ -294,24 +335,17 @@ fn read_door(of: &Value) -> Result<DoorState, String> {
     Ok(DoorState { door, hours })
 }
 
-fn read_proof(of: &Value) -> Result<Proof, String> {
+fn read_proof(of: &Value) -> Result<Proof, MalformedEvidence> {
     let dog = &of["watchdog"];
     // Earlier versions wrote none.
     let resources = match &of["resources"] {
         Value::Null => vec![],
-        list => Vec::<Resource>::deserialize(list).map_err(|_| missing("resources"))?,
+        list => Vec::<Resource>::deserialize(list)
+            .map_err(|error| MalformedEvidence::List { field: "resources", source: error.into() })?,
     };
     let state = match &dog["state"] {
         Value::Null => None,
-        _ => {
-            let label = text(dog, "state")?;
-            Some(
-                State::ALL
-                    .into_iter()
-                    .find(|s| s.label() == label)
-                    .ok_or(format!("`{label}` is no state"))?,
-            )
-        }
+        _ => Some(word(dog, "state", "state", |label| State::ALL.into_iter().find(|s| s.label() == label))?),
     };
     Ok(Proof {
         controlled: boolean(of, "controlled")?,
@@ -349,23 +383,34 @@ fn read_proof(of: &Value) -> Result<Proof, String> {
     })
 }
 
-fn missing(key: &str) -> String {
-    format!("`{key}` is missing, or not what it should be")
+fn missing(field: &'static str) -> MalformedEvidence {
+    MalformedEvidence::Field { field }
 }
 
-fn number(of: &Value, key: &str) -> Result<f64, String> {
+/// The meaning of a word; `wanted`: what `of` finds for it.
+fn word<T>(
+    json: &Value,
+    field: &'static str,
+    wanted: &'static str,
+    of: impl Fn(&str) -> Option<T>,
+) -> Result<T, MalformedEvidence> {
+    let found = text(json, field)?;
+    of(&found).ok_or(MalformedEvidence::Word { field, found, wanted })
+}
+
+fn number(of: &Value, key: &'static str) -> Result<f64, MalformedEvidence> {
     of[key].as_f64().ok_or_else(|| missing(key))
 }
 
-fn whole(of: &Value, key: &str) -> Result<u64, String> {
+fn whole(of: &Value, key: &'static str) -> Result<u64, MalformedEvidence> {
     of[key].as_u64().ok_or_else(|| missing(key))
 }
 
-fn boolean(of: &Value, key: &str) -> Result<bool, String> {
+fn boolean(of: &Value, key: &'static str) -> Result<bool, MalformedEvidence> {
     of[key].as_bool().ok_or_else(|| missing(key))
 }
 
-fn text(of: &Value, key: &str) -> Result<String, String> {
+fn text(of: &Value, key: &'static str) -> Result<String, MalformedEvidence> {
     optional(of, key).ok_or_else(|| missing(key))
 }
 
@@ -373,7 +418,7 @@ fn optional(of: &Value, key: &str) -> Option<String> {
     of[key].as_str().map(str::to_owned)
 }
 
-fn both(of: &Value, key: &str) -> Result<Pair, String> {
+fn both(of: &Value, key: &'static str) -> Result<Pair, MalformedEvidence> {
     Ok(Pair::new(whole(&of[key], "new")?, whole(&of[key], "stable")?))
 }
 
@@ -415,7 +460,9 @@ mod tests {
         let held = outlook(facts(Some(silent())));
         assert_eq!(recompute(&entry(&held, Decision::Hold)).unwrap().gates, held.gates);
         assert!(recompute(&entry(&held, Decision::Promote)).is_ok(), "a person may");
-        assert!(recompute(&entry(&held, Decision::Open)).unwrap_err().contains("does not follow"));
+        assert!(
+            recompute(&entry(&held, Decision::Open)).unwrap_err().to_string().contains("does not follow")
+        );
         assert!(recompute(&entry(&passed, Decision::Hold)).is_err());
         let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
         let door = Some(DoorState { door: Door::ByHand, hours: Some(hours) });

@@ -16,6 +16,7 @@ pub mod failed;
 pub mod feed;
 pub mod gates;
 pub mod keeper;
+mod kept;
 pub mod ledger;
 pub mod log;
 pub mod maintenance;

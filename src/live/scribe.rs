@@ -11,12 +11,15 @@
 //! the image, from which it is written again.
 
 use super::clock;
+use super::kept::Kept;
 use super::ledger::{Entry, Ledger};
 use super::log::Log;
-use super::state::{Image, Leads, Saved, StateDirectory};
+use super::state::{Elsewhere, Image, Leads, Saved, StateDirectory};
 use super::state_key::StateKey;
 use arc_swap::ArcSwap;
 use serde_json::json;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -47,7 +50,7 @@ struct Inbox<T> {
     latest: Arc<T>,
     behind_since: Option<Instant>,
     /// Why the last save failed, or the last append to the ledger.
-    error: Option<String>,
+    error: Option<NotDurable>,
     /// How long the last durable change was in memory only.
     gap: Option<Duration>,
     /// Causes of announced rollbacks, for the metric: (release, cause) → count.
@@ -71,12 +74,27 @@ struct Work<T> {
     since: Instant,
 }
 
+/// Why changes are in memory only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotDurable {
+    #[error("the state directory does not answer")]
+    Hangs,
+    #[error("the state directory could not be used at start; mend it and restart")]
+    NoDirectory,
+    #[error("{directory}: cannot save the state: {source}")]
+    Save { directory: PathBuf, source: Kept<io::Error> },
+    #[error(transparent)]
+    Elsewhere(#[from] Elsewhere),
+    #[error("cannot write the ledger of the state directory: {0}")]
+    Ledger(#[source] Kept<io::Error>),
+}
+
 /// Identifies a queued change, for [`Desk::wait`].
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt(u64);
 
 impl<T> Desk<T> {
-    pub fn new(snapshot: Arc<T>, error: Option<String>) -> Arc<Desk<T>> {
+    pub fn new(snapshot: Arc<T>, error: Option<NotDurable>) -> Arc<Desk<T>> {
         Arc::new(Desk {
             inbox: Mutex::new(Inbox {
                 work: None,
@@ -129,14 +147,14 @@ impl<T> Desk<T> {
     }
 
     /// Waits until a change is announced; returns why it is not durable, if so.
-    pub fn wait(&self, receipt: Receipt, at_most: Duration) -> Result<(), String> {
+    pub fn wait(&self, receipt: Receipt, at_most: Duration) -> Result<(), NotDurable> {
         let (inbox, timeout) = self
             .changed
             .wait_timeout_while(self.inbox(), at_most, |i| i.done < receipt.0)
             .unwrap_or_else(PoisonError::into_inner);
         match &inbox.error {
             Some(why) => Err(why.clone()),
-            None if timeout.timed_out() => Err("the state directory does not answer".to_owned()),
+            None if timeout.timed_out() => Err(NotDurable::Hangs),
             None => Ok(()),
         }
     }
@@ -149,9 +167,9 @@ impl<T> Desk<T> {
     }
 
     /// Why changes are in memory only; `None`: they are durable.
-    pub fn error(&self) -> Option<String> {
+    pub fn error(&self) -> Option<NotDurable> {
         let inbox = self.inbox();
-        let hangs = || inbox.hangs().then(|| "the state directory does not answer".to_owned());
+        let hangs = || inbox.hangs().then_some(NotDurable::Hangs);
         inbox.error.clone().or_else(hangs)
     }
 
@@ -184,7 +202,7 @@ impl Scribe {
         // The last image, and its file; `None` if saving failed.
         let mut last: Option<(Image, Option<Saved>)> = None;
         let mut unwritten: Vec<Entry> = vec![];
-        let mut elsewhere: Option<String> = None;
+        let mut elsewhere: Option<Elsewhere> = None;
         loop {
             let (work, handed_in, closed) = {
                 let idle = |i: &mut Inbox<T>| i.work.is_none() && !i.closed;
@@ -220,9 +238,9 @@ impl Scribe {
                     inbox.gap = Some(work.since.elapsed());
                 }
                 elsewhere = self.elsewhere();
-                let error = saved.as_ref().err().cloned().or_else(|| elsewhere.clone());
+                let error = saved.as_ref().err().cloned().or_else(|| elsewhere.clone().map(NotDurable::from));
                 if error != inbox.error {
-                    self.tell_durability(error.as_deref());
+                    self.tell_durability(error.as_ref());
                 }
                 last = Some((image, saved.ok()));
                 inbox.error = error;
@@ -312,38 +330,37 @@ impl Scribe {
         lost
     }
 
-    fn save(&self, image: &Image) -> Result<Saved, String> {
+    fn save(&self, image: &Image) -> Result<Saved, NotDurable> {
         let Some(directory) = &self.directory else {
-            return Err("the state directory could not be used at start; mend it and restart".to_owned());
+            return Err(NotDurable::NoDirectory);
         };
-        directory
-            .save(image)
-            .map_err(|e| format!("{}: cannot save the state: {e}", directory.configured().display()))
+        directory.save(image).map_err(|error| NotDurable::Save {
+            directory: directory.configured().to_owned(),
+            source: error.into(),
+        })
     }
 
     /// Why the configured path no longer leads to the directory of the start; `None`: it does.
-    fn elsewhere(&self) -> Option<String> {
+    fn elsewhere(&self) -> Option<Elsewhere> {
         match self.directory.as_ref()?.leads() {
             Leads::Elsewhere(why) => Some(why),
             Leads::Here | Leads::Nowhere => None,
         }
     }
 
-    fn append(&mut self, entries: &[Entry]) -> Result<(), String> {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), NotDurable> {
         match &mut self.ledger {
-            Some(ledger) => ledger
-                .append(entries)
-                .map_err(|e| format!("cannot write the ledger of the state directory: {e}")),
+            Some(ledger) => ledger.append(entries).map_err(|error| NotDurable::Ledger(error.into())),
             // Reported before: the directory was unusable at start.
             None => Ok(()),
         }
     }
 
-    fn tell_durability(&self, error: Option<&str>) {
+    fn tell_durability(&self, error: Option<&NotDurable>) {
         match error {
             Some(why) => self.log.event(
                 "state_not_durable",
-                json!({"error": why, "hint": "rollbacks are in memory only; free or mend the state directory"}),
+                json!({"error": why.to_string(), "hint": "rollbacks are in memory only; free or mend the state directory"}),
             ),
             None => self.log.event("state_durable", json!({"at_ms": clock::at_ms()})),
         }

@@ -19,7 +19,9 @@
 
 mod mirror;
 
+pub use self::mirror::UnknownCause;
 use self::mirror::{FileImage, FileMemory};
+use super::kept::Kept;
 use super::ledger::{self, End, Entry};
 use super::private::{private_directory, private_file};
 use crate::domain::rollout::Memory;
@@ -61,9 +63,24 @@ pub enum Found {
     /// No state file and no ledger.
     Empty,
     /// A valid state, but older than other data; with the reason. Its trips stand, and all is held.
-    Behind(Image, String),
+    Behind(Image, Loss),
     /// Unusable data; with the reason.
-    Lost(String),
+    Lost(Loss),
+}
+
+/// Why state is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum Loss {
+    #[error(transparent)]
+    Directory(#[from] StateError),
+    #[error("{path}: there is a ledger but no state file; earlier rollbacks may be forgotten")]
+    NoStateFile { path: PathBuf },
+    #[error(
+        "{directory}: the state file is older than the ledger (entry {state} of {ledger}): was it restored from a copy?"
+    )]
+    OlderThanLedger { directory: PathBuf, state: u64, ledger: u64 },
+    #[error("{directory}: the ledger: {source}")]
+    Ledger { directory: PathBuf, source: io::Error },
 }
 
 #[derive(Debug)]
@@ -94,8 +111,29 @@ pub enum Leads {
     Here,
     /// The directory of the start was removed, and nothing replaced it.
     Nowhere,
-    /// Elsewhere; with the reason.
-    Elsewhere(String),
+    Elsewhere(Elsewhere),
+}
+
+/// The configured path no longer leads to the directory of the start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{configured}: {cause}. Decisions are still written to the directory of the start, where a restart does not find them: put it back"
+)]
+pub struct Elsewhere {
+    configured: PathBuf,
+    #[source]
+    cause: Strayed,
+}
+
+/// Why a path leads elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Strayed {
+    #[error("it leads to another directory than at the start, which is not followed")]
+    Replaced,
+    #[error("the directory was moved")]
+    Moved,
+    #[error(transparent)]
+    Unreachable(Kept<io::Error>),
 }
 
 /// Identifies a saved file by device, inode and length.
@@ -116,6 +154,27 @@ pub enum StateError {
     Locked { path: PathBuf },
     #[error("{path}: {doing}: {source}")]
     Io { path: PathBuf, doing: &'static str, source: io::Error },
+    #[error("{path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}")]
+    Damaged { path: PathBuf, source: ParseError },
+}
+
+/// Why the bytes of a state file are no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    #[error("not a state file of grayling")]
+    NoStateFile,
+    #[error("written by a newer grayling (format {format}, this one reads {known})", known = VERSION)]
+    Newer { format: u32 },
+    #[error("its version is not readable")]
+    NoVersion,
+    #[error("its checksum does not match: it is damaged")]
+    Checksum,
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Cause(#[from] UnknownCause),
 }
 
 impl StateDirectory {
@@ -173,19 +232,14 @@ impl StateDirectory {
     }
 
     pub fn leads(&self) -> Leads {
-        let fault = |what: &str| {
-            Leads::Elsewhere(format!(
-                "{}: {what}. Decisions are still written to the directory of the start, where a restart does not find them: put it back",
-                self.configured.display()
-            ))
-        };
+        let elsewhere = |cause| Leads::Elsewhere(Elsewhere { configured: self.configured.clone(), cause });
         match fs::metadata(&self.configured) {
             Ok(now) if Identity::of(&now) == self.identity => Leads::Here,
-            Ok(_) => fault("it leads to another directory than at the start, which is not followed"),
-            Err(e) if e.kind() != io::ErrorKind::NotFound => fault(&e.to_string()),
+            Ok(_) => elsewhere(Strayed::Replaced),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => elsewhere(Strayed::Unreachable(e.into())),
             // A directory without a link was removed; one that has a link was moved.
             Err(_) => match fs::metadata(&self.path) {
-                Ok(held) if held.nlink() > 0 => fault("the directory was moved"),
+                Ok(held) if held.nlink() > 0 => elsewhere(Strayed::Moved),
                 _ => Leads::Nowhere,
             },
         }
@@ -196,23 +250,21 @@ impl StateDirectory {
         match fs::read(self.path.join(FILE)) {
             Ok(bytes) => match parse(&bytes) {
                 Ok(image) => Found::Known(image),
-                Err(why) => Found::Lost(format!("{}: {why}", path.display())),
+                Err(source) => Found::Lost(StateError::Damaged { path, source }.into()),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound && !ledger::exists(&self.path) => Found::Empty,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Lost(format!(
-                "{}: there is a ledger but no state file; earlier rollbacks may be forgotten",
-                path.display()
-            )),
-            Err(e) => Found::Lost(format!("{}: {e}", path.display())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Found::Lost(Loss::NoStateFile { path }),
+            Err(source) => Found::Lost(StateError::Read { path, source }.into()),
         }
     }
 
     /// Reads the state file of a directory without its lock.
-    /// The error is the reason.
-    pub fn look(path: &Path) -> Result<Image, String> {
+    pub fn look(path: &Path) -> Result<Image, StateError> {
         let path = path.join(FILE);
-        let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        parse(&bytes).map_err(|why| format!("{}: {why}", path.display()))
+        match fs::read(&path) {
+            Ok(bytes) => parse(&bytes).map_err(|source| StateError::Damaged { path, source }),
+            Err(source) => Err(StateError::Read { path, source }),
+        }
     }
 
     /// Durable when it returns `Ok`.
@@ -253,26 +305,24 @@ fn render(image: &Image) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn parse(bytes: &[u8]) -> Result<Image, String> {
-    let end = bytes.iter().position(|b| *b == b'\n').ok_or("not a state file of grayling")?;
-    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| "not a state file of grayling")?;
+fn parse(bytes: &[u8]) -> Result<Image, ParseError> {
+    let end = bytes.iter().position(|b| *b == b'\n').ok_or(ParseError::NoStateFile)?;
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| ParseError::NoStateFile)?;
     let body = &bytes[end + 1..];
     let mut words = head.split(' ');
     if words.next() != Some(MAGIC) {
-        return Err("not a state file of grayling".into());
+        return Err(ParseError::NoStateFile);
     }
     match words.next().map(str::parse::<u32>) {
         Some(Ok(1..=VERSION)) => {}
-        Some(Ok(v)) if v > VERSION => {
-            return Err(format!("written by a newer grayling (format {v}, this one reads {VERSION})"));
-        }
-        _ => return Err("its version is not readable".into()),
+        Some(Ok(format)) if format > VERSION => return Err(ParseError::Newer { format }),
+        _ => return Err(ParseError::NoVersion),
     }
     if words.next() != Some(format!("{:016x}", xxh3_64(body)).as_str()) || words.next().is_some() {
-        return Err("its checksum does not match: it is damaged".into());
+        return Err(ParseError::Checksum);
     }
-    let image: FileImage = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    image.try_into()
+    let image: FileImage = serde_json::from_slice(body)?;
+    Ok(image.try_into()?)
 }
 
 /// The memory of one release, as in the state file: for [`crate::config::compare()`] in another
@@ -414,7 +464,7 @@ pub mod tests {
             &format!("grayling-state {}", VERSION + 1),
             1,
         );
-        assert!(parse(newer.as_bytes()).unwrap_err().contains("newer"));
+        assert!(matches!(parse(newer.as_bytes()), Err(ParseError::Newer { .. })));
     }
 
     /// A file of the previous version, without maintenance.

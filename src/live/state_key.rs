@@ -50,7 +50,22 @@ pub enum Origin {
     Found,
     Made,
     /// The file cannot be read or written: this key ends with the process.
-    Temporary(String),
+    Temporary(KeyError),
+}
+
+/// Why the file of the key cannot be used; the text begins with the file's name.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error(
+        "{file}: {found} bytes, a key has {wanted}: put it back from a copy, or remove it, and the next start makes a new one",
+        file = FILE,
+        wanted = BYTES
+    )]
+    Length { found: usize },
+    #[error("{file}: {source}", file = FILE)]
+    Read { source: io::Error },
+    #[error("{file}: cannot be written: {source}", file = FILE)]
+    Write { source: io::Error },
 }
 
 impl StateKey {
@@ -80,7 +95,7 @@ impl StateKey {
                 let key = StateKey::random()?;
                 match key.keep(directory) {
                     Ok(()) => Ok((key, Origin::Made)),
-                    Err(error) => temporary(format!("{FILE}: cannot be written: {error}")),
+                    Err(source) => temporary(KeyError::Write { source }),
                 }
             }
             Err(why) => temporary(why),
@@ -90,18 +105,15 @@ impl StateKey {
     /// The key of a state directory; `None`: it has none.
     ///
     /// # Errors
-    /// Why the file is unusable, beginning with its name.
-    pub fn read(directory: &Path) -> Result<Option<StateKey>, String> {
+    /// Why the file is unusable.
+    pub fn read(directory: &Path) -> Result<Option<StateKey>, KeyError> {
         match fs::read(directory.join(FILE)) {
             Ok(bytes) => match <[u8; BYTES]>::try_from(&*bytes) {
                 Ok(bytes) => Ok(Some(StateKey::new(bytes))),
-                Err(_) => Err(format!(
-                    "{FILE}: {} bytes, a key has {BYTES}: put it back from a copy, or remove it, and the next start makes a new one",
-                    bytes.len()
-                )),
+                Err(_) => Err(KeyError::Length { found: bytes.len() }),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(format!("{FILE}: {e}")),
+            Err(source) => Err(KeyError::Read { source }),
         }
     }
 
@@ -203,7 +215,10 @@ mod tests {
         for wrong in [vec![], b"0123".to_vec(), vec![b'a'; 33]] {
             fs::write(dir.join(FILE), &wrong).unwrap();
             let (_, origin) = StateKey::open(&dir).unwrap();
-            assert!(matches!(&origin, Origin::Temporary(why) if why.contains("a key has 32")), "{origin:?}");
+            assert!(
+                matches!(&origin, Origin::Temporary(why) if why.to_string().contains("a key has 32")),
+                "{origin:?}"
+            );
             assert_eq!(fs::read(dir.join(FILE)).unwrap(), wrong);
         }
         let (_, origin) = StateKey::open(&dir.join("nowhere")).unwrap();

@@ -17,6 +17,7 @@ use super::ledger::{End, Entry};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::verdict::Cause;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// The most faults listed; more are counted.
 const FAULTS_TOLD_MAX: usize = 20;
@@ -203,10 +204,10 @@ impl Verifier {
         // Entries from before the field `cause` have the cause in front of the detail.
         let named = || entry.detail.split(':').next().filter(|name| verdict && Cause::parse(name).is_some());
         let found = evidence::again(entry.cause.as_deref().or_else(named), entry.method, &entry.evidence);
-        match (found, weights(entry).map_or(Ok(()), Err)) {
-            (Again::Other(why), _) | (Again::Same | Again::ByHand, Err(why)) => {
-                self.report.fault(line, format!("the verdict of entry {}: {why}", entry.n));
-            }
+        let fault = |why: &dyn Display| format!("the verdict of entry {}: {why}", entry.n);
+        match (found, weights(entry)) {
+            (Again::Other(why), _) => self.report.fault(line, fault(&why)),
+            (Again::Same | Again::ByHand, Some(why)) => self.report.fault(line, fault(&why)),
             (Again::None, _) if verdict => self.report.unknown += 1,
             (Again::None, _) => {}
             (Again::ByHand, _) => self.report.by_hand += 1,

@@ -9,7 +9,7 @@
 
 use super::call::{Call, CallError};
 use crate::domain::decide::Arm;
-use crate::domain::plan::{Page, Resource, ResourceSource};
+use crate::domain::plan::{Address, Page, Resource, ResourceSource};
 use crate::domain::resource::reading::{Expression, Lack, Malformed, Sums, sums};
 use crate::domain::resource::{Reading, Used};
 use crate::live::apply::Live;
@@ -140,26 +140,29 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
     while let Some(came) = tasks.join_next().await {
         // Only a bug ends a task without a result: its value is then missing, below.
         let Ok(came) = came else { continue };
-        let mut take = |arm: usize, i: usize, read: Result<f64, String>| match read {
+        let mut take = |arm: usize, i: usize, read: Result<f64, NoValue>| match read {
             Ok(value) => values[i][arm].push(value),
-            Err(why) => drop(lacks[i][arm].get_or_insert(why.chars().take(WHY_CHARS).collect())),
+            Err(why) => {
+                let shown = || why.to_string().chars().take(WHY_CHARS).collect();
+                lacks[i][arm].get_or_insert_with(shown);
+            }
         };
         match came {
-            Came::Value(arm, i, read) => take(arm, i, read.map_err(|e| e.to_string())),
+            Came::Value(arm, i, read) => take(arm, i, read.map_err(NoValue::Query)),
             Came::Page(arm, server, scraped) => {
                 let place = &wanted.pages[arm][server].address;
                 for (n, (i, expression)) in expressions.iter().enumerate() {
                     let key = (arm, server, *i);
                     let before = memory.remove(&key);
                     let read = match &scraped {
-                        Err(error) => Err(error.to_string()),
+                        Err(source) => Err(NoValue::Page { place: place.clone(), source: source.clone() }),
                         Ok(sums) => {
                             let read = expression.value(before.as_ref(), &sums[n]);
                             memory.insert(key, sums[n].clone());
-                            read.map_err(|lack: Lack| lack.to_string())
+                            read.map_err(|source| NoValue::Lack { place: place.clone(), source })
                         }
                     };
-                    take(arm, *i, read.map_err(|why| format!("{place}: {why}")));
+                    take(arm, *i, read);
                 }
             }
         }
@@ -185,7 +188,18 @@ enum Came {
     Value(usize, usize, Result<f64, ReadError>),
 }
 
-#[derive(Debug, PartialEq, thiserror::Error)]
+/// Why a version has no value of a resource: by the first of its servers that gave none.
+#[derive(Debug, thiserror::Error)]
+enum NoValue {
+    #[error(transparent)]
+    Query(ReadError),
+    #[error("{place}: {source}")]
+    Page { place: Address, source: ReadError },
+    #[error("{place}: {source}")]
+    Lack { place: Address, source: Lack },
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 enum ReadError {
     #[error(transparent)]
     Call(#[from] CallError),

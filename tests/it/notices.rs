@@ -149,7 +149,8 @@ fn past_with_an_alarm(config: &Config) -> Vec<u8> {
         past.hear(&events.collect::<Vec<_>>());
         past.tick(Duration::from_secs(second), if second > 300 { 1.0 } else { 0.5 });
     }
-    assert!(matches!(past.says(), Says::Worse(_)), "{}", past.detail());
+    let says = past.says();
+    assert!(matches!(says, Says::Worse(_)), "{says:?}");
     let mut pen = Pen::with(b"grayling-past 1\n");
     let server = format!("http://{}", config.new[0]);
     ["billing", "billing", "1", &server].iter().for_each(|text| pen.text(text));

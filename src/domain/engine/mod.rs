@@ -282,19 +282,6 @@ pub struct Blindness {
     pub requests: u64,
 }
 
-impl Blindness {
-    /// As a sentence. `notice`: `latency_notice`.
-    pub fn told(&self, notice: f64) -> String {
-        let within = format!("in the next {} requests", self.requests);
-        match (1.0 + self.below) * (1.0 + notice) - 1.0 {
-            all if all.is_finite() => {
-                format!("a late change below {:.1}% would not be seen {within}", 100.0 * all)
-            }
-            _ => format!("no late change of latency would be seen {within}"),
-        }
-    }
-}
-
 /// True if all of `new` warms up after this change: its weight at least doubles, so its new users
 /// find it cold.
 pub fn warms_up(was: Weight, is: Weight) -> bool {

@@ -21,16 +21,16 @@ pub mod route;
 pub mod shown;
 pub mod trial;
 
+use super::describe::gates::{self as words, NO_CONTROL};
+pub use super::describe::gates::{points, seconds};
 use super::engine::Blindness;
 use super::engine::cell::Pair;
 use super::resource::{Grounds, Say};
-use super::share::percent;
 use super::verdict::{self, Judgement, State};
 use super::wave::Door;
-use noninferior::{BETA, requests_needed};
+use noninferior::requests_needed;
 pub use shown::Route;
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::time::Duration;
 pub use trial::{Margins, Reading};
 
@@ -218,31 +218,13 @@ pub fn judge(input: &Input) -> Vec<Gate> {
         gates.extend(proof.watchdog.sight.map(|of| sight(proof.controlled, of)));
         gates.extend(resources(&proof.resources));
     }
-    let durable = match input.durable {
-        true => gate("state", Verdict::Pass, "decisions are on disk".into()),
-        false => gate(
-            "state",
-            Verdict::Inconclusive,
-            "a crash would forget decisions: mend the state directory".into(),
-        ),
-    };
-    gates.push(durable);
+    gates.push(gate("state", when(input.durable), words::durable(input.durable)));
     if let Some(by) = &input.barred_by {
-        let detail = format!("its `new` are servers of {by}, which is rolled back: resume {by} first");
-        gates.push(gate("barred", Verdict::Fail, detail));
+        gates.push(gate("barred", Verdict::Fail, words::barred(by)));
     }
-    if let Some(DoorState { door, hours }) = &input.door {
-        gates.push(match door {
-            Door::Auto => gate(OPEN, Verdict::Pass, "opens by itself".into()),
-            Door::ByHand => gate(OPEN, Verdict::Inconclusive, "a person opens it: grayling promote".into()),
-        });
-        if let Some(hours) = hours {
-            let next = hours.next.as_ref().map(|next| format!("; next {next}")).unwrap_or_default();
-            gates.push(match hours.open {
-                true => gate(OPEN_HOURS, Verdict::Pass, hours.text.clone()),
-                false => gate(OPEN_HOURS, Verdict::Inconclusive, format!("closed now: {}{next}", hours.text)),
-            });
-        }
+    if let Some(of) = &input.door {
+        gates.push(gate(OPEN, when(of.door == Door::Auto), words::door(of)));
+        gates.extend(of.hours.as_ref().map(|hours| gate(OPEN_HOURS, when(hours.open), words::hours(hours))));
     }
     gates
 }
@@ -273,24 +255,19 @@ fn when(holds: bool) -> Verdict {
 }
 
 fn bake(of: &Proof) -> Gate {
-    let detail = format!("{} of {}", seconds(of.baked), seconds(of.bake));
-    gate(BAKE, when(of.baked >= of.bake), detail)
+    gate(BAKE, when(of.baked >= of.bake), words::bake(of))
 }
 
 fn requests(of: &Proof) -> Gate {
-    let detail = format!("{} of {} of new", of.reading.requests.new, of.requests_min);
     let enough = of.reading.requests.new >= of.requests_min && of.reading.requests.new > 0;
-    gate(REQUESTS, when(enough), detail)
+    gate(REQUESTS, when(enough), words::requests(of))
 }
 
 fn users(of: &Proof) -> Gate {
     let Pair { new, stable } = of.reading.users;
     let least = if of.controlled { new.min(stable) } else { new };
-    let seen = if of.controlled { format!("new {new}, stable {stable}") } else { format!("new {new}") };
-    gate("users", when(least >= of.users_min), format!("{seen}; {} needed", of.users_min))
+    gate("users", when(least >= of.users_min), words::users(of))
 }
-
-const NO_CONTROL: &str = "no control: nobody to compare with";
 
 /// A share that differs from the weight is a fault of the set-up: the arms are then not the assumed
 /// ones.
@@ -301,28 +278,20 @@ fn share(of: &Proof) -> Gate {
     }
     let n = of.reading.compared;
     let actual = ratio(n.new, n.total());
-    let detail = format!(
-        "{} of requests went to new, {} are configured",
-        percent(100.0 * actual, 2),
-        percent(100.0 * of.share, 2)
-    );
     let off = (actual - of.share).abs() > SHARE_OFF * of.share.min(1.0 - of.share);
     match () {
         () if n.total() == 0 => gate(name, Verdict::Inconclusive, "no request to compare yet".into()),
         () if off && of.reading.share_z.abs() > SHARE_Z => {
-            let why = "beyond chance: a fault of the set-up and not of new (are user ids lost or doubled on one side, or is one arm not reached?)";
-            gate(name, Verdict::Fail, format!("{detail}, {why}"))
+            gate(name, Verdict::Fail, words::share_off(of, actual))
         }
-        () => gate(name, Verdict::Pass, detail),
+        () => gate(name, Verdict::Pass, words::share(of, actual)),
     }
 }
 
 fn servers(of: &Proof) -> Gate {
     let Servers { all, healthy } = of.servers;
-    let detail =
-        format!("new {} of {} healthy, stable {} of {}", healthy.new, all.new, healthy.stable, all.stable);
     let well = healthy == all && all.new > 0 && all.stable > 0;
-    gate("servers", if well { Verdict::Pass } else { Verdict::Fail }, detail)
+    gate("servers", if well { Verdict::Pass } else { Verdict::Fail }, words::servers(of.servers))
 }
 
 fn watchdog(of: &Proof) -> Gate {
@@ -331,16 +300,13 @@ fn watchdog(of: &Proof) -> Gate {
     let Some(state) = dog.state else {
         return gate(name, Verdict::Inconclusive, "it has not looked yet".into());
     };
-    let evidence = format!("E {:.2} of {E_HOLDS:.0}", dog.e_value);
     match state {
-        State::Tripped | State::BothArms => {
-            gate(name, Verdict::Fail, format!("{}: {}", state.label(), dog.reason))
-        }
-        _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, format!("{}; {evidence}", dog.reason)),
-        State::Quiet if dog.passes => gate(name, Verdict::Pass, format!("quiet, {evidence}")),
+        State::Tripped | State::BothArms => gate(name, Verdict::Fail, words::watchdog_state(dog, state)),
+        _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, words::watchdog_evidence(dog, E_HOLDS)),
+        State::Quiet if dog.passes => gate(name, Verdict::Pass, words::watchdog_quiet(dog, E_HOLDS)),
         // A notice only informs. The margins decide the promotion.
-        State::Suspicious if dog.passes => gate(name, Verdict::Pass, format!("{}; {evidence}", dog.reason)),
-        _ => gate(name, Verdict::Inconclusive, format!("{}: {}", state.label(), dog.reason)),
+        State::Suspicious if dog.passes => gate(name, Verdict::Pass, words::watchdog_evidence(dog, E_HOLDS)),
+        _ => gate(name, Verdict::Inconclusive, words::watchdog_state(dog, state)),
     }
 }
 
@@ -352,7 +318,7 @@ fn sight(controlled: bool, of: Sight) -> Gate {
         None => gate(name, Verdict::Inconclusive, "not known before the wave's first 4096 requests".into()),
         Some(b) => {
             let seen = (1.0 + b.below) * (1.0 + of.latency_notice) <= 1.0 + of.margin;
-            gate(name, when(seen), format!("{}; {:.0}% may be", b.told(of.latency_notice), 100.0 * of.margin))
+            gate(name, when(seen), words::sight(of, b))
         }
     }
 }
@@ -372,15 +338,6 @@ fn resources(of: &[Grounds]) -> Option<Gate> {
     Some(gate("resources", verdict, details.join(" | ")))
 }
 
-fn users_repeat(detail: &mut String, design_effect: f64) {
-    if design_effect >= 1.5 {
-        let _ = write!(
-            detail,
-            "; users repeat themselves, or servers have bad moments: {design_effect:.1} requests count as one"
-        );
-    }
-}
-
 /// The base rate of stable, never zero: an event that was not observed may still happen.
 fn base(bad: u64, of: u64) -> f64 {
     (bad as f64 + 0.5) / (of as f64 + 1.0)
@@ -390,32 +347,9 @@ fn ratio(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { part as f64 / of as f64 }
 }
 
-fn e_of(e: f64) -> String {
-    let needed = 1.0 / BETA;
-    if e >= 1000.0 { format!("above 1000 of {needed:.0}") } else { format!("{e:.2} of {needed:.0}") }
-}
-
-/// `0.001` → `0.1`.
-pub fn points(share: f64) -> String {
-    let text = format!("{:.4}", 100.0 * share);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 fn rounded(n: f64) -> u64 {
     let unit = 10f64.powf(n.max(1.0).log10().floor() - 1.0).max(1.0);
     ((n / unit).ceil() * unit) as u64
-}
-
-/// As text: `40 s`, `12 min`, `3.5 h`.
-pub fn seconds(time: Duration) -> String {
-    let s = time.as_secs_f64();
-    match s {
-        s if s < 10.0 => format!("{:.1} s", (s * 10.0).floor() / 10.0),
-        s if s < 120.0 => format!("{:.0} s", s.floor()),
-        s if s < 7200.0 => format!("{:.0} min", (s / 60.0).floor()),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} days", s / 86_400.0),
-    }
 }
 
 /// The known traffic of a release.
@@ -442,9 +376,7 @@ pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duratio
 /// `0.1 points at 5%: about 40 min at this rate`.
 pub fn power(traffic: &Traffic, margin: f64, share: f64) -> Option<String> {
     let time = time_needed(traffic, margin, share)?;
-    let percent = format!("{:.4}", 100.0 * share);
-    let percent = percent.trim_end_matches('0').trim_end_matches('.');
-    Some(format!("{} points at {percent}%: about {} at this rate", points(margin), seconds(time)))
+    Some(words::power(margin, share, time))
 }
 
 #[cfg(test)]

@@ -6,12 +6,9 @@
 
 use super::needed::Usual;
 use super::noninferior::{BETA, RATIO_MAX};
-use super::{
-    FAILURES_TOLD, Gate, Margins, NO_CONTROL, Needs, Proof, Reading, Verdict, e_of, points, ratio, rounded,
-    seconds, users_repeat,
-};
+use super::{FAILURES_TOLD, Gate, Margins, Needs, Proof, Reading, Verdict, ratio, rounded};
+use crate::domain::describe::gates::{self as words, More, NO_CONTROL};
 use std::borrow::Cow;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +64,15 @@ impl Of<'_> {
         Gate { name, verdict, detail, needs }
     }
 
+    /// A gate that is not decided yet, and what it needs; `design`: requests that count as one.
+    fn waits(&self, name: &'static str, numbers: String, needed: f64, design: f64, n: u64, e: f64) -> Gate {
+        let needs = self.needs(needed * design, n, e);
+        let more = needs.map_or(More::NoSign, More::Needs);
+        let repeats = (design >= 1.5).then_some(More::Repeats(design));
+        let more: String = [more].into_iter().chain(repeats).map(More::told).collect();
+        self.gate(name, Verdict::Inconclusive, numbers + &more, needs)
+    }
+
     fn uncontrolled(&self, name: &'static str) -> Option<Gate> {
         (!self.controlled).then(|| self.gate(name, Verdict::Pass, NO_CONTROL.into(), None))
     }
@@ -77,31 +83,21 @@ impl Of<'_> {
     }
 
     /// The missing requests, if `needed` are expected, `n` have come and the present value is `e`.
-    fn needs(&self, needed: f64, n: u64, e: f64, detail: &mut String) -> Option<Needs> {
+    /// `None`: what has come does not point to a pass.
+    fn needs(&self, needed: f64, n: u64, e: f64) -> Option<Needs> {
         let n = n as f64;
         let more = match () {
             () if n < needed => needed - n,
             // More than expected have come: extrapolates the growth of E so far.
             () if e > 1.5 => n * ((1.0 / BETA).ln() / e.ln() - 1.0),
-            () => {
-                detail.push_str("; what has come does not point to a pass");
-                return None;
-            }
+            () => return None,
         };
         // Latency is compared later than failures, while requests already come.
         let came = n.max(self.reading.compared.new as f64);
         let per_second = came / self.baked.as_secs_f64().max(1e-3);
         let time = (came > 0.0 && self.baked > Duration::ZERO)
             .then(|| Duration::from_secs_f64((more / per_second).clamp(0.0, 1e9)));
-        let requests = rounded(more);
-        let _ = write!(detail, "; about {requests} more requests of new");
-        match time {
-            Some(time) => {
-                let _ = write!(detail, ", {} at this rate", seconds(time));
-            }
-            None => detail.push_str(", none has come yet"),
-        }
-        Some(Needs { requests, time })
+        Some(Needs { requests: rounded(more), time })
     }
 }
 
@@ -112,27 +108,15 @@ fn errors(of: &Of<'_>) -> Gate {
     let (n, bad, e) = (of.reading.compared, of.reading.failed, of.reading.e_errors);
     let [new, stable] = [ratio(bad.new, n.new), ratio(bad.stable, n.stable)];
     let limit = (stable + of.margins.errors).max(RATIO_MAX * stable);
-    let mut detail = format!(
-        "new {} of {} failed, stable {} of {}; no worse than {} points by E {}",
-        bad.new,
-        n.new,
-        bad.stable,
-        n.stable,
-        points(of.margins.errors),
-        e_of(e)
-    );
+    let detail = words::errors(of.reading, &of.margins);
     let [needed, ..] = of.needed();
     if e >= 1.0 / BETA {
         return of.gate(ERRORS, Verdict::Pass, detail, None);
     }
     if bad.new >= FAILURES_TOLD && new > limit && n.new as f64 >= needed.min(5_000.0) {
-        detail.push_str("; it fails more often than it may");
-        return of.gate(ERRORS, Verdict::Fail, detail, None);
+        return of.gate(ERRORS, Verdict::Fail, detail + &More::FailsTooOften.told(), None);
     }
-    let design = of.reading.design_errors.max(1.0);
-    let needs = of.needs(needed * design, n.new, e, &mut detail);
-    users_repeat(&mut detail, design);
-    of.gate(ERRORS, Verdict::Inconclusive, detail, needs)
+    of.waits(ERRORS, detail, needed, of.reading.design_errors.max(1.0), n.new, e)
 }
 
 fn latency(of: &Of<'_>) -> Gate {
@@ -140,19 +124,15 @@ fn latency(of: &Of<'_>) -> Gate {
         return gate;
     }
     let (n, e) = (of.reading.timed.new, of.reading.e_body);
-    let margin = 100.0 * of.margins.latency;
-    let mut detail = format!("not slower by {margin:.0}% by E {}, of {n} answers of new", e_of(e));
+    let mut detail = words::latency(of.reading, &of.margins);
     if e >= 1.0 / BETA {
         return of.gate(LATENCY, Verdict::Pass, detail, None);
     }
     if n == 0 {
-        detail.push_str("; too little is known of stable yet");
+        detail += &More::StableUnknown.told();
     }
-    let design = of.reading.design_latency.max(1.0);
     let [_, needed, _] = of.needed();
-    let needs = of.needs(needed * design, n, e, &mut detail);
-    users_repeat(&mut detail, design);
-    of.gate(LATENCY, Verdict::Inconclusive, detail, needs)
+    of.waits(LATENCY, detail, needed, of.reading.design_latency.max(1.0), n, e)
 }
 
 fn tail(of: &Of<'_>) -> Gate {
@@ -161,29 +141,17 @@ fn tail(of: &Of<'_>) -> Gate {
     }
     let (n, slow, e) = (of.reading.timed, of.reading.slow, of.reading.e_tail);
     let limit = of.margins.tail_ratio();
-    let mut detail = format!(
-        "above p99 of stable: new {} of {}, stable {} of {}; less than {} times as many by E {}",
-        slow.new,
-        n.new,
-        slow.stable,
-        n.stable,
-        points(limit / 100.0),
-        e_of(e)
-    );
+    let mut detail = words::tail(of.reading, &of.margins);
     if e >= 1.0 / BETA {
         return of.gate(TAIL, Verdict::Pass, detail, None);
     }
     let often = ratio(slow.stable, n.stable).max(0.01);
     if slow.new >= 5 * FAILURES_TOLD && ratio(slow.new, n.new) > limit * often {
-        detail.push_str("; it is slow more often than it may");
-        return of.gate(TAIL, Verdict::Fail, detail, None);
+        return of.gate(TAIL, Verdict::Fail, detail + &More::SlowTooOften.told(), None);
     }
-    let design = of.reading.design_tail.max(1.0);
     if n.new == 0 {
-        detail.push_str("; too little is known of stable yet");
+        detail += &More::StableUnknown.told();
     }
     let [.., needed] = of.needed();
-    let needs = of.needs(needed * design, n.new, e, &mut detail);
-    users_repeat(&mut detail, design);
-    of.gate(TAIL, Verdict::Inconclusive, detail, needs)
+    of.waits(TAIL, detail, needed, of.reading.design_tail.max(1.0), n.new, e)
 }

@@ -1,6 +1,7 @@
 //! Tests of single gates, and trials of simulated crowds: what they count, how often they promote a
 //! bad `new`, and how soon a good one.
 
+use super::noninferior::BETA;
 use super::*;
 use crate::domain::cohort::Weight;
 use crate::domain::decide::Arm;

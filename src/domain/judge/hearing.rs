@@ -110,20 +110,6 @@ impl Judge {
         }
     }
 
-    /// The counts of the last minute, as text.
-    pub(super) fn seen_of(&self, signal: engine::Signal) -> String {
-        let Sample { requests, bad } = self.by_user(signal);
-        let what = match signal {
-            engine::Signal::Redirects => "redirected",
-            engine::Signal::Duration => "above p99 of stable's exchanges",
-            _ => "with a body far smaller than usual",
-        };
-        format!(
-            "new {} of {}, stable {} of {} {what} in the last minute",
-            bad.new, requests.new, bad.stable, requests.stable
-        )
-    }
-
     /// The counts of the last minute. Repeated events of one account count by the rule of
     /// `super::bad`.
     pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
@@ -154,16 +140,6 @@ pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
     failures.close(of.end);
 }
 
-pub(super) fn silence_told(of: &Silent) -> String {
-    format!(
-        "new leaves its users waiting: {} of {} for 5 s and more, {} for 10 s, and nobody was answered for {} s",
-        of.waiting,
-        of.users,
-        of.waiting_long,
-        of.silent_ms / 1000
-    )
-}
-
 /// The interval for the window of the ceilings.
 pub(super) fn interval(of: &Final<'_>) -> Interval {
     let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
@@ -173,16 +149,5 @@ pub(super) fn interval(of: &Final<'_>) -> Interval {
         failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
         client_errors: both(|c| c.client_errors),
         gave_up_stable: of.stable.gave_up,
-    }
-}
-
-/// Marks a precaution as such.
-pub(super) fn told(cause: Cause, detail: &str) -> String {
-    match cause {
-        Cause::BothArms => format!(
-            "precaution: both arms have been bad for {} s, and new may be why: {detail}",
-            HOLD.as_secs()
-        ),
-        _ => detail.to_owned(),
     }
 }

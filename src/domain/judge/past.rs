@@ -3,7 +3,7 @@
 //! Invariants: it never trips; it reports nothing as worse once the release is soaked.
 
 use super::*;
-use crate::domain::before::{Before, Says};
+use crate::domain::before::{self, Before, Report};
 
 impl Judge {
     /// The past of `new`.
@@ -26,14 +26,16 @@ impl Judge {
     }
 
     pub(super) fn is_worse_than_before(&self) -> bool {
-        !self.soaked && matches!(self.own_past.says(), Says::Worse(_))
+        !self.soaked && matches!(self.own_past.says(), before::Says::Worse(_))
     }
 
-    /// Progress of the signal towards an alarm, and the numbers.
-    pub(super) fn told_of_past(&self) -> (f64, String) {
-        match self.soaked {
-            true => (0.0, "the soak is over: it is not compared with its past any more".to_owned()),
-            false => (self.own_past.ratio(), self.own_past.detail()),
-        }
+    /// Progress of the signal towards an alarm.
+    pub(super) fn past_ratio(&self) -> f64 {
+        if self.soaked { 0.0 } else { self.own_past.ratio() }
+    }
+
+    /// `None`: the soak is over, and it is not compared with its past any more.
+    pub(super) fn past_report(&self) -> Option<Report> {
+        (!self.soaked).then(|| self.own_past.report())
     }
 }

@@ -68,6 +68,28 @@ pub enum Lack {
     NotANumber(String),
 }
 
+/// The fault of an expression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SyntaxError {
+    #[error("the name of a series is missing, as in `process_cpu_seconds_total`")]
+    NameMissing,
+    #[error("a reading is one series, or one divided by another")]
+    TooManyTerms,
+    #[error("`{}` is not expected here", .0.escape_debug())]
+    Unexpected(char),
+    #[error("`rate(` is never closed: `rate(NAME)`, without a time")]
+    RateNotClosed,
+    #[error("labels are chosen as in `{{code=\"200\"}}` or `{{code!=\"200\"}}`")]
+    Labels,
+}
+
+/// For reports of the config, which hold texts.
+impl From<SyntaxError> for String {
+    fn from(fault: SyntaxError) -> Self {
+        fault.to_string()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of its metrics is not in the text format of Prometheus")]
 pub struct Malformed {
@@ -76,8 +98,8 @@ pub struct Malformed {
 
 impl Expression {
     /// # Errors
-    /// The fault, for people.
-    pub fn parse(text: &str) -> Result<Expression, String> {
+    /// The first fault of the text.
+    pub fn parse(text: &str) -> Result<Expression, SyntaxError> {
         let mut rest = text.trim_start();
         let mut terms = vec![];
         loop {
@@ -86,8 +108,8 @@ impl Expression {
             match rest.chars().next() {
                 None => break,
                 Some('/') if terms.len() == 1 => rest = rest[1..].trim_start(),
-                Some('/') => return Err("a reading is one series, or one divided by another".to_owned()),
-                Some(other) => return Err(format!("`{}` is not expected here", other.escape_debug())),
+                Some('/') => return Err(SyntaxError::TooManyTerms),
+                Some(other) => return Err(SyntaxError::Unexpected(other)),
             }
         }
         Ok(Expression { text: text.trim().to_owned(), terms })
@@ -133,19 +155,17 @@ impl Expression {
     }
 }
 
-fn term(rest: &mut &str) -> Result<Term, String> {
+fn term(rest: &mut &str) -> Result<Term, SyntaxError> {
     let inner = rest.strip_prefix("rate").map(str::trim_start).and_then(|r| r.strip_prefix('('));
     let Some(inner) = inner else { return Ok(Term { rate: false, series: series(rest)? }) };
     *rest = inner.trim_start();
     let series = series(rest)?;
-    *rest =
-        rest.trim_start().strip_prefix(')').ok_or("`rate(` is never closed: `rate(NAME)`, without a time")?;
+    *rest = rest.trim_start().strip_prefix(')').ok_or(SyntaxError::RateNotClosed)?;
     Ok(Term { rate: true, series })
 }
 
-fn series(rest: &mut &str) -> Result<Series, String> {
-    let name =
-        word(rest, true).ok_or("the name of a series is missing, as in `process_cpu_seconds_total`")?;
+fn series(rest: &mut &str) -> Result<Series, SyntaxError> {
+    let name = word(rest, true).ok_or(SyntaxError::NameMissing)?;
     let mut matchers = vec![];
     if let Some(mut inner) = rest.trim_start().strip_prefix('{') {
         loop {
@@ -154,7 +174,7 @@ fn series(rest: &mut &str) -> Result<Series, String> {
                 *rest = after;
                 break;
             }
-            let shape = "labels are chosen as in `{code=\"200\"}` or `{code!=\"200\"}`";
+            let shape = SyntaxError::Labels;
             let label = word(&mut inner, false).ok_or(shape)?.to_owned();
             inner = inner.trim_start();
             let equal = !inner.starts_with("!=");
@@ -338,7 +358,7 @@ mod tests {
             ("a{code=\"2", "labels are chosen"),
             ("sum(a)", "`(` is not expected"),
         ] {
-            let told = Expression::parse(text).expect_err(text);
+            let told = Expression::parse(text).expect_err(text).to_string();
             assert!(told.contains(why), "{text}: {told}");
         }
         assert_eq!(expression(" rate( a ) / rate (b{ x = \"1\" , y != \"2\" , }) ").terms.len(), 2);

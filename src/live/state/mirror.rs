@@ -216,18 +216,23 @@ impl From<&Image> for FileImage {
     }
 }
 
-impl TryFrom<FileImage> for Image {
-    type Error = String;
+/// A cause that no version has written, as in the file.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown cause `{0}`")]
+pub struct UnknownCause(String);
 
-    fn try_from(file: FileImage) -> Result<Self, String> {
-        let cause = |label: &str| Cause::parse(label).ok_or(format!("unknown cause `{label}`"));
-        let memory = |m: FileMemory| -> Result<Memory, String> {
+impl TryFrom<FileImage> for Image {
+    type Error = UnknownCause;
+
+    fn try_from(file: FileImage) -> Result<Self, UnknownCause> {
+        let cause = |label: &str| Cause::parse(label).ok_or_else(|| UnknownCause(label.to_owned()));
+        let memory = |m: FileMemory| -> Result<Memory, UnknownCause> {
             Ok(Memory {
                 attempt: m.attempt,
                 trip: m
                     .trip
                     .map(|t| {
-                        Ok::<_, String>(Trip {
+                        Ok::<_, UnknownCause>(Trip {
                             cause: cause(&t.cause)?,
                             attempt: t.attempt,
                             at_ms: t.at_ms,
@@ -253,7 +258,7 @@ impl TryFrom<FileImage> for Image {
                 freeze: m
                     .freeze
                     .map(|f| {
-                        Ok::<_, String>(Freeze {
+                        Ok::<_, UnknownCause>(Freeze {
                             cause: cause(&f.cause)?,
                             at_ms: f.at_ms,
                             actor: f.actor,
@@ -300,7 +305,7 @@ impl TryFrom<FileImage> for Image {
         };
         let releases = file.releases.into_iter().map(|(name, m)| Ok((name, memory(m)?)));
         Ok(Image {
-            releases: releases.collect::<Result<_, String>>()?,
+            releases: releases.collect::<Result<_, UnknownCause>>()?,
             hold_strangers: file.hold_strangers,
             ledger: End { n: file.ledger, hash: file.ledger_hash },
             recent: file.recent,

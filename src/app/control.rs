@@ -1,0 +1,204 @@
+//! The thread of the control plane: the admin API, the file, names, alerts, probes, traces.
+//!
+//! Invariants: one thread and one runtime. It ends at [`Stage::Stopping`], and one connection delays
+//! that by [`ADMIN_GRACE`] at most. A file with faults changes nothing.
+
+use crate::admin::auth::AuthState;
+use crate::admin::events::Hub;
+use crate::admin::room::Capacity;
+use crate::admin::routes;
+use crate::admin::serve::serve as admin_serve;
+use crate::app::Ask;
+use crate::app::start::{Edits, source};
+use crate::config;
+use crate::live::apply::Live;
+use crate::net::resolve;
+use crate::proxy::worker::Stage;
+use crate::watch::probes::Probes;
+use crate::watch::{alert, conductor, memory, resource, traces};
+use serde_json::json;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Tasks of the control plane between two polls of its sockets.
+const CONTROL_TASKS_MAX: u32 = 4;
+/// How long the shutdown waits for a trace collector.
+const COURIER_GRACE: Duration = Duration::from_secs(1);
+/// How long one admin connection may delay the shutdown.
+const ADMIN_GRACE: Duration = Duration::from_secs(1);
+
+/// The control plane: admin, the file, names, alerts. One thread, one runtime.
+pub(super) struct Control {
+    pub live: Arc<Live>,
+    pub edits: Edits,
+    pub asked: tokio::sync::mpsc::Receiver<Ask>,
+    pub admin_capacity: Capacity,
+}
+
+impl Control {
+    /// The body of the thread.
+    /// `resolved` gets a message once the names of servers have been resolved for the first time.
+    pub(super) fn run(
+        self,
+        sockets: Vec<TcpListener>,
+        stage: watch::Receiver<Stage>,
+        resolved: std::sync::mpsc::SyncSender<()>,
+    ) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        // Sockets are polled after this many tasks: one that computes for milliseconds must not
+        // delay new connections.
+        runtime.enable_all().event_interval(CONTROL_TASKS_MAX);
+        let runtime = match runtime.build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                self.live.log.event("control_failed", json!({"error": error.to_string()}));
+                return;
+            }
+        };
+        let auth = Arc::new(AuthState::new(&self.live.snapshot().plan.admin));
+        runtime.block_on(self.serve(auth, sockets, stage, resolved));
+        runtime.shutdown_timeout(ADMIN_GRACE);
+    }
+
+    async fn serve(
+        self,
+        auth: Arc<AuthState>,
+        sockets: Vec<TcpListener>,
+        stage: watch::Receiver<Stage>,
+        resolved: std::sync::mpsc::SyncSender<()>,
+    ) {
+        let hub = Hub::new(self.live.clone(), self.admin_capacity.streams);
+        tokio::spawn(hub.clone().run());
+        self.open_admin(sockets, &auth, &hub);
+        tokio::spawn(names(self.live.clone(), resolved));
+        tokio::spawn(alert::run(self.live.clone()));
+        tokio::spawn(conductor::run(self.live.clone()));
+        tokio::spawn(resource::run(self.live.clone()));
+        tokio::spawn(memory::run(self.live.clone()));
+        let courier = tokio::spawn(send_traces(self.live.clone(), stage.clone()));
+        let mut stopping = stage.clone();
+        tokio::select! {
+            () = self.follow(auth, hub, stage) => {}
+            _ = stopping.wait_for(|s| *s == Stage::Stopping) => {}
+        }
+        let _ = tokio::time::timeout(COURIER_GRACE, courier).await;
+    }
+
+    fn open_admin(&self, sockets: Vec<TcpListener>, auth: &Arc<AuthState>, hub: &Arc<Hub>) {
+        let router = routes::router(self.live.clone(), auth.clone(), hub.clone());
+        for socket in sockets {
+            match tokio::net::TcpListener::from_std(socket) {
+                Ok(listener) => {
+                    tokio::spawn(admin_serve(listener, router.clone(), self.admin_capacity));
+                }
+                Err(error) => self.live.log.event("admin_failed", json!({"error": error.to_string()})),
+            }
+        }
+    }
+
+    async fn follow(mut self, auth: Arc<AuthState>, hub: Arc<Hub>, mut stage: watch::Receiver<Stage>) {
+        let mut probes = Probes::new(self.live.log.clone());
+        probes.follow(&self.live.snapshot());
+        loop {
+            tokio::select! {
+                // No new requests come, so the last probe results hold until the end.
+                _ = stage.wait_for(|s| *s != Stage::Serving), if !probes.stopped() => probes.stop(),
+                change = self.edits.changes.recv() => match change {
+                    Some(_) => {
+                        self.reload(&auth, &hub).await;
+                        probes.follow(&self.live.snapshot());
+                    }
+                    None => std::future::pending().await,
+                },
+                () = self.live.reload_wanted.notified() => self.edits.watcher.kick(),
+                ask = self.asked.recv() => match ask {
+                    Some(Ask::Reload) => self.edits.watcher.kick(),
+                    None => std::future::pending().await,
+                },
+            }
+        }
+    }
+
+    async fn reload(&mut self, auth: &AuthState, hub: &Hub) {
+        let path = self.edits.path.clone();
+        // A users file of ten million lines takes a while: the admin API answers meanwhile.
+        let Ok(loaded) = tokio::task::spawn_blocking(move || config::load(&path)).await else { return };
+        self.edits.watcher.replace(loaded.files);
+        let failed = |errors: Vec<String>| {
+            self.live.log.event("reload_failed", json!({"errors": errors, "effect": "nothing changed"}));
+        };
+        let checked = match loaded.result {
+            Ok(mut checked) => {
+                checked.plan.inherit(&self.live.snapshot().plan);
+                checked
+            }
+            Err(report) => {
+                let lines = report.lines();
+                self.live.reload_failed(lines.join("\n"), Some(report.render(config::Color::Plain)));
+                failed(lines);
+                return;
+            }
+        };
+        for warning in checked.warnings.lines() {
+            self.live.log.event("config_warning", json!({"message": warning}));
+        }
+        let source = source(&self.edits.path, &checked);
+        let sha256 = source.sha256.clone();
+        // DNS names of servers may have to be resolved.
+        let live = self.live.clone();
+        let Ok(applied) = tokio::task::spawn_blocking(move || live.reload(checked, source)).await else {
+            return;
+        };
+        match applied {
+            Ok(findings) => {
+                let snapshot = self.live.snapshot();
+                if auth.replace(&snapshot.plan.admin) {
+                    hub.close_streams();
+                }
+                self.live.log.event(
+                    "reloaded",
+                    json!({"revision": snapshot.revision, "sha256": sha256, "findings": findings}),
+                );
+                resolve_now(&self.live).await;
+            }
+            Err(errors) => failed(errors),
+        }
+    }
+}
+
+/// Sends traces until the drain is over, then the last ones.
+async fn send_traces(live: Arc<Live>, mut stage: watch::Receiver<Stage>) {
+    let mut courier = traces::Courier::new(live);
+    tokio::select! {
+        () = courier.run() => {}
+        _ = stage.wait_for(|s| *s == Stage::Stopping) => {}
+    }
+    courier.last().await;
+}
+
+/// Resolves the names of servers again and again.
+async fn names(live: Arc<Live>, first: std::sync::mpsc::SyncSender<()>) {
+    resolve_now(&live).await;
+    let _ = first.try_send(());
+    loop {
+        tokio::time::sleep(resolve::INTERVAL).await;
+        resolve_now(&live).await;
+    }
+}
+
+async fn resolve_now(live: &Live) {
+    let servers = live.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
+    for resolved in resolve::refresh(servers).await {
+        match resolved {
+            resolve::Resolved::Changed { name, addresses } => {
+                let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+                live.log.event("resolved", json!({"name": name, "addresses": addresses}));
+            }
+            resolve::Resolved::Failed { name, error } => {
+                live.log.event("resolve_failed", json!({"name": name, "error": error}));
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The steps of a start before its first thread: the config, descriptors, sockets, shared state.
+//!
+//! Invariants: none of them serves a request. The watch of the file begins before its first load,
+//! so that no edit is missed.
+
+use crate::admin::room::Capacity;
+use crate::app::StartError;
+use crate::app::state::Disk;
+use crate::config::{self, Checked, watch::Change, watch::Watcher};
+use crate::domain::plan::{Listen, Plan};
+use crate::live::apply::{Live, Source};
+use crate::live::clock;
+use crate::live::log::Log;
+use crate::live::state::Found;
+use crate::live::state_key::StateKey;
+use crate::net::listen;
+use serde_json::json;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Bounds on the descriptors reserved from clients and servers: a quarter, within these bounds.
+/// The process needs some of them; the rest is for admin connections, so that neither port can
+/// starve the other.
+const DESCRIPTORS_MIN: u64 = 64;
+const DESCRIPTORS_MAX: u64 = 512;
+/// The process's own descriptors among them: files, runtimes, probes and calls to receivers; and a
+/// few for each worker.
+const DESCRIPTORS_OWN: usize = 24;
+const DESCRIPTORS_WORKER: usize = 6;
+
+/// The config file as checked, and its later edits.
+pub(super) struct ConfigFile {
+    pub checked: Checked,
+    pub source: Source,
+    pub edits: Edits,
+}
+
+/// The watch of the config file and of the files that it names.
+pub(super) struct Edits {
+    pub path: PathBuf,
+    pub watcher: Watcher,
+    pub changes: tokio::sync::mpsc::Receiver<Change>,
+}
+
+impl ConfigFile {
+    pub(super) fn read(path: &Path, log: &Log) -> Result<ConfigFile, StartError> {
+        let path = std::path::absolute(path)?;
+        let (watcher, changes) = Watcher::start(vec![path.clone()])?;
+        let loaded = config::load(&path);
+        let checked = loaded.result.map_err(StartError::Config)?;
+        watcher.replace(loaded.files);
+        for warning in checked.warnings.lines() {
+            log.event("config_warning", json!({"message": warning}));
+        }
+        let source = source(&path, &checked);
+        Ok(ConfigFile { checked, source, edits: Edits { path, watcher, changes } })
+    }
+}
+
+pub(super) fn source(path: &Path, checked: &config::Checked) -> Source {
+    Source {
+        path: path.to_owned(),
+        text: checked.text.clone(),
+        sha256: checked.sha256.clone(),
+        loaded_at_ms: clock::at_ms(),
+        last_error: None,
+        last_report: None,
+    }
+}
+
+/// How many connections the limit of open files allows.
+pub(super) struct Descriptors {
+    /// Of clients, and as many of servers.
+    pub connections: usize,
+    pub admin: Capacity,
+}
+
+impl Descriptors {
+    /// Raises the limit of open files to its maximum, and divides it.
+    pub(super) fn reserve(plan: &Plan, log: &Log) -> Descriptors {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let open_max = match setrlimit(Resource::Nofile, raised) {
+            Ok(()) => limit.maximum,
+            Err(_) => limit.current,
+        };
+        // Half for clients, half for servers, after a part for files, sockets and the admin API.
+        let kept = open_max.map_or(DESCRIPTORS_MAX, |n| (n / 4).clamp(DESCRIPTORS_MIN, DESCRIPTORS_MAX));
+        let room = open_max
+            .map_or(usize::MAX, |n| usize::try_from(n.saturating_sub(kept) / 2).unwrap_or(usize::MAX).max(1));
+        let own = DESCRIPTORS_OWN + DESCRIPTORS_WORKER * plan.listen.workers();
+        let admin = Capacity::within(usize::try_from(kept).unwrap_or(usize::MAX).saturating_sub(own));
+        if room < plan.limits.connections {
+            log.event(
+                "limit_clamped",
+                json!({"limit": "connections", "configured": plan.limits.connections, "in_force": room,
+                       "hint": "raise the limit of open files (ulimit -n, LimitNOFILE)"}),
+            );
+        }
+        Descriptors { connections: room, admin }
+    }
+}
+
+/// The bound sockets, by listener; of `http` and `https`, one for each worker.
+pub(super) struct Sockets {
+    pub http: Vec<TcpListener>,
+    pub https: Vec<TcpListener>,
+    pub admin: Vec<TcpListener>,
+}
+
+/// The addresses of the sockets, with the ports that the system chose.
+#[derive(Clone, Copy)]
+pub(super) struct Addresses {
+    pub http: SocketAddr,
+    pub https: Option<SocketAddr>,
+    pub admin: SocketAddr,
+}
+
+impl Sockets {
+    pub(super) fn bind(plan: &Listen) -> Result<(Addresses, Sockets), StartError> {
+        let bind = |name, address, n| {
+            listen::bind_workers(address, n).map_err(|source| StartError::Listen { name, address, source })
+        };
+        let workers = plan.workers();
+        let (http, http_sockets) = bind("http", plan.http, workers)?;
+        let (https, https_sockets) =
+            plan.https.map(|address| bind("https", address, workers)).transpose()?.unzip();
+        let (admin, admin_sockets) = bind("admin", plan.admin, 1)?;
+        let sockets =
+            Sockets { http: http_sockets, https: https_sockets.unwrap_or_default(), admin: admin_sockets };
+        Ok((Addresses { http, https, admin }, sockets))
+    }
+}
+
+/// The state shared by all threads: the config in force over the state that was found.
+pub(super) fn shared_state(
+    (checked, source): (Checked, Source),
+    (found, disk): (Found, &Disk),
+    key: StateKey,
+    descriptors: &Descriptors,
+    log: Log,
+) -> Arc<Live> {
+    let mut live = Live::new(checked, source, found, disk.ledger_end(), key, log, disk.path());
+    live.connections.limit.store(descriptors.connections, Relaxed);
+    live.directory = disk.path().map(Path::to_owned);
+    Arc::new(live)
+}
