@@ -227,6 +227,7 @@ enum ServiceEnd {
     Misused(Duration),
 }
 
+/// Drives a connection until it ends, has to drain, or was misused.
 /// Runs on every poll of the connection, so it skips the checks that cannot have changed.
 /// After the first poll, the stage is compared by version only.
 /// The HTTP/2 limits are checked for HTTP/2 only.

@@ -1,7 +1,8 @@
 //! The exchanges in flight on `new`, and their cancellation when a release holds `new` at 0%.
 //!
 //! Each worker has a table of its exchanges with `new`, tunnels included.
-//! It looks at the table once a second, and cancels those whose time after the hold is over.
+//! It looks at the table once a second (`Worker::cancel_held`), and cancels those whose time after
+//! the hold is over.
 //! One mechanism cancels all: the task that carries the response to the client (of an HTTP/1.1
 //! connection, or of an HTTP/2 stream) ends, and drops all it owns.
 //! Client and server see a connection without terminator, or RST_STREAM CANCEL.
