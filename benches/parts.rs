@@ -12,9 +12,9 @@ use grayling::domain::wave::Reach;
 use grayling::live::feed::{Arrival, Feed};
 use grayling::live::route::RouteTable;
 use grayling::live::tally::ArmTally;
-use grayling::proxy::guard;
 use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
+use grayling::proxy::validate;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
 use std::fmt::Write;
@@ -108,8 +108,13 @@ fn heads(c: &mut Criterion) {
     let parts = request(head());
     c.bench_function("guard", |b| {
         b.iter(|| {
-            guard::admit(black_box(&parts), &Empty::<bytes::Bytes>::new(), &plan.identity, &plan.limits)
-                .is_ok()
+            validate::validate_head(
+                black_box(&parts),
+                &Empty::<bytes::Bytes>::new(),
+                &plan.identity,
+                &plan.limits,
+            )
+            .is_ok()
         });
     });
     let by = headers::address_value("192.0.2.1".parse().expect("an address"));

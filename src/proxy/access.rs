@@ -50,8 +50,8 @@ impl LoggedUser {
         let on_new = decided.is_some_and(|d| d.arm == Arm::New);
         LoggedUser {
             hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed::hashed(&key, id)),
-            clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::of),
-            sampled: worker.samples(plan.log.sample, user_hash),
+            clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::new),
+            sampled: worker.is_sampled(plan.log.sample, user_hash),
         }
     }
 }
@@ -65,7 +65,7 @@ pub enum ClearId {
 const CLEAR_SHORT: usize = 39;
 
 impl ClearId {
-    pub fn of(id: &[u8]) -> ClearId {
+    pub fn new(id: &[u8]) -> ClearId {
         let mut short = [0; CLEAR_SHORT];
         match short.get_mut(..id.len()) {
             Some(place) => {
@@ -105,7 +105,7 @@ pub struct AccessRecord<'a> {
     pub detail: Option<&'static str>,
 }
 
-pub fn line(request: &AccessRecord<'_>, identity: &Identity, format: LogFormat) -> String {
+pub fn format_line(request: &AccessRecord<'_>, identity: &Identity, format: LogFormat) -> String {
     let path = path(request.log_context, identity);
     match format {
         LogFormat::Json => json_line(request, &path),

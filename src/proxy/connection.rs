@@ -66,12 +66,12 @@ pub struct Arrival {
     pub announced: bool,
     /// On the https socket: the TLS config in force at accept time.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    pub _counted: Counted,
+    pub counted: Counted,
 }
 
 /// Serves a connection from its first byte to its end.
 pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage: watch::Receiver<Stage>) {
-    let Arrival { mut stream, mut address, announced, tls, _counted } = arrival;
+    let Arrival { mut stream, mut address, announced, tls, counted: _counted } = arrival;
     let _ = stream.set_nodelay(true);
     if announced {
         match proxy_protocol::take(&mut stream, limits.header_timeout).await {
@@ -147,7 +147,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             });
             // It may become a tunnel.
             let connection = Box::pin(http1(limits).serve_connection(io, service).with_upgrades());
-            converse(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
+            drive_http(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
         }
         Agreed::Http2 => {
             let service = service_fn(|request: Request<Incoming>| {
@@ -161,7 +161,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             });
             let connection = Box::pin(http2(limits, Executor(streams.clone())).serve_connection(io, service));
             let finish = |c: Pin<&mut http2::Connection<_, _, _>>| c.graceful_shutdown();
-            Box::pin(converse(connection, finish, &client, &streams, limits, stage)).await;
+            Box::pin(drive_http(connection, finish, &client, &streams, limits, stage)).await;
         }
     }
     if let Some(tunnel) = client.tunnel.take() {
@@ -170,7 +170,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// Drives a connection while it is HTTP. `finish` starts its graceful shutdown.
-async fn converse<C: Future>(
+async fn drive_http<C: Future>(
     mut connection: Pin<Box<C>>,
     finish: impl Fn(Pin<&mut C>),
     client: &Client,
@@ -179,7 +179,7 @@ async fn converse<C: Future>(
     mut stage: watch::Receiver<Stage>,
 ) {
     if *stage.borrow() == Stage::Serving {
-        match until_told(connection.as_mut(), client, streams, limits, &mut stage).await {
+        match serve_until_end(connection.as_mut(), client, streams, limits, &mut stage).await {
             ServiceEnd::Ended => return,
             ServiceEnd::Drain => {}
             ServiceEnd::Misused(grace) => {
@@ -227,10 +227,11 @@ enum ServiceEnd {
     Misused(Duration),
 }
 
+/// Drives a connection until it ends, has to drain, or was misused.
 /// Runs on every poll of the connection, so it skips the checks that cannot have changed.
 /// After the first poll, the stage is compared by version only.
 /// The HTTP/2 limits are checked for HTTP/2 only.
-async fn until_told(
+async fn serve_until_end(
     mut connection: Pin<&mut impl Future>,
     client: &Client,
     streams: &Streams,
@@ -239,7 +240,7 @@ async fn until_told(
 ) -> ServiceEnd {
     let seen = stage.clone();
     let mut changed = pin!(stage.changed());
-    let mut outstays = pin!(outstays(&client.progress, streams, limits));
+    let mut wait_for_misuse = pin!(wait_for_misuse(&client.progress, streams, limits));
     let mut waits = false;
     poll_fn(move |cx| {
         if poll_connection(connection.as_mut(), &client.cancel, cx).is_ready() {
@@ -250,7 +251,7 @@ async fn until_told(
             return Poll::Ready(ServiceEnd::Drain);
         }
         if client.progress.is_http2()
-            && let Poll::Ready(grace) = outstays.as_mut().poll(cx)
+            && let Poll::Ready(grace) = wait_for_misuse.as_mut().poll(cx)
         {
             return Poll::Ready(ServiceEnd::Misused(grace));
         }
@@ -262,7 +263,7 @@ async fn until_told(
 /// Resolves when an HTTP/2 client has had no stream open for `keepalive_timeout` (PINGs alone do
 /// not keep a connection), or has reset too many. Returns the time it has left.
 /// For HTTP/1 the stream of the client times its heads.
-async fn outstays(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
+async fn wait_for_misuse(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
     let quiet = async {
         loop {
             let left = limits.keepalive_timeout.saturating_sub(streams.quiet_for());
@@ -286,7 +287,7 @@ fn http1(limits: &Limits) -> http1::Builder {
         // hyper needs room for at least one read.
         .max_buf_size(limits.header_bytes.max(8192))
         .half_close(false);
-    // Up to hyper's default the guard enforces the limit, at no cost here.
+    // Up to hyper's default `validate` enforces the limit, at no cost here.
     if limits.header_count > HEADERS_OF_HYPER {
         builder.max_headers(limits.header_count);
     }

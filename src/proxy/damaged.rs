@@ -1,11 +1,11 @@
 //! Feeds deliberately damaged request heads to all code that reads them before an upstream does:
-//! guard, identity, headers.
+//! validate, identity, headers.
 //!
 //! Heads that hyper would refuse are included as far as its types allow, since no code in this
 //! folder may depend on hyper's checks.
 
 use super::headers::{self, Forwarded, HeadFacts, Peer};
-use super::{guard, identity, path};
+use super::{identity, path, validate};
 use crate::domain::plan::{Identity, IdentitySource, Limits, Normalise, PathPattern};
 use crate::mutate;
 use http::request::Parts;
@@ -132,7 +132,7 @@ fn head(bytes: &[u8], version: Version) -> Option<Parts> {
 fn admit(parts: &Parts) -> Option<HeadFacts> {
     let length = parts.headers.get("content-length").and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     let body = Full::new(bytes::Bytes::from(vec![0; length.unwrap_or(0).min(4096)]));
-    guard::admit(parts, &body, &identity(), &limits()).ok()
+    validate::validate_head(parts, &body, &identity(), &limits()).ok()
 }
 
 fn user(parts: &Parts) -> Option<Vec<u8>> {

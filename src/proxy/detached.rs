@@ -50,7 +50,7 @@ impl<F: Future<Output = http::Response<ResponseBody>> + 'static> Future for Comp
 impl<F: Future + 'static> Drop for CompleteDetached<F> {
     fn drop(&mut self) {
         if let Some(DetachedContext { worker, body_state, at_most }) = &self.context
-            && body_state.whole()
+            && body_state.is_whole()
             && let Some(future) = self.future.take()
         {
             body_state.client_gone.set(true);

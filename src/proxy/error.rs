@@ -244,3 +244,56 @@ fn by_proxy(outcome: Outcome, detail: &'static str, status: StatusCode, text: &'
 fn by_upstream(outcome: Outcome, detail: &'static str, status: StatusCode, text: &'static str) -> Facts {
     Facts { source: Source::Upstream, outcome, retry: Retry::No, detail, status, text }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::Blame;
+    use std::collections::BTreeSet;
+
+    const ALL: [RequestError; 21] = [
+        RequestError::MethodNotServed,
+        RequestError::UriTooLong,
+        RequestError::HeadersTooBig,
+        RequestError::Expectation,
+        RequestError::BadRequest("host"),
+        RequestError::BadRequestBody,
+        RequestError::SlowRequestBody,
+        RequestError::ClientLeft,
+        RequestError::NoRoute,
+        RequestError::Barred,
+        RequestError::Overload,
+        RequestError::TooManyTunnels,
+        RequestError::TunnelNotServed,
+        RequestError::NoLocalResources,
+        RequestError::Unreachable,
+        RequestError::Saturated,
+        RequestError::NoResponseInTime,
+        RequestError::ConnectionBroken,
+        RequestError::FaultyResponseHead,
+        RequestError::BodyTimeout,
+        RequestError::BodyTruncated,
+    ];
+
+    #[test]
+    fn each_error_has_its_own_label() {
+        let labels: BTreeSet<&str> = ALL.iter().map(|error| error.detail()).collect();
+        assert_eq!(labels.len(), ALL.len());
+    }
+
+    #[test]
+    fn an_arm_is_blamed_for_the_errors_of_its_upstream_and_for_no_other() {
+        for error in ALL {
+            let blamed = error.outcome().blame() == Blame::Upstream;
+            assert_eq!(blamed, error.source() == Source::Upstream, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_of_which_nothing_was_sent_goes_to_another_upstream() {
+        for error in ALL {
+            let again = error.retry() == Retry::OtherUpstream;
+            assert_eq!(again, error == RequestError::Unreachable, "{error:?}");
+        }
+    }
+}

@@ -85,7 +85,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
         return Err(RequestError::TunnelNotServed);
     }
     let room = upstream.enter().ok_or_else(|| no_room(upstream, false))?;
-    record.hold(room);
+    record.hold_room(room);
     // Users of `new` can fail over to stable; other requests have no alternative.
     let down = if breaker::counting_release(record, upstream).is_some() { Down::Never } else { Down::Last };
     let mut tried = Tried::default();
@@ -101,7 +101,7 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                     // Clients occupy the connections: this wait is not the upstream's.
                     held = worker.pools.is_full(server, terms(upstream)) && upstream.is_held_by_clients();
                     if held {
-                        record.excuse();
+                        record.withdraw_event();
                     }
                     // Boxed: most requests find a free connection.
                     let leased = match handshake {
@@ -125,11 +125,11 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 }
             };
         if held {
-            body_state.move_on(now);
+            body_state.restart_upstream_time(now);
         }
         let mut awaited = None;
-        if body_state.whole() {
-            record.received(now);
+        if body_state.is_whole() {
+            record.mark_received(now);
             awaited = Some(server.awaited());
         }
         if !lease.reused {
@@ -147,8 +147,8 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
                 tokio::select! {
                     biased;
                     sent = &mut sending => break sent,
-                    () = body_state.until_whole(), if !body_state.whole() => {
-                        record.received(clock::now());
+                    () = body_state.until_whole(), if !body_state.is_whole() => {
+                        record.mark_received(clock::now());
                         awaited = Some(server.awaited());
                     }
                     () = &mut too_late => return Err(late_head(upstream, body_state, began)),
@@ -198,8 +198,8 @@ fn begin_attempt(
     server: &Arc<ServerLive>,
     now: Duration,
 ) {
-    record.load(server.enter());
-    record.goes_to(index, now);
+    record.hold_load(server.enter());
+    record.assign_server(index, now);
     record.trace_attempt(upstream, index, now);
 }
 
@@ -234,7 +234,7 @@ fn broken_exchange(body_state: &RequestBodyState) -> RequestError {
         Some(ClientFault::Broken) => RequestError::BadRequestBody,
         Some(ClientFault::Slow) => RequestError::SlowRequestBody,
         // The upstream lost patience with the client before this machine did.
-        None if !body_state.whole() && body_state.client_dawdled() => RequestError::SlowRequestBody,
+        None if !body_state.is_whole() && body_state.client_dawdled() => RequestError::SlowRequestBody,
         None => RequestError::ConnectionBroken,
     }
 }
@@ -266,7 +266,7 @@ fn fail_over(
     if !allowed {
         return Err(RequestError::Unreachable);
     }
-    record.failed_over();
+    record.record_fail_over();
     request.headers_mut().insert(X_GRAYLING_ARM, headers::arm_value(Arm::Stable));
     Ok(release.stable.clone())
 }

@@ -1,10 +1,18 @@
-//! A request, from its head to its response:
-//! **admit → route → identify → decide → rewrite → forward → respond → record**.
+//! A request, from its head to its response, in phases:
 //!
-//! [`prepare`] runs the phases that do not wait, and opens the record: what is counted at the end
-//! of the request. The task that carries the response then forwards the request and responds.
-//! The record is closed with an error, with the end of the response body (`response_body`), or with
-//! the 101 of a WebSocket (`upgrade`).
+//! 1. **admit**: takes room in the process, and refuses a request that servers may read differently
+//!    (`validate`).
+//! 2. **route**: host, path and method name the route (`path`, `routing`).
+//! 3. **identify**: the client's address and the user (`identity`).
+//! 4. **decide**: stable or new (`domain::decide`).
+//! 5. **rewrite**: the head for the upstream (`rewrite`, `headers`, `trace`).
+//! 6. **forward**: sends the request, and waits for the response head (`forward`, `breaker`).
+//! 7. **respond**: the upstream's response, or that of an error (`respond`).
+//! 8. **record**: counts and logs the request (`record`).
+//!
+//! [`prepare`] runs the phases that do not wait, and opens the record. The record is closed with an
+//! error, with the end of the response body (`response_body`), or with the 101 of a WebSocket
+//! (`upgrade`).
 //!
 //! Invariants: one snapshot a request. Only the upstream and the client are waited for.
 
@@ -24,7 +32,7 @@ use super::rewrite::{self, Destination};
 use super::routing;
 use super::trace::{self, Candidate};
 use super::worker::{RequestRoom, Worker};
-use super::{guard, identity, path};
+use super::{identity, path, validate};
 use crate::domain::decide;
 use crate::domain::plan::{Plan, Target};
 use crate::domain::segment::{Subject, UserSet};
@@ -48,7 +56,7 @@ pub fn handle(
 ) -> impl Future<Output = Response<ResponseBody>> + use<> {
     client.progress.request_began();
     let http1 = request.version() != Version::HTTP_2;
-    let exchange = prepare(worker, client, carrier, request).map(|mut prepared| {
+    let handling = prepare(worker, client, carrier, request).map(|mut prepared| {
         let context = prepared.record.may_change_something().then(|| DetachedContext {
             worker: worker.clone(),
             body_state: prepared.body_state.clone(),
@@ -60,15 +68,15 @@ pub fn handle(
         };
         CompleteDetached::new(exchange, context)
     });
-    if exchange.is_err() {
+    if handling.is_err() {
         worker.live.rejected.of(worker.index).add(1);
         if http1 {
             client.progress.request_ended();
         }
     }
     async move {
-        match exchange {
-            Ok(exchange) => exchange.await,
+        match handling {
+            Ok(handling) => handling.await,
             Err(error) => error_response(error),
         }
     }
@@ -99,13 +107,13 @@ fn prepare(
     let Routed { route, target, host, .. } = routed;
     let traced = plan.traces.as_ref().and_then(|traces| {
         let candidate = Candidate { peer, user_hash, method: &head.method, route };
-        trace::begin(worker, &snapshot, traces, &mut head.headers, candidate)
+        trace::begin_trace(worker, &snapshot, traces, &mut head.headers, candidate)
     });
     let destination = Destination::new(&snapshot, target, decided.as_ref());
     let outgoing = rewrite::Rewrite { worker, client, peer, host, facts, destination: &destination };
     let rewritten = outgoing.apply(&mut head, &body)?;
 
-    let body_state = RequestBodyState::of(&body, began);
+    let body_state = RequestBodyState::new(&body, began);
     let log_context = LogContext {
         method: head.method.clone(),
         uri: normal_uri,
@@ -142,8 +150,8 @@ struct Admitted {
 
 /// Takes room for the request, and refuses a request that servers may read differently.
 fn admit(worker: &Worker, plan: &Plan, head: &mut Parts, body: &Incoming) -> Result<Admitted, RequestError> {
-    let room = worker.enter(&plan.limits).ok_or(RequestError::Overload)?;
-    let facts = guard::admit(head, body, &plan.identity, &plan.limits)?;
+    let room = worker.take_request_room(&plan.limits).ok_or(RequestError::Overload)?;
+    let facts = validate::validate_head(head, body, &plan.identity, &plan.limits)?;
     if facts.reserved {
         headers::drop_reserved(&mut head.headers);
     }

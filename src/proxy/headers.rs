@@ -46,7 +46,7 @@ pub fn arm_value(arm: Arm) -> HeaderValue {
     }
 }
 
-/// Results of the pass of `guard` over the headers, so that later code need not search again.
+/// Results of the pass of `validate` over the headers, so that later code need not search again.
 #[derive(Default, Clone, Copy)]
 pub struct HeadFacts {
     /// There is an `x-grayling-*`.

@@ -64,6 +64,9 @@ async fn accept_all(
 ) -> io::Result<()> {
     let sweeper = spawn_local(worker.clone().sweep());
     let canceller = spawn_local(worker.clone().cancel_held());
+    // Sends what this thread's connections and pools have queued. They find the queue through a
+    // thread-local of `net::outbox`, because hyper wants a connection that may become a tunnel to
+    // be `Send`.
     spawn_local(outbox::run());
     let mut connections = JoinSet::new();
     loop {
@@ -135,7 +138,7 @@ fn spawn_connection(
     let address = address.to_canonical();
     let listen = &snapshot.plan.listen;
     let announced = listen.proxy_protocol && listen.trusts(address);
-    let arrival = Arrival { stream, address, announced, tls, _counted: counted };
+    let arrival = Arrival { stream, address, announced, tls, counted };
     connections.spawn_local(connection::run(worker.clone(), arrival, limits.clone(), stage.clone()));
 }
 

@@ -12,7 +12,6 @@ mod decision;
 mod detached;
 pub mod error;
 mod forward;
-pub mod guard;
 mod handle;
 pub mod headers;
 pub mod identity;
@@ -30,6 +29,7 @@ mod stream;
 mod trace;
 mod tunnel;
 mod upgrade;
+pub mod validate;
 mod websocket;
 pub mod worker;
 

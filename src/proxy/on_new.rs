@@ -1,7 +1,8 @@
 //! The exchanges in flight on `new`, and their cancellation when a release holds `new` at 0%.
 //!
 //! Each worker has a table of its exchanges with `new`, tunnels included.
-//! It looks at the table once a second, and cancels those whose time after the hold is over.
+//! It looks at the table once a second (`Worker::cancel_held`), and cancels those whose time after
+//! the hold is over.
 //! One mechanism cancels all: the task that carries the response to the client (of an HTTP/1.1
 //! connection, or of an HTTP/2 stream) ends, and drops all it owns.
 //! Client and server see a connection without terminator, or RST_STREAM CANCEL.
@@ -82,7 +83,7 @@ impl OnNew {
         carrier: Carrier,
     ) -> TrackedRequest {
         // A client may stall in the middle of its upload.
-        if !body_state.whole() {
+        if !body_state.is_whole() {
             carrier.token().arm();
         }
         let group = self.group(&release.tally);
@@ -107,12 +108,12 @@ impl OnNew {
 
     /// Cancels the exchanges whose time after a hold is over. Returns the next such time
     /// (monotonic).
-    pub fn look(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
+    pub fn cancel_overdue(&self, snapshot: &Snapshot, now: Duration) -> Option<Duration> {
         let grace = snapshot.plan.limits.stream_grace;
         let named = |group: &Group| snapshot.releases.iter().any(|r| Arc::ptr_eq(&r.tally, &group.tally));
         let mut groups = self.groups.borrow_mut();
         groups.retain(|group| !group.is_empty() || named(group));
-        groups.iter().filter_map(|group| group.look(grace, now)).min()
+        groups.iter().filter_map(|group| group.cancel_overdue(grace, now)).min()
     }
 }
 
@@ -122,7 +123,7 @@ impl Group {
         slots.all.len() == slots.free.len()
     }
 
-    fn look(&self, grace: Duration, now: Duration) -> Option<Duration> {
+    fn cancel_overdue(&self, grace: Duration, now: Duration) -> Option<Duration> {
         let under_way = &self.tally.under_way;
         let mut slots = self.slots.borrow_mut();
         under_way.note_oldest(self.worker, slots.all.iter().flatten().map(|slot| slot.began).min());
@@ -143,15 +144,15 @@ impl Group {
 
 impl Slot {
     fn deadline(&self, held: Duration, grace: Duration) -> Option<Duration> {
-        let upload_finishes = self.body_state.sized() && !self.body_state.whole();
+        let upload_finishes = self.body_state.is_sized() && !self.body_state.is_whole();
         match self.answer {
             // Its `response_timeout` ends it.
-            Answer::Awaited if self.body_state.whole() => None,
+            Answer::Awaited if self.body_state.is_whole() => None,
             Answer::Awaited if upload_finishes => Some(held + FINISH_MAX),
             Answer::Awaited => Some(held + grace),
             Answer::Sized(head) => Some(held.max(head) + FINISH_MAX),
             Answer::Stream(head) if upload_finishes => Some(held.max(head) + FINISH_MAX),
-            Answer::Stream(head) if self.body_state.sized() => {
+            Answer::Stream(head) if self.body_state.is_sized() => {
                 Some(held.max(head).max(self.body_state.moved_at()) + grace)
             }
             Answer::Stream(head) => Some(held.max(head) + grace),
@@ -176,7 +177,7 @@ impl Slots {
 
 impl TrackedRequest {
     /// The response head has arrived, and a body follows.
-    pub fn answers(&self, sized: bool, now: Duration) {
+    pub fn track_response(&self, sized: bool, now: Duration) {
         self.change(|slot| {
             slot.answer = if sized { Answer::Sized(now) } else { Answer::Stream(now) };
             slot.carrier.token().arm();

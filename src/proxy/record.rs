@@ -32,6 +32,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The account of a request: what is counted and logged at its end.
 pub struct RequestRecord {
     worker: Rc<Worker>,
     snapshot: Arc<Snapshot>,
@@ -68,7 +69,7 @@ pub struct RequestRecord {
     on_new: Option<TrackedRequest>,
 }
 
-/// The facts about a request when it is decided.
+/// The facts about a request when its record opens.
 pub struct RecordOpening {
     pub worker: Rc<Worker>,
     pub snapshot: Arc<Snapshot>,
@@ -141,7 +142,7 @@ impl RequestRecord {
             open: true,
             on_new,
         });
-        record.arm_counts(|counts| counts.in_flight.add(1));
+        record.count_for_arm(|counts| counts.in_flight.add(1));
         record
     }
 
@@ -151,7 +152,7 @@ impl RequestRecord {
     }
 
     /// The request was received whole: from now on the upstream is timed.
-    pub fn received(&mut self, now: Duration) {
+    pub fn mark_received(&mut self, now: Duration) {
         if let (EventSlot::Unclaimed, Some(d)) = (&self.event_slot, self.decided) {
             let arrival = Arrival {
                 epoch: self.snapshot.releases[d.release].epoch,
@@ -169,30 +170,30 @@ impl RequestRecord {
 
     /// Records the server that gets it. If the request was received whole, the upstream is timed
     /// from now.
-    pub fn goes_to(&mut self, server: usize, now: Duration) {
+    pub fn assign_server(&mut self, server: usize, now: Duration) {
         let server = u8::try_from(server).unwrap_or(SERVERS_MAX);
         self.server = Some(server);
         if let EventSlot::Waits(ticket) = &mut self.event_slot {
             self.worker.live.feed.moves(ticket, server);
         }
-        if self.body_state.whole() {
-            self.received(now);
+        if self.body_state.is_whole() {
+            self.mark_received(now);
         }
     }
 
     /// The wait that follows is not the upstream's. Withdraws its entry in the evidence until it is
-    /// [`Self::received`] again.
-    pub fn excuse(&mut self) {
+    /// [`Self::mark_received`] again.
+    pub fn withdraw_event(&mut self) {
         if let EventSlot::Waits(_) = self.event_slot {
-            self.tell(What::Excused, clock::now());
+            self.report_event(What::Excused, clock::now());
             self.event_slot = EventSlot::Unclaimed;
         }
     }
 
     /// The response head has arrived, and a body follows. `sized`: its length is known.
-    pub fn answers(&self, sized: bool, now: Duration) {
+    pub fn track_response(&self, sized: bool, now: Duration) {
         if let Some(on_new) = &self.on_new {
-            on_new.answers(sized, now);
+            on_new.track_response(sized, now);
         }
     }
 
@@ -249,7 +250,7 @@ impl RequestRecord {
     }
 
     /// Keeps room in an upstream until the exchange ends.
-    pub fn hold(&mut self, room: InFlight) {
+    pub fn hold_room(&mut self, room: InFlight) {
         match &mut self.rooms {
             [first @ None, _] => *first = Some(room),
             [_, second] => *second = Some(room),
@@ -259,7 +260,7 @@ impl RequestRecord {
     /// Records an attempt at a server, if the request is traced.
     pub fn trace_attempt(&mut self, upstream: &Arc<UpstreamLive>, server: usize, now: Duration) {
         if let Some(traced) = &mut self.traced {
-            trace::attempt(traced, &self.worker, upstream, server, now);
+            trace::add_attempt(traced, &self.worker, upstream, server, now);
         }
     }
 
@@ -268,13 +269,13 @@ impl RequestRecord {
     }
 
     /// Records the load of its current server.
-    pub fn load(&mut self, load: ServerLoad) {
+    pub fn hold_load(&mut self, load: ServerLoad) {
         self.load = Some(load);
     }
 
     /// The response head arrived, `took` after the upstream had the whole request.
     /// `None`: the client was still sending.
-    pub fn answered(
+    pub fn record_head(
         &mut self,
         status: StatusCode,
         headers: &HeaderMap,
@@ -293,7 +294,7 @@ impl RequestRecord {
         self.sizeless = unmodified || self.log_context.method == Method::HEAD;
         let succeeded = self.by_head.blame() == Blame::Nobody;
         if let Some(took) = took {
-            self.arm_counts(|counts| {
+            self.count_for_arm(|counts| {
                 counts.response.record(took);
                 if succeeded {
                     counts.success.record(took);
@@ -307,15 +308,15 @@ impl RequestRecord {
                 _ if redirects => What::Redirected,
                 _ => What::Answered,
             };
-            self.tell(what, now);
+            self.report_event(what, now);
         }
     }
 
     /// Reports to the watchdog. A request that is answered, or fails, before it was received whole
     /// gets its entry now.
-    fn tell(&mut self, what: What, now: Duration) {
+    fn report_event(&mut self, what: What, now: Duration) {
         if matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed) {
-            self.received(now);
+            self.mark_received(now);
         }
         let (feed, worker) = (&self.worker.live.feed, self.worker.index);
         self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
@@ -343,13 +344,13 @@ impl RequestRecord {
         };
     }
 
-    pub fn passed(&mut self, bytes: usize) {
+    pub fn add_bytes(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
     }
 
     /// `new` could not be reached: counts that now, whatever stable answers.
-    pub fn failed_over(&mut self) {
-        self.count(Outcome::ConnectError, clock::now(), What::Excused);
+    pub fn record_fail_over(&mut self) {
+        self.count_outcome(Outcome::ConnectError, clock::now(), What::Excused);
         // It occupies no room in `new` any more.
         (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
@@ -369,7 +370,7 @@ impl RequestRecord {
     }
 
     /// Its body has ended without a fault. `client_slow`: see [`What::Ended`].
-    pub fn end_whole(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
+    pub fn end_with_body(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
         let what = match (outcome, self.by_head) {
             (Outcome::ClientError, Outcome::Ok) => What::EndedAsClientError,
             _ if self.sizeless => What::Excused,
@@ -379,7 +380,7 @@ impl RequestRecord {
     }
 
     /// Ends it with an error, and with the status that the client has got.
-    pub fn fail(&mut self, error: RequestError, status: StatusCode) {
+    pub fn end_with_error(&mut self, error: RequestError, status: StatusCode) {
         self.close(error.outcome(), status, clock::now(), What::Excused, Some(error.detail()));
     }
 
@@ -404,12 +405,12 @@ impl RequestRecord {
         let undone = self.by_head.blame() == Blame::Upstream && outcome == Outcome::Cancelled;
         let (outcome, detail) = if undone { (self.by_head, None) } else { (outcome, detail) };
         if self.served == Served::AsDecided {
-            self.count(outcome, now, sound);
+            self.count_outcome(outcome, now, sound);
             if outcome.blame() == Blame::Upstream {
-                self.note_failed();
+                self.list_failed_user();
             }
         }
-        self.arm_counts(|counts| counts.in_flight.subtract(1));
+        self.count_for_arm(|counts| counts.in_flight.subtract(1));
         (self.rooms, self.load, self.room) = ([None, None], None, None);
         if let Some(progress) = self.progress.take() {
             progress.request_ended();
@@ -436,10 +437,10 @@ impl RequestRecord {
                 detail,
             };
             let identity = &self.snapshot.plan.identity;
-            self.worker.live.log.line(access::line(&record, identity, log.format));
+            self.worker.live.log.line(access::format_line(&record, identity, log.format));
         }
         if let Some(traced) = self.traced.take() {
-            self.hand_in(traced, outcome, status, now);
+            self.export_trace(traced, outcome, status, now);
         }
     }
 
@@ -449,7 +450,7 @@ impl RequestRecord {
 
     /// Passes the finished trace to the exporter.
     #[cold]
-    fn hand_in(&self, mut traced: Box<Traced>, outcome: Outcome, status: StatusCode, now: Duration) {
+    fn export_trace(&self, mut traced: Box<Traced>, outcome: Outcome, status: StatusCode, now: Duration) {
         traced.came(Came::Failed(outcome), now);
         (traced.began, traced.ended, traced.bytes) = (self.began, now, self.bytes);
         traced.outcome = outcome;
@@ -466,9 +467,9 @@ impl RequestRecord {
 
     /// The upstream has agreed to a tunnel, so the exchange has ended well.
     /// Returns the tunnel's counter and, for `new`, its entry in the table of exchanges.
-    pub fn switched(mut self, now: Duration) -> (OpenTunnel, Option<TrackedRequest>) {
+    pub fn end_with_tunnel(mut self, now: Duration) -> (OpenTunnel, Option<TrackedRequest>) {
         let arm = self.serving_arm();
-        self.answers(false, now);
+        self.track_response(false, now);
         let on_new = self.on_new.take();
         let tally = match (&self.snapshot.routes[self.route].counts, self.release(), arm) {
             (_, Some(release), Some(arm)) => TunnelTally::Release(release.tally.clone(), arm),
@@ -480,7 +481,7 @@ impl RequestRecord {
     }
 
     /// `new` has failed this user: notes it for the list.
-    fn note_failed(&self) {
+    fn list_failed_user(&self) {
         let Some(Decided { release, arm: Arm::New, user_hash: Some(user_hash), .. }) = self.decided else {
             return;
         };
@@ -498,7 +499,7 @@ impl RequestRecord {
         });
     }
 
-    fn count(&mut self, outcome: Outcome, now: Duration, sound: What) {
+    fn count_outcome(&mut self, outcome: Outcome, now: Duration, sound: What) {
         let worker = self.worker.index;
         let what = match outcome.blame() {
             Blame::Upstream => What::Failed,
@@ -506,7 +507,7 @@ impl RequestRecord {
             Blame::Nobody => sound,
             Blame::Proxy => What::Excused,
         };
-        self.tell(what, now);
+        self.report_event(what, now);
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (RouteCounts::Release(counts), Some(d)) => {
@@ -516,7 +517,7 @@ impl RequestRecord {
             (RouteCounts::Upstream { counts, .. }, _) => counts.count(worker, outcome),
             (RouteCounts::Release(_), None) => {}
         }
-        self.arm_counts(|counts| {
+        self.count_for_arm(|counts| {
             counts.requests.add(1);
             if let Some(class) = self.class {
                 counts.answers[class as usize].add(1);
@@ -531,7 +532,7 @@ impl RequestRecord {
         });
     }
 
-    fn arm_counts(&self, count: impl FnOnce(&ArmCounts)) {
+    fn count_for_arm(&self, count: impl FnOnce(&ArmCounts)) {
         let route = &self.snapshot.routes[self.route];
         match (&route.counts, &self.decided) {
             (_, Some(d)) => {

@@ -69,7 +69,7 @@ pub enum ClientFault {
 }
 
 impl RequestBodyState {
-    pub fn of(body: &Incoming, now: Duration) -> Rc<RequestBodyState> {
+    pub fn new(body: &Incoming, now: Duration) -> Rc<RequestBodyState> {
         let stage = if body.is_end_stream() { Stage::Whole } else { Stage::Running };
         let stopped = CancelToken::default();
         if stage == Stage::Running {
@@ -91,12 +91,12 @@ impl RequestBodyState {
     }
 
     /// Whether the whole body was received.
-    pub fn whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.stage.get() == Stage::Whole
     }
 
     /// Whether the length was known from the beginning.
-    pub fn sized(&self) -> bool {
+    pub fn is_sized(&self) -> bool {
         self.sized
     }
 
@@ -105,14 +105,14 @@ impl RequestBodyState {
         self.became_whole.notified().await;
     }
 
-    fn complete(&self) {
+    fn mark_whole(&self) {
         self.moved_at.set(clock::now());
         self.stage.set(Stage::Whole);
         self.became_whole.notify_one();
     }
 
     /// Restarts the upstream's time.
-    pub fn move_on(&self, now: Duration) {
+    pub fn restart_upstream_time(&self, now: Duration) {
         self.moved_at.set(now);
     }
 
@@ -130,31 +130,31 @@ impl RequestBodyState {
     }
 
     /// Starts a wait for the client.
-    pub fn waits(&self) {
+    pub fn begin_client_wait(&self) {
         if self.waits_since.get().is_none() {
             self.waits_since.set(Some(clock::now()));
         }
     }
 
     /// Ends the wait: the client has moved.
-    pub fn waits_no_more(&self) {
+    pub fn end_client_wait(&self) {
         if let Some(since) = self.waits_since.take() {
             self.waited.set(self.waited.get() + clock::now().saturating_sub(since));
         }
     }
 
     /// The response head has arrived; its body follows.
-    pub fn body_begins(&self, now: Duration) {
+    pub fn begin_response_body(&self, now: Duration) {
         self.headed.set(now);
         if self.has_waited() {
-            self.waited_before.set(self.client_took());
+            self.waited_before.set(self.client_wait());
         }
     }
 
     /// Whether most of the time since the head was spent waiting for the client.
     pub fn client_was_slow(&self, now: Duration) -> bool {
         self.has_waited() && {
-            let of_client = self.client_took().saturating_sub(self.waited_before.get());
+            let of_client = self.client_wait().saturating_sub(self.waited_before.get());
             is_most(of_client, now.saturating_sub(self.headed.get()))
         }
     }
@@ -165,7 +165,7 @@ impl RequestBodyState {
     }
 
     /// How long the client was waited for, in total.
-    fn client_took(&self) -> Duration {
+    fn client_wait(&self) -> Duration {
         match self.waits_since.get() {
             Some(since) => self.waited.get() + clock::now().saturating_sub(since),
             None => self.waited.get(),
@@ -174,12 +174,12 @@ impl RequestBodyState {
 
     /// Whether the client was so slow that an upstream may have lost patience.
     pub fn client_dawdled(&self) -> bool {
-        self.client_took() >= DAWDLE
+        self.client_wait() >= DAWDLE
     }
 
     /// Whether half of this time or more was spent waiting for the client.
     pub fn client_took_half_of(&self, total: Duration) -> bool {
-        self.client_took() >= total / 2
+        self.client_wait() >= total / 2
     }
 
     /// When the upstream's time to answer began: when the last piece of the body moved.
@@ -223,16 +223,16 @@ impl Body for RequestBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.until = None;
                 this.body_state.waits_for_client.set(false);
-                this.body_state.waits_no_more();
+                this.body_state.end_client_wait();
                 this.body_state.moved_at.set(clock::now());
                 if this.inner.is_end_stream() {
-                    this.body_state.complete();
+                    this.body_state.mark_whole();
                 }
                 // Request trailers are dropped: an upstream may merge them into its headers.
                 match frame.into_data() {
                     Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
                     Err(_) => {
-                        this.body_state.complete();
+                        this.body_state.mark_whole();
                         Poll::Ready(None)
                     }
                 }
@@ -242,14 +242,14 @@ impl Body for RequestBody {
                 Poll::Ready(Some(Err(BodyError::Client)))
             }
             Poll::Ready(None) => {
-                this.body_state.waits_no_more();
-                this.body_state.complete();
+                this.body_state.end_client_wait();
+                this.body_state.mark_whole();
                 Poll::Ready(None)
             }
             Poll::Pending => {
                 let _ = this.body_state.stopped.poll(cx);
                 this.body_state.waits_for_client.set(true);
-                this.body_state.waits();
+                this.body_state.begin_client_wait();
                 let Some(timeout) = this.idle_timeout else { return Poll::Pending };
                 let until = *this.until.get_or_insert_with(|| Instant::now() + timeout);
                 ready!(this.alarm.poll(cx, until));

@@ -21,7 +21,7 @@ pub fn respond(
         Ok(upstream_response) => pass_on(prepared, upstream_response),
         Err(error) => {
             let mut record = prepared.record;
-            record.fail(error, error.status());
+            record.end_with_error(error, error.status());
             error_response(error)
         }
     }
@@ -32,9 +32,9 @@ fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Re
     let PreparedRequest { mut record, upstream, upgrade, .. } = prepared;
     let UpstreamResponse { response, lease, arrived: now } = upstream_response;
     let took = record.body_state().upstream_waits_since().map(|since| now.saturating_sub(since));
-    record.answered(response.status(), response.headers(), took, now);
+    record.record_head(response.status(), response.headers(), took, now);
     if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
-        return upgrade.agreed(record, response, lease, now);
+        return upgrade.complete(record, response, lease, now);
     }
     let whole = upstream.config.total_timeout;
     let total = whole.map(|whole| record.began() + whole);
@@ -47,7 +47,7 @@ fn pass_on(prepared: PreparedRequest, upstream_response: UpstreamResponse) -> Re
     if let Some(arm) = record.exposed_arm() {
         parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
     }
-    let code = record.rules().and_then(|rules| Reader::of(rules, parts.status, &parts.headers));
+    let code = record.rules().and_then(|rules| Reader::for_response(rules, parts.status, &parts.headers));
     let body = ResponseBody::upstream(body, record, lease, parts.status, deadlines, code, now);
     Response::from_parts(parts, body)
 }

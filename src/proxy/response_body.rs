@@ -73,7 +73,7 @@ impl ResponseBody {
         code: Option<Reader>,
         now: Duration,
     ) -> Self {
-        record.body_state().body_begins(now);
+        record.body_state().begin_response_body(now);
         let mut upstream_body = UpstreamBody {
             inner,
             record,
@@ -87,10 +87,10 @@ impl ResponseBody {
             broke: false,
         };
         if upstream_body.inner.is_end_stream() {
-            upstream_body.ended();
+            upstream_body.end_whole();
             return ResponseBody::Upstream(None);
         }
-        upstream_body.record.answers(upstream_body.inner.size_hint().exact().is_some(), now);
+        upstream_body.record.track_response(upstream_body.inner.size_hint().exact().is_some(), now);
         // Boxed for the same reason as the exchange.
         ResponseBody::Upstream(Some(Box::new(upstream_body)))
     }
@@ -109,19 +109,19 @@ impl UpstreamBody {
                 Ok(Some(Ok(frame))) => {
                     bytes += frame.data_ref().map_or(0, Bytes::len);
                     if frame.is_trailers() || self.inner.is_end_stream() {
-                        return self.ended();
+                        return self.end_whole();
                     }
                     if bytes > REST_BYTES_MAX {
                         break None;
                     }
                 }
-                Ok(None) => return self.ended(),
+                Ok(None) => return self.end_whole(),
                 Ok(Some(Err(error))) => break Some(error),
                 Err(_) => break None,
             }
         };
         match error {
-            Some(error) => self.record.fail(error, self.status),
+            Some(error) => self.record.end_with_error(error, self.status),
             // Without a client at the head, the outcome is the head's. Otherwise the client
             // cancelled it.
             None if early => self.record.end(self.record.by_head(), self.status),
@@ -130,14 +130,14 @@ impl UpstreamBody {
     }
 
     /// The body arrived whole.
-    fn ended(&mut self) {
+    fn end_whole(&mut self) {
         let now = clock::now();
-        if let Some(lease) = self.lease.take().filter(|_| self.record.body_state().whole()) {
+        if let Some(lease) = self.lease.take().filter(|_| self.record.body_state().is_whole()) {
             lease.give_back(now);
         }
         let outcome = self.outcome();
         let client_slow = self.record.body_state().client_was_slow(now);
-        self.record.end_whole(outcome, self.status, client_slow, now);
+        self.record.end_with_body(outcome, self.status, client_slow, now);
     }
 
     /// The head's outcome, unless the body or its trailers are worse.
@@ -154,7 +154,7 @@ impl UpstreamBody {
     }
 
     /// A body broke midway: whether the client may be the cause.
-    fn is_the_clients(&self) -> bool {
+    fn may_be_client_fault(&self) -> bool {
         let body_state = self.record.body_state();
         body_state.client_fault().is_some() || body_state.client_dawdled()
     }
@@ -168,9 +168,9 @@ impl UpstreamBody {
             Poll::Ready(Some(Ok(frame))) => {
                 self.until = None;
                 if let Some(data) = frame.data_ref() {
-                    self.record.passed(data.len());
+                    self.record.add_bytes(data.len());
                     if let Some(code) = &mut self.code {
-                        code.passes(data);
+                        code.read_piece(data);
                     }
                 }
                 if let Some(trailers) = frame.trailers_ref() {
@@ -180,7 +180,7 @@ impl UpstreamBody {
             }
             // The upstream may have answered before it had the whole request: a broken request body
             // breaks both. A client that reads slowly makes the upstream wait to write.
-            Poll::Ready(Some(Err(_))) if self.is_the_clients() => {
+            Poll::Ready(Some(Err(_))) if self.may_be_client_fault() => {
                 Poll::Ready(Some(Err(RequestError::ClientLeft)))
             }
             Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(RequestError::BodyTruncated))),
@@ -224,8 +224,8 @@ impl Body for ResponseBody {
         let Some(upstream_body) = slot else { return Poll::Ready(None) };
         upstream_body.record.carrier().piece_wanted();
         let body_state = upstream_body.record.body_state();
-        if body_state.whole() {
-            body_state.waits_no_more();
+        if body_state.is_whole() {
+            body_state.end_client_wait();
         }
         if upstream_body.broke {
             *slot = None;
@@ -239,21 +239,21 @@ impl Body for ResponseBody {
                 if frame.is_trailers() || upstream_body.inner.is_end_stream() {
                     // hyper does not poll again.
                     if let Some(mut upstream_body) = slot.take() {
-                        upstream_body.ended();
+                        upstream_body.end_whole();
                     }
                 } else {
-                    upstream_body.record.body_state().waits();
+                    upstream_body.record.body_state().begin_client_wait();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
                 if let Some(mut upstream_body) = slot.take() {
-                    upstream_body.ended();
+                    upstream_body.end_whole();
                 }
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
-                upstream_body.record.fail(error, upstream_body.status);
+                upstream_body.record.end_with_error(error, upstream_body.status);
                 // Earlier pieces are written first: hyper would discard them with the connection.
                 upstream_body.broke = true;
                 cx.waker().wake_by_ref();
@@ -286,8 +286,8 @@ impl Drop for ResponseBody {
         if upstream_body.record.is_cancelled() {
             upstream_body.record.end(Outcome::Cancelled, upstream_body.status);
         } else if upstream_body.record.may_change_something()
-            && upstream_body.record.body_state().whole()
-            && upstream_body.record.worker().detaches()
+            && upstream_body.record.body_state().is_whole()
+            && upstream_body.record.worker().can_detach()
         {
             let early = upstream_body.record.body_state().client_gone.replace(true);
             spawn_local(upstream_body.read_rest(early));

@@ -17,7 +17,7 @@ pub struct Reader {
 
 impl Reader {
     /// A reader for this response's body, if a rule needs it and it is readable.
-    pub fn of(rules: &Rules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
+    pub fn for_response(rules: &Rules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
         let rule = rules.body.as_ref()?;
         let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|e| e.as_bytes() == b"identity");
         let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
@@ -29,7 +29,7 @@ impl Reader {
         })
     }
 
-    pub fn passes(&mut self, piece: &[u8]) {
+    pub fn read_piece(&mut self, piece: &[u8]) {
         if self.over || self.kept.len() + piece.len() > self.bytes_max {
             (self.over, self.kept) = (true, Vec::new());
         } else {
@@ -80,8 +80,8 @@ mod tests {
     fn read(body: &str, rule: &BodyRule, pieces: usize) -> bool {
         let rules = Rules { body: Some(rule.clone()), ..Rules::default() };
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
-        let mut reader = Reader::of(&rules, StatusCode::OK, &json).expect("JSON is read");
-        body.as_bytes().chunks(pieces).for_each(|piece| reader.passes(piece));
+        let mut reader = Reader::for_response(&rules, StatusCode::OK, &json).expect("JSON is read");
+        body.as_bytes().chunks(pieces).for_each(|piece| reader.read_piece(piece));
         reader.fails(rule)
     }
 
@@ -115,7 +115,7 @@ mod tests {
     fn what_cannot_be_read_is_not_read() {
         let rules = Rules { body: Some(rule(&[], Fails::If("0".into()))), ..Rules::default() };
         let readable = |pairs: &[(&'static str, &'static str)], status| {
-            Reader::of(&rules, StatusCode::from_u16(status).unwrap(), &headers(pairs)).is_some()
+            Reader::for_response(&rules, StatusCode::from_u16(status).unwrap(), &headers(pairs)).is_some()
         };
         assert!(readable(&[("content-type", "application/problem+json")], 200));
         assert!(!readable(&[("content-type", "application/json"), ("content-encoding", "gzip")], 200));
@@ -130,7 +130,7 @@ mod tests {
             let rule = rule(&[Step::Key("a".into())], Fails::Unless("0".into()));
             let mut reader = Reader { kept: vec![], bytes_max: 64, over: false };
             for piece in &pieces {
-                reader.passes(piece);
+                reader.read_piece(piece);
                 prop_assert!(reader.kept.len() <= 64);
             }
             reader.fails(&rule);

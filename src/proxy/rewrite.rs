@@ -71,14 +71,14 @@ impl Rewrite<'_> {
         let Rewrite { worker, client, peer, host, facts, destination } = self;
         let http1 = head.version != Version::HTTP_2;
         // Read before the hop-by-hop fields are removed.
-        let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_asked(head));
+        let upgrade = head.extensions.remove::<OnUpgrade>().filter(|_| websocket::is_upgrade_request(head));
         let (by, scheme) = (&client.address_value, client.scheme);
         let forwarded = Forwarded { by, peer, scheme, host: host.as_ref(), facts };
         let request_id = headers::for_upstream(&mut head.headers, &forwarded, || worker.random());
         let upgrade = match upgrade {
             Some(upgrade) => {
                 let handshake = Handshake::read(head, body)?;
-                websocket::ask(&mut head.headers);
+                websocket::set_upgrade_fields(&mut head.headers);
                 Some(UpgradeRequest { handshake, upgrade, client: client.clone() })
             }
             None => None,

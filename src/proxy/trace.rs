@@ -69,7 +69,7 @@ pub struct Candidate<'a> {
 }
 
 /// The trace of this request, if it is sampled.
-pub fn begin(
+pub fn begin_trace(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
     traces: &Traces,
@@ -78,7 +78,7 @@ pub fn begin(
 ) -> Option<Box<Traced>> {
     let Candidate { peer, user_hash, method, route } = candidate;
     let marked = |headers: &HeaderMap| Parent::read(headers).is_some_and(|p| p.flags & SAMPLED != 0);
-    if !(worker.samples(traces.sample, user_hash) || peer == Peer::Trusted && marked(headers)) {
+    if !(worker.is_sampled(traces.sample, user_hash) || peer == Peer::Trusted && marked(headers)) {
         return None;
     }
     let parent = Parent::read(headers);
@@ -104,7 +104,7 @@ pub fn begin(
 }
 
 /// Records an attempt at a server.
-pub fn attempt(
+pub fn add_attempt(
     traced: &mut Traced,
     worker: &Worker,
     upstream: &Arc<UpstreamLive>,

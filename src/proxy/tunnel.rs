@@ -35,21 +35,31 @@ const PIECE_BYTES: usize = 4 * 1024;
 
 /// A tunnel that both sides have agreed to.
 pub struct Tunnel {
-    pub client: OnUpgrade,
-    pub server: OnUpgrade,
+    client: OnUpgrade,
+    server: OnUpgrade,
     /// Set for a tunnel to `new`.
-    pub _on_new: Option<TrackedRequest>,
-    pub _room: Option<TunnelRoom<RequestBody>>,
-    pub _counted: OpenTunnel,
+    _on_new: Option<TrackedRequest>,
+    _room: Option<TunnelRoom<RequestBody>>,
+    _counted: OpenTunnel,
 }
 
 impl Tunnel {
+    pub fn new(
+        client: OnUpgrade,
+        server: OnUpgrade,
+        on_new: Option<TrackedRequest>,
+        room: Option<TunnelRoom<RequestBody>>,
+        counted: OpenTunnel,
+    ) -> Tunnel {
+        Tunnel { client, server, _on_new: on_new, _room: room, _counted: counted }
+    }
+
     /// Runs to the end, or until it is cancelled. `stall`: how long a peer may take nothing.
     pub async fn run(self, cancel: &CancelToken, stall: Duration) {
         // A side may disappear before it has switched.
         let (Ok(client), Ok(server)) = (self.client.await, self.server.await) else { return };
         tokio::select! {
-            () = join(TokioIo::new(client), TokioIo::new(server), stall) => {}
+            () = copy_both_directions(TokioIo::new(client), TokioIo::new(server), stall) => {}
             () = cancel.cancelled() => {}
         }
     }
@@ -93,20 +103,24 @@ impl Drop for OpenTunnel {
 }
 
 /// Copies in both directions, until both have ended or one of them breaks.
-async fn join(client: impl AsyncRead + AsyncWrite, server: impl AsyncRead + AsyncWrite, stall: Duration) {
+async fn copy_both_directions(
+    client: impl AsyncRead + AsyncWrite,
+    server: impl AsyncRead + AsyncWrite,
+    stall: Duration,
+) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_server, to_server) = tokio::io::split(server);
     let moved = Cell::new(Instant::now());
-    let mut up = pin!(pass(from_client, to_server, stall, &moved));
-    let mut down = pin!(pass(from_server, to_client, stall, &moved));
+    let mut up = pin!(copy_direction(from_client, to_server, stall, &moved));
+    let mut down = pin!(copy_direction(from_server, to_client, stall, &moved));
     tokio::select! {
-        ended = &mut up => if ended.is_ok() { last_words(down, stall, &moved).await },
-        ended = &mut down => if ended.is_ok() { last_words(up, stall, &moved).await },
+        ended = &mut up => if ended.is_ok() { finish_other_direction(down, stall, &moved).await },
+        ended = &mut down => if ended.is_ok() { finish_other_direction(up, stall, &moved).await },
     }
 }
 
 /// One direction. Forwards the end as well, because the other may continue.
-async fn pass(
+async fn copy_direction(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     stall: Duration,
@@ -133,7 +147,11 @@ async fn pass(
 }
 
 /// One side has ended: the other may finish, but not be silent.
-async fn last_words(rest: impl Future<Output = io::Result<()>>, stall: Duration, moved: &Cell<Instant>) {
+async fn finish_other_direction(
+    rest: impl Future<Output = io::Result<()>>,
+    stall: Duration,
+    moved: &Cell<Instant>,
+) {
     let silent = async {
         while moved.get().elapsed() < stall {
             sleep_until(moved.get() + stall).await;
@@ -189,7 +207,7 @@ mod tests {
             let (client, of_client) = duplex(room);
             let (server, of_server) = duplex(room);
             let ((), by_client, by_server) = run(async {
-                tokio::join!(join(of_client, of_server, STALL), peer(client, &up), peer(server, &down))
+                tokio::join!(copy_both_directions(of_client, of_server, STALL), peer(client, &up), peer(server, &down))
             });
             prop_assert_eq!(by_server, up.concat());
             prop_assert_eq!(by_client, down.concat());
@@ -206,7 +224,7 @@ mod tests {
                 // Until the writes fail.
                 while server.write_all(&[7; 64]).await.is_ok() {}
             };
-            tokio::join!(join(of_client, of_server, STALL), speaks);
+            tokio::join!(copy_both_directions(of_client, of_server, STALL), speaks);
         });
     }
 
@@ -216,7 +234,7 @@ mod tests {
             let (client, of_client) = duplex(16);
             let (mut server, of_server) = duplex(16);
             let flood = async { while server.write_all(&[7; 64]).await.is_ok() {} };
-            tokio::join!(join(of_client, of_server, Duration::from_millis(50)), flood);
+            tokio::join!(copy_both_directions(of_client, of_server, Duration::from_millis(50)), flood);
             drop(client);
         });
     }

@@ -25,7 +25,7 @@ pub struct UpgradeRequest {
 impl UpgradeRequest {
     /// The upstream has agreed: ends the exchange, passes the tunnel to the client's connection,
     /// and returns the response for the client.
-    pub fn agreed(
+    pub fn complete(
         self,
         record: Box<RequestRecord>,
         response: Response<Incoming>,
@@ -33,19 +33,17 @@ impl UpgradeRequest {
         now: Duration,
     ) -> Response<ResponseBody> {
         let exposed = record.exposed_arm();
-        let (counted, on_new) = record.switched(now);
+        let (counted, on_new) = record.end_with_tunnel(now);
         let (mut parts, body) = response.into_parts();
         drop(body);
         headers::drop_hop_by_hop(&mut parts.headers);
-        websocket::agree(&mut parts.headers);
+        websocket::set_switched_fields(&mut parts.headers);
         if let Some(arm) = exposed {
             parts.headers.insert(X_GRAYLING_ARM, headers::arm_value(arm));
         }
         // hyper adds it to every 101 that it reads.
         if let Some(server) = parts.extensions.remove::<OnUpgrade>() {
-            let room = lease.switched();
-            let tunnel =
-                Tunnel { client: self.upgrade, server, _on_new: on_new, _room: room, _counted: counted };
+            let tunnel = Tunnel::new(self.upgrade, server, on_new, lease.switched(), counted);
             self.client.progress.switched();
             self.client.tunnel.replace(Some(tunnel));
         }

@@ -31,13 +31,13 @@ pub struct Handshake {
 
 /// Whether the request asks for a WebSocket and nothing else. Call before the hop-by-hop fields are
 /// removed.
-pub fn is_asked(parts: &Parts) -> bool {
+pub fn is_upgrade_request(parts: &Parts) -> bool {
     // RFC 9110 §7.8: in HTTP/1.0 an Upgrade must be ignored; HTTP/2 has none.
-    parts.version == Version::HTTP_11 && switches(&parts.headers)
+    parts.version == Version::HTTP_11 && names_websocket(&parts.headers)
 }
 
 /// One `Upgrade`, to `websocket`, and named by `Connection`.
-fn switches(headers: &HeaderMap) -> bool {
+fn names_websocket(headers: &HeaderMap) -> bool {
     let is = |token: &[u8], word: &str| token.trim_ascii().eq_ignore_ascii_case(word.as_bytes());
     let mut options = headers.get_all(CONNECTION).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
     one(headers, &UPGRADE).is_some_and(|v| is(v.as_bytes(), "websocket"))
@@ -76,7 +76,7 @@ impl Handshake {
         let headers = response.headers();
         let accepted = one(headers, &SEC_WEBSOCKET_ACCEPT).is_some_and(|v| v == self.accept.as_str());
         match response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            true if accepted && switches(headers) => Framing::Sound,
+            true if accepted && names_websocket(headers) => Framing::Sound,
             true => Framing::Faulty,
             false => super::headers::framing(response),
         }
@@ -84,16 +84,16 @@ impl Handshake {
 }
 
 /// Sets the fields that ask for a WebSocket, after the hop-by-hop fields were removed.
-pub fn ask(headers: &mut HeaderMap) {
+pub fn set_upgrade_fields(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
 /// The same for the head of a 101, which has no body (RFC 9110 §8.6), whatever its fields.
-pub fn agree(headers: &mut HeaderMap) {
+pub fn set_switched_fields(headers: &mut HeaderMap) {
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
-    ask(headers);
+    set_upgrade_fields(headers);
 }
 
 /// RFC 6455 §4.2.2. SHA-1 only proves that the server has understood; it authenticates nothing.
@@ -133,7 +133,7 @@ mod tests {
             &[("connection", "keep-alive, upgrade"), ("upgrade", "websocket")],
             &[("connection", "keep-alive"), ("connection", "UPGRADE"), ("upgrade", "websocket")],
         ] {
-            assert!(is_asked(&parts(lines)), "{lines:?}");
+            assert!(is_upgrade_request(&parts(lines)), "{lines:?}");
         }
         for lines in [
             &[("connection", "upgrade"), ("upgrade", "websocket, h2c")][..],
@@ -145,12 +145,12 @@ mod tests {
             &[("upgrade", "websocket")],
             &[("connection", "upgrade")],
         ] {
-            assert!(!is_asked(&parts(lines)), "{lines:?}");
+            assert!(!is_upgrade_request(&parts(lines)), "{lines:?}");
         }
         for version in [Version::HTTP_10, Version::HTTP_2] {
             let mut parts = parts(&[("connection", "upgrade"), ("upgrade", "websocket")]);
             parts.version = version;
-            assert!(!is_asked(&parts), "{version:?}");
+            assert!(!is_upgrade_request(&parts), "{version:?}");
         }
     }
 

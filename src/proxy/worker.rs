@@ -59,7 +59,7 @@ impl Worker {
     }
 
     /// Takes room for one more request in the whole process.
-    pub fn enter(&self, limits: &Limits) -> Option<RequestRoom> {
+    pub fn take_request_room(&self, limits: &Limits) -> Option<RequestRoom> {
         let gauges = &self.live.gauges;
         let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
         // A load is cheaper than `fetch_max`, and mostly enough.
@@ -83,7 +83,7 @@ impl Worker {
     }
 
     /// Whether [`Self::detach`] still works. At the very end, dropped exchanges are cancelled.
-    pub fn detaches(&self) -> bool {
+    pub fn can_detach(&self) -> bool {
         self.detached.try_borrow().is_ok_and(|d| d.is_some())
     }
 
@@ -108,7 +108,7 @@ impl Worker {
 
     /// Whether this user's ordinary requests are logged. The same users are always chosen, so that
     /// their log is complete.
-    pub fn samples(&self, share: Weight, user_hash: Option<u64>) -> bool {
+    pub fn is_sampled(&self, share: Weight, user_hash: Option<u64>) -> bool {
         if share == Weight::ZERO {
             return false;
         }
@@ -131,7 +131,7 @@ impl Worker {
     pub async fn cancel_held(self: Rc<Self>) {
         loop {
             let now = clock::now();
-            let next = self.on_new.look(&self.live.snapshot(), now);
+            let next = self.on_new.cancel_overdue(&self.live.snapshot(), now);
             tokio::time::sleep(next.map_or(LOOK, |next| LOOK.min(next - now))).await;
         }
     }

@@ -30,7 +30,7 @@ const CONNECTION_OPTIONS_MAX: usize = 9;
 const FIELD_OVERHEAD_BYTES: usize = 4;
 
 /// Refuses a request that servers may read differently.
-pub fn admit(
+pub fn validate_head(
     parts: &Parts,
     body: &impl Body,
     identity: &Identity,
