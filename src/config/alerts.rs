@@ -4,7 +4,7 @@
 //! their own, and no fault shows them.
 
 use super::outside::{at_line, secret};
-use super::read::{Located, Reader, Scope, Span};
+use super::reader::{Located, Reader, Scope, Span};
 use super::sections::file;
 use super::value::{self, Parsed, bad, bad_help};
 use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};

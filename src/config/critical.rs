@@ -5,7 +5,7 @@
 
 use super::keys::closest;
 use super::named::Entry;
-use super::read::{Reader, Scope};
+use super::reader::{Reader, Scope};
 use super::value;
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Release, Route, Target};

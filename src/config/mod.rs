@@ -2,7 +2,7 @@
 //! edit; watches for changes.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
+//! * `keys`, `value`, `reader`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
 //!   Plan, every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
@@ -22,7 +22,7 @@ pub mod file;
 pub mod keys;
 mod named;
 mod outside;
-mod read;
+mod reader;
 pub mod report;
 mod resources;
 mod sections;

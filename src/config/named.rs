@@ -2,7 +2,7 @@
 //! between them.
 
 use super::keys::closest;
-use super::read::{Located, Reader, Scope, Span, article};
+use super::reader::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::together::{self, Levels};
 use super::value::{self, name};
@@ -152,7 +152,7 @@ pub(super) fn lookup<'n>(
     let help = match closest(&text.value, names.clone()) {
         Some(meant) => format!("did you mean `\"{meant}\"`?"),
         None if names.clone().next().is_none() => format!("add `[{kind}.{}]`", text.value),
-        None => format!("there is {}", super::read::quoted(names.take(10))),
+        None => format!("there is {}", super::reader::quoted(names.take(10))),
     };
     let message = format!("there is no {kind} `{}`", text.value.escape_debug());
     r.absent(&text.span, message, "", Some(help));
@@ -445,7 +445,7 @@ pub fn routes(
     };
     let Some(array) = value.get_ref().as_array() else {
         let help = "write `[[route]]`, with two brackets, for each route";
-        let why = super::read::found(value.get_ref());
+        let why = super::reader::found(value.get_ref());
         r.fault(&value.span(), "`route` is not a list", &why, Some(help.into()));
         return None;
     };

@@ -5,7 +5,7 @@
 //! its sides; every needed scrape exists.
 
 use super::alerts::address;
-use super::read::{Reader, Scope, found};
+use super::reader::{Reader, Scope, found};
 use super::value;
 use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
 use crate::domain::resource::reading::Expression;

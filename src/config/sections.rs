@@ -2,7 +2,7 @@
 //! and bounds.
 
 use super::outside;
-use super::read::{Reader, Scope, Span, found};
+use super::reader::{Reader, Scope, Span, found};
 use super::value;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{

@@ -4,7 +4,7 @@
 //! which may be a secret.
 
 use super::alerts::address;
-use super::read::{Reader, Scope};
+use super::reader::{Reader, Scope};
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{Detail, Scheme, Traces};
 

@@ -6,7 +6,7 @@
 //! two); with `client_ca` no session is ever resumed.
 
 use super::outside::{at_line, secret, small};
-use super::read::{Reader, Scope, Span};
+use super::reader::{Reader, Scope, Span};
 use super::sections::file;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

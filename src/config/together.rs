@@ -3,7 +3,7 @@
 //!
 //! Invariant: no warning repeats the finding of another check.
 
-use super::read::{Located, Reader, Scope};
+use super::reader::{Located, Reader, Scope};
 use crate::domain::cohort::Weight;
 use crate::domain::engine::warms_up;
 use crate::domain::gate::seconds;

@@ -4,7 +4,7 @@
 //! never decreases.
 
 use super::named::{Entry, lookup};
-use super::read::{Located, Reader, Scope, Span, found};
+use super::reader::{Located, Reader, Scope, Span, found};
 use super::value::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
