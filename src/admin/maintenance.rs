@@ -6,7 +6,7 @@
 use super::auth::{Actor, refuse};
 use super::dto::MaintenanceRequest;
 use super::routes::{answered, too_long};
-use crate::config::value;
+use crate::config::values;
 use crate::domain::maintenance::{check_change, check_length};
 use crate::live::apply::{Live, Origin};
 use axum::extract::rejection::JsonRejection;
@@ -70,7 +70,7 @@ fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, String> {
 /// # Errors
 /// It is not a length, or not one that a maintenance may have; the text is for people.
 pub fn length_of(text: &str) -> Result<Duration, String> {
-    let length = value::duration(text).map_err(|bad| match bad.help {
+    let length = values::duration(text).map_err(|bad| match bad.help {
         Some(help) => format!("{}: {help}", bad.why),
         None => bad.why,
     })?;

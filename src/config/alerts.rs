@@ -6,7 +6,7 @@
 use super::outside::{at_line, secret};
 use super::reader::{Located, Reader, Scope, Span};
 use super::sections::file;
-use super::value::{self, Parsed, bad, bad_help};
+use super::values::{self, Parsed, bad, bad_help};
 use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;
@@ -103,7 +103,7 @@ pub(super) fn address(text: &str) -> Parsed<Address> {
     if rest[..end].contains('@') {
         return bad_help("an address has no user name or password", "secrets do not belong into this file");
     }
-    let server = value::server(&format!("{scheme}://{}", &rest[..end]))?;
+    let server = values::server(&format!("{scheme}://{}", &rest[..end]))?;
     let path =
         if rest[end..].starts_with('/') { rest[end..].to_owned() } else { format!("/{}", &rest[end..]) };
     if path.parse::<http::uri::PathAndQuery>().is_err() {

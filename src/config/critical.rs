@@ -6,7 +6,7 @@
 use super::keys::closest;
 use super::named::Entry;
 use super::reader::{Reader, Scope};
-use super::value;
+use super::values;
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Release, Route, Target};
 use std::ops::Range;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 const NAMES_MAX: usize = 1_000;
 
 pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
-    let list = r.list(release, "critical", NAMES_MAX, value::name);
+    let list = r.list(release, "critical", NAMES_MAX, values::name);
     for (i, name) in list.iter().enumerate() {
         if list[..i].iter().any(|other| other.value == name.value) {
             let message = format!("`{}` stands twice in `critical`", name.value);

@@ -2,7 +2,7 @@
 //! edit; watches for changes.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `reader`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
+//! * `keys`, `values`, `reader`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
 //!   Plan, every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
@@ -29,7 +29,7 @@ mod sections;
 mod telemetry;
 mod tls;
 mod together;
-pub mod value;
+pub mod values;
 pub mod watch;
 mod waves;
 

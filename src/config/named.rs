@@ -5,7 +5,7 @@ use super::keys::closest;
 use super::reader::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::together::{self, Levels};
-use super::value::{self, name};
+use super::values::{self, name};
 use super::{outside, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
@@ -43,7 +43,7 @@ fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, mut spans: impl Iterator
 pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream>>> {
     let mut entries = Vec::new();
     for (name, s) in r.named(root, "upstream", "upstream.*") {
-        let servers = r.list(&s, "servers", SERVERS_MAX, value::server);
+        let servers = r.list(&s, "servers", SERVERS_MAX, values::server);
         let mut seen = BTreeSet::new();
         for server in &servers {
             if !seen.insert(&server.value) {
@@ -109,10 +109,10 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
         let listed = r.list(&s, "users", USERS_MAX, |text| {
             let id = normalise(identity.normalise, text.as_bytes());
             if id.is_empty() {
-                return value::bad("an empty user id");
+                return values::bad("an empty user id");
             }
             if id.len() > identity.max_bytes {
-                return value::bad("longer than `[identity] max_bytes`, so nobody can have it");
+                return values::bad("longer than `[identity] max_bytes`, so nobody can have it");
             }
             Ok(UserSet::hash(&id))
         });
@@ -189,7 +189,10 @@ pub fn releases(
         }
         let salt = r.parsed(&s, "salt", |text| {
             if text.is_empty() || text.len() > 256 {
-                return value::bad_help("a salt is 1 to 256 bytes", "leave it out to use the release's name");
+                return values::bad_help(
+                    "a salt is 1 to 256 bytes",
+                    "leave it out to use the release's name",
+                );
             }
             Ok(text.to_string())
         });
@@ -306,7 +309,8 @@ fn arms_apart(
 fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
     let s = r.scope(release, "outcome", "release.*.outcome");
     let given = r.value(&s, "status").is_some();
-    let status = r.list(&s, "status", 32, value::status_range).into_iter().map(|range| range.value).collect();
+    let status =
+        r.list(&s, "status", 32, values::status_range).into_iter().map(|range| range.value).collect();
     let header = match r.value(&s, "header") {
         Some(_) => sections::header_match(r, &s),
         None => None,
@@ -332,8 +336,8 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
         .value(&s, "path")
         .and_then(|v| Some(Located { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
     let path = match written {
-        Some(text) => r.parse(text, "path", value::json_path),
-        None => r.parsed(&s, "path", value::json_path),
+        Some(text) => r.parse(text, "path", values::json_path),
+        None => r.parsed(&s, "path", values::json_path),
     };
     let (equals, not_equals) = (r.string(&s, "equals"), r.string(&s, "not_equals"));
     let fails = match (equals, not_equals) {
@@ -390,7 +394,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
     };
     together::levels(r, release, &s, &levels);
     let strata_given = r.value(&s, "strata").is_some();
-    let strata = r.list(&s, "strata", 1, value::stratum);
+    let strata = r.list(&s, "strata", 1, values::stratum);
     Watchdog {
         mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
         latency_tolerance: levels.latency_tolerance.value.ratio(),
@@ -515,7 +519,7 @@ fn route(
         }
     };
     let mut methods = Vec::new();
-    for method in r.list(s, "methods", 32, value::method) {
+    for method in r.list(s, "methods", 32, values::method) {
         if methods.contains(&method.value) {
             let message = format!("`{}` stands twice in `methods`", method.value);
             r.fault(&method.span, message, "", Some("remove one".into()));
@@ -525,8 +529,8 @@ fn route(
     }
     Route {
         name: label,
-        host: r.parsed(s, "host", value::host).map(|h| h.value),
-        path: r.parsed(s, "path", value::route_path).map_or("/".into(), |p| p.value),
+        host: r.parsed(s, "host", values::host).map(|h| h.value),
+        path: r.parsed(s, "path", values::route_path).map_or("/".into(), |p| p.value),
         methods,
         target: target.unwrap_or(Target::Upstream(usize::MAX)),
     }

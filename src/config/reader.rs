@@ -8,7 +8,7 @@
 
 use super::keys;
 use super::report::{Fault, Place, Report, Severity, Source};
-use super::value::{self, Bad, Parsed};
+use super::values::{self, Bad, Parsed};
 use crate::domain::cohort::Weight;
 use std::collections::BTreeSet;
 use std::ops::{Range, RangeInclusive};
@@ -174,7 +174,7 @@ impl<'e> Reader<'e> {
                 self.fault(&span, format!("`{text}` stands in `[{key}]`, which has no name"), "", Some(help));
                 continue;
             }
-            let name = match value::name(text) {
+            let name = match values::name(text) {
                 Ok(name) => name,
                 Err(bad) => {
                     self.push(
@@ -216,7 +216,7 @@ impl<'e> Reader<'e> {
             self.fault(&span, format!("`{key}` is not a string"), &found(value.get_ref()), help);
             return None;
         };
-        match value::expand(text, self.environment) {
+        match values::expand(text, self.environment) {
             Ok(value) => Some(Located { value, span }),
             Err(bad) => {
                 self.refuse(&span, key, bad);
@@ -284,8 +284,8 @@ impl<'e> Reader<'e> {
         bounds: RangeInclusive<&str>,
     ) -> Duration {
         // The literals of the table of defaults are durations: a test reads them all.
-        let literal = |text: &str| value::duration(text).unwrap_or_default();
-        let Some(read) = self.with_unit(scope, key, value::duration) else { return literal(default) };
+        let literal = |text: &str| values::duration(text).unwrap_or_default();
+        let Some(read) = self.with_unit(scope, key, values::duration) else { return literal(default) };
         let (low, high) = (literal(bounds.start()), literal(bounds.end()));
         if read.value < low || read.value > high {
             let why = if read.value < low { "too short" } else { "too long" };
@@ -317,8 +317,8 @@ impl<'e> Reader<'e> {
         default: &str,
         bounds: RangeInclusive<&str>,
     ) -> usize {
-        let literal = |text: &str| value::size(text).unwrap_or_default();
-        let Some(read) = self.with_unit(scope, key, value::size) else { return literal(default) };
+        let literal = |text: &str| values::size(text).unwrap_or_default();
+        let Some(read) = self.with_unit(scope, key, values::size) else { return literal(default) };
         let (low, high) = (literal(bounds.start()), literal(bounds.end()));
         if read.value < low || read.value > high {
             let why = if read.value < low { "too small" } else { "too large" };
@@ -329,7 +329,7 @@ impl<'e> Reader<'e> {
     }
 
     pub fn percent(&mut self, scope: &Scope<'_>, key: &str, default: Weight) -> Located<Weight> {
-        let read = self.with_unit(scope, key, value::percent);
+        let read = self.with_unit(scope, key, values::percent);
         read.unwrap_or_else(|| Located { value: default, span: scope.span.clone() })
     }
 

@@ -6,7 +6,7 @@
 
 use super::alerts::address;
 use super::reader::{Reader, Scope, found};
-use super::value;
+use super::values;
 use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
 use crate::domain::resource::reading::Expression;
 use crate::domain::resource::{Limits, On};
@@ -85,7 +85,7 @@ pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstrea
 
 fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
     s.table?;
-    let name = r.parsed(s, "name", value::name);
+    let name = r.parsed(s, "name", values::name);
     if r.value(s, "name").is_none() {
         r.absent(&s.span, "a resource has no `name`", "", Some("add `name = \"cpu\"`".into()));
     }
@@ -147,7 +147,7 @@ fn scraped(
     }
     let read = r.parsed(s, "reading", |text| match Expression::parse(text) {
         Ok(expression) => Ok(expression),
-        Err(why) => value::bad_help(
+        Err(why) => values::bad_help(
             why,
             "a series, `rate(SERIES)`, or one of these divided by another; labels as in `{code=\"500\"}`; more than that: ask a Prometheus server",
         ),
@@ -177,8 +177,8 @@ fn asked(r: &mut Reader<'_>, s: &Scope<'_>) -> Option<ResourceSource> {
             r.absent(&s.span, format!("`prometheus` without `{key}`"), "both versions are read", Some(help));
         }
         r.parsed(s, key, |text| match text.trim().len() {
-            0 => value::bad("an empty query"),
-            n if n > QUERY_BYTES_MAX => value::bad(format!("longer than {QUERY_BYTES_MAX} bytes")),
+            0 => values::bad("an empty query"),
+            n if n > QUERY_BYTES_MAX => values::bad(format!("longer than {QUERY_BYTES_MAX} bytes")),
             _ => Ok(text.trim().to_owned()),
         })
     };

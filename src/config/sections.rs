@@ -3,7 +3,7 @@
 
 use super::outside;
 use super::reader::{Reader, Scope, Span, found};
-use super::value;
+use super::values;
 use crate::domain::cohort::Weight;
 use crate::domain::plan::{
     Admin, CertificateName, FailedUsers, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits,
@@ -27,9 +27,9 @@ pub struct Places {
 
 pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
     let scope = r.scope(root, "listen", "listen");
-    let http = r.parsed(&scope, "http", value::address);
-    let https = r.parsed(&scope, "https", value::address);
-    let admin = r.parsed(&scope, "admin", value::address);
+    let http = r.parsed(&scope, "http", values::address);
+    let https = r.parsed(&scope, "https", values::address);
+    let admin = r.parsed(&scope, "admin", values::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
     let workers = r.integer(&scope, "workers", 0, 0..=256) as usize;
     let proxy_protocol = r.boolean(&scope, "proxy_protocol").filter(|p| p.value);
@@ -80,7 +80,7 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
 }
 
 pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> {
-    let list = r.list(scope, key, NETWORKS_MAX, value::network);
+    let list = r.list(scope, key, NETWORKS_MAX, values::network);
     for net in list.iter().filter(|n| n.value.1) {
         let help = Some(format!("write `\"{}\"`", net.value.0));
         r.warn(&net.span, "the address has bits beyond its prefix", "they are ignored", help);
@@ -123,7 +123,7 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
         ),
         _ => {}
     }
-    let hosts = r.list(&scope, "hosts", 64, value::host);
+    let hosts = r.list(&scope, "hosts", 64, values::host);
     Admin {
         tokens,
         hosts: hosts.into_iter().map(|h| h.value).collect(),
@@ -199,12 +199,12 @@ fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<I
         }
         [] => None,
         ["header"] => {
-            let name = r.parsed(&scope, "header", value::header_name)?;
+            let name = r.parsed(&scope, "header", values::header_name)?;
             Some(IdentitySource::Header(name.value))
         }
-        ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", value::token)?.value)),
-        ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", value::parameter)?.value)),
-        ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", value::path_pattern)?.value)),
+        ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", values::token)?.value)),
+        ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", values::parameter)?.value)),
+        ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", values::path_pattern)?.value)),
         ["client_cert"] => {
             let names = [("cn", CertificateName::Common), ("san", CertificateName::Alternative)];
             Some(IdentitySource::ClientCert(r.choice(&scope, "client_cert", &names)))
@@ -223,11 +223,11 @@ fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
     let scope = r.table(value, "identity.from.jwt", "`jwt`".into());
     scope.table?;
     let header = match r.value(&scope, "header") {
-        Some(_) => r.parsed(&scope, "header", value::header_name).map(|h| h.value),
+        Some(_) => r.parsed(&scope, "header", values::header_name).map(|h| h.value),
         None => Some(http::header::AUTHORIZATION),
     };
     let claim = match r.value(&scope, "claim") {
-        Some(_) => r.parsed(&scope, "claim", value::parameter).map(|c| c.value),
+        Some(_) => r.parsed(&scope, "claim", values::parameter).map(|c| c.value),
         None => Some("sub".to_string()),
     };
     let unverified = r.boolean(&scope, "unverified");
@@ -283,7 +283,7 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
     if limits.uri_bytes > limits.header_bytes {
         let span =
             ["uri_bytes", "header_bytes"].into_iter().find_map(|k| r.value(&scope, k)).map(Spanned::span);
-        let help = format!("lower `uri_bytes` to `\"{}\"` or less", value::show_size(limits.header_bytes));
+        let help = format!("lower `uri_bytes` to `\"{}\"` or less", values::show_size(limits.header_bytes));
         let span = span.unwrap_or(scope.span.clone());
         r.fault(&span, "`uri_bytes` is more than `header_bytes`, which it is a part of", "", Some(help));
     }
@@ -306,7 +306,7 @@ pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
     let scope = r.scope(root, "state", "state");
     let directory = r.parsed(&scope, "directory", |text| {
         if text.is_empty() || text.contains('\0') {
-            return value::bad_help("not a directory", "write `\"state\"`, or an absolute path");
+            return values::bad_help("not a directory", "write `\"state\"`, or an absolute path");
         }
         Ok(text.to_string())
     });
@@ -351,7 +351,7 @@ pub fn health(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<Health> {
         r.absent(&scope.span, "`health` has no `path`", "", help());
     }
     let interval = r.duration(&scope, "interval", "2s", "100ms"..="1h");
-    let path = r.parsed(&scope, "path", value::probe_path)?;
+    let path = r.parsed(&scope, "path", values::probe_path)?;
     Some(Health { path: path.value, interval })
 }
 
@@ -371,10 +371,10 @@ pub fn header_match(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<crate::dom
             r.absent(&scope.span, format!("`header` has no `{key}`"), "", Some(help.into()));
         }
     }
-    let name = r.parsed(&scope, "name", value::header_name);
+    let name = r.parsed(&scope, "name", values::header_name);
     let equals = r.parsed(&scope, "equals", |text| {
         let sendable = http::HeaderValue::from_str(text).is_ok() && text.trim() == text && !text.is_empty();
-        if sendable { Ok(text.as_bytes().to_vec()) } else { value::bad("no header can have this value") }
+        if sendable { Ok(text.as_bytes().to_vec()) } else { values::bad("no header can have this value") }
     });
     Some(crate::domain::segment::HeaderMatch { name: name?.value, equals: equals?.value })
 }

@@ -5,7 +5,7 @@
 
 use super::named::{Entry, lookup};
 use super::reader::{Located, Reader, Scope, Span, found};
-use super::value::{self, name};
+use super::values::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
 use crate::domain::segment::Segment;
@@ -148,14 +148,14 @@ fn wave(
 }
 
 /// A name, or a percentage used as one.
-fn name_of_wave(text: &str) -> value::Parsed<String> {
+fn name_of_wave(text: &str) -> values::Parsed<String> {
     match Weight::parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => name(text),
     }
 }
 
-fn hours(text: &str) -> value::Parsed<OpenHours> {
+fn hours(text: &str) -> values::Parsed<OpenHours> {
     OpenHours::parse(text).map_err(|error| {
         let help = match &error {
             HoursError::Day(_) => "days are Mon, Tue, Wed, Thu, Fri, Sat, Sun; as in `Mon-Thu` or `Mon,Wed`",
@@ -168,7 +168,7 @@ fn hours(text: &str) -> value::Parsed<OpenHours> {
                 "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`"
             }
         };
-        value::Bad { why: error.to_string(), help: Some(help.into()) }
+        values::Bad { why: error.to_string(), help: Some(help.into()) }
     })
 }
 
