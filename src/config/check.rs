@@ -5,7 +5,7 @@
 
 use super::reader::{Reader, Scope};
 use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
-use super::{alerts, named, sections, telemetry, tls};
+use super::{alerts, entities, sections, telemetry, tls};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -188,14 +188,14 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let metrics = telemetry::metrics(reader, root);
     let traces = telemetry::traces(reader, root);
     let alerts = alerts::receivers(reader, root);
-    let upstreams = named::upstreams(reader, root);
-    let segments = named::segments(reader, root, &identity);
-    let releases = named::releases(reader, root, &upstreams, &segments);
-    let routes = named::routes(reader, root, &upstreams, &releases);
+    let upstreams = entities::upstreams(reader, root);
+    let segments = entities::segments(reader, root, &identity);
+    let releases = entities::releases(reader, root, &upstreams, &segments);
+    let routes = entities::routes(reader, root, &upstreams, &releases);
     super::critical::check(reader, root, &releases, routes.as_deref().unwrap_or_default());
-    named::unused(reader, root, &upstreams, &segments, &releases, &routes);
+    entities::unused(reader, root, &upstreams, &segments, &releases, &routes);
     let https = listen.https.is_some();
-    let bare = |list: Vec<named::Entry<_>>| list.into_iter().map(|e| e.item).collect();
+    let bare = |list: Vec<entities::Entry<_>>| list.into_iter().map(|e| e.item).collect();
     Some(Plan {
         listen,
         tls: tls.filter(|_| https),

@@ -3,8 +3,8 @@
 //! Invariants: every name in a Plan is a route of the release and appears once; there are at most
 //! as many as strata.
 
+use super::entities::Entry;
 use super::keys::closest;
-use super::named::Entry;
 use super::reader::{Reader, Scope};
 use super::values;
 use crate::domain::engine::STRATA_MAX;

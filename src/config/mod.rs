@@ -2,7 +2,7 @@
 //! edit; watches for changes.
 //!
 //! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `values`, `reader`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
+//! * `keys`, `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text →
 //!   Plan, every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
@@ -18,9 +18,9 @@ mod alerts;
 pub mod check;
 pub mod compare;
 mod critical;
+mod entities;
 pub mod file;
 pub mod keys;
-mod named;
 mod outside;
 mod reader;
 pub mod report;

@@ -3,7 +3,7 @@
 //! Invariants of the result: names are unique; from wave to wave segments only join, and the weight
 //! never decreases.
 
-use super::named::{Entry, lookup};
+use super::entities::{Entry, lookup};
 use super::reader::{Located, Reader, Scope, Span, found};
 use super::values::{self, name};
 use crate::domain::cohort::Weight;
