@@ -3,8 +3,8 @@
 //! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even for a
 //! faulty file, so that the repair of a named file is noticed.
 
+use super::diagnostics::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
 use super::reader::{Reader, Scope};
-use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
 use super::{alerts, entities, sections, telemetry, tls};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
-//! * `report`: how faults are shown
+//! * `diagnostics`: how faults are shown
 //! * `compare`: the effects of a change of plan: moves, refusals, warnings
 //! * `watch`: changes of the file
 //!
@@ -18,12 +18,12 @@ mod alerts;
 pub mod check;
 pub mod compare;
 mod critical;
+pub mod diagnostics;
 mod entities;
 pub mod file;
 pub mod keys;
 mod outside;
 mod reader;
-pub mod report;
 mod resources;
 mod sections;
 mod telemetry;
@@ -38,4 +38,4 @@ mod tests;
 
 pub use check::{Checked, Loaded, load, parse};
 pub use compare::{Finding, FindingKind, Standing, Standings, compare};
-pub use report::{Color, Fault, Report, Severity};
+pub use diagnostics::{Color, Fault, Report, Severity};

@@ -10,8 +10,8 @@
 //! read it: services often read their secrets as `root:grayling 0640`. All users may read it on a
 //! read-only mount: Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
 
+use super::diagnostics::{Place, Severity, Source};
 use super::reader::{Reader, Span};
-use super::report::{Place, Severity, Source};
 use crate::domain::plan::{JwtKey, Normalise, normalise};
 use crate::domain::segment::{UserSet, WeakUserSet};
 use crate::domain::tokens::{Tokens, without_bom};

@@ -6,8 +6,8 @@
 //! Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the span of its
 //! value or key.
 
+use super::diagnostics::{Fault, Place, Report, Severity, Source};
 use super::keys;
-use super::report::{Fault, Place, Report, Severity, Source};
 use super::values::{self, Bad, Parsed};
 use crate::domain::cohort::Weight;
 use std::collections::BTreeSet;

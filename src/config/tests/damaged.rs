@@ -1,6 +1,6 @@
 //! Deliberately damaged files: the config, and the files that it names.
 
-use super::report::Place;
+use super::diagnostics::Place;
 use super::*;
 use crate::domain::plan::{IdentitySource, JwtTrust};
 use crate::mutate::{cases, damaged};

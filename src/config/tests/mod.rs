@@ -669,8 +669,8 @@ fn a_quote_that_swallows_the_file_is_told_in_one_line() {
 fn a_file_full_of_faults_is_told_in_part() {
     let text: String = (0..5000).map(|i| format!("k{i} = 1\n")).collect();
     let found = lines(&(text + BASE));
-    assert_eq!(found.len(), report::FAULTS_MAX + 1);
-    assert_eq!(found[report::FAULTS_MAX], "and 4800 more");
+    assert_eq!(found.len(), diagnostics::FAULTS_MAX + 1);
+    assert_eq!(found[diagnostics::FAULTS_MAX], "and 4800 more");
     lines(&"[".repeat(200_000));
     lines(&"a = [\n".repeat(20_000));
     lines(&"= \n".repeat(50_000));
