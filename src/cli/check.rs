@@ -9,7 +9,7 @@ mod implied;
 mod sentences;
 
 use crate::admin::dto::{self, Running};
-use crate::config::compare::too_short;
+use crate::config::diff::too_short;
 use crate::config::{
     Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
 };

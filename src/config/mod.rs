@@ -8,7 +8,7 @@
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
 //! * `diagnostics`: how faults are shown
-//! * `compare`: the effects of a change of plan: moves, refusals, warnings
+//! * `diff`: the effects of a change of plan: moves, refusals, warnings
 //! * `watch`: changes of the file
 //!
 //! Invariants: a Plan exists only if no fault was found; the modules keep no state; they do not
@@ -16,9 +16,9 @@
 
 mod alerts;
 pub mod check;
-pub mod compare;
 mod critical;
 pub mod diagnostics;
+pub mod diff;
 mod entities;
 pub mod file;
 pub mod keys;
@@ -37,5 +37,5 @@ mod waves;
 mod tests;
 
 pub use check::{Checked, Loaded, load, parse};
-pub use compare::{Finding, FindingKind, Standing, Standings, compare};
 pub use diagnostics::{Color, Fault, Report, Severity};
+pub use diff::{Finding, FindingKind, Standing, Standings, compare};

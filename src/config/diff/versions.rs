@@ -109,7 +109,7 @@ fn replaced(before: &version::Versions, after: &version::Versions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compare::{FindingKind, Standings, compare};
+    use crate::config::diff::{FindingKind, Standings, compare};
     use std::path::Path;
 
     fn plan(release: &str, new: &str) -> Plan {

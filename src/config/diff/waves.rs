@@ -133,7 +133,7 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compare::{Standing, Standings, compare};
+    use crate::config::diff::{Standing, Standings, compare};
     use crate::domain::cohort::Weight;
     use crate::domain::rollout::Memory;
     use crate::domain::wave::Reach;
