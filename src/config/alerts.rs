@@ -3,7 +3,7 @@
 //! Invariants: secrets (the address of a Slack webhook, the key of a signature) are in files of
 //! their own, and no fault shows them.
 
-use super::outside::{at_line, secret};
+use super::files::{at_line, secret};
 use super::reader::{Located, Reader, Scope, Span};
 use super::sections::file;
 use super::values::{self, Parsed, bad, bad_help};

@@ -6,7 +6,7 @@ use super::reader::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::together::{self, Levels};
 use super::values::{self, name};
-use super::{outside, resources, sections, waves};
+use super::{files, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
@@ -118,7 +118,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
         });
         let mut users = UserSet::from_hashes(listed.into_iter().map(|u| u.value).collect());
         if let Some((path, span)) = sections::file(r, &s, "users_file") {
-            users = users.and(outside::users(r, &path, &span, identity.normalise, identity.max_bytes));
+            users = users.and(files::users(r, &path, &span, identity.normalise, identity.max_bytes));
         }
         let header = header_match(r, &s);
         if let (Some(header), Some(value)) = (&header, r.value(&s, "header")) {

@@ -1,7 +1,7 @@
 //! The sections that exist once: listen, admin, identity, limits, state, log, with their defaults
 //! and bounds.
 
-use super::outside;
+use super::files;
 use super::reader::{Reader, Scope, Span, found};
 use super::values;
 use crate::domain::cohort::Weight;
@@ -94,7 +94,7 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
     // A value that is not a file name has been reported already.
     let named = token_file.is_some()
         || r.value(&scope, "token_file").is_some_and(|v| v.get_ref().as_str() != Some(""));
-    let tokens = token_file.and_then(|(path, span)| outside::tokens(r, &path, &span));
+    let tokens = token_file.and_then(|(path, span)| files::tokens(r, &path, &span));
     let local_changes = r.boolean(&scope, "local_changes");
     match (named, &local_changes) {
         (false, _) if !listen.admin.ip().is_loopback() => r.absent(
@@ -240,7 +240,7 @@ fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
             None
         }
         (Some((path, span)), _) => {
-            let keys = outside::jwks(r, &path, &span);
+            let keys = files::jwks(r, &path, &span);
             Some(JwtTrust::Keys { file: path, keys })
         }
         (None, Some(u)) if u.value => {
@@ -333,7 +333,7 @@ pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
     let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
     let slow = r.duration(&scope, "slow", "1s", "0s"..="24h");
     let key_file = file(r, &scope, "user_key_file");
-    let user_key = key_file.and_then(|(path, span)| outside::user_key(r, &path, &span));
+    let user_key = key_file.and_then(|(path, span)| files::user_key(r, &path, &span));
     Log { format, sample, slow, user_key }
 }
 

@@ -5,7 +5,7 @@
 //! is ever shown; the crypto provider is named everywhere (rustls panics if it must choose between
 //! two); with `client_ca` no session is ever resumed.
 
-use super::outside::{at_line, secret, small};
+use super::files::{at_line, secret, small};
 use super::reader::{Reader, Scope, Span};
 use super::sections::file;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
