@@ -410,7 +410,7 @@ fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
 struct Control {
     live: Arc<Live>,
     watcher: Watcher,
-    changes: tokio::sync::mpsc::Receiver<config::watch::Change>,
+    changes: tokio::sync::mpsc::Receiver<config::watcher::Change>,
     asked: tokio::sync::mpsc::Receiver<Ask>,
     path: PathBuf,
     admin_capacity: Capacity,

@@ -9,7 +9,7 @@
 //! * `tls`: certificates and keys → rustls configurations
 //! * `diagnostics`: how faults are shown
 //! * `diff`: the effects of a change of plan: moves, refusals, warnings
-//! * `watch`: changes of the file
+//! * `watcher`: changes of the file
 //!
 //! Invariants: a Plan exists only if no fault was found; the modules keep no state; they do not
 //! panic on any file.
@@ -30,7 +30,7 @@ mod telemetry;
 mod tls;
 mod together;
 pub mod values;
-pub mod watch;
+pub mod watcher;
 mod waves;
 
 #[cfg(test)]
