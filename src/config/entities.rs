@@ -1,10 +1,10 @@
 //! The sections with user-defined names: upstreams, segments, releases, routes; and the rules
 //! between them.
 
+use super::combinations::{self, Levels};
 use super::keys::closest;
 use super::reader::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
-use super::together::{self, Levels};
 use super::values::{self, name};
 use super::{files, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
@@ -270,7 +270,7 @@ pub fn releases(
             name: name.value,
             salt_text,
         };
-        together::bakes(r, &s, &release);
+        combinations::bakes(r, &s, &release);
         if let Some(twin) = entries.iter().find(|e| e.item.salt_text == release.salt_text) {
             // The same users would be first in both.
             let message = format!("releases `{}` and `{}` have one salt", twin.item.name, release.name);
@@ -392,7 +392,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         margin_latency,
         hold_when_blind,
     };
-    together::levels(r, release, &s, &levels);
+    combinations::levels(r, release, &s, &levels);
     let strata_given = r.value(&s, "strata").is_some();
     let strata = r.list(&s, "strata", 1, values::stratum);
     Watchdog {

@@ -16,6 +16,7 @@
 
 mod alerts;
 pub mod check;
+mod combinations;
 mod critical;
 pub mod diagnostics;
 pub mod diff;
@@ -28,7 +29,6 @@ mod resources;
 mod sections;
 mod telemetry;
 mod tls;
-mod together;
 pub mod values;
 pub mod watcher;
 mod waves;
