@@ -12,7 +12,7 @@ use crate::admin::events::Hub;
 use crate::admin::room::Capacity;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
-use crate::config::{self, Report, watch::Watcher};
+use crate::config::{self, Report, watcher::Watcher};
 use crate::domain::plan::{OnStateFailure, Plan};
 use crate::live::apply::{Live, Phase, Source};
 use crate::live::clock;
