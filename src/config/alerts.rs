@@ -4,6 +4,7 @@
 //! their own, and no fault shows them.
 
 use super::files::{at_line, secret};
+use super::keys::server::ALERT;
 use super::reader::{Located, Reader, Scope, Span};
 use super::sections::file;
 use super::values::{self, Parsed, bad, bad_help};
@@ -11,8 +12,6 @@ use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;
 
-/// Each receiver is a metric label and a task.
-const RECEIVERS_MAX: usize = 16;
 /// Two at a time during a rotation. A few more do no harm.
 const SECRETS_MAX: usize = 4;
 const KINDS: [&str; 3] = ["alertmanager", "slack_file", "webhook"];
@@ -20,12 +19,13 @@ const KINDS: [&str; 3] = ["alertmanager", "slack_file", "webhook"];
 pub fn receivers(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Receiver> {
     let mut receivers = vec![];
     let mut spans = vec![];
-    for (name, s) in r.named(root, "alert", "alert.*") {
+    for (name, s) in r.named(root, &ALERT) {
         spans.push(name.span.clone());
         receivers.extend(receiver(r, name, &s));
     }
-    if let Some(span) = spans.get(RECEIVERS_MAX) {
-        r.fault(span, format!("more than {RECEIVERS_MAX} alert receivers"), "", None);
+    let max = r.count_max(root, "alert");
+    if let Some(span) = spans.get(max) {
+        r.fault(span, format!("more than {max} alert receivers"), "", None);
     }
     receivers
 }
@@ -35,7 +35,7 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
     let given: Vec<&str> = KINDS.into_iter().filter(|key| r.value(s, key).is_some()).collect();
     let secret = file(r, s, "secret_file");
     let repeat = r.value(s, "repeat").map(toml::Spanned::span);
-    let repeats = r.duration(s, "repeat", "30s", "1s"..="10m");
+    let repeats = r.duration(s, "repeat");
     let (kind, address) = match given[..] {
         [] => {
             let why = "nobody would be told";
@@ -87,7 +87,7 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
         Scheme::Http => None,
         Scheme::Https => Some(super::tls::by_the_system(r, &address.span)?),
     };
-    let stuck_after = r.duration(s, "stuck_after", "2h", "1s"..="720h");
+    let stuck_after = r.duration(s, "stuck_after");
     Some(Receiver { name: name.value, kind, address: address.value, tls, stuck_after })
 }
 

@@ -158,7 +158,8 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
         }
     }
     reader.recovering = !syntax.is_empty();
-    let scope = Scope { section: "", title: String::new(), table: Some(root.get_ref()), span: 0..0 };
+    let scope =
+        Scope { section: &super::keys::FILE, title: String::new(), table: Some(root.get_ref()), span: 0..0 };
     reader.unknown_keys(&scope, root.get_ref());
     let plan = sections(reader, &scope);
     // The recovery from a broken line may cause faults that are not the user's.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 const NAMES_MAX: usize = 1_000;
 
 pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
-    let list = r.list(release, "critical", NAMES_MAX, values::name);
+    let list = r.list_up_to(release, "critical", NAMES_MAX, values::name);
     for (i, name) in list.iter().enumerate() {
         if list[..i].iter().any(|other| other.value == name.value) {
             let message = format!("`{}` stands twice in `critical`", name.value);

@@ -2,7 +2,10 @@
 //! between them.
 
 use super::combinations::{self, Levels};
-use super::keys::closest;
+use super::keys::choices::{ON_ANOMALY, ON_UNREACHABLE, WATCHDOG_MODE};
+use super::keys::release::{BODY, OUTCOME, RELEASE, WATCHDOG};
+use super::keys::service::{ROUTE, SEGMENT, UPSTREAM};
+use super::keys::{Section, closest};
 use super::reader::{Located, Reader, Scope, Span, article};
 use super::sections::{header_match, health, networks};
 use super::values::{self, name};
@@ -10,22 +13,13 @@ use super::{files, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
-    Identity, OnAnomaly, OnUnreachable, Protocol, Release, Route, SERVERS_MAX, Server, Target, Upstream,
-    Watchdog, WatchdogMode, normalise,
+    Identity, Protocol, Release, Route, Server, Target, Upstream, Watchdog, normalise,
 };
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::success::{BodyRule, Fails, Rules};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use toml::Spanned;
-
-/// In parts per million: half of all users.
-const HOLDBACK_MAX: u32 = 500_000;
-/// Every name is a metric label, so their number is bounded.
-const NAMES_MAX: usize = 256;
-const ROUTES_MAX: usize = 1024;
-/// Longer lists belong in a `users_file`.
-const USERS_MAX: usize = 100_000;
 
 /// A named entry and the place of its name.
 #[derive(Debug)]
@@ -34,16 +28,18 @@ pub struct Entry<T> {
     pub span: Span,
 }
 
-fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, mut spans: impl Iterator<Item = Span>) {
-    if let Some(span) = spans.nth(max) {
-        r.fault(&span, format!("more than {max} {kind}"), "each of them is a metric label", None);
+fn too_many<T>(r: &mut Reader<'_>, root: &Scope<'_>, section: &Section, entries: &[Entry<T>]) {
+    let max = r.count_max(root, section.name());
+    if let Some(entry) = entries.get(max) {
+        let message = format!("more than {max} {}s", section.name());
+        r.fault(&entry.span, message, "each of them is a metric label", None);
     }
 }
 
 pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream>>> {
     let mut entries = Vec::new();
-    for (name, s) in r.named(root, "upstream", "upstream.*") {
-        let servers = r.list(&s, "servers", SERVERS_MAX, values::server);
+    for (name, s) in r.named(root, &UPSTREAM) {
+        let servers = r.list(&s, "servers", values::server);
         let mut seen = BTreeSet::new();
         for server in &servers {
             if !seen.insert(&server.value) {
@@ -70,14 +66,14 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             transport: super::tls::transport(r, &s, &placed),
             name: name.value,
             servers: servers.into_iter().map(|s| s.value).collect(),
-            connect_timeout: r.duration(&s, "connect_timeout", "1s", "1ms"..="5m"),
-            response_timeout: r.duration(&s, "response_timeout", "30s", "1ms"..="24h"),
-            idle_timeout: r.duration(&s, "idle_timeout", "60s", "1ms"..="24h"),
-            total_timeout: r.duration_or_none(&s, "total_timeout", "24h"),
-            connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
-            http2_ping: r.duration_or_none(&s, "http2_ping", "1h"),
-            connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
-            requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
+            connect_timeout: r.duration(&s, "connect_timeout"),
+            response_timeout: r.duration(&s, "response_timeout"),
+            idle_timeout: r.duration(&s, "idle_timeout"),
+            total_timeout: r.duration_or_none(&s, "total_timeout"),
+            connection_idle: r.duration(&s, "connection_idle"),
+            http2_ping: r.duration_or_none(&s, "http2_ping"),
+            connections_max: r.integer(&s, "connections_max") as usize,
+            requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };
@@ -95,18 +91,18 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
         }
         entries.push(Entry { item: Arc::new(upstream), span: name.span });
     }
-    too_many(r, "upstreams", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &UPSTREAM, &entries);
     entries
 }
 
 pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Vec<Entry<Arc<Segment>>> {
     let mut entries = Vec::new();
-    for (name, s) in r.named(root, "segment", "segment.*") {
+    for (name, s) in r.named(root, &SEGMENT) {
         if ["weight", "none"].contains(&name.value.as_str()) {
             let why = "metrics use this word for the users who are in no segment";
             r.fault(&name.span, format!("a segment cannot be called `{}`", name.value), why, None);
         }
-        let listed = r.list(&s, "users", USERS_MAX, |text| {
+        let listed = r.list(&s, "users", |text| {
             let id = normalise(identity.normalise, text.as_bytes());
             if id.is_empty() {
                 return values::bad("an empty user id");
@@ -135,7 +131,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
         let segment = Segment { name: name.value, users, header, networks };
         entries.push(Entry { item: Arc::new(segment), span: name.span });
     }
-    too_many(r, "segments", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &SEGMENT, &entries);
     entries
 }
 
@@ -166,7 +162,7 @@ pub fn releases(
     segments: &[Entry<Arc<Segment>>],
 ) -> Vec<Entry<Arc<Release>>> {
     let mut entries: Vec<Entry<Arc<Release>>> = Vec::new();
-    for (name, s) in r.named(root, "release", "release.*") {
+    for (name, s) in r.named(root, &RELEASE) {
         if name.value == "none" {
             let why = "metrics use this word for routes without a release";
             r.fault(&name.span, "a release cannot be called `none`", why, None);
@@ -197,13 +193,13 @@ pub fn releases(
             Ok(text.to_string())
         });
         let salt_text = salt.map_or_else(|| name.value.clone(), |s| s.value);
-        let step_max = r.percent(&s, "step_max", Weight::FULL);
+        let step_max = r.percent(&s, "step_max");
         if step_max.value == Weight::ZERO {
             let help = "write the most that one edit may raise the weight by, as in `\"25%\"`";
             r.fault(&step_max.span, "`step_max` of 0% refuses every raise", "", Some(help.into()));
         }
-        let holdback = r.percent(&s, "holdback", Weight::ZERO);
-        let most = Weight::from_parts(HOLDBACK_MAX);
+        let holdback = r.percent(&s, "holdback");
+        let most = r.percent_max(&s, "holdback");
         if holdback.value > most {
             let message = format!("`holdback` of {} is more than {most}", holdback.value);
             let help = "write the share that stays on stable, as in `\"1%\"`";
@@ -211,7 +207,7 @@ pub fn releases(
         }
         let chosen = |r: &mut Reader<'_>, key: &str| {
             let mut list: Vec<(Arc<Segment>, Span)> = Vec::new();
-            for text in r.list(&s, key, NAMES_MAX, |t| Ok(t.to_string())) {
+            for text in r.list(&s, key, |t| Ok(t.to_string())) {
                 let names = segments.iter().map(|s| s.item.name.as_str());
                 let Some(i) = lookup(r, &text, "segment", names) else { continue };
                 if list.iter().any(|(s, _)| s.name == text.value) {
@@ -232,39 +228,30 @@ pub fn releases(
                 r.warn(span, message, "it is excluded", Some("remove it from one of them".into()));
             }
         }
-        let anomaly = [("rollback", OnAnomaly::Rollback), ("freeze", OnAnomaly::Freeze)];
-        let reach = [
-            ("stable", OnUnreachable::Stable),
-            ("reads", OnUnreachable::Reads),
-            ("error", OnUnreachable::Error),
-        ];
-        let by_hand = r.percent(&s, "weight", Weight::ZERO).value;
+        let by_hand = r.percent(&s, "weight").value;
         let scraped = [&stable, &new].map(|arm| arm.as_ref().map(|(i, _)| &*upstreams[*i].item));
         let resources = resources::resources(r, &s, scraped);
         let release = Release {
             stable: stable.map_or(usize::MAX, |(i, _)| i),
             new: new.map_or(usize::MAX, |(i, _)| i),
             salt: Salt::new(&salt_text),
-            attempt: r.integer(&s, "attempt", 1, 1..=1_000_000_000),
+            attempt: r.integer(&s, "attempt"),
             weight: plan.waves.last().map_or(by_hand, |last| last.reach.weight),
             step_max: step_max.value,
             holdback: holdback.value,
-            soak: r.duration(&s, "soak", "7d", "0s"..="90d"),
+            soak: r.duration(&s, "soak"),
             segments: inside.into_iter().map(|(s, _)| s).collect(),
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
-            on_unreachable: r.choice(&s, "on_unreachable", &reach),
-            on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
-            on_both_bad: match r.value(&s, "on_both_bad") {
-                None => OnAnomaly::Freeze,
-                Some(_) => r.choice(&s, "on_both_bad", &anomaly),
-            },
-            warm_up: r.duration(&s, "warm_up", "60s", "0s"..="5m"),
-            same_version: r.boolean(&s, "same_version").is_some_and(|same| same.value),
+            on_unreachable: r.choice(&s, "on_unreachable", &ON_UNREACHABLE),
+            on_anomaly: r.choice(&s, "on_anomaly", &ON_ANOMALY),
+            on_both_bad: r.choice(&s, "on_both_bad", &ON_ANOMALY),
+            warm_up: r.duration(&s, "warm_up"),
+            same_version: r.boolean(&s, "same_version"),
             waves: plan.waves,
             open_hours: plan.open_hours,
             resources,
             critical: super::critical::names(r, &s),
-            resource_interval: r.duration(&s, "resource_interval", "5s", "1s"..="5m"),
+            resource_interval: r.duration(&s, "resource_interval"),
             outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
             name: name.value,
@@ -279,7 +266,7 @@ pub fn releases(
         }
         entries.push(Entry { item: Arc::new(release), span: name.span });
     }
-    too_many(r, "releases", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &RELEASE, &entries);
     entries
 }
 
@@ -307,26 +294,24 @@ fn arms_apart(
 
 /// The failure rules of a release.
 fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
-    let s = r.scope(release, "outcome", "release.*.outcome");
-    let given = r.value(&s, "status").is_some();
-    let status =
-        r.list(&s, "status", 32, values::status_range).into_iter().map(|range| range.value).collect();
+    let s = r.scope(release, &OUTCOME);
+    let status = r.list(&s, "status", values::status_range).into_iter().map(|range| range.value).collect();
     let header = match r.value(&s, "header") {
         Some(_) => sections::header_match(r, &s),
         None => None,
     };
     Rules {
-        status: if given { status } else { Rules::default().status },
+        status,
         header: header.map(|h| (h.name, h.equals)),
         body: body_rule(r, &s),
-        grpc: r.boolean(&s, "grpc").is_some_and(|grpc| grpc.value),
+        grpc: r.boolean(&s, "grpc"),
     }
 }
 
 fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
     let value = r.value(outcome, "body")?;
     let example = "write `body = { path = \"$.resultCode\", not_equals = \"0\" }`";
-    let s = r.table(value, "release.*.outcome.body", "`body`".into());
+    let s = r.table(value, &BODY, "`body`".into());
     s.table?;
     if r.value(&s, "path").is_none() {
         r.absent(&s.span, "`body` has no `path`", "", Some(example.into()));
@@ -356,26 +341,26 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
             None
         }
     };
-    let bytes_max = r.size(&s, "max", "16KiB", "1KiB"..="1MiB");
+    let bytes_max = r.size(&s, "max");
     Some(BodyRule { path: path?.value, fails: fails?, bytes_max })
 }
 
 fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
-    let s = r.scope(release, "watchdog", "release.*.watchdog");
-    let enabled = r.boolean(&s, "enabled");
+    let s = r.scope(release, &WATCHDOG);
+    let enabled = r.stated_boolean(&s, "enabled");
     if let Some(off) = enabled.as_ref().filter(|e| !e.value) {
         let why = "nothing takes `new` out when it is worse";
         let help = "remove the line, unless something else watches";
         r.warn(&off.span, format!("the watchdog of `{name}` is off"), why, Some(help.into()));
     }
     let stated = ["errors_max", "latency_p99_max"].map(|key| r.value(&s, key).is_some());
-    let errors_max = r.percent(&s, "errors_max", Weight::from_parts(20_000));
+    let errors_max = r.percent(&s, "errors_max");
     if errors_max.value == Weight::ZERO {
         let help = "write a ceiling above 0%, as in `\"2%\"`";
         r.fault(&errors_max.span, "`errors_max` of 0% trips at the first failure", "", Some(help.into()));
     }
-    let tolerance = r.percent(&s, "latency_tolerance", Weight::from_parts(200_000));
-    let notice = r.percent(&s, "latency_notice", Weight::from_parts(30_000));
+    let tolerance = r.percent(&s, "latency_tolerance");
+    let notice = r.percent(&s, "latency_notice");
     if notice.value > tolerance.value {
         let (a, b) = (notice.value, tolerance.value);
         let message = format!("`latency_notice` ({a}) is above `latency_tolerance` ({b})");
@@ -383,7 +368,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         r.fault(&notice.span, message, "what flips would never be noticed before", Some(help));
     }
     let (margins, [margin_errors, margin_latency]) = margins(r, &s);
-    let hold_when_blind = r.boolean(&s, "hold_when_blind").is_some_and(|hold| hold.value);
+    let hold_when_blind = r.boolean(&s, "hold_when_blind");
     let levels = Levels {
         errors_max,
         latency_tolerance: tolerance,
@@ -393,41 +378,41 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         hold_when_blind,
     };
     combinations::levels(r, release, &s, &levels);
-    let strata_given = r.value(&s, "strata").is_some();
-    let strata = r.list(&s, "strata", 1, values::stratum);
+    let strata = r.list(&s, "strata", values::stratum);
     Watchdog {
-        mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
+        mode: r.choice(&s, "mode", &WATCHDOG_MODE),
         latency_tolerance: levels.latency_tolerance.value.ratio(),
         latency_notice: levels.latency_notice.value.ratio(),
         hold_when_blind,
-        harm_users_max: r.integer(&s, "harm_users_max", 0, 0..=100_000),
-        latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
-        by_route: !strata_given || !strata.is_empty(),
+        harm_users_max: r.integer(&s, "harm_users_max"),
+        latency_floor: r.duration(&s, "latency_floor"),
+        by_route: !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
-        alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
+        alpha: r.number(&s, "alpha"),
         errors_max: levels.errors_max.value.ratio(),
-        latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
+        latency_p99_max: r.duration(&s, "latency_p99_max"),
         stated,
         margins,
-        tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
+        tick: r.duration(&s, "tick"),
     }
 }
 
 /// The margins. A margin of zero can never be proved. Those of errors and of latency with their
 /// places.
 fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weight>; 2]) {
-    let mut margin = |key: &str, default: u32, example: &str| {
-        let read = r.percent(watchdog, key, Weight::from_parts(default));
+    let mut margin = |key: &str| {
+        let read = r.percent(watchdog, key);
         if read.value == Weight::ZERO {
             let message = format!("`{key}` of 0% holds every wave for ever");
-            let help = format!("write a margin above 0%, as in `\"{example}\"`");
+            let example = watchdog.section.key(key).and_then(|key| key.default_text());
+            let help = format!("write a margin above 0%, as in `\"{}\"`", example.unwrap_or("1%"));
             r.fault(&read.span, message, "no number of requests shows that nothing differs", Some(help));
         }
         read
     };
-    let errors = margin("margin_errors", 1_000, "0.1%");
-    let latency = margin("margin_latency", 100_000, "10%");
-    let tail = margin("margin_latency_tail", 500_000, "50%").value.ratio();
+    let errors = margin("margin_errors");
+    let latency = margin("margin_latency");
+    let tail = margin("margin_latency_tail").value.ratio();
     let margins = Margins { errors: errors.value.ratio(), latency: latency.value.ratio(), tail };
     (margins, [errors, latency])
 }
@@ -459,7 +444,7 @@ pub fn routes(
     let mut routes: Vec<Route> = Vec::new();
     let mut labels: BTreeMap<String, Span> = BTreeMap::new();
     for (i, element) in array.iter().enumerate() {
-        let s = r.table(element, "route", "[[route]]".into());
+        let s = r.table(element, &ROUTE, "[[route]]".into());
         let route = route(r, &s, i, upstreams, releases);
         if let Some(first) = routes.iter().find(|other| same(other, &route)) {
             let message = format!("two routes for the same requests: `{}` and `{}`", first.name, route.name);
@@ -477,8 +462,9 @@ pub fn routes(
         }
         routes.push(route);
     }
-    if routes.len() > ROUTES_MAX {
-        r.fault(&value.span(), format!("more than {ROUTES_MAX} routes"), "", None);
+    let max = r.count_max(root, "route");
+    if routes.len() > max {
+        r.fault(&value.span(), format!("more than {max} routes"), "", None);
     }
     Some(routes)
 }
@@ -519,7 +505,7 @@ fn route(
         }
     };
     let mut methods = Vec::new();
-    for method in r.list(s, "methods", 32, values::method) {
+    for method in r.list(s, "methods", values::method) {
         if methods.contains(&method.value) {
             let message = format!("`{}` stands twice in `methods`", method.value);
             r.fault(&method.span, message, "", Some("remove one".into()));
@@ -530,7 +516,7 @@ fn route(
     Route {
         name: label,
         host: r.parsed(s, "host", values::host).map(|h| h.value),
-        path: r.parsed(s, "path", values::route_path).map_or("/".into(), |p| p.value),
+        path: r.parsed_or_default(s, "path", values::route_path).map(|p| p.value).unwrap_or_default(),
         methods,
         target: target.unwrap_or(Target::Upstream(usize::MAX)),
     }

@@ -1,9 +1,10 @@
 //! Reads the config file into a [`crate::domain::plan::Plan`], or reports every fault; compares an
 //! edit; watches for changes.
 //!
-//! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text →
-//!   Plan, every fault with its place
+//! * `keys`: the one definition of every key
+//! * `schema`: the JSON schema from it; `reference`: `config/reference.toml` from it
+//! * `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text → Plan,
+//!   every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
@@ -21,11 +22,11 @@ mod critical;
 pub mod diagnostics;
 pub mod diff;
 mod entities;
-pub mod file;
 mod files;
 pub mod keys;
 mod reader;
 mod resources;
+pub mod schema;
 mod sections;
 mod telemetry;
 mod tls;
@@ -33,6 +34,8 @@ pub mod values;
 pub mod watcher;
 mod waves;
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 

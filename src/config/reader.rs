@@ -3,15 +3,17 @@
 //!
 //! serde would stop at the first wrong key or type, while a person who edits under pressure needs
 //! all faults at once.
-//! Invariants: a key is read only if `keys::KNOWN` has it; every fault carries the span of its
+//! Kinds, ranges and defaults are those of `keys`.
+//! Invariants: a key is read only if its section defines it; every fault carries the span of its
 //! value or key.
 
 use super::diagnostics::{Fault, Place, Report, Severity, Source};
-use super::keys;
+use super::keys::choices::ChoiceSet;
+use super::keys::{self, ConfigKey, DefaultValue, KeyExample, Section, ValueKind};
 use super::values::{self, Bad, Parsed};
 use crate::domain::cohort::Weight;
 use std::collections::BTreeSet;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +32,7 @@ pub struct Located<T> {
 /// One table of the file. `None`: absent, so every key has its default.
 #[derive(Clone)]
 pub struct Scope<'t> {
-    /// Its row in `keys::KNOWN`.
-    pub section: &'static str,
+    pub section: &'static Section,
     /// The title as a person writes it: `[upstream.a]`.
     pub title: String,
     pub table: Option<&'t DeTable<'t>>,
@@ -94,8 +95,9 @@ impl<'e> Reader<'e> {
         self.push(Severity::Error, span.clone(), format!("invalid `{key}`"), bad);
     }
 
-    /// The table under `key`, which may be absent.
-    pub fn scope<'t>(&mut self, parent: &Scope<'t>, key: &str, section: &'static str) -> Scope<'t> {
+    /// The table of `section`, which may be absent.
+    pub fn scope<'t>(&mut self, parent: &Scope<'t>, section: &'static Section) -> Scope<'t> {
+        let key = section.name();
         let title = if parent.title.is_empty() {
             format!("[{key}]")
         } else {
@@ -111,7 +113,7 @@ impl<'e> Reader<'e> {
     pub fn table<'t>(
         &mut self,
         value: &'t Spanned<DeValue<'t>>,
-        section: &'static str,
+        section: &'static Section,
         title: String,
     ) -> Scope<'t> {
         let span = value.span();
@@ -132,33 +134,33 @@ impl<'e> Reader<'e> {
     }
 
     pub fn unknown_keys(&mut self, scope: &Scope<'_>, table: &DeTable<'_>) {
-        let known = keys::known(scope.section);
         for key in table.keys() {
             let (span, key) = (key.span(), key.get_ref().as_ref());
-            if known.contains(&key) {
+            if scope.section.key(key).is_some() {
                 continue;
             }
             let message = format!("unknown key `{}`", key.escape_debug());
-            if keys::is_of_later_version(scope.section, key) {
+            if scope.section.plans(key) {
                 self.fault(&span, message, "this version does not have it yet", Some("remove it".into()));
-            } else if let Some(meant) = keys::closest(key, known.iter().copied()) {
+            } else if let Some(meant) = keys::closest(key, scope.section.names()) {
                 self.fault(&span, message, "", Some(format!("did you mean `{meant}`?")));
-            } else if let Some(home) = keys::home(key).filter(|h| *h != scope.section) {
+            } else if let Some(home) = keys::home(key).filter(|h| *h != scope.section.path) {
                 let home = home.replace('*', "NAME");
                 self.fault(&span, message, "", Some(format!("`{key}` belongs into `[{home}]`")));
             } else {
+                let known: Vec<&str> = scope.section.names().collect();
                 self.fault(&span, message, "", Some(format!("known here: {}", known.join(", "))));
             }
         }
     }
 
-    /// The named tables under `key` (`[upstream.a]`, `[upstream.b]`), in the order of the file.
+    /// The named tables of `section` (`[upstream.a]`, `[upstream.b]`), in the order of the file.
     pub fn named<'t>(
         &mut self,
         root: &Scope<'t>,
-        key: &'static str,
-        section: &'static str,
+        section: &'static Section,
     ) -> Vec<(Located<String>, Scope<'t>)> {
+        let key = section.name();
         let Some((_, group)) = find(root, key) else { return Vec::new() };
         let Some(table) = group.get_ref().as_table() else {
             let help = format!("write `[{key}.NAME]` on a line of its own, and its keys below");
@@ -169,7 +171,7 @@ impl<'e> Reader<'e> {
         for (name, value) in table.iter() {
             let (span, text) = (name.span(), name.get_ref().as_ref());
             // `[release]` directly followed by `weight = …`: the name was forgotten.
-            if !value.get_ref().is_table() && keys::known(section).contains(&text) {
+            if !value.get_ref().is_table() && section.key(text).is_some() {
                 let help = format!("write `[{key}.NAME]` with a name of your choice");
                 self.fault(&span, format!("`{text}` stands in `[{key}]`, which has no name"), "", Some(help));
                 continue;
@@ -195,12 +197,20 @@ impl<'e> Reader<'e> {
 
     /// The value of a key, if present.
     pub fn value<'t>(&self, scope: &Scope<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
-        debug_assert!(
-            keys::known(scope.section).contains(&key),
-            "`{key}` is not in KNOWN[{}]",
-            scope.section
-        );
+        debug_assert!(scope.section.key(key).is_some(), "`[{}]` has no `{key}`", scope.section.path);
         find(scope, key).map(|(_, value)| value)
+    }
+
+    /// The most elements of a list, or tables of a kind.
+    pub fn count_max(&self, scope: &Scope<'_>, key: &str) -> usize {
+        match definition(scope, key).kind {
+            ValueKind::TextList { max, .. }
+            | ValueKind::TextOrList { max, .. }
+            | ValueKind::NamedTables { max, .. }
+            | ValueKind::TableList { max, .. }
+            | ValueKind::Alternatives { max, .. } => max,
+            kind => unexpected(key, kind, usize::MAX),
+        }
     }
 
     /// A string with the environment expanded.
@@ -256,6 +266,21 @@ impl<'e> Reader<'e> {
         }
     }
 
+    /// As [`Reader::parsed`]; the default of the table, if the key is absent or faulty.
+    ///
+    /// `None` only if the table has no default.
+    pub fn parsed_or_default<T>(
+        &mut self,
+        scope: &Scope<'_>,
+        key: &str,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Option<Located<T>> {
+        self.parsed(scope, key, &parse).or_else(|| {
+            let value = parse(definition(scope, key).default_text()?).ok()?;
+            Some(Located { value, span: scope.span.clone() })
+        })
+    }
+
     /// A string with a unit. A bare number is refused with a correction.
     fn with_unit<T>(
         &mut self,
@@ -276,74 +301,82 @@ impl<'e> Reader<'e> {
         None
     }
 
-    pub fn duration(
-        &mut self,
-        scope: &Scope<'_>,
-        key: &str,
-        default: &str,
-        bounds: RangeInclusive<&str>,
-    ) -> Duration {
-        // The literals of the table of defaults are durations: a test reads them all.
+    pub fn duration(&mut self, scope: &Scope<'_>, key: &str) -> Duration {
+        let definition = definition(scope, key);
         let literal = |text: &str| values::duration(text).unwrap_or_default();
-        let Some(read) = self.with_unit(scope, key, values::duration) else { return literal(default) };
-        let (low, high) = (literal(bounds.start()), literal(bounds.end()));
-        if read.value < low || read.value > high {
-            let why = if read.value < low { "too short" } else { "too long" };
-            let help = format!("from `\"{}\"` to `\"{}\"`", bounds.start(), bounds.end());
+        let default = literal(definition.default_text().unwrap_or_default());
+        let (min, max) = match definition.kind {
+            ValueKind::Duration { min, max } => (min, max),
+            ValueKind::DurationOrEmpty { max } => ("0s", max),
+            kind => return unexpected(key, kind, default),
+        };
+        let Some(read) = self.with_unit(scope, key, values::duration) else { return default };
+        if read.value < literal(min) || read.value > literal(max) {
+            let why = if read.value < literal(min) { "too short" } else { "too long" };
+            let help = format!("from `\"{min}\"` to `\"{max}\"`");
             self.fault(&read.span, format!("`{key}` is out of bounds"), why, Some(help));
         }
         read.value
     }
 
     /// As [`Reader::duration`], where 0 means "none".
-    pub fn duration_or_none(&mut self, scope: &Scope<'_>, key: &str, high: &str) -> Option<Duration> {
-        let read = self.duration(scope, key, "0s", "0s"..=high);
+    pub fn duration_or_none(&mut self, scope: &Scope<'_>, key: &str) -> Option<Duration> {
+        let read = self.duration(scope, key);
         (!read.is_zero()).then_some(read)
     }
 
     /// As [`Reader::duration`], where absent and empty mean "not set".
-    pub fn duration_unless_empty(&mut self, scope: &Scope<'_>, key: &str, high: &str) -> Option<Duration> {
+    pub fn duration_unless_empty(&mut self, scope: &Scope<'_>, key: &str) -> Option<Duration> {
         let empty = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("");
         if self.value(scope, key).is_none_or(empty) {
             return None;
         }
-        Some(self.duration(scope, key, "0s", "0s"..=high))
+        Some(self.duration(scope, key))
     }
 
-    pub fn size(
-        &mut self,
-        scope: &Scope<'_>,
-        key: &str,
-        default: &str,
-        bounds: RangeInclusive<&str>,
-    ) -> usize {
+    pub fn size(&mut self, scope: &Scope<'_>, key: &str) -> usize {
+        let definition = definition(scope, key);
         let literal = |text: &str| values::size(text).unwrap_or_default();
-        let Some(read) = self.with_unit(scope, key, values::size) else { return literal(default) };
-        let (low, high) = (literal(bounds.start()), literal(bounds.end()));
-        if read.value < low || read.value > high {
-            let why = if read.value < low { "too small" } else { "too large" };
-            let help = format!("from `\"{}\"` to `\"{}\"`", bounds.start(), bounds.end());
+        let default = literal(definition.default_text().unwrap_or_default());
+        let ValueKind::Size { min, max } = definition.kind else {
+            return unexpected(key, definition.kind, default);
+        };
+        let Some(read) = self.with_unit(scope, key, values::size) else { return default };
+        if read.value < literal(min) || read.value > literal(max) {
+            let why = if read.value < literal(min) { "too small" } else { "too large" };
+            let help = format!("from `\"{min}\"` to `\"{max}\"`");
             self.fault(&read.span, format!("`{key}` is out of bounds"), why, Some(help));
         }
         read.value
     }
 
-    pub fn percent(&mut self, scope: &Scope<'_>, key: &str, default: Weight) -> Located<Weight> {
+    pub fn percent(&mut self, scope: &Scope<'_>, key: &str) -> Located<Weight> {
+        let default = definition(scope, key).default_text().and_then(|text| values::percent(text).ok());
+        self.percent_or(scope, key, default.unwrap_or(Weight::ZERO))
+    }
+
+    /// As [`Reader::percent`], with a default that depends on other keys.
+    pub fn percent_or(&mut self, scope: &Scope<'_>, key: &str, default: Weight) -> Located<Weight> {
         let read = self.with_unit(scope, key, values::percent);
         read.unwrap_or_else(|| Located { value: default, span: scope.span.clone() })
     }
 
-    pub fn integer(
-        &mut self,
-        scope: &Scope<'_>,
-        key: &str,
-        default: u64,
-        bounds: RangeInclusive<u64>,
-    ) -> u64 {
+    pub fn percent_max(&self, scope: &Scope<'_>, key: &str) -> Weight {
+        match definition(scope, key).kind {
+            ValueKind::Percent { max, .. } => values::percent(max).unwrap_or(Weight::FULL),
+            kind => unexpected(key, kind, Weight::FULL),
+        }
+    }
+
+    pub fn integer(&mut self, scope: &Scope<'_>, key: &str) -> u64 {
+        let definition = definition(scope, key);
+        let default = definition.default_text().and_then(|text| text.parse().ok()).unwrap_or_default();
+        let ValueKind::Integer { min, max } = definition.kind else {
+            return unexpected(key, definition.kind, default);
+        };
         let Some(value) = self.value(scope, key) else { return default };
         let span = value.span();
-        let (low, high) = (bounds.start(), bounds.end());
-        let help = Some(format!("a whole number from {low} to {high}"));
+        let help = Some(format!("a whole number from {min} to {max}"));
         let DeValue::Integer(n) = value.get_ref() else {
             let unquoted = value.get_ref().as_str().filter(|s| s.parse::<u64>().is_ok());
             let help = unquoted.map(|s| format!("write `{key} = {s}`, without quotes")).or(help);
@@ -351,7 +384,7 @@ impl<'e> Reader<'e> {
             return default;
         };
         match u64::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) if bounds.contains(&n) => n,
+            Ok(n) if (min..=max).contains(&n) => n,
             _ => {
                 self.fault(&span, format!("`{key}` is out of bounds"), "", help);
                 default
@@ -359,41 +392,48 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// A float in `(0, high]`.
-    pub fn fraction(
-        &mut self,
-        scope: &Scope<'_>,
-        key: &str,
-        default: f64,
-        bounds: RangeInclusive<f64>,
-    ) -> f64 {
+    /// A number, with or without a fraction.
+    pub fn number(&mut self, scope: &Scope<'_>, key: &str) -> f64 {
+        let definition = definition(scope, key);
+        let shown = match (definition.default, definition.example) {
+            (DefaultValue::Value(text), _) => text,
+            (_, KeyExample::Shown(text) | KeyExample::Commented(text)) => text,
+            _ => "1",
+        };
+        let default = shown.parse().unwrap_or_default();
+        let ValueKind::Number { min, max } = definition.kind else {
+            return unexpected(key, definition.kind, default);
+        };
         let Some(value) = self.value(scope, key) else { return default };
         let read = match value.get_ref() {
             DeValue::Float(n) => n.as_str().parse::<f64>().ok(),
-            DeValue::Integer(n) => n.as_str().parse::<f64>().ok(),
+            DeValue::Integer(n) if n.radix() == 10 => n.as_str().parse::<f64>().ok(),
+            DeValue::Integer(n) => u64::from_str_radix(n.as_str(), n.radix()).ok().map(|n| n as f64),
             _ => None,
         };
         match read {
-            Some(n) if bounds.contains(&n) => n,
+            Some(n) if (min..=max).contains(&n) => n,
             Some(_) => {
-                let help = format!("a number from {} to {}", bounds.start(), bounds.end());
+                let help = format!("a number from {min} to {max}");
                 self.fault(&value.span(), format!("`{key}` is out of bounds"), "", Some(help));
                 default
             }
             None => {
-                let help = format!("write `{key} = {default}`");
-                self.fault(
-                    &value.span(),
-                    format!("`{key}` is not a number"),
-                    &found(value.get_ref()),
-                    Some(help),
-                );
+                let help = Some(format!("write `{key} = {shown}`"));
+                let message = format!("`{key}` is not a number");
+                self.fault(&value.span(), message, &found(value.get_ref()), help);
                 default
             }
         }
     }
 
-    pub fn boolean(&mut self, scope: &Scope<'_>, key: &str) -> Option<Located<bool>> {
+    pub fn boolean(&mut self, scope: &Scope<'_>, key: &str) -> bool {
+        let read = self.stated_boolean(scope, key);
+        read.map_or(definition(scope, key).default_text() == Some("true"), |read| read.value)
+    }
+
+    /// As [`Reader::boolean`]; `None` if the file does not state it.
+    pub fn stated_boolean(&mut self, scope: &Scope<'_>, key: &str) -> Option<Located<bool>> {
         let value = self.value(scope, key)?;
         let span = value.span();
         match value.get_ref() {
@@ -406,22 +446,31 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// One of a few words.
-    pub fn choice<T: Copy + Default>(&mut self, scope: &Scope<'_>, key: &str, words: &[(&str, T)]) -> T {
-        let Some(text) = self.string(scope, key) else { return T::default() };
-        if let Some((_, choice)) = words.iter().find(|(word, _)| *word == text.value) {
-            return *choice;
+    /// One of the words of `set`.
+    pub fn choice<T: Copy>(&mut self, scope: &Scope<'_>, key: &str, set: &ChoiceSet<T>) -> T {
+        let default = definition(scope, key).default_text().and_then(|word| set.value(word));
+        let default = default.unwrap_or(set.values[0]);
+        let Some(text) = self.string(scope, key) else { return default };
+        if let Some(value) = set.value(&text.value) {
+            return value;
         }
-        let help = match keys::closest(&text.value, words.iter().map(|(word, _)| *word)) {
+        let words = || set.words.iter().map(|choice| choice.word);
+        let help = match keys::closest(&text.value, words()) {
             Some(meant) => format!("did you mean `\"{meant}\"`?"),
-            None => format!("one of {}", quoted(words.iter().map(|(word, _)| *word))),
+            None => format!("one of {}", quoted(words())),
         };
         self.fault(&text.span, format!("invalid `{key}`"), "no such choice", Some(help));
-        T::default()
+        default
     }
 
-    /// The elements of an array. A single value without brackets is reported as such.
-    pub fn array<'t>(&mut self, scope: &Scope<'t>, key: &str, max: usize) -> Vec<&'t Spanned<DeValue<'t>>> {
+    /// The elements of an array, as many as the table allows.
+    ///
+    /// A single value without brackets is reported as such.
+    pub fn array<'t>(&mut self, scope: &Scope<'t>, key: &str) -> Vec<&'t Spanned<DeValue<'t>>> {
+        self.array_up_to(scope, key, self.count_max(scope, key))
+    }
+
+    fn array_up_to<'t>(&mut self, scope: &Scope<'t>, key: &str, max: usize) -> Vec<&'t Spanned<DeValue<'t>>> {
         let Some(value) = self.value(scope, key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             let source = self.source.clone();
@@ -436,8 +485,23 @@ impl<'e> Reader<'e> {
         array.iter().take(max).collect()
     }
 
-    /// An array of strings that are parsed into values.
+    /// An array of strings that are parsed into values; the default of the table if it is absent.
     pub fn list<T>(
+        &mut self,
+        scope: &Scope<'_>,
+        key: &str,
+        parse: impl Fn(&str) -> Parsed<T>,
+    ) -> Vec<Located<T>> {
+        if self.value(scope, key).is_some() {
+            return self.list_up_to(scope, key, self.count_max(scope, key), parse);
+        }
+        let default = definition(scope, key).default_list();
+        let values = default.iter().filter_map(|text| parse(text).ok());
+        values.map(|value| Located { value, span: scope.span.clone() }).collect()
+    }
+
+    /// As [`Reader::list`], with a length that another check limits further.
+    pub fn list_up_to<T>(
         &mut self,
         scope: &Scope<'_>,
         key: &str,
@@ -445,7 +509,7 @@ impl<'e> Reader<'e> {
         parse: impl Fn(&str) -> Parsed<T>,
     ) -> Vec<Located<T>> {
         let mut list = Vec::new();
-        for element in self.array(scope, key, max) {
+        for element in self.array_up_to(scope, key, max) {
             let text = self.expanded(element, key);
             list.extend(text.and_then(|text| self.parse(text, key, &parse)));
         }
@@ -455,6 +519,19 @@ impl<'e> Reader<'e> {
     pub fn display(&self, path: &Path) -> String {
         path.display().to_string()
     }
+}
+
+/// The definition of a key that a reader asks for.
+fn definition(scope: &Scope<'_>, key: &str) -> &'static ConfigKey {
+    let found = scope.section.key(key);
+    debug_assert!(found.is_some(), "`[{}]` has no `{key}`", scope.section.path);
+    found.unwrap_or(&keys::UNDEFINED)
+}
+
+/// The fallback for a reader that asks for another kind than the table has: tests do not pass.
+fn unexpected<T>(key: &str, kind: ValueKind, fallback: T) -> T {
+    debug_assert!(false, "`{key}` is read as another kind than {kind:?}");
+    fallback
 }
 
 pub fn find<'t>(

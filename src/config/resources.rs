@@ -5,23 +5,21 @@
 //! its sides; every needed scrape exists.
 
 use super::alerts::address;
+use super::keys::choices::ON_RESOURCE;
+use super::keys::{release, service};
 use super::reader::{Reader, Scope, found};
 use super::values;
 use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
+use crate::domain::resource::Limits;
 use crate::domain::resource::reading::Expression;
-use crate::domain::resource::{Limits, On};
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// Each resource is a metric label, and a reading every few seconds.
-const RESOURCES_MAX: usize = 16;
-/// Maximum of addresses of one upstream.
-const SCRAPES_MAX: usize = 64;
 const QUERY_BYTES_MAX: usize = 4096;
 
 /// The sources of an upstream's resource metrics.
 pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
-    let s = r.scope(upstream, "resources", "upstream.*.resources");
+    let s = r.scope(upstream, &service::SCRAPES);
     if s.table.is_none() {
         return vec![];
     }
@@ -29,7 +27,7 @@ pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
     let given = r.value(&s, "scrape");
     let pages = match given.map(Spanned::get_ref) {
         Some(DeValue::String(_)) => r.parsed(&s, "scrape", address).into_iter().collect(),
-        Some(DeValue::Array(_)) => r.list(&s, "scrape", SCRAPES_MAX, address),
+        Some(DeValue::Array(_)) => r.list(&s, "scrape", address),
         Some(other) => {
             let span = given.map_or(s.span.clone(), Spanned::span);
             r.fault(&span, "`scrape` is not an address", &found(other), help());
@@ -65,12 +63,13 @@ pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstrea
         r.fault(&value.span(), "`resource` is not a list", &found(value.get_ref()), Some(help));
         return vec![];
     };
-    if array.len() > RESOURCES_MAX {
-        r.fault(&value.span(), format!("more than {RESOURCES_MAX} resources of one release"), "", None);
+    let max = r.count_max(release, "resource");
+    if array.len() > max {
+        r.fault(&value.span(), format!("more than {max} resources of one release"), "", None);
     }
     let mut made: Vec<Resource> = vec![];
-    for element in array.iter().take(RESOURCES_MAX) {
-        let s = r.table(element, "release.*.resource", title.clone());
+    for element in array.iter().take(max) {
+        let s = r.table(element, &release::RESOURCE, title.clone());
         let Some(resource) = resource(r, &s, arms) else { continue };
         if made.iter().any(|other| other.name == resource.name) {
             let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
@@ -90,7 +89,7 @@ fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> 
         r.absent(&s.span, "a resource has no `name`", "", Some("add `name = \"cpu\"`".into()));
     }
     let limits = limits(r, s);
-    let on = r.choice(s, "on", &[("hold", On::Hold), ("trip", On::Trip)]);
+    let on = r.choice(s, "on", &ON_RESOURCE);
     let source = match (r.value(s, "reading"), r.value(s, "prometheus")) {
         (Some(_), Some(second)) => {
             let help = "keep `reading` to scrape the servers, or `prometheus` to ask one";
@@ -116,8 +115,8 @@ fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> 
 fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
     let there = |r: &Reader<'_>, key: &str| r.value(s, key).is_some();
     let [has_ceiling, has_times] = ["ceiling", "times_stable_max"].map(|key| there(r, key));
-    let ceiling = r.fraction(s, "ceiling", 1.0, -1e300..=1e300);
-    let times = r.fraction(s, "times_stable_max", 1.5, 1.0..=1e6);
+    let ceiling = r.number(s, "ceiling");
+    let times = r.number(s, "times_stable_max");
     if !has_ceiling && !has_times && s.table.is_some() {
         let help = "add `ceiling`, in the unit of the reading, or `times_stable_max = 1.5`, or both";
         r.absent(&s.span, "a resource has no limit", "nothing would ever be over it", Some(help.into()));
@@ -128,8 +127,8 @@ fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
     Limits {
         ceiling: has_ceiling.then_some(ceiling),
         times_stable_max: has_times.then_some(times),
-        floor: r.fraction(s, "floor", 0.0, 0.0..=1e300),
-        in_a_row: r.integer(s, "in_a_row", 3, 2..=60) as usize,
+        floor: r.number(s, "floor"),
+        in_a_row: r.integer(s, "in_a_row") as usize,
     }
 }
 

@@ -4,8 +4,9 @@
 //! which may be a secret.
 
 use super::alerts::address;
+use super::keys::choices::DETAIL;
+use super::keys::server;
 use super::reader::{Reader, Scope};
-use crate::domain::cohort::Weight;
 use crate::domain::plan::{Detail, Scheme, Traces};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
@@ -13,14 +14,14 @@ const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 
 pub fn metrics(r: &mut Reader<'_>, root: &Scope<'_>) -> Detail {
-    let scope = r.scope(root, "metrics", "metrics");
-    r.choice(&scope, "detail", &[("full", Detail::Full), ("deciding", Detail::Deciding)])
+    let scope = r.scope(root, &server::METRICS);
+    r.choice(&scope, "detail", &DETAIL)
 }
 
 pub fn traces(r: &mut Reader<'_>, root: &Scope<'_>) -> Option<Traces> {
-    let scope = r.scope(root, "traces", "traces");
+    let scope = r.scope(root, &server::TRACES);
     scope.table?;
-    let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
+    let sample = r.percent(&scope, "sample").value;
     if r.value(&scope, "endpoint").is_none() {
         let help = format!("add `endpoint = \"{EXAMPLE}\"`, or remove `[traces]`");
         r.absent(&scope.span, "`[traces]` has no `endpoint`", "there is nobody to tell", Some(help));

@@ -6,6 +6,7 @@
 //! two); with `client_ca` no session is ever resumed.
 
 use super::files::{at_line, secret, small};
+use super::keys::server;
 use super::reader::{Reader, Scope, Span};
 use super::sections::file;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
@@ -22,7 +23,7 @@ type Chain = Vec<CertificateDer<'static>>;
 
 /// The section. `None`: no https listener.
 pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<&Span>) -> Option<Tls> {
-    let scope = r.scope(root, "tls", "tls");
+    let scope = r.scope(root, &server::TLS);
     let pair = (file(r, &scope, "certificate"), file(r, &scope, "key"));
     let client_ca = file(r, &scope, "client_ca");
     for (key, found) in [("certificate", &pair.0), ("key", &pair.1)] {
@@ -98,7 +99,7 @@ pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<
 
 /// The transport to the servers of an upstream.
 pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span)]) -> Transport {
-    let http2 = r.boolean(scope, "http2").is_some_and(|b| b.value);
+    let http2 = r.boolean(scope, "http2");
     let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
     let ca = file(r, scope, "ca_file");
     let Some((_, https)) = servers.iter().find(|(server, _)| server.scheme == Scheme::Https) else {

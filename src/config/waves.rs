@@ -4,16 +4,16 @@
 //! never decreases.
 
 use super::entities::{Entry, lookup};
+use super::keys::choices::OPEN;
+use super::keys::release::WAVE;
 use super::reader::{Located, Reader, Scope, Span, found};
 use super::values::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
 use crate::domain::segment::Segment;
-use crate::domain::wave::{Door, Reach, Wave};
+use crate::domain::wave::{Reach, Wave};
 use std::sync::Arc;
 use toml::Spanned;
-
-const WAVES_MAX: usize = 64;
 
 #[derive(Default)]
 pub struct Waves {
@@ -52,8 +52,9 @@ pub fn waves(
     if array.is_empty() {
         r.fault(&value.span(), "a plan without a wave", "", Some("remove `wave`, or add one".into()));
     }
-    if array.len() > WAVES_MAX {
-        r.fault(&value.span(), format!("more than {WAVES_MAX} waves"), "", None);
+    let max = r.count_max(release, "wave");
+    if array.len() > max {
+        r.fault(&value.span(), format!("more than {max} waves"), "", None);
     }
     for (key, help) in [
         ("weight", "remove `weight`: the waves have theirs; or remove the waves, to set it by hand"),
@@ -65,8 +66,8 @@ pub fn waves(
         }
     }
     let mut reach = Reach::NOBODY;
-    for (i, element) in array.iter().take(WAVES_MAX).enumerate() {
-        let s = r.table(element, "release.*.wave", title.clone());
+    for (i, element) in array.iter().take(max).enumerate() {
+        let s = r.table(element, &WAVE, title.clone());
         let wave = wave(r, &s, i, &mut reach, segments, &mut plan.segments);
         if plan.waves.iter().any(|w| w.name == wave.name) {
             let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
@@ -99,14 +100,14 @@ fn wave(
 ) -> Wave {
     let before = *reach;
     let given = r.value(s, "weight").is_some();
-    let weight = r.percent(s, "weight", before.weight);
+    let weight = r.percent_or(s, "weight", before.weight);
     if weight.value < before.weight {
         let message = format!("the weight goes down, from {} to {}", before.weight, weight.value);
         let why = "a wave moves nobody out of `new`";
         r.fault(&weight.span, message, why, Some(format!("write at least \"{}\"", before.weight)));
     }
     let mut names = vec![];
-    for text in r.list(s, "segments", 256, |t| Ok(t.to_string())) {
+    for text in r.list(s, "segments", |t| Ok(t.to_string())) {
         let known = segments.iter().map(|s| s.item.name.as_str());
         let Some(i) = lookup(r, &text, "segment", known) else { continue };
         names.push(text.value.clone());
@@ -125,7 +126,7 @@ fn wave(
         (false, false) => names.join("+"),
         (false, true) => (position + 1).to_string(),
     };
-    let users_min = r.integer(s, "users_min", 5, 1..=1_000_000_000);
+    let users_min = r.integer(s, "users_min");
     let listed = |s: &Segment| s.header.is_none() && s.networks.is_empty();
     if reach.weight == Weight::ZERO && joined.iter().all(|(s, _)| listed(s)) {
         let users: usize = joined.iter().map(|(s, _)| s.users.len()).sum();
@@ -140,10 +141,10 @@ fn wave(
         name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
         reach: *reach,
         until_complete: *reach,
-        bake: r.duration(s, "bake", "10m", "0s"..="720h"),
-        requests_min: r.integer(s, "requests_min", 500, 1..=1_000_000_000),
+        bake: r.duration(s, "bake"),
+        requests_min: r.integer(s, "requests_min"),
         users_min,
-        door: r.choice(s, "open", &[("auto", Door::Auto), ("by-hand", Door::ByHand)]),
+        door: r.choice(s, "open", &OPEN),
     }
 }
 

@@ -80,14 +80,14 @@ const WORDS: &[&str] = &[
 proptest! {
     #![proptest_config(cases(400))]
 
-    /// It is refused with every fault in its place, or it means what the mirror reads, twice the
-    /// same.
+    /// It is refused with every fault in its place, or the schema accepts it, and it means the same
+    /// twice.
     #[test]
     fn a_damaged_config_is_refused_in_its_place_or_has_one_meaning(bytes in damaged([STARTER, REFERENCE, BASE], WORDS)) {
         let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };
         let report = match check(&text) {
             Ok(checked) => {
-                prop_assert!(toml::from_str::<file::File>(&text).is_ok());
+                prop_assert_eq!(schema::check(&text), Ok(()));
                 prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::default()).is_empty());
                 prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::domain::cohort::Weight::FULL));
                 prop_assert!(!checked.plan.routes.is_empty());

@@ -5,6 +5,7 @@ mod alerts;
 mod damaged;
 mod files;
 mod limits;
+mod schema;
 mod secrets;
 mod telemetry;
 
@@ -634,14 +635,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn no_text_makes_it_panic_and_what_it_accepts_the_mirror_accepts(
+    fn no_text_makes_it_panic_and_what_it_accepts_the_schema_accepts(
         which in 0usize..3,
         cuts in proptest::collection::vec((any::<u16>(), any::<u8>(), any::<u8>()), 1..4),
     ) {
         let text = mutated([STARTER, REFERENCE, BASE][which], &cuts);
         match check(&text) {
             Ok(checked) => {
-                prop_assert!(toml::from_str::<file::File>(&text).is_ok(), "{:?}", toml::from_str::<file::File>(&text).err());
+                prop_assert_eq!(schema::check(&text), Ok(()));
                 let again = check(&checked.text).unwrap();
                 prop_assert_eq!(format!("{:?}", again.plan), format!("{:?}", checked.plan));
                 prop_assert_eq!(compare(&again.plan, &checked.plan, &Standings::default()), vec![]);
