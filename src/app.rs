@@ -12,7 +12,7 @@ use crate::admin::events::Hub;
 use crate::admin::room::Capacity;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
-use crate::config::{self, Report, watcher::Watcher};
+use crate::config::{self, Diagnostics, watcher::Watcher};
 use crate::domain::plan::{OnStateFailure, Plan};
 use crate::live::apply::{Live, Phase, Source};
 use crate::live::clock;
@@ -62,7 +62,7 @@ const ADMIN_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{}", .0.render(config::Color::Plain))]
-    Config(Report),
+    Config(Diagnostics),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]
@@ -289,7 +289,7 @@ fn tell_lost(log: &Log, why: &str) {
     );
 }
 
-fn source(path: &Path, checked: &config::Checked) -> Source {
+fn source(path: &Path, checked: &config::CheckedConfig) -> Source {
     Source {
         path: path.to_owned(),
         text: checked.text.clone(),
@@ -410,7 +410,7 @@ fn descriptors(plan: &Plan, log: &Log) -> (usize, Capacity) {
 struct Control {
     live: Arc<Live>,
     watcher: Watcher,
-    changes: tokio::sync::mpsc::Receiver<config::watcher::Change>,
+    changes: tokio::sync::mpsc::Receiver<config::watcher::FileChange>,
     asked: tokio::sync::mpsc::Receiver<Ask>,
     path: PathBuf,
     admin_capacity: Capacity,

@@ -5,7 +5,7 @@
 
 use super::files::{at_line, secret};
 use super::keys::server::ALERT;
-use super::reader::{Located, Reader, Scope, Span};
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan};
 use super::sections::file;
 use super::values::{self, Parsed, bad, bad_help};
 use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
@@ -16,7 +16,7 @@ use std::path::Path;
 const SECRETS_MAX: usize = 4;
 const KINDS: [&str; 3] = ["alertmanager", "slack_file", "webhook"];
 
-pub fn receivers(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Receiver> {
+pub fn receivers(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<Receiver> {
     let mut receivers = vec![];
     let mut spans = vec![];
     for (name, s) in r.named(root, &ALERT) {
@@ -30,7 +30,7 @@ pub fn receivers(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Receiver> {
     receivers
 }
 
-fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<Receiver> {
+fn receiver(r: &mut ConfigReader<'_>, name: WithSpan<String>, s: &TableScope<'_>) -> Option<Receiver> {
     s.table?;
     let given: Vec<&str> = KINDS.into_iter().filter(|key| r.value(s, key).is_some()).collect();
     let secret = file(r, s, "secret_file");
@@ -54,12 +54,12 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
             let path = format!("{}/api/v2/alerts", base.value.path.trim_end_matches('/'));
             (
                 ReceiverKind::Alertmanager { repeat: repeats },
-                Located { value: Address { path, ..base.value }, span: base.span },
+                WithSpan { value: Address { path, ..base.value }, span: base.span },
             )
         }
         ["slack_file"] => {
             let (path, span) = file(r, s, "slack_file")?;
-            (ReceiverKind::Slack, Located { value: slack(r, &path, &span)?, span })
+            (ReceiverKind::Slack, WithSpan { value: slack(r, &path, &span)?, span })
         }
         _ => {
             let address = r.parsed(s, "webhook", address)?;
@@ -113,7 +113,7 @@ pub(super) fn address(text: &str) -> Parsed<Address> {
 }
 
 /// The first line is the address of an incoming webhook.
-fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
+fn slack(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Address> {
     let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().next().unwrap_or_default().trim();
@@ -127,7 +127,7 @@ fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
 }
 
 /// Lines `whsec_BASE64`, as in Standard Webhooks: each call is signed with each secret.
-fn secrets(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<Vec<u8>>> {
+fn secrets(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Vec<Vec<u8>>> {
     let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut secrets = vec![];

@@ -1,12 +1,12 @@
 //! The sections with user-defined names: upstreams, segments, releases, routes; and the rules
 //! between them.
 
-use super::combinations::{self, Levels};
+use super::combinations::{self, TripThresholds};
 use super::keys::choices::{ON_ANOMALY, ON_UNREACHABLE, WATCHDOG_MODE};
 use super::keys::release::{BODY, OUTCOME, RELEASE, WATCHDOG};
 use super::keys::service::{ROUTE, SEGMENT, UPSTREAM};
 use super::keys::{Section, closest};
-use super::reader::{Located, Reader, Scope, Span, article};
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, article};
 use super::sections::{header_match, health, networks};
 use super::values::{self, name};
 use super::{files, resources, sections, waves};
@@ -23,12 +23,17 @@ use toml::Spanned;
 
 /// A named entry and the place of its name.
 #[derive(Debug)]
-pub struct Entry<T> {
+pub struct NamedEntity<T> {
     pub item: T,
-    pub span: Span,
+    pub span: SourceSpan,
 }
 
-fn too_many<T>(r: &mut Reader<'_>, root: &Scope<'_>, section: &Section, entries: &[Entry<T>]) {
+fn too_many<T>(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    section: &Section,
+    entries: &[NamedEntity<T>],
+) {
     let max = r.count_max(root, section.name());
     if let Some(entry) = entries.get(max) {
         let message = format!("more than {max} {}s", section.name());
@@ -36,7 +41,7 @@ fn too_many<T>(r: &mut Reader<'_>, root: &Scope<'_>, section: &Section, entries:
     }
 }
 
-pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream>>> {
+pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEntity<Arc<Upstream>>> {
     let mut entries = Vec::new();
     for (name, s) in r.named(root, &UPSTREAM) {
         let servers = r.list(&s, "servers", values::server);
@@ -89,13 +94,17 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
         {
             r.fault(&value.span(), "`total_timeout` is shorter than `connect_timeout`", "", None);
         }
-        entries.push(Entry { item: Arc::new(upstream), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(upstream), span: name.span });
     }
     too_many(r, root, &UPSTREAM, &entries);
     entries
 }
 
-pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Vec<Entry<Arc<Segment>>> {
+pub fn segments(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    identity: &Identity,
+) -> Vec<NamedEntity<Arc<Segment>>> {
     let mut entries = Vec::new();
     for (name, s) in r.named(root, &SEGMENT) {
         if ["weight", "none"].contains(&name.value.as_str()) {
@@ -129,7 +138,7 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
             r.warn(&name.span, format!("segment `{}` holds nobody", name.value), "", Some(help.into()));
         }
         let segment = Segment { name: name.value, users, header, networks };
-        entries.push(Entry { item: Arc::new(segment), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(segment), span: name.span });
     }
     too_many(r, root, &SEGMENT, &entries);
     entries
@@ -137,8 +146,8 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
 
 /// The index of the entry that `text` names; else a fault that lists the entries.
 pub(super) fn lookup<'n>(
-    r: &mut Reader<'_>,
-    text: &Located<String>,
+    r: &mut ConfigReader<'_>,
+    text: &WithSpan<String>,
     kind: &str,
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> Option<usize> {
@@ -156,18 +165,18 @@ pub(super) fn lookup<'n>(
 }
 
 pub fn releases(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    segments: &[Entry<Arc<Segment>>],
-) -> Vec<Entry<Arc<Release>>> {
-    let mut entries: Vec<Entry<Arc<Release>>> = Vec::new();
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    segments: &[NamedEntity<Arc<Segment>>],
+) -> Vec<NamedEntity<Arc<Release>>> {
+    let mut entries: Vec<NamedEntity<Arc<Release>>> = Vec::new();
     for (name, s) in r.named(root, &RELEASE) {
         if name.value == "none" {
             let why = "metrics use this word for routes without a release";
             r.fault(&name.span, "a release cannot be called `none`", why, None);
         }
-        let arm = |r: &mut Reader<'_>, key: &str| {
+        let arm = |r: &mut ConfigReader<'_>, key: &str| {
             let Some(text) = r.string(&s, key) else {
                 if r.value(&s, key).is_none() && s.table.is_some() {
                     let message = format!("release `{}` has no `{key}`", name.value);
@@ -205,8 +214,8 @@ pub fn releases(
             let help = "write the share that stays on stable, as in `\"1%\"`";
             r.fault(&holdback.span, message, "it is the control of 100%", Some(help.into()));
         }
-        let chosen = |r: &mut Reader<'_>, key: &str| {
-            let mut list: Vec<(Arc<Segment>, Span)> = Vec::new();
+        let chosen = |r: &mut ConfigReader<'_>, key: &str| {
+            let mut list: Vec<(Arc<Segment>, SourceSpan)> = Vec::new();
             for text in r.list(&s, key, |t| Ok(t.to_string())) {
                 let names = segments.iter().map(|s| s.item.name.as_str());
                 let Some(i) = lookup(r, &text, "segment", names) else { continue };
@@ -264,7 +273,7 @@ pub fn releases(
             let why = "the same users are the first in both";
             r.warn(&name.span, message, why, Some("leave `salt` out of one of them".into()));
         }
-        entries.push(Entry { item: Arc::new(release), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(release), span: name.span });
     }
     too_many(r, root, &RELEASE, &entries);
     entries
@@ -273,9 +282,9 @@ pub fn releases(
 /// Checks that `new` is another program: a trip that sends users from a server to itself has no
 /// effect.
 fn arms_apart(
-    r: &mut Reader<'_>,
-    span: &Span,
-    upstreams: &[Entry<Arc<Upstream>>],
+    r: &mut ConfigReader<'_>,
+    span: &SourceSpan,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
     stable: usize,
     new: usize,
 ) {
@@ -293,7 +302,7 @@ fn arms_apart(
 }
 
 /// The failure rules of a release.
-fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
+fn outcome(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> Rules {
     let s = r.scope(release, &OUTCOME);
     let status = r.list(&s, "status", values::status_range).into_iter().map(|range| range.value).collect();
     let header = match r.value(&s, "header") {
@@ -308,7 +317,7 @@ fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
     }
 }
 
-fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
+fn body_rule(r: &mut ConfigReader<'_>, outcome: &TableScope<'_>) -> Option<BodyRule> {
     let value = r.value(outcome, "body")?;
     let example = "write `body = { path = \"$.resultCode\", not_equals = \"0\" }`";
     let s = r.table(value, &BODY, "`body`".into());
@@ -319,7 +328,7 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
     // A path begins with a dollar, so it is not expanded.
     let written = r
         .value(&s, "path")
-        .and_then(|v| Some(Located { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
+        .and_then(|v| Some(WithSpan { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
     let path = match written {
         Some(text) => r.parse(text, "path", values::json_path),
         None => r.parsed(&s, "path", values::json_path),
@@ -345,7 +354,7 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
     Some(BodyRule { path: path?.value, fails: fails?, bytes_max })
 }
 
-fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
+fn watchdog(r: &mut ConfigReader<'_>, release: &TableScope<'_>, name: &str) -> Watchdog {
     let s = r.scope(release, &WATCHDOG);
     let enabled = r.stated_boolean(&s, "enabled");
     if let Some(off) = enabled.as_ref().filter(|e| !e.value) {
@@ -369,7 +378,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
     }
     let (margins, [margin_errors, margin_latency]) = margins(r, &s);
     let hold_when_blind = r.boolean(&s, "hold_when_blind");
-    let levels = Levels {
+    let levels = TripThresholds {
         errors_max,
         latency_tolerance: tolerance,
         latency_notice: notice,
@@ -399,7 +408,7 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
 
 /// The margins. A margin of zero can never be proved. Those of errors and of latency with their
 /// places.
-fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weight>; 2]) {
+fn margins(r: &mut ConfigReader<'_>, watchdog: &TableScope<'_>) -> (Margins, [WithSpan<Weight>; 2]) {
     let mut margin = |key: &str| {
         let read = r.percent(watchdog, key);
         if read.value == Weight::ZERO {
@@ -419,10 +428,10 @@ fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weigh
 
 /// `None` only if there is no route at all.
 pub fn routes(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
 ) -> Option<Vec<Route>> {
     let value = r.value(root, "route");
     let example = || Some("add `[[route]]` with `path = \"/\"` and `release = \"NAME\"`".to_string());
@@ -442,7 +451,7 @@ pub fn routes(
         r.absent(&value.span(), "the file has no route", "nothing would be served", example());
     }
     let mut routes: Vec<Route> = Vec::new();
-    let mut labels: BTreeMap<String, Span> = BTreeMap::new();
+    let mut labels: BTreeMap<String, SourceSpan> = BTreeMap::new();
     for (i, element) in array.iter().enumerate() {
         let s = r.table(element, &ROUTE, "[[route]]".into());
         let route = route(r, &s, i, upstreams, releases);
@@ -470,11 +479,11 @@ pub fn routes(
 }
 
 fn route(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     position: usize,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
 ) -> Route {
     let label = r.parsed(s, "name", name).map_or_else(|| (position + 1).to_string(), |n| n.value);
     let (release, upstream) = (r.string(s, "release"), r.string(s, "upstream"));
@@ -534,11 +543,11 @@ fn same(a: &Route, b: &Route) -> bool {
 
 /// Reports unused entries, and a missing required section.
 pub fn unused(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    segments: &[Entry<Arc<Segment>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    segments: &[NamedEntity<Arc<Segment>>],
+    releases: &[NamedEntity<Arc<Release>>],
     routes: &Option<Vec<Route>>,
 ) {
     if upstreams.is_empty() && r.value(root, "upstream").is_none() {
@@ -549,7 +558,7 @@ pub fn unused(
     // read.
     let Some(routes) = routes.as_ref().filter(|_| r.report.errors() == 0) else { return };
     let targets: Vec<Target> = routes.iter().map(|route| route.target).collect();
-    let idle = |r: &mut Reader<'_>, kind: &str, name: &str, span: &Span, by: &str| {
+    let idle = |r: &mut ConfigReader<'_>, kind: &str, name: &str, span: &SourceSpan, by: &str| {
         r.warn(span, format!("{} that is not used: `{name}`", article(kind)), by, None);
     };
     for (i, entry) in releases.iter().enumerate() {
@@ -575,9 +584,9 @@ pub fn unused(
 /// Reports a server of `new` that a route or another release reaches without the watchdog of this
 /// one.
 fn shared_servers(
-    r: &mut Reader<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
     targets: &[Target],
 ) {
     for entry in releases {

@@ -39,6 +39,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Checked, Loaded, load, parse};
-pub use diagnostics::{Color, Fault, Report, Severity};
-pub use diff::{Finding, FindingKind, Standing, Standings, compare};
+pub use check::{CheckedConfig, LoadedConfig, load, parse};
+pub use diagnostics::{Color, Diagnostic, Diagnostics, Severity};
+pub use diff::{PlanFinding, PlanFindingKind, ReleaseStanding, Standings, compare};

@@ -7,10 +7,10 @@
 //! Invariants: a key is read only if its section defines it; every fault carries the span of its
 //! value or key.
 
-use super::diagnostics::{Fault, Place, Report, Severity, Source};
+use super::diagnostics::{Diagnostic, Diagnostics, Location, Severity, SourceText};
 use super::keys::choices::ChoiceSet;
 use super::keys::{self, ConfigKey, DefaultValue, KeyExample, Section, ValueKind};
-use super::values::{self, Bad, Parsed};
+use super::values::{self, InvalidValue, Parsed};
 use crate::domain::cohort::Weight;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -20,29 +20,29 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub type Span = Range<usize>;
+pub type SourceSpan = Range<usize>;
 
 /// A value and its place.
 #[derive(Debug, Clone)]
-pub struct Located<T> {
+pub struct WithSpan<T> {
     pub value: T,
-    pub span: Span,
+    pub span: SourceSpan,
 }
 
 /// One table of the file. `None`: absent, so every key has its default.
 #[derive(Clone)]
-pub struct Scope<'t> {
+pub struct TableScope<'t> {
     pub section: &'static Section,
     /// The title as a person writes it: `[upstream.a]`.
     pub title: String,
     pub table: Option<&'t DeTable<'t>>,
     /// The span of its header, or of the whole inline table.
-    pub span: Span,
+    pub span: SourceSpan,
 }
 
-pub struct Reader<'e> {
-    pub source: Arc<Source>,
-    pub report: Report,
+pub struct ConfigReader<'e> {
+    pub source: Arc<SourceText>,
+    pub report: Diagnostics,
     pub environment: &'e dyn Fn(&str) -> Option<String>,
     /// The folder of the config file.
     pub base: PathBuf,
@@ -52,36 +52,36 @@ pub struct Reader<'e> {
     pub recovering: bool,
 }
 
-impl<'e> Reader<'e> {
-    fn push(&mut self, severity: Severity, span: Span, message: String, bad: Bad) {
-        let place = Place::Shown { source: self.source.clone(), span };
-        self.report.push(Fault { severity, place, message, label: bad.why, help: bad.help });
+impl<'e> ConfigReader<'e> {
+    fn push(&mut self, severity: Severity, span: SourceSpan, message: String, bad: InvalidValue) {
+        let place = Location::Shown { source: self.source.clone(), span };
+        self.report.push(Diagnostic { severity, place, message, label: bad.why, help: bad.help });
     }
 
-    pub fn fault(&mut self, span: &Span, message: impl Into<String>, why: &str, help: Option<String>) {
-        self.push(Severity::Error, span.clone(), message.into(), Bad { why: why.into(), help });
+    pub fn fault(&mut self, span: &SourceSpan, message: impl Into<String>, why: &str, help: Option<String>) {
+        self.push(Severity::Error, span.clone(), message.into(), InvalidValue { why: why.into(), help });
     }
 
     /// Reports a fault that a syntax error elsewhere may have caused.
-    pub fn absent(&mut self, span: &Span, message: impl Into<String>, why: &str, help: Option<String>) {
+    pub fn absent(&mut self, span: &SourceSpan, message: impl Into<String>, why: &str, help: Option<String>) {
         if !self.recovering {
             self.fault(span, message, why, help);
         }
     }
 
-    pub fn warn(&mut self, span: &Span, message: impl Into<String>, why: &str, help: Option<String>) {
-        self.push(Severity::Warning, span.clone(), message.into(), Bad { why: why.into(), help });
+    pub fn warn(&mut self, span: &SourceSpan, message: impl Into<String>, why: &str, help: Option<String>) {
+        self.push(Severity::Warning, span.clone(), message.into(), InvalidValue { why: why.into(), help });
     }
 
     /// Reports a fault in a file that the config names.
     pub fn fault_elsewhere(
         &mut self,
         severity: Severity,
-        place: Place,
+        place: Location,
         message: String,
         help: Option<String>,
     ) {
-        self.report.push(Fault { severity, place, message, label: String::new(), help });
+        self.report.push(Diagnostic { severity, place, message, label: String::new(), help });
     }
 
     /// The path of a file, relative to the config file. The file is watched from now on.
@@ -91,12 +91,12 @@ impl<'e> Reader<'e> {
         path
     }
 
-    fn refuse(&mut self, span: &Span, key: &str, bad: Bad) {
+    fn refuse(&mut self, span: &SourceSpan, key: &str, bad: InvalidValue) {
         self.push(Severity::Error, span.clone(), format!("invalid `{key}`"), bad);
     }
 
     /// The table of `section`, which may be absent.
-    pub fn scope<'t>(&mut self, parent: &Scope<'t>, section: &'static Section) -> Scope<'t> {
+    pub fn scope<'t>(&mut self, parent: &TableScope<'t>, section: &'static Section) -> TableScope<'t> {
         let key = section.name();
         let title = if parent.title.is_empty() {
             format!("[{key}]")
@@ -105,7 +105,7 @@ impl<'e> Reader<'e> {
         };
         match find(parent, key) {
             Some((_, value)) => self.table(value, section, title),
-            None => Scope { section, title, table: None, span: parent.span.clone() },
+            None => TableScope { section, title, table: None, span: parent.span.clone() },
         }
     }
 
@@ -115,7 +115,7 @@ impl<'e> Reader<'e> {
         value: &'t Spanned<DeValue<'t>>,
         section: &'static Section,
         title: String,
-    ) -> Scope<'t> {
+    ) -> TableScope<'t> {
         let span = value.span();
         let Some(table) = value.get_ref().as_table() else {
             let help = format!("write `{title}` on a line of its own, and its keys below");
@@ -126,14 +126,14 @@ impl<'e> Reader<'e> {
                 &found(value.get_ref()),
                 Some(help),
             );
-            return Scope { section, title, table: None, span };
+            return TableScope { section, title, table: None, span };
         };
-        let scope = Scope { section, title, table: Some(table), span };
+        let scope = TableScope { section, title, table: Some(table), span };
         self.unknown_keys(&scope, table);
         scope
     }
 
-    pub fn unknown_keys(&mut self, scope: &Scope<'_>, table: &DeTable<'_>) {
+    pub fn unknown_keys(&mut self, scope: &TableScope<'_>, table: &DeTable<'_>) {
         for key in table.keys() {
             let (span, key) = (key.span(), key.get_ref().as_ref());
             if scope.section.key(key).is_some() {
@@ -157,9 +157,9 @@ impl<'e> Reader<'e> {
     /// The named tables of `section` (`[upstream.a]`, `[upstream.b]`), in the order of the file.
     pub fn named<'t>(
         &mut self,
-        root: &Scope<'t>,
+        root: &TableScope<'t>,
         section: &'static Section,
-    ) -> Vec<(Located<String>, Scope<'t>)> {
+    ) -> Vec<(WithSpan<String>, TableScope<'t>)> {
         let key = section.name();
         let Some((_, group)) = find(root, key) else { return Vec::new() };
         let Some(table) = group.get_ref().as_table() else {
@@ -189,20 +189,20 @@ impl<'e> Reader<'e> {
                 }
             };
             let scope = self.table(value, section, format!("[{key}.{name}]"));
-            found.push((Located { value: name, span }, scope));
+            found.push((WithSpan { value: name, span }, scope));
         }
         found.sort_by_key(|(name, _)| name.span.start);
         found
     }
 
     /// The value of a key, if present.
-    pub fn value<'t>(&self, scope: &Scope<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+    pub fn value<'t>(&self, scope: &TableScope<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
         debug_assert!(scope.section.key(key).is_some(), "`[{}]` has no `{key}`", scope.section.path);
         find(scope, key).map(|(_, value)| value)
     }
 
     /// The most elements of a list, or tables of a kind.
-    pub fn count_max(&self, scope: &Scope<'_>, key: &str) -> usize {
+    pub fn count_max(&self, scope: &TableScope<'_>, key: &str) -> usize {
         match definition(scope, key).kind {
             ValueKind::TextList { max, .. }
             | ValueKind::TextOrList { max, .. }
@@ -214,7 +214,7 @@ impl<'e> Reader<'e> {
     }
 
     /// A string with the environment expanded.
-    pub fn expanded(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Located<String>> {
+    pub fn expanded(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<WithSpan<String>> {
         let span = value.span();
         let DeValue::String(text) = value.get_ref() else {
             let help = match value.get_ref() {
@@ -227,7 +227,7 @@ impl<'e> Reader<'e> {
             return None;
         };
         match values::expand(text, self.environment) {
-            Ok(value) => Some(Located { value, span }),
+            Ok(value) => Some(WithSpan { value, span }),
             Err(bad) => {
                 self.refuse(&span, key, bad);
                 None
@@ -235,7 +235,7 @@ impl<'e> Reader<'e> {
         }
     }
 
-    pub fn string(&mut self, scope: &Scope<'_>, key: &str) -> Option<Located<String>> {
+    pub fn string(&mut self, scope: &TableScope<'_>, key: &str) -> Option<WithSpan<String>> {
         let value = self.value(scope, key)?;
         self.expanded(value, key)
     }
@@ -243,22 +243,22 @@ impl<'e> Reader<'e> {
     /// A string that is parsed into a value.
     pub fn parsed<T>(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
         key: &str,
         parse: impl FnOnce(&str) -> Parsed<T>,
-    ) -> Option<Located<T>> {
+    ) -> Option<WithSpan<T>> {
         let text = self.string(scope, key)?;
         self.parse(text, key, parse)
     }
 
     pub fn parse<T>(
         &mut self,
-        text: Located<String>,
+        text: WithSpan<String>,
         key: &str,
         parse: impl FnOnce(&str) -> Parsed<T>,
-    ) -> Option<Located<T>> {
+    ) -> Option<WithSpan<T>> {
         match parse(&text.value) {
-            Ok(value) => Some(Located { value, span: text.span }),
+            Ok(value) => Some(WithSpan { value, span: text.span }),
             Err(bad) => {
                 self.refuse(&text.span, key, bad);
                 None
@@ -266,28 +266,28 @@ impl<'e> Reader<'e> {
         }
     }
 
-    /// As [`Reader::parsed`]; the default of the table, if the key is absent or faulty.
+    /// As [`ConfigReader::parsed`]; the default of the table, if the key is absent or faulty.
     ///
     /// `None` only if the table has no default.
     pub fn parsed_or_default<T>(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
         key: &str,
         parse: impl Fn(&str) -> Parsed<T>,
-    ) -> Option<Located<T>> {
+    ) -> Option<WithSpan<T>> {
         self.parsed(scope, key, &parse).or_else(|| {
             let value = parse(definition(scope, key).default_text()?).ok()?;
-            Some(Located { value, span: scope.span.clone() })
+            Some(WithSpan { value, span: scope.span.clone() })
         })
     }
 
     /// A string with a unit. A bare number is refused with a correction.
     fn with_unit<T>(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
         key: &str,
         parse: fn(&str) -> Parsed<T>,
-    ) -> Option<Located<T>> {
+    ) -> Option<WithSpan<T>> {
         let value = self.value(scope, key)?;
         let bare = match value.get_ref() {
             DeValue::Integer(n) => n.to_string(),
@@ -301,7 +301,7 @@ impl<'e> Reader<'e> {
         None
     }
 
-    pub fn duration(&mut self, scope: &Scope<'_>, key: &str) -> Duration {
+    pub fn duration(&mut self, scope: &TableScope<'_>, key: &str) -> Duration {
         let definition = definition(scope, key);
         let literal = |text: &str| values::duration(text).unwrap_or_default();
         let default = literal(definition.default_text().unwrap_or_default());
@@ -319,14 +319,14 @@ impl<'e> Reader<'e> {
         read.value
     }
 
-    /// As [`Reader::duration`], where 0 means "none".
-    pub fn duration_or_none(&mut self, scope: &Scope<'_>, key: &str) -> Option<Duration> {
+    /// As [`ConfigReader::duration`], where 0 means "none".
+    pub fn duration_or_none(&mut self, scope: &TableScope<'_>, key: &str) -> Option<Duration> {
         let read = self.duration(scope, key);
         (!read.is_zero()).then_some(read)
     }
 
-    /// As [`Reader::duration`], where absent and empty mean "not set".
-    pub fn duration_unless_empty(&mut self, scope: &Scope<'_>, key: &str) -> Option<Duration> {
+    /// As [`ConfigReader::duration`], where absent and empty mean "not set".
+    pub fn duration_unless_empty(&mut self, scope: &TableScope<'_>, key: &str) -> Option<Duration> {
         let empty = |value: &Spanned<DeValue<'_>>| value.get_ref().as_str() == Some("");
         if self.value(scope, key).is_none_or(empty) {
             return None;
@@ -334,7 +334,7 @@ impl<'e> Reader<'e> {
         Some(self.duration(scope, key))
     }
 
-    pub fn size(&mut self, scope: &Scope<'_>, key: &str) -> usize {
+    pub fn size(&mut self, scope: &TableScope<'_>, key: &str) -> usize {
         let definition = definition(scope, key);
         let literal = |text: &str| values::size(text).unwrap_or_default();
         let default = literal(definition.default_text().unwrap_or_default());
@@ -350,25 +350,25 @@ impl<'e> Reader<'e> {
         read.value
     }
 
-    pub fn percent(&mut self, scope: &Scope<'_>, key: &str) -> Located<Weight> {
+    pub fn percent(&mut self, scope: &TableScope<'_>, key: &str) -> WithSpan<Weight> {
         let default = definition(scope, key).default_text().and_then(|text| values::percent(text).ok());
         self.percent_or(scope, key, default.unwrap_or(Weight::ZERO))
     }
 
-    /// As [`Reader::percent`], with a default that depends on other keys.
-    pub fn percent_or(&mut self, scope: &Scope<'_>, key: &str, default: Weight) -> Located<Weight> {
+    /// As [`ConfigReader::percent`], with a default that depends on other keys.
+    pub fn percent_or(&mut self, scope: &TableScope<'_>, key: &str, default: Weight) -> WithSpan<Weight> {
         let read = self.with_unit(scope, key, values::percent);
-        read.unwrap_or_else(|| Located { value: default, span: scope.span.clone() })
+        read.unwrap_or_else(|| WithSpan { value: default, span: scope.span.clone() })
     }
 
-    pub fn percent_max(&self, scope: &Scope<'_>, key: &str) -> Weight {
+    pub fn percent_max(&self, scope: &TableScope<'_>, key: &str) -> Weight {
         match definition(scope, key).kind {
             ValueKind::Percent { max, .. } => values::percent(max).unwrap_or(Weight::FULL),
             kind => unexpected(key, kind, Weight::FULL),
         }
     }
 
-    pub fn integer(&mut self, scope: &Scope<'_>, key: &str) -> u64 {
+    pub fn integer(&mut self, scope: &TableScope<'_>, key: &str) -> u64 {
         let definition = definition(scope, key);
         let default = definition.default_text().and_then(|text| text.parse().ok()).unwrap_or_default();
         let ValueKind::Integer { min, max } = definition.kind else {
@@ -393,7 +393,7 @@ impl<'e> Reader<'e> {
     }
 
     /// A number, with or without a fraction.
-    pub fn number(&mut self, scope: &Scope<'_>, key: &str) -> f64 {
+    pub fn number(&mut self, scope: &TableScope<'_>, key: &str) -> f64 {
         let definition = definition(scope, key);
         let shown = match (definition.default, definition.example) {
             (DefaultValue::Value(text), _) => text,
@@ -427,17 +427,17 @@ impl<'e> Reader<'e> {
         }
     }
 
-    pub fn boolean(&mut self, scope: &Scope<'_>, key: &str) -> bool {
+    pub fn boolean(&mut self, scope: &TableScope<'_>, key: &str) -> bool {
         let read = self.stated_boolean(scope, key);
         read.map_or(definition(scope, key).default_text() == Some("true"), |read| read.value)
     }
 
-    /// As [`Reader::boolean`]; `None` if the file does not state it.
-    pub fn stated_boolean(&mut self, scope: &Scope<'_>, key: &str) -> Option<Located<bool>> {
+    /// As [`ConfigReader::boolean`]; `None` if the file does not state it.
+    pub fn stated_boolean(&mut self, scope: &TableScope<'_>, key: &str) -> Option<WithSpan<bool>> {
         let value = self.value(scope, key)?;
         let span = value.span();
         match value.get_ref() {
-            DeValue::Boolean(b) => Some(Located { value: *b, span }),
+            DeValue::Boolean(b) => Some(WithSpan { value: *b, span }),
             other => {
                 let help = format!("write `{key} = true` or `{key} = false`");
                 self.fault(&span, format!("`{key}` is neither true nor false"), &found(other), Some(help));
@@ -447,7 +447,7 @@ impl<'e> Reader<'e> {
     }
 
     /// One of the words of `set`.
-    pub fn choice<T: Copy>(&mut self, scope: &Scope<'_>, key: &str, set: &ChoiceSet<T>) -> T {
+    pub fn choice<T: Copy>(&mut self, scope: &TableScope<'_>, key: &str, set: &ChoiceSet<T>) -> T {
         let default = definition(scope, key).default_text().and_then(|word| set.value(word));
         let default = default.unwrap_or(set.values[0]);
         let Some(text) = self.string(scope, key) else { return default };
@@ -466,11 +466,16 @@ impl<'e> Reader<'e> {
     /// The elements of an array, as many as the table allows.
     ///
     /// A single value without brackets is reported as such.
-    pub fn array<'t>(&mut self, scope: &Scope<'t>, key: &str) -> Vec<&'t Spanned<DeValue<'t>>> {
+    pub fn array<'t>(&mut self, scope: &TableScope<'t>, key: &str) -> Vec<&'t Spanned<DeValue<'t>>> {
         self.array_up_to(scope, key, self.count_max(scope, key))
     }
 
-    fn array_up_to<'t>(&mut self, scope: &Scope<'t>, key: &str, max: usize) -> Vec<&'t Spanned<DeValue<'t>>> {
+    fn array_up_to<'t>(
+        &mut self,
+        scope: &TableScope<'t>,
+        key: &str,
+        max: usize,
+    ) -> Vec<&'t Spanned<DeValue<'t>>> {
         let Some(value) = self.value(scope, key) else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
             let source = self.source.clone();
@@ -488,26 +493,26 @@ impl<'e> Reader<'e> {
     /// An array of strings that are parsed into values; the default of the table if it is absent.
     pub fn list<T>(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
         key: &str,
         parse: impl Fn(&str) -> Parsed<T>,
-    ) -> Vec<Located<T>> {
+    ) -> Vec<WithSpan<T>> {
         if self.value(scope, key).is_some() {
             return self.list_up_to(scope, key, self.count_max(scope, key), parse);
         }
         let default = definition(scope, key).default_list();
         let values = default.iter().filter_map(|text| parse(text).ok());
-        values.map(|value| Located { value, span: scope.span.clone() }).collect()
+        values.map(|value| WithSpan { value, span: scope.span.clone() }).collect()
     }
 
-    /// As [`Reader::list`], with a length that another check limits further.
+    /// As [`ConfigReader::list`], with a length that another check limits further.
     pub fn list_up_to<T>(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &TableScope<'_>,
         key: &str,
         max: usize,
         parse: impl Fn(&str) -> Parsed<T>,
-    ) -> Vec<Located<T>> {
+    ) -> Vec<WithSpan<T>> {
         let mut list = Vec::new();
         for element in self.array_up_to(scope, key, max) {
             let text = self.expanded(element, key);
@@ -522,7 +527,7 @@ impl<'e> Reader<'e> {
 }
 
 /// The definition of a key that a reader asks for.
-fn definition(scope: &Scope<'_>, key: &str) -> &'static ConfigKey {
+fn definition(scope: &TableScope<'_>, key: &str) -> &'static ConfigKey {
     let found = scope.section.key(key);
     debug_assert!(found.is_some(), "`[{}]` has no `{key}`", scope.section.path);
     found.unwrap_or(&keys::UNDEFINED)
@@ -535,7 +540,7 @@ fn unexpected<T>(key: &str, kind: ValueKind, fallback: T) -> T {
 }
 
 pub fn find<'t>(
-    scope: &Scope<'t>,
+    scope: &TableScope<'t>,
     key: &str,
 ) -> Option<(&'t Spanned<toml::de::DeString<'t>>, &'t Spanned<DeValue<'t>>)> {
     scope.table?.get_key_value(key)

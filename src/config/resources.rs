@@ -7,7 +7,7 @@
 use super::alerts::address;
 use super::keys::choices::ON_RESOURCE;
 use super::keys::{release, service};
-use super::reader::{Reader, Scope, found};
+use super::reader::{ConfigReader, TableScope, found};
 use super::values;
 use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
 use crate::domain::resource::Limits;
@@ -18,7 +18,7 @@ use toml::de::DeValue;
 const QUERY_BYTES_MAX: usize = 4096;
 
 /// The sources of an upstream's resource metrics.
-pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
+pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<Page> {
     let s = r.scope(upstream, &service::SCRAPES);
     if s.table.is_none() {
         return vec![];
@@ -55,7 +55,11 @@ pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
 }
 
 /// `arms`: stable and new, if known.
-pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Vec<Resource> {
+pub fn resources(
+    r: &mut ConfigReader<'_>,
+    release: &TableScope<'_>,
+    arms: [Option<&Upstream>; 2],
+) -> Vec<Resource> {
     let Some(value) = r.value(release, "resource") else { return vec![] };
     let title = format!("[{}]", release.title.replace(']', ".resource]"));
     let Some(array) = value.get_ref().as_array() else {
@@ -82,7 +86,7 @@ pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstrea
     made
 }
 
-fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
+fn resource(r: &mut ConfigReader<'_>, s: &TableScope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
     s.table?;
     let name = r.parsed(s, "name", values::name);
     if r.value(s, "name").is_none() {
@@ -112,8 +116,8 @@ fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> 
     Some(Resource { name: name?.value.into(), source: source?, limits, on })
 }
 
-fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
-    let there = |r: &Reader<'_>, key: &str| r.value(s, key).is_some();
+fn limits(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Limits {
+    let there = |r: &ConfigReader<'_>, key: &str| r.value(s, key).is_some();
     let [has_ceiling, has_times] = ["ceiling", "times_stable_max"].map(|key| there(r, key));
     let ceiling = r.number(s, "ceiling");
     let times = r.number(s, "times_stable_max");
@@ -133,8 +137,8 @@ fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
 }
 
 fn scraped(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     compared: bool,
     arms: [Option<&Upstream>; 2],
 ) -> Option<ResourceSource> {
@@ -168,7 +172,7 @@ fn scraped(
     Some(ResourceSource::Scraped(read.value))
 }
 
-fn asked(r: &mut Reader<'_>, s: &Scope<'_>) -> Option<ResourceSource> {
+fn asked(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Option<ResourceSource> {
     let base = r.parsed(s, "prometheus", address);
     let mut query = |key: &str| {
         if r.value(s, key).is_none() {

@@ -6,7 +6,7 @@ use super::keys::choices::{
     CERTIFICATE_NAME, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
 };
 use super::keys::{ConfigKey, server, service};
-use super::reader::{Reader, Scope, Span, found};
+use super::reader::{ConfigReader, SourceSpan, TableScope, found};
 use super::values;
 use crate::domain::plan::{
     Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, State,
@@ -21,12 +21,12 @@ use toml::de::{DeTable, DeValue};
 const UNKNOWN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The places of the addresses, for faults of other sections.
-pub struct Places {
-    pub admin: Span,
-    pub https: Option<Span>,
+pub struct ListenSpans {
+    pub admin: SourceSpan,
+    pub https: Option<SourceSpan>,
 }
 
-pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
+pub fn listen(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> (Listen, ListenSpans) {
     let scope = r.scope(root, &server::LISTEN);
     let http = r.parsed_or_default(&scope, "http", values::address);
     let https = r.parsed(&scope, "https", values::address);
@@ -77,10 +77,10 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
             Some("name the networks of your own proxies".into()),
         );
     }
-    (listen, Places { admin: admin_span, https: https.map(|a| a.span) })
+    (listen, ListenSpans { admin: admin_span, https: https.map(|a| a.span) })
 }
 
-pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> {
+pub fn networks(r: &mut ConfigReader<'_>, scope: &TableScope<'_>, key: &str) -> Vec<IpNet> {
     let list = r.list(scope, key, values::network);
     for net in list.iter().filter(|n| n.value.1) {
         let help = Some(format!("write `\"{}\"`", net.value.0));
@@ -89,7 +89,12 @@ pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> 
     list.into_iter().map(|n| n.value.0).collect()
 }
 
-pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: Span) -> Admin {
+pub fn admin(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    listen: &Listen,
+    admin_span: SourceSpan,
+) -> Admin {
     let scope = r.scope(root, &server::ADMIN);
     let token_file = file(r, &scope, "token_file");
     // A value that is not a file name has been reported already.
@@ -133,7 +138,11 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
 }
 
 /// The file that a key names. `""` means none.
-pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::path::PathBuf, Span)> {
+pub fn file(
+    r: &mut ConfigReader<'_>,
+    scope: &TableScope<'_>,
+    key: &str,
+) -> Option<(std::path::PathBuf, SourceSpan)> {
     let text = r.string(scope, key)?;
     if text.value.is_empty() {
         return None;
@@ -146,7 +155,7 @@ pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::pa
 }
 
 /// `mutual`: clients show a certificate.
-pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity {
+pub fn identity(r: &mut ConfigReader<'_>, root: &TableScope<'_>, mutual: bool) -> Identity {
     let scope = r.scope(root, &server::IDENTITY);
     let normalise = r.choice(&scope, "normalise", &NORMALISE);
     let max_bytes = r.integer(&scope, "max_bytes") as usize;
@@ -184,7 +193,7 @@ pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity 
     Identity { from, normalise, max_bytes }
 }
 
-fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
+fn source<'t>(r: &mut ConfigReader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
     let scope = r.table(element, &server::IDENTITY_SOURCE, "an element of `from`".into());
     let table = scope.table?;
     let kinds: Vec<&str> = scope.section.names().filter(|k| table.contains_key(*k)).collect();
@@ -214,7 +223,7 @@ fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<I
     }
 }
 
-fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
+fn jwt(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<JwtSource> {
     let value = r.value(parent, "jwt")?;
     let scope = r.table(value, &server::JWT, "`jwt`".into());
     scope.table?;
@@ -254,7 +263,7 @@ fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
     Some(JwtSource { header: header?, claim: claim?, trust: trust? })
 }
 
-pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
+pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Limits {
     let scope = r.scope(root, &server::LIMITS);
     let limits = Limits {
         header_bytes: r.size(&scope, "header_bytes"),
@@ -280,7 +289,7 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
 }
 
 /// `websocket_grace` is the earlier name of `stream_grace`.
-fn stream_grace(r: &mut Reader<'_>, scope: &Scope<'_>) -> Duration {
+fn stream_grace(r: &mut ConfigReader<'_>, scope: &TableScope<'_>) -> Duration {
     const NAMES: [&str; 2] = ["stream_grace", "websocket_grace"];
     let [now, earlier] = NAMES.map(|name| r.value(scope, name).map(Spanned::span));
     if let (Some(_), Some(span)) = (&now, &earlier) {
@@ -291,7 +300,7 @@ fn stream_grace(r: &mut Reader<'_>, scope: &Scope<'_>) -> Duration {
     r.duration(scope, name)
 }
 
-pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
+pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> State {
     let scope = r.scope(root, &server::STATE);
     let directory = r.parsed_or_default(&scope, "directory", |text| {
         if text.is_empty() || text.contains('\0') {
@@ -308,7 +317,7 @@ pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
     }
 }
 
-pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
+pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Log {
     let scope = r.scope(root, &server::LOG);
     let format = r.choice(&scope, "format", &LOG_FORMAT);
     let sample = r.percent(&scope, "sample").value;
@@ -319,7 +328,7 @@ pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
 }
 
 /// A table with `path` and `interval`.
-pub fn health(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<Health> {
+pub fn health(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<Health> {
     let value = r.value(parent, "health")?;
     let help = || Some("write `health = { path = \"/healthz\", interval = \"2s\" }`".to_string());
     if let DeValue::String(_) = value.get_ref() {
@@ -337,7 +346,10 @@ pub fn health(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<Health> {
 }
 
 /// A table with `name` and `equals`.
-pub fn header_match(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<crate::domain::segment::HeaderMatch> {
+pub fn header_match(
+    r: &mut ConfigReader<'_>,
+    parent: &TableScope<'_>,
+) -> Option<crate::domain::segment::HeaderMatch> {
     let value = r.value(parent, "header")?;
     if let DeValue::String(_) = value.get_ref() {
         let help = "write `header = { name = \"x-plan\", equals = \"internal\" }`";

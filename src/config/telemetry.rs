@@ -6,19 +6,19 @@
 use super::alerts::address;
 use super::keys::choices::DETAIL;
 use super::keys::server;
-use super::reader::{Reader, Scope};
+use super::reader::{ConfigReader, TableScope};
 use crate::domain::plan::{Detail, Scheme, Traces};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
 const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 
-pub fn metrics(r: &mut Reader<'_>, root: &Scope<'_>) -> Detail {
+pub fn metrics(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Detail {
     let scope = r.scope(root, &server::METRICS);
     r.choice(&scope, "detail", &DETAIL)
 }
 
-pub fn traces(r: &mut Reader<'_>, root: &Scope<'_>) -> Option<Traces> {
+pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Traces> {
     let scope = r.scope(root, &server::TRACES);
     scope.table?;
     let sample = r.percent(&scope, "sample").value;

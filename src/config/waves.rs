@@ -3,10 +3,10 @@
 //! Invariants of the result: names are unique; from wave to wave segments only join, and the weight
 //! never decreases.
 
-use super::entities::{Entry, lookup};
+use super::entities::{NamedEntity, lookup};
 use super::keys::choices::OPEN;
 use super::keys::release::WAVE;
-use super::reader::{Located, Reader, Scope, Span, found};
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, found};
 use super::values::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
@@ -16,21 +16,21 @@ use std::sync::Arc;
 use toml::Spanned;
 
 #[derive(Default)]
-pub struct Waves {
+pub struct WavePlan {
     pub waves: Vec<Wave>,
     /// In the order in which they join, each once.
-    pub segments: Vec<(Arc<Segment>, Span)>,
+    pub segments: Vec<(Arc<Segment>, SourceSpan)>,
     pub open_hours: Option<OpenHours>,
 }
 
 pub fn waves(
-    r: &mut Reader<'_>,
-    release: &Scope<'_>,
-    segments: &[Entry<Arc<Segment>>],
-    holdback: &Located<Weight>,
-) -> Waves {
+    r: &mut ConfigReader<'_>,
+    release: &TableScope<'_>,
+    segments: &[NamedEntity<Arc<Segment>>],
+    holdback: &WithSpan<Weight>,
+) -> WavePlan {
     let open_hours = r.parsed(release, "open_hours", hours);
-    let mut plan = Waves::default();
+    let mut plan = WavePlan::default();
     let Some(value) = r.value(release, "wave") else {
         if let Some(hours) = open_hours {
             let help = "remove it, or write the plan as `[[release.NAME.wave]]`";
@@ -91,12 +91,12 @@ pub fn waves(
 }
 
 fn wave(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     position: usize,
     reach: &mut Reach,
-    segments: &[Entry<Arc<Segment>>],
-    joined: &mut Vec<(Arc<Segment>, Span)>,
+    segments: &[NamedEntity<Arc<Segment>>],
+    joined: &mut Vec<(Arc<Segment>, SourceSpan)>,
 ) -> Wave {
     let before = *reach;
     let given = r.value(s, "weight").is_some();
@@ -169,7 +169,7 @@ fn hours(text: &str) -> values::Parsed<OpenHours> {
                 "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`"
             }
         };
-        values::Bad { why: error.to_string(), help: Some(help.into()) }
+        values::InvalidValue { why: error.to_string(), help: Some(help.into()) }
     })
 }
 
@@ -196,7 +196,7 @@ stable = "v1"
 new = "v2"
 "#;
 
-    fn check(release: &str) -> Result<crate::config::Checked, Vec<String>> {
+    fn check(release: &str) -> Result<crate::config::CheckedConfig, Vec<String>> {
         let text = format!("{BASE}{release}");
         crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|report| report.lines())
     }

@@ -1,6 +1,6 @@
 //! Deliberately damaged files: the config, and the files that it names.
 
-use super::diagnostics::Place;
+use super::diagnostics::Location;
 use super::*;
 use crate::domain::plan::{IdentitySource, JwtTrust};
 use crate::mutate::{cases, damaged};
@@ -99,7 +99,7 @@ proptest! {
             }
         };
         for fault in report.faults() {
-            let Place::Shown { source, span } = &fault.place else { continue };
+            let Location::Shown { source, span } = &fault.place else { continue };
             prop_assert!(span.start <= span.end && span.end <= source.text.len(), "{span:?} of {}", source.text.len());
             prop_assert!(source.text.is_char_boundary(span.start) && source.text.is_char_boundary(span.end), "{span:?}");
             for word in [&fault.message, &fault.label].into_iter().chain(&fault.help) {
