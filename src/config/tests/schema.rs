@@ -39,7 +39,7 @@ pub fn check(text: &str) -> Result<(), String> {
 
 impl Validator {
     fn check(&self, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
-        let fail = |keyword: &str| Err(format!("{path}: {value} against {keyword} of {schema}"));
+        let fail = |keyword: &str| Err(format!("`{path}` is against {keyword}"));
         let branches = |list: &Value| {
             let branches = list.as_array().unwrap().iter();
             branches.filter(|branch| self.check(branch, value, path).is_ok()).count()
