@@ -16,7 +16,7 @@ use self::control::Control;
 use self::start::{Addresses, ConfigFile, Descriptors, Edits, Sockets, shared_state};
 use self::state::{Disk, OpenedState, tell_lost};
 use crate::admin::room::Capacity;
-use crate::config::{self, Report};
+use crate::config::{self, Diagnostics};
 use crate::domain::plan::OnStateFailure;
 use crate::live::apply::{Live, Phase};
 use crate::live::keeper::{self, Shelf};
@@ -50,7 +50,7 @@ const ASKS_MAX: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{}", .0.render(config::Color::Plain))]
-    Config(Report),
+    Config(Diagnostics),
     #[error(transparent)]
     State(#[from] StateError),
     #[error("the state directory cannot be used, and [state] on_failure is \"refuse\": {0}")]

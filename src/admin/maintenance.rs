@@ -6,7 +6,7 @@
 use super::auth::{Actor, refuse};
 use super::dto::MaintenanceRequest;
 use super::routes::{answered, too_long};
-use crate::config::value;
+use crate::config::values;
 use crate::domain::maintenance::{MaintenanceError, check_change, check_length};
 use crate::live::apply::{Live, Origin};
 use axum::extract::rejection::JsonRejection;
@@ -76,8 +76,8 @@ pub enum LengthError {
     NotAllowed(#[from] MaintenanceError),
 }
 
-impl From<value::Bad> for LengthError {
-    fn from(value::Bad { why, help }: value::Bad) -> Self {
+impl From<values::InvalidValue> for LengthError {
+    fn from(values::InvalidValue { why, help }: values::InvalidValue) -> Self {
         LengthError::NoDuration { why, help }
     }
 }
@@ -100,7 +100,7 @@ fn asked(request: &MaintenanceRequest) -> Result<Asked<'_>, BodyError> {
 /// # Errors
 /// It is not a length, or not one that a maintenance may have.
 pub fn length_of(text: &str) -> Result<Duration, LengthError> {
-    Ok(check_length(value::duration(text)?)?)
+    Ok(check_length(values::duration(text)?)?)
 }
 
 #[cfg(test)]

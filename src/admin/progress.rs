@@ -4,7 +4,7 @@
 //! omitted.
 
 use super::dto;
-use crate::config::Standing;
+use crate::config::ReleaseStanding;
 use crate::domain::decide::Arm;
 use crate::domain::gate::{self, Traffic};
 use crate::domain::plan::{Resource, ResourceSource};
@@ -166,7 +166,11 @@ fn slowest(gates: &[gate::Gate]) -> Option<String> {
 }
 
 /// The state of a release, for a client that compares files; and the figures of its service.
-pub fn standing(of: &Standing, traffic: Option<Traffic>, service: Option<dto::Service>) -> dto::Standing {
+pub fn standing(
+    of: &ReleaseStanding,
+    traffic: Option<Traffic>,
+    service: Option<dto::Service>,
+) -> dto::Standing {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
     // Evidence is long, and the client does not use it.

@@ -6,7 +6,8 @@
 use crate::admin::room::Capacity;
 use crate::app::StartError;
 use crate::app::state::Disk;
-use crate::config::{self, Checked, watch::Change, watch::Watcher};
+use crate::config::watcher::{FileChange, Watcher};
+use crate::config::{self, CheckedConfig};
 use crate::domain::plan::{Listen, Plan};
 use crate::live::apply::{Live, Source};
 use crate::live::clock;
@@ -32,7 +33,7 @@ const DESCRIPTORS_WORKER: usize = 6;
 
 /// The config file as checked, and its later edits.
 pub(super) struct ConfigFile {
-    pub checked: Checked,
+    pub checked: CheckedConfig,
     pub source: Source,
     pub edits: Edits,
 }
@@ -41,7 +42,7 @@ pub(super) struct ConfigFile {
 pub(super) struct Edits {
     pub path: PathBuf,
     pub watcher: Watcher,
-    pub changes: tokio::sync::mpsc::Receiver<Change>,
+    pub changes: tokio::sync::mpsc::Receiver<FileChange>,
 }
 
 impl ConfigFile {
@@ -59,7 +60,7 @@ impl ConfigFile {
     }
 }
 
-pub(super) fn source(path: &Path, checked: &config::Checked) -> Source {
+pub(super) fn source(path: &Path, checked: &config::CheckedConfig) -> Source {
     Source {
         path: path.to_owned(),
         text: checked.text.clone(),
@@ -137,7 +138,7 @@ impl Sockets {
 
 /// The state shared by all threads: the config in force over the state that was found.
 pub(super) fn shared_state(
-    (checked, source): (Checked, Source),
+    (checked, source): (CheckedConfig, Source),
     (found, disk): (Found, &Disk),
     key: StateKey,
     descriptors: &Descriptors,

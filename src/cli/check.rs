@@ -11,9 +11,10 @@ mod sentences;
 use super::EXIT_INVALID_CONFIG;
 use super::text::Colour;
 use crate::admin::dto::{self, Running};
-use crate::config::compare::too_short;
+use crate::config::diff::too_short;
 use crate::config::{
-    Checked, Color, Fault, Finding, FindingKind, Report, Severity, Standing, Standings, compare, load, parse,
+    CheckedConfig, Color, Diagnostic, Diagnostics, PlanFinding, PlanFindingKind, ReleaseStanding, Severity,
+    Standings, compare, load, parse,
 };
 use crate::domain::cohort::Weight;
 use crate::domain::gate::Traffic;
@@ -118,7 +119,7 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
     let mut refused = false;
     let changes = running.map(|running| {
         let (lines, findings) = differences(running, file, &checked);
-        refused = findings.iter().any(|f| f.kind == FindingKind::Refused);
+        refused = findings.iter().any(|f| f.kind == PlanFindingKind::Refused);
         summary.push_str(&lines);
         if refused {
             summary.push_str(&way_out(running));
@@ -126,7 +127,7 @@ fn examine(file: &Path, running: Option<&Running>, color: Color) -> Told {
         findings
     });
     let changes = changes.map(|findings| {
-        let change = |f: Finding| JsonChange { kind: word(f.kind), message: f.message };
+        let change = |f: PlanFinding| JsonChange { kind: word(f.kind), message: f.message };
         findings.into_iter().map(change).collect()
     });
     let json = Json { file: shown, ok: !refused, faults: faults(&checked.warnings), changes, releases };
@@ -139,7 +140,7 @@ fn way_out(running: &Running) -> String {
     occupied.map(|(name, _)| format!("to take users out now: grayling rollback {name}\n")).collect()
 }
 
-fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Vec<Finding>) {
+fn differences(running: &Running, file: &Path, checked: &CheckedConfig) -> (String, Vec<PlanFinding>) {
     // Parsed as if it stood in the place of the checked file, which will replace it. Otherwise
     // every relative name would differ.
     let before = match parse(&running.text, file) {
@@ -150,13 +151,16 @@ fn differences(running: &Running, file: &Path, checked: &Checked) -> (String, Ve
                 "the running config cannot be read on this machine, so nothing is compared: {}",
                 report.lines().join("; ")
             );
-            return (format!("warning: {message}\n"), vec![Finding { kind: FindingKind::Warning, message }]);
+            return (
+                format!("warning: {message}\n"),
+                vec![PlanFinding { kind: PlanFindingKind::Warning, message }],
+            );
         }
     };
     let mut findings = compare(&before.plan, &checked.plan, &standings(running));
     if knows_more(running) {
         let message = "the proxy is of another version: whether something holds a release is not known here; see: grayling status";
-        findings.insert(0, Finding { kind: FindingKind::Warning, message: message.to_owned() });
+        findings.insert(0, PlanFinding { kind: PlanFindingKind::Warning, message: message.to_owned() });
     }
     let mut told = match findings.is_empty() {
         true => "nothing would change\n".to_owned(),
@@ -188,7 +192,7 @@ fn standings(running: &Running) -> Standings {
             entry: 0,
         });
         let memory = state::memory_of_json(&s.memory);
-        Standing {
+        ReleaseStanding {
             memory: memory.unwrap_or_else(|| Memory { progress, ..Memory::default() }),
             reach: reach(s.weight, s.segments),
             version: version::Standing {
@@ -211,11 +215,11 @@ fn knows_more(running: &Running) -> bool {
     running.releases.values().any(|s| !s.memory.is_null() && state::memory_of_json(&s.memory).is_none())
 }
 
-fn word(kind: FindingKind) -> &'static str {
+fn word(kind: PlanFindingKind) -> &'static str {
     match kind {
-        FindingKind::Refused => "refused",
-        FindingKind::Warning => "warning",
-        FindingKind::Note => "note",
+        PlanFindingKind::Refused => "refused",
+        PlanFindingKind::Warning => "warning",
+        PlanFindingKind::Note => "note",
     }
 }
 
@@ -230,14 +234,14 @@ fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-fn counted(report: &Report) -> String {
+fn counted(report: &Diagnostics) -> String {
     match report.warnings() {
         0 => count(report.errors(), "error"),
         n => format!("{}, {}", count(report.errors(), "error"), count(n, "warning")),
     }
 }
 
-fn described(checked: &Checked) -> String {
+fn described(checked: &CheckedConfig) -> String {
     let plan = &checked.plan;
     let mut text =
         format!("ok, {}, {}", count(plan.releases.len(), "release"), count(plan.routes.len(), "route"));
@@ -264,8 +268,8 @@ fn first_start(plan: &Plan) -> String {
     )
 }
 
-fn faults(report: &Report) -> Vec<JsonFault> {
-    let fault = |f: &Fault| {
+fn faults(report: &Diagnostics) -> Vec<JsonFault> {
+    let fault = |f: &Diagnostic| {
         let (line, column) = f.position();
         JsonFault {
             severity: match f.severity {

@@ -3,39 +3,39 @@
 //! Invariants: secrets (the address of a Slack webhook, the key of a signature) are in files of
 //! their own, and no fault shows them.
 
-use super::outside::{at_line, secret};
-use super::read::{Located, Reader, Scope, Span};
+use super::files::{at_line, secret};
+use super::keys::server::ALERT;
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan};
 use super::sections::file;
-use super::value::{self, Parsed, bad, bad_help};
+use super::values::{self, Parsed, bad, bad_help};
 use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;
 
-/// Each receiver is a metric label and a task.
-const RECEIVERS_MAX: usize = 16;
 /// Two at a time during a rotation. A few more do no harm.
 const SECRETS_MAX: usize = 4;
 const KINDS: [&str; 3] = ["alertmanager", "slack_file", "webhook"];
 
-pub fn receivers(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Receiver> {
+pub fn receivers(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<Receiver> {
     let mut receivers = vec![];
     let mut spans = vec![];
-    for (name, s) in r.named(root, "alert", "alert.*") {
+    for (name, s) in r.named(root, &ALERT) {
         spans.push(name.span.clone());
         receivers.extend(receiver(r, name, &s));
     }
-    if let Some(span) = spans.get(RECEIVERS_MAX) {
-        r.fault(span, format!("more than {RECEIVERS_MAX} alert receivers"), "", None);
+    let max = r.count_max(root, "alert");
+    if let Some(span) = spans.get(max) {
+        r.fault(span, format!("more than {max} alert receivers"), "", None);
     }
     receivers
 }
 
-fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<Receiver> {
+fn receiver(r: &mut ConfigReader<'_>, name: WithSpan<String>, s: &TableScope<'_>) -> Option<Receiver> {
     s.table?;
     let given: Vec<&str> = KINDS.into_iter().filter(|key| r.value(s, key).is_some()).collect();
     let secret = file(r, s, "secret_file");
     let repeat = r.value(s, "repeat").map(toml::Spanned::span);
-    let repeats = r.duration(s, "repeat", "30s", "1s"..="10m");
+    let repeats = r.duration(s, "repeat");
     let (kind, address) = match given[..] {
         [] => {
             let why = "nobody would be told";
@@ -54,12 +54,12 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
             let path = format!("{}/api/v2/alerts", base.value.path.trim_end_matches('/'));
             (
                 ReceiverKind::Alertmanager { repeat: repeats },
-                Located { value: Address { path, ..base.value }, span: base.span },
+                WithSpan { value: Address { path, ..base.value }, span: base.span },
             )
         }
         ["slack_file"] => {
             let (path, span) = file(r, s, "slack_file")?;
-            (ReceiverKind::Slack, Located { value: slack(r, &path, &span)?, span })
+            (ReceiverKind::Slack, WithSpan { value: slack(r, &path, &span)?, span })
         }
         _ => {
             let address = r.parsed(s, "webhook", address)?;
@@ -87,7 +87,7 @@ fn receiver(r: &mut Reader<'_>, name: Located<String>, s: &Scope<'_>) -> Option<
         Scheme::Http => None,
         Scheme::Https => Some(super::tls::by_the_system(r, &address.span)?),
     };
-    let stuck_after = r.duration(s, "stuck_after", "2h", "1s"..="720h");
+    let stuck_after = r.duration(s, "stuck_after");
     Some(Receiver { name: name.value, kind, address: address.value, tls, stuck_after })
 }
 
@@ -103,7 +103,7 @@ pub(super) fn address(text: &str) -> Parsed<Address> {
     if rest[..end].contains('@') {
         return bad_help("an address has no user name or password", "secrets do not belong into this file");
     }
-    let server = value::server(&format!("{scheme}://{}", &rest[..end]))?;
+    let server = values::server(&format!("{scheme}://{}", &rest[..end]))?;
     let path =
         if rest[end..].starts_with('/') { rest[end..].to_owned() } else { format!("/{}", &rest[end..]) };
     if path.parse::<http::uri::PathAndQuery>().is_err() {
@@ -113,7 +113,7 @@ pub(super) fn address(text: &str) -> Parsed<Address> {
 }
 
 /// The first line is the address of an incoming webhook.
-fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
+fn slack(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Address> {
     let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let line = text.lines().next().unwrap_or_default().trim();
@@ -127,7 +127,7 @@ fn slack(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Address> {
 }
 
 /// Lines `whsec_BASE64`, as in Standard Webhooks: each call is signed with each secret.
-fn secrets(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<Vec<u8>>> {
+fn secrets(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Vec<Vec<u8>>> {
     let bytes = secret(r, path, span)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut secrets = vec![];

@@ -3,9 +3,9 @@
 //! Invariants: an error anywhere means no Plan; warnings never do. `files` is complete even for a
 //! faulty file, so that the repair of a named file is noticed.
 
-use super::read::{Reader, Scope};
-use super::report::{FAULTS_MAX, Fault, Place, Report, Severity, Source};
-use super::{alerts, named, sections, telemetry, tls};
+use super::diagnostics::{Diagnostic, Diagnostics, FAULTS_MAX, Location, Severity, SourceText};
+use super::reader::{ConfigReader, TableScope};
+use super::{alerts, entities, sections, telemetry, tls};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
@@ -20,9 +20,9 @@ const NOT_TOML: &str = "this is not TOML";
 
 /// A file without faults.
 #[derive(Debug)]
-pub struct Checked {
+pub struct CheckedConfig {
     pub plan: Plan,
-    pub warnings: Report,
+    pub warnings: Diagnostics,
     /// All files that were read, the config first. They are to be watched.
     pub files: Vec<PathBuf>,
     /// Of the text, in hexadecimal digits.
@@ -32,37 +32,37 @@ pub struct Checked {
 
 /// The result of reading a file.
 #[derive(Debug)]
-pub struct Loaded {
-    pub result: Result<Checked, Report>,
+pub struct LoadedConfig {
+    pub result: Result<CheckedConfig, Diagnostics>,
     /// The files to be watched, also if the result is an error.
     pub files: Vec<PathBuf>,
 }
 
 /// Reads and checks the file at `path`.
-pub fn load(path: &Path) -> Loaded {
+pub fn load(path: &Path) -> LoadedConfig {
     match read(path) {
         Ok(text) => {
             let (result, files) = examine(&text, path, &|name| std::env::var(name).ok());
-            Loaded { result, files }
+            LoadedConfig { result, files }
         }
         Err(fault) => {
-            let mut report = Report::default();
+            let mut report = Diagnostics::default();
             report.push(*fault);
-            Loaded { result: Err(report), files: vec![path.to_path_buf()] }
+            LoadedConfig { result: Err(report), files: vec![path.to_path_buf()] }
         }
     }
 }
 
 /// Checks a text as the contents of the file `origin`.
-pub fn parse(text: &str, origin: &Path) -> Result<Checked, Report> {
+pub fn parse(text: &str, origin: &Path) -> Result<CheckedConfig, Diagnostics> {
     examine(text, origin, &|name| std::env::var(name).ok()).0
 }
 
-fn read(path: &Path) -> Result<String, Box<Fault>> {
+fn read(path: &Path) -> Result<String, Box<Diagnostic>> {
     let fault = |message: String, help: Option<&str>| {
-        Box::new(Fault {
+        Box::new(Diagnostic {
             severity: Severity::Error,
-            place: Place::Named { path: path.display().to_string(), line: 0 },
+            place: Location::Named { path: path.display().to_string(), line: 0 },
             message,
             label: String::new(),
             help: help.map(str::to_string),
@@ -94,7 +94,7 @@ fn read(path: &Path) -> Result<String, Box<Fault>> {
         let at = e.utf8_error().valid_up_to();
         let line = e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
         let mut f = fault(format!("byte {at} is not UTF-8"), Some("save the file as UTF-8"));
-        f.place = Place::Named { path: path.display().to_string(), line };
+        f.place = Location::Named { path: path.display().to_string(), line };
         f
     })
 }
@@ -103,22 +103,22 @@ pub(super) fn examine(
     text: &str,
     origin: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> (Result<Checked, Report>, Vec<PathBuf>) {
-    let source = Source { path: origin.display().to_string(), text: text.to_string(), line_first: 1 };
+) -> (Result<CheckedConfig, Diagnostics>, Vec<PathBuf>) {
+    let source = SourceText { path: origin.display().to_string(), text: text.to_string(), line_first: 1 };
     let base = match origin.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
     };
-    let mut reader = Reader {
+    let mut reader = ConfigReader {
         source: Arc::new(source),
-        report: Report::default(),
+        report: Diagnostics::default(),
         environment,
         base: std::path::absolute(&base).unwrap_or(base),
         files: BTreeSet::new(),
         recovering: false,
     };
     let plan = if text.trim_start_matches('\u{feff}').trim().is_empty() {
-        let place = Place::Named { path: reader.source.path.clone(), line: 0 };
+        let place = Location::Named { path: reader.source.path.clone(), line: 0 };
         let help = Some("`grayling init > FILE` writes one to start from".to_string());
         reader.fault_elsewhere(Severity::Error, place, "the config file is empty".into(), help);
         None
@@ -129,7 +129,7 @@ pub(super) fn examine(
     let mut files = vec![origin.to_path_buf()];
     files.extend(reader.files);
     let result = match plan {
-        Some(plan) if reader.report.errors() == 0 => Ok(Checked {
+        Some(plan) if reader.report.errors() == 0 => Ok(CheckedConfig {
             plan,
             warnings: reader.report,
             files: files.clone(),
@@ -141,7 +141,7 @@ pub(super) fn examine(
     (result, files)
 }
 
-fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
+fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Plan> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
     let first = syntax.iter().find_map(toml::de::Error::span).map(|span| span.start);
@@ -159,24 +159,29 @@ fn plan(reader: &mut Reader<'_>, text: &str) -> Option<Plan> {
         }
     }
     reader.recovering = !syntax.is_empty();
-    let scope = Scope { section: "", title: String::new(), table: Some(root.get_ref()), span: 0..0 };
+    let scope = TableScope {
+        section: &super::keys::FILE,
+        title: String::new(),
+        table: Some(root.get_ref()),
+        span: 0..0,
+    };
     reader.unknown_keys(&scope, root.get_ref());
     let plan = sections(reader, &scope);
     // The recovery from a broken line may cause faults that are not the user's.
     let mut seen = BTreeSet::new();
     reader.report.retain(|fault| match &fault.place {
-        Place::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
+        Location::Shown { source, span } if source.line_first == 1 && fault.message != NOT_TOML => {
             span.start < cut && !broken_lines.contains(&line_of(text, span.start))
         }
-        Place::Shown { span, .. } if fault.message == NOT_TOML => seen.insert(line_of(text, span.start)),
+        Location::Shown { span, .. } if fault.message == NOT_TOML => seen.insert(line_of(text, span.start)),
         // Of another file.
-        Place::Shown { .. } => true,
-        Place::Named { .. } => true,
+        Location::Shown { .. } => true,
+        Location::Named { .. } => true,
     });
     plan
 }
 
-fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
+fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Plan> {
     let (listen, places) = sections::listen(reader, root);
     let tls = tls::tls(reader, root, &listen, places.https.as_ref());
     let admin = sections::admin(reader, root, &listen, places.admin);
@@ -189,14 +194,14 @@ fn sections(reader: &mut Reader<'_>, root: &Scope<'_>) -> Option<Plan> {
     let metrics = telemetry::metrics(reader, root);
     let traces = telemetry::traces(reader, root);
     let alerts = alerts::receivers(reader, root);
-    let upstreams = named::upstreams(reader, root);
-    let segments = named::segments(reader, root, &identity);
-    let releases = named::releases(reader, root, &upstreams, &segments);
-    let routes = named::routes(reader, root, &upstreams, &releases);
+    let upstreams = entities::upstreams(reader, root);
+    let segments = entities::segments(reader, root, &identity);
+    let releases = entities::releases(reader, root, &upstreams, &segments);
+    let routes = entities::routes(reader, root, &upstreams, &releases);
     super::critical::check(reader, root, &releases, routes.as_deref().unwrap_or_default());
-    named::unused(reader, root, &upstreams, &segments, &releases, &routes);
+    entities::unused(reader, root, &upstreams, &segments, &releases, &routes);
     let https = listen.https.is_some();
-    let bare = |list: Vec<named::Entry<_>>| list.into_iter().map(|e| e.item).collect();
+    let bare = |list: Vec<entities::NamedEntity<_>>| list.into_iter().map(|e| e.item).collect();
     Some(Plan {
         listen,
         tls: tls.filter(|_| https),

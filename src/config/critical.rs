@@ -3,10 +3,10 @@
 //! Invariants: every name in a Plan is a route of the release and appears once; there are at most
 //! as many as strata.
 
+use super::entities::NamedEntity;
 use super::keys::closest;
-use super::named::Entry;
-use super::read::{Reader, Scope};
-use super::value;
+use super::reader::{ConfigReader, TableScope};
+use super::values;
 use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Release, Route, Target};
 use std::ops::Range;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 /// A list with more names than a file has routes is a mistake.
 const NAMES_MAX: usize = 1_000;
 
-pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
-    let list = r.list(release, "critical", NAMES_MAX, value::name);
+pub fn names(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> Vec<String> {
+    let list = r.list_up_to(release, "critical", NAMES_MAX, values::name);
     for (i, name) in list.iter().enumerate() {
         if list[..i].iter().any(|other| other.value == name.value) {
             let message = format!("`{}` stands twice in `critical`", name.value);
@@ -33,7 +33,12 @@ pub fn names(r: &mut Reader<'_>, release: &Scope<'_>) -> Vec<String> {
 }
 
 /// Checks the names against the routes of this release.
-pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release>>], routes: &[Route]) {
+pub fn check(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    releases: &[NamedEntity<Arc<Release>>],
+    routes: &[Route],
+) {
     for (index, entry) in releases.iter().enumerate() {
         let of = &entry.item;
         let spans = spans(r, root, &of.name);
@@ -79,7 +84,7 @@ pub fn check(r: &mut Reader<'_>, root: &Scope<'_>, releases: &[Entry<Arc<Release
 }
 
 /// The places of the names in this release's list.
-fn spans(r: &Reader<'_>, root: &Scope<'_>, release: &str) -> Vec<Range<usize>> {
+fn spans(r: &ConfigReader<'_>, root: &TableScope<'_>, release: &str) -> Vec<Range<usize>> {
     let list = r
         .value(root, "release")
         .and_then(|group| group.get_ref().as_table()?.get(release)?.get_ref().as_table()?.get("critical"))

@@ -1,41 +1,44 @@
 //! Reads the config file into a [`crate::domain::plan::Plan`], or reports every fault; compares an
 //! edit; watches for changes.
 //!
-//! * `file`: the exact mirror of the file, for the JSON schema
-//! * `keys`, `value`, `read`, `check`, `sections`, `telemetry`, `named`, `alerts`: TOML text →
-//!   Plan, every fault with its place
+//! * `keys`: the one definition of every key
+//! * `schema`: the JSON schema from it; `reference`: `config/reference.toml` from it
+//! * `values`, `reader`, `check`, `sections`, `telemetry`, `entities`, `alerts`: TOML text → Plan,
+//!   every fault with its place
 //! * `critical`: the routes of a release with gates of their own
 //! * `waves`: the steps of a release's plan; `resources`: the watched resources of its two versions
 //! * `tls`: certificates and keys → rustls configurations
-//! * `report`: how faults are shown
-//! * `compare`: the effects of a change of plan: moves, refusals, warnings
-//! * `watch`: changes of the file
+//! * `diagnostics`: how faults are shown
+//! * `diff`: the effects of a change of plan: moves, refusals, warnings
+//! * `watcher`: changes of the file
 //!
 //! Invariants: a Plan exists only if no fault was found; the modules keep no state; they do not
 //! panic on any file.
 
 mod alerts;
 pub mod check;
-pub mod compare;
+mod combinations;
 mod critical;
-pub mod file;
+pub mod diagnostics;
+pub mod diff;
+mod entities;
+mod files;
 pub mod keys;
-mod named;
-mod outside;
-mod read;
-pub mod report;
+mod reader;
 mod resources;
+pub mod schema;
 mod sections;
 mod telemetry;
 mod tls;
-mod together;
-pub mod value;
-pub mod watch;
+pub mod values;
+pub mod watcher;
 mod waves;
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 
-pub use check::{Checked, Loaded, load, parse};
-pub use compare::{Finding, FindingKind, Standing, Standings, compare};
-pub use report::{Color, Fault, Report, Severity};
+pub use check::{CheckedConfig, LoadedConfig, load, parse};
+pub use diagnostics::{Color, Diagnostic, Diagnostics, Severity};
+pub use diff::{PlanFinding, PlanFindingKind, ReleaseStanding, Standings, compare};

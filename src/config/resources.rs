@@ -5,23 +5,21 @@
 //! its sides; every needed scrape exists.
 
 use super::alerts::address;
-use super::read::{Reader, Scope, found};
-use super::value;
+use super::keys::choices::ON_RESOURCE;
+use super::keys::{release, service};
+use super::reader::{ConfigReader, TableScope, found};
+use super::values;
 use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
+use crate::domain::resource::Limits;
 use crate::domain::resource::reading::Expression;
-use crate::domain::resource::{Limits, On};
 use toml::Spanned;
 use toml::de::DeValue;
 
-/// Each resource is a metric label, and a reading every few seconds.
-const RESOURCES_MAX: usize = 16;
-/// Maximum of addresses of one upstream.
-const SCRAPES_MAX: usize = 64;
 const QUERY_BYTES_MAX: usize = 4096;
 
 /// The sources of an upstream's resource metrics.
-pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
-    let s = r.scope(upstream, "resources", "upstream.*.resources");
+pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<Page> {
+    let s = r.scope(upstream, &service::SCRAPES);
     if s.table.is_none() {
         return vec![];
     }
@@ -29,7 +27,7 @@ pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
     let given = r.value(&s, "scrape");
     let pages = match given.map(Spanned::get_ref) {
         Some(DeValue::String(_)) => r.parsed(&s, "scrape", address).into_iter().collect(),
-        Some(DeValue::Array(_)) => r.list(&s, "scrape", SCRAPES_MAX, address),
+        Some(DeValue::Array(_)) => r.list(&s, "scrape", address),
         Some(other) => {
             let span = given.map_or(s.span.clone(), Spanned::span);
             r.fault(&span, "`scrape` is not an address", &found(other), help());
@@ -57,7 +55,11 @@ pub fn scrapes(r: &mut Reader<'_>, upstream: &Scope<'_>) -> Vec<Page> {
 }
 
 /// `arms`: stable and new, if known.
-pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Vec<Resource> {
+pub fn resources(
+    r: &mut ConfigReader<'_>,
+    release: &TableScope<'_>,
+    arms: [Option<&Upstream>; 2],
+) -> Vec<Resource> {
     let Some(value) = r.value(release, "resource") else { return vec![] };
     let title = format!("[{}]", release.title.replace(']', ".resource]"));
     let Some(array) = value.get_ref().as_array() else {
@@ -65,12 +67,13 @@ pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstrea
         r.fault(&value.span(), "`resource` is not a list", &found(value.get_ref()), Some(help));
         return vec![];
     };
-    if array.len() > RESOURCES_MAX {
-        r.fault(&value.span(), format!("more than {RESOURCES_MAX} resources of one release"), "", None);
+    let max = r.count_max(release, "resource");
+    if array.len() > max {
+        r.fault(&value.span(), format!("more than {max} resources of one release"), "", None);
     }
     let mut made: Vec<Resource> = vec![];
-    for element in array.iter().take(RESOURCES_MAX) {
-        let s = r.table(element, "release.*.resource", title.clone());
+    for element in array.iter().take(max) {
+        let s = r.table(element, &release::RESOURCE, title.clone());
         let Some(resource) = resource(r, &s, arms) else { continue };
         if made.iter().any(|other| other.name == resource.name) {
             let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
@@ -83,14 +86,14 @@ pub fn resources(r: &mut Reader<'_>, release: &Scope<'_>, arms: [Option<&Upstrea
     made
 }
 
-fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
+fn resource(r: &mut ConfigReader<'_>, s: &TableScope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
     s.table?;
-    let name = r.parsed(s, "name", value::name);
+    let name = r.parsed(s, "name", values::name);
     if r.value(s, "name").is_none() {
         r.absent(&s.span, "a resource has no `name`", "", Some("add `name = \"cpu\"`".into()));
     }
     let limits = limits(r, s);
-    let on = r.choice(s, "on", &[("hold", On::Hold), ("trip", On::Trip)]);
+    let on = r.choice(s, "on", &ON_RESOURCE);
     let source = match (r.value(s, "reading"), r.value(s, "prometheus")) {
         (Some(_), Some(second)) => {
             let help = "keep `reading` to scrape the servers, or `prometheus` to ask one";
@@ -113,11 +116,11 @@ fn resource(r: &mut Reader<'_>, s: &Scope<'_>, arms: [Option<&Upstream>; 2]) -> 
     Some(Resource { name: name?.value.into(), source: source?, limits, on })
 }
 
-fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
-    let there = |r: &Reader<'_>, key: &str| r.value(s, key).is_some();
+fn limits(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Limits {
+    let there = |r: &ConfigReader<'_>, key: &str| r.value(s, key).is_some();
     let [has_ceiling, has_times] = ["ceiling", "times_stable_max"].map(|key| there(r, key));
-    let ceiling = r.fraction(s, "ceiling", 1.0, -1e300..=1e300);
-    let times = r.fraction(s, "times_stable_max", 1.5, 1.0..=1e6);
+    let ceiling = r.number(s, "ceiling");
+    let times = r.number(s, "times_stable_max");
     if !has_ceiling && !has_times && s.table.is_some() {
         let help = "add `ceiling`, in the unit of the reading, or `times_stable_max = 1.5`, or both";
         r.absent(&s.span, "a resource has no limit", "nothing would ever be over it", Some(help.into()));
@@ -128,14 +131,14 @@ fn limits(r: &mut Reader<'_>, s: &Scope<'_>) -> Limits {
     Limits {
         ceiling: has_ceiling.then_some(ceiling),
         times_stable_max: has_times.then_some(times),
-        floor: r.fraction(s, "floor", 0.0, 0.0..=1e300),
-        in_a_row: r.integer(s, "in_a_row", 3, 2..=60) as usize,
+        floor: r.number(s, "floor"),
+        in_a_row: r.integer(s, "in_a_row") as usize,
     }
 }
 
 fn scraped(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     compared: bool,
     arms: [Option<&Upstream>; 2],
 ) -> Option<ResourceSource> {
@@ -147,7 +150,7 @@ fn scraped(
     }
     let read = r.parsed(s, "reading", |text| match Expression::parse(text) {
         Ok(expression) => Ok(expression),
-        Err(why) => value::bad_help(
+        Err(why) => values::bad_help(
             why,
             "a series, `rate(SERIES)`, or one of these divided by another; labels as in `{code=\"500\"}`; more than that: ask a Prometheus server",
         ),
@@ -169,7 +172,7 @@ fn scraped(
     Some(ResourceSource::Scraped(read.value))
 }
 
-fn asked(r: &mut Reader<'_>, s: &Scope<'_>) -> Option<ResourceSource> {
+fn asked(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Option<ResourceSource> {
     let base = r.parsed(s, "prometheus", address);
     let mut query = |key: &str| {
         if r.value(s, key).is_none() {
@@ -177,8 +180,8 @@ fn asked(r: &mut Reader<'_>, s: &Scope<'_>) -> Option<ResourceSource> {
             r.absent(&s.span, format!("`prometheus` without `{key}`"), "both versions are read", Some(help));
         }
         r.parsed(s, key, |text| match text.trim().len() {
-            0 => value::bad("an empty query"),
-            n if n > QUERY_BYTES_MAX => value::bad(format!("longer than {QUERY_BYTES_MAX} bytes")),
+            0 => values::bad("an empty query"),
+            n if n > QUERY_BYTES_MAX => values::bad(format!("longer than {QUERY_BYTES_MAX} bytes")),
             _ => Ok(text.trim().to_owned()),
         })
     };

@@ -1,46 +1,47 @@
 //! The sections that exist once: listen, admin, identity, limits, state, log, with their defaults
 //! and bounds.
 
-use super::outside;
-use super::read::{Reader, Scope, Span, found};
-use super::value;
-use crate::domain::cohort::Weight;
+use super::files;
+use super::keys::choices::{
+    CERTIFICATE_NAME, FAILED_USERS, LOG_FORMAT, NORMALISE, ON_STATE_FAILURE, WHEN_EMPTY,
+};
+use super::keys::{ConfigKey, server, service};
+use super::reader::{ConfigReader, SourceSpan, TableScope, found};
+use super::values;
 use crate::domain::plan::{
-    Admin, CertificateName, FailedUsers, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits,
-    Listen, Log, LogFormat, Normalise, OnStateFailure, State, WhenEmpty,
+    Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, State,
 };
 use ipnet::IpNet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
-/// Maximum length of lists: far beyond real use, and small enough for a scan per request.
-const NETWORKS_MAX: usize = 10_000;
-const SOURCES_MAX: usize = 16;
+/// The address of a listener whose table entry has no valid default, which tests exclude.
+const UNKNOWN_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// The places of the addresses, for faults of other sections.
-pub struct Places {
-    pub admin: Span,
-    pub https: Option<Span>,
+pub struct ListenSpans {
+    pub admin: SourceSpan,
+    pub https: Option<SourceSpan>,
 }
 
-pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
-    let scope = r.scope(root, "listen", "listen");
-    let http = r.parsed(&scope, "http", value::address);
-    let https = r.parsed(&scope, "https", value::address);
-    let admin = r.parsed(&scope, "admin", value::address);
+pub fn listen(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> (Listen, ListenSpans) {
+    let scope = r.scope(root, &server::LISTEN);
+    let http = r.parsed_or_default(&scope, "http", values::address);
+    let https = r.parsed(&scope, "https", values::address);
+    let admin = r.parsed_or_default(&scope, "admin", values::address);
     let admin_span = admin.as_ref().map_or(scope.span.clone(), |a| a.span.clone());
-    let workers = r.integer(&scope, "workers", 0, 0..=256) as usize;
-    let proxy_protocol = r.boolean(&scope, "proxy_protocol").filter(|p| p.value);
+    let workers = r.integer(&scope, "workers") as usize;
+    let proxy_protocol = r.stated_boolean(&scope, "proxy_protocol").filter(|p| p.value);
     let listen = Listen {
-        http: http.map_or(SocketAddr::from(([127, 0, 0, 1], 8080)), |a| a.value),
+        http: http.map_or(UNKNOWN_ADDRESS, |a| a.value),
         https: https.as_ref().map(|a| a.value),
-        admin: admin.map_or(SocketAddr::from(([127, 0, 0, 1], 9900)), |a| a.value),
+        admin: admin.map_or(UNKNOWN_ADDRESS, |a| a.value),
         workers,
         trusted_proxies: networks(r, &scope, "trusted_proxies"),
         proxy_protocol: proxy_protocol.is_some(),
-        expose_arm: r.boolean(&scope, "expose_arm").is_some_and(|b| b.value),
+        expose_arm: r.boolean(&scope, "expose_arm"),
     };
     if listen.http == listen.admin && listen.http.port() != 0 {
         r.fault(
@@ -76,11 +77,11 @@ pub fn listen(r: &mut Reader<'_>, root: &Scope<'_>) -> (Listen, Places) {
             Some("name the networks of your own proxies".into()),
         );
     }
-    (listen, Places { admin: admin_span, https: https.map(|a| a.span) })
+    (listen, ListenSpans { admin: admin_span, https: https.map(|a| a.span) })
 }
 
-pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> {
-    let list = r.list(scope, key, NETWORKS_MAX, value::network);
+pub fn networks(r: &mut ConfigReader<'_>, scope: &TableScope<'_>, key: &str) -> Vec<IpNet> {
+    let list = r.list(scope, key, values::network);
     for net in list.iter().filter(|n| n.value.1) {
         let help = Some(format!("write `\"{}\"`", net.value.0));
         r.warn(&net.span, "the address has bits beyond its prefix", "they are ignored", help);
@@ -88,14 +89,19 @@ pub fn networks(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Vec<IpNet> 
     list.into_iter().map(|n| n.value.0).collect()
 }
 
-pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: Span) -> Admin {
-    let scope = r.scope(root, "admin", "admin");
+pub fn admin(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    listen: &Listen,
+    admin_span: SourceSpan,
+) -> Admin {
+    let scope = r.scope(root, &server::ADMIN);
     let token_file = file(r, &scope, "token_file");
     // A value that is not a file name has been reported already.
     let named = token_file.is_some()
         || r.value(&scope, "token_file").is_some_and(|v| v.get_ref().as_str() != Some(""));
-    let tokens = token_file.and_then(|(path, span)| outside::tokens(r, &path, &span));
-    let local_changes = r.boolean(&scope, "local_changes");
+    let tokens = token_file.and_then(|(path, span)| files::tokens(r, &path, &span));
+    let local_changes = r.stated_boolean(&scope, "local_changes");
     match (named, &local_changes) {
         (false, _) if !listen.admin.ip().is_loopback() => r.absent(
             &admin_span,
@@ -123,7 +129,7 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
         ),
         _ => {}
     }
-    let hosts = r.list(&scope, "hosts", 64, value::host);
+    let hosts = r.list(&scope, "hosts", values::host);
     Admin {
         tokens,
         hosts: hosts.into_iter().map(|h| h.value).collect(),
@@ -132,7 +138,11 @@ pub fn admin(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, admin_span: 
 }
 
 /// The file that a key names. `""` means none.
-pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::path::PathBuf, Span)> {
+pub fn file(
+    r: &mut ConfigReader<'_>,
+    scope: &TableScope<'_>,
+    key: &str,
+) -> Option<(std::path::PathBuf, SourceSpan)> {
     let text = r.string(scope, key)?;
     if text.value.is_empty() {
         return None;
@@ -145,24 +155,21 @@ pub fn file(r: &mut Reader<'_>, scope: &Scope<'_>, key: &str) -> Option<(std::pa
 }
 
 /// `mutual`: clients show a certificate.
-pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity {
-    let scope = r.scope(root, "identity", "identity");
-    let normalise = r.choice(
-        &scope,
-        "normalise",
-        &[
-            ("none", Normalise::None),
-            ("trim", Normalise::Trim),
-            ("lowercase", Normalise::Lowercase),
-            ("digits", Normalise::Digits),
-        ],
-    );
-    let max_bytes = r.integer(&scope, "max_bytes", 256, 1..=4096) as usize;
+pub fn identity(r: &mut ConfigReader<'_>, root: &TableScope<'_>, mutual: bool) -> Identity {
+    let scope = r.scope(root, &server::IDENTITY);
+    let normalise = r.choice(&scope, "normalise", &NORMALISE);
+    let max_bytes = r.integer(&scope, "max_bytes") as usize;
     let mut from = Vec::new();
     match r.value(&scope, "from") {
-        None => from.push(IdentitySource::Header(http::HeaderName::from_static("x-user-id"))),
+        None => {
+            let default = scope.section.key("from").and_then(ConfigKey::default_text);
+            let document = format!("from = {}", default.unwrap_or("[]"));
+            let table = DeTable::parse(&document);
+            let list = table.iter().find_map(|table| table.get_ref().get("from")?.get_ref().as_array());
+            from.extend(list.into_iter().flatten().filter_map(|element| source(r, element)));
+        }
         Some(value) => {
-            for element in r.array(&scope, "from", SOURCES_MAX) {
+            for element in r.array(&scope, "from") {
                 let source = source(r, element);
                 if !mutual && matches!(source, Some(IdentitySource::ClientCert(_))) {
                     let why = "no client shows a certificate";
@@ -186,11 +193,10 @@ pub fn identity(r: &mut Reader<'_>, root: &Scope<'_>, mutual: bool) -> Identity 
     Identity { from, normalise, max_bytes }
 }
 
-fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
-    let scope = r.table(element, "identity.from", "an element of `from`".into());
+fn source<'t>(r: &mut ConfigReader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<IdentitySource> {
+    let scope = r.table(element, &server::IDENTITY_SOURCE, "an element of `from`".into());
     let table = scope.table?;
-    let known = super::keys::known("identity.from");
-    let kinds: Vec<&str> = known.iter().copied().filter(|k| table.contains_key(*k)).collect();
+    let kinds: Vec<&str> = scope.section.names().filter(|k| table.contains_key(*k)).collect();
     match kinds[..] {
         [] if table.is_empty() => {
             let help = "write one source in braces, as in `{ header = \"x-user-id\" }`";
@@ -199,15 +205,14 @@ fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<I
         }
         [] => None,
         ["header"] => {
-            let name = r.parsed(&scope, "header", value::header_name)?;
+            let name = r.parsed(&scope, "header", values::header_name)?;
             Some(IdentitySource::Header(name.value))
         }
-        ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", value::token)?.value)),
-        ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", value::parameter)?.value)),
-        ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", value::path_pattern)?.value)),
+        ["cookie"] => Some(IdentitySource::Cookie(r.parsed(&scope, "cookie", values::token)?.value)),
+        ["query"] => Some(IdentitySource::Query(r.parsed(&scope, "query", values::parameter)?.value)),
+        ["path"] => Some(IdentitySource::Path(r.parsed(&scope, "path", values::path_pattern)?.value)),
         ["client_cert"] => {
-            let names = [("cn", CertificateName::Common), ("san", CertificateName::Alternative)];
-            Some(IdentitySource::ClientCert(r.choice(&scope, "client_cert", &names)))
+            Some(IdentitySource::ClientCert(r.choice(&scope, "client_cert", &CERTIFICATE_NAME)))
         }
         ["jwt"] => jwt(r, &scope).map(IdentitySource::Jwt),
         _ => {
@@ -218,19 +223,13 @@ fn source<'t>(r: &mut Reader<'_>, element: &'t Spanned<DeValue<'t>>) -> Option<I
     }
 }
 
-fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
+fn jwt(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<JwtSource> {
     let value = r.value(parent, "jwt")?;
-    let scope = r.table(value, "identity.from.jwt", "`jwt`".into());
+    let scope = r.table(value, &server::JWT, "`jwt`".into());
     scope.table?;
-    let header = match r.value(&scope, "header") {
-        Some(_) => r.parsed(&scope, "header", value::header_name).map(|h| h.value),
-        None => Some(http::header::AUTHORIZATION),
-    };
-    let claim = match r.value(&scope, "claim") {
-        Some(_) => r.parsed(&scope, "claim", value::parameter).map(|c| c.value),
-        None => Some("sub".to_string()),
-    };
-    let unverified = r.boolean(&scope, "unverified");
+    let header = r.parsed_or_default(&scope, "header", values::header_name).map(|h| h.value);
+    let claim = r.parsed_or_default(&scope, "claim", values::parameter).map(|c| c.value);
+    let unverified = r.stated_boolean(&scope, "unverified");
     let named = r.value(&scope, "jwks_file").is_some();
     let file = file(r, &scope, "jwks_file");
     let trust = match (file, unverified) {
@@ -240,7 +239,7 @@ fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
             None
         }
         (Some((path, span)), _) => {
-            let keys = outside::jwks(r, &path, &span);
+            let keys = files::jwks(r, &path, &span);
             Some(JwtTrust::Keys { file: path, keys })
         }
         (None, Some(u)) if u.value => {
@@ -264,26 +263,25 @@ fn jwt(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<JwtSource> {
     Some(JwtSource { header: header?, claim: claim?, trust: trust? })
 }
 
-pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
-    let scope = r.scope(root, "limits", "limits");
+pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Limits {
+    let scope = r.scope(root, &server::LIMITS);
     let limits = Limits {
-        // The HTTP library cannot read with a buffer of less than 8 KiB.
-        header_bytes: r.size(&scope, "header_bytes", "32KiB", "8KiB"..="1MiB"),
-        header_count: r.integer(&scope, "header_count", 100, 8..=1024) as usize,
-        uri_bytes: r.size(&scope, "uri_bytes", "8KiB", "64B"..="63KiB"),
-        connections: r.integer(&scope, "connections", 20_000, 1..=1_000_000) as usize,
-        requests_in_flight: r.integer(&scope, "requests_in_flight", 10_000, 1..=1_000_000) as usize,
-        header_timeout: r.duration(&scope, "header_timeout", "10s", "100ms"..="10m"),
-        body_idle_timeout: r.duration(&scope, "body_idle_timeout", "30s", "100ms"..="1h"),
-        keepalive_timeout: r.duration(&scope, "keepalive_timeout", "75s", "100ms"..="1h"),
-        drain: r.duration(&scope, "drain", "30s", "0s"..="1h"),
-        abandoned_max: r.duration_unless_empty(&scope, "abandoned_max", "1h"),
+        header_bytes: r.size(&scope, "header_bytes"),
+        header_count: r.integer(&scope, "header_count") as usize,
+        uri_bytes: r.size(&scope, "uri_bytes"),
+        connections: r.integer(&scope, "connections") as usize,
+        requests_in_flight: r.integer(&scope, "requests_in_flight") as usize,
+        header_timeout: r.duration(&scope, "header_timeout"),
+        body_idle_timeout: r.duration(&scope, "body_idle_timeout"),
+        keepalive_timeout: r.duration(&scope, "keepalive_timeout"),
+        drain: r.duration(&scope, "drain"),
+        abandoned_max: r.duration_unless_empty(&scope, "abandoned_max"),
         stream_grace: stream_grace(r, &scope),
     };
     if limits.uri_bytes > limits.header_bytes {
         let span =
             ["uri_bytes", "header_bytes"].into_iter().find_map(|k| r.value(&scope, k)).map(Spanned::span);
-        let help = format!("lower `uri_bytes` to `\"{}\"` or less", value::show_size(limits.header_bytes));
+        let help = format!("lower `uri_bytes` to `\"{}\"` or less", values::show_size(limits.header_bytes));
         let span = span.unwrap_or(scope.span.clone());
         r.fault(&span, "`uri_bytes` is more than `header_bytes`, which it is a part of", "", Some(help));
     }
@@ -291,7 +289,7 @@ pub fn limits(r: &mut Reader<'_>, root: &Scope<'_>) -> Limits {
 }
 
 /// `websocket_grace` is the earlier name of `stream_grace`.
-fn stream_grace(r: &mut Reader<'_>, scope: &Scope<'_>) -> Duration {
+fn stream_grace(r: &mut ConfigReader<'_>, scope: &TableScope<'_>) -> Duration {
     const NAMES: [&str; 2] = ["stream_grace", "websocket_grace"];
     let [now, earlier] = NAMES.map(|name| r.value(scope, name).map(Spanned::span));
     if let (Some(_), Some(span)) = (&now, &earlier) {
@@ -299,71 +297,66 @@ fn stream_grace(r: &mut Reader<'_>, scope: &Scope<'_>) -> Duration {
         r.fault(span, "`websocket_grace` and `stream_grace` are one setting", "", Some(help));
     }
     let name = if now.is_none() && earlier.is_some() { NAMES[1] } else { NAMES[0] };
-    r.duration(scope, name, "30s", "0s"..="1h")
+    r.duration(scope, name)
 }
 
-pub fn state(r: &mut Reader<'_>, root: &Scope<'_>) -> State {
-    let scope = r.scope(root, "state", "state");
-    let directory = r.parsed(&scope, "directory", |text| {
+pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> State {
+    let scope = r.scope(root, &server::STATE);
+    let directory = r.parsed_or_default(&scope, "directory", |text| {
         if text.is_empty() || text.contains('\0') {
-            return value::bad_help("not a directory", "write `\"state\"`, or an absolute path");
+            return values::bad_help("not a directory", "write `\"state\"`, or an absolute path");
         }
         Ok(text.to_string())
     });
-    let directory = directory.map_or("state".to_string(), |d| d.value);
+    let directory = directory.map(|d| d.value).unwrap_or_default();
     State {
         directory: r.base.join(directory),
-        on_failure: r.choice(
-            &scope,
-            "on_failure",
-            &[("stable_only", OnStateFailure::StableOnly), ("refuse", OnStateFailure::Refuse)],
-        ),
-        when_empty: r.choice(&scope, "when_empty", &[("hold", WhenEmpty::Hold), ("start", WhenEmpty::Start)]),
-        failed_users: r.choice(
-            &scope,
-            "failed_users",
-            &[("hashed", FailedUsers::Hashed), ("clear", FailedUsers::Clear), ("off", FailedUsers::Off)],
-        ),
+        on_failure: r.choice(&scope, "on_failure", &ON_STATE_FAILURE),
+        when_empty: r.choice(&scope, "when_empty", &WHEN_EMPTY),
+        failed_users: r.choice(&scope, "failed_users", &FAILED_USERS),
     }
 }
 
-pub fn log(r: &mut Reader<'_>, root: &Scope<'_>) -> Log {
-    let scope = r.scope(root, "log", "log");
-    let format = r.choice(&scope, "format", &[("json", LogFormat::Json), ("combined", LogFormat::Combined)]);
-    let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
-    let slow = r.duration(&scope, "slow", "1s", "0s"..="24h");
+pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Log {
+    let scope = r.scope(root, &server::LOG);
+    let format = r.choice(&scope, "format", &LOG_FORMAT);
+    let sample = r.percent(&scope, "sample").value;
+    let slow = r.duration(&scope, "slow");
     let key_file = file(r, &scope, "user_key_file");
-    let user_key = key_file.and_then(|(path, span)| outside::user_key(r, &path, &span));
+    let user_key = key_file.and_then(|(path, span)| files::user_key(r, &path, &span));
     Log { format, sample, slow, user_key }
 }
 
 /// A table with `path` and `interval`.
-pub fn health(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<Health> {
+pub fn health(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<Health> {
     let value = r.value(parent, "health")?;
     let help = || Some("write `health = { path = \"/healthz\", interval = \"2s\" }`".to_string());
     if let DeValue::String(_) = value.get_ref() {
         r.fault(&value.span(), "`health` is not a table", &found(value.get_ref()), help());
         return None;
     }
-    let scope = r.table(value, "upstream.*.health", "`health`".into());
+    let scope = r.table(value, &service::HEALTH, "`health`".into());
     scope.table?;
     if r.value(&scope, "path").is_none() {
         r.absent(&scope.span, "`health` has no `path`", "", help());
     }
-    let interval = r.duration(&scope, "interval", "2s", "100ms"..="1h");
-    let path = r.parsed(&scope, "path", value::probe_path)?;
+    let interval = r.duration(&scope, "interval");
+    let path = r.parsed(&scope, "path", values::probe_path)?;
     Some(Health { path: path.value, interval })
 }
 
 /// A table with `name` and `equals`.
-pub fn header_match(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<crate::domain::segment::HeaderMatch> {
+pub fn header_match(
+    r: &mut ConfigReader<'_>,
+    parent: &TableScope<'_>,
+) -> Option<crate::domain::segment::HeaderMatch> {
     let value = r.value(parent, "header")?;
     if let DeValue::String(_) = value.get_ref() {
         let help = "write `header = { name = \"x-plan\", equals = \"internal\" }`";
         r.fault(&value.span(), "`header` is not a table", &found(value.get_ref()), Some(help.into()));
         return None;
     }
-    let scope = r.table(value, "segment.*.header", "`header`".into());
+    let scope = r.table(value, &service::HEADER_MATCH, "`header`".into());
     scope.table?;
     for key in ["name", "equals"] {
         if r.value(&scope, key).is_none() {
@@ -371,10 +364,10 @@ pub fn header_match(r: &mut Reader<'_>, parent: &Scope<'_>) -> Option<crate::dom
             r.absent(&scope.span, format!("`header` has no `{key}`"), "", Some(help.into()));
         }
     }
-    let name = r.parsed(&scope, "name", value::header_name);
+    let name = r.parsed(&scope, "name", values::header_name);
     let equals = r.parsed(&scope, "equals", |text| {
         let sendable = http::HeaderValue::from_str(text).is_ok() && text.trim() == text && !text.is_empty();
-        if sendable { Ok(text.as_bytes().to_vec()) } else { value::bad("no header can have this value") }
+        if sendable { Ok(text.as_bytes().to_vec()) } else { values::bad("no header can have this value") }
     });
     Some(crate::domain::segment::HeaderMatch { name: name?.value, equals: equals?.value })
 }

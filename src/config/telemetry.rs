@@ -4,23 +4,24 @@
 //! which may be a secret.
 
 use super::alerts::address;
-use super::read::{Reader, Scope};
-use crate::domain::cohort::Weight;
+use super::keys::choices::DETAIL;
+use super::keys::server;
+use super::reader::{ConfigReader, TableScope};
 use crate::domain::plan::{Detail, Scheme, Traces};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
 const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 
-pub fn metrics(r: &mut Reader<'_>, root: &Scope<'_>) -> Detail {
-    let scope = r.scope(root, "metrics", "metrics");
-    r.choice(&scope, "detail", &[("full", Detail::Full), ("deciding", Detail::Deciding)])
+pub fn metrics(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Detail {
+    let scope = r.scope(root, &server::METRICS);
+    r.choice(&scope, "detail", &DETAIL)
 }
 
-pub fn traces(r: &mut Reader<'_>, root: &Scope<'_>) -> Option<Traces> {
-    let scope = r.scope(root, "traces", "traces");
+pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Traces> {
+    let scope = r.scope(root, &server::TRACES);
     scope.table?;
-    let sample = r.percent(&scope, "sample", Weight::from_parts(10_000)).value;
+    let sample = r.percent(&scope, "sample").value;
     if r.value(&scope, "endpoint").is_none() {
         let help = format!("add `endpoint = \"{EXAMPLE}\"`, or remove `[traces]`");
         r.absent(&scope.span, "`[traces]` has no `endpoint`", "there is nobody to tell", Some(help));

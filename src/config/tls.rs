@@ -5,8 +5,9 @@
 //! is ever shown; the crypto provider is named everywhere (rustls panics if it must choose between
 //! two); with `client_ca` no session is ever resumed.
 
-use super::outside::{at_line, secret, small};
-use super::read::{Reader, Scope, Span};
+use super::files::{at_line, secret, small};
+use super::keys::server;
+use super::reader::{ConfigReader, SourceSpan, TableScope};
 use super::sections::file;
 use crate::domain::digest::Digest;
 use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
@@ -22,8 +23,13 @@ use x509_cert::der::Decode;
 type Chain = Vec<CertificateDer<'static>>;
 
 /// The section. `None`: no https listener.
-pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<&Span>) -> Option<Tls> {
-    let scope = r.scope(root, "tls", "tls");
+pub fn tls(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    listen: &Listen,
+    https: Option<&SourceSpan>,
+) -> Option<Tls> {
+    let scope = r.scope(root, &server::TLS);
     let pair = (file(r, &scope, "certificate"), file(r, &scope, "key"));
     let client_ca = file(r, &scope, "client_ca");
     for (key, found) in [("certificate", &pair.0), ("key", &pair.1)] {
@@ -98,8 +104,12 @@ pub fn tls(r: &mut Reader<'_>, root: &Scope<'_>, listen: &Listen, https: Option<
 }
 
 /// The transport to the servers of an upstream.
-pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span)]) -> Transport {
-    let http2 = r.boolean(scope, "http2").is_some_and(|b| b.value);
+pub fn transport(
+    r: &mut ConfigReader<'_>,
+    scope: &TableScope<'_>,
+    servers: &[(Server, SourceSpan)],
+) -> Transport {
+    let http2 = r.boolean(scope, "http2");
     let protocol = if http2 { Protocol::Http2 } else { Protocol::Http1 };
     let ca = file(r, scope, "ca_file");
     let Some((_, https)) = servers.iter().find(|(server, _)| server.scheme == Scheme::Https) else {
@@ -125,7 +135,7 @@ pub fn transport(r: &mut Reader<'_>, scope: &Scope<'_>, servers: &[(Server, Span
 }
 
 /// For HTTP/1.1 to servers that a certificate authority of this machine has signed.
-pub fn by_the_system(r: &mut Reader<'_>, span: &Span) -> Option<Built<ClientConfig>> {
+pub fn by_the_system(r: &mut ConfigReader<'_>, span: &SourceSpan) -> Option<Built<ClientConfig>> {
     let (roots, digest) = system(r, span)?;
     match client(roots, Protocol::Http1) {
         Ok(config) => Some(Built { config: Arc::new(config), digest }),
@@ -184,7 +194,7 @@ fn client(roots: RootCertStore, protocol: Protocol) -> Result<ClientConfig, rust
     Ok(config)
 }
 
-fn certificates(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<Chain> {
+fn certificates(r: &mut ConfigReader<'_>, path: &Path, text: &[u8]) -> Option<Chain> {
     let chain: Result<Chain, _> = CertificateDer::pem_slice_iter(text).collect();
     match chain {
         Ok(chain) if !chain.is_empty() => Some(chain),
@@ -200,7 +210,7 @@ fn certificates(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<Chain> {
     }
 }
 
-fn private_key(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<PrivateKeyDer<'static>> {
+fn private_key(r: &mut ConfigReader<'_>, path: &Path, text: &[u8]) -> Option<PrivateKeyDer<'static>> {
     let key = PrivateKeyDer::from_pem_slice(text);
     if key.is_err() {
         let encrypted = text.windows(9).any(|w| w == b"ENCRYPTED");
@@ -215,7 +225,7 @@ fn private_key(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<PrivateKe
     key.ok()
 }
 
-fn authorities(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<RootCertStore> {
+fn authorities(r: &mut ConfigReader<'_>, path: &Path, text: &[u8]) -> Option<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(r, path, text)? {
         if let Err(error) = roots.add(certificate) {
@@ -227,7 +237,7 @@ fn authorities(r: &mut Reader<'_>, path: &Path, text: &[u8]) -> Option<RootCertS
 }
 
 /// The certificate authorities of this machine.
-fn system(r: &mut Reader<'_>, span: &Span) -> Option<(RootCertStore, [u8; 32])> {
+fn system(r: &mut ConfigReader<'_>, span: &SourceSpan) -> Option<(RootCertStore, [u8; 32])> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let texts: Vec<Vec<u8>> = found.certs.iter().map(|c| c.to_vec()).collect();
@@ -275,7 +285,7 @@ fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{FindingKind, compare, parse};
+    use crate::config::{PlanFindingKind, compare, parse};
     use crate::domain::plan::Plan;
     use rcgen::{CertificateParams, KeyPair};
     use std::path::Path;
@@ -317,13 +327,17 @@ mod tests {
         assert!(!same(&first, &mutual), "who was let in without a certificate must not come back so");
         let lifted = compare(&mutual, &first, &Default::default());
         assert!(
-            lifted.iter().any(|f| f.kind == FindingKind::Warning && f.message.contains("no longer asked"))
+            lifted
+                .iter()
+                .any(|f| f.kind == PlanFindingKind::Warning && f.message.contains("no longer asked"))
         );
         renew(&folder);
         let mut renewed = plan(&folder, "");
         renewed.inherit(&first);
         assert!(!same(&first, &renewed));
-        assert!(compare(&first, &renewed, &Default::default()).iter().all(|f| f.kind == FindingKind::Note));
+        assert!(
+            compare(&first, &renewed, &Default::default()).iter().all(|f| f.kind == PlanFindingKind::Note)
+        );
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -3,34 +3,34 @@
 //! Invariants of the result: names are unique; from wave to wave segments only join, and the weight
 //! never decreases.
 
-use super::named::{Entry, lookup};
-use super::read::{Located, Reader, Scope, Span, found};
-use super::value::{self, name};
+use super::entities::{NamedEntity, lookup};
+use super::keys::choices::OPEN;
+use super::keys::release::WAVE;
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, found};
+use super::values::{self, name};
 use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
 use crate::domain::segment::Segment;
-use crate::domain::wave::{Door, Reach, Wave};
+use crate::domain::wave::{Reach, Wave};
 use std::sync::Arc;
 use toml::Spanned;
 
-const WAVES_MAX: usize = 64;
-
 #[derive(Default)]
-pub struct Waves {
+pub struct WavePlan {
     pub waves: Vec<Wave>,
     /// In the order in which they join, each once.
-    pub segments: Vec<(Arc<Segment>, Span)>,
+    pub segments: Vec<(Arc<Segment>, SourceSpan)>,
     pub open_hours: Option<OpenHours>,
 }
 
 pub fn waves(
-    r: &mut Reader<'_>,
-    release: &Scope<'_>,
-    segments: &[Entry<Arc<Segment>>],
-    holdback: &Located<Weight>,
-) -> Waves {
+    r: &mut ConfigReader<'_>,
+    release: &TableScope<'_>,
+    segments: &[NamedEntity<Arc<Segment>>],
+    holdback: &WithSpan<Weight>,
+) -> WavePlan {
     let open_hours = r.parsed(release, "open_hours", hours);
-    let mut plan = Waves::default();
+    let mut plan = WavePlan::default();
     let Some(value) = r.value(release, "wave") else {
         if let Some(hours) = open_hours {
             let help = "remove it, or write the plan as `[[release.NAME.wave]]`";
@@ -52,8 +52,9 @@ pub fn waves(
     if array.is_empty() {
         r.fault(&value.span(), "a plan without a wave", "", Some("remove `wave`, or add one".into()));
     }
-    if array.len() > WAVES_MAX {
-        r.fault(&value.span(), format!("more than {WAVES_MAX} waves"), "", None);
+    let max = r.count_max(release, "wave");
+    if array.len() > max {
+        r.fault(&value.span(), format!("more than {max} waves"), "", None);
     }
     for (key, help) in [
         ("weight", "remove `weight`: the waves have theirs; or remove the waves, to set it by hand"),
@@ -65,8 +66,8 @@ pub fn waves(
         }
     }
     let mut reach = Reach::NOBODY;
-    for (i, element) in array.iter().take(WAVES_MAX).enumerate() {
-        let s = r.table(element, "release.*.wave", title.clone());
+    for (i, element) in array.iter().take(max).enumerate() {
+        let s = r.table(element, &WAVE, title.clone());
         let wave = wave(r, &s, i, &mut reach, segments, &mut plan.segments);
         if plan.waves.iter().any(|w| w.name == wave.name) {
             let span = r.value(&s, "name").map_or(s.span.clone(), Spanned::span);
@@ -90,23 +91,23 @@ pub fn waves(
 }
 
 fn wave(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     position: usize,
     reach: &mut Reach,
-    segments: &[Entry<Arc<Segment>>],
-    joined: &mut Vec<(Arc<Segment>, Span)>,
+    segments: &[NamedEntity<Arc<Segment>>],
+    joined: &mut Vec<(Arc<Segment>, SourceSpan)>,
 ) -> Wave {
     let before = *reach;
     let given = r.value(s, "weight").is_some();
-    let weight = r.percent(s, "weight", before.weight);
+    let weight = r.percent_or(s, "weight", before.weight);
     if weight.value < before.weight {
         let message = format!("the weight goes down, from {} to {}", before.weight, weight.value);
         let why = "a wave moves nobody out of `new`";
         r.fault(&weight.span, message, why, Some(format!("write at least \"{}\"", before.weight)));
     }
     let mut names = vec![];
-    for text in r.list(s, "segments", 256, |t| Ok(t.to_string())) {
+    for text in r.list(s, "segments", |t| Ok(t.to_string())) {
         let known = segments.iter().map(|s| s.item.name.as_str());
         let Some(i) = lookup(r, &text, "segment", known) else { continue };
         names.push(text.value.clone());
@@ -125,7 +126,7 @@ fn wave(
         (false, false) => names.join("+"),
         (false, true) => (position + 1).to_string(),
     };
-    let users_min = r.integer(s, "users_min", 5, 1..=1_000_000_000);
+    let users_min = r.integer(s, "users_min");
     let listed = |s: &Segment| s.header.is_none() && s.networks.is_empty();
     if reach.weight == Weight::ZERO && joined.iter().all(|(s, _)| listed(s)) {
         let users: usize = joined.iter().map(|(s, _)| s.users.len()).sum();
@@ -140,22 +141,22 @@ fn wave(
         name: r.parsed(s, "name", name_of_wave).map_or(called, |n| n.value),
         reach: *reach,
         until_complete: *reach,
-        bake: r.duration(s, "bake", "10m", "0s"..="720h"),
-        requests_min: r.integer(s, "requests_min", 500, 1..=1_000_000_000),
+        bake: r.duration(s, "bake"),
+        requests_min: r.integer(s, "requests_min"),
         users_min,
-        door: r.choice(s, "open", &[("auto", Door::Auto), ("by-hand", Door::ByHand)]),
+        door: r.choice(s, "open", &OPEN),
     }
 }
 
 /// A name, or a percentage used as one.
-fn name_of_wave(text: &str) -> value::Parsed<String> {
+fn name_of_wave(text: &str) -> values::Parsed<String> {
     match Weight::parse(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => name(text),
     }
 }
 
-fn hours(text: &str) -> value::Parsed<OpenHours> {
+fn hours(text: &str) -> values::Parsed<OpenHours> {
     OpenHours::parse(text).map_err(|error| {
         let help = match &error {
             HoursError::Day(_) => "days are Mon, Tue, Wed, Thu, Fri, Sat, Sun; as in `Mon-Thu` or `Mon,Wed`",
@@ -168,7 +169,7 @@ fn hours(text: &str) -> value::Parsed<OpenHours> {
                 "write days, hours and a time zone, as in `\"Mon-Thu 09:00-16:00 Europe/London\"`"
             }
         };
-        value::Bad { why: error.to_string(), help: Some(help.into()) }
+        values::InvalidValue { why: error.to_string(), help: Some(help.into()) }
     })
 }
 
@@ -195,7 +196,7 @@ stable = "v1"
 new = "v2"
 "#;
 
-    fn check(release: &str) -> Result<crate::config::Checked, Vec<String>> {
+    fn check(release: &str) -> Result<crate::config::CheckedConfig, Vec<String>> {
         let text = format!("{BASE}{release}");
         crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|report| report.lines())
     }

@@ -198,7 +198,7 @@ impl Live {
     ///
     /// If `found` is lost, every release waits for a person. `ledger`: the ledger's end on disk.
     pub fn new(
-        checked: config::Checked,
+        checked: config::CheckedConfig,
         source: Source,
         found: Found,
         ledger: End,
@@ -402,7 +402,7 @@ impl Live {
     }
 
     /// Brings a file into force, or returns every reason against it. `Ok` holds the other findings.
-    pub fn reload(&self, checked: config::Checked, source: Source) -> Result<Vec<String>, Vec<String>> {
+    pub fn reload(&self, checked: config::CheckedConfig, source: Source) -> Result<Vec<String>, Vec<String>> {
         // Before the lock: a resolver that does not answer must not delay a rollback.
         let tripped = self.writer().image.releases.values().any(|m| m.trip.is_some());
         let spellings = tripped.then(|| Spellings::of(&checked.plan, RESOLVE));
@@ -411,7 +411,7 @@ impl Live {
         let findings = config::compare(&before.plan, &checked.plan, &writer.standings(&before));
         let spellings = spellings.unwrap_or_else(|| Spellings::of(&checked.plan, Duration::ZERO));
         let (refused, told): (Vec<_>, Vec<_>) =
-            findings.into_iter().partition(|f| f.kind == config::FindingKind::Refused);
+            findings.into_iter().partition(|f| f.kind == config::PlanFindingKind::Refused);
         let mut refused: Vec<String> = refused.into_iter().map(|f| f.message).collect();
         let conflicts = claim::conflicts(&checked.plan, &spellings, &writer.image.releases, &self.key);
         refused.extend(conflicts.into_iter().map(|c| c.message));

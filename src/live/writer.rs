@@ -19,7 +19,7 @@ use super::state::{Image, RECENT_MAX};
 use super::state_key::StateKey;
 use super::tally::{ArmTally, OutcomeCounts};
 use super::upstream::UpstreamLive;
-use crate::config::{Standing, Standings};
+use crate::config::{ReleaseStanding, Standings};
 use crate::domain::cohort::Weight;
 use crate::domain::decide::{Arm, Force};
 use crate::domain::plan::{Plan, Release, Target};
@@ -451,9 +451,9 @@ impl Writer {
 
     /// The state of each release.
     pub(super) fn standings(&self, now: &Snapshot) -> Standings {
-        let mut releases: BTreeMap<String, Standing> = BTreeMap::new();
+        let mut releases: BTreeMap<String, ReleaseStanding> = BTreeMap::new();
         for (name, memory) in &self.image.releases {
-            let standing = Standing { memory: memory.clone(), ..Standing::default() };
+            let standing = ReleaseStanding { memory: memory.clone(), ..ReleaseStanding::default() };
             releases.insert(name.clone(), standing);
         }
         for live in &now.releases {

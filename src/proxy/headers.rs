@@ -454,7 +454,7 @@ mod tests {
             assert!(is_hop_by_hop(&HeaderName::from_static(name)), "{name}");
         }
         for name in names.into_iter().chain(["expect"]) {
-            assert!(crate::config::value::header_name(name).is_err(), "{name}");
+            assert!(crate::config::values::header_name(name).is_err(), "{name}");
         }
     }
 

@@ -262,7 +262,7 @@ mod tests {
             if let Some(lenient) = &reading.lenient {
                 prop_assert!(lenient.starts_with('/') && *lenient != normal);
             }
-            if let Ok(route) = crate::config::value::route_path(&path) {
+            if let Ok(route) = crate::config::values::route_path(&path) {
                 prop_assert_eq!(&*read(&route).normal, &route, "a route that no request matches");
             }
             // If some server reads it as a path below the prefix, so does this module, or a further

@@ -1,6 +1,6 @@
 //! Deliberately damaged files: the config, and the files that it names.
 
-use super::report::Place;
+use super::diagnostics::Location;
 use super::*;
 use crate::domain::plan::{IdentitySource, JwtTrust};
 use crate::mutate::{cases, damaged};
@@ -80,14 +80,14 @@ const WORDS: &[&str] = &[
 proptest! {
     #![proptest_config(cases(400))]
 
-    /// It is refused with every fault in its place, or it means what the mirror reads, twice the
-    /// same.
+    /// It is refused with every fault in its place, or the schema accepts it, and it means the same
+    /// twice.
     #[test]
     fn a_damaged_config_is_refused_in_its_place_or_has_one_meaning(bytes in damaged([STARTER, REFERENCE, BASE], WORDS)) {
         let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };
         let report = match check(&text) {
             Ok(checked) => {
-                prop_assert!(toml::from_str::<file::File>(&text).is_ok());
+                prop_assert_eq!(schema::check(&text), Ok(()));
                 prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::default()).is_empty());
                 prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::domain::cohort::Weight::FULL));
                 prop_assert!(!checked.plan.routes.is_empty());
@@ -99,7 +99,7 @@ proptest! {
             }
         };
         for fault in report.faults() {
-            let Place::Shown { source, span } = &fault.place else { continue };
+            let Location::Shown { source, span } = &fault.place else { continue };
             prop_assert!(span.start <= span.end && span.end <= source.text.len(), "{span:?} of {}", source.text.len());
             prop_assert!(source.text.is_char_boundary(span.start) && source.text.is_char_boundary(span.end), "{span:?}");
             for word in [&fault.message, &fault.label].into_iter().chain(&fault.help) {
@@ -120,23 +120,23 @@ proptest! {
         let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(()) };
         let digits: String = text.trim().chars().take_while(char::is_ascii_digit).collect();
         let (unit, number) = (text.trim()[digits.len()..].trim(), digits.parse::<u128>().ok());
-        if let Ok(duration) = value::duration(text) {
+        if let Ok(duration) = values::duration(text) {
             let scale = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)].into_iter().find(|(name, _)| *name == unit);
             let wanted = number.zip(scale).map(|(n, (_, scale))| n * scale);
             prop_assert_eq!(Some(duration.as_millis()), wanted, "{:?}", text);
             prop_assert!(duration.subsec_nanos() % 1_000_000 == 0 && duration < Duration::MAX);
         }
-        if let Ok(size) = value::size(text) {
+        if let Ok(size) = values::size(text) {
             let scale = [("B", 0), ("KiB", 10), ("MiB", 20), ("GiB", 30)].into_iter().find(|(name, _)| *name == unit);
             prop_assert_eq!(Some(size as u128), number.zip(scale).map(|(n, (_, bits))| n << bits), "{:?}", text);
-            prop_assert_eq!(value::size(&value::show_size(size)).ok(), Some(size));
+            prop_assert_eq!(values::size(&values::show_size(size)).ok(), Some(size));
         }
-        if let Ok(weight) = value::percent(text) {
+        if let Ok(weight) = values::percent(text) {
             let fraction = unit.strip_suffix('%').map(str::trim).unwrap_or("?");
             let decimals = format!("{:0<4}", fraction.strip_prefix('.').unwrap_or(fraction));
             let wanted = number.zip(decimals.parse::<u128>().ok()).map(|(n, d)| n * 10_000 + d);
             prop_assert!(decimals.len() == 4 && Some(u128::from(weight.parts())) == wanted, "{text:?} is {weight}");
-            prop_assert_eq!(value::percent(&weight.to_string()).ok(), Some(weight));
+            prop_assert_eq!(values::percent(&weight.to_string()).ok(), Some(weight));
         }
     }
 
@@ -146,23 +146,23 @@ proptest! {
         [":", "/", "//", "[", "]", "{", "}", "{id}", "%", "%2f", "..", ".", "@", "?", "#", " ", "$", "${", "0", "65536", "::", "é", "\0", "\n", "-", "_", "HTTP://", "x-grayling-"],
     )) {
         let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(()) };
-        if let Ok(path) = value::route_path(text) {
+        if let Ok(path) = values::route_path(text) {
             prop_assert!(path.starts_with('/') && !path.contains("//") && (path == "/" || !path.ends_with('/')), "{path}");
         }
-        if let Ok(pattern) = value::path_pattern(text) {
+        if let Ok(pattern) = values::path_pattern(text) {
             prop_assert_eq!(pattern.segments.iter().filter(|s| s.is_none()).count(), 1);
         }
-        if let Ok(server) = value::server(text) {
-            prop_assert_eq!(value::server(&server.to_string()).ok(), Some(server));
+        if let Ok(server) = values::server(text) {
+            prop_assert_eq!(values::server(&server.to_string()).ok(), Some(server));
         }
-        if let Ok(name) = value::header_name(text) {
+        if let Ok(name) = values::header_name(text) {
             prop_assert!(!name.as_str().starts_with("x-grayling-"));
         }
-        if let Ok((network, _)) = value::network(text) {
+        if let Ok((network, _)) = values::network(text) {
             prop_assert!(network.contains(&network.network()));
         }
-        let _ = (value::address(text), value::host(text), value::method(text), value::name(text), value::token(text), value::parameter(text));
-        let _ = value::expand(text, &environment);
+        let _ = (values::address(text), values::host(text), values::method(text), values::name(text), values::token(text), values::parameter(text));
+        let _ = values::expand(text, &environment);
     }
 }
 

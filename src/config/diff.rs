@@ -21,12 +21,12 @@ use std::sync::Arc;
 mod standing;
 mod versions;
 mod waves;
-use standing::{Edit, State};
-pub use standing::{Standing, Standings};
+use standing::{ReachState, ReleaseEdit};
+pub use standing::{ReleaseStanding, Standings};
 pub use waves::too_short;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FindingKind {
+pub enum PlanFindingKind {
     /// The new plan must not be applied.
     Refused,
     /// Legal, but worth a second look.
@@ -35,8 +35,8 @@ pub enum FindingKind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    pub kind: FindingKind,
+pub struct PlanFinding {
+    pub kind: PlanFindingKind,
     pub message: String,
 }
 
@@ -44,13 +44,13 @@ pub struct Finding {
 const RAISE_NOTABLE: u32 = BUCKETS / 4;
 
 /// Refusals first, then warnings, then notes.
-pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<Finding> {
-    let mut findings = Findings(Vec::new());
+pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<PlanFinding> {
+    let mut findings = PlanFindings(Vec::new());
     sockets(&mut findings, old, new);
     for release in &new.releases {
         match old.release(&release.name) {
             Some(before) => {
-                let edit = Edit::new([old, new], before, release, standings);
+                let edit = ReleaseEdit::new([old, new], before, release, standings);
                 changed(&mut findings, old, new, &edit);
             }
             None => added(&mut findings, old, new, release, standings),
@@ -82,25 +82,25 @@ pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<Finding> {
     findings.0
 }
 
-pub(super) struct Findings(Vec<Finding>);
+pub(super) struct PlanFindings(Vec<PlanFinding>);
 
-impl Findings {
+impl PlanFindings {
     fn refused(&mut self, message: String) {
-        self.0.push(Finding { kind: FindingKind::Refused, message });
+        self.0.push(PlanFinding { kind: PlanFindingKind::Refused, message });
     }
 
     pub(super) fn warning(&mut self, message: String) {
-        self.0.push(Finding { kind: FindingKind::Warning, message });
+        self.0.push(PlanFinding { kind: PlanFindingKind::Warning, message });
     }
 
     pub(super) fn note(&mut self, message: String) {
-        self.0.push(Finding { kind: FindingKind::Note, message });
+        self.0.push(PlanFinding { kind: PlanFindingKind::Note, message });
     }
 }
 
 /// Settings fixed for the life of the process: sockets, threads, the directory with lock and
 /// ledger.
-fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
+fn sockets(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     let mut fixed = |key: &str, before: String, after: String| {
         if before != after {
             findings.refused(format!(
@@ -118,7 +118,7 @@ fn sockets(findings: &mut Findings, old: &Plan, new: &Plan) {
 }
 
 /// The proxies in front must switch at the same moment: connections of the others are refused.
-fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
+fn proxy_protocol(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     match (old.listen.proxy_protocol, new.listen.proxy_protocol) {
         (false, true) => findings.warning(
             "`[listen] proxy_protocol`: new connections from `trusted_proxies` are closed unless they begin with a PROXY header".into(),
@@ -132,7 +132,7 @@ fn proxy_protocol(findings: &mut Findings, old: &Plan, new: &Plan) {
 
 /// A renewed pair is accepted. One that clients would refuse is not, while the present one is
 /// better.
-fn certificate(findings: &mut Findings, old: &Plan, new: &Plan) {
+fn certificate(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     let (Some(before), Some(after)) = (&old.tls, &new.tls) else { return };
     if before.server == after.server {
         return;
@@ -165,8 +165,8 @@ pub fn moved(old: Weight, new: Weight, same_salt: bool) -> Weight {
     Weight::from_parts(parts as u32)
 }
 
-fn changed(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
-    let mut of_release = Findings(Vec::new());
+fn changed(findings: &mut PlanFindings, old: &Plan, new: &Plan, edit: &ReleaseEdit<'_>) {
+    let mut of_release = PlanFindings(Vec::new());
     changes(&mut of_release, old, new, edit);
     if let (Some(why), false) = (edit.is.why_held(&edit.after.name), of_release.0.is_empty()) {
         let (name, at) = (&edit.after.name, edit.is.force.weight());
@@ -181,7 +181,7 @@ fn changed(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
 }
 
 /// The evidence of an edited level restarts.
-fn levels(findings: &mut Findings, edit: &Edit<'_>) {
+fn levels(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (was, is) = (&edit.before.watchdog, &edit.after.watchdog);
     let floor = was.latency_floor != is.latency_floor;
     let edited = [
@@ -196,7 +196,7 @@ fn levels(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
+fn changes(findings: &mut PlanFindings, old: &Plan, new: &Plan, edit: &ReleaseEdit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     guard(findings, edit);
@@ -245,12 +245,12 @@ fn changes(findings: &mut Findings, old: &Plan, new: &Plan, edit: &Edit<'_>) {
 }
 
 /// Refuses a raise beyond `step_max`, and an edit that would let users into a frozen `new`.
-fn guard(findings: &mut Findings, edit: &Edit<'_>) {
+fn guard(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     // The file's weight: the one in force may be lower now, and as high later. A version that
     // waited for its weight comes from 0%: the file's weight was another version's.
-    let waits = |of: &State| of.memory.awaits == Some(Awaits::NewVersion);
+    let waits = |of: &ReachState| of.memory.awaits == Some(Awaits::NewVersion);
     let was = match waits(&edit.was) && !waits(&edit.is) {
         true => Weight::ZERO,
         false => edit.was.given.weight,
@@ -271,7 +271,7 @@ fn guard(findings: &mut Findings, edit: &Edit<'_>) {
             was, is
         ));
     }
-    let given = |of: &State, release: &Release| {
+    let given = |of: &ReachState, release: &Release| {
         release.segments[..of.given.segments.min(release.segments.len())].to_vec()
     };
     let (known, then) = (given(&edit.was, before), given(&edit.is, after));
@@ -287,7 +287,7 @@ fn guard(findings: &mut Findings, edit: &Edit<'_>) {
 }
 
 /// The users who move.
-fn weight(findings: &mut Findings, edit: &Edit<'_>) {
+fn weight(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
     let [was, is] = [&edit.was, &edit.is].map(|state| state.force.weight());
     let [asked_before, asked] = [&edit.was, &edit.is].map(|state| state.given.weight);
@@ -321,7 +321,13 @@ fn weight(findings: &mut Findings, edit: &Edit<'_>) {
     }
 }
 
-fn setting<T: Debug + PartialEq>(findings: &mut Findings, release: &str, key: &str, before: &T, after: &T) {
+fn setting<T: Debug + PartialEq>(
+    findings: &mut PlanFindings,
+    release: &str,
+    key: &str,
+    before: &T,
+    after: &T,
+) {
     if before != after {
         let word = |value: &T| format!("{value:?}").to_lowercase();
         findings.note(format!("release `{release}`: {key} {} to {}", word(before), word(after)));
@@ -329,7 +335,7 @@ fn setting<T: Debug + PartialEq>(findings: &mut Findings, release: &str, key: &s
 }
 
 fn arms(
-    findings: &mut Findings,
+    findings: &mut PlanFindings,
     old: &Plan,
     new: &Plan,
     before: &Release,
@@ -351,9 +357,9 @@ fn arms(
     }
 }
 
-fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, standings: &Standings) {
+fn added(findings: &mut PlanFindings, old: &Plan, plan: &Plan, release: &Release, standings: &Standings) {
     // A removed release is remembered: its rollback still holds.
-    let Standing { memory, .. } = standings.of(release);
+    let ReleaseStanding { memory, .. } = standings.of(release);
     let versions = release.versions(plan);
     let raised = release.attempt > memory.attempt;
     let renamed = !standings.releases.contains_key(&release.name)
@@ -371,7 +377,8 @@ fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, st
         weight_edited: false,
     };
     let (memory, _) = rollout::step(&memory, configured);
-    let is = State::of(release, &Standing { memory, ..Standing::default() }, standings.now);
+    let is =
+        ReachState::of(release, &ReleaseStanding { memory, ..ReleaseStanding::default() }, standings.now);
     let (name, weight) = (&release.name, is.given.weight);
     let message = match (is.why_held(name), &is.memory.progress, release.waves.first()) {
         (Some(why), ..) => {
@@ -402,8 +409,8 @@ fn added(findings: &mut Findings, old: &Plan, plan: &Plan, release: &Release, st
     }
 }
 
-fn removed(findings: &mut Findings, release: &Release, standings: &Standings) {
-    let was = State::of(release, &standings.of(release), standings.now);
+fn removed(findings: &mut PlanFindings, release: &Release, standings: &Standings) {
+    let was = ReachState::of(release, &standings.of(release), standings.now);
     let name = &release.name;
     let leave = match (was.force, was.why_held(name)) {
         (Force::Held, Some(why)) => format!("nobody is in its `new`, which is held at 0%: {why}"),
@@ -417,8 +424,8 @@ fn removed(findings: &mut Findings, release: &Release, standings: &Standings) {
 }
 
 fn membership(
-    findings: &mut Findings,
-    edit: &Edit<'_>,
+    findings: &mut PlanFindings,
+    edit: &ReleaseEdit<'_>,
     key: &str,
     before: &[Arc<Segment>],
     after: &[Arc<Segment>],
@@ -448,7 +455,7 @@ fn header(segment: &Segment) -> &str {
     segment.header.as_ref().map_or("", |h| h.name.as_str())
 }
 
-fn changed_segment(findings: &mut Findings, before: &Segment, after: &Segment) {
+fn changed_segment(findings: &mut PlanFindings, before: &Segment, after: &Segment) {
     if before.users != after.users {
         findings.note(format!(
             "segment `{}`: {} users, {} before",
@@ -468,7 +475,7 @@ fn changed_segment(findings: &mut Findings, before: &Segment, after: &Segment) {
     }
 }
 
-fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream) {
+fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upstream) {
     let list = |servers: Vec<String>| servers.join(", ");
     let missing = |from: &Upstream, of: &Upstream| {
         list(of.servers.iter().filter(|s| !from.servers.contains(s)).map(ToString::to_string).collect())
@@ -507,7 +514,7 @@ fn changed_upstream(findings: &mut Findings, before: &Upstream, after: &Upstream
 }
 
 /// All other sections: in force with the reload, with a note only.
-fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
+fn rest(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     let mut section = |name: &str, before: String, after: String| {
         if before != after {
             findings.note(format!("`{name}` changes"));
@@ -547,154 +554,4 @@ fn rest(findings: &mut Findings, old: &Plan, new: &Plan) {
 mod holds;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::path::Path;
-
-    const BASE: &str = r#"
-[upstream.v1]
-servers = ["http://127.0.0.1:9001"]
-[upstream.v2]
-servers = ["http://127.0.0.1:9002"]
-[segment.testers]
-users = ["alice"]
-[segment.plan]
-header = { name = "x-plan", equals = "internal" }
-[release.r]
-stable = "v1"
-new = "v2"
-weight = "20%"
-step_max = "50%"
-segments = ["testers"]
-excluded = ["plan"]
-[[route]]
-path = "/"
-release = "r"
-"#;
-
-    fn plan(text: &str) -> Plan {
-        crate::config::parse(text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
-    }
-
-    fn after(edits: &[(&str, &str)]) -> Vec<String> {
-        let mut text = BASE.to_string();
-        for (from, to) in edits {
-            assert!(text.contains(from), "{from}");
-            text = text.replacen(from, to, 1);
-        }
-        let findings = compare(&plan(BASE), &plan(&text), &Standings::default());
-        findings.into_iter().map(|f| format!("{:?}: {}", f.kind, f.message)).collect()
-    }
-
-    #[test]
-    fn an_edit_says_what_it_does() {
-        type Row = (&'static [(&'static str, &'static str)], &'static [&'static str]);
-        let table: &[Row] = &[
-            (&[], &[]),
-            (&[("20%", "30%")], &["Note: release `r`: weight 20% to 30%: 10% of users move to `new`"]),
-            (&[("20%", "5%")], &["Note: release `r`: weight 20% to 5%: 15% of users move to `stable`"]),
-            (
-                &[("20%", "46%")],
-                &[
-                    "Warning: release `r`: the weight goes up by more than 25 points, from 20% to 46%: 26% of users move to `new`",
-                ],
-            ),
-            (
-                &[("step_max", "salt = \"s\"\nstep_max"), ("20%", "50%")],
-                &[
-                    "Warning: release `r`: the salt changed, every user is dealt anew: 50% of users change arms",
-                ],
-            ),
-            (
-                &[("step_max", "salt = \"s\"\nstep_max")],
-                &[
-                    "Warning: release `r`: the salt changed, every user is dealt anew: 32% of users change arms",
-                ],
-            ),
-            (
-                &[("step_max", "watchdog.enabled = false\nstep_max")],
-                &["Warning: release `r`: the watchdog is switched off"],
-            ),
-            (
-                &[("[\"testers\"]", "[\"testers\", \"plan\"]"), ("excluded = [\"plan\"]", "")],
-                &[
-                    "Warning: release `r`: `plan` joins `segments`, and whoever can send `x-plan` can enter",
-                    "Note: release `r`: `plan` leaves `excluded`",
-                ],
-            ),
-            (&[("[\"alice\"]", "[\"alice\", \"bob\"]")], &["Note: segment `testers`: 2 users, 1 before"]),
-            (
-                &[("9002", "9003")],
-                &[
-                    "Note: release `r`: other servers are behind `new` (http://127.0.0.1:9003; before: http://127.0.0.1:9002): another version, with fresh evidence; nobody was in `new`",
-                    "Note: upstream `v2`: gains http://127.0.0.1:9003",
-                    "Note: upstream `v2`: loses http://127.0.0.1:9002",
-                ],
-            ),
-            (
-                &[("[upstream.v1]", "[listen]\nhttp = \"0.0.0.0:80\"\n[upstream.v1]")],
-                &[
-                    "Refused: `[listen] http` cannot change while running (`127.0.0.1:8080` to `0.0.0.0:80`): restart, or put it back",
-                ],
-            ),
-            (
-                &[("[upstream.v1]", "[state]\ndirectory = \"/var/g\"\n[upstream.v1]")],
-                &[
-                    "Refused: `[state] directory` cannot change while running (`/g/state` to `/var/g`): restart, or put it back",
-                ],
-            ),
-        ];
-        for (edits, expected) in table {
-            assert_eq!(after(edits), *expected, "{edits:?}");
-        }
-    }
-
-    #[test]
-    fn a_raise_beyond_step_max_is_refused_even_if_the_same_edit_raises_step_max() {
-        let refused = |edits: &[(&str, &str)]| {
-            after(edits).into_iter().filter(|f| f.starts_with("Refused")).collect::<Vec<_>>()
-        };
-        assert_eq!(
-            refused(&[("20%", "71%")]),
-            ["Refused: release `r`: from 20% to 71% is more than `step_max` (50%) allows: 70% at most; \
-              go there in smaller steps, or raise `step_max` in an edit of its own first"]
-        );
-        assert_eq!(refused(&[("20%", "70%")]), Vec::<String>::new());
-        assert_eq!(refused(&[("20%", "71%"), ("50%", "100%")]).len(), 1);
-        assert_eq!(refused(&[("20%", "40%"), ("50%", "10%")]).len(), 1);
-        assert_eq!(
-            refused(&[
-                ("[release.r]", "[release.s]"),
-                ("20%", "51%"),
-                ("release = \"r\"", "release = \"s\"")
-            ]),
-            ["Refused: release `s` is new: from nothing to 51% is more than its `step_max` (50%) allows"]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn the_share_moved_is_what_counting_users_finds(a in 0u32..=100, b in 0u32..=100, other_salt: bool) {
-            let mut old = plan(BASE);
-            let release = |weight: u32, salt: &str| {
-                let text = BASE.replacen("20%", &format!("{weight}%"), 1);
-                let text = text.replacen("step_max", &format!("salt = \"{salt}\"\nstep_max"), 1);
-                plan(&text).releases.remove(0)
-            };
-            old.releases.clear();
-            let (x, y) = (release(a, "one"), release(b, if other_salt { "two" } else { "one" }));
-            let users = 4000;
-            let count = (0..users)
-                .map(|i| format!("user-{i}"))
-                .filter(|id| {
-                    let arm = |r: &Release| r.weight.holds(r.salt.bucket(id.as_bytes()));
-                    arm(&x) != arm(&y)
-                })
-                .count();
-            let found = count as f64 / f64::from(users);
-            // Five standard deviations of a share of 4000.
-            prop_assert!((found - moved(x.weight, y.weight, x.salt == y.salt).ratio()).abs() < 5.0 * 0.5 / f64::from(users).sqrt());
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! The effect of an edited plan of waves on a release in progress: past and future waves, and where
 //! it continues.
 
-use super::{Edit, Finding, FindingKind, Findings};
+use super::{PlanFinding, PlanFindingKind, PlanFindings, ReleaseEdit};
 use crate::domain::gate::{self, Traffic, points, time_needed};
 use crate::domain::plan::{Plan, Release};
 use crate::domain::rollout::climb;
@@ -9,7 +9,7 @@ use crate::domain::rollout::{HoldKind, Progress};
 use crate::domain::wave::Wave;
 use std::collections::BTreeMap;
 
-pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
+pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     if before.open_hours != after.open_hours {
@@ -91,7 +91,7 @@ pub fn changed(findings: &mut Findings, edit: &Edit<'_>) {
 }
 
 /// The holdback until the release is complete, and how long it is watched after that.
-pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
+pub fn completion(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let (before, after, name) = (edit.before, edit.after, &edit.after.name);
     if before.holdback != after.holdback {
         let done = edit.is.memory.progress.as_ref().is_some_and(|p| p.finished);
@@ -107,7 +107,7 @@ pub fn completion(findings: &mut Findings, edit: &Edit<'_>) {
 
 /// Waves that cannot prove their margin within their bake, at the present traffic. They hold until
 /// they can.
-pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Finding> {
+pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<PlanFinding> {
     let mut findings = vec![];
     for release in &plan.releases {
         let Some(traffic) = traffic.get(&release.name) else { continue };
@@ -123,7 +123,7 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
                     gate::seconds(needed),
                     points(margin)
                 );
-                findings.push(Finding { kind: FindingKind::Warning, message });
+                findings.push(PlanFinding { kind: PlanFindingKind::Warning, message });
             }
         }
     }
@@ -133,7 +133,7 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<Findin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compare::{Standing, Standings, compare};
+    use crate::config::diff::{ReleaseStanding, Standings, compare};
     use crate::domain::cohort::Weight;
     use crate::domain::rollout::Memory;
     use crate::domain::wave::Reach;
@@ -164,10 +164,10 @@ step_max = "40%"
         let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
         let progress = Some(Progress { wave: weight.into(), reach, finished: false, entry: 0 });
         let memory = Memory { attempt: 1, progress, ..Memory::default() };
-        standings(Standing { memory, reach, ..Standing::default() })
+        standings(ReleaseStanding { memory, reach, ..ReleaseStanding::default() })
     }
 
-    fn standings(standing: Standing) -> Standings {
+    fn standings(standing: ReleaseStanding) -> Standings {
         Standings { releases: [("r".to_owned(), standing)].into(), ..Standings::default() }
     }
 
@@ -223,7 +223,7 @@ step_max = "40%"
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
         let reach = Reach { weight: Weight::from_parts(50_000), segments: 0 };
-        let standings = standings(Standing { reach, ..Standing::default() });
+        let standings = standings(ReleaseStanding { reach, ..ReleaseStanding::default() });
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),
             ["Note: release `r`: waves, and no weight set by hand any more: it goes on in wave `5%`"]
@@ -276,7 +276,11 @@ step_max = "40%"
         let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
         let reach = Reach { weight: Weight::from_parts(990_000), segments: 0 };
         assert_eq!(
-            findings(&by_hand("1%"), &by_hand("0%"), &standings(Standing { reach, ..Standing::default() })),
+            findings(
+                &by_hand("1%"),
+                &by_hand("0%"),
+                &standings(ReleaseStanding { reach, ..ReleaseStanding::default() })
+            ),
             [
                 "Note: release `r`: weight 99% to 100%: 1% of users move to `new`",
                 "Note: release `r`: holdback 1% to 0%",

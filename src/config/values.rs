@@ -14,19 +14,19 @@ use std::time::Duration;
 
 /// The reason of a refusal (for the caret), and the correction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bad {
+pub struct InvalidValue {
     pub why: String,
     pub help: Option<String>,
 }
 
-pub type Parsed<T> = Result<T, Bad>;
+pub type Parsed<T> = Result<T, InvalidValue>;
 
 pub fn bad<T>(why: impl Into<String>) -> Parsed<T> {
-    Err(Bad { why: why.into(), help: None })
+    Err(InvalidValue { why: why.into(), help: None })
 }
 
 pub fn bad_help<T>(why: impl Into<String>, help: impl Into<String>) -> Parsed<T> {
-    Err(Bad { why: why.into(), help: Some(help.into()) })
+    Err(InvalidValue { why: why.into(), help: Some(help.into()) })
 }
 
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];

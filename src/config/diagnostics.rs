@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// A text with faults: the config file, or one line of a file that it names.
 #[derive(Debug)]
-pub struct Source {
+pub struct SourceText {
     pub path: String,
     pub text: String,
     /// The number of the first line of `text`, from 1.
@@ -24,17 +24,17 @@ pub enum Severity {
 
 /// The place of a fault.
 #[derive(Debug, Clone)]
-pub enum Place {
+pub enum Location {
     /// Bytes of a source that may be shown.
-    Shown { source: Arc<Source>, span: Range<usize> },
+    Shown { source: Arc<SourceText>, span: Range<usize> },
     /// A file, or a line of it (0: none), whose text is not shown: secret, unreadable, or not text.
     Named { path: String, line: usize },
 }
 
 #[derive(Debug, Clone)]
-pub struct Fault {
+pub struct Diagnostic {
     pub severity: Severity,
-    pub place: Place,
+    pub place: Location,
     /// One sentence, without a full stop.
     pub message: String,
     /// Text beside the caret, may be empty.
@@ -54,8 +54,8 @@ pub enum Color {
 pub const FAULTS_MAX: usize = 200;
 
 #[derive(Debug, Clone, Default)]
-pub struct Report {
-    faults: Vec<Fault>,
+pub struct Diagnostics {
+    faults: Vec<Diagnostic>,
     /// Number of faults beyond [`FAULTS_MAX`].
     more: usize,
 }
@@ -78,8 +78,8 @@ fn one_line(text: &mut String) {
     }
 }
 
-impl Report {
-    pub fn push(&mut self, mut fault: Fault) {
+impl Diagnostics {
+    pub fn push(&mut self, mut fault: Diagnostic) {
         for text in [&mut fault.message, &mut fault.label].into_iter().chain(&mut fault.help) {
             one_line(text);
         }
@@ -95,7 +95,7 @@ impl Report {
         self.faults.is_empty()
     }
 
-    pub fn faults(&self) -> &[Fault] {
+    pub fn faults(&self) -> &[Diagnostic] {
         &self.faults
     }
 
@@ -110,7 +110,7 @@ impl Report {
     /// One line a fault: `grayling.toml:12:1: unknown key `wieght`; did you mean `weight`?`
     pub fn lines(&self) -> Vec<String> {
         let more = (self.more > 0).then(|| format!("and {} more", self.more));
-        self.faults.iter().map(Fault::line).chain(more).collect()
+        self.faults.iter().map(Diagnostic::line).chain(more).collect()
     }
 
     /// In the format of rustc, one block a fault.
@@ -130,39 +130,39 @@ impl Report {
         text
     }
 
-    pub(super) fn retain(&mut self, keep: impl FnMut(&Fault) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl FnMut(&Diagnostic) -> bool) {
         self.faults.retain(keep);
     }
 
     /// Errors before warnings, then by place. Faults of other files stay where they were found.
     pub(super) fn sort(&mut self) {
         self.faults.sort_by_key(|f| match &f.place {
-            Place::Shown { source, span } if source.line_first == 1 => (f.severity, span.start),
+            Location::Shown { source, span } if source.line_first == 1 => (f.severity, span.start),
             _ => (f.severity, usize::MAX),
         });
     }
 }
 
-impl std::fmt::Display for Report {
+impl std::fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.lines().join("\n"))
     }
 }
 
-impl std::error::Error for Report {}
+impl std::error::Error for Diagnostics {}
 
-impl Fault {
+impl Diagnostic {
     pub fn path(&self) -> &str {
         match &self.place {
-            Place::Shown { source, .. } => &source.path,
-            Place::Named { path, .. } => path,
+            Location::Shown { source, .. } => &source.path,
+            Location::Named { path, .. } => path,
         }
     }
 
     /// Line and column from 1, in characters; 0 where there is none.
     pub fn position(&self) -> (usize, usize) {
         match &self.place {
-            Place::Shown { source, span } => {
+            Location::Shown { source, span } => {
                 let start = floor(&source.text, span.start);
                 let before = &source.text[..start];
                 let line_start = before.rfind('\n').map_or(0, |i| i + 1);
@@ -170,7 +170,7 @@ impl Fault {
                 let column = before[line_start..].trim_start_matches('\u{feff}').chars().count();
                 (source.line_first + line, column + 1)
             }
-            Place::Named { line, .. } => (*line, 0),
+            Location::Named { line, .. } => (*line, 0),
         }
     }
 
@@ -194,7 +194,7 @@ impl Fault {
         };
         let title = level.primary_title(self.message.as_str());
         let group = match &self.place {
-            Place::Shown { source, span } => {
+            Location::Shown { source, span } => {
                 let start = floor(&source.text, span.start);
                 let end = floor(&source.text, span.end).max(start);
                 let mark = AnnotationKind::Primary.span(start..end);
@@ -205,7 +205,7 @@ impl Fault {
                     .annotation(mark);
                 title.element(snippet)
             }
-            Place::Named { path, line } => {
+            Location::Named { path, line } => {
                 let origin = Origin::path(path.as_str());
                 let group = title.element(if *line > 0 { origin.line(*line) } else { origin });
                 if self.label.is_empty() {

@@ -1,6 +1,6 @@
 //! The effect of an edit on the versions of a release, as sentences. The rule is in [`version`].
 
-use super::{Findings, Standing};
+use super::{PlanFindings, ReleaseStanding};
 use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Plan, Release};
 use crate::domain::rollout::Memory;
@@ -12,14 +12,14 @@ pub fn change(
     new: &Plan,
     before: &Release,
     after: &Release,
-    standing: &Standing,
+    standing: &ReleaseStanding,
 ) -> VersionChange {
     let raised = after.attempt > seen(before, standing);
     before.versions(old).change(&after.versions(new), raised, Some(standing.version))
 }
 
 /// The highest attempt so far.
-fn seen(before: &Release, standing: &Standing) -> u64 {
+fn seen(before: &Release, standing: &ReleaseStanding) -> u64 {
     before.attempt.max(standing.memory.attempt)
 }
 
@@ -29,10 +29,10 @@ pub fn unnamed(memory: &Memory) -> version::Standing {
 }
 
 pub fn changed(
-    findings: &mut Findings,
+    findings: &mut PlanFindings,
     [old, new]: [&Plan; 2],
     [before, after]: [&Release; 2],
-    standing: &Standing,
+    standing: &ReleaseStanding,
     change: VersionChange,
 ) {
     let name = &after.name;
@@ -87,7 +87,7 @@ fn moves(before: &version::Versions, after: &version::Versions, in_new: Weight) 
     }
 }
 
-fn stands(standing: &Standing) -> String {
+fn stands(standing: &ReleaseStanding) -> String {
     let weight = standing.reach.weight;
     match (standing.version.held, standing.reach.segments) {
         (true, _) => "it is rolled back, frozen or held".to_owned(),
@@ -109,7 +109,7 @@ fn replaced(before: &version::Versions, after: &version::Versions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::compare::{FindingKind, Standings, compare};
+    use crate::config::diff::{PlanFindingKind, Standings, compare};
     use std::path::Path;
 
     fn plan(release: &str, new: &str) -> Plan {
@@ -122,11 +122,11 @@ mod tests {
         crate::config::parse(&text, Path::new("grayling.toml")).unwrap().plan
     }
 
-    fn findings(after: &Plan, held: bool) -> Vec<(FindingKind, String)> {
+    fn findings(after: &Plan, held: bool) -> Vec<(PlanFindingKind, String)> {
         let before = plan("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
         let reach = Reach { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
         let version = version::Standing { complete: false, reach, held };
-        let standing = Standing { reach, version, ..Standing::default() };
+        let standing = ReleaseStanding { reach, version, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
         compare(&before, after, &standings).into_iter().map(|f| (f.kind, f.message)).collect()
@@ -159,12 +159,12 @@ mod tests {
         let before = at("100%");
         let waits = crate::domain::rollout::Awaits::NewVersion;
         let memory = Memory { attempt: 1, awaits: Some(waits), ..Memory::default() };
-        let standing = Standing { memory, ..Standing::default() };
+        let standing = ReleaseStanding { memory, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
         let refused = |weight: &str| {
             let found = compare(&before, &at(weight), &standings);
-            found.iter().any(|f| f.kind == FindingKind::Refused && f.message.contains("step_max"))
+            found.iter().any(|f| f.kind == PlanFindingKind::Refused && f.message.contains("step_max"))
         };
         assert_eq!(["95%", "11%", "10%", "1%", "100%"].map(refused), [true, true, false, false, false]);
     }
@@ -175,22 +175,22 @@ mod tests {
         for (held, stands) in [(false, "20% of users are in new"), (true, "rolled back, frozen or held")] {
             let found = findings(&plan("weight = \"20%\"", other), held);
             let (kind, message) = &found[0];
-            assert_eq!(*kind, FindingKind::Refused);
+            assert_eq!(*kind, PlanFindingKind::Refused);
             for part in ["127.0.0.1:9003; before: ", "`attempt = 2`", "`same_version = true`", stands] {
                 assert!(message.contains(part), "{part}: {message}");
             }
         }
         let found = findings(&plan("weight = \"20%\"\nattempt = 2", other), false);
-        assert!(found.iter().all(|(kind, _)| *kind != FindingKind::Refused), "{found:?}");
+        assert!(found.iter().all(|(kind, _)| *kind != PlanFindingKind::Refused), "{found:?}");
         let told = found.iter().find(|(_, m)| m.contains("another version;")).unwrap();
         assert!(told.1.contains("20% of users move to `stable`; it begins at 0%"), "{}", told.1);
         let same = findings(&plan("weight = \"20%\"\nsame_version = true", other), false);
         assert!(
-            same.iter().all(|(kind, m)| *kind == FindingKind::Note && !m.contains("another")),
+            same.iter().all(|(kind, m)| *kind == PlanFindingKind::Note && !m.contains("another")),
             "{same:?}"
         );
         let grown =
             findings(&plan("weight = \"20%\"", &format!("{other}, \"http://127.0.0.1:9002\"")), false);
-        assert!(grown.iter().all(|(kind, _)| *kind == FindingKind::Note), "{grown:?}");
+        assert!(grown.iter().all(|(kind, _)| *kind == PlanFindingKind::Note), "{grown:?}");
     }
 }

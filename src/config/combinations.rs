@@ -3,7 +3,7 @@
 //!
 //! Invariant: no warning repeats the finding of another check.
 
-use super::read::{Located, Reader, Scope};
+use super::reader::{ConfigReader, TableScope, WithSpan};
 use crate::domain::cohort::Weight;
 use crate::domain::engine::warms_up;
 use crate::domain::gate::seconds;
@@ -11,17 +11,22 @@ use crate::domain::plan::Release;
 use std::time::Duration;
 
 /// The levels of slowness and failures of a release.
-pub struct Levels {
-    pub errors_max: Located<Weight>,
-    pub latency_tolerance: Located<Weight>,
-    pub latency_notice: Located<Weight>,
-    pub margin_errors: Located<Weight>,
-    pub margin_latency: Located<Weight>,
+pub struct TripThresholds {
+    pub errors_max: WithSpan<Weight>,
+    pub latency_tolerance: WithSpan<Weight>,
+    pub latency_notice: WithSpan<Weight>,
+    pub margin_errors: WithSpan<Weight>,
+    pub margin_latency: WithSpan<Weight>,
     pub hold_when_blind: bool,
 }
 
 /// Checks gates against trip levels. Without waves there are no gates.
-pub fn levels(r: &mut Reader<'_>, release: &Scope<'_>, watchdog: &Scope<'_>, of: &Levels) {
+pub fn levels(
+    r: &mut ConfigReader<'_>,
+    release: &TableScope<'_>,
+    watchdog: &TableScope<'_>,
+    of: &TripThresholds,
+) {
     if r.value(release, "wave").is_none() {
         return;
     }
@@ -50,7 +55,7 @@ pub fn levels(r: &mut Reader<'_>, release: &Scope<'_>, watchdog: &Scope<'_>, of:
 }
 
 /// Checks for waves whose bake ends before slowness counts.
-pub fn bakes(r: &mut Reader<'_>, release: &Scope<'_>, of: &Release) {
+pub fn bakes(r: &mut ConfigReader<'_>, release: &TableScope<'_>, of: &Release) {
     let warm_up = of.warm_up;
     let mut was = Weight::ZERO;
     let mut cold: Vec<(&str, Duration)> = vec![];

@@ -1,8 +1,8 @@
 //! The state of releases, and the effect of an edit on it, computed by the state machine
 //! (`domain::rollout`), so that its holds and rules apply here too.
 //!
-//! Invariants: pure; the file's state ([`State::given`]) and the one in force ([`State::force`])
-//! are never mixed.
+//! Invariants: pure; the file's state ([`ReachState::given`]) and the one in force
+//! ([`ReachState::force`]) are never mixed.
 
 use super::versions;
 use crate::domain::decide::Force;
@@ -18,14 +18,14 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Standings {
     /// By name, including releases that the running file no longer names.
-    pub releases: BTreeMap<String, Standing>,
+    pub releases: BTreeMap<String, ReleaseStanding>,
     /// The initial memory of a release that is not among them.
     pub stranger: Memory,
     pub now: Circumstances,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Standing {
+pub struct ReleaseStanding {
     pub memory: Memory,
     /// The reach in force.
     pub reach: Reach,
@@ -36,8 +36,8 @@ pub struct Standing {
 }
 
 impl Standings {
-    pub fn of(&self, release: &Release) -> Standing {
-        let stranger = || Standing { memory: self.stranger.clone(), ..Standing::default() };
+    pub fn of(&self, release: &Release) -> ReleaseStanding {
+        let stranger = || ReleaseStanding { memory: self.stranger.clone(), ..ReleaseStanding::default() };
         let mut standing = self.releases.get(&release.name).cloned().unwrap_or_else(stranger);
         if standing.memory.attempt == 0 {
             standing.memory.attempt = release.attempt;
@@ -48,7 +48,7 @@ impl Standings {
 
 /// The reach that a file gives a release, and the part of it in force.
 #[derive(Debug, Clone, PartialEq)]
-pub struct State {
+pub struct ReachState {
     pub memory: Memory,
     pub given: Reach,
     pub force: Force,
@@ -56,15 +56,15 @@ pub struct State {
     pub hold: Option<Hold>,
 }
 
-impl State {
-    pub fn of(release: &Release, standing: &Standing, now: Circumstances) -> State {
+impl ReachState {
+    pub fn of(release: &Release, standing: &ReleaseStanding, now: Circumstances) -> ReachState {
         let memory = standing.memory.clone();
         let given = memory.reach(release.course());
         let (mut force, mut hold) = rollout::force(&memory, given, release.attempt, now);
         if let (Some(by), None) = (&standing.barred_by, &memory.trip) {
             (force, hold) = (Force::Held, Some(Hold::Barred { by: by.clone() }));
         }
-        State { memory, given, force, hold }
+        ReachState { memory, given, force, hold }
     }
 
     /// The segments that are in `new`.
@@ -82,28 +82,28 @@ impl State {
 }
 
 /// A release before and after an edit.
-pub struct Edit<'a> {
+pub struct ReleaseEdit<'a> {
     pub before: &'a Release,
     pub after: &'a Release,
-    pub standing: Standing,
+    pub standing: ReleaseStanding,
     pub change: VersionChange,
-    pub was: State,
-    pub is: State,
+    pub was: ReachState,
+    pub is: ReachState,
     /// The edit begins another attempt.
     pub rearmed: bool,
 }
 
-impl<'a> Edit<'a> {
+impl<'a> ReleaseEdit<'a> {
     /// `old` and `new` are the plans of the two releases.
     pub fn new(
         [old, new]: [&Plan; 2],
         before: &'a Release,
         after: &'a Release,
         standings: &Standings,
-    ) -> Edit<'a> {
+    ) -> ReleaseEdit<'a> {
         let standing = standings.of(before);
         let change = versions::change(old, new, before, after, &standing);
-        let (was, course) = (State::of(before, &standing, standings.now), after.course());
+        let (was, course) = (ReachState::of(before, &standing, standings.now), after.course());
         let configured = Input::Configure {
             attempt: after.attempt,
             course,
@@ -123,9 +123,9 @@ impl<'a> Edit<'a> {
         let same_servers = old.upstreams[before.new].servers == new.upstreams[after.new].servers;
         let stands = |by: &String| standings.releases.get(by).is_some_and(|s| s.memory.trip.is_some());
         let barred_by = standing.barred_by.clone().filter(|by| same_servers && stands(by));
-        let next = Standing { memory, barred_by, ..standing.clone() };
-        let is = State::of(after, &next, standings.now);
-        Edit { before, after, standing, change, was, is, rearmed: step == Step::Rearmed }
+        let next = ReleaseStanding { memory, barred_by, ..standing.clone() };
+        let is = ReachState::of(after, &next, standings.now);
+        ReleaseEdit { before, after, standing, change, was, is, rearmed: step == Step::Rearmed }
     }
 
     /// True if every user stays in the same arm.

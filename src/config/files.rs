@@ -10,8 +10,8 @@
 //! read it: services often read their secrets as `root:grayling 0640`. All users may read it on a
 //! read-only mount: Kubernetes and Docker mount secrets with mode 0444 or 0644 into one container.
 
-use super::read::{Reader, Span};
-use super::report::{Place, Severity, Source};
+use super::diagnostics::{Location, Severity, SourceText};
+use super::reader::{ConfigReader, SourceSpan};
 use crate::domain::plan::{JwtKey, Normalise, normalise};
 use crate::domain::segment::{UserSet, WeakUserSet};
 use crate::domain::tokens::{Tokens, without_bom};
@@ -32,7 +32,7 @@ const FAULTS_SHOWN: usize = 5;
 const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Opens a regular file. A fault is reported at the name in the config.
-fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
+fn open(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<File> {
     let shown = r.display(path);
     let help = Some("a relative name is looked for beside the config file".to_string());
     let meta = match std::fs::metadata(path) {
@@ -57,13 +57,13 @@ fn open(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<File> {
 }
 
 /// The contents of a file without secrets.
-pub(super) fn small(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+pub(super) fn small(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
     contents(r, path, span, file)
 }
 
 /// The contents of a secret file. Warns if every user of the machine may read it.
-pub(super) fn secret(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+pub(super) fn secret(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Vec<u8>> {
     let file = open(r, path, span)?;
     let world_readable = file.metadata().is_ok_and(|meta| meta.mode() & 0o004 != 0);
     if world_readable && !on_a_read_only_mount(&file) {
@@ -84,7 +84,7 @@ fn on_a_read_only_mount(file: &File) -> bool {
     fstatvfs(file).is_ok_and(|of| of.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
-fn contents(r: &mut Reader<'_>, path: &Path, span: &Span, file: File) -> Option<Vec<u8>> {
+fn contents(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan, file: File) -> Option<Vec<u8>> {
     let shown = r.display(path);
     let mut bytes = Vec::new();
     if let Err(e) = file.take(SMALL_FILE_BYTES_MAX + 1).read_to_end(&mut bytes) {
@@ -101,8 +101,8 @@ fn contents(r: &mut Reader<'_>, path: &Path, span: &Span, file: File) -> Option<
     Some(bytes)
 }
 
-pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &str, help: Option<&str>) {
-    let place = Place::Named { path: r.display(path), line };
+pub(super) fn at_line(r: &mut ConfigReader<'_>, path: &Path, line: usize, message: &str, help: Option<&str>) {
+    let place = Location::Named { path: r.display(path), line };
     r.fault_elsewhere(Severity::Error, place, message.to_string(), help.map(str::to_string));
 }
 
@@ -110,7 +110,13 @@ pub(super) fn at_line(r: &mut Reader<'_>, path: &Path, line: usize, message: &st
 ///
 /// An unchanged file is not read again while its last contents are in use: an edit of a weight must
 /// not wait for ten million lines.
-pub fn users(r: &mut Reader<'_>, path: &Path, span: &Span, mode: Normalise, max_bytes: usize) -> UserSet {
+pub fn users(
+    r: &mut ConfigReader<'_>,
+    path: &Path,
+    span: &SourceSpan,
+    mode: Normalise,
+    max_bytes: usize,
+) -> UserSet {
     let Some(file) = open(r, path, span) else { return UserSet::default() };
     let Some(key) = file.metadata().ok().map(|m| UsersKey::of(path, &m, mode, max_bytes)) else {
         return read_users(r, path, span, file, mode, max_bytes).0;
@@ -155,9 +161,9 @@ impl UsersKey {
 }
 
 fn read_users(
-    r: &mut Reader<'_>,
+    r: &mut ConfigReader<'_>,
     path: &Path,
-    span: &Span,
+    span: &SourceSpan,
     file: File,
     mode: Normalise,
     max_bytes: usize,
@@ -213,8 +219,8 @@ fn read_users(
         if faults <= FAULTS_SHOWN {
             let shown = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
             let end = shown.len();
-            let source = Source { path: r.display(path), text: shown, line_first: number };
-            let place = Place::Shown { source: Arc::new(source), span: 0..end };
+            let source = SourceText { path: r.display(path), text: shown, line_first: number };
+            let place = Location::Shown { source: Arc::new(source), span: 0..end };
             r.fault_elsewhere(
                 Severity::Error,
                 place,
@@ -233,7 +239,7 @@ fn read_users(
 }
 
 /// The tokens of `[admin] token_file`: see [`Tokens`].
-pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Tokens> {
+pub fn tokens(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Tokens> {
     let bytes = secret(r, path, span)?;
     let parsed = Tokens::parse(&bytes);
     // No word of the file is shown: if name and token are swapped, the first one is the secret.
@@ -244,7 +250,7 @@ pub fn tokens(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Tokens> {
 }
 
 /// The key is the whole file without the last line end.
-pub fn user_key(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>> {
+pub fn user_key(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Option<Vec<u8>> {
     let mut bytes = secret(r, path, span)?;
     while bytes.last().is_some_and(|b| b"\r\n".contains(b)) {
         bytes.pop();
@@ -258,7 +264,7 @@ pub fn user_key(r: &mut Reader<'_>, path: &Path, span: &Span) -> Option<Vec<u8>>
 }
 
 /// The keys of a JWKS (RFC 7517) that can verify a signature.
-pub fn jwks(r: &mut Reader<'_>, path: &Path, span: &Span) -> Vec<JwtKey> {
+pub fn jwks(r: &mut ConfigReader<'_>, path: &Path, span: &SourceSpan) -> Vec<JwtKey> {
     let Some(bytes) = small(r, path, span) else { return Vec::new() };
     let document: serde_json::Value = match serde_json::from_slice(&bytes) {
         Ok(document) => document,

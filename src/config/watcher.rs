@@ -1,4 +1,4 @@
-//! A change of the config, or of a file that it names, becomes one [`Change`]. Runs on its own
+//! A change of the config, or of a file that it names, becomes one [`FileChange`]. Runs on its own
 //! thread; reads files, but does not load the config.
 //!
 //! The guarantee is a fingerprint of the contents, taken every second.
@@ -38,7 +38,7 @@ const WAKES_MAX: usize = 64;
 
 /// A request to load the file again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum FileChange {
     /// The contents differ from the last delivered ones.
     Contents,
     /// An operator asked for it (HUP), whatever the contents.
@@ -64,12 +64,12 @@ impl Watcher {
     ///
     /// Fails only if the thread cannot be started. Without events (no inotify left) the poll still
     /// works.
-    pub fn start(files: Vec<PathBuf>) -> std::io::Result<(Watcher, channel::Receiver<Change>)> {
+    pub fn start(files: Vec<PathBuf>) -> std::io::Result<(Watcher, channel::Receiver<FileChange>)> {
         let (wake, wakes) = sync_channel(WAKES_MAX);
         let (changes, receiver) = channel::channel(1);
         let events = wake.clone();
         // Both before the return, so that no edit after this call is missed.
-        let mut watched = Watched::new(events);
+        let mut watched = WatchedDirectories::new(events);
         watched.follow(&files);
         let known = Fingerprints::default().take(&files);
         std::thread::Builder::new()
@@ -78,7 +78,7 @@ impl Watcher {
         Ok((Watcher { wake }, receiver))
     }
 
-    /// Delivers [`Change::Asked`] as soon as the contents have settled.
+    /// Delivers [`FileChange::Asked`] as soon as the contents have settled.
     pub fn kick(&self) {
         self.send(Wake::Kick);
     }
@@ -102,8 +102,8 @@ impl Drop for Watcher {
 
 fn run(
     wakes: &Receiver<Wake>,
-    changes: &channel::Sender<Change>,
-    mut watched: Watched,
+    changes: &channel::Sender<FileChange>,
+    mut watched: WatchedDirectories,
     mut files: Vec<PathBuf>,
     known: Vec<Content>,
 ) {
@@ -152,8 +152,8 @@ fn run(
         let now = settle(&mut prints, &files, now, &known);
         // The contents may have returned to the known ones.
         let change = match (asked, as_known(&now)) {
-            (true, _) => Change::Asked,
-            (false, false) => Change::Contents,
+            (true, _) => FileChange::Asked,
+            (false, false) => FileChange::Contents,
             (false, true) => continue,
         };
         known = files.iter().cloned().zip(now).collect();
@@ -252,15 +252,15 @@ impl Fingerprints {
 }
 
 /// The directories whose events wake the thread.
-struct Watched {
+struct WatchedDirectories {
     /// `None`: the system provides no events, and the poll alone finds changes.
     notify: Option<notify::RecommendedWatcher>,
     /// With device and inode: a directory recreated under its old name is another one.
     directories: BTreeMap<PathBuf, (u64, u64)>,
 }
 
-impl Watched {
-    fn new(wake: SyncSender<Wake>) -> Watched {
+impl WatchedDirectories {
+    fn new(wake: SyncSender<Wake>) -> WatchedDirectories {
         let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading a file is also an event. The thread must not wake itself by its own reads.
             let ours = matches!(
@@ -272,7 +272,7 @@ impl Watched {
                 let _ = wake.try_send(Wake::Event);
             }
         });
-        Watched { notify: notify.ok(), directories: BTreeMap::new() }
+        WatchedDirectories { notify: notify.ok(), directories: BTreeMap::new() }
     }
 
     /// Watches the folders of `files`, and of the files that they link to.
@@ -348,7 +348,7 @@ mod tests {
     }
 
     /// The change, and the time until it came.
-    fn next(changes: &mut channel::Receiver<Change>) -> Option<(Change, Duration)> {
+    fn next(changes: &mut channel::Receiver<FileChange>) -> Option<(FileChange, Duration)> {
         let begun = Instant::now();
         while begun.elapsed() < DEADLINE {
             if let Ok(change) = changes.try_recv() {
@@ -360,19 +360,19 @@ mod tests {
     }
 
     /// Proves that no change waits: the next one is the kick, and the thread keeps the order.
-    fn nothing_but_a_kick(watcher: &Watcher, changes: &mut channel::Receiver<Change>) {
+    fn nothing_but_a_kick(watcher: &Watcher, changes: &mut channel::Receiver<FileChange>) {
         let silent_until = Instant::now() + POLL + SETTLE * 4;
         while Instant::now() < silent_until {
             assert!(changes.try_recv().is_err());
             std::thread::sleep(Duration::from_millis(5));
         }
         watcher.kick();
-        assert_eq!(next(changes).map(|(change, _)| change), Some(Change::Asked));
+        assert_eq!(next(changes).map(|(change, _)| change), Some(FileChange::Asked));
     }
 
-    fn contents(changes: &mut channel::Receiver<Change>) -> Duration {
+    fn contents(changes: &mut channel::Receiver<FileChange>) -> Duration {
         let (change, took) = next(changes).expect("a change within the deadline");
-        assert_eq!(change, Change::Contents);
+        assert_eq!(change, FileChange::Contents);
         took
     }
 

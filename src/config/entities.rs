@@ -1,17 +1,19 @@
 //! The sections with user-defined names: upstreams, segments, releases, routes; and the rules
 //! between them.
 
-use super::keys::closest;
-use super::read::{Located, Reader, Scope, Span, article};
+use super::combinations::{self, TripThresholds};
+use super::keys::choices::{ON_ANOMALY, ON_UNREACHABLE, WATCHDOG_MODE};
+use super::keys::release::{BODY, OUTCOME, RELEASE, WATCHDOG};
+use super::keys::service::{ROUTE, SEGMENT, UPSTREAM};
+use super::keys::{Section, closest};
+use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, article};
 use super::sections::{header_match, health, networks};
-use super::together::{self, Levels};
-use super::value::{self, name};
-use super::{outside, resources, sections, waves};
+use super::values::{self, name};
+use super::{files, resources, sections, waves};
 use crate::domain::cohort::{Salt, Weight};
 use crate::domain::gate::Margins;
 use crate::domain::plan::{
-    Identity, OnAnomaly, OnUnreachable, Protocol, Release, Route, SERVERS_MAX, Server, Target, Upstream,
-    Watchdog, WatchdogMode, normalise,
+    Identity, Protocol, Release, Route, Server, Target, Upstream, Watchdog, normalise,
 };
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::success::{BodyRule, Fails, Rules};
@@ -19,31 +21,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use toml::Spanned;
 
-/// In parts per million: half of all users.
-const HOLDBACK_MAX: u32 = 500_000;
-/// Every name is a metric label, so their number is bounded.
-const NAMES_MAX: usize = 256;
-const ROUTES_MAX: usize = 1024;
-/// Longer lists belong in a `users_file`.
-const USERS_MAX: usize = 100_000;
-
 /// A named entry and the place of its name.
 #[derive(Debug)]
-pub struct Entry<T> {
+pub struct NamedEntity<T> {
     pub item: T,
-    pub span: Span,
+    pub span: SourceSpan,
 }
 
-fn too_many(r: &mut Reader<'_>, kind: &str, max: usize, mut spans: impl Iterator<Item = Span>) {
-    if let Some(span) = spans.nth(max) {
-        r.fault(&span, format!("more than {max} {kind}"), "each of them is a metric label", None);
+fn too_many<T>(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    section: &Section,
+    entries: &[NamedEntity<T>],
+) {
+    let max = r.count_max(root, section.name());
+    if let Some(entry) = entries.get(max) {
+        let message = format!("more than {max} {}s", section.name());
+        r.fault(&entry.span, message, "each of them is a metric label", None);
     }
 }
 
-pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream>>> {
+pub fn upstreams(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Vec<NamedEntity<Arc<Upstream>>> {
     let mut entries = Vec::new();
-    for (name, s) in r.named(root, "upstream", "upstream.*") {
-        let servers = r.list(&s, "servers", SERVERS_MAX, value::server);
+    for (name, s) in r.named(root, &UPSTREAM) {
+        let servers = r.list(&s, "servers", values::server);
         let mut seen = BTreeSet::new();
         for server in &servers {
             if !seen.insert(&server.value) {
@@ -70,14 +71,14 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
             transport: super::tls::transport(r, &s, &placed),
             name: name.value,
             servers: servers.into_iter().map(|s| s.value).collect(),
-            connect_timeout: r.duration(&s, "connect_timeout", "1s", "1ms"..="5m"),
-            response_timeout: r.duration(&s, "response_timeout", "30s", "1ms"..="24h"),
-            idle_timeout: r.duration(&s, "idle_timeout", "60s", "1ms"..="24h"),
-            total_timeout: r.duration_or_none(&s, "total_timeout", "24h"),
-            connection_idle: r.duration(&s, "connection_idle", "4s", "1ms"..="1h"),
-            http2_ping: r.duration_or_none(&s, "http2_ping", "1h"),
-            connections_max: r.integer(&s, "connections_max", 512, 1..=65_535) as usize,
-            requests_in_flight_max: r.integer(&s, "requests_in_flight_max", 2_000, 1..=1_000_000) as usize,
+            connect_timeout: r.duration(&s, "connect_timeout"),
+            response_timeout: r.duration(&s, "response_timeout"),
+            idle_timeout: r.duration(&s, "idle_timeout"),
+            total_timeout: r.duration_or_none(&s, "total_timeout"),
+            connection_idle: r.duration(&s, "connection_idle"),
+            http2_ping: r.duration_or_none(&s, "http2_ping"),
+            connections_max: r.integer(&s, "connections_max") as usize,
+            requests_in_flight_max: r.integer(&s, "requests_in_flight_max") as usize,
             health: health(r, &s),
             scrapes: resources::scrapes(r, &s),
         };
@@ -93,32 +94,36 @@ pub fn upstreams(r: &mut Reader<'_>, root: &Scope<'_>) -> Vec<Entry<Arc<Upstream
         {
             r.fault(&value.span(), "`total_timeout` is shorter than `connect_timeout`", "", None);
         }
-        entries.push(Entry { item: Arc::new(upstream), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(upstream), span: name.span });
     }
-    too_many(r, "upstreams", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &UPSTREAM, &entries);
     entries
 }
 
-pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Vec<Entry<Arc<Segment>>> {
+pub fn segments(
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    identity: &Identity,
+) -> Vec<NamedEntity<Arc<Segment>>> {
     let mut entries = Vec::new();
-    for (name, s) in r.named(root, "segment", "segment.*") {
+    for (name, s) in r.named(root, &SEGMENT) {
         if ["weight", "none"].contains(&name.value.as_str()) {
             let why = "metrics use this word for the users who are in no segment";
             r.fault(&name.span, format!("a segment cannot be called `{}`", name.value), why, None);
         }
-        let listed = r.list(&s, "users", USERS_MAX, |text| {
+        let listed = r.list(&s, "users", |text| {
             let id = normalise(identity.normalise, text.as_bytes());
             if id.is_empty() {
-                return value::bad("an empty user id");
+                return values::bad("an empty user id");
             }
             if id.len() > identity.max_bytes {
-                return value::bad("longer than `[identity] max_bytes`, so nobody can have it");
+                return values::bad("longer than `[identity] max_bytes`, so nobody can have it");
             }
             Ok(UserSet::hash(&id))
         });
         let mut users = UserSet::from_hashes(listed.into_iter().map(|u| u.value).collect());
         if let Some((path, span)) = sections::file(r, &s, "users_file") {
-            users = users.and(outside::users(r, &path, &span, identity.normalise, identity.max_bytes));
+            users = users.and(files::users(r, &path, &span, identity.normalise, identity.max_bytes));
         }
         let header = header_match(r, &s);
         if let (Some(header), Some(value)) = (&header, r.value(&s, "header")) {
@@ -133,16 +138,16 @@ pub fn segments(r: &mut Reader<'_>, root: &Scope<'_>, identity: &Identity) -> Ve
             r.warn(&name.span, format!("segment `{}` holds nobody", name.value), "", Some(help.into()));
         }
         let segment = Segment { name: name.value, users, header, networks };
-        entries.push(Entry { item: Arc::new(segment), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(segment), span: name.span });
     }
-    too_many(r, "segments", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &SEGMENT, &entries);
     entries
 }
 
 /// The index of the entry that `text` names; else a fault that lists the entries.
 pub(super) fn lookup<'n>(
-    r: &mut Reader<'_>,
-    text: &Located<String>,
+    r: &mut ConfigReader<'_>,
+    text: &WithSpan<String>,
     kind: &str,
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> Option<usize> {
@@ -152,7 +157,7 @@ pub(super) fn lookup<'n>(
     let help = match closest(&text.value, names.clone()) {
         Some(meant) => format!("did you mean `\"{meant}\"`?"),
         None if names.clone().next().is_none() => format!("add `[{kind}.{}]`", text.value),
-        None => format!("there is {}", super::read::quoted(names.take(10))),
+        None => format!("there is {}", super::reader::quoted(names.take(10))),
     };
     let message = format!("there is no {kind} `{}`", text.value.escape_debug());
     r.absent(&text.span, message, "", Some(help));
@@ -160,18 +165,18 @@ pub(super) fn lookup<'n>(
 }
 
 pub fn releases(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    segments: &[Entry<Arc<Segment>>],
-) -> Vec<Entry<Arc<Release>>> {
-    let mut entries: Vec<Entry<Arc<Release>>> = Vec::new();
-    for (name, s) in r.named(root, "release", "release.*") {
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    segments: &[NamedEntity<Arc<Segment>>],
+) -> Vec<NamedEntity<Arc<Release>>> {
+    let mut entries: Vec<NamedEntity<Arc<Release>>> = Vec::new();
+    for (name, s) in r.named(root, &RELEASE) {
         if name.value == "none" {
             let why = "metrics use this word for routes without a release";
             r.fault(&name.span, "a release cannot be called `none`", why, None);
         }
-        let arm = |r: &mut Reader<'_>, key: &str| {
+        let arm = |r: &mut ConfigReader<'_>, key: &str| {
             let Some(text) = r.string(&s, key) else {
                 if r.value(&s, key).is_none() && s.table.is_some() {
                     let message = format!("release `{}` has no `{key}`", name.value);
@@ -189,26 +194,29 @@ pub fn releases(
         }
         let salt = r.parsed(&s, "salt", |text| {
             if text.is_empty() || text.len() > 256 {
-                return value::bad_help("a salt is 1 to 256 bytes", "leave it out to use the release's name");
+                return values::bad_help(
+                    "a salt is 1 to 256 bytes",
+                    "leave it out to use the release's name",
+                );
             }
             Ok(text.to_string())
         });
         let salt_text = salt.map_or_else(|| name.value.clone(), |s| s.value);
-        let step_max = r.percent(&s, "step_max", Weight::FULL);
+        let step_max = r.percent(&s, "step_max");
         if step_max.value == Weight::ZERO {
             let help = "write the most that one edit may raise the weight by, as in `\"25%\"`";
             r.fault(&step_max.span, "`step_max` of 0% refuses every raise", "", Some(help.into()));
         }
-        let holdback = r.percent(&s, "holdback", Weight::ZERO);
-        let most = Weight::from_parts(HOLDBACK_MAX);
+        let holdback = r.percent(&s, "holdback");
+        let most = r.percent_max(&s, "holdback");
         if holdback.value > most {
             let message = format!("`holdback` of {} is more than {most}", holdback.value);
             let help = "write the share that stays on stable, as in `\"1%\"`";
             r.fault(&holdback.span, message, "it is the control of 100%", Some(help.into()));
         }
-        let chosen = |r: &mut Reader<'_>, key: &str| {
-            let mut list: Vec<(Arc<Segment>, Span)> = Vec::new();
-            for text in r.list(&s, key, NAMES_MAX, |t| Ok(t.to_string())) {
+        let chosen = |r: &mut ConfigReader<'_>, key: &str| {
+            let mut list: Vec<(Arc<Segment>, SourceSpan)> = Vec::new();
+            for text in r.list(&s, key, |t| Ok(t.to_string())) {
                 let names = segments.iter().map(|s| s.item.name.as_str());
                 let Some(i) = lookup(r, &text, "segment", names) else { continue };
                 if list.iter().any(|(s, _)| s.name == text.value) {
@@ -229,63 +237,54 @@ pub fn releases(
                 r.warn(span, message, "it is excluded", Some("remove it from one of them".into()));
             }
         }
-        let anomaly = [("rollback", OnAnomaly::Rollback), ("freeze", OnAnomaly::Freeze)];
-        let reach = [
-            ("stable", OnUnreachable::Stable),
-            ("reads", OnUnreachable::Reads),
-            ("error", OnUnreachable::Error),
-        ];
-        let by_hand = r.percent(&s, "weight", Weight::ZERO).value;
+        let by_hand = r.percent(&s, "weight").value;
         let scraped = [&stable, &new].map(|arm| arm.as_ref().map(|(i, _)| &*upstreams[*i].item));
         let resources = resources::resources(r, &s, scraped);
         let release = Release {
             stable: stable.map_or(usize::MAX, |(i, _)| i),
             new: new.map_or(usize::MAX, |(i, _)| i),
             salt: Salt::new(&salt_text),
-            attempt: r.integer(&s, "attempt", 1, 1..=1_000_000_000),
+            attempt: r.integer(&s, "attempt"),
             weight: plan.waves.last().map_or(by_hand, |last| last.reach.weight),
             step_max: step_max.value,
             holdback: holdback.value,
-            soak: r.duration(&s, "soak", "7d", "0s"..="90d"),
+            soak: r.duration(&s, "soak"),
             segments: inside.into_iter().map(|(s, _)| s).collect(),
             excluded: excluded.into_iter().map(|(s, _)| s).collect(),
-            on_unreachable: r.choice(&s, "on_unreachable", &reach),
-            on_anomaly: r.choice(&s, "on_anomaly", &anomaly),
-            on_both_bad: match r.value(&s, "on_both_bad") {
-                None => OnAnomaly::Freeze,
-                Some(_) => r.choice(&s, "on_both_bad", &anomaly),
-            },
-            warm_up: r.duration(&s, "warm_up", "60s", "0s"..="5m"),
-            same_version: r.boolean(&s, "same_version").is_some_and(|same| same.value),
+            on_unreachable: r.choice(&s, "on_unreachable", &ON_UNREACHABLE),
+            on_anomaly: r.choice(&s, "on_anomaly", &ON_ANOMALY),
+            on_both_bad: r.choice(&s, "on_both_bad", &ON_ANOMALY),
+            warm_up: r.duration(&s, "warm_up"),
+            same_version: r.boolean(&s, "same_version"),
             waves: plan.waves,
             open_hours: plan.open_hours,
             resources,
             critical: super::critical::names(r, &s),
-            resource_interval: r.duration(&s, "resource_interval", "5s", "1s"..="5m"),
+            resource_interval: r.duration(&s, "resource_interval"),
             outcome: outcome(r, &s),
             watchdog: watchdog(r, &s, &name.value),
             name: name.value,
             salt_text,
         };
-        together::bakes(r, &s, &release);
+        combinations::bakes(r, &s, &release);
         if let Some(twin) = entries.iter().find(|e| e.item.salt_text == release.salt_text) {
             // The same users would be first in both.
             let message = format!("releases `{}` and `{}` have one salt", twin.item.name, release.name);
             let why = "the same users are the first in both";
             r.warn(&name.span, message, why, Some("leave `salt` out of one of them".into()));
         }
-        entries.push(Entry { item: Arc::new(release), span: name.span });
+        entries.push(NamedEntity { item: Arc::new(release), span: name.span });
     }
-    too_many(r, "releases", NAMES_MAX, entries.iter().map(|e| e.span.clone()));
+    too_many(r, root, &RELEASE, &entries);
     entries
 }
 
 /// Checks that `new` is another program: a trip that sends users from a server to itself has no
 /// effect.
 fn arms_apart(
-    r: &mut Reader<'_>,
-    span: &Span,
-    upstreams: &[Entry<Arc<Upstream>>],
+    r: &mut ConfigReader<'_>,
+    span: &SourceSpan,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
     stable: usize,
     new: usize,
 ) {
@@ -303,26 +302,25 @@ fn arms_apart(
 }
 
 /// The failure rules of a release.
-fn outcome(r: &mut Reader<'_>, release: &Scope<'_>) -> Rules {
-    let s = r.scope(release, "outcome", "release.*.outcome");
-    let given = r.value(&s, "status").is_some();
-    let status = r.list(&s, "status", 32, value::status_range).into_iter().map(|range| range.value).collect();
+fn outcome(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> Rules {
+    let s = r.scope(release, &OUTCOME);
+    let status = r.list(&s, "status", values::status_range).into_iter().map(|range| range.value).collect();
     let header = match r.value(&s, "header") {
         Some(_) => sections::header_match(r, &s),
         None => None,
     };
     Rules {
-        status: if given { status } else { Rules::default().status },
+        status,
         header: header.map(|h| (h.name, h.equals)),
         body: body_rule(r, &s),
-        grpc: r.boolean(&s, "grpc").is_some_and(|grpc| grpc.value),
+        grpc: r.boolean(&s, "grpc"),
     }
 }
 
-fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
+fn body_rule(r: &mut ConfigReader<'_>, outcome: &TableScope<'_>) -> Option<BodyRule> {
     let value = r.value(outcome, "body")?;
     let example = "write `body = { path = \"$.resultCode\", not_equals = \"0\" }`";
-    let s = r.table(value, "release.*.outcome.body", "`body`".into());
+    let s = r.table(value, &BODY, "`body`".into());
     s.table?;
     if r.value(&s, "path").is_none() {
         r.absent(&s.span, "`body` has no `path`", "", Some(example.into()));
@@ -330,10 +328,10 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
     // A path begins with a dollar, so it is not expanded.
     let written = r
         .value(&s, "path")
-        .and_then(|v| Some(Located { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
+        .and_then(|v| Some(WithSpan { value: v.get_ref().as_str()?.to_string(), span: v.span() }));
     let path = match written {
-        Some(text) => r.parse(text, "path", value::json_path),
-        None => r.parsed(&s, "path", value::json_path),
+        Some(text) => r.parse(text, "path", values::json_path),
+        None => r.parsed(&s, "path", values::json_path),
     };
     let (equals, not_equals) = (r.string(&s, "equals"), r.string(&s, "not_equals"));
     let fails = match (equals, not_equals) {
@@ -352,26 +350,26 @@ fn body_rule(r: &mut Reader<'_>, outcome: &Scope<'_>) -> Option<BodyRule> {
             None
         }
     };
-    let bytes_max = r.size(&s, "max", "16KiB", "1KiB"..="1MiB");
+    let bytes_max = r.size(&s, "max");
     Some(BodyRule { path: path?.value, fails: fails?, bytes_max })
 }
 
-fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
-    let s = r.scope(release, "watchdog", "release.*.watchdog");
-    let enabled = r.boolean(&s, "enabled");
+fn watchdog(r: &mut ConfigReader<'_>, release: &TableScope<'_>, name: &str) -> Watchdog {
+    let s = r.scope(release, &WATCHDOG);
+    let enabled = r.stated_boolean(&s, "enabled");
     if let Some(off) = enabled.as_ref().filter(|e| !e.value) {
         let why = "nothing takes `new` out when it is worse";
         let help = "remove the line, unless something else watches";
         r.warn(&off.span, format!("the watchdog of `{name}` is off"), why, Some(help.into()));
     }
     let stated = ["errors_max", "latency_p99_max"].map(|key| r.value(&s, key).is_some());
-    let errors_max = r.percent(&s, "errors_max", Weight::from_parts(20_000));
+    let errors_max = r.percent(&s, "errors_max");
     if errors_max.value == Weight::ZERO {
         let help = "write a ceiling above 0%, as in `\"2%\"`";
         r.fault(&errors_max.span, "`errors_max` of 0% trips at the first failure", "", Some(help.into()));
     }
-    let tolerance = r.percent(&s, "latency_tolerance", Weight::from_parts(200_000));
-    let notice = r.percent(&s, "latency_notice", Weight::from_parts(30_000));
+    let tolerance = r.percent(&s, "latency_tolerance");
+    let notice = r.percent(&s, "latency_notice");
     if notice.value > tolerance.value {
         let (a, b) = (notice.value, tolerance.value);
         let message = format!("`latency_notice` ({a}) is above `latency_tolerance` ({b})");
@@ -379,8 +377,8 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         r.fault(&notice.span, message, "what flips would never be noticed before", Some(help));
     }
     let (margins, [margin_errors, margin_latency]) = margins(r, &s);
-    let hold_when_blind = r.boolean(&s, "hold_when_blind").is_some_and(|hold| hold.value);
-    let levels = Levels {
+    let hold_when_blind = r.boolean(&s, "hold_when_blind");
+    let levels = TripThresholds {
         errors_max,
         latency_tolerance: tolerance,
         latency_notice: notice,
@@ -388,52 +386,52 @@ fn watchdog(r: &mut Reader<'_>, release: &Scope<'_>, name: &str) -> Watchdog {
         margin_latency,
         hold_when_blind,
     };
-    together::levels(r, release, &s, &levels);
-    let strata_given = r.value(&s, "strata").is_some();
-    let strata = r.list(&s, "strata", 1, value::stratum);
+    combinations::levels(r, release, &s, &levels);
+    let strata = r.list(&s, "strata", values::stratum);
     Watchdog {
-        mode: r.choice(&s, "mode", &[("enforce", WatchdogMode::Enforce), ("report", WatchdogMode::Report)]),
+        mode: r.choice(&s, "mode", &WATCHDOG_MODE),
         latency_tolerance: levels.latency_tolerance.value.ratio(),
         latency_notice: levels.latency_notice.value.ratio(),
         hold_when_blind,
-        harm_users_max: r.integer(&s, "harm_users_max", 0, 0..=100_000),
-        latency_floor: r.duration(&s, "latency_floor", "2ms", "0s"..="10s"),
-        by_route: !strata_given || !strata.is_empty(),
+        harm_users_max: r.integer(&s, "harm_users_max"),
+        latency_floor: r.duration(&s, "latency_floor"),
+        by_route: !strata.is_empty(),
         enabled: enabled.is_none_or(|e| e.value),
-        alpha: r.fraction(&s, "alpha", 0.001, 1e-9..=0.1),
+        alpha: r.number(&s, "alpha"),
         errors_max: levels.errors_max.value.ratio(),
-        latency_p99_max: r.duration(&s, "latency_p99_max", "2s", "1ms"..="1h"),
+        latency_p99_max: r.duration(&s, "latency_p99_max"),
         stated,
         margins,
-        tick: r.duration(&s, "tick", "100ms", "50ms"..="250ms"),
+        tick: r.duration(&s, "tick"),
     }
 }
 
 /// The margins. A margin of zero can never be proved. Those of errors and of latency with their
 /// places.
-fn margins(r: &mut Reader<'_>, watchdog: &Scope<'_>) -> (Margins, [Located<Weight>; 2]) {
-    let mut margin = |key: &str, default: u32, example: &str| {
-        let read = r.percent(watchdog, key, Weight::from_parts(default));
+fn margins(r: &mut ConfigReader<'_>, watchdog: &TableScope<'_>) -> (Margins, [WithSpan<Weight>; 2]) {
+    let mut margin = |key: &str| {
+        let read = r.percent(watchdog, key);
         if read.value == Weight::ZERO {
             let message = format!("`{key}` of 0% holds every wave for ever");
-            let help = format!("write a margin above 0%, as in `\"{example}\"`");
+            let example = watchdog.section.key(key).and_then(|key| key.default_text());
+            let help = format!("write a margin above 0%, as in `\"{}\"`", example.unwrap_or("1%"));
             r.fault(&read.span, message, "no number of requests shows that nothing differs", Some(help));
         }
         read
     };
-    let errors = margin("margin_errors", 1_000, "0.1%");
-    let latency = margin("margin_latency", 100_000, "10%");
-    let tail = margin("margin_latency_tail", 500_000, "50%").value.ratio();
+    let errors = margin("margin_errors");
+    let latency = margin("margin_latency");
+    let tail = margin("margin_latency_tail").value.ratio();
     let margins = Margins { errors: errors.value.ratio(), latency: latency.value.ratio(), tail };
     (margins, [errors, latency])
 }
 
 /// `None` only if there is no route at all.
 pub fn routes(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
 ) -> Option<Vec<Route>> {
     let value = r.value(root, "route");
     let example = || Some("add `[[route]]` with `path = \"/\"` and `release = \"NAME\"`".to_string());
@@ -445,7 +443,7 @@ pub fn routes(
     };
     let Some(array) = value.get_ref().as_array() else {
         let help = "write `[[route]]`, with two brackets, for each route";
-        let why = super::read::found(value.get_ref());
+        let why = super::reader::found(value.get_ref());
         r.fault(&value.span(), "`route` is not a list", &why, Some(help.into()));
         return None;
     };
@@ -453,9 +451,9 @@ pub fn routes(
         r.absent(&value.span(), "the file has no route", "nothing would be served", example());
     }
     let mut routes: Vec<Route> = Vec::new();
-    let mut labels: BTreeMap<String, Span> = BTreeMap::new();
+    let mut labels: BTreeMap<String, SourceSpan> = BTreeMap::new();
     for (i, element) in array.iter().enumerate() {
-        let s = r.table(element, "route", "[[route]]".into());
+        let s = r.table(element, &ROUTE, "[[route]]".into());
         let route = route(r, &s, i, upstreams, releases);
         if let Some(first) = routes.iter().find(|other| same(other, &route)) {
             let message = format!("two routes for the same requests: `{}` and `{}`", first.name, route.name);
@@ -473,18 +471,19 @@ pub fn routes(
         }
         routes.push(route);
     }
-    if routes.len() > ROUTES_MAX {
-        r.fault(&value.span(), format!("more than {ROUTES_MAX} routes"), "", None);
+    let max = r.count_max(root, "route");
+    if routes.len() > max {
+        r.fault(&value.span(), format!("more than {max} routes"), "", None);
     }
     Some(routes)
 }
 
 fn route(
-    r: &mut Reader<'_>,
-    s: &Scope<'_>,
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
     position: usize,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
 ) -> Route {
     let label = r.parsed(s, "name", name).map_or_else(|| (position + 1).to_string(), |n| n.value);
     let (release, upstream) = (r.string(s, "release"), r.string(s, "upstream"));
@@ -515,7 +514,7 @@ fn route(
         }
     };
     let mut methods = Vec::new();
-    for method in r.list(s, "methods", 32, value::method) {
+    for method in r.list(s, "methods", values::method) {
         if methods.contains(&method.value) {
             let message = format!("`{}` stands twice in `methods`", method.value);
             r.fault(&method.span, message, "", Some("remove one".into()));
@@ -525,8 +524,8 @@ fn route(
     }
     Route {
         name: label,
-        host: r.parsed(s, "host", value::host).map(|h| h.value),
-        path: r.parsed(s, "path", value::route_path).map_or("/".into(), |p| p.value),
+        host: r.parsed(s, "host", values::host).map(|h| h.value),
+        path: r.parsed_or_default(s, "path", values::route_path).map(|p| p.value).unwrap_or_default(),
         methods,
         target: target.unwrap_or(Target::Upstream(usize::MAX)),
     }
@@ -544,11 +543,11 @@ fn same(a: &Route, b: &Route) -> bool {
 
 /// Reports unused entries, and a missing required section.
 pub fn unused(
-    r: &mut Reader<'_>,
-    root: &Scope<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    segments: &[Entry<Arc<Segment>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    root: &TableScope<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    segments: &[NamedEntity<Arc<Segment>>],
+    releases: &[NamedEntity<Arc<Release>>],
     routes: &Option<Vec<Route>>,
 ) {
     if upstreams.is_empty() && r.value(root, "upstream").is_none() {
@@ -559,7 +558,7 @@ pub fn unused(
     // read.
     let Some(routes) = routes.as_ref().filter(|_| r.report.errors() == 0) else { return };
     let targets: Vec<Target> = routes.iter().map(|route| route.target).collect();
-    let idle = |r: &mut Reader<'_>, kind: &str, name: &str, span: &Span, by: &str| {
+    let idle = |r: &mut ConfigReader<'_>, kind: &str, name: &str, span: &SourceSpan, by: &str| {
         r.warn(span, format!("{} that is not used: `{name}`", article(kind)), by, None);
     };
     for (i, entry) in releases.iter().enumerate() {
@@ -585,9 +584,9 @@ pub fn unused(
 /// Reports a server of `new` that a route or another release reaches without the watchdog of this
 /// one.
 fn shared_servers(
-    r: &mut Reader<'_>,
-    upstreams: &[Entry<Arc<Upstream>>],
-    releases: &[Entry<Arc<Release>>],
+    r: &mut ConfigReader<'_>,
+    upstreams: &[NamedEntity<Arc<Upstream>>],
+    releases: &[NamedEntity<Arc<Release>>],
     targets: &[Target],
 ) {
     for entry in releases {

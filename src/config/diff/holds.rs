@@ -67,7 +67,7 @@ fn freeze(weight: &str) -> Freeze {
     }
 }
 
-type Change = fn(&mut Standings, &mut Standing);
+type Change = fn(&mut Standings, &mut ReleaseStanding);
 
 const HOLDS: [(&str, Change); 11] = [
     ("nothing holds it", |_, _| {}),
@@ -87,7 +87,7 @@ const HOLDS: [(&str, Change); 11] = [
     ("another's rollback bars its servers", |all, s| {
         s.barred_by = Some("other".into());
         let memory = Memory { attempt: 1, trip: Some(trip()), ..Memory::default() };
-        all.releases.insert("other".into(), Standing { memory, ..Standing::default() });
+        all.releases.insert("other".into(), ReleaseStanding { memory, ..ReleaseStanding::default() });
     }),
     ("frozen", |_, s| s.memory.freeze = Some(freeze("5%"))),
     ("paused", |_, s| {
@@ -158,10 +158,10 @@ fn transcript() -> String {
                 Reach { weight: Weight::parse(if by_waves { "5%" } else { "20%" }).unwrap(), segments: 0 };
             let progress = by_waves.then(|| Progress { wave: "5%".into(), reach, finished: false, entry: 0 });
             let mut standings = Standings::default();
-            let mut standing = Standing { reach, ..Standing::default() };
+            let mut standing = ReleaseStanding { reach, ..ReleaseStanding::default() };
             (standing.memory.attempt, standing.memory.progress) = (2, progress);
             hold(&mut standings, &mut standing);
-            let state = State::of(plan(&before).release("r").unwrap(), &standing, standings.now);
+            let state = ReachState::of(plan(&before).release("r").unwrap(), &standing, standings.now);
             standing.reach = match state.force {
                 Force::At(reach) => reach,
                 Force::Held => Reach::NOBODY,
