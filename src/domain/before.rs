@@ -550,5 +550,4 @@ fn log_us(of: Duration) -> f64 {
 }
 
 #[cfg(test)]
-#[path = "before_tests.rs"]
 mod tests;

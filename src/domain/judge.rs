@@ -619,5 +619,4 @@ fn whole_ms(now: Duration, since: Duration) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "judge_tests.rs"]
 mod tests;

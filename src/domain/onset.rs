@@ -469,5 +469,4 @@ impl Onsets {
 }
 
 #[cfg(test)]
-#[path = "onset_tests.rs"]
 mod tests;

@@ -280,5 +280,4 @@ fn range(from: u64, to: u64) -> String {
 }
 
 #[cfg(test)]
-#[path = "verify_tests.rs"]
 mod tests;

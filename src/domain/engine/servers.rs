@@ -690,5 +690,4 @@ impl Run {
 }
 
 #[cfg(test)]
-#[path = "servers_tests.rs"]
 mod tests;

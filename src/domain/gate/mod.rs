@@ -380,5 +380,4 @@ pub fn power(traffic: &Traffic, margin: f64, share: f64) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 pub(crate) mod tests;
