@@ -2,10 +2,7 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use grayling::config;
-use grayling::domain::cohort::Weight;
-use grayling::domain::decide::{Arm, Force, decide};
-use grayling::domain::engine::users::{Baseline, Unit};
-use grayling::domain::engine::{Engine, Event, Request, Settings, What};
+use grayling::domain::decide::{Force, decide};
 use grayling::domain::plan::Plan;
 use grayling::domain::segment::{Subject, UserSet};
 use grayling::domain::wave::Reach;
@@ -15,6 +12,10 @@ use grayling::live::tally::ArmTally;
 use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use grayling::proxy::validate;
+use grayling::stats::arm::Arm;
+use grayling::stats::cohort::Weight;
+use grayling::stats::engine::{Engine, Event, Request, Settings, What};
+use grayling::stats::users::{Baseline, Unit};
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
 use std::fmt::Write;
@@ -192,7 +193,7 @@ fn ticking(c: &mut Criterion) {
         latency_floor: Duration::from_millis(2),
         strata: 1,
         warm_up: Duration::ZERO,
-        shares: grayling::domain::engine::SHARES,
+        shares: grayling::stats::engine::SHARES,
     };
     let mut engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
     engine.weigh(Weight::from_parts(200_000), Duration::ZERO);

@@ -53,6 +53,7 @@ pub mod domain;
 pub mod live;
 pub mod net;
 pub mod proxy;
+pub mod stats;
 pub mod watch;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Seeded random numbers, the same on every machine; and the synthetic mixture of latencies.
 
-use grayling::domain::histogram;
+use grayling::stats::histogram;
 
 /// xorshift64*.
 #[derive(Clone)]

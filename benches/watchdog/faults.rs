@@ -5,7 +5,7 @@ use crate::dice::Latencies;
 use crate::slots;
 use crate::table::{Bench, quantile, row, thousands};
 use crate::world::{ALPHA, Crowd, Fault, World, percent};
-use grayling::domain::engine::Level;
+use grayling::stats::engine::Level;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

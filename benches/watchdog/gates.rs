@@ -6,15 +6,15 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::table::{Bench, quantile, row, thousands};
-use grayling::domain::cohort::Weight;
-use grayling::domain::decide::Arm;
-use grayling::domain::engine::latency::Table;
-use grayling::domain::engine::users::{UNITS, Unit};
-use grayling::domain::engine::{Event, Request, What};
-use grayling::domain::gate::noninferior::BETA;
 use grayling::domain::gate::trial::{Trial, Yardstick};
 use grayling::domain::gate::{Margins, Reading};
-use grayling::domain::histogram::EDGES;
+use grayling::stats::arm::Arm;
+use grayling::stats::cohort::Weight;
+use grayling::stats::engine::{Event, Request, What};
+use grayling::stats::histogram::EDGES;
+use grayling::stats::latency::Table;
+use grayling::stats::noninferior::BETA;
+use grayling::stats::users::{UNITS, Unit};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,13 +151,13 @@ impl Pauses {
     /// The table of stable's answers in this world.
     fn table(&self, latencies: &Latencies) -> Arc<Table> {
         let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
-        let mut counts = vec![0.0; grayling::domain::histogram::BUCKETS];
+        let mut counts = vec![0.0; grayling::stats::histogram::BUCKETS];
         let mut world = PausingWorld::new(*self, 1 << 40);
         for n in 0..600 * PAUSING_RATE {
             let (_, Event { request, after, .. }, _) =
                 world.request(n, n as f64 / PAUSING_RATE as f64, latencies);
             if request.arm == Arm::Stable {
-                counts[grayling::domain::histogram::index(after.as_micros() as u64)] += 1.0;
+                counts[grayling::stats::histogram::index(after.as_micros() as u64)] += 1.0;
             }
         }
         Arc::new(Table::new(&edges, &counts).monotone())

@@ -4,7 +4,7 @@ use crate::dice::Latencies;
 use crate::slots;
 use crate::table::{Bench, row};
 use crate::world::{ALPHA, Crowd, Fault, Regulars, Weather, World, percent};
-use grayling::domain::engine::Signal;
+use grayling::stats::engine::Signal;
 use std::sync::Arc;
 
 /// The highest E of a run, and its parts at that time.

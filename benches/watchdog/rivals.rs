@@ -3,9 +3,9 @@
 //!
 //! Neither changes the traffic: each is evaluated as if it alone decided.
 
-use grayling::domain::decide::Arm;
-use grayling::domain::engine::{Event, What};
-use grayling::domain::histogram::Histogram;
+use grayling::stats::arm::Arm;
+use grayling::stats::engine::{Event, What};
+use grayling::stats::histogram::Histogram;
 use std::time::Duration;
 
 /// Flagger's defaults for a canary: a check a minute, five failed ones in a row, 99% success, p99

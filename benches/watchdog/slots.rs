@@ -3,12 +3,12 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::world::ALPHA;
-use grayling::domain::engine::ERROR_ODDS;
-use grayling::domain::engine::cell::Pair;
-use grayling::domain::engine::first;
-use grayling::domain::engine::latency::{Ages, GROUPS_MAX, ROWS, Table};
-use grayling::domain::engine::mixture::Mixture;
-use grayling::domain::histogram::EDGES;
+use grayling::stats::cell::Pair;
+use grayling::stats::engine::ERROR_ODDS;
+use grayling::stats::first;
+use grayling::stats::histogram::EDGES;
+use grayling::stats::latency::{Ages, GROUPS_MAX, ROWS, Table};
+use grayling::stats::mixture::Mixture;
 
 /// Stable's latency table, and the share of requests in each of its groups.
 pub struct Law {

@@ -7,13 +7,13 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::rivals::Rivals;
-use grayling::domain::cohort::Weight;
-use grayling::domain::decide::Arm;
-use grayling::domain::engine::users::{Baseline, UNITS, Unit};
-use grayling::domain::engine::{Engine, Event, Request, Settings, What};
-use grayling::domain::histogram::Histogram;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Limits, Verdict};
+use grayling::stats::arm::Arm;
+use grayling::stats::cohort::Weight;
+use grayling::stats::engine::{Engine, Event, Request, Settings, What};
+use grayling::stats::histogram::Histogram;
+use grayling::stats::users::{Baseline, UNITS, Unit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,7 +164,7 @@ pub fn settings(strata: usize) -> Settings {
         latency_floor,
         strata,
         warm_up: Duration::ZERO,
-        shares: grayling::domain::engine::SHARES,
+        shares: grayling::stats::engine::SHARES,
     }
 }
 

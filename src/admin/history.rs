@@ -7,10 +7,10 @@
 //! Times are monotonic inside and converted to wall clock on output, so they ascend whatever the
 //! wall clock does. A figure without requests is `null`.
 
-use crate::domain::decide::Arm;
 use crate::live::clock;
 use crate::live::recent::Slice;
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::arm::Arm;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -5,7 +5,6 @@
 
 use super::dto;
 use crate::config::ReleaseStanding;
-use crate::domain::decide::Arm;
 use crate::domain::gate::{self, Traffic};
 use crate::domain::plan::{Resource, ResourceSource};
 use crate::domain::resource::{Grounds, Say};
@@ -17,6 +16,7 @@ use crate::live::clock;
 use crate::live::resources::{grounds, seen};
 use crate::live::snapshot::ReleaseLive;
 use crate::live::state;
+use crate::stats::arm::Arm;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -7,7 +7,7 @@
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
 use super::{dto, file, maintenance, page, record, session};
-use crate::domain::decide::{Arm, decide, enters, is_held_back};
+use crate::domain::decide::{decide, enters, is_held_back};
 use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
@@ -18,6 +18,7 @@ use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::under_way::Present;
 use crate::live::verbs::{Promotion, Resumption};
 use crate::live::{clock, meter, state};
+use crate::stats::arm::Arm;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};

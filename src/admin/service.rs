@@ -4,12 +4,12 @@
 //! Invariants: what comes from the network may be any number, and none of them panics.
 
 use super::dto;
-use crate::domain::decide::Arm;
 use crate::domain::gate::needed::{Usual, time};
 use crate::domain::known::{Route, Spells};
 use crate::domain::plan::Watchdog;
 use crate::domain::spans::Before;
 use crate::live::apply::View;
+use crate::stats::arm::Arm;
 use std::time::Duration;
 
 const FIVE_MINUTES: Duration = Duration::from_secs(300);

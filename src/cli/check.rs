@@ -16,12 +16,12 @@ use crate::config::{
     CheckedConfig, Color, Diagnostic, Diagnostics, PlanFinding, PlanFindingKind, ReleaseStanding, Severity,
     Standings, compare, load, parse,
 };
-use crate::domain::cohort::Weight;
 use crate::domain::gate::Traffic;
 use crate::domain::plan::{Plan, WhenEmpty};
 use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Reach;
 use crate::live::state::{self, StateDirectory};
+use crate::stats::cohort::Weight;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -9,11 +9,11 @@ use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
-use crate::domain::cohort::BUCKETS;
 use crate::domain::decide::{Force, Reason, decide, enters, is_held_back};
 use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
 use crate::domain::wave::Reach;
+use crate::stats::cohort::BUCKETS;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -216,10 +216,10 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
     }
 
     fn plan(weight: u32) -> Plan {
-        use crate::domain::cohort::{Salt, Weight};
         use crate::domain::plan;
         use crate::domain::plan::Normalise;
         use crate::domain::segment::Segment;
+        use crate::stats::cohort::{Salt, Weight};
         use std::sync::Arc;
         use std::time::Duration;
         let segment = |name: &str, user: &str| {
@@ -348,7 +348,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         let with = |holdback: u32| {
             let mut plan = plan(1_000_000);
             if let Some(release) = plan.releases.first_mut().and_then(std::sync::Arc::get_mut) {
-                release.holdback = crate::domain::cohort::Weight::from_parts(holdback);
+                release.holdback = crate::stats::cohort::Weight::from_parts(holdback);
             }
             plan
         };

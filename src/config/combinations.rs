@@ -4,10 +4,10 @@
 //! Invariant: no warning repeats the finding of another check.
 
 use super::reader::{ConfigReader, TableScope, WithSpan};
-use crate::domain::cohort::Weight;
-use crate::domain::engine::warms_up;
 use crate::domain::gate::seconds;
 use crate::domain::plan::Release;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::warms_up;
 use std::time::Duration;
 
 /// The levels of slowness and failures of a release.

@@ -7,8 +7,8 @@ use super::entities::NamedEntity;
 use super::keys::closest;
 use super::reader::{ConfigReader, TableScope};
 use super::values;
-use crate::domain::engine::STRATA_MAX;
 use crate::domain::plan::{Release, Route, Target};
+use crate::stats::engine::STRATA_MAX;
 use std::ops::Range;
 use std::sync::Arc;
 

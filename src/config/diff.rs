@@ -8,13 +8,13 @@
 //! The state machine (`domain::rollout`) alone computes the effect of an edit on them. So a finding
 //! separates the requested state from the one in force: while a release is held, no user moves.
 
-use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::decide::Force;
 use crate::domain::plan::{Plan, Release, Tls, Upstream};
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, Awaits, HoldKind, Input};
 use crate::domain::segment::Segment;
 use crate::domain::wave::Reach;
+use crate::stats::cohort::{BUCKETS, Weight};
 use std::fmt::Debug;
 use std::sync::Arc;
 

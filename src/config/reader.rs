@@ -11,7 +11,7 @@ use super::diagnostics::{Diagnostic, Diagnostics, Location, Severity, SourceText
 use super::keys::choices::ChoiceSet;
 use super::keys::{self, ConfigKey, DefaultValue, KeyExample, Section, ValueKind};
 use super::values::{self, InvalidValue, Parsed};
-use crate::domain::cohort::Weight;
+use crate::stats::cohort::Weight;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -3,9 +3,9 @@
 //!
 //! Invariants: pure; no overflow; a refusal contains the text to type, where it can be derived.
 
-use crate::domain::cohort::{Weight, WeightError};
 use crate::domain::plan::{PathPattern, Scheme, Server};
 use crate::domain::success::Step;
+use crate::stats::cohort::{Weight, WeightError};
 use http::{HeaderName, Method};
 use ipnet::IpNet;
 use rustls::pki_types::ServerName;

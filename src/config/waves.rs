@@ -8,10 +8,10 @@ use super::keys::choices::OPEN;
 use super::keys::release::WAVE;
 use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, found};
 use super::values::{self, name};
-use crate::domain::cohort::Weight;
 use crate::domain::hours::{HoursError, OpenHours};
 use crate::domain::segment::Segment;
 use crate::domain::wave::{Reach, Wave};
+use crate::stats::cohort::Weight;
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -175,8 +175,8 @@ fn hours(text: &str) -> values::Parsed<OpenHours> {
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::cohort::Weight;
     use crate::domain::wave::Door;
+    use crate::stats::cohort::Weight;
     use std::path::Path;
     use std::time::Duration;
 

@@ -15,7 +15,7 @@
 //! Invariants: pure; nothing in the engine changes; when a part falls, its set-aside share falls
 //! with it.
 
-use super::engine::{SIGNALS, Signal};
+use crate::stats::engine::{SIGNALS, Signal};
 
 /// The parts of a signal's evidence: first requests, first failures, windows, earlier draws.
 pub const PARTS: usize = 4;
@@ -43,7 +43,7 @@ impl Aside {
         let mut left = *now;
         for signal in 0..SIGNALS {
             self.move_to_carried(signal, now[signal][CARRIED]);
-            let nothing = super::engine::Engine::nothing_of_parts(Signal::ALL[signal]);
+            let nothing = crate::stats::engine::Engine::nothing_of_parts(Signal::ALL[signal]);
             for part in 0..PARTS {
                 let (was, is) = (self.was[signal][part], now[signal][part]);
                 let aside = &mut self.aside[signal][part];

@@ -8,7 +8,7 @@
 //! a cell has more bad requests, those with recorded users represent the rest. A request without a
 //! user counts fully.
 
-use super::engine::users::Unit;
+use crate::stats::users::Unit;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 

@@ -33,10 +33,10 @@
 //! state is reported as unknown.
 
 use super::bad::Bad;
-use super::decide::Arm;
-use super::engine::save::{Eye, Pen};
-use super::engine::{Event, What};
-use super::histogram::Histogram;
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, What};
+use crate::stats::histogram::Histogram;
+use crate::stats::save::{Eye, Pen};
 use std::collections::VecDeque;
 use std::time::Duration;
 

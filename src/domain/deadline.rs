@@ -6,7 +6,7 @@
 //! the upstream's response time-out, limited to `UNKNOWN`. The limit does no harm, since a late
 //! answer of `new` is no failure, and known failures must not wait longer.
 
-use super::histogram::Histogram;
+use crate::stats::histogram::Histogram;
 use std::time::Duration;
 
 /// The shortest, and the longest.

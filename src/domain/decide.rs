@@ -4,12 +4,12 @@
 //! The same user id, salt, weight, segments and hold give the same answer. During a hold no user is
 //! in `new`.
 
-pub use super::arm::Arm;
-use super::cohort::{Bucket, Weight};
-use super::engine::users::Unit;
 use super::plan::Release;
 use super::segment::{Segment, Subject, UserSet};
 use super::wave::{self, Reach};
+pub use crate::stats::arm::Arm;
+use crate::stats::cohort::{Bucket, Weight};
+use crate::stats::users::Unit;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,7 +8,6 @@ pub(super) mod gates;
 mod past;
 
 use super::ceiling::Sample;
-use super::engine::{Blindness, Signal as Compared};
 use super::grounds::{HOLD, Silent};
 use super::judge::ruling::{Blind, Figures, Measured, Ruling, Why};
 use super::maintenance::Would;
@@ -16,6 +15,7 @@ use super::onset::{BadBy, Decided};
 use super::share;
 use super::spans::Fitted;
 use super::verdict::{Cause, Evidence, Judgement, Signal, Told};
+use crate::stats::engine::{Blindness, Signal as Compared};
 use std::time::Duration;
 
 fn percent(share: f64) -> f64 {

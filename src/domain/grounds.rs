@@ -11,9 +11,9 @@
 //! its sums, not replayed.
 
 use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
-use super::engine::Engine;
-use super::engine::{SIGNALS, Signal};
 use super::verdict::Cause;
+use crate::stats::engine::Engine;
+use crate::stats::engine::{SIGNALS, Signal};
 use std::time::Duration;
 
 /// How long a crossed ceiling must last when stable is not clearly better.
@@ -252,8 +252,8 @@ impl Harm {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine::cell::Pair;
     use super::*;
+    use crate::stats::cell::Pair;
     use proptest::prelude::*;
 
     fn sample() -> impl Strategy<Value = Sample> {

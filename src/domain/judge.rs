@@ -26,22 +26,22 @@ use super::aside::{Aside, Parts};
 use super::bad::Bad;
 use super::before::Before as OwnPast;
 use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
-use super::decide::Arm;
-use super::engine::cell::Pair;
-use super::engine::once::Kind;
-use super::engine::save::{Eye, Pen};
-use super::engine::servers::{Mark, Place};
-use super::engine::{self, Engine, Event, Final, Level, What};
 use super::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
-use super::histogram::Histogram;
 use super::notice::{self, Notice};
 use super::onset::{BadBy, Onsets, SlowFrom};
 use super::silence::Silence;
 use super::spans::{Before, Fitted, Spans};
 use super::trouble::Stable;
 use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::engine::{self, Engine, Event, Final, Level, What};
+use crate::stats::histogram::Histogram;
+use crate::stats::once::Kind;
+use crate::stats::save::{Eye, Pen};
+use crate::stats::servers::{Mark, Place};
 use hearing::{interval, take_failures};
 use ruling::{Blind, Figures, Measured, Progress, Ruling, Why};
 use std::sync::Arc;
@@ -485,7 +485,8 @@ impl Judge {
             ratio: scaled(self.engine.evidence(of), Engine::nothing(of)),
         };
         let overall = |of: Measured, ratio: f64| Progress { of, stratum: ALL.into(), ratio };
-        let notice = if noticed { 1.0 } else { scaled(self.engine.notice(), engine::mixture::PRIOR * 0.5) };
+        let notice =
+            if noticed { 1.0 } else { scaled(self.engine.notice(), crate::stats::mixture::PRIOR * 0.5) };
         let mut all: Vec<Progress> = engine::Signal::ALL.into_iter().map(compared).collect();
         all.extend([
             overall(Measured::Notice, notice),

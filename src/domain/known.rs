@@ -3,14 +3,14 @@
 //!
 //! Invariants: pure values, all of them the watchdog's own; an unknown value is absent.
 
-use super::engine::Engine;
-use super::engine::servers::Mark;
 use super::gate::Reading;
-use super::gate::design::Moments;
 use super::gate::needed::Usual;
 use super::judge::{Judge, SLOW_SHARE};
 use super::plan::Watchdog;
 use super::spans::Before;
+use crate::stats::design::Moments;
+use crate::stats::engine::Engine;
+use crate::stats::servers::Mark;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,23 +4,17 @@
 //! All other modules may import from here; this imports from none of them.
 //! So a test can drive any decision with plain values.
 
-pub mod arm;
 pub mod aside;
 pub mod bad;
 pub mod before;
 pub mod ceiling;
-pub mod cohort;
 pub mod deadline;
 pub mod decide;
 mod describe;
 pub mod digest;
-pub mod distinct;
-pub mod engine;
-pub mod foresight;
 pub mod fuse;
 pub mod gate;
 pub mod grounds;
-pub mod histogram;
 pub mod hours;
 pub mod judge;
 pub mod known;
@@ -29,7 +23,6 @@ pub mod notice;
 pub mod onset;
 pub mod outcome;
 pub mod plan;
-pub mod quick;
 pub mod refusal;
 pub mod resource;
 pub mod rollout;

@@ -11,9 +11,9 @@
 //!
 //! Invariants: pure; nothing is counted while no notice stands; constant memory.
 
-use super::decide::Arm;
-use super::engine::{Event, What};
-use super::histogram;
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, What};
+use crate::stats::histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -187,9 +187,9 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::engine::Request;
-    use crate::domain::engine::tests::Dice;
-    use crate::domain::engine::users::Unit;
+    use crate::stats::engine::Request;
+    use crate::stats::engine::tests::Dice;
+    use crate::stats::users::Unit;
 
     const LEVEL: f64 = 0.15;
 

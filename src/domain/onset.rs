@@ -10,9 +10,9 @@
 //! groups. A request counts in the second of its arrival. A route or server beyond the bound counts
 //! as no route and no server.
 
-use super::decide::Arm;
-use super::engine::once::Kind;
-use super::engine::{Event, Signal, What};
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, Signal, What};
+use crate::stats::once::Kind;
 use std::collections::VecDeque;
 use std::time::Duration;
 

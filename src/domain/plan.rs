@@ -6,7 +6,6 @@
 //! durations and sizes are within their documented bounds; relative file names are absolute, based
 //! on the config file's folder.
 
-use super::cohort::{Salt, Weight};
 use super::digest::hex;
 use super::gate::Margins;
 use super::hours::OpenHours;
@@ -17,6 +16,7 @@ use super::segment::Segment;
 use super::success;
 use super::tokens::Tokens;
 use super::wave::{Course, Reach, Wave};
+use crate::stats::cohort::{Salt, Weight};
 use http::HeaderName;
 use ipnet::IpNet;
 use std::borrow::Cow;

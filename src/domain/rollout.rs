@@ -24,11 +24,11 @@ pub mod climb;
 mod progress;
 pub mod version;
 
-use super::cohort::Weight;
 use super::decide::Force;
 use super::maintenance::Maintenance;
 use super::verdict::Cause;
 use super::wave::{Course, Reach, Wave};
+use crate::stats::cohort::Weight;
 pub use progress::Progress;
 use version::{VersionChange, Versions};
 

@@ -5,11 +5,11 @@
 //! Invariants: pure; bounded by `OPEN_MAX` requests and `USERS_MAX` users, beyond which further
 //! ones are ignored.
 
-use super::decide::Arm;
-use super::engine::users::Unit;
-use super::engine::{Event, What};
 use super::grounds::Silent;
-use super::quick::Quick;
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, What};
+use crate::stats::quick::Quick;
+use crate::stats::users::Unit;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -90,8 +90,8 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::engine::Request;
     use crate::domain::grounds::Say;
+    use crate::stats::engine::Request;
 
     fn event(id: u64, at: u64, what: What, after: u64) -> Event {
         let second = Duration::from_secs;

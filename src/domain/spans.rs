@@ -5,10 +5,10 @@
 
 use super::bad::Bad;
 use super::ceiling::{RECENT, Sample, USERS_MIN, WINDOW};
-use super::decide::Arm;
-use super::engine::cell::Pair;
-use super::engine::users::Unit;
 use super::grounds::Crossing;
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::users::Unit;
 use std::time::Duration;
 
 /// A precaution requires that both arms are bad in the very last seconds too.

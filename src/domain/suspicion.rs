@@ -3,7 +3,7 @@
 //! Invariants: pure; it begins when E of any signal has been at least [`E_MIN`] for [`LASTS`]
 //! without a break, and ends when none has been for as long.
 
-use super::engine::SIGNALS;
+use crate::stats::engine::SIGNALS;
 use std::time::Duration;
 
 /// E of a signal that merits attention.

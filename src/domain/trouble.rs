@@ -10,9 +10,9 @@
 //! stays does within half an hour.
 
 use super::bad::Bad;
-use super::decide::Arm;
-use super::engine::users::Unit;
-use super::engine::{Event, Final, SIGNALS, Signal, What};
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, Final, SIGNALS, Signal, What};
+use crate::stats::users::Unit;
 use std::time::Duration;
 
 /// The least distinct users that stable must have failed in [`SPAN`].
@@ -193,8 +193,8 @@ impl Trouble {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine::tests::Dice;
     use super::*;
+    use crate::stats::engine::tests::Dice;
 
     /// 20 requests a tick of 100 ms.
     struct Service {

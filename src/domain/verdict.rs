@@ -4,11 +4,11 @@
 //! the metrics and the ledger, and parse back to the same value.
 
 use super::ceiling::Sample;
-use super::engine::cell::Pair;
-use super::engine::servers::Warming;
-use super::engine::{self, Blindness, SIGNALS};
 use super::grounds::Grounds;
 use super::onset::Decided;
+use crate::stats::cell::Pair;
+use crate::stats::engine::{self, Blindness, SIGNALS};
+use crate::stats::servers::Warming;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! Invariants (kept by `config::check`): names are unique within a release; from wave to wave
 //! segments are only added and the weight never decreases, so a wave moves no user out of `new`.
 
-use super::cohort::{Bucket, Weight};
+use crate::stats::cohort::{Bucket, Weight};
 use std::time::Duration;
 
 /// The users in `new`: those of the first `segments` segments of the release, and a share of all

@@ -12,14 +12,14 @@
 
 use super::keeper;
 use super::snapshot::ReleaseLive;
-use crate::domain::cohort::Weight;
 use crate::domain::decide::Force;
-use crate::domain::engine::STRATA_MAX;
-use crate::domain::engine::save::{Eye, Pen};
 use crate::domain::gate::route::{Critical, Kept};
 use crate::domain::gate::trial::{Margins, Trial};
 use crate::domain::rollout::climb::Spent;
 use crate::domain::wave::Reach;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::STRATA_MAX;
+use crate::stats::save::{Eye, Pen};
 use std::path::Path;
 use std::time::Duration;
 

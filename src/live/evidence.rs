@@ -10,13 +10,13 @@ use super::decided;
 use super::gates::{self, Decision, RecomputeError};
 use super::kept::Kept;
 use crate::domain::ceiling::Sample;
-use crate::domain::engine::SIGNALS;
-use crate::domain::engine::cell::Pair;
 use crate::domain::fuse::Blown;
 use crate::domain::grounds;
 use crate::domain::plan::Server;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
+use crate::stats::cell::Pair;
+use crate::stats::engine::SIGNALS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -178,7 +178,7 @@ struct Silent {
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Comparison {
     alpha: Number,
-    /// By [`crate::domain::engine::Signal::ALL`].
+    /// By [`crate::stats::engine::Signal::ALL`].
     e: [Number; SIGNALS],
     parts: [[Number; 4]; SIGNALS],
     failing: u64,
@@ -482,7 +482,7 @@ pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
     all
 }
 
-/// The JSON keys for the E of each of [`crate::domain::engine::Signal::ALL`].
+/// The JSON keys for the E of each of [`crate::stats::engine::Signal::ALL`].
 const E_VALUES: [&str; SIGNALS] = [
     "e_value_errors",
     "e_value_client_errors",

@@ -12,9 +12,9 @@
 //! since the watchdog was starved), and never drops an event of an accepted request.
 
 use super::tally::PerWorker;
-use crate::domain::decide::Arm;
-use crate::domain::engine::users::Unit;
-use crate::domain::engine::{Event, Request, SERVERS_MAX, What};
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, Request, SERVERS_MAX, What};
+use crate::stats::users::Unit;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},

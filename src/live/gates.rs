@@ -13,8 +13,6 @@
 
 use super::evidence::Resource;
 use super::kept::Kept;
-use crate::domain::engine::Blindness;
-use crate::domain::engine::cell::Pair;
 use crate::domain::gate::figures::{Figure, Figures, figures};
 use crate::domain::gate::{
     self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Route, Servers, Sight, Watchdog,
@@ -22,6 +20,8 @@ use crate::domain::gate::{
 use crate::domain::rollout::climb::Outlook;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
+use crate::stats::cell::Pair;
+use crate::stats::engine::Blindness;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

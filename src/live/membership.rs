@@ -8,10 +8,10 @@
 //! If the data cannot answer, the result is unclear, never a guess.
 
 use super::state_key::StateKey;
-use crate::domain::cohort::{Bucket, Salt, Weight};
 use crate::domain::plan::{Identity, Normalise, Release, normalise};
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::wave::Reach;
+use crate::stats::cohort::{Bucket, Salt, Weight};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -238,8 +238,9 @@ fn hex(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::decide::{Arm, Force, decide};
+    use crate::domain::decide::{Force, decide};
     use crate::domain::segment::Subject;
+    use crate::stats::arm::Arm;
     use proptest::prelude::*;
 
     fn release(text: &str) -> (Arc<Release>, Identity) {

@@ -7,11 +7,11 @@
 use super::apply::{Shown, View};
 use super::resources;
 use super::snapshot::ReleaseLive;
-use crate::domain::decide::Arm;
-use crate::domain::engine::Blindness;
-use crate::domain::engine::cell::Pair;
 use crate::domain::gate::{DoorState, Hours, Proof, Reading, Route, Servers, Sight, Watchdog};
 use crate::domain::wave::{Wave, door_after};
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::engine::Blindness;
 use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);

@@ -5,7 +5,7 @@
 //! histogram.
 
 use super::tally::{Answers, ArmTally};
-use crate::domain::histogram::Histogram;
+use crate::stats::histogram::Histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
 

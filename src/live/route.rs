@@ -7,7 +7,7 @@
 //! does not match falls back to a shorter one, which a plain radix tree does not do.
 
 use crate::domain::plan::Route;
-use crate::domain::quick::Quick;
+use crate::stats::quick::Quick;
 use std::collections::HashMap;
 
 pub struct RouteTable {

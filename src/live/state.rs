@@ -345,12 +345,12 @@ pub fn memory_of_json(json: &serde_json::Value) -> Option<Memory> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::domain::cohort::Weight;
     use crate::domain::maintenance::Maintenance;
     use crate::domain::rollout::version::Versions;
     use crate::domain::rollout::{Awaits, Freeze, Other, Pause, Progress, Trip};
     use crate::domain::verdict::Cause;
     use crate::domain::wave::Reach;
+    use crate::stats::cohort::Weight;
     use proptest::prelude::*;
 
     /// A fresh empty directory for a test.

@@ -4,9 +4,9 @@
 //! instruction. No count is lost or decreases, also across reloads (cells live as long as their
 //! name is in the plan). Labels are names from the config only.
 
-use crate::domain::distinct;
-use crate::domain::histogram::{self, Histogram};
 use crate::domain::outcome::Outcome;
+use crate::stats::distinct;
+use crate::stats::histogram::{self, Histogram};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 

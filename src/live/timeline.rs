@@ -7,8 +7,8 @@
 
 use super::ledger::Entry;
 use super::membership::{Lookup, Membership, Was};
-use crate::domain::cohort::Weight;
 use crate::domain::segment::UserSet;
+use crate::stats::cohort::Weight;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -225,7 +225,7 @@ mod tests {
 
     /// Users by the weight at which they enter: below 5%, between 5% and 20%, above.
     fn users() -> [String; 3] {
-        let salt = crate::domain::cohort::Salt::new("s");
+        let salt = crate::stats::cohort::Salt::new("s");
         let of = |range: std::ops::Range<u32>| {
             let mut all = (0..).map(|i| format!("u{i}"));
             all.find(|u| range.contains(&salt.bucket(u.as_bytes()).index())).unwrap()

@@ -9,8 +9,8 @@
 use super::snapshot::{Cohort, Snapshot};
 use super::tally::PerWorker;
 use super::upstream::UpstreamLive;
-use crate::domain::decide::Arm;
 use crate::domain::outcome::Outcome;
+use crate::stats::arm::Arm;
 use http::Method;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

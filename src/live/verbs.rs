@@ -17,13 +17,13 @@ use super::proof::{door, proof};
 use super::snapshot::ReleaseLive;
 use super::waves::{barred_by, wave_record};
 use super::writer::{Evidence, Writer};
-use crate::domain::cohort::Weight;
 use crate::domain::gate::{self, Gate, Proof, Verdict};
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::climb::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
 use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
+use crate::stats::cohort::Weight;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 

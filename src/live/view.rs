@@ -7,11 +7,11 @@
 use super::checkpoint::Checkpoint;
 use super::recent::Recent;
 use super::resources::Seen;
-use crate::domain::decide::Arm;
 use crate::domain::gate::{Reading, Route, Traffic};
 use crate::domain::known::Known;
 use crate::domain::rollout::climb::{Outlook, Spent};
 use crate::domain::verdict::{Finding, Judgement};
+use crate::stats::arm::Arm;
 use std::time::Duration;
 
 #[derive(Default)]

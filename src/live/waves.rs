@@ -12,10 +12,10 @@ use super::scribe::Receipt;
 use super::snapshot::ReleaseLive;
 use super::writer::{Evidence, Writer};
 use crate::config::Standings;
-use crate::domain::cohort::Weight;
 use crate::domain::rollout::climb::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
 use crate::domain::wave::Wave;
+use crate::stats::cohort::Weight;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

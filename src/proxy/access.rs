@@ -7,10 +7,10 @@
 use super::decision::{Decided, Served};
 use super::headers::RequestId;
 use super::worker::Worker;
-use crate::domain::decide::Arm;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
 use crate::live::{clock, failed};
+use crate::stats::arm::Arm;
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;

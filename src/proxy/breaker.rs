@@ -4,7 +4,6 @@
 //! Invariant: only requests that were decided for `new`, and have not failed over, count.
 
 use super::record::RequestRecord;
-use crate::domain::decide::Arm;
 use crate::domain::fuse::Blown;
 use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::Cause;
@@ -12,6 +11,7 @@ use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::evidence;
 use crate::live::snapshot::ReleaseLive;
 use crate::live::upstream::UpstreamLive;
+use crate::stats::arm::Arm;
 use std::sync::Arc;
 
 /// The release whose breaker counts connections to `upstream`: only for `new`, not after a

@@ -1,8 +1,9 @@
 //! The decision for a request of a release.
 
-use crate::domain::decide::{Arm, Decision, Reason};
-use crate::domain::engine::users::Unit;
+use crate::domain::decide::{Decision, Reason};
 use crate::live::snapshot::Cohort;
+use crate::stats::arm::Arm;
+use crate::stats::users::Unit;
 
 /// The decision for a request of a release.
 #[derive(Clone, Copy)]

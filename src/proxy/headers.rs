@@ -4,7 +4,7 @@
 //! `Connection`. No `x-grayling-*` of a client reaches an upstream.
 //! `x-forwarded-*` hold the values that this proxy saw, unless the peer is trusted.
 
-use crate::domain::decide::Arm;
+use crate::stats::arm::Arm;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
     HeaderValue, TRANSFER_ENCODING, VIA,

@@ -10,11 +10,11 @@ use super::headers::{self, Forwarded, HeadFacts, Peer, RequestId, X_GRAYLING_ARM
 use super::upgrade::UpgradeRequest;
 use super::websocket::{self, Handshake};
 use super::worker::Worker;
-use crate::domain::decide::Arm;
 use crate::domain::plan::{Protocol, Target};
 use crate::live::snapshot::{ReleaseLive, Snapshot};
 use crate::live::upstream::UpstreamLive;
 use crate::net::request_form::TakesTrailers;
+use crate::stats::arm::Arm;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;

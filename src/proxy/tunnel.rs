@@ -15,10 +15,10 @@
 use super::cancel_token::CancelToken;
 use super::on_new::TrackedRequest;
 use super::request_body::RequestBody;
-use crate::domain::decide::Arm;
 use crate::live::release_tally::ReleaseTally;
 use crate::live::tally::{ArmCounts, ArmTally};
 use crate::net::pool::TunnelRoom;
+use crate::stats::arm::Arm;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::cell::Cell;

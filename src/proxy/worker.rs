@@ -4,13 +4,13 @@
 
 use super::on_new::OnNew;
 use super::request_body::RequestBody;
-use crate::domain::cohort::{BUCKETS, Weight};
 use crate::domain::plan::{Limits, Log};
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::random::Random;
 use crate::live::under_way::LOOK;
 use crate::net::pool::Pools;
+use crate::stats::cohort::{BUCKETS, Weight};
 use aws_lc_rs::hmac;
 use std::cell::RefCell;
 use std::future::Future;

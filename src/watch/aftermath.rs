@@ -6,13 +6,13 @@
 //!
 //! Invariants: the check changes nothing that is in force; each trip is reported once.
 
-use crate::domain::engine::Signal;
 use crate::domain::onset::{BadBy, Decided, Onsets};
 use crate::domain::rollout::{State, Trip};
 use crate::domain::verdict::Cause;
 use crate::live::apply::Live;
 use crate::live::decided::{at_ms, time_of_day};
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::engine::Signal;
 use std::time::Duration;
 
 /// The limit of little evidence, from the onset to the trip.

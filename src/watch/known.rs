@@ -3,7 +3,6 @@
 //!
 //! Invariants: constant memory; requests are counted by arrival, for five minutes.
 
-use crate::domain::engine::{Engine, Event, What};
 use crate::domain::gate::moments::Learner;
 use crate::domain::gate::trial::Yardstick;
 use crate::domain::judge::Judge;
@@ -11,6 +10,7 @@ use crate::domain::known::{self, Known, Route};
 use crate::live::apply::{Live, View};
 use crate::live::recent::{SLICE, SLICES, counted};
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::engine::{Engine, Event, What};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -105,8 +105,8 @@ pub fn of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::decide::Arm;
-    use crate::domain::engine::Request;
+    use crate::stats::arm::Arm;
+    use crate::stats::engine::Request;
 
     #[test]
     fn requests_are_counted_by_route_and_forgotten_after_five_minutes() {

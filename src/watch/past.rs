@@ -6,9 +6,9 @@
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
 use crate::domain::before::Before;
-use crate::domain::engine::save::{Eye, Pen};
 use crate::live::keeper;
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::save::{Eye, Pen};
 use std::path::Path;
 use std::time::Duration;
 

@@ -8,13 +8,13 @@
 //! a number. Tasks end when this is dropped.
 
 use super::call::{Call, CallError};
-use crate::domain::decide::Arm;
 use crate::domain::plan::{Address, Page, Resource, ResourceSource};
 use crate::domain::resource::reading::{Expression, Lack, Malformed, Sums, sums};
 use crate::domain::resource::{Reading, Used};
 use crate::live::apply::Live;
 use crate::live::clock;
 use crate::live::resources::{Seen, WITHIN};
+use crate::stats::arm::Arm;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};

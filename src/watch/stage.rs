@@ -4,7 +4,6 @@
 //! Invariants: a trial belongs to one stage. An edited margin restarts the evidence for that margin
 //! only. The usual latencies of a critical route outlive stages.
 
-use crate::domain::engine::{Engine, Event};
 use crate::domain::gate::route::Critical;
 use crate::domain::gate::shown::Route;
 use crate::domain::gate::trial::{Trial, Yardstick};
@@ -12,6 +11,7 @@ use crate::domain::rollout::climb::Spent;
 use crate::live::apply::{Shown, View};
 use crate::live::checkpoint::{self, Checkpoint};
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::engine::{Engine, Event};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The frozen hash against vectors written by an independent implementation
 //! (`tests/data/cohort_vectors.py`).
 
-use grayling::domain::cohort::Salt;
+use grayling::stats::cohort::Salt;
 
 const VECTORS: &str = include_str!("../data/cohort_vectors.txt");
 

@@ -7,10 +7,10 @@ use crate::world::{
     seconds, turn,
 };
 use grayling::domain::before::{Before, Says};
-use grayling::domain::decide::Arm;
-use grayling::domain::engine::save::Pen;
-use grayling::domain::engine::users::{UNITS, Unit};
-use grayling::domain::engine::{Event, Request, What};
+use grayling::stats::arm::Arm;
+use grayling::stats::engine::{Event, Request, What};
+use grayling::stats::save::Pen;
+use grayling::stats::users::{UNITS, Unit};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

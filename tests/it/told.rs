@@ -5,7 +5,6 @@ use crate::rows::wire::{DATA, END_STREAM, End, HEADERS, Http2, WINDOW_UPDATE, fr
 use crate::rows::{RawOrigin, Script, Then, Wire, get};
 use crate::world::{Config, RELEASE, World, bucket, eventually, grayling, seconds, users_in_new};
 use grayling::config;
-use grayling::domain::engine::{Event, What, size_class};
 use grayling::live::apply::{Live, Source};
 use grayling::live::ledger::End as LedgerEnd;
 use grayling::live::log::Log;
@@ -15,6 +14,7 @@ use grayling::live::tally::Answers;
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
+use grayling::stats::engine::{Event, What, size_class};
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

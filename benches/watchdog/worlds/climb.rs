@@ -5,14 +5,14 @@
 //! events; servers are healthy, the state is on disk, and nobody promotes by hand.
 
 use super::world::{Spell, World};
-use grayling::domain::cohort::Weight;
-use grayling::domain::engine::cell::Pair;
-use grayling::domain::engine::{Engine, Event};
 use grayling::domain::gate::trial::{Margins, Trial, Yardstick};
 use grayling::domain::gate::{self, DoorState, Input, Proof, Servers, Watchdog};
 use grayling::domain::rollout::climb::{Act, Climb, Spent, Standing};
 use grayling::domain::verdict::{Judgement, State};
 use grayling::domain::wave::{Door, Reach, Wave};
+use grayling::stats::cell::Pair;
+use grayling::stats::cohort::Weight;
+use grayling::stats::engine::{Engine, Event};
 use std::time::Duration;
 
 /// The default margins.

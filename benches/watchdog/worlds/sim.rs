@@ -8,17 +8,17 @@
 use super::climb::{self, Plan, Step};
 use super::world::{Account, FORGETS, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
-use grayling::domain::cohort::Weight;
 use grayling::domain::deadline::Deadline;
-use grayling::domain::decide::Arm;
-use grayling::domain::engine::servers::{Mark, Place};
-use grayling::domain::engine::users::{Baseline, UNITS, Unit};
-use grayling::domain::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
 use grayling::domain::fuse::Fuse;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
 use grayling::live::recent::Recent;
 use grayling::live::tally::ArmTally;
+use grayling::stats::arm::Arm;
+use grayling::stats::cohort::Weight;
+use grayling::stats::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
+use grayling::stats::servers::{Mark, Place};
+use grayling::stats::users::{Baseline, UNITS, Unit};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use super::Row;
 use super::world::{Account, Pace, Pauses, Service, Shared, Spell, Trouble, Weather, World};
-use grayling::domain::decide::Arm;
+use grayling::stats::arm::Arm;
 
 const HALF_AN_HOUR: f64 = 1800.0;
 

@@ -3,7 +3,7 @@
 //! Invariants: a world has no behaviour of its own; times are seconds since the first raise (before
 //! it `new` has no users), latencies are milliseconds.
 
-use grayling::domain::decide::Arm;
+use grayling::stats::arm::Arm;
 
 /// Half of a wandering is forgotten in so many seconds.
 pub const FORGETS: f64 = 60.0;

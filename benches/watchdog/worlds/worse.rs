@@ -3,7 +3,7 @@
 
 use super::Row;
 use super::world::{Account, Fault, Pace, Pauses, Service, Trouble, World};
-use grayling::domain::decide::Arm;
+use grayling::stats::arm::Arm;
 
 /// Runs last for four times the limit of p95.
 const PATIENCE: f64 = 4.0;

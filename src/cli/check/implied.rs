@@ -8,9 +8,6 @@
 
 use crate::admin::{dto, service};
 use crate::cli::text::{milliseconds, percent};
-use crate::domain::cohort::Weight;
-use crate::domain::engine::warms_up;
-use crate::domain::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
 use crate::domain::gate::needed::{Critical, Takes, Usual, longest, takes};
 use crate::domain::gate::shown::{ERRORS, LATENCY, TAIL};
 use crate::domain::gate::{Margins, seconds};
@@ -19,6 +16,9 @@ use crate::domain::plan::{Plan, Release, Watchdog};
 use crate::domain::spans::{Before, Fitted, KNOWN};
 use crate::domain::wave::{Course, Wave};
 use crate::live::snapshot::ReleaseLive;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::warms_up;
+use crate::stats::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
 use serde::Serialize;
 use std::time::Duration;
 

@@ -12,9 +12,9 @@ use super::users::{self, Arm, Call, Connection, REQUESTS_PER_SECOND, Seen, Side}
 use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_cause, wrapped};
 use crate::admin::dto::{Release, ReleaseState, Status};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
-use crate::domain::cohort::Weight;
 use crate::domain::share;
 use crate::live::random::Random;
+use crate::stats::cohort::Weight;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

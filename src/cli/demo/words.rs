@@ -10,7 +10,7 @@ use super::story::{Ending, FIRST_WEIGHT};
 use super::users::{self, USERS};
 use crate::admin::dto::Trip;
 use crate::cli::text::{Hue, count, milliseconds, shown};
-use crate::domain::cohort::{Salt, Weight};
+use crate::stats::cohort::{Salt, Weight};
 use serde_json::Value;
 
 /// The first output; nothing has been started yet.

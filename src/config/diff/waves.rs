@@ -134,9 +134,9 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<PlanFi
 mod tests {
     use super::*;
     use crate::config::diff::{ReleaseStanding, Standings, compare};
-    use crate::domain::cohort::Weight;
     use crate::domain::rollout::Memory;
     use crate::domain::wave::Reach;
+    use crate::stats::cohort::Weight;
     use std::path::Path;
 
     const BASE: &str = r#"

@@ -9,7 +9,7 @@ use crate::config::keys::ValueKind::{
 use crate::config::keys::choices::{ON_ANOMALY, ON_RESOURCE, ON_UNREACHABLE, OPEN, WATCHDOG_MODE};
 use crate::config::keys::service::HEADER_MATCH;
 use crate::config::keys::{Section, SectionExample, ValueKind, key};
-use crate::domain::engine::STRATA_MAX;
+use crate::stats::engine::STRATA_MAX;
 
 const PERCENT: ValueKind = Percent { above_zero: false, max: "100%" };
 const PERCENT_ABOVE_ZERO: ValueKind = Percent { above_zero: true, max: "100%" };

@@ -89,7 +89,7 @@ proptest! {
             Ok(checked) => {
                 prop_assert_eq!(schema::check(&text), Ok(()));
                 prop_assert!(compare(&checked.plan, &check(&text).unwrap().plan, &Standings::default()).is_empty());
-                prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::domain::cohort::Weight::FULL));
+                prop_assert!(checked.plan.releases.iter().all(|r| r.weight <= crate::stats::cohort::Weight::FULL));
                 prop_assert!(!checked.plan.routes.is_empty());
                 checked.warnings
             }

@@ -1,8 +1,8 @@
 //! Faults of `[metrics]` and `[traces]`, and their meaning without any fault.
 
 use super::*;
-use crate::domain::cohort::Weight;
 use crate::domain::plan::Detail;
+use crate::stats::cohort::Weight;
 
 #[test]
 fn each_fault_says_where_and_what_to_type() {

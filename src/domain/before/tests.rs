@@ -1,8 +1,8 @@
 //! Simulated days of ordinary traffic, and a worse `new`, through [`Before`] alone.
 
 use super::*;
-use crate::domain::engine::Request;
-use crate::domain::engine::users::{UNITS, Unit};
+use crate::stats::engine::Request;
+use crate::stats::users::{UNITS, Unit};
 use proptest::prelude::*;
 
 /// xorshift64*.

@@ -2,13 +2,13 @@
 //!
 //! Invariants: pure and total; a gate's verdict never depends on its sentence.
 
-use crate::domain::engine::Blindness;
-use crate::domain::engine::cell::Pair;
-use crate::domain::gate::noninferior::BETA;
 use crate::domain::gate::{DoorState, Hours, Margins, Needs, Proof, Reading, Servers, Sight, Watchdog};
 use crate::domain::share::percent;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
+use crate::stats::cell::Pair;
+use crate::stats::engine::Blindness;
+use crate::stats::noninferior::BETA;
 use std::time::Duration;
 
 pub const NO_CONTROL: &str = "no control: nobody to compare with";

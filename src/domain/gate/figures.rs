@@ -6,10 +6,10 @@
 //! changed input contradicts the recorded verdict.
 
 use super::{self as gate, BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
-use crate::domain::engine::cell::Pair;
 use crate::domain::resource::{Grounds, Limit, Reading, Say};
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
+use crate::stats::cell::Pair;
 use std::borrow::Cow;
 
 #[derive(Clone, Copy, PartialEq, Debug)]

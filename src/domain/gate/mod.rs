@@ -12,23 +12,21 @@
 //! Invariants: an input without numbers never passes; a wave without a successor has the same gates
 //! but for the doors.
 
-pub mod design;
 pub mod figures;
 pub mod moments;
 pub mod needed;
-pub mod noninferior;
 pub mod route;
 pub mod shown;
 pub mod trial;
 
 use super::describe::gates::{self as words, NO_CONTROL};
 pub use super::describe::gates::{points, seconds};
-use super::engine::Blindness;
-use super::engine::cell::Pair;
 use super::resource::{Grounds, Say};
 use super::verdict::{self, Judgement, State};
 use super::wave::Door;
-use noninferior::requests_needed;
+use crate::stats::cell::Pair;
+use crate::stats::engine::Blindness;
+use crate::stats::noninferior::requests_needed;
 pub use shown::Route;
 use std::borrow::Cow;
 use std::time::Duration;

@@ -3,11 +3,11 @@
 //!
 //! Invariants: pure; constant memory; of stable alone.
 
-use super::design::{Cells, Moments, place};
-use super::noninferior::Spread;
 use super::trial::{Yardstick, bucket};
-use crate::domain::decide::Arm;
-use crate::domain::engine::{Event, What};
+use crate::stats::arm::Arm;
+use crate::stats::design::{Cells, Moments, place};
+use crate::stats::engine::{Event, What};
+use crate::stats::noninferior::Spread;
 use std::time::Duration;
 
 /// Scores of failures, of ln µs, of answers above p99.

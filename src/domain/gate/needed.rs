@@ -5,11 +5,11 @@
 //!
 //! Invariants: pure; estimates are for people and decide nothing; a time is finite, or `None`.
 
-use super::design::{Moments, expected};
-use super::noninferior::{body_needed, requests_needed, tail_needed};
 use super::shown::{ERRORS, LATENCY, TAIL};
 use super::{BAKE, Margins, REQUESTS, Reading, base};
 use crate::domain::wave::Wave;
+use crate::stats::design::{Moments, expected};
+use crate::stats::noninferior::{body_needed, requests_needed, tail_needed};
 use std::borrow::Cow;
 use std::time::Duration;
 

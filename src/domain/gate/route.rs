@@ -8,12 +8,12 @@
 
 use super::shown::Route;
 use super::trial::{Margins, Trial, Yardstick};
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use crate::domain::engine::latency::Table;
-use crate::domain::engine::save::{Eye, Pen};
-use crate::domain::engine::{Event, What};
-use crate::domain::histogram;
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::{Event, What};
+use crate::stats::histogram;
+use crate::stats::latency::Table;
+use crate::stats::save::{Eye, Pen};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,10 +147,10 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::engine::Request;
-    use crate::domain::engine::users::Unit;
-    use crate::domain::gate::noninferior::BETA;
-    use crate::domain::gate::noninferior::tests::Dice;
+    use crate::stats::engine::Request;
+    use crate::stats::noninferior::BETA;
+    use crate::stats::noninferior::tests::Dice;
+    use crate::stats::users::Unit;
 
     const MARGINS: Margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
     const TICK: Duration = Duration::from_millis(100);

@@ -5,9 +5,9 @@
 //! Invariants: a gate passes by its e-value alone; estimates are for people and decide nothing.
 
 use super::needed::Usual;
-use super::noninferior::{BETA, RATIO_MAX};
 use super::{FAILURES_TOLD, Gate, Margins, Needs, Proof, Reading, Verdict, ratio, rounded};
 use crate::domain::describe::gates::{self as words, More, NO_CONTROL};
+use crate::stats::noninferior::{BETA, RATIO_MAX};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;

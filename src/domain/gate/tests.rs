@@ -1,16 +1,16 @@
 //! Tests of single gates, and trials of simulated crowds: what they count, how often they promote a
 //! bad `new`, and how soon a good one.
 
-use super::noninferior::BETA;
 use super::*;
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use crate::domain::engine::latency::Table;
-use crate::domain::engine::save::{Eye, Pen};
-use crate::domain::engine::users::Unit;
-use crate::domain::engine::{Event, Request, What};
-use crate::domain::histogram;
-use noninferior::tests::Dice;
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::{Event, Request, What};
+use crate::stats::histogram;
+use crate::stats::latency::Table;
+use crate::stats::noninferior::BETA;
+use crate::stats::noninferior::{self, tests::Dice};
+use crate::stats::save::{Eye, Pen};
+use crate::stats::users::Unit;
 use std::sync::Arc;
 use trial::{Trial, Yardstick};
 

@@ -14,16 +14,16 @@
 
 mod saved;
 
-use super::design::{self, Cells};
-use super::noninferior::{Body, Failures, Spread, Tail, design_effect};
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use crate::domain::distinct::{self, REGISTERS};
-use crate::domain::engine::cell::Pair;
-use crate::domain::engine::latency::{Ages, Table};
-use crate::domain::engine::users::{CLUSTERS, FACTOR_MAX, Unit};
-use crate::domain::engine::{Event, What};
-use crate::domain::histogram;
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::cohort::Weight;
+use crate::stats::design::{self, Cells};
+use crate::stats::distinct::{self, REGISTERS};
+use crate::stats::engine::{Event, What};
+use crate::stats::histogram;
+use crate::stats::latency::{Ages, Table};
+use crate::stats::noninferior::{Body, Failures, Spread, Tail, design_effect};
+use crate::stats::users::{CLUSTERS, FACTOR_MAX, Unit};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Yardstick<'_> {
     }
 }
 
-/// The evidence of a wave. The e-values are tempered: see [`super::noninferior`].
+/// The evidence of a wave. The e-values are tempered: see [`crate::stats::noninferior`].
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reading {
     /// Without requests that the client or the proxy ended.

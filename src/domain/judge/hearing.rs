@@ -4,7 +4,7 @@
 //! Invariants: events are counted as they come, failures when their interval is final.
 
 use super::*;
-use crate::domain::engine::AT_ONCE;
+use crate::stats::engine::AT_ONCE;
 
 impl Judge {
     /// Renumbers the servers of an arm; `before`: the number that each had, if any.

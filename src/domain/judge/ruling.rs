@@ -4,10 +4,10 @@
 
 use crate::domain::before;
 use crate::domain::ceiling::Sample;
-use crate::domain::engine::Signal as Compared;
 use crate::domain::grounds::Silent;
 use crate::domain::onset::Decided;
 use crate::domain::verdict::{Cause, Evidence, Limits, Signal, State, Verdict};
+use crate::stats::engine::Signal as Compared;
 use std::sync::Arc;
 use std::time::Duration;
 

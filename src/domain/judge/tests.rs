@@ -1,12 +1,12 @@
 //! Drives the judge with simulated arms: bad versions must trip, common incidents must not.
 
-use super::super::cohort::Weight;
-use super::super::decide::Arm;
-use super::super::engine::tests::Dice;
-use super::super::engine::users::{Baseline, UNITS, Unit};
-use super::super::engine::{Event, Request, SHARES, Settings, What};
 use super::super::verdict::Signal;
 use super::*;
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::stats::engine::tests::Dice;
+use crate::stats::engine::{Event, Request, SHARES, Settings, What};
+use crate::stats::users::{Baseline, UNITS, Unit};
 
 const LIMITS: Limits = Limits {
     alpha: 0.001,

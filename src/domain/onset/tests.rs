@@ -1,7 +1,7 @@
 //! The counts behind a decision: their begin and their groups.
 
 use super::*;
-use crate::domain::engine::Request;
+use crate::stats::engine::Request;
 use proptest::prelude::*;
 
 const ERRORS: BadBy = BadBy::Signal(Signal::Errors);

@@ -124,7 +124,7 @@ fn is_another(before: &[String], after: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::cohort::Weight;
+    use crate::stats::cohort::Weight;
 
     fn versions(stable: &str, new: &str) -> Versions {
         let servers = |text: &str| text.split_whitespace().map(str::to_owned).collect();

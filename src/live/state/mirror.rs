@@ -4,13 +4,13 @@
 //! has written is refused.
 
 use super::Image;
-use crate::domain::cohort::Weight;
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
 use crate::live::ledger::{End, Entry};
+use crate::stats::cohort::Weight;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -8,14 +8,14 @@
 //! Invariants: a read returns what was written, or nothing; a trial of another weight is nothing.
 
 use super::{Cluster, Margins, Trial};
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use crate::domain::distinct::REGISTERS;
-use crate::domain::engine::cell::Pair;
-use crate::domain::engine::save::{Eye, Pen};
-use crate::domain::engine::users::CLUSTERS;
-use crate::domain::gate::design::Cells;
-use crate::domain::gate::noninferior::{Body, Failures, Spread, Tail};
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::cohort::Weight;
+use crate::stats::design::Cells;
+use crate::stats::distinct::REGISTERS;
+use crate::stats::noninferior::{Body, Failures, Spread, Tail};
+use crate::stats::save::{Eye, Pen};
+use crate::stats::users::CLUSTERS;
 use std::time::Duration;
 
 impl Trial {

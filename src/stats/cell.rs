@@ -10,7 +10,7 @@
 //! Chebyshev, Markov (the worst sum of coins of given mean and variance has two points).
 
 use super::save::{Eye, Pen};
-use crate::domain::decide::Arm;
+use crate::stats::arm::Arm;
 
 /// Up to this many draws the moment generating function is exact, above it is a closed bound.
 const EXACT_DRAWS: f64 = 32.0;

@@ -51,24 +51,15 @@
 //! or in none; closing rules never read labels; memory is bounded by the users, the requests in
 //! flight and the deadline.
 
-pub mod cell;
-pub mod first;
-pub mod latency;
-pub mod mixture;
-pub mod once;
 mod process;
-pub mod save;
-pub mod servers;
-pub mod users;
-pub mod window;
 
 pub use process::{AT_ONCE, Engine};
 
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use servers::Place;
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::stats::servers::Place;
+use crate::stats::users::Unit;
 use std::time::Duration;
-use users::Unit;
 
 /// Odds ratios of failure, one alternative each.
 pub const ERROR_ODDS: [f64; 8] = [1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 40.0, 1000.0];

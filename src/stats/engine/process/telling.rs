@@ -3,10 +3,11 @@
 //! Invariants: reading changes nothing; the signals' parts sum to E.
 
 use super::*;
-use crate::domain::engine::cell::Pair;
-use crate::domain::engine::mixture::{self, Mixture};
-use crate::domain::engine::once::{self, Kind};
-use crate::domain::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal, latency};
+use crate::stats::cell::Pair;
+use crate::stats::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal};
+use crate::stats::latency;
+use crate::stats::mixture::{self, Mixture};
+use crate::stats::once::{self, Kind};
 
 /// The lead of one stratum over the next at which it is named.
 const FAR_LOUDER: f64 = 10.0;

@@ -12,7 +12,7 @@ use super::save::{Eye, Pen};
 /// Units in each bucket of the hash.
 const UNITS_IN_BUCKET: u32 = 16;
 /// Units of the hash in all.
-pub const UNITS: u32 = crate::domain::cohort::BUCKETS * UNITS_IN_BUCKET;
+pub const UNITS: u32 = crate::stats::cohort::BUCKETS * UNITS_IN_BUCKET;
 /// Groups of buckets that WINDOW compares, its unit of randomisation.
 pub const CLUSTERS: usize = 10_000;
 const PAGE: usize = 64;
@@ -27,9 +27,9 @@ impl Unit {
         Unit(index.min(UNITS - 1))
     }
 
-    /// The hash is [`crate::domain::cohort::Salt::hash`].
+    /// The hash is [`crate::stats::cohort::Salt::hash`].
     pub fn of_hash(hash: u64) -> Unit {
-        Unit(crate::domain::cohort::part(hash, UNITS))
+        Unit(crate::stats::cohort::part(hash, UNITS))
     }
 
     pub fn index(self) -> u32 {
@@ -225,7 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_weight_cuts_through_a_unit(hash: u64) {
-            let bucket = crate::domain::cohort::Bucket::of_hash(hash).index();
+            let bucket = crate::stats::cohort::Bucket::of_hash(hash).index();
             prop_assert_eq!(Unit::of_hash(hash).bucket(), bucket);
             prop_assert_eq!(Unit::of_hash(hash).cluster() as u32, bucket / 100);
         }

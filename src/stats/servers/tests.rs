@@ -1,7 +1,7 @@
 //! Tests of spells and warm-ups.
 
 use super::*;
-use crate::domain::engine::tests::Dice;
+use crate::stats::engine::tests::Dice;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

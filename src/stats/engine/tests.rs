@@ -1,12 +1,13 @@
 //! Tests of the engine: published vectors, exact enumeration, and simulated users who differ.
 
-use super::cell::{Pair, cell};
-use super::latency::{Ages, Table};
-use super::mixture::Mixture;
-use super::users::Baseline;
 use super::*;
-use crate::domain::cohort::Weight;
-use crate::domain::histogram;
+use crate::stats::cell::{Pair, cell};
+use crate::stats::cohort::Weight;
+use crate::stats::histogram;
+use crate::stats::latency::{Ages, Table};
+use crate::stats::mixture::Mixture;
+use crate::stats::users::Baseline;
+use crate::stats::{first, latency, save, users};
 use proptest::prelude::*;
 use serde_json::Value;
 

@@ -39,8 +39,8 @@ use super::cell::{Bet, Pair, cell};
 use super::first::EXPECTED_MIN;
 use super::mixture::Mixture;
 use super::save::{Eye, Pen};
-use super::{ERROR_ODDS, LEVELS};
-use crate::domain::decide::Arm;
+use crate::stats::arm::Arm;
+use crate::stats::engine::{ERROR_ODDS, LEVELS};
 use std::ops::AddAssign;
 use std::time::Duration;
 

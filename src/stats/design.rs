@@ -19,8 +19,8 @@
 //! Invariants: constant memory, one cell of each length for each server; a cell closes when its
 //! span is over; no pair of cells is kept longer than until the next one.
 
-use crate::domain::decide::Arm;
-use crate::domain::engine::save::{Eye, Pen};
+use crate::stats::arm::Arm;
+use crate::stats::save::{Eye, Pen};
 use std::time::Duration;
 
 /// Lengths of cells, in seconds.
@@ -205,7 +205,7 @@ impl Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::gate::noninferior::tests::Dice;
+    use crate::stats::noninferior::tests::Dice;
 
     struct World {
         /// (servers, requests a second of each) of new and of stable.

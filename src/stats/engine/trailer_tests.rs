@@ -1,9 +1,9 @@
 //! Trailers that blame the client: the answer counts as a 4xx, once.
 
 use super::tests::Dice;
-use super::users::{Baseline, Unit};
 use super::*;
-use crate::domain::cohort::Weight;
+use crate::stats::cohort::Weight;
+use crate::stats::users::{Baseline, Unit};
 
 const HALF: u32 = 500_000;
 const DEADLINE: Duration = Duration::from_secs(1);

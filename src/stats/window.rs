@@ -522,7 +522,7 @@ mod tests {
     use serde_json::Value;
 
     fn vectors() -> Value {
-        let text = include_str!("../../../tests/data/watchdog_windows.json");
+        let text = include_str!("../../tests/data/watchdog_windows.json");
         serde_json::from_str(text).expect("vectors are JSON")
     }
 
@@ -580,7 +580,7 @@ mod tests {
         let half = CLUSTERS / 2;
         let mut highest = 0.0f64;
         for seed in 0..30 {
-            let mut dice = crate::domain::engine::tests::Dice::new(seed);
+            let mut dice = crate::stats::engine::tests::Dice::new(seed);
             let mut windows = Windows::new([0.125; ROWS], Split { below: half, from: half }, 0.001);
             for interval in 0..45 {
                 let bad = interval < 15;
@@ -602,7 +602,7 @@ mod tests {
 
     #[test]
     fn the_least_that_can_be_seen_is_seen() {
-        let mut dice = crate::domain::engine::tests::Dice::new(3);
+        let mut dice = crate::stats::engine::tests::Dice::new(3);
         for (clusters, below) in [(2000, 100), (2000, 1000), (500, 400)] {
             let mut window: Vec<Tally> = (0..clusters)
                 .map(|_| {

@@ -1,18 +1,18 @@
-//! Which labels are freshly randomised, and the effect of another weight. [`crate::domain::engine`]
+//! Which labels are freshly randomised, and the effect of another weight. [`crate::stats::engine`]
 //! has the rules.
 //!
 //! Invariants: a user is compared only on the side of its bucket; a draw begins with all users
 //! unseen; every budget is granted once.
 
 use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
-use crate::domain::cohort::{BUCKETS, Weight};
-use crate::domain::decide::Arm;
-use crate::domain::engine::cell::Pair;
-use crate::domain::engine::first::First;
-use crate::domain::engine::once::{Mark, Once};
-use crate::domain::engine::users::{CLUSTERS, Unit};
-use crate::domain::engine::window::Split;
-use crate::domain::engine::{Signal, warms_up};
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::cohort::{BUCKETS, Weight};
+use crate::stats::engine::{Signal, warms_up};
+use crate::stats::first::First;
+use crate::stats::once::{Mark, Once};
+use crate::stats::users::{CLUSTERS, Unit};
+use crate::stats::window::Split;
 use std::time::Duration;
 
 /// The compared users and their sides, by bucket, `0 ..= 1_000_000`.

@@ -9,7 +9,7 @@
 //! Invariants: pure; an estimate of the median, for users who differ little.
 //! The engine's real figures are measured in `benches/watchdog`.
 
-use super::gate::noninferior::body_grows;
+use crate::stats::noninferior::body_grows;
 use std::time::Duration;
 
 /// The engine's cost, in nats, of betting on many faults at once: from its medians in rows T4 to T6

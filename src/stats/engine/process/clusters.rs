@@ -1,12 +1,12 @@
 //! Servers and the evidence: marks of each request, stable's usual values, and excused evidence.
-//! [`crate::domain::engine::servers`] has the rules.
+//! [`crate::stats::servers`] has the rules.
 //!
 //! Invariants: the usual values are learnt from stable alone; a request is marked slow or fast
 //! once.
 
 use super::*;
-use crate::domain::engine::servers::{Excuse, Mark as ServerMark};
-use crate::domain::engine::{Event, SIZE_CLASSES, size_class};
+use crate::stats::engine::{Event, SIZE_CLASSES, size_class};
+use crate::stats::servers::{Excuse, Mark as ServerMark};
 
 /// A request is slow, for a spell, above this multiple of stable's p90.
 const SLOW_TIMES_P90: f64 = 2.0;

@@ -82,7 +82,7 @@ fn kinds_of(level: Level) -> &'static [Kind] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::engine::tests::{Dice, World, sound};
+    use crate::stats::engine::tests::{Dice, World, sound};
 
     /// 20% slower, with a notice of 3% and a tolerance of 50%.
     fn noticed() -> World {

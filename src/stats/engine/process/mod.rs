@@ -14,21 +14,21 @@ mod settle;
 mod telling;
 mod trailers;
 
-use super::cell::Pair;
-use super::first::{Exit, First};
-use super::latency::Table;
-use super::once::{self, Ends, Kind, Kinds, Mark, Once};
-use super::servers::{Place, Servers};
-use super::users::{Baseline, Paged, Unit};
-use super::window::{self, Windows};
 use super::{
     Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, SIGNALS, STRATA_MAX,
     Settings, Shares, Signal, What,
 };
-use crate::domain::cohort::Weight;
-use crate::domain::decide::Arm;
-use crate::domain::histogram;
-use crate::domain::quick::Quick;
+use crate::stats::arm::Arm;
+use crate::stats::cell::Pair;
+use crate::stats::cohort::Weight;
+use crate::stats::first::{Exit, First};
+use crate::stats::histogram;
+use crate::stats::latency::Table;
+use crate::stats::once::{self, Ends, Kind, Kinds, Mark, Once};
+use crate::stats::quick::Quick;
+use crate::stats::servers::{Place, Servers};
+use crate::stats::users::{Baseline, Paged, Unit};
+use crate::stats::window::{self, Windows};
 use draw::Draw;
 use interval::{Bad, CameOut, Interval, Open, Pending, Scored, place};
 use std::collections::{HashMap, HashSet, VecDeque};

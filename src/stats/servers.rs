@@ -40,7 +40,7 @@ mod warm_up;
 
 use super::save::{Eye, Pen};
 use super::users::Unit;
-use crate::domain::decide::Arm;
+use crate::stats::arm::Arm;
 use std::collections::VecDeque;
 use std::time::Duration;
 pub use warm_up::Warming;

@@ -16,8 +16,8 @@
 //!
 //! Source: Waudby-Smith, Ramdas, estimating means of bounded random variables by betting (2023).
 
-use crate::domain::engine::cell::{Bet, Pair};
-use crate::domain::engine::save::{Eye, Pen};
+use crate::stats::cell::{Bet, Pair};
+use crate::stats::save::{Eye, Pen};
 
 /// The error probability of a gate, which passes at 1/β.
 pub const BETA: f64 = 0.05;
@@ -298,7 +298,7 @@ pub fn design_effect<'a>(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     pub struct Dice(pub u64);
