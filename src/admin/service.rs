@@ -5,9 +5,9 @@
 
 use super::dto;
 use crate::domain::gate::needed::{Usual, time};
+use crate::domain::judge::spans::Before;
 use crate::domain::known::{Route, Spells};
 use crate::domain::plan::Watchdog;
-use crate::domain::spans::Before;
 use crate::live::apply::View;
 use crate::stats::arm::Arm;
 use std::time::Duration;

@@ -7,14 +7,14 @@
 pub(super) mod gates;
 mod past;
 
-use super::ceiling::Sample;
-use super::grounds::{HOLD, Silent};
 use super::judge::ruling::{Blind, Figures, Measured, Ruling, Why};
 use super::maintenance::Would;
-use super::onset::{BadBy, Decided};
 use super::share;
-use super::spans::Fitted;
 use super::verdict::{Cause, Evidence, Judgement, Signal, Told};
+use crate::domain::judge::ceiling::Sample;
+use crate::domain::judge::grounds::{HOLD, Silent};
+use crate::domain::judge::onset::{BadBy, Decided};
+use crate::domain::judge::spans::Fitted;
 use crate::stats::engine::{Blindness, Signal as Compared};
 use std::time::Duration;
 

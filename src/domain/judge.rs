@@ -9,32 +9,44 @@
 //! - An interval is judged when it is final, so unequal time-outs have no effect.
 //! - A ceiling trips at once only if stable is clearly better (see `ceiling`), and does not trip if
 //!   the last ten seconds are not bad. A ceiling that stable itself exceeds before `new` has users
-//!   does not fit ([`super::spans`]).
-//! - While stable is in [`super::trouble`], and for a moment after, a signal is *deferred*: every
-//!   interval is scored as before, but the wealth won in that time is set [`super::aside`]. It
+//!   does not fit ([`crate::domain::judge::spans`]).
+//! - While stable is in [`crate::domain::judge::trouble`], and for a moment after, a signal is *deferred*: every
+//!   interval is scored as before, but the wealth won in that time is set [`crate::domain::judge::aside`]. It
 //!   counts if `new` is still clearly worse for ten seconds, or if E is overwhelming for a minute
 //!   of trouble. Failures of stable defer errors and latency (a failed request did not succeed in
 //!   time either), slowness defers latency, client errors defer client errors.
 //! - Both arms bad for 30 s is a separate cause: a precaution, because `new` may be the load on a
 //!   shared database.
 
+pub mod aside;
+pub mod bad;
+pub mod before;
+pub mod ceiling;
+pub mod deadline;
+pub mod grounds;
 mod hearing;
+pub mod notice;
+pub mod onset;
 mod past;
 pub mod ruling;
+pub mod silence;
+pub mod spans;
+pub mod suspicion;
+pub mod trouble;
 
-use super::aside::{Aside, Parts};
-use super::bad::Bad;
-use super::before::Before as OwnPast;
-use super::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
-use super::grounds::{
+use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
+use crate::domain::judge::aside::{Aside, Parts};
+use crate::domain::judge::bad::Bad;
+use crate::domain::judge::before::Before as OwnPast;
+use crate::domain::judge::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
+use crate::domain::judge::grounds::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
-use super::notice::{self, Notice};
-use super::onset::{BadBy, Onsets, SlowFrom};
-use super::silence::Silence;
-use super::spans::{Before, Fitted, Spans};
-use super::trouble::Stable;
-use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
+use crate::domain::judge::notice::Notice;
+use crate::domain::judge::onset::{BadBy, Onsets, SlowFrom};
+use crate::domain::judge::silence::Silence;
+use crate::domain::judge::spans::{Before, Fitted, Spans};
+use crate::domain::judge::trouble::Stable;
 use crate::stats::arm::Arm;
 use crate::stats::cell::Pair;
 use crate::stats::engine::{self, Engine, Event, Final, Level, What};
@@ -566,7 +578,7 @@ impl Judge {
         let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
         let counted = |mut parts: Parts| {
             if !counts_small {
-                parts[engine::Signal::Empty as usize] = [0.0; super::aside::PARTS];
+                parts[engine::Signal::Empty as usize] = [0.0; crate::domain::judge::aside::PARTS];
             }
             parts
         };

@@ -7,7 +7,7 @@ use super::gate::Reading;
 use super::gate::needed::Usual;
 use super::judge::{Judge, SLOW_SHARE};
 use super::plan::Watchdog;
-use super::spans::Before;
+use crate::domain::judge::spans::Before;
 use crate::stats::design::Moments;
 use crate::stats::engine::Engine;
 use crate::stats::servers::Mark;

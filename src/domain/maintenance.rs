@@ -113,10 +113,10 @@ pub fn report_only(change: &str, judgement: &mut Judgement) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ceiling::Sample;
-    use super::super::grounds::Grounds;
     use super::super::verdict::Evidence;
     use super::*;
+    use crate::domain::judge::ceiling::Sample;
+    use crate::domain::judge::grounds::Grounds;
     use crate::stats::cell::Pair;
 
     fn judgement(state: State, verdict: Verdict) -> Judgement {

@@ -3,16 +3,16 @@
 //! Invariants: pure values; every judgement carries its evidence; labels are those of the status,
 //! the metrics and the ledger, and parse back to the same value.
 
-use super::ceiling::Sample;
-use super::grounds::Grounds;
-use super::onset::Decided;
+use crate::domain::judge::ceiling::Sample;
+use crate::domain::judge::grounds::Grounds;
+use crate::domain::judge::onset::Decided;
 use crate::stats::cell::Pair;
 use crate::stats::engine::{self, Blindness, SIGNALS};
 use crate::stats::servers::Warming;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The version of the method that derives verdicts from their numbers: in [`super::grounds`] and
+/// The version of the method that derives verdicts from their numbers: in [`crate::domain::judge::grounds`] and
 /// [`super::gate::judge`].
 ///
 /// Raise it with every change after which recorded numbers give another verdict, or other numbers

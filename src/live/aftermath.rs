@@ -3,7 +3,7 @@
 use super::apply::{Live, Origin};
 use super::clock;
 use super::decided::share;
-use crate::domain::onset::Share;
+use crate::domain::judge::onset::Share;
 use crate::domain::rollout::{self, Input};
 use serde_json::json;
 

@@ -6,7 +6,7 @@
 use super::clock;
 use super::snapshot::ReleaseLive;
 use crate::domain::fuse::Blown;
-use crate::domain::onset::{Decided, Share};
+use crate::domain::judge::onset::{Decided, Share};
 use crate::domain::plan::Server;
 use crate::domain::rollout::climb::hours;
 use crate::domain::verdict::{Judgement, Told};

@@ -9,9 +9,9 @@
 use super::decided;
 use super::gates::{self, Decision, RecomputeError};
 use super::kept::Kept;
-use crate::domain::ceiling::Sample;
 use crate::domain::fuse::Blown;
-use crate::domain::grounds;
+use crate::domain::judge::ceiling::Sample;
+use crate::domain::judge::grounds;
 use crate::domain::plan::Server;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};

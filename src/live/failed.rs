@@ -17,7 +17,7 @@
 
 use super::clock;
 use crate::domain::digest::hex;
-use crate::domain::grounds::Harm;
+use crate::domain::judge::grounds::Harm;
 use crate::domain::segment::UserSet;
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@
 //!
 //! Invariants: the check changes nothing that is in force; each trip is reported once.
 
-use crate::domain::onset::{BadBy, Decided, Onsets};
+use crate::domain::judge::onset::{BadBy, Decided, Onsets};
 use crate::domain::rollout::{State, Trip};
 use crate::domain::verdict::Cause;
 use crate::live::apply::Live;

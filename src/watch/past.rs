@@ -5,7 +5,7 @@
 //! It applies to one release, salt, attempt and set of servers of `new`, or not at all.
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
-use crate::domain::before::Before;
+use crate::domain::judge::before::Before;
 use crate::live::keeper;
 use crate::live::snapshot::ReleaseLive;
 use crate::stats::save::{Eye, Pen};

@@ -6,7 +6,7 @@ use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, grayling, long, never,
     seconds, turn,
 };
-use grayling::domain::before::{Before, Says};
+use grayling::domain::judge::before::{Before, Says};
 use grayling::stats::arm::Arm;
 use grayling::stats::engine::{Event, Request, What};
 use grayling::stats::save::Pen;

@@ -8,8 +8,8 @@
 use super::climb::{self, Plan, Step};
 use super::world::{Account, FORGETS, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
-use grayling::domain::deadline::Deadline;
 use grayling::domain::fuse::Fuse;
+use grayling::domain::judge::deadline::Deadline;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
 use grayling::live::recent::Recent;

@@ -1,9 +1,9 @@
-//! The judge's use of `new`'s own past ([`crate::domain::before`]).
+//! The judge's use of `new`'s own past ([`crate::domain::judge::before`]).
 //!
 //! Invariants: it never trips; it reports nothing as worse once the release is soaked.
 
 use super::*;
-use crate::domain::before::{self, Before, Report};
+use crate::domain::judge::before::{self, Before, Report};
 
 impl Judge {
     /// The past of `new`.

@@ -2,10 +2,10 @@
 //!
 //! Invariants: pure values, without a sentence.
 
-use crate::domain::before;
-use crate::domain::ceiling::Sample;
-use crate::domain::grounds::Silent;
-use crate::domain::onset::Decided;
+use crate::domain::judge::before;
+use crate::domain::judge::ceiling::Sample;
+use crate::domain::judge::grounds::Silent;
+use crate::domain::judge::onset::Decided;
 use crate::domain::verdict::{Cause, Evidence, Limits, Signal, State, Verdict};
 use crate::stats::engine::Signal as Compared;
 use std::sync::Arc;

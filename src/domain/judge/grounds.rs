@@ -1,6 +1,6 @@
 //! The complete grounds of a verdict, and the verdict that follows from these numbers alone.
 //!
-//! [`super::judge::Judge`] collects grounds (with the durations of conditions) and evaluates them.
+//! [`crate::domain::judge::Judge`] collects grounds (with the durations of conditions) and evaluates them.
 //! The ledger stores them, and every reader of the ledger can evaluate them again.
 //! Invariants: pure and total.
 //! The same grounds give the same verdict for ever, and no numbers, however forged, panic.
@@ -11,7 +11,7 @@
 //! its sums, not replayed.
 
 use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
-use super::verdict::Cause;
+use crate::domain::verdict::Cause;
 use crate::stats::engine::Engine;
 use crate::stats::engine::{SIGNALS, Signal};
 use std::time::Duration;

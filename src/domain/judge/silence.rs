@@ -90,7 +90,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::grounds::Say;
+    use crate::domain::judge::grounds::Say;
     use crate::stats::engine::Request;
 
     fn event(id: u64, at: u64, what: What, after: u64) -> Event {
