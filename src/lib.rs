@@ -54,6 +54,7 @@ pub mod live;
 pub mod net;
 pub mod proxy;
 pub mod stats;
+pub mod telemetry;
 pub mod watch;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! to 1, times of day are RFC 3339 in UTC.
 
 use crate::domain::{rollout, verdict};
-use crate::live::tally;
+use crate::telemetry::tally;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -18,7 +18,7 @@ use super::history::{History, STEP};
 use super::routes::status_of;
 use super::serve::Lease;
 use crate::live::apply::Live;
-use crate::live::clock;
+use crate::telemetry::clock;
 use axum::body::Body;
 use axum::extract::Query;
 use axum::http::{HeaderValue, StatusCode, header};

@@ -6,7 +6,7 @@
 
 use super::dto;
 use crate::live::apply::Live;
-use crate::live::clock;
+use crate::telemetry::clock;
 use axum::Json;
 use axum::extract::State;
 use std::fs::File;

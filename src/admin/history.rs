@@ -7,10 +7,10 @@
 //! Times are monotonic inside and converted to wall clock on output, so they ascend whatever the
 //! wall clock does. A figure without requests is `null`.
 
-use crate::live::clock;
-use crate::live::recent::Slice;
 use crate::live::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
+use crate::telemetry::clock;
+use crate::telemetry::recent::Slice;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

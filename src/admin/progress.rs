@@ -12,11 +12,11 @@ use crate::domain::rollout::climb::Outlook;
 use crate::domain::rollout::{Freeze, Memory, Pause, Trip};
 use crate::domain::wave::Door;
 use crate::live::apply::View;
-use crate::live::clock;
 use crate::live::resources::{grounds, seen};
 use crate::live::snapshot::ReleaseLive;
 use crate::live::state;
 use crate::stats::arm::Arm;
+use crate::telemetry::clock;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@
 
 use super::InvalidConfig;
 use crate::app::{Ask, Proxy, StartError};
-use crate::live::log::Log;
+use crate::telemetry::log::Log;
 use anyhow::Context;
 use serde_json::json;
 use std::path::PathBuf;

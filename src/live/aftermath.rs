@@ -1,10 +1,10 @@
 //! After a trip on little evidence: records that stable shows the same trouble.
 
 use super::apply::{Live, Origin};
-use super::clock;
 use super::decided::share;
 use crate::domain::judge::onset::Share;
 use crate::domain::rollout::{self, Input};
+use crate::telemetry::clock;
 use serde_json::json;
 
 impl Live {

@@ -8,20 +8,14 @@
 //! person's `resume`, and a new `attempt`. A trip is a latch. A reload is applied whole or not at
 //! all. A change that needs a restart is refused.
 
-use super::alerts::AlertCounts;
 use super::checkpoint;
 use super::claim::{self, Bar, Spellings};
-use super::clock;
 use super::feed::Feed;
 use super::ledger::{End, Entry};
-use super::log::Log;
-use super::recent::Recent;
 use super::scribe::{Desk, NotDurable, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
 use super::state::{Found, Image};
 use super::state_key::StateKey;
-use super::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
-use super::throttle::Throttle;
 use super::traces::Traces;
 use super::upstream::ConnectionBudget;
 pub use super::view::{Shown, View};
@@ -35,6 +29,12 @@ use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, S
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
 use crate::stats::arm::Arm;
+use crate::telemetry::alerts::AlertCounts;
+use crate::telemetry::clock;
+use crate::telemetry::log::Log;
+use crate::telemetry::recent::Recent;
+use crate::telemetry::tally::{ArmTally, Counter, PerWorker, USER_WINDOWS};
+use crate::telemetry::throttle::Throttle;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};

@@ -199,7 +199,7 @@ fn trials(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept
     let [errors, latency, tail] = numbers;
     let margins = Margins { errors, latency, tail };
     let Some(weight) = wanted.weight else { return Some((None, vec![])) };
-    let (tick, now) = (wanted.tick, super::clock::now());
+    let (tick, now) = (wanted.tick, crate::telemetry::clock::now());
     let trial = Trial::restore(margins, weight, tick, now, eye)?;
     let routes = eye.length(1).filter(|routes| *routes <= STRATA_MAX)?;
     let kept = (0..routes).map(|_| Kept::restore(margins, weight, tick, now, eye));

@@ -3,13 +3,13 @@
 //! Written once, at the trip, into the evidence (`decided_by`) and the sentence; the status reads
 //! the evidence. Invariants: nothing here decides; an unknown name is left out.
 
-use super::clock;
 use super::snapshot::ReleaseLive;
 use crate::domain::fuse::Blown;
 use crate::domain::judge::onset::{Decided, Share};
 use crate::domain::plan::Server;
 use crate::domain::rollout::climb::hours;
 use crate::domain::verdict::{Judgement, Told};
+use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;

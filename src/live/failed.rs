@@ -15,10 +15,10 @@
 //! 16 MiB of ids are listed; beyond that, requests are only counted. Ids are written as `[state]
 //! failed_users` sets, and never in clear by default.
 
-use super::clock;
 use crate::domain::digest::hex;
 use crate::domain::judge::grounds::Harm;
 use crate::domain::segment::UserSet;
+use crate::telemetry::clock;
 use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 use std::collections::hash_map::Entry;

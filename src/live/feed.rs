@@ -11,10 +11,10 @@
 //! A full ring accepts no new requests (counted in [`Feed::lost`]: it affects both arms alike,
 //! since the watchdog was starved), and never drops an event of an accepted request.
 
-use super::tally::PerWorker;
 use crate::stats::arm::Arm;
 use crate::stats::engine::{Event, Request, SERVERS_MAX, What};
 use crate::stats::users::Unit;
+use crate::telemetry::tally::PerWorker;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},

@@ -9,10 +9,10 @@
 //! state file. Invariants: one image per file waits, the latest; a failing or hanging disk is
 //! logged once and delays nothing else.
 
-use super::log::Log;
 use super::private::private_file;
 use super::state_key::StateKey;
-use super::throttle::{Edge, Turn};
+use crate::telemetry::log::Log;
+use crate::telemetry::throttle::{Edge, Turn};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;

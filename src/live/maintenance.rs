@@ -6,11 +6,11 @@
 //! The state file has the wall clock time, for a restart.
 
 use super::apply::{Changed, Live, Origin, Refused};
-use super::clock;
 use super::snapshot::ReleaseLive;
 use super::writer::Writer;
 use crate::domain::maintenance::{Maintenance, SAME};
 use crate::domain::rollout::{self, Hold, Input, Memory, State};
+use crate::telemetry::clock;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,10 +10,8 @@
 //! detail = "full"`.
 
 use super::apply::Live;
-use super::clock;
 use super::resources;
 use super::snapshot::{Cohort, RouteCounts, Snapshot};
-use super::tally::{ArmTally, LatencySum};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{Detail, Target};
 use crate::domain::refusal::Refusal;
@@ -21,6 +19,8 @@ use crate::domain::rollout::State;
 use crate::domain::verdict::Cause;
 use crate::stats::arm::Arm;
 use crate::stats::histogram::PROMETHEUS_LE;
+use crate::telemetry::clock;
+use crate::telemetry::tally::{ArmTally, LatencySum};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::BTreeMap;

@@ -2,12 +2,12 @@
 //!
 //! Invariant: they outlive every snapshot that names the release.
 
-use super::clock;
 use super::failed::FailedUsers;
-use super::tally::{ArmTally, Counter, PerWorker};
-use super::under_way::UnderWay;
 use crate::domain::fuse::{Blown, Fuse};
 use crate::stats::arm::Arm;
+use crate::telemetry::clock;
+use crate::telemetry::tally::{ArmTally, Counter, PerWorker};
+use crate::telemetry::under_way::UnderWay;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -10,12 +10,12 @@
 //! `durable` false, and saving is retried every second. An entry whose line is not on disk stays in
 //! the image, from which it is written again.
 
-use super::clock;
 use super::kept::Kept;
 use super::ledger::{Entry, Ledger};
-use super::log::Log;
 use super::state::{Elsewhere, Image, Leads, Saved, StateDirectory};
 use super::state_key::StateKey;
+use crate::telemetry::clock;
+use crate::telemetry::log::Log;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use std::io;

@@ -7,7 +7,6 @@
 
 use super::release_tally::ReleaseTally;
 use super::route::RouteTable;
-use super::tally::{ArmTally, OutcomeCounts};
 use super::upstream::UpstreamLive;
 use crate::domain::decide::Force;
 use crate::domain::maintenance::Maintenance;
@@ -17,6 +16,7 @@ use crate::domain::wave::{Reach, Wave};
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
+use crate::telemetry::tally::{ArmTally, OutcomeCounts};
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::Duration;

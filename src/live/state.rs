@@ -282,8 +282,10 @@ impl StateDirectory {
     /// Keeps a copy of an unreadable file for inspection.
     /// The file itself stays until the next save: a start that fails in between must find it again.
     pub fn keep_aside(&self) -> io::Result<()> {
-        let (path, aside) =
-            (self.path.join(FILE), self.path.join(format!("{FILE}.unreadable-{}", super::clock::at_ms())));
+        let (path, aside) = (
+            self.path.join(FILE),
+            self.path.join(format!("{FILE}.unreadable-{}", crate::telemetry::clock::at_ms())),
+        );
         match fs::hard_link(&path, &aside).or_else(|_| fs::copy(&path, &aside).map(drop)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

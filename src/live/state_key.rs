@@ -13,9 +13,9 @@
 //! a key reveals nothing about the key.
 
 use super::private::private_file;
-use super::random;
 use crate::domain::digest::hex;
 use crate::domain::segment::UserSet;
+use crate::telemetry::random;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hmac;
 use std::fs::{self, File};

@@ -207,8 +207,8 @@ pub fn at_ms(at: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::clock;
     use super::*;
+    use crate::telemetry::clock;
     use serde_json::json;
 
     fn entry(n: u64, at_ms: i64, kind: &str, weight: f64, held: Option<bool>, membership: bool) -> Entry {

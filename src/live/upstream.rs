@@ -8,10 +8,10 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
-use super::backoff::Backoff;
-use super::clock;
-use super::throttle::Throttle;
 use crate::domain::plan::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
+use crate::telemetry::backoff::Backoff;
+use crate::telemetry::clock;
+use crate::telemetry::throttle::Throttle;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

@@ -10,7 +10,6 @@
 //! The ledger entry names every gate that a verb skipped or overruled.
 
 use super::apply::{Changed, Live, Origin, Refused, View};
-use super::clock;
 use super::gates::{self, Decision};
 use super::ledger::Entry;
 use super::proof::{door, proof};
@@ -24,6 +23,7 @@ use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener
 use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
 use crate::stats::cohort::Weight;
+use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};
 

@@ -5,13 +5,13 @@
 //! of another stage never counts for the present one.
 
 use super::checkpoint::Checkpoint;
-use super::recent::Recent;
 use super::resources::Seen;
 use crate::domain::gate::{Reading, Route, Traffic};
 use crate::domain::known::Known;
 use crate::domain::rollout::climb::{Outlook, Spent};
 use crate::domain::verdict::{Finding, Judgement};
 use crate::stats::arm::Arm;
+use crate::telemetry::recent::Recent;
 use std::time::Duration;
 
 #[derive(Default)]

@@ -4,8 +4,8 @@
 //! The upstream's time does not run while the client is waited for.
 
 use super::cancel_token::CancelToken;
-use crate::live::clock;
 use crate::net::alarm::Alarm;
+use crate::telemetry::clock;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;

@@ -9,8 +9,8 @@
 use crate::domain::gate::Input;
 use crate::domain::rollout::climb::{Act, Climb, Standing};
 use crate::live::apply::{Live, Phase, Shown};
-use crate::live::clock;
 use crate::live::proof::{door, proof};
+use crate::telemetry::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

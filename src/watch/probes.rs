@@ -7,12 +7,12 @@
 //! Tasks end when this is dropped.
 
 use crate::domain::plan::Health;
-use crate::live::log::Log;
-use crate::live::random::Random;
 use crate::live::snapshot::Snapshot;
-use crate::live::throttle::Throttle;
 use crate::live::upstream::ServerLive;
 use crate::net::probe::{Probed, probe};
+use crate::telemetry::log::Log;
+use crate::telemetry::random::Random;
+use crate::telemetry::throttle::Throttle;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,14 +7,14 @@ use crate::world::{Config, RELEASE, World, bucket, eventually, grayling, seconds
 use grayling::config;
 use grayling::live::apply::{Live, Source};
 use grayling::live::ledger::End as LedgerEnd;
-use grayling::live::log::Log;
 use grayling::live::state::Found;
 use grayling::live::state_key::StateKey;
-use grayling::live::tally::Answers;
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
 use grayling::stats::engine::{Event, What, size_class};
+use grayling::telemetry::log::Log;
+use grayling::telemetry::tally::Answers;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -12,13 +12,13 @@ use grayling::domain::fuse::Fuse;
 use grayling::domain::judge::deadline::Deadline;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
-use grayling::live::recent::Recent;
-use grayling::live::tally::ArmTally;
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
 use grayling::stats::servers::{Mark, Place};
 use grayling::stats::users::{Baseline, UNITS, Unit};
+use grayling::telemetry::recent::Recent;
+use grayling::telemetry::tally::ArmTally;
 use std::sync::Arc;
 use std::time::Duration;
 

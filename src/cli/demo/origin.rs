@@ -4,7 +4,7 @@
 //! Invariants: both do the same work at the same pace and fail at the same low rate. Only the fault
 //! that was switched on differs. A fault is real: it is visible on the wire.
 
-use crate::live::random::Random;
+use crate::telemetry::random::Random;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};

@@ -13,8 +13,8 @@ use super::words::{admin_option, alias, by_latency, evidence, first_user, plain_
 use crate::admin::dto::{Release, ReleaseState, Status};
 use crate::cli::text::{Hue, count, milliseconds, percent, shown};
 use crate::domain::share;
-use crate::live::random::Random;
 use crate::stats::cohort::Weight;
+use crate::telemetry::random::Random;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -5,7 +5,7 @@
 //! `x-grayling-arm` tells which version answered. The choice of users is skewed: a few are
 //! frequent, most are rare.
 
-use crate::live::random::Random;
+use crate::telemetry::random::Random;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
