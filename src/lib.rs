@@ -55,6 +55,7 @@ pub mod net;
 pub mod proxy;
 pub mod stats;
 pub mod telemetry;
+pub mod upstream;
 pub mod watch;
 
 #[cfg(test)]

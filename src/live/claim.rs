@@ -12,11 +12,11 @@
 //! name, so another spelling does not bypass the trip.
 
 use super::state_key::{DIGITS, StateKey};
-use super::upstream::canonical_address;
 use crate::domain::plan::{Plan, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{Memory, Other, Trip};
 use crate::domain::segment::UserSet;
 use crate::stats::cohort::Weight;
+use crate::upstream::upstream::canonical_address;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

@@ -29,7 +29,6 @@ pub mod state;
 pub mod state_key;
 pub mod timeline;
 pub mod traces;
-pub mod upstream;
 pub mod verbs;
 pub mod verify;
 mod view;

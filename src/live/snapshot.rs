@@ -7,7 +7,6 @@
 
 use super::release_tally::ReleaseTally;
 use super::route::RouteTable;
-use super::upstream::UpstreamLive;
 use crate::domain::decide::Force;
 use crate::domain::maintenance::Maintenance;
 use crate::domain::plan::{Plan, Release, Target};
@@ -17,6 +16,7 @@ use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
 use crate::telemetry::tally::{ArmTally, OutcomeCounts};
+use crate::upstream::upstream::UpstreamLive;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,10 +7,10 @@
 //! The only client data is the method: no path, no user, no header.
 
 use super::snapshot::{Cohort, Snapshot};
-use super::upstream::UpstreamLive;
 use crate::domain::outcome::Outcome;
 use crate::stats::arm::Arm;
 use crate::telemetry::tally::PerWorker;
+use crate::upstream::upstream::UpstreamLive;
 use http::Method;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,16 +1,10 @@
 //! Sockets: listening, TLS, resolving names, connections to upstreams.
 
 pub mod alarm;
-pub mod driven;
-pub mod head_room;
-mod heard;
+pub mod fast;
 pub mod listen;
-pub mod outbox;
-pub mod pool;
-pub mod probe;
 pub mod proxy_protocol;
 pub mod request_form;
-pub mod resolve;
 pub mod tls;
 
 use socket2::TcpKeepalive;

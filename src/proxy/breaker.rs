@@ -10,8 +10,8 @@ use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
 use crate::live::evidence;
 use crate::live::snapshot::ReleaseLive;
-use crate::live::upstream::UpstreamLive;
 use crate::stats::arm::Arm;
+use crate::upstream::upstream::UpstreamLive;
 use std::sync::Arc;
 
 /// The release whose breaker counts connections to `upstream`: only for `new`, not after a

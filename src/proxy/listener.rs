@@ -7,7 +7,7 @@
 use super::connection::{self, Arrival, Counted};
 use super::worker::{Stage, Worker};
 use crate::live::apply::Live;
-use crate::net::outbox;
+use crate::net::fast::outbox;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};

@@ -11,7 +11,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::plan::Traces;
 use crate::live::snapshot::Snapshot;
 use crate::live::traces::{Attempt, Came, Traced};
-use crate::live::upstream::UpstreamLive;
+use crate::upstream::upstream::UpstreamLive;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method};
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::tunnel::Tunnel;
 use super::websocket::{self, Handshake};
-use crate::net::pool::Lease;
+use crate::upstream::pool::Lease;
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;

@@ -8,11 +8,11 @@
 
 use crate::domain::plan::Health;
 use crate::live::snapshot::Snapshot;
-use crate::live::upstream::ServerLive;
-use crate::net::probe::{Probed, probe};
 use crate::telemetry::log::Log;
 use crate::telemetry::random::Random;
 use crate::telemetry::throttle::Throttle;
+use crate::upstream::probe::{Probed, probe};
+use crate::upstream::upstream::ServerLive;
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;

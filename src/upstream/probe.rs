@@ -7,7 +7,7 @@
 
 use super::pool::{HEAD_BYTES, NoConnection, Stood, connect};
 use crate::domain::plan::{Health, Protocol};
-use crate::live::upstream::ServerLive;
+use crate::upstream::upstream::ServerLive;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, USER_AGENT};
 use http::{Request, StatusCode, Uri};
@@ -125,7 +125,7 @@ where
 mod tests {
     use super::*;
     use crate::domain::plan::{Scheme, Server, Transport, Upstream};
-    use crate::live::upstream::UpstreamLive;
+    use crate::upstream::upstream::UpstreamLive;
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

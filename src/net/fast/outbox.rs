@@ -242,7 +242,7 @@ impl Held {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        super::poll_write_pieces(self.half()?, cx, pieces)
+        crate::net::poll_write_pieces(self.half()?, cx, pieces)
     }
 
     /// Called by the owner: ready once all queued bytes are sent.

@@ -19,18 +19,18 @@
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
 //! Instead, a connection that is unheard for too long (`super::heard`) takes no further request
 //! while another may be opened. TCP ends a connection whose data or keepalive probes stay
-//! unacknowledged for two minutes ([`super::ACKNOWLEDGED_WITHIN`]).
+//! unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
-use super::LocalExecutor;
-use super::driven::{Driven, Look};
-use super::head_room::OverTcp;
 use super::heard::{Heard, Unheard};
-use super::request_form::{http1_form, http2_form};
-use super::tls::{self, Agreed};
 use crate::domain::plan::{Protocol, Scheme};
-use crate::live::upstream::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
+use crate::net::LocalExecutor;
+use crate::net::fast::driven::{Driven, Look};
+use crate::net::fast::head_room::OverTcp;
+use crate::net::request_form::{http1_form, http2_form};
+use crate::net::tls::{self, Agreed};
 use crate::stats::quick::Quick;
 use crate::telemetry::clock;
+use crate::upstream::upstream::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
@@ -530,8 +530,8 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<St
             // Requests are small and written whole: Nagle's algorithm would only delay them.
             let _ = stream.set_nodelay(true);
             let socket = SockRef::from(&stream);
-            let _ = socket.set_tcp_keepalive(&super::keepalive());
-            let _ = socket.set_tcp_user_timeout(Some(super::ACKNOWLEDGED_WITHIN));
+            let _ = socket.set_tcp_keepalive(&crate::net::keepalive());
+            let _ = socket.set_tcp_user_timeout(Some(crate::net::ACKNOWLEDGED_WITHIN));
             secure(server, stream).await
         };
         let connected = timeout_at(Instant::now() + share, connecting).await;

@@ -173,7 +173,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ServerStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        super::poll_write_pieces(Pin::new(&mut self.inner), cx, slices)
+        crate::net::poll_write_pieces(Pin::new(&mut self.inner), cx, slices)
     }
 }
 
