@@ -54,6 +54,7 @@ pub mod live;
 pub mod net;
 pub mod proxy;
 pub mod stats;
+pub mod store;
 pub mod telemetry;
 pub mod upstream;
 pub mod watch;

@@ -7,7 +7,7 @@
 use super::auth::refuse;
 use super::dto;
 use crate::live::apply::Live;
-use crate::live::{keeper, ledger};
+use crate::store::{keeper, ledger};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -121,7 +121,7 @@ pub async fn failed(
     if !release.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         return refuse(StatusCode::BAD_REQUEST, "this is not the name of a release", None);
     }
-    let file = crate::live::failed::file(&release, attempt);
+    let file = crate::store::failed::file(&release, attempt);
     match read(&live, move |directory| Ok(keeper::read(&directory, &file).unwrap_or_default())).await {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response(),
         Err(refused) => refused,

@@ -6,10 +6,10 @@
 
 use crate::app::{StartError, StateFault};
 use crate::domain::plan::{OnStateFailure, State};
-use crate::live::ledger::{End, Ledger};
-use crate::live::private;
-use crate::live::state::{Found, Image, Loss, StateDirectory, StateError};
-use crate::live::state_key::{self, Origin as KeyOrigin, StateKey};
+use crate::store::ledger::{End, Ledger};
+use crate::store::private;
+use crate::store::state::{Found, Image, Loss, StateDirectory, StateError};
+use crate::store::state_key::{self, Origin as KeyOrigin, StateKey};
 use crate::telemetry::log::Log;
 use serde_json::json;
 use std::fmt::Display;

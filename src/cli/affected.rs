@@ -11,12 +11,12 @@ use crate::admin::dto::Hashed;
 use crate::admin::record::HASHED_MAX;
 use crate::domain::plan::Plan;
 use crate::domain::segment::UserSet;
-use crate::live::ledger::{self, Entry};
-use crate::live::membership::{Listed, Lookup};
-use crate::live::state_key::StateKey;
-use crate::live::timeline::{LeftOver, Part, Timeline};
-use crate::live::verify::Verifier;
-use crate::live::{failed, keeper};
+use crate::store::audit::timeline::{LeftOver, Part, Timeline};
+use crate::store::audit::verify::Verifier;
+use crate::store::ledger::{self, Entry};
+use crate::store::membership::{Listed, Lookup};
+use crate::store::state_key::StateKey;
+use crate::store::{failed, keeper};
 use crate::telemetry::clock;
 use anyhow::Context;
 use http::StatusCode;
@@ -144,7 +144,7 @@ impl Failed {
         let Some((listed, others)) = failed::read(bytes) else { return };
         self.others += others;
         self.lists += 1;
-        let at = |text: &str| crate::live::timeline::at_ms(text);
+        let at = |text: &str| crate::store::audit::timeline::at_ms(text);
         let within = |l: &failed::Listed| {
             at(&l.last).is_none_or(|last| last >= since_ms)
                 && at(&l.first).is_none_or(|first| first < until_ms)

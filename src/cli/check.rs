@@ -20,8 +20,8 @@ use crate::domain::gate::Traffic;
 use crate::domain::plan::{Plan, WhenEmpty};
 use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Reach;
-use crate::live::state::{self, StateDirectory};
 use crate::stats::cohort::Weight;
+use crate::store::state::{self, StateDirectory};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_good_file_is_summed_up_with_what_its_watchdog_will_see() {
-        let file = crate::live::state::tests::scratch("check").join("grayling.toml");
+        let file = crate::store::state::tests::scratch("check").join("grayling.toml");
         std::fs::write(&file, starter().1.replace("0%", "5%")).unwrap();
         let told = examine(&file, None, Color::Plain).summary;
         assert!(

@@ -4,7 +4,7 @@
 //! A start with an empty state directory holds releases at 0%, because earlier rollbacks may be
 //! lost. In a marked directory no earlier rollbacks exist.
 
-use crate::live::state::{Found, StateDirectory};
+use crate::store::state::{Found, StateDirectory};
 use anyhow::bail;
 use std::io::Write;
 use std::path::PathBuf;

@@ -8,9 +8,9 @@
 use super::client::Client;
 use super::text::{self, Colour, Hue, count, shown};
 use crate::admin::dto::LedgerEnd;
-use crate::live::ledger::{self, End};
-use crate::live::state::StateDirectory;
-use crate::live::verify::{Report, Verifier};
+use crate::store::audit::verify::{Report, Verifier};
+use crate::store::ledger::{self, End};
+use crate::store::state::StateDirectory;
 use anyhow::Context;
 use serde_json::json;
 use std::fmt::Write;

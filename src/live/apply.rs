@@ -11,11 +11,7 @@
 use super::checkpoint;
 use super::claim::{self, Bar, Spellings};
 use super::feed::Feed;
-use super::ledger::{End, Entry};
-use super::scribe::{Desk, NotDurable, Receipt};
 use super::snapshot::{ReleaseLive, Snapshot};
-use super::state::{Found, Image};
-use super::state_key::StateKey;
 use super::traces::Traces;
 pub use super::view::{Shown, View};
 use super::writer::{Evidence, Writer, file_origin};
@@ -28,6 +24,10 @@ use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, S
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
 use crate::stats::arm::Arm;
+use crate::store::ledger::{End, Entry};
+use crate::store::scribe::{Desk, NotDurable, Receipt};
+use crate::store::state::{Found, Image};
+use crate::store::state_key::StateKey;
 use crate::telemetry::alerts::AlertCounts;
 use crate::telemetry::clock;
 use crate::telemetry::log::Log;

@@ -10,7 +10,6 @@
 //! reason is reported. No wall clock is read or written: time is the sum of what processes have
 //! counted.
 
-use super::keeper;
 use super::snapshot::ReleaseLive;
 use crate::domain::decide::Force;
 use crate::domain::gate::route::{Critical, Kept};
@@ -20,6 +19,7 @@ use crate::domain::wave::Reach;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
 use crate::stats::save::{Eye, Pen};
+use crate::store::keeper;
 use std::path::Path;
 use std::time::Duration;
 

@@ -11,11 +11,11 @@
 //! recorded, in routes, salt, segments and weight. Servers are compared by address as well as by
 //! name, so another spelling does not bypass the trip.
 
-use super::state_key::{DIGITS, StateKey};
 use crate::domain::plan::{Plan, Release, Route, Scheme, Server, Target};
 use crate::domain::rollout::{Memory, Other, Trip};
 use crate::domain::segment::UserSet;
 use crate::stats::cohort::Weight;
+use crate::store::state_key::{DIGITS, StateKey};
 use crate::upstream::upstream::canonical_address;
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -2,9 +2,9 @@
 //!
 //! Invariant: they outlive every snapshot that names the release.
 
-use super::failed::FailedUsers;
 use crate::domain::fuse::{Blown, Fuse};
 use crate::stats::arm::Arm;
+use crate::store::failed::FailedUsers;
 use crate::telemetry::clock;
 use crate::telemetry::tally::{ArmTally, Counter, PerWorker};
 use crate::telemetry::under_way::UnderWay;

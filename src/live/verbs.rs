@@ -10,8 +10,6 @@
 //! The ledger entry names every gate that a verb skipped or overruled.
 
 use super::apply::{Changed, Live, Origin, Refused, View};
-use super::gates::{self, Decision};
-use super::ledger::Entry;
 use super::proof::{door, proof};
 use super::snapshot::ReleaseLive;
 use super::waves::{barred_by, wave_record};
@@ -23,6 +21,8 @@ use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener
 use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
 use crate::stats::cohort::Weight;
+use crate::store::audit::gates::{self, Decision};
+use crate::store::ledger::Entry;
 use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError};

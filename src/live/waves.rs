@@ -6,9 +6,6 @@
 //! No wave opens during a trip, a freeze, a hold or another release's standing trip.
 
 use super::apply::{Changed, Live, Origin, Refused};
-use super::gates::{self, Decision};
-use super::ledger::Entry;
-use super::scribe::Receipt;
 use super::snapshot::ReleaseLive;
 use super::writer::{Evidence, Writer};
 use crate::config::Standings;
@@ -16,6 +13,9 @@ use crate::domain::rollout::climb::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
 use crate::domain::wave::Wave;
 use crate::stats::cohort::Weight;
+use crate::store::audit::gates::{self, Decision};
+use crate::store::ledger::Entry;
+use crate::store::scribe::Receipt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -8,9 +8,9 @@ use crate::domain::fuse::Blown;
 use crate::domain::plan::WatchdogMode;
 use crate::domain::verdict::Cause;
 use crate::live::apply::{Origin, StableSign, TripCall};
-use crate::live::evidence;
 use crate::live::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
+use crate::store::audit::evidence;
 use crate::upstream::upstream::UpstreamLive;
 use std::sync::Arc;
 

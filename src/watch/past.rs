@@ -6,9 +6,9 @@
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
 use crate::domain::judge::before::Before;
-use crate::live::keeper;
 use crate::live::snapshot::ReleaseLive;
 use crate::stats::save::{Eye, Pen};
+use crate::store::keeper;
 use std::path::Path;
 use std::time::Duration;
 

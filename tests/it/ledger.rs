@@ -5,7 +5,8 @@ use crate::world::{
     Behaviour, Config, Load, Origin, Proxy, Random, World, eventually, figure, grayling, seconds, times,
     turn, users_in_new,
 };
-use grayling::live::{chain, ledger::Entry};
+use grayling::store::chain;
+use grayling::store::ledger::Entry;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;

@@ -9,8 +9,8 @@ use crate::domain::rollout::version::Versions;
 use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
 use crate::domain::verdict::Cause;
 use crate::domain::wave::Reach;
-use crate::live::ledger::{End, Entry};
 use crate::stats::cohort::Weight;
+use crate::store::ledger::{End, Entry};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

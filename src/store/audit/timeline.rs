@@ -5,10 +5,10 @@
 //! `Unclear`, with the reason. Times are wall clock times of the entries, in milliseconds since
 //! 1970. A request under way at that time was decided by the entry before.
 
-use super::ledger::Entry;
-use super::membership::{Lookup, Membership, Was};
 use crate::domain::segment::UserSet;
 use crate::stats::cohort::Weight;
+use crate::store::ledger::Entry;
+use crate::store::membership::{Lookup, Membership, Was};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

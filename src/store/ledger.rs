@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn entries_survive_and_a_torn_tail_is_cut() {
-        let dir = crate::live::state::tests::scratch("ledger");
+        let dir = crate::store::state::tests::scratch("ledger");
         let mut ledger = Ledger::open(&dir).unwrap();
         ledger.append(&[entry(1), entry(2)]).unwrap();
         ledger.append(&[entry(2), entry(3)]).unwrap();
@@ -315,7 +315,7 @@ mod tests {
             [(1..4).map(|n| serde_json::to_string(&entry(n)).unwrap() + "\n").collect::<String>(), String::new()],
             ["\n", "\r\n", "{", "}", "\"n\":", "\"n\":7,", "\"n\":18446744073709551615,", "-1", "1e99", "null", "\0", ",", "\"", "\\"],
         )) {
-            let dir = crate::live::state::tests::scratch("ledger-damaged");
+            let dir = crate::store::state::tests::scratch("ledger-damaged");
             std::fs::write(dir.join(FILE), &bytes).unwrap();
             let mut ledger = Ledger::open(&dir).unwrap();
             let kept = std::fs::read(ledger.path()).unwrap();

@@ -12,7 +12,6 @@
 //! The domain has no JSON: it is written and read here.
 
 use super::evidence::Resource;
-use super::kept::Kept;
 use crate::domain::gate::figures::{Figure, Figures, figures};
 use crate::domain::gate::{
     self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Route, Servers, Sight, Watchdog,
@@ -22,6 +21,7 @@ use crate::domain::verdict::State;
 use crate::domain::wave::Door;
 use crate::stats::cell::Pair;
 use crate::stats::engine::Blindness;
+use crate::store::kept::Kept;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::Duration;

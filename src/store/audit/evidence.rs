@@ -6,17 +6,17 @@
 //! back to the last bit, infinity as the word `inf`).
 //! Parsing ignores what a later version adds to `evidence`, and never guesses a missing value.
 
-use super::decided;
 use super::gates::{self, Decision, RecomputeError};
-use super::kept::Kept;
 use crate::domain::fuse::Blown;
 use crate::domain::judge::ceiling::Sample;
 use crate::domain::judge::grounds;
 use crate::domain::plan::Server;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
+use crate::live::decided;
 use crate::stats::cell::Pair;
 use crate::stats::engine::SIGNALS;
+use crate::store::kept::Kept;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::time::Duration;

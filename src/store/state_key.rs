@@ -188,7 +188,7 @@ fn hashed(key: &hmac::Key, kind: u8, bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::live::state::tests::scratch;
+    use crate::store::state::tests::scratch;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

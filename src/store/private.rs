@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_others_may_read_is_tightened_and_nothing_else_is_touched() {
-        let dir = crate::live::state::tests::scratch("private");
+        let dir = crate::store::state::tests::scratch("private");
         let ours = [
             "lock",
             "grayling.state",

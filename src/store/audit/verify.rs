@@ -11,11 +11,11 @@
 //! An end cut off at the end of a line can be detected only with the state file's (or the running
 //! proxy's) last entry: [`Verifier::finish`].
 
-use super::chain::{self, ORIGIN};
 use super::evidence::{self, Again};
-use super::ledger::{End, Entry};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::verdict::Cause;
+use crate::store::chain::{self, ORIGIN};
+use crate::store::ledger::{End, Entry};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 

@@ -1,0 +1,16 @@
+//! The state directory: what must survive a restart, and the ledger of decisions.
+//!
+//! Invariants: a change is announced only after it is on disk, or known not to be; only the owner
+//! may read the files.
+
+pub mod audit;
+pub mod chain;
+pub mod failed;
+pub mod keeper;
+mod kept;
+pub mod ledger;
+pub mod membership;
+pub mod private;
+pub mod scribe;
+pub mod state;
+pub mod state_key;
