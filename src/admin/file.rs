@@ -5,7 +5,7 @@
 //! response.
 
 use super::dto;
-use crate::live::apply::Live;
+use crate::runtime::apply::Live;
 use crate::telemetry::clock;
 use axum::Json;
 use axum::extract::State;

@@ -7,7 +7,7 @@
 //! Times are monotonic inside and converted to wall clock on output, so they ascend whatever the
 //! wall clock does. A figure without requests is `null`.
 
-use crate::live::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
 use crate::telemetry::recent::Slice;

@@ -6,6 +6,7 @@ pub mod events;
 pub mod file;
 pub mod history;
 pub mod maintenance;
+pub mod meter;
 pub mod page;
 mod progress;
 pub mod record;

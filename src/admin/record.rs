@@ -6,7 +6,7 @@
 
 use super::auth::refuse;
 use super::dto;
-use crate::live::apply::Live;
+use crate::runtime::apply::Live;
 use crate::store::{keeper, ledger};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;

@@ -8,7 +8,7 @@ use crate::domain::gate::needed::{Usual, time};
 use crate::domain::judge::spans::Before;
 use crate::domain::known::{Route, Spells};
 use crate::domain::plan::Watchdog;
-use crate::live::apply::View;
+use crate::runtime::apply::View;
 use crate::stats::arm::Arm;
 use std::time::Duration;
 

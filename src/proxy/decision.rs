@@ -1,7 +1,7 @@
 //! The decision for a request of a release.
 
 use crate::domain::decide::{Decision, Reason};
-use crate::live::snapshot::Cohort;
+use crate::runtime::snapshot::Cohort;
 use crate::stats::arm::Arm;
 use crate::stats::users::Unit;
 

@@ -13,7 +13,7 @@ use super::trace;
 use super::upgrade::UpgradeRequest;
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{OnUnreachable, Protocol};
-use crate::live::traces::Came;
+use crate::runtime::traces::Came;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
 use crate::upstream::pool::{Lease, NoConnection, SendError, Terms};

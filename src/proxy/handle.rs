@@ -36,7 +36,7 @@ use super::{identity, path, validate};
 use crate::domain::decide;
 use crate::domain::plan::{Plan, Target};
 use crate::domain::segment::{Subject, UserSet};
-use crate::live::snapshot::Snapshot;
+use crate::runtime::snapshot::Snapshot;
 use crate::telemetry::clock;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};

@@ -6,8 +6,8 @@
 
 use super::connection::{self, Arrival, Counted};
 use super::worker::{Stage, Worker};
-use crate::live::apply::Live;
 use crate::net::fast::outbox;
+use crate::runtime::apply::Live;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};

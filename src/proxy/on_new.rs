@@ -15,8 +15,8 @@
 
 use super::carrier::Carrier;
 use super::request_body::RequestBodyState;
-use crate::live::release_tally::ReleaseTally;
-use crate::live::snapshot::{ReleaseLive, Snapshot};
+use crate::runtime::release_tally::ReleaseTally;
+use crate::runtime::snapshot::{ReleaseLive, Snapshot};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;

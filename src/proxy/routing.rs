@@ -2,7 +2,7 @@
 
 use super::error::RequestError;
 use super::path::Reading;
-use crate::live::snapshot::Snapshot;
+use crate::runtime::snapshot::Snapshot;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Method};

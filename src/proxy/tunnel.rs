@@ -15,7 +15,7 @@
 use super::cancel_token::CancelToken;
 use super::on_new::TrackedRequest;
 use super::request_body::RequestBody;
-use crate::live::release_tally::ReleaseTally;
+use crate::runtime::release_tally::ReleaseTally;
 use crate::stats::arm::Arm;
 use crate::telemetry::tally::{ArmCounts, ArmTally};
 use crate::upstream::pool::TunnelRoom;

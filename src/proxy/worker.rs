@@ -5,7 +5,7 @@
 use super::on_new::OnNew;
 use super::request_body::RequestBody;
 use crate::domain::plan::{Limits, Log};
-use crate::live::apply::Live;
+use crate::runtime::apply::Live;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::telemetry::clock;
 use crate::telemetry::random::Random;

@@ -9,9 +9,9 @@
 use crate::domain::judge::onset::{BadBy, Decided, Onsets};
 use crate::domain::rollout::{State, Trip};
 use crate::domain::verdict::Cause;
-use crate::live::apply::Live;
-use crate::live::decided::{at_ms, time_of_day};
-use crate::live::snapshot::ReleaseLive;
+use crate::runtime::apply::Live;
+use crate::runtime::decided::{at_ms, time_of_day};
+use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::engine::Signal;
 use std::time::Duration;
 

@@ -8,8 +8,8 @@
 
 use crate::domain::gate::Input;
 use crate::domain::rollout::climb::{Act, Climb, Standing};
-use crate::live::apply::{Live, Phase, Shown};
-use crate::live::proof::{door, proof};
+use crate::runtime::apply::{Live, Phase, Shown};
+use crate::runtime::proof::{door, proof};
 use crate::telemetry::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
 use crate::domain::judge::before::Before;
-use crate::live::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::save::{Eye, Pen};
 use crate::store::keeper;
 use std::path::Path;

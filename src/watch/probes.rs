@@ -7,7 +7,7 @@
 //! Tasks end when this is dropped.
 
 use crate::domain::plan::Health;
-use crate::live::snapshot::Snapshot;
+use crate::runtime::snapshot::Snapshot;
 use crate::telemetry::log::Log;
 use crate::telemetry::random::Random;
 use crate::telemetry::throttle::Throttle;

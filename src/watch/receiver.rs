@@ -13,7 +13,7 @@ use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
 use crate::domain::digest::{Digest, hex};
 use crate::domain::plan::{Receiver, ReceiverKind};
-use crate::live::apply::Live;
+use crate::runtime::apply::Live;
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::{Edge, Turn};

@@ -5,10 +5,10 @@ use crate::rows::wire::{DATA, END_STREAM, End, HEADERS, Http2, WINDOW_UPDATE, fr
 use crate::rows::{RawOrigin, Script, Then, Wire, get};
 use crate::world::{Config, RELEASE, World, bucket, eventually, grayling, seconds, users_in_new};
 use grayling::config;
-use grayling::live::apply::{Live, Source};
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
+use grayling::runtime::apply::{Live, Source};
 use grayling::stats::engine::{Event, What, size_class};
 use grayling::store::ledger::End as LedgerEnd;
 use grayling::store::state::Found;
@@ -77,7 +77,7 @@ impl Plane {
         all
     }
 
-    fn tally(&self) -> Arc<grayling::live::release_tally::ReleaseTally> {
+    fn tally(&self) -> Arc<grayling::runtime::release_tally::ReleaseTally> {
         self.live.snapshot().releases[0].tally.clone()
     }
 
@@ -90,7 +90,7 @@ trait Requests {
     fn requests(&self) -> u64;
 }
 
-impl Requests for grayling::live::release_tally::ReleaseTally {
+impl Requests for grayling::runtime::release_tally::ReleaseTally {
     /// Of both arms.
     fn requests(&self) -> u64 {
         self.arms.iter().map(|arm| arm.requests()).sum()

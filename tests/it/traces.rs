@@ -4,7 +4,7 @@
 use crate::world::{
     Behaviour, Client, Config, Origin, Proxy, World, bucket, eventually, never, seconds, turn, users_in_new,
 };
-use grayling::live::traces::WAITING_MAX;
+use grayling::runtime::traces::WAITING_MAX;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 

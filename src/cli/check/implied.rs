@@ -15,7 +15,7 @@ use crate::domain::judge::SLOW_SHARE;
 use crate::domain::judge::spans::{Before, Fitted, KNOWN};
 use crate::domain::plan::{Plan, Release, Watchdog};
 use crate::domain::wave::{Course, Wave};
-use crate::live::snapshot::ReleaseLive;
+use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::warms_up;
 use crate::stats::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};

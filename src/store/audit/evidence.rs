@@ -13,7 +13,7 @@ use crate::domain::judge::grounds;
 use crate::domain::plan::Server;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
-use crate::live::decided;
+use crate::runtime::decided;
 use crate::stats::cell::Pair;
 use crate::stats::engine::SIGNALS;
 use crate::store::kept::Kept;

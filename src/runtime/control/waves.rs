@@ -5,13 +5,13 @@
 //! Every decision is a ledger entry with its numbers.
 //! No wave opens during a trip, a freeze, a hold or another release's standing trip.
 
-use super::apply::{Changed, Live, Origin, Refused};
-use super::snapshot::ReleaseLive;
-use super::writer::{Evidence, Writer};
 use crate::config::Standings;
 use crate::domain::rollout::climb::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
 use crate::domain::wave::Wave;
+use crate::runtime::apply::{Changed, Live, Origin, Refused};
+use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::writer::{Evidence, Writer};
 use crate::stats::cohort::Weight;
 use crate::store::audit::gates::{self, Decision};
 use crate::store::ledger::Entry;

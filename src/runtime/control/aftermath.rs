@@ -1,9 +1,9 @@
 //! After a trip on little evidence: records that stable shows the same trouble.
 
-use super::apply::{Live, Origin};
-use super::decided::share;
 use crate::domain::judge::onset::Share;
 use crate::domain::rollout::{self, Input};
+use crate::runtime::apply::{Live, Origin};
+use crate::runtime::decided::share;
 use crate::telemetry::clock;
 use serde_json::json;
 

@@ -9,14 +9,14 @@
 //! shown. The metrics behind decisions are always present and exact; the rest only with `[metrics]
 //! detail = "full"`.
 
-use super::apply::Live;
-use super::resources;
-use super::snapshot::{Cohort, RouteCounts, Snapshot};
 use crate::domain::outcome::Outcome;
 use crate::domain::plan::{Detail, Target};
 use crate::domain::refusal::Refusal;
 use crate::domain::rollout::State;
 use crate::domain::verdict::Cause;
+use crate::runtime::apply::Live;
+use crate::runtime::resources;
+use crate::runtime::snapshot::{Cohort, RouteCounts, Snapshot};
 use crate::stats::arm::Arm;
 use crate::stats::histogram::PROMETHEUS_LE;
 use crate::telemetry::clock;

@@ -1,5 +1,5 @@
 //! The verbs of a person on a release: `pause`, `promote`, `resume`.
-//! (`rollback` is a trip, in [`super::apply`].)
+//! (`rollback` is a trip, in [`crate::runtime::apply`].)
 //!
 //! A verb refers to the state that its caller saw.
 //! `promote` names the wave to open and `resume` the hold to end, so a command that is sent twice,
@@ -9,17 +9,17 @@
 //! Invariants: every verb passes the one writer, whose lock makes the check and the change atomic.
 //! The ledger entry names every gate that a verb skipped or overruled.
 
-use super::apply::{Changed, Live, Origin, Refused, View};
-use super::proof::{door, proof};
-use super::snapshot::ReleaseLive;
 use super::waves::{barred_by, wave_record};
-use super::writer::{Evidence, Writer};
 use crate::domain::gate::{self, Gate, Proof, Verdict};
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::climb::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
 use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
+use crate::runtime::apply::{Changed, Live, Origin, Refused, View};
+use crate::runtime::proof::{door, proof};
+use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::writer::{Evidence, Writer};
 use crate::stats::cohort::Weight;
 use crate::store::audit::gates::{self, Decision};
 use crate::store::ledger::Entry;

@@ -5,11 +5,11 @@
 //! clock neither ends nor extends it.
 //! The state file has the wall clock time, for a restart.
 
-use super::apply::{Changed, Live, Origin, Refused};
-use super::snapshot::ReleaseLive;
-use super::writer::Writer;
 use crate::domain::maintenance::{Maintenance, SAME};
 use crate::domain::rollout::{self, Hold, Input, Memory, State};
+use crate::runtime::apply::{Changed, Live, Origin, Refused};
+use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::writer::Writer;
 use crate::telemetry::clock;
 use serde_json::json;
 use std::sync::Arc;

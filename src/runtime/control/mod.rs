@@ -1,0 +1,6 @@
+//! Changes of the state in force: by the verbs of a person, by the gates, by the watchdog.
+
+mod aftermath;
+pub mod maintenance;
+pub mod verbs;
+mod waves;
