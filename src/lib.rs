@@ -55,9 +55,9 @@ pub mod proxy;
 pub mod runtime;
 pub mod stats;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 pub mod upstream;
-pub mod watch;
 
 #[cfg(test)]
 #[path = "../tests/mutate.rs"]

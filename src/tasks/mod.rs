@@ -4,15 +4,13 @@
 //! Never imports `proxy`: they meet in `live`.
 
 mod aftermath;
-pub mod alert;
+pub mod alerts;
 mod call;
 pub mod conductor;
 mod known;
 pub mod memory;
 mod past;
-mod post;
 pub mod probes;
-mod receiver;
 pub mod resource;
 mod stage;
 pub mod traces;

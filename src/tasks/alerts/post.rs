@@ -1,9 +1,9 @@
 //! Sends a POST with JSON and classifies the result; used for alerts.
 //!
-//! Invariants: those of [`super::call`]; the response body is not read.
+//! Invariants: those of [`crate::tasks::call`]; the response body is not read.
 
-use super::call::{Call, CallError};
 use crate::domain::plan::{Address, Built};
+use crate::tasks::call::{Call, CallError};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use serde_json::Value;

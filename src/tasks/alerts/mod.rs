@@ -1,0 +1,5 @@
+//! Alerts to the configured receivers.
+
+pub mod alert;
+mod post;
+mod receiver;
