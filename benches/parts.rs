@@ -2,20 +2,20 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use grayling::config;
+use grayling::domain::config::Plan;
 use grayling::domain::decide::{Force, decide};
-use grayling::domain::plan::Plan;
 use grayling::domain::segment::{Subject, UserSet};
 use grayling::domain::wave::Reach;
 use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use grayling::proxy::validate;
-use grayling::runtime::feed::{Arrival, Feed};
-use grayling::runtime::route::RouteTable;
+use grayling::runtime::event_ring::{Arrival, Feed};
+use grayling::runtime::routes::RouteTable;
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, Event, Request, Settings, What};
 use grayling::stats::users::{Baseline, Unit};
-use grayling::telemetry::tally::ArmTally;
+use grayling::telemetry::counters::ArmTally;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
 use std::fmt::Write;

@@ -15,16 +15,16 @@ mod state;
 use self::control::Control;
 use self::start::{Addresses, ConfigFile, Descriptors, Edits, Sockets, shared_state};
 use self::state::{Disk, OpenedState, tell_lost};
-use crate::admin::room::Capacity;
+use crate::admin::connection_limit::Capacity;
 use crate::config::{self, Diagnostics};
-use crate::domain::plan::OnStateFailure;
+use crate::domain::config::OnStateFailure;
 use crate::proxy::listener;
 use crate::proxy::worker::Stage;
-use crate::runtime::apply::{Live, Phase};
-use crate::store::keeper::{self, Shelf};
-use crate::store::scribe::{NotDurable, Scribe};
+use crate::runtime::shared::{Live, Phase};
+use crate::store::checkpoints::{self, Shelf};
 use crate::store::state::{Loss, StateError};
 use crate::store::state_key::StateKey;
+use crate::store::writer::{NotDurable, Scribe};
 use crate::tasks::watchdog::{self, Archive};
 use crate::telemetry::log::Log;
 use serde_json::json;
@@ -147,7 +147,7 @@ impl Proxy {
             disk.path().map(|path| Archive { directory: path.to_owned(), shelf: self.shelf.clone() });
         if let Some(directory) = disk.path().map(Path::to_owned) {
             let (shelf, key, log) = (self.shelf.clone(), key.clone(), log.clone());
-            self.keeper = Some(thread("keeper", move || keeper::run(&shelf, &directory, &key, &log))?);
+            self.keeper = Some(thread("keeper", move || checkpoints::run(&shelf, &directory, &key, &log))?);
         }
         let scribe = Scribe { directory: disk.directory, ledger: disk.ledger, key, log };
         let desk = self.live.desk.clone();

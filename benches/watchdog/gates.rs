@@ -6,14 +6,14 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::table::{Bench, quantile, row, thousands};
-use grayling::domain::gate::trial::{Trial, Yardstick};
-use grayling::domain::gate::{Margins, Reading};
+use grayling::domain::gates::trial::{Trial, Yardstick};
+use grayling::domain::gates::{Margins, Reading};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Event, Request, What};
 use grayling::stats::histogram::EDGES;
 use grayling::stats::latency::Table;
-use grayling::stats::noninferior::BETA;
+use grayling::stats::noninferiority::BETA;
 use grayling::stats::users::{UNITS, Unit};
 use std::sync::Arc;
 use std::time::Duration;

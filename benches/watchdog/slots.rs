@@ -3,12 +3,12 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::world::ALPHA;
-use grayling::stats::cell::Pair;
+use grayling::stats::e_process::Mixture;
 use grayling::stats::engine::ERROR_ODDS;
-use grayling::stats::first;
+use grayling::stats::first_request;
 use grayling::stats::histogram::EDGES;
+use grayling::stats::hypergeometric_bet::Pair;
 use grayling::stats::latency::{Ages, GROUPS_MAX, ROWS, Table};
-use grayling::stats::mixture::Mixture;
 
 /// Stable's latency table, and the share of requests in each of its groups.
 pub struct Law {
@@ -55,9 +55,9 @@ pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
         let arrived = Pair::new(new, stable);
         seen += arrived.new;
         let failed = Pair::new(dice.binomial(arrived.new, 0.001), dice.binomial(arrived.stable, 0.001));
-        first::bet(&mut errors, arrived, failed);
+        first_request::bet(&mut errors, arrived, failed);
         let client = Pair::new(dice.binomial(arrived.new, 0.01), dice.binomial(arrived.stable, 0.01));
-        first::bet(&mut refused, arrived, client);
+        first_request::bet(&mut refused, arrived, client);
         let new = law.answers(&mut dice, arrived.new - failed.new);
         let stable = law.answers(&mut dice, arrived.stable - failed.stable);
         let mut ages = Ages { arrived, ..Ages::default() };
@@ -90,7 +90,7 @@ pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> 
         if slot.new == 0 || slot.stable == 0 || !(wide || failed.new + failed.stable >= 8) {
             continue;
         }
-        first::bet(&mut errors, slot, failed);
+        first_request::bet(&mut errors, slot, failed);
         (slot, failed) = (Pair::default(), Pair::default());
         if 0.5 * errors.mean() + 0.25 >= 1.0 / ALPHA {
             return Some(seen);

@@ -21,7 +21,7 @@
 
 use super::dto::{ErrorBody, Session};
 use super::{page, session};
-use crate::domain::plan;
+use crate::domain::config;
 use crate::domain::tokens::Tokens;
 use arc_swap::ArcSwap;
 use axum::extract::{ConnectInfo, Request, State};
@@ -56,7 +56,7 @@ struct Access {
 }
 
 impl AuthState {
-    pub fn new(admin: &plan::Admin) -> Self {
+    pub fn new(admin: &config::Admin) -> Self {
         AuthState(ArcSwap::from_pointee(Access::new(admin)))
     }
 
@@ -75,7 +75,7 @@ impl AuthState {
 
     /// Puts `admin` into force. Returns whether that admits other requests than before.
     #[must_use]
-    pub fn replace(&self, admin: &plan::Admin) -> bool {
+    pub fn replace(&self, admin: &config::Admin) -> bool {
         let access = Access::new(admin);
         let differs = **self.0.load() != access;
         self.0.store(Arc::new(access));
@@ -84,7 +84,7 @@ impl AuthState {
 }
 
 impl Access {
-    fn new(admin: &plan::Admin) -> Self {
+    fn new(admin: &config::Admin) -> Self {
         Access {
             hosts: admin.hosts.clone(),
             tokens: admin.tokens.clone(),
@@ -397,9 +397,9 @@ mod tests {
             .layer(axum::middleware::from_fn_with_state(state, guard))
     }
 
-    fn admin(tokens: Option<&str>) -> plan::Admin {
+    fn admin(tokens: Option<&str>) -> config::Admin {
         let tokens = tokens.map(|text| Tokens::parse(text.as_bytes()).unwrap());
-        plan::Admin { tokens, hosts: vec!["gray.example.com".to_owned()], local_changes: true }
+        config::Admin { tokens, hosts: vec!["gray.example.com".to_owned()], local_changes: true }
     }
 
     fn state(tokens: Option<&str>) -> Arc<AuthState> {
@@ -592,7 +592,7 @@ mod tests {
         expect(&state, NEAR, text, 403).await;
         expect(&state, FAR, &with(BOB), 200).await;
         let tokens = Tokens::parse(format!("alice {ALICE}").as_bytes()).ok();
-        assert!(state.replace(&plan::Admin {
+        assert!(state.replace(&config::Admin {
             tokens,
             hosts: vec!["other.example.com".into()],
             local_changes: true
@@ -605,7 +605,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_local_changes_and_tokens_nobody_changes_anything_and_is_told_what_is_left() {
-        let state = Arc::new(AuthState::new(&plan::Admin { local_changes: false, ..admin(None) }));
+        let state = Arc::new(AuthState::new(&config::Admin { local_changes: false, ..admin(None) }));
         let change = "POST /api/v1/releases/a/rollback\nhost: localhost\ncontent-type: application/json";
         let json = |body: String| serde_json::from_str::<ErrorBody>(&body).unwrap().hint.unwrap();
         for text in [change.to_owned(), "GET /api/v1/failed\nhost: localhost".to_owned()] {
@@ -615,7 +615,7 @@ mod tests {
         expect(&state, NEAR, "GET /api/v1/status\nhost: localhost", 200).await;
         expect(&state, FAR, change, 401).await;
         // With tokens the setting has no further effect.
-        assert!(state.replace(&plan::Admin { local_changes: false, ..admin(Some(TWO)) }));
+        assert!(state.replace(&config::Admin { local_changes: false, ..admin(Some(TWO)) }));
         expect(&state, NEAR, change, 401).await;
         expect(&state, NEAR, &format!("{change}\nauthorization: Bearer {ALICE}"), 200).await;
     }

@@ -6,7 +6,7 @@
 //! to 1, times of day are RFC 3339 in UTC.
 
 use crate::domain::{rollout, verdict};
-use crate::telemetry::tally;
+use crate::telemetry::counters;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -361,8 +361,8 @@ impl Answers {
     }
 }
 
-impl From<tally::Answers> for Answers {
-    fn from(of: tally::Answers) -> Answers {
+impl From<counters::Answers> for Answers {
+    fn from(of: counters::Answers) -> Answers {
         let [success, redirection, client_error, server_error, none] = of;
         Answers { success, redirection, client_error, server_error, none }
     }

@@ -17,7 +17,7 @@ use super::auth::refuse;
 use super::history::{History, STEP};
 use super::routes::status_of;
 use super::serve::Lease;
-use crate::runtime::apply::Live;
+use crate::runtime::shared::Live;
 use crate::telemetry::clock;
 use axum::body::Body;
 use axum::extract::Query;
@@ -119,7 +119,7 @@ impl Hub {
 
     /// Records the next point of the history, also without streams.
     fn note(&self) {
-        let strongest = |view: &crate::runtime::apply::View| {
+        let strongest = |view: &crate::runtime::shared::View| {
             let signals = view.judgement.as_ref()?.signals.iter();
             signals.filter(|s| s.can_trip()).map(|s| s.evidence_ratio).max_by(f64::total_cmp)
         };

@@ -10,7 +10,7 @@
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
-use crate::telemetry::recent::Slice;
+use crate::telemetry::sliding_window::Slice;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -8,7 +8,7 @@ use super::dto::MaintenanceRequest;
 use super::routes::{answered, too_long};
 use crate::config::values;
 use crate::domain::maintenance::{MaintenanceError, check_change, check_length};
-use crate::runtime::apply::{Live, Origin};
+use crate::runtime::shared::{Live, Origin};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;

@@ -5,14 +5,14 @@
 
 use super::dto;
 use crate::config::ReleaseStanding;
-use crate::domain::gate::{self, Traffic};
-use crate::domain::plan::{Resource, ResourceSource};
+use crate::domain::config::{Resource, ResourceSource};
+use crate::domain::gates::{self, Traffic};
 use crate::domain::resource::{Grounds, Say};
-use crate::domain::rollout::climb::Outlook;
+use crate::domain::rollout::wave_controller::Outlook;
 use crate::domain::rollout::{Freeze, Memory, Pause, Trip};
 use crate::domain::wave::Door;
-use crate::runtime::apply::View;
 use crate::runtime::resources::{grounds, seen};
+use crate::runtime::shared::View;
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
 use crate::store::state;
@@ -101,7 +101,7 @@ pub fn progress(release: &ReleaseLive, view: &View, pause: Option<Pause>) -> Opt
 }
 
 pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
-    let gate = |g: &gate::Gate| dto::Gate {
+    let gate = |g: &gates::Gate| dto::Gate {
         name: g.name.clone().into_owned(),
         verdict: g.verdict.label().to_owned(),
         detail: g.detail.clone(),
@@ -152,14 +152,14 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
 /// The deviation that the current wave can detect, and after how long.
 pub fn power(release: &ReleaseLive, view: &View) -> Option<String> {
     let wave = release.wave().filter(|w| w.controlled() && release.hold.is_none())?;
-    gate::power(&view.traffic(), release.release.watchdog.margins.errors, wave.until_complete.weight.ratio())
+    gates::power(&view.traffic(), release.release.watchdog.margins.errors, wave.until_complete.weight.ratio())
 }
 
 /// How long the current wave needs for its slowest gate; gates without an estimate are omitted.
-fn slowest(gates: &[gate::Gate]) -> Option<String> {
-    let (gate, needs) = gate::slowest(gates)?;
+fn slowest(gates: &[gates::Gate]) -> Option<String> {
+    let (gate, needs) = gates::slowest(gates)?;
     let long = match needs.time {
-        Some(time) => format!("about {}", gate::seconds(time)),
+        Some(time) => format!("about {}", gates::seconds(time)),
         None => "no request of it has come yet".to_owned(),
     };
     Some(format!("{}, {long} ({} more requests of new)", gate.name, needs.requests))

@@ -6,16 +6,16 @@
 
 use super::auth::{Actor, AuthState, guard, refuse};
 use super::events::{self, Hub};
-use super::{dto, file, maintenance, page, record, session};
-use crate::admin::meter;
+use crate::admin::metrics;
+use crate::admin::{config_file, dto, maintenance, page, records, session};
+use crate::domain::config::{self, normalise};
 use crate::domain::decide::{decide, enters, is_held_back};
-use crate::domain::plan::{self, normalise};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
 use crate::domain::share;
 use crate::domain::verdict::{self, Finding};
-use crate::runtime::apply::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::runtime::control::verbs::{Promotion, Resumption};
+use crate::runtime::shared::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::runtime::snapshot::{ReleaseLive, Snapshot};
 use crate::stats::arm::Arm;
 use crate::store::state;
@@ -48,12 +48,12 @@ pub fn router(live: Arc<Live>, auth: Arc<AuthState>, hub: Arc<Hub>) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/explain", get(explain))
         .route("/api/v1/config", get(config))
-        .route("/api/v1/config/file", get(file::file))
-        .route("/api/v1/ledger", get(record::entries))
-        .route("/api/v1/ledger/lines", get(record::lines))
-        .route("/api/v1/ledger/end", get(record::end))
-        .route("/api/v1/ledger/hashed", get(record::hashed))
-        .route("/api/v1/failed", get(record::failed))
+        .route("/api/v1/config/file", get(config_file::file))
+        .route("/api/v1/ledger", get(records::entries))
+        .route("/api/v1/ledger/lines", get(records::lines))
+        .route("/api/v1/ledger/end", get(records::end))
+        .route("/api/v1/ledger/hashed", get(records::hashed))
+        .route("/api/v1/failed", get(records::failed))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/history", get(events::history))
         .route(session::PATH, get(session::show).post(session::begin).delete(session::end))
@@ -100,7 +100,7 @@ async fn readyz(State(live): State<Arc<Live>>) -> Response {
 }
 
 async fn metrics(State(live): State<Arc<Live>>) -> Response {
-    let text = meter::render(&live);
+    let text = metrics::render(&live);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
@@ -247,11 +247,11 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     }
 }
 
-fn limits(release: &plan::Release) -> dto::Limits {
+fn limits(release: &config::Release) -> dto::Limits {
     let of = &release.watchdog;
     dto::Limits {
         enabled: of.enabled,
-        report_only: of.mode == plan::WatchdogMode::Report,
+        report_only: of.mode == config::WatchdogMode::Report,
         alpha: of.alpha,
         errors_max: of.errors_max,
         latency_p99_max_ms: of.latency_p99_max.as_secs_f64() * 1e3,

@@ -11,7 +11,7 @@
 //! `events` bounds the number of streams.
 
 use super::auth::refuse;
-use super::room::{Capacity, Place, Room, Stage, lock};
+use crate::admin::connection_limit::{Capacity, Place, Room, Stage, lock};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ConnectInfo;

@@ -4,11 +4,11 @@
 //! Invariants: what comes from the network may be any number, and none of them panics.
 
 use super::dto;
-use crate::domain::gate::needed::{Usual, time};
-use crate::domain::judge::spans::Before;
-use crate::domain::known::{Route, Spells};
-use crate::domain::plan::Watchdog;
-use crate::runtime::apply::View;
+use crate::domain::config::Watchdog;
+use crate::domain::gates::sample_size::{Usual, time};
+use crate::domain::judge::trailing_windows::Before;
+use crate::domain::service_profile::{Route, Spells};
+use crate::runtime::shared::View;
 use crate::stats::arm::Arm;
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ pub fn spells(of: &dto::Spells) -> Spells {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::known::Known;
+    use crate::domain::service_profile::Known;
 
     #[test]
     fn figures_survive_serialisation() {

@@ -93,7 +93,7 @@ fn with_cookie(mut answer: Response, cookie: Option<HeaderValue>) -> Response {
 mod tests {
     use super::*;
     use crate::admin::auth::{Actor, guard};
-    use crate::domain::plan;
+    use crate::domain::config;
     use crate::domain::tokens::Tokens;
     use axum::Router;
     use axum::body::Body;
@@ -111,8 +111,8 @@ mod tests {
         auth: Arc<AuthState>,
     }
 
-    fn admin(text: &str) -> plan::Admin {
-        plan::Admin { tokens: Tokens::parse(text.as_bytes()).ok(), hosts: vec![], local_changes: true }
+    fn admin(text: &str) -> config::Admin {
+        config::Admin { tokens: Tokens::parse(text.as_bytes()).ok(), hosts: vec![], local_changes: true }
     }
 
     impl Server {

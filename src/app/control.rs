@@ -4,18 +4,18 @@
 //! that by [`ADMIN_GRACE`] at most. A file with faults changes nothing.
 
 use crate::admin::auth::AuthState;
+use crate::admin::connection_limit::Capacity;
 use crate::admin::events::Hub;
-use crate::admin::room::Capacity;
 use crate::admin::routes;
 use crate::admin::serve::serve as admin_serve;
 use crate::app::Ask;
 use crate::app::start::{Edits, source};
 use crate::config;
 use crate::proxy::worker::Stage;
-use crate::runtime::apply::Live;
+use crate::runtime::shared::Live;
 use crate::tasks::alerts::alert;
-use crate::tasks::probes::Probes;
-use crate::tasks::{conductor, memory, resource, traces};
+use crate::tasks::health::Probes;
+use crate::tasks::{memory, resources, trace_export, wave_controller};
 use crate::upstream::resolve;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
@@ -75,8 +75,8 @@ impl Control {
         self.open_admin(sockets, &auth, &hub);
         tokio::spawn(names(self.live.clone(), resolved));
         tokio::spawn(alert::run(self.live.clone()));
-        tokio::spawn(conductor::run(self.live.clone()));
-        tokio::spawn(resource::run(self.live.clone()));
+        tokio::spawn(wave_controller::run(self.live.clone()));
+        tokio::spawn(resources::run(self.live.clone()));
         tokio::spawn(memory::run(self.live.clone()));
         let courier = tokio::spawn(send_traces(self.live.clone(), stage.clone()));
         let mut stopping = stage.clone();
@@ -171,7 +171,7 @@ impl Control {
 
 /// Sends traces until the drain is over, then the last ones.
 async fn send_traces(live: Arc<Live>, mut stage: watch::Receiver<Stage>) {
-    let mut courier = traces::Courier::new(live);
+    let mut courier = trace_export::Courier::new(live);
     tokio::select! {
         () = courier.run() => {}
         _ = stage.wait_for(|s| *s == Stage::Stopping) => {}

@@ -3,14 +3,14 @@
 //! Invariants: none of them serves a request. The watch of the file begins before its first load,
 //! so that no edit is missed.
 
-use crate::admin::room::Capacity;
+use crate::admin::connection_limit::Capacity;
 use crate::app::StartError;
 use crate::app::state::Disk;
 use crate::config::watcher::{FileChange, Watcher};
 use crate::config::{self, CheckedConfig};
-use crate::domain::plan::{Listen, Plan};
+use crate::domain::config::{Listen, Plan};
 use crate::net::listen;
-use crate::runtime::apply::{Live, Source};
+use crate::runtime::shared::{Live, Source};
 use crate::store::state::Found;
 use crate::store::state_key::StateKey;
 use crate::telemetry::clock;

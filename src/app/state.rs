@@ -5,7 +5,7 @@
 //! "refuse"`, end the start.
 
 use crate::app::{StartError, StateFault};
-use crate::domain::plan::{OnStateFailure, State};
+use crate::domain::config::{OnStateFailure, State};
 use crate::store::ledger::{End, Ledger};
 use crate::store::private;
 use crate::store::state::{Found, Image, Loss, StateDirectory, StateError};

@@ -8,15 +8,15 @@ use super::client::{AdminArgs, Client, ClientError, encoded, one_of};
 use super::text::{self, Colour, Hue, count, shown};
 use super::{block_on, plan_of, verify};
 use crate::admin::dto::Hashed;
-use crate::admin::record::HASHED_MAX;
-use crate::domain::plan::Plan;
+use crate::admin::records::HASHED_MAX;
+use crate::domain::config::Plan;
 use crate::domain::segment::UserSet;
 use crate::store::audit::timeline::{LeftOver, Part, Timeline};
 use crate::store::audit::verify::Verifier;
 use crate::store::ledger::{self, Entry};
 use crate::store::membership::{Listed, Lookup};
 use crate::store::state_key::StateKey;
-use crate::store::{failed, keeper};
+use crate::store::{checkpoints, failed_users};
 use crate::telemetry::clock;
 use anyhow::Context;
 use http::StatusCode;
@@ -117,7 +117,7 @@ impl Source {
     fn failed(&self, release: &str, attempt: u64) -> anyhow::Result<Vec<u8>> {
         match self {
             Source::Directory(directory) => {
-                Ok(keeper::read(directory, &failed::file(release, attempt)).unwrap_or_default())
+                Ok(checkpoints::read(directory, &failed_users::file(release, attempt)).unwrap_or_default())
             }
             Source::Proxy(client) => {
                 let path = format!("/api/v1/failed?release={}&attempt={attempt}", encoded(release));
@@ -130,8 +130,8 @@ impl Source {
 /// The users that `new` has failed in the period, as far as they are listed.
 #[derive(Default)]
 struct Failed {
-    by_hash: HashMap<String, failed::Listed>,
-    by_user: HashMap<String, failed::Listed>,
+    by_hash: HashMap<String, failed_users::Listed>,
+    by_user: HashMap<String, failed_users::Listed>,
     /// Requests of users who are not listed.
     others: u64,
     /// How many lists were found.
@@ -141,18 +141,18 @@ struct Failed {
 
 impl Failed {
     fn take(&mut self, bytes: &[u8], since_ms: i64, until_ms: i64) {
-        let Some((listed, others)) = failed::read(bytes) else { return };
+        let Some((listed, others)) = failed_users::read(bytes) else { return };
         self.others += others;
         self.lists += 1;
         let at = |text: &str| crate::store::audit::timeline::at_ms(text);
-        let within = |l: &failed::Listed| {
+        let within = |l: &failed_users::Listed| {
             at(&l.last).is_none_or(|last| last >= since_ms)
                 && at(&l.first).is_none_or(|first| first < until_ms)
         };
         for one in listed.into_iter().filter(within) {
             let (map, id) = match &one.id {
-                failed::Id::Hash(hash) => (&mut self.by_hash, hash.clone()),
-                failed::Id::User(user) => (&mut self.by_user, user.clone()),
+                failed_users::Id::Hash(hash) => (&mut self.by_hash, hash.clone()),
+                failed_users::Id::User(user) => (&mut self.by_user, user.clone()),
             };
             match map.get_mut(&id) {
                 // In two attempts.
@@ -166,9 +166,9 @@ impl Failed {
         }
     }
 
-    fn of(&self, user: &[u8]) -> Option<&failed::Listed> {
+    fn of(&self, user: &[u8]) -> Option<&failed_users::Listed> {
         let clear = std::str::from_utf8(user).ok().and_then(|user| self.by_user.get(user));
-        clear.or_else(|| self.by_hash.get(&*failed::hashed(self.key.as_ref()?, user)))
+        clear.or_else(|| self.by_hash.get(&*failed_users::hashed(self.key.as_ref()?, user)))
     }
 
     fn len(&self) -> usize {
@@ -185,7 +185,7 @@ impl Failed {
 struct User {
     id: String,
     parts: Vec<Part>,
-    failed: Option<failed::Listed>,
+    failed: Option<failed_users::Listed>,
 }
 
 struct Answer {
@@ -241,7 +241,7 @@ fn work_out(
         None => one_of(names, "affected")?,
     };
     let timeline = Timeline::of(entries.iter(), &release, since_ms, until_ms);
-    let mut failed = Failed { key: key.as_deref().map(failed::key), ..Failed::default() };
+    let mut failed = Failed { key: key.as_deref().map(failed_users::key), ..Failed::default() };
     for attempt in timeline.attempts() {
         failed.take(&source.failed(&release, attempt)?, since_ms, until_ms);
     }
@@ -471,7 +471,8 @@ impl Answer {
 
     fn json(&self) -> Value {
         let time = clock::rfc3339;
-        let listed = |l: &failed::Listed| json!({"requests": l.requests, "first": l.first, "last": l.last});
+        let listed =
+            |l: &failed_users::Listed| json!({"requests": l.requests, "first": l.first, "last": l.last});
         let user = |u: &User| {
             let part = |p: &Part| json!({"from": time(p.from_ms), "to": time(p.to_ms), "unclear": p.unclear});
             let surely = u.parts.iter().any(|p| p.unclear.is_empty());
@@ -495,8 +496,8 @@ impl Answer {
         let all_failed = self.failed.by_hash.values().chain(self.failed.by_user.values()).map(|l| {
             let mut told = listed(l);
             match &l.id {
-                failed::Id::Hash(hash) => told["hash"] = hash.as_str().into(),
-                failed::Id::User(user) => told["user"] = user.as_str().into(),
+                failed_users::Id::Hash(hash) => told["hash"] = hash.as_str().into(),
+                failed_users::Id::User(user) => told["user"] = user.as_str().into(),
             }
             told
         });

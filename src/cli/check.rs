@@ -16,8 +16,8 @@ use crate::config::{
     CheckedConfig, Color, Diagnostic, Diagnostics, PlanFinding, PlanFindingKind, ReleaseStanding, Severity,
     Standings, compare, load, parse,
 };
-use crate::domain::gate::Traffic;
-use crate::domain::plan::{Plan, WhenEmpty};
+use crate::domain::config::{Plan, WhenEmpty};
+use crate::domain::gates::Traffic;
 use crate::domain::rollout::{Circumstances, Memory, Progress, version};
 use crate::domain::wave::Reach;
 use crate::stats::cohort::Weight;

@@ -9,8 +9,8 @@ use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
+use crate::domain::config::{Identity, Plan, normalise};
 use crate::domain::decide::{Force, Reason, decide, enters, is_held_back};
-use crate::domain::plan::{Identity, Plan, normalise};
 use crate::domain::segment::Subject;
 use crate::domain::wave::Reach;
 use crate::stats::cohort::BUCKETS;
@@ -216,8 +216,8 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
     }
 
     fn plan(weight: u32) -> Plan {
-        use crate::domain::plan;
-        use crate::domain::plan::Normalise;
+        use crate::domain::config;
+        use crate::domain::config::Normalise;
         use crate::domain::segment::Segment;
         use crate::stats::cohort::{Salt, Weight};
         use std::sync::Arc;
@@ -226,7 +226,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             Arc::new(Segment { name: name.into(), users: [user].into_iter().collect(), ..Default::default() })
         };
         let (testers, vip) = (segment("testers", "tess"), segment("vip", "vera"));
-        let release = plan::Release {
+        let release = config::Release {
             name: "cbs-v2".into(),
             stable: 0,
             new: 1,
@@ -242,24 +242,24 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             open_hours: None,
             critical: vec![],
             excluded: vec![vip],
-            on_unreachable: plan::OnUnreachable::Stable,
-            on_anomaly: plan::OnAnomaly::Rollback,
-            on_both_bad: plan::OnAnomaly::Rollback,
+            on_unreachable: config::OnUnreachable::Stable,
+            on_anomaly: config::OnAnomaly::Rollback,
+            on_both_bad: config::OnAnomaly::Rollback,
             same_version: false,
             warm_up: Duration::from_secs(60),
             outcome: Default::default(),
             resources: vec![],
             resource_interval: Duration::from_secs(5),
-            watchdog: plan::Watchdog {
+            watchdog: config::Watchdog {
                 enabled: true,
                 alpha: 0.001,
                 errors_max: 0.05,
                 latency_p99_max: Duration::from_secs(2),
                 stated: [false; 2],
-                mode: plan::WatchdogMode::Enforce,
+                mode: config::WatchdogMode::Enforce,
                 latency_tolerance: 0.2,
                 latency_notice: 0.03,
-                margins: crate::domain::gate::Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
+                margins: crate::domain::gates::Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
                 latency_floor: Duration::from_millis(2),
                 by_route: true,
                 hold_when_blind: false,
@@ -269,7 +269,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         };
         let any = "127.0.0.1:0".parse().unwrap();
         Plan {
-            listen: plan::Listen {
+            listen: config::Listen {
                 http: any,
                 https: None,
                 admin: any,
@@ -279,13 +279,13 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 expose_arm: false,
             },
             tls: None,
-            admin: plan::Admin { tokens: None, hosts: vec![], local_changes: true },
+            admin: config::Admin { tokens: None, hosts: vec![], local_changes: true },
             identity: Identity { from: vec![], normalise: Normalise::Lowercase, max_bytes: 16 },
             upstreams: vec![],
             segments: vec![],
             releases: vec![Arc::new(release)],
             routes: vec![],
-            limits: plan::Limits {
+            limits: config::Limits {
                 header_bytes: 1,
                 header_count: 1,
                 uri_bytes: 1,
@@ -298,19 +298,19 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 abandoned_max: None,
                 stream_grace: Duration::ZERO,
             },
-            state: plan::State {
+            state: config::State {
                 directory: "state".into(),
-                on_failure: plan::OnStateFailure::StableOnly,
-                when_empty: plan::WhenEmpty::Start,
-                failed_users: plan::FailedUsers::Off,
+                on_failure: config::OnStateFailure::StableOnly,
+                when_empty: config::WhenEmpty::Start,
+                failed_users: config::FailedUsers::Off,
             },
-            log: plan::Log {
-                format: plan::LogFormat::Json,
+            log: config::Log {
+                format: config::LogFormat::Json,
                 sample: Weight::ZERO,
                 slow: Duration::ZERO,
                 user_key: None,
             },
-            metrics: plan::Detail::Full,
+            metrics: config::Detail::Full,
             traces: None,
             alerts: vec![],
         }

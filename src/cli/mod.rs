@@ -24,7 +24,7 @@ mod verify;
 
 use self::client::ClientError;
 use crate::config;
-use crate::domain::plan::Plan;
+use crate::domain::config::Plan;
 use clap::{Parser, Subcommand};
 use http::StatusCode;
 use std::io;

@@ -8,7 +8,7 @@ use super::keys::server::ALERT;
 use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan};
 use super::sections::file;
 use super::values::{self, Parsed, bad, bad_help};
-use crate::domain::plan::{Address, Receiver, ReceiverKind, Scheme};
+use crate::domain::config::{Address, Receiver, ReceiverKind, Scheme};
 use base64::Engine;
 use std::path::Path;
 

@@ -6,8 +6,8 @@
 use super::diagnostics::{Diagnostic, Diagnostics, FAULTS_MAX, Location, Severity, SourceText};
 use super::reader::{ConfigReader, TableScope};
 use super::{alerts, entities, sections, telemetry, tls};
+use crate::domain::config::Plan;
 use crate::domain::digest::{Digest, hex};
-use crate::domain::plan::Plan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -4,8 +4,8 @@
 //! Invariant: no warning repeats the finding of another check.
 
 use super::reader::{ConfigReader, TableScope, WithSpan};
-use crate::domain::gate::seconds;
-use crate::domain::plan::Release;
+use crate::domain::config::Release;
+use crate::domain::gates::seconds;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::warms_up;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use super::entities::NamedEntity;
 use super::keys::closest;
 use super::reader::{ConfigReader, TableScope};
 use super::values;
-use crate::domain::plan::{Release, Route, Target};
+use crate::domain::config::{Release, Route, Target};
 use crate::stats::engine::STRATA_MAX;
 use std::ops::Range;
 use std::sync::Arc;

@@ -8,8 +8,8 @@
 //! The state machine (`domain::rollout`) alone computes the effect of an edit on them. So a finding
 //! separates the requested state from the one in force: while a release is held, no user moves.
 
+use crate::domain::config::{Plan, Release, Tls, Upstream};
 use crate::domain::decide::Force;
-use crate::domain::plan::{Plan, Release, Tls, Upstream};
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, Awaits, HoldKind, Input};
 use crate::domain::segment::Segment;
@@ -522,10 +522,10 @@ fn rest(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     };
     let routes = |plan: &Plan| -> String {
         let target = |t| match t {
-            crate::domain::plan::Target::Release(i) => format!("release {}", plan.releases[i].name),
-            crate::domain::plan::Target::Upstream(i) => format!("upstream {}", plan.upstreams[i].name),
+            crate::domain::config::Target::Release(i) => format!("release {}", plan.releases[i].name),
+            crate::domain::config::Target::Upstream(i) => format!("upstream {}", plan.upstreams[i].name),
         };
-        let line = |r: &crate::domain::plan::Route| {
+        let line = |r: &crate::domain::config::Route| {
             format!("{} {:?} {} {:?} {}\n", r.name, r.host, r.path, r.methods, target(r.target))
         };
         plan.routes.iter().map(line).collect()

@@ -10,12 +10,12 @@ use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, article};
 use super::sections::{header_match, health, networks};
 use super::values::{self, name};
 use super::{files, resources, sections, waves};
-use crate::domain::gate::Margins;
-use crate::domain::plan::{
+use crate::domain::config::{
     Identity, Protocol, Release, Route, Server, Target, Upstream, Watchdog, normalise,
 };
+use crate::domain::failure_rules::{BodyRule, Fails, Rules};
+use crate::domain::gates::Margins;
 use crate::domain::segment::{Segment, UserSet};
-use crate::domain::success::{BodyRule, Fails, Rules};
 use crate::stats::cohort::{Salt, Weight};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -12,7 +12,7 @@
 
 use super::diagnostics::{Location, Severity, SourceText};
 use super::reader::{ConfigReader, SourceSpan};
-use crate::domain::plan::{JwtKey, Normalise, normalise};
+use crate::domain::config::{JwtKey, Normalise, normalise};
 use crate::domain::segment::{UserSet, WeakUserSet};
 use crate::domain::tokens::{Tokens, without_bom};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};

@@ -9,7 +9,7 @@ use super::keys::choices::ON_RESOURCE;
 use super::keys::{release, service};
 use super::reader::{ConfigReader, TableScope, found};
 use super::values;
-use crate::domain::plan::{Page, Resource, ResourceSource, Scheme, Upstream};
+use crate::domain::config::{Page, Resource, ResourceSource, Scheme, Upstream};
 use crate::domain::resource::Limits;
 use crate::domain::resource::reading::Expression;
 use toml::Spanned;

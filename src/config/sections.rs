@@ -8,7 +8,7 @@ use super::keys::choices::{
 use super::keys::{ConfigKey, server, service};
 use super::reader::{ConfigReader, SourceSpan, TableScope, found};
 use super::values;
-use crate::domain::plan::{
+use crate::domain::config::{
     Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, State,
 };
 use ipnet::IpNet;

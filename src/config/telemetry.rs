@@ -7,7 +7,7 @@ use super::alerts::address;
 use super::keys::choices::DETAIL;
 use super::keys::server;
 use super::reader::{ConfigReader, TableScope};
-use crate::domain::plan::{Detail, Scheme, Traces};
+use crate::domain::config::{Detail, Scheme, Traces};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
 const GRPC_PORT: u16 = 4317;

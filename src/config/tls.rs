@@ -9,8 +9,8 @@ use super::files::{at_line, secret, small};
 use super::keys::server;
 use super::reader::{ConfigReader, SourceSpan, TableScope};
 use super::sections::file;
+use crate::domain::config::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
 use crate::domain::digest::Digest;
-use crate::domain::plan::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -286,7 +286,7 @@ fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use crate::config::{PlanFindingKind, compare, parse};
-    use crate::domain::plan::Plan;
+    use crate::domain::config::Plan;
     use rcgen::{CertificateParams, KeyPair};
     use std::path::Path;
     use std::sync::Arc;

@@ -3,8 +3,8 @@
 //!
 //! Invariants: pure; no overflow; a refusal contains the text to type, where it can be derived.
 
-use crate::domain::plan::{PathPattern, Scheme, Server};
-use crate::domain::success::Step;
+use crate::domain::config::{PathPattern, Scheme, Server};
+use crate::domain::failure_rules::Step;
 use crate::stats::cohort::{Weight, WeightError};
 use http::{HeaderName, Method};
 use ipnet::IpNet;

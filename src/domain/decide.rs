@@ -4,9 +4,9 @@
 //! The same user id, salt, weight, segments and hold give the same answer. During a hold no user is
 //! in `new`.
 
-use super::plan::Release;
 use super::segment::{Segment, Subject, UserSet};
 use super::wave::{self, Reach};
+use crate::domain::config::Release;
 pub use crate::stats::arm::Arm;
 use crate::stats::cohort::{Bucket, Weight};
 use crate::stats::users::Unit;

@@ -12,9 +12,9 @@ use super::maintenance::Would;
 use super::share;
 use super::verdict::{Cause, Evidence, Judgement, Signal, Told};
 use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::grounds::{HOLD, Silent};
 use crate::domain::judge::onset::{BadBy, Decided};
-use crate::domain::judge::spans::Fitted;
+use crate::domain::judge::trailing_windows::Fitted;
+use crate::domain::judge::verdict_inputs::{HOLD, Silent};
 use crate::stats::engine::{Blindness, Signal as Compared};
 use std::time::Duration;
 

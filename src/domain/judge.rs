@@ -9,52 +9,52 @@
 //! - An interval is judged when it is final, so unequal time-outs have no effect.
 //! - A ceiling trips at once only if stable is clearly better (see `ceiling`), and does not trip if
 //!   the last ten seconds are not bad. A ceiling that stable itself exceeds before `new` has users
-//!   does not fit ([`crate::domain::judge::spans`]).
-//! - While stable is in [`crate::domain::judge::trouble`], and for a moment after, a signal is *deferred*: every
-//!   interval is scored as before, but the wealth won in that time is set [`crate::domain::judge::aside`]. It
+//!   does not fit ([`crate::domain::judge::trailing_windows`]).
+//! - While stable is in [`crate::domain::judge::stable_trouble`], and for a moment after, a signal is *deferred*: every
+//!   interval is scored as before, but the wealth won in that time is set [`crate::domain::judge::set_aside`]. It
 //!   counts if `new` is still clearly worse for ten seconds, or if E is overwhelming for a minute
 //!   of trouble. Failures of stable defer errors and latency (a failed request did not succeed in
 //!   time either), slowness defers latency, client errors defer client errors.
 //! - Both arms bad for 30 s is a separate cause: a precaution, because `new` may be the load on a
 //!   shared database.
 
-pub mod aside;
-pub mod bad;
-pub mod before;
+pub mod bad_requests;
 pub mod ceiling;
 pub mod deadline;
-pub mod grounds;
-mod hearing;
 pub mod notice;
 pub mod onset;
-mod past;
+mod own_counts;
+pub mod own_past;
 pub mod ruling;
-pub mod silence;
-pub mod spans;
+pub mod set_aside;
+pub mod stable_trouble;
 pub mod suspicion;
-pub mod trouble;
+pub mod trailing_windows;
+pub mod unanswered;
+pub mod verdict_inputs;
+mod without_control;
 
 use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
-use crate::domain::judge::aside::{Aside, Parts};
-use crate::domain::judge::bad::Bad;
-use crate::domain::judge::before::Before as OwnPast;
+use crate::domain::judge::bad_requests::Bad;
 use crate::domain::judge::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
-use crate::domain::judge::grounds::{
-    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
-};
 use crate::domain::judge::notice::Notice;
 use crate::domain::judge::onset::{BadBy, Onsets, SlowFrom};
-use crate::domain::judge::silence::Silence;
-use crate::domain::judge::spans::{Before, Fitted, Spans};
-use crate::domain::judge::trouble::Stable;
+use crate::domain::judge::own_counts::{interval, take_failures};
+use crate::domain::judge::own_past::Before as OwnPast;
+use crate::domain::judge::set_aside::{Aside, Parts};
+use crate::domain::judge::stable_trouble::Stable;
+use crate::domain::judge::trailing_windows::{Before, Fitted, Spans};
+use crate::domain::judge::unanswered::Silence;
+use crate::domain::judge::verdict_inputs::{
+    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
+};
 use crate::stats::arm::Arm;
-use crate::stats::cell::Pair;
+use crate::stats::codec::{Eye, Pen};
 use crate::stats::engine::{self, Engine, Event, Final, Level, What};
+use crate::stats::first_event::Kind;
 use crate::stats::histogram::Histogram;
-use crate::stats::once::Kind;
-use crate::stats::save::{Eye, Pen};
+use crate::stats::hypergeometric_bet::Pair;
 use crate::stats::servers::{Mark, Place};
-use hearing::{interval, take_failures};
 use ruling::{Blind, Figures, Measured, Progress, Ruling, Why};
 use std::sync::Arc;
 use std::time::Duration;
@@ -498,7 +498,7 @@ impl Judge {
         };
         let overall = |of: Measured, ratio: f64| Progress { of, stratum: ALL.into(), ratio };
         let notice =
-            if noticed { 1.0 } else { scaled(self.engine.notice(), crate::stats::mixture::PRIOR * 0.5) };
+            if noticed { 1.0 } else { scaled(self.engine.notice(), crate::stats::e_process::PRIOR * 0.5) };
         let mut all: Vec<Progress> = engine::Signal::ALL.into_iter().map(compared).collect();
         all.extend([
             overall(Measured::Notice, notice),
@@ -578,7 +578,7 @@ impl Judge {
         let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
         let counted = |mut parts: Parts| {
             if !counts_small {
-                parts[engine::Signal::Empty as usize] = [0.0; crate::domain::judge::aside::PARTS];
+                parts[engine::Signal::Empty as usize] = [0.0; crate::domain::judge::set_aside::PARTS];
             }
             parts
         };

@@ -116,8 +116,8 @@ mod tests {
     use super::super::verdict::Evidence;
     use super::*;
     use crate::domain::judge::ceiling::Sample;
-    use crate::domain::judge::grounds::Grounds;
-    use crate::stats::cell::Pair;
+    use crate::domain::judge::verdict_inputs::Grounds;
+    use crate::stats::hypergeometric_bet::Pair;
 
     fn judgement(state: State, verdict: Verdict) -> Judgement {
         let evidence = Evidence {

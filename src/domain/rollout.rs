@@ -20,9 +20,9 @@
 //! * Another version ([`version`]) begins at 0%, with new evidence: the weight that the previous
 //!   version earned does not apply to it.
 
-pub mod climb;
 mod progress;
 pub mod version;
+pub mod wave_controller;
 
 use super::decide::Force;
 use super::maintenance::Maintenance;

@@ -4,16 +4,16 @@
 //! the metrics and the ledger, and parse back to the same value.
 
 use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::grounds::Grounds;
 use crate::domain::judge::onset::Decided;
-use crate::stats::cell::Pair;
+use crate::domain::judge::verdict_inputs::Grounds;
 use crate::stats::engine::{self, Blindness, SIGNALS};
+use crate::stats::hypergeometric_bet::Pair;
 use crate::stats::servers::Warming;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The version of the method that derives verdicts from their numbers: in [`crate::domain::judge::grounds`] and
-/// [`super::gate::judge`].
+/// The version of the method that derives verdicts from their numbers: in [`crate::domain::judge::verdict_inputs`] and
+/// [`crate::domain::gates::judge`].
 ///
 /// Raise it with every change after which recorded numbers give another verdict, or other numbers
 /// are recorded.

@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Reach {
     pub weight: Weight,
-    /// Number of [`super::plan::Release::segments`], in their order.
+    /// Number of [`crate::domain::config::Release::segments`], in their order.
     pub segments: usize,
 }
 

@@ -15,8 +15,8 @@
 //! So the write half is shut down first, and further input is discarded for a second at most (RFC
 //! 9112 §9.6). A tunnel is exempt: only one of its directions has ended.
 
-use super::alarm::Alarm;
 use super::tls::Agreed;
+use crate::net::lazy_timer::Alarm;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::{Future, poll_fn};
 use std::io;

@@ -1,7 +1,7 @@
 //! Sockets: listening, TLS, resolving names, connections to upstreams.
 
-pub mod alarm;
 pub mod fast;
+pub mod lazy_timer;
 pub mod listen;
 pub mod proxy_protocol;
 pub mod request_form;

@@ -16,7 +16,7 @@
 //! It requires a matching family for LOCAL, which §2.2 says to ignore.
 //! Tests compare this parser with it.
 
-use crate::domain::refusal::Refusal;
+use crate::domain::proxy_header_error::Refusal;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;

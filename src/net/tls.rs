@@ -5,7 +5,7 @@
 //! The protocol is what ALPN selected, and is never guessed.
 //! A certificate is parsed once a connection, and no content of it can panic.
 
-use crate::net::fast::outbox::Outgoing;
+use crate::net::fast::write_batching::Outgoing;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;

@@ -7,10 +7,10 @@
 use super::decision::{Decided, Served};
 use super::headers::RequestId;
 use super::worker::Worker;
+use crate::domain::config::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
 use crate::stats::arm::Arm;
-use crate::store::failed;
+use crate::store::failed_users;
 use crate::telemetry::clock;
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value, json};
@@ -50,7 +50,7 @@ impl LoggedUser {
         let lists_clear = plan.state.failed_users == FailedUsers::Clear;
         let on_new = decided.is_some_and(|d| d.arm == Arm::New);
         LoggedUser {
-            hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed::hashed(&key, id)),
+            hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed_users::hashed(&key, id)),
             clear: user_id.filter(|_| lists_clear && on_new).map(ClearId::new),
             sampled: worker.is_sampled(plan.log.sample, user_hash),
         }

@@ -4,14 +4,14 @@
 //! Invariant: only requests that were decided for `new`, and have not failed over, count.
 
 use super::record::RequestRecord;
-use crate::domain::fuse::Blown;
-use crate::domain::plan::WatchdogMode;
+use crate::domain::breaker::Blown;
+use crate::domain::config::WatchdogMode;
 use crate::domain::verdict::Cause;
-use crate::runtime::apply::{Origin, StableSign, TripCall};
+use crate::runtime::shared::{Origin, StableSign, TripCall};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
 use crate::store::audit::evidence;
-use crate::upstream::upstream::UpstreamLive;
+use crate::upstream::server::UpstreamLive;
 use std::sync::Arc;
 
 /// The release whose breaker counts connections to `upstream`: only for `new`, not after a

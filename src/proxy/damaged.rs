@@ -6,7 +6,7 @@
 
 use super::headers::{self, Forwarded, HeadFacts, Peer};
 use super::{identity, path, validate};
-use crate::domain::plan::{Identity, IdentitySource, Limits, Normalise, PathPattern};
+use crate::domain::config::{Identity, IdentitySource, Limits, Normalise, PathPattern};
 use crate::mutate;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};

@@ -3,9 +3,9 @@
 //! Invariant: an upstream gets extra time if this thread was late.
 
 use super::request_body::RequestBodyState;
-use crate::net::alarm::Alarm;
+use crate::net::lazy_timer::Alarm;
 use crate::telemetry::clock;
-use crate::upstream::upstream::UpstreamLive;
+use crate::upstream::server::UpstreamLive;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

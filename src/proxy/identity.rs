@@ -5,7 +5,7 @@
 //! counted; it is never assigned at random. An id that stands in the request as it is costs no
 //! allocation.
 
-use crate::domain::plan::{
+use crate::domain::config::{
     CertificateName, Identity, IdentitySource, JwtKey, JwtSource, JwtTrust, PathPattern, normalise,
 };
 use crate::net::tls::CertificateNames;
@@ -134,7 +134,7 @@ fn jwt(headers: &HeaderMap, source: &JwtSource) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::plan::Normalise;
+    use crate::domain::config::Normalise;
     use http::{HeaderName, HeaderValue};
     use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, encode};
     use proptest::prelude::*;

@@ -6,8 +6,8 @@
 
 use super::connection::{self, Arrival, Counted};
 use super::worker::{Stage, Worker};
-use crate::net::fast::outbox;
-use crate::runtime::apply::Live;
+use crate::net::fast::write_batching;
+use crate::runtime::shared::Live;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
@@ -67,7 +67,7 @@ async fn accept_all(
     // Sends what this thread's connections and pools have queued. They find the queue through a
     // thread-local of `net::outbox`, because hyper wants a connection that may become a tunnel to
     // be `Send`.
-    spawn_local(outbox::run());
+    spawn_local(write_batching::run());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -15,7 +15,7 @@
 
 use super::carrier::Carrier;
 use super::request_body::RequestBodyState;
-use crate::runtime::release_tally::ReleaseTally;
+use crate::runtime::release_counters::ReleaseTally;
 use crate::runtime::snapshot::{ReleaseLive, Snapshot};
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -14,19 +14,19 @@ use super::request_body::RequestBodyState;
 use super::trace;
 use super::tunnel::{OpenTunnel, TunnelTally};
 use super::worker::{RequestRoom, Worker};
+use crate::domain::config::{Detail, FailedUsers, Target};
+use crate::domain::failure_rules::Rules;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::domain::plan::{Detail, FailedUsers, Target};
-use crate::domain::success::Rules;
 use crate::net::listen::Progress;
-use crate::runtime::feed::{Arrival, Ticket};
+use crate::runtime::event_ring::{Arrival, Ticket};
 use crate::runtime::snapshot::{ReleaseLive, RouteCounts, Snapshot};
 use crate::runtime::traces::{Came, Traced, TracedDecision};
 use crate::stats::arm::Arm;
 use crate::stats::engine::{SERVERS_MAX, What, size_class};
-use crate::store::failed::{self, Failure, Id};
+use crate::store::failed_users::{self, Failure, Id};
 use crate::telemetry::clock;
-use crate::telemetry::tally::{AnswerClass, ArmCounts};
-use crate::upstream::upstream::{InFlight, ServerLoad, UpstreamLive};
+use crate::telemetry::counters::{AnswerClass, ArmCounts};
+use crate::upstream::server::{InFlight, ServerLoad, UpstreamLive};
 use http::{HeaderMap, Method, StatusCode};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -490,7 +490,7 @@ impl RequestRecord {
         live.tally.failed.note(Failure {
             attempt: live.release.attempt,
             evidence_id: live.evidence_id,
-            number: failed::number(log_context.user.hash.as_deref(), user_hash),
+            number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
                 FailedUsers::Hashed => log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
                 FailedUsers::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),

@@ -4,7 +4,7 @@
 //! The upstream's time does not run while the client is waited for.
 
 use super::cancel_token::CancelToken;
-use crate::net::alarm::Alarm;
+use crate::net::lazy_timer::Alarm;
 use crate::telemetry::clock;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};

@@ -11,7 +11,7 @@ use super::record::RequestRecord;
 use super::request_body::{BodyError, RequestBody};
 use super::result_code::Reader;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::net::alarm::Alarm;
+use crate::net::lazy_timer::Alarm;
 use crate::telemetry::clock;
 use crate::upstream::pool::Lease;
 use bytes::Bytes;

@@ -3,7 +3,7 @@
 //! Invariants: no piece is delayed, and nothing is kept beyond the rule's bound.
 //! A body that cannot be read (compressed, too long, no JSON, no such field) is no failure.
 
-use crate::domain::success::{BodyRule, Rules, Step};
+use crate::domain::failure_rules::{BodyRule, Rules, Step};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::success::Fails;
+    use crate::domain::failure_rules::Fails;
     use http::HeaderName;
     use proptest::prelude::*;
 

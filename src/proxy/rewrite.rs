@@ -10,11 +10,11 @@ use super::headers::{self, Forwarded, HeadFacts, Peer, RequestId, X_GRAYLING_ARM
 use super::upgrade::UpgradeRequest;
 use super::websocket::{self, Handshake};
 use super::worker::Worker;
-use crate::domain::plan::{Protocol, Target};
+use crate::domain::config::{Protocol, Target};
 use crate::net::request_form::TakesTrailers;
 use crate::runtime::snapshot::{ReleaseLive, Snapshot};
 use crate::stats::arm::Arm;
-use crate::upstream::upstream::UpstreamLive;
+use crate::upstream::server::UpstreamLive;
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::PathAndQuery;

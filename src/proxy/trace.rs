@@ -7,11 +7,11 @@
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
 use super::worker::Worker;
+use crate::domain::config::Traces;
 use crate::domain::outcome::Outcome;
-use crate::domain::plan::Traces;
 use crate::runtime::snapshot::Snapshot;
 use crate::runtime::traces::{Attempt, Came, Traced};
-use crate::upstream::upstream::UpstreamLive;
+use crate::upstream::server::UpstreamLive;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue, Method};
 use std::sync::Arc;

@@ -15,9 +15,9 @@
 use super::cancel_token::CancelToken;
 use super::on_new::TrackedRequest;
 use super::request_body::RequestBody;
-use crate::runtime::release_tally::ReleaseTally;
+use crate::runtime::release_counters::ReleaseTally;
 use crate::stats::arm::Arm;
-use crate::telemetry::tally::{ArmCounts, ArmTally};
+use crate::telemetry::counters::{ArmCounts, ArmTally};
 use crate::upstream::pool::TunnelRoom;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;

@@ -17,7 +17,7 @@
 
 use super::error::RequestError;
 use super::headers::{self, HeadFacts, X_FORWARDED};
-use crate::domain::plan::{Identity, IdentitySource, Limits};
+use crate::domain::config::{Identity, IdentitySource, Limits};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};

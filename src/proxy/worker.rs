@@ -4,8 +4,8 @@
 
 use super::on_new::OnNew;
 use super::request_body::RequestBody;
-use crate::domain::plan::{Limits, Log};
-use crate::runtime::apply::Live;
+use crate::domain::config::{Limits, Log};
+use crate::runtime::shared::Live;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::telemetry::clock;
 use crate::telemetry::random::Random;

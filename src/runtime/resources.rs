@@ -4,12 +4,12 @@
 //! `new`. Readings older than a few intervals are not used. A configured resource without a reading
 //! is present, with an empty reading.
 
-use super::apply::View;
 use super::snapshot::ReleaseLive;
+use crate::domain::config::Resource;
 use crate::domain::decide::Force;
-use crate::domain::plan::Resource;
 use crate::domain::resource::{Grounds, Reading};
 use crate::domain::wave::Reach;
+use crate::runtime::shared::View;
 use std::sync::Arc;
 use std::time::Duration;
 

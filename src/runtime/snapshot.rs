@@ -5,18 +5,18 @@
 //! affect that request.
 //! Every index of the plan is valid here.
 
-use super::release_tally::ReleaseTally;
-use super::route::RouteTable;
+use crate::domain::config::{Plan, Release, Target};
 use crate::domain::decide::Force;
 use crate::domain::maintenance::Maintenance;
-use crate::domain::plan::{Plan, Release, Target};
 use crate::domain::rollout::{Hold, State};
 use crate::domain::wave::{Reach, Wave};
+use crate::runtime::release_counters::ReleaseTally;
+use crate::runtime::routes::RouteTable;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
-use crate::telemetry::tally::{ArmTally, OutcomeCounts};
-use crate::upstream::upstream::UpstreamLive;
+use crate::telemetry::counters::{ArmTally, OutcomeCounts};
+use crate::upstream::server::UpstreamLive;
 use http::HeaderValue;
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,8 +9,8 @@
 use super::snapshot::{Cohort, Snapshot};
 use crate::domain::outcome::Outcome;
 use crate::stats::arm::Arm;
-use crate::telemetry::tally::PerWorker;
-use crate::upstream::upstream::UpstreamLive;
+use crate::telemetry::counters::PerWorker;
+use crate::upstream::server::UpstreamLive;
 use http::Method;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -11,8 +11,8 @@
 //! Invariants: a table is made from stable's answers only, before the requests that it judges
 //! arrive; cuts ascend; chain rows are never positive.
 
-use super::cell::{Bet, Pair, cell};
-use super::mixture::Mixture;
+use crate::stats::e_process::Mixture;
+use crate::stats::hypergeometric_bet::{Bet, Pair, cell};
 use std::sync::LazyLock;
 use std::time::Duration;
 

@@ -6,20 +6,20 @@
 //! Invariants: no clock, no I/O, no config; nothing here imports another room.
 
 pub mod arm;
-pub mod cell;
+pub mod cluster_window;
+pub mod codec;
 pub mod cohort;
-pub mod design;
-pub mod distinct;
+pub mod design_effect;
+pub mod e_process;
 pub mod engine;
-pub mod first;
-pub mod foresight;
+pub mod first_event;
+pub mod first_request;
+pub mod hasher;
 pub mod histogram;
+pub mod hypergeometric_bet;
+pub mod hyperloglog;
 pub mod latency;
-pub mod mixture;
-pub mod noninferior;
-pub mod once;
-pub mod quick;
-pub mod save;
+pub mod noninferiority;
+pub mod power;
 pub mod servers;
 pub mod users;
-pub mod window;

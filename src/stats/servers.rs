@@ -38,9 +38,9 @@ mod keeping;
 mod silence;
 mod warm_up;
 
-use super::save::{Eye, Pen};
 use super::users::Unit;
 use crate::stats::arm::Arm;
+use crate::stats::codec::{Eye, Pen};
 use std::collections::VecDeque;
 use std::time::Duration;
 pub use warm_up::Warming;

@@ -7,7 +7,7 @@
 //! Invariants: a unit that was never written reads as the default; only [`Paged::clear`] forgets a
 //! value.
 
-use super::save::{Eye, Pen};
+use crate::stats::codec::{Eye, Pen};
 
 /// Units in each bucket of the hash.
 const UNITS_IN_BUCKET: u32 = 16;

@@ -8,7 +8,7 @@
 //! If the data cannot answer, the result is unclear, never a guess.
 
 use super::state_key::StateKey;
-use crate::domain::plan::{Identity, Normalise, Release, normalise};
+use crate::domain::config::{Identity, Normalise, Release, normalise};
 use crate::domain::segment::{Segment, UserSet};
 use crate::domain::wave::Reach;
 use crate::stats::cohort::{Bucket, Salt, Weight};

@@ -5,12 +5,12 @@
 
 pub mod audit;
 pub mod chain;
-pub mod failed;
-pub mod keeper;
+pub mod checkpoints;
+pub mod failed_users;
 mod kept;
 pub mod ledger;
 pub mod membership;
 pub mod private;
-pub mod scribe;
 pub mod state;
 pub mod state_key;
+pub mod writer;

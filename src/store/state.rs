@@ -17,14 +17,14 @@
 //! kept for inspection.
 //! One process at a time holds the lock.
 
-mod mirror;
+mod format;
 
-pub use self::mirror::UnknownCause;
-use self::mirror::{FileImage, FileMemory};
 use super::kept::Kept;
 use super::ledger::{self, End, Entry};
 use super::private::{private_directory, private_file};
 use crate::domain::rollout::Memory;
+pub use crate::store::state::format::UnknownCause;
+use crate::store::state::format::{FileImage, FileMemory};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};

@@ -9,8 +9,8 @@
 use crate::domain::judge::onset::{BadBy, Decided, Onsets};
 use crate::domain::rollout::{State, Trip};
 use crate::domain::verdict::Cause;
-use crate::runtime::apply::Live;
-use crate::runtime::decided::{at_ms, time_of_day};
+use crate::runtime::decision_counts::{at_ms, time_of_day};
+use crate::runtime::shared::Live;
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::engine::Signal;
 use std::time::Duration;

@@ -5,7 +5,7 @@
 //! `answer_bytes_max` of the body are read. Redirects are not followed (a call goes to the
 //! configured address only). No error contains the path of an address, which may be a secret.
 
-use crate::domain::plan::{Address, Built};
+use crate::domain::config::{Address, Built};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};

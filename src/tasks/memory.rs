@@ -4,7 +4,7 @@
 //! Invariants: called only when a burst is over, since each worker may wait for some milliseconds
 //! meanwhile; never on a worker's thread.
 
-use crate::runtime::apply::Live;
+use crate::runtime::shared::Live;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

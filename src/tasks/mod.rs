@@ -6,12 +6,12 @@
 mod aftermath;
 pub mod alerts;
 mod call;
-pub mod conductor;
-mod known;
+pub mod health;
 pub mod memory;
-mod past;
-pub mod probes;
-pub mod resource;
+mod past_figures;
+pub mod resources;
+mod service_profile;
 mod stage;
-pub mod traces;
+pub mod trace_export;
 pub mod watchdog;
+pub mod wave_controller;

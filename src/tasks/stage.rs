@@ -4,13 +4,13 @@
 //! Invariants: a trial belongs to one stage. An edited margin restarts the evidence for that margin
 //! only. The usual latencies of a critical route outlive stages.
 
-use crate::domain::gate::route::Critical;
-use crate::domain::gate::shown::Route;
-use crate::domain::gate::trial::{Trial, Yardstick};
-use crate::domain::rollout::climb::Spent;
-use crate::runtime::apply::{Shown, View};
-use crate::runtime::checkpoint::{self, Checkpoint};
+use crate::domain::gates::critical_route::Critical;
+use crate::domain::gates::margin_gates::Route;
+use crate::domain::gates::trial::{Trial, Yardstick};
+use crate::domain::rollout::wave_controller::Spent;
+use crate::runtime::shared::{Shown, View};
 use crate::runtime::snapshot::ReleaseLive;
+use crate::runtime::wave_checkpoint::{self, Checkpoint};
 use crate::stats::engine::{Engine, Event};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +130,6 @@ impl Stage {
     }
 
     pub fn render(&self, release: &ReleaseLive, spent: &Spent, e_value: f64) -> Vec<u8> {
-        checkpoint::render(release, spent, self.trial.as_ref(), &self.critical, e_value)
+        wave_checkpoint::render(release, spent, self.trial.as_ref(), &self.critical, e_value)
     }
 }

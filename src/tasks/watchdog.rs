@@ -8,36 +8,36 @@
 //! No users are moved to a stable that accepts no connection: the trip becomes a freeze.
 
 use super::aftermath::Aftermath;
-use super::known::{self, Rates};
-use super::past;
 use super::stage::Stage;
+use crate::domain::config::WatchdogMode;
 use crate::domain::decide::Force;
-use crate::domain::gate::moments::Learner;
+use crate::domain::gates::moments::Learner;
 use crate::domain::judge::deadline::Deadline;
-use crate::domain::judge::grounds::Harm;
 use crate::domain::judge::onset::BadBy;
 use crate::domain::judge::suspicion::Suspicion;
+use crate::domain::judge::verdict_inputs::Harm;
 use crate::domain::judge::{Judge, Latency, Look, Ticks};
 use crate::domain::maintenance;
-use crate::domain::plan::WatchdogMode;
 use crate::domain::resource::{self, Say};
 use crate::domain::rollout::{Awaits, Hold};
 use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
 use crate::domain::wave::Reach;
-use crate::runtime::apply::{Live, Origin, StableSign, StopFile, TripCall, View};
-use crate::runtime::decided::Names;
+use crate::runtime::decision_counts::Names;
 use crate::runtime::resources;
+use crate::runtime::shared::{Live, Origin, StableSign, StopFile, TripCall, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
+use crate::stats::codec::{Eye, Pen};
 use crate::stats::cohort::Salt;
 use crate::stats::engine::{self, Engine, Event, SERVERS_MAX, SHARES, Settings, What};
-use crate::stats::quick::Quick;
-use crate::stats::save::{Eye, Pen};
+use crate::stats::hasher::Quick;
 use crate::stats::servers::Place;
 use crate::stats::users::Baseline;
 use crate::store::audit::evidence;
-use crate::store::failed;
-use crate::store::keeper::{self, Shelf};
+use crate::store::checkpoints::{self, Shelf};
+use crate::store::failed_users;
+use crate::tasks::past_figures;
+use crate::tasks::service_profile::{self, Rates};
 use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -90,7 +90,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let another = release.hold == Some(Hold::Awaits(Awaits::NewVersion));
         let saved = archive
             .filter(|_| !another)
-            .and_then(|archive| keeper::read(&archive.directory, &keeper::evidence_file(name)));
+            .and_then(|archive| checkpoints::read(&archive.directory, &checkpoints::evidence_file(name)));
         let was_saved = saved.is_some();
         let restored = saved
             .and_then(|bytes| live.key.unseal(bytes))
@@ -102,7 +102,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
             live.log.event("evidence_begins_anew", json!({"release": name, "why": DOES_NOT_FIT}));
         }
         let mut dog = restored.unwrap_or_else(|| Watched::new(release, Baseline::default(), now));
-        let past = archive.filter(|_| !another).and_then(|a| past::read(release, &a.directory, now));
+        let past = archive.filter(|_| !another).and_then(|a| past_figures::read(release, &a.directory, now));
         if let Some(past) = past {
             dog.judge.knows_own_past(past);
         }
@@ -304,7 +304,7 @@ impl Watched {
         self.judge.save(now, &mut pen);
         let bytes = pen.finish();
         self.keep_by = now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-        archive.shelf.hand_in_sealed(keeper::evidence_file(&release.release.name), bytes);
+        archive.shelf.hand_in_sealed(checkpoints::evidence_file(&release.release.name), bytes);
     }
 
     /// Queues the data that a restart needs to continue the current wave.
@@ -318,7 +318,7 @@ impl Watched {
         let spent = live.views().get(name).map(|view| view.spent(release.stage)).unwrap_or_default();
         let e_value = self.judge.engine().e_value();
         let bytes = self.stage.render(release, &spent, e_value);
-        archive.shelf.hand_in(keeper::wave_file(name), bytes);
+        archive.shelf.hand_in(checkpoints::wave_file(name), bytes);
     }
 
     /// Queues the past figures of `new`: small, and without users.
@@ -327,8 +327,8 @@ impl Watched {
             return;
         }
         self.keep_past_by = now + KEEP_EVERY;
-        let bytes = past::render(release, self.judge.own_past());
-        archive.shelf.hand_in(keeper::past_file(&release.release.name), bytes);
+        let bytes = past_figures::render(release, self.judge.own_past());
+        archive.shelf.hand_in(checkpoints::past_file(&release.release.name), bytes);
     }
 
     /// The same for the list of failed users, if it has grown.
@@ -340,7 +340,7 @@ impl Watched {
         for (attempt, bytes) in release.tally.failed.to_write(name) {
             self.keep_failed_by =
                 now + KEEP_EVERY.max(Duration::from_secs(bytes.len() as u64 / KEEP_BYTES_A_SECOND));
-            archive.shelf.hand_in(failed::file(name, attempt), bytes);
+            archive.shelf.hand_in(failed_users::file(name, attempt), bytes);
         }
     }
 
@@ -381,7 +381,7 @@ impl Watched {
             }
             judge.push_all(events);
             rates.push_all(events, now);
-            known::learn(&mut moments, events, judge.engine(), floor);
+            service_profile::learn(&mut moments, events, judge.engine(), floor);
             stage.push_all(events, judge.engine(), floor);
         };
         let mut present = self.epochs.back().copied();
@@ -468,8 +468,9 @@ impl Watched {
             view.suspicion = suspicion;
             view.shown = Some(self.stage.shown(view, observe));
             if observe {
-                let known = known::of(release, &self.judge, view, (&self.rates, &self.moments), now);
-                known::log_unfit(live, release, view.known.as_ref(), &known);
+                let known =
+                    service_profile::of(release, &self.judge, view, (&self.rates, &self.moments), now);
+                service_profile::log_unfit(live, release, view.known.as_ref(), &known);
                 view.known = Some(known);
             }
         }
@@ -647,9 +648,11 @@ fn weigh_resources<'g>(
 /// Restores the list of users that `new` failed in the current attempt before the restart.
 fn remember_failed(live: &Live, release: &ReleaseLive, archive: &Archive) {
     let (name, attempt) = (&release.release.name, release.release.attempt);
-    let Some(bytes) = keeper::read(&archive.directory, &failed::file(name, attempt)) else { return };
-    let key = live.snapshot().plan.log.user_key.as_deref().map(failed::key);
-    let number = |id: &failed::Id| failed::number_of(key.as_ref(), id);
+    let Some(bytes) = checkpoints::read(&archive.directory, &failed_users::file(name, attempt)) else {
+        return;
+    };
+    let key = live.snapshot().plan.log.user_key.as_deref().map(failed_users::key);
+    let number = |id: &failed_users::Id| failed_users::number_of(key.as_ref(), id);
     release.tally.failed.restore(attempt, release.evidence_id, &bytes, number);
 }
 

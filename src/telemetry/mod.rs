@@ -2,12 +2,12 @@
 //!
 //! Invariants: nothing here decides; a worker writes only its own cells.
 
-pub mod alerts;
+pub mod alert_counts;
 pub mod backoff;
 pub mod clock;
+pub mod counters;
 pub mod log;
 pub mod random;
-pub mod recent;
-pub mod tally;
+pub mod sliding_window;
 pub mod throttle;
 pub mod under_way;

@@ -3,14 +3,14 @@
 //!
 //! An exchange is under way from the decision until the end of its response, or of its tunnel.
 //! The workers write the counts; every thread reads them.
-//! The single writer ([`crate::runtime::apply`]) writes the hold.
+//! The single writer ([`crate::runtime::shared`]) writes the hold.
 //!
 //! Invariants: each count has one writing worker. The number is exact at all times; the age of the
 //! oldest exchange is as of the worker's last check (`LOOK`). An attempt that was held when the
 //! next one began stays held, for its exchanges.
 
 use super::clock;
-use super::tally::{Counter, PerWorker};
+use crate::telemetry::counters::{Counter, PerWorker};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 

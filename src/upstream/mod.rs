@@ -1,7 +1,7 @@
 //! The servers of an upstream: addresses, health, balance, connection pools.
 
-mod heard;
+pub mod health;
 pub mod pool;
-pub mod probe;
 pub mod resolve;
-pub mod upstream;
+pub mod server;
+mod silence_detector;

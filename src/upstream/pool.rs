@@ -17,20 +17,20 @@
 //!
 //! Dead servers: no PING is sent unless `http2_ping` is set.
 //! A gRPC server ends a connection that gets more than two PINGs in five minutes without data.
-//! Instead, a connection that is unheard for too long (`super::heard`) takes no further request
+//! Instead, a connection that is unheard for too long (`crate::upstream::silence_detector`) takes no further request
 //! while another may be opened. TCP ends a connection whose data or keepalive probes stay
 //! unacknowledged for two minutes ([`crate::net::ACKNOWLEDGED_WITHIN`]).
 
-use super::heard::{Heard, Unheard};
-use crate::domain::plan::{Protocol, Scheme};
+use crate::domain::config::{Protocol, Scheme};
 use crate::net::LocalExecutor;
-use crate::net::fast::driven::{Driven, Look};
-use crate::net::fast::head_room::OverTcp;
+use crate::net::fast::inline_connection::{Driven, Look};
+use crate::net::fast::response_head_limit::OverTcp;
 use crate::net::request_form::{http1_form, http2_form};
 use crate::net::tls::{self, Agreed};
-use crate::stats::quick::Quick;
+use crate::stats::hasher::Quick;
 use crate::telemetry::clock;
-use crate::upstream::upstream::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
+use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
+use crate::upstream::silence_detector::{Heard, Unheard};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};

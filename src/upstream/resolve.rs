@@ -3,7 +3,7 @@
 //! Invariants: a name that cannot be resolved keeps its addresses. IP literals are never looked up.
 //! Look-ups run concurrently, so a dead name delays no other.
 
-use crate::upstream::upstream::ServerLive;
+use crate::upstream::server::ServerLive;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

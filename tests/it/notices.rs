@@ -6,10 +6,10 @@ use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, grayling, long, never,
     seconds, turn,
 };
-use grayling::domain::judge::before::{Before, Says};
+use grayling::domain::judge::own_past::{Before, Says};
 use grayling::stats::arm::Arm;
+use grayling::stats::codec::Pen;
 use grayling::stats::engine::{Event, Request, What};
-use grayling::stats::save::Pen;
 use grayling::stats::users::{UNITS, Unit};
 use serde_json::json;
 use std::time::{Duration, Instant};

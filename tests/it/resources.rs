@@ -163,7 +163,7 @@ fn a_wave_holds_while_new_uses_more_and_while_nobody_knows() {
     eventually(seconds(90), "the next wave is open", || (api.release()["weight"] == 20.0).then_some(()));
     let ledger = api.ledger();
     let open = ledger.iter().rfind(|e| e["evidence"]["gates"]["decision"] == "open").unwrap();
-    grayling::store::audit::gates::recompute(&open["evidence"]).unwrap();
+    grayling::store::audit::gate_evidence::recompute(&open["evidence"]).unwrap();
     let used = &open["evidence"]["gates"]["input"]["proof"]["resources"][0]["readings"];
     assert_eq!(used.as_array().map(Vec::len), Some(3), "{open:#}");
 }

@@ -8,13 +8,13 @@ use grayling::config;
 use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
-use grayling::runtime::apply::{Live, Source};
+use grayling::runtime::shared::{Live, Source};
 use grayling::stats::engine::{Event, What, size_class};
 use grayling::store::ledger::End as LedgerEnd;
 use grayling::store::state::Found;
 use grayling::store::state_key::StateKey;
+use grayling::telemetry::counters::Answers;
 use grayling::telemetry::log::Log;
-use grayling::telemetry::tally::Answers;
 use serde_json::json;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl Plane {
         all
     }
 
-    fn tally(&self) -> Arc<grayling::runtime::release_tally::ReleaseTally> {
+    fn tally(&self) -> Arc<grayling::runtime::release_counters::ReleaseTally> {
         self.live.snapshot().releases[0].tally.clone()
     }
 
@@ -90,7 +90,7 @@ trait Requests {
     fn requests(&self) -> u64;
 }
 
-impl Requests for grayling::runtime::release_tally::ReleaseTally {
+impl Requests for grayling::runtime::release_counters::ReleaseTally {
     /// Of both arms.
     fn requests(&self) -> u64 {
         self.arms.iter().map(|arm| arm.requests()).sum()

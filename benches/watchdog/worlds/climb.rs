@@ -5,14 +5,14 @@
 //! events; servers are healthy, the state is on disk, and nobody promotes by hand.
 
 use super::world::{Spell, World};
-use grayling::domain::gate::trial::{Margins, Trial, Yardstick};
-use grayling::domain::gate::{self, DoorState, Input, Proof, Servers, Watchdog};
-use grayling::domain::rollout::climb::{Act, Climb, Spent, Standing};
+use grayling::domain::gates::trial::{Margins, Trial, Yardstick};
+use grayling::domain::gates::{self, DoorState, Input, Proof, Servers, Watchdog};
+use grayling::domain::rollout::wave_controller::{Act, Climb, Spent, Standing};
 use grayling::domain::verdict::{Judgement, State};
 use grayling::domain::wave::{Door, Reach, Wave};
-use grayling::stats::cell::Pair;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, Event};
+use grayling::stats::hypergeometric_bet::Pair;
 use std::time::Duration;
 
 /// The default margins.
@@ -143,7 +143,7 @@ impl Plan {
         let door = follows.then_some(DoorState { door: Door::Auto, hours: None });
         let input = Input { proof: Some(proof), door, durable: true, barred_by: None };
         let outlook = self.climb.look(&standing, Some(input), now);
-        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gate::Verdict::Pass);
+        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gates::Verdict::Pass);
         self.missing = missing.map(|gate| format!("{}: {}", gate.name, gate.detail)).collect();
         match outlook.act {
             Act::Open => {

@@ -8,7 +8,7 @@
 use super::climb::{self, Plan, Step};
 use super::world::{Account, FORGETS, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
-use grayling::domain::fuse::Fuse;
+use grayling::domain::breaker::Fuse;
 use grayling::domain::judge::deadline::Deadline;
 use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
@@ -17,8 +17,8 @@ use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
 use grayling::stats::servers::{Mark, Place};
 use grayling::stats::users::{Baseline, UNITS, Unit};
-use grayling::telemetry::recent::Recent;
-use grayling::telemetry::tally::ArmTally;
+use grayling::telemetry::counters::ArmTally;
+use grayling::telemetry::sliding_window::Recent;
 use std::sync::Arc;
 use std::time::Duration;
 

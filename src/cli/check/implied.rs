@@ -8,17 +8,17 @@
 
 use crate::admin::{dto, service};
 use crate::cli::text::{milliseconds, percent};
-use crate::domain::gate::needed::{Critical, Takes, Usual, longest, takes};
-use crate::domain::gate::shown::{ERRORS, LATENCY, TAIL};
-use crate::domain::gate::{Margins, seconds};
+use crate::domain::config::{Plan, Release, Watchdog};
+use crate::domain::gates::margin_gates::{ERRORS, LATENCY, TAIL};
+use crate::domain::gates::sample_size::{Critical, Takes, Usual, longest, takes};
+use crate::domain::gates::{Margins, seconds};
 use crate::domain::judge::SLOW_SHARE;
-use crate::domain::judge::spans::{Before, Fitted, KNOWN};
-use crate::domain::plan::{Plan, Release, Watchdog};
+use crate::domain::judge::trailing_windows::{Before, Fitted, KNOWN};
 use crate::domain::wave::{Course, Wave};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::warms_up;
-use crate::stats::foresight::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
+use crate::stats::power::{alpha_of_route, failing_seen, slowdown_seen, time_to_see};
 use serde::Serialize;
 use std::time::Duration;
 

@@ -7,7 +7,7 @@
 use super::implied::{Ceiling, FAILING, Implied, Pauses, RATE, Rare, Step, shown_seconds};
 use crate::admin::{dto, service};
 use crate::cli::text::{measured_percent, milliseconds, percent, shown};
-use crate::domain::gate::{BAKE, REQUESTS, seconds};
+use crate::domain::gates::{BAKE, REQUESTS, seconds};
 use crate::domain::share;
 use std::fmt::Write;
 use std::time::Duration;
@@ -250,7 +250,7 @@ fn requests(rate: f64) -> String {
 mod tests {
     use super::super::implied::implied;
     use super::*;
-    use crate::domain::plan::Plan;
+    use crate::domain::config::Plan;
     use serde_json::{Value, json};
     use std::path::Path;
 

@@ -5,8 +5,8 @@
 //! ([`ReachState::force`]) are never mixed.
 
 use super::versions;
+use crate::domain::config::{Plan, Release};
 use crate::domain::decide::Force;
-use crate::domain::plan::{Plan, Release};
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::rollout::{self, Circumstances, Hold, Input, Memory, Step};
 use crate::domain::segment::Segment;

@@ -1,7 +1,7 @@
 //! The effect of an edit on the versions of a release, as sentences. The rule is in [`version`].
 
 use super::{PlanFindings, ReleaseStanding};
-use crate::domain::plan::{Plan, Release};
+use crate::domain::config::{Plan, Release};
 use crate::domain::rollout::Memory;
 use crate::domain::rollout::version::{self, VersionChange};
 use crate::domain::wave::Reach;

@@ -2,9 +2,9 @@
 //! it continues.
 
 use super::{PlanFinding, PlanFindingKind, PlanFindings, ReleaseEdit};
-use crate::domain::gate::{self, Traffic, points, time_needed};
-use crate::domain::plan::{Plan, Release};
-use crate::domain::rollout::climb;
+use crate::domain::config::{Plan, Release};
+use crate::domain::gates::{self, Traffic, points, time_needed};
+use crate::domain::rollout::wave_controller;
 use crate::domain::rollout::{HoldKind, Progress};
 use crate::domain::wave::Wave;
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ pub fn completion(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
         findings.note(format!("release `{name}`: holdback {was} to {is}{done}"));
     }
     if before.soak != after.soak {
-        let [was, is] = [before.soak, after.soak].map(climb::hours);
+        let [was, is] = [before.soak, after.soak].map(wave_controller::hours);
         findings.note(format!("release `{name}`: soak {was} to {is}"));
     }
 }
@@ -119,8 +119,8 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<PlanFi
                     "release `{}`: wave `{}` bakes for {}, and needs about {} to show {} points at the present traffic: it will hold until then",
                     release.name,
                     wave.name,
-                    gate::seconds(wave.bake),
-                    gate::seconds(needed),
+                    gates::seconds(wave.bake),
+                    gates::seconds(needed),
                     points(margin)
                 );
                 findings.push(PlanFinding { kind: PlanFindingKind::Warning, message });

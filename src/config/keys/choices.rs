@@ -2,7 +2,7 @@
 //!
 //! Invariant: every value has one word; a set has as many words as values.
 
-use crate::domain::plan::{
+use crate::domain::config::{
     CertificateName, Detail, FailedUsers, LogFormat, Normalise, OnAnomaly, OnStateFailure, OnUnreachable,
     WatchdogMode, WhenEmpty,
 };

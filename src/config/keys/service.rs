@@ -5,7 +5,7 @@
 use crate::config::keys::TextFormat::{File, Free, Network, Path, Server, Url};
 use crate::config::keys::ValueKind::{Boolean, Duration, Integer, Table, Text, TextList, TextOrList};
 use crate::config::keys::{Section, SectionExample, key};
-use crate::domain::plan::SERVERS_MAX;
+use crate::domain::config::SERVERS_MAX;
 
 pub static UPSTREAM: Section = Section {
     path: "upstream.*",

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::keys::{ConfigKey, KeyExample, ValueKind, sections};
-use crate::domain::plan::{Plan, SERVERS_MAX, Watchdog};
-use crate::domain::success::Rules;
+use crate::domain::config::{Plan, SERVERS_MAX, Watchdog};
+use crate::domain::failure_rules::Rules;
 
 /// Compares a file of the repository with its generated text; writes it if `UPDATE` is set.
 fn generated(name: &str, text: &str) {

@@ -1,7 +1,7 @@
 //! Faults of `[alert.NAME]`, and of the files with secrets that it names.
 
 use super::*;
-use crate::domain::plan::ReceiverKind;
+use crate::domain::config::ReceiverKind;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=";
 

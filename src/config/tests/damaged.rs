@@ -2,7 +2,7 @@
 
 use super::diagnostics::Location;
 use super::*;
-use crate::domain::plan::{IdentitySource, JwtTrust};
+use crate::domain::config::{IdentitySource, JwtTrust};
 use crate::mutate::{cases, damaged};
 use std::time::Duration;
 
@@ -259,7 +259,7 @@ fn damaged_files_that_the_config_names_are_refused_by_line_and_tell_no_secret() 
                 let IdentitySource::Jwt(jwt) = &checked.plan.identity.from[0] else { return Ok(()) };
                 let JwtTrust::Keys { keys, .. } = &jwt.trust else { return Ok(()) };
                 prop_assert!(!keys.is_empty() && keys.iter().all(|k| !k.algorithms.is_empty()));
-                let families = |key: &crate::domain::plan::JwtKey| -> Vec<_> {
+                let families = |key: &crate::domain::config::JwtKey| -> Vec<_> {
                     key.algorithms.iter().map(|a| a.family()).collect()
                 };
                 let one_family = keys.iter().all(|key| families(key).windows(2).all(|w| w[0] == w[1]));

@@ -593,8 +593,8 @@ fn faults_of_named_files_name_the_file_and_the_line_and_show_no_secret() {
     assert_eq!(plan.log.user_key.as_deref(), Some(&b"0123456789abcdef"[..]));
     assert_eq!(plan.segments[0].users.len(), 3);
     assert!(plan.segments[0].users.contains(b"bob") && plan.segments[0].users.contains("Ä".as_bytes()));
-    let crate::domain::plan::IdentitySource::Jwt(jwt) = &plan.identity.from[0] else { panic!() };
-    let crate::domain::plan::JwtTrust::Keys { keys, .. } = &jwt.trust else { panic!() };
+    let crate::domain::config::IdentitySource::Jwt(jwt) = &plan.identity.from[0] else { panic!() };
+    let crate::domain::config::JwtTrust::Keys { keys, .. } = &jwt.trust else { panic!() };
     let hmac = |a: &jsonwebtoken::Algorithm| a.family() == jsonwebtoken::AlgorithmFamily::Hmac;
     let families: Vec<bool> = keys.iter().map(|k| k.algorithms.iter().any(hmac)).collect();
     assert_eq!(families, [true, false, false]);

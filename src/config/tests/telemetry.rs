@@ -1,7 +1,7 @@
 //! Faults of `[metrics]` and `[traces]`, and their meaning without any fault.
 
 use super::*;
-use crate::domain::plan::Detail;
+use crate::domain::config::Detail;
 use crate::stats::cohort::Weight;
 
 #[test]

@@ -1,14 +1,14 @@
-//! The sentences of the gates ([`crate::domain::gate`]): the numbers of each, and what is missing.
+//! The sentences of the gates ([`crate::domain::gates`]): the numbers of each, and what is missing.
 //!
 //! Invariants: pure and total; a gate's verdict never depends on its sentence.
 
-use crate::domain::gate::{DoorState, Hours, Margins, Needs, Proof, Reading, Servers, Sight, Watchdog};
+use crate::domain::gates::{DoorState, Hours, Margins, Needs, Proof, Reading, Servers, Sight, Watchdog};
 use crate::domain::share::percent;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
-use crate::stats::cell::Pair;
 use crate::stats::engine::Blindness;
-use crate::stats::noninferior::BETA;
+use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::noninferiority::BETA;
 use std::time::Duration;
 
 pub const NO_CONTROL: &str = "no control: nobody to compare with";

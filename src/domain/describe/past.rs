@@ -1,8 +1,8 @@
-//! The sentences of `new`'s own past ([`crate::domain::judge::before`]).
+//! The sentences of `new`'s own past ([`crate::domain::judge::own_past`]).
 //!
 //! Invariants: pure and total.
 
-use crate::domain::judge::before::{KNOWN_UNCONTROLLED, Measure, Report, Says, Shown};
+use crate::domain::judge::own_past::{KNOWN_UNCONTROLLED, Measure, Report, Says, Shown};
 
 impl Report {
     /// What is said of the past, with the numbers.

@@ -9,7 +9,7 @@
 //! are comparable. Trouble that is over but still in the window does not count: the last ten
 //! seconds must be bad too. Invariants: pure; bounded memory.
 
-use crate::stats::cell::Pair;
+use crate::stats::hypergeometric_bet::Pair;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -12,7 +12,7 @@
 
 use crate::stats::arm::Arm;
 use crate::stats::engine::{Event, Signal, What};
-use crate::stats::once::Kind;
+use crate::stats::first_event::Kind;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -2,10 +2,10 @@
 //!
 //! Invariants: pure values, without a sentence.
 
-use crate::domain::judge::before;
 use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::grounds::Silent;
 use crate::domain::judge::onset::Decided;
+use crate::domain::judge::own_past;
+use crate::domain::judge::verdict_inputs::Silent;
 use crate::domain::verdict::{Cause, Evidence, Limits, Signal, State, Verdict};
 use crate::stats::engine::Signal as Compared;
 use std::sync::Arc;
@@ -108,5 +108,5 @@ pub struct Figures {
     /// Median latency of `new`, and of stable.
     pub p50: [Option<Duration>; 2],
     /// `new` against its own past; `None`: the soak is over.
-    pub past: Option<before::Report>,
+    pub past: Option<own_past::Report>,
 }

@@ -6,10 +6,10 @@ mod maintenance;
 mod rules;
 mod versions;
 
-use super::climb::{Act, Climb, Held, Spent, Standing};
 use super::*;
-use crate::domain::gate::tests::{good, silent};
-use crate::domain::gate::{DoorState, Hours, Input as Facts, Proof};
+use crate::domain::gates::tests::{good, silent};
+use crate::domain::gates::{DoorState, Hours, Input as Facts, Proof};
+use crate::domain::rollout::wave_controller::{Act, Climb, Held, Spent, Standing};
 use crate::domain::wave::door_after;
 use crate::domain::wave::tests::waves;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! The fast paths below the HTTP library: batched writes, connections polled in line, stale checks.
 
-pub mod driven;
-pub mod head_room;
-pub mod outbox;
+pub mod inline_connection;
+pub mod response_head_limit;
+pub mod write_batching;

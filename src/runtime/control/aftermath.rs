@@ -2,8 +2,8 @@
 
 use crate::domain::judge::onset::Share;
 use crate::domain::rollout::{self, Input};
-use crate::runtime::apply::{Live, Origin};
-use crate::runtime::decided::share;
+use crate::runtime::decision_counts::share;
+use crate::runtime::shared::{Live, Origin};
 use crate::telemetry::clock;
 use serde_json::json;
 

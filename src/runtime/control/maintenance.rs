@@ -7,9 +7,9 @@
 
 use crate::domain::maintenance::{Maintenance, SAME};
 use crate::domain::rollout::{self, Hold, Input, Memory, State};
-use crate::runtime::apply::{Changed, Live, Origin, Refused};
+use crate::runtime::builder::Writer;
+use crate::runtime::shared::{Changed, Live, Origin, Refused};
 use crate::runtime::snapshot::ReleaseLive;
-use crate::runtime::writer::Writer;
 use crate::telemetry::clock;
 use serde_json::json;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The verbs of a person on a release: `pause`, `promote`, `resume`.
-//! (`rollback` is a trip, in [`crate::runtime::apply`].)
+//! (`rollback` is a trip, in [`crate::runtime::shared`].)
 //!
 //! A verb refers to the state that its caller saw.
 //! `promote` names the wave to open and `resume` the hold to end, so a command that is sent twice,
@@ -10,18 +10,18 @@
 //! The ledger entry names every gate that a verb skipped or overruled.
 
 use super::waves::{barred_by, wave_record};
-use crate::domain::gate::{self, Gate, Proof, Verdict};
+use crate::domain::gates::{self, Gate, Proof, Verdict};
 use crate::domain::maintenance::Maintenance;
-use crate::domain::rollout::climb::{Act, Outlook, Spent};
+use crate::domain::rollout::wave_controller::{Act, Outlook, Spent};
 use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
 use crate::domain::verdict::Finding;
 use crate::domain::wave::{Course, Wave};
-use crate::runtime::apply::{Changed, Live, Origin, Refused, View};
-use crate::runtime::proof::{door, proof};
+use crate::runtime::builder::{Evidence, Writer};
+use crate::runtime::gate_inputs::{door, proof};
+use crate::runtime::shared::{Changed, Live, Origin, Refused, View};
 use crate::runtime::snapshot::ReleaseLive;
-use crate::runtime::writer::{Evidence, Writer};
 use crate::stats::cohort::Weight;
-use crate::store::audit::gates::{self, Decision};
+use crate::store::audit::gate_evidence::{self, Decision};
 use crate::store::ledger::Entry;
 use crate::telemetry::clock;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ impl Live {
         let wave = &waves[index];
         for gate in &promotion.despite {
             let critical = &live.release.critical;
-            if !gate::is_known(gate, critical.iter().map(String::as_str)) {
+            if !gates::is_known(gate, critical.iter().map(String::as_str)) {
                 let of_routes = match &critical[..] {
                     [] => String::new(),
                     routes => format!(
@@ -109,7 +109,7 @@ impl Live {
                     ),
                 };
                 let message =
-                    format!("no gate is called `{gate}`: one of {}{of_routes}", gate::NAMES.join(", "));
+                    format!("no gate is called `{gate}`: one of {}{of_routes}", gates::NAMES.join(", "));
                 return Err(Refused::Unclear(message));
             }
         }
@@ -183,7 +183,7 @@ impl Live {
             "wave": wave_record(&live, index, wave),
             "skipped": skipped,
             "despite": promotion.despite,
-            "gates": gates::written(&outlook, Decision::Promote),
+            "gates": gate_evidence::written(&outlook, Decision::Promote),
         });
         Ok(self.change(&mut writer, &live, memory, "promote", origin, detail, evidence, message))
     }
@@ -201,13 +201,13 @@ impl Live {
     /// The gates at this moment, even if none were judged since the stage began.
     fn outlook_now(&self, live: &ReleaseLive, shown: Option<Proof>) -> Outlook {
         let nothing = || live.wave().map(|wave| proof(live, wave, &View::default(), clock::now()));
-        let input = gate::Input {
+        let input = gates::Input {
             proof: shown.or_else(nothing),
             door: door(live, clock::at_ms()),
             durable: self.state_error().is_none(),
             barred_by: None,
         };
-        let gates = gate::judge(&input);
+        let gates = gates::judge(&input);
         Outlook { spent: Spent::default(), gates, input: Some(input), held: None, act: Act::Wait }
     }
 
@@ -387,14 +387,14 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
 /// The gates that a promote must name to overrule: failing ones, and closed hours.
 fn against(outlook: &Outlook) -> Vec<(&str, String)> {
     let named = |gate: &&Gate| {
-        gate.verdict == Verdict::Fail || (gate.name == gate::OPEN_HOURS && gate.verdict != Verdict::Pass)
+        gate.verdict == Verdict::Fail || (gate.name == gates::OPEN_HOURS && gate.verdict != Verdict::Pass)
     };
     outlook.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
 }
 
 /// The gates that do not pass. The gate that waits for a person is not among them: a person acts.
 fn skipped(outlook: &Outlook) -> Vec<&Gate> {
-    outlook.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gate::OPEN).collect()
+    outlook.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gates::OPEN).collect()
 }
 
 /// The one hold that a resume ends.

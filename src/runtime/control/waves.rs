@@ -6,16 +6,16 @@
 //! No wave opens during a trip, a freeze, a hold or another release's standing trip.
 
 use crate::config::Standings;
-use crate::domain::rollout::climb::{Act, Outlook};
+use crate::domain::rollout::wave_controller::{Act, Outlook};
 use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
 use crate::domain::wave::Wave;
-use crate::runtime::apply::{Changed, Live, Origin, Refused};
+use crate::runtime::builder::{Evidence, Writer};
+use crate::runtime::shared::{Changed, Live, Origin, Refused};
 use crate::runtime::snapshot::ReleaseLive;
-use crate::runtime::writer::{Evidence, Writer};
 use crate::stats::cohort::Weight;
-use crate::store::audit::gates::{self, Decision};
+use crate::store::audit::gate_evidence::{self, Decision};
 use crate::store::ledger::Entry;
-use crate::store::scribe::Receipt;
+use crate::store::writer::Receipt;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ impl Live {
             _ => return None,
         };
         let wave = index.and_then(|i| Some(wave_record(&live, i, waves.get(i)?)));
-        let evidence = json!({"wave": wave, "gates": gates::written(outlook, decision)});
+        let evidence = json!({"wave": wave, "gates": gate_evidence::written(outlook, decision)});
         let origin = Origin { actor: ACTOR.into(), reason: None };
         self.change(&mut writer, &live, memory, "wave", &origin, detail, evidence, String::new()).receipt
     }

@@ -1,13 +1,13 @@
 //! Tests of the engine: published vectors, exact enumeration, and simulated users who differ.
 
 use super::*;
-use crate::stats::cell::{Pair, cell};
 use crate::stats::cohort::Weight;
+use crate::stats::e_process::Mixture;
 use crate::stats::histogram;
+use crate::stats::hypergeometric_bet::{Pair, cell};
 use crate::stats::latency::{Ages, Table};
-use crate::stats::mixture::Mixture;
 use crate::stats::users::Baseline;
-use crate::stats::{first, latency, save, users};
+use crate::stats::{codec, first_request, latency, users};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ fn the_errors_of_slots_match_the_reference() {
     let mut mixture = Mixture::new(ERROR_ODDS.len());
     for r in rows {
         let at_risk = Pair::new(r[0] as u64, r[1] as u64);
-        first::bet(&mut mixture, at_risk, Pair::new(r[2] as u64, r[3] as u64));
+        first_request::bet(&mut mixture, at_risk, Pair::new(r[2] as u64, r[3] as u64));
         assert!(close(mixture.mean(), r[4]), "{r:?}: {}", mixture.mean());
     }
 }
@@ -448,13 +448,13 @@ fn a_restart_forgets_no_evidence() {
     world.raise(10.0);
     world.run(6_000, &bad);
     let saved = |engine: &Engine, now| {
-        let mut pen = save::Pen::new();
+        let mut pen = codec::Pen::new();
         engine.save(now, &mut pen);
         pen.finish()
     };
     let bytes = saved(&world.engine, world.now);
     let restore = |bytes: &[u8], strata| {
-        Engine::restore(settings(strata), &mut save::Eye::open(bytes)?, Duration::from_secs(1))
+        Engine::restore(settings(strata), &mut codec::Eye::open(bytes)?, Duration::from_secs(1))
     };
     let engine = restore(&bytes, 3).expect("as it was written");
     // Not exactly equal: requests in flight are left out, which may have let a cohort close.
@@ -482,7 +482,7 @@ proptest! {
     #[test]
     fn nonsense_in_a_file_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let world = World::new(3, 10, 5.0, 0);
-        let mut pen = save::Pen::new();
+        let mut pen = codec::Pen::new();
         world.engine.save(Duration::ZERO, &mut pen);
         let mut bytes = pen.finish();
         let body = bytes.len() - 8;
@@ -493,7 +493,7 @@ proptest! {
         }
         let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..body]).to_le_bytes();
         bytes[body..].copy_from_slice(&sum);
-        if let Some(mut eye) = save::Eye::open(&bytes)
+        if let Some(mut eye) = codec::Eye::open(&bytes)
             && let Some(mut engine) = Engine::restore(settings(0), &mut eye, Duration::ZERO)
         {
             engine.tick(Duration::from_secs(2), Duration::from_millis(250), |_| {});

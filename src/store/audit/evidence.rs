@@ -6,16 +6,16 @@
 //! back to the last bit, infinity as the word `inf`).
 //! Parsing ignores what a later version adds to `evidence`, and never guesses a missing value.
 
-use super::gates::{self, Decision, RecomputeError};
-use crate::domain::fuse::Blown;
+use crate::domain::breaker::Blown;
+use crate::domain::config::Server;
 use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::grounds;
-use crate::domain::plan::Server;
+use crate::domain::judge::verdict_inputs;
 use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
-use crate::runtime::decided;
-use crate::stats::cell::Pair;
+use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
+use crate::stats::hypergeometric_bet::Pair;
+use crate::store::audit::gate_evidence::{self, Decision, RecomputeError};
 use crate::store::kept::Kept;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -66,7 +66,7 @@ pub fn has_verdict(evidence: &Value) -> bool {
 
 /// Recomputes the verdict of an entry from its `cause` (`None`: no verdict), the number of its
 /// method, and its evidence.
-/// Gates of waves are under `gates`: see [`gates::recompute`].
+/// Gates of waves are under `gates`: see [`gate_evidence::recompute`].
 ///
 /// An entry without a number is of method 1, by a version that recorded no figures of gates.
 pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Again {
@@ -79,7 +79,7 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
         if method.is_some() && verdicts.is_some_and(|all| all.iter().any(|v| v.get("on").is_none())) {
             return Again::Other(Contradiction::NoFigures);
         }
-        return match gates::recompute(evidence) {
+        return match gate_evidence::recompute(evidence) {
             Ok(found) if found.decision == Decision::Promote => Again::ByHand,
             Ok(_) => Again::Same,
             Err(why) => Again::Other(why.into()),
@@ -100,9 +100,9 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
     let found = match &grounds {
         Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
         Grounds::Resource(of) => resource::Grounds::from(of.clone()).trips().then_some(Cause::Resource),
-        Grounds::Harm(harm) => grounds::Harm::from(*harm).is_too_much().then_some(Cause::Harm),
+        Grounds::Harm(harm) => verdict_inputs::Harm::from(*harm).is_too_much().then_some(Cause::Harm),
         Grounds::Watchdog(of) => {
-            let of = grounds::Grounds::from(**of);
+            let of = verdict_inputs::Grounds::from(**of);
             if !of.comparison.adds_up() {
                 return Again::Other(Contradiction::Sum);
             }
@@ -151,7 +151,7 @@ impl Grounds {
         };
         for (name, found) in figures {
             let recorded = &evidence[name];
-            if !gates::same(recorded, &found) {
+            if !gate_evidence::same(recorded, &found) {
                 return Err(Contradiction::Figure { name, recorded: recorded.clone(), found });
             }
         }
@@ -273,27 +273,27 @@ impl From<Table> for Sample {
     }
 }
 
-impl From<grounds::Ceiling> for Ceiling {
-    fn from(of: grounds::Ceiling) -> Self {
-        let grounds::Crossing { minute, recent, all, current } = of.of;
+impl From<verdict_inputs::Ceiling> for Ceiling {
+    fn from(of: verdict_inputs::Ceiling) -> Self {
+        let verdict_inputs::Crossing { minute, recent, all, current } = of.of;
         let (limit, over_ms, calm, controlled) = (Number(of.limit), of.over_ms, of.calm, of.controlled);
         let [minute, recent, all, current] = [minute, recent, all, current].map(Table::from);
         Ceiling { limit, minute, recent, all, current, over_ms, calm, controlled }
     }
 }
 
-impl From<Ceiling> for grounds::Ceiling {
+impl From<Ceiling> for verdict_inputs::Ceiling {
     fn from(of: Ceiling) -> Self {
         let [minute, recent, all, current] = [of.minute, of.recent, of.all, of.current].map(Sample::from);
         let (limit, over_ms, calm, controlled) = (of.limit.0, of.over_ms, of.calm, of.controlled);
-        let of = grounds::Crossing { minute, recent, all, current };
-        grounds::Ceiling { of, limit, over_ms, calm, controlled }
+        let of = verdict_inputs::Crossing { minute, recent, all, current };
+        verdict_inputs::Ceiling { of, limit, over_ms, calm, controlled }
     }
 }
 
-impl From<grounds::Comparison> for Comparison {
-    fn from(of: grounds::Comparison) -> Self {
-        let grounds::Comparison {
+impl From<verdict_inputs::Comparison> for Comparison {
+    fn from(of: verdict_inputs::Comparison) -> Self {
+        let verdict_inputs::Comparison {
             alpha,
             e,
             parts,
@@ -319,11 +319,11 @@ impl From<grounds::Comparison> for Comparison {
     }
 }
 
-impl From<Comparison> for grounds::Comparison {
+impl From<Comparison> for verdict_inputs::Comparison {
     fn from(of: Comparison) -> Self {
         let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms } = of;
         let (alpha, e, parts) = (alpha.0, e.map(|n| n.0), parts.map(|row| row.map(|n| n.0)));
-        grounds::Comparison {
+        verdict_inputs::Comparison {
             alpha,
             e,
             parts,
@@ -337,22 +337,22 @@ impl From<Comparison> for grounds::Comparison {
     }
 }
 
-impl From<Watchdog> for grounds::Grounds {
+impl From<Watchdog> for verdict_inputs::Grounds {
     fn from(of: Watchdog) -> Self {
         let Watchdog { comparison, errors, latency, silent } = of;
         let Silent { silent_ms, waiting, waiting_long, users } = silent;
-        grounds::Grounds {
+        verdict_inputs::Grounds {
             comparison: comparison.into(),
             errors: errors.into(),
             latency: latency.into(),
-            silent: grounds::Silent { silent_ms, waiting, waiting_long, users },
+            silent: verdict_inputs::Silent { silent_ms, waiting, waiting_long, users },
         }
     }
 }
 
-impl From<grounds::Grounds> for Watchdog {
-    fn from(of: grounds::Grounds) -> Self {
-        let grounds::Silent { silent_ms, waiting, waiting_long, users } = of.silent;
+impl From<verdict_inputs::Grounds> for Watchdog {
+    fn from(of: verdict_inputs::Grounds) -> Self {
+        let verdict_inputs::Silent { silent_ms, waiting, waiting_long, users } = of.silent;
         Watchdog {
             comparison: of.comparison.into(),
             errors: of.errors.into(),
@@ -369,9 +369,9 @@ impl Fuse {
     }
 }
 
-impl From<Harm> for grounds::Harm {
+impl From<Harm> for verdict_inputs::Harm {
     fn from(Harm { users, users_max }: Harm) -> Self {
-        grounds::Harm { users, users_max }
+        verdict_inputs::Harm { users, users_max }
     }
 }
 
@@ -423,13 +423,13 @@ fn written(grounds: &Grounds) -> Value {
 
 /// Evidence of a blown fuse; `new`: the servers of `new`.
 pub fn of_fuse(blown: Blown, new: &[Server], since: Duration) -> Value {
-    let decided_by = decided::of_fuse(&blown, new, since);
+    let decided_by = decision_counts::of_fuse(&blown, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
     let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
     let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
-        "refused_in_a_row_min": crate::domain::fuse::IN_A_ROW,
+        "refused_in_a_row_min": crate::domain::breaker::IN_A_ROW,
         "servers": names,
         "decided_by": decided_by,
         "grounds": written(&grounds),
@@ -437,8 +437,8 @@ pub fn of_fuse(blown: Blown, new: &[Server], since: Duration) -> Value {
 }
 
 /// Evidence of too many failed users.
-pub fn of_harm(harm: grounds::Harm, requests: u64) -> Value {
-    let grounds::Harm { users, users_max } = harm;
+pub fn of_harm(harm: verdict_inputs::Harm, requests: u64) -> Value {
+    let verdict_inputs::Harm { users, users_max } = harm;
     let grounds = written(&Grounds::Harm(Harm { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
 }
@@ -504,18 +504,20 @@ mod tests {
         })
     }
 
-    fn ceiling() -> impl Strategy<Value = grounds::Ceiling> {
+    fn ceiling() -> impl Strategy<Value = verdict_inputs::Ceiling> {
         (table(), table(), table(), table(), 0.0f64..0.5, 0u64..60_000, any::<bool>(), any::<bool>())
-            .prop_map(|(minute, recent, all, current, limit, over_ms, calm, controlled)| grounds::Ceiling {
-                of: grounds::Crossing { minute, recent, all, current },
-                limit,
-                over_ms,
-                calm,
-                controlled,
+            .prop_map(|(minute, recent, all, current, limit, over_ms, calm, controlled)| {
+                verdict_inputs::Ceiling {
+                    of: verdict_inputs::Crossing { minute, recent, all, current },
+                    limit,
+                    over_ms,
+                    calm,
+                    controlled,
+                }
             })
     }
 
-    fn any_grounds() -> impl Strategy<Value = grounds::Grounds> {
+    fn any_grounds() -> impl Strategy<Value = verdict_inputs::Grounds> {
         let part =
             || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
         let parts = proptest::array::uniform6(proptest::array::uniform4(part()));
@@ -533,7 +535,7 @@ mod tests {
             .prop_map(|(parts, alpha, failing, deferred, calm, worse, spells, errors, latency)| {
                 let (worse_ms, overwhelming_ms, silent_ms, waiting) = spells;
                 let e = parts.map(|row| row.iter().sum());
-                let comparison = grounds::Comparison {
+                let comparison = verdict_inputs::Comparison {
                     alpha,
                     e,
                     parts,
@@ -544,8 +546,8 @@ mod tests {
                     worse_ms,
                     overwhelming_ms,
                 };
-                let silent = grounds::Silent { silent_ms, waiting, waiting_long: 0, users: waiting };
-                grounds::Grounds { comparison, errors, latency, silent }
+                let silent = verdict_inputs::Silent { silent_ms, waiting, waiting_long: 0, users: waiting };
+                verdict_inputs::Grounds { comparison, errors, latency, silent }
             })
     }
 
@@ -610,7 +612,7 @@ mod tests {
             again(Some("fuse"), Some(METHOD), &of_fuse(Blown { stable_ms: 8, ..blown }, &[], Duration::ZERO)),
             Again::Other(_)
         ));
-        let harm = |users| of_harm(grounds::Harm { users, users_max: 3 }, 9);
+        let harm = |users| of_harm(verdict_inputs::Harm { users, users_max: 3 }, 9);
         assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), Again::Same);
         assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), Again::Other(_)));
     }

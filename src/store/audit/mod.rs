@@ -1,6 +1,6 @@
 //! Readers of the ledger: recompute its chain, its verdicts, and who was in `new`.
 
 pub mod evidence;
-pub mod gates;
+pub mod gate_evidence;
 pub mod timeline;
 pub mod verify;

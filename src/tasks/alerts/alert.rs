@@ -12,11 +12,11 @@
 
 use super::receiver::Box as Mailbox;
 use crate::domain::rollout::State;
-use crate::domain::rollout::climb::{HeldBy, hours};
+use crate::domain::rollout::wave_controller::{HeldBy, hours};
 use crate::domain::share::progress;
 use crate::domain::verdict;
-use crate::runtime::apply::Live;
-use crate::runtime::decided::{self, time_of_day};
+use crate::runtime::decision_counts::{self, time_of_day};
+use crate::runtime::shared::Live;
 use crate::runtime::snapshot::ReleaseLive;
 use crate::store::audit::timeline;
 use crate::store::ledger::Entry;
@@ -412,7 +412,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
                  A rollback is always safe: grayling rollback {name}"
             );
             let summary = format!("{name}: something speaks against the new version, for a minute or more");
-            seen.push(of(Kind::Suspicious, None, decided::at_ms(since), summary, detail));
+            seen.push(of(Kind::Suspicious, None, decision_counts::at_ms(since), summary, detail));
         }
         // Signals that are watched until the release is soaked.
         let stands = |name: &str| {

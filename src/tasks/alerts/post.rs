@@ -2,7 +2,7 @@
 //!
 //! Invariants: those of [`crate::tasks::call`]; the response body is not read.
 
-use crate::domain::plan::{Address, Built};
+use crate::domain::config::{Address, Built};
 use crate::tasks::call::{Call, CallError};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};

@@ -11,9 +11,9 @@
 
 use super::alert::{Alert, Kind, Notice};
 use super::post::{Post, PostError};
+use crate::domain::config::{Receiver, ReceiverKind};
 use crate::domain::digest::{Digest, hex};
-use crate::domain::plan::{Receiver, ReceiverKind};
-use crate::runtime::apply::Live;
+use crate::runtime::shared::Live;
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::{Edge, Turn};

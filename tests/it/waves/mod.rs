@@ -10,7 +10,7 @@ use crate::world::{
     Admin, Client, Config, Origin, Proxy, Random, World, eventually, figure, grayling, never, seconds, times,
     turn, users_in_new,
 };
-use grayling::store::audit::gates::recompute;
+use grayling::store::audit::gate_evidence::recompute;
 use serde_json::{Value, json};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Which time counts as baked, and how long a wave is held.
 
 use super::*;
-use crate::domain::rollout::climb::{HeldBy, baked_of};
+use crate::domain::rollout::wave_controller::{HeldBy, baked_of};
 
 #[test]
 fn what_is_not_watched_does_not_bake() {

@@ -6,13 +6,13 @@
 
 use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
 use crate::stats::arm::Arm;
-use crate::stats::cell::Pair;
+use crate::stats::cluster_window::Split;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::stats::engine::{Signal, warms_up};
-use crate::stats::first::First;
-use crate::stats::once::{Mark, Once};
+use crate::stats::first_event::{Mark, Once};
+use crate::stats::first_request::First;
+use crate::stats::hypergeometric_bet::Pair;
 use crate::stats::users::{CLUSTERS, Unit};
-use crate::stats::window::Split;
 use std::time::Duration;
 
 /// The compared users and their sides, by bucket, `0 ..= 1_000_000`.

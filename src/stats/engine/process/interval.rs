@@ -37,7 +37,7 @@ impl Scored {
         Scored { cluster, place: None, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
     }
 
-    pub(super) fn rows(&self) -> [f32; window::ROWS] {
+    pub(super) fn rows(&self) -> [f32; cluster_window::ROWS] {
         let has = |kind| f32::from(u8::from(self.kinds.has(kind)));
         let [flip, notice] = Level::ALL.map(|level| level as usize);
         [

@@ -1,20 +1,20 @@
-//! The engine as bytes and back. [`crate::stats::save`] has the format.
+//! The engine as bytes and back. [`crate::stats::codec`] has the format.
 //!
 //! Invariants: a restored engine has the wealth and the knowledge of the saved one; requests in
 //! flight are not saved.
 
 use super::*;
+use crate::stats::cluster_window::Windows;
+use crate::stats::codec::{Eye, Pen};
 use crate::stats::cohort::BUCKETS;
 use crate::stats::engine::{Settings, Signal};
-use crate::stats::first::First;
-use crate::stats::once::{Mark, Once};
-use crate::stats::save::{Eye, Pen};
+use crate::stats::first_event::{Mark, Once};
+use crate::stats::first_request::First;
 use crate::stats::users::{Baseline, Paged};
-use crate::stats::window::Windows;
 
 impl Engine {
     /// Saves the evidence without the requests in flight, in the format of
-    /// [`crate::stats::save`].
+    /// [`crate::stats::codec`].
     pub fn save(&self, now: Duration, pen: &mut Pen) {
         pen.u64(self.strata.len() as u64);
         for parts in [self.weight, self.highest].map(Weight::parts) {

@@ -19,16 +19,16 @@ use super::{
     Settings, Shares, Signal, What,
 };
 use crate::stats::arm::Arm;
-use crate::stats::cell::Pair;
+use crate::stats::cluster_window::{self, Windows};
 use crate::stats::cohort::Weight;
-use crate::stats::first::{Exit, First};
+use crate::stats::first_event::{self, Ends, Kind, Kinds, Mark, Once};
+use crate::stats::first_request::{Exit, First};
+use crate::stats::hasher::Quick;
 use crate::stats::histogram;
+use crate::stats::hypergeometric_bet::Pair;
 use crate::stats::latency::Table;
-use crate::stats::once::{self, Ends, Kind, Kinds, Mark, Once};
-use crate::stats::quick::Quick;
 use crate::stats::servers::{Place, Servers};
 use crate::stats::users::{Baseline, Paged, Unit};
-use crate::stats::window::{self, Windows};
 use draw::Draw;
 use interval::{Bad, CameOut, Interval, Open, Pending, Scored, place};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -93,7 +93,7 @@ impl Scope {
 /// Share of the prior by row of WINDOW: body rank, slower than p98, than p99.9; failed; client
 /// error.
 /// The first three again for notice, which is an E of its own.
-fn window_shares(shares: &Shares) -> [f64; window::ROWS] {
+fn window_shares(shares: &Shares) -> [f64; cluster_window::ROWS] {
     let [errors, client_errors, latency, ..] = *shares;
     [latency / 2.0, latency / 4.0, latency / 4.0, errors, client_errors, 0.5, 0.25, 0.25]
 }
@@ -243,7 +243,8 @@ impl Engine {
         let warming = self.servers.warming(now).is_some();
         signals[Signal::Latency as usize] |= warming;
         let deferred = Signal::ALL.into_iter().zip(signals).filter(|(_, deferred)| *deferred);
-        let rows = deferred.fold(window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal)));
+        let rows = deferred
+            .fold(cluster_window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal)));
         self.windows.defer(if warming { rows.with(NOTICE_ROWS) } else { rows });
     }
 
@@ -605,7 +606,7 @@ impl Engine {
     /// The cohort of all users who enter in an interval, by the interval's start.
     fn cohort(&self, interval: u64) -> Option<usize> {
         let start = Duration::from_nanos((self.settings.tick.as_nanos() as u64).saturating_mul(interval));
-        once::entry_cohort(start.saturating_sub(self.drawn_at) + self.drawn_before)
+        first_event::entry_cohort(start.saturating_sub(self.drawn_at) + self.drawn_before)
     }
 }
 

@@ -3,11 +3,11 @@
 //! Invariants: reading changes nothing; the signals' parts sum to E.
 
 use super::*;
-use crate::stats::cell::Pair;
+use crate::stats::e_process::{self, Mixture};
 use crate::stats::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal};
+use crate::stats::first_event::{self, Kind};
+use crate::stats::hypergeometric_bet::Pair;
 use crate::stats::latency;
-use crate::stats::mixture::{self, Mixture};
-use crate::stats::once::{self, Kind};
 
 /// The lead of one stratum over the next at which it is named.
 const FAR_LOUDER: f64 = 10.0;
@@ -84,7 +84,7 @@ impl Engine {
             Signal::Redirects => [0.5, 0.5],
             Signal::Duration | Signal::Empty => [0.0, 1.0],
         };
-        parts.map(|part| part * mixture::PRIOR * SHARES[signal as usize])
+        parts.map(|part| part * e_process::PRIOR * SHARES[signal as usize])
     }
 
     fn share_of(&self, signal: Signal) -> f64 {
@@ -98,7 +98,8 @@ impl Engine {
             mixture.wealth().iter().enumerate().map(|(row, w)| (label(row), *w)).collect()
         };
         let odds = |part: &'static str| move |row: usize| format!("{part}, odds × {}", ERROR_ODDS[row]);
-        let slow = |part: &'static str| move |row: usize| format!("{part}, odds × {}", once::SLOW_ODDS[row]);
+        let slow =
+            |part: &'static str| move |row: usize| format!("{part}, odds × {}", first_event::SLOW_ODDS[row]);
         let flip = Level::Flip as usize;
         let mut rows = match signal {
             Signal::Errors => [

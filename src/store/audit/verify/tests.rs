@@ -1,8 +1,8 @@
 //! Every kind of damage to a ledger is found, and an intact ledger passes.
 
 use super::*;
-use crate::domain::fuse::Blown;
-use crate::domain::plan::{Scheme, Server};
+use crate::domain::breaker::Blown;
+use crate::domain::config::{Scheme, Server};
 use crate::domain::verdict::METHOD;
 use crate::store::audit::evidence::of_fuse;
 use crate::store::ledger::{self, Ledger};

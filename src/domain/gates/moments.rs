@@ -1,0 +1,57 @@
+//! Learns the moments of stable's servers at all times, so that the design effect of a wave can be
+//! predicted before the wave.
+//!
+//! Invariants: pure; constant memory; of stable alone.
+
+use super::trial::{Yardstick, bucket};
+use crate::stats::arm::Arm;
+use crate::stats::design_effect::{Cells, Moments, place};
+use crate::stats::engine::{Event, What};
+use crate::stats::noninferiority::Spread;
+use std::time::Duration;
+
+/// Scores of failures, of ln µs, of answers above p99.
+#[derive(Clone, Debug, Default)]
+pub struct Learner {
+    cells: [Cells; 3],
+    all: [Spread; 3],
+}
+
+impl Learner {
+    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
+        let Event { request, what, after } = *event;
+        if request.arm != Arm::Stable || request.unit.is_none() {
+            return;
+        }
+        let failed = match what {
+            What::Answered | What::ClientError | What::Redirected => 0.0,
+            What::Failed | What::Broke => 1.0,
+            What::Arrived
+            | What::Excused
+            | What::Left { .. }
+            | What::Ended { .. }
+            | What::EndedAsClientError => return,
+        };
+        let (moment, place) = (request.at + after, place(Arm::Stable, request.server));
+        self.add(0, moment, place, failed);
+        if let Some(table) = yardstick.table.filter(|_| failed == 0.0) {
+            let us = yardstick.us(after, 1.0);
+            self.add(1, moment, place, us.ln());
+            self.add(2, moment, place, f64::from(u8::from(table.above_p99(bucket(us)))));
+        }
+    }
+
+    fn add(&mut self, of: usize, moment: Duration, place: usize, score: f64) {
+        self.cells[of].push(moment, place, 1.0, score);
+        let all = &mut self.all[of];
+        (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + score, all.squares + score * score);
+    }
+
+    /// The moments of errors, latency, tail.
+    pub fn moments(&self) -> [Moments; 3] {
+        std::array::from_fn(|i| {
+            let variance = Spread::variance(&[self.all[i], Spread::default()]);
+            self.cells[i].moments(variance)
+        })
+    }
+}

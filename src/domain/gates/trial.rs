@@ -1,0 +1,466 @@
+//! The evidence of the present wave, from the same events that the watchdog judges. It restarts
+//! with each wave.
+//!
+//! Requests are grouped by arrival in intervals, which count when they are final (a deadline after
+//! their end), and in *slots* of several intervals. A slot closes by the number of requests, never
+//! by their outcomes.
+//! Only requests whose arm the hash alone chose are compared; all of them count as requests and
+//! users.
+//!
+//! A trial covers a whole release or one of its routes, depending on the events that it receives.
+//!
+//! Invariants: pure, time is an argument; constant memory: a few numbers for each group of buckets,
+//! a sketch of users for each arm, the intervals of one deadline.
+
+mod saved;
+
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::stats::design_effect::{self, Cells};
+use crate::stats::engine::{Event, What};
+use crate::stats::histogram;
+use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::hyperloglog::{self, REGISTERS};
+use crate::stats::latency::{Ages, Table};
+use crate::stats::noninferiority::{Body, Failures, Spread, Tail, design_effect};
+use crate::stats::users::{CLUSTERS, FACTOR_MAX, Unit};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Minimum of expected requests of each arm in a slot.
+const EXPECTED_MIN: f64 = 2.0;
+/// Maximum of intervals.
+const INTERVALS_MAX: usize = 4096;
+
+/// The margins up to which `new` may be worse and still be promoted.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Margins {
+    /// A difference of shares: `0.001` is 0.1 percentage points.
+    pub errors: f64,
+    /// `0.1`: 10% slower.
+    pub latency: f64,
+    /// `0.5`: 50% more answers above stable's p99.
+    pub tail: f64,
+}
+
+impl Margins {
+    /// The limit on the ratio of answers above stable's p99.
+    pub fn tail_ratio(&self) -> f64 {
+        1.0 + self.tail
+    }
+}
+
+/// Stable's usual latency, and this user's factor: the engine's scale.
+pub struct Yardstick<'a> {
+    pub table: Option<&'a Arc<Table>>,
+    pub factor: f64,
+    /// Faster answers count as this fast.
+    pub floor: Duration,
+    /// All of `new`, or the server of this request, warms up: its latency is not compared.
+    pub is_warming: bool,
+}
+
+impl Yardstick<'_> {
+    /// The compared latency in µs, divided by `by`.
+    pub fn us(&self, after: Duration, by: f64) -> f64 {
+        let quick = (after.as_secs_f64() / by).max(self.floor.as_secs_f64());
+        (1e6 * quick / self.factor).max(1.0)
+    }
+}
+
+/// The evidence of a wave. The e-values are tempered: see [`crate::stats::noninferiority`].
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Reading {
+    /// Without requests that the client or the proxy ended.
+    pub requests: Pair,
+    pub users: Pair,
+    /// Final requests whose arm the hash alone chose, and the failed ones.
+    pub compared: Pair,
+    pub failed: Pair,
+    /// Answered, or unanswered for long enough to count; and above stable's p99.
+    pub timed: Pair,
+    pub slow: Pair,
+    pub e_errors: f64,
+    pub e_body: f64,
+    pub e_tail: f64,
+    pub design_errors: f64,
+    pub design_latency: f64,
+    pub design_tail: f64,
+    /// Standard deviation of the logarithm of single answers' latencies.
+    pub spread_latency: f64,
+    /// Distance of the share of requests to `new` from the weight, in standard deviations.
+    pub share_z: f64,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Cluster {
+    requests: u32,
+    failed: u32,
+    timed: u32,
+    slow: u32,
+    log_latency: f32,
+    arm: Option<Arm>,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Interval {
+    all: Pair,
+    arrived: Pair,
+    excused: Pair,
+    answered: Pair,
+    told_failed: Pair,
+    broke: Pair,
+    /// Requests without an outcome whose latency is not compared.
+    untimed: Pair,
+    /// With the arms swapped.
+    ages: Ages,
+    timed: Pair,
+    slow: Pair,
+    table: Option<Arc<Table>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Trial {
+    margins: Margins,
+    share: f64,
+    tick: Duration,
+    began: Duration,
+    oldest: u64,
+    intervals: VecDeque<Interval>,
+    /// Final intervals that are not bet on yet.
+    slot: Interval,
+    reading: Reading,
+    errors: Failures,
+    body: Body,
+    tail: Tail,
+    clusters: Vec<Cluster>,
+    /// Of ln µs, by arm.
+    latencies: [Spread; 2],
+    /// By server and time: of failures, of ln µs, of answers above p99.
+    cells: [Cells; 3],
+    users: [Box<[u8; REGISTERS]>; 2],
+}
+
+impl Trial {
+    pub fn new(margins: Margins, weight: Weight, tick: Duration, now: Duration) -> Trial {
+        Trial {
+            margins,
+            share: weight.ratio(),
+            tick,
+            began: now,
+            oldest: number(now, tick),
+            intervals: VecDeque::new(),
+            slot: Interval::default(),
+            reading: Reading::default(),
+            errors: Failures::new(margins.errors),
+            body: Body::default(),
+            tail: Tail::new(margins.tail_ratio()),
+            clusters: vec![Cluster::default(); CLUSTERS],
+            latencies: [Spread::default(); 2],
+            cells: Default::default(),
+            users: std::array::from_fn(|_| Box::new([0; REGISTERS])),
+        }
+    }
+
+    pub fn margins(&self) -> Margins {
+        self.margins
+    }
+
+    /// Sets edited margins. The evidence for a changed margin restarts with the requests that come
+    /// from now on; the rest is kept.
+    pub fn set_margins(&mut self, margins: Margins) {
+        let was = std::mem::replace(&mut self.margins, margins);
+        let nothing = Pair::default();
+        if was.errors != margins.errors {
+            self.errors = Failures::new(margins.errors);
+            (self.reading.compared, self.reading.failed) = (nothing, nothing);
+        }
+        if was.latency != margins.latency {
+            self.body = Body::default();
+            // Ages of `new` were divided by the old margin.
+            self.slot.table = None;
+            self.intervals.iter_mut().for_each(|interval| interval.table = None);
+        }
+        if was.tail != margins.tail {
+            self.tail = Tail::new(margins.tail_ratio());
+            (self.reading.timed, self.reading.slow) = (nothing, nothing);
+        }
+    }
+
+    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
+        let Event { request, what, after } = *event;
+        if request.at < self.began {
+            return;
+        }
+        let late = number(request.at, self.tick) < self.oldest;
+        // A failure that comes out after its interval was final is one more that failed.
+        if late && !matches!(what, What::Failed | What::Broke) {
+            return;
+        }
+        let index = if late { 0 } else { (number(request.at, self.tick) - self.oldest) as usize };
+        if index >= INTERVALS_MAX {
+            return;
+        }
+        if index >= self.intervals.len() {
+            let table = yardstick.table.cloned();
+            self.intervals
+                .resize_with(index + 1, || Interval { table: table.clone(), ..Interval::default() });
+        }
+        let (interval, arm) = (&mut self.intervals[index], request.arm);
+        match what {
+            What::Arrived => {
+                *interval.all.of(arm) += 1;
+                if let Some(unit) = request.unit {
+                    let (register, rank) = hyperloglog::register(spread(unit));
+                    let known = &mut self.users[arm.index()][register];
+                    *known = rank.max(*known);
+                }
+            }
+            What::Excused | What::Left { .. } => {
+                *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
+            }
+            What::Answered | What::ClientError | What::Redirected => {}
+            What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
+        }
+        let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
+        let cluster = &mut self.clusters[unit.cluster()];
+        cluster.arm = Some(arm);
+        let (moment, place) = (request.at + after, design_effect::place(arm, request.server));
+        let [of_failures, of_latency, of_slowness] = &mut self.cells;
+        match what {
+            What::Answered | What::ClientError | What::Redirected => {
+                of_failures.push(moment, place, 1.0, 0.0)
+            }
+            What::Failed | What::Broke => of_failures.push(moment, place, 1.0, 1.0),
+            What::Arrived
+            | What::Excused
+            | What::Left { .. }
+            | What::Ended { .. }
+            | What::EndedAsClientError => {}
+        }
+        match what {
+            What::Arrived => {
+                *interval.arrived.of(arm) += 1;
+                cluster.requests += 1;
+            }
+            What::Failed | What::Broke => {
+                cluster.failed += 1;
+                if what == What::Failed {
+                    *interval.told_failed.of(arm) += 1;
+                } else {
+                    *interval.broke.of(arm) += 1;
+                }
+                // Its request is no longer in the interval that it arrived in.
+                if late {
+                    *interval.arrived.of(arm) += 1;
+                    *interval.answered.of(arm) += u64::from(what == What::Broke);
+                }
+            }
+            What::Excused | What::Left { .. } => {
+                *interval.excused.of(arm) += 1;
+                cluster.requests = cluster.requests.saturating_sub(1);
+            }
+            What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
+            What::Ended { .. } | What::EndedAsClientError => {}
+        }
+        // A user whose usual latency is far from that of others is compared by failures alone.
+        if yardstick.factor >= FACTOR_MAX {
+            match what {
+                What::Arrived => {
+                    *interval.untimed.of(arm) += 1;
+                    if let Some(table) = &interval.table {
+                        *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
+                    }
+                }
+                What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
+                _ if late => {}
+                _ => *interval.untimed.of(arm) = interval.untimed.of(arm).saturating_sub(1),
+            }
+            return;
+        }
+        if let Some(table) = &interval.table {
+            let us = yardstick.us(after, 1.0);
+            let faster = if arm == Arm::New { yardstick.us(after, 1.0 + self.margins.latency) } else { us };
+            let group = table.group(bucket(faster));
+            match what {
+                What::Answered | What::ClientError | What::Redirected if yardstick.is_warming => {
+                    *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
+                }
+                What::Answered | What::ClientError | What::Redirected => {
+                    *interval.ages.done[group].of(other(arm)) += 1;
+                    let slow = table.above_p99(bucket(us));
+                    *interval.timed.of(arm) += 1;
+                    *interval.slow.of(arm) += u64::from(slow);
+                    let log = us.ln();
+                    cluster.timed += 1;
+                    cluster.slow += u32::from(slow);
+                    cluster.log_latency += log as f32;
+                    of_latency.push(moment, place, 1.0, log);
+                    of_slowness.push(moment, place, 1.0, f64::from(u8::from(slow)));
+                    let all = &mut self.latencies[arm.index()];
+                    (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
+                }
+                What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
+                What::Arrived
+                | What::Failed
+                | What::Broke
+                | What::Ended { .. }
+                | What::EndedAsClientError => {}
+            }
+        }
+    }
+
+    /// Advances the time: intervals count `deadline` after their end.
+    pub fn tick(&mut self, now: Duration, deadline: Duration) {
+        let deadline = deadline.min(self.tick * INTERVALS_MAX as u32);
+        let until = number(now.saturating_sub(deadline), self.tick);
+        while self.oldest < until {
+            let Some(interval) = self.intervals.pop_front() else {
+                self.oldest = until;
+                break;
+            };
+            self.oldest += 1;
+            self.settle(interval);
+        }
+    }
+
+    fn settle(&mut self, interval: Interval) {
+        self.reading.requests += interval.all;
+        let same_table = match (&self.slot.table, &interval.table) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same_table {
+            self.bet();
+        }
+        self.slot.table = interval.table.clone();
+        self.slot.add(&interval);
+        let n = self.slot.arrived.total() as f64;
+        if n * self.share >= EXPECTED_MIN && n * (1.0 - self.share) >= EXPECTED_MIN {
+            self.bet();
+        }
+    }
+
+    /// Bets on the slot, and starts the next one.
+    fn bet(&mut self) {
+        let slot = std::mem::take(&mut self.slot);
+        let mut compared = slot.arrived;
+        compared.take(slot.excused);
+        // Slow is not failed: a request without an answer is a matter of latency until it fails.
+        let mut failed = slot.told_failed;
+        failed += slot.broke;
+        let failed = failed.capped(compared);
+        self.reading.compared += compared;
+        self.reading.failed += failed;
+        self.errors.push(compared, failed);
+        let Some(table) = &slot.table else { return };
+        let mut hung = compared;
+        hung.take(slot.answered);
+        hung.take(slot.told_failed);
+        hung.take(slot.untimed);
+        let (mut timed, mut slow) = (slot.timed, slot.slow);
+        timed += hung;
+        slow += hung;
+        self.reading.timed += timed;
+        self.reading.slow += slow;
+        self.tail.push(timed, slow);
+        let ages = Ages { arrived: Pair::new(slot.arrived.stable, slot.arrived.new), ..slot.ages };
+        self.body.push(table.body(&ages));
+    }
+
+    pub fn reading(&self) -> Reading {
+        let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
+        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32, cells: &Cells| {
+            let spread = |arm: Arm| {
+                let (all, some) =
+                    of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
+                Spread { n: all, sum: some, squares: some }
+            };
+            let arms = Arm::BOTH.map(spread);
+            let by_users = design_effect(arms, |i| {
+                Box::new(of(Arm::BOTH[i]).map(move |c| (f64::from(n(c)), f64::from(bad(c)))))
+            });
+            crossed(by_users, cells, &arms)
+        };
+        let [of_failures, of_latency, of_slowness] = &self.cells;
+        let design_errors = shares(|c| c.requests, |c| c.failed.min(c.requests), of_failures);
+        let design_tail = shares(|c| c.timed, |c| c.slow, of_slowness);
+        let by_users = design_effect(self.latencies, |i| {
+            Box::new(of(Arm::BOTH[i]).map(|c| (f64::from(c.timed), f64::from(c.log_latency))))
+        });
+        let design_latency = crossed(by_users, of_latency, &self.latencies);
+        Reading {
+            users: Pair::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
+            e_errors: self.errors.e_value(design_errors),
+            e_body: self.body.e_value(design_latency),
+            e_tail: self.tail.e_value(design_tail),
+            design_errors,
+            design_latency,
+            design_tail,
+            spread_latency: Spread::variance(&self.latencies).sqrt(),
+            share_z: self.share_z(),
+            ..self.reading
+        }
+    }
+
+    fn users_of(&self, arm: Arm) -> u64 {
+        hyperloglog::estimate(self.users[arm.index()].iter().copied())
+    }
+
+    /// The z-score of the requests to `new`, given its groups of users and the number of requests
+    /// of each group.
+    fn share_z(&self) -> f64 {
+        let all = self.clusters.iter().map(|c| f64::from(c.requests));
+        let (sum, squares) = all.fold((0.0, 0.0), |(sum, squares), n| (sum + n, squares + n * n));
+        let new: f64 =
+            self.clusters.iter().filter(|c| c.arm == Some(Arm::New)).map(|c| f64::from(c.requests)).sum();
+        let variance = self.share * (1.0 - self.share) * (squares - sum * sum / CLUSTERS as f64);
+        if variance > 0.0 { (new - self.share * sum) / variance.sqrt() } else { 0.0 }
+    }
+}
+
+impl Interval {
+    fn add(&mut self, other: &Interval) {
+        self.arrived += other.arrived;
+        self.excused += other.excused;
+        self.answered += other.answered;
+        self.told_failed += other.told_failed;
+        self.broke += other.broke;
+        self.untimed += other.untimed;
+        self.timed += other.timed;
+        self.slow += other.slow;
+        let groups = self.ages.done.iter_mut().zip(&other.ages.done);
+        groups.chain(self.ages.censored.iter_mut().zip(&other.ages.censored)).for_each(|(a, b)| *a += *b);
+    }
+}
+
+/// The effects of users and of servers' moments are crossed: variances add.
+fn crossed(by_users: f64, cells: &Cells, arms: &[Spread; 2]) -> f64 {
+    by_users + cells.effect(Spread::variance(arms)) - 1.0
+}
+
+fn number(at: Duration, tick: Duration) -> u64 {
+    at.as_nanos() as u64 / (tick.as_nanos() as u64).max(1)
+}
+
+pub fn bucket(us: f64) -> usize {
+    histogram::index(us.round() as u64)
+}
+
+fn other(arm: Arm) -> Arm {
+    match arm {
+        Arm::New => Arm::Stable,
+        Arm::Stable => Arm::New,
+    }
+}
+
+/// Units are a prefix of the hash. Mixed again (SplitMix64's finaliser), they serve as a sketch's
+/// hash.
+fn spread(unit: Unit) -> u64 {
+    let mut z = u64::from(unit.index()).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

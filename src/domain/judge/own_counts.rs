@@ -1,0 +1,153 @@
+//! The judge's own counts beside the engine: redirects, long exchanges, small bodies, slow answers,
+//! and failures by user.
+//!
+//! Invariants: events are counted as they come, failures when their interval is final.
+
+use super::*;
+use crate::stats::engine::AT_ONCE;
+
+impl Judge {
+    /// Renumbers the servers of an arm; `before`: the number that each had, if any.
+    pub fn servers_renumbered(&mut self, arm: Arm, before: &[Option<u8>]) {
+        self.engine.servers_renumbered(arm, before);
+        if arm == Arm::New {
+            self.onsets.renumber(before);
+        }
+    }
+
+    /// Learns stable's values before `new` has users.
+    pub(super) fn learn_before(&mut self, now: Duration) {
+        if now.saturating_sub(self.learnt) >= RECENT && self.engine.has_had_nobody() {
+            self.learnt = now;
+            let [errors, slow] = &mut self.before;
+            errors.learn(self.failures.last());
+            slow.learn(self.slow.last());
+        }
+    }
+
+    /// The fit of the ceilings of errors and of latency for this service.
+    pub fn fitted(&self) -> [Fitted; 2] {
+        let [errors, slow] = &self.before;
+        let [errors_stated, slow_stated] = self.limits.stated;
+        [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
+    }
+
+    /// Takes events of requests, in the order of time.
+    pub fn push_all(&mut self, events: &[Event]) {
+        self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
+        self.onsets.set_slow_from(SlowFrom {
+            usual: self.engine.yardstick().map(|table| table.slow_from()),
+            max: Some(self.limits.latency_p99_max),
+        });
+        // The judge counts an event first: the engine drops the state of an exchange at its end.
+        let [redirects, long, small] = &mut self.seen;
+        for few in events.chunks(AT_ONCE) {
+            self.engine.prefetch(few);
+            for event in few {
+                let (arm, user) = (event.request.arm.index(), event.request.unit);
+                if !matches!(event.what, What::Ended { .. }) {
+                    self.onsets.push(event, |_| false);
+                }
+                if self.notice.since().is_some() {
+                    let Limits { latency_notice, latency_floor, .. } = self.limits;
+                    self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
+                }
+                let mut ends = None;
+                match event.what {
+                    What::Answered | What::ClientError => redirects[arm].came(1),
+                    What::Redirected => {
+                        redirects[arm].came(1);
+                        redirects[arm].was_bad(user);
+                    }
+                    What::Ended { size, client_slow } => {
+                        let ended = self.engine.ended(event, size, client_slow);
+                        ends = Some(ended);
+                        self.onsets.push(event, |kind| ended.counted.has(kind));
+                        long[arm].came(1);
+                        small[arm].came(1);
+                        self.small_now[arm].came(1);
+                        if ended.counted.has(Kind::Long) {
+                            long[arm].was_bad(user);
+                        }
+                        if ended.counted.has(Kind::Empty) {
+                            small[arm].was_bad(user);
+                            self.small_now[arm].was_bad(user);
+                        }
+                    }
+                    _ => {}
+                }
+                self.engine.push_with(event, ends);
+            }
+        }
+        self.own_past.hear(events);
+        self.hear_answers(events);
+        let watches = !self.engine.has_had_nobody()
+            && (self.engine.servers().warming(self.ticked).is_some() || !self.controlled());
+        self.silence.hear(events, watches, self.ticked);
+    }
+
+    /// Counts successes above the latency ceiling, except on a server that warms up or is in a
+    /// spell.
+    fn hear_answers(&mut self, events: &[Event]) {
+        let limit = self.limits.latency_p99_max;
+        for event in events {
+            if !matches!(event.what, What::Answered | What::Redirected) {
+                continue;
+            }
+            self.has_answered = true;
+            let request = &event.request;
+            if event.after <= limit {
+                self.slow.came(request.arm, 1);
+                continue;
+            }
+            let place = request.server.map(|server| Place { arm: request.arm, server });
+            let now = request.at + event.after;
+            let servers = self.engine.servers();
+            if !place.is_some_and(|place| servers.is_excused(Mark::Slow, place, request.at, now)) {
+                self.slow.came(request.arm, 1);
+                self.slow.was_bad(request.arm, request.unit);
+            }
+        }
+    }
+
+    /// The counts of the last minute. Repeated events of one account count by the rule of
+    /// `crate::domain::judge::bad_requests`.
+    pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
+        let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
+            + 2 * usize::from(signal == engine::Signal::Empty)];
+        Sample {
+            requests: Pair::new(new.requests(), stable.requests()),
+            bad: Pair::new(new.count(), stable.count()),
+        }
+    }
+}
+
+/// Clients of stable that gave up count as its failures, as in `Sum::guarded`.
+pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
+    for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
+        let (gave_up, failed) = match arm {
+            Arm::Stable => (counts.gave_up, counts.failed_stable()),
+            Arm::New => (0, counts.failed_new()),
+        };
+        failures.came(arm, (counts.requests + gave_up).saturating_sub(counts.excused + counts.spells));
+        let mut known = 0;
+        for failure in of.failures.iter().filter(|failure| failure.arm == arm && !failure.excused) {
+            failures.was_bad(arm, failure.user);
+            known += 1;
+        }
+        failures.more_were_bad(arm, (failed + gave_up).saturating_sub(known));
+    }
+    failures.close(of.end);
+}
+
+/// The interval for the window of the ceilings.
+pub(super) fn interval(of: &Final<'_>) -> Interval {
+    let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
+    Interval {
+        end: of.end,
+        requests: both(|c| c.requests.saturating_sub(c.excused)),
+        failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
+        client_errors: both(|c| c.client_errors),
+        gave_up_stable: of.stable.gave_up,
+    }
+}

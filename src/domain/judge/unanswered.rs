@@ -1,0 +1,129 @@
+//! Users of `new` who wait for an answer while slowness is no evidence: in a warm-up, and without a
+//! control.
+//!
+//! Owns the open requests of `new` in such a time.
+//! Invariants: pure; bounded by `OPEN_MAX` requests and `USERS_MAX` users, beyond which further
+//! ones are ignored.
+
+use crate::domain::judge::verdict_inputs::Silent;
+use crate::stats::arm::Arm;
+use crate::stats::engine::{Event, What};
+use crate::stats::hasher::Quick;
+use crate::stats::users::Unit;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+const OPEN_MAX: usize = 1 << 14;
+const USERS_MAX: usize = 1 << 14;
+/// A user counts as waiting, and as waiting long, beyond these and beyond the usual time.
+const WAITS: Duration = Duration::from_secs(5);
+const WAITS_LONG: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug, Default)]
+pub struct Silence {
+    open: HashMap<u64, (Unit, Duration), Quick>,
+    users: HashSet<Unit>,
+    /// When it began, and when `new` last answered.
+    since: Option<Duration>,
+    answered: Option<Duration>,
+}
+
+impl Silence {
+    /// Follows events while `watches`; otherwise resets.
+    pub fn hear(&mut self, events: &[Event], watches: bool, now: Duration) {
+        if !watches {
+            if self.since.is_some() {
+                *self = Silence::default();
+            }
+            return;
+        }
+        self.since.get_or_insert(now);
+        for event in events.iter().filter(|event| event.request.arm == Arm::New) {
+            let request = &event.request;
+            match event.what {
+                What::Arrived => {
+                    let Some(unit) = request.unit else { continue };
+                    if self.users.len() < USERS_MAX {
+                        self.users.insert(unit);
+                    }
+                    if self.open.len() < OPEN_MAX {
+                        self.open.insert(request.id, (unit, request.at));
+                    }
+                }
+                What::Ended { .. } | What::EndedAsClientError | What::Broke => {}
+                what => {
+                    self.open.remove(&request.id);
+                    let answers =
+                        matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed);
+                    if answers {
+                        self.answered = Some(request.at + event.after);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `usual`: longer answers are late; `None`: unknown, so no user waits longer than usual.
+    pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
+        let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
+        let mut waiting: HashSet<Unit> = HashSet::new();
+        let mut long: HashSet<Unit> = HashSet::new();
+        for (unit, at) in self.open.values() {
+            let waits = now.saturating_sub(*at);
+            if waits >= WAITS.max(usual) {
+                waiting.insert(*unit);
+            }
+            if waits >= WAITS_LONG.max(2 * usual) {
+                long.insert(*unit);
+            }
+        }
+        let silent = now.saturating_sub(self.answered.unwrap_or(since).max(since));
+        Silent {
+            silent_ms: silent.as_millis() as u64,
+            waiting: waiting.len() as u64,
+            waiting_long: long.len() as u64,
+            users: self.users.len() as u64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::judge::verdict_inputs::Say;
+    use crate::stats::engine::Request;
+
+    fn event(id: u64, at: u64, what: What, after: u64) -> Event {
+        let second = Duration::from_secs;
+        let request = Request {
+            id,
+            at: second(at),
+            arm: Arm::New,
+            unit: Some(Unit::from_index(id as u32)),
+            drawn: true,
+            stratum: None,
+            server: None,
+        };
+        Event { request, what, after: second(after) }
+    }
+
+    #[test]
+    fn a_new_that_answers_nobody_is_found_and_one_that_is_slow_for_a_few_is_not() {
+        let second = Duration::from_secs;
+        let mut silence = Silence::default();
+        let arrivals: Vec<Event> = (0..20).map(|id| event(id, 100, What::Arrived, 0)).collect();
+        silence.hear(&arrivals, true, second(100));
+        assert_eq!(silence.look(second(104), Some(second(1))).say(), Say::Nothing);
+        assert!(matches!(silence.look(second(106), Some(second(1))).say(), Say::Trips(_)));
+        assert_eq!(silence.look(second(106), Some(second(7))).say(), Say::Nothing, "it is usual");
+        assert_eq!(silence.look(second(106), None).say(), Say::Nothing, "nothing is known");
+        let answers: Vec<Event> = (0..18).map(|id| event(id, 100, What::Answered, 4)).collect();
+        silence.hear(&answers, true, second(104));
+        assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
+        // Others are answered in time.
+        // A tenth of the users waits for more than ten seconds, but they are only two.
+        assert_eq!(silence.look(second(111), Some(second(1))).say(), Say::Nothing);
+        silence.hear(&[], false, second(112));
+        assert_eq!(silence.look(second(112), Some(second(1))), Silent::default());
+    }
+}

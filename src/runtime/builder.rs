@@ -1,0 +1,538 @@
+//! Builds the next snapshot from a plan, the remembered state, and the previous snapshot.
+//!
+//! Invariants: only `apply` holds a [`Writer`], under its lock.
+//! Counters, servers, load and evidence are carried over from the previous snapshot by name.
+//! Ledger entries are numbered here, without gaps.
+
+use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
+use crate::config::{ReleaseStanding, Standings};
+use crate::domain::config::{Plan, Release, Target};
+use crate::domain::decide::Force;
+use crate::domain::rollout::version::VersionChange;
+use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
+use crate::domain::segment::Segment;
+use crate::domain::verdict::METHOD;
+use crate::domain::wave::Reach;
+use crate::runtime::conflicts::Bar;
+use crate::runtime::release_counters::ReleaseTally;
+use crate::runtime::routes::RouteTable;
+use crate::runtime::shared::Origin;
+use crate::runtime::shared::Source;
+use crate::stats::arm::Arm;
+use crate::stats::cohort::Weight;
+use crate::store::audit::evidence;
+use crate::store::chain;
+use crate::store::ledger::Entry;
+use crate::store::membership::{Membership, Roll};
+use crate::store::state::{Image, RECENT_MAX};
+use crate::store::state_key::StateKey;
+use crate::telemetry::clock;
+use crate::telemetry::counters::{ArmTally, OutcomeCounts};
+use crate::upstream::server::UpstreamLive;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) struct Writer {
+    pub image: Image,
+    pub source: Source,
+    pub stop_file: bool,
+    pub counts: HashMap<String, Arc<OutcomeCounts>>,
+    pub epochs: u64,
+    pub evidence: u64,
+    /// A snapshot has been made: a stage that begins from now on is not the one in the state file.
+    pub started: bool,
+    /// When each maintenance ends, by release; monotonic.
+    pub maintained: HashMap<String, Duration>,
+    /// Conflicts with a standing trip, found at start.
+    pub barred: Vec<Bar>,
+    /// The last membership recorded in the ledger, by release.
+    pub told: HashMap<String, Roll>,
+    pub key: StateKey,
+}
+
+/// The effect of a change of the weight in force on the watchdog's evidence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    Keeps,
+    StartsAfresh,
+}
+
+impl Writer {
+    pub(super) fn now(&self) -> Circumstances {
+        Circumstances { stop_file: self.stop_file }
+    }
+
+    fn memory(&self, release: &Release) -> Memory {
+        self.image.releases.get(&release.name).cloned().unwrap_or_default()
+    }
+
+    fn force(&self, release: &Release, memory: &Memory) -> (Force, Option<Hold>, State) {
+        let course = release.course();
+        let reach = memory.reach(course);
+        let (mut force, mut hold) = rollout::force(memory, reach, release.attempt, self.now());
+        if let (Some(by), None) = (self.barred_by(&release.name), &memory.trip) {
+            (force, hold) = (Force::Held, Some(Hold::Barred { by }));
+        }
+        let state = State::of(memory, course, hold.as_ref(), force);
+        (force, hold, state)
+    }
+
+    /// Records the attempt and the plan of a file.
+    /// `before`: the snapshot in force until now.
+    pub(super) fn meet(&mut self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> Step {
+        let (next, what) = self.met(plan, release, before);
+        self.image.releases.insert(release.name.clone(), next);
+        what
+    }
+
+    fn met(&self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
+        let stranger = self.stranger();
+        let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
+        let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
+        let standing = match old.map(|r| r.force) {
+            Some(Force::At(reach)) => reach,
+            Some(Force::Held) | None => Reach::NOBODY,
+        };
+        let (attempt, course) = (release.attempt, release.course());
+        let was = before.map(|_| self.version_standing(old, memory));
+        let versions = release.versions(plan);
+        let renamed = |before: &Snapshot| {
+            memory.attempt == 0 && version::takes_place(Release::removed(&before.plan, plan), &versions)
+        };
+        let change = match before {
+            Some(before) if old.is_none() && renamed(before) => VersionChange::Declared,
+            _ => memory.versions.change(&versions, attempt > memory.attempt, was),
+        };
+        let weight_edited = old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
+        let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
+        let (mut next, what) = rollout::step(memory, configured);
+        if self.stop_file {
+            next = rollout::step(&next, Input::Stop { course }).0;
+        }
+        (next, what)
+    }
+
+    /// Applies the presence of `grayling.stop` to each release.
+    pub(super) fn hold_by_stop_file(&mut self, plan: &Plan) {
+        for release in &plan.releases {
+            if let Some(memory) = self.image.releases.get_mut(&release.name) {
+                *memory = rollout::step(memory, Input::Stop { course: release.course() }).0;
+            }
+        }
+    }
+
+    /// The standing of a release, for an edit of its versions; `live`: `None` if the file did not
+    /// name it.
+    fn version_standing(&self, live: Option<&Arc<ReleaseLive>>, memory: &Memory) -> version::Standing {
+        let reach = match live.map(|r| r.force) {
+            Some(Force::At(reach)) => reach,
+            Some(Force::Held) | None => Reach::NOBODY,
+        };
+        let complete = live.is_some_and(|r| r.state == State::Complete);
+        let held = match live {
+            // Any hold, except that of a version that waits for its weight: no user has reached
+            // that one.
+            Some(live) => {
+                let waits = Some(Hold::Awaits(Awaits::NewVersion));
+                memory.guards_versions() || live.hold.is_some() && live.hold != waits
+            }
+            // The file names it again after a removal: which version earned its weight is unknown.
+            None => memory.attempt != 0,
+        };
+        version::Standing { complete, reach, held }
+    }
+
+    /// The snapshot for `plan`; counters, servers and evidence are carried over.
+    pub(super) fn assemble(
+        &mut self,
+        plan: Arc<Plan>,
+        before: Option<(&Snapshot, &[(String, Step)])>,
+        direct: &Arc<ArmTally>,
+        workers: usize,
+    ) -> Snapshot {
+        let old = before.map(|(s, _)| s);
+        let begun = |name: &str| before.is_some_and(|(_, begun)| begun.iter().any(|(n, _)| n == name));
+        let old_upstream = |name: &str| {
+            old.and_then(|s| s.upstreams.iter().find(|u| u.config.name == name)).map(Arc::as_ref)
+        };
+        let upstreams: Vec<_> = plan
+            .upstreams
+            .iter()
+            .map(|u| Arc::new(UpstreamLive::new(u.clone(), old_upstream(&u.name))))
+            .collect();
+        let mut releases = vec![];
+        for (i, release) in plan.releases.iter().enumerate() {
+            let earlier = old.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
+            let evidence = match earlier {
+                Some(e) if begun(&release.name) || e.release.salt != release.salt => Evidence::StartsAfresh,
+                _ => Evidence::Keeps,
+            };
+            let (stable, new) = (upstreams[release.stable].clone(), upstreams[release.new].clone());
+            let strata = ReleaseLive::strata(&plan, i);
+            let before = earlier.map(Arc::as_ref);
+            let live = self.release(release.clone(), before, [stable, new], strata, evidence, workers);
+            releases.push(Arc::new(live));
+        }
+        let mut counts = HashMap::new();
+        let mut counter = |key: String| -> Arc<OutcomeCounts> {
+            let kept = self.counts.get(&key).cloned();
+            counts
+                .entry(key)
+                .or_insert_with(|| kept.unwrap_or_else(|| Arc::new(OutcomeCounts::new(workers))))
+                .clone()
+        };
+        let barred =
+            |i: usize| self.barred.iter().any(|b| matches!(b, Bar::Routes(routes) if routes.contains(&i)));
+        let barred: Vec<bool> = (0..plan.routes.len()).map(barred).collect();
+        let routes = plan.routes.iter().zip(barred).map(|(route, barred)| {
+            let route_counts = match route.target {
+                Target::Release(i) => {
+                    let release = &plan.releases[i];
+                    RouteCounts::Release(Arm::BOTH.map(|arm| {
+                        Cohort::all(release)
+                            .map(|cohort| {
+                                let cohort = cohort.label(release);
+                                counter(format!(
+                                    "{}\n{}\n{cohort}\n{}",
+                                    release.name,
+                                    arm.label(),
+                                    route.name
+                                ))
+                            })
+                            .collect()
+                    }))
+                }
+                Target::Upstream(_) => RouteCounts::Upstream {
+                    counts: counter(format!("\n\n\n{}", route.name)),
+                    tally: direct.clone(),
+                },
+            };
+            let stratum = match route.target {
+                Target::Release(i) => releases[i].strata.iter().position(|name| **name == *route.name),
+                Target::Upstream(_) => None,
+            };
+            let stratum = stratum.map(|i| i as u8);
+            RouteLive {
+                name: route.name.as_str().into(),
+                target: route.target,
+                counts: route_counts,
+                barred,
+                stratum,
+            }
+        });
+        let routes = Arc::new(routes.collect());
+        self.counts = counts;
+        self.started = true;
+        Snapshot {
+            revision: old.map_or(1, |s| s.revision + 1),
+            table: Arc::new(RouteTable::new(&plan.routes)),
+            plan,
+            routes,
+            upstreams,
+            releases,
+        }
+    }
+
+    /// The same configuration, with the state in force recomputed for the releases of `which`.
+    pub(super) fn reforce(
+        &mut self,
+        before: &Snapshot,
+        workers: usize,
+        which: impl Fn(&str) -> bool,
+        evidence: Evidence,
+    ) -> Snapshot {
+        let releases = before.releases.iter().map(|old| {
+            if !which(&old.release.name) {
+                return old.clone();
+            }
+            let (stable, new, strata) = (old.stable.clone(), old.new.clone(), old.strata.clone());
+            Arc::new(self.release(old.release.clone(), Some(old), [stable, new], strata, evidence, workers))
+        });
+        Snapshot {
+            revision: before.revision,
+            plan: before.plan.clone(),
+            table: before.table.clone(),
+            routes: before.routes.clone(),
+            upstreams: before.upstreams.clone(),
+            releases: releases.collect(),
+        }
+    }
+
+    fn release(
+        &mut self,
+        release: Arc<Release>,
+        before: Option<&ReleaseLive>,
+        [stable, new]: [Arc<UpstreamLive>; 2],
+        strata: Arc<[Arc<str>]>,
+        evidence: Evidence,
+        workers: usize,
+    ) -> ReleaseLive {
+        let memory = self.memory(&release);
+        let (force, hold, state) = self.force(&release, &memory);
+        let (reach, present) = (memory.reach(release.course()), memory.present(&release.waves));
+        let keep = before.filter(|_| evidence != Evidence::StartsAfresh);
+        if let (Some(before), None) = (before, keep) {
+            before.tally.fuse.renew();
+        }
+        let evidence_id = keep.map_or_else(
+            || {
+                self.evidence += 1;
+                self.evidence
+            },
+            |b| b.evidence_id,
+        );
+        let same_epoch = keep.filter(|b| {
+            b.force == force
+                && b.strata == strata
+                && b.release.salt == release.salt
+                && b.release.watchdog.tick == release.watchdog.tick
+                && same_segments(in_force(&b.release, force), in_force(&release, force))
+                && same_segments(&b.release.excluded, &release.excluded)
+        });
+        let epoch = same_epoch.map_or_else(
+            || {
+                self.epochs += 1;
+                self.epochs
+            },
+            |b| b.epoch,
+        );
+        let named = |release: &Release, i: Option<usize>| Some(release.waves.get(i?)?.name.clone());
+        let same_stage =
+            keep.filter(|b| b.force == force && named(&b.release, b.present) == named(&release, present));
+        let stage = match same_stage {
+            Some(before) => before.stage,
+            None if !self.started && memory.stage > 0 => memory.stage,
+            // Above every entry's number, so no stage saved under this name has the same one.
+            None => 1 + memory.stage.max(before.map_or(0, |b| b.stage)).max(self.image.ledger.n),
+        };
+        let mut complete_since_ms = None;
+        if let Some(memory) = self.image.releases.get_mut(&release.name) {
+            memory.stage = stage;
+            memory.note_complete(state, clock::at_ms());
+            complete_since_ms = memory.complete_since_ms;
+        }
+        let maintenance = memory.maintenance.map(|of| {
+            let until = self.maintained.entry(release.name.clone());
+            let until = *until.or_insert_with(|| clock::now() + of.left(clock::at_ms()));
+            (of, until)
+        });
+        let header = http::HeaderValue::from_str(&release.name);
+        ReleaseLive {
+            tally: before.map_or_else(|| Arc::new(ReleaseTally::new(workers)), |b| b.tally.clone()),
+            // The config check ensures that names are valid header values.
+            header: header.unwrap_or(http::HeaderValue::from_static("unnamed")),
+            release,
+            force,
+            hold,
+            state,
+            reach,
+            present,
+            finished: memory.progress.is_some_and(|p| p.finished),
+            paused: memory.pause.is_some(),
+            maintenance,
+            stage,
+            complete_since_ms,
+            stable,
+            new,
+            epoch,
+            strata,
+            evidence_id,
+        }
+    }
+
+    /// Ledger entries for the changes of a reload.
+    pub(super) fn changes(
+        &mut self,
+        before: &Snapshot,
+        after: &Snapshot,
+        begun: &[(String, Step)],
+    ) -> Vec<Entry> {
+        let mut entries = vec![];
+        for release in &after.releases {
+            let name = &release.release.name;
+            let old = before.releases.iter().find(|r| r.release.name == *name);
+            let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
+            let weight_after = release.force.weight();
+            let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
+            let held = |r: &ReleaseLive| r.force == Force::Held;
+            let hold_changed = old.is_some_and(|old| held(old) != held(release));
+            let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
+            let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
+            let kind = if begun == Some(Step::Rearmed) {
+                "attempt"
+            } else if begun == Some(Step::VersionBegun) {
+                "version"
+            } else if weight_before != weight_after || configured || hold_changed {
+                "weight"
+            } else if self.told.get(name) != Some(&roll) {
+                "membership"
+            } else {
+                continue;
+            };
+            let mut detail = match kind {
+                "membership" => {
+                    "the file says otherwise who is in new: its salt, the segments, or how ids are read"
+                        .to_owned()
+                }
+                "attempt" => {
+                    format!("attempt {}: armed again, evidence starts afresh", release.release.attempt)
+                }
+                "version" => {
+                    format!(
+                        "another version: {}; evidence starts afresh",
+                        release.release.versions(&after.plan)
+                    )
+                }
+                _ => release.told(),
+            };
+            let servers = release.release.versions(&after.plan);
+            let was = old.map(|old| old.release.versions(&before.plan));
+            if kind == "attempt" && was.is_some_and(|was| was.change(&servers, true, None).is_another()) {
+                detail.push_str(&format!("; another version: {servers}"));
+            }
+            if let Some(hold) = &release.hold {
+                detail.push_str(&format!("; in force {weight_after}: {}", hold.explain(name)));
+            }
+            let entry = Entry {
+                weight_before: Some(weight_before.percent()),
+                weight_after: Some(weight_after.percent()),
+                ..self.entry(kind, Some(&release.release), &file_origin(), detail)
+            };
+            entries.push(self.record(entry, after));
+        }
+        for old in &before.releases {
+            if !after.releases.iter().any(|r| r.release.name == old.release.name) {
+                let entry = Entry {
+                    weight_before: Some(old.force.weight().percent()),
+                    weight_after: Some(0.0),
+                    ..self.entry(
+                        "removed",
+                        Some(&old.release),
+                        &file_origin(),
+                        "not in the file any more".into(),
+                    )
+                };
+                entries.push(self.record(entry, after));
+            }
+        }
+        entries
+    }
+
+    pub(super) fn entry(
+        &self,
+        kind: &str,
+        release: Option<&Release>,
+        origin: &Origin,
+        detail: String,
+    ) -> Entry {
+        Entry {
+            n: 0,
+            at: clock::rfc3339(clock::at_ms()),
+            release: release.map(|r| r.name.clone()),
+            attempt: release.map(|r| r.attempt),
+            kind: kind.to_owned(),
+            cause: None,
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone(),
+            detail,
+            weight_before: None,
+            weight_after: None,
+            held: None,
+            under_way: None,
+            membership: None,
+            evidence: Value::Null,
+            method: None,
+            prev: String::new(),
+            hash: String::new(),
+            rebuilt: false,
+        }
+    }
+
+    /// The state of each release.
+    pub(super) fn standings(&self, now: &Snapshot) -> Standings {
+        let mut releases: BTreeMap<String, ReleaseStanding> = BTreeMap::new();
+        for (name, memory) in &self.image.releases {
+            let standing = ReleaseStanding { memory: memory.clone(), ..ReleaseStanding::default() };
+            releases.insert(name.clone(), standing);
+        }
+        for live in &now.releases {
+            let standing = releases.entry(live.release.name.clone()).or_default();
+            if let Force::At(reach) = live.force {
+                standing.reach = reach;
+            }
+            standing.version = self.version_standing(Some(live), &standing.memory);
+            standing.barred_by = self.barred_by(&live.release.name);
+        }
+        Standings { releases, stranger: self.stranger(), now: self.now() }
+    }
+
+    fn barred_by(&self, name: &str) -> Option<String> {
+        self.barred.iter().find_map(|bar| match bar {
+            Bar::Release { name: barred, by } if barred == name => Some(by.clone()),
+            _ => None,
+        })
+    }
+
+    /// The initial memory of a release without any.
+    fn stranger(&self) -> Memory {
+        Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() }
+    }
+
+    /// Records the membership from here on, numbers an entry, chains it to the previous one, and
+    /// keeps it among the latest.
+    /// `next`: the snapshot that comes into force with it.
+    pub(super) fn record(&mut self, mut entry: Entry, next: &Snapshot) -> Entry {
+        let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
+        match (next.releases.iter().find(named), &entry.release) {
+            (Some(live), Some(name)) => {
+                let held = live.force == Force::Held;
+                entry.held = Some(held);
+                entry.under_way = live.tally.under_way.found_by_hold(held);
+                let (release, identity) = (&live.release, &next.plan.identity);
+                let roll = Roll::of(release, live.reach, identity);
+                if self.told.get(name) != Some(&roll) {
+                    self.told.insert(name.clone(), roll);
+                    entry.membership = Some(Membership::of(release, live.reach, identity, &self.key));
+                }
+            }
+            (None, Some(name)) => {
+                entry.held = Some(true);
+                self.told.remove(name);
+            }
+            (_, None) => {}
+        }
+        entry.method = evidence::has_verdict(&entry.evidence).then_some(METHOD);
+        entry.n = self.image.ledger.n.saturating_add(1);
+        // Numbers, words and lists of them always serialize.
+        if chain::seal(&mut entry, &self.image.ledger.hash).is_ok() {
+            self.image.ledger.hash = entry.hash.clone();
+        }
+        self.image.ledger.n = entry.n;
+        if let Some(memory) = entry.release.as_ref().and_then(|name| self.image.releases.get_mut(name)) {
+            memory.number(entry.n);
+        }
+        let recent = &mut self.image.recent;
+        recent.push(entry.clone());
+        let excess = recent.len().saturating_sub(RECENT_MAX);
+        recent.drain(..excess);
+        entry
+    }
+}
+
+/// The segments that are in `new` now.
+fn in_force(release: &Release, force: Force) -> &[Arc<Segment>] {
+    match force {
+        Force::Held => &[],
+        Force::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
+    }
+}
+
+fn same_segments(a: &[Arc<Segment>], b: &[Arc<Segment>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same(b))
+}
+
+pub(super) fn file_origin() -> Origin {
+    Origin { actor: "file".into(), reason: None }
+}

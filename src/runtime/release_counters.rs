@@ -1,0 +1,93 @@
+//! All counts of one release: of both arms, of connections to `new`, of failed users.
+//!
+//! Invariant: they outlive every snapshot that names the release.
+
+use crate::domain::breaker::{Blown, Fuse};
+use crate::stats::arm::Arm;
+use crate::store::failed_users::FailedUsers;
+use crate::telemetry::clock;
+use crate::telemetry::counters::{ArmTally, Counter, PerWorker};
+use crate::telemetry::under_way::UnderWay;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// All counts of one release; it outlives every snapshot that names the release.
+pub struct ReleaseTally {
+    pub arms: [ArmTally; 2],
+    pub user_id_missing: PerWorker<Counter>,
+    pub fuse: FuseBox,
+    pub failed: FailedUsers,
+    pub under_way: UnderWay,
+}
+
+/// The fuse of a release, shared by the workers: a lock where connections to `new` fail, one load
+/// where they succeed.
+#[derive(Default)]
+pub struct FuseBox {
+    fuse: Mutex<Fuse>,
+    /// There are refusals to clear.
+    strained: AtomicBool,
+    /// `now_ms` of the first refusal in a row.
+    since_ms: AtomicU64,
+}
+
+impl FuseBox {
+    /// `new` accepted a connection, or answered.
+    pub fn connected(&self) {
+        if self.strained.load(Relaxed) {
+            let mut fuse = self.lock();
+            fuse.connected();
+            self.strained.store(false, Relaxed);
+        }
+    }
+
+    /// Resets the fuse, because new evidence begins.
+    pub fn renew(&self) {
+        *self.lock() = Fuse::default();
+        self.strained.store(false, Relaxed);
+    }
+
+    /// A server refused a connection; `out`: which of all servers get no request; `stable_alive`:
+    /// when stable last answered.
+    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
+        let mut fuse = self.lock();
+        if fuse.servers() != out.len() {
+            *fuse = Fuse::new(out.len());
+        }
+        if !self.strained.swap(true, Relaxed) {
+            self.since_ms.store(clock::now_ms(), Relaxed);
+        }
+        fuse.refused(server, out, clock::now(), stable_alive)
+    }
+
+    /// Stable answered: were the refusals already enough?
+    pub fn judge(&self, stable_alive: Option<Duration>) -> Option<Blown> {
+        self.lock().judge(clock::now(), stable_alive)
+    }
+
+    /// Monotonic time of the first refusal in a row.
+    pub fn since(&self) -> Duration {
+        Duration::from_millis(self.since_ms.load(Relaxed))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fuse> {
+        self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ReleaseTally {
+    pub fn new(workers: usize) -> Self {
+        ReleaseTally {
+            arms: [ArmTally::new(workers), ArmTally::new(workers)],
+            user_id_missing: PerWorker::new(workers, Counter::default),
+            fuse: FuseBox::default(),
+            failed: FailedUsers::default(),
+            under_way: UnderWay::new(workers),
+        }
+    }
+
+    pub fn arm(&self, arm: Arm) -> &ArmTally {
+        &self.arms[arm.index()]
+    }
+}

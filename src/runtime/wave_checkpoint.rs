@@ -1,0 +1,337 @@
+//! The data that a restart needs to continue the current wave: its time and its evidence.
+//!
+//! `wave-RELEASE.bin` in the state directory, written every few seconds by the watchdog, without
+//! fsync. A restart loses the time since the last write. A power cut may lose the file, and the
+//! wave then bakes again.
+//!
+//! Invariants: a checkpoint applies to one stage of one attempt, wave and reach, or not at all.
+//! Another version begins another stage, so the servers are not part of the key. A checkpoint that
+//! is damaged, of another format, newer than the state file or impossible is not used, and the
+//! reason is reported. No wall clock is read or written: time is the sum of what processes have
+//! counted.
+
+use super::snapshot::ReleaseLive;
+use crate::domain::decide::Force;
+use crate::domain::gates::critical_route::{Critical, Kept};
+use crate::domain::gates::trial::{Margins, Trial};
+use crate::domain::rollout::wave_controller::Spent;
+use crate::domain::wave::Reach;
+use crate::stats::codec::{Eye, Pen};
+use crate::stats::cohort::Weight;
+use crate::stats::engine::STRATA_MAX;
+use crate::store::checkpoints;
+use std::path::Path;
+use std::time::Duration;
+
+/// The number is the version of the format and of the method.
+/// A change of either makes earlier files unreadable.
+const MAGIC: &[u8] = b"grayling-wave 2\n";
+
+pub struct Checkpoint {
+    pub spent: Spent,
+    /// Under the margins in force when it was written.
+    pub trial: Option<Trial>,
+    /// The critical routes when it was written.
+    pub critical: Vec<Kept>,
+}
+
+/// Why a wave bakes again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("nothing was saved of it")]
+    Nothing,
+    #[error("what was saved of it is damaged, or of another version of grayling")]
+    Unreadable,
+    #[error("what was saved is of another wave, plan or attempt")]
+    Another,
+    #[error("what was saved is newer than the state file; was that restored from a copy?")]
+    Newer,
+    #[error("what was saved cannot be true")]
+    Impossible,
+    #[error("the evidence against `new` stood at a rollback when it was saved")]
+    Tripping,
+}
+
+/// Reads the checkpoint of the stage that `release` is in.
+pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoint, Unusable> {
+    let file = checkpoints::wave_file(&release.release.name);
+    let bytes =
+        directory.and_then(|directory| checkpoints::read(directory, &file)).ok_or(Unusable::Nothing)?;
+    parse(&bytes, &Wanted::of(release))
+}
+
+/// `e_value`: the watchdog's evidence against `new`.
+pub fn render(
+    release: &ReleaseLive,
+    spent: &Spent,
+    trial: Option<&Trial>,
+    critical: &[Critical],
+    e_value: f64,
+) -> Vec<u8> {
+    write(&Key::of(release), spent, trial, critical, e_value)
+}
+
+fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical], e_value: f64) -> Vec<u8> {
+    let mut pen = Pen::with(MAGIC);
+    key.write(&mut pen);
+    pen.f64(e_value.clamp(0.0, f64::MAX));
+    for time in [spent.watched, spent.open, spent.held] {
+        pen.u64(time.as_micros() as u64);
+    }
+    pen.u32(u32::from(trial.is_some()));
+    if let Some(trial) = trial {
+        let Margins { errors, latency, tail } = trial.margins();
+        pen.f64s(&[errors, latency, tail]);
+        trial.save(&mut pen);
+        pen.u64(critical.len() as u64);
+        critical.iter().for_each(|route| route.save(&mut pen));
+    }
+    pen.finish()
+}
+
+fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
+    let mut eye = Eye::open_with(MAGIC, bytes).ok_or(Unusable::Unreadable)?;
+    Key::read(&mut eye).ok_or(Unusable::Unreadable)?.fits(&wanted.key)?;
+    let (e_value, spent) = times(&mut eye).ok_or(Unusable::Impossible)?;
+    if e_value >= 1.0 / wanted.alpha {
+        return Err(Unusable::Tripping);
+    }
+    let (trial, critical) = trials(&mut eye, wanted).ok_or(Unusable::Impossible)?;
+    Ok(Checkpoint { spent, trial, critical })
+}
+
+/// The key and limits that a checkpoint must match.
+struct Wanted {
+    key: Key,
+    alpha: f64,
+    /// The weight of the current wave, if there is one to judge.
+    weight: Option<Weight>,
+    tick: Duration,
+}
+
+impl Wanted {
+    fn of(release: &ReleaseLive) -> Wanted {
+        let of = &release.release.watchdog;
+        Wanted {
+            key: Key::of(release),
+            alpha: of.alpha,
+            weight: release.wave().filter(|_| !release.finished).map(|wave| wave.until_complete.weight),
+            tick: of.tick,
+        }
+    }
+}
+
+/// Identifies the stage that a checkpoint belongs to.
+#[derive(Clone, PartialEq, Debug)]
+struct Key {
+    name: String,
+    salt: String,
+    attempt: u64,
+    stage: u64,
+    /// Empty: before the first wave.
+    wave: String,
+    /// The weight in force.
+    weight: u32,
+    segments: u64,
+    held: bool,
+}
+
+impl Key {
+    fn of(release: &ReleaseLive) -> Key {
+        let of = &release.release;
+        let (reach, held) = match release.force {
+            Force::At(reach) => (reach, false),
+            Force::Held => (Reach::NOBODY, true),
+        };
+        Key {
+            name: of.name.clone(),
+            salt: of.salt_text.clone(),
+            attempt: of.attempt,
+            stage: release.stage,
+            wave: release.wave().map_or_else(String::new, |wave| wave.name.clone()),
+            weight: reach.weight.parts(),
+            segments: reach.segments as u64,
+            held,
+        }
+    }
+
+    fn write(&self, pen: &mut Pen) {
+        pen.text(&self.name);
+        pen.text(&self.salt);
+        pen.u64(self.attempt);
+        pen.u64(self.stage);
+        pen.text(&self.wave);
+        pen.u32(self.weight);
+        pen.u64(self.segments);
+        pen.u32(u32::from(self.held));
+    }
+
+    fn read(eye: &mut Eye<'_>) -> Option<Key> {
+        let (name, salt) = (eye.text()?, eye.text()?);
+        let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
+        let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
+        Some(Key { name, salt, attempt, stage, wave, weight, segments, held })
+    }
+
+    fn fits(&self, wanted: &Key) -> Result<(), Unusable> {
+        if (self.attempt, self.stage) > (wanted.attempt, wanted.stage) {
+            return Err(Unusable::Newer);
+        }
+        if wanted == self { Ok(()) } else { Err(Unusable::Another) }
+    }
+}
+
+fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
+    let e_value = eye.f64()?;
+    let mut time = || eye.u64().map(Duration::from_micros);
+    let spent = Spent { watched: time()?, open: time()?, held: time()? };
+    spent.is_plausible().then_some((e_value, spent))
+}
+
+/// `None`: unreadable. `Some((None, []))`: none for this wave.
+fn trials(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
+    if eye.u32()? == 0 {
+        return eye.end().map(|()| (None, vec![]));
+    }
+    let mut numbers = [0.0; 3];
+    eye.logs(&mut numbers)?;
+    let sound = |margin: &f64| *margin > 0.0 && *margin <= 1.0;
+    numbers.iter().all(sound).then_some(())?;
+    let [errors, latency, tail] = numbers;
+    let margins = Margins { errors, latency, tail };
+    let Some(weight) = wanted.weight else { return Some((None, vec![])) };
+    let (tick, now) = (wanted.tick, crate::telemetry::clock::now());
+    let trial = Trial::restore(margins, weight, tick, now, eye)?;
+    let routes = eye.length(1).filter(|routes| *routes <= STRATA_MAX)?;
+    let kept = (0..routes).map(|_| Kept::restore(margins, weight, tick, now, eye));
+    let kept = kept.collect::<Option<Vec<_>>>()?;
+    eye.end().map(|()| (Some(trial), kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
+
+    fn key() -> Key {
+        Key {
+            name: "billing".into(),
+            salt: "billing".into(),
+            attempt: 2,
+            stage: 40,
+            wave: "5%".into(),
+            weight: 50_000,
+            segments: 1,
+            held: false,
+        }
+    }
+
+    fn wanted(key: Key) -> Wanted {
+        let tick = Duration::from_millis(100);
+        Wanted { key, alpha: 0.001, weight: Some(Weight::from_parts(50_000)), tick }
+    }
+
+    fn trial() -> Trial {
+        Trial::new(MARGINS, Weight::from_parts(50_000), Duration::from_millis(100), Duration::ZERO)
+    }
+
+    fn routes() -> [Critical; 1] {
+        let mut refunds = Critical::new("refunds".into(), 1);
+        refunds.trial = Some(trial());
+        [refunds]
+    }
+
+    fn spent() -> Spent {
+        Spent { watched: 192 * MINUTE, open: 200 * MINUTE, held: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_checkpoint_is_of_one_stage_and_of_no_other() {
+        let bytes = write(&key(), &spent(), Some(&trial()), &routes(), 0.5);
+        let found = |key: Key| parse(&bytes, &wanted(key)).map(|found| (found.spent, found.trial.is_some()));
+        assert_eq!(found(key()), Ok((spent(), true)));
+        type Edit = (fn(&mut Key), Unusable);
+        let others: [Edit; 10] = [
+            (|k| k.name = "invoices".into(), Unusable::Another),
+            (|k| k.salt = "other".into(), Unusable::Another),
+            (|k| k.attempt = 3, Unusable::Another),
+            (|k| k.attempt = 1, Unusable::Newer),
+            (|k| k.stage = 41, Unusable::Another),
+            (|k| k.stage = 39, Unusable::Newer),
+            (|k| k.wave = "20%".into(), Unusable::Another),
+            (|k| k.weight = 60_000, Unusable::Another),
+            (|k| k.segments = 2, Unusable::Another),
+            (|k| k.held = true, Unusable::Another),
+        ];
+        for (change, why) in others {
+            let mut other = key();
+            change(&mut other);
+            assert_eq!(found(other.clone()).err(), Some(why), "{other:?}");
+        }
+        let found = parse(&bytes, &wanted(key())).unwrap();
+        assert_eq!(found.trial.map(|trial| trial.margins()), Some(MARGINS));
+        assert_eq!(found.critical.iter().map(|kept| &*kept.name).collect::<Vec<_>>(), ["refunds"]);
+        let tripping = write(&key(), &spent(), None, &[], 1000.0);
+        assert_eq!(parse(&tripping, &wanted(key())).err(), Some(Unusable::Tripping));
+    }
+
+    #[test]
+    fn impossible_times_are_not_used() {
+        let possible = spent();
+        for impossible in [
+            Spent { watched: possible.open + MINUTE, ..possible },
+            Spent { held: possible.open + MINUTE, ..possible },
+            Spent { open: Duration::from_secs(1 << 40), ..possible },
+        ] {
+            let bytes = write(&key(), &impossible, None, &[], 0.0);
+            assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Impossible), "{impossible:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_saved_is_read_again_and_a_damaged_file_is_nothing(
+            times in prop::array::uniform3(0u64..1 << 50), with_trial: bool,
+            at: prop::sample::Index, flip in 1u8.., cut: prop::sample::Index,
+        ) {
+            let [a, b, c] = times.map(Duration::from_micros);
+            let spent = Spent { watched: a.min(b), open: b, held: c.min(b) };
+            let trial = with_trial.then(trial);
+            let mut bytes = write(&key(), &spent, trial.as_ref(), &routes(), 0.0);
+            let found = parse(&bytes, &wanted(key())).map(|f| (f.spent, f.trial.is_some()));
+            let expected = if spent.is_plausible() { Ok((spent, with_trial)) } else { Err(Unusable::Impossible) };
+            prop_assert_eq!(found, expected);
+            let short = &bytes[..cut.index(bytes.len())];
+            prop_assert_eq!(parse(short, &wanted(key())).err(), Some(Unusable::Unreadable));
+            let i = at.index(bytes.len());
+            bytes[i] ^= flip;
+            prop_assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Unreadable));
+        }
+
+        /// Any bytes under a valid checksum (another version's, or an editor's) cause no panic, and
+        /// give possible values only.
+        #[test]
+        fn any_bytes_under_a_good_checksum_are_understood_or_refused(
+            body in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index, with_trial: bool,
+        ) {
+            let trial = with_trial.then(trial);
+            let whole = write(&key(), &spent(), trial.as_ref(), &routes(), 0.0);
+            let (kept, _) = whole.split_at(whole.len() - 8);
+            let at = MAGIC.len() + at.index(kept.len() - MAGIC.len());
+            let mut bytes = kept.to_vec();
+            bytes.truncate(at.max(kept.len().saturating_sub(body.len())).max(at));
+            let end = (at + body.len()).min(bytes.len());
+            bytes[at..end].copy_from_slice(&body[..end - at]);
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes);
+            bytes.extend(sum.to_le_bytes());
+            if let Ok(found) = parse(&bytes, &wanted(key())) {
+                prop_assert!(found.spent.is_plausible());
+                let reading = found.trial.map(|trial| trial.reading()).unwrap_or_default();
+                prop_assert!(reading.e_errors.is_finite() && reading.e_body.is_finite() && reading.e_tail.is_finite());
+            }
+        }
+    }
+}

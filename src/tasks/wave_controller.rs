@@ -1,0 +1,79 @@
+//! The wave controller: several times a second it checks, for each release with a plan, whether the
+//! next wave may open.
+//! The logic is in `domain` (`rollout::climb`, `gate`); this file only collects its input and
+//! forwards its decisions.
+//!
+//! Invariants: durations are monotonic. Figures that the watchdog has not updated for a while are
+//! not used. Waves open only through the one writer, which checks again that the stage is the same.
+
+use crate::domain::gates::Input;
+use crate::domain::rollout::wave_controller::{Act, Climb, Standing};
+use crate::runtime::gate_inputs::{door, proof};
+use crate::runtime::shared::{Live, Phase, Shown};
+use crate::telemetry::clock;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PERIOD: Duration = Duration::from_millis(200);
+
+/// Runs until it is dropped.
+pub async fn run(live: Arc<Live>) {
+    let mut climbs = BTreeMap::new();
+    let mut period = tokio::time::interval(PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        // No decisions while the proxy starts or stops.
+        if live.gauges.phase() != Phase::Serving {
+            continue;
+        }
+        look(&live, &mut climbs, clock::now(), clock::at_ms());
+    }
+}
+
+fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms: i64) {
+    let snapshot = live.snapshot();
+    let planned =
+        |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
+    climbs.retain(|name, _| planned(name));
+    let durable = live.state_error().is_none();
+    for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
+        let name = &release.release.name;
+        let climb = climbs.entry(name.clone()).or_insert_with(|| Climb::new(release.stage, now));
+        // No judgement before the watchdog has started this stage.
+        let shown = live
+            .views()
+            .get(name)
+            .and_then(|view| view.shown.clone())
+            .filter(|shown| shown.stage == release.stage);
+        let (watched, before) = shown.as_ref().map(|shown| (shown.watched, shown.before)).unwrap_or_default();
+        let standing = Standing {
+            stage: release.stage,
+            waves: &release.release.waves,
+            present: release.present,
+            finished: release.finished,
+            held: release.hold.is_some(),
+            paused: release.paused || release.maintenance.is_some(),
+            watched,
+            before,
+        };
+        let proof = match (release.wave(), &shown) {
+            (Some(wave), Some(Shown { reading: Some(_), .. })) => {
+                live.views().get(name).map(|view| Some(proof(release, wave, view, now)))
+            }
+            (None, Some(_)) => Some(None),
+            _ => None,
+        };
+        let barred_by = live.barred_by(release);
+        let input = proof.map(|proof| Input { proof, door: door(release, at_ms), durable, barred_by });
+        let outlook = climb.look(&standing, input, now);
+        if outlook.act != Act::Wait {
+            // If the stage is over by now, the next look handles the next one.
+            let _ = live.advance(name, release.stage, &outlook);
+        }
+        if let Some(view) = live.views().get_mut(name) {
+            view.outlook = Some((release.stage, outlook));
+        }
+    }
+}

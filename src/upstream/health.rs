@@ -1,0 +1,172 @@
+//! One health probe of one server: a connection of its own, one GET, its status.
+//!
+//! Invariants: it uses the addresses, TLS and HTTP version of a request, but none of its counters.
+//! It takes at most its time-out and reads at most `BODY_BYTES` of the response.
+//! It leaves no connection and no task behind, also when it is dropped.
+//! A local failure, a late wake-up or an unresolved name is no verdict on the server.
+
+use super::pool::{HEAD_BYTES, NoConnection, Stood, connect};
+use crate::domain::config::{Health, Protocol};
+use crate::upstream::server::ServerLive;
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::io;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+/// More of a response is not read: the status is known, and the connection is closed.
+const BODY_BYTES: usize = 64 << 10;
+/// A time-out noticed later than this is blamed on this machine.
+const LATE: Duration = Duration::from_millis(100);
+/// A reason must fit into a log line.
+const WHY_CHARS: usize = 200;
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Probed {
+    Well,
+    /// The reason, as text for the log.
+    Sick(String),
+    /// No verdict.
+    Unknown,
+}
+
+enum Failed {
+    Local,
+    TooLate,
+    Sick(String),
+}
+
+pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> Probed {
+    if server.addresses.load().is_empty() {
+        return Probed::Unknown;
+    }
+    let until = Instant::now() + within;
+    let asked = timeout_at(until, ask(server, health, within)).await;
+    match asked.unwrap_or(Err(Failed::TooLate)) {
+        Ok(status) if status.is_success() => Probed::Well,
+        // A redirect is a failure: its target is not this server.
+        Ok(status) => Probed::Sick(format!("status {}", status.as_u16())),
+        Err(Failed::TooLate) if until.elapsed() <= LATE => {
+            Probed::Sick(format!("timed out after {within:?}"))
+        }
+        Err(Failed::TooLate | Failed::Local) => Probed::Unknown,
+        Err(Failed::Sick(why)) => Probed::Sick(why.chars().take(WHY_CHARS).collect()),
+    }
+}
+
+async fn ask(server: &ServerLive, health: &Health, within: Duration) -> Result<StatusCode, Failed> {
+    let stood = connect(server, within).await.map_err(|why| match why {
+        NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels => Failed::Local,
+        NoConnection::Unreachable(error) => match error.kind() {
+            io::ErrorKind::TimedOut => Failed::TooLate,
+            io::ErrorKind::ConnectionRefused => Failed::Sick("refused".into()),
+            _ => Failed::Sick(error.to_string()),
+        },
+    })?;
+    match stood {
+        Stood::Plain(stream) => ask_over(server, health, stream).await,
+        Stood::Tls(stream) => ask_over(server, health, *stream).await,
+    }
+}
+
+async fn ask_over<S>(server: &ServerLive, health: &Health, stream: S) -> Result<StatusCode, Failed>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let broken = |e: hyper::Error| Failed::Sick(format!("no answer: {e}"));
+    let request = Request::get(health.path.as_str()).header(USER_AGENT, "grayling-health");
+    let invalid = |e: http::Error| Failed::Sick(format!("it cannot be asked: {e}"));
+    // Aborts the connection's task when this exchange ends.
+    let mut connections = JoinSet::new();
+    let answer = match server.protocol {
+        Protocol::Http1 => {
+            let request = request.header(HOST, &server.authority).header(CONNECTION, "close");
+            let request = request.body(Empty::<Bytes>::new()).map_err(invalid)?;
+            let handshake =
+                http1::Builder::new().max_buf_size(HEAD_BYTES as usize).handshake(TokioIo::new(stream));
+            let (mut sender, connection) = handshake.await.map_err(broken)?;
+            connections.spawn(connection);
+            sender.send_request(request).await
+        }
+        Protocol::Http2 => {
+            let target = Uri::builder()
+                .scheme(server.server.scheme.as_str())
+                .authority(server.authority.as_bytes())
+                .path_and_query(health.path.clone());
+            let request = request.uri(target.build().map_err(invalid)?);
+            let request = request.body(Empty::<Bytes>::new()).map_err(invalid)?;
+            let handshake = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_header_list_size(HEAD_BYTES)
+                .handshake(TokioIo::new(stream));
+            let (mut sender, connection) = handshake.await.map_err(broken)?;
+            connections.spawn(connection);
+            sender.send_request(request).await
+        }
+    };
+    let (head, mut body) = answer.map_err(broken)?.into_parts();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        read += frame.map_err(broken)?.data_ref().map_or(0, Bytes::len);
+        if read > BODY_BYTES {
+            break;
+        }
+    }
+    Ok(head.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::config::{Scheme, Server, Transport, Upstream};
+    use crate::upstream::server::UpstreamLive;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_name_that_was_never_resolved_says_nothing_of_its_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health { path: "/healthz".parse().unwrap(), interval: Duration::from_secs(1) };
+        let second = Duration::from_secs(1);
+        let upstream = Upstream {
+            name: "u".into(),
+            servers: vec![Server {
+                scheme: Scheme::Http,
+                host: "billing.internal".into(),
+                port: address.port(),
+            }],
+            connect_timeout: second,
+            response_timeout: second,
+            idle_timeout: second,
+            total_timeout: None,
+            connection_idle: second,
+            http2_ping: None,
+            connections_max: 1,
+            requests_in_flight_max: 1,
+            transport: Transport { protocol: Protocol::Http1, tls: None },
+            health: Some(health.clone()),
+            scrapes: vec![],
+        };
+        let upstream = UpstreamLive::new(Arc::new(upstream), None);
+        let server = &upstream.servers[0];
+        assert_eq!(probe(server, &health, second).await, Probed::Unknown);
+        // With an address it is probed there.
+        server.addresses.store(Arc::new(vec![address]));
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        });
+        assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Well);
+        // The listener is closed by now.
+        assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Sick("refused".into()));
+    }
+}
