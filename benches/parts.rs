@@ -13,8 +13,8 @@ use grayling::runtime::event_ring::{Arrival, Feed};
 use grayling::runtime::routes::RouteTable;
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
-use grayling::stats::engine::{Engine, Event, Request, Settings, What};
-use grayling::stats::users::{Baseline, Unit};
+use grayling::stats::engine::{Engine, EngineSettings, EventKind, RequestEvent, RequestStart};
+use grayling::stats::users::{Baseline, UserUnit};
 use grayling::telemetry::counters::ArmTally;
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::Empty;
@@ -160,7 +160,7 @@ fn counting(c: &mut Criterion) {
         epoch: 1,
         at: Duration::from_secs(1),
         arm: Arm::New,
-        unit: Some(Unit::from_index(7)),
+        unit: Some(UserUnit::from_index(7)),
         drawn: true,
         stratum: None,
         server: None,
@@ -169,7 +169,7 @@ fn counting(c: &mut Criterion) {
         let mut n = 0;
         b.iter(|| {
             if let Some(mut ticket) = feed.arrive(0, black_box(&arrival)) {
-                feed.tell(0, &mut ticket, What::Answered, Duration::from_secs(1));
+                feed.tell(0, &mut ticket, EventKind::Answered, Duration::from_secs(1));
                 feed.leave(0, ticket);
             }
             n += 1;
@@ -185,7 +185,7 @@ fn counting(c: &mut Criterion) {
 /// A tick of 100 ms at 10,000 requests a second.
 fn ticking(c: &mut Criterion) {
     const TICK: Duration = Duration::from_millis(100);
-    let settings = Settings {
+    let settings = EngineSettings {
         alpha: 0.001,
         tick: TICK,
         latency_tolerance: 0.2,
@@ -203,14 +203,14 @@ fn ticking(c: &mut Criterion) {
             for n in 0..1000u32 {
                 id += 1;
                 let hash = UserSet::hash(&(id % 50_000).to_le_bytes());
-                let unit = Unit::of_hash(hash);
+                let unit = UserUnit::of_hash(hash);
                 let arm = if hash >> 32 < u64::from(u32::MAX) / 5 { Arm::New } else { Arm::Stable };
                 let at = now + TICK * n / 1000;
                 let request =
-                    Request { id, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
-                engine.push(&Event { request, what: What::Arrived, after: Duration::ZERO });
+                    RequestStart { id, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
+                engine.push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO });
                 let after = Duration::from_micros(500 + hash % 2000);
-                engine.push(&Event { request, what: What::Answered, after });
+                engine.push(&RequestEvent { request, what: EventKind::Answered, after });
             }
             now += TICK;
             engine.tick(now, Duration::from_secs(30), |settled| {

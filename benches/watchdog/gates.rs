@@ -10,11 +10,11 @@ use grayling::domain::gates::trial::{Trial, Yardstick};
 use grayling::domain::gates::{Margins, Reading};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
-use grayling::stats::engine::{Event, Request, What};
+use grayling::stats::engine::{EventKind, RequestEvent, RequestStart};
 use grayling::stats::histogram::EDGES;
-use grayling::stats::latency::Table;
+use grayling::stats::latency::AgeTable;
 use grayling::stats::noninferiority::BETA;
-use grayling::stats::users::{UNITS, Unit};
+use grayling::stats::users::{UNITS, UserUnit};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ struct Run<'a> {
     /// Requests of `new`.
     requests: u64,
     latencies: &'a Latencies,
-    table: &'a Arc<Table>,
+    table: &'a Arc<AgeTable>,
 }
 
 impl Run<'_> {
@@ -63,20 +63,21 @@ impl Run<'_> {
             let user = if users == 0 { n } else { dice.below(users) as u64 };
             // The users' places and properties are drawn again in each run.
             let mut of_user = Dice::new((seed << 32) ^ user ^ 0x5eed_0000_0000_0000);
-            let unit = Unit::from_index(of_user.below(UNITS as usize) as u32);
+            let unit = UserUnit::from_index(of_user.below(UNITS as usize) as u32);
             let fails_always = of_user.chance(poisoned);
             let usual = (users_differ * of_user.normal()).exp();
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             arrived += u64::from(arm == Arm::New);
             let request =
-                Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
+                RequestStart { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
             let yardstick =
                 Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO, is_warming: false };
-            trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
-            let what = if failed { What::Failed } else { What::Answered };
-            trial.push(&Event { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &yardstick);
+            trial
+                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
+            let what = if failed { EventKind::Failed } else { EventKind::Answered };
+            trial.push(&RequestEvent { request, what, after: Duration::from_secs_f64(ms / 1e3) }, &yardstick);
             if n % LOOK == 0 {
                 trial.tick(at, Duration::from_secs(2));
                 if gate(&trial.reading()) >= 1.0 / BETA {
@@ -115,14 +116,14 @@ impl Pauses {
         &self,
         seed: u64,
         latencies: &Latencies,
-        table: &Arc<Table>,
+        table: &Arc<AgeTable>,
         gate: fn(&Reading) -> f64,
     ) -> Option<u64> {
         let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
         let margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
         let mut trial = Trial::new(margins, weight, Duration::from_millis(100), Duration::ZERO);
         let mut world = PausingWorld::new(*self, seed);
-        let mut due: Vec<(f64, Event)> = vec![];
+        let mut due: Vec<(f64, RequestEvent)> = vec![];
         for n in 0..3600 * PAUSING_RATE {
             let at = n as f64 / PAUSING_RATE as f64;
             let (arrived, outcome, done) = world.request(n, at, latencies);
@@ -149,18 +150,18 @@ impl Pauses {
     }
 
     /// The table of stable's answers in this world.
-    fn table(&self, latencies: &Latencies) -> Arc<Table> {
+    fn table(&self, latencies: &Latencies) -> Arc<AgeTable> {
         let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
         let mut counts = vec![0.0; grayling::stats::histogram::BUCKETS];
         let mut world = PausingWorld::new(*self, 1 << 40);
         for n in 0..600 * PAUSING_RATE {
-            let (_, Event { request, after, .. }, _) =
+            let (_, RequestEvent { request, after, .. }, _) =
                 world.request(n, n as f64 / PAUSING_RATE as f64, latencies);
             if request.arm == Arm::Stable {
                 counts[grayling::stats::histogram::index(after.as_micros() as u64)] += 1.0;
             }
         }
-        Arc::new(Table::new(&edges, &counts).monotone())
+        Arc::new(AgeTable::new(&edges, &counts).monotone())
     }
 }
 
@@ -180,11 +181,11 @@ impl PausingWorld {
     }
 
     /// Its arrival, its outcome, and the time of the outcome.
-    fn request(&mut self, n: u64, at: f64, latencies: &Latencies) -> (Event, Event, f64) {
+    fn request(&mut self, n: u64, at: f64, latencies: &Latencies) -> (RequestEvent, RequestEvent, f64) {
         let Pauses { servers, seconds, every, fails, more_failures, slower, longer } = self.of;
         let user = self.dice.below(20_000) as u64;
         let mut of_user = Dice::new((self.seed << 32) ^ user ^ 0x5eed_0000_0000_0000);
-        let unit = Unit::from_index(of_user.below(UNITS as usize) as u32);
+        let unit = UserUnit::from_index(of_user.below(UNITS as usize) as u32);
         let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
         let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
         let new = arm == Arm::New;
@@ -204,11 +205,18 @@ impl PausingWorld {
         let after =
             if failed { Duration::from_millis(1) } else { Duration::from_secs_f64((ms + waits) / 1e3) };
         let (at_duration, server) = (Duration::from_secs_f64(at), u8::try_from(server).ok());
-        let request =
-            Request { id: n, at: at_duration, arm, unit: Some(unit), drawn: true, stratum: None, server };
-        let what = if failed { What::Failed } else { What::Answered };
-        let arrived = Event { request, what: What::Arrived, after: Duration::ZERO };
-        (arrived, Event { request, what, after }, at + after.as_secs_f64())
+        let request = RequestStart {
+            id: n,
+            at: at_duration,
+            arm,
+            unit: Some(unit),
+            drawn: true,
+            stratum: None,
+            server,
+        };
+        let what = if failed { EventKind::Failed } else { EventKind::Answered };
+        let arrived = RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO };
+        (arrived, RequestEvent { request, what, after }, at + after.as_secs_f64())
     }
 }
 
@@ -273,7 +281,8 @@ fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
 pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
     let shares = latencies.buckets(1.0);
     let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
-    let table = Arc::new(Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone());
+    let table =
+        Arc::new(AgeTable::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone());
     let margins = |points: f64| Margins { errors: points / 100.0, latency: 0.1, tail: 0.5 };
     let run = |crowd: Crowd, points: f64, requests: u64| Run {
         crowd,

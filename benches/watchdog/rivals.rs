@@ -4,7 +4,7 @@
 //! Neither changes the traffic: each is evaluated as if it alone decided.
 
 use grayling::stats::arm::Arm;
-use grayling::stats::engine::{Event, What};
+use grayling::stats::engine::{EventKind, RequestEvent};
 use grayling::stats::histogram::Histogram;
 use std::time::Duration;
 
@@ -61,10 +61,10 @@ impl Rivals {
         }
     }
 
-    pub fn completed(&mut self, event: &Event) {
+    pub fn completed(&mut self, event: &RequestEvent) {
         let arm = event.request.arm;
         let sums = &mut self.arms[arm.index()];
-        let failed = event.what == What::Failed;
+        let failed = event.what == EventKind::Failed;
         sums.requests += 1.0;
         sums.failed += f64::from(u8::from(failed));
         if !failed {

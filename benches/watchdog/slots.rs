@@ -3,16 +3,16 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::world::ALPHA;
-use grayling::stats::e_process::Mixture;
+use grayling::stats::e_process::EProcess;
 use grayling::stats::engine::ERROR_ODDS;
 use grayling::stats::first_request;
 use grayling::stats::histogram::EDGES;
-use grayling::stats::hypergeometric_bet::Pair;
-use grayling::stats::latency::{Ages, GROUPS_MAX, ROWS, Table};
+use grayling::stats::hypergeometric_bet::PerArm;
+use grayling::stats::latency::{AgeTable, GROUPS_MAX, ROWS, SlotAges};
 
 /// Stable's latency table, and the share of requests in each of its groups.
 pub struct Law {
-    table: Table,
+    table: AgeTable,
     groups: Vec<f64>,
 }
 
@@ -20,7 +20,7 @@ impl Law {
     pub fn new(latencies: &Latencies) -> Law {
         let shares = latencies.buckets(1.0);
         let edges: Vec<f64> = EDGES.iter().map(|e| f64::from(*e)).collect();
-        let table = Table::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone();
+        let table = AgeTable::new(&edges, &shares.iter().map(|s| s * 1e6).collect::<Vec<_>>()).monotone();
         let mut groups = vec![0.0; table.groups()];
         for (bucket, share) in shares.iter().enumerate() {
             groups[table.group(bucket)] += share;
@@ -46,23 +46,23 @@ pub fn sup(law: &Law, seed: u64, share: f64, requests: u64) -> f64 {
     // Large enough for two of new and two of stable. A hundred of new make it faster without other
     // effects.
     let rate = (100.0 / share).max(500.0);
-    let [mut errors, mut refused] = [(); 2].map(|()| Mixture::new(ERROR_ODDS.len()));
-    let mut latency = Mixture::new(*ROWS);
+    let [mut errors, mut refused] = [(); 2].map(|()| EProcess::new(ERROR_ODDS.len()));
+    let mut latency = EProcess::new(*ROWS);
     let (mut seen, mut sup) = (0, 0.0f64);
     while seen < requests {
         let mut take = || (dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
         let (new, stable) = take();
-        let arrived = Pair::new(new, stable);
+        let arrived = PerArm::new(new, stable);
         seen += arrived.new;
-        let failed = Pair::new(dice.binomial(arrived.new, 0.001), dice.binomial(arrived.stable, 0.001));
+        let failed = PerArm::new(dice.binomial(arrived.new, 0.001), dice.binomial(arrived.stable, 0.001));
         first_request::bet(&mut errors, arrived, failed);
-        let client = Pair::new(dice.binomial(arrived.new, 0.01), dice.binomial(arrived.stable, 0.01));
+        let client = PerArm::new(dice.binomial(arrived.new, 0.01), dice.binomial(arrived.stable, 0.01));
         first_request::bet(&mut refused, arrived, client);
         let new = law.answers(&mut dice, arrived.new - failed.new);
         let stable = law.answers(&mut dice, arrived.stable - failed.stable);
-        let mut ages = Ages { arrived, ..Ages::default() };
+        let mut ages = SlotAges { arrived, ..SlotAges::default() };
         for (done, (new, stable)) in ages.done.iter_mut().zip(new.into_iter().zip(stable)) {
-            *done = Pair::new(new, stable);
+            *done = PerArm::new(new, stable);
         }
         law.table.bet_body(&ages, &mut latency);
         (0..law.table.tail_ends().count()).for_each(|row| law.table.bet_tail(row, &ages, &mut latency));
@@ -77,21 +77,21 @@ pub fn until_seen(seed: u64, share: f64, fails: f64, of_new: f64, most: u64) -> 
     let mut dice = Dice::new(seed);
     // As many in an interval as in the rows of the whole engine.
     let rate = 100.0;
-    let mut errors = Mixture::new(ERROR_ODDS.len());
-    let (mut seen, mut slot, mut failed) = (0, Pair::default(), Pair::default());
+    let mut errors = EProcess::new(ERROR_ODDS.len());
+    let (mut seen, mut slot, mut failed) = (0, PerArm::default(), PerArm::default());
     while seen < most {
-        let arrived = Pair::new(dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
+        let arrived = PerArm::new(dice.poisson(rate * share), dice.poisson(rate * (1.0 - share)));
         seen += arrived.new;
-        slot = Pair::new(slot.new + arrived.new, slot.stable + arrived.stable);
+        slot = PerArm::new(slot.new + arrived.new, slot.stable + arrived.stable);
         let [new, stable] = [dice.binomial(arrived.new, of_new), dice.binomial(arrived.stable, fails)];
-        failed = Pair::new(failed.new + new, failed.stable + stable);
+        failed = PerArm::new(failed.new + new, failed.stable + stable);
         let n = (slot.new + slot.stable) as f64;
         let wide = n * share >= 2.0 && n * (1.0 - share) >= 2.0;
         if slot.new == 0 || slot.stable == 0 || !(wide || failed.new + failed.stable >= 8) {
             continue;
         }
         first_request::bet(&mut errors, slot, failed);
-        (slot, failed) = (Pair::default(), Pair::default());
+        (slot, failed) = (PerArm::default(), PerArm::default());
         if 0.5 * errors.mean() + 0.25 >= 1.0 / ALPHA {
             return Some(seen);
         }

@@ -11,9 +11,9 @@ use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Limits, Verdict};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
-use grayling::stats::engine::{Engine, Event, Request, Settings, What};
+use grayling::stats::engine::{Engine, EngineSettings, EventKind, RequestEvent, RequestStart};
 use grayling::stats::histogram::Histogram;
-use grayling::stats::users::{Baseline, UNITS, Unit};
+use grayling::stats::users::{Baseline, UNITS, UserUnit};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ impl Default for Weather {
 
 #[derive(Clone, Copy)]
 struct Person {
-    unit: Unit,
+    unit: UserUnit,
     times: f32,
     fails: f32,
     harmed: bool,
@@ -135,8 +135,8 @@ pub struct World {
     tick: u64,
     ids: u64,
     /// Future outcomes, by tick.
-    due: Vec<Vec<Event>>,
-    spare: Vec<Event>,
+    due: Vec<Vec<RequestEvent>>,
+    spare: Vec<RequestEvent>,
     /// Stable's successes. Their p99.9 determines the deadline.
     usual: Histogram,
     deadline: Duration,
@@ -151,12 +151,12 @@ pub struct World {
     /// Users of new, and those of them who have come since the weight was set.
     of_new: [u64; 2],
     pub clock: Option<Clock>,
-    arrivals: Vec<Event>,
+    arrivals: Vec<RequestEvent>,
 }
 
-pub fn settings(strata: usize) -> Settings {
+pub fn settings(strata: usize) -> EngineSettings {
     let latency_floor = Duration::from_millis(2);
-    Settings {
+    EngineSettings {
         alpha: ALPHA,
         tick: TICK,
         latency_tolerance: 0.2,
@@ -168,7 +168,7 @@ pub fn settings(strata: usize) -> Settings {
     }
 }
 
-fn judge(settings: Settings) -> Judge {
+fn judge(settings: EngineSettings) -> Judge {
     let limits = Limits {
         alpha: settings.alpha,
         errors_max: 0.02,
@@ -231,7 +231,7 @@ impl World {
 
     /// Sets the notice level. Call it first.
     pub fn notice_at(&mut self, latency_notice: f64) {
-        let settings = Settings { latency_notice, ..settings(usize::from(self.routes)) };
+        let settings = EngineSettings { latency_notice, ..settings(usize::from(self.routes)) };
         self.judge = judge(settings);
     }
 
@@ -265,12 +265,12 @@ impl World {
         self.judge.push_all(&due);
         let pushed = began.map(|began| began.elapsed());
         for event in &due {
-            if event.what == What::Answered {
+            if event.what == EventKind::Answered {
                 let arm = event.request.arm.index();
                 self.minute[arm].record(event.after);
                 self.recent[arm].record(event.after);
             }
-            if event.request.arm == Arm::Stable && event.what == What::Answered {
+            if event.request.arm == Arm::Stable && event.what == EventKind::Answered {
                 self.usual.record(event.after);
             }
             if let Some(rivals) = &mut self.rivals {
@@ -368,7 +368,7 @@ impl World {
     fn request(&mut self, at: Duration) {
         let (who, unit, times, fails) = match self.crowd {
             Crowd::Strangers => {
-                let unit = Unit::from_index((self.dice.bits() >> 33) as u32 % UNITS);
+                let unit = UserUnit::from_index((self.dice.bits() >> 33) as u32 % UNITS);
                 (usize::MAX, unit, 1.0, self.fails)
             }
             Crowd::Regulars(of) => {
@@ -390,7 +390,7 @@ impl World {
         let stratum = (self.routes > 1).then(|| self.dice.below(usize::from(self.routes)) as u8);
         self.ids += 1;
         let request =
-            Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: Some(0) };
+            RequestStart { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server: Some(0) };
         self.requests += 1;
         if arm == Arm::New {
             self.new_requests += 1;
@@ -403,18 +403,18 @@ impl World {
                 self.route_requests += u64::from(stratum.is_none_or(|s| s == route));
             }
         }
-        self.arrivals.push(Event { request, what: What::Arrived, after: Duration::ZERO });
+        self.arrivals.push(RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO });
         if let Some((ms, what)) = self.outcome(who, arm, stratum, times, fails) {
             let after = Duration::from_nanos((ms * 1e6) as u64);
-            self.push_at(Event { request, what, after });
-            if what == What::Answered {
-                let what = What::Ended { size: SIZE, client_slow: false };
-                self.push_at(Event { request, what, after: after + BODY });
+            self.push_at(RequestEvent { request, what, after });
+            if what == EventKind::Answered {
+                let what = EventKind::Ended { size: SIZE, client_slow: false };
+                self.push_at(RequestEvent { request, what, after: after + BODY });
             }
         }
     }
 
-    fn push_at(&mut self, event: Event) {
+    fn push_at(&mut self, event: RequestEvent) {
         let then = ((event.request.at + event.after).as_nanos() / TICK.as_nanos()) as usize;
         if then < self.tick as usize + HORIZON {
             self.due[then % HORIZON].push(event);
@@ -428,37 +428,37 @@ impl World {
         stratum: Option<u8>,
         times: f64,
         fails: f64,
-    ) -> Option<(f64, What)> {
+    ) -> Option<(f64, EventKind)> {
         if let Some((share, new_ms, stable_ms)) = self.weather.outage
             && self.dice.chance(share)
         {
-            return Some((if arm == Arm::New { new_ms } else { stable_ms }, What::Failed));
+            return Some((if arm == Arm::New { new_ms } else { stable_ms }, EventKind::Failed));
         }
         let (base, slow) = self.latencies.draw(&mut self.dice);
         let mut ms = base * times * self.weather.slower;
         let u = self.dice.uniform();
-        let mut what = if u < fails { What::Failed } else { What::Answered };
+        let mut what = if u < fails { EventKind::Failed } else { EventKind::Answered };
         if arm == Arm::Stable || self.fault == Fault::None {
             return Some((ms, what));
         }
         let sound = (ms, what);
         match self.fault {
             Fault::None => {}
-            Fault::Points(p) if u < fails + p => what = What::Failed,
-            Fault::Times(by) if u < fails * by => what = What::Failed,
+            Fault::Points(p) if u < fails + p => what = EventKind::Failed,
+            Fault::Times(by) if u < fails * by => what = EventKind::Failed,
             Fault::Points(_) | Fault::Times(_) => {}
             Fault::Stretch(by) => ms *= by,
             Fault::Tail => ms *= if slow { 2.0 } else { 1.0 },
             Fault::Stall(share, more) => ms += if self.dice.chance(share) { more } else { 0.0 },
-            Fault::Hang => (ms, what) = (30_000.0, What::Failed),
+            Fault::Hang => (ms, what) = (30_000.0, EventKind::Failed),
             Fault::NotFound(route) if stratum.is_none_or(|s| s == route) => {
-                (ms, what) = (5.0, What::ClientError);
+                (ms, what) = (5.0, EventKind::ClientError);
             }
             Fault::NotFound(_) => {}
             Fault::Better => {
                 ms *= 0.9;
                 if u >= fails * 0.5 {
-                    what = What::Answered;
+                    what = EventKind::Answered;
                 }
             }
         }
@@ -475,7 +475,7 @@ impl World {
 fn people(dice: &mut Dice, of: Regulars) -> Vec<Person> {
     let mut people: Vec<Person> = (0..of.users)
         .map(|_| {
-            let unit = Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
+            let unit = UserUnit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
             let mut times = (of.sigma * dice.normal()).exp();
             // Below zero: the world's usual rate.
             let mut fails = -1.0;

@@ -9,7 +9,7 @@ use super::wave::{self, Reach};
 use crate::domain::config::Release;
 pub use crate::stats::arm::Arm;
 use crate::stats::cohort::{Bucket, Weight};
-use crate::stats::users::Unit;
+use crate::stats::users::UserUnit;
 use std::sync::Arc;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ pub struct Decision {
     /// `None` without a user id.
     pub bucket: Option<Bucket>,
     /// The same at the resolution at which the watchdog distinguishes users.
-    pub unit: Option<Unit>,
+    pub unit: Option<UserUnit>,
 }
 
 impl Decision {
@@ -76,7 +76,8 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
     };
     let hash = release.salt.hash(id);
     let bucket = Bucket::of_hash(hash);
-    let to = |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(Unit::of_hash(hash)) };
+    let to =
+        |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(UserUnit::of_hash(hash)) };
     let Force::At(Reach { weight, segments }) = force else {
         return to(Arm::Stable, Reason::Tripped);
     };

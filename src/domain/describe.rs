@@ -15,7 +15,7 @@ use crate::domain::judge::ceiling::Sample;
 use crate::domain::judge::onset::{BadBy, Decided};
 use crate::domain::judge::trailing_windows::Fitted;
 use crate::domain::judge::verdict_inputs::{HOLD, Silent};
-use crate::stats::engine::{Blindness, Signal as Compared};
+use crate::stats::engine::{DetectionLimit, Signal as Compared};
 use std::time::Duration;
 
 fn percent(share: f64) -> f64 {
@@ -259,7 +259,7 @@ impl Silent {
     }
 }
 
-impl Blindness {
+impl DetectionLimit {
     /// As a sentence. `notice`: `latency_notice`.
     pub fn told(&self, notice: f64) -> String {
         let within = format!("in the next {} requests", self.requests);

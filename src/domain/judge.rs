@@ -49,12 +49,12 @@ use crate::domain::judge::verdict_inputs::{
     BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
 };
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
-use crate::stats::engine::{self, Engine, Event, Final, Level, What};
-use crate::stats::first_event::Kind;
+use crate::stats::codec::{Decoder, Encoder};
+use crate::stats::engine::{self, Engine, EventKind, FinalInterval, Level, RequestEvent};
+use crate::stats::first_event::FirstEventKind;
 use crate::stats::histogram::Histogram;
-use crate::stats::hypergeometric_bet::Pair;
-use crate::stats::servers::{Mark, Place};
+use crate::stats::hypergeometric_bet::PerArm;
+use crate::stats::servers::{ServerIndex, ServerMark};
 use ruling::{Blind, Figures, Measured, Progress, Ruling, Why};
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,8 +90,8 @@ pub struct Latency<'a> {
 impl Latency<'_> {
     fn sample(&self, limit: Duration) -> Sample {
         Sample {
-            requests: Pair::new(self.new.total(), self.stable.total()),
-            bad: Pair::new(self.new.over(limit), self.stable.over(limit)),
+            requests: PerArm::new(self.new.total(), self.stable.total()),
+            bad: PerArm::new(self.new.over(limit), self.stable.over(limit)),
         }
     }
 }
@@ -306,7 +306,7 @@ impl Judge {
     }
 
     /// Saves the state that a restart must keep.
-    pub fn save(&self, now: Duration, pen: &mut Pen) {
+    pub fn save(&self, now: Duration, pen: &mut Encoder) {
         self.before.iter().flat_map(Before::parts).for_each(|part| pen.f64(part));
         self.engine.save(now, pen);
     }
@@ -314,9 +314,9 @@ impl Judge {
     /// The judge as saved. `None`: saved with other routes, or by another version.
     pub fn restore(
         limits: Limits,
-        settings: engine::Settings,
+        settings: engine::EngineSettings,
         strata: Arc<[Arc<str>]>,
-        eye: &mut Eye<'_>,
+        eye: &mut Decoder<'_>,
         now: Duration,
     ) -> Option<Judge> {
         let mut before = || Some(Before::from_parts([eye.f64()?, eye.f64()?]));
@@ -572,8 +572,8 @@ impl Judge {
         // A body may be small for many reasons, so it trips only if most users get one.
         let [stable, new] = &self.small_now;
         let small = Sample {
-            requests: Pair::new(new.requests(), stable.requests()),
-            bad: Pair::new(new.count(), stable.count()),
+            requests: PerArm::new(new.requests(), stable.requests()),
+            bad: PerArm::new(new.count(), stable.count()),
         };
         let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
         let counted = |mut parts: Parts| {

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::domain::judge::ceiling::Sample;
     use crate::domain::judge::verdict_inputs::Grounds;
-    use crate::stats::hypergeometric_bet::Pair;
+    use crate::stats::hypergeometric_bet::PerArm;
 
     fn judgement(state: State, verdict: Verdict) -> Judgement {
         let evidence = Evidence {
@@ -135,9 +135,9 @@ mod tests {
             e_notice: 1.0,
             e_small: Default::default(),
             blindness: None,
-            client_errors: Pair::default(),
+            client_errors: PerArm::default(),
             rows: vec![],
-            clean: Pair::default(),
+            clean: PerArm::default(),
             share: 0.2,
             warming: None,
             grounds: Grounds::default(),

@@ -8,9 +8,9 @@ use crate::domain::config::Watchdog;
 use crate::domain::gates::Reading;
 use crate::domain::gates::sample_size::Usual;
 use crate::domain::judge::trailing_windows::Before;
-use crate::stats::design_effect::Moments;
+use crate::stats::design_effect::ServerMoments;
 use crate::stats::engine::Engine;
-use crate::stats::servers::Mark;
+use crate::stats::servers::ServerMark;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub struct Known {
     /// As the present wave has shown it, if it has enough requests.
     pub of_wave: Option<Usual>,
     /// Of stable's servers: of errors, of latency, of its tail.
-    pub moments: [Moments; 3],
+    pub moments: [ServerMoments; 3],
     pub routes: Vec<Route>,
 }
 
@@ -81,13 +81,13 @@ impl Known {
     pub fn of(
         judge: &Judge,
         of_wave: Option<Usual>,
-        moments: [Moments; 3],
+        moments: [ServerMoments; 3],
         routes: Vec<Route>,
         now: Duration,
     ) -> Known {
         let engine: &Engine = judge.engine();
         let servers = engine.servers();
-        let spells = [Mark::Slow, Mark::Failed].map(|kind| {
+        let spells = [ServerMark::Slow, ServerMark::Failed].map(|kind| {
             let (n, longest) = servers.usual_spells(kind);
             Spells {
                 n: n as u64,

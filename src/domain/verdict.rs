@@ -6,9 +6,9 @@
 use crate::domain::judge::ceiling::Sample;
 use crate::domain::judge::onset::Decided;
 use crate::domain::judge::verdict_inputs::Grounds;
-use crate::stats::engine::{self, Blindness, SIGNALS};
-use crate::stats::hypergeometric_bet::Pair;
-use crate::stats::servers::Warming;
+use crate::stats::engine::{self, DetectionLimit, SIGNALS};
+use crate::stats::hypergeometric_bet::PerArm;
+use crate::stats::servers::WarmUp;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,17 +204,17 @@ pub struct Evidence {
     /// E of "slower by more than the notice level".
     pub e_notice: f64,
     /// The size of a late change that would be detected; `None`: not known yet.
-    pub blindness: Option<Blindness>,
+    pub blindness: Option<DetectionLimit>,
     /// Answers with 4xx in the last minute.
-    pub client_errors: Pair,
+    pub client_errors: PerArm,
     /// The components of the strongest signal: label and wealth.
     pub rows: Vec<(String, f64)>,
     /// Users who can still give evidence.
-    pub clean: Pair,
+    pub clean: PerArm,
     /// Share of users in `new`.
     pub share: f64,
     /// The current warm-up of `new`.
-    pub warming: Option<Warming>,
+    pub warming: Option<WarmUp>,
     /// The grounds of the verdict.
     pub grounds: Grounds,
 }

@@ -3,7 +3,7 @@
 use crate::domain::decide::{Decision, Reason};
 use crate::runtime::snapshot::Cohort;
 use crate::stats::arm::Arm;
-use crate::stats::users::Unit;
+use crate::stats::users::UserUnit;
 
 /// The decision for a request of a release.
 #[derive(Clone, Copy)]
@@ -13,7 +13,7 @@ pub struct Decided {
     pub arm: Arm,
     pub cohort: Cohort,
     pub reason: &'static str,
-    pub unit: Option<Unit>,
+    pub unit: Option<UserUnit>,
     /// Distinguishes users in sketches; also samples users for the log.
     pub user_hash: Option<u64>,
     /// The hash alone chose the arm.

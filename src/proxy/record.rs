@@ -22,7 +22,7 @@ use crate::runtime::event_ring::{Arrival, Ticket};
 use crate::runtime::snapshot::{ReleaseLive, RouteCounts, Snapshot};
 use crate::runtime::traces::{Came, Traced, TracedDecision};
 use crate::stats::arm::Arm;
-use crate::stats::engine::{SERVERS_MAX, What, size_class};
+use crate::stats::engine::{EventKind, SERVERS_MAX, size_class};
 use crate::store::failed_users::{self, Failure, Id};
 use crate::telemetry::clock;
 use crate::telemetry::counters::{AnswerClass, ArmCounts};
@@ -185,7 +185,7 @@ impl RequestRecord {
     /// [`Self::mark_received`] again.
     pub fn withdraw_event(&mut self) {
         if let EventSlot::Waits(_) = self.event_slot {
-            self.report_event(What::Excused, clock::now());
+            self.report_event(EventKind::Excused, clock::now());
             self.event_slot = EventSlot::Unclaimed;
         }
     }
@@ -304,9 +304,9 @@ impl RequestRecord {
         if succeeded {
             let redirects = status.is_redirection() && !unmodified;
             let what = match self.by_head {
-                Outcome::ClientError => What::ClientError,
-                _ if redirects => What::Redirected,
-                _ => What::Answered,
+                Outcome::ClientError => EventKind::ClientError,
+                _ if redirects => EventKind::Redirected,
+                _ => EventKind::Answered,
             };
             self.report_event(what, now);
         }
@@ -314,13 +314,19 @@ impl RequestRecord {
 
     /// Reports to the watchdog. A request that is answered, or fails, before it was received whole
     /// gets its entry now.
-    fn report_event(&mut self, what: What, now: Duration) {
-        if matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed) {
+    fn report_event(&mut self, what: EventKind, now: Duration) {
+        if matches!(
+            what,
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected | EventKind::Failed
+        ) {
             self.mark_received(now);
         }
         let (feed, worker) = (&self.worker.live.feed, self.worker.index);
         self.event_slot = match (std::mem::replace(&mut self.event_slot, EventSlot::Left), what) {
-            (EventSlot::Waits(mut ticket), What::Answered | What::ClientError | What::Redirected) => {
+            (
+                EventSlot::Waits(mut ticket),
+                EventKind::Answered | EventKind::ClientError | EventKind::Redirected,
+            ) => {
                 feed.tell(worker, &mut ticket, what, now);
                 EventSlot::Answered(ticket)
             }
@@ -331,8 +337,8 @@ impl RequestRecord {
             }
             (EventSlot::Answered(mut ticket), what) => {
                 match what {
-                    What::Failed => feed.tell(worker, &mut ticket, What::Broke, now),
-                    What::Ended { .. } | What::EndedAsClientError => {
+                    EventKind::Failed => feed.tell(worker, &mut ticket, EventKind::Broke, now),
+                    EventKind::Ended { .. } | EventKind::EndedAsClientError => {
                         feed.tell(worker, &mut ticket, what, now);
                     }
                     _ => {}
@@ -350,7 +356,7 @@ impl RequestRecord {
 
     /// `new` could not be reached: counts that now, whatever stable answers.
     pub fn record_fail_over(&mut self) {
-        self.count_outcome(Outcome::ConnectError, clock::now(), What::Excused);
+        self.count_outcome(Outcome::ConnectError, clock::now(), EventKind::Excused);
         // It occupies no room in `new` any more.
         (self.rooms, self.on_new) = ([None, None], None);
         self.served = Served::ByStable;
@@ -369,24 +375,24 @@ impl RequestRecord {
         !self.log_context.method.is_safe() && !self.is_grpc()
     }
 
-    /// Its body has ended without a fault. `client_slow`: see [`What::Ended`].
+    /// Its body has ended without a fault. `client_slow`: see [`EventKind::Ended`].
     pub fn end_with_body(&mut self, outcome: Outcome, status: StatusCode, client_slow: bool, now: Duration) {
         let what = match (outcome, self.by_head) {
-            (Outcome::ClientError, Outcome::Ok) => What::EndedAsClientError,
-            _ if self.sizeless => What::Excused,
-            _ => What::Ended { size: size_class(self.bytes), client_slow },
+            (Outcome::ClientError, Outcome::Ok) => EventKind::EndedAsClientError,
+            _ if self.sizeless => EventKind::Excused,
+            _ => EventKind::Ended { size: size_class(self.bytes), client_slow },
         };
         self.close(outcome, status, now, what, None);
     }
 
     /// Ends it with an error, and with the status that the client has got.
     pub fn end_with_error(&mut self, error: RequestError, status: StatusCode) {
-        self.close(error.outcome(), status, clock::now(), What::Excused, Some(error.detail()));
+        self.close(error.outcome(), status, clock::now(), EventKind::Excused, Some(error.detail()));
     }
 
     /// Closes the accounting. `status`: what the client got, or would have got.
     pub fn end(&mut self, outcome: Outcome, status: StatusCode) {
-        self.close(outcome, status, clock::now(), What::Excused, None);
+        self.close(outcome, status, clock::now(), EventKind::Excused, None);
     }
 
     /// `sound`: the report to the watchdog if neither side is to blame.
@@ -395,7 +401,7 @@ impl RequestRecord {
         outcome: Outcome,
         status: StatusCode,
         now: Duration,
-        sound: What,
+        sound: EventKind,
         detail: Option<&'static str>,
     ) {
         if !std::mem::replace(&mut self.open, false) {
@@ -499,13 +505,13 @@ impl RequestRecord {
         });
     }
 
-    fn count_outcome(&mut self, outcome: Outcome, now: Duration, sound: What) {
+    fn count_outcome(&mut self, outcome: Outcome, now: Duration, sound: EventKind) {
         let worker = self.worker.index;
         let what = match outcome.blame() {
-            Blame::Upstream => What::Failed,
-            Blame::Client => What::Left { unusual: false },
+            Blame::Upstream => EventKind::Failed,
+            Blame::Client => EventKind::Left { unusual: false },
             Blame::Nobody => sound,
-            Blame::Proxy => What::Excused,
+            Blame::Proxy => EventKind::Excused,
         };
         self.report_event(what, now);
         let route = &self.snapshot.routes[self.route];

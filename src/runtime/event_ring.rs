@@ -12,8 +12,8 @@
 //! since the watchdog was starved), and never drops an event of an accepted request.
 
 use crate::stats::arm::Arm;
-use crate::stats::engine::{Event, Request, SERVERS_MAX, What};
-use crate::stats::users::Unit;
+use crate::stats::engine::{EventKind, RequestEvent, RequestStart, SERVERS_MAX};
+use crate::stats::users::UserUnit;
 use crate::telemetry::counters::PerWorker;
 use std::sync::atomic::{
     AtomicU64,
@@ -61,7 +61,7 @@ pub struct Arrival {
     pub epoch: u64,
     pub at: Duration,
     pub arm: Arm,
-    pub unit: Option<Unit>,
+    pub unit: Option<UserUnit>,
     /// The hash alone chose the arm.
     pub drawn: bool,
     /// Its route, if that is judged separately; below 31.
@@ -70,7 +70,7 @@ pub struct Arrival {
     pub server: Option<u8>,
 }
 
-// First word: 48 bits of µs, 4 of `What`, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
+// First word: 48 bits of µs, 4 of `EventKind`, 1 of arm, 1 of drawn, 1 of known user, 5 of stratum + 1,
 // 4 of the body size. Second: 24 bits of unit, 8 of server + 1, 32 of epoch. Third: 32 bits of time
 // after the arrival, 32 of id.
 const AT_BITS: u32 = 48;
@@ -86,32 +86,32 @@ const EPOCH_SHIFT: u32 = 32;
 /// Resolution of the time after the arrival, in µs: 32 bits are nineteen hours.
 const AFTER_US: u64 = 16;
 
-const WHATS: [What; 11] = [
-    What::Arrived,
-    What::Answered,
-    What::ClientError,
-    What::Failed,
-    What::Excused,
-    What::Left { unusual: false },
-    What::Broke,
-    What::Redirected,
-    What::Ended { size: 0, client_slow: false },
-    What::Ended { size: 0, client_slow: true },
-    What::EndedAsClientError,
+const WHATS: [EventKind; 11] = [
+    EventKind::Arrived,
+    EventKind::Answered,
+    EventKind::ClientError,
+    EventKind::Failed,
+    EventKind::Excused,
+    EventKind::Left { unusual: false },
+    EventKind::Broke,
+    EventKind::Redirected,
+    EventKind::Ended { size: 0, client_slow: false },
+    EventKind::Ended { size: 0, client_slow: true },
+    EventKind::EndedAsClientError,
 ];
 
-fn code(what: What) -> u64 {
+fn code(what: EventKind) -> u64 {
     match what {
-        What::Arrived => 0,
-        What::Answered => 1,
-        What::ClientError => 2,
-        What::Failed => 3,
-        What::Excused => 4,
-        What::Left { .. } => 5,
-        What::Broke => 6,
-        What::Redirected => 7,
-        What::Ended { client_slow, .. } => 8 + u64::from(client_slow),
-        What::EndedAsClientError => 10,
+        EventKind::Arrived => 0,
+        EventKind::Answered => 1,
+        EventKind::ClientError => 2,
+        EventKind::Failed => 3,
+        EventKind::Excused => 4,
+        EventKind::Left { .. } => 5,
+        EventKind::Broke => 6,
+        EventKind::Redirected => 7,
+        EventKind::Ended { client_slow, .. } => 8 + u64::from(client_slow),
+        EventKind::EndedAsClientError => 10,
     }
 }
 
@@ -158,12 +158,12 @@ impl Feed {
             id: id & u64::from(u32::MAX),
             left: MORE,
         };
-        ring.write(&ticket, What::Arrived, Duration::ZERO);
+        ring.write(&ticket, EventKind::Arrived, Duration::ZERO);
         Some(ticket)
     }
 
     /// Records a later event. Called on the worker of the arrival, at most twice.
-    pub fn tell(&self, worker: usize, ticket: &mut Ticket, what: What, now: Duration) {
+    pub fn tell(&self, worker: usize, ticket: &mut Ticket, what: EventKind, now: Duration) {
         if ticket.left == 0 {
             return;
         }
@@ -190,7 +190,7 @@ impl Feed {
     }
 
     /// Takes all events since the last call. Only the watchdog calls it.
-    pub fn drain(&self, mut take: impl FnMut(u64, Event)) {
+    pub fn drain(&self, mut take: impl FnMut(u64, RequestEvent)) {
         for (worker, ring) in self.workers.iter().enumerate() {
             let (mut head, tail) = (ring.head.load(Relaxed), ring.tail.load(Acquire));
             while head < tail {
@@ -205,10 +205,10 @@ impl Feed {
 }
 
 impl Ring {
-    fn write(&self, ticket: &Ticket, what: What, after: Duration) {
+    fn write(&self, ticket: &Ticket, what: EventKind, after: Duration) {
         let tail = self.tail.load(Relaxed);
         let after = (after.as_micros() as u64 / AFTER_US).min(u64::from(u32::MAX));
-        let size = if let What::Ended { size, .. } = what { u64::from(size & 15) } else { 0 };
+        let size = if let EventKind::Ended { size, .. } = what { u64::from(size & 15) } else { 0 };
         let place = ticket.place | code(what) << WHAT_SHIFT | size << SIZE_SHIFT;
         let words = [place, ticket.who, after << 32 | ticket.id];
         for (slot, word) in self.slots[(tail % RING) as usize].iter().zip(words) {
@@ -218,24 +218,24 @@ impl Ring {
     }
 }
 
-fn read([place, who, rest]: [u64; 3], worker: u64) -> (u64, Event) {
+fn read([place, who, rest]: [u64; 3], worker: u64) -> (u64, RequestEvent) {
     let bit = |shift: u32| place >> shift & 1 == 1;
     let unit = (who & ((1 << UNIT_BITS) - 1)) as u32;
-    let request = Request {
+    let request = RequestStart {
         id: worker << 32 | rest & u64::from(u32::MAX),
         at: Duration::from_micros(place & ((1 << AT_BITS) - 1)),
         arm: if bit(ARM_SHIFT) { Arm::New } else { Arm::Stable },
-        unit: bit(KNOWN_SHIFT).then(|| Unit::from_index(unit)),
+        unit: bit(KNOWN_SHIFT).then(|| UserUnit::from_index(unit)),
         drawn: bit(DRAWN_SHIFT),
         stratum: ((place >> STRATUM_SHIFT & 31) as u8).checked_sub(1),
         server: ((who >> SERVER_SHIFT & 0xff) as u8).checked_sub(1),
     };
     let mut what = WHATS[(place >> WHAT_SHIFT & 15).min(WHATS.len() as u64 - 1) as usize];
-    if let What::Ended { size, .. } = &mut what {
+    if let EventKind::Ended { size, .. } = &mut what {
         *size = (place >> SIZE_SHIFT) as u8;
     }
     let after = Duration::from_micros((rest >> 32) * AFTER_US);
-    (who >> EPOCH_SHIFT, Event { request, what, after })
+    (who >> EPOCH_SHIFT, RequestEvent { request, what, after })
 }
 
 #[cfg(test)]
@@ -250,14 +250,14 @@ mod tests {
             epoch: 7,
             at: AT,
             arm: Arm::New,
-            unit: Some(Unit::from_index(unit)),
+            unit: Some(UserUnit::from_index(unit)),
             drawn: true,
             stratum: Some(15),
             server: None,
         }
     }
 
-    fn drained(feed: &Feed) -> Vec<(u64, Event)> {
+    fn drained(feed: &Feed) -> Vec<(u64, RequestEvent)> {
         let mut all = vec![];
         feed.drain(|epoch, event| all.push((epoch, event)));
         all
@@ -272,11 +272,11 @@ mod tests {
         ) {
             let feed = Feed::new(2);
             let arm = if new { Arm::New } else { Arm::Stable };
-            let unit = unit.map(Unit::from_index);
+            let unit = unit.map(UserUnit::from_index);
             let at = Duration::from_micros(at);
             let mut ticket = feed.arrive(1, &Arrival { epoch, at, arm, unit, drawn, stratum, server }).expect("room");
             let mut what = WHATS[what];
-            if let What::Ended { size: of, .. } = &mut what {
+            if let EventKind::Ended { size: of, .. } = &mut what {
                 *of = size;
             }
             feed.tell(1, &mut ticket, what, at + Duration::from_micros(after));
@@ -304,14 +304,14 @@ mod tests {
         }
         assert_eq!((inside.len() as u64, feed.lost()), (RING / 3, 1));
         for mut ticket in inside {
-            feed.tell(0, &mut ticket, What::Answered, AT);
-            feed.tell(0, &mut ticket, What::Broke, AT);
-            feed.tell(0, &mut ticket, What::Broke, AT);
+            feed.tell(0, &mut ticket, EventKind::Answered, AT);
+            feed.tell(0, &mut ticket, EventKind::Broke, AT);
+            feed.tell(0, &mut ticket, EventKind::Broke, AT);
             feed.leave(0, ticket);
         }
         let all = drained(&feed);
         assert_eq!(all.len() as u64, RING / 3 * 3);
-        assert_eq!(all.iter().filter(|(_, e)| e.what == What::Broke).count() as u64, RING / 3);
+        assert_eq!(all.iter().filter(|(_, e)| e.what == EventKind::Broke).count() as u64, RING / 3);
         assert!(feed.arrive(0, &arrival(1)).is_some_and(|ticket| {
             feed.leave(0, ticket);
             true
@@ -328,7 +328,7 @@ mod tests {
                 while i < N {
                     match feed.arrive(0, &arrival(i)) {
                         Some(mut ticket) => {
-                            feed.tell(0, &mut ticket, What::Answered, AT);
+                            feed.tell(0, &mut ticket, EventKind::Answered, AT);
                             feed.leave(0, ticket);
                             i += 1;
                         }
@@ -340,11 +340,11 @@ mod tests {
             while answered < N {
                 feed.drain(|_, event| {
                     assert_eq!(
-                        event.request.unit.map(Unit::index),
-                        Some(arrived.max(answered) - u32::from(event.what == What::Answered))
+                        event.request.unit.map(UserUnit::index),
+                        Some(arrived.max(answered) - u32::from(event.what == EventKind::Answered))
                     );
                     match event.what {
-                        What::Arrived => arrived += 1,
+                        EventKind::Arrived => arrived += 1,
                         _ => answered += 1,
                     }
                 });

@@ -10,8 +10,8 @@ use crate::domain::gates::{DoorState, Hours, Proof, Reading, Route, Servers, Sig
 use crate::domain::wave::{Wave, door_after};
 use crate::runtime::shared::{Shown, View};
 use crate::stats::arm::Arm;
-use crate::stats::engine::Blindness;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::engine::DetectionLimit;
+use crate::stats::hypergeometric_bet::PerArm;
 use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(3);
@@ -44,15 +44,15 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
         critical: critical(release, shown),
         servers: Servers {
-            all: Pair::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
-            healthy: Pair::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
+            all: PerArm::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
+            healthy: PerArm::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
         },
         watchdog,
         resources: resources::grounds(release, view, now),
     }
 }
 
-fn sight(release: &ReleaseLive, blindness: Option<Blindness>) -> Option<Sight> {
+fn sight(release: &ReleaseLive, blindness: Option<DetectionLimit>) -> Option<Sight> {
     let of = &release.release.watchdog;
     let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
     of.hold_when_blind.then_some(Sight { blindness, latency_notice, margin })

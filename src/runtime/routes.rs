@@ -7,11 +7,11 @@
 //! does not match falls back to a shorter one, which a plain radix tree does not do.
 
 use crate::domain::config::Route;
-use crate::stats::hasher::Quick;
+use crate::stats::hasher::BuildHasher;
 use std::collections::HashMap;
 
 pub struct RouteTable {
-    by_path: HashMap<String, Vec<Entry>, Quick>,
+    by_path: HashMap<String, Vec<Entry>, BuildHasher>,
     /// The lengths in bytes that occur among the paths: most lookups match none of them.
     lengths: Vec<bool>,
     /// Number of segments of the deepest path: deeper prefixes need no lookup.
@@ -26,7 +26,7 @@ struct Entry {
 
 impl RouteTable {
     pub fn new(routes: &[Route]) -> Self {
-        let mut by_path: HashMap<String, Vec<Entry>, Quick> = HashMap::default();
+        let mut by_path: HashMap<String, Vec<Entry>, BuildHasher> = HashMap::default();
         for (index, route) in routes.iter().enumerate() {
             by_path.entry(route.path.clone()).or_default().push(Entry {
                 route: index,

@@ -16,7 +16,7 @@ use crate::domain::gates::critical_route::{Critical, Kept};
 use crate::domain::gates::trial::{Margins, Trial};
 use crate::domain::rollout::wave_controller::Spent;
 use crate::domain::wave::Reach;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
 use crate::store::checkpoints;
@@ -72,7 +72,7 @@ pub fn render(
 }
 
 fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical], e_value: f64) -> Vec<u8> {
-    let mut pen = Pen::with(MAGIC);
+    let mut pen = Encoder::with(MAGIC);
     key.write(&mut pen);
     pen.f64(e_value.clamp(0.0, f64::MAX));
     for time in [spent.watched, spent.open, spent.held] {
@@ -90,7 +90,7 @@ fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical],
 }
 
 fn parse(bytes: &[u8], wanted: &Wanted) -> Result<Checkpoint, Unusable> {
-    let mut eye = Eye::open_with(MAGIC, bytes).ok_or(Unusable::Unreadable)?;
+    let mut eye = Decoder::open_with(MAGIC, bytes).ok_or(Unusable::Unreadable)?;
     Key::read(&mut eye).ok_or(Unusable::Unreadable)?.fits(&wanted.key)?;
     let (e_value, spent) = times(&mut eye).ok_or(Unusable::Impossible)?;
     if e_value >= 1.0 / wanted.alpha {
@@ -155,7 +155,7 @@ impl Key {
         }
     }
 
-    fn write(&self, pen: &mut Pen) {
+    fn write(&self, pen: &mut Encoder) {
         pen.text(&self.name);
         pen.text(&self.salt);
         pen.u64(self.attempt);
@@ -166,7 +166,7 @@ impl Key {
         pen.u32(u32::from(self.held));
     }
 
-    fn read(eye: &mut Eye<'_>) -> Option<Key> {
+    fn read(eye: &mut Decoder<'_>) -> Option<Key> {
         let (name, salt) = (eye.text()?, eye.text()?);
         let (attempt, stage, wave) = (eye.u64()?, eye.u64()?, eye.text()?);
         let (weight, segments, held) = (eye.u32()?, eye.u64()?, eye.u32()? != 0);
@@ -181,7 +181,7 @@ impl Key {
     }
 }
 
-fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
+fn times(eye: &mut Decoder<'_>) -> Option<(f64, Spent)> {
     let e_value = eye.f64()?;
     let mut time = || eye.u64().map(Duration::from_micros);
     let spent = Spent { watched: time()?, open: time()?, held: time()? };
@@ -189,7 +189,7 @@ fn times(eye: &mut Eye<'_>) -> Option<(f64, Spent)> {
 }
 
 /// `None`: unreadable. `Some((None, []))`: none for this wave.
-fn trials(eye: &mut Eye<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
+fn trials(eye: &mut Decoder<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
     if eye.u32()? == 0 {
         return eye.end().map(|()| (None, vec![]));
     }

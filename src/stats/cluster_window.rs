@@ -25,7 +25,7 @@
 //! that the weight splits is left out.
 
 use super::users::CLUSTERS;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use std::f64::consts::LN_2;
 
 /// Minimum of requests of both arms in the smallest window.
@@ -50,7 +50,7 @@ const SHRINK: f64 = 20.0;
 
 /// The clusters of each arm. Those between are left out.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Split {
+pub struct ClusterSplit {
     /// Clusters below are `new`.
     pub below: usize,
     /// Clusters from here on are stable.
@@ -59,12 +59,12 @@ pub struct Split {
 
 /// One cluster's sums over a span of traffic.
 #[derive(Clone, Copy, Default, Debug)]
-struct Tally {
+struct ClusterSums {
     requests: f32,
     scores: [f32; ROWS],
 }
 
-impl Tally {
+impl ClusterSums {
     fn add(&mut self, requests: f32, scores: &[f32; ROWS]) {
         self.requests += requests;
         for (mine, more) in self.scores.iter_mut().zip(scores) {
@@ -75,44 +75,44 @@ impl Tally {
 
 /// The tallies of all clusters. Empty until the first count.
 #[derive(Clone, Default, Debug)]
-struct Block {
-    tallies: Vec<Tally>,
+struct ClusterBlock {
+    tallies: Vec<ClusterSums>,
     /// Scores that were deferred at some time in it.
-    deferred: Rows,
+    deferred: ScoreSet,
 }
 
 /// A set of scores, as bits.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Rows(u8);
+pub struct ScoreSet(u8);
 
-impl Rows {
-    pub fn with(self, rows: std::ops::Range<usize>) -> Rows {
-        rows.fold(self, |all, row| Rows(all.0 | 1 << row))
+impl ScoreSet {
+    pub fn with(self, rows: std::ops::Range<usize>) -> ScoreSet {
+        rows.fold(self, |all, row| ScoreSet(all.0 | 1 << row))
     }
 
     fn has(self, row: usize) -> bool {
         self.0 & 1 << row != 0
     }
 
-    fn or(self, other: Rows) -> Rows {
-        Rows(self.0 | other.0)
+    fn or(self, other: ScoreSet) -> ScoreSet {
+        ScoreSet(self.0 | other.0)
     }
 }
 
-impl Block {
+impl ClusterBlock {
     fn clear(&mut self) {
-        self.tallies.fill(Tally::default());
-        self.deferred = Rows::default();
+        self.tallies.fill(ClusterSums::default());
+        self.deferred = ScoreSet::default();
     }
 
-    fn all(&mut self) -> &mut [Tally] {
+    fn all(&mut self) -> &mut [ClusterSums] {
         if self.tallies.is_empty() {
-            self.tallies = vec![Tally::default(); CLUSTERS];
+            self.tallies = vec![ClusterSums::default(); CLUSTERS];
         }
         &mut self.tallies
     }
 
-    fn add(&mut self, other: &Block) {
+    fn add(&mut self, other: &ClusterBlock) {
         self.deferred = self.deferred.or(other.deferred);
         if other.tallies.is_empty() {
             return;
@@ -122,35 +122,35 @@ impl Block {
         }
     }
 
-    fn save(&self, pen: &mut Pen) {
+    fn save(&self, pen: &mut Encoder) {
         pen.u16(u16::from(self.deferred.0));
-        let of = |tally: &Tally| std::iter::once(tally.requests).chain(tally.scores);
+        let of = |tally: &ClusterSums| std::iter::once(tally.requests).chain(tally.scores);
         pen.f32s(self.tallies.len() * (1 + ROWS), self.tallies.iter().flat_map(of));
     }
 
-    fn restore(eye: &mut Eye<'_>) -> Option<Block> {
-        let deferred = Rows(u8::try_from(eye.u16()?).ok()?);
+    fn restore(eye: &mut Decoder<'_>) -> Option<ClusterBlock> {
+        let deferred = ScoreSet(u8::try_from(eye.u16()?).ok()?);
         let all = eye.f32s_of(&[0, CLUSTERS * (1 + ROWS)])?;
         let tally = |of: &[f32]| {
             let (requests, scores) = of.split_first()?;
-            Some(Tally { requests: *requests, scores: scores.try_into().ok()? })
+            Some(ClusterSums { requests: *requests, scores: scores.try_into().ok()? })
         };
         let tallies = all.chunks_exact(1 + ROWS).map(tally).collect::<Option<Vec<_>>>()?;
-        Some(Block { tallies, deferred })
+        Some(ClusterBlock { tallies, deferred })
     }
 }
 
 #[derive(Clone, Debug)]
-pub struct Windows {
+pub struct ClusterWindows {
     /// Share of the prior by score.
     shares: [f64; ROWS],
-    split: Split,
+    split: ClusterSplit,
     /// ln 1/α: the nats for which a window's tilt is chosen.
     needs: f64,
     /// Per level: the block being filled, and the two before it.
-    levels: Vec<[Block; 3]>,
+    levels: Vec<[ClusterBlock; 3]>,
     /// The sums while no user was in `new`, and the means of them as of the wave's start.
-    past: Block,
+    past: ClusterBlock,
     base: Vec<[f32; ROWS]>,
     /// Cluster and scores of the present batch.
     together: Vec<(u16, [f32; ROWS])>,
@@ -160,32 +160,32 @@ pub struct Windows {
     sums: [f64; ROWS],
     sums_deferred: [f64; ROWS],
     /// Scores that are deferred now.
-    deferred: Rows,
+    deferred: ScoreSet,
     /// Detectable effect of the newest window of each size. `None` before the first one of the
     /// present wave, or since the start.
-    sight: [Option<Sight>; SIZES],
+    sight: [Option<WindowDetectionLimit>; SIZES],
 }
 
 /// The minimum detectable effect of a window in one score.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Sight {
+pub struct WindowDetectionLimit {
     /// Requests of both arms in the window.
     pub requests: u64,
     /// The smallest difference between the arms' mean scores that is detected in half of all cases.
     pub least: f64,
 }
 
-impl Windows {
-    pub fn new(shares: [f64; ROWS], split: Split, alpha: f64) -> Windows {
-        Windows {
+impl ClusterWindows {
+    pub fn new(shares: [f64; ROWS], split: ClusterSplit, alpha: f64) -> ClusterWindows {
+        ClusterWindows {
             sums: [0.0; ROWS],
             sums_deferred: [0.0; ROWS],
-            deferred: Rows::default(),
+            deferred: ScoreSet::default(),
             shares,
             split,
             needs: (1.0 / alpha).ln(),
             levels: vec![Default::default()],
-            past: Block::default(),
+            past: ClusterBlock::default(),
             base: Vec::new(),
             together: Vec::new(),
             in_unit: 0,
@@ -196,7 +196,7 @@ impl Windows {
 
     /// Starts a wave with other clusters in `new`. S stays and its priors go on, so no budget is
     /// added.
-    pub fn wave(&mut self, split: Split) {
+    pub fn wave(&mut self, split: ClusterSplit) {
         self.split = split;
         self.together.clear();
         self.levels = vec![Default::default()];
@@ -222,7 +222,7 @@ impl Windows {
         }
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64s(&self.sums);
         pen.f64s(&self.sums_deferred);
         pen.u64(self.units);
@@ -233,7 +233,7 @@ impl Windows {
     }
 
     /// `self` with the saved state. The split and the shares are the present ones.
-    pub fn restore(mut self, eye: &mut Eye<'_>) -> Option<Windows> {
+    pub fn restore(mut self, eye: &mut Decoder<'_>) -> Option<ClusterWindows> {
         self.sums = eye.f64s(ROWS)?.try_into().ok()?;
         self.sums_deferred = eye.f64s(ROWS)?.try_into().ok()?;
         self.units = eye.u64()?;
@@ -242,7 +242,7 @@ impl Windows {
         if !(1..=LEVELS_MAX as u64).contains(&levels) {
             return None;
         }
-        let mut block = || Block::restore(eye);
+        let mut block = || ClusterBlock::restore(eye);
         self.levels.clear();
         for _ in 0..levels {
             self.levels.push([block()?, block()?, block()?]);
@@ -260,7 +260,7 @@ impl Windows {
     }
 
     /// Fewer clusters are `new`. The others are compared as before.
-    pub fn thin(&mut self, split: Split) {
+    pub fn thin(&mut self, split: ClusterSplit) {
         self.split = split;
     }
 
@@ -271,7 +271,7 @@ impl Windows {
 
     /// Outcomes of these scores that become final from now on are deferred: windows that contain
     /// any are also summed separately.
-    pub fn defer(&mut self, rows: Rows) {
+    pub fn defer(&mut self, rows: ScoreSet) {
         self.deferred = rows;
     }
 
@@ -319,7 +319,7 @@ impl Windows {
     /// Block 0 of level 0 is full. Scores the last 2 and the last 3 blocks of this level (at level
     /// 0 the last one, too), folds it into the next level, and so on.
     fn close_unit(&mut self) {
-        let mut rest = Rest::default();
+        let mut rest = Residuals::default();
         self.base.resize(CLUSTERS, [0.0; ROWS]);
         for level in 0.. {
             // Index of the block of this level that closes now: 1, 2, …
@@ -372,7 +372,7 @@ impl Windows {
         self.sums[row]
     }
 
-    /// The part of [`Windows::sum`] from windows in which the score was deferred.
+    /// The part of [`ClusterWindows::sum`] from windows in which the score was deferred.
     pub fn sum_deferred(&self, row: usize) -> f64 {
         self.sums_deferred[row]
     }
@@ -383,7 +383,7 @@ impl Windows {
 
     /// The minimum detectable effects of the newest window of each size, in the body of latency at
     /// the level of notice.
-    pub fn sight(&self) -> impl Iterator<Item = &Sight> {
+    pub fn sight(&self) -> impl Iterator<Item = &WindowDetectionLimit> {
         self.sight.iter().flatten()
     }
 }
@@ -399,7 +399,7 @@ fn window_prior(level: usize, j: u64) -> f64 {
 /// The residuals of a batch sum to zero, so they must not be winsorised: an arm whose users stay
 /// away during a common incident would then seem to fail more than the other.
 #[derive(Default)]
-struct Rest {
+struct Residuals {
     /// Active clusters in order. The first `new` of them are `new`.
     rest: Vec<[f64; ROWS]>,
     new: usize,
@@ -408,8 +408,8 @@ struct Rest {
     requests: [f64; 2],
 }
 
-impl Rest {
-    fn of(&mut self, window: &[Tally], base: &[[f32; ROWS]], split: Split) {
+impl Residuals {
+    fn of(&mut self, window: &[ClusterSums], base: &[[f32; ROWS]], split: ClusterSplit) {
         let active = || {
             let of = |b: std::ops::Range<usize>| window[b.clone()].iter().zip(&base[b]);
             let stable = split.from.min(window.len())..window.len();
@@ -444,7 +444,7 @@ impl Rest {
     /// Label-blind. The smallest detectable sum is √(2·needs) standard deviations of the sum.
     /// A shift of every score of `new` moves the sum by the shift × the requests of `new` × the
     /// share of stable.
-    fn sight(&self, row: usize, needs: f64) -> Option<Sight> {
+    fn sight(&self, row: usize, needs: f64) -> Option<WindowDetectionLimit> {
         let (m, n1) = (self.rest.len(), self.new);
         let [of_new, all] = self.requests;
         if n1 < 1 || m - n1 < 1 || of_new >= all {
@@ -453,7 +453,7 @@ impl Rest {
         let pi = n1 as f64 / m as f64;
         let sd = (pi * (1.0 - pi) * self.squares[row]).sqrt();
         let least = (2.0 * needs).sqrt() * sd / (of_new * (1.0 - of_new / all));
-        Some(Sight { requests: all as u64, least })
+        Some(WindowDetectionLimit { requests: all as u64, least })
     }
 
     /// ln e of one score. `None` if the sum is below 3 standard deviations: e is taken as 0, which
@@ -534,11 +534,11 @@ mod tests {
     }
 
     /// Of the first score only.
-    fn log_e(score: &[f32], requests: &[f32], base: &[f32], split: Split, needs: f64) -> Option<f64> {
+    fn log_e(score: &[f32], requests: &[f32], base: &[f32], split: ClusterSplit, needs: f64) -> Option<f64> {
         let row = |x: &f32| std::array::from_fn(|row| if row == 0 { *x } else { 0.0 });
-        let tally = |(n, y): (&f32, &f32)| Tally { requests: *n, scores: row(y) };
-        let window: Vec<Tally> = requests.iter().zip(score).map(tally).collect();
-        let mut rest = Rest::default();
+        let tally = |(n, y): (&f32, &f32)| ClusterSums { requests: *n, scores: row(y) };
+        let window: Vec<ClusterSums> = requests.iter().zip(score).map(tally).collect();
+        let mut rest = Residuals::default();
         rest.of(&window, &base.iter().map(row).collect::<Vec<_>>(), split);
         rest.log_e(0, needs)
     }
@@ -553,7 +553,7 @@ mod tests {
         let mut spoke = 0;
         for case in cases(&vectors["log_e_cases"]) {
             let below = case[3].as_u64().unwrap_or(0) as usize;
-            let split = Split { below, from: below };
+            let split = ClusterSplit { below, from: below };
             let needs = case[4].as_f64().unwrap_or(0.0);
             let got = log_e(&floats(&case[0]), &floats(&case[1]), &floats(&case[2]), split, needs);
             match (got, case[5].as_f64()) {
@@ -581,7 +581,8 @@ mod tests {
         let mut highest = 0.0f64;
         for seed in 0..30 {
             let mut dice = crate::stats::engine::tests::Dice::new(seed);
-            let mut windows = Windows::new([0.125; ROWS], Split { below: half, from: half }, 0.001);
+            let mut windows =
+                ClusterWindows::new([0.125; ROWS], ClusterSplit { below: half, from: half }, 0.001);
             for interval in 0..45 {
                 let bad = interval < 15;
                 for _ in 0..300 {
@@ -604,14 +605,14 @@ mod tests {
     fn the_least_that_can_be_seen_is_seen() {
         let mut dice = crate::stats::engine::tests::Dice::new(3);
         for (clusters, below) in [(2000, 100), (2000, 1000), (500, 400)] {
-            let mut window: Vec<Tally> = (0..clusters)
+            let mut window: Vec<ClusterSums> = (0..clusters)
                 .map(|_| {
                     let n = 1.0 + (8.0 * dice.uniform()) as f32;
-                    Tally { requests: n, scores: [n * (dice.uniform() as f32 - 0.5); ROWS] }
+                    ClusterSums { requests: n, scores: [n * (dice.uniform() as f32 - 0.5); ROWS] }
                 })
                 .collect();
-            let split = Split { below, from: below };
-            let mut rest = Rest::default();
+            let split = ClusterSplit { below, from: below };
+            let mut rest = Residuals::default();
             let base = vec![[0.0; ROWS]; clusters];
             rest.of(&window, &base, split);
             // Subtracts the chance difference between the arms, so that only the shift is left.
@@ -665,7 +666,7 @@ mod tests {
                     .chain((0..clusters).filter(|i| chosen >> i & 1 == 0))
                     .collect();
                 let pick = |of: &[f32]| order.iter().map(|i| of[*i]).collect::<Vec<_>>();
-                let split = Split { below: n1, from: n1 };
+                let split = ClusterSplit { below: n1, from: n1 };
                 let e = log_e(&pick(&score), &pick(&requests), &vec![0.0; clusters], split, needs);
                 sum += e.map_or(0.0, f64::exp);
                 count += 1.0;

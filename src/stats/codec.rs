@@ -19,16 +19,16 @@ const MAGIC: &[u8] = b"grayling-evidence 7\n";
 
 /// A writer of fields.
 #[derive(Default)]
-pub struct Pen(Vec<u8>);
+pub struct Encoder(Vec<u8>);
 
-impl Pen {
-    pub fn new() -> Pen {
-        Pen::with(MAGIC)
+impl Encoder {
+    pub fn new() -> Encoder {
+        Encoder::with(MAGIC)
     }
 
     /// A writer of another kind of file, with its own first line.
-    pub fn with(magic: &[u8]) -> Pen {
-        Pen(magic.to_vec())
+    pub fn with(magic: &[u8]) -> Encoder {
+        Encoder(magic.to_vec())
     }
 
     pub fn finish(mut self) -> Vec<u8> {
@@ -77,19 +77,19 @@ impl Pen {
 }
 
 /// A reader of fields. Every read may find the end of the bytes.
-pub struct Eye<'a>(&'a [u8]);
+pub struct Decoder<'a>(&'a [u8]);
 
-impl<'a> Eye<'a> {
+impl<'a> Decoder<'a> {
     /// `None`: another kind of file, another version, or damaged.
-    pub fn open(bytes: &'a [u8]) -> Option<Eye<'a>> {
-        Eye::open_with(MAGIC, bytes)
+    pub fn open(bytes: &'a [u8]) -> Option<Decoder<'a>> {
+        Decoder::open_with(MAGIC, bytes)
     }
 
-    /// The counterpart of [`Pen::with`].
-    pub fn open_with(magic: &[u8], bytes: &'a [u8]) -> Option<Eye<'a>> {
+    /// The counterpart of [`Encoder::with`].
+    pub fn open_with(magic: &[u8], bytes: &'a [u8]) -> Option<Decoder<'a>> {
         let (body, sum) = bytes.split_last_chunk::<8>()?;
         let rest = body.strip_prefix(magic)?;
-        (xxh3_64(body) == u64::from_le_bytes(*sum)).then_some(Eye(rest))
+        (xxh3_64(body) == u64::from_le_bytes(*sum)).then_some(Decoder(rest))
     }
 
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -172,22 +172,22 @@ mod tests {
     proptest! {
         #[test]
         fn a_changed_byte_is_found(texts in prop::collection::vec(".{0,20}", 0..5), at: prop::sample::Index, flip in 1u8..) {
-            let mut pen = Pen::new();
+            let mut pen = Encoder::new();
             texts.iter().for_each(|t| pen.text(t));
             let mut bytes = pen.finish();
-            let mut eye = Eye::open(&bytes).expect("whole");
+            let mut eye = Decoder::open(&bytes).expect("whole");
             for text in &texts {
                 prop_assert_eq!(eye.text(), Some(text.clone()));
             }
             prop_assert_eq!(eye.end(), Some(()));
             let i = at.index(bytes.len());
             bytes[i] ^= flip;
-            prop_assert!(Eye::open(&bytes).is_none());
+            prop_assert!(Decoder::open(&bytes).is_none());
         }
 
         #[test]
         fn no_length_is_trusted(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let mut eye = Eye(&bytes);
+            let mut eye = Decoder(&bytes);
             let _ = eye.text();
             let _ = eye.f32s_of(&[1 << 40, 3]);
             let _ = eye.length(usize::MAX);

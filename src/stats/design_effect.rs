@@ -20,7 +20,7 @@
 //! span is over; no pair of cells is kept longer than until the next one.
 
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use std::time::Duration;
 
 /// Lengths of cells, in seconds.
@@ -34,11 +34,11 @@ const PAIRS_MIN: f64 = 64.0;
 const CHANCE: f64 = 3.0;
 
 /// The part of the variance of single requests from servers' moments, by length of cell.
-pub type Moments = [f64; SPANS.len()];
+pub type ServerMoments = [f64; SPANS.len()];
 
 /// The expected effect of these moments in a wave.
 /// `rate`: requests a second of both arms; `share`: of `new`; `servers`: of `new` and of stable.
-pub fn expected(moments: &Moments, rate: f64, share: f64, servers: [f64; 2]) -> f64 {
+pub fn expected(moments: &ServerMoments, rate: f64, share: f64, servers: [f64; 2]) -> f64 {
     let alone: f64 = servers.iter().map(|n| 1.0 / n.max(1.0)).sum();
     let crowd = rate * share * (1.0 - share) * alone;
     let effects = moments.iter().zip(SPANS).map(|(part, seconds)| 1.0 + part * seconds as f64 * crowd);
@@ -52,29 +52,29 @@ pub fn place(arm: Arm, server: Option<u8>) -> usize {
 
 /// One score of requests, in cells of every length.
 #[derive(Clone, Debug, Default)]
-pub struct Cells {
-    spans: [Span; SPANS.len()],
+pub struct ServerTimeCells {
+    spans: [CellLength; SPANS.len()],
 }
 
 #[derive(Clone, Debug, Default)]
-struct Span {
+struct CellLength {
     /// Number of the open cells.
     number: u64,
     /// By [`place`], as many as needed.
-    open: Vec<Cell>,
-    last: Vec<Option<Closed>>,
-    sums: Sums,
+    open: Vec<OpenCell>,
+    last: Vec<Option<ClosedCell>>,
+    sums: CellSums,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Cell {
+struct OpenCell {
     n: f64,
     sum: f64,
 }
 
 /// A closed cell, for the comparison with its successor.
 #[derive(Clone, Copy, Debug)]
-struct Closed {
+struct ClosedCell {
     n: f64,
     /// Its mean, less that of the others.
     apart: f64,
@@ -84,7 +84,7 @@ struct Closed {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Sums {
+struct CellSums {
     squares: f64,
     by_chance: f64,
     by_cells: f64,
@@ -94,7 +94,7 @@ struct Sums {
     crowded: [f64; 2],
 }
 
-impl Cells {
+impl ServerTimeCells {
     /// Takes an outcome: `n` requests (0 or 1) whose scores sum to `sum`.
     pub fn push(&mut self, at: Duration, place: usize, n: f64, sum: f64) {
         for (span, seconds) in self.spans.iter_mut().zip(SPANS) {
@@ -105,7 +105,7 @@ impl Cells {
                 span.number = number;
             }
             if span.open.len() <= place {
-                span.open.resize(place + 1, Cell::default());
+                span.open.resize(place + 1, OpenCell::default());
                 span.last.resize(place + 1, None);
             }
             span.open[place].n += n;
@@ -120,36 +120,36 @@ impl Cells {
 
     /// The moments by length of cell. `variance`: of the score of single requests. Zero if too
     /// little is known.
-    pub fn moments(&self, variance: f64) -> Moments {
+    pub fn moments(&self, variance: f64) -> ServerMoments {
         std::array::from_fn(|i| self.spans[i].sums.of_cells(variance).map_or(0.0, |of| of / variance))
     }
 
-    pub fn save(&self, pen: &mut Pen) {
-        for Span { sums, .. } in &self.spans {
+    pub fn save(&self, pen: &mut Encoder) {
+        for CellLength { sums, .. } in &self.spans {
             pen.f64s(&[sums.squares, sums.by_chance, sums.by_cells, sums.pairs]);
             pen.f64s(&[sums.requests, sums.crowded].concat());
         }
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Cells> {
-        let mut cells = Cells::default();
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<ServerTimeCells> {
+        let mut cells = ServerTimeCells::default();
         for span in &mut cells.spans {
             let [squares, by_chance, by_cells, pairs]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
             let [a, b, c, d]: [f64; 4] = eye.f64s(4)?.try_into().ok()?;
-            span.sums = Sums { squares, by_chance, by_cells, pairs, requests: [a, b], crowded: [c, d] };
+            span.sums = CellSums { squares, by_chance, by_cells, pairs, requests: [a, b], crowded: [c, d] };
         }
         Some(cells)
     }
 }
 
-impl Span {
+impl CellLength {
     fn close(&mut self) {
         let of_all = self.open.iter().fold((0.0, 0.0, 0.0), |(n, sum, squares), cell| {
             (n + cell.n, sum + cell.sum, squares + cell.n * cell.n)
         });
         let places = self.open.iter().filter(|cell| cell.n > 0.0).count() as f64;
         for (place, (cell, last)) in self.open.iter_mut().zip(&mut self.last).enumerate() {
-            let Cell { n, sum } = std::mem::take(cell);
+            let OpenCell { n, sum } = std::mem::take(cell);
             if n == 0.0 {
                 continue;
             }
@@ -159,7 +159,7 @@ impl Span {
             if rest <= 0.0 {
                 continue;
             }
-            let closed = Closed {
+            let closed = ClosedCell {
                 n,
                 apart: sum / n - (of_all.1 - sum) / rest,
                 by_chance: 1.0 / n + 1.0 / rest,
@@ -173,8 +173,8 @@ impl Span {
     }
 }
 
-impl Sums {
-    fn pair(&mut self, a: &Closed, b: &Closed, independent: f64) {
+impl CellSums {
+    fn pair(&mut self, a: &ClosedCell, b: &ClosedCell, independent: f64) {
         let weight = a.n * b.n / 2.0;
         self.squares += weight * (a.apart - b.apart) * (a.apart - b.apart);
         self.by_chance += weight * (a.by_chance + b.by_chance);
@@ -229,8 +229,8 @@ mod tests {
             cells.effect(variance)
         }
 
-        fn cells(&self, seconds: u64, seed: u64) -> (Cells, f64) {
-            let (mut cells, mut dice) = (Cells::default(), Dice(seed));
+        fn cells(&self, seconds: u64, seed: u64) -> (ServerTimeCells, f64) {
+            let (mut cells, mut dice) = (ServerTimeCells::default(), Dice(seed));
             let (mut n, mut bad) = (0.0, 0.0);
             let mut until = [0; 32];
             let mut all_until = 0;
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn sums_that_were_saved_are_read_again() {
-        let mut cells = Cells::default();
+        let mut cells = ServerTimeCells::default();
         for second in 0..200 {
             for server in 0..3 {
                 let bad = f64::from(u8::from(second % 50 == 7 && server == 1));
@@ -326,11 +326,11 @@ mod tests {
                 });
             }
         }
-        let mut pen = Pen::new();
+        let mut pen = Encoder::new();
         cells.save(&mut pen);
         let bytes = pen.finish();
-        let mut eye = Eye::open(&bytes).unwrap();
-        let again = Cells::restore(&mut eye).unwrap();
+        let mut eye = Decoder::open(&bytes).unwrap();
+        let again = ServerTimeCells::restore(&mut eye).unwrap();
         assert_eq!(eye.end(), Some(()));
         assert!(cells.effect(0.007) > 1.5);
         assert_eq!(cells.effect(0.007), again.effect(0.007));

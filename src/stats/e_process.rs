@@ -7,7 +7,7 @@
 //! Invariants: the prior mass is 1 for each granted budget, so the mean of all wealth is at most
 //! that at any time; wealth stays finite.
 
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::hypergeometric_bet::Bet;
 
 /// Wealth without data.
@@ -16,19 +16,19 @@ pub const PRIOR: f64 = 0.5;
 const WEALTH_MAX: f64 = 1e150;
 
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mixture {
+pub struct EProcess {
     wealth: Vec<f64>,
     tau: Vec<f64>,
 }
 
-impl Mixture {
-    pub fn new(rows: usize) -> Mixture {
-        Mixture { wealth: vec![PRIOR; rows], tau: vec![0.0; rows] }
+impl EProcess {
+    pub fn new(rows: usize) -> EProcess {
+        EProcess { wealth: vec![PRIOR; rows], tau: vec![0.0; rows] }
     }
 
     /// Resets the wealth. Without a `budget` no row has more than it had.
     pub fn restart(&mut self, budget: bool) {
-        let fresh = Mixture::new(self.wealth.len());
+        let fresh = EProcess::new(self.wealth.len());
         let was = std::mem::replace(self, fresh);
         if !budget {
             self.wealth.iter_mut().zip(was.wealth).for_each(|(w, was)| *w = w.min(was));
@@ -43,13 +43,13 @@ impl Mixture {
         self.wealth[row] = ((self.wealth[row] + drip) * bet.log.min(600.0).exp()).min(WEALTH_MAX);
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64s(&self.wealth);
         pen.f64s(&self.tau);
     }
 
-    pub fn restore(eye: &mut Eye<'_>, rows: usize) -> Option<Mixture> {
-        Some(Mixture { wealth: eye.f64s(rows)?, tau: eye.f64s(rows)? })
+    pub fn restore(eye: &mut Decoder<'_>, rows: usize) -> Option<EProcess> {
+        Some(EProcess { wealth: eye.f64s(rows)?, tau: eye.f64s(rows)? })
     }
 
     pub fn mean(&self) -> f64 {

@@ -30,17 +30,17 @@
 //! A user whose event does not count stays in the risk set. Otherwise a `new` that is slower within
 //! the tolerance would lose its many users who are rarely slower, and keep the few who often are.
 //! A `new` that *is* faster, or fails less, for a while also has more clean users who may have
-//! their event later (see `Spared`).
+//! their event later (see `Deficit`).
 //!
 //! Invariants: a user has each kind of event once in a draw; tables are final when they are scored;
 //! closing depends on totals and the clock only; counted events are a subset of the events.
 
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
-use crate::stats::e_process::Mixture;
+use crate::stats::codec::{Decoder, Encoder};
+use crate::stats::e_process::EProcess;
 use crate::stats::engine::{ERROR_ODDS, LEVELS};
 use crate::stats::first_request::EXPECTED_MIN;
-use crate::stats::hypergeometric_bet::{Bet, Pair, cell};
+use crate::stats::hypergeometric_bet::{Bet, PerArm, cell};
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub const SLOW_ODDS: [f64; 4] = [1.5, 3.0, 10.0, 50.0];
 
 /// An event that can happen to a user for the first time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum FirstEventKind {
     Failed,
     ClientError,
     /// Slower than p98, and than p99.9, of stable, by level.
@@ -69,73 +69,73 @@ pub enum Kind {
 /// Number of kinds: two for each level, and five.
 pub const KINDS: usize = 5 + 2 * LEVELS;
 
-impl Kind {
+impl FirstEventKind {
     pub fn index(self) -> usize {
         match self {
-            Kind::Failed => 0,
-            Kind::ClientError => 1,
-            Kind::Slow98(level) => 2 + 2 * level,
-            Kind::Slow999(level) => 3 + 2 * level,
-            Kind::Redirected => 2 + 2 * LEVELS,
-            Kind::Empty => 3 + 2 * LEVELS,
-            Kind::Long => 4 + 2 * LEVELS,
+            FirstEventKind::Failed => 0,
+            FirstEventKind::ClientError => 1,
+            FirstEventKind::Slow98(level) => 2 + 2 * level,
+            FirstEventKind::Slow999(level) => 3 + 2 * level,
+            FirstEventKind::Redirected => 2 + 2 * LEVELS,
+            FirstEventKind::Empty => 3 + 2 * LEVELS,
+            FirstEventKind::Long => 4 + 2 * LEVELS,
         }
     }
 }
 
-/// A set of kinds, as bits by [`Kind::index`].
+/// A set of kinds, as bits by [`FirstEventKind::index`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Kinds(pub u16);
+pub struct FirstEventKinds(pub u16);
 
 /// The effect of one request on its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Ends {
+pub struct FirstEvents {
     /// The user is no longer clean of these kinds.
-    pub all: Kinds,
+    pub all: FirstEventKinds,
     /// The events of these kinds count against the arm.
-    pub counted: Kinds,
+    pub counted: FirstEventKinds,
 }
 
-impl From<Kinds> for Ends {
-    fn from(kinds: Kinds) -> Ends {
-        Ends { all: kinds, counted: kinds }
+impl From<FirstEventKinds> for FirstEvents {
+    fn from(kinds: FirstEventKinds) -> FirstEvents {
+        FirstEvents { all: kinds, counted: kinds }
     }
 }
 
-impl Kinds {
-    pub fn with(self, kind: Kind) -> Kinds {
-        Kinds(self.0 | 1 << kind.index())
+impl FirstEventKinds {
+    pub fn with(self, kind: FirstEventKind) -> FirstEventKinds {
+        FirstEventKinds(self.0 | 1 << kind.index())
     }
 
-    pub fn has(self, kind: Kind) -> bool {
+    pub fn has(self, kind: FirstEventKind) -> bool {
         self.0 & 1 << kind.index() != 0
     }
 
-    pub fn without(self, kinds: &[Kind]) -> Kinds {
-        kinds.iter().fold(self, |left, kind| Kinds(left.0 & !(1 << kind.index())))
+    pub fn without(self, kinds: &[FirstEventKind]) -> FirstEventKinds {
+        kinds.iter().fold(self, |left, kind| FirstEventKinds(left.0 & !(1 << kind.index())))
     }
 }
 
 /// The state of a user in a draw: the low six bits are the entry cohort + 1 (0: not seen), the
 /// others the kinds of events so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Mark(u16);
+pub struct UserMark(u16);
 
 const COHORT_BITS: u16 = 6;
 /// Entered after the last cohort had closed.
 const COHORT_NONE: u16 = COHORTS as u16 + 1;
 
-impl Mark {
-    pub fn entered(cohort: Option<usize>) -> Mark {
-        Mark(cohort.map_or(COHORT_NONE, |c| c as u16 + 1))
+impl UserMark {
+    pub fn entered(cohort: Option<usize>) -> UserMark {
+        UserMark(cohort.map_or(COHORT_NONE, |c| c as u16 + 1))
     }
 
     pub fn bits(self) -> u16 {
         self.0
     }
 
-    pub fn from_bits(bits: u16) -> Mark {
-        Mark(bits)
+    pub fn from_bits(bits: u16) -> UserMark {
+        UserMark(bits)
     }
 
     pub fn seen(self) -> bool {
@@ -147,24 +147,24 @@ impl Mark {
         (code != 0 && code != COHORT_NONE).then(|| usize::from(code) - 1)
     }
 
-    fn kinds(self) -> Kinds {
-        Kinds(self.0 >> COHORT_BITS)
+    fn kinds(self) -> FirstEventKinds {
+        FirstEventKinds(self.0 >> COHORT_BITS)
     }
 
-    pub fn has_any(self, kinds: &[Kind]) -> bool {
+    pub fn has_any(self, kinds: &[FirstEventKind]) -> bool {
         kinds.iter().any(|kind| self.kinds().has(*kind))
     }
 
     /// The mark without these kinds of events.
-    pub fn without(self, kinds: &[Kind]) -> Mark {
-        Mark(self.0 & ((1 << COHORT_BITS) - 1) | self.kinds().without(kinds).0 << COHORT_BITS)
+    pub fn without(self, kinds: &[FirstEventKind]) -> UserMark {
+        UserMark(self.0 & ((1 << COHORT_BITS) - 1) | self.kinds().without(kinds).0 << COHORT_BITS)
     }
 
     /// Marks the kinds and returns those that are new.
-    fn had(&mut self, kinds: Kinds) -> Kinds {
+    fn had(&mut self, kinds: FirstEventKinds) -> FirstEventKinds {
         let new = kinds.0 << COHORT_BITS & !self.0;
         self.0 |= new;
-        Kinds(new >> COHORT_BITS)
+        FirstEventKinds(new >> COHORT_BITS)
     }
 }
 
@@ -182,66 +182,66 @@ pub fn entry_cohort(age_of_draw: Duration) -> Option<usize> {
 }
 
 #[derive(Clone, Debug)]
-pub struct Once {
+pub struct FirstEventTest {
     /// The cohort that users enter now.
     open: usize,
     /// The group of each cohort: a cohort too small to be judged joins the next one.
     group_of: [usize; COHORTS],
     closed: [bool; COHORTS],
     /// Users entered so far, by group.
-    entered: [Pair; COHORTS],
-    kinds: [Of; KINDS],
+    entered: [PerArm; COHORTS],
+    kinds: [KindEvidence; KINDS],
 }
 
 #[derive(Clone, Debug)]
-struct Of {
-    mixture: Mixture,
-    spared: Spared,
+struct KindEvidence {
+    mixture: EProcess,
+    spared: Deficit,
     /// Scored events, by group.
-    had: [Ended; COHORTS],
+    had: [EndedUsers; COHORTS],
     /// Events since the group was opened, not scored yet.
-    waiting: [Ended; COHORTS],
+    waiting: [EndedUsers; COHORTS],
     /// Events of the present interval.
-    now: [Ended; COHORTS],
+    now: [EndedUsers; COHORTS],
 }
 
 /// Users who are no longer clean, and those of them whose event counts.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ended {
-    all: Pair,
-    counted: Pair,
+struct EndedUsers {
+    all: PerArm,
+    counted: PerArm,
 }
 
-impl Ended {
-    fn capped(self, by: Pair) -> Ended {
+impl EndedUsers {
+    fn capped(self, by: PerArm) -> EndedUsers {
         let all = self.all.capped(by);
-        Ended { all, counted: self.counted.capped(all) }
+        EndedUsers { all, counted: self.counted.capped(all) }
     }
 }
 
-impl AddAssign for Ended {
-    fn add_assign(&mut self, other: Ended) {
+impl AddAssign for EndedUsers {
+    fn add_assign(&mut self, other: EndedUsers) {
         self.all += other.all;
         self.counted += other.counted;
     }
 }
 
-impl Ended {
+impl EndedUsers {
     /// The table of `now`, for these users `entered`.
-    fn table(self, entered: Pair, now: Ended) -> Table {
+    fn table(self, entered: PerArm, now: EndedUsers) -> RiskTable {
         let (mut clean, mut at_risk) = (entered, entered);
         clean.take(self.all);
         at_risk.take(self.counted);
-        Table { clean, at_risk, ended: now.capped(clean) }
+        RiskTable { clean, at_risk, ended: now.capped(clean) }
     }
 }
 
 /// One table: the clean users, the risk set, and the events.
 #[derive(Clone, Copy, Default)]
-struct Table {
-    clean: Pair,
-    at_risk: Pair,
-    ended: Ended,
+struct RiskTable {
+    clean: PerArm,
+    at_risk: PerArm,
+    ended: EndedUsers,
 }
 
 /// Expected minus observed events in `new`.
@@ -251,7 +251,7 @@ struct Table {
 /// whatever the table, so it stays valid.
 /// A chance difference is not counted, because it would cost power.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Spared {
+struct Deficit {
     expected: f64,
     variance: f64,
     ended: f64,
@@ -261,16 +261,16 @@ struct Spared {
 /// bet; with fewer, power is lost needlessly.
 const SPARED_Z: f64 = 1.0;
 
-impl Spared {
+impl Deficit {
     fn now(&self) -> f64 {
         (self.expected - self.ended - SPARED_Z * self.variance.sqrt()).max(0.0)
     }
 
     /// Takes the tables of a moment, and moves late events of spared users from `new` to stable.
-    fn settle(&mut self, tables: &mut [Table]) {
+    fn settle(&mut self, tables: &mut [RiskTable]) {
         let spared = self.now();
         let before = self.expected - self.ended;
-        for Table { clean, ended, .. } in tables.iter() {
+        for RiskTable { clean, ended, .. } in tables.iter() {
             let (n, k) = (clean.total() as f64, ended.all.total() as f64);
             let share = clean.new as f64 / n.max(1.0);
             self.expected += k * share;
@@ -279,7 +279,7 @@ impl Spared {
         }
         let excess = (before - (self.expected - self.ended)).max(0.0);
         let mut owed = spared.min(excess).ceil() as u64;
-        for Table { ended, .. } in tables {
+        for RiskTable { ended, .. } in tables {
             let n = owed.min(ended.counted.new);
             ended.counted.new -= n;
             ended.counted.stable += n;
@@ -287,33 +287,33 @@ impl Spared {
         }
     }
 
-    fn save(&self, pen: &mut Pen) {
+    fn save(&self, pen: &mut Encoder) {
         [self.expected, self.variance, self.ended].into_iter().for_each(|v| pen.f64(v));
     }
 
-    fn restore(eye: &mut Eye<'_>) -> Option<Spared> {
-        Some(Spared { expected: eye.f64()?, variance: eye.f64()?, ended: eye.f64()? })
+    fn restore(eye: &mut Decoder<'_>) -> Option<Deficit> {
+        Some(Deficit { expected: eye.f64()?, variance: eye.f64()?, ended: eye.f64()? })
     }
 }
 
 fn odds(kind: usize) -> &'static [f64] {
     let slow = 2..2 + 2 * LEVELS;
-    if slow.contains(&kind) || kind == Kind::Long.index() { &SLOW_ODDS } else { &ERROR_ODDS }
+    if slow.contains(&kind) || kind == FirstEventKind::Long.index() { &SLOW_ODDS } else { &ERROR_ODDS }
 }
 
-impl Default for Once {
+impl Default for FirstEventTest {
     fn default() -> Self {
-        Once {
+        FirstEventTest {
             open: 0,
             group_of: [0; COHORTS],
             closed: [false; COHORTS],
             entered: Default::default(),
-            kinds: std::array::from_fn(|kind| Of::new(Mixture::new(odds(kind).len()))),
+            kinds: std::array::from_fn(|kind| KindEvidence::new(EProcess::new(odds(kind).len()))),
         }
     }
 }
 
-impl Once {
+impl FirstEventTest {
     /// Starts another draw: all users are unseen again. The wealth stays.
     pub fn restart(&mut self) {
         let old = std::mem::take(self);
@@ -323,10 +323,10 @@ impl Once {
     }
 
     /// Resets one kind: no user has had it.
-    pub fn restart_kind(&mut self, kind: Kind, budget: bool) {
+    pub fn restart_kind(&mut self, kind: FirstEventKind, budget: bool) {
         let of = &mut self.kinds[kind.index()];
         of.mixture.restart(budget);
-        *of = Of::new(std::mem::replace(&mut of.mixture, Mixture::new(0)));
+        *of = KindEvidence::new(std::mem::replace(&mut of.mixture, EProcess::new(0)));
     }
 
     pub fn grant(&mut self, mass: f64, budget: bool) {
@@ -334,10 +334,10 @@ impl Once {
     }
 
     /// Removes a user from the comparison.
-    pub fn leave(&mut self, mark: Mark, arm: Arm) {
+    pub fn leave(&mut self, mark: UserMark, arm: Arm) {
         let Some(cohort) = mark.cohort() else { return };
         let group = self.group_of[cohort];
-        let one = |of: &mut Pair| *of.of(arm) = of.of(arm).saturating_sub(1);
+        let one = |of: &mut PerArm| *of.of(arm) = of.of(arm).saturating_sub(1);
         one(&mut self.entered[group]);
         for (kind, of) in self.kinds.iter_mut().enumerate() {
             match (mark.kinds().0 >> kind & 1 == 1, self.closed[group]) {
@@ -353,7 +353,7 @@ impl Once {
 
     /// Users of one cohort entered in an interval. Earlier cohorts close.
     /// `None`: the last cohort has closed.
-    pub fn entered(&mut self, cohort: Option<usize>, users: Pair, share: f64) {
+    pub fn entered(&mut self, cohort: Option<usize>, users: PerArm, share: f64) {
         self.close_until(cohort.unwrap_or(COHORTS), share);
         if let Some(cohort) = cohort.filter(|c| *c < COHORTS) {
             self.entered[self.group_of[cohort]] += users;
@@ -371,7 +371,7 @@ impl Once {
                 self.closed[group] = true;
                 let off = self.entered[group].new as f64 - n * share;
                 if off.abs() > DRIFT_Z * (n * share * (1.0 - share)).sqrt() {
-                    self.entered[group] = Pair::default();
+                    self.entered[group] = PerArm::default();
                 }
                 let users = self.entered[group];
                 for (kind, of) in self.kinds.iter_mut().enumerate() {
@@ -388,10 +388,10 @@ impl Once {
     }
 
     /// Takes the events of a request of a final interval.
-    pub fn event(&mut self, mark: &mut Mark, arm: Arm, ends: Ends) {
+    pub fn event(&mut self, mark: &mut UserMark, arm: Arm, ends: FirstEvents) {
         let Some(cohort) = mark.cohort() else { return };
         let new = mark.had(ends.all);
-        if new == Kinds::default() {
+        if new == FirstEventKinds::default() {
             return;
         }
         let group = self.group_of[cohort];
@@ -405,7 +405,7 @@ impl Once {
     /// Scores the events of the gathered interval, as disjoint draws of one moment.
     pub fn score(&mut self) {
         for (kind, of) in self.kinds.iter_mut().enumerate() {
-            let mut tables = [Table::default(); COHORTS];
+            let mut tables = [RiskTable::default(); COHORTS];
             let mut n = 0;
             for group in 0..COHORTS {
                 let ended = std::mem::take(&mut of.now[group]);
@@ -425,7 +425,7 @@ impl Once {
     }
 
     /// `entering`: users seen in intervals that are not final yet, with their cohorts.
-    pub fn save(&self, pen: &mut Pen, entering: &[(Option<usize>, Pair)], share: f64) {
+    pub fn save(&self, pen: &mut Encoder, entering: &[(Option<usize>, PerArm)], share: f64) {
         let mut of = self.clone();
         entering.iter().for_each(|(cohort, users)| of.entered(*cohort, *users, share));
         pen.u64(of.open as u64);
@@ -442,31 +442,34 @@ impl Once {
         }
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Once> {
-        let mut once = Once { open: usize::try_from(eye.u64()?).ok()?.min(COHORTS), ..Once::default() };
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<FirstEventTest> {
+        let mut once = FirstEventTest {
+            open: usize::try_from(eye.u64()?).ok()?.min(COHORTS),
+            ..FirstEventTest::default()
+        };
         for group in 0..COHORTS {
             once.group_of[group] = usize::from(eye.u16()?).min(COHORTS - 1);
             once.closed[group] = eye.u16()? != 0;
-            once.entered[group] = Pair::restore(eye)?;
+            once.entered[group] = PerArm::restore(eye)?;
         }
         for (kind, of) in once.kinds.iter_mut().enumerate() {
-            of.mixture = Mixture::restore(eye, odds(kind).len())?;
-            of.spared = Spared::restore(eye)?;
+            of.mixture = EProcess::restore(eye, odds(kind).len())?;
+            of.spared = Deficit::restore(eye)?;
             for ended in of.had.iter_mut().chain(&mut of.waiting) {
-                *ended = Ended { all: Pair::restore(eye)?, counted: Pair::restore(eye)? };
+                *ended = EndedUsers { all: PerArm::restore(eye)?, counted: PerArm::restore(eye)? };
             }
         }
         Some(once)
     }
 
-    pub fn mixture(&self, kind: Kind) -> &Mixture {
+    pub fn mixture(&self, kind: FirstEventKind) -> &EProcess {
         &self.kinds[kind.index()].mixture
     }
 
     /// Clean users of closed cohorts: those who can still be evidence.
-    pub fn clean(&self, kind: Kind) -> Pair {
+    pub fn clean(&self, kind: FirstEventKind) -> PerArm {
         let of = &self.kinds[kind.index()];
-        let mut sum = Pair::default();
+        let mut sum = PerArm::default();
         for group in (0..COHORTS).filter(|g| self.closed[*g]) {
             let mut users = self.entered[group];
             users.take(of.had[group].all);
@@ -476,11 +479,11 @@ impl Once {
     }
 }
 
-impl Of {
-    fn new(mixture: Mixture) -> Of {
-        Of {
+impl KindEvidence {
+    fn new(mixture: EProcess) -> KindEvidence {
+        KindEvidence {
             mixture,
-            spared: Spared::default(),
+            spared: Deficit::default(),
             had: Default::default(),
             waiting: Default::default(),
             now: Default::default(),
@@ -488,14 +491,14 @@ impl Of {
     }
 
     /// Bets on tables that are disjoint draws of one moment.
-    fn bet(&mut self, odds: &[f64], tables: &mut [Table]) {
+    fn bet(&mut self, odds: &[f64], tables: &mut [RiskTable]) {
         self.spared.settle(tables);
         if tables.iter().all(|table| table.ended.counted.total() == 0) {
             return;
         }
         for (row, odds) in odds.iter().enumerate() {
             let mut sum = Bet::default();
-            for Table { at_risk, ended, .. } in &*tables {
+            for RiskTable { at_risk, ended, .. } in &*tables {
                 sum += cell(*at_risk, ended.counted, odds.ln());
             }
             self.mixture.push(row, sum);
@@ -509,13 +512,17 @@ mod tests {
 
     /// E of failures for a cohort with these labels, whose users failed while it was open, or after
     /// it closed (`late`).
-    fn after(users: Pair, failed: Pair, late: bool) -> f64 {
-        let mut once = Once::default();
+    fn after(users: PerArm, failed: PerArm, late: bool) -> f64 {
+        let mut once = FirstEventTest::default();
         once.entered(Some(0), users, 0.2);
-        let fail = |once: &mut Once| {
+        let fail = |once: &mut FirstEventTest| {
             for (arm, n) in [(Arm::New, failed.new), (Arm::Stable, failed.stable)] {
                 for _ in 0..n {
-                    once.event(&mut Mark::entered(Some(0)), arm, Kinds::default().with(Kind::Failed).into());
+                    once.event(
+                        &mut UserMark::entered(Some(0)),
+                        arm,
+                        FirstEventKinds::default().with(FirstEventKind::Failed).into(),
+                    );
                 }
             }
             once.score();
@@ -523,31 +530,32 @@ mod tests {
         if !late {
             fail(&mut once);
         }
-        once.entered(Some(9), Pair::default(), 0.2);
+        once.entered(Some(9), PerArm::default(), 0.2);
         if late {
             fail(&mut once);
         }
-        once.mixture(Kind::Failed).mean()
+        once.mixture(FirstEventKind::Failed).mean()
     }
 
     /// Of 10,000 users, 20% are in `new`. Each moment has these events, of which so many of `new`
     /// count.
     /// Returns the highest wealth after each moment.
-    fn moments(of: &[(Pair, u64)]) -> Vec<f64> {
-        let mut once = Once::default();
-        once.entered(Some(0), Pair::new(2000, 8000), 0.2);
-        once.entered(Some(9), Pair::default(), 0.2);
-        let slow = Kinds::default().with(Kind::Slow999(0));
-        let tolerated = Ends { all: slow, counted: Kinds::default() };
+    fn moments(of: &[(PerArm, u64)]) -> Vec<f64> {
+        let mut once = FirstEventTest::default();
+        once.entered(Some(0), PerArm::new(2000, 8000), 0.2);
+        once.entered(Some(9), PerArm::default(), 0.2);
+        let slow = FirstEventKinds::default().with(FirstEventKind::Slow999(0));
+        let tolerated = FirstEvents { all: slow, counted: FirstEventKinds::default() };
         of.iter()
             .map(|(ended, counted)| {
-                let mut end =
-                    |arm, n, ends| (0..n).for_each(|_| once.event(&mut Mark::entered(Some(0)), arm, ends));
+                let mut end = |arm, n, ends| {
+                    (0..n).for_each(|_| once.event(&mut UserMark::entered(Some(0)), arm, ends))
+                };
                 end(Arm::New, *counted, slow.into());
                 end(Arm::New, ended.new - counted, tolerated);
                 end(Arm::Stable, ended.stable, slow.into());
                 once.score();
-                once.mixture(Kind::Slow999(0)).wealth().iter().copied().fold(0.0, f64::max)
+                once.mixture(FirstEventKind::Slow999(0)).wealth().iter().copied().fold(0.0, f64::max)
             })
             .collect()
     }
@@ -557,36 +565,36 @@ mod tests {
     fn a_trouble_that_both_have_twice_blames_nobody() {
         // First hour: two thirds of the busy users are slow, in `new` half of them beyond the
         // tolerance. Second hour: all others.
-        assert!(moments(&[(Pair::new(67, 267), 33), (Pair::new(33, 133), 33)])[1] < 2.0);
+        assert!(moments(&[(PerArm::new(67, 267), 33), (PerArm::new(33, 133), 33)])[1] < 2.0);
         // `new` was better than stable in the first hour, and has as many events in the second as
         // stable had in both.
-        assert!(moments(&[(Pair::new(20, 267), 20), (Pair::new(80, 133), 80)])[1] < 10.0);
-        assert!(moments(&[(Pair::new(0, 400), 0), (Pair::new(100, 0), 100)])[1] < 10.0);
+        assert!(moments(&[(PerArm::new(20, 267), 20), (PerArm::new(80, 133), 80)])[1] < 10.0);
+        assert!(moments(&[(PerArm::new(0, 400), 0), (PerArm::new(100, 0), 100)])[1] < 10.0);
     }
 
     /// Most of `new` is slow within the tolerance once. A few users of both arms are slow beyond it
     /// repeatedly.
     #[test]
     fn who_is_slow_within_the_tolerance_leaves_nobody_to_blame() {
-        let rare = vec![(Pair::new(5, 20), 5); 10];
-        assert!(moments(&[vec![(Pair::new(1500, 0), 0)], rare].concat())[10] < 2.0);
+        let rare = vec![(PerArm::new(5, 20), 5); 10];
+        assert!(moments(&[vec![(PerArm::new(1500, 0), 0)], rare].concat())[10] < 2.0);
     }
 
     #[test]
     fn what_new_was_spared_hides_no_trouble_of_its_own() {
-        assert!(moments(&[(Pair::new(20, 267), 20), (Pair::new(250, 133), 250)])[1] > 1e4);
+        assert!(moments(&[(PerArm::new(20, 267), 20), (PerArm::new(250, 133), 250)])[1] > 1e4);
         // Much of `new` was slow within the tolerance for long. It has no credit for that.
-        let long = vec![(Pair::new(1, 4), 0); 200];
-        assert!(moments(&[long, vec![(Pair::new(60, 60), 60)]].concat())[200] > 1e4);
+        let long = vec![(PerArm::new(1, 4), 0); 200];
+        assert!(moments(&[long, vec![(PerArm::new(60, 60), 60)]].concat())[200] > 1e4);
     }
 
     /// Half of `new` stayed away at first. Then all users came, and failed as often as in stable.
     #[test]
     fn a_cohort_of_which_some_stayed_away_says_nothing() {
         for late in [false, true] {
-            assert!(after(Pair::new(2000, 8000), Pair::new(200, 400), late) > 1e6);
-            assert!(after(Pair::new(1400, 8600), Pair::new(200, 800), late) < 1.0);
-            assert!(after(Pair::new(2600, 7400), Pair::new(200, 100), late) < 1.0);
+            assert!(after(PerArm::new(2000, 8000), PerArm::new(200, 400), late) > 1e6);
+            assert!(after(PerArm::new(1400, 8600), PerArm::new(200, 800), late) < 1.0);
+            assert!(after(PerArm::new(2600, 7400), PerArm::new(200, 100), late) < 1.0);
         }
     }
 }

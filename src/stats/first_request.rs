@@ -22,13 +22,13 @@
 //! Invariants: each user is in one slot; a table is bet on once; a slot is kept until the deadline,
 //! and longer only while one of its servers may be in a spell.
 
-use super::latency::{Ages, Table};
-use super::servers::{Excuse, Mark, Place, Servers};
+use super::latency::{AgeTable, SlotAges};
+use super::servers::{Excuse, ServerClusters, ServerIndex, ServerMark};
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
-use crate::stats::e_process::Mixture;
+use crate::stats::codec::{Decoder, Encoder};
+use crate::stats::e_process::EProcess;
 use crate::stats::engine::{ERROR_ODDS, LEVELS, Level};
-use crate::stats::hypergeometric_bet::{Pair, cell};
+use crate::stats::hypergeometric_bet::{PerArm, cell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,33 +39,33 @@ pub const FAILURES_ENOUGH: u64 = 8;
 pub const EXPECTED_MIN: f64 = 2.0;
 
 #[derive(Clone, Debug)]
-pub struct First {
-    errors: Mixture,
-    client_errors: Mixture,
-    redirects: Mixture,
-    latency: [Mixture; LEVELS],
-    slots: VecDeque<Slot>,
+pub struct FirstRequestTest {
+    errors: EProcess,
+    client_errors: EProcess,
+    redirects: EProcess,
+    latency: [EProcess; LEVELS],
+    slots: VecDeque<ArrivalSlot>,
 }
 
 #[derive(Clone, Debug)]
-struct Slot {
+struct ArrivalSlot {
     /// Number of the first interval.
     from: u64,
     /// The interval after the last one. `None` while the slot is open.
     until: Option<u64>,
-    arrived: Pair,
-    failed: Pair,
-    client_errors: Pair,
-    redirects: Pair,
-    table: Option<Arc<Table>>,
-    ages: Box<[Ages; LEVELS]>,
+    arrived: PerArm,
+    failed: PerArm,
+    client_errors: PerArm,
+    redirects: PerArm,
+    table: Option<Arc<AgeTable>>,
+    ages: Box<[SlotAges; LEVELS]>,
     /// The largest factor of its users. A group that is final for this factor is final for all
     /// users.
     factor: f64,
     /// Number of final groups, by level.
     judged: [usize; LEVELS],
     /// Requests in the order of arrival.
-    entries: Vec<Entry>,
+    entries: Vec<SlotEntry>,
     /// The requests that latency leaves out are chosen; errors have been bet on.
     latency_is_settled: bool,
     errors_are_done: bool,
@@ -73,12 +73,12 @@ struct Slot {
 
 /// A first request of a slot.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct SlotEntry {
     interval: u64,
     arm: Arm,
-    place: Option<Place>,
+    place: Option<ServerIndex>,
     /// The outcome, and the buckets of its latency.
-    exit: Option<(Exit, [usize; LEVELS])>,
+    exit: Option<(FirstOutcome, [usize; LEVELS])>,
     broke: bool,
     /// Left out of latency.
     excused: bool,
@@ -86,7 +86,7 @@ struct Entry {
 
 /// The outcome of a first request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
+pub enum FirstOutcome {
     Done,
     ClientError,
     Redirected,
@@ -94,19 +94,19 @@ pub enum Exit {
     Censored,
 }
 
-impl Default for First {
+impl Default for FirstRequestTest {
     fn default() -> Self {
-        First {
-            errors: Mixture::new(ERROR_ODDS.len()),
-            client_errors: Mixture::new(ERROR_ODDS.len()),
-            redirects: Mixture::new(ERROR_ODDS.len()),
-            latency: std::array::from_fn(|_| Mixture::new(*super::latency::ROWS)),
+        FirstRequestTest {
+            errors: EProcess::new(ERROR_ODDS.len()),
+            client_errors: EProcess::new(ERROR_ODDS.len()),
+            redirects: EProcess::new(ERROR_ODDS.len()),
+            latency: std::array::from_fn(|_| EProcess::new(*super::latency::ROWS)),
             slots: VecDeque::new(),
         }
     }
 }
 
-impl First {
+impl FirstRequestTest {
     /// Drops the open slots: another draw begins.
     pub fn forget(&mut self) {
         self.slots.clear();
@@ -132,38 +132,38 @@ impl First {
         interval: u64,
         arm: Arm,
         factor: f64,
-        table: Option<&Arc<Table>>,
-        place: Option<Place>,
+        table: Option<&Arc<AgeTable>>,
+        place: Option<ServerIndex>,
     ) -> u32 {
         if self.slots.back().is_none_or(|slot| slot.until.is_some_and(|until| until <= interval)) {
-            self.slots.push_back(Slot::opened(interval, table.cloned()));
+            self.slots.push_back(ArrivalSlot::opened(interval, table.cloned()));
         }
         let Some(slot) = self.slot(interval) else { return u32::MAX };
         *slot.arrived.of(arm) += 1;
         slot.factor = slot.factor.max(factor);
-        slot.entries.push(Entry { interval, arm, place, exit: None, broke: false, excused: false });
+        slot.entries.push(SlotEntry { interval, arm, place, exit: None, broke: false, excused: false });
         slot.entries.len() as u32 - 1
     }
 
     /// Ends a first request that arrived in `interval`.
     /// `buckets`: of its relative latency by level; for a censored request, of its age.
-    pub fn exit(&mut self, interval: u64, number: u32, exit: Exit, buckets: [usize; LEVELS]) {
+    pub fn exit(&mut self, interval: u64, number: u32, exit: FirstOutcome, buckets: [usize; LEVELS]) {
         let Some(slot) = self.slot(interval) else { return };
         let Some(entry) = slot.entries.get_mut(number as usize) else { return };
         entry.exit = Some((exit, buckets));
         let (arm, counts) = (entry.arm, slot.latency_is_settled && !entry.excused);
         match exit {
-            Exit::Failed => *slot.failed.of(arm) += 1,
-            Exit::ClientError => *slot.client_errors.of(arm) += 1,
-            Exit::Redirected => *slot.redirects.of(arm) += 1,
-            Exit::Done | Exit::Censored => {}
+            FirstOutcome::Failed => *slot.failed.of(arm) += 1,
+            FirstOutcome::ClientError => *slot.client_errors.of(arm) += 1,
+            FirstOutcome::Redirected => *slot.redirects.of(arm) += 1,
+            FirstOutcome::Done | FirstOutcome::Censored => {}
         }
         if counts {
             slot.count_latency(arm, exit, buckets);
         }
     }
 
-    /// The body broke after [`Exit::Done`]: it is a failure after all.
+    /// The body broke after [`FirstOutcome::Done`]: it is a failure after all.
     pub fn broke(&mut self, interval: u64, number: u32) {
         let Some(slot) = self.slot(interval) else { return };
         let Some(entry) = slot.entries.get_mut(number as usize) else { return };
@@ -191,7 +191,7 @@ impl First {
         tick: Duration,
         deadline: Duration,
         divisors: [f64; LEVELS],
-        servers: &Servers,
+        servers: &ServerClusters,
     ) {
         for slot in &mut self.slots {
             let Some(age) = slot.age(now, tick) else { break };
@@ -213,7 +213,7 @@ impl First {
                 bet(&mut self.redirects, slot.arrived, slot.redirects.capped(slot.arrived));
             }
         }
-        let is_over = |slot: &Slot| {
+        let is_over = |slot: &ArrivalSlot| {
             let age = slot.age(now, tick).unwrap_or_default();
             slot.errors_are_done && slot.latency_is_settled && age >= deadline
         };
@@ -222,60 +222,60 @@ impl First {
         }
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         let counted = [&self.errors, &self.client_errors, &self.redirects];
         counted.into_iter().chain(&self.latency).for_each(|m| m.save(pen));
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<First> {
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<FirstRequestTest> {
         let rows = ERROR_ODDS.len();
-        let (errors, client_errors) = (Mixture::restore(eye, rows)?, Mixture::restore(eye, rows)?);
-        let redirects = Mixture::restore(eye, rows)?;
-        let mut latency = || Mixture::restore(eye, *super::latency::ROWS);
+        let (errors, client_errors) = (EProcess::restore(eye, rows)?, EProcess::restore(eye, rows)?);
+        let redirects = EProcess::restore(eye, rows)?;
+        let mut latency = || EProcess::restore(eye, *super::latency::ROWS);
         let latency = [latency()?, latency()?];
-        Some(First { errors, client_errors, redirects, latency, slots: VecDeque::new() })
+        Some(FirstRequestTest { errors, client_errors, redirects, latency, slots: VecDeque::new() })
     }
 
-    pub fn errors(&self) -> &Mixture {
+    pub fn errors(&self) -> &EProcess {
         &self.errors
     }
 
-    pub fn client_errors(&self) -> &Mixture {
+    pub fn client_errors(&self) -> &EProcess {
         &self.client_errors
     }
 
-    pub fn redirects(&self) -> &Mixture {
+    pub fn redirects(&self) -> &EProcess {
         &self.redirects
     }
 
-    pub fn latency(&self, level: Level) -> &Mixture {
+    pub fn latency(&self, level: Level) -> &EProcess {
         &self.latency[level as usize]
     }
 
-    fn slot(&mut self, interval: u64) -> Option<&mut Slot> {
+    fn slot(&mut self, interval: u64) -> Option<&mut ArrivalSlot> {
         let after = self.slots.partition_point(|slot| slot.from <= interval);
         let slot = self.slots.get_mut(after.checked_sub(1)?)?;
         slot.until.is_none_or(|until| interval < until).then_some(slot)
     }
 }
 
-impl Entry {
+impl SlotEntry {
     fn has_failed(&self) -> bool {
         match self.exit {
             None => self.arm == Arm::Stable,
-            Some((exit, _)) => exit == Exit::Failed || self.broke,
+            Some((exit, _)) => exit == FirstOutcome::Failed || self.broke,
         }
     }
 }
 
-fn one(arm: Arm) -> Pair {
-    let mut pair = Pair::default();
+fn one(arm: Arm) -> PerArm {
+    let mut pair = PerArm::default();
     *pair.of(arm) = 1;
     pair
 }
 
 /// Bets on one table of failures.
-pub fn bet(mixture: &mut Mixture, at_risk: Pair, events: Pair) {
+pub fn bet(mixture: &mut EProcess, at_risk: PerArm, events: PerArm) {
     if events.total() > 0 {
         for (row, odds) in ERROR_ODDS.iter().enumerate() {
             mixture.push(row, cell(at_risk, events, odds.ln()));
@@ -283,15 +283,15 @@ pub fn bet(mixture: &mut Mixture, at_risk: Pair, events: Pair) {
     }
 }
 
-impl Slot {
-    fn opened(from: u64, table: Option<Arc<Table>>) -> Slot {
-        Slot {
+impl ArrivalSlot {
+    fn opened(from: u64, table: Option<Arc<AgeTable>>) -> ArrivalSlot {
+        ArrivalSlot {
             from,
             until: None,
-            arrived: Pair::default(),
-            failed: Pair::default(),
-            client_errors: Pair::default(),
-            redirects: Pair::default(),
+            arrived: PerArm::default(),
+            failed: PerArm::default(),
+            client_errors: PerArm::default(),
+            redirects: PerArm::default(),
             table,
             ages: Box::default(),
             factor: 1.0,
@@ -302,24 +302,24 @@ impl Slot {
         }
     }
 
-    fn count_latency(&mut self, arm: Arm, exit: Exit, buckets: [usize; LEVELS]) {
+    fn count_latency(&mut self, arm: Arm, exit: FirstOutcome, buckets: [usize; LEVELS]) {
         // A failed request never succeeds, so it stays in the risk set.
-        if let (Some(table), true) = (&self.table, exit != Exit::Failed) {
+        if let (Some(table), true) = (&self.table, exit != FirstOutcome::Failed) {
             for (ages, bucket) in self.ages.iter_mut().zip(buckets) {
-                let counts = if exit == Exit::Censored { &mut ages.censored } else { &mut ages.done };
+                let counts = if exit == FirstOutcome::Censored { &mut ages.censored } else { &mut ages.done };
                 *counts[table.group(bucket)].of(arm) += 1;
             }
         }
     }
 
     /// True if no server had a spell, run or warm-up since the slot began.
-    fn is_calm(&self, tick: Duration, servers: &Servers) -> bool {
+    fn is_calm(&self, tick: Duration, servers: &ServerClusters) -> bool {
         servers.calm_since(tick * u32::try_from(self.from).unwrap_or(u32::MAX))
     }
 
     /// Chooses the requests that latency leaves out, unless the choice is still uncertain.
-    fn settle_latency(&mut self, now: Duration, tick: Duration, servers: &Servers) {
-        let Some(excused) = self.excused(Mark::Slow, now, tick, servers) else { return };
+    fn settle_latency(&mut self, now: Duration, tick: Duration, servers: &ServerClusters) {
+        let Some(excused) = self.excused(ServerMark::Slow, now, tick, servers) else { return };
         self.latency_is_settled = true;
         let mut at_risk = self.arrived;
         for number in excused {
@@ -328,7 +328,7 @@ impl Slot {
         }
         self.ages.iter_mut().for_each(|ages| ages.arrived = at_risk);
         for number in 0..self.entries.len() {
-            let Entry { arm, exit, excused, .. } = self.entries[number];
+            let SlotEntry { arm, exit, excused, .. } = self.entries[number];
             if let (Some((exit, buckets)), false) = (exit, excused) {
                 self.count_latency(arm, exit, buckets);
             }
@@ -337,8 +337,8 @@ impl Slot {
 
     /// Requests at risk of a failure, and failed ones. `None`: the excused requests are not certain
     /// yet.
-    fn failures(&self, now: Duration, tick: Duration, servers: &Servers) -> Option<(Pair, Pair)> {
-        let excused = self.excused(Mark::Failed, now, tick, servers)?;
+    fn failures(&self, now: Duration, tick: Duration, servers: &ServerClusters) -> Option<(PerArm, PerArm)> {
+        let excused = self.excused(ServerMark::Failed, now, tick, servers)?;
         let mut at_risk = self.arrived;
         let mut failed = self.failed;
         // Unanswered requests of stable have failed.
@@ -355,7 +355,13 @@ impl Slot {
     }
 
     /// The numbers of the excused requests. `None`: not certain yet.
-    fn excused(&self, kind: Mark, now: Duration, tick: Duration, servers: &Servers) -> Option<Vec<usize>> {
+    fn excused(
+        &self,
+        kind: ServerMark,
+        now: Duration,
+        tick: Duration,
+        servers: &ServerClusters,
+    ) -> Option<Vec<usize>> {
         let mut excused = vec![];
         if self.is_calm(tick, servers) {
             return Some(excused);
@@ -364,8 +370,8 @@ impl Slot {
             let Some(place) = entry.place else { continue };
             let arrived = tick * u32::try_from(entry.interval).unwrap_or(u32::MAX);
             let found = match kind {
-                Mark::Slow => servers.slow(place, arrived, now),
-                Mark::Failed => servers.failed(place, arrived, now),
+                ServerMark::Slow => servers.slow(place, arrived, now),
+                ServerMark::Failed => servers.failed(place, arrived, now),
             };
             match found {
                 Excuse::No => {}
@@ -386,7 +392,7 @@ impl Slot {
         age: Duration,
         all: bool,
         divisors: [f64; LEVELS],
-        latency: &mut [Mixture; LEVELS],
+        latency: &mut [EProcess; LEVELS],
     ) {
         let Some(table) = &self.table else { return };
         let age_us = age.as_secs_f64() * 1e6;
@@ -414,7 +420,13 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(100);
 
-    fn enter(first: &mut First, interval: u64, arm: Arm, n: usize, place: Option<Place>) -> Vec<u32> {
+    fn enter(
+        first: &mut FirstRequestTest,
+        interval: u64,
+        arm: Arm,
+        n: usize,
+        place: Option<ServerIndex>,
+    ) -> Vec<u32> {
         (0..n).map(|_| first.enter(interval, arm, 1.0, None, place)).collect()
     }
 
@@ -423,18 +435,18 @@ mod tests {
     /// A missing answer is a failure of stable only.
     #[test]
     fn each_failure_is_one_failure() {
-        let (mut first, mut plain) = (First::default(), Mixture::new(ERROR_ODDS.len()));
+        let (mut first, mut plain) = (FirstRequestTest::default(), EProcess::new(ERROR_ODDS.len()));
         let buckets = [0; LEVELS];
         let new = enter(&mut first, 0, Arm::New, 4, None);
         let stable = enter(&mut first, 0, Arm::Stable, 40, None);
-        first.exit(0, new[0], Exit::Failed, buckets);
-        (1..3).for_each(|i| first.exit(0, new[i], Exit::Done, buckets));
-        first.exit(0, stable[0], Exit::Failed, buckets);
-        (1..39).for_each(|i| first.exit(0, stable[i], Exit::Done, buckets));
+        first.exit(0, new[0], FirstOutcome::Failed, buckets);
+        (1..3).for_each(|i| first.exit(0, new[i], FirstOutcome::Done, buckets));
+        first.exit(0, stable[0], FirstOutcome::Failed, buckets);
+        (1..39).for_each(|i| first.exit(0, stable[i], FirstOutcome::Done, buckets));
         first.broke(0, stable[1]);
         first.close(1, 0.1);
-        first.judge(TICK * 20, TICK, TICK * 10, [1.0; LEVELS], &Servers::new(Duration::ZERO));
-        bet(&mut plain, Pair::new(4, 40), Pair::new(1, 3));
+        first.judge(TICK * 20, TICK, TICK * 10, [1.0; LEVELS], &ServerClusters::new(Duration::ZERO));
+        bet(&mut plain, PerArm::new(4, 40), PerArm::new(1, 3));
         assert_eq!(first.errors(), &plain);
     }
 
@@ -442,15 +454,15 @@ mod tests {
     /// that.
     #[test]
     fn an_answer_finds_its_slot_though_it_closed_in_the_same_interval() {
-        let mut first = First::default();
+        let mut first = FirstRequestTest::default();
         let buckets = [0; LEVELS];
         let mut all = enter(&mut first, 5, Arm::Stable, 40, None);
         all.extend(enter(&mut first, 5, Arm::New, 4, None));
         first.close(5, 0.1);
         all.extend(enter(&mut first, 5, Arm::New, 1, None));
-        all.iter().for_each(|number| first.exit(5, *number, Exit::Done, buckets));
-        first.judge(TICK * 30, TICK, TICK * 10, [1.0; LEVELS], &Servers::new(Duration::ZERO));
-        assert_eq!(first.errors(), &Mixture::new(ERROR_ODDS.len()), "nobody failed");
+        all.iter().for_each(|number| first.exit(5, *number, FirstOutcome::Done, buckets));
+        first.judge(TICK * 30, TICK, TICK * 10, [1.0; LEVELS], &ServerClusters::new(Duration::ZERO));
+        assert_eq!(first.errors(), &EProcess::new(ERROR_ODDS.len()), "nobody failed");
         assert!(first.slots.is_empty());
     }
 
@@ -458,24 +470,25 @@ mod tests {
     /// stable do not fail.
     #[test]
     fn a_server_that_fails_beside_a_sound_one_is_left_out() {
-        let (mut first, mut servers) = (First::default(), Servers::new(Duration::ZERO));
-        let at = |arm, server| Some(Place { arm, server });
+        let (mut first, mut servers) = (FirstRequestTest::default(), ServerClusters::new(Duration::ZERO));
+        let at = |arm, server| Some(ServerIndex { arm, server });
         let (failing, sound) = (at(Arm::New, 0), at(Arm::New, 1));
         let buckets = [0; LEVELS];
         for interval in 0..10 {
             let now = TICK * interval as u32;
             for (place, n, exit) in [
-                (failing, 2, Exit::Failed),
-                (sound, 2, Exit::Done),
-                (at(Arm::Stable, 0), 10, Exit::Done),
-                (at(Arm::Stable, 1), 10, Exit::Done),
+                (failing, 2, FirstOutcome::Failed),
+                (sound, 2, FirstOutcome::Done),
+                (at(Arm::Stable, 0), 10, FirstOutcome::Done),
+                (at(Arm::Stable, 1), 10, FirstOutcome::Done),
             ] {
                 let Some(place) = place else { continue };
                 for number in enter(&mut first, interval, place.arm, n, Some(place)) {
                     first.exit(interval, number, exit, buckets);
                     servers.came(place, now);
-                    let (bad, fine): (&[_], _) = if exit == Exit::Failed { (&[None], 0) } else { (&[], 1) };
-                    servers.mark(place, Mark::Failed, now, bad, fine, now);
+                    let (bad, fine): (&[_], _) =
+                        if exit == FirstOutcome::Failed { (&[None], 0) } else { (&[], 1) };
+                    servers.mark(place, ServerMark::Failed, now, bad, fine, now);
                 }
             }
             servers.tick(now);
@@ -483,7 +496,7 @@ mod tests {
         }
         (0..100).for_each(|i| servers.tick(TICK * (10 + i)));
         first.judge(TICK * 100, TICK, TICK * 10, [1.0; LEVELS], &servers);
-        let nothing = Mixture::new(ERROR_ODDS.len());
+        let nothing = EProcess::new(ERROR_ODDS.len());
         assert_eq!(first.errors(), &nothing);
     }
 }

@@ -6,7 +6,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub type Quick = BuildHasherDefault<Xxh3>;
+pub type BuildHasher = BuildHasherDefault<Xxh3>;
 
 #[derive(Default)]
 pub struct Xxh3(u64);
@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn a_map_finds_what_was_put_into_it() {
-        let mut paths: HashMap<String, usize, Quick> = HashMap::default();
-        let mut numbers: HashMap<u64, u64, Quick> = HashMap::default();
+        let mut paths: HashMap<String, usize, BuildHasher> = HashMap::default();
+        let mut numbers: HashMap<u64, u64, BuildHasher> = HashMap::default();
         for n in 0..10_000 {
             paths.insert(format!("/route/{n}"), n);
             numbers.insert(n as u64, n as u64);

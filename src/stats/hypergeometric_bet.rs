@@ -10,21 +10,21 @@
 //! Chebyshev, Markov (the worst sum of coins of given mean and variance has two points).
 
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 
 /// Up to this many draws the moment generating function is exact, above it is a closed bound.
 const EXACT_DRAWS: f64 = 32.0;
 
 /// Values of new and stable, in that order of arguments everywhere.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Pair {
+pub struct PerArm {
     pub new: u64,
     pub stable: u64,
 }
 
-impl Pair {
-    pub fn new(new: u64, stable: u64) -> Pair {
-        Pair { new, stable }
+impl PerArm {
+    pub fn new(new: u64, stable: u64) -> PerArm {
+        PerArm { new, stable }
     }
 
     pub fn of(&mut self, arm: Arm) -> &mut u64 {
@@ -34,31 +34,31 @@ impl Pair {
         }
     }
 
-    pub fn save(self, pen: &mut Pen) {
+    pub fn save(self, pen: &mut Encoder) {
         pen.u64(self.new);
         pen.u64(self.stable);
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Pair> {
-        Some(Pair { new: eye.u64()?, stable: eye.u64()? }).filter(|p| p.new.checked_add(p.stable).is_some())
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<PerArm> {
+        Some(PerArm { new: eye.u64()?, stable: eye.u64()? }).filter(|p| p.new.checked_add(p.stable).is_some())
     }
 
     pub fn total(self) -> u64 {
         self.new.saturating_add(self.stable)
     }
 
-    pub fn take(&mut self, other: Pair) {
+    pub fn take(&mut self, other: PerArm) {
         self.new = self.new.saturating_sub(other.new);
         self.stable = self.stable.saturating_sub(other.stable);
     }
 
-    pub fn capped(self, by: Pair) -> Pair {
-        Pair { new: self.new.min(by.new), stable: self.stable.min(by.stable) }
+    pub fn capped(self, by: PerArm) -> PerArm {
+        PerArm { new: self.new.min(by.new), stable: self.stable.min(by.stable) }
     }
 }
 
-impl std::ops::AddAssign for Pair {
-    fn add_assign(&mut self, other: Pair) {
+impl std::ops::AddAssign for PerArm {
+    fn add_assign(&mut self, other: PerArm) {
         self.new += other.new;
         self.stable += other.stable;
     }
@@ -82,7 +82,7 @@ impl std::ops::AddAssign for Bet {
 
 /// `events` of the users `at_risk` had the event. `lambda`: log odds ratio of the alternative.
 /// Rows and columns are flipped so that the drawn counts are small.
-pub fn cell(at_risk: Pair, events: Pair, lambda: f64) -> Bet {
+pub fn cell(at_risk: PerArm, events: PerArm, lambda: f64) -> Bet {
     let (n, mut k) = (at_risk.total() as f64, events.total() as f64);
     if k <= 0.0 || k >= n || at_risk.new == 0 || at_risk.stable == 0 || lambda == 0.0 {
         return Bet::default();

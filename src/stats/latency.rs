@@ -11,8 +11,8 @@
 //! Invariants: a table is made from stable's answers only, before the requests that it judges
 //! arrive; cuts ascend; chain rows are never positive.
 
-use crate::stats::e_process::Mixture;
-use crate::stats::hypergeometric_bet::{Bet, Pair, cell};
+use crate::stats::e_process::EProcess;
+use crate::stats::hypergeometric_bet::{Bet, PerArm, cell};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const TAIL: [f64; 4] = [0.98, 0.99, 0.995, 0.999];
 const STRETCH: [f64; 7] = [0.03, 0.07, 0.15, 0.30, 0.70, 2.0, 9.0];
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Cut {
+enum AgeCut {
     /// A quantile of stable.
     At(f64),
     /// This multiple of p99.9.
@@ -30,14 +30,14 @@ enum Cut {
 }
 
 /// The tail rows: odds ratios of still running after the cut.
-const EXCEED: [(Cut, &[f64]); 7] = [
-    (Cut::At(0.90), &[1.5, 4.0]),
-    (Cut::At(0.98), &[1.4, 2.5, 8.0]),
-    (Cut::At(0.99), &[1.4, 2.5, 8.0, 50.0]),
-    (Cut::At(0.995), &[2.0, 5.0, 30.0]),
-    (Cut::At(0.999), &[2.0, 5.0, 30.0, 300.0]),
-    (Cut::Times(2.0), &[3.0, 10.0, 100.0]),
-    (Cut::Times(4.0), &[5.0, 50.0, 3000.0]),
+const EXCEED: [(AgeCut, &[f64]); 7] = [
+    (AgeCut::At(0.90), &[1.5, 4.0]),
+    (AgeCut::At(0.98), &[1.4, 2.5, 8.0]),
+    (AgeCut::At(0.99), &[1.4, 2.5, 8.0, 50.0]),
+    (AgeCut::At(0.995), &[2.0, 5.0, 30.0]),
+    (AgeCut::At(0.999), &[2.0, 5.0, 30.0, 300.0]),
+    (AgeCut::Times(2.0), &[3.0, 10.0, 100.0]),
+    (AgeCut::Times(4.0), &[5.0, 50.0, 3000.0]),
 ];
 
 /// Rows of the latency mixture: body, then tail.
@@ -51,8 +51,8 @@ pub fn label(row: usize) -> String {
     }
     let mut tail = EXCEED.iter().flat_map(|(cut, odds)| odds.iter().map(move |o| (cut, o)));
     match tail.nth(row - STRETCH.len()) {
-        Some((Cut::At(level), odds)) => format!("still running after p{}, odds × {odds}", 100.0 * level),
-        Some((Cut::Times(by), odds)) => format!("still running after {by} × p99.9, odds × {odds}"),
+        Some((AgeCut::At(level), odds)) => format!("still running after p{}, odds × {odds}", 100.0 * level),
+        Some((AgeCut::Times(by), odds)) => format!("still running after {by} × p99.9, odds × {odds}"),
         None => String::new(),
     }
 }
@@ -62,7 +62,7 @@ pub const GROUPS_MAX: usize = 17;
 
 /// The age groups, and the alternatives on them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Table {
+pub struct AgeTable {
     /// Histogram bucket → group.
     group: Vec<u8>,
     /// Upper end of each group but the last, in the unit of the edges.
@@ -82,9 +82,9 @@ pub struct Table {
     log_middles: Vec<f64>,
 }
 
-impl Table {
+impl AgeTable {
     /// `edges`: inner borders of the buckets, ascending. `counts`: stable's answers in the buckets.
-    pub fn new(edges: &[f64], counts: &[f64]) -> Table {
+    pub fn new(edges: &[f64], counts: &[f64]) -> AgeTable {
         let total: f64 = counts.iter().map(|c| c + 0.01).sum();
         let mut sum = 0.0;
         let cdf: Vec<f64> = counts
@@ -98,9 +98,9 @@ impl Table {
         let at = |level: f64| nearest(f, level);
         let top = edges[at(0.999)];
         let times = |by: f64| edges.partition_point(|e| *e < by * top).min(edges.len() - 1);
-        let place = |cut: Cut| match cut {
-            Cut::At(level) => at(level),
-            Cut::Times(by) => times(by),
+        let place = |cut: AgeCut| match cut {
+            AgeCut::At(level) => at(level),
+            AgeCut::Times(by) => times(by),
         };
         let levels = BODY.iter().chain(&TAIL).map(|l| at(*l));
         let mut borders: Vec<usize> = levels.chain([times(2.0), times(4.0)]).collect();
@@ -139,7 +139,7 @@ impl Table {
                 mid as f32
             })
             .collect();
-        Table {
+        AgeTable {
             group,
             chain: chain.collect(),
             exceed,
@@ -166,7 +166,7 @@ impl Table {
     /// `new` are left: identical versions that take 20 ms, or 10, 20, 30 ms, tripped in most runs.
     /// With log odds ratios that only shrink, an earlier answer is at least as much evidence for
     /// `new`.
-    pub fn monotone(mut self) -> Table {
+    pub fn monotone(mut self) -> AgeTable {
         for row in &mut self.chain {
             for g in (1..row.len()).rev() {
                 row[g - 1] = row[g - 1].min(row[g]);
@@ -261,13 +261,13 @@ impl Table {
         self.exceed.iter().map(|(end, _)| *end)
     }
 
-    /// Bets in the body rows, once the groups up to [`Table::body_end`] are final.
-    pub fn bet_body(&self, slot: &Ages, mixture: &mut Mixture) {
+    /// Bets in the body rows, once the groups up to [`AgeTable::body_end`] are final.
+    pub fn bet_body(&self, slot: &SlotAges, mixture: &mut EProcess) {
         self.body(slot).enumerate().for_each(|(row, bet)| mixture.push(row, bet));
     }
 
-    /// The bets of the body rows on a slot whose groups up to [`Table::body_end`] are final.
-    pub fn body(&self, slot: &Ages) -> impl Iterator<Item = Bet> {
+    /// The bets of the body rows on a slot whose groups up to [`AgeTable::body_end`] are final.
+    pub fn body(&self, slot: &SlotAges) -> impl Iterator<Item = Bet> {
         self.chain.iter().map(|chain| {
             let (mut at_risk, mut sum) = (slot.arrived, Bet::default());
             for (g, lambda) in chain.iter().enumerate() {
@@ -282,7 +282,7 @@ impl Table {
     }
 
     /// Bets in a tail row, once the groups up to its end are final.
-    pub fn bet_tail(&self, row: usize, slot: &Ages, mixture: &mut Mixture) {
+    pub fn bet_tail(&self, row: usize, slot: &SlotAges, mixture: &mut EProcess) {
         let (end, lambda) = self.exceed[row];
         let (mut at_risk, mut running) = (slot.arrived, slot.arrived);
         for g in 0..=end {
@@ -298,12 +298,12 @@ impl Table {
 
 /// One slot's requests by age group.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
-pub struct Ages {
-    pub arrived: Pair,
+pub struct SlotAges {
+    pub arrived: PerArm,
     /// Succeeded in this group.
-    pub done: [Pair; GROUPS_MAX],
+    pub done: [PerArm; GROUPS_MAX],
     /// Aborted by the client in this group.
-    pub censored: [Pair; GROUPS_MAX],
+    pub censored: [PerArm; GROUPS_MAX],
 }
 
 /// A bucket with a smaller share of the answers counts as empty.

@@ -3,11 +3,11 @@
 //! probability β at most, if `new` is at its margin or beyond. There is no restart within a wave,
 //! since only a whole wave is proof.
 //!
-//! [`Failures`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes
+//! [`FailureTest`]: H₀ "p(new) ≥ max(p(stable) + margin, 1.5 × p(stable))", the mean of two processes
 //! that are valid for it: blocks of requests that bet on the difference, and bets on the ratio of
 //! counts.
-//! [`Tail`]: the ratio alone, of answers above stable's p99, with a limit of its own.
-//! [`Body`]: the log-rank bets of the engine with the arms swapped.
+//! [`TailTest`]: the ratio alone, of answers above stable's p99, with a limit of its own.
+//! [`BodyTest`]: the log-rank bets of the engine with the arms swapped.
 //!
 //! *Users repeat themselves*: a user who always fails is the same failure each time.
 //! Therefore the wealth is *tempered*: raised to the power 1/d, where d ≥ 1 is the design effect
@@ -16,8 +16,8 @@
 //!
 //! Source: Waudby-Smith, Ramdas, estimating means of bounded random variables by betting (2023).
 
-use crate::stats::codec::{Eye, Pen};
-use crate::stats::hypergeometric_bet::{Bet, Pair};
+use crate::stats::codec::{Decoder, Encoder};
+use crate::stats::hypergeometric_bet::{Bet, PerArm};
 
 /// The error probability of a gate, which passes at 1/β.
 pub const BETA: f64 = 0.05;
@@ -38,23 +38,23 @@ fn mean_exp(logs: &[f64], design_effect: f64) -> f64 {
 }
 
 #[derive(Clone, Debug)]
-pub struct Failures {
+pub struct FailureTest {
     margin: f64,
     difference: [f64; BETS.len()],
-    ratio: Ratio,
+    ratio: RatioTest,
     coin: u64,
 }
 
-impl Failures {
+impl FailureTest {
     /// `margin`: a difference of shares. `0.001` is 0.1 percentage points.
-    pub fn new(margin: f64) -> Failures {
+    pub fn new(margin: f64) -> FailureTest {
         let coin = 0x9e37_79b9_7f4a_7c15;
-        Failures { margin, difference: [0.0; BETS.len()], ratio: Ratio::new(RATIO_MAX), coin }
+        FailureTest { margin, difference: [0.0; BETS.len()], ratio: RatioTest::new(RATIO_MAX), coin }
     }
 
     /// Takes the requests of one slot and the failed ones. The slot must not have been chosen by
     /// its failures.
-    pub fn push(&mut self, requests: Pair, failed: Pair) {
+    pub fn push(&mut self, requests: PerArm, failed: PerArm) {
         let failed = failed.capped(requests);
         let blocks = requests.new.min(requests.stable);
         if blocks == 0 {
@@ -112,16 +112,16 @@ impl Failures {
         (self.coin.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64s(&self.difference);
         self.ratio.save(pen);
         pen.u64(self.coin);
     }
 
-    pub fn restore(margin: f64, eye: &mut Eye<'_>) -> Option<Failures> {
-        let mut failures = Failures::new(margin);
+    pub fn restore(margin: f64, eye: &mut Decoder<'_>) -> Option<FailureTest> {
+        let mut failures = FailureTest::new(margin);
         eye.logs(&mut failures.difference)?;
-        failures.ratio = Ratio::restore(RATIO_MAX, eye)?;
+        failures.ratio = RatioTest::restore(RATIO_MAX, eye)?;
         // A xorshift generator never reaches zero.
         failures.coin = eye.u64().filter(|coin| *coin != 0)?;
         Some(failures)
@@ -134,19 +134,19 @@ impl Failures {
 
 /// H₀: `new` is bad at least `limit` times as often as stable.
 #[derive(Clone, Debug)]
-pub struct Ratio {
+pub struct RatioTest {
     limit: f64,
     logs: [f64; RATIOS.len()],
 }
 
-pub type Tail = Ratio;
+pub type TailTest = RatioTest;
 
-impl Ratio {
-    pub fn new(limit: f64) -> Ratio {
-        Ratio { limit, logs: [0.0; RATIOS.len()] }
+impl RatioTest {
+    pub fn new(limit: f64) -> RatioTest {
+        RatioTest { limit, logs: [0.0; RATIOS.len()] }
     }
 
-    pub fn push(&mut self, of: Pair, bad: Pair) {
+    pub fn push(&mut self, of: PerArm, bad: PerArm) {
         let (n1, n0) = (of.new as f64, of.stable as f64);
         if of.new == 0 || of.stable == 0 {
             return;
@@ -160,12 +160,12 @@ impl Ratio {
         }
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64s(&self.logs);
     }
 
-    pub fn restore(limit: f64, eye: &mut Eye<'_>) -> Option<Ratio> {
-        let mut ratio = Ratio::new(limit);
+    pub fn restore(limit: f64, eye: &mut Decoder<'_>) -> Option<RatioTest> {
+        let mut ratio = RatioTest::new(limit);
         eye.logs(&mut ratio.logs)?;
         Some(ratio)
     }
@@ -182,9 +182,9 @@ fn below(limit: f64) -> impl Iterator<Item = f64> {
 
 /// H₀: `new`, made faster by the margin, is still no faster than stable.
 #[derive(Clone, Debug, Default)]
-pub struct Body(Vec<f64>);
+pub struct BodyTest(Vec<f64>);
 
-impl Body {
+impl BodyTest {
     /// Takes bets of the engine's body rows, with the arms swapped.
     pub fn push(&mut self, bets: impl Iterator<Item = Bet>) {
         for (row, bet) in bets.enumerate() {
@@ -195,14 +195,14 @@ impl Body {
         }
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.u64(self.0.len() as u64);
         pen.f64s(&self.0);
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Body> {
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<BodyTest> {
         let rows = eye.length(8).filter(|rows| *rows <= BODY_ROWS_MAX)?;
-        let mut body = Body(vec![0.0; rows]);
+        let mut body = BodyTest(vec![0.0; rows]);
         eye.logs(&mut body.0)?;
         Some(body)
     }
@@ -259,20 +259,20 @@ fn grows_by_ratio(base: f64, limit: f64, others: f64) -> f64 {
 /// Sums for the design effect of groups of users: the variance of a difference of two means by
 /// groups, against that of independent requests. At least 1.
 #[derive(Clone, Copy, Default, Debug, PartialEq)]
-pub struct Spread {
+pub struct GroupSpread {
     pub n: f64,
     pub sum: f64,
     /// Sum of squares of single requests.
     pub squares: f64,
 }
 
-impl Spread {
+impl GroupSpread {
     fn mean(&self) -> f64 {
         self.sum / self.n.max(1.0)
     }
 
     /// Variance of single requests, within the arms.
-    pub fn variance(arms: &[Spread; 2]) -> f64 {
+    pub fn variance(arms: &[GroupSpread; 2]) -> f64 {
         let (sum, n) = arms.iter().fold((0.0, 0.0), |(sum, n), arm| (sum + arm.within(), n + arm.n));
         sum / f64::max(n, 1.0)
     }
@@ -285,7 +285,7 @@ impl Spread {
 
 /// The design effect. `groups` of one arm: requests in each, and the sum over them.
 pub fn design_effect<'a>(
-    arms: [Spread; 2],
+    arms: [GroupSpread; 2],
     groups: impl Fn(usize) -> Box<dyn Iterator<Item = (f64, f64)> + 'a>,
 ) -> f64 {
     let (mut clustered, mut independent) = (0.0, 0.0);
@@ -319,10 +319,10 @@ pub(crate) mod tests {
 
     /// Requests of `new` until it passes, at 20%: slots of 5 and 20.
     fn passes_after(seed: u64, margin: f64, stable: f64, new: f64, most: u64) -> Option<u64> {
-        let (mut failures, mut dice) = (Failures::new(margin), Dice(seed));
+        let (mut failures, mut dice) = (FailureTest::new(margin), Dice(seed));
         (0..most / 5).find_map(|slot| {
-            let failed = Pair::new(dice.binomial(5, new), dice.binomial(20, stable));
-            failures.push(Pair::new(5, 20), failed);
+            let failed = PerArm::new(dice.binomial(5, new), dice.binomial(20, stable));
+            failures.push(PerArm::new(5, 20), failed);
             (failures.e_value(1.0) >= 1.0 / BETA).then_some(5 * (slot + 1))
         })
     }
@@ -358,16 +358,16 @@ pub(crate) mod tests {
 
     #[test]
     fn one_user_who_fails_again_and_again_in_stable_proves_nothing() {
-        let (mut failures, mut ratio_alone) = (Failures::new(0.001), Ratio::new(RATIO_MAX));
+        let (mut failures, mut ratio_alone) = (FailureTest::new(0.001), RatioTest::new(RATIO_MAX));
         for _ in 0..100 {
-            failures.push(Pair::new(10, 100), Pair::new(0, 10));
-            ratio_alone.push(Pair::new(10, 100), Pair::new(0, 10));
+            failures.push(PerArm::new(10, 100), PerArm::new(0, 10));
+            ratio_alone.push(PerArm::new(10, 100), PerArm::new(0, 10));
         }
         assert!(failures.e_value(1.0) > 1e3, "taken for many users it would pass");
         // Stable: 100 users with 90 requests each, and one with 1,000 requests that all failed.
         let arms = [
-            Spread { n: 10_000.0, sum: 1_000.0, squares: 1_000.0 },
-            Spread { n: 1_000.0, ..Spread::default() },
+            GroupSpread { n: 10_000.0, sum: 1_000.0, squares: 1_000.0 },
+            GroupSpread { n: 1_000.0, ..GroupSpread::default() },
         ];
         let groups = |arm: usize| -> Box<dyn Iterator<Item = (f64, f64)>> {
             match arm {
@@ -382,11 +382,11 @@ pub(crate) mod tests {
 
     #[test]
     fn the_tail_passes_if_it_is_alike_and_not_if_it_is_twice_as_long() {
-        let (mut alike, mut longer, mut dice) = (Tail::new(1.5), Tail::new(1.5), Dice(3));
+        let (mut alike, mut longer, mut dice) = (TailTest::new(1.5), TailTest::new(1.5), Dice(3));
         for _ in 0..3_000 {
-            let of = Pair::new(5, 20);
-            alike.push(of, Pair::new(dice.binomial(5, 0.01), dice.binomial(20, 0.01)));
-            longer.push(of, Pair::new(dice.binomial(5, 0.02), dice.binomial(20, 0.01)));
+            let of = PerArm::new(5, 20);
+            alike.push(of, PerArm::new(dice.binomial(5, 0.01), dice.binomial(20, 0.01)));
+            longer.push(of, PerArm::new(dice.binomial(5, 0.02), dice.binomial(20, 0.01)));
         }
         assert!(alike.e_value(1.0) >= 1.0 / BETA && longer.e_value(1.0) < 1.0);
     }

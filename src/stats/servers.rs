@@ -5,7 +5,7 @@
 //! # Spells
 //!
 //! Each request is one mark of its server. It is *slow* if it has no answer at the age
-//! [`Servers::limit`], else *fast*; by then it has *failed* or not.
+//! [`ServerClusters::limit`], else *fast*; by then it has *failed* or not.
 //! A CUSUM over the marks of one server (Page 1954) finds runs with far more bad marks than is
 //! usual for stable.
 //! The CUSUM counts marks, not time, so it is equally noisy for busy and for quiet servers.
@@ -38,12 +38,12 @@ mod keeping;
 mod silence;
 mod warm_up;
 
-use super::users::Unit;
+use super::users::UserUnit;
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use std::collections::VecDeque;
 use std::time::Duration;
-pub use warm_up::Warming;
+pub use warm_up::WarmUp;
 
 /// The score of a spell, in nats.
 const SPELL: f64 = 6.0;
@@ -111,7 +111,7 @@ const WARM_SPAN: Duration = Duration::from_secs(30 * 60);
 
 /// A kind of mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mark {
+pub enum ServerMark {
     Slow,
     Failed,
 }
@@ -127,25 +127,25 @@ pub enum Excuse {
 
 /// A server of an arm, by number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct ServerIndex {
     pub arm: Arm,
     pub server: u8,
 }
 
-impl Place {
+impl ServerIndex {
     /// A dense index: the servers of both arms alternate.
     pub fn index(self) -> usize {
         2 * usize::from(self.server) + self.arm.index()
     }
 
-    pub fn from_index(index: usize) -> Place {
+    pub fn from_index(index: usize) -> ServerIndex {
         let arm = Arm::BOTH[index % 2];
-        Place { arm, server: (index / 2).min(255) as u8 }
+        ServerIndex { arm, server: (index / 2).min(255) as u8 }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct SpellSpan {
     from: Duration,
     until: Duration,
     bad: u32,
@@ -158,7 +158,7 @@ struct Span {
 
 /// The marks of one kind of one server.
 #[derive(Clone, Debug, Default)]
-struct Run {
+struct MarkRun {
     score: f64,
     /// Arrival of its first and of its last bad mark.
     from: Duration,
@@ -169,29 +169,29 @@ struct Run {
     apart: bool,
     /// Number of bad marks, and the users of the last ones.
     bad: u32,
-    users: [Option<Unit>; USERS],
+    users: [Option<UserUnit>; USERS],
     /// Number of marks so far, at the run's first bad mark, and at its last one.
     marks: u64,
     from_mark: u64,
     last_mark: u64,
     /// Ended spells, oldest first.
-    past: VecDeque<Span>,
+    past: VecDeque<SpellSpan>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Server {
-    runs: [Run; 2],
+struct ServerHistory {
+    runs: [MarkRun; 2],
     /// When the beginning of a spell was last bet on, by kind.
     bet_at: [Option<Duration>; 2],
-    answers: silence::Answers,
+    answers: silence::ServerAnswers,
     seen: Duration,
     requests: f64,
-    warm: Warm,
+    warm: ServerWarmUps,
 }
 
 /// Warm-ups of one server.
 #[derive(Clone, Debug, Default)]
-struct Warm {
+struct ServerWarmUps {
     /// Start of the present warm-up.
     since: Option<Duration>,
     /// Of that, what passed before a restart.
@@ -203,7 +203,7 @@ struct Warm {
 
 /// Stable's spells of one kind.
 #[derive(Clone, Debug, Default)]
-struct Usual {
+struct UsualSpells {
     /// Usual share of bad marks.
     share: f64,
     /// End and length of each.
@@ -214,11 +214,11 @@ struct Usual {
 }
 
 #[derive(Clone, Debug)]
-pub struct Servers {
-    all: Vec<Server>,
+pub struct ServerClusters {
+    all: Vec<ServerHistory>,
     /// End and length of silences of stable's single servers.
     silences: VecDeque<(Duration, Duration)>,
-    usual: [Usual; 2],
+    usual: [UsualSpells; 2],
     limit: Option<Duration>,
     /// When the limit became known. Slow spells are found from then on.
     limit_since: Option<Duration>,
@@ -237,10 +237,10 @@ pub struct Servers {
 /// Maximum total time of the warm-ups of a wave.
 const WARM_WAVE: Duration = Duration::from_secs(300);
 
-impl Servers {
-    pub fn new(warm_up: Duration) -> Servers {
-        let usual = || Usual { wealth: [1.0; TIMES.len()], ..Usual::default() };
-        Servers {
+impl ServerClusters {
+    pub fn new(warm_up: Duration) -> ServerClusters {
+        let usual = || UsualSpells { wealth: [1.0; TIMES.len()], ..UsualSpells::default() };
+        ServerClusters {
             all: vec![],
             silences: VecDeque::new(),
             usual: [usual(), usual()],
@@ -269,30 +269,30 @@ impl Servers {
     }
 
     pub fn set_failed_share(&mut self, share: f64) {
-        self.usual[Mark::Failed as usize].share = share;
+        self.usual[ServerMark::Failed as usize].share = share;
     }
 
     /// Starts another attempt: resets the bets on the rate of spells, and all warm-ups.
     pub fn begin_anew(&mut self, warm_up: Duration) {
         (self.warm_up, self.warm_left) = (warm_up, WARM_WAVE);
         (self.release_since, self.release_past) = (None, None);
-        self.all.iter_mut().for_each(|server| server.warm = Warm::default());
+        self.all.iter_mut().for_each(|server| server.warm = ServerWarmUps::default());
         for usual in &mut self.usual {
             usual.wealth = [1.0; TIMES.len()];
             usual.began = [0; 2];
         }
     }
 
-    fn server(&mut self, place: Place) -> &mut Server {
+    fn server(&mut self, place: ServerIndex) -> &mut ServerHistory {
         let index = place.index();
         if index >= self.all.len() {
-            self.all.resize_with(index + 1, Server::default);
+            self.all.resize_with(index + 1, ServerHistory::default);
         }
         &mut self.all[index]
     }
 
     /// Counts the arrival of a request at a server.
-    pub fn came(&mut self, place: Place, now: Duration) {
+    pub fn came(&mut self, place: ServerIndex, now: Duration) {
         let server = self.server(place);
         // An exponential average, used for the share of requests by server.
         if now > server.seen {
@@ -307,10 +307,10 @@ impl Servers {
     /// not matter: the users of the bad ones, and the number of fine ones.
     pub fn mark(
         &mut self,
-        place: Place,
-        kind: Mark,
+        place: ServerIndex,
+        kind: ServerMark,
         arrived: Duration,
-        bad: &[Option<Unit>],
+        bad: &[Option<UserUnit>],
         fine: u64,
         now: Duration,
     ) {
@@ -332,7 +332,7 @@ impl Servers {
         let merge = server.merge(kind);
         let run = &mut server.runs[kind as usize];
         let known = if run.score > 0.0 { run.users } else { [None; USERS] };
-        let mut users: Vec<Option<Unit>> = vec![];
+        let mut users: Vec<Option<UserUnit>> = vec![];
         for user in bad {
             if user.is_none() || !(known.contains(user) || users.contains(user)) {
                 users.push(*user);
@@ -382,7 +382,7 @@ impl Servers {
     }
 
     /// Ends the run of a server.
-    fn close(&mut self, place: Place, kind: Mark, now: Duration) {
+    fn close(&mut self, place: ServerIndex, kind: ServerMark, now: Duration) {
         let allowed = self.allowed(kind);
         let run = &mut self.server(place).runs[kind as usize];
         let (was_spell, from, until, bad) = (run.is_spell, run.from, run.last, run.bad);
@@ -392,7 +392,7 @@ impl Servers {
             return;
         }
         let length = until.saturating_sub(from);
-        run.past.push_back(Span {
+        run.past.push_back(SpellSpan {
             from,
             until,
             bad,
@@ -409,7 +409,7 @@ impl Servers {
     }
 
     /// Marks spells as over after enough time. Those of stable define the usual length.
-    fn end_spells(&mut self, place: Place, kind: Mark, now: Duration) {
+    fn end_spells(&mut self, place: ServerIndex, kind: ServerMark, now: Duration) {
         let limit = self.limit.unwrap_or_default();
         let server = self.server(place);
         let merge = limit + server.merge(kind);
@@ -420,7 +420,7 @@ impl Servers {
             return;
         };
         span.is_over = true;
-        let Span { from, until, bad, from_mark, last_mark, .. } = *span;
+        let SpellSpan { from, until, bad, from_mark, last_mark, .. } = *span;
         let sparse = !is_dense(bad, from_mark, last_mark);
         if place.arm == Arm::New || bad < CHANCE || sparse || self.is_shared(place, kind, from, until) {
             return;
@@ -431,7 +431,7 @@ impl Servers {
 
     /// True if most other servers were in a spell during that time: it is not a spell of a single
     /// server.
-    fn is_shared(&self, place: Place, kind: Mark, from: Duration, until: Duration) -> bool {
+    fn is_shared(&self, place: ServerIndex, kind: ServerMark, from: Duration, until: Duration) -> bool {
         let mut others = [0, 0];
         for (_, server) in self.active(Some(place)) {
             others[usize::from(server.overlaps(kind, from, until))] += 1;
@@ -439,17 +439,17 @@ impl Servers {
         others[1] > others[0]
     }
 
-    fn active(&self, without: Option<Place>) -> impl Iterator<Item = (Place, &Server)> {
-        let skip = without.map(Place::index);
+    fn active(&self, without: Option<ServerIndex>) -> impl Iterator<Item = (ServerIndex, &ServerHistory)> {
+        let skip = without.map(ServerIndex::index);
         self.all.iter().enumerate().filter_map(move |(index, server)| {
             let is_active = server.requests > 0.0 && self.at.saturating_sub(server.seen) <= IDLE;
-            (is_active && Some(index) != skip).then(|| (Place::from_index(index), server))
+            (is_active && Some(index) != skip).then(|| (ServerIndex::from_index(index), server))
         })
     }
 
     /// Bets on the arm in which a spell begins, against new's share of the servers.
     /// Spells that follow each other soon are one event.
-    fn bet(&mut self, place: Place, kind: Mark, now: Duration) {
+    fn bet(&mut self, place: ServerIndex, kind: ServerMark, now: Duration) {
         let last = &mut self.server(place).bet_at[kind as usize];
         if last.is_some_and(|last| now.saturating_sub(last) < APART) {
             return;
@@ -476,31 +476,31 @@ impl Servers {
     }
 
     /// Excused length of a spell.
-    pub fn allowed(&self, kind: Mark) -> Duration {
-        let least = if kind == Mark::Slow { UNSEEN } else { RESTART };
+    pub fn allowed(&self, kind: ServerMark) -> Duration {
+        let least = if kind == ServerMark::Slow { UNSEEN } else { RESTART };
         let longest = self.usual[kind as usize].spells.iter().map(|(_, length)| *length).max();
-        let silences = self.usual_silences().filter(|_| kind == Mark::Slow);
+        let silences = self.usual_silences().filter(|_| kind == ServerMark::Slow);
         let longest = longest.max(silences.map(|(_, longest)| longest));
         let longest = longest.map_or(Duration::ZERO, |longest| longest.mul_f64(LONGER) + MORE);
         longest.clamp(least, EXCUSED_MAX.max(least))
     }
 
     /// Spells of `new` begin so much more often than stable's that none is excused any more.
-    pub fn too_many(&self, kind: Mark) -> bool {
+    pub fn too_many(&self, kind: ServerMark) -> bool {
         let wealth = &self.usual[kind as usize].wealth;
         wealth.iter().sum::<f64>() / wealth.len() as f64 >= TOO_MANY
     }
 
     /// Spells that began in this arm since the attempt began.
-    pub fn spells(&self, kind: Mark, arm: Arm) -> u64 {
+    pub fn spells(&self, kind: ServerMark, arm: Arm) -> u64 {
         self.usual[kind as usize].began[arm.index()]
     }
 
     /// Number of the remembered spells of single servers of stable, and the longest.
-    pub fn usual_spells(&self, kind: Mark) -> (usize, Duration) {
+    pub fn usual_spells(&self, kind: ServerMark) -> (usize, Duration) {
         let spells = &self.usual[kind as usize].spells;
         let longest = spells.iter().map(|(_, length)| *length).max().unwrap_or_default();
-        let silences = self.usual_silences().filter(|_| kind == Mark::Slow).unwrap_or_default();
+        let silences = self.usual_silences().filter(|_| kind == ServerMark::Slow).unwrap_or_default();
         (spells.len().max(silences.0), longest.max(silences.1))
     }
 
@@ -509,8 +509,8 @@ impl Servers {
         self.limit_since.map(|since| now.saturating_sub(since))
     }
 
-    /// Time since the end of the oldest spell in [`Servers::usual_spells`].
-    pub fn usual_for(&self, kind: Mark, now: Duration) -> Option<Duration> {
+    /// Time since the end of the oldest spell in [`ServerClusters::usual_spells`].
+    pub fn usual_for(&self, kind: ServerMark, now: Duration) -> Option<Duration> {
         let first = self.usual[kind as usize].spells.front();
         first.map(|(at, _)| now.saturating_sub(*at))
     }
@@ -523,7 +523,7 @@ impl Servers {
             || self.all.iter().any(|server| server.warm.touches(since));
         !warm
             && self.all.iter().all(|server| {
-                let calm = |run: &Run| {
+                let calm = |run: &MarkRun| {
                     run.score == 0.0 && run.past.back().is_none_or(|span| span.until + margin < since)
                 };
                 server.runs.iter().all(calm)
@@ -531,7 +531,7 @@ impl Servers {
     }
 
     /// Excuse for the slowness of a request that arrived at that time.
-    pub fn slow(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
+    pub fn slow(&self, place: ServerIndex, arrived: Duration, now: Duration) -> Excuse {
         // While all of `new` warms up there is no comparison.
         if self.release_was_warming(arrived) || self.is_warming(place, arrived) {
             return Excuse::Yes;
@@ -541,18 +541,18 @@ impl Servers {
             Excuse::No => {}
             found => return found,
         }
-        if self.too_many(Mark::Slow) {
+        if self.too_many(ServerMark::Slow) {
             return Excuse::No;
         }
-        self.in_spell(place, Mark::Slow, arrived, now)
+        self.in_spell(place, ServerMark::Slow, arrived, now)
     }
 
     /// Excuse for the failure of a request that arrived at that time.
-    pub fn failed(&self, place: Place, arrived: Duration, now: Duration) -> Excuse {
-        if self.too_many(Mark::Failed) {
+    pub fn failed(&self, place: ServerIndex, arrived: Duration, now: Duration) -> Excuse {
+        if self.too_many(ServerMark::Failed) {
             return Excuse::No;
         }
-        let found = self.in_spell(place, Mark::Failed, arrived, now);
+        let found = self.in_spell(place, ServerMark::Failed, arrived, now);
         match found {
             Excuse::No => found,
             _ if self.both_have_others() && self.others_are_sound(place, arrived) => found,
@@ -562,10 +562,10 @@ impl Servers {
 
     /// True if this evidence is excused as of now. A spell in progress is excused until it outlasts
     /// its limit.
-    pub fn is_excused(&self, kind: Mark, place: Place, arrived: Duration, now: Duration) -> bool {
+    pub fn is_excused(&self, kind: ServerMark, place: ServerIndex, arrived: Duration, now: Duration) -> bool {
         let found = match kind {
-            Mark::Slow => self.slow(place, arrived, now),
-            Mark::Failed => self.failed(place, arrived, now),
+            ServerMark::Slow => self.slow(place, arrived, now),
+            ServerMark::Failed => self.failed(place, arrived, now),
         };
         let is_spell =
             || self.all.get(place.index()).is_some_and(|server| server.runs[kind as usize].is_spell);
@@ -573,7 +573,7 @@ impl Servers {
             Excuse::No => false,
             Excuse::Yes => true,
             // Undecided slowness is held, and counts later if no spell comes of it.
-            Excuse::Undecided => kind == Mark::Slow || is_spell(),
+            Excuse::Undecided => kind == ServerMark::Slow || is_spell(),
         }
     }
 
@@ -585,17 +585,17 @@ impl Servers {
     }
 
     /// True if another server of the same arm had no failure spell at that time.
-    fn others_are_sound(&self, place: Place, at: Duration) -> bool {
+    fn others_are_sound(&self, place: ServerIndex, at: Duration) -> bool {
         let mut others =
             self.active(Some(place)).filter(|(other, _)| other.arm == place.arm).map(|(_, server)| server);
-        others.any(|server| !server.runs[Mark::Failed as usize].touches(at))
+        others.any(|server| !server.runs[ServerMark::Failed as usize].touches(at))
     }
 
-    fn in_spell(&self, place: Place, kind: Mark, arrived: Duration, now: Duration) -> Excuse {
+    fn in_spell(&self, place: ServerIndex, kind: ServerMark, arrived: Duration, now: Duration) -> Excuse {
         let Some(server) = self.all.get(place.index()) else { return Excuse::No };
         let run = &server.runs[kind as usize];
         // A spell may begin before its first bad mark and end after its last one.
-        let slow = kind == Mark::Slow;
+        let slow = kind == ServerMark::Slow;
         let margin = if slow { self.limit.unwrap_or_default() + INTERVAL } else { EDGE };
         if run.score > 0.0 && arrived + margin >= run.from {
             let length = run.last.saturating_sub(run.from);
@@ -606,7 +606,7 @@ impl Servers {
                 false => Excuse::No,
             };
         }
-        let within = |span: &&Span| arrived + margin >= span.from && arrived <= span.until + margin;
+        let within = |span: &&SpellSpan| arrived + margin >= span.from && arrived <= span.until + margin;
         match run.past.iter().rev().find(within) {
             Some(span) if span.excused => Excuse::Yes,
             _ => Excuse::No,
@@ -617,12 +617,12 @@ impl Servers {
     pub fn tick(&mut self, now: Duration) {
         let passed = now.saturating_sub(std::mem::replace(&mut self.at, now));
         for index in 0..self.all.len() {
-            for kind in [Mark::Slow, Mark::Failed] {
+            for kind in [ServerMark::Slow, ServerMark::Failed] {
                 let run = &self.all[index].runs[kind as usize];
                 if run.score > 0.0 && now.saturating_sub(run.marked) > GAP {
-                    self.close(Place::from_index(index), kind, now);
+                    self.close(ServerIndex::from_index(index), kind, now);
                 }
-                self.end_spells(Place::from_index(index), kind, now);
+                self.end_spells(ServerIndex::from_index(index), kind, now);
             }
         }
         self.warm_tick(now, passed);
@@ -638,7 +638,7 @@ fn keep(spells: &mut VecDeque<(Duration, Duration)>, now: Duration, length: Dura
     }
 }
 
-impl Server {
+impl ServerHistory {
     /// The time needed to find a slow spell or its end.
     fn sight(&self) -> Duration {
         let rate = self.requests / RATE_OVER.as_secs_f64();
@@ -646,23 +646,23 @@ impl Server {
     }
 
     /// The age up to which a run may become a spell.
-    fn young(&self, kind: Mark) -> Duration {
-        if kind == Mark::Slow { self.sight().max(YOUNG) } else { YOUNG }
+    fn young(&self, kind: ServerMark) -> Duration {
+        if kind == ServerMark::Slow { self.sight().max(YOUNG) } else { YOUNG }
     }
 
     /// Spells closer than this are one.
-    fn merge(&self, kind: Mark) -> Duration {
-        if kind == Mark::Slow { self.sight().max(MERGE) } else { MERGE }
+    fn merge(&self, kind: ServerMark) -> Duration {
+        if kind == ServerMark::Slow { self.sight().max(MERGE) } else { MERGE }
     }
 
     /// True if it was in a spell at some time between these.
-    fn overlaps(&self, kind: Mark, from: Duration, until: Duration) -> bool {
+    fn overlaps(&self, kind: ServerMark, from: Duration, until: Duration) -> bool {
         let run = &self.runs[kind as usize];
         (run.is_spell && run.from <= until)
             || run.past.iter().any(|span| span.from <= until && span.until >= from)
     }
 
-    fn is_in_spell(&self, kind: Mark, at: Duration) -> bool {
+    fn is_in_spell(&self, kind: ServerMark, at: Duration) -> bool {
         let run = &self.runs[kind as usize];
         (run.is_spell && at >= run.from) || run.past.iter().any(|span| at >= span.from && at <= span.until)
     }
@@ -677,7 +677,7 @@ fn is_dense(bad: u32, from: u64, last: u64) -> bool {
     f64::from(bad) >= DENSE * (last.saturating_sub(from) + 1) as f64
 }
 
-impl Run {
+impl MarkRun {
     fn is_dense(&self) -> bool {
         is_dense(self.bad, self.from_mark, self.last_mark)
     }

@@ -4,10 +4,10 @@
 //! Users who share a unit act as one.
 //! Memory is bounded and grows with the users seen: pages of 64 units, and a directory of 1 MB.
 //!
-//! Invariants: a unit that was never written reads as the default; only [`Paged::clear`] forgets a
+//! Invariants: a unit that was never written reads as the default; only [`PagedTable::clear`] forgets a
 //! value.
 
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 
 /// Units in each bucket of the hash.
 const UNITS_IN_BUCKET: u32 = 16;
@@ -19,17 +19,17 @@ const PAGE: usize = 64;
 
 /// A user, as the evidence identifies users.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub struct Unit(u32);
+pub struct UserUnit(u32);
 
-impl Unit {
+impl UserUnit {
     /// `index` is below [`UNITS`]. Larger values become the last unit.
-    pub fn from_index(index: u32) -> Unit {
-        Unit(index.min(UNITS - 1))
+    pub fn from_index(index: u32) -> UserUnit {
+        UserUnit(index.min(UNITS - 1))
     }
 
     /// The hash is [`crate::stats::cohort::Salt::hash`].
-    pub fn of_hash(hash: u64) -> Unit {
-        Unit(crate::stats::cohort::part(hash, UNITS))
+    pub fn of_hash(hash: u64) -> UserUnit {
+        UserUnit(crate::stats::cohort::part(hash, UNITS))
     }
 
     pub fn index(self) -> u32 {
@@ -48,7 +48,7 @@ impl Unit {
 
 /// A value for each unit. Pages are allocated when they are written.
 #[derive(Clone, Debug)]
-pub struct Paged<T> {
+pub struct PagedTable<T> {
     /// 2^shift units share a value.
     shift: u32,
     /// Page number + 1; 0: none.
@@ -56,17 +56,17 @@ pub struct Paged<T> {
     pages: Vec<[T; PAGE]>,
 }
 
-impl<T: Copy + Default + PartialEq> Paged<T> {
-    pub fn new(shift: u32) -> Paged<T> {
+impl<T: Copy + Default + PartialEq> PagedTable<T> {
+    pub fn new(shift: u32) -> PagedTable<T> {
         let places = (UNITS >> shift) as usize + 1;
-        Paged { shift, directory: vec![0; places.div_ceil(PAGE)], pages: Vec::new() }
+        PagedTable { shift, directory: vec![0; places.div_ceil(PAGE)], pages: Vec::new() }
     }
 
     pub fn shift(&self) -> u32 {
         self.shift
     }
 
-    pub fn read(&self, unit: Unit) -> T {
+    pub fn read(&self, unit: UserUnit) -> T {
         let place = (unit.0 >> self.shift) as usize;
         match self.directory[place / PAGE] {
             0 => T::default(),
@@ -74,16 +74,16 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         }
     }
 
-    /// Fetches the memory of a unit into the cache, for a [`Paged::at`] that follows.
+    /// Fetches the memory of a unit into the cache, for a [`PagedTable::at`] that follows.
     /// The result has no meaning. The caller uses it only so that the read is not optimised away.
-    pub fn touch(&self, unit: Unit) -> u32 {
+    pub fn touch(&self, unit: UserUnit) -> u32 {
         let place = (unit.0 >> self.shift) as usize;
         let page = self.directory[place / PAGE];
         let known = page != 0 && self.pages[page as usize - 1][place % PAGE] != T::default();
         page + u32::from(known)
     }
 
-    pub fn at(&mut self, unit: Unit) -> &mut T {
+    pub fn at(&mut self, unit: UserUnit) -> &mut T {
         let place = (unit.0 >> self.shift) as usize;
         let entry = &mut self.directory[place / PAGE];
         if *entry == 0 {
@@ -94,7 +94,7 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
     }
 
     /// Writes (unit, 16 bits) for each value.
-    pub fn save(&self, pen: &mut Pen, bits: impl Fn(T) -> u16) {
+    pub fn save(&self, pen: &mut Encoder, bits: impl Fn(T) -> u16) {
         pen.u64(self.iter().count() as u64);
         for (unit, value) in self.iter() {
             pen.u32(unit.0);
@@ -102,10 +102,10 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
         }
     }
 
-    pub fn restore(eye: &mut Eye<'_>, shift: u32, value: impl Fn(u16) -> T) -> Option<Paged<T>> {
-        let mut paged = Paged::new(shift);
+    pub fn restore(eye: &mut Decoder<'_>, shift: u32, value: impl Fn(u16) -> T) -> Option<PagedTable<T>> {
+        let mut paged = PagedTable::new(shift);
         for _ in 0..eye.length(6)? {
-            let (unit, bits) = (Unit::from_index(eye.u32()?), eye.u16()?);
+            let (unit, bits) = (UserUnit::from_index(eye.u32()?), eye.u16()?);
             *paged.at(unit) = value(bits);
         }
         Some(paged)
@@ -117,14 +117,14 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
     }
 
     /// All written values, each with its (first) unit, in the order of units.
-    pub fn iter(&self) -> impl Iterator<Item = (Unit, T)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = (UserUnit, T)> + '_ {
         let shift = self.shift;
         self.directory.iter().enumerate().filter(|(_, page)| **page != 0).flat_map(move |(i, page)| {
             let of = &self.pages[*page as usize - 1];
             of.iter()
                 .enumerate()
                 .filter(|(_, v)| **v != T::default())
-                .map(move |(j, v)| (Unit((((i * PAGE + j) as u32) << shift).min(UNITS - 1)), *v))
+                .map(move |(j, v)| (UserUnit((((i * PAGE + j) as u32) << shift).min(UNITS - 1)), *v))
         })
     }
 }
@@ -136,7 +136,7 @@ impl<T: Copy + Default + PartialEq> Paged<T> {
 /// pseudo-observation), 5 of count.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    users: Paged<u16>,
+    users: PagedTable<u16>,
     sum: f64,
     count: f64,
 }
@@ -146,14 +146,14 @@ pub const FACTOR_MAX: f64 = 4.0;
 
 impl Default for Baseline {
     fn default() -> Self {
-        Baseline { users: Paged::new(0), sum: 0.0, count: 0.0 }
+        Baseline { users: PagedTable::new(0), sum: 0.0, count: 0.0 }
     }
 }
 
 impl Baseline {
     /// Takes a success of stable. `coin` is uniform in `0.0 .. 1.0` and makes the rounding
     /// unbiased.
-    pub fn learn(&mut self, unit: Unit, latency_us: f64, coin: f64) {
+    pub fn learn(&mut self, unit: UserUnit, latency_us: f64, coin: f64) {
         let log = latency_us.max(1.0).ln();
         self.sum += log;
         self.count += 1.0;
@@ -168,24 +168,24 @@ impl Baseline {
         *at = (level.clamp(0.0, 2047.0) as u16) << 5 | n;
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64(self.sum);
         pen.f64(self.count);
         self.users.save(pen, |bits| bits);
     }
 
-    pub fn restore(eye: &mut Eye<'_>) -> Option<Baseline> {
+    pub fn restore(eye: &mut Decoder<'_>) -> Option<Baseline> {
         let (sum, count) = (eye.f64()?, eye.f64()?);
-        Some(Baseline { sum, count, users: Paged::restore(eye, 0, |bits| bits)? })
+        Some(Baseline { sum, count, users: PagedTable::restore(eye, 0, |bits| bits)? })
     }
 
-    /// As [`Paged::touch`].
-    pub fn touch(&self, unit: Unit) -> u32 {
+    /// As [`PagedTable::touch`].
+    pub fn touch(&self, unit: UserUnit) -> u32 {
         self.users.touch(unit)
     }
 
     /// This user's latency as a multiple of the population's.
-    pub fn factor(&self, unit: Unit) -> f64 {
+    pub fn factor(&self, unit: UserUnit) -> f64 {
         if self.count == 0.0 {
             return 1.0;
         }
@@ -209,14 +209,14 @@ mod tests {
         fn a_table_reads_what_was_written_and_nothing_else(
             writes in prop::collection::vec((0..UNITS, 1u16..), 0..50), shift in 0u32..5,
         ) {
-            let mut table = Paged::new(shift);
+            let mut table = PagedTable::new(shift);
             let mut told = std::collections::BTreeMap::new();
             for (index, value) in writes {
-                *table.at(Unit::from_index(index)) = value;
+                *table.at(UserUnit::from_index(index)) = value;
                 told.insert(index >> shift, value);
             }
             for (place, value) in &told {
-                prop_assert_eq!(table.read(Unit::from_index(place << shift)), *value);
+                prop_assert_eq!(table.read(UserUnit::from_index(place << shift)), *value);
             }
             prop_assert_eq!(table.iter().count(), told.len());
         }
@@ -226,16 +226,16 @@ mod tests {
         #[test]
         fn no_weight_cuts_through_a_unit(hash: u64) {
             let bucket = crate::stats::cohort::Bucket::of_hash(hash).index();
-            prop_assert_eq!(Unit::of_hash(hash).bucket(), bucket);
-            prop_assert_eq!(Unit::of_hash(hash).cluster() as u32, bucket / 100);
+            prop_assert_eq!(UserUnit::of_hash(hash).bucket(), bucket);
+            prop_assert_eq!(UserUnit::of_hash(hash).cluster() as u32, bucket / 100);
         }
     }
 
     #[test]
     fn ten_thousand_users_cost_little_memory() {
-        let mut table = Paged::<u16>::new(0);
+        let mut table = PagedTable::<u16>::new(0);
         for i in 0..10_000 {
-            *table.at(Unit::from_index(i * 1600)) = 1;
+            *table.at(UserUnit::from_index(i * 1600)) = 1;
         }
         let bytes = table.directory.len() * 4 + table.pages.len() * PAGE * 2;
         assert!(bytes < 2_500_000, "{bytes}");
@@ -243,10 +243,10 @@ mod tests {
 
     #[test]
     fn a_user_slower_than_others_is_known_after_a_few_answers() {
-        let (slow, usual) = (Unit::from_index(5), Unit::from_index(77_777));
+        let (slow, usual) = (UserUnit::from_index(5), UserUnit::from_index(77_777));
         let mut baseline = Baseline::default();
         for i in 0..1000 {
-            baseline.learn(Unit::from_index(1000 + i), 40_000.0, 0.5);
+            baseline.learn(UserUnit::from_index(1000 + i), 40_000.0, 0.5);
         }
         for _ in 0..20 {
             baseline.learn(slow, 120_000.0, 0.5);

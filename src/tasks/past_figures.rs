@@ -7,7 +7,7 @@
 
 use crate::domain::judge::own_past::Before;
 use crate::runtime::snapshot::ReleaseLive;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::store::checkpoints;
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn key(release: &ReleaseLive) -> [String; 4] {
 }
 
 pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
-    let mut pen = Pen::with(MAGIC);
+    let mut pen = Encoder::with(MAGIC);
     key(release).iter().for_each(|text| pen.text(text));
     past.save(&mut pen);
     pen.finish()
@@ -32,7 +32,7 @@ pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
 /// Reads the file of an earlier process.
 pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<Before> {
     let bytes = checkpoints::read(directory, &checkpoints::past_file(&release.release.name))?;
-    let mut eye = Eye::open_with(MAGIC, &bytes)?;
+    let mut eye = Decoder::open_with(MAGIC, &bytes)?;
     for text in key(release) {
         (eye.text()? == text).then_some(())?;
     }

@@ -9,7 +9,7 @@ use crate::domain::judge::Judge;
 use crate::domain::service_profile::{self, Known, Route};
 use crate::runtime::shared::{Live, View};
 use crate::runtime::snapshot::ReleaseLive;
-use crate::stats::engine::{Engine, Event, What};
+use crate::stats::engine::{Engine, EventKind, RequestEvent};
 use crate::telemetry::sliding_window::{SLICE, SLICES, counted};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -48,7 +48,7 @@ impl Rates {
     }
 
     /// Time goes on, and these have come.
-    pub fn push_all(&mut self, events: &[Event], now: Duration) {
+    pub fn push_all(&mut self, events: &[RequestEvent], now: Duration) {
         self.at = now;
         if self.slices.is_empty() || now >= self.slice_began + SLICE {
             self.slices.push_back(vec![]);
@@ -58,7 +58,7 @@ impl Rates {
             }
         }
         let Some(slice) = self.slices.back_mut() else { return };
-        for event in events.iter().filter(|event| event.what == What::Arrived) {
+        for event in events.iter().filter(|event| event.what == EventKind::Arrived) {
             let Some(route) = event.request.stratum.map(usize::from) else { continue };
             if slice.len() <= route {
                 slice.resize(route + 1, 0);
@@ -76,7 +76,7 @@ impl Rates {
 }
 
 /// Learns from what has happened, in the order of time.
-pub fn learn(moments: &mut Learner, events: &[Event], engine: &Engine, floor: Duration) {
+pub fn learn(moments: &mut Learner, events: &[RequestEvent], engine: &Engine, floor: Duration) {
     for event in events {
         let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
         moments.push(event, &Yardstick { table, factor, floor, is_warming: false });
@@ -106,13 +106,13 @@ pub fn of(
 mod tests {
     use super::*;
     use crate::stats::arm::Arm;
-    use crate::stats::engine::Request;
+    use crate::stats::engine::RequestStart;
 
     #[test]
     fn requests_are_counted_by_route_and_forgotten_after_five_minutes() {
         let mut rates = Rates::default();
         let event = |what, stratum| {
-            let request = Request {
+            let request = RequestStart {
                 id: 1,
                 at: Duration::ZERO,
                 arm: Arm::New,
@@ -121,13 +121,13 @@ mod tests {
                 stratum,
                 server: None,
             };
-            Event { request, what, after: Duration::ZERO }
+            RequestEvent { request, what, after: Duration::ZERO }
         };
         let events = [
-            event(What::Arrived, Some(2)),
-            event(What::Answered, Some(2)),
-            event(What::Arrived, None),
-            event(What::Arrived, Some(0)),
+            event(EventKind::Arrived, Some(2)),
+            event(EventKind::Answered, Some(2)),
+            event(EventKind::Arrived, None),
+            event(EventKind::Arrived, Some(0)),
         ];
         let at = |tick: u32| Duration::from_millis(100) * tick;
         // Soon after the start the rate is that of the time since then.

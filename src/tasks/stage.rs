@@ -11,7 +11,7 @@ use crate::domain::rollout::wave_controller::Spent;
 use crate::runtime::shared::{Shown, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::runtime::wave_checkpoint::{self, Checkpoint};
-use crate::stats::engine::{Engine, Event};
+use crate::stats::engine::{Engine, RequestEvent};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,7 +93,7 @@ impl Stage {
     }
 
     /// Events of the release, in the order of time.
-    pub fn push_all(&mut self, events: &[Event], engine: &Engine, floor: Duration) {
+    pub fn push_all(&mut self, events: &[RequestEvent], engine: &Engine, floor: Duration) {
         if self.trial.is_none() && self.critical.is_empty() {
             return;
         }

@@ -27,11 +27,11 @@ use crate::runtime::resources;
 use crate::runtime::shared::{Live, Origin, StableSign, StopFile, TripCall, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Salt;
-use crate::stats::engine::{self, Engine, Event, SERVERS_MAX, SHARES, Settings, What};
-use crate::stats::hasher::Quick;
-use crate::stats::servers::Place;
+use crate::stats::engine::{self, Engine, EngineSettings, EventKind, RequestEvent, SERVERS_MAX, SHARES};
+use crate::stats::hasher::BuildHasher;
+use crate::stats::servers::ServerIndex;
 use crate::stats::users::Baseline;
 use crate::store::audit::evidence;
 use crate::store::checkpoints::{self, Shelf};
@@ -121,7 +121,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     let mut observed = Duration::ZERO;
     let mut lost = 0;
     // Events since the last tick, by epoch.
-    let mut events: HashMap<u64, Vec<Event>, Quick> = HashMap::default();
+    let mut events: HashMap<u64, Vec<RequestEvent>, BuildHasher> = HashMap::default();
     while !stop.load(Relaxed) {
         let snapshot = live.snapshot();
         let tick = snapshot.releases.iter().map(|r| r.release.watchdog.tick).min();
@@ -264,7 +264,7 @@ impl Watched {
     /// since.
     fn restored(release: &ReleaseLive, bytes: &[u8], now: Duration) -> Option<Self> {
         let mut dog = Watched::new(release, Baseline::default(), now);
-        let mut eye = Eye::open(bytes)?;
+        let mut eye = Decoder::open(bytes)?;
         let mut same = eye.text()? == release.release.name;
         same &= eye.text()? == release.release.salt_text;
         same &= eye.u64()? == release.release.attempt;
@@ -294,7 +294,7 @@ impl Watched {
         if now < self.keep_by {
             return;
         }
-        let mut pen = Pen::new();
+        let mut pen = Encoder::new();
         pen.text(&release.release.name);
         pen.text(&release.release.salt_text);
         pen.u64(release.release.attempt);
@@ -362,7 +362,12 @@ impl Watched {
 
     /// Takes the release's events; first those of earlier epochs, which are not part of the current
     /// comparison.
-    fn feed(&mut self, release: &ReleaseLive, events: &mut HashMap<u64, Vec<Event>, Quick>, now: Duration) {
+    fn feed(
+        &mut self,
+        release: &ReleaseLive,
+        events: &mut HashMap<u64, Vec<RequestEvent>, BuildHasher>,
+        now: Duration,
+    ) {
         let patience = self.deadline.now() / 4;
         let floor = release.release.watchdog.latency_floor;
         let mut stage = std::mem::replace(&mut self.stage, Stage::new(0, vec![])).follow(release, now);
@@ -375,7 +380,7 @@ impl Watched {
             let Some(events) = events.get_mut(&epoch) else { return };
             for event in &mut *events {
                 event.request.drawn &= drawn;
-                if let What::Left { unusual } = &mut event.what {
+                if let EventKind::Left { unusual } = &mut event.what {
                     *unusual = event.after > patience;
                 }
             }
@@ -494,7 +499,7 @@ impl Watched {
                 let starts = !*down && before.is_none_or(|(_, was_down)| *was_down);
                 if starts {
                     let server = u8::try_from(number).unwrap_or(SERVERS_MAX);
-                    self.judge.engine_mut().server_starts(Place { arm, server }, now);
+                    self.judge.engine_mut().server_starts(ServerIndex { arm, server }, now);
                 }
             }
         }
@@ -680,9 +685,9 @@ fn limits(release: &ReleaseLive) -> Limits {
     }
 }
 
-fn settings(release: &ReleaseLive) -> Settings {
+fn settings(release: &ReleaseLive) -> EngineSettings {
     let of = &release.release.watchdog;
-    Settings {
+    EngineSettings {
         alpha: of.alpha,
         tick: of.tick,
         latency_tolerance: of.latency_tolerance,

@@ -27,7 +27,7 @@ use crate::net::fast::inline_connection::{Driven, Look};
 use crate::net::fast::response_head_limit::OverTcp;
 use crate::net::request_form::{http1_form, http2_form};
 use crate::net::tls::{self, Agreed};
-use crate::stats::hasher::Quick;
+use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
 use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
 use crate::upstream::silence_detector::{Heard, Unheard};
@@ -74,7 +74,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 pub struct Pools<B> {
     budget: Arc<ConnectionBudget>,
     worker: usize,
-    servers: RefCell<HashMap<u64, Rc<ServerPool<B>>, Quick>>,
+    servers: RefCell<HashMap<u64, Rc<ServerPool<B>>, BuildHasher>>,
 }
 
 struct ServerPool<B> {

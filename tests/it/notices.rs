@@ -8,9 +8,9 @@ use crate::world::{
 };
 use grayling::domain::judge::own_past::{Before, Says};
 use grayling::stats::arm::Arm;
-use grayling::stats::codec::Pen;
-use grayling::stats::engine::{Event, Request, What};
-use grayling::stats::users::{UNITS, Unit};
+use grayling::stats::codec::Encoder;
+use grayling::stats::engine::{EventKind, RequestEvent, RequestStart};
+use grayling::stats::users::{UNITS, UserUnit};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
@@ -134,24 +134,24 @@ fn past_with_an_alarm(config: &Config) -> Vec<u8> {
     let mut past = Before::default();
     for second in 1..600_u64 {
         let events = (0..40).map(|i| {
-            let request = Request {
+            let request = RequestStart {
                 id: 0,
                 at: Duration::ZERO,
                 arm: Arm::New,
-                unit: Some(Unit::from_index((second * 40 + i) as u32 % 1_000 * (UNITS / 1_000))),
+                unit: Some(UserUnit::from_index((second * 40 + i) as u32 % 1_000 * (UNITS / 1_000))),
                 drawn: true,
                 stratum: None,
                 server: None,
             };
-            let what = if second > 420 && i % 5 == 0 { What::Failed } else { What::Answered };
-            Event { request, what, after: Duration::from_millis(20) }
+            let what = if second > 420 && i % 5 == 0 { EventKind::Failed } else { EventKind::Answered };
+            RequestEvent { request, what, after: Duration::from_millis(20) }
         });
         past.hear(&events.collect::<Vec<_>>());
         past.tick(Duration::from_secs(second), if second > 300 { 1.0 } else { 0.5 });
     }
     let says = past.says();
     assert!(matches!(says, Says::Worse(_)), "{says:?}");
-    let mut pen = Pen::with(b"grayling-past 1\n");
+    let mut pen = Encoder::with(b"grayling-past 1\n");
     let server = format!("http://{}", config.new[0]);
     ["billing", "billing", "1", &server].iter().for_each(|text| pen.text(text));
     past.save(&mut pen);

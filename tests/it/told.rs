@@ -9,7 +9,7 @@ use grayling::net::listen;
 use grayling::proxy::listener::{self, Listeners};
 use grayling::proxy::worker::Stage;
 use grayling::runtime::shared::{Live, Source};
-use grayling::stats::engine::{Event, What, size_class};
+use grayling::stats::engine::{EventKind, RequestEvent, size_class};
 use grayling::store::ledger::End as LedgerEnd;
 use grayling::store::state::Found;
 use grayling::store::state_key::StateKey;
@@ -64,11 +64,11 @@ impl Plane {
     }
 
     /// All events until `ended` requests had ended, except their arrivals.
-    fn told(&self, ended: u64) -> Vec<What> {
-        self.events(ended).into_iter().map(|event| event.what).filter(|w| *w != What::Arrived).collect()
+    fn told(&self, ended: u64) -> Vec<EventKind> {
+        self.events(ended).into_iter().map(|event| event.what).filter(|w| *w != EventKind::Arrived).collect()
     }
 
-    fn events(&self, ended: u64) -> Vec<Event> {
+    fn events(&self, ended: u64) -> Vec<RequestEvent> {
         eventually(seconds(10), &format!("{ended} requests have ended"), || {
             (self.tally().requests() >= ended).then_some(())
         });
@@ -104,12 +104,12 @@ impl Drop for Plane {
     }
 }
 
-fn ended(bytes: u64) -> What {
-    What::Ended { size: size_class(bytes), client_slow: false }
+fn ended(bytes: u64) -> EventKind {
+    EventKind::Ended { size: size_class(bytes), client_slow: false }
 }
 
 /// The events of a raw client request that an origin answers with these bytes.
-fn told_of(request: &str, answer: &str) -> Vec<What> {
+fn told_of(request: &str, answer: &str) -> Vec<EventKind> {
     let origin = RawOrigin::start();
     origin.follows(Script { pieces: vec![answer.into()], then: Then::Close });
     let plane = Plane::before(origin.address);
@@ -139,7 +139,7 @@ fn the_size_of_a_body_is_told_by_the_bytes_that_passed() {
         (format!("{chunked}1\r\nx\r\n64\r\n{hundred}\r\n0\r\n\r\n"), 101),
     ];
     for (answer, bytes) in cases {
-        assert_eq!(told_of(&get(""), &answer), [What::Answered, ended(bytes)], "{answer}");
+        assert_eq!(told_of(&get(""), &answer), [EventKind::Answered, ended(bytes)], "{answer}");
     }
     assert_eq!((size_class(0), size_class(1), size_class(100)), (0, 1, 4), "empty is a class of its own");
 }
@@ -151,23 +151,23 @@ fn redirects_and_client_errors_end_as_other_answers_do() {
         told_of(&get(""), &format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"))
     };
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect"] {
-        assert_eq!(with(status, ""), [What::Redirected, ended(0)], "{status}");
+        assert_eq!(with(status, ""), [EventKind::Redirected, ended(0)], "{status}");
     }
-    assert_eq!(with("404 Not Found", "gone"), [What::ClientError, ended(4)]);
-    assert_eq!(with("503 Busy", "busy"), [What::Failed], "a failure's body is of no interest");
+    assert_eq!(with("404 Not Found", "gone"), [EventKind::ClientError, ended(4)]);
+    assert_eq!(with("503 Busy", "busy"), [EventKind::Failed], "a failure's body is of no interest");
 }
 
 #[test]
 fn an_answer_that_has_no_body_by_definition_tells_no_size() {
     let head = get("").replacen("GET", "HEAD", 1);
-    assert_eq!(told_of(&head, "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n"), [What::Answered]);
-    assert_eq!(told_of(&get(""), "HTTP/1.1 304 Not Modified\r\netag: \"1\"\r\n\r\n"), [What::Answered]);
+    assert_eq!(told_of(&head, "HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n"), [EventKind::Answered]);
+    assert_eq!(told_of(&get(""), "HTTP/1.1 304 Not Modified\r\netag: \"1\"\r\n\r\n"), [EventKind::Answered]);
 }
 
 #[test]
 fn a_body_that_breaks_is_told_as_broken_and_has_no_end() {
     let cut = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
-    assert_eq!(told_of(&get(""), cut), [What::Answered, What::Broke]);
+    assert_eq!(told_of(&get(""), cut), [EventKind::Answered, EventKind::Broke]);
 }
 
 #[test]
@@ -185,7 +185,10 @@ fn a_slow_upstream_is_not_a_slow_client_and_the_end_is_when_the_body_ends() {
     }
     assert_eq!(wire.told().body.len(), 20);
     let events = plane.events(1);
-    assert_eq!(events.iter().map(|e| e.what).collect::<Vec<_>>(), [What::Arrived, What::Answered, ended(20)]);
+    assert_eq!(
+        events.iter().map(|e| e.what).collect::<Vec<_>>(),
+        [EventKind::Arrived, EventKind::Answered, ended(20)]
+    );
     assert!(events[2].after - events[1].after >= Duration::from_millis(250), "{events:?}");
 }
 
@@ -207,8 +210,8 @@ fn a_client_that_reads_slowly_is_told_apart_over_http1() {
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(wire.told().body.len(), bytes);
     drop(origin.join());
-    let slow = What::Ended { size: size_class(bytes as u64), client_slow: true };
-    assert_eq!(plane.told(1), [What::Answered, slow]);
+    let slow = EventKind::Ended { size: size_class(bytes as u64), client_slow: true };
+    assert_eq!(plane.told(1), [EventKind::Answered, slow]);
 }
 
 #[test]
@@ -226,8 +229,8 @@ fn a_client_that_reads_slowly_is_told_apart_over_http2() {
     let more = (bytes as u32).to_be_bytes();
     client.send(&[frame(WINDOW_UPDATE, 0, 0, &more), frame(WINDOW_UPDATE, 0, 1, &more)].concat()).unwrap();
     while client.next_of(&[DATA]).flags & END_STREAM == 0 {}
-    let slow = What::Ended { size: size_class(bytes as u64), client_slow: true };
-    assert_eq!(plane.told(1), [What::Answered, slow]);
+    let slow = EventKind::Ended { size: size_class(bytes as u64), client_slow: true };
+    assert_eq!(plane.told(1), [EventKind::Answered, slow]);
 }
 
 #[test]
@@ -242,7 +245,10 @@ fn a_client_that_never_makes_the_upstream_wait_is_not_slow() {
     client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9])).unwrap();
     client.next_of(&[DATA]);
     let events = plane.events(1);
-    assert_eq!(events.iter().map(|e| e.what).collect::<Vec<_>>(), [What::Arrived, What::Answered, ended(2)]);
+    assert_eq!(
+        events.iter().map(|e| e.what).collect::<Vec<_>>(),
+        [EventKind::Arrived, EventKind::Answered, ended(2)]
+    );
     assert!(events[2].after - events[1].after < Duration::from_millis(90), "{events:?}");
 
     // Pieces that come one after the other, and are read as they come.
@@ -253,7 +259,7 @@ fn a_client_that_never_makes_the_upstream_wait_is_not_slow() {
     let mut wire = Wire::connect(plane.http);
     wire.send(get(""));
     assert_eq!(wire.told().body.len(), pieces);
-    assert_eq!(plane.told(2), [What::Answered, ended(pieces as u64)]);
+    assert_eq!(plane.told(2), [EventKind::Answered, ended(pieces as u64)]);
 }
 
 fn listener() -> (TcpListener, SocketAddr) {
@@ -285,7 +291,7 @@ impl Calls {
         Calls { plane, client, server, stream: 1 }
     }
 
-    fn told(&mut self, more: &[(&str, &str)], body: &[u8], trailers: &[(&str, &str)]) -> Vec<What> {
+    fn told(&mut self, more: &[(&str, &str)], body: &[u8], trailers: &[(&str, &str)]) -> Vec<EventKind> {
         let stream = self.stream;
         if stream > 1 {
             self.client.headers(stream, &call(), END_STREAM);
@@ -316,17 +322,17 @@ fn call() -> Vec<(&'static str, &'static str)> {
 fn a_grpc_status_in_the_trailers_is_told_as_one_in_the_head_is() {
     let mut calls = Calls::begin();
     let message = [0, 0, 0, 0, 2, 8, 1];
-    assert_eq!(calls.told(&[], &message, &[("grpc-status", "0")]), [What::Answered, ended(7)]);
+    assert_eq!(calls.told(&[], &message, &[("grpc-status", "0")]), [EventKind::Answered, ended(7)]);
     // No message before the trailers, or no separate head before them either.
-    assert_eq!(calls.told(&[], &[], &[("grpc-status", "0")]), [What::Answered, ended(0)]);
-    assert_eq!(calls.told(&[("grpc-status", "0")], &[], &[]), [What::Answered, ended(0)]);
+    assert_eq!(calls.told(&[], &[], &[("grpc-status", "0")]), [EventKind::Answered, ended(0)]);
+    assert_eq!(calls.told(&[("grpc-status", "0")], &[], &[]), [EventKind::Answered, ended(0)]);
     // NOT_FOUND is the caller's fault, UNAVAILABLE the server's.
-    assert_eq!(calls.told(&[("grpc-status", "5")], &[], &[]), [What::ClientError, ended(0)]);
-    let late = [What::Answered, What::EndedAsClientError];
+    assert_eq!(calls.told(&[("grpc-status", "5")], &[], &[]), [EventKind::ClientError, ended(0)]);
+    let late = [EventKind::Answered, EventKind::EndedAsClientError];
     assert_eq!(calls.told(&[], &[], &[("grpc-status", "5")]), late);
     assert_eq!(calls.told(&[], &message, &[("grpc-status", "5")]), late);
-    assert_eq!(calls.told(&[("grpc-status", "14")], &[], &[]), [What::Failed]);
-    assert_eq!(calls.told(&[], &message, &[("grpc-status", "14")]), [What::Answered, What::Broke]);
+    assert_eq!(calls.told(&[("grpc-status", "14")], &[], &[]), [EventKind::Failed]);
+    assert_eq!(calls.told(&[], &message, &[("grpc-status", "14")]), [EventKind::Answered, EventKind::Broke]);
     // By HTTP status all responses are equal.
     assert_eq!(calls.plane.answers(), [8, 0, 0, 0, 0]);
 }
@@ -337,12 +343,12 @@ fn a_long_grpc_stream_is_answered_by_its_head_long_before_it_ends() {
     let called = calls.server.next_of(&[HEADERS]).stream;
     calls.server.headers(called, &GRPC, 0);
     calls.client.next_of(&[HEADERS]);
-    assert_eq!(calls.plane.told(0), [What::Answered]);
+    assert_eq!(calls.plane.told(0), [EventKind::Answered]);
     calls.server.send(&frame(DATA, 0, called, &[0, 0, 0, 0, 0])).unwrap();
     calls.client.next_of(&[DATA]);
     calls.server.headers(called, &[("grpc-status", "7")], END_STREAM);
     calls.client.next_of(&[HEADERS]);
-    assert_eq!(calls.plane.told(1), [What::EndedAsClientError]);
+    assert_eq!(calls.plane.told(1), [EventKind::EndedAsClientError]);
 }
 
 #[test]
@@ -357,7 +363,7 @@ fn a_code_in_the_body_that_fails_is_told_as_broken_and_stays_in_the_class_of_its
     let mut wire = Wire::connect(plane.http);
     wire.send(get(""));
     assert_eq!(wire.told().status, 200);
-    assert_eq!(plane.told(1), [What::Answered, What::Broke]);
+    assert_eq!(plane.told(1), [EventKind::Answered, EventKind::Broke]);
     assert_eq!(plane.answers(), [1, 0, 0, 0, 0]);
 }
 

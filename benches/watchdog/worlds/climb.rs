@@ -11,8 +11,8 @@ use grayling::domain::rollout::wave_controller::{Act, Climb, Spent, Standing};
 use grayling::domain::verdict::{Judgement, State};
 use grayling::domain::wave::{Door, Reach, Wave};
 use grayling::stats::cohort::Weight;
-use grayling::stats::engine::{Engine, Event};
-use grayling::stats::hypergeometric_bet::Pair;
+use grayling::stats::engine::{Engine, RequestEvent};
+use grayling::stats::hypergeometric_bet::PerArm;
 use std::time::Duration;
 
 /// The default margins.
@@ -96,7 +96,7 @@ impl Plan {
         PLAN[self.present].0
     }
 
-    pub fn push_all(&mut self, events: &[Event], engine: &Engine) {
+    pub fn push_all(&mut self, events: &[RequestEvent], engine: &Engine) {
         for event in events {
             let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
             let is_warming = engine.is_warming(&event.request);
@@ -124,7 +124,7 @@ impl Plan {
             watched: self.watched,
             before: Spent::default(),
         };
-        let servers = Pair::new(1, 1);
+        let servers = PerArm::new(1, 1);
         let proof = Proof {
             controlled: wave.controlled(),
             baked: self.watched,

@@ -14,9 +14,11 @@ use grayling::domain::judge::{Judge, Latency, Look, Ticks};
 use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
-use grayling::stats::engine::{Engine, Event, Request, SHARES, Settings, Signal, What};
-use grayling::stats::servers::{Mark, Place};
-use grayling::stats::users::{Baseline, UNITS, Unit};
+use grayling::stats::engine::{
+    Engine, EngineSettings, EventKind, RequestEvent, RequestStart, SHARES, Signal,
+};
+use grayling::stats::servers::{ServerIndex, ServerMark};
+use grayling::stats::users::{Baseline, UNITS, UserUnit};
 use grayling::telemetry::counters::ArmTally;
 use grayling::telemetry::sliding_window::Recent;
 use std::sync::Arc;
@@ -71,7 +73,7 @@ pub struct Trip {
 }
 
 struct Person {
-    unit: Unit,
+    unit: UserUnit,
     times: f32,
     /// Chosen for a fault, or poisoned, if it is below their share.
     lot: f32,
@@ -93,7 +95,7 @@ pub struct Sim<'w> {
     world: &'w World,
     dice: Dice,
     people: Vec<Person>,
-    accounts: Vec<Unit>,
+    accounts: Vec<UserUnit>,
     judge: Judge,
     fuse: Fuse,
     blown: bool,
@@ -111,8 +113,8 @@ pub struct Sim<'w> {
     ids: u64,
     of_new: usize,
     stable_alive: Option<Duration>,
-    due: Vec<Vec<Event>>,
-    events: Vec<Event>,
+    due: Vec<Vec<RequestEvent>>,
+    events: Vec<RequestEvent>,
     /// The plan, and the start of its present wave. It replaces the world's waves.
     plan: Option<(Plan, f64)>,
 }
@@ -121,14 +123,14 @@ fn percent(percent: f64) -> Weight {
     Weight::from_parts((percent * 10_000.0).round() as u32)
 }
 
-fn other_side(unit: Unit, arm: Arm, weight: Weight) -> bool {
+fn other_side(unit: UserUnit, arm: Arm, weight: Weight) -> bool {
     (unit.bucket() < weight.parts()) != (arm == Arm::New)
 }
 
 impl<'w> Sim<'w> {
     pub fn new(world: &'w World, seed: u64) -> Sim<'w> {
         let mut dice = Dice::new(seed);
-        let unit = |dice: &mut Dice| Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
+        let unit = |dice: &mut Dice| UserUnit::from_index((dice.uniform() * f64::from(UNITS)) as u32);
         let mut people: Vec<Person> = (0..world.users)
             .map(|_| Person {
                 unit: unit(&mut dice),
@@ -153,7 +155,7 @@ impl<'w> Sim<'w> {
         });
         let accounts = accounts.collect();
         let strata = if world.service.medians.len() > 1 { world.service.medians.len().min(16) } else { 0 };
-        let settings = Settings {
+        let settings = EngineSettings {
             alpha: LIMITS.alpha,
             tick: TICK,
             latency_tolerance: LIMITS.latency_tolerance,
@@ -267,7 +269,7 @@ impl<'w> Sim<'w> {
                 && self.weight > Weight::ZERO
             {
                 let servers = self.judge.engine().servers();
-                let spells = [Mark::Slow, Mark::Failed].map(|kind| {
+                let spells = [ServerMark::Slow, ServerMark::Failed].map(|kind| {
                     let began = Arm::BOTH.map(|arm| servers.spells(kind, arm));
                     (began, servers.allowed(kind), servers.too_many(kind))
                 });
@@ -315,7 +317,7 @@ impl<'w> Sim<'w> {
         let mut events = std::mem::take(&mut self.events);
         let patience = self.deadline.now() / 4;
         for event in &mut events {
-            if let What::Left { unusual } = &mut event.what {
+            if let EventKind::Left { unusual } = &mut event.what {
                 *unusual = event.after > patience;
             }
         }
@@ -342,13 +344,13 @@ impl<'w> Sim<'w> {
         self.judge.look(&Look { now, ticks: Ticks::OnTime, minute, recent })
     }
 
-    fn count(&mut self, event: &Event) {
+    fn count(&mut self, event: &RequestEvent) {
         let counts = self.tallies[event.request.arm.index()].workers.of(0);
         match event.what {
-            What::Ended { .. } => {}
-            What::Answered | What::ClientError | What::Redirected => {
+            EventKind::Ended { .. } => {}
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {
                 counts.response.record(event.after);
-                if event.what != What::ClientError {
+                if event.what != EventKind::ClientError {
                     counts.success.record(event.after);
                 }
                 match event.request.arm {
@@ -379,7 +381,7 @@ impl<'w> Sim<'w> {
             let number = (self.people.len() as f64 * self.dice.uniform().powi(2)) as usize;
             let Person { mut unit, times, lot } = self.people[number];
             if self.world.rotating {
-                unit = Unit::from_index((self.dice.uniform() * f64::from(UNITS)) as u32);
+                unit = UserUnit::from_index((self.dice.uniform() * f64::from(UNITS)) as u32);
             }
             for _ in 0..parallel {
                 self.request(began + at, unit, f64::from(times) * times_wander, lot, None);
@@ -413,7 +415,7 @@ impl<'w> Sim<'w> {
         self.wanders.map(f64::exp)
     }
 
-    fn request(&mut self, second: f64, unit: Unit, times: f64, lot: f32, account: Option<Account>) {
+    fn request(&mut self, second: f64, unit: UserUnit, times: f64, lot: f32, account: Option<Account>) {
         let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let route = self.dice.below(self.world.service.medians.len());
         let stratum = (self.world.service.medians.len() > 1 && route < 16).then_some(route as u8);
@@ -421,8 +423,9 @@ impl<'w> Sim<'w> {
         let at = Duration::from_secs_f64(second + LEARN);
         let number = self.choose(arm, second);
         let server = Some(number as u8);
-        let mut request = Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server };
-        self.events.push(Event { request, what: What::Arrived, after: Duration::ZERO });
+        let mut request =
+            RequestStart { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum, server };
+        self.events.push(RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO });
         let mut number = number;
         let outcome = self.outcome(second, arm, &mut number, route, times, account);
         if self.world.balanced {
@@ -434,24 +437,30 @@ impl<'w> Sim<'w> {
         };
         let lot = f64::from(lot);
         if lot < self.world.poisoned {
-            what = What::Failed;
+            what = EventKind::Failed;
         }
         request.server = Some(number as u8);
         let after = Duration::from_nanos((ms * 1e6) as u64);
         let worse = arm == Arm::New && second >= WARM_UP;
         let (mut what, mut size, mut body_ms) = (what, SIZE, BODY_MS);
         match self.world.fault {
-            Fault::Redirects if worse && what == What::Answered => (what, size) = (What::Redirected, 0),
+            Fault::Redirects if worse && what == EventKind::Answered => {
+                (what, size) = (EventKind::Redirected, 0)
+            }
             Fault::Empties if worse => size = 0,
             Fault::SlowBodies(ms) if worse => body_ms = ms,
-            Fault::Users(share) if worse && lot < share => what = What::Failed,
-            Fault::Route if worse && route == 0 => what = What::Failed,
+            Fault::Users(share) if worse && lot < share => what = EventKind::Failed,
+            Fault::Route if worse && route == 0 => what = EventKind::Failed,
             _ => {}
         }
-        self.tell_at(Event { request, what, after });
-        if matches!(what, What::Answered | What::Redirected | What::ClientError) {
+        self.tell_at(RequestEvent { request, what, after });
+        if matches!(what, EventKind::Answered | EventKind::Redirected | EventKind::ClientError) {
             let after = after + Duration::from_nanos((body_ms * 1e6) as u64);
-            self.tell_at(Event { request, what: What::Ended { size, client_slow: false }, after });
+            self.tell_at(RequestEvent {
+                request,
+                what: EventKind::Ended { size, client_slow: false },
+                after,
+            });
         }
     }
 
@@ -467,7 +476,7 @@ impl<'w> Sim<'w> {
         (0..n).min_by_key(|i| (servers[*i].busy.len(), (i + n - any) % n)).unwrap_or(any)
     }
 
-    fn tell_at(&mut self, event: Event) {
+    fn tell_at(&mut self, event: RequestEvent) {
         let then = ((event.request.at + event.after).as_nanos() / TICK.as_nanos()) as usize;
         if then < self.tick as usize + HORIZON {
             self.due[then % HORIZON].push(event);
@@ -483,11 +492,11 @@ impl<'w> Sim<'w> {
         route: usize,
         times: f64,
         account: Option<Account>,
-    ) -> Option<(f64, What)> {
+    ) -> Option<(f64, EventKind)> {
         let world = self.world;
         let new = arm == Arm::New;
         if let Some(account) = account {
-            return Some(account.takes.map_or((20.0, What::Failed), |ms| (ms, What::Answered)));
+            return Some(account.takes.map_or((20.0, EventKind::Failed), |ms| (ms, EventKind::Answered)));
         }
         let service = &world.service;
         let mut ms = service.medians[route] * times * (service.sigma * self.dice.normal()).exp();
@@ -518,14 +527,14 @@ impl<'w> Sim<'w> {
             }
             match shared.what {
                 Weather::Fails(share, after) if self.dice.chance(share) => {
-                    return Some((after[usize::from(!new)], What::Failed));
+                    return Some((after[usize::from(!new)], EventKind::Failed));
                 }
                 Weather::Slower(by) => ms *= by,
                 Weather::Fails(..) | Weather::Load(_) => {}
             }
         }
         let Some(served) = self.serve(second, arm, number, ms) else {
-            return Some((AT_ONCE_MS, What::Failed));
+            return Some((AT_ONCE_MS, EventKind::Failed));
         };
         ms = served;
         if let Some(capacity) = world.capacity {
@@ -538,9 +547,9 @@ impl<'w> Sim<'w> {
         }
         let u = self.dice.uniform();
         let what = match u {
-            u if u < fails => What::Failed,
-            u if u < fails + service.client_errors => What::ClientError,
-            _ => What::Answered,
+            u if u < fails => EventKind::Failed,
+            u if u < fails + service.client_errors => EventKind::ClientError,
+            _ => EventKind::Answered,
         };
         Some((ms, what))
     }
@@ -582,7 +591,7 @@ impl<'w> Sim<'w> {
                 (server.began, server.until) = (at, at + spell.lasts);
                 if starts {
                     let now = Duration::from_secs_f64(second + LEARN);
-                    self.judge.engine_mut().server_starts(Place { arm, server: number as u8 }, now);
+                    self.judge.engine_mut().server_starts(ServerIndex { arm, server: number as u8 }, now);
                 }
                 server.fallen = Some(spell.trouble);
             }
@@ -590,7 +599,7 @@ impl<'w> Sim<'w> {
         let Some(trouble) = server.fallen.filter(|_| second < server.until) else {
             if std::mem::take(&mut server.refused) {
                 let now = Duration::from_secs_f64(second + LEARN);
-                self.judge.engine_mut().server_starts(Place { arm, server: number as u8 }, now);
+                self.judge.engine_mut().server_starts(ServerIndex { arm, server: number as u8 }, now);
             }
             return Served::In(ms);
         };

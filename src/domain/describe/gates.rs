@@ -6,8 +6,8 @@ use crate::domain::gates::{DoorState, Hours, Margins, Needs, Proof, Reading, Ser
 use crate::domain::share::percent;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
-use crate::stats::engine::Blindness;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::engine::DetectionLimit;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::noninferiority::BETA;
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub fn requests(of: &Proof) -> String {
 }
 
 pub fn users(of: &Proof) -> String {
-    let Pair { new, stable } = of.reading.users;
+    let PerArm { new, stable } = of.reading.users;
     let seen = if of.controlled { format!("new {new}, stable {stable}") } else { format!("new {new}") };
     format!("{seen}; {} needed", of.users_min)
 }
@@ -87,7 +87,7 @@ fn e_of_hold(dog: &Watchdog, needed: f64) -> String {
     format!("E {:.2} of {needed:.0}", dog.e_value)
 }
 
-pub fn sight(of: Sight, blindness: Blindness) -> String {
+pub fn sight(of: Sight, blindness: DetectionLimit) -> String {
     format!("{}; {:.0}% may be", blindness.told(of.latency_notice), 100.0 * of.margin)
 }
 

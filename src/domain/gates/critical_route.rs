@@ -9,11 +9,11 @@
 use super::trial::{Margins, Trial, Yardstick};
 use crate::domain::gates::margin_gates::Route;
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
-use crate::stats::engine::{Event, What};
+use crate::stats::engine::{EventKind, RequestEvent};
 use crate::stats::histogram;
-use crate::stats::latency::Table;
+use crate::stats::latency::AgeTable;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Critical {
     /// Its stratum number.
     stratum: u8,
     usual: Vec<f64>,
-    table: Option<Arc<Table>>,
+    table: Option<Arc<AgeTable>>,
     table_at: Duration,
     /// `Some` while a wave is judged.
     pub trial: Option<Trial>,
@@ -79,12 +79,12 @@ impl Critical {
     }
 
     /// `yardstick`: of all requests. Its table decides whether latency is compared at all.
-    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
-        let Event { request, what, after } = *event;
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+        let RequestEvent { request, what, after } = *event;
         if request.stratum != Some(self.stratum) {
             return;
         }
-        if request.arm == Arm::Stable && matches!(what, What::Answered | What::Redirected) {
+        if request.arm == Arm::Stable && matches!(what, EventKind::Answered | EventKind::Redirected) {
             let us = 1e6 * after.as_secs_f64().max(yardstick.floor.as_secs_f64()) / yardstick.factor;
             self.usual[histogram::index(us.max(0.0).round() as u64)] += 1.0;
         }
@@ -97,7 +97,7 @@ impl Critical {
         let due = self.table.is_none() || now >= self.table_at + TABLE_EVERY;
         if due && self.usual.iter().sum::<f64>() >= TABLE_MIN {
             let edges: Vec<f64> = histogram::EDGES.iter().map(|edge| f64::from(*edge)).collect();
-            self.table = Some(Arc::new(Table::new(&edges, &self.usual).monotone()));
+            self.table = Some(Arc::new(AgeTable::new(&edges, &self.usual).monotone()));
             self.table_at = now;
             self.usual.iter_mut().for_each(|n| *n /= 2.0);
         }
@@ -111,7 +111,7 @@ impl Critical {
         Some(Route { name: self.name.clone(), reading })
     }
 
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.text(&self.name);
         pen.f64s(&self.usual);
         pen.u32(u32::from(self.trial.is_some()));
@@ -133,7 +133,7 @@ impl Kept {
         weight: Weight,
         tick: Duration,
         now: Duration,
-        eye: &mut Eye<'_>,
+        eye: &mut Decoder<'_>,
     ) -> Option<Kept> {
         let (name, usual) = (eye.text()?, eye.f64s(histogram::BUCKETS)?);
         let trial = match eye.u32()? {
@@ -147,10 +147,10 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::engine::Request;
+    use crate::stats::engine::RequestStart;
     use crate::stats::noninferiority::BETA;
     use crate::stats::noninferiority::tests::Dice;
-    use crate::stats::users::Unit;
+    use crate::stats::users::UserUnit;
 
     const MARGINS: Margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
     const TICK: Duration = Duration::from_millis(100);
@@ -164,19 +164,20 @@ mod tests {
         let mut dice = Dice(5);
         for n in 0..requests {
             let at = Duration::from_millis(10 * n);
-            let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
+            let unit = UserUnit::from_index((dice.uniform() * 16e6) as u32);
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             let critical = dice.uniform() < share_of_route;
             let stratum = Some(if critical { 3 } else { 0 });
-            let request = Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
+            let request =
+                RequestStart { id: n, at, arm, unit: Some(unit), drawn: true, stratum, server: None };
             let worse = critical && arm == Arm::New;
             let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
-            let what = if failed { What::Failed } else { What::Answered };
+            let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
             let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             for event in [
-                Event { request, what: What::Arrived, after: Duration::ZERO },
-                Event { request, what, after },
+                RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO },
+                RequestEvent { request, what, after },
             ] {
                 all.push(&event, &yardstick);
                 refunds.push(&event, &yardstick);
@@ -205,10 +206,10 @@ mod tests {
         assert!(refunds.table.is_some(), "5,000 answers of stable suffice");
         let (_, few) = shown(5_000, 0.0, 0.1);
         assert!(few.table.is_none());
-        let mut pen = Pen::new();
+        let mut pen = Encoder::new();
         refunds.save(&mut pen);
         let bytes = pen.finish();
-        let mut eye = Eye::open(&bytes).unwrap();
+        let mut eye = Decoder::open(&bytes).unwrap();
         let weight = Weight::from_parts(200_000);
         let kept = Kept::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
         assert_eq!((eye.end(), &*kept.name), (Some(()), "refunds"));

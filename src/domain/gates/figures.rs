@@ -9,7 +9,7 @@ use super::{self as gate, BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
 use crate::domain::resource::{Grounds, Limit, Reading, Say};
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::hypergeometric_bet::PerArm;
 use std::borrow::Cow;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -38,7 +38,7 @@ impl List {
         self.code(name, if holds { "yes" } else { "no" })
     }
 
-    fn pair(&mut self, name: &'static str, of: Pair) -> &mut List {
+    fn pair(&mut self, name: &'static str, of: PerArm) -> &mut List {
         self.number(format!("new_{name}"), of.new as f64).number(format!("stable_{name}"), of.stable as f64)
     }
 }

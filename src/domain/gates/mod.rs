@@ -25,8 +25,8 @@ use super::resource::{Grounds, Say};
 use super::verdict::{self, Judgement, State};
 use super::wave::Door;
 pub use crate::domain::gates::margin_gates::Route;
-use crate::stats::engine::Blindness;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::engine::DetectionLimit;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::noninferiority::requests_needed;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -107,8 +107,8 @@ pub struct Proof {
 /// Servers of each arm, and the healthy ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Servers {
-    pub all: Pair,
-    pub healthy: Pair,
+    pub all: PerArm,
+    pub healthy: PerArm,
 }
 
 /// The state of the watchdog.
@@ -146,7 +146,7 @@ impl Watchdog {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Sight {
     /// `None`: no window of the wave is full yet.
-    pub blindness: Option<Blindness>,
+    pub blindness: Option<DetectionLimit>,
     pub latency_notice: f64,
     /// The largest late change that may stay undetected.
     pub margin: f64,
@@ -262,7 +262,7 @@ fn requests(of: &Proof) -> Gate {
 }
 
 fn users(of: &Proof) -> Gate {
-    let Pair { new, stable } = of.reading.users;
+    let PerArm { new, stable } = of.reading.users;
     let least = if of.controlled { new.min(stable) } else { new };
     gate("users", when(least >= of.users_min), words::users(of))
 }

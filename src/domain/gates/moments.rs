@@ -5,32 +5,32 @@
 
 use super::trial::{Yardstick, bucket};
 use crate::stats::arm::Arm;
-use crate::stats::design_effect::{Cells, Moments, place};
-use crate::stats::engine::{Event, What};
-use crate::stats::noninferiority::Spread;
+use crate::stats::design_effect::{ServerMoments, ServerTimeCells, place};
+use crate::stats::engine::{EventKind, RequestEvent};
+use crate::stats::noninferiority::GroupSpread;
 use std::time::Duration;
 
 /// Scores of failures, of ln µs, of answers above p99.
 #[derive(Clone, Debug, Default)]
 pub struct Learner {
-    cells: [Cells; 3],
-    all: [Spread; 3],
+    cells: [ServerTimeCells; 3],
+    all: [GroupSpread; 3],
 }
 
 impl Learner {
-    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
-        let Event { request, what, after } = *event;
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+        let RequestEvent { request, what, after } = *event;
         if request.arm != Arm::Stable || request.unit.is_none() {
             return;
         }
         let failed = match what {
-            What::Answered | What::ClientError | What::Redirected => 0.0,
-            What::Failed | What::Broke => 1.0,
-            What::Arrived
-            | What::Excused
-            | What::Left { .. }
-            | What::Ended { .. }
-            | What::EndedAsClientError => return,
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected => 0.0,
+            EventKind::Failed | EventKind::Broke => 1.0,
+            EventKind::Arrived
+            | EventKind::Excused
+            | EventKind::Left { .. }
+            | EventKind::Ended { .. }
+            | EventKind::EndedAsClientError => return,
         };
         let (moment, place) = (request.at + after, place(Arm::Stable, request.server));
         self.add(0, moment, place, failed);
@@ -48,9 +48,9 @@ impl Learner {
     }
 
     /// The moments of errors, latency, tail.
-    pub fn moments(&self) -> [Moments; 3] {
+    pub fn moments(&self) -> [ServerMoments; 3] {
         std::array::from_fn(|i| {
-            let variance = Spread::variance(&[self.all[i], Spread::default()]);
+            let variance = GroupSpread::variance(&[self.all[i], GroupSpread::default()]);
             self.cells[i].moments(variance)
         })
     }

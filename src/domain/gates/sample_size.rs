@@ -8,7 +8,7 @@
 use super::{BAKE, Margins, REQUESTS, Reading, base};
 use crate::domain::gates::margin_gates::{ERRORS, LATENCY, TAIL};
 use crate::domain::wave::Wave;
-use crate::stats::design_effect::{Moments, expected};
+use crate::stats::design_effect::{ServerMoments, expected};
 use crate::stats::noninferiority::{body_needed, requests_needed, tail_needed};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub struct Usual {
     /// Design effects of errors, latency, tail: this many requests count as one.
     pub design: [f64; 3],
     /// The part of servers' moments in them, which depends on the wave.
-    pub moments: [Moments; 3],
+    pub moments: [ServerMoments; 3],
 }
 
 impl Usual {

@@ -3,15 +3,15 @@
 
 use super::*;
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
-use crate::stats::engine::{Event, Request, What};
+use crate::stats::engine::{EventKind, RequestEvent, RequestStart};
 use crate::stats::histogram;
-use crate::stats::latency::Table;
+use crate::stats::latency::AgeTable;
 use crate::stats::noninferiority;
 use crate::stats::noninferiority::BETA;
 use crate::stats::noninferiority::tests::Dice;
-use crate::stats::users::Unit;
+use crate::stats::users::UserUnit;
 use std::sync::Arc;
 use trial::{Trial, Yardstick};
 
@@ -26,12 +26,12 @@ pub fn good() -> Proof {
         margins: Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
         share: 0.2,
         reading: Reading {
-            requests: Pair::new(20_000, 80_000),
-            users: Pair::new(900, 4_000),
-            compared: Pair::new(20_000, 80_000),
-            failed: Pair::new(20, 80),
-            timed: Pair::new(20_000, 80_000),
-            slow: Pair::new(200, 800),
+            requests: PerArm::new(20_000, 80_000),
+            users: PerArm::new(900, 4_000),
+            compared: PerArm::new(20_000, 80_000),
+            failed: PerArm::new(20, 80),
+            timed: PerArm::new(20_000, 80_000),
+            slow: PerArm::new(200, 800),
             e_errors: 40.0,
             e_body: 900.0,
             e_tail: 33.0,
@@ -42,7 +42,7 @@ pub fn good() -> Proof {
             share_z: 0.1,
         },
         critical: vec![],
-        servers: Servers { all: Pair::new(2, 3), healthy: Pair::new(2, 3) },
+        servers: Servers { all: PerArm::new(2, 3), healthy: PerArm::new(2, 3) },
         watchdog: Watchdog {
             state: Some(State::Quiet),
             passes: true,
@@ -70,7 +70,11 @@ pub fn input(proof: Option<Proof>) -> Input {
 }
 
 fn seen(below: f64) -> Option<Sight> {
-    Some(Sight { blindness: Some(Blindness { below, requests: 8192 }), latency_notice: 0.03, margin: 0.1 })
+    Some(Sight {
+        blindness: Some(DetectionLimit { below, requests: 8192 }),
+        latency_notice: 0.03,
+        margin: 0.1,
+    })
 }
 
 fn verdicts(proof: Proof) -> Vec<(Cow<'static, str>, Verdict)> {
@@ -139,7 +143,7 @@ fn with_route(reading: Reading) -> Proof {
 fn a_critical_route_has_gates_of_its_own() {
     use Verdict::{Fail, Inconclusive};
     assert_eq!(verdicts(with_route(good().reading)), []);
-    let worse = Reading { e_errors: 0.01, failed: Pair::new(1_000, 80), ..good().reading };
+    let worse = Reading { e_errors: 0.01, failed: PerArm::new(1_000, 80), ..good().reading };
     let gates = judge(&input(Some(with_route(worse))));
     let failed: Vec<_> = gates.iter().filter(|g| g.verdict == Fail).map(|g| &*g.name).collect();
     assert_eq!(failed, ["errors:refunds"]);
@@ -153,8 +157,12 @@ fn a_critical_route_has_gates_of_its_own() {
     assert_eq!(needs.time, None);
     assert!(gates.iter().any(|g| g.detail.ends_with("more requests of new, none has come yet")));
     // Few requests: it takes days.
-    let few =
-        Reading { e_errors: 1.1, compared: Pair::new(60, 1_200), failed: Pair::new(0, 1), ..good().reading };
+    let few = Reading {
+        e_errors: 1.1,
+        compared: PerArm::new(60, 1_200),
+        failed: PerArm::new(0, 1),
+        ..good().reading
+    };
     let gates = judge(&input(Some(with_route(few))));
     let (gate, needs) = slowest(&gates).unwrap();
     assert_eq!(&*gate.name, "errors:refunds");
@@ -198,7 +206,7 @@ fn an_edited_margin_starts_what_was_shown_of_it_anew_and_only_that() {
     let of_errors = trial.reading();
     assert_eq!(
         (of_errors.e_errors, of_errors.compared, of_errors.e_tail),
-        (1.0, Pair::default(), before.e_tail)
+        (1.0, PerArm::default(), before.e_tail)
     );
     assert_eq!((of_errors.users, of_errors.requests), (before.users, before.requests));
 }
@@ -215,7 +223,7 @@ fn silence_never_passes() {
 
 #[test]
 fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
-    let reading = Reading { requests: Pair::new(700, 9_000), users: Pair::new(5, 0), ..silent().reading };
+    let reading = Reading { requests: PerArm::new(700, 9_000), users: PerArm::new(5, 0), ..silent().reading };
     let gates = judge(&input(Some(Proof { controlled: false, reading, ..good() })));
     assert!(passes(&gates), "{gates:?}");
     let no_control = gates.iter().filter(|g| g.detail == NO_CONTROL).map(|g| &*g.name);
@@ -290,11 +298,11 @@ const CROWD: Crowd =
     Crowd { users: 1_000, share: 0.2, poisoned: 0.0, fails: [0.0; 2], slower: 1.0, users_differ: 0.0 };
 
 /// Of a log-normal latency: median 40 ms, σ 0.5.
-fn table() -> Arc<Table> {
+fn table() -> Arc<AgeTable> {
     let edges: Vec<f64> = histogram::EDGES.iter().map(|e| f64::from(*e)).collect();
     let (mut counts, mut dice) = (vec![0.0; histogram::BUCKETS], Dice(11));
     (0..50_000).for_each(|_| counts[histogram::index(latency_us(&mut dice) as u64)] += 1.0);
-    Arc::new(Table::new(&edges, &counts))
+    Arc::new(AgeTable::new(&edges, &counts))
 }
 
 fn normal(dice: &mut Dice) -> f64 {
@@ -313,7 +321,7 @@ impl Crowd {
         seed: u64,
         margins: Margins,
         requests: u64,
-        table: Option<&Arc<Table>>,
+        table: Option<&Arc<AgeTable>>,
         passes: impl Fn(&Reading) -> bool,
     ) -> (Trial, Option<u64>) {
         let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((self.share * 1e6) as u32));
@@ -326,17 +334,18 @@ impl Crowd {
             let mut of_user = Dice(!(seed << 32 | user));
             let poisoned = of_user.uniform() < self.poisoned;
             let usual = (self.users_differ * normal(&mut of_user)).exp();
-            let unit = Unit::from_index((place * 16e6) as u32);
+            let unit = UserUnit::from_index((place * 16e6) as u32);
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             let request =
-                Request { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
+                RequestStart { id: n, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
             let failed = poisoned || dice.uniform() < self.fails[arm.index()];
-            let what = if failed { What::Failed } else { What::Answered };
+            let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
             let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
             let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
-            trial.push(&Event { request, what: What::Arrived, after: Duration::ZERO }, &yardstick);
-            trial.push(&Event { request, what, after }, &yardstick);
+            trial
+                .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
+            trial.push(&RequestEvent { request, what, after }, &yardstick);
             trial.tick(at, Duration::from_millis(250));
             if n % 1_000 == 0 && passes(&trial.reading()) {
                 return (trial, Some(n));
@@ -367,11 +376,11 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((crowd.share * 1e6) as u32));
     // Makes all intervals final.
     trial.tick(Duration::from_secs(100), Duration::ZERO);
-    let mut pen = Pen::new();
+    let mut pen = Encoder::new();
     trial.save(&mut pen);
     let bytes = pen.finish();
     let restored = |weight, bytes: &[u8]| {
-        Trial::restore(MARGINS, weight, tick, Duration::from_secs(7), &mut Eye::open(bytes)?)
+        Trial::restore(MARGINS, weight, tick, Duration::from_secs(7), &mut Decoder::open(bytes)?)
     };
     let again = restored(weight, &bytes).expect("it is whole");
     assert_eq!(again.reading(), trial.reading());
@@ -381,11 +390,12 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
     let (mut trial, mut again) = (trial, again);
     for trial in [&mut trial, &mut again] {
         let at = Duration::from_secs(101);
-        let unit = Some(Unit::from_index(3));
-        let request = Request { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
-        for what in [What::Arrived, What::Failed] {
+        let unit = Some(UserUnit::from_index(3));
+        let request =
+            RequestStart { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
+        for what in [EventKind::Arrived, EventKind::Failed] {
             let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
-            trial.push(&Event { request, what, after: Duration::ZERO }, &yardstick);
+            trial.push(&RequestEvent { request, what, after: Duration::ZERO }, &yardstick);
         }
         trial.tick(Duration::from_secs(110), Duration::ZERO);
     }
@@ -396,39 +406,39 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn a_late_answer_is_no_failure_of_a_wave_and_a_late_failure_is_one() {
     let (tick, weight) = (Duration::from_millis(100), Weight::from_parts(500_000));
-    let failed = |late: What| {
+    let failed = |late: EventKind| {
         let mut trial = Trial::new(MARGINS, weight, tick, Duration::ZERO);
         for id in 0..400u32 {
-            let unit = Unit::from_index(id * 40_000);
+            let unit = UserUnit::from_index(id * 40_000);
             let arm = if unit.bucket() < weight.parts() { Arm::New } else { Arm::Stable };
             let at = Duration::from_millis(u64::from(id));
             let (id, unit) = (u64::from(id), Some(unit));
-            let request = Request { id, at, arm, unit, drawn: true, stratum: None, server: None };
+            let request = RequestStart { id, at, arm, unit, drawn: true, stratum: None, server: None };
             let is_late = id.is_multiple_of(10);
             let mut push = |what, after| {
                 let floor = Duration::ZERO;
                 trial.push(
-                    &Event { request, what, after },
+                    &RequestEvent { request, what, after },
                     &Yardstick { table: None, factor: 1.0, floor, is_warming: false },
                 );
             };
-            push(What::Arrived, Duration::ZERO);
+            push(EventKind::Arrived, Duration::ZERO);
             match is_late {
-                false => push(What::Answered, tick),
+                false => push(EventKind::Answered, tick),
                 true => {
                     trial.tick(Duration::from_secs(1) + at, Duration::from_millis(500));
                     let after = Duration::from_secs(1);
                     let floor = Duration::ZERO;
                     let yardstick = Yardstick { table: None, factor: 1.0, floor, is_warming: false };
-                    trial.push(&Event { request, what: late, after }, &yardstick);
+                    trial.push(&RequestEvent { request, what: late, after }, &yardstick);
                 }
             }
         }
         trial.tick(Duration::from_secs(10), Duration::from_millis(500));
         trial.reading().failed.total()
     };
-    assert_eq!(failed(What::Answered), 0);
-    assert!(failed(What::Failed) > 30, "{}", failed(What::Failed));
+    assert_eq!(failed(EventKind::Answered), 0);
+    assert!(failed(EventKind::Failed) > 30, "{}", failed(EventKind::Failed));
 }
 
 #[test]
@@ -441,9 +451,9 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
         Trial::new(Margins { errors: 0.01, latency: 0.1, tail: 0.5 }, weight, tick, Duration::ZERO);
     let mut dice = Dice(1);
     for n in 0..10_000u64 {
-        let unit = Unit::from_index((dice.uniform() * 16e6) as u32);
+        let unit = UserUnit::from_index((dice.uniform() * 16e6) as u32);
         let arm = if unit.bucket() < 200_000 { Arm::New } else { Arm::Stable };
-        let request = Request {
+        let request = RequestStart {
             id: n,
             at: Duration::from_millis(n),
             arm,
@@ -453,7 +463,7 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
             server: None,
         };
         lost.push(
-            &Event { request, what: What::Arrived, after: Duration::ZERO },
+            &RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO },
             &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false },
         );
     }

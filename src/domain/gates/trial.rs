@@ -16,14 +16,14 @@ mod saved;
 
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
-use crate::stats::design_effect::{self, Cells};
-use crate::stats::engine::{Event, What};
+use crate::stats::design_effect::{self, ServerTimeCells};
+use crate::stats::engine::{EventKind, RequestEvent};
 use crate::stats::histogram;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::hyperloglog::{self, REGISTERS};
-use crate::stats::latency::{Ages, Table};
-use crate::stats::noninferiority::{Body, Failures, Spread, Tail, design_effect};
-use crate::stats::users::{CLUSTERS, FACTOR_MAX, Unit};
+use crate::stats::latency::{AgeTable, SlotAges};
+use crate::stats::noninferiority::{BodyTest, FailureTest, GroupSpread, TailTest, design_effect};
+use crate::stats::users::{CLUSTERS, FACTOR_MAX, UserUnit};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Margins {
 
 /// Stable's usual latency, and this user's factor: the engine's scale.
 pub struct Yardstick<'a> {
-    pub table: Option<&'a Arc<Table>>,
+    pub table: Option<&'a Arc<AgeTable>>,
     pub factor: f64,
     /// Faster answers count as this fast.
     pub floor: Duration,
@@ -73,14 +73,14 @@ impl Yardstick<'_> {
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct Reading {
     /// Without requests that the client or the proxy ended.
-    pub requests: Pair,
-    pub users: Pair,
+    pub requests: PerArm,
+    pub users: PerArm,
     /// Final requests whose arm the hash alone chose, and the failed ones.
-    pub compared: Pair,
-    pub failed: Pair,
+    pub compared: PerArm,
+    pub failed: PerArm,
     /// Answered, or unanswered for long enough to count; and above stable's p99.
-    pub timed: Pair,
-    pub slow: Pair,
+    pub timed: PerArm,
+    pub slow: PerArm,
     pub e_errors: f64,
     pub e_body: f64,
     pub e_tail: f64,
@@ -105,19 +105,19 @@ struct Cluster {
 
 #[derive(Clone, Default, Debug)]
 struct Interval {
-    all: Pair,
-    arrived: Pair,
-    excused: Pair,
-    answered: Pair,
-    told_failed: Pair,
-    broke: Pair,
+    all: PerArm,
+    arrived: PerArm,
+    excused: PerArm,
+    answered: PerArm,
+    told_failed: PerArm,
+    broke: PerArm,
     /// Requests without an outcome whose latency is not compared.
-    untimed: Pair,
+    untimed: PerArm,
     /// With the arms swapped.
-    ages: Ages,
-    timed: Pair,
-    slow: Pair,
-    table: Option<Arc<Table>>,
+    ages: SlotAges,
+    timed: PerArm,
+    slow: PerArm,
+    table: Option<Arc<AgeTable>>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,14 +131,14 @@ pub struct Trial {
     /// Final intervals that are not bet on yet.
     slot: Interval,
     reading: Reading,
-    errors: Failures,
-    body: Body,
-    tail: Tail,
+    errors: FailureTest,
+    body: BodyTest,
+    tail: TailTest,
     clusters: Vec<Cluster>,
     /// Of ln µs, by arm.
-    latencies: [Spread; 2],
+    latencies: [GroupSpread; 2],
     /// By server and time: of failures, of ln µs, of answers above p99.
-    cells: [Cells; 3],
+    cells: [ServerTimeCells; 3],
     users: [Box<[u8; REGISTERS]>; 2],
 }
 
@@ -153,11 +153,11 @@ impl Trial {
             intervals: VecDeque::new(),
             slot: Interval::default(),
             reading: Reading::default(),
-            errors: Failures::new(margins.errors),
-            body: Body::default(),
-            tail: Tail::new(margins.tail_ratio()),
+            errors: FailureTest::new(margins.errors),
+            body: BodyTest::default(),
+            tail: TailTest::new(margins.tail_ratio()),
             clusters: vec![Cluster::default(); CLUSTERS],
-            latencies: [Spread::default(); 2],
+            latencies: [GroupSpread::default(); 2],
             cells: Default::default(),
             users: std::array::from_fn(|_| Box::new([0; REGISTERS])),
         }
@@ -171,31 +171,31 @@ impl Trial {
     /// from now on; the rest is kept.
     pub fn set_margins(&mut self, margins: Margins) {
         let was = std::mem::replace(&mut self.margins, margins);
-        let nothing = Pair::default();
+        let nothing = PerArm::default();
         if was.errors != margins.errors {
-            self.errors = Failures::new(margins.errors);
+            self.errors = FailureTest::new(margins.errors);
             (self.reading.compared, self.reading.failed) = (nothing, nothing);
         }
         if was.latency != margins.latency {
-            self.body = Body::default();
+            self.body = BodyTest::default();
             // Ages of `new` were divided by the old margin.
             self.slot.table = None;
             self.intervals.iter_mut().for_each(|interval| interval.table = None);
         }
         if was.tail != margins.tail {
-            self.tail = Tail::new(margins.tail_ratio());
+            self.tail = TailTest::new(margins.tail_ratio());
             (self.reading.timed, self.reading.slow) = (nothing, nothing);
         }
     }
 
-    pub fn push(&mut self, event: &Event, yardstick: &Yardstick<'_>) {
-        let Event { request, what, after } = *event;
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+        let RequestEvent { request, what, after } = *event;
         if request.at < self.began {
             return;
         }
         let late = number(request.at, self.tick) < self.oldest;
         // A failure that comes out after its interval was final is one more that failed.
-        if late && !matches!(what, What::Failed | What::Broke) {
+        if late && !matches!(what, EventKind::Failed | EventKind::Broke) {
             return;
         }
         let index = if late { 0 } else { (number(request.at, self.tick) - self.oldest) as usize };
@@ -209,7 +209,7 @@ impl Trial {
         }
         let (interval, arm) = (&mut self.intervals[index], request.arm);
         match what {
-            What::Arrived => {
+            EventKind::Arrived => {
                 *interval.all.of(arm) += 1;
                 if let Some(unit) = request.unit {
                     let (register, rank) = hyperloglog::register(spread(unit));
@@ -217,11 +217,14 @@ impl Trial {
                     *known = rank.max(*known);
                 }
             }
-            What::Excused | What::Left { .. } => {
+            EventKind::Excused | EventKind::Left { .. } => {
                 *interval.all.of(arm) = interval.all.of(arm).saturating_sub(1)
             }
-            What::Answered | What::ClientError | What::Redirected => {}
-            What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {}
+            EventKind::Failed
+            | EventKind::Broke
+            | EventKind::Ended { .. }
+            | EventKind::EndedAsClientError => {}
         }
         let Some(unit) = request.unit.filter(|_| request.drawn) else { return };
         let cluster = &mut self.clusters[unit.cluster()];
@@ -229,24 +232,24 @@ impl Trial {
         let (moment, place) = (request.at + after, design_effect::place(arm, request.server));
         let [of_failures, of_latency, of_slowness] = &mut self.cells;
         match what {
-            What::Answered | What::ClientError | What::Redirected => {
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {
                 of_failures.push(moment, place, 1.0, 0.0)
             }
-            What::Failed | What::Broke => of_failures.push(moment, place, 1.0, 1.0),
-            What::Arrived
-            | What::Excused
-            | What::Left { .. }
-            | What::Ended { .. }
-            | What::EndedAsClientError => {}
+            EventKind::Failed | EventKind::Broke => of_failures.push(moment, place, 1.0, 1.0),
+            EventKind::Arrived
+            | EventKind::Excused
+            | EventKind::Left { .. }
+            | EventKind::Ended { .. }
+            | EventKind::EndedAsClientError => {}
         }
         match what {
-            What::Arrived => {
+            EventKind::Arrived => {
                 *interval.arrived.of(arm) += 1;
                 cluster.requests += 1;
             }
-            What::Failed | What::Broke => {
+            EventKind::Failed | EventKind::Broke => {
                 cluster.failed += 1;
-                if what == What::Failed {
+                if what == EventKind::Failed {
                     *interval.told_failed.of(arm) += 1;
                 } else {
                     *interval.broke.of(arm) += 1;
@@ -254,26 +257,28 @@ impl Trial {
                 // Its request is no longer in the interval that it arrived in.
                 if late {
                     *interval.arrived.of(arm) += 1;
-                    *interval.answered.of(arm) += u64::from(what == What::Broke);
+                    *interval.answered.of(arm) += u64::from(what == EventKind::Broke);
                 }
             }
-            What::Excused | What::Left { .. } => {
+            EventKind::Excused | EventKind::Left { .. } => {
                 *interval.excused.of(arm) += 1;
                 cluster.requests = cluster.requests.saturating_sub(1);
             }
-            What::Answered | What::ClientError | What::Redirected => *interval.answered.of(arm) += 1,
-            What::Ended { .. } | What::EndedAsClientError => {}
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {
+                *interval.answered.of(arm) += 1
+            }
+            EventKind::Ended { .. } | EventKind::EndedAsClientError => {}
         }
         // A user whose usual latency is far from that of others is compared by failures alone.
         if yardstick.factor >= FACTOR_MAX {
             match what {
-                What::Arrived => {
+                EventKind::Arrived => {
                     *interval.untimed.of(arm) += 1;
                     if let Some(table) = &interval.table {
                         *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
                     }
                 }
-                What::Broke | What::Ended { .. } | What::EndedAsClientError => {}
+                EventKind::Broke | EventKind::Ended { .. } | EventKind::EndedAsClientError => {}
                 _ if late => {}
                 _ => *interval.untimed.of(arm) = interval.untimed.of(arm).saturating_sub(1),
             }
@@ -284,10 +289,12 @@ impl Trial {
             let faster = if arm == Arm::New { yardstick.us(after, 1.0 + self.margins.latency) } else { us };
             let group = table.group(bucket(faster));
             match what {
-                What::Answered | What::ClientError | What::Redirected if yardstick.is_warming => {
+                EventKind::Answered | EventKind::ClientError | EventKind::Redirected
+                    if yardstick.is_warming =>
+                {
                     *interval.ages.censored[table.group(0)].of(other(arm)) += 1;
                 }
-                What::Answered | What::ClientError | What::Redirected => {
+                EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {
                     *interval.ages.done[group].of(other(arm)) += 1;
                     let slow = table.above_p99(bucket(us));
                     *interval.timed.of(arm) += 1;
@@ -301,12 +308,14 @@ impl Trial {
                     let all = &mut self.latencies[arm.index()];
                     (all.n, all.sum, all.squares) = (all.n + 1.0, all.sum + log, all.squares + log * log);
                 }
-                What::Excused | What::Left { .. } => *interval.ages.censored[group].of(other(arm)) += 1,
-                What::Arrived
-                | What::Failed
-                | What::Broke
-                | What::Ended { .. }
-                | What::EndedAsClientError => {}
+                EventKind::Excused | EventKind::Left { .. } => {
+                    *interval.ages.censored[group].of(other(arm)) += 1
+                }
+                EventKind::Arrived
+                | EventKind::Failed
+                | EventKind::Broke
+                | EventKind::Ended { .. }
+                | EventKind::EndedAsClientError => {}
             }
         }
     }
@@ -366,17 +375,17 @@ impl Trial {
         self.reading.timed += timed;
         self.reading.slow += slow;
         self.tail.push(timed, slow);
-        let ages = Ages { arrived: Pair::new(slot.arrived.stable, slot.arrived.new), ..slot.ages };
+        let ages = SlotAges { arrived: PerArm::new(slot.arrived.stable, slot.arrived.new), ..slot.ages };
         self.body.push(table.body(&ages));
     }
 
     pub fn reading(&self) -> Reading {
         let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
-        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32, cells: &Cells| {
+        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32, cells: &ServerTimeCells| {
             let spread = |arm: Arm| {
                 let (all, some) =
                     of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
-                Spread { n: all, sum: some, squares: some }
+                GroupSpread { n: all, sum: some, squares: some }
             };
             let arms = Arm::BOTH.map(spread);
             let by_users = design_effect(arms, |i| {
@@ -392,14 +401,14 @@ impl Trial {
         });
         let design_latency = crossed(by_users, of_latency, &self.latencies);
         Reading {
-            users: Pair::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
+            users: PerArm::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
             e_errors: self.errors.e_value(design_errors),
             e_body: self.body.e_value(design_latency),
             e_tail: self.tail.e_value(design_tail),
             design_errors,
             design_latency,
             design_tail,
-            spread_latency: Spread::variance(&self.latencies).sqrt(),
+            spread_latency: GroupSpread::variance(&self.latencies).sqrt(),
             share_z: self.share_z(),
             ..self.reading
         }
@@ -437,8 +446,8 @@ impl Interval {
 }
 
 /// The effects of users and of servers' moments are crossed: variances add.
-fn crossed(by_users: f64, cells: &Cells, arms: &[Spread; 2]) -> f64 {
-    by_users + cells.effect(Spread::variance(arms)) - 1.0
+fn crossed(by_users: f64, cells: &ServerTimeCells, arms: &[GroupSpread; 2]) -> f64 {
+    by_users + cells.effect(GroupSpread::variance(arms)) - 1.0
 }
 
 fn number(at: Duration, tick: Duration) -> u64 {
@@ -458,7 +467,7 @@ fn other(arm: Arm) -> Arm {
 
 /// Units are a prefix of the hash. Mixed again (SplitMix64's finaliser), they serve as a sketch's
 /// hash.
-fn spread(unit: Unit) -> u64 {
+fn spread(unit: UserUnit) -> u64 {
     let mut z = u64::from(unit.index()).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

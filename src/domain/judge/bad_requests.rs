@@ -8,7 +8,7 @@
 //! a cell has more bad requests, those with recorded users represent the rest. A request without a
 //! user counts fully.
 
-use crate::stats::users::Unit;
+use crate::stats::users::UserUnit;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ struct Cell {
     /// Bad requests with a user, and without.
     of_users: u64,
     of_nobody: u64,
-    users: Vec<Unit>,
+    users: Vec<UserUnit>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub struct Bad {
     of_nobody: u64,
     named: u64,
     counted: u64,
-    times: HashMap<Unit, u32>,
+    times: HashMap<UserUnit, u32>,
 }
 
 impl Bad {
@@ -65,7 +65,7 @@ impl Bad {
     }
 
     /// Marks one of them as bad.
-    pub fn was_bad(&mut self, user: Option<Unit>) {
+    pub fn was_bad(&mut self, user: Option<UserUnit>) {
         match user {
             Some(user) => {
                 self.open.of_users += 1;
@@ -151,11 +151,11 @@ mod tests {
         let mut bad = Bad::new(10 * SECOND);
         for i in 0..100 {
             bad.came(10);
-            bad.was_bad(Some(Unit::from_index(7)));
+            bad.was_bad(Some(UserUnit::from_index(7)));
             bad.close(SECOND / 10 * i);
         }
         assert_eq!((bad.requests(), bad.count(), bad.users()), (1000, 2, 1));
-        (0..5).for_each(|i| bad.was_bad(Some(Unit::from_index(i))));
+        (0..5).for_each(|i| bad.was_bad(Some(UserUnit::from_index(i))));
         bad.was_bad(None);
         bad.close(10 * SECOND);
         assert_eq!((bad.count(), bad.users()), (8, 6));
@@ -167,10 +167,10 @@ mod tests {
     fn the_users_that_are_known_stand_for_the_rest() {
         let mut bad = Bad::new(10 * SECOND);
         bad.came(100_000);
-        (0..50_000).for_each(|i| bad.was_bad(Some(Unit::from_index(i))));
+        (0..50_000).for_each(|i| bad.was_bad(Some(UserUnit::from_index(i))));
         bad.close(SECOND);
         assert_eq!(bad.count(), 50_000);
-        (0..50_000).for_each(|_| bad.was_bad(Some(Unit::from_index(9))));
+        (0..50_000).for_each(|_| bad.was_bad(Some(UserUnit::from_index(9))));
         bad.close(2 * SECOND);
         assert!((50_000..53_000).contains(&bad.count()), "{}", bad.count());
     }
@@ -181,7 +181,7 @@ mod tests {
             let mut bad = Bad::new(5 * SECOND);
             for (i, (requests, users)) in cells.iter().enumerate() {
                 bad.came(*requests);
-                users.iter().for_each(|u| bad.was_bad(Some(Unit::from_index(*u))));
+                users.iter().for_each(|u| bad.was_bad(Some(UserUnit::from_index(*u))));
                 bad.close(SECOND * i as u32);
                 let kept = &cells[(i + 1).saturating_sub(5)..=i];
                 let mut times = [0u64; 6];

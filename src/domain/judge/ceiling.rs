@@ -9,7 +9,7 @@
 //! are comparable. Trouble that is over but still in the window does not count: the last ten
 //! seconds must be bad too. Invariants: pure; bounded memory.
 
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::hypergeometric_bet::PerArm;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -33,8 +33,8 @@ const INTERVALS_MAX: usize = 1300;
 /// Requests of both arms, and the bad ones among them.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Sample {
-    pub requests: Pair,
-    pub bad: Pair,
+    pub requests: PerArm,
+    pub bad: PerArm,
 }
 
 impl Sample {
@@ -74,11 +74,11 @@ pub struct Interval {
     pub end: Duration,
     /// All arrivals, including pinned users, except those aborted by the client or failed by the
     /// proxy.
-    pub requests: Pair,
+    pub requests: PerArm,
     /// Blamed on the upstream, or not answered by the deadline of the interval.
-    pub failed: Pair,
+    pub failed: PerArm,
     /// Answered with a 4xx.
-    pub client_errors: Pair,
+    pub client_errors: PerArm,
     /// Clients of stable that left before a response head came, after a wait that is unusual for
     /// stable (more than a quarter of the deadline after which intervals are final).
     /// This is nobody's failure, but a sign that stable is in trouble too.
@@ -116,7 +116,7 @@ pub fn standing(sample: &Sample, limit: f64) -> Standing {
 struct Entry {
     end: Duration,
     sample: Sample,
-    client_errors: Pair,
+    client_errors: PerArm,
     gave_up: u64,
 }
 
@@ -124,7 +124,7 @@ struct Entry {
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Sum {
     pub sample: Sample,
-    pub client_errors: Pair,
+    pub client_errors: PerArm,
     /// Clients of stable that waited in vain and left.
     pub gave_up: u64,
 }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     fn sample(n1: u64, k1: u64, n0: u64, k0: u64) -> Sample {
-        Sample { requests: Pair::new(n1, n0), bad: Pair::new(k1, k0) }
+        Sample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! Invariants: pure; nothing is counted while no notice stands; constant memory.
 
 use crate::stats::arm::Arm;
-use crate::stats::engine::{Event, What};
+use crate::stats::engine::{EventKind, RequestEvent};
 use crate::stats::histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -112,9 +112,9 @@ impl Notice {
     }
 
     /// Adds an answer; `factor`: that of its user, `level`: `latency_notice`.
-    pub fn push(&mut self, event: &Event, factor: f64, level: f64, floor: Duration) {
-        let Event { request, what, after } = *event;
-        let answered = matches!(what, What::Answered | What::ClientError | What::Redirected);
+    pub fn push(&mut self, event: &RequestEvent, factor: f64, level: f64, floor: Duration) {
+        let RequestEvent { request, what, after } = *event;
+        let answered = matches!(what, EventKind::Answered | EventKind::ClientError | EventKind::Redirected);
         let Some(since) = self.since else { return };
         if !answered || !request.drawn || request.unit.is_none() || request.at < since {
             return;
@@ -187,9 +187,9 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::engine::Request;
+    use crate::stats::engine::RequestStart;
     use crate::stats::engine::tests::Dice;
-    use crate::stats::users::Unit;
+    use crate::stats::users::UserUnit;
 
     const LEVEL: f64 = 0.15;
 
@@ -226,17 +226,20 @@ mod tests {
                         * (0.5 * normal).exp()
                         * if of_new { slower } else { 1.0 }
                         * if slow { 10.0 } else { 1.0 };
-                    let request = Request {
+                    let request = RequestStart {
                         id: 0,
                         at: Duration::from_secs_f64(self.now),
                         arm,
-                        unit: Some(Unit::from_index(1)),
+                        unit: Some(UserUnit::from_index(1)),
                         drawn: true,
                         stratum: None,
                         server: None,
                     };
-                    let event =
-                        Event { request, what: What::Answered, after: Duration::from_secs_f64(ms / 1e3) };
+                    let event = RequestEvent {
+                        request,
+                        what: EventKind::Answered,
+                        after: Duration::from_secs_f64(ms / 1e3),
+                    };
                     self.notice.push(&event, 1.0, LEVEL, Duration::from_millis(2));
                 }
                 let looks = self.now - self.looked >= self.tick;

@@ -11,8 +11,8 @@
 //! as no route and no server.
 
 use crate::stats::arm::Arm;
-use crate::stats::engine::{Event, Signal, What};
-use crate::stats::first_event::Kind;
+use crate::stats::engine::{EventKind, RequestEvent, Signal};
+use crate::stats::first_event::FirstEventKind;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -270,7 +270,7 @@ impl Onsets {
         self.slow_from = slow_from;
     }
 
-    /// `counted`: what the end of an exchange counts as, for [`What::Ended`].
+    /// `counted`: what the end of an exchange counts as, for [`EventKind::Ended`].
     /// The servers of `new` have other numbers; `before`: the number that each had, if any. A
     /// server that is gone is no server.
     pub fn renumber(&mut self, before: &[Option<u8>]) {
@@ -285,33 +285,35 @@ impl Onsets {
         }
     }
 
-    pub fn push(&mut self, event: &Event, counted: impl Fn(Kind) -> bool) {
+    pub fn push(&mut self, event: &RequestEvent, counted: impl Fn(FirstEventKind) -> bool) {
         let request = &event.request;
         let slow_from = self.slow_from;
         let Some(cell) = self.cell(request.at.as_secs()) else { return };
         let server = request.server.filter(|_| request.arm == Arm::New);
         // A request may move to another server, so its arrival counts for none.
-        if let What::Arrived = event.what {
+        if let EventKind::Arrived = event.what {
             cell.of(key(request.arm, request.stratum, None)).arrived += 1;
             return;
         }
         let counts = cell.of(key(request.arm, request.stratum, server));
         let mut bad = |by: BadBy| counts.was_bad(by, request.at);
         match event.what {
-            What::Failed | What::Broke => bad(BadBy::Signal(Signal::Errors)),
-            What::ClientError | What::EndedAsClientError => bad(BadBy::Signal(Signal::ClientErrors)),
-            What::Redirected => bad(BadBy::Signal(Signal::Redirects)),
-            What::Ended { .. } => {
-                if counted(Kind::Long) {
+            EventKind::Failed | EventKind::Broke => bad(BadBy::Signal(Signal::Errors)),
+            EventKind::ClientError | EventKind::EndedAsClientError => {
+                bad(BadBy::Signal(Signal::ClientErrors))
+            }
+            EventKind::Redirected => bad(BadBy::Signal(Signal::Redirects)),
+            EventKind::Ended { .. } => {
+                if counted(FirstEventKind::Long) {
                     bad(BadBy::Signal(Signal::Duration));
                 }
-                if counted(Kind::Empty) {
+                if counted(FirstEventKind::Empty) {
                     bad(BadBy::Signal(Signal::Empty));
                 }
             }
-            What::Arrived | What::Answered | What::Excused | What::Left { .. } => {}
+            EventKind::Arrived | EventKind::Answered | EventKind::Excused | EventKind::Left { .. } => {}
         }
-        let answered = matches!(event.what, What::Answered | What::Redirected);
+        let answered = matches!(event.what, EventKind::Answered | EventKind::Redirected);
         if answered && slow_from.usual.is_some_and(|limit| event.after > limit) {
             bad(BadBy::Signal(Signal::Latency));
         }
@@ -319,10 +321,12 @@ impl Onsets {
             bad(BadBy::OverMax);
         }
         match event.what {
-            What::Excused | What::Left { .. } => counts.excused += 1,
-            What::Ended { .. } | What::EndedAsClientError => counts.ended += 1,
-            What::Broke | What::Arrived => {}
-            What::Answered | What::ClientError | What::Redirected | What::Failed => counts.out += 1,
+            EventKind::Excused | EventKind::Left { .. } => counts.excused += 1,
+            EventKind::Ended { .. } | EventKind::EndedAsClientError => counts.ended += 1,
+            EventKind::Broke | EventKind::Arrived => {}
+            EventKind::Answered | EventKind::ClientError | EventKind::Redirected | EventKind::Failed => {
+                counts.out += 1
+            }
         }
     }
 

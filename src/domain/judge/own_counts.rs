@@ -33,7 +33,7 @@ impl Judge {
     }
 
     /// Takes events of requests, in the order of time.
-    pub fn push_all(&mut self, events: &[Event]) {
+    pub fn push_all(&mut self, events: &[RequestEvent]) {
         self.stable.hear(events, self.engine.yardstick().map(|table| table.slow_from()));
         self.onsets.set_slow_from(SlowFrom {
             usual: self.engine.yardstick().map(|table| table.slow_from()),
@@ -45,7 +45,7 @@ impl Judge {
             self.engine.prefetch(few);
             for event in few {
                 let (arm, user) = (event.request.arm.index(), event.request.unit);
-                if !matches!(event.what, What::Ended { .. }) {
+                if !matches!(event.what, EventKind::Ended { .. }) {
                     self.onsets.push(event, |_| false);
                 }
                 if self.notice.since().is_some() {
@@ -54,22 +54,22 @@ impl Judge {
                 }
                 let mut ends = None;
                 match event.what {
-                    What::Answered | What::ClientError => redirects[arm].came(1),
-                    What::Redirected => {
+                    EventKind::Answered | EventKind::ClientError => redirects[arm].came(1),
+                    EventKind::Redirected => {
                         redirects[arm].came(1);
                         redirects[arm].was_bad(user);
                     }
-                    What::Ended { size, client_slow } => {
+                    EventKind::Ended { size, client_slow } => {
                         let ended = self.engine.ended(event, size, client_slow);
                         ends = Some(ended);
                         self.onsets.push(event, |kind| ended.counted.has(kind));
                         long[arm].came(1);
                         small[arm].came(1);
                         self.small_now[arm].came(1);
-                        if ended.counted.has(Kind::Long) {
+                        if ended.counted.has(FirstEventKind::Long) {
                             long[arm].was_bad(user);
                         }
-                        if ended.counted.has(Kind::Empty) {
+                        if ended.counted.has(FirstEventKind::Empty) {
                             small[arm].was_bad(user);
                             self.small_now[arm].was_bad(user);
                         }
@@ -88,10 +88,10 @@ impl Judge {
 
     /// Counts successes above the latency ceiling, except on a server that warms up or is in a
     /// spell.
-    fn hear_answers(&mut self, events: &[Event]) {
+    fn hear_answers(&mut self, events: &[RequestEvent]) {
         let limit = self.limits.latency_p99_max;
         for event in events {
-            if !matches!(event.what, What::Answered | What::Redirected) {
+            if !matches!(event.what, EventKind::Answered | EventKind::Redirected) {
                 continue;
             }
             self.has_answered = true;
@@ -100,10 +100,10 @@ impl Judge {
                 self.slow.came(request.arm, 1);
                 continue;
             }
-            let place = request.server.map(|server| Place { arm: request.arm, server });
+            let place = request.server.map(|server| ServerIndex { arm: request.arm, server });
             let now = request.at + event.after;
             let servers = self.engine.servers();
-            if !place.is_some_and(|place| servers.is_excused(Mark::Slow, place, request.at, now)) {
+            if !place.is_some_and(|place| servers.is_excused(ServerMark::Slow, place, request.at, now)) {
                 self.slow.came(request.arm, 1);
                 self.slow.was_bad(request.arm, request.unit);
             }
@@ -116,14 +116,14 @@ impl Judge {
         let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
             + 2 * usize::from(signal == engine::Signal::Empty)];
         Sample {
-            requests: Pair::new(new.requests(), stable.requests()),
-            bad: Pair::new(new.count(), stable.count()),
+            requests: PerArm::new(new.requests(), stable.requests()),
+            bad: PerArm::new(new.count(), stable.count()),
         }
     }
 }
 
 /// Clients of stable that gave up count as its failures, as in `Sum::guarded`.
-pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
+pub(super) fn take_failures(failures: &mut Spans, of: &FinalInterval<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
         let (gave_up, failed) = match arm {
             Arm::Stable => (counts.gave_up, counts.failed_stable()),
@@ -141,12 +141,12 @@ pub(super) fn take_failures(failures: &mut Spans, of: &Final<'_>) {
 }
 
 /// The interval for the window of the ceilings.
-pub(super) fn interval(of: &Final<'_>) -> Interval {
-    let both = |read: fn(&engine::Counts) -> u64| Pair::new(read(&of.new), read(&of.stable));
+pub(super) fn interval(of: &FinalInterval<'_>) -> Interval {
+    let both = |read: fn(&engine::IntervalCounts) -> u64| PerArm::new(read(&of.new), read(&of.stable));
     Interval {
         end: of.end,
         requests: both(|c| c.requests.saturating_sub(c.excused)),
-        failed: Pair::new(of.new.failed_new(), of.stable.failed_stable()),
+        failed: PerArm::new(of.new.failed_new(), of.stable.failed_stable()),
         client_errors: both(|c| c.client_errors),
         gave_up_stable: of.stable.gave_up,
     }

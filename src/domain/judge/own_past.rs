@@ -34,8 +34,8 @@
 
 use crate::domain::judge::bad_requests::Bad;
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
-use crate::stats::engine::{Event, What};
+use crate::stats::codec::{Decoder, Encoder};
+use crate::stats::engine::{EventKind, RequestEvent};
 use crate::stats::histogram::Histogram;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -133,11 +133,11 @@ impl Average {
         }
     }
 
-    fn save(&self, pen: &mut Pen) {
+    fn save(&self, pen: &mut Encoder) {
         pen.f64s(&[self.n, self.mean, self.variance]);
     }
 
-    fn restore(eye: &mut Eye<'_>) -> Option<Average> {
+    fn restore(eye: &mut Decoder<'_>) -> Option<Average> {
         let mut of = [0.0; 3];
         eye.logs(&mut of)?;
         let [n, mean, variance] = of;
@@ -281,7 +281,7 @@ impl Before {
     }
 
     /// Takes the request events of both arms.
-    pub fn hear(&mut self, events: &[Event]) {
+    pub fn hear(&mut self, events: &[RequestEvent]) {
         let slow_from = self.past.slow_from();
         for event in events.iter().filter(|event| event.request.arm == Arm::New) {
             let slow = slow_from.is_some_and(|from| event.after > from);
@@ -295,10 +295,10 @@ impl Before {
                 }
             };
             match event.what {
-                What::Answered | What::ClientError | What::Redirected => {
+                EventKind::Answered | EventKind::ClientError | EventKind::Redirected => {
                     came(0, false);
-                    came(1, event.what == What::ClientError);
-                    came(2, event.what == What::Redirected);
+                    came(1, event.what == EventKind::ClientError);
+                    came(2, event.what == EventKind::Redirected);
                     if slow_from.is_some() {
                         came(3, slow);
                     }
@@ -306,12 +306,15 @@ impl Before {
                         histogram.record(event.after.max(self.floor));
                     }
                 }
-                What::Failed => came(0, true),
+                EventKind::Failed => came(0, true),
                 // A client who leaves after such a wait was not served.
-                What::Left { .. } if slow => came(0, true),
-                What::Broke => self.bad[0].iter_mut().for_each(|bad| bad.was_bad(user)),
-                What::EndedAsClientError => self.bad[1].iter_mut().for_each(|bad| bad.was_bad(user)),
-                What::Arrived | What::Excused | What::Left { .. } | What::Ended { .. } => {}
+                EventKind::Left { .. } if slow => came(0, true),
+                EventKind::Broke => self.bad[0].iter_mut().for_each(|bad| bad.was_bad(user)),
+                EventKind::EndedAsClientError => self.bad[1].iter_mut().for_each(|bad| bad.was_bad(user)),
+                EventKind::Arrived
+                | EventKind::Excused
+                | EventKind::Left { .. }
+                | EventKind::Ended { .. } => {}
             }
         }
     }
@@ -490,7 +493,7 @@ impl Before {
     }
 
     /// Writes the state for a restart; it contains no users.
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64(self.share);
         self.past.shares.iter().for_each(|average| average.save(pen));
         self.past.median.save(pen);
@@ -508,7 +511,7 @@ impl Before {
     }
 
     /// A standing alarm continues until it was calm long enough.
-    pub fn restore(eye: &mut Eye<'_>, now: Duration) -> Option<Before> {
+    pub fn restore(eye: &mut Decoder<'_>, now: Duration) -> Option<Before> {
         let share = eye.f64().filter(|share| *share <= 1.0)?;
         let mut past = Past::default();
         for average in &mut past.shares {

@@ -11,8 +11,8 @@
 
 use crate::domain::judge::bad_requests::Bad;
 use crate::stats::arm::Arm;
-use crate::stats::engine::{Event, Final, SIGNALS, Signal, What};
-use crate::stats::users::Unit;
+use crate::stats::engine::{EventKind, FinalInterval, RequestEvent, SIGNALS, Signal};
+use crate::stats::users::UserUnit;
 use std::time::Duration;
 
 /// The least distinct users that stable must have failed in [`SPAN`].
@@ -45,32 +45,35 @@ pub struct Stable {
 impl Stable {
     /// Takes request events: trouble shows in them before the interval is final.
     /// Answers that took longer than `slow_from` are slow; `None`: not known yet.
-    pub fn hear(&mut self, events: &[Event], slow_from: Option<Duration>) {
+    pub fn hear(&mut self, events: &[RequestEvent], slow_from: Option<Duration>) {
         let [errors, client_errors, latency, redirects, ..] = &mut self.troubles;
         let (mut answered, mut failed, mut client) = (0, 0, 0);
         for event in events.iter().filter(|event| event.request.arm == Arm::Stable) {
             let user = event.request.unit;
             match event.what {
-                What::Answered | What::Redirected => {
+                EventKind::Answered | EventKind::Redirected => {
                     answered += 1;
-                    if event.what == What::Redirected {
+                    if event.what == EventKind::Redirected {
                         redirects.was_bad(user);
                     }
                     if slow_from.is_some_and(|limit| event.after > limit) {
                         latency.was_bad(user);
                     }
                 }
-                What::ClientError => {
+                EventKind::ClientError => {
                     client += 1;
                     client_errors.was_bad(user);
                 }
-                What::Failed | What::Left { unusual: true } => {
+                EventKind::Failed | EventKind::Left { unusual: true } => {
                     failed += 1;
                     errors.was_bad(user);
                 }
-                What::Broke => errors.was_bad(user),
-                What::EndedAsClientError => client_errors.was_bad(user),
-                What::Arrived | What::Excused | What::Left { unusual: false } | What::Ended { .. } => {}
+                EventKind::Broke => errors.was_bad(user),
+                EventKind::EndedAsClientError => client_errors.was_bad(user),
+                EventKind::Arrived
+                | EventKind::Excused
+                | EventKind::Left { unusual: false }
+                | EventKind::Ended { .. } => {}
             }
         }
         errors.came(answered + client + failed);
@@ -80,7 +83,7 @@ impl Stable {
     }
 
     /// A request without a result at its deadline has failed.
-    pub fn take_final(&mut self, of: &Final<'_>) {
+    pub fn take_final(&mut self, of: &FinalInterval<'_>) {
         let errors = &mut self.troubles[Signal::Errors as usize];
         for failure in of.failures.iter().filter(|f| f.arm == Arm::Stable && !f.reported) {
             errors.came(1);
@@ -169,7 +172,7 @@ impl Trouble {
     }
 
     /// Marks one of them as bad.
-    fn was_bad(&mut self, user: Option<Unit>) {
+    fn was_bad(&mut self, user: Option<UserUnit>) {
         self.now.was_bad(user);
     }
 
@@ -218,11 +221,11 @@ mod tests {
                 for _ in 0..20 {
                     if self.dice.uniform() < share {
                         let user = (self.dice.uniform() * 1e6) as u32;
-                        self.trouble.was_bad(Some(Unit::from_index(user)));
+                        self.trouble.was_bad(Some(UserUnit::from_index(user)));
                     }
                 }
                 if account {
-                    self.trouble.was_bad(Some(Unit::from_index(5)));
+                    self.trouble.was_bad(Some(UserUnit::from_index(5)));
                 }
                 self.trouble.tick(Duration::from_millis(100) * self.tick);
                 self.on += u32::from(self.trouble.on);

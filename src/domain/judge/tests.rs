@@ -5,8 +5,8 @@ use super::*;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::tests::Dice;
-use crate::stats::engine::{Event, Request, SHARES, Settings, What};
-use crate::stats::users::{Baseline, UNITS, Unit};
+use crate::stats::engine::{EngineSettings, EventKind, RequestEvent, RequestStart, SHARES};
+use crate::stats::users::{Baseline, UNITS, UserUnit};
 
 const LIMITS: Limits = Limits {
     alpha: 0.001,
@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_millis(250);
 const STABLE_TAKES: Duration = Duration::from_millis(20);
 
 fn judge(share: f64) -> Judge {
-    let settings = Settings {
+    let settings = EngineSettings {
         alpha: LIMITS.alpha,
         tick: TICK,
         latency_tolerance: 0.2,
@@ -40,7 +40,7 @@ fn judge(share: f64) -> Judge {
 struct Sim {
     dice: Dice,
     judge: Judge,
-    pool: Vec<Unit>,
+    pool: Vec<UserUnit>,
     weight: Weight,
     /// Clients of stable give up before it fails.
     impatient: bool,
@@ -57,7 +57,7 @@ impl Sim {
     fn new(seed: u64, share: f64) -> Sim {
         let mut dice = Dice::new(seed);
         let pool =
-            (0..20_000).map(|_| Unit::from_index((dice.uniform() * f64::from(UNITS)) as u32)).collect();
+            (0..20_000).map(|_| UserUnit::from_index((dice.uniform() * f64::from(UNITS)) as u32)).collect();
         let histograms = [Histogram::default(), Histogram::default()];
         let judge = judge(share);
         let weight = judge.engine().weight();
@@ -85,8 +85,8 @@ impl Sim {
         self.i += 1;
         if self.retries > 0 && self.i.is_multiple_of(10 / self.retries.min(10)) {
             self.ids += 1;
-            let unit = Some(Unit::from_index(UNITS - 1));
-            let request = Request {
+            let unit = Some(UserUnit::from_index(UNITS - 1));
+            let request = RequestStart {
                 id: self.ids,
                 at,
                 arm: Arm::Stable,
@@ -95,8 +95,8 @@ impl Sim {
                 stratum: None,
                 server: None,
             };
-            for what in [What::Arrived, What::Failed] {
-                self.judge.push_all(&[Event { request, what, after: STABLE_TAKES }]);
+            for what in [EventKind::Arrived, EventKind::Failed] {
+                self.judge.push_all(&[RequestEvent { request, what, after: STABLE_TAKES }]);
             }
         }
         for _ in 0..n {
@@ -104,16 +104,23 @@ impl Sim {
             let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
             let failed = self.dice.uniform() < if arm == Arm::New { p_new } else { p_stable };
             self.ids += 1;
-            let request =
-                Request { id: self.ids, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
-            let what = match failed {
-                true if arm == Arm::Stable && self.impatient => What::Left { unusual: true },
-                true => What::Failed,
-                false => What::Answered,
+            let request = RequestStart {
+                id: self.ids,
+                at,
+                arm,
+                unit: Some(unit),
+                drawn: true,
+                stratum: None,
+                server: None,
             };
-            for what in [What::Arrived, what] {
+            let what = match failed {
+                true if arm == Arm::Stable && self.impatient => EventKind::Left { unusual: true },
+                true => EventKind::Failed,
+                false => EventKind::Answered,
+            };
+            for what in [EventKind::Arrived, what] {
                 let after = if arm == Arm::New { self.new_takes } else { STABLE_TAKES };
-                self.judge.push_all(&[Event { request, what, after }]);
+                self.judge.push_all(&[RequestEvent { request, what, after }]);
             }
         }
         self.judge.tick(TICK * self.i, DEADLINE, |_| {});
@@ -240,9 +247,9 @@ fn few_failures_or_few_users_do_not_cross_a_ceiling() {
         for arm in Arm::BOTH {
             judge.failures.came(arm, 100);
         }
-        (0..failures).for_each(|i| judge.failures.was_bad(Arm::New, Some(Unit::from_index(i % users))));
+        (0..failures).for_each(|i| judge.failures.was_bad(Arm::New, Some(UserUnit::from_index(i % users))));
         judge.failures.close(TICK);
-        judge.push(&Interval { end: TICK, requests: Pair::new(100, 100), ..Interval::default() });
+        judge.push(&Interval { end: TICK, requests: PerArm::new(100, 100), ..Interval::default() });
         judge.look(&Look { now: TICK, ticks: Ticks::OnTime, minute: latency, recent: latency }).verdict
     };
     assert_eq!(verdict(4, 400), Verdict::Pass, "four clients' retries");
@@ -260,7 +267,7 @@ fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
             for (arm, slow) in [(Arm::New, slow_new), (Arm::Stable, slow_stable)] {
                 sim.judge.slow.came(arm, 1);
                 if i < slow {
-                    sim.judge.slow.was_bad(arm, Some(Unit::from_index(i)));
+                    sim.judge.slow.was_bad(arm, Some(UserUnit::from_index(i)));
                 }
             }
         }
@@ -272,7 +279,7 @@ fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
 #[test]
 fn blindness_is_never_health() {
     let mut sim = Sim::new(5, 0.999);
-    sim.pool = vec![Unit::from_index(0)];
+    sim.pool = vec![UserUnit::from_index(0)];
     let last = sim.run(15.0, 20, 0.0, 0.0).expect("no trip");
     assert_eq!((last.state, last.verdict), (State::Blind, Verdict::Inconclusive));
     let mut sim = Sim::new(6, 0.5);

@@ -7,8 +7,8 @@ use super::ceiling::{RECENT, Sample, USERS_MIN, WINDOW};
 use crate::domain::judge::bad_requests::Bad;
 use crate::domain::judge::verdict_inputs::Crossing;
 use crate::stats::arm::Arm;
-use crate::stats::hypergeometric_bet::Pair;
-use crate::stats::users::Unit;
+use crate::stats::hypergeometric_bet::PerArm;
+use crate::stats::users::UserUnit;
 use std::time::Duration;
 
 /// A precaution requires that both arms are bad in the very last seconds too.
@@ -34,7 +34,7 @@ impl Spans {
         self.bad.iter_mut().for_each(|span| span[arm.index()].came(requests));
     }
 
-    pub fn was_bad(&mut self, arm: Arm, user: Option<Unit>) {
+    pub fn was_bad(&mut self, arm: Arm, user: Option<UserUnit>) {
         self.bad.iter_mut().for_each(|span| span[arm.index()].was_bad(user));
     }
 
@@ -50,8 +50,8 @@ impl Spans {
     fn sample(&self, span: usize) -> Sample {
         let [stable, new] = &self.bad[span];
         Sample {
-            requests: Pair::new(new.requests(), stable.requests()),
-            bad: Pair::new(new.count(), stable.count()),
+            requests: PerArm::new(new.requests(), stable.requests()),
+            bad: PerArm::new(new.count(), stable.count()),
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     fn stable(requests: u64, bad: u64) -> Sample {
-        Sample { requests: Pair::new(0, requests), bad: Pair::new(0, bad) }
+        Sample { requests: PerArm::new(0, requests), bad: PerArm::new(0, bad) }
     }
 
     #[test]
@@ -174,11 +174,11 @@ mod tests {
     fn no_account_crosses_a_ceiling_alone() {
         let mut spans = Spans::default();
         spans.came(Arm::New, 100);
-        (0..50).for_each(|_| spans.was_bad(Arm::New, Some(Unit::from_index(7))));
+        (0..50).for_each(|_| spans.was_bad(Arm::New, Some(UserUnit::from_index(7))));
         spans.close(Duration::from_secs(1));
         assert_eq!(spans.crossing().minute, Sample::default());
         assert_eq!(spans.crossing().all.bad.new, 2);
-        (0..10).for_each(|user| spans.was_bad(Arm::New, Some(Unit::from_index(user))));
+        (0..10).for_each(|user| spans.was_bad(Arm::New, Some(UserUnit::from_index(user))));
         spans.close(Duration::from_secs(2));
         assert_eq!(spans.crossing().minute.bad.new, 11);
     }

@@ -7,9 +7,9 @@
 
 use crate::domain::judge::verdict_inputs::Silent;
 use crate::stats::arm::Arm;
-use crate::stats::engine::{Event, What};
-use crate::stats::hasher::Quick;
-use crate::stats::users::Unit;
+use crate::stats::engine::{EventKind, RequestEvent};
+use crate::stats::hasher::BuildHasher;
+use crate::stats::users::UserUnit;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ const WAITS_LONG: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
 pub struct Silence {
-    open: HashMap<u64, (Unit, Duration), Quick>,
-    users: HashSet<Unit>,
+    open: HashMap<u64, (UserUnit, Duration), BuildHasher>,
+    users: HashSet<UserUnit>,
     /// When it began, and when `new` last answered.
     since: Option<Duration>,
     answered: Option<Duration>,
@@ -30,7 +30,7 @@ pub struct Silence {
 
 impl Silence {
     /// Follows events while `watches`; otherwise resets.
-    pub fn hear(&mut self, events: &[Event], watches: bool, now: Duration) {
+    pub fn hear(&mut self, events: &[RequestEvent], watches: bool, now: Duration) {
         if !watches {
             if self.since.is_some() {
                 *self = Silence::default();
@@ -41,7 +41,7 @@ impl Silence {
         for event in events.iter().filter(|event| event.request.arm == Arm::New) {
             let request = &event.request;
             match event.what {
-                What::Arrived => {
+                EventKind::Arrived => {
                     let Some(unit) = request.unit else { continue };
                     if self.users.len() < USERS_MAX {
                         self.users.insert(unit);
@@ -50,11 +50,16 @@ impl Silence {
                         self.open.insert(request.id, (unit, request.at));
                     }
                 }
-                What::Ended { .. } | What::EndedAsClientError | What::Broke => {}
+                EventKind::Ended { .. } | EventKind::EndedAsClientError | EventKind::Broke => {}
                 what => {
                     self.open.remove(&request.id);
-                    let answers =
-                        matches!(what, What::Answered | What::ClientError | What::Redirected | What::Failed);
+                    let answers = matches!(
+                        what,
+                        EventKind::Answered
+                            | EventKind::ClientError
+                            | EventKind::Redirected
+                            | EventKind::Failed
+                    );
                     if answers {
                         self.answered = Some(request.at + event.after);
                     }
@@ -66,8 +71,8 @@ impl Silence {
     /// `usual`: longer answers are late; `None`: unknown, so no user waits longer than usual.
     pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
         let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
-        let mut waiting: HashSet<Unit> = HashSet::new();
-        let mut long: HashSet<Unit> = HashSet::new();
+        let mut waiting: HashSet<UserUnit> = HashSet::new();
+        let mut long: HashSet<UserUnit> = HashSet::new();
         for (unit, at) in self.open.values() {
             let waits = now.saturating_sub(*at);
             if waits >= WAITS.max(usual) {
@@ -91,33 +96,33 @@ impl Silence {
 mod tests {
     use super::*;
     use crate::domain::judge::verdict_inputs::Say;
-    use crate::stats::engine::Request;
+    use crate::stats::engine::RequestStart;
 
-    fn event(id: u64, at: u64, what: What, after: u64) -> Event {
+    fn event(id: u64, at: u64, what: EventKind, after: u64) -> RequestEvent {
         let second = Duration::from_secs;
-        let request = Request {
+        let request = RequestStart {
             id,
             at: second(at),
             arm: Arm::New,
-            unit: Some(Unit::from_index(id as u32)),
+            unit: Some(UserUnit::from_index(id as u32)),
             drawn: true,
             stratum: None,
             server: None,
         };
-        Event { request, what, after: second(after) }
+        RequestEvent { request, what, after: second(after) }
     }
 
     #[test]
     fn a_new_that_answers_nobody_is_found_and_one_that_is_slow_for_a_few_is_not() {
         let second = Duration::from_secs;
         let mut silence = Silence::default();
-        let arrivals: Vec<Event> = (0..20).map(|id| event(id, 100, What::Arrived, 0)).collect();
+        let arrivals: Vec<RequestEvent> = (0..20).map(|id| event(id, 100, EventKind::Arrived, 0)).collect();
         silence.hear(&arrivals, true, second(100));
         assert_eq!(silence.look(second(104), Some(second(1))).say(), Say::Nothing);
         assert!(matches!(silence.look(second(106), Some(second(1))).say(), Say::Trips(_)));
         assert_eq!(silence.look(second(106), Some(second(7))).say(), Say::Nothing, "it is usual");
         assert_eq!(silence.look(second(106), None).say(), Say::Nothing, "nothing is known");
-        let answers: Vec<Event> = (0..18).map(|id| event(id, 100, What::Answered, 4)).collect();
+        let answers: Vec<RequestEvent> = (0..18).map(|id| event(id, 100, EventKind::Answered, 4)).collect();
         silence.hear(&answers, true, second(104));
         assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
         // Others are answered in time.

@@ -253,13 +253,13 @@ impl Harm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::hypergeometric_bet::Pair;
+    use crate::stats::hypergeometric_bet::PerArm;
     use proptest::prelude::*;
 
     fn sample() -> impl Strategy<Value = Sample> {
         let n = || prop_oneof![0u64..60, any::<u64>()];
         (n(), n(), n(), n())
-            .prop_map(|(a, b, c, d)| Sample { requests: Pair::new(a, b), bad: Pair::new(c, d) })
+            .prop_map(|(a, b, c, d)| Sample { requests: PerArm::new(a, b), bad: PerArm::new(c, d) })
     }
 
     proptest! {

@@ -57,8 +57,8 @@ pub use process::{AT_ONCE, Engine};
 
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
-use crate::stats::servers::Place;
-use crate::stats::users::Unit;
+use crate::stats::servers::ServerIndex;
+use crate::stats::users::UserUnit;
 use std::time::Duration;
 
 /// Odds ratios of failure, one alternative each.
@@ -115,7 +115,7 @@ impl Signal {
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Settings {
+pub struct EngineSettings {
     pub alpha: f64,
     /// Length of an interval.
     pub tick: Duration,
@@ -134,7 +134,7 @@ pub struct Settings {
     pub shares: Shares,
 }
 
-impl Settings {
+impl EngineSettings {
     fn divisors(&self) -> [f64; LEVELS] {
         [1.0 + self.latency_tolerance, 1.0 + self.latency_notice]
     }
@@ -149,13 +149,13 @@ impl Settings {
 
 /// A request of the release, as it arrived.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Request {
+pub struct RequestStart {
     /// Unique among the requests in flight.
     pub id: u64,
     pub at: Duration,
     pub arm: Arm,
     /// `None`: no user id.
-    pub unit: Option<Unit>,
+    pub unit: Option<UserUnit>,
     /// The hash alone chose the arm, under the weight in force here.
     pub drawn: bool,
     /// The stratum of its route, if any.
@@ -170,14 +170,14 @@ pub const SERVERS_MAX: u8 = 254;
 
 /// An outcome of a request, `after` its arrival.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Event {
-    pub request: Request,
-    pub what: What,
+pub struct RequestEvent {
+    pub request: RequestStart,
+    pub what: EventKind,
     pub after: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum What {
+pub enum EventKind {
     Arrived,
     /// A response head that is no failure of the arm.
     Answered,
@@ -223,7 +223,7 @@ pub const SIZE_CLASSES: u8 = 16;
 
 /// Counts of all requests of one arm in one final interval, pinned users included.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Counts {
+pub struct IntervalCounts {
     pub requests: u64,
     pub answered: u64,
     /// Of `answered`: with a 4xx.
@@ -240,8 +240,8 @@ pub struct Counts {
     pub users_failed: u64,
 }
 
-impl Counts {
-    fn mark(&mut self, unit: Option<Unit>) {
+impl IntervalCounts {
+    fn mark(&mut self, unit: Option<UserUnit>) {
         self.told_failed += 1;
         if let Some(unit) = unit {
             // Buckets are evenly spread: their low bits choose one of 64 bits evenly.
@@ -265,7 +265,7 @@ impl Counts {
 /// The smallest change that a late look in a wave can detect, when most of the wave's users have
 /// been seen.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Blindness {
+pub struct DetectionLimit {
     /// A slowdown of less than this, beyond `latency_notice`, is detected in less than half of all
     /// cases. `0.05`: 5%.
     pub below: f64,
@@ -281,10 +281,10 @@ pub fn warms_up(was: Weight, is: Weight) -> bool {
 
 /// A failed request of a final interval.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Failure {
+pub struct FailedRequest {
     pub arm: Arm,
-    pub user: Option<Unit>,
-    pub server: Option<Place>,
+    pub user: Option<UserUnit>,
+    pub server: Option<ServerIndex>,
     /// True: reported as failed. False: a request of stable without an answer at the deadline.
     pub reported: bool,
     /// Its server was in a spell: see [`servers`].
@@ -293,12 +293,12 @@ pub struct Failure {
 
 /// A final interval.
 #[derive(Clone, Copy, Debug)]
-pub struct Final<'f> {
+pub struct FinalInterval<'f> {
     pub end: Duration,
-    pub new: Counts,
-    pub stable: Counts,
-    /// Failures with a known user, [`FAILURES_MAX`] at most. [`Counts`] has all.
-    pub failures: &'f [Failure],
+    pub new: IntervalCounts,
+    pub stable: IntervalCounts,
+    /// Failures with a known user, [`FAILURES_MAX`] at most. [`IntervalCounts`] has all.
+    pub failures: &'f [FailedRequest],
 }
 
 /// Failures kept individually per interval.

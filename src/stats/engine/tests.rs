@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::stats::cohort::Weight;
-use crate::stats::e_process::Mixture;
+use crate::stats::e_process::EProcess;
 use crate::stats::histogram;
-use crate::stats::hypergeometric_bet::{Pair, cell};
-use crate::stats::latency::{Ages, Table};
+use crate::stats::hypergeometric_bet::{PerArm, cell};
+use crate::stats::latency::{AgeTable, SlotAges};
 use crate::stats::users::Baseline;
 use crate::stats::{codec, first_request, latency, users};
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ fn cells_match_the_reference() {
     let rows = rows(&vectors()["cells"]);
     assert_eq!(rows.len(), 400);
     for r in rows {
-        let bet = cell(Pair::new(r[0] as u64, r[1] as u64), Pair::new(r[2] as u64, r[3] as u64), r[4]);
+        let bet = cell(PerArm::new(r[0] as u64, r[1] as u64), PerArm::new(r[2] as u64, r[3] as u64), r[4]);
         assert!(close(bet.log, r[5]) && close(bet.cost, r[6]), "{r:?}: {bet:?}");
     }
 }
@@ -41,10 +41,10 @@ fn cells_match_the_reference() {
 fn the_errors_of_slots_match_the_reference() {
     let rows = rows(&vectors()["error_seq"]);
     assert_eq!(rows.len(), 600);
-    let mut mixture = Mixture::new(ERROR_ODDS.len());
+    let mut mixture = EProcess::new(ERROR_ODDS.len());
     for r in rows {
-        let at_risk = Pair::new(r[0] as u64, r[1] as u64);
-        first_request::bet(&mut mixture, at_risk, Pair::new(r[2] as u64, r[3] as u64));
+        let at_risk = PerArm::new(r[0] as u64, r[1] as u64);
+        first_request::bet(&mut mixture, at_risk, PerArm::new(r[2] as u64, r[3] as u64));
         assert!(close(mixture.mean(), r[4]), "{r:?}: {}", mixture.mean());
     }
 }
@@ -52,23 +52,23 @@ fn the_errors_of_slots_match_the_reference() {
 #[test]
 fn the_table_of_latencies_and_its_bets_match_the_reference() {
     let v = vectors();
-    let table = Table::new(&numbers(&v["edges"]), &numbers(&v["hist"]));
+    let table = AgeTable::new(&numbers(&v["edges"]), &numbers(&v["hist"]));
     let want = numbers(&v["cuts"]);
     assert_eq!(table.cuts().len(), want.len());
     assert!(table.cuts().iter().zip(&want).all(|(got, want)| close(*got, *want)), "{:?}", table.cuts());
     let ends: Vec<f64> = table.tail_ends().map(|end| end as f64).collect();
     assert_eq!(ends, numbers(&v["xg"]));
 
-    let mut mixture = Mixture::new(*latency::ROWS);
+    let mut mixture = EProcess::new(*latency::ROWS);
     let sequence = v["latency_seq"].as_array().expect("a sequence");
     assert_eq!(sequence.len(), 300);
     for slot in sequence {
-        let mut ages = Ages {
-            arrived: Pair::new(slot[0].as_u64().unwrap_or(0), slot[1].as_u64().unwrap_or(0)),
-            ..Ages::default()
+        let mut ages = SlotAges {
+            arrived: PerArm::new(slot[0].as_u64().unwrap_or(0), slot[1].as_u64().unwrap_or(0)),
+            ..SlotAges::default()
         };
         for (g, (new, stable)) in numbers(&slot[2]).iter().zip(numbers(&slot[3])).enumerate() {
-            ages.done[g] = Pair::new(*new as u64, stable as u64);
+            ages.done[g] = PerArm::new(*new as u64, stable as u64);
         }
         table.bet_body(&ages, &mut mixture);
         (0..table.tail_ends().count()).for_each(|row| table.bet_tail(row, &ages, &mut mixture));
@@ -83,7 +83,7 @@ fn mean_of_l(n1: u64, n0: u64, k: u64, lambda: f64) -> f64 {
     (k.saturating_sub(n0)..=k.min(n1))
         .map(|x| {
             let ln_p = ln_choose(n1, x) + ln_choose(n0, k - x) - ln_choose(n1 + n0, k);
-            (ln_p + cell(Pair::new(n1, n0), Pair::new(x, k - x), lambda).log).exp()
+            (ln_p + cell(PerArm::new(n1, n0), PerArm::new(x, k - x), lambda).log).exp()
         })
         .sum()
 }
@@ -92,16 +92,16 @@ fn arm() -> impl Strategy<Value = Arm> {
     prop_oneof![Just(Arm::New), Just(Arm::Stable)]
 }
 
-fn what() -> impl Strategy<Value = What> {
+fn what() -> impl Strategy<Value = EventKind> {
     prop_oneof![
-        4 => Just(What::Arrived),
-        3 => Just(What::Answered),
-        1 => Just(What::ClientError),
-        1 => Just(What::Failed),
-        1 => Just(What::Excused),
-        1 => Just(What::Left { unusual: true }),
-        1 => Just(What::Broke),
-        1 => Just(What::EndedAsClientError),
+        4 => Just(EventKind::Arrived),
+        3 => Just(EventKind::Answered),
+        1 => Just(EventKind::ClientError),
+        1 => Just(EventKind::Failed),
+        1 => Just(EventKind::Excused),
+        1 => Just(EventKind::Left { unusual: true }),
+        1 => Just(EventKind::Broke),
+        1 => Just(EventKind::EndedAsClientError),
     ]
 }
 
@@ -126,8 +126,8 @@ proptest! {
         let mut now = Duration::ZERO;
         for (id, at, arm, unit, drawn, stratum, what, after, weight) in events {
             let at = now.saturating_sub(Duration::from_millis(at % 900)) + Duration::from_millis(at / 30);
-            let request = Request { id, at, arm, unit: unit.map(Unit::from_index), drawn, stratum, server: None };
-            engine.push(&Event { request, what, after: Duration::from_millis(after) });
+            let request = RequestStart { id, at, arm, unit: unit.map(UserUnit::from_index), drawn, stratum, server: None };
+            engine.push(&RequestEvent { request, what, after: Duration::from_millis(after) });
             if let Some(parts) = weight {
                 engine.weigh(Weight::from_parts(parts), now);
             }
@@ -149,27 +149,27 @@ fn whoever_waits_is_not_hidden_by_what_is_told_twice() {
     let mut engine =
         Engine::new(settings(0), Weight::from_parts(500_000), Baseline::default(), Duration::ZERO);
     let ms = Duration::from_millis;
-    let request = |id, at| Request {
+    let request = |id, at| RequestStart {
         id,
         at: ms(at),
         arm: Arm::New,
-        unit: Some(Unit::from_index(id as u32)),
+        unit: Some(UserUnit::from_index(id as u32)),
         drawn: true,
         stratum: None,
         server: None,
     };
-    let mut tell = |id, at, what| engine.push(&Event { request: request(id, at), what, after: ms(5) });
-    tell(1, 0, What::Arrived);
-    tell(2, 0, What::Arrived);
-    tell(3, 150, What::Arrived);
-    (0..2).for_each(|_| tell(2, 0, What::Answered));
-    tell(1, 150, What::Answered);
+    let mut tell = |id, at, what| engine.push(&RequestEvent { request: request(id, at), what, after: ms(5) });
+    tell(1, 0, EventKind::Arrived);
+    tell(2, 0, EventKind::Arrived);
+    tell(3, 150, EventKind::Arrived);
+    (0..2).for_each(|_| tell(2, 0, EventKind::Answered));
+    tell(1, 150, EventKind::Answered);
     engine.tick(ms(500), ms(300), |_| {});
     assert_eq!(engine.in_flight(), 0);
 }
 
-fn settings(strata: usize) -> Settings {
-    Settings {
+fn settings(strata: usize) -> EngineSettings {
+    EngineSettings {
         alpha: 0.001,
         tick: Duration::from_millis(100),
         latency_tolerance: 0.2,
@@ -204,27 +204,28 @@ impl Dice {
 }
 
 /// The outcome of a request of an arm: (duration, outcome). `None`: never.
-pub(crate) type Answer = dyn Fn(&mut Dice, usize, Arm, u8) -> Option<(f64, What)>;
+pub(crate) type Answer = dyn Fn(&mut Dice, usize, Arm, u8) -> Option<(f64, EventKind)>;
 
 /// Traffic through an engine: a population of users, 500 requests a second, in event order.
 pub(crate) struct World {
     pub(crate) engine: Engine,
     dice: Dice,
-    users: Vec<Unit>,
+    users: Vec<UserUnit>,
     weight: Weight,
     routes: u8,
     now: Duration,
     ids: u64,
     /// Future events by time.
-    due: std::collections::BTreeMap<(Duration, u64), Event>,
+    due: std::collections::BTreeMap<(Duration, u64), RequestEvent>,
     new_requests: u64,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, users: usize, percent: f64, routes: u8) -> World {
         let mut dice = Dice::new(seed);
-        let users =
-            (0..users).map(|_| Unit::from_index((dice.uniform() * f64::from(users::UNITS)) as u32)).collect();
+        let users = (0..users)
+            .map(|_| UserUnit::from_index((dice.uniform() * f64::from(users::UNITS)) as u32))
+            .collect();
         let weight = Weight::from_parts((percent * 10_000.0) as u32);
         let engine = Engine::new(settings(usize::from(routes)), weight, Baseline::default(), Duration::ZERO);
         let due = Default::default();
@@ -246,7 +247,7 @@ impl World {
             let arm = if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
             let route = (self.dice.uniform() * f64::from(self.routes.max(1))) as u8;
             self.ids += 1;
-            let request = Request {
+            let request = RequestStart {
                 id: self.ids,
                 at: self.now,
                 arm,
@@ -256,10 +257,10 @@ impl World {
                 server: None,
             };
             self.new_requests += u64::from(arm == Arm::New);
-            self.engine.push(&Event { request, what: What::Arrived, after: Duration::ZERO });
+            self.engine.push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO });
             if let Some((ms, what)) = answer(&mut self.dice, user, arm, route) {
                 let after = Duration::from_secs_f64(ms / 1e3);
-                self.due.insert((self.now + after, self.ids), Event { request, what, after });
+                self.due.insert((self.now + after, self.ids), RequestEvent { request, what, after });
             }
             while let Some(first) = self.due.first_entry().filter(|e| e.key().0 <= self.now) {
                 self.engine.push(&first.remove());
@@ -276,8 +277,8 @@ impl World {
 }
 
 /// p50 40 ms, p99.9 about 300 ms, one in a thousand fails.
-pub(crate) fn sound(dice: &mut Dice, _user: usize, _arm: Arm, _route: u8) -> Option<(f64, What)> {
-    let what = if dice.uniform() < 0.001 { What::Failed } else { What::Answered };
+pub(crate) fn sound(dice: &mut Dice, _user: usize, _arm: Arm, _route: u8) -> Option<(f64, EventKind)> {
+    let what = if dice.uniform() < 0.001 { EventKind::Failed } else { EventKind::Answered };
     Some((40.0 * (0.5 * dice.normal()).exp(), what))
 }
 
@@ -304,7 +305,7 @@ fn no_shape_of_latency_speaks_against_a_new_that_is_no_slower() {
     ];
     for (what, shape, fails, times) in cases {
         let answer = move |dice: &mut Dice, _: usize, arm: Arm, _: u8| {
-            let failed = if dice.uniform() < fails { What::Failed } else { What::Answered };
+            let failed = if dice.uniform() < fails { EventKind::Failed } else { EventKind::Answered };
             Some((shape(dice) * if arm == Arm::New { times } else { 1.0 }, failed))
         };
         for seed in 0..6 {
@@ -319,7 +320,7 @@ fn users_who_differ_do_not_trip_it() {
     let ugly = |dice: &mut Dice, user: usize, _: Arm, _: u8| {
         let poison = user % 200 == 7;
         let slow = if user % 50 == 3 { 10.0 } else { 1.0 + (user % 7) as f64 / 3.0 };
-        let what = if poison || dice.uniform() < 0.001 { What::Failed } else { What::Answered };
+        let what = if poison || dice.uniform() < 0.001 { EventKind::Failed } else { EventKind::Answered };
         Some((40.0 * slow * (0.5 * dice.normal()).exp(), what))
     };
     let trips = (0..12).filter(|seed| World::new(*seed, 4000, 5.0, 0).run(60_000, &ugly).is_some()).count();
@@ -330,7 +331,7 @@ fn users_who_differ_do_not_trip_it() {
 #[test]
 fn an_outage_in_a_wave_does_not_speak_against_the_next() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
-        u if u < 0.4 => Some((30.0, What::Failed)),
+        u if u < 0.4 => Some((30.0, EventKind::Failed)),
         _ => sound(dice, user, arm, route),
     };
     let mut world = World::new(5, 4000, 1.0, 0);
@@ -357,7 +358,7 @@ fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
     for (name, before, after) in cases {
         let at = |ms: Ms| {
             move |d: &mut Dice, _: usize, arm: Arm, _: u8| {
-                Some((ms(arm) * (0.5 * d.normal()).exp(), What::Answered))
+                Some((ms(arm) * (0.5 * d.normal()).exp(), EventKind::Answered))
             }
         };
         for seed in 0..3 {
@@ -374,7 +375,7 @@ fn a_load_that_moves_with_a_raise_does_not_speak_against_those_who_stay() {
 #[test]
 fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {
     let outage = |dice: &mut Dice, user: usize, arm: Arm, route: u8| match dice.uniform() {
-        u if u < 0.7 => Some((if arm == Arm::New { 3000.0 } else { 300.0 }, What::Failed)),
+        u if u < 0.7 => Some((if arm == Arm::New { 3000.0 } else { 300.0 }, EventKind::Failed)),
         _ => sound(dice, user, arm, route),
     };
     for seed in 0..4 {
@@ -389,13 +390,21 @@ fn a_table_that_comes_into_being_in_an_outage_blames_nobody() {
 
 #[test]
 fn a_fault_is_seen_within_requests_of_new() {
-    type Fault = fn(&mut Dice) -> Option<(f64, What)>;
+    type Fault = fn(&mut Dice) -> Option<(f64, EventKind)>;
     let cases: [(&str, Fault, u64); 5] = [
-        ("half fail", |d| Some((40.0, if d.uniform() < 0.5 { What::Failed } else { What::Answered })), 60),
-        ("404 to everyone", |_| Some((5.0, What::ClientError)), 60),
+        (
+            "half fail",
+            |d| Some((40.0, if d.uniform() < 0.5 { EventKind::Failed } else { EventKind::Answered })),
+            60,
+        ),
+        ("404 to everyone", |_| Some((5.0, EventKind::ClientError)), 60),
         ("all hang", |_| None, 80),
-        ("half slower", |d| Some((60.0 * (0.5 * d.normal()).exp(), What::Answered)), 1500),
-        ("a tenth stalls", |d| Some((if d.uniform() < 0.1 { 900.0 } else { 40.0 }, What::Answered)), 800),
+        ("half slower", |d| Some((60.0 * (0.5 * d.normal()).exp(), EventKind::Answered)), 1500),
+        (
+            "a tenth stalls",
+            |d| Some((if d.uniform() < 0.1 { 900.0 } else { 40.0 }, EventKind::Answered)),
+            800,
+        ),
     ];
     for (name, fault, limit) in cases {
         for late in [false, true] {
@@ -420,7 +429,7 @@ fn a_difference_below_the_floor_is_none() {
     let floor = Duration::from_millis(2);
     let cold = |d: &mut Dice, _: usize, arm: Arm, _: u8| {
         let ms = if arm == Arm::New { 0.45 } else { 0.2 };
-        Some((ms * (0.5 * d.normal()).exp(), What::Answered))
+        Some((ms * (0.5 * d.normal()).exp(), EventKind::Answered))
     };
     let tried = |floor: Duration, answer: &Answer| {
         let mut world = World::new(7, 5000, 5.0, 0);
@@ -431,7 +440,7 @@ fn a_difference_below_the_floor_is_none() {
     assert_eq!(tried(floor, &cold), (false, false));
     assert!(tried(Duration::ZERO, &cold).0, "with no floor every difference counts");
     let slow = move |d: &mut Dice, u: usize, arm: Arm, r: u8| match arm {
-        Arm::New => Some((4.0, What::Answered)),
+        Arm::New => Some((4.0, EventKind::Answered)),
         Arm::Stable => cold(d, u, arm, r),
     };
     assert!(tried(floor, &slow).0, "twice the floor");
@@ -441,20 +450,20 @@ fn a_difference_below_the_floor_is_none() {
 fn a_restart_forgets_no_evidence() {
     let mut world = World::new(11, 4000, 5.0, 3);
     let bad = |d: &mut Dice, u: usize, arm: Arm, r: u8| match arm {
-        Arm::New if d.uniform() < 0.02 => Some((30.0, What::Failed)),
+        Arm::New if d.uniform() < 0.02 => Some((30.0, EventKind::Failed)),
         _ => sound(d, u, arm, r),
     };
     world.run(20_000, &sound);
     world.raise(10.0);
     world.run(6_000, &bad);
     let saved = |engine: &Engine, now| {
-        let mut pen = codec::Pen::new();
+        let mut pen = codec::Encoder::new();
         engine.save(now, &mut pen);
         pen.finish()
     };
     let bytes = saved(&world.engine, world.now);
     let restore = |bytes: &[u8], strata| {
-        Engine::restore(settings(strata), &mut codec::Eye::open(bytes)?, Duration::from_secs(1))
+        Engine::restore(settings(strata), &mut codec::Decoder::open(bytes)?, Duration::from_secs(1))
     };
     let engine = restore(&bytes, 3).expect("as it was written");
     // Not exactly equal: requests in flight are left out, which may have let a cohort close.
@@ -482,7 +491,7 @@ proptest! {
     #[test]
     fn nonsense_in_a_file_is_survived(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)) {
         let world = World::new(3, 10, 5.0, 0);
-        let mut pen = codec::Pen::new();
+        let mut pen = codec::Encoder::new();
         world.engine.save(Duration::ZERO, &mut pen);
         let mut bytes = pen.finish();
         let body = bytes.len() - 8;
@@ -493,7 +502,7 @@ proptest! {
         }
         let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..body]).to_le_bytes();
         bytes[body..].copy_from_slice(&sum);
-        if let Some(mut eye) = codec::Eye::open(&bytes)
+        if let Some(mut eye) = codec::Decoder::open(&bytes)
             && let Some(mut engine) = Engine::restore(settings(0), &mut eye, Duration::ZERO)
         {
             engine.tick(Duration::from_secs(2), Duration::from_millis(250), |_| {});
@@ -510,7 +519,7 @@ fn a_shift_of_ranks_is_told_as_the_slowdown_that_makes_it() {
     let mut counts = vec![0.0; histogram::BUCKETS];
     let answers: Vec<f64> = (0..40_000).map(|_| 40_000.0 * (0.5 * dice.normal()).exp()).collect();
     answers.iter().for_each(|us| counts[histogram::index(*us as u64)] += 1.0);
-    let table = latency::Table::new(&edges, &counts);
+    let table = latency::AgeTable::new(&edges, &counts);
     let mean_rank = |slower: f64| {
         let rank = |us: &f64| f64::from(table.rank(histogram::index((us * slower) as u64)));
         answers.iter().map(rank).sum::<f64>() / answers.len() as f64
@@ -530,7 +539,7 @@ fn what_a_late_change_would_have_to_be_is_told_and_true() {
     let at = |late: f64| {
         move |d: &mut Dice, _: usize, arm: Arm, _: u8| {
             let slower = if arm == Arm::New { 1.0 + late } else { 1.0 };
-            Some((40.0 * slower * (0.5 * d.normal()).exp(), What::Answered))
+            Some((40.0 * slower * (0.5 * d.normal()).exp(), EventKind::Answered))
         }
     };
     let told = |users: usize, late: Option<f64>| {

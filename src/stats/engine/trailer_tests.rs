@@ -3,13 +3,13 @@
 use super::tests::Dice;
 use super::*;
 use crate::stats::cohort::Weight;
-use crate::stats::users::{Baseline, Unit};
+use crate::stats::users::{Baseline, UserUnit};
 
 const HALF: u32 = 500_000;
 const DEADLINE: Duration = Duration::from_secs(1);
 
 fn engine() -> Engine {
-    let settings = Settings {
+    let settings = EngineSettings {
         alpha: 0.001,
         tick: Duration::from_millis(100),
         latency_tolerance: 0.2,
@@ -31,14 +31,15 @@ fn run(share: f64, after: Duration, requests: u64) -> (Engine, u64, u64) {
     let mut due = std::collections::VecDeque::new();
     for id in 0..requests {
         let at = Duration::from_millis(10 * id);
-        let unit = Unit::from_index((dice.uniform() * 3000.0) as u32 * 5000);
+        let unit = UserUnit::from_index((dice.uniform() * 3000.0) as u32 * 5000);
         let arm = if unit.bucket() < HALF { Arm::New } else { Arm::Stable };
-        let request = Request { id, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
+        let request =
+            RequestStart { id, at, arm, unit: Some(unit), drawn: true, stratum: None, server: None };
         let answered = Duration::from_millis(10);
-        engine.push(&Event { request, what: What::Arrived, after: Duration::ZERO });
-        engine.push(&Event { request, what: What::Answered, after: answered });
+        engine.push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO });
+        engine.push(&RequestEvent { request, what: EventKind::Answered, after: answered });
         if arm == Arm::New && dice.uniform() < share {
-            due.push_back(Event { request, what: What::EndedAsClientError, after });
+            due.push_back(RequestEvent { request, what: EventKind::EndedAsClientError, after });
         }
         while let Some(event) = due.pop_front_if(|event| event.request.at + event.after <= at) {
             engine.push(&event);

@@ -5,9 +5,9 @@
 
 use super::*;
 
-impl Servers {
+impl ServerClusters {
     /// What a restart must not forget: how long stable's spells are, and a warm-up that goes on.
-    pub fn save(&self, now: Duration, pen: &mut Pen) {
+    pub fn save(&self, now: Duration, pen: &mut Encoder) {
         for usual in &self.usual {
             pen.u64(usual.spells.len() as u64);
             for (at, length) in &usual.spells {
@@ -22,8 +22,8 @@ impl Servers {
     }
 
     /// Ages are counted back from `now`; what is older than this clock counts from its beginning.
-    pub fn restore(warm_up: Duration, now: Duration, eye: &mut Eye<'_>) -> Option<Servers> {
-        let mut servers = Servers::new(warm_up);
+    pub fn restore(warm_up: Duration, now: Duration, eye: &mut Decoder<'_>) -> Option<ServerClusters> {
+        let mut servers = ServerClusters::new(warm_up);
         for usual in &mut servers.usual {
             for _ in 0..eye.length(16)?.min(REMEMBERED) {
                 let age = Duration::from_millis(eye.u64()?);
@@ -43,12 +43,16 @@ impl Servers {
     /// is known of a server stays with it, and what is known of one that is gone is dropped.
     pub fn renumber(&mut self, arm: Arm, before: &[Option<u8>]) {
         let was = self.all.clone();
-        let of_arm = |(index, _): &(usize, &mut Server)| Place::from_index(*index).arm == arm;
-        self.all.iter_mut().enumerate().filter(of_arm).for_each(|(_, server)| *server = Server::default());
+        let of_arm = |(index, _): &(usize, &mut ServerHistory)| ServerIndex::from_index(*index).arm == arm;
+        self.all
+            .iter_mut()
+            .enumerate()
+            .filter(of_arm)
+            .for_each(|(_, server)| *server = ServerHistory::default());
         for (number, before) in before.iter().enumerate() {
-            let known = before.and_then(|server| was.get(Place { arm, server }.index()));
+            let known = before.and_then(|server| was.get(ServerIndex { arm, server }.index()));
             if let (Some(known), Ok(server)) = (known, u8::try_from(number)) {
-                *self.server(Place { arm, server }) = known.clone();
+                *self.server(ServerIndex { arm, server }) = known.clone();
             }
         }
     }

@@ -15,15 +15,15 @@ const KNOWN: usize = 3;
 
 /// The answers of one server.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct ServerAnswers {
     last: Duration,
     /// Start and end of the last silence.
     silence: (Duration, Duration),
 }
 
-impl Servers {
+impl ServerClusters {
     /// A server answers a request of this arrival.
-    pub fn answers(&mut self, place: Place, arrived: Duration, at: Duration) {
+    pub fn answers(&mut self, place: ServerIndex, arrived: Duration, at: Duration) {
         self.answered(place);
         let shortest = self.limit.map(|limit| limit.max(SILENCE_MIN));
         let answers = &mut self.server(place).answers;
@@ -37,15 +37,15 @@ impl Servers {
         if self.is_silence_shared(place, from, at) || self.was_warming(Some(place), arrived) {
             return;
         }
-        self.bet(place, Mark::Slow, at);
+        self.bet(place, ServerMark::Slow, at);
         if place.arm == Arm::Stable {
             keep(&mut self.silences, at, length);
         }
     }
 
     /// Were most of the other servers silent at some of that time?
-    fn is_silence_shared(&self, place: Place, from: Duration, until: Duration) -> bool {
-        let silent = |server: &Server| {
+    fn is_silence_shared(&self, place: ServerIndex, from: Duration, until: Duration) -> bool {
+        let silent = |server: &ServerHistory| {
             let (began, ended) = server.answers.silence;
             (ended >= from && began <= until) || server.answers.last < from
         };

@@ -7,21 +7,21 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_millis(100);
 
-fn at(arm: Arm, server: u8) -> Place {
-    Place { arm, server }
+fn at(arm: Arm, server: u8) -> ServerIndex {
+    ServerIndex { arm, server }
 }
 
 /// Servers with 20 requests a second each, of which a share is slow. Some servers pause.
 struct Service {
-    servers: Servers,
+    servers: ServerClusters,
     dice: Dice,
     now: Duration,
-    places: Vec<Place>,
+    places: Vec<ServerIndex>,
 }
 
 impl Service {
     fn new(new: u8, stable: u8) -> Service {
-        let mut servers = Servers::new(Duration::ZERO);
+        let mut servers = ServerClusters::new(Duration::ZERO);
         servers.set_usual(LIMIT, [0.007, 0.001]);
         let of = |arm, n| (0..n).map(move |server| at(arm, server));
         let places = of(Arm::New, new).chain(of(Arm::Stable, stable)).collect();
@@ -29,7 +29,7 @@ impl Service {
     }
 
     /// `pauses(place, second)`: true if this server pauses at that time.
-    fn run(&mut self, seconds: f64, pauses: impl Fn(Place, f64) -> bool) {
+    fn run(&mut self, seconds: f64, pauses: impl Fn(ServerIndex, f64) -> bool) {
         for _ in 0..(seconds * 20.0) as u32 {
             self.now += 50 * MS;
             self.servers.tick(self.now);
@@ -38,14 +38,14 @@ impl Service {
                 let arrived = self.now - LIMIT;
                 self.servers.came(place, self.now);
                 let slow = pauses(place, arrived.as_secs_f64()) || self.dice.uniform() < 0.007;
-                let user = Unit::from_index((self.dice.uniform() * 1e6) as u32);
+                let user = UserUnit::from_index((self.dice.uniform() * 1e6) as u32);
                 let (bad, fine): (&[_], _) = if slow { (&[Some(user)], 0) } else { (&[], 1) };
-                self.servers.mark(place, Mark::Slow, arrived, bad, fine, self.now);
+                self.servers.mark(place, ServerMark::Slow, arrived, bad, fine, self.now);
             }
         }
     }
 
-    fn slow(&self, place: Place, at: Duration) -> Excuse {
+    fn slow(&self, place: ServerIndex, at: Duration) -> Excuse {
         self.servers.slow(place, at, self.now)
     }
 }
@@ -53,18 +53,18 @@ impl Service {
 #[test]
 fn a_pause_as_stable_has_them_is_excused_and_a_longer_one_is_not() {
     let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
-    let paused = |place: Place, second: f64| {
+    let paused = |place: ServerIndex, second: f64| {
         let phase = 5.0 * f64::from(place.server) + 2.5 * f64::from(u8::from(place.arm == Arm::New));
         (second - 100.0 - phase).rem_euclid(60.0) < 1.0
     };
     service.run(300.0, paused);
-    let (spells, longest) = service.servers.usual_spells(Mark::Slow);
+    let (spells, longest) = service.servers.usual_spells(ServerMark::Slow);
     assert!((45..90).contains(&spells), "{spells}");
     assert!(longest > 800 * MS && longest < 1400 * MS, "{longest:?}");
     // The last pause of `new` began at 102.5 + 240.
     assert_eq!(service.slow(new, Duration::from_millis(343_000)), Excuse::Yes);
     assert_eq!(service.slow(new, Duration::from_millis(350_000)), Excuse::No);
-    assert!(!service.servers.too_many(Mark::Slow));
+    assert!(!service.servers.too_many(ServerMark::Slow));
     // The next pause does not end.
     let began = service.now;
     service.run(1.0, |place, second| place == new || paused(place, second));
@@ -77,7 +77,7 @@ fn a_pause_as_stable_has_them_is_excused_and_a_longer_one_is_not() {
 fn where_nothing_pauses_half_a_second_is_all_that_is_excused() {
     let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
     service.run(300.0, |_, _| false);
-    let allowed = service.servers.allowed(Mark::Slow);
+    let allowed = service.servers.allowed(ServerMark::Slow);
     assert!(allowed < 1000 * MS, "{allowed:?}");
     service.run(1.2, |place, _| place == new);
     assert_eq!(service.slow(new, service.now - 400 * MS), Excuse::No);
@@ -88,25 +88,25 @@ fn pauses_of_new_alone_are_too_many_after_a_few() {
     let (mut service, new) = (Service::new(1, 10), at(Arm::New, 0));
     service.run(300.0, |_, _| false);
     service.run(300.0, |place, second| place == new && second.rem_euclid(30.0) < 0.4);
-    assert!(service.servers.too_many(Mark::Slow), "{:?}", service.servers.usual[0].wealth);
+    assert!(service.servers.too_many(ServerMark::Slow), "{:?}", service.servers.usual[0].wealth);
     // At equal rates of both arms, one hour of pauses is not too many.
     let mut service = Service::new(1, 10);
     service.run(3600.0, |place, second| {
         let phase = 7.3 * f64::from(place.server) + 3.1 * f64::from(u8::from(place.arm == Arm::New));
         (second - phase).rem_euclid(60.0) < 0.5
     });
-    assert!(!service.servers.too_many(Mark::Slow));
+    assert!(!service.servers.too_many(ServerMark::Slow));
 }
 
 #[test]
 fn failures_are_excused_only_beside_a_sound_server_and_where_stable_has_several_too() {
-    let mut servers = Servers::new(Duration::ZERO);
+    let mut servers = ServerClusters::new(Duration::ZERO);
     let mut now = Duration::from_secs(10);
-    let fail = |servers: &mut Servers, failing: &[u8], now: Duration| {
+    let fail = |servers: &mut ServerClusters, failing: &[u8], now: Duration| {
         for server in 0..2 {
             servers.came(at(Arm::New, server), now);
             let (bad, fine): (&[_], _) = if failing.contains(&server) { (&[None], 0) } else { (&[], 1) };
-            servers.mark(at(Arm::New, server), Mark::Failed, now, bad, fine, now);
+            servers.mark(at(Arm::New, server), ServerMark::Failed, now, bad, fine, now);
         }
         servers.tick(now);
     };
@@ -129,13 +129,13 @@ fn failures_are_excused_only_beside_a_sound_server_and_where_stable_has_several_
 #[test]
 fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
     let minute = Duration::from_secs(60);
-    let mut servers = Servers::new(minute);
+    let mut servers = ServerClusters::new(minute);
     let new = at(Arm::New, 0);
     let mut now = Duration::from_secs(1000);
     servers.tick(now);
     servers.release_warms_up(now);
     let began = now;
-    let pass = |servers: &mut Servers, now: &mut Duration, seconds: u32, answers: u32| {
+    let pass = |servers: &mut ServerClusters, now: &mut Duration, seconds: u32, answers: u32| {
         for second in 0..seconds {
             *now += Duration::from_secs(1);
             servers.tick(*now);
@@ -169,7 +169,7 @@ fn a_warm_up_takes_its_time_and_twenty_answers_and_ends_in_any_case() {
 
 #[test]
 fn what_is_known_of_a_server_stays_with_it_when_others_come_and_go() {
-    let mut servers = Servers::new(60 * SECOND);
+    let mut servers = ServerClusters::new(60 * SECOND);
     servers.server_warms_up(at(Arm::New, 2), 10 * SECOND);
     servers.server_warms_up(at(Arm::Stable, 0), 10 * SECOND);
     // The first of three is gone.
@@ -183,14 +183,14 @@ fn what_is_known_of_a_server_stays_with_it_when_others_come_and_go() {
 
 #[test]
 fn a_restart_in_a_warm_up_goes_on_with_it() {
-    let mut servers = Servers::new(60 * SECOND);
+    let mut servers = ServerClusters::new(60 * SECOND);
     servers.release_warms_up(1000 * SECOND);
     servers.server_warms_up(at(Arm::New, 1), 1010 * SECOND);
-    let restart = |servers: &Servers, now: Duration| {
-        let mut pen = Pen::with(b"");
+    let restart = |servers: &ServerClusters, now: Duration| {
+        let mut pen = Encoder::with(b"");
         servers.save(now, &mut pen);
         let bytes = pen.finish();
-        Servers::restore(60 * SECOND, SECOND, &mut Eye::open_with(b"", &bytes).unwrap()).unwrap()
+        ServerClusters::restore(60 * SECOND, SECOND, &mut Decoder::open_with(b"", &bytes).unwrap()).unwrap()
     };
     let servers = restart(&servers, 1030 * SECOND);
     assert_eq!(servers.warming(SECOND).map(|of| of.left), Some(30 * SECOND));

@@ -5,7 +5,7 @@
 
 use super::*;
 
-impl Servers {
+impl ServerClusters {
     /// All of `new` warms up: it may take more of the traffic than before.
     pub fn release_warms_up(&mut self, now: Duration) {
         self.warm_left = WARM_WAVE;
@@ -19,7 +19,7 @@ impl Servers {
     }
 
     /// A server that has started warms up, unless it did so too often.
-    pub fn server_warms_up(&mut self, place: Place, now: Duration) {
+    pub fn server_warms_up(&mut self, place: ServerIndex, now: Duration) {
         let warm = &mut self.server(place).warm;
         warm.past.retain(|(since, _)| now.saturating_sub(*since) < WARM_SPAN);
         if warm.past.len() < WARM_TIMES && warm.since.is_none() {
@@ -28,7 +28,7 @@ impl Servers {
     }
 
     /// Counts an answer of a server.
-    pub fn answered(&mut self, place: Place) {
+    pub fn answered(&mut self, place: ServerIndex) {
         let release = place.arm == Arm::New && self.release_since.is_some();
         self.release_answers += u32::from(release);
         if let Some(server) = self.all.get_mut(place.index())
@@ -52,7 +52,7 @@ impl Servers {
         }
         for (index, server) in self.all.iter_mut().enumerate() {
             let Some(since) = server.warm.since else { continue };
-            warming |= Place::from_index(index).arm == Arm::New;
+            warming |= ServerIndex::from_index(index).arm == Arm::New;
             if ends(since, server.warm.before, server.warm.answers) {
                 server.warm.since = None;
                 server.warm.past.push_back((since, now));
@@ -64,26 +64,31 @@ impl Servers {
     }
 
     /// Warm-ups that go on: their time so far, and their answers. A restart is no new warm-up.
-    pub(super) fn save_warm_up(&self, now: Duration, pen: &mut Pen) {
+    pub(super) fn save_warm_up(&self, now: Duration, pen: &mut Encoder) {
         let mut one = |since: Option<Duration>, before: Duration, answers: u32| {
             pen.u32(u32::from(since.is_some()));
             pen.u64(since.map_or(0, |since| (now.saturating_sub(since) + before).as_millis() as u64));
             pen.u32(answers);
         };
         one(self.release_since, self.release_before, self.release_answers);
-        self.all.iter().for_each(|Server { warm, .. }| one(warm.since, warm.before, warm.answers));
+        self.all.iter().for_each(|ServerHistory { warm, .. }| one(warm.since, warm.before, warm.answers));
         pen.u64(self.warm_left.as_millis() as u64);
     }
 
-    /// The counterpart of [`Servers::save_warm_up`], for `servers` of both arms.
-    pub(super) fn restore_warm_up(&mut self, servers: usize, now: Duration, eye: &mut Eye<'_>) -> Option<()> {
+    /// The counterpart of [`ServerClusters::save_warm_up`], for `servers` of both arms.
+    pub(super) fn restore_warm_up(
+        &mut self,
+        servers: usize,
+        now: Duration,
+        eye: &mut Decoder<'_>,
+    ) -> Option<()> {
         let mut one = || -> Option<(Option<Duration>, Duration, u32)> {
             let goes_on = eye.u32()? > 0;
             Some((goes_on.then_some(now), Duration::from_millis(eye.u64()?.min(3_600_000)), eye.u32()?))
         };
         (self.release_since, self.release_before, self.release_answers) = one()?;
-        self.all = vec![Server::default(); servers];
-        for Server { warm, .. } in &mut self.all {
+        self.all = vec![ServerHistory::default(); servers];
+        for ServerHistory { warm, .. } in &mut self.all {
             (warm.since, warm.before, warm.answers) = one()?;
         }
         self.warm_left = Duration::from_millis(eye.u64()?).min(WARM_WAVE);
@@ -96,30 +101,30 @@ impl Servers {
     }
 
     /// True if this server was warming up at that time.
-    pub fn is_warming(&self, place: Place, at: Duration) -> bool {
+    pub fn is_warming(&self, place: ServerIndex, at: Duration) -> bool {
         let release = place.arm == Arm::New && self.release_was_warming(at);
         let server = self.all.get(place.index());
         release || server.is_some_and(|server| server.warm.was_on(at))
     }
 
     /// True if all of `new`, or this server of either arm, was warming up at that time.
-    pub fn was_warming(&self, place: Option<Place>, at: Duration) -> bool {
+    pub fn was_warming(&self, place: Option<ServerIndex>, at: Duration) -> bool {
         let server = place.and_then(|place| self.all.get(place.index()));
         self.release_was_warming(at) || server.is_some_and(|server| server.warm.was_on(at))
     }
 
     /// The present warm-up of all of `new`, else the one of its servers with the longest time left.
-    pub fn warming(&self, now: Duration) -> Option<Warming> {
-        let left = |since: Duration, before: Duration, answers: u32| Warming {
+    pub fn warming(&self, now: Duration) -> Option<WarmUp> {
+        let left = |since: Duration, before: Duration, answers: u32| WarmUp {
             left: (since + self.warm_up).saturating_sub(now + before),
             answers_left: WARM_ANSWERS.saturating_sub(answers),
             server: None,
         };
         let release = self.release_since.map(|since| left(since, self.release_before, self.release_answers));
         let of_servers = self.all.iter().enumerate().filter_map(|(index, server)| {
-            let place = Place::from_index(index);
+            let place = ServerIndex::from_index(index);
             let since = server.warm.since.filter(|_| place.arm == Arm::New)?;
-            Some(Warming {
+            Some(WarmUp {
                 server: Some(place.server),
                 ..left(since, server.warm.before, server.warm.answers)
             })
@@ -130,7 +135,7 @@ impl Servers {
 
 /// A warm-up in progress.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Warming {
+pub struct WarmUp {
     /// Time left.
     pub left: Duration,
     /// Answers still needed.
@@ -139,7 +144,7 @@ pub struct Warming {
     pub server: Option<u8>,
 }
 
-impl Warm {
+impl ServerWarmUps {
     pub(super) fn was_on(&self, at: Duration) -> bool {
         self.since.is_some_and(|since| at >= since)
             || self.past.iter().any(|(since, until)| at >= *since && at < *until)

@@ -14,7 +14,7 @@ use crate::domain::resource;
 use crate::domain::verdict::{Cause, Evidence, METHOD};
 use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::audit::gate_evidence::{self, Decision, RecomputeError};
 use crate::store::kept::Kept;
 use serde::{Deserialize, Serialize};
@@ -269,7 +269,7 @@ impl From<Sample> for Table {
 
 impl From<Table> for Sample {
     fn from(Table([n1, k1, n0, k0]): Table) -> Self {
-        Sample { requests: Pair::new(n1, n0), bad: Pair::new(k1, k0) }
+        Sample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
     }
 }
 
@@ -499,8 +499,8 @@ mod tests {
 
     fn table() -> impl Strategy<Value = Sample> {
         (0u64..400, 0u64..200, 0u64..4000, 0u64..400).prop_map(|(n1, k1, n0, k0)| Sample {
-            requests: Pair::new(n1 + k1, n0 + k0),
-            bad: Pair::new(k1, k0),
+            requests: PerArm::new(n1 + k1, n0 + k0),
+            bad: PerArm::new(k1, k0),
         })
     }
 

@@ -19,8 +19,8 @@ use crate::domain::gates::{
 use crate::domain::rollout::wave_controller::Outlook;
 use crate::domain::verdict::State;
 use crate::domain::wave::Door;
-use crate::stats::engine::Blindness;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::engine::DetectionLimit;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::kept::Kept;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -195,7 +195,7 @@ fn same_figures(recorded: &Value, found: &Figures) -> Result<(), FiguresDiffer> 
     Ok(())
 }
 
-fn pair(of: Pair) -> Value {
+fn pair(of: PerArm) -> Value {
     json!({"new": of.new, "stable": of.stable})
 }
 
@@ -307,7 +307,7 @@ fn read_sight(of: &Value) -> Result<Sight, MalformedEvidence> {
     };
     let blindness = match &of["requests"] {
         Value::Null => None,
-        _ => Some(Blindness { below, requests: whole(of, "requests")? }),
+        _ => Some(DetectionLimit { below, requests: whole(of, "requests")? }),
     };
     Ok(Sight { blindness, latency_notice: number(of, "latency_notice")?, margin: number(of, "margin")? })
 }
@@ -418,8 +418,8 @@ fn optional(of: &Value, key: &str) -> Option<String> {
     of[key].as_str().map(str::to_owned)
 }
 
-fn both(of: &Value, key: &'static str) -> Result<Pair, MalformedEvidence> {
-    Ok(Pair::new(whole(&of[key], "new")?, whole(&of[key], "stable")?))
+fn both(of: &Value, key: &'static str) -> Result<PerArm, MalformedEvidence> {
+    Ok(PerArm::new(whole(&of[key], "new")?, whole(&of[key], "stable")?))
 }
 
 #[cfg(test)]
@@ -474,7 +474,7 @@ mod tests {
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = Proof { resources, ..good() };
-        let blindness = Some(Blindness { below: 0.01, requests: 8192 });
+        let blindness = Some(DetectionLimit { below: 0.01, requests: 8192 });
         proof.watchdog.sight = Some(Sight { blindness, latency_notice: 0.03, margin: 0.1 });
         let entry = entry(&outlook(facts(Some(proof))), Decision::Open);
         for (path, value) in [
@@ -519,7 +519,7 @@ mod tests {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
         let mut proof = Proof { resources, ..good() };
         proof.watchdog.sight = Some(Sight {
-            blindness: Some(Blindness { below: 0.01, requests: 8192 }),
+            blindness: Some(DetectionLimit { below: 0.01, requests: 8192 }),
             latency_notice: 0.03,
             margin: 0.1,
         });

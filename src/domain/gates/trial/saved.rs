@@ -9,17 +9,17 @@
 
 use super::{Cluster, Margins, Trial};
 use crate::stats::arm::Arm;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
-use crate::stats::design_effect::Cells;
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::design_effect::ServerTimeCells;
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::hyperloglog::REGISTERS;
-use crate::stats::noninferiority::{Body, Failures, Spread, Tail};
+use crate::stats::noninferiority::{BodyTest, FailureTest, GroupSpread, TailTest};
 use crate::stats::users::CLUSTERS;
 use std::time::Duration;
 
 impl Trial {
-    pub fn save(&self, pen: &mut Pen) {
+    pub fn save(&self, pen: &mut Encoder) {
         pen.f64(self.share);
         let of = &self.reading;
         for pair in [of.requests, of.compared, of.failed, of.timed, of.slow] {
@@ -53,26 +53,26 @@ impl Trial {
         weight: Weight,
         tick: Duration,
         now: Duration,
-        eye: &mut Eye<'_>,
+        eye: &mut Decoder<'_>,
     ) -> Option<Trial> {
         let mut trial = Trial::new(margins, weight, tick, now);
         (eye.f64()? == trial.share).then_some(())?;
-        let mut pair = || Pair::restore(eye);
+        let mut pair = || PerArm::restore(eye);
         let of = &mut trial.reading;
         (of.requests, of.compared, of.failed) = (pair()?, pair()?, pair()?);
         (of.timed, of.slow) = (pair()?, pair()?);
-        trial.errors = Failures::restore(margins.errors, eye)?;
-        trial.body = Body::restore(eye)?;
-        trial.tail = Tail::restore(margins.tail_ratio(), eye)?;
+        trial.errors = FailureTest::restore(margins.errors, eye)?;
+        trial.body = BodyTest::restore(eye)?;
+        trial.tail = TailTest::restore(margins.tail_ratio(), eye)?;
         for spread in &mut trial.latencies {
             let mut numbers = [0.0; 3];
             eye.logs(&mut numbers)?;
             let [n, sum, squares] = numbers;
             (n >= 0.0 && squares >= 0.0).then_some(())?;
-            *spread = Spread { n, sum, squares };
+            *spread = GroupSpread { n, sum, squares };
         }
         for cells in &mut trial.cells {
-            *cells = Cells::restore(eye)?;
+            *cells = ServerTimeCells::restore(eye)?;
         }
         for sketch in &mut trial.users {
             sketch.copy_from_slice(eye.bytes(REGISTERS)?);

@@ -1,8 +1,8 @@
 //! Simulated days of ordinary traffic, and a worse `new`, through [`Before`] alone.
 
 use super::*;
-use crate::stats::engine::Request;
-use crate::stats::users::{UNITS, Unit};
+use crate::stats::engine::RequestStart;
+use crate::stats::users::{UNITS, UserUnit};
 use proptest::prelude::*;
 
 /// xorshift64*.
@@ -49,8 +49,8 @@ struct World {
     second: u64,
 }
 
-fn event(unit: Unit, what: What, after_ms: f64) -> Event {
-    let request = Request {
+fn event(unit: UserUnit, what: EventKind, after_ms: f64) -> RequestEvent {
+    let request = RequestStart {
         id: 0,
         at: Duration::ZERO,
         arm: Arm::New,
@@ -59,7 +59,7 @@ fn event(unit: Unit, what: What, after_ms: f64) -> Event {
         stratum: None,
         server: None,
     };
-    Event { request, what, after: Duration::from_secs_f64(after_ms / 1e3) }
+    RequestEvent { request, what, after: Duration::from_secs_f64(after_ms / 1e3) }
 }
 
 impl World {
@@ -76,17 +76,17 @@ impl World {
         for _ in 0..n {
             // Few users make most of the traffic.
             let user = (20_000.0 * dice.uniform() * dice.uniform()) as u32;
-            let unit = Unit::from_index(user * (UNITS / 20_001));
+            let unit = UserUnit::from_index(user * (UNITS / 20_001));
             let what = match dice.uniform() {
-                u if u < of.fails => What::Failed,
-                u if u < of.fails + of.client_errors => What::ClientError,
-                u if u < of.fails + of.client_errors + of.redirects => What::Redirected,
-                _ => What::Answered,
+                u if u < of.fails => EventKind::Failed,
+                u if u < of.fails + of.client_errors => EventKind::ClientError,
+                u if u < of.fails + of.client_errors + of.redirects => EventKind::Redirected,
+                _ => EventKind::Answered,
             };
             events.push(event(unit, what, of.median_ms * (0.58 * dice.normal()).exp()));
         }
         let retries = (of.retries + dice.uniform()) as u64;
-        (0..retries).for_each(|_| events.push(event(Unit::from_index(7), What::Failed, 5.0)));
+        (0..retries).for_each(|_| events.push(event(UserUnit::from_index(7), EventKind::Failed, 5.0)));
         self.before.hear(&events);
         self.second += 1;
         self.before.tick(Duration::from_secs(self.second), share);
@@ -131,8 +131,8 @@ fn a_slow_tail_is_told() {
     world.wave(120, 1.0, BASE);
     for _ in 0..120 {
         world.second(1.0, Weather { rate: 190.0, ..BASE });
-        let slow: Vec<Event> = (0..10)
-            .map(|i| event(Unit::from_index(1000 * i + world.second as u32), What::Answered, 1500.0))
+        let slow: Vec<RequestEvent> = (0..10)
+            .map(|i| event(UserUnit::from_index(1000 * i + world.second as u32), EventKind::Answered, 1500.0))
             .collect();
         world.before.hear(&slow);
     }
@@ -244,13 +244,13 @@ fn ordinary_days_alarm_nobody() {
 }
 
 fn saved(before: &Before) -> Vec<u8> {
-    let mut pen = Pen::with(b"before\n");
+    let mut pen = Encoder::with(b"before\n");
     before.save(&mut pen);
     pen.finish()
 }
 
 fn restored(bytes: &[u8], now: Duration) -> Option<Before> {
-    Before::restore(&mut Eye::open_with(b"before\n", bytes)?, now)
+    Before::restore(&mut Decoder::open_with(b"before\n", bytes)?, now)
 }
 
 #[test]
@@ -304,7 +304,7 @@ proptest! {
         let sum = xxhash_rust::xxh3::xxh3_64(&bytes);
         bytes.extend(sum.to_le_bytes());
         if let Some(mut before) = restored(&bytes, Duration::ZERO) {
-            before.hear(&[event(Unit::from_index(1), What::Answered, 3.0)]);
+            before.hear(&[event(UserUnit::from_index(1), EventKind::Answered, 3.0)]);
             before.tick(Duration::from_secs(61), 1.0);
             prop_assert!((0.0..=1.0).contains(&before.ratio()));
         }

@@ -5,8 +5,8 @@
 //! once.
 
 use super::*;
-use crate::stats::engine::{Event, SIZE_CLASSES, size_class};
-use crate::stats::servers::{Excuse, Mark as ServerMark};
+use crate::stats::engine::{RequestEvent, SIZE_CLASSES, size_class};
+use crate::stats::servers::{Excuse, ServerMark};
 
 /// A request is slow, for a spell, above this multiple of stable's p90.
 const SLOW_TIMES_P90: f64 = 2.0;
@@ -19,7 +19,7 @@ const NEUTRAL: f32 = 0.5;
 
 /// Whole exchanges of stable: durations, and sizes of bodies by route.
 #[derive(Clone, Debug)]
-pub(super) struct Exchanges {
+pub(super) struct WholeExchanges {
     durations: Vec<f64>,
     /// Bucket of p99.
     long_from: Option<usize>,
@@ -27,9 +27,9 @@ pub(super) struct Exchanges {
     usual_sizes: Vec<Option<u8>>,
 }
 
-impl Exchanges {
-    pub(super) fn new() -> Exchanges {
-        Exchanges {
+impl WholeExchanges {
+    pub(super) fn new() -> WholeExchanges {
+        WholeExchanges {
             durations: vec![0.0; histogram::BUCKETS],
             long_from: None,
             sizes: vec![Default::default(); STRATA_MAX + 1],
@@ -68,33 +68,40 @@ fn stratum_index(stratum: Option<u8>) -> usize {
 
 impl Engine {
     /// The events of the end of a body, against the usual values of stable.
-    pub fn ended(&self, event: &Event, size: u8, client_slow: bool) -> Ends {
-        let Event { request, after, .. } = event;
-        let mut ends = Ends::default();
+    pub fn ended(&self, event: &RequestEvent, size: u8, client_slow: bool) -> FirstEvents {
+        let RequestEvent { request, after, .. } = event;
+        let mut ends = FirstEvents::default();
         if let Some(long_from) = self.exchanges.long_from.filter(|_| !client_slow) {
             let factor = self.factor(request.unit);
             let is_long = |by: f64| bucket(self.settings.compared_us(*after, by) / factor) > long_from;
             // What is tolerated only makes it shorter; few are long.
             if is_long(1.0) && !self.late_heads.contains(&request.id) {
                 let [flip, _] = self.settings.divisors();
-                ends.all = ends.all.with(Kind::Long);
+                ends.all = ends.all.with(FirstEventKind::Long);
                 if request.arm == Arm::Stable || is_long(flip) {
-                    ends.counted = ends.counted.with(Kind::Long);
+                    ends.counted = ends.counted.with(FirstEventKind::Long);
                 }
             }
         }
         if let Some(Some(usual)) = self.exchanges.usual_sizes.get(stratum_index(request.stratum)) {
             let is_small = (size == 0 && *usual > 0) || size + FAR_SMALLER <= *usual;
             if is_small {
-                ends.all = ends.all.with(Kind::Empty);
-                ends.counted = ends.counted.with(Kind::Empty);
+                ends.all = ends.all.with(FirstEventKind::Empty);
+                ends.counted = ends.counted.with(FirstEventKind::Empty);
             }
         }
         ends
     }
 
     /// Takes the end of a body.
-    pub(super) fn take_end(&mut self, event: &Event, size: u8, client_slow: bool, ends: Ends, index: usize) {
+    pub(super) fn take_end(
+        &mut self,
+        event: &RequestEvent,
+        size: u8,
+        client_slow: bool,
+        ends: FirstEvents,
+        index: usize,
+    ) {
         let request = &event.request;
         if request.arm == Arm::Stable {
             if !client_slow {
@@ -107,11 +114,11 @@ impl Engine {
         if !self.late_heads.is_empty() {
             self.late_heads.remove(&request.id);
         }
-        if ends == Ends::default() {
+        if ends == FirstEvents::default() {
             return;
         }
         if let Some(unit) = self.placed(request) {
-            self.intervals[index].bad.push(Bad::by(request, unit, ends));
+            self.intervals[index].bad.push(UserEffect::by(request, unit, ends));
         }
     }
 
@@ -131,22 +138,22 @@ impl Engine {
             if self.late_heads.len() > LATE_HEADS_MAX {
                 self.late_heads.clear();
             }
-            let late = interval.pending.iter().filter(|of| of.came_out == CameOut::Not);
+            let late = interval.pending.iter().filter(|of| of.came_out == RequestOutcome::Not);
             self.late_heads.extend(late.map(|of| of.id));
             for of_server in interval.pending.chunk_by(|a, b| a.place == b.place) {
                 let place = of_server[0].place;
-                let users = |came_out: CameOut| {
+                let users = |came_out: RequestOutcome| {
                     let of = of_server.iter().filter(move |of| of.came_out == came_out);
                     of.map(|of| (Some(of.unit), of.factor))
                 };
-                let late: Vec<_> = users(CameOut::Late).map(|(user, _)| user).collect();
-                let fine = users(CameOut::Answered).count() as u64;
-                let failed: Vec<_> = users(CameOut::Failed).map(|(user, _)| user).collect();
+                let late: Vec<_> = users(RequestOutcome::Late).map(|(user, _)| user).collect();
+                let fine = users(RequestOutcome::Answered).count() as u64;
+                let failed: Vec<_> = users(RequestOutcome::Failed).map(|(user, _)| user).collect();
                 let succeeded = fine + late.len() as u64;
                 self.servers.mark(place, ServerMark::Failed, arrived, &failed, succeeded, now);
                 if limit.is_some() {
                     // A user far slower than others may still be in time.
-                    let waiting = users(CameOut::Not).filter(|(_, f)| *f <= FAR_SLOWER);
+                    let waiting = users(RequestOutcome::Not).filter(|(_, f)| *f <= FAR_SLOWER);
                     let slow: Vec<_> = waiting.map(|(user, _)| user).chain(late).collect();
                     self.servers.mark(place, ServerMark::Slow, arrived, &slow, fine, now);
                 }
@@ -174,27 +181,31 @@ impl Engine {
     }
 
     /// Removes excused evidence from a final interval.
-    pub(super) fn excuse(&mut self, at: u64, interval: &mut Interval, now: Duration) {
+    pub(super) fn excuse(&mut self, at: u64, interval: &mut OpenInterval, now: Duration) {
         let arrived = self.settings.tick * u32::try_from(at).unwrap_or(u32::MAX);
-        let slow = |place: Option<Place>, arrived: Duration| {
+        let slow = |place: Option<ServerIndex>, arrived: Duration| {
             place.is_some_and(|place| self.servers.is_excused(ServerMark::Slow, place, arrived, now))
         };
-        let failed = |place: Option<Place>, arrived: Duration| {
+        let failed = |place: Option<ServerIndex>, arrived: Duration| {
             place.is_some_and(|place| self.servers.is_excused(ServerMark::Failed, place, arrived, now))
         };
-        let without = |kinds: Kinds, place: Option<Place>, arrived: Duration| {
-            let failure = Kinds::default().with(Kind::Failed).0 | SLOWNESS.0;
+        let without = |kinds: FirstEventKinds, place: Option<ServerIndex>, arrived: Duration| {
+            let failure = FirstEventKinds::default().with(FirstEventKind::Failed).0 | SLOWNESS.0;
             match () {
-                () if kinds.has(Kind::Failed) && failed(place, arrived) => Kinds(kinds.0 & !failure),
-                () if kinds.0 & SLOWNESS.0 != 0 && slow(place, arrived) => Kinds(kinds.0 & !SLOWNESS.0),
+                () if kinds.has(FirstEventKind::Failed) && failed(place, arrived) => {
+                    FirstEventKinds(kinds.0 & !failure)
+                }
+                () if kinds.0 & SLOWNESS.0 != 0 && slow(place, arrived) => {
+                    FirstEventKinds(kinds.0 & !SLOWNESS.0)
+                }
                 () => kinds,
             }
         };
         let mut held = vec![];
         for bad in &mut interval.bad {
-            let Ends { all, counted } = bad.ends;
+            let FirstEvents { all, counted } = bad.ends;
             let was = *bad;
-            bad.ends = Ends {
+            bad.ends = FirstEvents {
                 all: without(all, bad.place, bad.arrived),
                 counted: without(counted, bad.place, bad.arrived),
             };
@@ -216,7 +227,7 @@ impl Engine {
         self.held.append(&mut held);
     }
 
-    fn is_undecided(&self, bad: &Bad, now: Duration) -> bool {
+    fn is_undecided(&self, bad: &UserEffect, now: Duration) -> bool {
         bad.place.is_some_and(|place| self.servers.slow(place, bad.arrived, now) == Excuse::Undecided)
     }
 
@@ -236,7 +247,7 @@ impl Engine {
     }
 
     /// Counts stable's requests and failures of a final interval.
-    pub(super) fn learn_failures(&mut self, counts: &Counts) {
+    pub(super) fn learn_failures(&mut self, counts: &IntervalCounts) {
         self.failing[0] += counts.requests.saturating_sub(counts.excused) as f64;
         self.failing[1] += counts.failed_stable() as f64;
     }

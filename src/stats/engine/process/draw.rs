@@ -4,20 +4,20 @@
 //! Invariants: a user is compared only on the side of its bucket; a draw begins with all users
 //! unseen; every budget is granted once.
 
-use super::{Engine, NOTICE, STRATUM_SHIFT, Scope, apart};
+use super::{Engine, NOTICE, STRATUM_SHIFT, TestScope, apart};
 use crate::stats::arm::Arm;
-use crate::stats::cluster_window::Split;
+use crate::stats::cluster_window::ClusterSplit;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::stats::engine::{Signal, warms_up};
-use crate::stats::first_event::{Mark, Once};
-use crate::stats::first_request::First;
-use crate::stats::hypergeometric_bet::Pair;
-use crate::stats::users::{CLUSTERS, Unit};
+use crate::stats::first_event::{FirstEventTest, UserMark};
+use crate::stats::first_request::FirstRequestTest;
+use crate::stats::hypergeometric_bet::PerArm;
+use crate::stats::users::{CLUSTERS, UserUnit};
 use std::time::Duration;
 
 /// The compared users and their sides, by bucket, `0 ..= 1_000_000`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Draw {
+pub(super) struct Randomization {
     /// Lower buckets are not in the draw.
     pub(super) from: u32,
     /// Buckets `from ..` this are `new`.
@@ -26,8 +26,8 @@ pub(super) struct Draw {
     pub(super) stable_from: u32,
 }
 
-impl Draw {
-    pub(super) fn side(&self, unit: Unit) -> Option<Arm> {
+impl Randomization {
+    pub(super) fn side(&self, unit: UserUnit) -> Option<Arm> {
         match unit.bucket() {
             bucket if bucket < self.from => None,
             bucket if bucket < self.new_below => Some(Arm::New),
@@ -43,14 +43,14 @@ impl Draw {
     }
 
     /// All users, at this weight.
-    pub(super) fn of_all(weight: Weight) -> Draw {
-        Draw { from: 0, new_below: weight.parts(), stable_from: weight.parts() }
+    pub(super) fn of_all(weight: Weight) -> Randomization {
+        Randomization { from: 0, new_below: weight.parts(), stable_from: weight.parts() }
     }
 
     /// The split of WINDOW, which compares all clusters: those below the draw have their own past.
-    pub(super) fn split(&self) -> Split {
+    pub(super) fn split(&self) -> ClusterSplit {
         let buckets = BUCKETS / CLUSTERS as u32;
-        Split {
+        ClusterSplit {
             below: (self.new_below / buckets) as usize,
             from: self.stable_from.div_ceil(buckets) as usize,
         }
@@ -72,9 +72,11 @@ impl Engine {
         let highest = self.highest;
         self.highest = highest.max(weight);
         match () {
-            () if weight > highest && highest == Weight::ZERO => self.begin(Draw::of_all(weight), now),
+            () if weight > highest && highest == Weight::ZERO => {
+                self.begin(Randomization::of_all(weight), now)
+            }
             () if weight > highest => {
-                self.begin(Draw { from: highest.parts(), ..Draw::of_all(weight) }, now);
+                self.begin(Randomization { from: highest.parts(), ..Randomization::of_all(weight) }, now);
                 self.grant();
             }
             () if weight == Weight::ZERO => self.draw.new_below = self.draw.from,
@@ -101,7 +103,7 @@ impl Engine {
         self.forget_what_is_on_its_way();
         self.draw_again(now);
         self.settings.strata = strata;
-        self.strata = (0..apart(strata)).map(|_| Scope::new(STRATUM_SHIFT)).collect();
+        self.strata = (0..apart(strata)).map(|_| TestScope::new(STRATUM_SHIFT)).collect();
     }
 
     fn forget_what_is_on_its_way(&mut self) {
@@ -119,17 +121,17 @@ impl Engine {
         self.again += 1.0;
         // 1/2, 1/6, 1/12, …: the sum is 1, and the hundredth draw still has a ten-thousandth.
         self.mass = 1.0 / (self.again * (self.again + 1.0));
-        self.begin(Draw::of_all(self.weight), now);
+        self.begin(Randomization::of_all(self.weight), now);
         self.scopes().for_each(|scope| {
-            (scope.first, scope.once) = (First::default(), Once::default());
+            (scope.first, scope.once) = (FirstRequestTest::default(), FirstEventTest::default());
         });
     }
 
     /// Starts a draw whose users have not been seen yet.
-    fn begin(&mut self, draw: Draw, now: Duration) {
+    fn begin(&mut self, draw: Randomization, now: Duration) {
         (self.draw, self.drawn_at, self.drawn_before) = (draw, now, Duration::ZERO);
         for interval in &mut self.intervals {
-            interval.entered.fill(Pair::default());
+            interval.entered.fill(PerArm::default());
             interval.bad.clear();
             interval.scored.clear();
         }
@@ -152,13 +154,13 @@ impl Engine {
                 scope.once.entered(cohort, users, share);
             }
         }
-        let leavers = Draw { from: weight.parts(), ..self.draw };
+        let leavers = Randomization { from: weight.parts(), ..self.draw };
         self.scopes().for_each(|scope| {
             let leave: Vec<_> =
                 scope.marks.iter().filter(|(unit, _)| leavers.side(*unit) == Some(Arm::New)).collect();
             for (unit, mark) in leave {
                 scope.once.leave(mark, Arm::New);
-                *scope.marks.at(unit) = Mark::default();
+                *scope.marks.at(unit) = UserMark::default();
             }
         });
         self.draw.new_below = weight.parts();

@@ -6,14 +6,14 @@ use super::*;
 
 /// A drawn request in flight, or an answered first request that may still break.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Open {
+pub(super) struct OpenRequest {
     pub(super) interval: u64,
-    pub(super) unit: Unit,
+    pub(super) unit: UserUnit,
     pub(super) arm: Arm,
     pub(super) stratum: Option<u8>,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<ServerIndex>,
     pub(super) factor: f64,
-    /// Its index in [`Interval::pending`].
+    /// Its index in [`OpenInterval::pending`].
     pub(super) pending: u32,
     /// The slot number of a user's first request, in the pooled scope and in its stratum.
     pub(super) first: [Option<u32>; 2],
@@ -24,17 +24,23 @@ pub(super) struct Open {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scored {
     pub(super) cluster: u16,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<ServerIndex>,
     pub(super) rank: [f32; LEVELS],
-    pub(super) kinds: Kinds,
+    pub(super) kinds: FirstEventKinds,
     /// Only corrects a counted request: it failed after all, or, by `kinds`, was a client error.
     pub(super) correction: bool,
 }
 
 impl Scored {
-    pub(super) fn correction(unit: Unit) -> Scored {
+    pub(super) fn correction(unit: UserUnit) -> Scored {
         let cluster = unit.cluster() as u16;
-        Scored { cluster, place: None, rank: [0.0; LEVELS], kinds: Kinds::default(), correction: true }
+        Scored {
+            cluster,
+            place: None,
+            rank: [0.0; LEVELS],
+            kinds: FirstEventKinds::default(),
+            correction: true,
+        }
     }
 
     pub(super) fn rows(&self) -> [f32; cluster_window::ROWS] {
@@ -42,29 +48,29 @@ impl Scored {
         let [flip, notice] = Level::ALL.map(|level| level as usize);
         [
             self.rank[flip],
-            has(Kind::Slow98(flip)),
-            has(Kind::Slow999(flip)),
-            has(Kind::Failed),
-            has(Kind::ClientError),
+            has(FirstEventKind::Slow98(flip)),
+            has(FirstEventKind::Slow999(flip)),
+            has(FirstEventKind::Failed),
+            has(FirstEventKind::ClientError),
             self.rank[notice],
-            has(Kind::Slow98(notice)),
-            has(Kind::Slow999(notice)),
+            has(FirstEventKind::Slow98(notice)),
+            has(FirstEventKind::Slow999(notice)),
         ]
     }
 }
 
 /// A request of a server, until its interval is marked.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
+pub(super) struct UnmarkedRequest {
     pub(super) id: u64,
-    pub(super) place: Place,
-    pub(super) unit: Unit,
+    pub(super) place: ServerIndex,
+    pub(super) unit: UserUnit,
     pub(super) factor: f32,
-    pub(super) came_out: CameOut,
+    pub(super) came_out: RequestOutcome,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CameOut {
+pub(super) enum RequestOutcome {
     Not,
     Answered,
     /// Answered later than the limit.
@@ -75,52 +81,52 @@ pub(super) enum CameOut {
 
 /// The effect of one request on its user.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bad {
-    pub(super) unit: Unit,
+pub(super) struct UserEffect {
+    pub(super) unit: UserUnit,
     pub(super) arm: Arm,
     pub(super) stratum: Option<u8>,
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<ServerIndex>,
     pub(super) arrived: Duration,
-    pub(super) ends: Ends,
+    pub(super) ends: FirstEvents,
 }
 
-impl Bad {
-    pub(super) fn by(request: &Request, unit: Unit, ends: impl Into<Ends>) -> Bad {
-        let Request { arm, stratum, .. } = *request;
+impl UserEffect {
+    pub(super) fn by(request: &RequestStart, unit: UserUnit, ends: impl Into<FirstEvents>) -> UserEffect {
+        let RequestStart { arm, stratum, .. } = *request;
         let (place, arrived) = (place(request), request.at);
-        Bad { unit, arm, stratum, place, arrived, ends: ends.into() }
+        UserEffect { unit, arm, stratum, place, arrived, ends: ends.into() }
     }
 }
 
 /// The server of a request.
-pub(super) fn place(request: &Request) -> Option<Place> {
-    request.server.map(|server| Place { arm: request.arm, server })
+pub(super) fn place(request: &RequestStart) -> Option<ServerIndex> {
+    request.server.map(|server| ServerIndex { arm: request.arm, server })
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Interval {
-    pub(super) counts: [Counts; 2],
+pub(super) struct OpenInterval {
+    pub(super) counts: [IntervalCounts; 2],
     /// The table at its first event. A table made while its requests fail would count against those
     /// that failed last.
-    pub(super) table: Option<Arc<Table>>,
+    pub(super) table: Option<Arc<AgeTable>>,
     /// Users who entered the draw, pooled and by stratum.
-    pub(super) entered: Vec<Pair>,
+    pub(super) entered: Vec<PerArm>,
     /// Events of drawn requests.
-    pub(super) bad: Vec<Bad>,
+    pub(super) bad: Vec<UserEffect>,
     /// Drawn requests of servers, in the order of arrival.
-    pub(super) pending: Vec<Pending>,
+    pub(super) pending: Vec<UnmarkedRequest>,
     pub(super) scored: Vec<Scored>,
-    pub(super) failures: Vec<Failure>,
+    pub(super) failures: Vec<FailedRequest>,
     /// Number of drawn requests without an answer.
     pub(super) waiting: u32,
     /// Answered first requests that are still in `Engine::open`.
     pub(super) kept: Vec<u64>,
 }
 
-impl Interval {
+impl OpenInterval {
     pub(super) fn clear(&mut self) {
-        let Interval { counts, table, entered, bad, pending, scored, failures, waiting, kept } = self;
-        (*counts, *table, *waiting) = ([Counts::default(); 2], None, 0);
+        let OpenInterval { counts, table, entered, bad, pending, scored, failures, waiting, kept } = self;
+        (*counts, *table, *waiting) = ([IntervalCounts::default(); 2], None, 0);
         entered.clear();
         bad.clear();
         scored.clear();
@@ -130,13 +136,19 @@ impl Interval {
     }
 
     /// Counts a reported failure.
-    pub(super) fn failed(&mut self, request: &Request) {
+    pub(super) fn failed(&mut self, request: &RequestStart) {
         self.counts[request.arm.index()].mark(request.unit);
         let server = place(request);
-        self.fails(Failure { arm: request.arm, user: request.unit, server, reported: true, excused: false });
+        self.fails(FailedRequest {
+            arm: request.arm,
+            user: request.unit,
+            server,
+            reported: true,
+            excused: false,
+        });
     }
 
-    pub(super) fn fails(&mut self, failure: Failure) {
+    pub(super) fn fails(&mut self, failure: FailedRequest) {
         if self.failures.len() < FAILURES_MAX {
             self.failures.push(failure);
         }

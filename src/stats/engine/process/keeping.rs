@@ -4,18 +4,18 @@
 //! flight are not saved.
 
 use super::*;
-use crate::stats::cluster_window::Windows;
-use crate::stats::codec::{Eye, Pen};
+use crate::stats::cluster_window::ClusterWindows;
+use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::BUCKETS;
-use crate::stats::engine::{Settings, Signal};
-use crate::stats::first_event::{Mark, Once};
-use crate::stats::first_request::First;
-use crate::stats::users::{Baseline, Paged};
+use crate::stats::engine::{EngineSettings, Signal};
+use crate::stats::first_event::{FirstEventTest, UserMark};
+use crate::stats::first_request::FirstRequestTest;
+use crate::stats::users::{Baseline, PagedTable};
 
 impl Engine {
     /// Saves the evidence without the requests in flight, in the format of
     /// [`crate::stats::codec`].
-    pub fn save(&self, now: Duration, pen: &mut Pen) {
+    pub fn save(&self, now: Duration, pen: &mut Encoder) {
         pen.u64(self.strata.len() as u64);
         for parts in [self.weight, self.highest].map(Weight::parts) {
             pen.u32(parts);
@@ -39,7 +39,7 @@ impl Engine {
                 .collect();
             scope.first.save(pen);
             scope.once.save(pen, &entering, self.draw.share());
-            scope.marks.save(pen, Mark::bits);
+            scope.marks.save(pen, UserMark::bits);
         }
         self.windows.save(pen);
         self.baseline.save(pen);
@@ -47,12 +47,12 @@ impl Engine {
 
     /// The engine as saved, under the weight of that time.
     /// `None`: saved with other strata, or not by [`Engine::save`].
-    pub fn restore(settings: Settings, eye: &mut Eye<'_>, now: Duration) -> Option<Engine> {
+    pub fn restore(settings: EngineSettings, eye: &mut Decoder<'_>, now: Duration) -> Option<Engine> {
         let strata = apart(settings.strata);
         (eye.u64()? == strata as u64).then_some(())?;
         let weight = Weight::from_parts(eye.u32()?);
         let highest = Weight::from_parts(eye.u32()?).max(weight);
-        let draw = Draw { from: eye.u32()?, new_below: eye.u32()?, stable_from: eye.u32()? };
+        let draw = Randomization { from: eye.u32()?, new_below: eye.u32()?, stable_from: eye.u32()? };
         let sound =
             draw.from <= draw.new_below && draw.new_below <= draw.stable_from && draw.stable_from <= BUCKETS;
         sound.then_some(())?;
@@ -63,15 +63,15 @@ impl Engine {
         engine.again = eye.f64()?;
         engine.mass = eye.f64()?.min(1.0);
         engine.carried = eye.f64s(Signal::ALL.len() + 1)?.try_into().ok()?;
-        engine.servers = Servers::restore(settings.warm_up, now, eye)?;
+        engine.servers = ServerClusters::restore(settings.warm_up, now, eye)?;
         engine.usual = eye.f64s(histogram::BUCKETS)?;
         for scope in engine.scopes() {
-            scope.first = First::restore(eye)?;
-            scope.once = Once::restore(eye)?;
-            scope.marks = Paged::restore(eye, scope.marks.shift(), Mark::from_bits)?;
+            scope.first = FirstRequestTest::restore(eye)?;
+            scope.once = FirstEventTest::restore(eye)?;
+            scope.marks = PagedTable::restore(eye, scope.marks.shift(), UserMark::from_bits)?;
         }
-        engine.windows =
-            Windows::new(window_shares(&settings.shares), draw.split(), settings.alpha).restore(eye)?;
+        engine.windows = ClusterWindows::new(window_shares(&settings.shares), draw.split(), settings.alpha)
+            .restore(eye)?;
         engine.baseline = Baseline::restore(eye)?;
         eye.end()?;
         Some(engine)

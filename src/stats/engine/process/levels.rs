@@ -47,8 +47,8 @@ impl Engine {
             }
         });
         for interval in &mut self.intervals {
-            for Bad { ends, .. } in &mut interval.bad {
-                *ends = Ends { all: ends.all.without(kinds), counted: ends.counted.without(kinds) };
+            for UserEffect { ends, .. } in &mut interval.bad {
+                *ends = FirstEvents { all: ends.all.without(kinds), counted: ends.counted.without(kinds) };
             }
             for scored in &mut interval.scored {
                 scored.rank[level as usize] = 0.0;
@@ -69,10 +69,14 @@ impl Engine {
     }
 }
 
-fn kinds_of(level: Level) -> &'static [Kind] {
-    const FLIP: &[Kind] =
-        &[Kind::Slow98(Level::Flip as usize), Kind::Slow999(Level::Flip as usize), Kind::Long];
-    const NOTICE: &[Kind] = &[Kind::Slow98(Level::Notice as usize), Kind::Slow999(Level::Notice as usize)];
+fn kinds_of(level: Level) -> &'static [FirstEventKind] {
+    const FLIP: &[FirstEventKind] = &[
+        FirstEventKind::Slow98(Level::Flip as usize),
+        FirstEventKind::Slow999(Level::Flip as usize),
+        FirstEventKind::Long,
+    ];
+    const NOTICE: &[FirstEventKind] =
+        &[FirstEventKind::Slow98(Level::Notice as usize), FirstEventKind::Slow999(Level::Notice as usize)];
     match level {
         Level::Flip => FLIP,
         Level::Notice => NOTICE,

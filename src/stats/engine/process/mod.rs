@@ -15,22 +15,24 @@ mod telling;
 mod trailers;
 
 use super::{
-    Blindness, Counts, Event, FAILURES_MAX, Failure, Final, LEVELS, Level, Request, SIGNALS, STRATA_MAX,
-    Settings, Shares, Signal, What,
+    DetectionLimit, EngineSettings, EventKind, FAILURES_MAX, FailedRequest, FinalInterval, IntervalCounts,
+    LEVELS, Level, RequestEvent, RequestStart, SIGNALS, STRATA_MAX, Shares, Signal,
 };
 use crate::stats::arm::Arm;
-use crate::stats::cluster_window::{self, Windows};
+use crate::stats::cluster_window::{self, ClusterWindows};
 use crate::stats::cohort::Weight;
-use crate::stats::first_event::{self, Ends, Kind, Kinds, Mark, Once};
-use crate::stats::first_request::{Exit, First};
-use crate::stats::hasher::Quick;
+use crate::stats::first_event::{
+    self, FirstEventKind, FirstEventKinds, FirstEventTest, FirstEvents, UserMark,
+};
+use crate::stats::first_request::{FirstOutcome, FirstRequestTest};
+use crate::stats::hasher::BuildHasher;
 use crate::stats::histogram;
-use crate::stats::hypergeometric_bet::Pair;
-use crate::stats::latency::Table;
-use crate::stats::servers::{Place, Servers};
-use crate::stats::users::{Baseline, Paged, Unit};
-use draw::Draw;
-use interval::{Bad, CameOut, Interval, Open, Pending, Scored, place};
+use crate::stats::hypergeometric_bet::PerArm;
+use crate::stats::latency::AgeTable;
+use crate::stats::servers::{ServerClusters, ServerIndex};
+use crate::stats::users::{Baseline, PagedTable, UserUnit};
+use draw::Randomization;
+use interval::{OpenInterval, OpenRequest, RequestOutcome, Scored, UnmarkedRequest, UserEffect, place};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,40 +54,47 @@ const INTERVALS_MAX: u64 = 4096;
 
 /// FIRST and ONCE of all requests, or of one route.
 #[derive(Clone, Debug)]
-struct Scope {
-    first: First,
-    once: Once,
-    marks: Paged<Mark>,
+struct TestScope {
+    first: FirstRequestTest,
+    once: FirstEventTest,
+    marks: PagedTable<UserMark>,
 }
 
-impl Scope {
-    fn new(shift: u32) -> Scope {
-        Scope { first: First::default(), once: Once::default(), marks: Paged::new(shift) }
+impl TestScope {
+    fn new(shift: u32) -> TestScope {
+        TestScope {
+            first: FirstRequestTest::default(),
+            once: FirstEventTest::default(),
+            marks: PagedTable::new(shift),
+        }
     }
 
     fn evidence(&self, signal: Signal) -> [f64; 2] {
         let (first, once) = (&self.first, &self.once);
         let slow = |level: Level| {
             let of = |kind| once.mixture(kind).mean();
-            0.5 * of(Kind::Slow98(level as usize)) + 0.5 * of(Kind::Slow999(level as usize))
+            0.5 * of(FirstEventKind::Slow98(level as usize))
+                + 0.5 * of(FirstEventKind::Slow999(level as usize))
         };
         match signal {
-            Signal::Errors => [first.errors().mean(), once.mixture(Kind::Failed).mean()],
-            Signal::ClientErrors => [first.client_errors().mean(), once.mixture(Kind::ClientError).mean()],
+            Signal::Errors => [first.errors().mean(), once.mixture(FirstEventKind::Failed).mean()],
+            Signal::ClientErrors => {
+                [first.client_errors().mean(), once.mixture(FirstEventKind::ClientError).mean()]
+            }
             Signal::Latency => [first.latency(Level::Flip).mean(), slow(Level::Flip)],
             // WINDOW has no row for these signals, so FIRST and ONCE also have its half.
             Signal::Redirects => {
-                [2.0 * first.redirects().mean(), 2.0 * once.mixture(Kind::Redirected).mean()]
+                [2.0 * first.redirects().mean(), 2.0 * once.mixture(FirstEventKind::Redirected).mean()]
             }
-            Signal::Duration => [0.0, 4.0 * once.mixture(Kind::Long).mean()],
-            Signal::Empty => [0.0, 4.0 * once.mixture(Kind::Empty).mean()],
+            Signal::Duration => [0.0, 4.0 * once.mixture(FirstEventKind::Long).mean()],
+            Signal::Empty => [0.0, 4.0 * once.mixture(FirstEventKind::Empty).mean()],
         }
     }
 
     fn notice(&self) -> [f64; 2] {
         let of = |kind| self.once.mixture(kind).mean();
         let notice = Level::Notice as usize;
-        let slow = 0.5 * of(Kind::Slow98(notice)) + 0.5 * of(Kind::Slow999(notice));
+        let slow = 0.5 * of(FirstEventKind::Slow98(notice)) + 0.5 * of(FirstEventKind::Slow999(notice));
         [self.first.latency(Level::Notice).mean(), slow]
     }
 }
@@ -115,10 +124,10 @@ fn window_rows(signal: Signal) -> std::ops::Range<usize> {
 /// The evidence of one attempt of one release.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    settings: Settings,
+    settings: EngineSettings,
     weight: Weight,
     highest: Weight,
-    draw: Draw,
+    draw: Randomization,
     drawn_at: Duration,
     /// Age of the draw when this process restored it.
     drawn_before: Duration,
@@ -129,43 +138,43 @@ pub struct Engine {
     mass: f64,
     /// E of earlier draws: by signal, and for notice.
     carried: [f64; Signal::ALL.len() + 1],
-    pooled: Scope,
-    strata: Vec<Scope>,
-    windows: Windows,
-    blindness: Option<Blindness>,
+    pooled: TestScope,
+    strata: Vec<TestScope>,
+    windows: ClusterWindows,
+    blindness: Option<DetectionLimit>,
     baseline: Baseline,
     /// Relative latencies of stable's answers, and the table made from them.
     usual: Vec<f64>,
-    table: Option<Arc<Table>>,
+    table: Option<Arc<AgeTable>>,
     table_at: Duration,
-    servers: Servers,
+    servers: ServerClusters,
     /// Absolute latencies of stable's answers, of all users.
     answers: Vec<f64>,
     /// Requests of stable, and failed ones, as a decaying average.
     failing: [f64; 2],
     /// Requests with a late head: a long exchange is no further evidence against them.
-    late_heads: HashSet<u64, Quick>,
+    late_heads: HashSet<u64, BuildHasher>,
     /// Slow requests of spells in progress. They count if the spell outlasts its limit.
-    held: Vec<Bad>,
-    outlasted: Vec<Bad>,
-    exchanges: clusters::Exchanges,
+    held: Vec<UserEffect>,
+    outlasted: Vec<UserEffect>,
+    exchanges: clusters::WholeExchanges,
     /// Requests of intervals before this one cannot become slow any more.
     marked_until: u64,
     /// Number of the oldest interval that is not final.
     oldest: u64,
-    intervals: VecDeque<Interval>,
+    intervals: VecDeque<OpenInterval>,
     /// The last settled interval, emptied: its memory is reused.
-    spare: Interval,
+    spare: OpenInterval,
     /// By request number, which the proxy assigns.
-    open: HashMap<u64, Open, Quick>,
+    open: HashMap<u64, OpenRequest, BuildHasher>,
     coin: u64,
 }
 
 impl Engine {
     /// `baseline`: learnt about users before the attempt.
-    pub fn new(settings: Settings, weight: Weight, baseline: Baseline, now: Duration) -> Engine {
+    pub fn new(settings: EngineSettings, weight: Weight, baseline: Baseline, now: Duration) -> Engine {
         let strata = apart(settings.strata);
-        let draw = Draw::of_all(weight);
+        let draw = Randomization::of_all(weight);
         let mut engine = Engine {
             settings,
             weight,
@@ -177,25 +186,25 @@ impl Engine {
             again: 0.0,
             mass: 1.0,
             carried: [0.0; Signal::ALL.len() + 1],
-            pooled: Scope::new(0),
-            strata: (0..strata).map(|_| Scope::new(STRATUM_SHIFT)).collect(),
-            windows: Windows::new(window_shares(&settings.shares), draw.split(), settings.alpha),
+            pooled: TestScope::new(0),
+            strata: (0..strata).map(|_| TestScope::new(STRATUM_SHIFT)).collect(),
+            windows: ClusterWindows::new(window_shares(&settings.shares), draw.split(), settings.alpha),
             blindness: None,
             baseline,
             usual: vec![0.0; histogram::BUCKETS],
             table: None,
             table_at: now,
-            servers: Servers::new(settings.warm_up),
+            servers: ServerClusters::new(settings.warm_up),
             answers: vec![0.0; histogram::BUCKETS],
             failing: [0.0; 2],
             late_heads: HashSet::default(),
             held: vec![],
             outlasted: vec![],
-            exchanges: clusters::Exchanges::new(),
+            exchanges: clusters::WholeExchanges::new(),
             marked_until: number(now, settings.tick),
             oldest: number(now, settings.tick),
             intervals: VecDeque::new(),
-            spare: Interval::default(),
+            spare: OpenInterval::default(),
             open: HashMap::default(),
             coin: 0x9e37_79b9_7f4a_7c15,
         };
@@ -209,21 +218,21 @@ impl Engine {
     }
 
     /// A server has started and warms up.
-    pub fn server_starts(&mut self, place: Place, now: Duration) {
+    pub fn server_starts(&mut self, place: ServerIndex, now: Duration) {
         self.servers.server_warms_up(place, now);
     }
 
-    /// The servers of an arm have other numbers; see [`Servers::renumber`].
+    /// The servers of an arm have other numbers; see [`ServerClusters::renumber`].
     pub fn servers_renumbered(&mut self, arm: Arm, before: &[Option<u8>]) {
         self.servers.renumber(arm, before);
     }
 
-    pub fn servers(&self) -> &Servers {
+    pub fn servers(&self) -> &ServerClusters {
         &self.servers
     }
 
     /// Takes over the servers of an earlier attempt. Warm-ups and bets begin anew.
-    pub fn knows_servers(&mut self, mut servers: Servers) {
+    pub fn knows_servers(&mut self, mut servers: ServerClusters) {
         servers.begin_anew(self.settings.warm_up);
         self.servers = servers;
         self.warm_up_from_the_start();
@@ -244,13 +253,13 @@ impl Engine {
         signals[Signal::Latency as usize] |= warming;
         let deferred = Signal::ALL.into_iter().zip(signals).filter(|(_, deferred)| *deferred);
         let rows = deferred
-            .fold(cluster_window::Rows::default(), |rows, (signal, _)| rows.with(window_rows(signal)));
+            .fold(cluster_window::ScoreSet::default(), |rows, (signal, _)| rows.with(window_rows(signal)));
         self.windows.defer(if warming { rows.with(NOTICE_ROWS) } else { rows });
     }
 
     /// Applies edited latency settings. Final outcomes keep their scores.
     pub fn set_levels(&mut self, latency_tolerance: f64, latency_notice: f64, latency_floor: Duration) {
-        self.settings = Settings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
+        self.settings = EngineSettings { latency_tolerance, latency_notice, latency_floor, ..self.settings };
     }
 
     pub fn weight(&self) -> Weight {
@@ -260,31 +269,31 @@ impl Engine {
     /// The user of a request whose arm the hash alone chose, under the weight in force.
     /// WINDOW takes all such requests, whether or not their users are in the draw: it compares with
     /// a time without users in `new`.
-    fn placed(&self, request: &Request) -> Option<Unit> {
-        let arm = |unit: Unit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
+    fn placed(&self, request: &RequestStart) -> Option<UserUnit> {
+        let arm = |unit: UserUnit| if unit.bucket() < self.weight.parts() { Arm::New } else { Arm::Stable };
         let counts = request.drawn && request.at >= self.drawn_at;
         request.unit.filter(|unit| counts && arm(*unit) == request.arm)
     }
 
-    fn scopes(&mut self) -> impl Iterator<Item = &mut Scope> {
+    fn scopes(&mut self) -> impl Iterator<Item = &mut TestScope> {
         std::iter::once(&mut self.pooled).chain(&mut self.strata)
     }
 
     /// Fetches the memory of the users of at most [`AT_ONCE`] events, before they are pushed.
     /// It is scattered, and fetching it one by one took most of the time.
-    pub fn prefetch(&self, few: &[Event]) {
-        let touch = |unit: Unit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
+    pub fn prefetch(&self, few: &[RequestEvent]) {
+        let touch = |unit: UserUnit| self.baseline.touch(unit).wrapping_add(self.pooled.marks.touch(unit));
         let touched = few.iter().filter_map(|event| event.request.unit).map(touch);
         std::hint::black_box(touched.fold(0, u32::wrapping_add));
     }
 
-    pub fn push(&mut self, event: &Event) {
+    pub fn push(&mut self, event: &RequestEvent) {
         self.push_with(event, None);
     }
 
     /// `ends`: what [`Engine::ended`] gives for this event, if the caller knows it.
-    pub fn push_with(&mut self, event: &Event, ends: Option<Ends>) {
-        let Event { request, what, after } = *event;
+    pub fn push_with(&mut self, event: &RequestEvent, ends: Option<FirstEvents>) {
+        let RequestEvent { request, what, after } = *event;
         let at = number(request.at, self.settings.tick);
         if at < self.oldest {
             return self.push_late(&request, what, after, ends);
@@ -295,35 +304,35 @@ impl Engine {
             return;
         }
         self.open_interval(index);
-        if what == What::Arrived {
+        if what == EventKind::Arrived {
             return self.arrive(&request, at);
         }
         let interval = &mut self.intervals[index];
         let counts = &mut interval.counts[request.arm.index()];
         match what {
-            What::Answered | What::Redirected => counts.answered += 1,
-            What::ClientError => {
+            EventKind::Answered | EventKind::Redirected => counts.answered += 1,
+            EventKind::ClientError => {
                 counts.answered += 1;
                 counts.client_errors += 1;
             }
-            What::Failed => interval.failed(&request),
-            What::Excused => counts.excused += 1,
-            What::Left { unusual } => {
+            EventKind::Failed => interval.failed(&request),
+            EventKind::Excused => counts.excused += 1,
+            EventKind::Left { unusual } => {
                 counts.excused += 1;
                 counts.gave_up += u64::from(unusual);
             }
-            What::Broke => {
+            EventKind::Broke => {
                 counts.answered = counts.answered.saturating_sub(1);
                 interval.failed(&request);
             }
-            What::EndedAsClientError => return self.end_as_client_error(&request, index),
-            What::Arrived | What::Ended { .. } => {}
+            EventKind::EndedAsClientError => return self.end_as_client_error(&request, index),
+            EventKind::Arrived | EventKind::Ended { .. } => {}
         }
-        if matches!(what, What::Answered | What::Redirected) {
+        if matches!(what, EventKind::Answered | EventKind::Redirected) {
             self.learn(&request, after);
         }
         match what {
-            What::Ended { size, client_slow } => {
+            EventKind::Ended { size, client_slow } => {
                 let ends = ends.unwrap_or_else(|| self.ended(event, size, client_slow));
                 self.take_end(event, size, client_slow, ends, index);
             }
@@ -335,12 +344,12 @@ impl Engine {
         if index >= self.intervals.len() {
             let table = self.table().cloned();
             let spare = &mut self.spare;
-            let opened = || Interval { table: table.clone(), ..std::mem::take(spare) };
+            let opened = || OpenInterval { table: table.clone(), ..std::mem::take(spare) };
             self.intervals.resize_with(index + 1, opened);
         }
     }
 
-    fn arrive(&mut self, request: &Request, at: u64) {
+    fn arrive(&mut self, request: &RequestStart, at: u64) {
         let index = (at - self.oldest) as usize;
         let scopes = 1 + self.strata.len();
         let cohort = self.cohort(at);
@@ -353,7 +362,7 @@ impl Engine {
         let compared = self.draw.side(unit) == Some(request.arm);
         let factor = self.baseline.factor(unit);
         interval.waiting += 1;
-        interval.entered.resize(scopes, Pair::default());
+        interval.entered.resize(scopes, PerArm::default());
         let mut first = [None; 2];
         let of_stratum = request.stratum.map(|s| 1 + usize::from(s));
         for (flag, number) in first.iter_mut().zip([Some(0), of_stratum]) {
@@ -361,7 +370,7 @@ impl Engine {
             let scope = if number == 0 { &mut self.pooled } else { &mut self.strata[number - 1] };
             let mark = scope.marks.at(unit);
             if !mark.seen() {
-                *mark = Mark::entered(cohort);
+                *mark = UserMark::entered(cohort);
                 *interval.entered[number].of(request.arm) += 1;
                 let table = interval.table.as_ref();
                 *flag = Some(scope.first.enter(at, request.arm, factor, table, place(request)));
@@ -371,17 +380,17 @@ impl Engine {
         let place = place(request);
         let pending = self.intervals[index].pending.len() as u32;
         if let Some(place) = place {
-            let (factor, came_out) = (factor as f32, CameOut::Not);
-            let waiting = Pending { id: request.id, place, unit, factor, came_out };
+            let (factor, came_out) = (factor as f32, RequestOutcome::Not);
+            let waiting = UnmarkedRequest { id: request.id, place, unit, factor, came_out };
             self.intervals[index].pending.push(waiting);
         }
         let answered = false;
-        let open = Open { interval: at, unit, arm, stratum, place, factor, pending, first, answered };
+        let open = OpenRequest { interval: at, unit, arm, stratum, place, factor, pending, first, answered };
         self.open.insert(request.id, open);
     }
 
     /// Learns stable's answers, relative to the user's own past.
-    fn learn(&mut self, request: &Request, after: Duration) {
+    fn learn(&mut self, request: &RequestStart, after: Duration) {
         if request.arm != Arm::Stable {
             return;
         }
@@ -402,41 +411,43 @@ impl Engine {
     }
 
     /// Takes the outcome of a drawn request whose interval is not final.
-    fn outcome(&mut self, request: &Request, what: What, after: Duration, index: usize) {
+    fn outcome(&mut self, request: &RequestStart, what: EventKind, after: Duration, index: usize) {
         let at = self.oldest + index as u64;
         let Some(open) = self.open.get_mut(&request.id).filter(|open| open.interval == at) else {
             // Not drawn; or answered, not a first request, and broken now.
-            if what == What::Broke
+            if what == EventKind::Broke
                 && let Some(unit) = self.placed(request)
             {
                 let interval = &mut self.intervals[index];
                 let kinds = failed_kinds(interval.table.is_some());
-                interval.bad.push(Bad::by(request, unit, kinds));
+                interval.bad.push(UserEffect::by(request, unit, kinds));
                 interval.scored.push(Scored::correction(unit));
             }
             return;
         };
         // A repeated report. Counted twice, it would hide another request without an answer.
-        if open.answered && what != What::Broke {
+        if open.answered && what != EventKind::Broke {
             return;
         }
         // An interval has no pending requests once it is marked.
-        let answers = matches!(what, What::Answered | What::ClientError | What::Redirected);
+        let answers = matches!(what, EventKind::Answered | EventKind::ClientError | EventKind::Redirected);
         if at >= self.marked_until
             && let Some(pending) = self.intervals[index].pending.get_mut(open.pending as usize)
         {
             (pending.place, pending.came_out) = match what {
-                What::Failed | What::Broke => (place(request).unwrap_or(pending.place), CameOut::Failed),
+                EventKind::Failed | EventKind::Broke => {
+                    (place(request).unwrap_or(pending.place), RequestOutcome::Failed)
+                }
                 _ if answers => {
                     let limit = self.servers.limit().map(|limit| limit.mul_f64(open.factor.max(1.0)));
                     let late = limit.is_some_and(|limit| after > limit);
-                    let came_out = if late { CameOut::Late } else { CameOut::Answered };
+                    let came_out = if late { RequestOutcome::Late } else { RequestOutcome::Answered };
                     if late {
                         self.late_heads.insert(request.id);
                     }
                     (place(request).unwrap_or(pending.place), came_out)
                 }
-                _ => (pending.place, CameOut::Excused),
+                _ => (pending.place, RequestOutcome::Excused),
             };
         }
         if answers && let Some(place) = place(request) {
@@ -445,12 +456,12 @@ impl Engine {
         let interval = &mut self.intervals[index];
         let table = interval.table.as_ref();
         let exit = match what {
-            What::Arrived | What::Ended { .. } | What::EndedAsClientError => return,
-            What::Answered => Exit::Done,
-            What::ClientError => Exit::ClientError,
-            What::Redirected => Exit::Redirected,
-            What::Failed | What::Broke => Exit::Failed,
-            What::Excused | What::Left { .. } => Exit::Censored,
+            EventKind::Arrived | EventKind::Ended { .. } | EventKind::EndedAsClientError => return,
+            EventKind::Answered => FirstOutcome::Done,
+            EventKind::ClientError => FirstOutcome::ClientError,
+            EventKind::Redirected => FirstOutcome::Redirected,
+            EventKind::Failed | EventKind::Broke => FirstOutcome::Failed,
+            EventKind::Excused | EventKind::Left { .. } => FirstOutcome::Censored,
         };
         let divisors = match request.arm {
             Arm::New => self.settings.divisors(),
@@ -463,32 +474,34 @@ impl Engine {
         for (scope, first) in scopes.into_iter().zip(open.first) {
             let (Some(scope), Some(number)) = (scope, first) else { continue };
             match what {
-                What::Broke => scope.first.broke(open.interval, number),
+                EventKind::Broke => scope.first.broke(open.interval, number),
                 _ => scope.first.exit(open.interval, number, exit, buckets),
             }
         }
         let kinds_of = |buckets: [usize; LEVELS]| {
             let kinds = match (exit, table) {
-                (Exit::Failed, table) => failed_kinds(table.is_some()),
+                (FirstOutcome::Failed, table) => failed_kinds(table.is_some()),
                 (_, Some(table)) => slow_kinds(table, buckets),
-                (_, None) => Kinds::default(),
+                (_, None) => FirstEventKinds::default(),
             };
             match exit {
-                Exit::ClientError => kinds.with(Kind::ClientError),
-                Exit::Redirected => kinds.with(Kind::Redirected),
+                FirstOutcome::ClientError => kinds.with(FirstEventKind::ClientError),
+                FirstOutcome::Redirected => kinds.with(FirstEventKind::Redirected),
                 _ => kinds,
             }
         };
-        let ends = Ends { all: kinds_of([as_it_was; LEVELS]), counted: kinds_of(buckets) };
+        let ends = FirstEvents { all: kinds_of([as_it_was; LEVELS]), counted: kinds_of(buckets) };
         let kinds = ends.counted;
-        if ends != Ends::default() {
-            interval.bad.push(Bad { stratum: open.stratum, ..Bad::by(request, open.unit, ends) });
+        if ends != FirstEvents::default() {
+            interval
+                .bad
+                .push(UserEffect { stratum: open.stratum, ..UserEffect::by(request, open.unit, ends) });
         }
-        if what == What::Broke {
+        if what == EventKind::Broke {
             interval.scored.push(Scored::correction(open.unit));
         } else {
             let rank = match table {
-                Some(_) if exit == Exit::Failed => [1.0; LEVELS],
+                Some(_) if exit == FirstOutcome::Failed => [1.0; LEVELS],
                 Some(table) => buckets.map(|b| table.rank(b)),
                 None => [0.0; LEVELS],
             };
@@ -502,8 +515,9 @@ impl Engine {
             interval.waiting = interval.waiting.saturating_sub(1);
         }
         open.answered = true;
-        let may_break = matches!(exit, Exit::Done | Exit::ClientError | Exit::Redirected)
-            && open.first.iter().any(Option::is_some);
+        let may_break =
+            matches!(exit, FirstOutcome::Done | FirstOutcome::ClientError | FirstOutcome::Redirected)
+                && open.first.iter().any(Option::is_some);
         if may_break {
             interval.kept.push(request.id);
         } else {
@@ -513,26 +527,35 @@ impl Engine {
 
     /// Takes an event of a request whose interval is final. A request without an answer has failed
     /// already, so only events after the head count.
-    fn push_late(&mut self, request: &Request, what: What, after: Duration, ends: Option<Ends>) {
+    fn push_late(
+        &mut self,
+        request: &RequestStart,
+        what: EventKind,
+        after: Duration,
+        ends: Option<FirstEvents>,
+    ) {
         let tick = self.settings.tick;
         let index = (number(request.at + after, tick).saturating_sub(self.oldest)) as usize;
-        let late = matches!(what, What::Failed | What::Broke | What::Ended { .. } | What::EndedAsClientError);
+        let late = matches!(
+            what,
+            EventKind::Failed | EventKind::Broke | EventKind::Ended { .. } | EventKind::EndedAsClientError
+        );
         if !late || index as u64 >= 2 * INTERVALS_MAX {
             return;
         }
         self.open_interval(index);
         match what {
-            What::Ended { size, client_slow } => {
-                let event = Event { request: *request, what, after };
+            EventKind::Ended { size, client_slow } => {
+                let event = RequestEvent { request: *request, what, after };
                 let ends = ends.unwrap_or_else(|| self.ended(&event, size, client_slow));
                 return self.take_end(&event, size, client_slow, ends, index);
             }
-            What::EndedAsClientError => return self.end_late_as_client_error(request, index),
+            EventKind::EndedAsClientError => return self.end_late_as_client_error(request, index),
             _ => {}
         }
         let placed = self.placed(request);
         let interval = &mut self.intervals[index];
-        if what == What::Failed && request.arm == Arm::Stable {
+        if what == EventKind::Failed && request.arm == Arm::Stable {
             // It already counts as a failure in its own interval.
             interval.counts[request.arm.index()].mark(request.unit);
             return;
@@ -540,20 +563,20 @@ impl Engine {
         interval.failed(request);
         // The request of `new` already counts in its own interval, and as slow there. To count it
         // as a failure now would blame the arm with the longer time-out.
-        if what == What::Failed {
+        if what == EventKind::Failed {
             return;
         }
         interval.counts[request.arm.index()].requests += 1;
         if let Some(unit) = placed {
             let kinds = failed_kinds(interval.table.is_some());
-            interval.bad.push(Bad::by(request, unit, kinds));
+            interval.bad.push(UserEffect::by(request, unit, kinds));
             interval.scored.push(Scored::correction(unit));
         }
     }
 
     /// Advances the time. Intervals become final `deadline` after their end and are passed to
     /// `take`, oldest first.
-    pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(Final<'_>)) {
+    pub fn tick(&mut self, now: Duration, deadline: Duration, mut take: impl FnMut(FinalInterval<'_>)) {
         let tick = self.settings.tick;
         let deadline = deadline.min(tick * INTERVALS_MAX as u32);
         let until = number(now.saturating_sub(deadline), tick);
@@ -577,7 +600,7 @@ impl Engine {
             }
             interval.bad.append(&mut self.outlasted);
             self.learn_failures(&interval.counts[Arm::Stable.index()]);
-            take(Final {
+            take(FinalInterval {
                 end: tick * u32::try_from(at + 1).unwrap_or(u32::MAX),
                 new: interval.counts[Arm::New.index()],
                 stable: interval.counts[Arm::Stable.index()],
@@ -629,22 +652,24 @@ fn bucket(us: f64) -> usize {
 }
 
 /// A failure is no answer, however fast: it counts as the slowest possible.
-fn failed_kinds(compares_latency: bool) -> Kinds {
-    let failed = Kinds::default().with(Kind::Failed);
+fn failed_kinds(compares_latency: bool) -> FirstEventKinds {
+    let failed = FirstEventKinds::default().with(FirstEventKind::Failed);
     if !compares_latency {
         return failed;
     }
-    (0..LEVELS).fold(failed, |kinds, level| kinds.with(Kind::Slow98(level)).with(Kind::Slow999(level)))
+    (0..LEVELS).fold(failed, |kinds, level| {
+        kinds.with(FirstEventKind::Slow98(level)).with(FirstEventKind::Slow999(level))
+    })
 }
 
 /// All kinds of events that slowness causes.
-const SLOWNESS: Kinds = Kinds(0b11_1100 | 1 << (4 + 2 * LEVELS));
+const SLOWNESS: FirstEventKinds = FirstEventKinds(0b11_1100 | 1 << (4 + 2 * LEVELS));
 
 /// Slower than nearly all of stable's answers, by the bucket of each level.
-fn slow_kinds(table: &Table, buckets: [usize; LEVELS]) -> Kinds {
-    buckets.into_iter().enumerate().fold(Kinds::default(), |kinds, (level, bucket)| {
+fn slow_kinds(table: &AgeTable, buckets: [usize; LEVELS]) -> FirstEventKinds {
+    buckets.into_iter().enumerate().fold(FirstEventKinds::default(), |kinds, (level, bucket)| {
         let [p98, p999] = table.slow(bucket);
-        let kinds = if p98 { kinds.with(Kind::Slow98(level)) } else { kinds };
-        if p999 { kinds.with(Kind::Slow999(level)) } else { kinds }
+        let kinds = if p98 { kinds.with(FirstEventKind::Slow98(level)) } else { kinds };
+        if p999 { kinds.with(FirstEventKind::Slow999(level)) } else { kinds }
     })
 }

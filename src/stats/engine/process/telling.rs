@@ -3,10 +3,10 @@
 //! Invariants: reading changes nothing; the signals' parts sum to E.
 
 use super::*;
-use crate::stats::e_process::{self, Mixture};
-use crate::stats::engine::{Blindness, ERROR_ODDS, Level, SHARES, Signal};
-use crate::stats::first_event::{self, Kind};
-use crate::stats::hypergeometric_bet::Pair;
+use crate::stats::e_process::{self, EProcess};
+use crate::stats::engine::{DetectionLimit, ERROR_ODDS, Level, SHARES, Signal};
+use crate::stats::first_event::{self, FirstEventKind};
+use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::latency;
 
 /// The lead of one stratum over the next at which it is named.
@@ -20,11 +20,11 @@ impl Engine {
 
     /// Requests of intervals that are not final, and the known failures among them.
     /// This is no evidence. It only shows the present state.
-    pub fn present(&self) -> [Pair; 2] {
-        let of = |read: fn(&Counts) -> u64, arm: Arm| {
+    pub fn present(&self) -> [PerArm; 2] {
+        let of = |read: fn(&IntervalCounts) -> u64, arm: Arm| {
             self.intervals.iter().map(|i| read(&i.counts[arm.index()])).sum()
         };
-        let both = |read| Pair::new(of(read, Arm::New), of(read, Arm::Stable));
+        let both = |read| PerArm::new(of(read, Arm::New), of(read, Arm::Stable));
         [both(|c| c.requests.saturating_sub(c.excused)), both(|c| c.told_failed)]
     }
 
@@ -65,7 +65,7 @@ impl Engine {
     /// The stratum that a signal comes from, with its own E: higher than all strata together, or
     /// far higher than any other.
     pub fn loudest(&self, signal: Signal) -> Option<(usize, f64)> {
-        let of = |scope: &Scope| scope.evidence(signal).iter().sum::<f64>() / 2.0;
+        let of = |scope: &TestScope| scope.evidence(signal).iter().sum::<f64>() / 2.0;
         let mut each: Vec<(usize, f64)> = self.strata.iter().map(of).enumerate().collect();
         each.sort_by(|a, b| b.1.total_cmp(&a.1));
         let (loudest, next) = (*each.first()?, each.get(1)?.1);
@@ -94,7 +94,7 @@ impl Engine {
     /// The rows with the most wealth in a signal's pooled comparison: label and wealth.
     pub fn rows(&self, signal: Signal) -> Vec<(String, f64)> {
         let (first, once) = (&self.pooled.first, &self.pooled.once);
-        let of = |mixture: &Mixture, label: &dyn Fn(usize) -> String| -> Vec<(String, f64)> {
+        let of = |mixture: &EProcess, label: &dyn Fn(usize) -> String| -> Vec<(String, f64)> {
             mixture.wealth().iter().enumerate().map(|(row, w)| (label(row), *w)).collect()
         };
         let odds = |part: &'static str| move |row: usize| format!("{part}, odds × {}", ERROR_ODDS[row]);
@@ -104,25 +104,27 @@ impl Engine {
         let mut rows = match signal {
             Signal::Errors => [
                 of(first.errors(), &odds("first request of a user")),
-                of(once.mixture(Kind::Failed), &odds("first failure of a user")),
+                of(once.mixture(FirstEventKind::Failed), &odds("first failure of a user")),
             ]
             .concat(),
             Signal::ClientErrors => [
                 of(first.client_errors(), &odds("first request of a user")),
-                of(once.mixture(Kind::ClientError), &odds("first 4xx of a user")),
+                of(once.mixture(FirstEventKind::ClientError), &odds("first 4xx of a user")),
             ]
             .concat(),
             Signal::Redirects => [
                 of(first.redirects(), &odds("first request of a user")),
-                of(once.mixture(Kind::Redirected), &odds("first redirect of a user")),
+                of(once.mixture(FirstEventKind::Redirected), &odds("first redirect of a user")),
             ]
             .concat(),
-            Signal::Duration => of(once.mixture(Kind::Long), &slow("first exchange above p99 of a user")),
-            Signal::Empty => of(once.mixture(Kind::Empty), &odds("first small body of a user")),
+            Signal::Duration => {
+                of(once.mixture(FirstEventKind::Long), &slow("first exchange above p99 of a user"))
+            }
+            Signal::Empty => of(once.mixture(FirstEventKind::Empty), &odds("first small body of a user")),
             Signal::Latency => [
                 of(first.latency(Level::Flip), &latency::label),
-                of(once.mixture(Kind::Slow98(flip)), &slow("first above p98 of a user")),
-                of(once.mixture(Kind::Slow999(flip)), &slow("first above p99.9 of a user")),
+                of(once.mixture(FirstEventKind::Slow98(flip)), &slow("first above p98 of a user")),
+                of(once.mixture(FirstEventKind::Slow999(flip)), &slow("first above p99.9 of a user")),
             ]
             .concat(),
         };
@@ -141,8 +143,8 @@ impl Engine {
     }
 
     /// Users who can still have their first failure, and be evidence.
-    pub fn clean(&self) -> Pair {
-        self.pooled.once.clean(Kind::Failed)
+    pub fn clean(&self) -> PerArm {
+        self.pooled.once.clean(FirstEventKind::Failed)
     }
 
     /// Expected share of `new` among the compared users. 0 or 1: no control.
@@ -164,31 +166,31 @@ impl Engine {
     /// The minimum detectable effect of WINDOW's most sensitive new window.
     /// `None` before the first one of this wave (or since the start), and while latency is not
     /// compared.
-    pub fn blindness(&self) -> Option<Blindness> {
+    pub fn blindness(&self) -> Option<DetectionLimit> {
         self.blindness
     }
 
     /// Computes [`Engine::blindness`]: some hundred thousand steps, so only when a window has
     /// closed.
-    pub(super) fn look_at_sight(&self) -> Option<Blindness> {
+    pub(super) fn look_at_sight(&self) -> Option<DetectionLimit> {
         let table = self.table()?;
         let sharpest = self.windows.sight().min_by(|a, b| a.least.total_cmp(&b.least))?;
         let below = table.stretch_of(sharpest.least).unwrap_or(f64::INFINITY);
-        Some(Blindness { below, requests: sharpest.requests })
+        Some(DetectionLimit { below, requests: sharpest.requests })
     }
 
     /// The table for answers that arrive now. `None` while too little is known.
-    pub fn yardstick(&self) -> Option<&Arc<Table>> {
+    pub fn yardstick(&self) -> Option<&Arc<AgeTable>> {
         self.table()
     }
 
     /// True if all of `new`, or the server of this request, was warming up when it arrived.
-    pub fn is_warming(&self, request: &Request) -> bool {
+    pub fn is_warming(&self, request: &RequestStart) -> bool {
         self.servers.was_warming(place(request), request.at)
     }
 
     /// The user's latency as a multiple of the population's, learnt before the attempt.
-    pub fn factor(&self, unit: Option<Unit>) -> f64 {
+    pub fn factor(&self, unit: Option<UserUnit>) -> f64 {
         unit.map_or(1.0, |unit| self.baseline.factor(unit))
     }
 
@@ -207,11 +209,11 @@ impl Engine {
     }
 
     pub(super) fn drawn_notice(&self) -> f64 {
-        self.of_draw(Scope::notice)
+        self.of_draw(TestScope::notice)
     }
 
-    fn of_draw(&self, of: impl Fn(&Scope) -> [f64; 2]) -> f64 {
-        let sum = |scope: &Scope| of(scope).iter().sum::<f64>();
+    fn of_draw(&self, of: impl Fn(&TestScope) -> [f64; 2]) -> f64 {
+        let sum = |scope: &TestScope| of(scope).iter().sum::<f64>();
         let pooled = self.pooled_share() * 0.25 * sum(&self.pooled);
         let strata = self.strata.iter().map(sum).sum::<f64>() / self.strata.len().max(1) as f64;
         self.mass * (pooled + 0.5 * 0.5 * strata)
