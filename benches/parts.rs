@@ -2,10 +2,10 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use grayling::config;
-use grayling::domain::config::Plan;
-use grayling::domain::decide::{Force, decide};
+use grayling::domain::config::Config;
+use grayling::domain::decide::{Effective, decide};
 use grayling::domain::segment::{Subject, UserSet};
-use grayling::domain::wave::Reach;
+use grayling::domain::wave::Exposure;
 use grayling::proxy::headers::{self, Forwarded, HeadFacts, Peer};
 use grayling::proxy::identity;
 use grayling::proxy::validate;
@@ -62,7 +62,7 @@ fn written(routes: usize) -> PathBuf {
     folder.join("grayling.toml")
 }
 
-fn plan(routes: usize) -> Plan {
+fn plan(routes: usize) -> Config {
     let path = written(routes);
     let loaded = config::load(&path).result.map_err(|report| report.to_string()).expect("a valid config");
     std::fs::remove_dir_all(path.parent().expect("it is in a folder")).expect("it was there");
@@ -89,7 +89,7 @@ fn deciding(c: &mut Criterion) {
     let address = "192.0.2.1".parse().ok();
     let subject = Subject { user_id: Some(b"account-4711"), headers: Some(&headers), address };
     let segments = plan.releases[0].segments.len();
-    let force = Force::At(Reach { weight: plan.releases[0].weight, segments });
+    let force = Effective::At(Exposure { weight: plan.releases[0].weight, segments });
     c.bench_function("decide, 4 segments", |b| {
         b.iter(|| decide(&plan.releases[0], force, black_box(&subject)));
     });

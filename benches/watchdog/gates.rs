@@ -6,8 +6,8 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::table::{Bench, quantile, row, thousands};
-use grayling::domain::gates::trial::{Trial, Yardstick};
-use grayling::domain::gates::{Margins, Reading};
+use grayling::domain::gates::trial::{Reference, Trial};
+use grayling::domain::gates::{Margins, TrialReading};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{EventKind, RequestEvent, RequestStart};
@@ -51,7 +51,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Requests of `new` until it passes.
-    fn passes(&self, seed: u64, gate: fn(&Reading) -> f64) -> Option<u64> {
+    fn passes(&self, seed: u64, gate: fn(&TrialReading) -> f64) -> Option<u64> {
         let Crowd { users, share, poisoned, fails, slower, users_differ } = self.crowd;
         let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((share * 1e6) as u32));
         let mut dice = Dice::new(seed);
@@ -73,7 +73,7 @@ impl Run<'_> {
             let failed = fails_always || dice.chance(fails[arm.index()]);
             let ms = self.latencies.draw(&mut dice).0 * usual * if arm == Arm::New { slower } else { 1.0 };
             let yardstick =
-                Yardstick { table: Some(self.table), factor: 1.0, floor: Duration::ZERO, is_warming: false };
+                Reference { table: Some(self.table), factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial
                 .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
@@ -117,7 +117,7 @@ impl Pauses {
         seed: u64,
         latencies: &Latencies,
         table: &Arc<AgeTable>,
-        gate: fn(&Reading) -> f64,
+        gate: fn(&TrialReading) -> f64,
     ) -> Option<u64> {
         let weight = Weight::from_parts((PAUSING_SHARE * 1e6) as u32);
         let margins = Margins { errors: 0.01, latency: 0.1, tail: 0.5 };
@@ -127,7 +127,7 @@ impl Pauses {
         for n in 0..3600 * PAUSING_RATE {
             let at = n as f64 / PAUSING_RATE as f64;
             let (arrived, outcome, done) = world.request(n, at, latencies);
-            let yardstick = Yardstick {
+            let yardstick = Reference {
                 table: Some(table),
                 factor: 1.0,
                 floor: Duration::from_millis(2),
@@ -231,10 +231,10 @@ fn pauses(bench: &Bench, latencies: &Arc<Latencies>) {
         longer: 1.0,
     };
     let refuses = Pauses { fails: 1.0, seconds: 2.0, every: 600.0, servers: [2, 10], ..sound };
-    let errors: fn(&Reading) -> f64 = |r| r.e_errors;
-    let body: fn(&Reading) -> f64 = |r| r.e_body;
-    let tail: fn(&Reading) -> f64 = |r| r.e_tail;
-    let all: fn(&Reading) -> f64 = |r| r.e_errors.min(r.e_body).min(r.e_tail);
+    let errors: fn(&TrialReading) -> f64 = |r| r.e_errors;
+    let body: fn(&TrialReading) -> f64 = |r| r.e_body;
+    let tail: fn(&TrialReading) -> f64 = |r| r.e_tail;
+    let all: fn(&TrialReading) -> f64 = |r| r.e_errors.min(r.e_body).min(r.e_tail);
     let cases = [
         ("1:10, errors 1 point worse", Pauses { more_failures: 0.01, ..sound }, errors, true),
         ("1:10, 10% slower, body", Pauses { slower: 1.1, ..sound }, body, true),
@@ -292,8 +292,8 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
         table: &table,
     };
     if bench.wants("T13") {
-        let errors: fn(&Reading) -> f64 = |r| r.e_errors;
-        let body: fn(&Reading) -> f64 = |r| r.e_body;
+        let errors: fn(&TrialReading) -> f64 = |r| r.e_errors;
+        let body: fn(&TrialReading) -> f64 = |r| r.e_body;
         let few = Crowd { users: 5_000, ..ALIKE };
         let cases = [
             ("errors, 1 point", Crowd { fails: [0.001, 0.011], ..ALIKE }, 1.0, errors),
@@ -346,7 +346,7 @@ pub fn rows(bench: &Bench, latencies: &Arc<Latencies>) {
             }
         }
         let run = run(ALIKE, 1.0, 40_000);
-        for (name, gate) in [("body", (|r| r.e_body) as fn(&Reading) -> f64), ("tail", |r| r.e_tail)] {
+        for (name, gate) in [("body", (|r| r.e_body) as fn(&TrialReading) -> f64), ("tail", |r| r.e_tail)] {
             let delays = bench.runs("T14", bench.pick(300, 60), |seed| run.passes(seed, gate));
             let [median, p95] = [0.5, 0.95].map(|q| quantile(&delays, q));
             let what = format!("gate of latency, {name}, equal arms, share 5%");

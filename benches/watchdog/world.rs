@@ -7,8 +7,8 @@
 
 use crate::dice::{Dice, Latencies};
 use crate::rivals::Rivals;
-use grayling::domain::judge::{Judge, Latency, Look, Ticks};
-use grayling::domain::verdict::{Cause, Limits, Verdict};
+use grayling::domain::judge::{ExchangeDurations, Judge, JudgeInput, TickSettings};
+use grayling::domain::verdict::{Cause, Verdict, VerdictLimits};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, EngineSettings, EventKind, RequestEvent, RequestStart};
@@ -169,7 +169,7 @@ pub fn settings(strata: usize) -> EngineSettings {
 }
 
 fn judge(settings: EngineSettings) -> Judge {
-    let limits = Limits {
+    let limits = VerdictLimits {
         alpha: settings.alpha,
         errors_max: 0.02,
         latency_p99_max: Duration::from_secs(2),
@@ -307,9 +307,10 @@ impl World {
     }
 
     fn look(&mut self) {
-        let (now, ticks) = (TICK * self.tick as u32, Ticks::OnTime);
-        let [minute, recent] = [&self.minute, &self.recent].map(|[stable, new]| Latency { new, stable });
-        let look = Look { now, ticks, minute, recent };
+        let (now, ticks) = (TICK * self.tick as u32, TickSettings::OnTime);
+        let [minute, recent] =
+            [&self.minute, &self.recent].map(|[stable, new]| ExchangeDurations { new, stable });
+        let look = JudgeInput { now, ticks, minute, recent };
         let judgement = self.judge.look(&look);
         self.e_value = judgement.evidence.e_value;
         if let Verdict::Breach(cause) = judgement.verdict {

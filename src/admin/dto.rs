@@ -233,15 +233,15 @@ pub enum ReleaseState {
     RolledBack,
 }
 
-impl From<rollout::State> for ReleaseState {
-    fn from(state: rollout::State) -> Self {
+impl From<rollout::RolloutState> for ReleaseState {
+    fn from(state: rollout::RolloutState) -> Self {
         match state {
-            rollout::State::Pending => ReleaseState::Pending,
-            rollout::State::Progressing => ReleaseState::Progressing,
-            rollout::State::Paused => ReleaseState::Paused,
-            rollout::State::Complete => ReleaseState::Complete,
-            rollout::State::Frozen => ReleaseState::Frozen,
-            rollout::State::RolledBack => ReleaseState::RolledBack,
+            rollout::RolloutState::Pending => ReleaseState::Pending,
+            rollout::RolloutState::Progressing => ReleaseState::Progressing,
+            rollout::RolloutState::Paused => ReleaseState::Paused,
+            rollout::RolloutState::Complete => ReleaseState::Complete,
+            rollout::RolloutState::Frozen => ReleaseState::Frozen,
+            rollout::RolloutState::RolledBack => ReleaseState::RolledBack,
         }
     }
 }
@@ -432,14 +432,14 @@ pub enum WatchdogState {
     Blind,
 }
 
-impl From<verdict::State> for WatchdogState {
-    fn from(state: verdict::State) -> Self {
+impl From<verdict::WatchdogState> for WatchdogState {
+    fn from(state: verdict::WatchdogState) -> Self {
         match state {
-            verdict::State::Quiet => WatchdogState::Quiet,
-            verdict::State::Suspicious => WatchdogState::Suspicious,
-            verdict::State::Tripped => WatchdogState::Tripped,
-            verdict::State::BothArms => WatchdogState::BothArms,
-            verdict::State::Blind => WatchdogState::Blind,
+            verdict::WatchdogState::Quiet => WatchdogState::Quiet,
+            verdict::WatchdogState::Suspicious => WatchdogState::Suspicious,
+            verdict::WatchdogState::Tripped => WatchdogState::Tripped,
+            verdict::WatchdogState::BothArms => WatchdogState::BothArms,
+            verdict::WatchdogState::Blind => WatchdogState::Blind,
         }
     }
 }

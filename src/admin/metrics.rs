@@ -9,10 +9,10 @@
 //! shown. The metrics behind decisions are always present and exact; the rest only with `[metrics]
 //! detail = "full"`.
 
-use crate::domain::config::{Detail, Target};
+use crate::domain::config::{MetricsDetail, Target};
 use crate::domain::outcome::Outcome;
-use crate::domain::proxy_header_error::Refusal;
-use crate::domain::rollout::State;
+use crate::domain::proxy_header_error::ProxyHeaderError;
+use crate::domain::rollout::RolloutState;
 use crate::domain::verdict::Cause;
 use crate::runtime::resources;
 use crate::runtime::shared::Live;
@@ -136,7 +136,7 @@ pub fn render(live: &Live) -> String {
         counter!(REQUESTS, "release" => none, "arm" => none, "cohort" => none, "route" => none, "outcome" => outcome)
             .absolute(rejected);
         releases(live, &snapshot);
-        if detail == Detail::Full {
+        if detail == MetricsDetail::Full {
             details(live, &snapshot);
             let process = metrics_process::Collector::default();
             process.describe();
@@ -179,7 +179,7 @@ fn traces(live: &Live) {
 fn details(live: &Live, snapshot: &Snapshot) {
     let gauges = &live.gauges;
     gauge!(CONNECTIONS).set(gauges.connections.load(Relaxed) as f64);
-    for refusal in Refusal::ALL {
+    for refusal in ProxyHeaderError::ALL {
         counter!(PROXY_HEADERS, "cause" => refusal.label()).absolute(gauges.proxy_headers_refused(refusal));
     }
     gauge!(RELOAD_OK_AT).set(gauges.reload_ok_at_ms.load(Relaxed) as f64 / 1e3);
@@ -246,7 +246,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
         gauge!(WEIGHT, "release" => name()).set(release.force.weight().ratio());
         gauge!(WEIGHT_CONFIGURED, "release" => name()).set(release.weight_in_file().ratio());
         gauge!(NEW_UNDER_WAY, "release" => name()).set(release.tally.under_way.count() as f64);
-        for state in State::ALL {
+        for state in RolloutState::ALL {
             let here = f64::from(u8::from(state == release.state));
             gauge!(STATE, "release" => name(), "state" => state.label()).set(here);
         }
@@ -293,7 +293,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
             for (signal, ratio) in strongest {
                 gauge!(EVIDENCE, "release" => name(), "signal" => signal).set(ratio);
             }
-            for state in crate::domain::verdict::State::ALL {
+            for state in crate::domain::verdict::WatchdogState::ALL {
                 let here = f64::from(u8::from(state == judgement.state));
                 gauge!(WATCHDOG_STATE, "release" => name(), "state" => state.label()).set(here);
             }
@@ -317,7 +317,7 @@ fn releases(live: &Live, snapshot: &Snapshot) {
 
 type Read = fn(&ArmTally) -> LatencySum;
 
-fn histograms(live: &Live, detail: Detail, text: &mut String) {
+fn histograms(live: &Live, detail: MetricsDetail, text: &mut String) {
     let snapshot = live.desk.announced();
     let mut arms: Vec<(&str, &str, &ArmTally)> = vec![("none", "none", &live.direct)];
     for release in &snapshot.releases {
@@ -328,7 +328,7 @@ fn histograms(live: &Live, detail: Detail, text: &mut String) {
     let mut families: Vec<(&str, &str, Read)> =
         vec![(RESPONSE, "Until the head of the upstream's response.", ArmTally::response)];
     // Not counted either where it is not shown: see the end of an exchange.
-    if detail == Detail::Full {
+    if detail == MetricsDetail::Full {
         families.push((DURATION, "Whole exchanges, to the last byte.", ArmTally::duration));
     }
     for (name, help, read) in families {

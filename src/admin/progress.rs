@@ -5,12 +5,12 @@
 
 use super::dto;
 use crate::config::ReleaseStanding;
-use crate::domain::config::{Resource, ResourceSource};
-use crate::domain::gates::{self, Traffic};
-use crate::domain::resource::{Grounds, Say};
-use crate::domain::rollout::wave_controller::Outlook;
-use crate::domain::rollout::{Freeze, Memory, Pause, Trip};
-use crate::domain::wave::Door;
+use crate::domain::config::{ResourceConfig, ResourceSource};
+use crate::domain::gates::{self, KnownTraffic};
+use crate::domain::resource::{ResourceInputs, ResourceResult};
+use crate::domain::rollout::wave_controller::WaveStatus;
+use crate::domain::rollout::{Freeze, Pause, ReleaseState, Trip};
+use crate::domain::wave::Promotion;
 use crate::runtime::resources::{grounds, seen};
 use crate::runtime::shared::View;
 use crate::runtime::snapshot::ReleaseLive;
@@ -20,7 +20,7 @@ use crate::telemetry::clock;
 use serde::Deserialize;
 use serde_json::Value;
 
-fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a Outlook> {
+fn outlook<'a>(release: &ReleaseLive, view: &'a View) -> Option<&'a WaveStatus> {
     view.outlook.as_ref().filter(|(stage, _)| *stage == release.stage).map(|(_, outlook)| outlook)
 }
 
@@ -66,8 +66,8 @@ pub fn waves(release: &ReleaseLive) -> Vec<dto::Wave> {
         segments: segments(w.reach.segments),
         bake_s: w.bake.as_secs_f64(),
         open: match w.door {
-            Door::Auto => "auto",
-            Door::ByHand => "by-hand",
+            Promotion::Auto => "auto",
+            Promotion::ByHand => "by-hand",
         }
         .to_owned(),
     };
@@ -113,7 +113,7 @@ pub fn gates(release: &ReleaseLive, view: &View) -> Vec<dto::Gate> {
 
 pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
     let now = clock::now();
-    let one = |(resource, of): (&Resource, Grounds)| {
+    let one = |(resource, of): (&ResourceConfig, ResourceInputs)| {
         let seen = seen(release, view, resource, now);
         let used = |arm: Arm| {
             let newest = seen.map(|seen| seen.newest).unwrap_or_default();
@@ -138,9 +138,9 @@ pub fn resources(release: &ReleaseLive, view: &View) -> Vec<dto::Resource> {
             in_a_row: resource.limits.in_a_row as u64,
             over: of.over() as u64,
             verdict: match of.say() {
-                Say::Within => "pass",
-                Say::Over(_) | Say::Both => "fail",
-                Say::Unclear => "inconclusive",
+                ResourceResult::Within => "pass",
+                ResourceResult::Over(_) | ResourceResult::Both => "fail",
+                ResourceResult::Unclear => "inconclusive",
             }
             .to_owned(),
             detail: of.detail(),
@@ -168,14 +168,14 @@ fn slowest(gates: &[gates::Gate]) -> Option<String> {
 /// The state of a release, for a client that compares files; and the figures of its service.
 pub fn standing(
     of: &ReleaseStanding,
-    traffic: Option<Traffic>,
+    traffic: Option<KnownTraffic>,
     service: Option<dto::Service>,
 ) -> dto::Standing {
     let progress = of.memory.progress.as_ref();
     let configured = progress.map_or(of.reach, |p| p.reach);
     // Evidence is long, and the client does not use it.
     let evidence = |trip: &Trip| Trip { evidence: "{}".into(), ..trip.clone() };
-    let memory = Memory { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
+    let memory = ReleaseState { trip: of.memory.trip.as_ref().map(evidence), ..of.memory.clone() };
     dto::Standing {
         wave: progress.map(|p| p.wave.clone()),
         weight_configured: configured.weight.percent(),

@@ -13,7 +13,7 @@ use crate::domain::decide::{decide, enters, is_held_back};
 use crate::domain::rollout::{self, HoldKind};
 use crate::domain::segment::Subject;
 use crate::domain::share;
-use crate::domain::verdict::{self, Finding};
+use crate::domain::verdict::{self, StandingFinding};
 use crate::runtime::control::verbs::{Promotion, Resumption};
 use crate::runtime::shared::{Changed, Live, Origin, Phase, Refused, StableSign, TripCall, View};
 use crate::runtime::snapshot::{ReleaseLive, Snapshot};
@@ -172,10 +172,10 @@ fn release_status(live: &Live, live_release: &ReleaseLive, view: &View) -> dto::
     // From the announced snapshot: changes that are not durable yet are not shown.
     let memory = live.memory(&release.name).unwrap_or_default();
     let holds = memory.ends().into_iter().map(HoldKind::label);
-    let alarm = view.has_found(Finding::Alarm).then_some(Finding::Alarm.label());
+    let alarm = view.has_found(StandingFinding::Alarm).then_some(StandingFinding::Alarm.label());
     let ends = holds.chain(alarm).map(str::to_owned).collect();
-    let tripped = memory.trip.filter(|_| live_release.state == rollout::State::RolledBack);
-    let frozen = memory.freeze.filter(|_| live_release.state == rollout::State::Frozen);
+    let tripped = memory.trip.filter(|_| live_release.state == rollout::RolloutState::RolledBack);
+    let frozen = memory.freeze.filter(|_| live_release.state == rollout::RolloutState::Frozen);
     let trip = super::progress::trip(tripped, frozen);
     let arm = |arm: Arm| arm_status(live_release, view, arm);
     let unfit = view.known.iter().flat_map(|known| known.unfit(&release.watchdog));
@@ -337,7 +337,8 @@ async fn explain(
         weight: Some(release.force.weight().percent()),
         segment,
         wave: enters(&release.release, &subject).map(|i| release.release.waves[i].name.clone()),
-        held_back: release.state != rollout::State::Complete && is_held_back(&release.release, &subject),
+        held_back: release.state != rollout::RolloutState::Complete
+            && is_held_back(&release.release, &subject),
         power: live.views().get(&release.release.name).and_then(|v| super::progress::power(release, v)),
     };
     Json(explained).into_response()
@@ -395,11 +396,11 @@ async fn resume(
             Ok(reasoned) => reasoned,
             Err(answer) => return *answer,
         };
-    let accepts = request.ends.as_deref().and_then(Finding::parse);
+    let accepts = request.ends.as_deref().and_then(StandingFinding::parse);
     let ends = match request.ends.as_deref().map(|label| (label, HoldKind::parse(label))) {
         Some(_) if accepts.is_some() => None,
         Some((label, None)) => {
-            let findings = Finding::ALL.map(Finding::label);
+            let findings = StandingFinding::ALL.map(StandingFinding::label);
             let known = HoldKind::ALL.map(HoldKind::label).into_iter().chain(findings);
             let known = known.map(|ends| format!("`{ends}`")).collect::<Vec<_>>().join(", ");
             return refuse(
@@ -483,7 +484,7 @@ async fn rolled_back(live: &Arc<Live>, name: &str, changed: Result<Changed, Refu
     };
     let snapshot = live.snapshot();
     let release = snapshot.releases.iter().find(|r| r.release.name == name);
-    if let Some(release) = release.filter(|r| r.state == rollout::State::RolledBack) {
+    if let Some(release) = release.filter(|r| r.state == rollout::RolloutState::RolledBack) {
         let present = release.tally.under_way.present();
         let sentence = present.sentence(snapshot.plan.limits.stream_grace);
         answer.message.push_str(&format!("; {sentence}"));

@@ -4,10 +4,10 @@
 //! Invariants: what comes from the network may be any number, and none of them panics.
 
 use super::dto;
-use crate::domain::config::Watchdog;
-use crate::domain::gates::sample_size::{Usual, time};
-use crate::domain::judge::trailing_windows::Before;
-use crate::domain::service_profile::{Route, Spells};
+use crate::domain::config::WatchdogConfig;
+use crate::domain::gates::sample_size::{UsualStable, time};
+use crate::domain::judge::trailing_windows::StableBefore;
+use crate::domain::service_profile::{SpellProfile, StratumProfile};
 use crate::runtime::shared::View;
 use crate::stats::arm::Arm;
 use std::time::Duration;
@@ -17,13 +17,13 @@ const FIVE_MINUTES: Duration = Duration::from_secs(300);
 const REQUESTS_MIN: u64 = 1_000;
 
 /// `None`: the watchdog has not looked yet.
-pub fn figures(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
+pub fn figures(view: &View, watchdog: &WatchdogConfig) -> Option<dto::Service> {
     let known = view.known.as_ref()?;
     let [stable, new] = Arm::BOTH.map(|arm| view.recent[arm.index()].last(FIVE_MINUTES));
     let counted = view.recent[Arm::Stable.index()].counted();
     let seconds = counted.as_secs_f64().max(1.0);
     let [errors, slow] = known.before;
-    let ceiling = |given: f64, of: Before| {
+    let ceiling = |given: f64, of: StableBefore| {
         let [requests, bad] = of.parts();
         dto::Ceiling { given, requests, bad }
     };
@@ -42,8 +42,8 @@ pub fn figures(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
         true => (failed.round() as u64, came.round() as u64),
         false => (stable.failures, stable.requests),
     };
-    let before = Usual::before_a_wave(failures, requests, known.spread);
-    let route = |of: &Route| {
+    let before = UsualStable::before_a_wave(failures, requests, known.spread);
+    let route = |of: &StratumProfile| {
         let gates = of.of_wave.map(|usual| gates(&usual, true));
         dto::Route { name: of.name.to_string(), rate: of.rate, gates }
     };
@@ -66,7 +66,7 @@ pub fn figures(view: &View, watchdog: &Watchdog) -> Option<dto::Service> {
     })
 }
 
-fn gates(of: &Usual, of_wave: bool) -> dto::Gates {
+fn gates(of: &UsualStable, of_wave: bool) -> dto::Gates {
     let [design_errors, design_latency, design_latency_tail] = of.design;
     dto::Gates {
         of_wave,
@@ -80,8 +80,8 @@ fn gates(of: &Usual, of_wave: bool) -> dto::Gates {
 }
 
 /// What gates count with; `service`: that they are of.
-pub fn usual(of: &dto::Gates, service: &dto::Service) -> Usual {
-    Usual {
+pub fn usual(of: &dto::Gates, service: &dto::Service) -> UsualStable {
+    UsualStable {
         failing: of.failing_ratio,
         slow: of.slow_ratio,
         spread: of.spread,
@@ -90,13 +90,13 @@ pub fn usual(of: &dto::Gates, service: &dto::Service) -> Usual {
     }
 }
 
-pub fn before(of: &dto::Ceiling) -> Before {
-    Before::from_parts([of.requests, of.bad])
+pub fn before(of: &dto::Ceiling) -> StableBefore {
+    StableBefore::from_parts([of.requests, of.bad])
 }
 
-pub fn spells(of: &dto::Spells) -> Spells {
+pub fn spells(of: &dto::Spells) -> SpellProfile {
     let long = |seconds: f64| time(seconds).unwrap_or_default();
-    Spells {
+    SpellProfile {
         n: of.n,
         longest: long(of.longest_s),
         over: of.over_s.map(long),
@@ -108,31 +108,31 @@ pub fn spells(of: &dto::Spells) -> Spells {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::service_profile::Known;
+    use crate::domain::service_profile::ServiceProfile;
 
     #[test]
     fn figures_survive_serialisation() {
-        let spells = Spells {
+        let spells = SpellProfile {
             n: 31,
             longest: Duration::from_millis(1_000),
             over: Some(Duration::from_secs(3_500)),
             allowed: Duration::from_millis(1_750),
             too_many: false,
         };
-        let usual = Usual {
+        let usual = UsualStable {
             failing: 0.03,
             slow: 0.012,
             spread: 0.4,
             design: [1.5, 2.0, 3.5],
             moments: [[0.01; 3]; 3],
         };
-        let route = Route { name: "refunds".into(), rate: 0.5, of_wave: Some(usual) };
-        let before = [Before::from_parts([100_000.0, 3_100.0]), Before::default()];
-        let known = Known {
+        let route = StratumProfile { name: "refunds".into(), rate: 0.5, of_wave: Some(usual) };
+        let before = [StableBefore::from_parts([100_000.0, 3_100.0]), StableBefore::default()];
+        let known = ServiceProfile {
             learns: true,
             before,
             seen_for: Some(Duration::from_secs(7_200)),
-            spells: [spells, Spells::default()],
+            spells: [spells, SpellProfile::default()],
             answers_missing: 12.3,
             spread: Some(0.4),
             of_wave: Some(usual),
@@ -145,8 +145,8 @@ mod tests {
         );
         let watchdog = &plan.map_err(|report| report.to_string()).unwrap().plan.releases[0].watchdog;
         assert_eq!(figures(&View::default(), watchdog), None, "it has not looked yet");
-        let view = |known: &Known| View { known: Some(known.clone()), ..View::default() };
-        let again = |known: &Known| -> dto::Service {
+        let view = |known: &ServiceProfile| View { known: Some(known.clone()), ..View::default() };
+        let again = |known: &ServiceProfile| -> dto::Service {
             let text = serde_json::to_string(&figures(&view(known), watchdog)).unwrap();
             serde_json::from_str(&text).unwrap()
         };
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(service.routes[0].gates.map(|gates| super::usual(&gates, &service)), Some(usual));
         assert_eq!((service.answers_missing, service.errors_max.given), (13, 0.02));
         // Before a wave: of what came before anybody was in `new`, where few have come since.
-        let service = again(&Known { of_wave: None, ..known });
+        let service = again(&ServiceProfile { of_wave: None, ..known });
         assert!(!service.gates.of_wave && (service.gates.failing_ratio - 0.031).abs() < 1e-4);
         assert_eq!(service.gates.spread, 0.4);
         // A field that another version does not have is none.

@@ -8,7 +8,7 @@ use crate::app::StartError;
 use crate::app::state::Disk;
 use crate::config::watcher::{FileChange, Watcher};
 use crate::config::{self, CheckedConfig};
-use crate::domain::config::{Listen, Plan};
+use crate::domain::config::{Config, Listen};
 use crate::net::listen;
 use crate::runtime::shared::{Live, Source};
 use crate::store::state::Found;
@@ -80,7 +80,7 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     /// Raises the limit of open files to its maximum, and divides it.
-    pub(super) fn reserve(plan: &Plan, log: &Log) -> Descriptors {
+    pub(super) fn reserve(plan: &Config, log: &Log) -> Descriptors {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let limit = getrlimit(Resource::Nofile);
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

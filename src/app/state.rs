@@ -5,7 +5,7 @@
 //! "refuse"`, end the start.
 
 use crate::app::{StartError, StateFault};
-use crate::domain::config::{OnStateFailure, State};
+use crate::domain::config::{OnStateFailure, StateConfig};
 use crate::store::ledger::{End, Ledger};
 use crate::store::private;
 use crate::store::state::{Found, Image, Loss, StateDirectory, StateError};
@@ -32,7 +32,7 @@ pub(super) struct Disk {
 
 impl OpenedState {
     /// Opens the directory and its ledger, and loads the state.
-    pub(super) fn open(plan: &State, log: &Log) -> Result<OpenedState, StartError> {
+    pub(super) fn open(plan: &StateConfig, log: &Log) -> Result<OpenedState, StartError> {
         for message in private::tighten(&plan.directory) {
             log.event("state_not_private", json!({"message": message}));
         }
@@ -105,7 +105,10 @@ impl Disk {
 }
 
 /// Failures are returned as [`Found::Lost`], except for a lock of another process.
-fn load(plan: &State, log: &Log) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StateError> {
+fn load(
+    plan: &StateConfig,
+    log: &Log,
+) -> Result<(Option<StateDirectory>, Option<Ledger>, Found), StateError> {
     let directory = match StateDirectory::open(&plan.directory) {
         Ok(directory) => directory,
         Err(locked @ StateError::Locked { .. }) => return Err(locked),

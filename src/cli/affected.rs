@@ -9,7 +9,7 @@ use super::text::{self, Colour, Hue, count, shown};
 use super::{block_on, plan_of, verify};
 use crate::admin::dto::Hashed;
 use crate::admin::records::HASHED_MAX;
-use crate::domain::config::Plan;
+use crate::domain::config::Config;
 use crate::domain::segment::UserSet;
 use crate::store::audit::timeline::{LeftOver, Part, Timeline};
 use crate::store::audit::verify::Verifier;
@@ -223,7 +223,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn work_out(
     args: &Args,
     source: &Source,
-    plan: Option<&Plan>,
+    plan: Option<&Config>,
     key: Option<Vec<u8>>,
 ) -> anyhow::Result<Answer> {
     let (since_ms, until_ms) = (args.since, args.until.unwrap_or_else(clock::at_ms));

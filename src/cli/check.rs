@@ -16,10 +16,10 @@ use crate::config::{
     CheckedConfig, Color, Diagnostic, Diagnostics, PlanFinding, PlanFindingKind, ReleaseStanding, Severity,
     Standings, compare, load, parse,
 };
-use crate::domain::config::{Plan, WhenEmpty};
-use crate::domain::gates::Traffic;
-use crate::domain::rollout::{Circumstances, Memory, Progress, version};
-use crate::domain::wave::Reach;
+use crate::domain::config::{Config, WhenEmpty};
+use crate::domain::gates::KnownTraffic;
+use crate::domain::rollout::{Conditions, PlanProgress, ReleaseState, version};
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::Weight;
 use crate::store::state::{self, StateDirectory};
 use serde::Serialize;
@@ -170,7 +170,7 @@ fn differences(running: &Running, file: &Path, checked: &CheckedConfig) -> (Stri
     let others = running.releases.iter().filter(|(_, s)| s.service.is_none());
     let traffic = others.map(|(name, s)| {
         let (rate, requests, failures) = (s.rate, s.requests, s.failures);
-        (name.clone(), Traffic { rate, requests, failures })
+        (name.clone(), KnownTraffic { rate, requests, failures })
     });
     findings.extend(too_short(&checked.plan, &traffic.collect()));
     told.extend(findings.iter().map(|f| format!("{}: {}\n", word(f.kind), f.message)));
@@ -179,13 +179,13 @@ fn differences(running: &Running, file: &Path, checked: &CheckedConfig) -> (Stri
 
 fn standings(running: &Running) -> Standings {
     // Percentages with four decimals: exact in a double.
-    let reach = |percent: f64, segments| Reach {
+    let reach = |percent: f64, segments| Exposure {
         weight: Weight::from_parts((percent * 10_000.0).round().clamp(0.0, 1e6) as u32),
         segments,
     };
     // Another version of the proxy may keep state that this one cannot read.
     let standing = |s: &dto::Standing| {
-        let progress = s.wave.as_ref().map(|wave| Progress {
+        let progress = s.wave.as_ref().map(|wave| PlanProgress {
             wave: wave.clone(),
             reach: reach(s.weight_configured, s.segments_configured),
             finished: s.finished,
@@ -193,9 +193,9 @@ fn standings(running: &Running) -> Standings {
         });
         let memory = state::memory_of_json(&s.memory);
         ReleaseStanding {
-            memory: memory.unwrap_or_else(|| Memory { progress, ..Memory::default() }),
+            memory: memory.unwrap_or_else(|| ReleaseState { progress, ..ReleaseState::default() }),
             reach: reach(s.weight, s.segments),
-            version: version::Standing {
+            version: version::VersionState {
                 complete: s.complete,
                 reach: reach(s.weight, s.segments),
                 held: s.guarded,
@@ -206,7 +206,7 @@ fn standings(running: &Running) -> Standings {
     Standings {
         releases: running.releases.iter().map(|(name, s)| (name.clone(), standing(s))).collect(),
         stranger: state::memory_of_json(&running.stranger).unwrap_or_default(),
-        now: Circumstances { stop_file: running.stop_file },
+        now: Conditions { stop_file: running.stop_file },
     }
 }
 
@@ -253,7 +253,7 @@ fn described(checked: &CheckedConfig) -> String {
 }
 
 /// Warns that a start with an empty state directory holds the releases that would let users in.
-fn first_start(plan: &Plan) -> String {
+fn first_start(plan: &Config) -> String {
     let held = plan.releases.iter().filter(|release| release.course().lets_in());
     let names: Vec<String> = held.map(|release| format!("`{}`", release.name)).collect();
     let holds = plan.state.when_empty == WhenEmpty::Hold && !names.is_empty();

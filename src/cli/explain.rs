@@ -9,10 +9,10 @@ use super::client::{AdminArgs, Client, encoded, one_of};
 use super::text::{self, Colour, Hue, percent, shown};
 use super::{block_on, plan_of};
 use crate::admin::dto::Explain;
-use crate::domain::config::{Identity, Plan, normalise};
-use crate::domain::decide::{Force, Reason, decide, enters, is_held_back};
+use crate::domain::config::{Config, Identity, normalise};
+use crate::domain::decide::{Effective, Reason, decide, enters, is_held_back};
 use crate::domain::segment::Subject;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::BUCKETS;
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -69,7 +69,7 @@ async fn online(client: &Client, user: &str, release: Option<String>) -> anyhow:
     Ok(client.get(&path).await?)
 }
 
-fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
+fn offline(plan: &Config, user: &str, release: Option<String>) -> anyhow::Result<Explain> {
     let names = || plan.releases.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
     let name = release.map_or_else(|| one_of(names(), "explain --user ID --release"), Ok)?;
     let Some(release) = plan.release(&name) else {
@@ -79,10 +79,10 @@ fn offline(plan: &Plan, user: &str, release: Option<String>) -> anyhow::Result<E
     let id = as_found(&plan.identity, user.as_bytes());
     let subject = Subject { user_id: id.as_deref(), headers: None, address: None };
     // With waves: the reach at the end of the plan, since a file does not record progress.
-    let all = Reach { weight: release.weight, segments: release.segments.len() };
+    let all = Exposure { weight: release.weight, segments: release.segments.len() };
     // A weight set by hand is never complete by itself.
     let all = if release.waves.is_empty() { all.held_back(release.holdback) } else { all };
-    let decision = decide(release, Force::At(all), &subject);
+    let decision = decide(release, Effective::At(all), &subject);
     let wave = enters(release, &subject).map(|i| release.waves[i].name.clone());
     let segment = match decision.reason {
         Reason::Segment(i) => Some(release.segments[i].name.clone()),
@@ -215,7 +215,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
         assert!(told(answer("no_user_id", "stable", None)).contains("go to stable"));
     }
 
-    fn plan(weight: u32) -> Plan {
+    fn plan(weight: u32) -> Config {
         use crate::domain::config;
         use crate::domain::config::Normalise;
         use crate::domain::segment::Segment;
@@ -250,7 +250,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             outcome: Default::default(),
             resources: vec![],
             resource_interval: Duration::from_secs(5),
-            watchdog: config::Watchdog {
+            watchdog: config::WatchdogConfig {
                 enabled: true,
                 alpha: 0.001,
                 errors_max: 0.05,
@@ -268,7 +268,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             },
         };
         let any = "127.0.0.1:0".parse().unwrap();
-        Plan {
+        Config {
             listen: config::Listen {
                 http: any,
                 https: None,
@@ -285,7 +285,7 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
             segments: vec![],
             releases: vec![Arc::new(release)],
             routes: vec![],
-            limits: config::Limits {
+            limits: config::RequestLimits {
                 header_bytes: 1,
                 header_count: 1,
                 uri_bytes: 1,
@@ -298,19 +298,19 @@ al&ice ü gets stable in cbs-v2: the user's bucket is not below the weight
                 abandoned_max: None,
                 stream_grace: Duration::ZERO,
             },
-            state: config::State {
+            state: config::StateConfig {
                 directory: "state".into(),
                 on_failure: config::OnStateFailure::StableOnly,
                 when_empty: config::WhenEmpty::Start,
-                failed_users: config::FailedUsers::Off,
+                failed_users: config::FailedUserIds::Off,
             },
-            log: config::Log {
+            log: config::LogConfig {
                 format: config::LogFormat::Json,
                 sample: Weight::ZERO,
                 slow: Duration::ZERO,
                 user_key: None,
             },
-            metrics: config::Detail::Full,
+            metrics: config::MetricsDetail::Full,
             traces: None,
             alerts: vec![],
         }

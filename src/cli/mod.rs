@@ -24,7 +24,7 @@ mod verify;
 
 use self::client::ClientError;
 use crate::config;
-use crate::domain::config::Plan;
+use crate::domain::config::Config;
 use clap::{Parser, Subcommand};
 use http::StatusCode;
 use std::io;
@@ -131,7 +131,7 @@ pub struct InvalidConfig(pub String);
 pub struct Usage(pub String);
 
 /// The plan of a config file; or its faults, as an error with the matching exit code.
-fn plan_of(path: &Path) -> anyhow::Result<Plan> {
+fn plan_of(path: &Path) -> anyhow::Result<Config> {
     match config::load(path).result {
         Ok(checked) => Ok(checked.plan),
         Err(report) => Err(InvalidConfig(report.render(text::Colour::of_stderr().into())).into()),

@@ -14,7 +14,7 @@ use super::{EXIT_ROLLED_BACK, block_on};
 use crate::admin::dto::{Answers, ArmStatus, Release, ReleaseState, Status, Trip, WarmingUp, WatchdogState};
 use crate::domain::rollout::HoldKind;
 use crate::domain::share;
-use crate::domain::verdict::{Finding, Signal};
+use crate::domain::verdict::{SignalResult, StandingFinding};
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -316,9 +316,9 @@ fn release(out: &mut String, r: &Release, colour: Colour) {
             shown(&s.detail)
         );
     }
-    if r.ends.iter().any(|ends| ends == Finding::Alarm.label()) {
+    if r.ends.iter().any(|ends| ends == StandingFinding::Alarm.label()) {
         let name = shown(&r.name);
-        let accept = Finding::Alarm.command(&name);
+        let accept = StandingFinding::Alarm.command(&name);
         let choice = format!("accept: {accept}; or roll back: grayling rollback {name} --reason TEXT");
         let _ = writeln!(out, "    {}", colour.paint(Hue::Yellow, &choice));
     }
@@ -481,9 +481,9 @@ fn hue(state: ReleaseState) -> Hue {
 /// The effect of a signal whose evidence is full.
 fn towards(signal: &str) -> &'static str {
     match signal {
-        Signal::LATENCY_NOTICE => "a notice",
-        Signal::WORSE_THAN_BEFORE => "an alarm",
-        Signal::RESOURCE_HOLD => "a hold",
+        SignalResult::LATENCY_NOTICE => "a notice",
+        SignalResult::WORSE_THAN_BEFORE => "an alarm",
+        SignalResult::RESOURCE_HOLD => "a hold",
         _ => "a trip",
     }
 }

@@ -6,7 +6,7 @@
 use super::diagnostics::{Diagnostic, Diagnostics, FAULTS_MAX, Location, Severity, SourceText};
 use super::reader::{ConfigReader, TableScope};
 use super::{alerts, entities, sections, telemetry, tls};
-use crate::domain::config::Plan;
+use crate::domain::config::Config;
 use crate::domain::digest::{Digest, hex};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ const NOT_TOML: &str = "this is not TOML";
 /// A file without faults.
 #[derive(Debug)]
 pub struct CheckedConfig {
-    pub plan: Plan,
+    pub plan: Config,
     pub warnings: Diagnostics,
     /// All files that were read, the config first. They are to be watched.
     pub files: Vec<PathBuf>,
@@ -141,7 +141,7 @@ pub(super) fn examine(
     (result, files)
 }
 
-fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Plan> {
+fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Config> {
     let (root, syntax) = DeTable::parse_recoverable(text);
     let mut broken_lines = BTreeSet::new();
     let first = syntax.iter().find_map(toml::de::Error::span).map(|span| span.start);
@@ -181,7 +181,7 @@ fn plan(reader: &mut ConfigReader<'_>, text: &str) -> Option<Plan> {
     plan
 }
 
-fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Plan> {
+fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Config> {
     let (listen, places) = sections::listen(reader, root);
     let tls = tls::tls(reader, root, &listen, places.https.as_ref());
     let admin = sections::admin(reader, root, &listen, places.admin);
@@ -202,7 +202,7 @@ fn sections(reader: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Plan
     entities::unused(reader, root, &upstreams, &segments, &releases, &routes);
     let https = listen.https.is_some();
     let bare = |list: Vec<entities::NamedEntity<_>>| list.into_iter().map(|e| e.item).collect();
-    Some(Plan {
+    Some(Config {
         listen,
         tls: tls.filter(|_| https),
         admin,

@@ -8,12 +8,12 @@
 //! The state machine (`domain::rollout`) alone computes the effect of an edit on them. So a finding
 //! separates the requested state from the one in force: while a release is held, no user moves.
 
-use crate::domain::config::{Plan, Release, Tls, Upstream};
-use crate::domain::decide::Force;
+use crate::domain::config::{Config, Release, Tls, Upstream};
+use crate::domain::decide::Effective;
 use crate::domain::rollout::version::{self, VersionChange};
-use crate::domain::rollout::{self, Awaits, HoldKind, Input};
+use crate::domain::rollout::{self, HoldKind, ManualHold, RolloutInput};
 use crate::domain::segment::Segment;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::{BUCKETS, Weight};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct PlanFinding {
 const RAISE_NOTABLE: u32 = BUCKETS / 4;
 
 /// Refusals first, then warnings, then notes.
-pub fn compare(old: &Plan, new: &Plan, standings: &Standings) -> Vec<PlanFinding> {
+pub fn compare(old: &Config, new: &Config, standings: &Standings) -> Vec<PlanFinding> {
     let mut findings = PlanFindings(Vec::new());
     sockets(&mut findings, old, new);
     for release in &new.releases {
@@ -100,7 +100,7 @@ impl PlanFindings {
 
 /// Settings fixed for the life of the process: sockets, threads, the directory with lock and
 /// ledger.
-fn sockets(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
+fn sockets(findings: &mut PlanFindings, old: &Config, new: &Config) {
     let mut fixed = |key: &str, before: String, after: String| {
         if before != after {
             findings.refused(format!(
@@ -109,16 +109,16 @@ fn sockets(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
         }
     };
     fixed("[listen] http", old.listen.http.to_string(), new.listen.http.to_string());
-    let https = |plan: &Plan| plan.listen.https.map_or("none".to_string(), |address| address.to_string());
+    let https = |plan: &Config| plan.listen.https.map_or("none".to_string(), |address| address.to_string());
     fixed("[listen] https", https(old), https(new));
     fixed("[listen] admin", old.listen.admin.to_string(), new.listen.admin.to_string());
     fixed("[listen] workers", old.listen.workers.to_string(), new.listen.workers.to_string());
-    let directory = |plan: &Plan| plan.state.directory.display().to_string();
+    let directory = |plan: &Config| plan.state.directory.display().to_string();
     fixed("[state] directory", directory(old), directory(new));
 }
 
 /// The proxies in front must switch at the same moment: connections of the others are refused.
-fn proxy_protocol(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
+fn proxy_protocol(findings: &mut PlanFindings, old: &Config, new: &Config) {
     match (old.listen.proxy_protocol, new.listen.proxy_protocol) {
         (false, true) => findings.warning(
             "`[listen] proxy_protocol`: new connections from `trusted_proxies` are closed unless they begin with a PROXY header".into(),
@@ -132,7 +132,7 @@ fn proxy_protocol(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
 
 /// A renewed pair is accepted. One that clients would refuse is not, while the present one is
 /// better.
-fn certificate(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
+fn certificate(findings: &mut PlanFindings, old: &Config, new: &Config) {
     let (Some(before), Some(after)) = (&old.tls, &new.tls) else { return };
     if before.server == after.server {
         return;
@@ -165,7 +165,7 @@ pub fn moved(old: Weight, new: Weight, same_salt: bool) -> Weight {
     Weight::from_parts(parts as u32)
 }
 
-fn changed(findings: &mut PlanFindings, old: &Plan, new: &Plan, edit: &ReleaseEdit<'_>) {
+fn changed(findings: &mut PlanFindings, old: &Config, new: &Config, edit: &ReleaseEdit<'_>) {
     let mut of_release = PlanFindings(Vec::new());
     changes(&mut of_release, old, new, edit);
     if let (Some(why), false) = (edit.is.why_held(&edit.after.name), of_release.0.is_empty()) {
@@ -196,7 +196,7 @@ fn levels(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     }
 }
 
-fn changes(findings: &mut PlanFindings, old: &Plan, new: &Plan, edit: &ReleaseEdit<'_>) {
+fn changes(findings: &mut PlanFindings, old: &Config, new: &Config, edit: &ReleaseEdit<'_>) {
     let (before, after) = (edit.before, edit.after);
     let name = &after.name;
     guard(findings, edit);
@@ -250,7 +250,7 @@ fn guard(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
     let name = &after.name;
     // The file's weight: the one in force may be lower now, and as high later. A version that
     // waited for its weight comes from 0%: the file's weight was another version's.
-    let waits = |of: &ReachState| of.memory.awaits == Some(Awaits::NewVersion);
+    let waits = |of: &ReachState| of.memory.awaits == Some(ManualHold::NewVersion);
     let was = match waits(&edit.was) && !waits(&edit.is) {
         true => Weight::ZERO,
         false => edit.was.given.weight,
@@ -336,13 +336,13 @@ fn setting<T: Debug + PartialEq>(
 
 fn arms(
     findings: &mut PlanFindings,
-    old: &Plan,
-    new: &Plan,
+    old: &Config,
+    new: &Config,
     before: &Release,
     after: &Release,
     change: VersionChange,
 ) {
-    let name = |plan: &Plan, i: usize| plan.upstreams[i].name.clone();
+    let name = |plan: &Config, i: usize| plan.upstreams[i].name.clone();
     for (arm, was, is) in [("stable", before.stable, after.stable), ("new", before.new, after.new)] {
         let (was, is) = (name(old, was), name(new, is));
         if was != is {
@@ -357,7 +357,7 @@ fn arms(
     }
 }
 
-fn added(findings: &mut PlanFindings, old: &Plan, plan: &Plan, release: &Release, standings: &Standings) {
+fn added(findings: &mut PlanFindings, old: &Config, plan: &Config, release: &Release, standings: &Standings) {
     // A removed release is remembered: its rollback still holds.
     let ReleaseStanding { memory, .. } = standings.of(release);
     let versions = release.versions(plan);
@@ -368,10 +368,10 @@ fn added(findings: &mut PlanFindings, old: &Plan, plan: &Plan, release: &Release
         true => VersionChange::Declared,
         false => memory.versions.change(&versions, raised, Some(versions::unnamed(&memory))),
     };
-    let configured = Input::Configure {
+    let configured = RolloutInput::Configure {
         attempt: release.attempt,
         course: release.course(),
-        standing: Reach::NOBODY,
+        standing: Exposure::NOBODY,
         versions,
         change,
         weight_edited: false,
@@ -413,7 +413,7 @@ fn removed(findings: &mut PlanFindings, release: &Release, standings: &Standings
     let was = ReachState::of(release, &standings.of(release), standings.now);
     let name = &release.name;
     let leave = match (was.force, was.why_held(name)) {
-        (Force::Held, Some(why)) => format!("nobody is in its `new`, which is held at 0%: {why}"),
+        (Effective::Held, Some(why)) => format!("nobody is in its `new`, which is held at 0%: {why}"),
         (force, Some(why)) => format!("{} of users are in its `new`, which is held: {why}", force.weight()),
         (force, None) => format!("{} of users are in its `new`", force.weight()),
     };
@@ -432,7 +432,7 @@ fn membership(
 ) {
     let release = &edit.after.name;
     // During a freeze the lists apply at once.
-    let later = if edit.is.force == Force::Held { edit.later() } else { "" };
+    let later = if edit.is.force == Effective::Held { edit.later() } else { "" };
     let absent = |list: &[Arc<Segment>], name: &str| !list.iter().any(|s| s.name == name);
     for segment in after.iter().filter(|s| absent(before, &s.name)) {
         let message = format!("release `{release}`: `{}` joins `{key}`{later}", segment.name);
@@ -514,13 +514,13 @@ fn changed_upstream(findings: &mut PlanFindings, before: &Upstream, after: &Upst
 }
 
 /// All other sections: in force with the reload, with a note only.
-fn rest(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
+fn rest(findings: &mut PlanFindings, old: &Config, new: &Config) {
     let mut section = |name: &str, before: String, after: String| {
         if before != after {
             findings.note(format!("`{name}` changes"));
         }
     };
-    let routes = |plan: &Plan| -> String {
+    let routes = |plan: &Config| -> String {
         let target = |t| match t {
             crate::domain::config::Target::Release(i) => format!("release {}", plan.releases[i].name),
             crate::domain::config::Target::Upstream(i) => format!("upstream {}", plan.upstreams[i].name),
@@ -535,10 +535,10 @@ fn rest(findings: &mut PlanFindings, old: &Plan, new: &Plan) {
     section("[limits]", format!("{:?}", old.limits), format!("{:?}", new.limits));
     section("[log]", format!("{:?}", old.log), format!("{:?}", new.log));
     section("[admin]", format!("{:?}", old.admin), format!("{:?}", new.admin));
-    let listen = |p: &Plan| format!("{:?} {:?}", p.listen.trusted_proxies, p.listen.expose_arm);
+    let listen = |p: &Config| format!("{:?} {:?}", p.listen.trusted_proxies, p.listen.expose_arm);
     section("[listen] trusted_proxies or expose_arm", listen(old), listen(new));
     let state =
-        |p: &Plan| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
+        |p: &Config| format!("{:?} {:?} {:?}", p.state.on_failure, p.state.when_empty, p.state.failed_users);
     section("[state] on_failure, when_empty or failed_users", state(old), state(new));
     section("[metrics]", format!("{:?}", old.metrics), format!("{:?}", new.metrics));
     // Addresses and keys of receivers are not shown.

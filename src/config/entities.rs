@@ -11,9 +11,9 @@ use super::sections::{header_match, health, networks};
 use super::values::{self, name};
 use super::{files, resources, sections, waves};
 use crate::domain::config::{
-    Identity, Protocol, Release, Route, Server, Target, Upstream, Watchdog, normalise,
+    Identity, Protocol, Release, Route, Server, Target, Upstream, WatchdogConfig, normalise,
 };
-use crate::domain::failure_rules::{BodyRule, Fails, Rules};
+use crate::domain::failure_rules::{BodyRule, FailureRule, FailureRules};
 use crate::domain::gates::Margins;
 use crate::domain::segment::{Segment, UserSet};
 use crate::stats::cohort::{Salt, Weight};
@@ -302,14 +302,14 @@ fn arms_apart(
 }
 
 /// The failure rules of a release.
-fn outcome(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> Rules {
+fn outcome(r: &mut ConfigReader<'_>, release: &TableScope<'_>) -> FailureRules {
     let s = r.scope(release, &OUTCOME);
     let status = r.list(&s, "status", values::status_range).into_iter().map(|range| range.value).collect();
     let header = match r.value(&s, "header") {
         Some(_) => sections::header_match(r, &s),
         None => None,
     };
-    Rules {
+    FailureRules {
         status,
         header: header.map(|h| (h.name, h.equals)),
         body: body_rule(r, &s),
@@ -335,8 +335,8 @@ fn body_rule(r: &mut ConfigReader<'_>, outcome: &TableScope<'_>) -> Option<BodyR
     };
     let (equals, not_equals) = (r.string(&s, "equals"), r.string(&s, "not_equals"));
     let fails = match (equals, not_equals) {
-        (Some(bad), None) => Some(Fails::If(bad.value)),
-        (None, Some(good)) => Some(Fails::Unless(good.value)),
+        (Some(bad), None) => Some(FailureRule::If(bad.value)),
+        (None, Some(good)) => Some(FailureRule::Unless(good.value)),
         (Some(_), Some(second)) => {
             let help = "keep the one that tells a failure";
             r.fault(&second.span, "`body` has `equals` and `not_equals`", "", Some(help.into()));
@@ -354,7 +354,7 @@ fn body_rule(r: &mut ConfigReader<'_>, outcome: &TableScope<'_>) -> Option<BodyR
     Some(BodyRule { path: path?.value, fails: fails?, bytes_max })
 }
 
-fn watchdog(r: &mut ConfigReader<'_>, release: &TableScope<'_>, name: &str) -> Watchdog {
+fn watchdog(r: &mut ConfigReader<'_>, release: &TableScope<'_>, name: &str) -> WatchdogConfig {
     let s = r.scope(release, &WATCHDOG);
     let enabled = r.stated_boolean(&s, "enabled");
     if let Some(off) = enabled.as_ref().filter(|e| !e.value) {
@@ -388,7 +388,7 @@ fn watchdog(r: &mut ConfigReader<'_>, release: &TableScope<'_>, name: &str) -> W
     };
     combinations::levels(r, release, &s, &levels);
     let strata = r.list(&s, "strata", values::stratum);
-    Watchdog {
+    WatchdogConfig {
         mode: r.choice(&s, "mode", &WATCHDOG_MODE),
         latency_tolerance: levels.latency_tolerance.value.ratio(),
         latency_notice: levels.latency_notice.value.ratio(),

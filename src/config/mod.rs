@@ -1,4 +1,4 @@
-//! Reads the config file into a [`crate::domain::config::Plan`], or reports every fault; compares an
+//! Reads the config file into a [`crate::domain::config::Config`], or reports every fault; compares an
 //! edit; watches for changes.
 //!
 //! * `keys`: the one definition of every key

@@ -9,8 +9,8 @@ use super::keys::choices::ON_RESOURCE;
 use super::keys::{release, service};
 use super::reader::{ConfigReader, TableScope, found};
 use super::values;
-use crate::domain::config::{Page, Resource, ResourceSource, Scheme, Upstream};
-use crate::domain::resource::Limits;
+use crate::domain::config::{MetricsPage, ResourceConfig, ResourceSource, Scheme, Upstream};
+use crate::domain::resource::ResourceLimits;
 use crate::domain::resource::reading::Expression;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -18,7 +18,7 @@ use toml::de::DeValue;
 const QUERY_BYTES_MAX: usize = 4096;
 
 /// The sources of an upstream's resource metrics.
-pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<Page> {
+pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<MetricsPage> {
     let s = r.scope(upstream, &service::SCRAPES);
     if s.table.is_none() {
         return vec![];
@@ -39,7 +39,7 @@ pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<Page>
     if empty {
         r.absent(&s.span, "`resources` without `scrape`", "nothing would be read", help());
     }
-    let mut made: Vec<Page> = vec![];
+    let mut made: Vec<MetricsPage> = vec![];
     for page in pages {
         if made.iter().any(|other| other.address == page.value) {
             r.fault(&page.span, "an address stands twice in `scrape`", "", Some("remove one".into()));
@@ -49,7 +49,7 @@ pub fn scrapes(r: &mut ConfigReader<'_>, upstream: &TableScope<'_>) -> Vec<Page>
             Scheme::Http => None,
             Scheme::Https => super::tls::by_the_system(r, &page.span),
         };
-        made.push(Page { address: page.value, tls });
+        made.push(MetricsPage { address: page.value, tls });
     }
     made
 }
@@ -59,7 +59,7 @@ pub fn resources(
     r: &mut ConfigReader<'_>,
     release: &TableScope<'_>,
     arms: [Option<&Upstream>; 2],
-) -> Vec<Resource> {
+) -> Vec<ResourceConfig> {
     let Some(value) = r.value(release, "resource") else { return vec![] };
     let title = format!("[{}]", release.title.replace(']', ".resource]"));
     let Some(array) = value.get_ref().as_array() else {
@@ -71,7 +71,7 @@ pub fn resources(
     if array.len() > max {
         r.fault(&value.span(), format!("more than {max} resources of one release"), "", None);
     }
-    let mut made: Vec<Resource> = vec![];
+    let mut made: Vec<ResourceConfig> = vec![];
     for element in array.iter().take(max) {
         let s = r.table(element, &release::RESOURCE, title.clone());
         let Some(resource) = resource(r, &s, arms) else { continue };
@@ -86,7 +86,11 @@ pub fn resources(
     made
 }
 
-fn resource(r: &mut ConfigReader<'_>, s: &TableScope<'_>, arms: [Option<&Upstream>; 2]) -> Option<Resource> {
+fn resource(
+    r: &mut ConfigReader<'_>,
+    s: &TableScope<'_>,
+    arms: [Option<&Upstream>; 2],
+) -> Option<ResourceConfig> {
     s.table?;
     let name = r.parsed(s, "name", values::name);
     if r.value(s, "name").is_none() {
@@ -113,10 +117,10 @@ fn resource(r: &mut ConfigReader<'_>, s: &TableScope<'_>, arms: [Option<&Upstrea
         (Some(_), None) => scraped(r, s, limits.times_stable_max.is_some(), arms),
         (None, Some(_)) => asked(r, s),
     };
-    Some(Resource { name: name?.value.into(), source: source?, limits, on })
+    Some(ResourceConfig { name: name?.value.into(), source: source?, limits, on })
 }
 
-fn limits(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Limits {
+fn limits(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> ResourceLimits {
     let there = |r: &ConfigReader<'_>, key: &str| r.value(s, key).is_some();
     let [has_ceiling, has_times] = ["ceiling", "times_stable_max"].map(|key| there(r, key));
     let ceiling = r.number(s, "ceiling");
@@ -128,7 +132,7 @@ fn limits(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Limits {
     if let (Some(floor), false) = (r.value(s, "floor").map(Spanned::span), has_times) {
         r.warn(&floor, "`floor` is not used", "it is for the comparison by `times_stable_max`", None);
     }
-    Limits {
+    ResourceLimits {
         ceiling: has_ceiling.then_some(ceiling),
         times_stable_max: has_times.then_some(times),
         floor: r.number(s, "floor"),
@@ -191,6 +195,6 @@ fn asked(r: &mut ConfigReader<'_>, s: &TableScope<'_>) -> Option<ResourceSource>
         Scheme::Http => None,
         Scheme::Https => super::tls::by_the_system(r, &base.span),
     };
-    let prometheus = Page { address: base.value, tls };
+    let prometheus = MetricsPage { address: base.value, tls };
     Some(ResourceSource::Asked { prometheus, new: new?.value, stable: stable?.value })
 }

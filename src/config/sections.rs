@@ -9,7 +9,8 @@ use super::keys::{ConfigKey, server, service};
 use super::reader::{ConfigReader, SourceSpan, TableScope, found};
 use super::values;
 use crate::domain::config::{
-    Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Limits, Listen, Log, State,
+    Admin, Health, Identity, IdentitySource, JwtSource, JwtTrust, Listen, LogConfig, RequestLimits,
+    StateConfig,
 };
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -263,9 +264,9 @@ fn jwt(r: &mut ConfigReader<'_>, parent: &TableScope<'_>) -> Option<JwtSource> {
     Some(JwtSource { header: header?, claim: claim?, trust: trust? })
 }
 
-pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Limits {
+pub fn limits(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> RequestLimits {
     let scope = r.scope(root, &server::LIMITS);
-    let limits = Limits {
+    let limits = RequestLimits {
         header_bytes: r.size(&scope, "header_bytes"),
         header_count: r.integer(&scope, "header_count") as usize,
         uri_bytes: r.size(&scope, "uri_bytes"),
@@ -300,7 +301,7 @@ fn stream_grace(r: &mut ConfigReader<'_>, scope: &TableScope<'_>) -> Duration {
     r.duration(scope, name)
 }
 
-pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> State {
+pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> StateConfig {
     let scope = r.scope(root, &server::STATE);
     let directory = r.parsed_or_default(&scope, "directory", |text| {
         if text.is_empty() || text.contains('\0') {
@@ -309,7 +310,7 @@ pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> State {
         Ok(text.to_string())
     });
     let directory = directory.map(|d| d.value).unwrap_or_default();
-    State {
+    StateConfig {
         directory: r.base.join(directory),
         on_failure: r.choice(&scope, "on_failure", &ON_STATE_FAILURE),
         when_empty: r.choice(&scope, "when_empty", &WHEN_EMPTY),
@@ -317,14 +318,14 @@ pub fn state(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> State {
     }
 }
 
-pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Log {
+pub fn log(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> LogConfig {
     let scope = r.scope(root, &server::LOG);
     let format = r.choice(&scope, "format", &LOG_FORMAT);
     let sample = r.percent(&scope, "sample").value;
     let slow = r.duration(&scope, "slow");
     let key_file = file(r, &scope, "user_key_file");
     let user_key = key_file.and_then(|(path, span)| files::user_key(r, &path, &span));
-    Log { format, sample, slow, user_key }
+    LogConfig { format, sample, slow, user_key }
 }
 
 /// A table with `path` and `interval`.

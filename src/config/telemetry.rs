@@ -7,18 +7,18 @@ use super::alerts::address;
 use super::keys::choices::DETAIL;
 use super::keys::server;
 use super::reader::{ConfigReader, TableScope};
-use crate::domain::config::{Detail, Scheme, Traces};
+use crate::domain::config::{MetricsDetail, Scheme, TracesConfig};
 
 /// The conventional port of OTLP over gRPC, which is another protocol.
 const GRPC_PORT: u16 = 4317;
 const EXAMPLE: &str = "http://127.0.0.1:4318/v1/traces";
 
-pub fn metrics(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Detail {
+pub fn metrics(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> MetricsDetail {
     let scope = r.scope(root, &server::METRICS);
     r.choice(&scope, "detail", &DETAIL)
 }
 
-pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Traces> {
+pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<TracesConfig> {
     let scope = r.scope(root, &server::TRACES);
     scope.table?;
     let sample = r.percent(&scope, "sample").value;
@@ -51,5 +51,5 @@ pub fn traces(r: &mut ConfigReader<'_>, root: &TableScope<'_>) -> Option<Traces>
         Scheme::Http => None,
         Scheme::Https => Some(super::tls::by_the_system(r, &endpoint.span)?),
     };
-    Some(Traces { address: endpoint.value, tls, sample })
+    Some(TracesConfig { address: endpoint.value, tls, sample })
 }

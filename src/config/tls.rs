@@ -9,7 +9,7 @@ use super::files::{at_line, secret, small};
 use super::keys::server;
 use super::reader::{ConfigReader, SourceSpan, TableScope};
 use super::sections::file;
-use crate::domain::config::{Built, Listen, Protocol, Scheme, Server, Tls, Transport};
+use crate::domain::config::{FromFiles, Listen, Protocol, Scheme, Server, Tls, Transport};
 use crate::domain::digest::Digest;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -87,7 +87,7 @@ pub fn tls(
             not_before_s,
             not_after_s,
             checked_at_s,
-            server: Built { config: Arc::new(config), digest },
+            server: FromFiles { config: Arc::new(config), digest },
         }),
         Err(rustls::Error::InconsistentKeys(_)) => {
             let message =
@@ -125,7 +125,7 @@ pub fn transport(
         None => system(r, https),
     };
     let tls = verified.and_then(|(roots, digest)| match client(roots, protocol) {
-        Ok(config) => Some(Built { config: Arc::new(config), digest }),
+        Ok(config) => Some(FromFiles { config: Arc::new(config), digest }),
         Err(error) => {
             r.fault(https, "TLS to this server cannot be set up", &error.to_string(), None);
             None
@@ -135,10 +135,10 @@ pub fn transport(
 }
 
 /// For HTTP/1.1 to servers that a certificate authority of this machine has signed.
-pub fn by_the_system(r: &mut ConfigReader<'_>, span: &SourceSpan) -> Option<Built<ClientConfig>> {
+pub fn by_the_system(r: &mut ConfigReader<'_>, span: &SourceSpan) -> Option<FromFiles<ClientConfig>> {
     let (roots, digest) = system(r, span)?;
     match client(roots, Protocol::Http1) {
-        Ok(config) => Some(Built { config: Arc::new(config), digest }),
+        Ok(config) => Some(FromFiles { config: Arc::new(config), digest }),
         Err(error) => {
             r.fault(span, "TLS to this address cannot be set up", &error.to_string(), None);
             None
@@ -286,14 +286,14 @@ fn digest(texts: &[&Vec<u8>]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use crate::config::{PlanFindingKind, compare, parse};
-    use crate::domain::config::Plan;
+    use crate::domain::config::Config;
     use rcgen::{CertificateParams, KeyPair};
     use std::path::Path;
     use std::sync::Arc;
 
     const REST: &str = "[upstream.a]\nservers = [\"http://127.0.0.1:9001\"]\n[[route]]\nupstream = \"a\"\n";
 
-    fn plan(folder: &Path, more: &str) -> Plan {
+    fn plan(folder: &Path, more: &str) -> Config {
         let text = format!(
             "[listen]\nhttps = \"127.0.0.1:8443\"\n[tls]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n{more}{REST}"
         );
@@ -316,8 +316,8 @@ mod tests {
         let mut second = plan(&folder, "");
         assert!(compare(&first, &second, &Default::default()).is_empty());
         second.inherit(&first);
-        let same = |a: &Plan, b: &Plan| {
-            let config = |p: &Plan| p.tls.as_ref().unwrap().server.config.clone();
+        let same = |a: &Config, b: &Config| {
+            let config = |p: &Config| p.tls.as_ref().unwrap().server.config.clone();
             Arc::ptr_eq(&config(a), &config(b))
         };
         assert!(same(&first, &second));

@@ -4,7 +4,7 @@
 //! Invariants: pure; no overflow; a refusal contains the text to type, where it can be derived.
 
 use crate::domain::config::{PathPattern, Scheme, Server};
-use crate::domain::failure_rules::Step;
+use crate::domain::failure_rules::JsonStep;
 use crate::stats::cohort::{Weight, WeightError};
 use http::{HeaderName, Method};
 use ipnet::IpNet;
@@ -406,7 +406,7 @@ pub fn status_range(text: &str) -> Parsed<(u16, u16)> {
 }
 
 /// `$.a.b[0]`: names and positions, without filters.
-pub fn json_path(text: &str) -> Parsed<Vec<Step>> {
+pub fn json_path(text: &str) -> Parsed<Vec<JsonStep>> {
     let help = "write the way from the root, as in `\"$.result.code\"` or `\"$.items[0].code\"`";
     let Some(mut rest) = text.strip_prefix('$') else {
         return bad_help("a path begins with `$`", help);
@@ -420,13 +420,13 @@ pub fn json_path(text: &str) -> Parsed<Vec<Step>> {
             {
                 return bad_help("only plain names and positions are understood", help);
             }
-            steps.push(Step::Key(key.to_string()));
+            steps.push(JsonStep::Key(key.to_string()));
             rest = &after[end..];
         } else if let Some((index, after)) = rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
             let Ok(index) = index.parse() else {
                 return bad_help("only plain names and positions are understood", help);
             };
-            steps.push(Step::Index(index));
+            steps.push(JsonStep::Index(index));
             rest = after;
         } else {
             return bad_help("only plain names and positions are understood", help);

@@ -10,7 +10,7 @@ use super::reader::{ConfigReader, SourceSpan, TableScope, WithSpan, found};
 use super::values::{self, name};
 use crate::domain::hours::{HoursError, OpenHours};
 use crate::domain::segment::Segment;
-use crate::domain::wave::{Reach, Wave};
+use crate::domain::wave::{Exposure, Wave};
 use crate::stats::cohort::Weight;
 use std::sync::Arc;
 use toml::Spanned;
@@ -65,7 +65,7 @@ pub fn waves(
             r.fault(&both.span(), message, "", Some(help.into()));
         }
     }
-    let mut reach = Reach::NOBODY;
+    let mut reach = Exposure::NOBODY;
     for (i, element) in array.iter().take(max).enumerate() {
         let s = r.table(element, &WAVE, title.clone());
         let wave = wave(r, &s, i, &mut reach, segments, &mut plan.segments);
@@ -80,7 +80,7 @@ pub fn waves(
     if let Some(last) = plan.waves.last().filter(|w| w.holds_back() == Weight::ZERO)
         && holdback.value > Weight::ZERO
     {
-        let (weight, most) = (last.reach.weight, Reach { weight: Weight::FULL, segments: 0 });
+        let (weight, most) = (last.reach.weight, Exposure { weight: Weight::FULL, segments: 0 });
         let most = most.held_back(holdback.value).weight;
         let message = format!("`holdback` does nothing: the last wave, `{}`, has {weight}", last.name);
         let why = format!("more than {most} can be held back from");
@@ -94,7 +94,7 @@ fn wave(
     r: &mut ConfigReader<'_>,
     s: &TableScope<'_>,
     position: usize,
-    reach: &mut Reach,
+    reach: &mut Exposure,
     segments: &[NamedEntity<Arc<Segment>>],
     joined: &mut Vec<(Arc<Segment>, SourceSpan)>,
 ) -> Wave {
@@ -116,7 +116,7 @@ fn wave(
             joined.push((segments[i].item.clone(), text.span));
         }
     }
-    *reach = Reach { weight: weight.value.max(before.weight), segments: joined.len() };
+    *reach = Exposure { weight: weight.value.max(before.weight), segments: joined.len() };
     if *reach == before && s.table.is_some() {
         let help = "give it a `weight` above that of the wave before, or `segments` that join";
         r.warn(&s.span, "a wave that lets nobody in", "it only waits", Some(help.into()));
@@ -175,7 +175,7 @@ fn hours(text: &str) -> values::Parsed<OpenHours> {
 
 #[cfg(test)]
 mod tests {
-    use crate::domain::wave::Door;
+    use crate::domain::wave::Promotion;
     use crate::stats::cohort::Weight;
     use std::path::Path;
     use std::time::Duration;
@@ -238,7 +238,7 @@ requests_min = 9000
             ]
         );
         assert_eq!((release.weight, release.segments.len()), (Weight::FULL, 2));
-        assert_eq!(release.waves[0].door, Door::ByHand);
+        assert_eq!(release.waves[0].door, Promotion::ByHand);
         assert_eq!((release.waves[0].users_min, release.waves[3].requests_min), (3, 9000));
         assert_eq!(release.waves[1].bake, Duration::from_secs(600));
         assert!(release.open_hours.is_some() && checked.warnings.lines().len() == 1);
@@ -292,8 +292,8 @@ requests_min = 9000
         assert_eq!((release.weight, release.soak.as_secs()), (Weight::FULL, 7 * 86_400));
         let by_hand = check("holdback = \"1%\"\nweight = \"100%\"").unwrap();
         let reach = by_hand.plan.releases[0].course();
-        let most = crate::domain::wave::Reach { weight: Weight::from_parts(990_000), segments: 0 };
-        assert_eq!(reach, crate::domain::wave::Course::ByHand(most));
+        let most = crate::domain::wave::Exposure { weight: Weight::from_parts(990_000), segments: 0 };
+        assert_eq!(reach, crate::domain::wave::Strategy::ByHand(most));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const TRIES_PER_SERVER: u32 = 2;
 pub const STABLE_ALIVE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fuse {
+pub struct Breaker {
     in_a_row: u32,
     /// Failed tries per server of `new` since the last success.
     tried: Vec<u32>,
@@ -28,7 +28,7 @@ pub struct Fuse {
 
 /// Why the fuse has blown: times are whole milliseconds of one clock.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Blown {
+pub struct BreakerTrip {
     pub in_a_row: u32,
     /// By server of `new`: failed tries, and whether it was down by its probes.
     pub servers: Vec<(u32, bool)>,
@@ -39,7 +39,7 @@ pub struct Blown {
     pub now_ms: u64,
 }
 
-impl Blown {
+impl BreakerTrip {
     /// Do these numbers blow the fuse?
     pub fn follows(&self) -> bool {
         self.in_a_row >= IN_A_ROW
@@ -49,9 +49,9 @@ impl Blown {
     }
 }
 
-impl Fuse {
-    pub fn new(servers: usize) -> Fuse {
-        Fuse { in_a_row: 0, tried: vec![0; servers], dead: None }
+impl Breaker {
+    pub fn new(servers: usize) -> Breaker {
+        Breaker { in_a_row: 0, tried: vec![0; servers], dead: None }
     }
 
     /// Number of watched servers of `new`.
@@ -61,7 +61,7 @@ impl Fuse {
 
     /// A connection to any server of `new` was established, or `new` answered.
     pub fn connected(&mut self) {
-        *self = Fuse::new(self.tried.len());
+        *self = Breaker::new(self.tried.len());
     }
 
     /// A connection to this server of `new` failed. `out`: servers down by their probes, which need
@@ -72,7 +72,7 @@ impl Fuse {
         out: &[bool],
         now: Duration,
         stable_alive: Option<Duration>,
-    ) -> Option<Blown> {
+    ) -> Option<BreakerTrip> {
         self.in_a_row = self.in_a_row.saturating_add(1);
         if let Some(tries) = self.tried.get_mut(server) {
             *tries = tries.saturating_add(1);
@@ -86,17 +86,17 @@ impl Fuse {
     }
 
     /// Also called when stable answers: the failures may have come first.
-    pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Option<Blown> {
+    pub fn judge(&self, now: Duration, stable_alive: Option<Duration>) -> Option<BreakerTrip> {
         let ((since, out), alive) = (self.dead.as_ref()?, stable_alive?);
         let ms = |at: Duration| at.as_millis() as u64;
-        let blown = Blown {
+        let blown = BreakerTrip {
             in_a_row: self.in_a_row,
             servers: self.tried.iter().copied().zip(out.iter().copied()).collect(),
             dead_ms: ms(*since),
             stable_ms: ms(alive),
             now_ms: ms(now),
         };
-        Some(blown).filter(Blown::follows)
+        Some(blown).filter(BreakerTrip::follows)
     }
 }
 
@@ -109,14 +109,14 @@ mod tests {
 
     #[test]
     fn it_blows_at_the_fifth_refusal_in_a_row() {
-        let mut fuse = Fuse::new(1);
+        let mut fuse = Breaker::new(1);
         assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
         assert!(fuse.refused(0, &[], NOW, ALIVE).is_some_and(|blown| blown.follows()));
     }
 
     #[test]
     fn every_server_must_have_been_tried_twice() {
-        let mut fuse = Fuse::new(2);
+        let mut fuse = Breaker::new(2);
         (0..9).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, ALIVE), None));
         assert_eq!(fuse.refused(1, &[], NOW, ALIVE), None);
         assert!(fuse.refused(1, &[], NOW, ALIVE).is_some());
@@ -124,14 +124,14 @@ mod tests {
 
     #[test]
     fn a_server_that_is_down_by_its_probes_need_not_have_been_tried() {
-        let mut fuse = Fuse::new(2);
+        let mut fuse = Breaker::new(2);
         assert!((0..4).all(|_| fuse.refused(0, &[false, true], NOW, ALIVE).is_none()));
         assert!(fuse.refused(0, &[false, true], NOW, ALIVE).is_some());
     }
 
     #[test]
     fn a_connection_clears_it() {
-        let mut fuse = Fuse::new(1);
+        let mut fuse = Breaker::new(1);
         (0..4).for_each(|_| _ = fuse.refused(0, &[], NOW, ALIVE));
         fuse.connected();
         assert!((0..4).all(|_| fuse.refused(0, &[], NOW, ALIVE).is_none()));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn it_never_blows_while_stable_is_silent() {
-        let mut fuse = Fuse::new(1);
+        let mut fuse = Breaker::new(1);
         for alive in [None, NOW.checked_sub(Duration::from_millis(1))] {
             (0..20).for_each(|_| assert_eq!(fuse.refused(0, &[], NOW, alive), None));
         }

@@ -13,7 +13,7 @@ use super::resource::reading::Expression;
 use super::rollout::version::Versions;
 use super::segment::Segment;
 use super::tokens::Tokens;
-use super::wave::{Course, Reach, Wave};
+use super::wave::{Exposure, Strategy, Wave};
 use crate::domain::failure_rules;
 use crate::domain::gates::Margins;
 use crate::stats::cohort::{Salt, Weight};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Debug)]
-pub struct Plan {
+pub struct Config {
     pub listen: Listen,
     /// Present iff [`Listen::https`] is.
     pub tls: Option<Tls>,
@@ -36,11 +36,11 @@ pub struct Plan {
     pub segments: Vec<Arc<Segment>>,
     pub releases: Vec<Arc<Release>>,
     pub routes: Vec<Route>,
-    pub limits: Limits,
-    pub state: State,
-    pub log: Log,
-    pub metrics: Detail,
-    pub traces: Option<Traces>,
+    pub limits: RequestLimits,
+    pub state: StateConfig,
+    pub log: LogConfig,
+    pub metrics: MetricsDetail,
+    pub traces: Option<TracesConfig>,
     pub alerts: Vec<Receiver>,
 }
 
@@ -70,30 +70,30 @@ pub struct Tls {
     pub not_before_s: u64,
     pub not_after_s: u64,
     pub checked_at_s: u64,
-    pub server: Built<rustls::ServerConfig>,
+    pub server: FromFiles<rustls::ServerConfig>,
 }
 
 /// A value built from files, with a digest of their contents: equal iff the files are.
-pub struct Built<T> {
+pub struct FromFiles<T> {
     pub config: Arc<T>,
     pub digest: [u8; 32],
 }
 
-impl<T> Clone for Built<T> {
+impl<T> Clone for FromFiles<T> {
     fn clone(&self) -> Self {
-        Built { config: self.config.clone(), digest: self.digest }
+        FromFiles { config: self.config.clone(), digest: self.digest }
     }
 }
 
-impl<T> PartialEq for Built<T> {
+impl<T> PartialEq for FromFiles<T> {
     fn eq(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
 }
 
-impl<T> Eq for Built<T> {}
+impl<T> Eq for FromFiles<T> {}
 
-impl<T> std::fmt::Debug for Built<T> {
+impl<T> std::fmt::Debug for FromFiles<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Built({})", hex(&self.digest[..8]))
     }
@@ -255,15 +255,15 @@ pub struct Upstream {
     /// Present iff its servers are probed.
     pub health: Option<Health>,
     /// The metrics pages of its servers, for resource readings.
-    pub scrapes: Vec<Page>,
+    pub scrapes: Vec<MetricsPage>,
 }
 
 /// A metrics page, over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
+pub struct MetricsPage {
     pub address: Address,
     /// Present iff it is `https`.
-    pub tls: Option<Built<rustls::ClientConfig>>,
+    pub tls: Option<FromFiles<rustls::ClientConfig>>,
 }
 
 /// Active health check.
@@ -278,7 +278,7 @@ pub struct Health {
 pub struct Transport {
     pub protocol: Protocol,
     /// For the `https` servers; present iff there is one.
-    pub tls: Option<Built<rustls::ClientConfig>>,
+    pub tls: Option<FromFiles<rustls::ClientConfig>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -340,7 +340,7 @@ fn authority(host: &str, port: u16) -> String {
 #[derive(Debug)]
 pub struct Release {
     pub name: String,
-    /// Indices into [`Plan::upstreams`].
+    /// Indices into [`Config::upstreams`].
     pub stable: usize,
     pub new: usize,
     pub salt_text: String,
@@ -375,21 +375,21 @@ pub struct Release {
     /// The servers of this file run the previous builds: they have only moved.
     pub same_version: bool,
     /// The failures of an arm, beside time-outs, resets, truncations.
-    pub outcome: failure_rules::Rules,
-    pub watchdog: Watchdog,
+    pub outcome: failure_rules::FailureRules,
+    pub watchdog: WatchdogConfig,
     /// The watched resources of the two versions.
-    pub resources: Vec<Resource>,
+    pub resources: Vec<ResourceConfig>,
     /// From the start of a reading to the start of the next.
     pub resource_interval: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Resource {
+pub struct ResourceConfig {
     /// Label in metrics.
     pub name: Arc<str>,
     pub source: ResourceSource,
-    pub limits: resource::Limits,
-    pub on: resource::On,
+    pub limits: resource::ResourceLimits,
+    pub on: resource::ResourceAction,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -397,7 +397,7 @@ pub enum ResourceSource {
     /// From each server's own metrics: [`Upstream::scrapes`] of both arms.
     Scraped(Expression),
     /// From a Prometheus server, by PromQL queries.
-    Asked { prometheus: Page, new: String, stable: String },
+    Asked { prometheus: MetricsPage, new: String, stable: String },
 }
 
 /// The handling of a request of `new` when no connection can be made and nothing was sent.
@@ -421,7 +421,7 @@ pub enum OnAnomaly {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Watchdog {
+pub struct WatchdogConfig {
     pub enabled: bool,
     /// Probability of a trip for a release that is not worse, per wave (or per weight set by hand).
     pub alpha: f64,
@@ -470,7 +470,7 @@ pub struct Route {
     pub target: Target,
 }
 
-/// Indices into [`Plan::releases`] and [`Plan::upstreams`].
+/// Indices into [`Config::releases`] and [`Config::upstreams`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Release(usize),
@@ -478,7 +478,7 @@ pub enum Target {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct RequestLimits {
     pub header_bytes: usize,
     pub header_count: usize,
     pub uri_bytes: usize,
@@ -500,16 +500,16 @@ pub struct Limits {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct StateConfig {
     pub directory: PathBuf,
     pub on_failure: OnStateFailure,
     pub when_empty: WhenEmpty,
-    pub failed_users: FailedUsers,
+    pub failed_users: FailedUserIds,
 }
 
 /// How the list of failed users identifies them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum FailedUsers {
+pub enum FailedUserIds {
     /// By a hash under the key of the log; without a key they are only counted.
     #[default]
     Hashed,
@@ -537,7 +537,7 @@ pub enum WhenEmpty {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Log {
+pub struct LogConfig {
     pub format: LogFormat,
     /// Share of users whose ordinary requests are logged.
     pub sample: Weight,
@@ -549,7 +549,7 @@ pub struct Log {
 
 /// The extent of counting and of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Detail {
+pub enum MetricsDetail {
     #[default]
     Full,
     /// Only the metrics behind decisions and alerts; the rest is not exposed, and not counted if
@@ -559,10 +559,10 @@ pub enum Detail {
 
 /// The destination of spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Traces {
+pub struct TracesConfig {
     pub address: Address,
     /// Present iff the address is https.
-    pub tls: Option<Built<rustls::ClientConfig>>,
+    pub tls: Option<FromFiles<rustls::ClientConfig>>,
     /// Share of users whose requests are traced.
     pub sample: Weight,
 }
@@ -575,7 +575,7 @@ pub struct Receiver {
     pub kind: ReceiverKind,
     pub address: Address,
     /// Present iff the address is https.
-    pub tls: Option<Built<rustls::ClientConfig>>,
+    pub tls: Option<FromFiles<rustls::ClientConfig>>,
     /// A wave held for longer raises an alert.
     pub stuck_after: Duration,
 }
@@ -635,10 +635,10 @@ pub enum LogFormat {
     Combined,
 }
 
-impl Plan {
+impl Config {
     /// Reuses unchanged parts: clients may resume their TLS sessions after a reload that did not
     /// change TLS.
-    pub fn inherit(&mut self, before: &Plan) {
+    pub fn inherit(&mut self, before: &Config) {
         if let (Some(tls), Some(old)) = (&mut self.tls, &before.tls)
             && tls.server == old.server
         {
@@ -652,12 +652,12 @@ impl Plan {
 }
 
 impl Release {
-    pub fn course(&self) -> Course<'_> {
+    pub fn course(&self) -> Strategy<'_> {
         if self.waves.is_empty() {
-            let reach = Reach { weight: self.weight, segments: self.segments.len() };
-            Course::ByHand(reach.held_back(self.holdback))
+            let reach = Exposure { weight: self.weight, segments: self.segments.len() };
+            Strategy::ByHand(reach.held_back(self.holdback))
         } else {
-            Course::Waves(&self.waves)
+            Strategy::Waves(&self.waves)
         }
     }
 
@@ -667,18 +667,18 @@ impl Release {
     }
 
     /// Every server of `new`, as a trip records them.
-    pub fn new_servers(&self, plan: &Plan) -> Vec<String> {
+    pub fn new_servers(&self, plan: &Config) -> Vec<String> {
         servers(plan, self.new)
     }
 
     /// The versions of the releases of `before` that `after` does not name.
-    pub fn removed(before: &Plan, after: &Plan) -> Vec<Versions> {
+    pub fn removed(before: &Config, after: &Config) -> Vec<Versions> {
         let gone = before.releases.iter().filter(|r| after.release(&r.name).is_none());
         gone.map(|release| release.versions(before)).collect()
     }
 
     /// The servers behind both arms.
-    pub fn versions(&self, plan: &Plan) -> Versions {
+    pub fn versions(&self, plan: &Config) -> Versions {
         Versions {
             stable: servers(plan, self.stable),
             new: servers(plan, self.new),
@@ -687,6 +687,6 @@ impl Release {
     }
 }
 
-fn servers(plan: &Plan, upstream: usize) -> Vec<String> {
+fn servers(plan: &Config, upstream: usize) -> Vec<String> {
     plan.upstreams[upstream].servers.iter().map(Server::to_string).collect()
 }

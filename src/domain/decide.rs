@@ -5,7 +5,7 @@
 //! in `new`.
 
 use super::segment::{Segment, Subject, UserSet};
-use super::wave::{self, Reach};
+use super::wave::{self, Exposure};
 use crate::domain::config::Release;
 pub use crate::stats::arm::Arm;
 use crate::stats::cohort::{Bucket, Weight};
@@ -55,22 +55,22 @@ impl Decision {
 
 /// The reach of a release in force right now, after trips and holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Force {
+pub enum Effective {
     /// No user is in `new`, for any weight and segments.
     Held,
-    At(Reach),
+    At(Exposure),
 }
 
-impl Force {
+impl Effective {
     pub fn weight(self) -> Weight {
         match self {
-            Force::Held => Weight::ZERO,
-            Force::At(reach) => reach.weight,
+            Effective::Held => Weight::ZERO,
+            Effective::At(reach) => reach.weight,
         }
     }
 }
 
-pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decision {
+pub fn decide(release: &Release, force: Effective, subject: &Subject<'_>) -> Decision {
     let Some(id) = subject.user_id else {
         return Decision { arm: Arm::Stable, reason: Reason::NoUserId, bucket: None, unit: None };
     };
@@ -78,7 +78,7 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
     let bucket = Bucket::of_hash(hash);
     let to =
         |arm, reason| Decision { arm, reason, bucket: Some(bucket), unit: Some(UserUnit::of_hash(hash)) };
-    let Force::At(Reach { weight, segments }) = force else {
+    let Effective::At(Exposure { weight, segments }) = force else {
         return to(Arm::Stable, Reason::Tripped);
     };
     if !(release.excluded.is_empty() && release.segments.is_empty()) {
@@ -98,7 +98,7 @@ pub fn decide(release: &Release, force: Force, subject: &Subject<'_>) -> Decisio
 pub fn is_held_back(release: &Release, subject: &Subject<'_>) -> bool {
     let Some(id) = subject.user_id else { return false };
     let bucket = Bucket::of_hash(release.salt.hash(id));
-    let until_complete = Reach { weight: release.weight, segments: 0 }.held_back(release.holdback);
+    let until_complete = Exposure { weight: release.weight, segments: 0 }.held_back(release.holdback);
     let pinned = |list: &[Arc<Segment>]| list.iter().any(|s| s.holds(subject));
     release.weight.holds(bucket)
         && !until_complete.weight.holds(bucket)

@@ -10,11 +10,11 @@ mod past;
 use super::judge::ruling::{Blind, Figures, Measured, Ruling, Why};
 use super::maintenance::Would;
 use super::share;
-use super::verdict::{Cause, Evidence, Judgement, Signal, Told};
-use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::onset::{BadBy, Decided};
-use crate::domain::judge::trailing_windows::Fitted;
-use crate::domain::judge::verdict_inputs::{HOLD, Silent};
+use super::verdict::{Cause, DecisionText, Judgement, JudgementEvidence, SignalResult};
+use crate::domain::judge::ceiling::CeilingSample;
+use crate::domain::judge::onset::{BadReason, DecisionCounts};
+use crate::domain::judge::trailing_windows::FittedCeiling;
+use crate::domain::judge::verdict_inputs::{HOLD, WaitingUsers};
 use crate::stats::engine::{DetectionLimit, Signal as Compared};
 use std::time::Duration;
 
@@ -43,14 +43,14 @@ impl From<Ruling> for Judgement {
             Some(None) => format!("{what} ({} failed in the last minute)", words.counts()),
             None => what.clone(),
         };
-        let signals = progress.into_iter().map(|progress| Signal {
+        let signals = progress.into_iter().map(|progress| SignalResult {
             signal: progress.of.label(),
             stratum: progress.stratum,
             evidence_ratio: progress.ratio,
             detail: words.detail(progress.of),
         });
         let signals = signals.collect();
-        let decided = decided.map(|by| Told { what, by });
+        let decided = decided.map(|by| DecisionText { what, by });
         Judgement { state, verdict, reason, signals, decided, evidence }
     }
 }
@@ -58,7 +58,7 @@ impl From<Ruling> for Judgement {
 /// The words of one look.
 struct Words<'r> {
     figures: &'r Figures,
-    evidence: &'r Evidence,
+    evidence: &'r JudgementEvidence,
 }
 
 impl Words<'_> {
@@ -168,7 +168,7 @@ impl Words<'_> {
 
     /// Failures and requests of the last minute.
     fn counts(&self) -> String {
-        let Sample { requests, bad } = self.evidence.minute;
+        let CeilingSample { requests, bad } = self.evidence.minute;
         format!("new {} of {}, stable {} of {}", bad.new, requests.new, bad.stable, requests.stable)
     }
 
@@ -179,7 +179,7 @@ impl Words<'_> {
 
     /// Redirects, long exchanges or small bodies of the last minute.
     fn seen(&self, signal: Compared) -> String {
-        let (Sample { requests, bad }, what) = match signal {
+        let (CeilingSample { requests, bad }, what) = match signal {
             Compared::Redirects => (self.figures.redirects, "redirected"),
             Compared::Duration => (self.figures.long, "above p99 of stable's exchanges"),
             _ => (self.figures.small, "with a body far smaller than usual"),
@@ -199,7 +199,7 @@ impl Words<'_> {
     /// The answers above the ceiling of latency.
     fn slow(&self) -> String {
         let [p99_new, p99_stable] = [self.evidence.p99_new, self.evidence.p99_stable].map(latency);
-        let Sample { requests, bad } = self.evidence.slow;
+        let CeilingSample { requests, bad } = self.evidence.slow;
         format!(
             "p99 of new {p99_new}, of stable {p99_stable}; {} of {} above {:.0} ms",
             bad.new,
@@ -247,7 +247,7 @@ impl Blind {
     }
 }
 
-impl Silent {
+impl WaitingUsers {
     fn told(&self) -> String {
         format!(
             "new leaves its users waiting: {} of {} for 5 s and more, {} for 10 s, and nobody was answered for {} s",
@@ -272,16 +272,16 @@ impl DetectionLimit {
     }
 }
 
-impl BadBy {
+impl BadReason {
     /// The description of the bad requests. `limit`: the latency above which they are slow.
     pub fn words(self, limit: Option<Duration>) -> String {
         match self {
-            BadBy::Signal(Compared::Errors) => "failed".to_owned(),
-            BadBy::Signal(Compared::ClientErrors) => "got a 4xx".to_owned(),
-            BadBy::Signal(Compared::Redirects) => "were redirected".to_owned(),
-            BadBy::Signal(Compared::Duration) => "took longer to their end than is usual".to_owned(),
-            BadBy::Signal(Compared::Empty) => "had an empty or far smaller body".to_owned(),
-            BadBy::Signal(Compared::Latency) | BadBy::OverMax => match limit {
+            BadReason::Signal(Compared::Errors) => "failed".to_owned(),
+            BadReason::Signal(Compared::ClientErrors) => "got a 4xx".to_owned(),
+            BadReason::Signal(Compared::Redirects) => "were redirected".to_owned(),
+            BadReason::Signal(Compared::Duration) => "took longer to their end than is usual".to_owned(),
+            BadReason::Signal(Compared::Empty) => "had an empty or far smaller body".to_owned(),
+            BadReason::Signal(Compared::Latency) | BadReason::OverMax => match limit {
                 Some(limit) => format!("took longer than {}", milliseconds(limit)),
                 None => "were slow".to_owned(),
             },
@@ -289,10 +289,10 @@ impl BadBy {
     }
 }
 
-impl Decided {
+impl DecisionCounts {
     /// `23 of 41 of new failed, 2 of 812 of stable`.
     pub fn counts(&self) -> String {
-        let Decided { new, stable, .. } = self;
+        let DecisionCounts { new, stable, .. } = self;
         let mut out = format!(
             "{} of {} of new {}, {} of {} of stable",
             new.bad,
@@ -311,16 +311,16 @@ impl Decided {
     }
 }
 
-impl Fitted {
+impl FittedCeiling {
     /// What is in force in place of a ceiling that does not fit; `None`: it fits.
     pub fn told(&self) -> Option<String> {
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
         match *self {
-            Fitted::AsGiven => None,
-            Fitted::SetAside { own } => {
+            FittedCeiling::AsGiven => None,
+            FittedCeiling::SetAside { own } => {
                 Some(format!("set aside: it is a default, and stable itself has {}", percent(own)))
             }
-            Fitted::Raised { own, limit } => Some(format!(
+            FittedCeiling::Raised { own, limit } => Some(format!(
                 "in force at {}, since stable itself has {}",
                 percent(limit.min(1.0)),
                 percent(own)

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 /// `[release.X.outcome]`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rules {
+pub struct FailureRules {
     /// Inclusive ranges of statuses that are failures.
     pub status: Vec<(u16, u16)>,
     /// A response with this header and value is a failure.
@@ -24,43 +24,43 @@ pub struct Rules {
     pub grpc: bool,
 }
 
-impl Default for Rules {
+impl Default for FailureRules {
     fn default() -> Self {
-        Rules { status: vec![(500, 599)], header: None, body: None, grpc: false }
+        FailureRules { status: vec![(500, 599)], header: None, body: None, grpc: false }
     }
 }
 
 /// A result code in a JSON body.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BodyRule {
-    pub path: Vec<Step>,
-    pub fails: Fails,
+    pub path: Vec<JsonStep>,
+    pub fails: FailureRule,
     /// The rule does not apply to a longer body.
     pub bytes_max: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum JsonStep {
     Key(String),
     Index(usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fails {
+pub enum FailureRule {
     If(String),
     Unless(String),
 }
 
-impl Fails {
+impl FailureRule {
     pub fn at(&self, code: &str) -> bool {
         match self {
-            Fails::If(bad) => code == bad,
-            Fails::Unless(good) => code != good,
+            FailureRule::If(bad) => code == bad,
+            FailureRule::Unless(good) => code != good,
         }
     }
 }
 
-impl Rules {
+impl FailureRules {
     /// The outcome by the head alone.
     pub fn of_head(&self, status: StatusCode, headers: &HeaderMap) -> Outcome {
         let code = status.as_u16();
@@ -110,10 +110,10 @@ mod tests {
 
     #[test]
     fn the_head_is_judged_by_status_header_and_grpc() {
-        let of = |rules: &Rules, status, pairs: &[(&'static str, &'static str)]| {
+        let of = |rules: &FailureRules, status, pairs: &[(&'static str, &'static str)]| {
             rules.of_head(StatusCode::from_u16(status).unwrap(), &headers(pairs))
         };
-        let plain = Rules::default();
+        let plain = FailureRules::default();
         assert_eq!(
             [200, 302, 404, 499, 500, 599].map(|s| of(&plain, s, &[])),
             [
@@ -125,16 +125,16 @@ mod tests {
                 Outcome::ServerError,
             ]
         );
-        let own = Rules { status: vec![(502, 504), (429, 429)], ..Rules::default() };
+        let own = FailureRules { status: vec![(502, 504), (429, 429)], ..FailureRules::default() };
         assert_eq!(
             [500, 503, 429, 404].map(|s| of(&own, s, &[])),
             [Outcome::Ok, Outcome::ServerError, Outcome::ServerError, Outcome::ClientError,]
         );
         let header = (HeaderName::from_static("x-result"), b"FAILED".to_vec());
-        let by_header = Rules { header: Some(header), ..Rules::default() };
+        let by_header = FailureRules { header: Some(header), ..FailureRules::default() };
         assert_eq!(of(&by_header, 200, &[("x-result", "FAILED")]), Outcome::ServerError);
         assert_eq!(of(&by_header, 200, &[("x-result", "fine")]), Outcome::Ok);
-        let grpc = Rules { grpc: true, ..Rules::default() };
+        let grpc = FailureRules { grpc: true, ..FailureRules::default() };
         for (status, want) in [
             ("0", Outcome::Ok),
             ("5", Outcome::ClientError),

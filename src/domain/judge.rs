@@ -34,19 +34,24 @@ pub mod unanswered;
 pub mod verdict_inputs;
 mod without_control;
 
-use super::verdict::{Cause, Evidence, Finding, Judgement, Limits, State, Verdict};
-use crate::domain::judge::bad_requests::Bad;
-use crate::domain::judge::ceiling::{BAD_MIN, Interval, NEAR, RECENT, Sample, WINDOW, Window};
-use crate::domain::judge::notice::Notice;
-use crate::domain::judge::onset::{BadBy, Onsets, SlowFrom};
+use super::verdict::{
+    Cause, Judgement, JudgementEvidence, StandingFinding, Verdict, VerdictLimits, WatchdogState,
+};
+use crate::domain::judge::bad_requests::BadRequests;
+use crate::domain::judge::ceiling::{
+    BAD_MIN, CeilingInterval, CeilingSample, CeilingWindow, NEAR, RECENT, WINDOW,
+};
+use crate::domain::judge::notice::LatencyNotice;
+use crate::domain::judge::onset::{BadReason, Onsets, SlowFrom};
 use crate::domain::judge::own_counts::{interval, take_failures};
-use crate::domain::judge::own_past::Before as OwnPast;
-use crate::domain::judge::set_aside::{Aside, Parts};
-use crate::domain::judge::stable_trouble::Stable;
-use crate::domain::judge::trailing_windows::{Before, Fitted, Spans};
-use crate::domain::judge::unanswered::Silence;
+use crate::domain::judge::own_past::OwnPast;
+use crate::domain::judge::set_aside::{EvidenceParts, SetAside};
+use crate::domain::judge::stable_trouble::StableState;
+use crate::domain::judge::trailing_windows::{FittedCeiling, StableBefore, TrailingWindows};
+use crate::domain::judge::unanswered::Unanswered;
 use crate::domain::judge::verdict_inputs::{
-    BAD_NOW_MIN, Ceiling, Comparison, Crossing, Grounds, OVERWHELMING, SUSPICIOUS, Say, Silent,
+    BAD_NOW_MIN, CeilingCrossing, CeilingState, ComparisonState, OVERWHELMING, SUSPICIOUS, TestResult,
+    VerdictInputs, WaitingUsers,
 };
 use crate::stats::arm::Arm;
 use crate::stats::codec::{Decoder, Encoder};
@@ -74,7 +79,7 @@ const SMALL_GAP: f64 = 0.5;
 const ALL: &str = "all";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ticks {
+pub enum TickSettings {
     OnTime,
     /// The thread was starved, which may itself cause the observation.
     Late,
@@ -82,14 +87,14 @@ pub enum Ticks {
 
 /// Durations of whole exchanges, by completion.
 #[derive(Clone, Copy)]
-pub struct Latency<'a> {
+pub struct ExchangeDurations<'a> {
     pub new: &'a Histogram,
     pub stable: &'a Histogram,
 }
 
-impl Latency<'_> {
-    fn sample(&self, limit: Duration) -> Sample {
-        Sample {
+impl ExchangeDurations<'_> {
+    fn sample(&self, limit: Duration) -> CeilingSample {
+        CeilingSample {
             requests: PerArm::new(self.new.total(), self.stable.total()),
             bad: PerArm::new(self.new.over(limit), self.stable.over(limit)),
         }
@@ -97,16 +102,16 @@ impl Latency<'_> {
 }
 
 #[derive(Clone, Copy)]
-pub struct Look<'a> {
-    /// Monotonic, of the same clock as [`Interval::end`].
+pub struct JudgeInput<'a> {
+    /// Monotonic, of the same clock as [`CeilingInterval::end`].
     pub now: Duration,
-    pub ticks: Ticks,
-    pub minute: Latency<'a>,
+    pub ticks: TickSettings,
+    pub minute: ExchangeDurations<'a>,
     /// The last ten seconds.
-    pub recent: Latency<'a>,
+    pub recent: ExchangeDurations<'a>,
 }
 
-impl Look<'_> {
+impl JudgeInput<'_> {
     /// Of the latency of `new` and of stable, in the last minute.
     fn quantiles(&self, q: f64) -> [Option<Duration>; 2] {
         [self.minute.new, self.minute.stable].map(|of| of.quantile(q))
@@ -116,49 +121,49 @@ impl Look<'_> {
 /// What the comparison and the ceilings say at one look.
 #[derive(Clone, Copy)]
 struct Says {
-    compared: Say,
-    errors: Say,
-    latency: Say,
+    compared: TestResult,
+    errors: TestResult,
+    latency: TestResult,
 }
 
 impl Says {
     fn waits(&self) -> bool {
-        [self.compared, self.errors, self.latency].contains(&Say::Waits)
+        [self.compared, self.errors, self.latency].contains(&TestResult::Waits)
     }
 }
 
 #[derive(Clone, Debug)]
 pub struct Judge {
-    limits: Limits,
+    limits: VerdictLimits,
     engine: Engine,
     /// Names of the strata.
     strata: Arc<[Arc<str>]>,
-    window: Window,
+    window: CeilingWindow,
     /// When each ceiling (errors, latency) was first over without a break.
     over_since: [Option<Duration>; 2],
     /// When stable's last ten seconds were last bad, by the ceilings' limits of errors and latency.
     stable_bad: [Option<Duration>; 2],
-    stable: Stable,
+    stable: StableState,
     /// By user: failures of final intervals, and successes above `latency_p99_max`.
-    failures: Spans,
-    slow: Spans,
+    failures: TrailingWindows,
+    slow: TrailingWindows,
     /// The same of stable, before `new` had users.
-    before: [Before; 2],
+    before: [StableBefore; 2],
     learnt: Duration,
     /// Time of the last tick.
     ticked: Duration,
-    silence: Silence,
+    silence: Unanswered,
     /// A longer answer is late. Known from the first answer of either arm on.
     usual_wait: Option<Duration>,
     has_answered: bool,
     /// Redirects, long exchanges and small bodies of the last minute, by user.
-    seen: [[Bad; 2]; 3],
+    seen: [[BadRequests; 2]; 3],
     /// Small bodies of the last ten seconds.
-    small_now: [Bad; 2],
-    aside: Aside,
+    small_now: [BadRequests; 2],
+    aside: SetAside,
     /// Counts since the onset of the cause of a trip.
     onsets: Onsets,
-    notice: Notice,
+    notice: LatencyNotice,
     /// `new` against its own past, where there is no control.
     own_past: OwnPast,
     /// The release has been complete for long, so that comparison has ended.
@@ -175,28 +180,28 @@ pub struct Judge {
 
 impl Judge {
     /// `strata`: names of the engine's strata.
-    pub fn new(limits: Limits, engine: Engine, strata: Arc<[Arc<str>]>) -> Judge {
+    pub fn new(limits: VerdictLimits, engine: Engine, strata: Arc<[Arc<str>]>) -> Judge {
         Judge {
             limits,
             engine,
             strata,
-            window: Window::default(),
+            window: CeilingWindow::default(),
             over_since: [None; 2],
             stable_bad: [None; 2],
-            stable: Stable::default(),
-            failures: Spans::default(),
-            slow: Spans::default(),
-            before: [Before::default(); 2],
+            stable: StableState::default(),
+            failures: TrailingWindows::default(),
+            slow: TrailingWindows::default(),
+            before: [StableBefore::default(); 2],
             learnt: Duration::ZERO,
             ticked: Duration::ZERO,
-            silence: Silence::default(),
+            silence: Unanswered::default(),
             usual_wait: None,
             has_answered: false,
-            seen: [(); 3].map(|()| Arm::BOTH.map(|_| Bad::new(WINDOW))),
-            small_now: Arm::BOTH.map(|_| Bad::new(RECENT)),
-            aside: Aside::default(),
+            seen: [(); 3].map(|()| Arm::BOTH.map(|_| BadRequests::new(WINDOW))),
+            small_now: Arm::BOTH.map(|_| BadRequests::new(RECENT)),
+            aside: SetAside::default(),
             onsets: Onsets::default(),
-            notice: Notice::default(),
+            notice: LatencyNotice::default(),
             own_past: OwnPast::default(),
             soaked: false,
             worse_since: None,
@@ -208,7 +213,7 @@ impl Judge {
     }
 
     /// Applies edited limits from the next look on. Only the evidence of an edited level restarts.
-    pub fn set_limits(&mut self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: VerdictLimits) {
         let was = self.limits;
         let floor = was.latency_floor != limits.latency_floor;
         if floor || was.latency_tolerance != limits.latency_tolerance {
@@ -223,24 +228,24 @@ impl Judge {
         }
         if was.latency_p99_max != limits.latency_p99_max {
             // Counts above the old limit are no evidence about the new limit.
-            (self.slow, self.before[1]) = (Spans::default(), Before::default());
+            (self.slow, self.before[1]) = (TrailingWindows::default(), StableBefore::default());
         }
         self.engine.set_levels(limits.latency_tolerance, limits.latency_notice, limits.latency_floor);
         self.limits = limits;
     }
 
     /// Ends a finding that a person has accepted.
-    pub fn accept(&mut self, finding: Finding) {
+    pub fn accept(&mut self, finding: StandingFinding) {
         match finding {
-            Finding::Notice => {
+            StandingFinding::Notice => {
                 self.engine.end_notice();
                 self.notice.end(notice::BY_HAND);
             }
-            Finding::Alarm => self.own_past.begin_anew(),
+            StandingFinding::Alarm => self.own_past.begin_anew(),
         }
     }
 
-    pub fn notice(&mut self) -> &mut Notice {
+    pub fn notice(&mut self) -> &mut LatencyNotice {
         &mut self.notice
     }
 
@@ -268,22 +273,22 @@ impl Judge {
     }
 
     /// Stable's usual values and its trouble, for the next attempt.
-    pub fn stable(&self) -> &Stable {
+    pub fn stable(&self) -> &StableState {
         &self.stable
     }
 
     /// Stable's values before `new` had users.
-    pub fn before(&self) -> [Before; 2] {
+    pub fn before(&self) -> [StableBefore; 2] {
         self.before
     }
 
-    pub fn knows_stable(&mut self, stable: Stable, before: [Before; 2]) {
+    pub fn knows_stable(&mut self, stable: StableState, before: [StableBefore; 2]) {
         (self.stable, self.before) = (stable, before);
     }
 
     /// Advances the time: judges the intervals that became final, `deadline` after their end, and
     /// passes them to `told`.
-    pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&Interval)) {
+    pub fn tick(&mut self, now: Duration, deadline: Duration, mut told: impl FnMut(&CeilingInterval)) {
         let mut finals = vec![];
         self.engine.defer(self.stable.defers(now), now);
         let (failures, stable) = (&mut self.failures, &mut self.stable);
@@ -307,26 +312,26 @@ impl Judge {
 
     /// Saves the state that a restart must keep.
     pub fn save(&self, now: Duration, pen: &mut Encoder) {
-        self.before.iter().flat_map(Before::parts).for_each(|part| pen.f64(part));
+        self.before.iter().flat_map(StableBefore::parts).for_each(|part| pen.f64(part));
         self.engine.save(now, pen);
     }
 
     /// The judge as saved. `None`: saved with other routes, or by another version.
     pub fn restore(
-        limits: Limits,
+        limits: VerdictLimits,
         settings: engine::EngineSettings,
         strata: Arc<[Arc<str>]>,
         eye: &mut Decoder<'_>,
         now: Duration,
     ) -> Option<Judge> {
-        let mut before = || Some(Before::from_parts([eye.f64()?, eye.f64()?]));
+        let mut before = || Some(StableBefore::from_parts([eye.f64()?, eye.f64()?]));
         let before = [before()?, before()?];
         let engine = Engine::restore(settings, eye, now)?;
         Some(Judge { before, ..Judge::new(limits, engine, strata) })
     }
 
     /// Takes a final interval, each once and in order.
-    fn push(&mut self, interval: &Interval) {
+    fn push(&mut self, interval: &CeilingInterval) {
         self.window.push(interval);
         self.started.get_or_insert(interval.end);
         if interval.requests.stable > 0 {
@@ -337,23 +342,23 @@ impl Judge {
         }
     }
 
-    pub fn look(&mut self, look: &Look<'_>) -> Judgement {
+    pub fn look(&mut self, look: &JudgeInput<'_>) -> Judgement {
         self.rule(look).into()
     }
 
     /// The decision of a look, in codes and numbers.
-    fn rule(&mut self, look: &Look<'_>) -> Ruling {
-        let Limits { alpha, errors_max, latency_p99_max, .. } = self.limits;
+    fn rule(&mut self, look: &JudgeInput<'_>) -> Ruling {
+        let VerdictLimits { alpha, errors_max, latency_p99_max, .. } = self.limits;
         let [sum_minute, sum_recent] = [WINDOW, RECENT].map(|span| self.window.sum(span));
         let (minute, recent) = (sum_minute.sample, sum_recent.sample);
         let slow = self.slow.minute();
         let signals = engine::Signal::ALL;
         let [requests, bad] = self.engine.present();
-        let present = Sample { requests, bad };
-        let mut comparison = Comparison {
+        let present = CeilingSample { requests, bad };
+        let mut comparison = ComparisonState {
             alpha,
             failing: if present.clearly_worse() { present.bad.new } else { 0 },
-            ..Comparison::default()
+            ..ComparisonState::default()
         };
         self.weigh(look.now, signals.map(|signal| self.engine.parts(signal)), &mut comparison);
         let (e_value, loudest) = (comparison.e_value(), comparison.loudest());
@@ -367,20 +372,20 @@ impl Judge {
         // Stable may also leave its users waiting.
         let [failing, _, slow_stable, ..] = self.stable.defers(look.now);
         let silent = if failing || slow_stable {
-            Silent::default()
+            WaitingUsers::default()
         } else {
             self.silence.look(look.now, self.usual_wait)
         };
         comparison.worse = match loudest {
             engine::Signal::Errors => self.failures.last(),
-            engine::Signal::ClientErrors => Sample { bad: sum_recent.client_errors, ..recent },
+            engine::Signal::ClientErrors => CeilingSample { bad: sum_recent.client_errors, ..recent },
             engine::Signal::Latency => {
                 look.recent.sample(look.minute.stable.quantile(USUAL).unwrap_or(latency_p99_max))
             }
             signal => self.by_user(signal),
         };
         self.compare(look.now, &mut comparison);
-        let grounds = Grounds { comparison, errors, latency, silent };
+        let grounds = VerdictInputs { comparison, errors, latency, silent };
         let says = Says { compared: comparison.say(), errors: errors.say(), latency: latency.say() };
         if self.notice.look(look.now, self.engine.notice() >= 1.0 / alpha) {
             self.engine.end_notice();
@@ -391,12 +396,12 @@ impl Judge {
             Some(blamed) => blamed,
             None => self.unblamed(look, says, &comparison, noticed, minute.requests.new),
         };
-        let decided = (state == State::Tripped).then(|| {
+        let decided = (state == WatchdogState::Tripped).then(|| {
             let (by, route, usual) = self.trouble(says, loudest, [errors_limit, slow_limit]);
             self.onsets.decided(by, route, usual, look.now)
         });
         let [p99_new, p99_stable] = look.quantiles(0.99);
-        let evidence = Evidence {
+        let evidence = JudgementEvidence {
             window: WINDOW,
             minute,
             recent,
@@ -423,18 +428,29 @@ impl Judge {
     }
 
     /// A trip, or trouble of both arms.
-    fn blamed(&self, says: Says, loudest: engine::Signal, silent: Silent) -> Option<(State, Verdict, Why)> {
-        let both = |why| (State::BothArms, Verdict::Inconclusive, why);
+    fn blamed(
+        &self,
+        says: Says,
+        loudest: engine::Signal,
+        silent: WaitingUsers,
+    ) -> Option<(WatchdogState, Verdict, Why)> {
+        let both = |why| (WatchdogState::BothArms, Verdict::Inconclusive, why);
         Some(match (says.compared, says.errors, says.latency) {
-            (Say::Trips(cause), ..) => (State::Tripped, Verdict::Breach(cause), Why::Worse(loudest)),
-            (_, Say::Trips(cause), _) => (State::Tripped, Verdict::Breach(cause), Why::Failing(cause)),
-            (_, _, Say::Trips(cause)) => (State::Tripped, Verdict::Breach(cause), Why::Slow(cause)),
-            _ if silent.say() != Say::Nothing => {
-                (State::Tripped, Verdict::Breach(Cause::Latency), Why::Silent(silent))
+            (TestResult::Trips(cause), ..) => {
+                (WatchdogState::Tripped, Verdict::Breach(cause), Why::Worse(loudest))
             }
-            (Say::Both, ..) if loudest == engine::Signal::Latency => both(Why::BothSlower),
-            (Say::Both, ..) | (_, Say::Both, _) => both(Why::BothFailing),
-            (_, _, Say::Both) => both(Why::BothSlow),
+            (_, TestResult::Trips(cause), _) => {
+                (WatchdogState::Tripped, Verdict::Breach(cause), Why::Failing(cause))
+            }
+            (_, _, TestResult::Trips(cause)) => {
+                (WatchdogState::Tripped, Verdict::Breach(cause), Why::Slow(cause))
+            }
+            _ if silent.say() != TestResult::Nothing => {
+                (WatchdogState::Tripped, Verdict::Breach(Cause::Latency), Why::Silent(silent))
+            }
+            (TestResult::Both, ..) if loudest == engine::Signal::Latency => both(Why::BothSlower),
+            (TestResult::Both, ..) | (_, TestResult::Both, _) => both(Why::BothFailing),
+            (_, _, TestResult::Both) => both(Why::BothSlow),
             _ => return None,
         })
     }
@@ -442,15 +458,15 @@ impl Judge {
     /// The state while nothing trips: the first of these that holds.
     fn unblamed(
         &self,
-        look: &Look<'_>,
+        look: &JudgeInput<'_>,
         says: Says,
-        comparison: &Comparison,
+        comparison: &ComparisonState,
         noticed: bool,
         requests_new: u64,
-    ) -> (State, Verdict, Why) {
-        let suspicious = |why| (State::Suspicious, Verdict::Inconclusive, why);
+    ) -> (WatchdogState, Verdict, Why) {
+        let suspicious = |why| (WatchdogState::Suspicious, Verdict::Inconclusive, why);
         match self.blind(look) {
-            Some(blind) => (State::Blind, Verdict::Inconclusive, Why::Blind(blind)),
+            Some(blind) => (WatchdogState::Blind, Verdict::Inconclusive, Why::Blind(blind)),
             None if says.waits() => suspicious(Why::Waits),
             None if comparison.e_value() >= SUSPICIOUS => {
                 let loudest = comparison.loudest();
@@ -458,10 +474,10 @@ impl Judge {
             }
             None if self.engine.evidence(engine::Signal::Empty) >= SUSPICIOUS => suspicious(Why::SmallBodies),
             // A notice only informs: the margins decide the promotion.
-            None if noticed && requests_new > 0 => (State::Suspicious, Verdict::Pass, Why::Noticed),
+            None if noticed && requests_new > 0 => (WatchdogState::Suspicious, Verdict::Pass, Why::Noticed),
             None if self.is_worse_than_before() => suspicious(Why::WorseThanBefore),
-            None if requests_new == 0 => (State::Quiet, Verdict::Inconclusive, Why::NoRequest),
-            None => (State::Quiet, Verdict::Pass, Why::Usual),
+            None if requests_new == 0 => (WatchdogState::Quiet, Verdict::Inconclusive, Why::NoRequest),
+            None => (WatchdogState::Quiet, Verdict::Pass, Why::Usual),
         }
     }
 
@@ -472,20 +488,24 @@ impl Judge {
         says: Says,
         loudest: engine::Signal,
         [errors, slow]: [f64; 2],
-    ) -> (BadBy, Option<u8>, Option<f64>) {
+    ) -> (BadReason, Option<u8>, Option<f64>) {
         match (says.compared, says.errors, says.latency) {
-            (Say::Trips(_), ..) => (BadBy::Signal(loudest), self.route(loudest).map(|i| i as u8), None),
-            (_, Say::Trips(_), _) => (BadBy::Signal(engine::Signal::Errors), None, Some(errors / 2.0)),
-            (_, _, Say::Trips(_)) => (BadBy::OverMax, None, Some(slow / 2.0)),
+            (TestResult::Trips(_), ..) => {
+                (BadReason::Signal(loudest), self.route(loudest).map(|i| i as u8), None)
+            }
+            (_, TestResult::Trips(_), _) => {
+                (BadReason::Signal(engine::Signal::Errors), None, Some(errors / 2.0))
+            }
+            (_, _, TestResult::Trips(_)) => (BadReason::OverMax, None, Some(slow / 2.0)),
             // No request is answered.
-            _ => (BadBy::Signal(engine::Signal::Latency), None, None),
+            _ => (BadReason::Signal(engine::Signal::Latency), None, None),
         }
     }
 
     /// The progress of each signal.
-    fn progress(&self, minute: &Sample, slow: &Sample, noticed: bool) -> Vec<Progress> {
-        let Limits { alpha, errors_max, .. } = self.limits;
-        let towards = |of: &Sample, limit: f64| {
+    fn progress(&self, minute: &CeilingSample, slow: &CeilingSample, noticed: bool) -> Vec<Progress> {
+        let VerdictLimits { alpha, errors_max, .. } = self.limits;
+        let towards = |of: &CeilingSample, limit: f64| {
             let ratio = (of.new_ratio() / limit.max(1e-9)).ln_1p() / std::f64::consts::LN_2;
             (ratio * (of.bad.new as f64 / BAD_MIN as f64).min(1.0)).clamp(0.0, 1.0)
         };
@@ -509,7 +529,7 @@ impl Judge {
         all
     }
 
-    fn figures(&self, look: &Look<'_>) -> Figures {
+    fn figures(&self, look: &JudgeInput<'_>) -> Figures {
         Figures {
             limits: self.limits,
             controlled: self.controlled(),
@@ -538,8 +558,8 @@ impl Judge {
         share > 0.0 && share < 1.0
     }
 
-    fn ceiling(&mut self, which: usize, now: Duration, of: Crossing, limit: f64) -> Ceiling {
-        let ails = |of: &Sample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= NEAR * limit;
+    fn ceiling(&mut self, which: usize, now: Duration, of: CeilingCrossing, limit: f64) -> CeilingState {
+        let ails = |of: &CeilingSample| of.bad.stable >= BAD_NOW_MIN && of.stable_ratio() >= NEAR * limit;
         if ails(&of.all) || ails(&of.current) {
             self.stable_bad[which] = Some(now);
         }
@@ -551,7 +571,7 @@ impl Judge {
             }
         };
         let over_ms = whole_ms(now, since);
-        Ceiling { of, limit, over_ms, calm: self.calm(which, now), controlled: self.controlled() }
+        CeilingState { of, limit, over_ms, calm: self.calm(which, now), controlled: self.controlled() }
     }
 
     /// True if stable has not been bad for a while, by the ceiling and by its usual values.
@@ -565,18 +585,18 @@ impl Judge {
 
     /// The evidence that counts.
     /// If signals are deferred and all evidence together would suffice, it is all evidence, and
-    /// [`Comparison::deferred`] has the further conditions.
-    fn weigh(&mut self, now: Duration, parts: Parts, of: &mut Comparison) {
+    /// [`ComparisonState::deferred`] has the further conditions.
+    fn weigh(&mut self, now: Duration, parts: EvidenceParts, of: &mut ComparisonState) {
         let deferred = self.stable.defers(now);
         let windows = engine::Signal::ALL.map(|signal| self.engine.windows_deferred(signal));
         // A body may be small for many reasons, so it trips only if most users get one.
         let [stable, new] = &self.small_now;
-        let small = Sample {
+        let small = CeilingSample {
             requests: PerArm::new(new.requests(), stable.requests()),
             bad: PerArm::new(new.count(), stable.count()),
         };
         let counts_small = small.new_ratio() - small.stable_ratio() >= SMALL_GAP;
-        let counted = |mut parts: Parts| {
+        let counted = |mut parts: EvidenceParts| {
             if !counts_small {
                 parts[engine::Signal::Empty as usize] = [0.0; crate::domain::judge::set_aside::PARTS];
             }
@@ -598,7 +618,7 @@ impl Judge {
     }
 
     /// Records the durations that a deferred comparison needs.
-    fn compare(&mut self, now: Duration, of: &mut Comparison) {
+    fn compare(&mut self, now: Duration, of: &mut ComparisonState) {
         let lasts = |since: &mut Option<Duration>, is_so: bool| match is_so {
             true => whole_ms(now, *since.get_or_insert(now)),
             false => {
@@ -611,8 +631,8 @@ impl Judge {
         of.overwhelming_ms = lasts(&mut self.overwhelming_since, overwhelming);
     }
 
-    fn blind(&self, look: &Look<'_>) -> Option<Blind> {
-        if look.ticks == Ticks::Late {
+    fn blind(&self, look: &JudgeInput<'_>) -> Option<Blind> {
+        if look.ticks == TickSettings::Late {
             return Some(Blind::Starved);
         }
         let (last, started) = (self.window.last_end()?, self.started?);

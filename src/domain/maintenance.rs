@@ -7,7 +7,7 @@
 //! Invariants: pure; it lasts at most [`MAX`] from the request, and ends by itself; it never turns
 //! a verdict of the comparison into a report.
 
-use super::verdict::{Cause, Judgement, State, Verdict};
+use super::verdict::{Cause, Judgement, Verdict, WatchdogState};
 use std::time::Duration;
 
 /// The longest duration.
@@ -104,29 +104,29 @@ pub enum Would {
 pub fn report_only(change: &str, judgement: &mut Judgement) {
     let would = match (judgement.verdict, judgement.state) {
         (Verdict::Breach(Cause::Ceiling | Cause::BothArms), _) => Would::TakeOut,
-        (_, State::BothArms) => Would::Alarm,
+        (_, WatchdogState::BothArms) => Would::Alarm,
         _ => return,
     };
-    (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
+    (judgement.state, judgement.verdict) = (WatchdogState::Suspicious, Verdict::Inconclusive);
     judgement.reason = would.told(change, &judgement.reason);
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::verdict::Evidence;
+    use super::super::verdict::JudgementEvidence;
     use super::*;
-    use crate::domain::judge::ceiling::Sample;
-    use crate::domain::judge::verdict_inputs::Grounds;
+    use crate::domain::judge::ceiling::CeilingSample;
+    use crate::domain::judge::verdict_inputs::VerdictInputs;
     use crate::stats::hypergeometric_bet::PerArm;
 
-    fn judgement(state: State, verdict: Verdict) -> Judgement {
-        let evidence = Evidence {
+    fn judgement(state: WatchdogState, verdict: Verdict) -> Judgement {
+        let evidence = JudgementEvidence {
             window: Duration::ZERO,
-            minute: Sample::default(),
-            recent: Sample::default(),
+            minute: CeilingSample::default(),
+            recent: CeilingSample::default(),
             errors_max: 0.02,
             latency_p99_max: Duration::ZERO,
-            slow: Sample::default(),
+            slow: CeilingSample::default(),
             p99_new: None,
             p99_stable: None,
             alpha: 0.001,
@@ -140,7 +140,7 @@ mod tests {
             clean: PerArm::default(),
             share: 0.2,
             warming: None,
-            grounds: Grounds::default(),
+            grounds: VerdictInputs::default(),
         };
         Judgement { state, verdict, reason: "much fails".into(), signals: vec![], decided: None, evidence }
     }
@@ -148,16 +148,16 @@ mod tests {
     #[test]
     fn ceilings_and_both_arms_report_and_the_comparison_goes_on() {
         for cause in [Cause::Ceiling, Cause::BothArms] {
-            let mut of = judgement(State::Tripped, Verdict::Breach(cause));
+            let mut of = judgement(WatchdogState::Tripped, Verdict::Breach(cause));
             report_only("CHG-1", &mut of);
-            assert_eq!((of.state, of.verdict), (State::Suspicious, Verdict::Inconclusive));
+            assert_eq!((of.state, of.verdict), (WatchdogState::Suspicious, Verdict::Inconclusive));
             assert_eq!(of.reason, "maintenance CHG-1: it would have taken new out: much fails");
         }
-        let mut of = judgement(State::BothArms, Verdict::Inconclusive);
+        let mut of = judgement(WatchdogState::BothArms, Verdict::Inconclusive);
         report_only("CHG-1", &mut of);
-        assert_eq!(of.state, State::Suspicious);
+        assert_eq!(of.state, WatchdogState::Suspicious);
         for cause in Cause::ALL.into_iter().filter(|c| ![Cause::Ceiling, Cause::BothArms].contains(c)) {
-            let mut of = judgement(State::Tripped, Verdict::Breach(cause));
+            let mut of = judgement(WatchdogState::Tripped, Verdict::Breach(cause));
             let before = of.clone();
             report_only("CHG-1", &mut of);
             assert_eq!(of, before);

@@ -5,7 +5,7 @@
 
 /// Why a connection has no acceptable header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ProxyHeaderError {
     /// It begins with other data.
     Absent,
     Malformed,
@@ -17,17 +17,22 @@ pub enum Refusal {
     Slow,
 }
 
-impl Refusal {
-    pub const ALL: [Refusal; 5] =
-        [Refusal::Absent, Refusal::Malformed, Refusal::TooLong, Refusal::Cut, Refusal::Slow];
+impl ProxyHeaderError {
+    pub const ALL: [ProxyHeaderError; 5] = [
+        ProxyHeaderError::Absent,
+        ProxyHeaderError::Malformed,
+        ProxyHeaderError::TooLong,
+        ProxyHeaderError::Cut,
+        ProxyHeaderError::Slow,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
-            Refusal::Absent => "absent",
-            Refusal::Malformed => "malformed",
-            Refusal::TooLong => "too_long",
-            Refusal::Cut => "cut",
-            Refusal::Slow => "slow",
+            ProxyHeaderError::Absent => "absent",
+            ProxyHeaderError::Malformed => "malformed",
+            ProxyHeaderError::TooLong => "too_long",
+            ProxyHeaderError::Cut => "cut",
+            ProxyHeaderError::Slow => "slow",
         }
     }
 

@@ -24,25 +24,25 @@ mod progress;
 pub mod version;
 pub mod wave_controller;
 
-use super::decide::Force;
+use super::decide::Effective;
 use super::maintenance::Maintenance;
 use super::verdict::Cause;
-use super::wave::{Course, Reach, Wave};
+use super::wave::{Exposure, Strategy, Wave};
 use crate::stats::cohort::Weight;
-pub use progress::Progress;
+pub use progress::PlanProgress;
 use version::{VersionChange, Versions};
 
 /// The memory of one release, which survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Memory {
+pub struct ReleaseState {
     /// The highest attempt seen.
     pub attempt: u64,
     pub trip: Option<Trip>,
     pub freeze: Option<Freeze>,
     /// Held at 0% until a person ends the hold.
-    pub awaits: Option<Awaits>,
+    pub awaits: Option<ManualHold>,
     /// The current wave; `None` before the first one, and for a weight set by hand.
-    pub progress: Option<Progress>,
+    pub progress: Option<PlanProgress>,
     pub pause: Option<Pause>,
     /// Ceilings only report, and waves hold.
     /// It concerns the environment of the release, so another attempt or version does not end it.
@@ -56,7 +56,7 @@ pub struct Memory {
     pub complete_since_ms: Option<i64>,
 }
 
-impl Memory {
+impl ReleaseState {
     /// The current holds that a person may end.
     pub fn ends(&self) -> Vec<HoldKind> {
         let holds = |ends: &HoldKind| match ends {
@@ -86,10 +86,10 @@ impl Memory {
     }
 
     /// The reach that the file gives at this point of its plan.
-    pub fn reach(&self, course: Course<'_>) -> Reach {
+    pub fn reach(&self, course: Strategy<'_>) -> Exposure {
         match course {
-            Course::ByHand(reach) => reach,
-            Course::Waves(waves) => self.present(waves).map_or(Reach::NOBODY, |i| {
+            Strategy::ByHand(reach) => reach,
+            Strategy::Waves(waves) => self.present(waves).map_or(Exposure::NOBODY, |i| {
                 let finished = self.progress.as_ref().is_some_and(|p| p.finished);
                 if finished { waves[i].reach } else { waves[i].until_complete }
             }),
@@ -97,9 +97,9 @@ impl Memory {
     }
 
     /// Records when the release became complete, or that it is not.
-    pub fn note_complete(&mut self, state: State, at_ms: i64) {
+    pub fn note_complete(&mut self, state: RolloutState, at_ms: i64) {
         self.complete_since_ms = match state {
-            State::Complete => self.complete_since_ms.or(Some(at_ms)),
+            RolloutState::Complete => self.complete_since_ms.or(Some(at_ms)),
             _ => None,
         };
     }
@@ -122,7 +122,7 @@ pub struct Pause {
 
 /// Why a release is held until a person ends the hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Awaits {
+pub enum ManualHold {
     /// There is no state at all, and `[state] when_empty` is "hold".
     NoMemory,
     /// The state could not be read or written at start.
@@ -183,14 +183,14 @@ pub struct Trip {
     /// No other release or route may send users to them while the trip stands.
     pub servers: Vec<String>,
     /// Other claims on those servers at that time: they are allowed.
-    pub others: Vec<Other>,
+    pub others: Vec<OtherPath>,
     /// Number of the ledger entry that records it; 0: not recorded yet.
     pub entry: u64,
 }
 
 /// Another path by which users reached the servers of a tripped `new`, as of the trip.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Other {
+pub struct OtherPath {
     /// A description of the claim, and of its users.
     pub claim: String,
     /// The match conditions of its routes.
@@ -212,12 +212,12 @@ pub struct Freeze {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub enum Input<'a> {
+pub enum RolloutInput<'a> {
     /// A file was applied. `standing`: the reach in force before it, if known.
     Configure {
         attempt: u64,
-        course: Course<'a>,
-        standing: Reach,
+        course: Strategy<'a>,
+        standing: Exposure,
         versions: Versions,
         change: VersionChange,
         /// The weight that the file sets by hand differs from the previous one.
@@ -227,7 +227,7 @@ pub enum Input<'a> {
     Freeze(Freeze),
     /// `grayling.stop` exists.
     Stop {
-        course: Course<'a>,
+        course: Strategy<'a>,
     },
     /// A person ends one hold of the release.
     /// `at`: the wave in which it continues after a rollback; `None`: the current one.
@@ -264,7 +264,7 @@ pub enum Opener {
 
 /// The effect of an input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum RolloutStep {
     Unchanged,
     /// First seen.
     Met,
@@ -284,28 +284,39 @@ pub enum Step {
     Finished,
 }
 
-pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
+pub fn step(memory: &ReleaseState, input: RolloutInput<'_>) -> (ReleaseState, RolloutStep) {
     let mut next = memory.clone();
     match input {
-        Input::Configure { attempt, course, versions, change, .. }
+        RolloutInput::Configure { attempt, course, versions, change, .. }
             if memory.attempt != 0 && attempt > memory.attempt =>
         {
             let awaits = change.holds(course).or(memory.awaits);
             let maintenance = memory.maintenance.clone();
-            (Memory { attempt, awaits, versions, maintenance, ..Memory::default() }, Step::Rearmed)
+            (
+                ReleaseState { attempt, awaits, versions, maintenance, ..ReleaseState::default() },
+                RolloutStep::Rearmed,
+            )
         }
-        Input::Configure { attempt, course, versions, change, .. } if change.is_another() => {
+        RolloutInput::Configure { attempt, course, versions, change, .. } if change.is_another() => {
             let attempt = memory.attempt.max(attempt);
             let (trip, mut freeze) = (memory.trip.clone(), memory.freeze.clone());
             // It begins at 0%, and a standing freeze never raises that.
             freeze.iter_mut().for_each(|freeze| freeze.weight = Weight::ZERO);
             let awaits = change.holds(course).or(memory.awaits);
             let maintenance = memory.maintenance.clone();
-            let next = Memory { attempt, trip, freeze, awaits, versions, maintenance, ..Memory::default() };
-            (next, Step::VersionBegun)
+            let next = ReleaseState {
+                attempt,
+                trip,
+                freeze,
+                awaits,
+                versions,
+                maintenance,
+                ..ReleaseState::default()
+            };
+            (next, RolloutStep::VersionBegun)
         }
-        Input::Configure { attempt, course, standing, versions, weight_edited, .. } => {
-            let what = if memory.attempt == 0 { Step::Met } else { Step::Unchanged };
+        RolloutInput::Configure { attempt, course, standing, versions, weight_edited, .. } => {
+            let what = if memory.attempt == 0 { RolloutStep::Met } else { RolloutStep::Unchanged };
             next.attempt = next.attempt.max(attempt);
             // The same build on other servers: the trip covers those, too.
             if let Some(trip) = &mut next.trip {
@@ -315,12 +326,12 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
                 trip.servers.dedup();
             }
             next.versions = versions;
-            next.progress = Progress::under(memory.progress.as_ref(), course, standing);
+            next.progress = PlanProgress::under(memory.progress.as_ref(), course, standing);
             // A person has chosen a weight for the waiting version.
-            if weight_edited && next.awaits == Some(Awaits::NewVersion) {
+            if weight_edited && next.awaits == Some(ManualHold::NewVersion) {
                 next.awaits = None;
             }
-            if let Course::ByHand(_) = course {
+            if let Strategy::ByHand(_) = course {
                 next.pause = None;
             }
             // Frozen: a lower weight takes effect, and nothing raises it again.
@@ -330,41 +341,43 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
             }
             (next, what)
         }
-        Input::Trip(_) if memory.trip.is_some() => (next, Step::Unchanged),
-        Input::Trip(trip) => {
+        RolloutInput::Trip(_) if memory.trip.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Trip(trip) => {
             next.trip = Some(trip);
-            (next, Step::Tripped)
+            (next, RolloutStep::Tripped)
         }
-        Input::StableSame { at_ms } => {
+        RolloutInput::StableSame { at_ms } => {
             if let Some(trip) = &mut next.trip {
                 trip.stable_same_at_ms.get_or_insert(at_ms);
             }
-            (next, Step::Unchanged)
+            (next, RolloutStep::Unchanged)
         }
-        Input::Freeze(_) if memory.trip.is_some() || memory.freeze.is_some() => (next, Step::Unchanged),
-        Input::Freeze(freeze) => {
+        RolloutInput::Freeze(_) if memory.trip.is_some() || memory.freeze.is_some() => {
+            (next, RolloutStep::Unchanged)
+        }
+        RolloutInput::Freeze(freeze) => {
             next.freeze = Some(freeze);
-            (next, Step::Frozen)
+            (next, RolloutStep::Frozen)
         }
-        Input::Stop { course } => {
+        RolloutInput::Stop { course } => {
             // Also during a trip: if that is lifted while the file exists, removing the file must
             // let no user in.
-            if course != Course::ByHand(Reach::NOBODY) {
-                next.awaits.get_or_insert(Awaits::StopFile);
+            if course != Strategy::ByHand(Exposure::NOBODY) {
+                next.awaits.get_or_insert(ManualHold::StopFile);
             }
-            (next, Step::Unchanged)
+            (next, RolloutStep::Unchanged)
         }
-        Input::Resume { ends, .. } if !memory.ends().contains(&ends) => (next, Step::Unchanged),
-        Input::Resume { ends: HoldKind::Pause, .. } => {
+        RolloutInput::Resume { ends, .. } if !memory.ends().contains(&ends) => (next, RolloutStep::Unchanged),
+        RolloutInput::Resume { ends: HoldKind::Pause, .. } => {
             next.pause = None;
-            (next, Step::Unpaused)
+            (next, RolloutStep::Unpaused)
         }
-        Input::Resume { ends, at } => {
+        RolloutInput::Resume { ends, at } => {
             match ends {
                 HoldKind::Rollback => {
                     next.trip = None;
                     if let (Some(progress), Some(wave)) = (&mut next.progress, at) {
-                        *progress = Progress::entering(wave);
+                        *progress = PlanProgress::entering(wave);
                         // A freeze that also stands never raises the weight.
                         if let Some(freeze) = &mut next.freeze {
                             freeze.weight = freeze.weight.min(wave.until_complete.weight);
@@ -375,54 +388,54 @@ pub fn step(memory: &Memory, input: Input<'_>) -> (Memory, Step) {
                 HoldKind::Hold => next.awaits = None,
                 HoldKind::Pause => {}
             }
-            (next, Step::Resumed)
+            (next, RolloutStep::Resumed)
         }
-        Input::Pause(_) if memory.pause.is_some() => (next, Step::Unchanged),
-        Input::Pause(pause) => {
+        RolloutInput::Pause(_) if memory.pause.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Pause(pause) => {
             next.pause = Some(pause);
-            (next, Step::Paused)
+            (next, RolloutStep::Paused)
         }
-        Input::Maintain(_) if memory.trip.is_some() => (next, Step::Unchanged),
-        Input::Maintain(maintenance) => {
+        RolloutInput::Maintain(_) if memory.trip.is_some() => (next, RolloutStep::Unchanged),
+        RolloutInput::Maintain(maintenance) => {
             next.maintenance = Some(maintenance);
-            (next, Step::Maintained)
+            (next, RolloutStep::Maintained)
         }
-        Input::EndMaintenance => match next.maintenance.take() {
-            Some(_) => (next, Step::MaintenanceEnded),
-            None => (next, Step::Unchanged),
+        RolloutInput::EndMaintenance => match next.maintenance.take() {
+            Some(_) => (next, RolloutStep::MaintenanceEnded),
+            None => (next, RolloutStep::Unchanged),
         },
-        Input::Open { opener, .. }
+        RolloutInput::Open { opener, .. }
             if memory.is_held()
                 || memory.maintenance.is_some()
                 || (opener == Opener::Gates && memory.pause.is_some()) =>
         {
-            (next, Step::Unchanged)
+            (next, RolloutStep::Unchanged)
         }
-        Input::Open { waves, .. } => {
+        RolloutInput::Open { waves, .. } => {
             let index = memory.present(waves).map_or(0, |i| i + 1);
-            let Some(wave) = waves.get(index) else { return (next, Step::Unchanged) };
-            next.progress = Some(Progress::entering(wave));
-            (next, Step::Opened(index))
+            let Some(wave) = waves.get(index) else { return (next, RolloutStep::Unchanged) };
+            next.progress = Some(PlanProgress::entering(wave));
+            (next, RolloutStep::Opened(index))
         }
-        Input::Finish { .. }
+        RolloutInput::Finish { .. }
             if memory.is_held() || memory.pause.is_some() || memory.maintenance.is_some() =>
         {
-            (next, Step::Unchanged)
+            (next, RolloutStep::Unchanged)
         }
-        Input::Finish { waves } => {
+        RolloutInput::Finish { waves } => {
             let last = memory.present(waves).is_some_and(|i| i + 1 == waves.len());
             match next.progress.as_mut().filter(|p| last && !p.finished) {
                 Some(progress) => progress.finished = true,
-                None => return (next, Step::Unchanged),
+                None => return (next, RolloutStep::Unchanged),
             }
-            (next, Step::Finished)
+            (next, RolloutStep::Finished)
         }
     }
 }
 
 /// Conditions outside the release that affect its weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Circumstances {
+pub struct Conditions {
     /// `grayling.stop` exists.
     pub stop_file: bool,
 }
@@ -435,7 +448,7 @@ pub enum Hold {
     AttemptOld {
         seen: u64,
     },
-    Awaits(Awaits),
+    Awaits(ManualHold),
     /// Its `new` has servers of another release's standing trip.
     Barred {
         by: String,
@@ -470,14 +483,14 @@ impl Hold {
             ),
             Hold::Awaits(awaits) => {
                 let why = match awaits {
-                    Awaits::StateLost => {
+                    ManualHold::StateLost => {
                         "earlier rollbacks may be forgotten: the state directory could not be used at a start, or knew nothing of this release; look at it, then"
                     }
-                    Awaits::NoMemory => {
+                    ManualHold::NoMemory => {
                         "the state directory was empty at the start, so earlier rollbacks may be forgotten; to begin"
                     }
-                    Awaits::StopFile => "a file grayling.stop held it; the file is gone; to go on",
-                    Awaits::NewVersion => {
+                    ManualHold::StopFile => "a file grayling.stop held it; the file is gone; to go on",
+                    ManualHold::NewVersion => {
                         "another version is behind `new` or `stable`, or the release has another name: it begins at 0%; to let users in, write another weight into the file, or (waves, segments)"
                     }
                 };
@@ -496,7 +509,12 @@ impl Hold {
 }
 
 /// The force for a release whose file gives `reach` and `attempt`; and the hold, if that is less.
-pub fn force(memory: &Memory, reach: Reach, attempt: u64, now: Circumstances) -> (Force, Option<Hold>) {
+pub fn force(
+    memory: &ReleaseState,
+    reach: Exposure,
+    attempt: u64,
+    now: Conditions,
+) -> (Effective, Option<Hold>) {
     let held = if memory.trip.is_some() {
         Some(Hold::Tripped)
     } else if now.stop_file {
@@ -507,17 +525,17 @@ pub fn force(memory: &Memory, reach: Reach, attempt: u64, now: Circumstances) ->
         memory.awaits.map(Hold::Awaits)
     };
     match (held, &memory.freeze) {
-        (Some(hold), _) => (Force::Held, Some(hold)),
+        (Some(hold), _) => (Effective::Held, Some(hold)),
         (None, Some(freeze)) => {
-            (Force::At(Reach { weight: reach.weight.min(freeze.weight), ..reach }), Some(Hold::Frozen))
+            (Effective::At(Exposure { weight: reach.weight.min(freeze.weight), ..reach }), Some(Hold::Frozen))
         }
-        (None, None) => (Force::At(reach), None),
+        (None, None) => (Effective::At(reach), None),
     }
 }
 
 /// `state` of the admin API.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
+pub enum RolloutState {
     Pending,
     Progressing,
     Paused,
@@ -526,42 +544,47 @@ pub enum State {
     RolledBack,
 }
 
-impl State {
-    pub const ALL: [State; 6] = [
-        State::Pending,
-        State::Progressing,
-        State::Paused,
-        State::Complete,
-        State::Frozen,
-        State::RolledBack,
+impl RolloutState {
+    pub const ALL: [RolloutState; 6] = [
+        RolloutState::Pending,
+        RolloutState::Progressing,
+        RolloutState::Paused,
+        RolloutState::Complete,
+        RolloutState::Frozen,
+        RolloutState::RolledBack,
     ];
 
     pub fn label(self) -> &'static str {
         match self {
-            State::Pending => "pending",
-            State::Progressing => "progressing",
-            State::Paused => "paused",
-            State::Complete => "complete",
-            State::Frozen => "frozen",
-            State::RolledBack => "rolled_back",
+            RolloutState::Pending => "pending",
+            RolloutState::Progressing => "progressing",
+            RolloutState::Paused => "paused",
+            RolloutState::Complete => "complete",
+            RolloutState::Frozen => "frozen",
+            RolloutState::RolledBack => "rolled_back",
         }
     }
 
     /// The last one that applies.
-    pub fn of(memory: &Memory, course: Course<'_>, hold: Option<&Hold>, force: Force) -> State {
+    pub fn of(
+        memory: &ReleaseState,
+        course: Strategy<'_>,
+        hold: Option<&Hold>,
+        force: Effective,
+    ) -> RolloutState {
         let finished = match course {
-            Course::ByHand(_) => force.weight() == Weight::FULL,
-            Course::Waves(_) => memory.progress.as_ref().is_some_and(|p| p.finished),
+            Strategy::ByHand(_) => force.weight() == Weight::FULL,
+            Strategy::Waves(_) => memory.progress.as_ref().is_some_and(|p| p.finished),
         };
-        let waits = matches!(course, Course::Waves(_)) && memory.progress.is_none();
+        let waits = matches!(course, Strategy::Waves(_)) && memory.progress.is_none();
         match hold {
-            _ if memory.trip.is_some() => State::RolledBack,
-            Some(Hold::Frozen) => State::Frozen,
-            None if finished => State::Complete,
-            _ if memory.pause.is_some() => State::Paused,
-            Some(_) => State::Pending,
-            None if waits => State::Pending,
-            None => State::Progressing,
+            _ if memory.trip.is_some() => RolloutState::RolledBack,
+            Some(Hold::Frozen) => RolloutState::Frozen,
+            None if finished => RolloutState::Complete,
+            _ if memory.pause.is_some() => RolloutState::Paused,
+            Some(_) => RolloutState::Pending,
+            None if waits => RolloutState::Pending,
+            None => RolloutState::Progressing,
         }
     }
 }

@@ -37,7 +37,7 @@ pub struct Tokens(Vec<(String, [u8; 32])>);
 
 /// The fault of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct TokenFault {
     /// From 1; 0: the file as a whole.
     pub line: usize,
     pub message: &'static str,
@@ -47,14 +47,18 @@ pub struct Fault {
 impl Tokens {
     /// # Errors
     /// Every fault of the file. A file without a token is faulty, too.
-    pub fn parse(bytes: &[u8]) -> Result<Tokens, Vec<Fault>> {
+    pub fn parse(bytes: &[u8]) -> Result<Tokens, Vec<TokenFault>> {
         let Ok(text) = std::str::from_utf8(without_bom(bytes)) else {
-            return Err(vec![Fault { line: 0, message: "not UTF-8 text", help: "save the file as UTF-8" }]);
+            return Err(vec![TokenFault {
+                line: 0,
+                message: "not UTF-8 text",
+                help: "save the file as UTF-8",
+            }]);
         };
         let (mut tokens, mut names) = (Tokens::default(), BTreeSet::new());
         let mut faults = vec![];
         for (line, words) in lines(text) {
-            let mut fault = |message, help| faults.push(Fault { line, message, help });
+            let mut fault = |message, help| faults.push(TokenFault { line, message, help });
             let [name, token] = words[..] else {
                 fault("not a name and a token", LINE);
                 continue;
@@ -79,7 +83,7 @@ impl Tokens {
             }
         }
         if tokens.0.is_empty() && faults.is_empty() {
-            faults.push(Fault { line: 0, message: "no token in it", help: "write lines `NAME TOKEN`" });
+            faults.push(TokenFault { line: 0, message: "no token in it", help: "write lines `NAME TOKEN`" });
         }
         if faults.is_empty() { Ok(tokens) } else { Err(faults) }
     }

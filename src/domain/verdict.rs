@@ -3,9 +3,9 @@
 //! Invariants: pure values; every judgement carries its evidence; labels are those of the status,
 //! the metrics and the ledger, and parse back to the same value.
 
-use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::onset::Decided;
-use crate::domain::judge::verdict_inputs::Grounds;
+use crate::domain::judge::ceiling::CeilingSample;
+use crate::domain::judge::onset::DecisionCounts;
+use crate::domain::judge::verdict_inputs::VerdictInputs;
 use crate::stats::engine::{self, DetectionLimit, SIGNALS};
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::servers::WarmUp;
@@ -95,7 +95,7 @@ impl Cause {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum State {
+pub enum WatchdogState {
     Quiet,
     Suspicious,
     Tripped,
@@ -103,17 +103,22 @@ pub enum State {
     Blind,
 }
 
-impl State {
-    pub const ALL: [State; 5] =
-        [State::Quiet, State::Suspicious, State::Tripped, State::BothArms, State::Blind];
+impl WatchdogState {
+    pub const ALL: [WatchdogState; 5] = [
+        WatchdogState::Quiet,
+        WatchdogState::Suspicious,
+        WatchdogState::Tripped,
+        WatchdogState::BothArms,
+        WatchdogState::Blind,
+    ];
 
     pub fn label(self) -> &'static str {
         match self {
-            State::Quiet => "quiet",
-            State::Suspicious => "suspicious",
-            State::Tripped => "tripped",
-            State::BothArms => "both_arms",
-            State::Blind => "blind",
+            WatchdogState::Quiet => "quiet",
+            WatchdogState::Suspicious => "suspicious",
+            WatchdogState::Tripped => "tripped",
+            WatchdogState::BothArms => "both_arms",
+            WatchdogState::Blind => "blind",
         }
     }
 }
@@ -127,7 +132,7 @@ pub enum Verdict {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub struct Signal {
+pub struct SignalResult {
     pub signal: &'static str,
     /// A route's name, or "all".
     pub stratum: Arc<str>,
@@ -136,7 +141,7 @@ pub struct Signal {
     pub detail: String,
 }
 
-impl Signal {
+impl SignalResult {
     /// `new` is slower, by too little for a trip: reported only.
     pub const LATENCY_NOTICE: &'static str = "latency_notice";
     /// `new` is worse than its own past, without a control: reported, and the release does not
@@ -147,32 +152,35 @@ impl Signal {
 
     /// Can it lead to a rollback?
     pub fn can_trip(&self) -> bool {
-        !matches!(self.signal, Signal::LATENCY_NOTICE | Signal::WORSE_THAN_BEFORE | Signal::RESOURCE_HOLD)
+        !matches!(
+            self.signal,
+            SignalResult::LATENCY_NOTICE | SignalResult::WORSE_THAN_BEFORE | SignalResult::RESOURCE_HOLD
+        )
     }
 }
 
 /// What the watchdog has found and reports until a person accepts it: no hold of the weight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Finding {
-    /// [`Signal::LATENCY_NOTICE`].
+pub enum StandingFinding {
+    /// [`SignalResult::LATENCY_NOTICE`].
     Notice,
-    /// [`Signal::WORSE_THAN_BEFORE`].
+    /// [`SignalResult::WORSE_THAN_BEFORE`].
     Alarm,
 }
 
-impl Finding {
-    pub const ALL: [Finding; 2] = [Finding::Notice, Finding::Alarm];
+impl StandingFinding {
+    pub const ALL: [StandingFinding; 2] = [StandingFinding::Notice, StandingFinding::Alarm];
 
     /// The name under which a resume ends it.
     pub fn label(self) -> &'static str {
         match self {
-            Finding::Notice => "notice",
-            Finding::Alarm => "alarm",
+            StandingFinding::Notice => "notice",
+            StandingFinding::Alarm => "alarm",
         }
     }
 
-    pub fn parse(label: &str) -> Option<Finding> {
-        Finding::ALL.into_iter().find(|finding| finding.label() == label)
+    pub fn parse(label: &str) -> Option<StandingFinding> {
+        StandingFinding::ALL.into_iter().find(|finding| finding.label() == label)
     }
 
     /// The command that ends it.
@@ -183,15 +191,15 @@ impl Finding {
 
 /// The numbers behind a judgement, frozen: sufficient to recompute the verdict.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Evidence {
+pub struct JudgementEvidence {
     pub window: Duration,
     /// The last minute, and the last ten seconds of it.
-    pub minute: Sample,
-    pub recent: Sample,
+    pub minute: CeilingSample,
+    pub recent: CeilingSample,
     pub errors_max: f64,
     pub latency_p99_max: Duration,
     /// Answers of the last minute, and those above `latency_p99_max`.
-    pub slow: Sample,
+    pub slow: CeilingSample,
     pub p99_new: Option<Duration>,
     pub p99_stable: Option<Duration>,
     pub alpha: f64,
@@ -216,39 +224,39 @@ pub struct Evidence {
     /// The current warm-up of `new`.
     pub warming: Option<WarmUp>,
     /// The grounds of the verdict.
-    pub grounds: Grounds,
+    pub grounds: VerdictInputs,
 }
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Judgement {
-    pub state: State,
+    pub state: WatchdogState,
     pub verdict: Verdict,
     /// One sentence, for people: why this state.
     pub reason: String,
-    pub signals: Vec<Signal>,
+    pub signals: Vec<SignalResult>,
     /// The counts behind a trip, if the judge found any.
-    pub decided: Option<Told>,
-    pub evidence: Evidence,
+    pub decided: Option<DecisionText>,
+    pub evidence: JudgementEvidence,
 }
 
 impl Judgement {
     /// The alarm that stands: `new` does worse than in its own past.
-    pub fn alarm(&self) -> Option<&Signal> {
-        self.signals.iter().find(|s| s.signal == Signal::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0)
+    pub fn alarm(&self) -> Option<&SignalResult> {
+        self.signals.iter().find(|s| s.signal == SignalResult::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0)
     }
 }
 
 /// The counts behind a decision, with their description.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Told {
+pub struct DecisionText {
     /// The fault of `new`; for people.
     pub what: String,
     /// `None`: no request of the last ten minutes was bad by itself.
-    pub by: Option<Decided>,
+    pub by: Option<DecisionCounts>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Limits {
+pub struct VerdictLimits {
     pub alpha: f64,
     pub errors_max: f64,
     pub latency_p99_max: Duration,
@@ -273,8 +281,8 @@ mod tests {
             assert_eq!(Cause::parse(cause.label()), Some(cause));
         }
         assert_eq!(Cause::parse("mood"), None);
-        for finding in Finding::ALL {
-            assert_eq!(Finding::parse(finding.label()), Some(finding));
+        for finding in StandingFinding::ALL {
+            assert_eq!(StandingFinding::parse(finding.label()), Some(finding));
         }
     }
 }

@@ -10,29 +10,29 @@ use std::time::Duration;
 /// The users in `new`: those of the first `segments` segments of the release, and a share of all
 /// others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Reach {
+pub struct Exposure {
     pub weight: Weight,
     /// Number of [`crate::domain::config::Release::segments`], in their order.
     pub segments: usize,
 }
 
-impl Reach {
+impl Exposure {
     /// Before any wave.
-    pub const NOBODY: Reach = Reach { weight: Weight::ZERO, segments: 0 };
+    pub const NOBODY: Exposure = Exposure { weight: Weight::ZERO, segments: 0 };
 
     /// Without the users of the highest buckets, of which a share of `holdback` stays on stable.
-    pub fn held_back(self, holdback: Weight) -> Reach {
+    pub fn held_back(self, holdback: Weight) -> Exposure {
         let most = Weight::from_parts(Weight::FULL.parts().saturating_sub(holdback.parts()));
-        Reach { weight: self.weight.min(most), ..self }
+        Exposure { weight: self.weight.min(most), ..self }
     }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wave {
     pub name: String,
-    pub reach: Reach,
+    pub reach: Exposure,
     /// The same until the release is complete: without the users that `holdback` keeps on stable.
-    pub until_complete: Reach,
+    pub until_complete: Exposure,
     /// The wave is judged once the watchdog has watched it for this long; a restart keeps that
     /// time.
     pub bake: Duration,
@@ -40,12 +40,12 @@ pub struct Wave {
     pub requests_min: u64,
     /// Distinct users in this wave; of each arm, where there are two.
     pub users_min: u64,
-    pub door: Door,
+    pub door: Promotion,
 }
 
 /// What opens a wave, once the previous one passed its gates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Door {
+pub enum Promotion {
     #[default]
     Auto,
     /// A person's `promote`.
@@ -54,26 +54,26 @@ pub enum Door {
 
 /// How the file controls a release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Course<'a> {
+pub enum Strategy<'a> {
     /// A weight set by hand.
-    ByHand(Reach),
+    ByHand(Exposure),
     Waves(&'a [Wave]),
 }
 
-impl<'a> Course<'a> {
+impl<'a> Strategy<'a> {
     /// Would the file let users in without a person's decision?
     pub fn lets_in(self) -> bool {
         match self {
-            Course::ByHand(reach) => reach != Reach::NOBODY,
-            Course::Waves(waves) => waves.first().is_some_and(|wave| wave.door == Door::Auto),
+            Strategy::ByHand(reach) => reach != Exposure::NOBODY,
+            Strategy::Waves(waves) => waves.first().is_some_and(|wave| wave.door == Promotion::Auto),
         }
     }
 
     /// Empty for a weight set by hand.
     pub fn waves(self) -> &'a [Wave] {
         match self {
-            Course::ByHand(_) => &[],
-            Course::Waves(waves) => waves,
+            Strategy::ByHand(_) => &[],
+            Strategy::Waves(waves) => waves,
         }
     }
 }
@@ -92,10 +92,10 @@ impl Wave {
 
 /// What opens the step after the wave `present` (`None`: before the first one): the next wave, or
 /// the move of the users held back. `None`: no step follows.
-pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Door> {
+pub fn door_after(waves: &[Wave], present: Option<usize>) -> Option<Promotion> {
     match waves.get(present.map_or(0, |i| i + 1)) {
         Some(next) => Some(next.door),
-        None => waves.last().filter(|last| last.holds_back() > Weight::ZERO).map(|_| Door::Auto),
+        None => waves.last().filter(|last| last.holds_back() > Weight::ZERO).map(|_| Promotion::Auto),
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) mod tests {
     /// weight is a segment that joins, `5%=3%` has the name 5% and the weight 3%, `100%-1%` holds
     /// 1% back.
     pub fn waves(text: &str) -> Vec<Wave> {
-        let mut reach = Reach::NOBODY;
+        let mut reach = Exposure::NOBODY;
         let wave = |word: &str| {
             let mut parts = word.split(':');
             let called = parts.next().unwrap_or_default();
@@ -130,7 +130,7 @@ pub(crate) mod tests {
                 bake: Duration::from_secs(60 * bake.unwrap_or(10)),
                 requests_min: 500,
                 users_min: 5,
-                door: if parts.next() == Some("by-hand") { Door::ByHand } else { Door::Auto },
+                door: if parts.next() == Some("by-hand") { Promotion::ByHand } else { Promotion::Auto },
             }
         };
         text.split_whitespace().map(wave).collect()

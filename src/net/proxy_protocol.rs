@@ -16,7 +16,7 @@
 //! It requires a matching family for LOCAL, which §2.2 says to ignore.
 //! Tests compare this parser with it.
 
-use crate::domain::proxy_header_error::Refusal;
+use crate::domain::proxy_header_error::ProxyHeaderError;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -53,21 +53,21 @@ pub struct Header {
 ///
 /// # Errors
 /// There is no valid header: close the connection.
-pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, Refusal> {
+pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, ProxyHeaderError> {
     match tokio::time::timeout(patience, read(stream)).await {
         Ok(Ok(read)) => read,
-        Ok(Err(_)) => Err(Refusal::Cut),
-        Err(_) => Err(Refusal::Slow),
+        Ok(Err(_)) => Err(ProxyHeaderError::Cut),
+        Err(_) => Err(ProxyHeaderError::Slow),
     }
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
+async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, ProxyHeaderError>> {
     let mut bytes = Vec::new();
     let mut look = vec![0; LOOK_BYTES];
     loop {
         let seen = stream.peek(&mut look).await?;
         if seen == 0 {
-            return Ok(Err(Refusal::Cut));
+            return Ok(Err(ProxyHeaderError::Cut));
         }
         let before = bytes.len();
         bytes.extend_from_slice(&look[..seen]);
@@ -91,22 +91,22 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, Refusal>> {
 ///
 /// # Errors
 /// No further bytes could make it a header.
-pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
     let may_begin = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if may_begin(SIGNATURE) {
         binary(bytes)
     } else if may_begin(WORD) {
         line(bytes)
     } else {
-        Err(Refusal::Absent)
+        Err(ProxyHeaderError::Absent)
     }
 }
 
 /// §2.1. Nothing in a line is parsed before its end has arrived.
-fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+fn line(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
     let bytes = &bytes[..bytes.len().min(V1_BYTES_MAX)];
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
-        return if bytes.len() == V1_BYTES_MAX { Err(Refusal::TooLong) } else { Ok(None) };
+        return if bytes.len() == V1_BYTES_MAX { Err(ProxyHeaderError::TooLong) } else { Ok(None) };
     };
     let words: Vec<&[u8]> = bytes[..end].split(|byte| *byte == b' ').collect();
     let source = match words[..] {
@@ -118,17 +118,17 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
         [_, b"TCP6", from, to, from_port, to_port] => {
             Some(endpoints::<Ipv6Addr>([from, to], [from_port, to_port])?.into())
         }
-        _ => return Err(Refusal::Malformed),
+        _ => return Err(ProxyHeaderError::Malformed),
     };
     Ok(Some(Header { length: end + 2, source: source.map(|ip: IpAddr| ip.to_canonical()) }))
 }
 
 /// The source of two addresses of one family.
-fn endpoints<T: FromStr>(addresses: [&[u8]; 2], ports: [&[u8]; 2]) -> Result<T, Refusal> {
+fn endpoints<T: FromStr>(addresses: [&[u8]; 2], ports: [&[u8]; 2]) -> Result<T, ProxyHeaderError> {
     let address = |word| std::str::from_utf8(word).ok().and_then(|text| text.parse::<T>().ok());
     match addresses.map(address) {
         [Some(source), Some(_)] if ports.into_iter().all(is_port) => Ok(source),
-        _ => Err(Refusal::Malformed),
+        _ => Err(ProxyHeaderError::Malformed),
     }
 }
 
@@ -139,7 +139,7 @@ fn is_port(word: &[u8]) -> bool {
 }
 
 /// §2.2.
-fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
+fn binary(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
     let Some(&[version_command, family_protocol, high, low]) = bytes.get(SIGNATURE.len()..V2_FIXED_BYTES)
     else {
         return Ok(None);
@@ -147,11 +147,11 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
     let is_local = match version_command {
         0x20 => true,
         0x21 => false,
-        _ => return Err(Refusal::Malformed),
+        _ => return Err(ProxyHeaderError::Malformed),
     };
     let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
     if length > V2_BYTES_MAX {
-        return Err(Refusal::TooLong);
+        return Err(ProxyHeaderError::TooLong);
     }
     let Some(block) = bytes.get(V2_FIXED_BYTES..length) else { return Ok(None) };
     let source = if is_local { None } else { address(family_protocol, block)? };
@@ -160,20 +160,20 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Refusal> {
 
 /// §2.2: the source address leads the block: an IPv4 pair takes 12 bytes, an IPv6 pair 36, a UNIX
 /// pair 216; TLVs follow.
-fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, Refusal> {
+fn address(family_protocol: u8, block: &[u8]) -> Result<Option<IpAddr>, ProxyHeaderError> {
     let (family, protocol) = (family_protocol >> 4, family_protocol & 0x0f);
     let source: Option<IpAddr> = match family {
         0 => None,
         1 if block.len() >= 12 => block.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
         2 if block.len() >= 36 => block.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
         3 if block.len() >= 216 => None,
-        _ => return Err(Refusal::Malformed),
+        _ => return Err(ProxyHeaderError::Malformed),
     };
     match protocol {
         // Unspecified: the addresses are to be ignored.
         0 => Ok(None),
         1 | 2 => Ok(source.map(|ip| ip.to_canonical())),
-        _ => Err(Refusal::Malformed),
+        _ => Err(ProxyHeaderError::Malformed),
     }
 }
 

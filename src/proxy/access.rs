@@ -7,7 +7,7 @@
 use super::decision::{Decided, Served};
 use super::headers::RequestId;
 use super::worker::Worker;
-use crate::domain::config::{FailedUsers, Identity, IdentitySource, LogFormat, Plan};
+use crate::domain::config::{Config, FailedUserIds, Identity, IdentitySource, LogFormat};
 use crate::domain::outcome::Outcome;
 use crate::stats::arm::Arm;
 use crate::store::failed_users;
@@ -42,12 +42,12 @@ pub struct LoggedUser {
 impl LoggedUser {
     pub fn new(
         worker: &Worker,
-        plan: &Plan,
+        plan: &Config,
         user_id: Option<&[u8]>,
         user_hash: Option<u64>,
         decided: Option<&Decided>,
     ) -> LoggedUser {
-        let lists_clear = plan.state.failed_users == FailedUsers::Clear;
+        let lists_clear = plan.state.failed_users == FailedUserIds::Clear;
         let on_new = decided.is_some_and(|d| d.arm == Arm::New);
         LoggedUser {
             hash: user_id.zip(worker.user_key(&plan.log)).map(|(id, key)| failed_users::hashed(&key, id)),

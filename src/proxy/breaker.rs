@@ -4,7 +4,7 @@
 //! Invariant: only requests that were decided for `new`, and have not failed over, count.
 
 use super::record::RequestRecord;
-use crate::domain::breaker::Blown;
+use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::WatchdogMode;
 use crate::domain::verdict::Cause;
 use crate::runtime::shared::{Origin, StableSign, TripCall};
@@ -45,7 +45,7 @@ pub fn judge_after_fail_over(record: &RequestRecord) {
 }
 
 /// `new` is unreachable, and stable answers: trips at once, so the next request goes to stable.
-fn trip_on_breaker(record: &RequestRecord, release: &ReleaseLive, blown: Blown) {
+fn trip_on_breaker(record: &RequestRecord, release: &ReleaseLive, blown: BreakerTrip) {
     let watchdog = &release.release.watchdog;
     if !watchdog.enabled || watchdog.mode == WatchdogMode::Report {
         return;

@@ -10,8 +10,8 @@ use super::handle::handle;
 use super::response_body::ResponseBody;
 use super::stream::{Executor, Streams};
 use super::worker::{Stage, Worker};
-use crate::domain::config::Limits;
-use crate::domain::proxy_header_error::Refusal;
+use crate::domain::config::RequestLimits;
+use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::net::fast::write_batching::Outgoing;
 use crate::net::listen::{ClientStream, Patience, Progress};
 use crate::net::proxy_protocol;
@@ -70,7 +70,7 @@ pub struct Arrival {
 }
 
 /// Serves a connection from its first byte to its end.
-pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage: watch::Receiver<Stage>) {
+pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: RequestLimits, stage: watch::Receiver<Stage>) {
     let Arrival { mut stream, mut address, announced, tls, counted: _counted } = arrival;
     let _ = stream.set_nodelay(true);
     if announced {
@@ -96,7 +96,7 @@ pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: Limits, stage: wa
 
 /// A trusted proxy does not send the configured PROXY header. Its connection is closed without a
 /// response, so the cause is logged.
-fn log_refusal(live: &Live, peer: IpAddr, refusal: Refusal) {
+fn log_refusal(live: &Live, peer: IpAddr, refusal: ProxyHeaderError) {
     if live.gauges.proxy_header_refused(refusal) {
         let hint = "[listen] proxy_protocol: connections from trusted_proxies begin with a PROXY header (HAProxy: send-proxy-v2, \
                     check-send-proxy; nginx: proxy_protocol on)";
@@ -113,7 +113,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     client: Client,
     agreed: Option<Agreed>,
-    limits: &Limits,
+    limits: &RequestLimits,
     mut stage: watch::Receiver<Stage>,
 ) {
     let client = Rc::new(client);
@@ -175,7 +175,7 @@ async fn drive_http<C: Future>(
     finish: impl Fn(Pin<&mut C>),
     client: &Client,
     streams: &Streams,
-    limits: &Limits,
+    limits: &RequestLimits,
     mut stage: watch::Receiver<Stage>,
 ) {
     if *stage.borrow() == Stage::Serving {
@@ -235,7 +235,7 @@ async fn serve_until_end(
     mut connection: Pin<&mut impl Future>,
     client: &Client,
     streams: &Streams,
-    limits: &Limits,
+    limits: &RequestLimits,
     stage: &mut watch::Receiver<Stage>,
 ) -> ServiceEnd {
     let seen = stage.clone();
@@ -263,7 +263,7 @@ async fn serve_until_end(
 /// Resolves when an HTTP/2 client has had no stream open for `keepalive_timeout` (PINGs alone do
 /// not keep a connection), or has reset too many. Returns the time it has left.
 /// For HTTP/1 the stream of the client times its heads.
-async fn wait_for_misuse(progress: &Progress, streams: &Streams, limits: &Limits) -> Duration {
+async fn wait_for_misuse(progress: &Progress, streams: &Streams, limits: &RequestLimits) -> Duration {
     let quiet = async {
         loop {
             let left = limits.keepalive_timeout.saturating_sub(streams.quiet_for());
@@ -279,7 +279,7 @@ async fn wait_for_misuse(progress: &Progress, streams: &Streams, limits: &Limits
     }
 }
 
-fn http1(limits: &Limits) -> http1::Builder {
+fn http1(limits: &RequestLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // The client stream times heads and the idle time between requests.
@@ -294,7 +294,7 @@ fn http1(limits: &Limits) -> http1::Builder {
     builder
 }
 
-fn http2(limits: &Limits, executor: Executor) -> http2::Builder<Executor> {
+fn http2(limits: &RequestLimits, executor: Executor) -> http2::Builder<Executor> {
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())

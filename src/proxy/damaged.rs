@@ -6,7 +6,7 @@
 
 use super::headers::{self, Forwarded, HeadFacts, Peer};
 use super::{identity, path, validate};
-use crate::domain::config::{Identity, IdentitySource, Limits, Normalise, PathPattern};
+use crate::domain::config::{Identity, IdentitySource, Normalise, PathPattern, RequestLimits};
 use crate::mutate;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
@@ -95,8 +95,8 @@ fn identity() -> Identity {
     }
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> RequestLimits {
+    RequestLimits {
         header_bytes: 8192,
         header_count: 40,
         uri_bytes: 4096,

@@ -33,7 +33,7 @@ use super::routing;
 use super::trace::{self, Candidate};
 use super::worker::{RequestRoom, Worker};
 use super::{identity, path, validate};
-use crate::domain::config::{Plan, Target};
+use crate::domain::config::{Config, Target};
 use crate::domain::decide;
 use crate::domain::segment::{Subject, UserSet};
 use crate::runtime::snapshot::Snapshot;
@@ -149,7 +149,12 @@ struct Admitted {
 }
 
 /// Takes room for the request, and refuses a request that servers may read differently.
-fn admit(worker: &Worker, plan: &Plan, head: &mut Parts, body: &Incoming) -> Result<Admitted, RequestError> {
+fn admit(
+    worker: &Worker,
+    plan: &Config,
+    head: &mut Parts,
+    body: &Incoming,
+) -> Result<Admitted, RequestError> {
     let room = worker.take_request_room(&plan.limits).ok_or(RequestError::Overload)?;
     let facts = validate::validate_head(head, body, &plan.identity, &plan.limits)?;
     if facts.reserved {
@@ -204,7 +209,7 @@ struct Sender<'a> {
 }
 
 /// Finds out who sends the request: the client's address, and the user.
-fn identify<'a>(client: &'a Client, plan: &Plan, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
+fn identify<'a>(client: &'a Client, plan: &Config, head: &'a Parts, routed: &'a Routed<'_>) -> Sender<'a> {
     let trusted = |ip| plan.listen.trusts(ip);
     let peer = if trusted(client.address) { Peer::Trusted } else { Peer::Stranger };
     let address = match peer {

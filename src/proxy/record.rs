@@ -14,8 +14,8 @@ use super::request_body::RequestBodyState;
 use super::trace;
 use super::tunnel::{OpenTunnel, TunnelTally};
 use super::worker::{RequestRoom, Worker};
-use crate::domain::config::{Detail, FailedUsers, Target};
-use crate::domain::failure_rules::Rules;
+use crate::domain::config::{FailedUserIds, MetricsDetail, Target};
+use crate::domain::failure_rules::FailureRules;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::net::listen::Progress;
 use crate::runtime::event_ring::{Arrival, Ticket};
@@ -224,7 +224,7 @@ impl RequestRecord {
     }
 
     /// The success rules of its release.
-    pub fn rules(&self) -> Option<&Rules> {
+    pub fn rules(&self) -> Option<&FailureRules> {
         self.decided.map(|d| &self.snapshot.releases[d.release].release.outcome)
     }
 
@@ -498,9 +498,11 @@ impl RequestRecord {
             evidence_id: live.evidence_id,
             number: failed_users::number(log_context.user.hash.as_deref(), user_hash),
             id: match self.snapshot.plan.state.failed_users {
-                FailedUsers::Hashed => log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned())),
-                FailedUsers::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),
-                FailedUsers::Off => None,
+                FailedUserIds::Hashed => {
+                    log_context.user.hash.as_deref().map(|hash| Id::Hash(hash.to_owned()))
+                }
+                FailedUserIds::Clear => log_context.user.clear.as_ref().map(|id| Id::User(id.text())),
+                FailedUserIds::Off => None,
             },
         });
     }
@@ -532,7 +534,7 @@ impl RequestRecord {
                 counts.failures.add(1);
             }
             // A cancelled request is no sample of the response time.
-            if outcome != Outcome::Cancelled && self.snapshot.plan.metrics == Detail::Full {
+            if outcome != Outcome::Cancelled && self.snapshot.plan.metrics == MetricsDetail::Full {
                 counts.duration.record(now.saturating_sub(self.began));
             }
         });

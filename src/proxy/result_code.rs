@@ -3,7 +3,7 @@
 //! Invariants: no piece is delayed, and nothing is kept beyond the rule's bound.
 //! A body that cannot be read (compressed, too long, no JSON, no such field) is no failure.
 
-use crate::domain::failure_rules::{BodyRule, Rules, Step};
+use crate::domain::failure_rules::{BodyRule, FailureRules, JsonStep};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ pub struct Reader {
 
 impl Reader {
     /// A reader for this response's body, if a rule needs it and it is readable.
-    pub fn for_response(rules: &Rules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
+    pub fn for_response(rules: &FailureRules, status: StatusCode, headers: &HeaderMap) -> Option<Reader> {
         let rule = rules.body.as_ref()?;
         let plain = headers.get(header::CONTENT_ENCODING).is_none_or(|e| e.as_bytes() == b"identity");
         let bodiless = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
@@ -44,8 +44,8 @@ impl Reader {
         }
         let Ok(body) = serde_json::from_slice::<Value>(&self.kept) else { return false };
         let place = rule.path.iter().try_fold(&body, |at, step| match step {
-            Step::Key(key) => at.get(key),
-            Step::Index(i) => at.get(i),
+            JsonStep::Key(key) => at.get(key),
+            JsonStep::Index(i) => at.get(i),
         });
         let code = match place {
             Some(Value::String(text)) => text.clone(),
@@ -65,11 +65,11 @@ fn is_json(content_type: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::failure_rules::Fails;
+    use crate::domain::failure_rules::FailureRule;
     use http::HeaderName;
     use proptest::prelude::*;
 
-    fn rule(path: &[Step], fails: Fails) -> BodyRule {
+    fn rule(path: &[JsonStep], fails: FailureRule) -> BodyRule {
         BodyRule { path: path.to_vec(), fails, bytes_max: 64 }
     }
 
@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn read(body: &str, rule: &BodyRule, pieces: usize) -> bool {
-        let rules = Rules { body: Some(rule.clone()), ..Rules::default() };
+        let rules = FailureRules { body: Some(rule.clone()), ..FailureRules::default() };
         let json = headers(&[("content-type", "application/json; charset=utf-8")]);
         let mut reader = Reader::for_response(&rules, StatusCode::OK, &json).expect("JSON is read");
         body.as_bytes().chunks(pieces).for_each(|piece| reader.read_piece(piece));
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_code_inside_a_200_decides() {
-        let code = rule(&[Step::Key("resultCode".into())], Fails::Unless("0".into()));
+        let code = rule(&[JsonStep::Key("resultCode".into())], FailureRule::Unless("0".into()));
         for (body, fails) in [
             (r#"{"resultCode": 0}"#, false),
             (r#"{"resultCode": "0"}"#, false),
@@ -105,15 +105,18 @@ mod tests {
         }
         let long = format!(r#"{{"resultCode": 17, "pad": "{}"}}"#, "x".repeat(64));
         assert!(!read(&long, &code, 10), "a body over the bound is not judged");
-        let deep =
-            rule(&[Step::Key("a".into()), Step::Index(1), Step::Key("ok".into())], Fails::If("false".into()));
+        let deep = rule(
+            &[JsonStep::Key("a".into()), JsonStep::Index(1), JsonStep::Key("ok".into())],
+            FailureRule::If("false".into()),
+        );
         assert!(read(r#"{"a": [1, {"ok": false}]}"#, &deep, 5));
         assert!(!read(r#"{"a": [1, {"ok": true}]}"#, &deep, 5));
     }
 
     #[test]
     fn what_cannot_be_read_is_not_read() {
-        let rules = Rules { body: Some(rule(&[], Fails::If("0".into()))), ..Rules::default() };
+        let rules =
+            FailureRules { body: Some(rule(&[], FailureRule::If("0".into()))), ..FailureRules::default() };
         let readable = |pairs: &[(&'static str, &'static str)], status| {
             Reader::for_response(&rules, StatusCode::from_u16(status).unwrap(), &headers(pairs)).is_some()
         };
@@ -127,7 +130,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_body_is_survived_within_the_bound(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8)) {
-            let rule = rule(&[Step::Key("a".into())], Fails::Unless("0".into()));
+            let rule = rule(&[JsonStep::Key("a".into())], FailureRule::Unless("0".into()));
             let mut reader = Reader { kept: vec![], bytes_max: 64, over: false };
             for piece in &pieces {
                 reader.read_piece(piece);

@@ -7,7 +7,7 @@
 
 use super::headers::{Peer, TRACEPARENT, traceparent};
 use super::worker::Worker;
-use crate::domain::config::Traces;
+use crate::domain::config::TracesConfig;
 use crate::domain::outcome::Outcome;
 use crate::runtime::snapshot::Snapshot;
 use crate::runtime::traces::{Attempt, Came, Traced};
@@ -72,7 +72,7 @@ pub struct Candidate<'a> {
 pub fn begin_trace(
     worker: &Worker,
     snapshot: &Arc<Snapshot>,
-    traces: &Traces,
+    traces: &TracesConfig,
     headers: &mut HeaderMap,
     candidate: Candidate<'_>,
 ) -> Option<Box<Traced>> {

@@ -17,7 +17,7 @@
 
 use super::error::RequestError;
 use super::headers::{self, HeadFacts, X_FORWARDED};
-use crate::domain::config::{Identity, IdentitySource, Limits};
+use crate::domain::config::{Identity, IdentitySource, RequestLimits};
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Version};
@@ -34,7 +34,7 @@ pub fn validate_head(
     parts: &Parts,
     body: &impl Body,
     identity: &Identity,
-    limits: &Limits,
+    limits: &RequestLimits,
 ) -> Result<HeadFacts, RequestError> {
     method_and_target(parts, limits)?;
     let mut seen = Seen::default();
@@ -105,7 +105,7 @@ fn bad(what: &'static str) -> RequestError {
     RequestError::BadRequest(what)
 }
 
-fn method_and_target(parts: &Parts, limits: &Limits) -> Result<(), RequestError> {
+fn method_and_target(parts: &Parts, limits: &RequestLimits) -> Result<(), RequestError> {
     // RFC 9110 §9.3.6: this proxy makes no CONNECT tunnels. §9.3.8: TRACE would disclose the fields
     // that it adds for the upstream.
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {

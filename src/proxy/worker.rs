@@ -4,7 +4,7 @@
 
 use super::on_new::OnNew;
 use super::request_body::RequestBody;
-use crate::domain::config::{Limits, Log};
+use crate::domain::config::{LogConfig, RequestLimits};
 use crate::runtime::shared::Live;
 use crate::stats::cohort::{BUCKETS, Weight};
 use crate::telemetry::clock;
@@ -59,7 +59,7 @@ impl Worker {
     }
 
     /// Takes room for one more request in the whole process.
-    pub fn take_request_room(&self, limits: &Limits) -> Option<RequestRoom> {
+    pub fn take_request_room(&self, limits: &RequestLimits) -> Option<RequestRoom> {
         let gauges = &self.live.gauges;
         let before = gauges.requests_in_flight.fetch_add(1, Relaxed);
         // A load is cheaper than `fetch_max`, and mostly enough.
@@ -117,7 +117,7 @@ impl Worker {
     }
 
     /// The key that hashes user ids in the log.
-    pub fn user_key(&self, log: &Log) -> Option<hmac::Key> {
+    pub fn user_key(&self, log: &LogConfig) -> Option<hmac::Key> {
         let wanted = log.user_key.as_ref()?;
         let mut cached = self.user_key.borrow_mut();
         if cached.as_ref().is_none_or(|(bytes, _)| bytes != wanted) {

@@ -6,13 +6,15 @@
 
 use super::snapshot::{Cohort, ReleaseLive, RouteCounts, RouteLive, Snapshot};
 use crate::config::{ReleaseStanding, Standings};
-use crate::domain::config::{Plan, Release, Target};
-use crate::domain::decide::Force;
+use crate::domain::config::{Config, Release, Target};
+use crate::domain::decide::Effective;
 use crate::domain::rollout::version::VersionChange;
-use crate::domain::rollout::{self, Awaits, Circumstances, Hold, Input, Memory, State, Step, version};
+use crate::domain::rollout::{
+    self, Conditions, Hold, ManualHold, ReleaseState, RolloutInput, RolloutState, RolloutStep, version,
+};
 use crate::domain::segment::Segment;
 use crate::domain::verdict::METHOD;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::runtime::conflicts::Bar;
 use crate::runtime::release_counters::ReleaseTally;
 use crate::runtime::routes::RouteTable;
@@ -60,40 +62,50 @@ pub(super) enum Evidence {
 }
 
 impl Writer {
-    pub(super) fn now(&self) -> Circumstances {
-        Circumstances { stop_file: self.stop_file }
+    pub(super) fn now(&self) -> Conditions {
+        Conditions { stop_file: self.stop_file }
     }
 
-    fn memory(&self, release: &Release) -> Memory {
+    fn memory(&self, release: &Release) -> ReleaseState {
         self.image.releases.get(&release.name).cloned().unwrap_or_default()
     }
 
-    fn force(&self, release: &Release, memory: &Memory) -> (Force, Option<Hold>, State) {
+    fn force(&self, release: &Release, memory: &ReleaseState) -> (Effective, Option<Hold>, RolloutState) {
         let course = release.course();
         let reach = memory.reach(course);
         let (mut force, mut hold) = rollout::force(memory, reach, release.attempt, self.now());
         if let (Some(by), None) = (self.barred_by(&release.name), &memory.trip) {
-            (force, hold) = (Force::Held, Some(Hold::Barred { by }));
+            (force, hold) = (Effective::Held, Some(Hold::Barred { by }));
         }
-        let state = State::of(memory, course, hold.as_ref(), force);
+        let state = RolloutState::of(memory, course, hold.as_ref(), force);
         (force, hold, state)
     }
 
     /// Records the attempt and the plan of a file.
     /// `before`: the snapshot in force until now.
-    pub(super) fn meet(&mut self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> Step {
+    pub(super) fn meet(
+        &mut self,
+        plan: &Config,
+        release: &Release,
+        before: Option<&Snapshot>,
+    ) -> RolloutStep {
         let (next, what) = self.met(plan, release, before);
         self.image.releases.insert(release.name.clone(), next);
         what
     }
 
-    fn met(&self, plan: &Plan, release: &Release, before: Option<&Snapshot>) -> (Memory, Step) {
+    fn met(
+        &self,
+        plan: &Config,
+        release: &Release,
+        before: Option<&Snapshot>,
+    ) -> (ReleaseState, RolloutStep) {
         let stranger = self.stranger();
         let memory = self.image.releases.get(&release.name).unwrap_or(&stranger);
         let old = before.and_then(|s| s.releases.iter().find(|r| r.release.name == release.name));
         let standing = match old.map(|r| r.force) {
-            Some(Force::At(reach)) => reach,
-            Some(Force::Held) | None => Reach::NOBODY,
+            Some(Effective::At(reach)) => reach,
+            Some(Effective::Held) | None => Exposure::NOBODY,
         };
         let (attempt, course) = (release.attempt, release.course());
         let was = before.map(|_| self.version_standing(old, memory));
@@ -106,49 +118,54 @@ impl Writer {
             _ => memory.versions.change(&versions, attempt > memory.attempt, was),
         };
         let weight_edited = old.is_some_and(|old| old.release.weight_by_hand() != release.weight_by_hand());
-        let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
+        let configured =
+            RolloutInput::Configure { attempt, course, standing, versions, change, weight_edited };
         let (mut next, what) = rollout::step(memory, configured);
         if self.stop_file {
-            next = rollout::step(&next, Input::Stop { course }).0;
+            next = rollout::step(&next, RolloutInput::Stop { course }).0;
         }
         (next, what)
     }
 
     /// Applies the presence of `grayling.stop` to each release.
-    pub(super) fn hold_by_stop_file(&mut self, plan: &Plan) {
+    pub(super) fn hold_by_stop_file(&mut self, plan: &Config) {
         for release in &plan.releases {
             if let Some(memory) = self.image.releases.get_mut(&release.name) {
-                *memory = rollout::step(memory, Input::Stop { course: release.course() }).0;
+                *memory = rollout::step(memory, RolloutInput::Stop { course: release.course() }).0;
             }
         }
     }
 
     /// The standing of a release, for an edit of its versions; `live`: `None` if the file did not
     /// name it.
-    fn version_standing(&self, live: Option<&Arc<ReleaseLive>>, memory: &Memory) -> version::Standing {
+    fn version_standing(
+        &self,
+        live: Option<&Arc<ReleaseLive>>,
+        memory: &ReleaseState,
+    ) -> version::VersionState {
         let reach = match live.map(|r| r.force) {
-            Some(Force::At(reach)) => reach,
-            Some(Force::Held) | None => Reach::NOBODY,
+            Some(Effective::At(reach)) => reach,
+            Some(Effective::Held) | None => Exposure::NOBODY,
         };
-        let complete = live.is_some_and(|r| r.state == State::Complete);
+        let complete = live.is_some_and(|r| r.state == RolloutState::Complete);
         let held = match live {
             // Any hold, except that of a version that waits for its weight: no user has reached
             // that one.
             Some(live) => {
-                let waits = Some(Hold::Awaits(Awaits::NewVersion));
+                let waits = Some(Hold::Awaits(ManualHold::NewVersion));
                 memory.guards_versions() || live.hold.is_some() && live.hold != waits
             }
             // The file names it again after a removal: which version earned its weight is unknown.
             None => memory.attempt != 0,
         };
-        version::Standing { complete, reach, held }
+        version::VersionState { complete, reach, held }
     }
 
     /// The snapshot for `plan`; counters, servers and evidence are carried over.
     pub(super) fn assemble(
         &mut self,
-        plan: Arc<Plan>,
-        before: Option<(&Snapshot, &[(String, Step)])>,
+        plan: Arc<Config>,
+        before: Option<(&Snapshot, &[(String, RolloutStep)])>,
         direct: &Arc<ArmTally>,
         workers: usize,
     ) -> Snapshot {
@@ -347,7 +364,7 @@ impl Writer {
         &mut self,
         before: &Snapshot,
         after: &Snapshot,
-        begun: &[(String, Step)],
+        begun: &[(String, RolloutStep)],
     ) -> Vec<Entry> {
         let mut entries = vec![];
         for release in &after.releases {
@@ -356,13 +373,13 @@ impl Writer {
             let weight_before = old.map_or(Weight::ZERO, |r| r.force.weight());
             let weight_after = release.force.weight();
             let configured = old.map(|r| r.reach.weight) != Some(release.reach.weight);
-            let held = |r: &ReleaseLive| r.force == Force::Held;
+            let held = |r: &ReleaseLive| r.force == Effective::Held;
             let hold_changed = old.is_some_and(|old| held(old) != held(release));
             let roll = Roll::of(&release.release, release.reach, &after.plan.identity);
             let begun = begun.iter().find(|(begun, _)| begun == name).map(|(_, step)| *step);
-            let kind = if begun == Some(Step::Rearmed) {
+            let kind = if begun == Some(RolloutStep::Rearmed) {
                 "attempt"
-            } else if begun == Some(Step::VersionBegun) {
+            } else if begun == Some(RolloutStep::VersionBegun) {
                 "version"
             } else if weight_before != weight_after || configured || hold_changed {
                 "weight"
@@ -459,7 +476,7 @@ impl Writer {
         }
         for live in &now.releases {
             let standing = releases.entry(live.release.name.clone()).or_default();
-            if let Force::At(reach) = live.force {
+            if let Effective::At(reach) = live.force {
                 standing.reach = reach;
             }
             standing.version = self.version_standing(Some(live), &standing.memory);
@@ -476,8 +493,11 @@ impl Writer {
     }
 
     /// The initial memory of a release without any.
-    fn stranger(&self) -> Memory {
-        Memory { awaits: self.image.hold_strangers.then_some(Awaits::StateLost), ..Memory::default() }
+    fn stranger(&self) -> ReleaseState {
+        ReleaseState {
+            awaits: self.image.hold_strangers.then_some(ManualHold::StateLost),
+            ..ReleaseState::default()
+        }
     }
 
     /// Records the membership from here on, numbers an entry, chains it to the previous one, and
@@ -487,7 +507,7 @@ impl Writer {
         let named = |r: &&Arc<ReleaseLive>| Some(&r.release.name) == entry.release.as_ref();
         match (next.releases.iter().find(named), &entry.release) {
             (Some(live), Some(name)) => {
-                let held = live.force == Force::Held;
+                let held = live.force == Effective::Held;
                 entry.held = Some(held);
                 entry.under_way = live.tally.under_way.found_by_hold(held);
                 let (release, identity) = (&live.release, &next.plan.identity);
@@ -522,10 +542,10 @@ impl Writer {
 }
 
 /// The segments that are in `new` now.
-fn in_force(release: &Release, force: Force) -> &[Arc<Segment>] {
+fn in_force(release: &Release, force: Effective) -> &[Arc<Segment>] {
     match force {
-        Force::Held => &[],
-        Force::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
+        Effective::Held => &[],
+        Effective::At(reach) => &release.segments[..reach.segments.min(release.segments.len())],
     }
 }
 

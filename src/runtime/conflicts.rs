@@ -11,8 +11,8 @@
 //! recorded, in routes, salt, segments and weight. Servers are compared by address as well as by
 //! name, so another spelling does not bypass the trip.
 
-use crate::domain::config::{Plan, Release, Route, Scheme, Server, Target};
-use crate::domain::rollout::{Memory, Other, Trip};
+use crate::domain::config::{Config, Release, Route, Scheme, Server, Target};
+use crate::domain::rollout::{OtherPath, ReleaseState, Trip};
 use crate::domain::segment::UserSet;
 use crate::stats::cohort::Weight;
 use crate::store::state_key::{DIGITS, StateKey};
@@ -31,7 +31,7 @@ struct Claim<'a> {
     /// The release, if this is its `new`.
     new_of: Option<&'a str>,
     /// In the form that a trip records.
-    other: Other,
+    other: OtherPath,
     /// `other.claim` in the form of earlier versions, without a key.
     unkeyed: String,
     bars: Bar,
@@ -52,7 +52,7 @@ pub struct Conflict {
     pub bars: Bar,
 }
 
-fn claims<'a>(plan: &'a Plan, key: &StateKey) -> Vec<Claim<'a>> {
+fn claims<'a>(plan: &'a Config, key: &StateKey) -> Vec<Claim<'a>> {
     let mut claims = vec![];
     for (index, release) in plan.releases.iter().enumerate() {
         let name = &release.name;
@@ -64,7 +64,7 @@ fn claims<'a>(plan: &'a Plan, key: &StateKey) -> Vec<Claim<'a>> {
             label: format!("release `{name}` (new)"),
             upstream: release.new,
             new_of: Some(name.as_str()),
-            other: Other {
+            other: OtherPath {
                 claim: users(release, |set| format!("{}@{}:{}", set.len(), key.name(), key.list(set))),
                 routes: patterns.clone(),
                 weight: release.weight,
@@ -76,14 +76,15 @@ fn claims<'a>(plan: &'a Plan, key: &StateKey) -> Vec<Claim<'a>> {
             label: format!("release `{name}` (stable)"),
             upstream: release.stable,
             new_of: None,
-            other: Other { claim: format!("stable of {name}"), routes: patterns, weight: Weight::FULL },
+            other: OtherPath { claim: format!("stable of {name}"), routes: patterns, weight: Weight::FULL },
             unkeyed: format!("stable of {name}"),
             bars: Bar::Routes(routes),
         });
     }
     for (index, route) in plan.routes.iter().enumerate() {
         if let Target::Upstream(upstream) = route.target {
-            let other = Other { claim: "route".into(), routes: vec![pattern(route)], weight: Weight::FULL };
+            let other =
+                OtherPath { claim: "route".into(), routes: vec![pattern(route)], weight: Weight::FULL };
             claims.push(Claim {
                 label: format!("route `{}`", route.name),
                 upstream,
@@ -132,7 +133,7 @@ fn without_hashes(claim: &str) -> String {
 }
 
 /// Claims on these servers besides the `new` of `tripped`; the trip allows them.
-pub fn others(plan: &Plan, tripped: &str, servers: &[String], key: &StateKey) -> Vec<Other> {
+pub fn others(plan: &Config, tripped: &str, servers: &[String], key: &StateKey) -> Vec<OtherPath> {
     let leads = |claim: &Claim<'_>| {
         plan.upstreams[claim.upstream].servers.iter().any(|s| literal(s).iter().any(|l| servers.contains(l)))
     };
@@ -146,7 +147,7 @@ pub struct Spellings(Vec<Vec<Vec<String>>>);
 
 impl Spellings {
     /// Names not resolved within `at_most`, for all together, are compared as text only.
-    pub fn of(plan: &Plan, at_most: Duration) -> Spellings {
+    pub fn of(plan: &Config, at_most: Duration) -> Spellings {
         let mut all: Vec<Vec<Vec<String>>> = vec![];
         let (found, answers) = mpsc::channel();
         let mut asked = 0;
@@ -186,9 +187,9 @@ fn literal(server: &Server) -> Vec<String> {
 
 /// Every part of `plan` that a standing trip forbids.
 pub fn conflicts(
-    plan: &Plan,
+    plan: &Config,
     spellings: &Spellings,
-    memories: &BTreeMap<String, Memory>,
+    memories: &BTreeMap<String, ReleaseState>,
     key: &StateKey,
 ) -> Vec<Conflict> {
     let mut found = vec![];
@@ -213,7 +214,7 @@ pub fn conflicts(
 }
 
 fn lets_be(trip: &Trip, claim: &Claim<'_>, key: &StateKey) -> bool {
-    let Other { claim: now, routes, weight } = &claim.other;
+    let OtherPath { claim: now, routes, weight } = &claim.other;
     trip.others.iter().any(|known| {
         // Lists hashed under another key cannot be compared: that key is lost or destroyed.
         // Their lengths can.
@@ -255,7 +256,7 @@ mod tests {
         let (key, other_key) = (StateKey::new([7; 32]), StateKey::new([8; 32]));
         let before = plan("\"ann\", \"bob\"");
         let servers = vec!["http://127.0.0.1:2".to_owned()];
-        let bars = |others: Vec<Other>, plan: &Plan, key: &StateKey| {
+        let bars = |others: Vec<OtherPath>, plan: &Config, key: &StateKey| {
             let trip = Trip {
                 cause: crate::domain::verdict::Cause::Manual,
                 attempt: 1,
@@ -269,7 +270,8 @@ mod tests {
                 others,
                 entry: 0,
             };
-            let memories = [("one".to_owned(), Memory { trip: Some(trip), ..Memory::default() })].into();
+            let memories =
+                [("one".to_owned(), ReleaseState { trip: Some(trip), ..ReleaseState::default() })].into();
             !conflicts(plan, &Spellings::of(plan, Duration::ZERO), &memories, key).is_empty()
         };
         let others = others(&before, "one", &servers, &key);
@@ -280,7 +282,7 @@ mod tests {
         assert!(!bars(others.clone(), &before, &other_key), "the key is lost: nobody is taken out for that");
         assert!(bars(others.clone(), &longer, &other_key), "more users");
         let unkeyed = claims(&before, &key).remove(2).unkeyed;
-        let of_an_earlier_version = vec![Other { claim: unkeyed, ..others[0].clone() }];
+        let of_an_earlier_version = vec![OtherPath { claim: unkeyed, ..others[0].clone() }];
         assert!(!bars(of_an_earlier_version.clone(), &before, &key));
         assert!(bars(of_an_earlier_version, &another, &key));
     }

@@ -4,17 +4,17 @@
 //! the evidence. Invariants: nothing here decides; an unknown name is left out.
 
 use super::snapshot::ReleaseLive;
-use crate::domain::breaker::Blown;
+use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::Server;
-use crate::domain::judge::onset::{Decided, Share};
+use crate::domain::judge::onset::{ArmCountsSince, DecisionCounts};
 use crate::domain::rollout::wave_controller::hours;
-use crate::domain::verdict::{Judgement, Told};
+use crate::domain::verdict::{DecisionText, Judgement};
 use crate::telemetry::clock;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Resolves the numbers of a [`Decided`] to names.
+/// Resolves the numbers of a [`DecisionCounts`] to names.
 pub struct Names<'n> {
     pub release: &'n ReleaseLive,
     /// The routes that are judged separately.
@@ -22,12 +22,12 @@ pub struct Names<'n> {
 }
 
 impl Names<'_> {
-    fn route(&self, of: &Decided) -> Option<&str> {
+    fn route(&self, of: &DecisionCounts) -> Option<&str> {
         self.strata.get(usize::from(of.route?)).map(|name| &**name)
     }
 
     /// The one server that has the trouble, or the only server of `new`.
-    fn server(&self, of: &Decided) -> Option<String> {
+    fn server(&self, of: &DecisionCounts) -> Option<String> {
         let servers = &self.release.new.servers;
         let one = match servers.len() {
             1 => servers.first(),
@@ -37,7 +37,7 @@ impl Names<'_> {
     }
 
     /// `since 12:03:07 UTC (14 s) 23 of 41 of new failed, 2 of 812 of stable; route refunds`.
-    pub fn sentence(&self, of: &Decided) -> String {
+    pub fn sentence(&self, of: &DecisionCounts) -> String {
         let since = time_of_day(at_ms(of.onset));
         let mut out = format!("since {since} ({}) {}", hours(of.lasted), of.counts());
         if let Some(route) = self.route(of) {
@@ -51,13 +51,13 @@ impl Names<'_> {
 
     /// Replaces the numbers in a judgement's reason by names.
     pub fn name(&self, judgement: &mut Judgement) {
-        if let Some(Told { what, by: Some(of) }) = &judgement.decided {
+        if let Some(DecisionText { what, by: Some(of) }) = &judgement.decided {
             judgement.reason = format!("{what}: {}", self.sentence(of));
         }
     }
 
     /// The JSON for the ledger and the status.
-    pub fn evidence(&self, of: &Decided) -> Value {
+    pub fn evidence(&self, of: &DecisionCounts) -> Value {
         let server = self.server(of);
         json!({
             "signal": of.by.label(),
@@ -75,12 +75,12 @@ impl Names<'_> {
 }
 
 /// The counts behind a blown fuse: connections to `new` alone.
-pub fn of_fuse(blown: &Blown, servers: &[Server], since: Duration) -> Value {
+pub fn of_fuse(blown: &BreakerTrip, servers: &[Server], since: Duration) -> Value {
     let one = match servers {
         [one] => Some(one.authority()),
         _ => None,
     };
-    let refused = Share { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
+    let refused = ArmCountsSince { requests: blown.in_a_row.into(), bad: blown.in_a_row.into(), waiting: 0 };
     json!({
         "signal": "fuse",
         "route": null,
@@ -93,7 +93,7 @@ pub fn of_fuse(blown: &Blown, servers: &[Server], since: Duration) -> Value {
     })
 }
 
-pub fn share(of: &Share) -> Value {
+pub fn share(of: &ArmCountsSince) -> Value {
     json!({"requests": of.requests, "bad": of.bad, "waiting": of.waiting})
 }
 
@@ -123,7 +123,7 @@ mod tests {
         let server = |host: &str| Server { scheme: Scheme::Http, host: host.into(), port: 1 };
         assert_eq!(server("10.0.0.7").authority(), "10.0.0.7:1");
         assert_eq!(server("::1").authority(), "[::1]:1");
-        let blown = Blown { in_a_row: 5, ..Blown::default() };
+        let blown = BreakerTrip { in_a_row: 5, ..BreakerTrip::default() };
         let of = of_fuse(&blown, &[server("a")], Duration::ZERO);
         assert_eq!(
             (&of["server"], &of["new"]["bad"], &of["stable"]),

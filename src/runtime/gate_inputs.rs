@@ -6,7 +6,10 @@
 
 use super::resources;
 use super::snapshot::ReleaseLive;
-use crate::domain::gates::{DoorState, Hours, Proof, Reading, Route, Servers, Sight, Watchdog};
+use crate::domain::gates::{
+    HealthyServers, OpenHoursState, PromotionState, RouteEvidence, TrialReading, WatchdogReport,
+    WaveDetectionLimit, WaveEvidence,
+};
 use crate::domain::wave::{Wave, door_after};
 use crate::runtime::shared::{Shown, View};
 use crate::stats::arm::Arm;
@@ -17,12 +20,12 @@ use std::time::Duration;
 const STALE: Duration = Duration::from_secs(3);
 
 /// The evidence of the current wave: none until the watchdog has started its stage.
-pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> Proof {
+pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> WaveEvidence {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let fresh = view.judgement.as_ref().filter(|_| now.saturating_sub(view.looked) < STALE);
     let watchdog = match fresh {
-        Some(judgement) => Watchdog::new(judgement, sight(release, judgement.evidence.blindness)),
-        None => Watchdog {
+        Some(judgement) => WatchdogReport::new(judgement, sight(release, judgement.evidence.blindness)),
+        None => WatchdogReport {
             state: None,
             passes: false,
             reason: String::new(),
@@ -33,7 +36,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         },
     };
     let of = |arm: Arm| release.upstream(arm);
-    Proof {
+    WaveEvidence {
         controlled: wave.controlled(),
         baked: shown.map_or(Duration::ZERO, |shown| shown.watched),
         bake: wave.bake,
@@ -43,7 +46,7 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
         share: wave.until_complete.weight.ratio(),
         reading: shown.and_then(|shown| shown.reading).unwrap_or_default(),
         critical: critical(release, shown),
-        servers: Servers {
+        servers: HealthyServers {
             all: PerArm::new(of(Arm::New).servers.len() as u64, of(Arm::Stable).servers.len() as u64),
             healthy: PerArm::new(of(Arm::New).healthy() as u64, of(Arm::Stable).healthy() as u64),
         },
@@ -52,30 +55,32 @@ pub fn proof(release: &ReleaseLive, wave: &Wave, view: &View, now: Duration) -> 
     }
 }
 
-fn sight(release: &ReleaseLive, blindness: Option<DetectionLimit>) -> Option<Sight> {
+fn sight(release: &ReleaseLive, blindness: Option<DetectionLimit>) -> Option<WaveDetectionLimit> {
     let of = &release.release.watchdog;
     let (latency_notice, margin) = (of.latency_notice, of.margins.latency);
-    of.hold_when_blind.then_some(Sight { blindness, latency_notice, margin })
+    of.hold_when_blind.then_some(WaveDetectionLimit { blindness, latency_notice, margin })
 }
 
 /// One entry per critical route of the file; a route without figures has empty evidence.
-fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<Route> {
+fn critical(release: &ReleaseLive, shown: Option<&Shown>) -> Vec<RouteEvidence> {
     let one = |name: &String| {
-        let known: Option<&Route> =
+        let known: Option<&RouteEvidence> =
             shown.and_then(|shown| shown.critical.iter().find(|route| *route.name == **name));
-        known.cloned().unwrap_or_else(|| Route { name: name.as_str().into(), reading: Reading::default() })
+        known
+            .cloned()
+            .unwrap_or_else(|| RouteEvidence { name: name.as_str().into(), reading: TrialReading::default() })
     };
     release.release.critical.iter().map(one).collect()
 }
 
 /// How the next wave opens, or how the users held back from the last one move to `new`; `None`: no
 /// step follows.
-pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<DoorState> {
+pub fn door(release: &ReleaseLive, at_ms: i64) -> Option<PromotionState> {
     let door = door_after(&release.release.waves, release.present)?;
-    let hours = release.release.open_hours.as_ref().map(|hours| Hours {
+    let hours = release.release.open_hours.as_ref().map(|hours| OpenHoursState {
         text: hours.to_string(),
         open: hours.hold(at_ms),
         next: hours.next(at_ms),
     });
-    Some(DoorState { door, hours })
+    Some(PromotionState { door, hours })
 }

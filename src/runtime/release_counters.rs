@@ -2,7 +2,7 @@
 //!
 //! Invariant: they outlive every snapshot that names the release.
 
-use crate::domain::breaker::{Blown, Fuse};
+use crate::domain::breaker::{Breaker, BreakerTrip};
 use crate::stats::arm::Arm;
 use crate::store::failed_users::FailedUsers;
 use crate::telemetry::clock;
@@ -25,7 +25,7 @@ pub struct ReleaseTally {
 /// where they succeed.
 #[derive(Default)]
 pub struct FuseBox {
-    fuse: Mutex<Fuse>,
+    fuse: Mutex<Breaker>,
     /// There are refusals to clear.
     strained: AtomicBool,
     /// `now_ms` of the first refusal in a row.
@@ -44,16 +44,21 @@ impl FuseBox {
 
     /// Resets the fuse, because new evidence begins.
     pub fn renew(&self) {
-        *self.lock() = Fuse::default();
+        *self.lock() = Breaker::default();
         self.strained.store(false, Relaxed);
     }
 
     /// A server refused a connection; `out`: which of all servers get no request; `stable_alive`:
     /// when stable last answered.
-    pub fn refused(&self, server: usize, out: &[bool], stable_alive: Option<Duration>) -> Option<Blown> {
+    pub fn refused(
+        &self,
+        server: usize,
+        out: &[bool],
+        stable_alive: Option<Duration>,
+    ) -> Option<BreakerTrip> {
         let mut fuse = self.lock();
         if fuse.servers() != out.len() {
-            *fuse = Fuse::new(out.len());
+            *fuse = Breaker::new(out.len());
         }
         if !self.strained.swap(true, Relaxed) {
             self.since_ms.store(clock::now_ms(), Relaxed);
@@ -62,7 +67,7 @@ impl FuseBox {
     }
 
     /// Stable answered: were the refusals already enough?
-    pub fn judge(&self, stable_alive: Option<Duration>) -> Option<Blown> {
+    pub fn judge(&self, stable_alive: Option<Duration>) -> Option<BreakerTrip> {
         self.lock().judge(clock::now(), stable_alive)
     }
 
@@ -71,7 +76,7 @@ impl FuseBox {
         Duration::from_millis(self.since_ms.load(Relaxed))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Fuse> {
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
         self.fuse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,10 +5,10 @@
 //! is present, with an empty reading.
 
 use super::snapshot::ReleaseLive;
-use crate::domain::config::Resource;
-use crate::domain::decide::Force;
-use crate::domain::resource::{Grounds, Reading};
-use crate::domain::wave::Reach;
+use crate::domain::config::ResourceConfig;
+use crate::domain::decide::Effective;
+use crate::domain::resource::{ResourceInputs, ResourceReading};
+use crate::domain::wave::Exposure;
 use crate::runtime::shared::View;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub const WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     /// The configuration at the time of the reading.
-    pub resource: Resource,
+    pub resource: ResourceConfig,
     /// The newest reading, even if unusable; and why values are missing, of stable and of new.
-    pub newest: Reading,
+    pub newest: ResourceReading,
     pub lacks: [Option<String>; 2],
     /// The usable readings; the newest last.
-    readings: Vec<Reading>,
+    readings: Vec<ResourceReading>,
     /// The evidence at the time of the readings.
     evidence_id: u64,
     /// Monotonic.
@@ -36,8 +36,8 @@ impl Seen {
     /// Adds a reading to those of `before`.
     pub fn next(
         before: Option<Seen>,
-        resource: &Resource,
-        (newest, lacks): (Reading, [Option<String>; 2]),
+        resource: &ResourceConfig,
+        (newest, lacks): (ResourceReading, [Option<String>; 2]),
         release: &ReleaseLive,
         now: Duration,
     ) -> Seen {
@@ -60,8 +60,8 @@ impl Seen {
 
 fn has_users(release: &ReleaseLive) -> bool {
     match release.force {
-        Force::Held => false,
-        Force::At(reach) => reach != Reach::NOBODY,
+        Effective::Held => false,
+        Effective::At(reach) => reach != Exposure::NOBODY,
     }
 }
 
@@ -69,7 +69,7 @@ fn has_users(release: &ReleaseLive) -> bool {
 pub fn seen<'v>(
     release: &ReleaseLive,
     view: &'v View,
-    resource: &Resource,
+    resource: &ResourceConfig,
     now: Duration,
 ) -> Option<&'v Seen> {
     let interval = release.release.resource_interval;
@@ -77,9 +77,9 @@ pub fn seen<'v>(
 }
 
 /// The grounds for each configured resource, in the order of the file.
-pub fn grounds(release: &ReleaseLive, view: &View, now: Duration) -> Vec<Grounds> {
+pub fn grounds(release: &ReleaseLive, view: &View, now: Duration) -> Vec<ResourceInputs> {
     let share = release.force.weight().ratio();
-    let of = |resource: &Resource| Grounds {
+    let of = |resource: &ResourceConfig| ResourceInputs {
         name: Arc::clone(&resource.name),
         on: resource.on,
         limits: resource.limits,

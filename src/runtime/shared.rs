@@ -12,12 +12,14 @@ use super::snapshot::{ReleaseLive, Snapshot};
 use super::traces::Traces;
 use crate::config;
 use crate::domain::config::{OnAnomaly, WhenEmpty};
-use crate::domain::decide::Force;
-use crate::domain::proxy_header_error::Refusal;
+use crate::domain::decide::Effective;
+use crate::domain::proxy_header_error::ProxyHeaderError;
 use crate::domain::rollout::wave_controller;
-use crate::domain::rollout::{self, Awaits, Freeze, Hold, Input, Memory, State, Step, Trip};
+use crate::domain::rollout::{
+    self, Freeze, Hold, ManualHold, ReleaseState, RolloutInput, RolloutState, RolloutStep, Trip,
+};
 use crate::domain::verdict::Cause;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::runtime::builder::{Evidence, Writer, file_origin};
 use crate::runtime::conflicts::{self, Bar, Spellings};
 use crate::runtime::event_ring::Feed;
@@ -89,8 +91,8 @@ pub struct Gauges {
     pub requests_most: AtomicUsize,
     pub requests_in_flight: AtomicUsize,
     pub ticks_late: AtomicU64,
-    /// Connections closed because of their PROXY header, by [`Refusal`].
-    proxy_headers_refused: [AtomicU64; Refusal::ALL.len()],
+    /// Connections closed because of their PROXY header, by [`ProxyHeaderError`].
+    proxy_headers_refused: [AtomicU64; ProxyHeaderError::ALL.len()],
     proxy_header_told: Throttle,
     pub reloads_ok: AtomicU64,
     pub reloads_failed: AtomicU64,
@@ -124,12 +126,12 @@ impl Gauges {
     }
 
     /// Counts it. Returns whether a log line about it is due.
-    pub fn proxy_header_refused(&self, refusal: Refusal) -> bool {
+    pub fn proxy_header_refused(&self, refusal: ProxyHeaderError) -> bool {
         self.proxy_headers_refused[refusal.index()].fetch_add(1, Relaxed);
         self.proxy_header_told.is_due()
     }
 
-    pub fn proxy_headers_refused(&self, refusal: Refusal) -> u64 {
+    pub fn proxy_headers_refused(&self, refusal: ProxyHeaderError) -> u64 {
         self.proxy_headers_refused[refusal.index()].load(Relaxed)
     }
 }
@@ -175,7 +177,7 @@ pub enum StableSign {
 /// The result of a change.
 #[derive(Debug, Clone)]
 pub struct Changed {
-    pub state: State,
+    pub state: RolloutState,
     /// The ledger entry's number.
     pub ledger: u64,
     pub message: String,
@@ -219,7 +221,7 @@ impl Live {
             // Remembered trips still stand; missing ones may stand as well.
             Found::Behind(mut image, why) => {
                 for memory in image.releases.values_mut() {
-                    memory.awaits.get_or_insert(Awaits::StateLost);
+                    memory.awaits.get_or_insert(ManualHold::StateLost);
                 }
                 (Image { hold_strangers: true, ledger, ..image }, Some(why.to_string()))
             }
@@ -242,16 +244,19 @@ impl Live {
         let source = Source { last_error: (!told.is_empty()).then(|| told.join("\n")), ..source };
         if image.hold_strangers {
             for release in &plan.releases {
-                image.releases.entry(release.name.clone()).or_insert_with(|| Memory {
+                image.releases.entry(release.name.clone()).or_insert_with(|| ReleaseState {
                     attempt: release.attempt,
-                    awaits: Some(Awaits::StateLost),
-                    ..Memory::default()
+                    awaits: Some(ManualHold::StateLost),
+                    ..ReleaseState::default()
                 });
             }
         } else if empty && plan.state.when_empty == WhenEmpty::Hold {
             for release in plan.releases.iter().filter(|r| r.course().lets_in()) {
-                let held =
-                    Memory { attempt: release.attempt, awaits: Some(Awaits::NoMemory), ..Memory::default() };
+                let held = ReleaseState {
+                    attempt: release.attempt,
+                    awaits: Some(ManualHold::NoMemory),
+                    ..ReleaseState::default()
+                };
                 image.releases.insert(release.name.clone(), held);
             }
             image.hold_strangers = !image.releases.is_empty();
@@ -348,7 +353,7 @@ impl Live {
     }
 
     /// The memory of a release, also of one that the file no longer names.
-    pub fn memory(&self, release: &str) -> Option<Memory> {
+    pub fn memory(&self, release: &str) -> Option<ReleaseState> {
         self.writer().image.releases.get(release).cloned()
     }
 
@@ -369,7 +374,7 @@ impl Live {
         let mut writer = self.writer();
         writer.image.hold_strangers = true;
         for memory in writer.image.releases.values_mut() {
-            memory.awaits.get_or_insert(Awaits::StateLost);
+            memory.awaits.get_or_insert(ManualHold::StateLost);
         }
         let before = self.snapshot.load_full();
         let next = Arc::new(writer.reforce(&before, self.workers, |_| true, Evidence::Keeps));
@@ -425,7 +430,7 @@ impl Live {
         let mut begun = vec![];
         for release in &plan.releases {
             let step = writer.meet(&plan, release, Some(&before));
-            if matches!(step, Step::Rearmed | Step::VersionBegun) {
+            if matches!(step, RolloutStep::Rearmed | RolloutStep::VersionBegun) {
                 begun.push((release.name.clone(), step));
             }
         }
@@ -443,7 +448,7 @@ impl Live {
     }
 
     /// Clears the figures of another version or attempt, which must not appear under these names.
-    fn forget_recent(&self, now: &Snapshot, begun: &[(String, Step)]) {
+    fn forget_recent(&self, now: &Snapshot, begun: &[(String, RolloutStep)]) {
         let mut views = self.views();
         for release in now.releases.iter().filter(|r| begun.iter().any(|(n, _)| *n == r.release.name)) {
             if let Some(view) = views.get_mut(&release.release.name) {
@@ -474,7 +479,7 @@ impl Live {
         let occupied = snapshot
             .releases
             .iter()
-            .filter(|r| matches!(r.force, Force::At(reach) if reach != Reach::NOBODY));
+            .filter(|r| matches!(r.force, Effective::At(reach) if reach != Exposure::NOBODY));
         let commands: Vec<String> =
             occupied.map(|r| format!("grayling rollback {}", r.release.name)).collect();
         (!commands.is_empty()).then(|| format!("To take users out now: {}", commands.join(", or: ")))
@@ -496,7 +501,7 @@ impl Live {
             receipt: None,
         };
         if let Some(trip) = &memory.trip {
-            return Ok(already(State::RolledBack, trip.entry, "rolled back"));
+            return Ok(already(RolloutState::RolledBack, trip.entry, "rolled back"));
         }
         let by_policy = match call.cause {
             Cause::Manual => OnAnomaly::Rollback,
@@ -505,7 +510,7 @@ impl Live {
         };
         let freeze = by_policy == OnAnomaly::Freeze || call.stable == StableSign::Silent;
         if let (true, Some(freeze)) = (freeze, &memory.freeze) {
-            return Ok(already(State::Frozen, freeze.entry, "frozen"));
+            return Ok(already(RolloutState::Frozen, freeze.entry, "frozen"));
         }
         let mut detail = call.detail;
         if call.stable == StableSign::Silent {
@@ -515,7 +520,7 @@ impl Live {
         }
         let onset_to_trip_ms = call.onset.map(|onset| clock::now().saturating_sub(onset).as_millis() as u64);
         let input = if freeze {
-            Input::Freeze(Freeze {
+            RolloutInput::Freeze(Freeze {
                 cause: call.cause,
                 at_ms: clock::at_ms(),
                 actor: call.origin.actor.clone(),
@@ -524,7 +529,7 @@ impl Live {
                 entry: 0,
             })
         } else {
-            Input::Trip(Trip {
+            RolloutInput::Trip(Trip {
                 cause: call.cause,
                 attempt: release.attempt,
                 at_ms: clock::at_ms(),
@@ -551,7 +556,7 @@ impl Live {
             ..writer.entry(kind, Some(&release), &call.origin, format!("{}: {detail}", call.cause.label()))
         };
         let entry = writer.record(entry, &next);
-        let (state, ledger) = (if freeze { State::Frozen } else { State::RolledBack }, entry.n);
+        let (state, ledger) = (if freeze { RolloutState::Frozen } else { RolloutState::RolledBack }, entry.n);
         let rollback = (!freeze).then(|| (name.to_owned(), call.cause.label()));
         let receipt = self.publish(&mut writer, next, vec![entry], rollback);
         let message = if freeze {

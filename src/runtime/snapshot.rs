@@ -5,11 +5,11 @@
 //! affect that request.
 //! Every index of the plan is valid here.
 
-use crate::domain::config::{Plan, Release, Target};
-use crate::domain::decide::Force;
+use crate::domain::config::{Config, Release, Target};
+use crate::domain::decide::Effective;
 use crate::domain::maintenance::Maintenance;
-use crate::domain::rollout::{Hold, State};
-use crate::domain::wave::{Reach, Wave};
+use crate::domain::rollout::{Hold, RolloutState};
+use crate::domain::wave::{Exposure, Wave};
 use crate::runtime::release_counters::ReleaseTally;
 use crate::runtime::routes::RouteTable;
 use crate::stats::arm::Arm;
@@ -24,13 +24,13 @@ use std::time::Duration;
 pub struct Snapshot {
     /// Increases with each configuration that comes into force.
     pub revision: u64,
-    pub plan: Arc<Plan>,
+    pub plan: Arc<Config>,
     pub table: Arc<RouteTable>,
-    /// By index of [`Plan::routes`].
+    /// By index of [`Config::routes`].
     pub routes: Arc<Vec<RouteLive>>,
-    /// By index of [`Plan::upstreams`].
+    /// By index of [`Config::upstreams`].
     pub upstreams: Vec<Arc<UpstreamLive>>,
-    /// By index of [`Plan::releases`].
+    /// By index of [`Config::releases`].
     pub releases: Vec<Arc<ReleaseLive>>,
 }
 
@@ -38,18 +38,18 @@ impl Snapshot {
     /// To be called on publication: exchanges on a held `new` have a deadline.
     pub fn publish_holds(&self) {
         for live in &self.releases {
-            live.tally.under_way.publish(live.release.attempt, live.force == Force::Held);
+            live.tally.under_way.publish(live.release.attempt, live.force == Effective::Held);
         }
     }
 }
 
 pub struct ReleaseLive {
     pub release: Arc<Release>,
-    pub force: Force,
+    pub force: Effective,
     pub hold: Option<Hold>,
-    pub state: State,
+    pub state: RolloutState,
     /// The reach that the file gives at this point of its plan; in force unless a hold prevents it.
-    pub reach: Reach,
+    pub reach: Exposure,
     /// Index of the current wave; `None` before the first one, and for a weight set by hand.
     pub present: Option<usize>,
     /// The last wave passed its gates.
@@ -78,7 +78,7 @@ pub struct ReleaseLive {
 impl ReleaseLive {
     /// The routes of a release (by its index) that are judged separately, each name once, in file
     /// order: its critical ones, and the first of the others while there is room.
-    pub fn strata(plan: &Plan, release: usize) -> Arc<[Arc<str>]> {
+    pub fn strata(plan: &Config, release: usize) -> Arc<[Arc<str>]> {
         let of = &plan.releases[release];
         let is_critical = |name: &str| of.critical.iter().any(|critical| critical == name);
         let mut names: Vec<&str> = vec![];

@@ -5,10 +5,10 @@
 //! of another stage never counts for the present one.
 
 use super::resources::Seen;
-use crate::domain::gates::{Reading, Route, Traffic};
-use crate::domain::rollout::wave_controller::{Outlook, Spent};
-use crate::domain::service_profile::Known;
-use crate::domain::verdict::{Finding, Judgement};
+use crate::domain::gates::{KnownTraffic, RouteEvidence, TrialReading};
+use crate::domain::rollout::wave_controller::{WaveStatus, WaveTime};
+use crate::domain::service_profile::ServiceProfile;
+use crate::domain::verdict::{Judgement, StandingFinding};
 use crate::runtime::wave_checkpoint::Checkpoint;
 use crate::stats::arm::Arm;
 use crate::telemetry::sliding_window::Recent;
@@ -27,13 +27,13 @@ pub struct View {
     /// The watchdog's evidence of the present stage.
     pub shown: Option<Shown>,
     /// The known properties of the service, as of a moment ago.
-    pub known: Option<Known>,
+    pub known: Option<ServiceProfile>,
     /// Start of the notice "slower by more than `latency_notice`"; monotonic.
     pub notice_since: Option<Duration>,
     /// What a person has accepted, and the watchdog has not ended yet.
-    pub accepted: Vec<Finding>,
+    pub accepted: Vec<StandingFinding>,
     /// The outlook of the next step, with its stage.
-    pub outlook: Option<(u64, Outlook)>,
+    pub outlook: Option<(u64, WaveStatus)>,
     /// The last readings of watched resources.
     pub resources: Vec<Seen>,
 }
@@ -46,39 +46,39 @@ pub struct Shown {
     /// Watched time, by this process and earlier ones.
     pub watched: Duration,
     /// Time of the stage in earlier processes.
-    pub before: Spent,
+    pub before: WaveTime,
     /// The evidence of the wave. `None`: no wave to judge.
-    pub reading: Option<Reading>,
+    pub reading: Option<TrialReading>,
     /// The same for each critical route.
-    pub critical: Vec<Route>,
+    pub critical: Vec<RouteEvidence>,
 }
 
 impl View {
     /// Does this finding stand, and has no person accepted it?
-    pub fn has_found(&self, finding: Finding) -> bool {
+    pub fn has_found(&self, finding: StandingFinding) -> bool {
         let stands = match finding {
-            Finding::Notice => self.notice_since.is_some(),
-            Finding::Alarm => self.judgement.as_ref().is_some_and(|of| of.alarm().is_some()),
+            StandingFinding::Notice => self.notice_since.is_some(),
+            StandingFinding::Alarm => self.judgement.as_ref().is_some_and(|of| of.alarm().is_some()),
         };
         stands && !self.accepted.contains(&finding)
     }
 
     /// The time of this stage. Zero if nothing is known of it.
-    pub fn spent(&self, stage: u64) -> Spent {
+    pub fn spent(&self, stage: u64) -> WaveTime {
         let outlook = self.outlook.as_ref().filter(|(of, _)| *of == stage);
         let shown = self.shown.as_ref().filter(|shown| shown.stage == stage);
         let spent = outlook.map(|(_, outlook)| outlook.spent).or(shown.map(|shown| shown.before));
         let watched = shown.map_or(Duration::ZERO, |shown| shown.watched);
         let spent = spent.unwrap_or_default();
-        Spent { watched, open: spent.open.max(watched), ..spent }
+        WaveTime { watched, open: spent.open.max(watched), ..spent }
     }
 
     /// The traffic of the last minute, and stable's requests and failures of the last five.
-    pub fn traffic(&self) -> Traffic {
+    pub fn traffic(&self) -> KnownTraffic {
         let [minute, five] = [60, 300].map(Duration::from_secs);
         let requests = self.recent.iter().map(|arm| arm.last(minute).requests).sum::<u64>();
         let stable = self.recent[Arm::Stable.index()].last(five);
-        Traffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
+        KnownTraffic { rate: requests as f64 / 60.0, requests: stable.requests, failures: stable.failures }
     }
 
     /// Share of the requests of the last `window` that went to `new`. `None`: no requests.

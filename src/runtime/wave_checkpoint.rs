@@ -11,11 +11,11 @@
 //! counted.
 
 use super::snapshot::ReleaseLive;
-use crate::domain::decide::Force;
-use crate::domain::gates::critical_route::{Critical, Kept};
+use crate::domain::decide::Effective;
+use crate::domain::gates::critical_route::{CriticalRoute, CriticalRouteCheckpoint};
 use crate::domain::gates::trial::{Margins, Trial};
-use crate::domain::rollout::wave_controller::Spent;
-use crate::domain::wave::Reach;
+use crate::domain::rollout::wave_controller::WaveTime;
+use crate::domain::wave::Exposure;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
 use crate::stats::engine::STRATA_MAX;
@@ -28,11 +28,11 @@ use std::time::Duration;
 const MAGIC: &[u8] = b"grayling-wave 2\n";
 
 pub struct Checkpoint {
-    pub spent: Spent,
+    pub spent: WaveTime,
     /// Under the margins in force when it was written.
     pub trial: Option<Trial>,
     /// The critical routes when it was written.
-    pub critical: Vec<Kept>,
+    pub critical: Vec<CriticalRouteCheckpoint>,
 }
 
 /// Why a wave bakes again.
@@ -63,15 +63,21 @@ pub fn read(directory: Option<&Path>, release: &ReleaseLive) -> Result<Checkpoin
 /// `e_value`: the watchdog's evidence against `new`.
 pub fn render(
     release: &ReleaseLive,
-    spent: &Spent,
+    spent: &WaveTime,
     trial: Option<&Trial>,
-    critical: &[Critical],
+    critical: &[CriticalRoute],
     e_value: f64,
 ) -> Vec<u8> {
     write(&Key::of(release), spent, trial, critical, e_value)
 }
 
-fn write(key: &Key, spent: &Spent, trial: Option<&Trial>, critical: &[Critical], e_value: f64) -> Vec<u8> {
+fn write(
+    key: &Key,
+    spent: &WaveTime,
+    trial: Option<&Trial>,
+    critical: &[CriticalRoute],
+    e_value: f64,
+) -> Vec<u8> {
     let mut pen = Encoder::with(MAGIC);
     key.write(&mut pen);
     pen.f64(e_value.clamp(0.0, f64::MAX));
@@ -140,8 +146,8 @@ impl Key {
     fn of(release: &ReleaseLive) -> Key {
         let of = &release.release;
         let (reach, held) = match release.force {
-            Force::At(reach) => (reach, false),
-            Force::Held => (Reach::NOBODY, true),
+            Effective::At(reach) => (reach, false),
+            Effective::Held => (Exposure::NOBODY, true),
         };
         Key {
             name: of.name.clone(),
@@ -181,15 +187,15 @@ impl Key {
     }
 }
 
-fn times(eye: &mut Decoder<'_>) -> Option<(f64, Spent)> {
+fn times(eye: &mut Decoder<'_>) -> Option<(f64, WaveTime)> {
     let e_value = eye.f64()?;
     let mut time = || eye.u64().map(Duration::from_micros);
-    let spent = Spent { watched: time()?, open: time()?, held: time()? };
+    let spent = WaveTime { watched: time()?, open: time()?, held: time()? };
     spent.is_plausible().then_some((e_value, spent))
 }
 
 /// `None`: unreadable. `Some((None, []))`: none for this wave.
-fn trials(eye: &mut Decoder<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<Kept>)> {
+fn trials(eye: &mut Decoder<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<CriticalRouteCheckpoint>)> {
     if eye.u32()? == 0 {
         return eye.end().map(|()| (None, vec![]));
     }
@@ -203,7 +209,7 @@ fn trials(eye: &mut Decoder<'_>, wanted: &Wanted) -> Option<(Option<Trial>, Vec<
     let (tick, now) = (wanted.tick, crate::telemetry::clock::now());
     let trial = Trial::restore(margins, weight, tick, now, eye)?;
     let routes = eye.length(1).filter(|routes| *routes <= STRATA_MAX)?;
-    let kept = (0..routes).map(|_| Kept::restore(margins, weight, tick, now, eye));
+    let kept = (0..routes).map(|_| CriticalRouteCheckpoint::restore(margins, weight, tick, now, eye));
     let kept = kept.collect::<Option<Vec<_>>>()?;
     eye.end().map(|()| (Some(trial), kept))
 }
@@ -238,14 +244,14 @@ mod tests {
         Trial::new(MARGINS, Weight::from_parts(50_000), Duration::from_millis(100), Duration::ZERO)
     }
 
-    fn routes() -> [Critical; 1] {
-        let mut refunds = Critical::new("refunds".into(), 1);
+    fn routes() -> [CriticalRoute; 1] {
+        let mut refunds = CriticalRoute::new("refunds".into(), 1);
         refunds.trial = Some(trial());
         [refunds]
     }
 
-    fn spent() -> Spent {
-        Spent { watched: 192 * MINUTE, open: 200 * MINUTE, held: Duration::ZERO }
+    fn spent() -> WaveTime {
+        WaveTime { watched: 192 * MINUTE, open: 200 * MINUTE, held: Duration::ZERO }
     }
 
     #[test]
@@ -282,9 +288,9 @@ mod tests {
     fn impossible_times_are_not_used() {
         let possible = spent();
         for impossible in [
-            Spent { watched: possible.open + MINUTE, ..possible },
-            Spent { held: possible.open + MINUTE, ..possible },
-            Spent { open: Duration::from_secs(1 << 40), ..possible },
+            WaveTime { watched: possible.open + MINUTE, ..possible },
+            WaveTime { held: possible.open + MINUTE, ..possible },
+            WaveTime { open: Duration::from_secs(1 << 40), ..possible },
         ] {
             let bytes = write(&key(), &impossible, None, &[], 0.0);
             assert_eq!(parse(&bytes, &wanted(key())).err(), Some(Unusable::Impossible), "{impossible:?}");
@@ -298,7 +304,7 @@ mod tests {
             at: prop::sample::Index, flip in 1u8.., cut: prop::sample::Index,
         ) {
             let [a, b, c] = times.map(Duration::from_micros);
-            let spent = Spent { watched: a.min(b), open: b, held: c.min(b) };
+            let spent = WaveTime { watched: a.min(b), open: b, held: c.min(b) };
             let trial = with_trial.then(trial);
             let mut bytes = write(&key(), &spent, trial.as_ref(), &routes(), 0.0);
             let found = parse(&bytes, &wanted(key())).map(|f| (f.spent, f.trial.is_some()));

@@ -16,7 +16,7 @@
 //! failed_users` sets, and never in clear by default.
 
 use crate::domain::digest::hex;
-use crate::domain::judge::verdict_inputs::Harm;
+use crate::domain::judge::verdict_inputs::FailedUserLimit;
 use crate::domain::segment::UserSet;
 use crate::telemetry::clock;
 use aws_lc_rs::hmac;
@@ -130,12 +130,12 @@ impl FailedUsers {
     }
 
     /// Users failed since this evidence began, and their failed requests.
-    pub fn harm(&self, evidence_id: u64, users_max: u64) -> (Harm, u64) {
+    pub fn harm(&self, evidence_id: u64, users_max: u64) -> (FailedUserLimit, u64) {
         let mut inner = self.inner();
         inner.begin(evidence_id);
         let of_now = inner.evidence_id == evidence_id;
         let (users, requests) = if of_now { (inner.harmed.len() as u64, inner.requests) } else { (0, 0) };
-        (Harm { users, users_max }, requests)
+        (FailedUserLimit { users, users_max }, requests)
     }
 
     /// The whole file of each attempt that changed since the last call; empty without changes.
@@ -322,14 +322,14 @@ mod tests {
             failed.note(failure(user, 1, 1));
         }
         let harm = |evidence_id| failed.harm(evidence_id, 2);
-        assert_eq!(harm(1), (Harm { users: 3, users_max: 2 }, 5));
+        assert_eq!(harm(1), (FailedUserLimit { users: 3, users_max: 2 }, 5));
         assert!(harm(1).0.is_too_much());
         // Resumed.
         assert_eq!(harm(2).0.users, 0);
         failed.note(failure(1, 1, 2));
         // A request still in flight counts for nothing now, and is listed all the same.
         failed.note(failure(9, 1, 1));
-        assert_eq!(harm(2), (Harm { users: 1, users_max: 2 }, 1));
+        assert_eq!(harm(2), (FailedUserLimit { users: 1, users_max: 2 }, 1));
         let written = failed.to_write("r");
         let (listed, others) = read(&written[0].1).unwrap();
         assert_eq!((written[0].0, listed.len(), others), (1, 4, 0));

@@ -10,7 +10,7 @@
 use super::state_key::StateKey;
 use crate::domain::config::{Identity, Normalise, Release, normalise};
 use crate::domain::segment::{Segment, UserSet};
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::{Bucket, Salt, Weight};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -57,7 +57,7 @@ struct Rolled {
 
 impl Roll {
     /// `reach`: how many of its segments are included so far.
-    pub fn of(release: &Release, reach: Reach, identity: &Identity) -> Roll {
+    pub fn of(release: &Release, reach: Exposure, identity: &Identity) -> Roll {
         let rolled = |segments: &[Arc<Segment>]| segments.iter().map(|s| Rolled::of(s)).collect();
         Roll {
             salt: release.salt_text.clone(),
@@ -80,7 +80,7 @@ impl Rolled {
     }
 }
 
-fn joined(release: &Release, reach: Reach) -> &[Arc<Segment>] {
+fn joined(release: &Release, reach: Exposure) -> &[Arc<Segment>] {
     &release.segments[..reach.segments.min(release.segments.len())]
 }
 
@@ -132,7 +132,7 @@ pub enum Was {
 
 impl Membership {
     /// `reach`: how many of its segments are included so far.
-    pub fn of(release: &Release, reach: Reach, identity: &Identity, key: &StateKey) -> Membership {
+    pub fn of(release: &Release, reach: Exposure, identity: &Identity, key: &StateKey) -> Membership {
         let listed = |segments: &[Arc<Segment>]| segments.iter().map(|s| Listed::of(s, key)).collect();
         Membership {
             salt: release.salt_text.clone(),
@@ -238,7 +238,7 @@ fn hex(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::decide::{Force, decide};
+    use crate::domain::decide::{Effective, decide};
     use crate::domain::segment::Subject;
     use crate::stats::arm::Arm;
     use proptest::prelude::*;
@@ -261,8 +261,8 @@ mod tests {
     const KEYED: Lookup<'static> = Lookup { hashed: &under_key, known: &|_, _| None };
 
     /// A reach as a weight set by hand gives it: all segments.
-    fn all(release: &Release, weight: Weight) -> Reach {
-        Reach { weight, segments: release.segments.len() }
+    fn all(release: &Release, weight: Weight) -> Exposure {
+        Exposure { weight, segments: release.segments.len() }
     }
 
     const LISTS: &str = "[identity]\nnormalise = \"lowercase\"\n[segment.testers]\nusers = [\"u1\", \"u2\", \"U3\"]\n[segment.vip]\nusers = [\"u3\", \"u4\"]\n\
@@ -278,7 +278,7 @@ mod tests {
             prop_assert_eq!(&id, &normalise(identity.normalise, user.as_bytes()));
             let weight = Weight::from_parts(weight);
             let subject = Subject { user_id: Some(&id), headers: None, address: None };
-            let arm = decide(&release, Force::At(all(&release, weight)), &subject).arm;
+            let arm = decide(&release, Effective::At(all(&release, weight)), &subject).arm;
             let was = kept.was_in(&id, weight, &KEYED);
             prop_assert_eq!(was, if arm == Arm::New { Was::In } else { Was::Out });
         }

@@ -22,7 +22,7 @@ mod format;
 use super::kept::Kept;
 use super::ledger::{self, End, Entry};
 use super::private::{private_directory, private_file};
-use crate::domain::rollout::Memory;
+use crate::domain::rollout::ReleaseState;
 pub use crate::store::state::format::UnknownCause;
 use crate::store::state::format::{FileImage, FileMemory};
 use serde::Deserialize;
@@ -43,7 +43,7 @@ const VERSION: u32 = 4;
 /// The state that survives a restart.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Image {
-    pub releases: BTreeMap<String, Memory>,
+    pub releases: BTreeMap<String, ReleaseState>,
     /// State was lost, and some releases were not resumed since: a release that is not in
     /// `releases` is held as well.
     pub hold_strangers: bool,
@@ -329,7 +329,7 @@ fn parse(bytes: &[u8]) -> Result<Image, ParseError> {
 
 /// The memory of one release, as in the state file: for [`crate::config::compare()`] in another
 /// process.
-pub fn memory_json(memory: &Memory) -> serde_json::Value {
+pub fn memory_json(memory: &ReleaseState) -> serde_json::Value {
     let releases = BTreeMap::from([(String::new(), memory.clone())]);
     let mut file = FileImage::from(&Image { releases, ..Image::default() });
     // Numbers, words and lists of them always serialize.
@@ -337,7 +337,7 @@ pub fn memory_json(memory: &Memory) -> serde_json::Value {
 }
 
 /// The inverse; `None`: another version wrote it.
-pub fn memory_of_json(json: &serde_json::Value) -> Option<Memory> {
+pub fn memory_of_json(json: &serde_json::Value) -> Option<ReleaseState> {
     let memory = FileMemory::deserialize(json).ok()?;
     let mut file = FileImage::from(&Image::default());
     file.releases.insert(String::new(), memory);
@@ -349,9 +349,9 @@ pub mod tests {
     use super::*;
     use crate::domain::maintenance::Maintenance;
     use crate::domain::rollout::version::Versions;
-    use crate::domain::rollout::{Awaits, Freeze, Other, Pause, Progress, Trip};
+    use crate::domain::rollout::{Freeze, ManualHold, OtherPath, Pause, PlanProgress, Trip};
     use crate::domain::verdict::Cause;
-    use crate::domain::wave::Reach;
+    use crate::domain::wave::Exposure;
     use crate::stats::cohort::Weight;
     use proptest::prelude::*;
 
@@ -374,7 +374,11 @@ pub mod tests {
             onset_to_trip_ms: Some(412),
             stable_same_at_ms: Some(1_700_000_001_000),
             servers: vec!["http://127.0.0.1:9002".into()],
-            others: vec![Other { claim: "route".into(), routes: vec!["* /b ".into()], weight: Weight::FULL }],
+            others: vec![OtherPath {
+                claim: "route".into(),
+                routes: vec!["* /b ".into()],
+                weight: Weight::FULL,
+            }],
             entry: 4,
         };
         let freeze = Freeze {
@@ -387,13 +391,20 @@ pub mod tests {
         };
         let mut image =
             Image { hold_strangers: true, ledger: End { n: 7, ..End::default() }, ..Image::default() };
-        image.releases.insert("a".into(), Memory { attempt: 2, trip: Some(trip), ..Memory::default() });
+        image
+            .releases
+            .insert("a".into(), ReleaseState { attempt: 2, trip: Some(trip), ..ReleaseState::default() });
         image.releases.insert(
             "b".into(),
-            Memory { attempt: 1, freeze: Some(freeze), awaits: Some(Awaits::StateLost), ..Memory::default() },
+            ReleaseState {
+                attempt: 1,
+                freeze: Some(freeze),
+                awaits: Some(ManualHold::StateLost),
+                ..ReleaseState::default()
+            },
         );
-        let reach = Reach { weight: Weight::from_parts(50_000), segments: 2 };
-        let progress = Progress { wave: "5%".into(), reach, finished: true, entry: 6 };
+        let reach = Exposure { weight: Weight::from_parts(50_000), segments: 2 };
+        let progress = PlanProgress { wave: "5%".into(), reach, finished: true, entry: 6 };
         let pause = Pause { at_ms: 9, actor: "ann".into(), reason: "lunch".into(), entry: 7 };
         let maintenance = Maintenance {
             change: "CHG-1".into(),
@@ -406,7 +417,7 @@ pub mod tests {
         let versions = Versions { stable: vec!["a:1".into()], new: vec!["b:2".into()], same_declared: true };
         image.releases.insert(
             "c".into(),
-            Memory {
+            ReleaseState {
                 attempt: 1,
                 progress: Some(progress),
                 pause: Some(pause),
@@ -414,7 +425,7 @@ pub mod tests {
                 versions,
                 stage: 12,
                 complete_since_ms: Some(1_700_000_000_000),
-                ..Memory::default()
+                ..ReleaseState::default()
             },
         );
         image
@@ -443,7 +454,7 @@ pub mod tests {
 
     #[test]
     fn an_older_format_knows_no_time_of_completion() {
-        let known = Memory { complete_since_ms: None, ..image().releases["c"].clone() };
+        let known = ReleaseState { complete_since_ms: None, ..image().releases["c"].clone() };
         let image = Image { releases: [("c".to_owned(), known)].into(), ..Image::default() };
         let older = String::from_utf8(render(&image).unwrap()).unwrap();
         let older = older.replacen(&format!("grayling-state {VERSION}"), "grayling-state 3", 1);

@@ -6,8 +6,8 @@
 //!
 //! Invariants: the check changes nothing that is in force; each trip is reported once.
 
-use crate::domain::judge::onset::{BadBy, Decided, Onsets};
-use crate::domain::rollout::{State, Trip};
+use crate::domain::judge::onset::{BadReason, DecisionCounts, Onsets};
+use crate::domain::rollout::{RolloutState, Trip};
 use crate::domain::verdict::Cause;
 use crate::runtime::decision_counts::{at_ms, time_of_day};
 use crate::runtime::shared::Live;
@@ -23,29 +23,29 @@ const WITHIN: Duration = Duration::from_secs(30);
 pub struct Aftermath {
     rolled_back: bool,
     /// The watchdog's last decision.
-    decided: Option<Decided>,
+    decided: Option<DecisionCounts>,
     /// The trouble to look for in stable, and until when.
-    looks_for: Option<(Decided, Duration)>,
+    looks_for: Option<(DecisionCounts, Duration)>,
 }
 
 impl Aftermath {
     pub fn new(release: &ReleaseLive) -> Aftermath {
-        Aftermath { rolled_back: release.state == State::RolledBack, decided: None, looks_for: None }
+        Aftermath { rolled_back: release.state == RolloutState::RolledBack, decided: None, looks_for: None }
     }
 
-    pub fn decided_by(&mut self, decided: Option<Decided>) {
+    pub fn decided_by(&mut self, decided: Option<DecisionCounts>) {
         self.decided = decided;
     }
 
     /// Called at each look of the watchdog. `release` comes from the snapshot of this look, so a
     /// trip of this look is processed at the next.
     pub fn look(&mut self, live: &Live, release: &ReleaseLive, onsets: &Onsets, now: Duration) {
-        let rolled_back = release.state == State::RolledBack;
+        let rolled_back = release.state == RolloutState::RolledBack;
         if rolled_back && !std::mem::replace(&mut self.rolled_back, rolled_back) {
             let trip = live.memory(&release.release.name).and_then(|memory| memory.trip);
             let decided = self.decided.take();
             // The fuse's refusals have no counts of their own here.
-            let refused = || onsets.decided(BadBy::Signal(Signal::Errors), None, None, now);
+            let refused = || onsets.decided(BadReason::Signal(Signal::Errors), None, None, now);
             self.looks_for = trip
                 .filter(is_on_little)
                 .and_then(|trip| if trip.cause == Cause::Fuse { refused() } else { decided })

@@ -5,7 +5,7 @@
 //! `answer_bytes_max` of the body are read. Redirects are not followed (a call goes to the
 //! configured address only). No error contains the path of an address, which may be a secret.
 
-use crate::domain::config::{Address, Built};
+use crate::domain::config::{Address, FromFiles};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 pub struct Call<'a> {
     pub to: &'a Address,
-    pub tls: Option<&'a Built<rustls::ClientConfig>>,
+    pub tls: Option<&'a FromFiles<rustls::ClientConfig>>,
     pub method: Method,
     /// With query.
     pub path: &'a str,

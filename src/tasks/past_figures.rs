@@ -5,7 +5,7 @@
 //! It applies to one release, salt, attempt and set of servers of `new`, or not at all.
 //! Lost or damaged data start again, and the signal `worse_than_before` reports that at 100%.
 
-use crate::domain::judge::own_past::Before;
+use crate::domain::judge::own_past::OwnPast;
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::store::checkpoints;
@@ -22,7 +22,7 @@ fn key(release: &ReleaseLive) -> [String; 4] {
     [of.name.clone(), of.salt_text.clone(), of.attempt.to_string(), servers.join(" ")]
 }
 
-pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
+pub fn render(release: &ReleaseLive, past: &OwnPast) -> Vec<u8> {
     let mut pen = Encoder::with(MAGIC);
     key(release).iter().for_each(|text| pen.text(text));
     past.save(&mut pen);
@@ -30,12 +30,12 @@ pub fn render(release: &ReleaseLive, past: &Before) -> Vec<u8> {
 }
 
 /// Reads the file of an earlier process.
-pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<Before> {
+pub fn read(release: &ReleaseLive, directory: &Path, now: Duration) -> Option<OwnPast> {
     let bytes = checkpoints::read(directory, &checkpoints::past_file(&release.release.name))?;
     let mut eye = Decoder::open_with(MAGIC, &bytes)?;
     for text in key(release) {
         (eye.text()? == text).then_some(())?;
     }
-    let past = Before::restore(&mut eye, now)?;
+    let past = OwnPast::restore(&mut eye, now)?;
     eye.end().map(|()| past)
 }

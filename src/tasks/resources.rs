@@ -8,9 +8,9 @@
 //! a number. Tasks end when this is dropped.
 
 use super::call::{Call, CallError};
-use crate::domain::config::{Address, Page, Resource, ResourceSource};
-use crate::domain::resource::reading::{Expression, Lack, Malformed, Sums, sums};
-use crate::domain::resource::{Reading, Used};
+use crate::domain::config::{Address, MetricsPage, ResourceConfig, ResourceSource};
+use crate::domain::resource::reading::{Expression, Malformed, NoReading, SeriesSums, sums};
+use crate::domain::resource::{ArmUse, ResourceReading};
 use crate::runtime::resources::{Seen, WITHIN};
 use crate::runtime::shared::Live;
 use crate::stats::arm::Arm;
@@ -37,10 +37,10 @@ const WHY_CHARS: usize = 200;
 /// The input of a task; a change starts another task.
 #[derive(Clone, PartialEq)]
 struct Wanted {
-    resources: Vec<Resource>,
+    resources: Vec<ResourceConfig>,
     interval: Duration,
     /// Of stable and of new.
-    pages: [Vec<Page>; 2],
+    pages: [Vec<MetricsPage>; 2],
 }
 
 struct Running {
@@ -94,7 +94,7 @@ async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) 
         let Some(of) = snapshot.releases.iter().find(|r| r.release.name == release) else { return };
         if let Some(view) = live.views().get_mut(&release) {
             let mut before = std::mem::take(&mut view.resources);
-            let next = |(resource, read): (&Resource, _)| {
+            let next = |(resource, read): (&ResourceConfig, _)| {
                 let at = before.iter().position(|seen| seen.resource.name == resource.name);
                 Seen::next(at.map(|at| before.swap_remove(at)), resource, read, of, clock::now())
             };
@@ -105,9 +105,9 @@ async fn read_again_and_again(live: Arc<Live>, release: String, wanted: Wanted) 
 }
 
 /// The previous scrape, by arm, server and resource: for rates.
-type Memory = BTreeMap<(usize, usize, usize), Sums>;
+type Memory = BTreeMap<(usize, usize, usize), SeriesSums>;
 
-type Read = (Reading, [Option<String>; 2]);
+type Read = (ResourceReading, [Option<String>; 2]);
 
 /// One reading of each resource.
 async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
@@ -167,16 +167,16 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
             }
         }
     }
-    let read = |resource: &Resource, values: [Vec<f64>; 2]| {
+    let read = |resource: &ResourceConfig, values: [Vec<f64>; 2]| {
         let used = |arm: Arm| {
             let needed = match resource.source {
                 ResourceSource::Scraped(_) => wanted.pages[arm.index()].len(),
                 ResourceSource::Asked { .. } => 1,
             };
             let values = &values[arm.index()];
-            Used::of(values).filter(|_| values.len() == needed)
+            ArmUse::of(values).filter(|_| values.len() == needed)
         };
-        Reading { new: used(Arm::New), stable: used(Arm::Stable) }
+        ResourceReading { new: used(Arm::New), stable: used(Arm::Stable) }
     };
     let readings = wanted.resources.iter().zip(values).map(|(resource, values)| read(resource, values));
     readings.zip(lacks).collect()
@@ -184,7 +184,7 @@ async fn round(wanted: &Wanted, memory: &mut Memory) -> Vec<Read> {
 
 enum Came {
     /// Sums of each expression.
-    Page(usize, usize, Result<Vec<Sums>, ReadError>),
+    Page(usize, usize, Result<Vec<SeriesSums>, ReadError>),
     Value(usize, usize, Result<f64, ReadError>),
 }
 
@@ -196,7 +196,7 @@ enum NoValue {
     #[error("{place}: {source}")]
     Page { place: Address, source: ReadError },
     #[error("{place}: {source}")]
-    Lack { place: Address, source: Lack },
+    Lack { place: Address, source: NoReading },
 }
 
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -221,7 +221,7 @@ enum ReadError {
     NotANumber,
 }
 
-async fn fetch(page: &Page, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), ReadError> {
+async fn fetch(page: &MetricsPage, path: &str, bytes_max: usize) -> Result<(StatusCode, Vec<u8>), ReadError> {
     let headers = [("accept", "text/plain;version=0.0.4, application/json;q=0.5, */*;q=0.1".to_owned())];
     let call = Call {
         to: &page.address,
@@ -237,7 +237,10 @@ async fn fetch(page: &Page, path: &str, bytes_max: usize) -> Result<(StatusCode,
     Ok((answer.status, answer.body))
 }
 
-async fn scrape(page: &Page, expressions: &[(usize, Expression)]) -> Result<Vec<Sums>, ReadError> {
+async fn scrape(
+    page: &MetricsPage,
+    expressions: &[(usize, Expression)],
+) -> Result<Vec<SeriesSums>, ReadError> {
     let (status, bytes) = fetch(page, &page.address.path, PAGE_BYTES_MAX).await?;
     let at = clock::now();
     if !status.is_success() {
@@ -246,12 +249,14 @@ async fn scrape(page: &Page, expressions: &[(usize, Expression)]) -> Result<Vec<
     let text = std::str::from_utf8(&bytes).map_err(|_| ReadError::NotText)?;
     let wanted: Vec<_> = expressions.iter().flat_map(|(_, expression)| expression.series()).collect();
     let mut found = sums(text, &wanted)?.into_iter();
-    let each =
-        |(_, of): &(usize, Expression)| Sums { at, of: found.by_ref().take(of.series().count()).collect() };
+    let each = |(_, of): &(usize, Expression)| SeriesSums {
+        at,
+        of: found.by_ref().take(of.series().count()).collect(),
+    };
     Ok(expressions.iter().map(each).collect())
 }
 
-async fn ask(prometheus: &Page, query: &str) -> Result<f64, ReadError> {
+async fn ask(prometheus: &MetricsPage, query: &str) -> Result<f64, ReadError> {
     let base = prometheus.address.path.trim_end_matches('/');
     let path = format!("{base}/api/v1/query?query={}", utf8_percent_encode(query, NON_ALPHANUMERIC));
     let (status, bytes) = fetch(prometheus, &path, ANSWER_BYTES_MAX).await?;

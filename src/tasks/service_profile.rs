@@ -3,10 +3,10 @@
 //!
 //! Invariants: constant memory; requests are counted by arrival, for five minutes.
 
-use crate::domain::gates::moments::Learner;
-use crate::domain::gates::trial::Yardstick;
+use crate::domain::gates::moments::MomentsLearner;
+use crate::domain::gates::trial::Reference;
 use crate::domain::judge::Judge;
-use crate::domain::service_profile::{self, Known, Route};
+use crate::domain::service_profile::{self, ServiceProfile, StratumProfile};
 use crate::runtime::shared::{Live, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::engine::{Engine, EventKind, RequestEvent};
@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Logs each ceiling that fits this service no longer, or fits it again.
-pub fn log_unfit(live: &Live, release: &ReleaseLive, was: Option<&Known>, is: &Known) {
+pub fn log_unfit(live: &Live, release: &ReleaseLive, was: Option<&ServiceProfile>, is: &ServiceProfile) {
     let watchdog = &release.release.watchdog;
-    let of = |known: Option<&Known>| -> BTreeMap<&'static str, String> {
+    let of = |known: Option<&ServiceProfile>| -> BTreeMap<&'static str, String> {
         known.into_iter().flat_map(|known| known.unfit(watchdog)).collect()
     };
     let (was, is) = (of(was), of(Some(is)));
@@ -76,10 +76,10 @@ impl Rates {
 }
 
 /// Learns from what has happened, in the order of time.
-pub fn learn(moments: &mut Learner, events: &[RequestEvent], engine: &Engine, floor: Duration) {
+pub fn learn(moments: &mut MomentsLearner, events: &[RequestEvent], engine: &Engine, floor: Duration) {
     for event in events {
         let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
-        moments.push(event, &Yardstick { table, factor, floor, is_warming: false });
+        moments.push(event, &Reference { table, factor, floor, is_warming: false });
     }
 }
 
@@ -88,18 +88,18 @@ pub fn of(
     release: &ReleaseLive,
     judge: &Judge,
     view: &View,
-    (rates, moments): (&Rates, &Learner),
+    (rates, moments): (&Rates, &MomentsLearner),
     now: Duration,
-) -> Known {
+) -> ServiceProfile {
     let shown = view.shown.as_ref().filter(|shown| shown.stage == release.stage);
     let of_wave = shown.and_then(|shown| shown.reading).as_ref().and_then(service_profile::shown);
     let route = |(number, name): (usize, &Arc<str>)| {
         let of = shown.and_then(|shown| shown.critical.iter().find(|route| route.name == *name));
         let of_wave = of.and_then(|of| service_profile::shown(&of.reading));
-        Route { name: name.clone(), rate: rates.of(number), of_wave }
+        StratumProfile { name: name.clone(), rate: rates.of(number), of_wave }
     };
     let routes = release.strata.iter().enumerate().map(route).collect();
-    Known::of(judge, of_wave, moments.moments(), routes, now)
+    ServiceProfile::of(judge, of_wave, moments.moments(), routes, now)
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@
 //! Invariants: a trial belongs to one stage. An edited margin restarts the evidence for that margin
 //! only. The usual latencies of a critical route outlive stages.
 
-use crate::domain::gates::critical_route::Critical;
-use crate::domain::gates::margin_gates::Route;
-use crate::domain::gates::trial::{Trial, Yardstick};
-use crate::domain::rollout::wave_controller::Spent;
+use crate::domain::gates::critical_route::CriticalRoute;
+use crate::domain::gates::margin_gates::RouteEvidence;
+use crate::domain::gates::trial::{Reference, Trial};
+use crate::domain::rollout::wave_controller::WaveTime;
 use crate::runtime::shared::{Shown, View};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::runtime::wave_checkpoint::{self, Checkpoint};
@@ -22,20 +22,20 @@ pub struct Stage {
     /// Late ticks and ticks of a blind judge do not count.
     pub watched: Duration,
     /// Time counted by earlier processes.
-    pub before: Spent,
+    pub before: WaveTime,
     /// When it is next written.
     pub keep_by: Duration,
     /// The wave's evidence, if there is a wave to judge.
     trial: Option<Trial>,
-    critical: Vec<Critical>,
+    critical: Vec<CriticalRoute>,
 }
 
 impl Stage {
-    pub fn new(number: u64, critical: Vec<Critical>) -> Stage {
+    pub fn new(number: u64, critical: Vec<CriticalRoute>) -> Stage {
         Stage {
             number,
             watched: Duration::ZERO,
-            before: Spent::default(),
+            before: WaveTime::default(),
             keep_by: Duration::ZERO,
             trial: None,
             critical,
@@ -45,7 +45,7 @@ impl Stage {
     /// Continues from the checkpoint of an earlier process.
     pub fn restored(release: &ReleaseLive, checkpoint: Checkpoint) -> Stage {
         let Checkpoint { spent, trial, critical: kept } = checkpoint;
-        let mut critical = Critical::of(&release.release.critical, &release.strata, vec![]);
+        let mut critical = CriticalRoute::of(&release.release.critical, &release.strata, vec![]);
         for kept in kept {
             if let Some(of) = critical.iter_mut().find(|of| **of.name() == *kept.name) {
                 of.take(kept);
@@ -55,7 +55,7 @@ impl Stage {
     }
 
     /// The data of critical routes, for the next stage.
-    pub fn into_critical(mut self) -> Vec<Critical> {
+    pub fn into_critical(mut self) -> Vec<CriticalRoute> {
         self.critical.iter_mut().for_each(|of| of.trial = None);
         self.critical
     }
@@ -88,7 +88,7 @@ impl Stage {
     fn name_critical(&mut self, release: &ReleaseLive) {
         let (names, strata): (_, &[Arc<str>]) = (&release.release.critical, &release.strata);
         if !self.critical.iter().map(|of| of.place(strata)).eq(names.iter().map(|name| Some(&**name))) {
-            self.critical = Critical::of(names, strata, std::mem::take(&mut self.critical));
+            self.critical = CriticalRoute::of(names, strata, std::mem::take(&mut self.critical));
         }
     }
 
@@ -100,7 +100,7 @@ impl Stage {
         for event in events {
             let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
             let is_warming = engine.is_warming(&event.request);
-            let yardstick = Yardstick { table, factor, floor, is_warming };
+            let yardstick = Reference { table, factor, floor, is_warming };
             if let Some(trial) = &mut self.trial {
                 trial.push(event, &yardstick);
             }
@@ -119,17 +119,17 @@ impl Stage {
     pub fn shown(&self, view: &View, afresh: bool) -> Shown {
         let Stage { number, watched, before, .. } = *self;
         let known = view.shown.as_ref().filter(|shown| shown.stage == number && !afresh);
-        let (reading, critical): (_, Vec<Route>) = match known {
+        let (reading, critical): (_, Vec<RouteEvidence>) = match known {
             Some(shown) => (shown.reading, shown.critical.clone()),
             None => (
                 self.trial.as_ref().map(Trial::reading),
-                self.critical.iter().filter_map(Critical::shown).collect(),
+                self.critical.iter().filter_map(CriticalRoute::shown).collect(),
             ),
         };
         Shown { stage: number, watched, before, reading, critical }
     }
 
-    pub fn render(&self, release: &ReleaseLive, spent: &Spent, e_value: f64) -> Vec<u8> {
+    pub fn render(&self, release: &ReleaseLive, spent: &WaveTime, e_value: f64) -> Vec<u8> {
         wave_checkpoint::render(release, spent, self.trial.as_ref(), &self.critical, e_value)
     }
 }

@@ -12,7 +12,7 @@
 //! No attribute identifies the user or contains a path, a query or a header of a client.
 
 use super::call::{Call, CallError};
-use crate::domain::config::Traces as Plan;
+use crate::domain::config::TracesConfig as Plan;
 use crate::domain::digest::hex;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::runtime::shared::Live;

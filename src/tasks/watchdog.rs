@@ -10,18 +10,18 @@
 use super::aftermath::Aftermath;
 use super::stage::Stage;
 use crate::domain::config::WatchdogMode;
-use crate::domain::decide::Force;
-use crate::domain::gates::moments::Learner;
-use crate::domain::judge::deadline::Deadline;
-use crate::domain::judge::onset::BadBy;
+use crate::domain::decide::Effective;
+use crate::domain::gates::moments::MomentsLearner;
+use crate::domain::judge::deadline::AnswerDeadline;
+use crate::domain::judge::onset::BadReason;
 use crate::domain::judge::suspicion::Suspicion;
-use crate::domain::judge::verdict_inputs::Harm;
-use crate::domain::judge::{Judge, Latency, Look, Ticks};
+use crate::domain::judge::verdict_inputs::FailedUserLimit;
+use crate::domain::judge::{ExchangeDurations, Judge, JudgeInput, TickSettings};
 use crate::domain::maintenance;
-use crate::domain::resource::{self, Say};
-use crate::domain::rollout::{Awaits, Hold};
-use crate::domain::verdict::{Cause, Judgement, Limits, Signal, State, Verdict};
-use crate::domain::wave::Reach;
+use crate::domain::resource::{self, ResourceResult};
+use crate::domain::rollout::{Hold, ManualHold};
+use crate::domain::verdict::{Cause, Judgement, SignalResult, Verdict, VerdictLimits, WatchdogState};
+use crate::domain::wave::Exposure;
 use crate::runtime::decision_counts::Names;
 use crate::runtime::resources;
 use crate::runtime::shared::{Live, Origin, StableSign, StopFile, TripCall, View};
@@ -87,7 +87,7 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
     let kept = |release: &Arc<ReleaseLive>| {
         let (name, now) = (&release.release.name, clock::now());
         // The evidence is about another version: start again.
-        let another = release.hold == Some(Hold::Awaits(Awaits::NewVersion));
+        let another = release.hold == Some(Hold::Awaits(ManualHold::NewVersion));
         let saved = archive
             .filter(|_| !another)
             .and_then(|archive| checkpoints::read(&archive.directory, &checkpoints::evidence_file(name)));
@@ -130,9 +130,9 @@ pub fn run(live: &Live, config: &Path, stop: &AtomicBool, archive: Option<&Archi
         let starved = live.feed.lost() > std::mem::replace(&mut lost, live.feed.lost());
         let ticks = if starved || now.saturating_sub(last) > tick.unwrap_or(LATE) + LATE {
             live.gauges.ticks_late.fetch_add(1, Relaxed);
-            Ticks::Late
+            TickSettings::Late
         } else {
-            Ticks::OnTime
+            TickSettings::OnTime
         };
         last = now;
         live.heed_stop_file(StopFile::beside(config));
@@ -202,14 +202,14 @@ struct Watched {
     /// The servers of both arms, and whether each was down at the last tick.
     servers: [Vec<(String, bool)>; 2],
     /// How long after its end an interval is final.
-    deadline: Deadline,
+    deadline: AnswerDeadline,
     /// When the current failures of `new` began, if there are any.
     onset: Option<Onset>,
     /// End of the last interval after which the comparison had little against `new`.
     calm_until: Duration,
     /// When stable's connections were last probed.
     probed: Duration,
-    told: State,
+    told: WatchdogState,
     /// After a trip on little evidence: does stable show the same?
     aftermath: Aftermath,
     suspicion: Suspicion,
@@ -223,7 +223,7 @@ struct Watched {
     stage: Stage,
     /// Requests by route, and the moments of stable's servers.
     rates: Rates,
-    moments: Learner,
+    moments: MomentsLearner,
 }
 
 #[derive(Clone, Copy)]
@@ -242,11 +242,11 @@ impl Watched {
             strata: release.strata.clone(),
             epochs: VecDeque::from([release.epoch]),
             servers: servers(release),
-            deadline: Deadline::new(release.stable.config.response_timeout),
+            deadline: AnswerDeadline::new(release.stable.config.response_timeout),
             onset: None,
             calm_until: now,
             probed: Duration::ZERO,
-            told: State::Quiet,
+            told: WatchdogState::Quiet,
             aftermath: Aftermath::new(release),
             suspicion: Suspicion::default(),
             keep_by: now,
@@ -255,7 +255,7 @@ impl Watched {
             looked: now,
             stage: Stage::new(release.stage, vec![]),
             rates: Rates::default(),
-            moments: Learner::default(),
+            moments: MomentsLearner::default(),
         }
     }
 
@@ -277,7 +277,7 @@ impl Watched {
         let settings = settings(release);
         let [latency_tolerance, latency_notice, floor]: [f64; 3] = was.try_into().ok()?;
         let latency_floor = Duration::try_from_secs_f64(floor).ok()?;
-        let before = Limits { latency_tolerance, latency_notice, latency_floor, ..limits(release) };
+        let before = VerdictLimits { latency_tolerance, latency_notice, latency_floor, ..limits(release) };
         let mut judge = Judge::restore(before, settings, release.strata.clone(), &mut eye, now)?;
         if judge.engine().e_value() >= 1.0 / settings.alpha {
             return None;
@@ -414,7 +414,14 @@ impl Watched {
         self.judge.engine_mut().weigh(release.force.weight(), now);
     }
 
-    fn tick(&mut self, live: &Live, release: &ReleaseLive, now: Duration, ticks: Ticks, observe: bool) {
+    fn tick(
+        &mut self,
+        live: &Live,
+        release: &ReleaseLive,
+        now: Duration,
+        ticks: TickSettings,
+        observe: bool,
+    ) {
         self.judge.set_limits(limits(release));
         self.note_starts(release, now);
         let accepted = |view: &mut View| std::mem::take(&mut view.accepted);
@@ -435,8 +442,8 @@ impl Watched {
             let last = |window| Arm::BOTH.map(|arm| view.recent[arm.index()].last(window).latency);
             (last(MINUTE), last(RECENT), resources::grounds(release, view, now))
         };
-        let [minute, recent] = [&minute, &recent].map(|[stable, new]| Latency { new, stable });
-        let look = Look { now, ticks, minute, recent };
+        let [minute, recent] = [&minute, &recent].map(|[stable, new]| ExchangeDurations { new, stable });
+        let look = JudgeInput { now, ticks, minute, recent };
         let mut judgement = self.judge.look(&look);
         let names = Names { release, strata: &self.strata };
         names.name(&mut judgement);
@@ -446,7 +453,7 @@ impl Watched {
         let harm = self.harm(release, &mut judgement);
         let too_much = weigh_resources(&used, &mut judgement);
         let passed = now.saturating_sub(std::mem::replace(&mut self.looked, now));
-        if ticks == Ticks::OnTime && judgement.state != State::Blind {
+        if ticks == TickSettings::OnTime && judgement.state != WatchdogState::Blind {
             self.stage.watched += passed;
         }
         self.act(live, release, &mut judgement, (harm, too_much), now);
@@ -521,11 +528,11 @@ impl Watched {
 
     /// Too many failed users are a breach at any evidence; a breach found by the comparison takes
     /// precedence.
-    fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (Harm, u64) {
+    fn harm(&self, release: &ReleaseLive, judgement: &mut Judgement) -> (FailedUserLimit, u64) {
         let users_max = release.release.watchdog.harm_users_max;
         let (harm, requests) = release.tally.failed.harm(release.evidence_id, users_max);
         if harm.is_too_much() && !matches!(judgement.verdict, Verdict::Breach(_)) {
-            (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Harm));
+            (judgement.state, judgement.verdict) = (WatchdogState::Tripped, Verdict::Breach(Cause::Harm));
             judgement.reason = format!(
                 "new has failed {} users, and harm_users_max is {users_max} ({requests} requests; {})",
                 harm.users, judgement.reason
@@ -539,22 +546,22 @@ impl Watched {
         live: &Live,
         release: &ReleaseLive,
         judgement: &mut Judgement,
-        ((harm, requests), too_much): ((Harm, u64), Option<&resource::Grounds>),
+        ((harm, requests), too_much): ((FailedUserLimit, u64), Option<&resource::ResourceInputs>),
         now: Duration,
     ) {
         let held = match release.force {
-            Force::Held => true,
-            Force::At(reach) => reach == Reach::NOBODY,
+            Effective::Held => true,
+            Effective::At(reach) => reach == Exposure::NOBODY,
         };
-        if release.state == crate::domain::rollout::State::RolledBack {
-            judgement.state = State::Tripped;
+        if release.state == crate::domain::rollout::RolloutState::RolledBack {
+            judgement.state = WatchdogState::Tripped;
             return;
         }
         let Verdict::Breach(cause) = judgement.verdict else { return };
         let watchdog = &release.release.watchdog;
         let report = watchdog.mode == WatchdogMode::Report;
         if held || report || !watchdog.enabled {
-            judgement.state = if report { State::Suspicious } else { State::Quiet };
+            judgement.state = if report { WatchdogState::Suspicious } else { WatchdogState::Quiet };
             judgement.reason = match (held, report) {
                 (true, _) => "nobody is in new".to_owned(),
                 (_, true) => format!("report only; it would have taken new out: {}", judgement.reason),
@@ -563,7 +570,7 @@ impl Watched {
             return;
         }
         // Frozen already: only a stable that is back makes a difference, and probing takes a while.
-        let frozen = release.state == crate::domain::rollout::State::Frozen;
+        let frozen = release.state == crate::domain::rollout::RolloutState::Frozen;
         if frozen && now < self.probed + PROBE_AGAIN {
             return;
         }
@@ -576,7 +583,7 @@ impl Watched {
             _ => evidence::of_watchdog(&judgement.evidence, cause, harm.users),
         };
         let users = |arm| release.tally.arm(arm).distinct_users();
-        let errors = BadBy::Signal(engine::Signal::Errors);
+        let errors = BadReason::Signal(engine::Signal::Errors);
         let decided = match cause {
             Cause::Resource => None,
             Cause::Harm => self.judge.onsets().decided(errors, None, None, now),
@@ -619,16 +626,16 @@ impl Watched {
 /// Adds the results for resources to a judgement.
 /// Returns the resource that decided the verdict, if any: evidence from responses takes precedence.
 fn weigh_resources<'g>(
-    used: &'g [resource::Grounds],
+    used: &'g [resource::ResourceInputs],
     judgement: &mut Judgement,
-) -> Option<&'g resource::Grounds> {
+) -> Option<&'g resource::ResourceInputs> {
     let mut too_much = None;
     for of in used {
         let say = of.say();
-        judgement.signals.push(Signal {
+        judgement.signals.push(SignalResult {
             signal: match of.on {
-                resource::On::Trip => Cause::Resource.label(),
-                resource::On::Hold => Signal::RESOURCE_HOLD,
+                resource::ResourceAction::Trip => Cause::Resource.label(),
+                resource::ResourceAction::Hold => SignalResult::RESOURCE_HOLD,
             },
             stratum: of.name.clone(),
             evidence_ratio: of.over() as f64 / of.limits.in_a_row.max(1) as f64,
@@ -636,14 +643,14 @@ fn weigh_resources<'g>(
         });
         let breach = matches!(judgement.verdict, Verdict::Breach(_));
         if of.trips() && !breach {
-            (judgement.state, judgement.verdict) = (State::Tripped, Verdict::Breach(Cause::Resource));
+            (judgement.state, judgement.verdict) = (WatchdogState::Tripped, Verdict::Breach(Cause::Resource));
             judgement.reason = format!("new uses more than it may of {}", of.detail());
             too_much = Some(of);
-        } else if matches!(say, Say::Over(_) | Say::Both)
+        } else if matches!(say, ResourceResult::Over(_) | ResourceResult::Both)
             && !breach
-            && (judgement.state == State::Quiet || judgement.verdict == Verdict::Pass)
+            && (judgement.state == WatchdogState::Quiet || judgement.verdict == Verdict::Pass)
         {
-            (judgement.state, judgement.verdict) = (State::Suspicious, Verdict::Inconclusive);
+            (judgement.state, judgement.verdict) = (WatchdogState::Suspicious, Verdict::Inconclusive);
             judgement.reason = format!("{}: waves hold", of.detail());
         }
     }
@@ -668,13 +675,13 @@ fn servers(release: &ReleaseLive) -> [Vec<(String, bool)>; 2] {
 }
 
 /// The levels that evidence of latency depends on; stored with it.
-fn levels(of: &Limits) -> [f64; 3] {
+fn levels(of: &VerdictLimits) -> [f64; 3] {
     [of.latency_tolerance, of.latency_notice, of.latency_floor.as_secs_f64()]
 }
 
-fn limits(release: &ReleaseLive) -> Limits {
+fn limits(release: &ReleaseLive) -> VerdictLimits {
     let of = &release.release.watchdog;
-    Limits {
+    VerdictLimits {
         alpha: of.alpha,
         errors_max: of.errors_max,
         latency_p99_max: of.latency_p99_max,

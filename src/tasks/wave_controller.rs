@@ -6,8 +6,8 @@
 //! Invariants: durations are monotonic. Figures that the watchdog has not updated for a while are
 //! not used. Waves open only through the one writer, which checks again that the stage is the same.
 
-use crate::domain::gates::Input;
-use crate::domain::rollout::wave_controller::{Act, Climb, Standing};
+use crate::domain::gates::GateInput;
+use crate::domain::rollout::wave_controller::{WaveAction, WaveController, WavePosition};
 use crate::runtime::gate_inputs::{door, proof};
 use crate::runtime::shared::{Live, Phase, Shown};
 use crate::telemetry::clock;
@@ -32,7 +32,7 @@ pub async fn run(live: Arc<Live>) {
     }
 }
 
-fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms: i64) {
+fn look(live: &Live, climbs: &mut BTreeMap<String, WaveController>, now: Duration, at_ms: i64) {
     let snapshot = live.snapshot();
     let planned =
         |name: &str| snapshot.releases.iter().any(|r| r.release.name == name && !r.release.waves.is_empty());
@@ -40,7 +40,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
     let durable = live.state_error().is_none();
     for release in snapshot.releases.iter().filter(|r| !r.release.waves.is_empty()) {
         let name = &release.release.name;
-        let climb = climbs.entry(name.clone()).or_insert_with(|| Climb::new(release.stage, now));
+        let climb = climbs.entry(name.clone()).or_insert_with(|| WaveController::new(release.stage, now));
         // No judgement before the watchdog has started this stage.
         let shown = live
             .views()
@@ -48,7 +48,7 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
             .and_then(|view| view.shown.clone())
             .filter(|shown| shown.stage == release.stage);
         let (watched, before) = shown.as_ref().map(|shown| (shown.watched, shown.before)).unwrap_or_default();
-        let standing = Standing {
+        let standing = WavePosition {
             stage: release.stage,
             waves: &release.release.waves,
             present: release.present,
@@ -66,9 +66,9 @@ fn look(live: &Live, climbs: &mut BTreeMap<String, Climb>, now: Duration, at_ms:
             _ => None,
         };
         let barred_by = live.barred_by(release);
-        let input = proof.map(|proof| Input { proof, door: door(release, at_ms), durable, barred_by });
+        let input = proof.map(|proof| GateInput { proof, door: door(release, at_ms), durable, barred_by });
         let outlook = climb.look(&standing, input, now);
-        if outlook.act != Act::Wait {
+        if outlook.act != WaveAction::Wait {
             // If the stage is over by now, the next look handles the next one.
             let _ = live.advance(name, release.stage, &outlook);
         }

@@ -8,7 +8,7 @@
 //! both; a successful request ends only the first. The limits are plain atomics, shared by every
 //! worker. Only failures of the server set it aside, never a local fault.
 
-use crate::domain::config::{Built, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
+use crate::domain::config::{FromFiles, Protocol, SERVERS_MAX, Scheme, Server, Transport, Upstream};
 use crate::telemetry::backoff::Backoff;
 use crate::telemetry::clock;
 use crate::telemetry::throttle::Throttle;
@@ -39,7 +39,7 @@ pub struct Load {
 
 /// How a server authenticates itself.
 pub struct ServerTls {
-    pub built: Built<rustls::ClientConfig>,
+    pub built: FromFiles<rustls::ClientConfig>,
     /// The name that its certificate must have; also the SNI, unless it is an IP address.
     pub name: ServerName<'static>,
 }

@@ -6,7 +6,7 @@ use crate::world::{
     Admin, Behaviour, Config, Load, Origin, Proxy, Service, World, eventually, figure, grayling, long, never,
     seconds, turn,
 };
-use grayling::domain::judge::own_past::{Before, Says};
+use grayling::domain::judge::own_past::{OwnPast, PastResult};
 use grayling::stats::arm::Arm;
 use grayling::stats::codec::Encoder;
 use grayling::stats::engine::{EventKind, RequestEvent, RequestStart};
@@ -131,7 +131,7 @@ fn an_edited_notice_starts_anew_and_ends_when_new_is_mended() {
 /// The file of an earlier process whose alarm stands: after five minutes at 50% without a failure,
 /// and two at 100%, a fifth of the requests fail.
 fn past_with_an_alarm(config: &Config) -> Vec<u8> {
-    let mut past = Before::default();
+    let mut past = OwnPast::default();
     for second in 1..600_u64 {
         let events = (0..40).map(|i| {
             let request = RequestStart {
@@ -150,7 +150,7 @@ fn past_with_an_alarm(config: &Config) -> Vec<u8> {
         past.tick(Duration::from_secs(second), if second > 300 { 1.0 } else { 0.5 });
     }
     let says = past.says();
-    assert!(matches!(says, Says::Worse(_)), "{says:?}");
+    assert!(matches!(says, PastResult::Worse(_)), "{says:?}");
     let mut pen = Encoder::with(b"grayling-past 1\n");
     let server = format!("http://{}", config.new[0]);
     ["billing", "billing", "1", &server].iter().for_each(|text| pen.text(text));

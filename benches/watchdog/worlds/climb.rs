@@ -1,15 +1,17 @@
 //! The promotion of a version that is no worse, through the plan of a release (5, 20, 50, 100%)
 //! beside the judge, with the gates and the wave controller of the product.
 //!
-//! Invariants: a wave opens by [`Climb`] alone, from the evidence of a [`Trial`] of the same
+//! Invariants: a wave opens by [`WaveController`] alone, from the evidence of a [`Trial`] of the same
 //! events; servers are healthy, the state is on disk, and nobody promotes by hand.
 
 use super::world::{Spell, World};
-use grayling::domain::gates::trial::{Margins, Trial, Yardstick};
-use grayling::domain::gates::{self, DoorState, Input, Proof, Servers, Watchdog};
-use grayling::domain::rollout::wave_controller::{Act, Climb, Spent, Standing};
-use grayling::domain::verdict::{Judgement, State};
-use grayling::domain::wave::{Door, Reach, Wave};
+use grayling::domain::gates::trial::{Margins, Reference, Trial};
+use grayling::domain::gates::{
+    self, GateInput, HealthyServers, PromotionState, WatchdogReport, WaveEvidence,
+};
+use grayling::domain::rollout::wave_controller::{WaveAction, WaveController, WavePosition, WaveTime};
+use grayling::domain::verdict::{Judgement, WatchdogState};
+use grayling::domain::wave::{Exposure, Promotion, Wave};
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{Engine, RequestEvent};
 use grayling::stats::hypergeometric_bet::PerArm;
@@ -35,7 +37,7 @@ pub struct Plan {
     waves: Vec<Wave>,
     present: usize,
     trial: Trial,
-    climb: Climb,
+    climb: WaveController,
     watched: Duration,
     last: Duration,
     tick: Duration,
@@ -67,7 +69,7 @@ impl Plan {
     /// Opens its first wave now.
     pub fn new(rate: f64, tick: Duration, floor: Duration, now: Duration) -> Plan {
         let wave = |(percent, minutes): (f64, f64)| {
-            let reach = Reach { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };
+            let reach = Exposure { weight: Weight::from_parts((percent * 10_000.0) as u32), segments: 0 };
             Wave {
                 name: format!("{percent}%"),
                 reach,
@@ -75,7 +77,7 @@ impl Plan {
                 bake: bake(minutes, rate),
                 requests_min: 500,
                 users_min: 5,
-                door: Door::Auto,
+                door: Promotion::Auto,
             }
         };
         let waves: Vec<Wave> = PLAN.into_iter().map(wave).collect();
@@ -83,7 +85,7 @@ impl Plan {
             trial: Trial::new(MARGINS, waves[0].until_complete.weight, tick, now),
             waves,
             present: 0,
-            climb: Climb::new(0, now),
+            climb: WaveController::new(0, now),
             watched: Duration::ZERO,
             last: now,
             tick,
@@ -100,21 +102,21 @@ impl Plan {
         for event in events {
             let (table, factor) = (engine.yardstick(), engine.factor(event.request.unit));
             let is_warming = engine.is_warming(&event.request);
-            self.trial.push(event, &Yardstick { table, factor, floor: self.floor, is_warming });
+            self.trial.push(event, &Reference { table, factor, floor: self.floor, is_warming });
         }
     }
 
     pub fn look(&mut self, now: Duration, deadline: Duration, ticks: u64, judgement: &Judgement) -> Step {
         self.trial.tick(now, deadline);
         let passed = now.saturating_sub(std::mem::replace(&mut self.last, now));
-        if judgement.state != State::Blind {
+        if judgement.state != WatchdogState::Blind {
             self.watched += passed;
         }
         let wave = &self.waves[self.present];
         if !ticks.is_multiple_of(LOOK) || self.watched < wave.bake {
             return Step::Stays;
         }
-        let standing = Standing {
+        let standing = WavePosition {
             stage: self.present as u64,
             waves: &self.waves,
             present: Some(self.present),
@@ -122,10 +124,10 @@ impl Plan {
             held: false,
             paused: false,
             watched: self.watched,
-            before: Spent::default(),
+            before: WaveTime::default(),
         };
         let servers = PerArm::new(1, 1);
-        let proof = Proof {
+        let proof = WaveEvidence {
             controlled: wave.controlled(),
             baked: self.watched,
             bake: wave.bake,
@@ -135,26 +137,26 @@ impl Plan {
             share: wave.until_complete.weight.ratio(),
             reading: self.trial.reading(),
             critical: vec![],
-            servers: Servers { all: servers, healthy: servers },
-            watchdog: Watchdog::new(judgement, None),
+            servers: HealthyServers { all: servers, healthy: servers },
+            watchdog: WatchdogReport::new(judgement, None),
             resources: vec![],
         };
         let follows = self.present + 1 < self.waves.len();
-        let door = follows.then_some(DoorState { door: Door::Auto, hours: None });
-        let input = Input { proof: Some(proof), door, durable: true, barred_by: None };
+        let door = follows.then_some(PromotionState { door: Promotion::Auto, hours: None });
+        let input = GateInput { proof: Some(proof), door, durable: true, barred_by: None };
         let outlook = self.climb.look(&standing, Some(input), now);
-        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gates::Verdict::Pass);
+        let missing = outlook.gates.iter().filter(|gate| gate.verdict != gates::GateVerdict::Pass);
         self.missing = missing.map(|gate| format!("{}: {}", gate.name, gate.detail)).collect();
         match outlook.act {
-            Act::Open => {
+            WaveAction::Open => {
                 self.present += 1;
                 let weight = self.waves[self.present].until_complete.weight;
                 self.trial = Trial::new(MARGINS, weight, self.tick, now);
                 self.watched = Duration::ZERO;
                 Step::Raise(weight)
             }
-            Act::Finish => Step::Complete,
-            Act::Wait | Act::TellHold => Step::Stays,
+            WaveAction::Finish => Step::Complete,
+            WaveAction::Wait | WaveAction::TellHold => Step::Stays,
         }
     }
 }

@@ -13,7 +13,7 @@ mod world;
 mod worse;
 
 use crate::table::{Bench, quantile, row, thousands};
-use grayling::domain::verdict::{Cause, Signal};
+use grayling::domain::verdict::{Cause, SignalResult};
 use sim::{Climbed, Sim, Trip};
 use std::collections::BTreeMap;
 use world::World;
@@ -69,7 +69,8 @@ fn told(of: &Row, seed: u64) -> Option<Told> {
     let mut alone = of.world.waves.last().is_some_and(|(_, percent)| *percent >= 100.0);
     alone &= of.limit.is_some();
     let trip = Sim::new(&of.world, seed).run(|at, judgement| {
-        let stands = |s: &&Signal| s.signal == Signal::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0;
+        let stands =
+            |s: &&SignalResult| s.signal == SignalResult::WORSE_THAN_BEFORE && s.evidence_ratio >= 1.0;
         if alone && alarm.is_none() && judgement.signals.iter().any(|s| stands(&s)) {
             alarm = Some(at);
         }
@@ -77,7 +78,7 @@ fn told(of: &Row, seed: u64) -> Option<Told> {
     match (trip, alarm) {
         (Some(trip), Some(at)) if trip.at < at => Some(Told::trip(trip)),
         (_, Some(at)) => {
-            Some(Told { what: Signal::WORSE_THAN_BEFORE, blamed: true, at, reason: String::new() })
+            Some(Told { what: SignalResult::WORSE_THAN_BEFORE, blamed: true, at, reason: String::new() })
         }
         (trip, None) => trip.map(Told::trip),
     }

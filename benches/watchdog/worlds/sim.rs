@@ -8,10 +8,10 @@
 use super::climb::{self, Plan, Step};
 use super::world::{Account, FORGETS, Fault, LEARN, Pace, Trouble, WARM_UP, Weather, World};
 use crate::dice::Dice;
-use grayling::domain::breaker::Fuse;
-use grayling::domain::judge::deadline::Deadline;
-use grayling::domain::judge::{Judge, Latency, Look, Ticks};
-use grayling::domain::verdict::{Cause, Judgement, Limits, Verdict};
+use grayling::domain::breaker::Breaker;
+use grayling::domain::judge::deadline::AnswerDeadline;
+use grayling::domain::judge::{ExchangeDurations, Judge, JudgeInput, TickSettings};
+use grayling::domain::verdict::{Cause, Judgement, Verdict, VerdictLimits};
 use grayling::stats::arm::Arm;
 use grayling::stats::cohort::Weight;
 use grayling::stats::engine::{
@@ -40,7 +40,7 @@ const BODY_MS: f64 = 1.0;
 /// Duration of a refused connection.
 const AT_ONCE_MS: f64 = 1.0;
 /// The default settings.
-const LIMITS: Limits = Limits {
+const LIMITS: VerdictLimits = VerdictLimits {
     alpha: 0.001,
     errors_max: 0.02,
     latency_p99_max: Duration::from_secs(2),
@@ -97,7 +97,7 @@ pub struct Sim<'w> {
     people: Vec<Person>,
     accounts: Vec<UserUnit>,
     judge: Judge,
-    fuse: Fuse,
+    fuse: Breaker,
     blown: bool,
     tallies: [ArmTally; 2],
     recent: [Recent; 2],
@@ -108,7 +108,7 @@ pub struct Sim<'w> {
     wanders: [f64; 2],
     /// When an arm has served all arrivals, given its capacity.
     free_at: [f64; 2],
-    deadline: Deadline,
+    deadline: AnswerDeadline,
     tick: u64,
     ids: u64,
     of_new: usize,
@@ -168,7 +168,7 @@ impl<'w> Sim<'w> {
         let latency_p99_max = Duration::from_secs_f64(world.latency_p99_max / 1e3);
         // A ceiling that differs from the default counts as stated.
         let stated = [false, latency_p99_max != LIMITS.latency_p99_max];
-        let limits = Limits { latency_p99_max, stated, ..LIMITS };
+        let limits = VerdictLimits { latency_p99_max, stated, ..LIMITS };
         let engine = Engine::new(settings, Weight::ZERO, Baseline::default(), Duration::ZERO);
         let names: Vec<Arc<str>> = (0..strata).map(|i| format!("r{i}").into()).collect();
         let servers = Arm::BOTH.map(|arm| {
@@ -195,7 +195,7 @@ impl<'w> Sim<'w> {
             people,
             accounts,
             judge: Judge::new(limits, engine, names.into()),
-            fuse: Fuse::new(world.servers[0]),
+            fuse: Breaker::new(world.servers[0]),
             blown: false,
             tallies: Arm::BOTH.map(|_| ArmTally::new(1)),
             recent: Default::default(),
@@ -204,7 +204,7 @@ impl<'w> Sim<'w> {
             servers,
             wanders: [0.0; 2],
             free_at: [f64::NEG_INFINITY; 2],
-            deadline: Deadline::new(TIME_OUT),
+            deadline: AnswerDeadline::new(TIME_OUT),
             tick: 0,
             ids: 0,
             of_new: 0,
@@ -340,8 +340,8 @@ impl<'w> Sim<'w> {
         let last = |window| Arm::BOTH.map(|arm| self.recent[arm.index()].last(window).latency);
         let (minute, recent) = (last(60 * SECOND), last(10 * SECOND));
         let [minute, recent] = [&minute, &recent]
-            .map(|of| Latency { new: &of[Arm::New.index()], stable: &of[Arm::Stable.index()] });
-        self.judge.look(&Look { now, ticks: Ticks::OnTime, minute, recent })
+            .map(|of| ExchangeDurations { new: &of[Arm::New.index()], stable: &of[Arm::Stable.index()] });
+        self.judge.look(&JudgeInput { now, ticks: TickSettings::OnTime, minute, recent })
     }
 
     fn count(&mut self, event: &RequestEvent) {

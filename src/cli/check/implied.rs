@@ -8,13 +8,13 @@
 
 use crate::admin::{dto, service};
 use crate::cli::text::{milliseconds, percent};
-use crate::domain::config::{Plan, Release, Watchdog};
+use crate::domain::config::{Config, Release, WatchdogConfig};
 use crate::domain::gates::margin_gates::{ERRORS, LATENCY, TAIL};
-use crate::domain::gates::sample_size::{Critical, Takes, Usual, longest, takes};
+use crate::domain::gates::sample_size::{CriticalTraffic, GateDuration, UsualStable, longest, takes};
 use crate::domain::gates::{Margins, seconds};
 use crate::domain::judge::SLOW_SHARE;
-use crate::domain::judge::trailing_windows::{Before, Fitted, KNOWN};
-use crate::domain::wave::{Course, Wave};
+use crate::domain::judge::trailing_windows::{FittedCeiling, KNOWN, StableBefore};
+use crate::domain::wave::{Strategy, Wave};
 use crate::runtime::snapshot::ReleaseLive;
 use crate::stats::cohort::Weight;
 use crate::stats::engine::warms_up;
@@ -125,7 +125,7 @@ pub struct GateTakes {
 }
 
 /// For each release whose watchdog is on. `running`: the state from the proxy.
-pub fn implied(plan: &Plan, running: Option<&dto::Running>) -> Vec<Implied> {
+pub fn implied(plan: &Config, running: Option<&dto::Running>) -> Vec<Implied> {
     let on = plan.releases.iter().enumerate().filter(|(_, release)| release.watchdog.enabled);
     on.map(|(index, release)| {
         let known = running.map(|running| service_of(running, &release.name));
@@ -149,7 +149,7 @@ fn service_of<'r>(running: &'r dto::Running, name: &str) -> Result<&'r dto::Serv
 }
 
 fn of_example(release: &Release, lack: Option<String>) -> Implied {
-    let usual = Usual { failing: FAILING, ..Usual::before_a_wave(0, 0, None) };
+    let usual = UsualStable { failing: FAILING, ..UsualStable::before_a_wave(0, 0, None) };
     Implied {
         name: release.name.clone(),
         figures: "example",
@@ -166,7 +166,7 @@ fn of_example(release: &Release, lack: Option<String>) -> Implied {
     }
 }
 
-fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
+fn of_service(plan: &Config, index: usize, known: &dto::Service) -> Implied {
     let release = &plan.releases[index];
     let servers = |upstream: usize| plan.upstreams.get(upstream).map_or(0, |of| of.servers.len());
     let of_servers = [release.new, release.stable].map(|of| servers(of) as f64);
@@ -174,13 +174,13 @@ fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
     let critical = release.critical.iter().map(|name| {
         let route = known.routes.iter().find(|route| route.name == *name);
         let of_wave = route.and_then(|route| route.gates.as_ref());
-        Critical {
+        CriticalTraffic {
             name,
             rate: route.map(|route| route.rate),
             usual: of_wave.map_or(usual, |gates| service::usual(gates, known)),
         }
     });
-    let critical: Vec<Critical<'_>> = critical.collect();
+    let critical: Vec<CriticalTraffic<'_>> = critical.collect();
     Implied {
         name: release.name.clone(),
         figures: "service",
@@ -204,7 +204,7 @@ fn of_service(plan: &Plan, index: usize, known: &dto::Service) -> Implied {
 }
 
 /// The fit of the file's ceilings for the service, by the rule of the judge.
-fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
+fn ceilings(of: &WatchdogConfig, known: &dto::Service) -> [Ceiling; 2] {
     let limit_ms = 1e3 * of.latency_p99_max.as_secs_f64();
     let [errors_stated, latency_stated] = of.stated;
     let share = percent(100.0 * of.errors_max);
@@ -234,7 +234,7 @@ fn ceilings(of: &Watchdog, known: &dto::Service) -> [Ceiling; 2] {
 fn ceiling(
     key: &'static str,
     given: String,
-    before: &Before,
+    before: &StableBefore,
     (limit, is_stated): (f64, bool),
     learns: bool,
 ) -> Ceiling {
@@ -242,9 +242,9 @@ fn ceiling(
     let own_ratio = before.own();
     let verdict = match (fitted, own_ratio) {
         (_, None) => "unknown",
-        (Fitted::AsGiven, _) => "fits",
-        (Fitted::SetAside { .. }, _) => "set_aside",
-        (Fitted::Raised { .. }, _) => "raised",
+        (FittedCeiling::AsGiven, _) => "fits",
+        (FittedCeiling::SetAside { .. }, _) => "set_aside",
+        (FittedCeiling::Raised { .. }, _) => "raised",
     };
     let [requests, _] = before.parts();
     let why = own_ratio.is_none().then(|| match learns {
@@ -255,7 +255,7 @@ fn ceiling(
 }
 
 /// Routes for which a wave is too short.
-fn rare(plan: &Plan, index: usize, known: &dto::Service, usual: &Usual) -> Vec<Rare> {
+fn rare(plan: &Config, index: usize, known: &dto::Service, usual: &UsualStable) -> Vec<Rare> {
     let release = &plan.releases[index];
     let judged = ReleaseLive::strata(plan, index);
     if judged.len() < 2 {
@@ -281,10 +281,10 @@ fn rare(plan: &Plan, index: usize, known: &dto::Service, usual: &Usual) -> Vec<R
 fn steps(
     release: &Release,
     rate: f64,
-    usual: &Usual,
+    usual: &UsualStable,
     servers: [f64; 2],
     late: f64,
-    critical: &[Critical<'_>],
+    critical: &[CriticalTraffic<'_>],
     with_gates: bool,
 ) -> Vec<Step> {
     let watchdog = &release.watchdog;
@@ -293,8 +293,8 @@ fn steps(
         time_to_see(watchdog.alpha, share, usual.failing, times, rate).map(|time| time.as_secs_f64())
     };
     let waves = match release.course() {
-        Course::Waves(waves) => waves,
-        Course::ByHand(reach) => {
+        Strategy::Waves(waves) => waves,
+        Strategy::ByHand(reach) => {
             let share = reach.weight.ratio();
             return vec![Step {
                 name: reach.weight.to_string(),
@@ -320,7 +320,7 @@ fn steps(
         let share = weight.ratio();
         let warm_up = if warms_up(was, weight) { release.warm_up.min(wave.bake) } else { Duration::ZERO };
         was = weight;
-        let gates: Vec<Takes> = match with_gates {
+        let gates: Vec<GateDuration> = match with_gates {
             true => takes(wave, &watchdog.margins, (rate, usual), servers, late, critical),
             false => vec![],
         };
@@ -354,7 +354,7 @@ fn steps(
     all
 }
 
-fn gate_takes(of: &Takes, margins: &Margins) -> GateTakes {
+fn gate_takes(of: &GateDuration, margins: &Margins) -> GateTakes {
     let margin = match of.gate.split(':').next() {
         Some(ERRORS) => Some(("margin_errors", margins.errors)),
         Some(LATENCY) => Some(("margin_latency", margins.latency)),

@@ -250,13 +250,13 @@ fn requests(rate: f64) -> String {
 mod tests {
     use super::super::implied::implied;
     use super::*;
-    use crate::domain::config::Plan;
+    use crate::domain::config::Config;
     use serde_json::{Value, json};
     use std::path::Path;
 
     const WAVES: &str = "wave = [{ segments = [\"testers\"], users_min = 1 }, { weight = \"1%\", bake = \"5m\" }, { weight = \"50%\", bake = \"1h\" }, { weight = \"100%\" }]";
 
-    fn plan(release: &str, watchdog: &str) -> Plan {
+    fn plan(release: &str, watchdog: &str) -> Config {
         let text = format!(
             "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n[upstream.v2]\nservers = [\"http://127.0.0.1:9002\"]\n\
              [segment.testers]\nusers = [\"tess\"]\n\
@@ -283,7 +283,7 @@ mod tests {
         })
     }
 
-    fn text_of(plan: &Plan, service: &Value) -> String {
+    fn text_of(plan: &Config, service: &Value) -> String {
         let standing = json!({"service": service});
         let running = json!({"text": "", "path": "", "sha256": "", "releases": {"r": standing}});
         let running: dto::Running = serde_json::from_value(running).unwrap();

@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::domain::rollout::version;
-use crate::domain::rollout::{Awaits, Freeze, Hold, Memory, Pause, Progress, Trip};
+use crate::domain::rollout::{Freeze, Hold, ManualHold, Pause, PlanProgress, ReleaseState, Trip};
 use crate::domain::verdict::Cause;
 use std::fmt::Write;
 use std::path::Path;
@@ -34,7 +34,7 @@ attempt = 2
 const BY_HAND: &str = "weight = \"20%\"\n";
 const WAVES: &str = "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }]\n";
 
-fn plan(text: &str) -> Plan {
+fn plan(text: &str) -> Config {
     let checked = crate::config::parse(text, Path::new("/g/grayling.toml"));
     checked.map_err(|report| report.to_string()).unwrap().plan
 }
@@ -74,19 +74,19 @@ const HOLDS: [(&str, Change); 11] = [
     ("rolled back", |_, s| s.memory.trip = Some(trip())),
     ("grayling.stop", |all, s| {
         all.now.stop_file = true;
-        s.memory.awaits = Some(Awaits::StopFile);
+        s.memory.awaits = Some(ManualHold::StopFile);
     }),
-    ("grayling.stop was there", |_, s| s.memory.awaits = Some(Awaits::StopFile)),
-    ("another version", |_, s| s.memory.awaits = Some(Awaits::NewVersion)),
+    ("grayling.stop was there", |_, s| s.memory.awaits = Some(ManualHold::StopFile)),
+    ("another version", |_, s| s.memory.awaits = Some(ManualHold::NewVersion)),
     ("a higher attempt was seen", |_, s| s.memory.attempt = 3),
     ("the state was lost", |all, s| {
-        s.memory.awaits = Some(Awaits::StateLost);
-        all.stranger.awaits = Some(Awaits::StateLost);
+        s.memory.awaits = Some(ManualHold::StateLost);
+        all.stranger.awaits = Some(ManualHold::StateLost);
     }),
-    ("no memory", |_, s| s.memory.awaits = Some(Awaits::NoMemory)),
+    ("no memory", |_, s| s.memory.awaits = Some(ManualHold::NoMemory)),
     ("another's rollback bars its servers", |all, s| {
         s.barred_by = Some("other".into());
-        let memory = Memory { attempt: 1, trip: Some(trip()), ..Memory::default() };
+        let memory = ReleaseState { attempt: 1, trip: Some(trip()), ..ReleaseState::default() };
         all.releases.insert("other".into(), ReleaseStanding { memory, ..ReleaseStanding::default() });
     }),
     ("frozen", |_, s| s.memory.freeze = Some(freeze("5%"))),
@@ -126,10 +126,10 @@ fn shortened(mut text: String, standings: &Standings) -> String {
     let holds = [
         Hold::Tripped,
         Hold::StopFile,
-        Hold::Awaits(Awaits::StateLost),
-        Hold::Awaits(Awaits::NoMemory),
-        Hold::Awaits(Awaits::StopFile),
-        Hold::Awaits(Awaits::NewVersion),
+        Hold::Awaits(ManualHold::StateLost),
+        Hold::Awaits(ManualHold::NoMemory),
+        Hold::Awaits(ManualHold::StopFile),
+        Hold::Awaits(ManualHold::NewVersion),
         Hold::Barred { by: "other".into() },
         Hold::Frozen,
     ];
@@ -155,20 +155,21 @@ fn transcript() -> String {
             }
             let before = format!("{BASE}{text}");
             let reach =
-                Reach { weight: Weight::parse(if by_waves { "5%" } else { "20%" }).unwrap(), segments: 0 };
-            let progress = by_waves.then(|| Progress { wave: "5%".into(), reach, finished: false, entry: 0 });
+                Exposure { weight: Weight::parse(if by_waves { "5%" } else { "20%" }).unwrap(), segments: 0 };
+            let progress =
+                by_waves.then(|| PlanProgress { wave: "5%".into(), reach, finished: false, entry: 0 });
             let mut standings = Standings::default();
             let mut standing = ReleaseStanding { reach, ..ReleaseStanding::default() };
             (standing.memory.attempt, standing.memory.progress) = (2, progress);
             hold(&mut standings, &mut standing);
             let state = ReachState::of(plan(&before).release("r").unwrap(), &standing, standings.now);
             standing.reach = match state.force {
-                Force::At(reach) => reach,
-                Force::Held => Reach::NOBODY,
+                Effective::At(reach) => reach,
+                Effective::Held => Exposure::NOBODY,
             };
             let held_version = standing.memory.guards_versions();
             standing.version =
-                version::Standing { complete: false, reach: standing.reach, held: held_version };
+                version::VersionState { complete: false, reach: standing.reach, held: held_version };
             standings.releases.insert("r".into(), standing);
             let _ = writeln!(out, "== {held}; {course}");
             for (name, from, to) in EDITS {

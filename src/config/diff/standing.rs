@@ -5,12 +5,12 @@
 //! ([`ReachState::force`]) are never mixed.
 
 use super::versions;
-use crate::domain::config::{Plan, Release};
-use crate::domain::decide::Force;
+use crate::domain::config::{Config, Release};
+use crate::domain::decide::Effective;
 use crate::domain::rollout::version::{self, VersionChange};
-use crate::domain::rollout::{self, Circumstances, Hold, Input, Memory, Step};
+use crate::domain::rollout::{self, Conditions, Hold, ReleaseState, RolloutInput, RolloutStep};
 use crate::domain::segment::Segment;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ pub struct Standings {
     /// By name, including releases that the running file no longer names.
     pub releases: BTreeMap<String, ReleaseStanding>,
     /// The initial memory of a release that is not among them.
-    pub stranger: Memory,
-    pub now: Circumstances,
+    pub stranger: ReleaseState,
+    pub now: Conditions,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ReleaseStanding {
-    pub memory: Memory,
+    pub memory: ReleaseState,
     /// The reach in force.
-    pub reach: Reach,
+    pub reach: Exposure,
     /// The state of its versions, for an edit of them.
-    pub version: version::Standing,
+    pub version: version::VersionState,
     /// The release whose rollback forbids users on the servers of this one's `new`.
     pub barred_by: Option<String>,
 }
@@ -49,20 +49,20 @@ impl Standings {
 /// The reach that a file gives a release, and the part of it in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReachState {
-    pub memory: Memory,
-    pub given: Reach,
-    pub force: Force,
+    pub memory: ReleaseState,
+    pub given: Exposure,
+    pub force: Effective,
     /// The reason why less is in force.
     pub hold: Option<Hold>,
 }
 
 impl ReachState {
-    pub fn of(release: &Release, standing: &ReleaseStanding, now: Circumstances) -> ReachState {
+    pub fn of(release: &Release, standing: &ReleaseStanding, now: Conditions) -> ReachState {
         let memory = standing.memory.clone();
         let given = memory.reach(release.course());
         let (mut force, mut hold) = rollout::force(&memory, given, release.attempt, now);
         if let (Some(by), None) = (&standing.barred_by, &memory.trip) {
-            (force, hold) = (Force::Held, Some(Hold::Barred { by: by.clone() }));
+            (force, hold) = (Effective::Held, Some(Hold::Barred { by: by.clone() }));
         }
         ReachState { memory, given, force, hold }
     }
@@ -70,8 +70,8 @@ impl ReachState {
     /// The segments that are in `new`.
     fn in_force(&self, release: &Release) -> Vec<Arc<Segment>> {
         match self.force {
-            Force::Held => vec![],
-            Force::At(reach) => release.segments.iter().take(reach.segments).cloned().collect(),
+            Effective::Held => vec![],
+            Effective::At(reach) => release.segments.iter().take(reach.segments).cloned().collect(),
         }
     }
 
@@ -96,7 +96,7 @@ pub struct ReleaseEdit<'a> {
 impl<'a> ReleaseEdit<'a> {
     /// `old` and `new` are the plans of the two releases.
     pub fn new(
-        [old, new]: [&Plan; 2],
+        [old, new]: [&Config; 2],
         before: &'a Release,
         after: &'a Release,
         standings: &Standings,
@@ -104,7 +104,7 @@ impl<'a> ReleaseEdit<'a> {
         let standing = standings.of(before);
         let change = versions::change(old, new, before, after, &standing);
         let (was, course) = (ReachState::of(before, &standing, standings.now), after.course());
-        let configured = Input::Configure {
+        let configured = RolloutInput::Configure {
             attempt: after.attempt,
             course,
             standing: standing.reach,
@@ -116,7 +116,7 @@ impl<'a> ReleaseEdit<'a> {
         };
         let (mut memory, step) = rollout::step(&standing.memory, configured);
         if standings.now.stop_file {
-            memory = rollout::step(&memory, Input::Stop { course }).0;
+            memory = rollout::step(&memory, RolloutInput::Stop { course }).0;
         }
         // It stays barred while it leads to the same servers and the other release's rollback
         // stands.
@@ -125,7 +125,7 @@ impl<'a> ReleaseEdit<'a> {
         let barred_by = standing.barred_by.clone().filter(|by| same_servers && stands(by));
         let next = ReleaseStanding { memory, barred_by, ..standing.clone() };
         let is = ReachState::of(after, &next, standings.now);
-        ReleaseEdit { before, after, standing, change, was, is, rearmed: step == Step::Rearmed }
+        ReleaseEdit { before, after, standing, change, was, is, rearmed: step == RolloutStep::Rearmed }
     }
 
     /// True if every user stays in the same arm.
@@ -135,7 +135,7 @@ impl<'a> ReleaseEdit<'a> {
         };
         let [was, is] = [(&self.was, self.before), (&self.is, self.after)].map(|(s, r)| s.in_force(r));
         match (self.was.force, self.is.force) {
-            (Force::Held, Force::Held) => true,
+            (Effective::Held, Effective::Held) => true,
             (a, b) => {
                 a.weight() == b.weight()
                     && self.before.salt == self.after.salt
@@ -147,6 +147,10 @@ impl<'a> ReleaseEdit<'a> {
 
     /// A suffix for the file's weight and waves, if they are not in force at once.
     pub fn later(&self) -> &'static str {
-        if self.is.force == Force::At(self.is.given) { "" } else { ", which waits for the end of the hold" }
+        if self.is.force == Effective::At(self.is.given) {
+            ""
+        } else {
+            ", which waits for the end of the hold"
+        }
     }
 }

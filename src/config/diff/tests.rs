@@ -25,7 +25,7 @@ path = "/"
 release = "r"
 "#;
 
-fn plan(text: &str) -> Plan {
+fn plan(text: &str) -> Config {
     crate::config::parse(text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
 }
 

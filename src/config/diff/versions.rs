@@ -1,15 +1,15 @@
 //! The effect of an edit on the versions of a release, as sentences. The rule is in [`version`].
 
 use super::{PlanFindings, ReleaseStanding};
-use crate::domain::config::{Plan, Release};
-use crate::domain::rollout::Memory;
+use crate::domain::config::{Config, Release};
+use crate::domain::rollout::ReleaseState;
 use crate::domain::rollout::version::{self, VersionChange};
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::{BUCKETS, Weight};
 
 pub fn change(
-    old: &Plan,
-    new: &Plan,
+    old: &Config,
+    new: &Config,
     before: &Release,
     after: &Release,
     standing: &ReleaseStanding,
@@ -24,13 +24,13 @@ fn seen(before: &Release, standing: &ReleaseStanding) -> u64 {
 }
 
 /// A release that the file did not name: its weight may have been earned by another version.
-pub fn unnamed(memory: &Memory) -> version::Standing {
-    version::Standing { complete: false, reach: Reach::NOBODY, held: memory.attempt != 0 }
+pub fn unnamed(memory: &ReleaseState) -> version::VersionState {
+    version::VersionState { complete: false, reach: Exposure::NOBODY, held: memory.attempt != 0 }
 }
 
 pub fn changed(
     findings: &mut PlanFindings,
-    [old, new]: [&Plan; 2],
+    [old, new]: [&Config; 2],
     [before, after]: [&Release; 2],
     standing: &ReleaseStanding,
     change: VersionChange,
@@ -112,7 +112,7 @@ mod tests {
     use crate::config::diff::{PlanFindingKind, Standings, compare};
     use std::path::Path;
 
-    fn plan(release: &str, new: &str) -> Plan {
+    fn plan(release: &str, new: &str) -> Config {
         let text = format!(
             "[upstream.v1]\nservers = [\"http://127.0.0.1:9001\"]\n\
              [upstream.v2]\nservers = [{new}]\n\
@@ -122,10 +122,10 @@ mod tests {
         crate::config::parse(&text, Path::new("grayling.toml")).unwrap().plan
     }
 
-    fn findings(after: &Plan, held: bool) -> Vec<(PlanFindingKind, String)> {
+    fn findings(after: &Config, held: bool) -> Vec<(PlanFindingKind, String)> {
         let before = plan("weight = \"20%\"", "\"http://127.0.0.1:9002\"");
-        let reach = Reach { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
-        let version = version::Standing { complete: false, reach, held };
+        let reach = Exposure { weight: Weight::from_parts(if held { 0 } else { 200_000 }), segments: 0 };
+        let version = version::VersionState { complete: false, reach, held };
         let standing = ReleaseStanding { reach, version, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };
@@ -157,8 +157,8 @@ mod tests {
         let server = "\"http://127.0.0.1:9002\"";
         let at = |weight: &str| plan(&format!("weight = \"{weight}\"\nstep_max = \"10%\""), server);
         let before = at("100%");
-        let waits = crate::domain::rollout::Awaits::NewVersion;
-        let memory = Memory { attempt: 1, awaits: Some(waits), ..Memory::default() };
+        let waits = crate::domain::rollout::ManualHold::NewVersion;
+        let memory = ReleaseState { attempt: 1, awaits: Some(waits), ..ReleaseState::default() };
         let standing = ReleaseStanding { memory, ..ReleaseStanding::default() };
         let releases = [("r".to_owned(), standing)].into();
         let standings = Standings { releases, ..Standings::default() };

@@ -2,10 +2,10 @@
 //! it continues.
 
 use super::{PlanFinding, PlanFindingKind, PlanFindings, ReleaseEdit};
-use crate::domain::config::{Plan, Release};
-use crate::domain::gates::{self, Traffic, points, time_needed};
+use crate::domain::config::{Config, Release};
+use crate::domain::gates::{self, KnownTraffic, points, time_needed};
 use crate::domain::rollout::wave_controller;
-use crate::domain::rollout::{HoldKind, Progress};
+use crate::domain::rollout::{HoldKind, PlanProgress};
 use crate::domain::wave::Wave;
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub fn changed(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
         return;
     }
     let later = edit.later();
-    let place = |p: &Option<Progress>, waves: &[Wave]| p.as_ref().and_then(|p| p.place(waves));
+    let place = |p: &Option<PlanProgress>, waves: &[Wave]| p.as_ref().and_then(|p| p.place(waves));
     let going_on = &edit.is.memory.progress;
     let on = match (going_on, edit.is.hold.is_some()) {
         (Some(progress), false) => format!("it goes on in wave `{}`", progress.wave),
@@ -107,7 +107,7 @@ pub fn completion(findings: &mut PlanFindings, edit: &ReleaseEdit<'_>) {
 
 /// Waves that cannot prove their margin within their bake, at the present traffic. They hold until
 /// they can.
-pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<PlanFinding> {
+pub fn too_short(plan: &Config, traffic: &BTreeMap<String, KnownTraffic>) -> Vec<PlanFinding> {
     let mut findings = vec![];
     for release in &plan.releases {
         let Some(traffic) = traffic.get(&release.name) else { continue };
@@ -134,8 +134,8 @@ pub fn too_short(plan: &Plan, traffic: &BTreeMap<String, Traffic>) -> Vec<PlanFi
 mod tests {
     use super::*;
     use crate::config::diff::{ReleaseStanding, Standings, compare};
-    use crate::domain::rollout::Memory;
-    use crate::domain::wave::Reach;
+    use crate::domain::rollout::ReleaseState;
+    use crate::domain::wave::Exposure;
     use crate::stats::cohort::Weight;
     use std::path::Path;
 
@@ -154,16 +154,16 @@ step_max = "40%"
     const WAVES: &str =
         "wave = [{ weight = \"1%\" }, { weight = \"5%\" }, { weight = \"20%\" }, { weight = \"100%\" }]";
 
-    fn plan(release: &str) -> Plan {
+    fn plan(release: &str) -> Config {
         let text = format!("{BASE}{release}");
         crate::config::parse(&text, Path::new("/g/grayling.toml")).map_err(|r| r.to_string()).unwrap().plan
     }
 
     /// A standing in the wave of this weight, which is also its name.
     fn at(weight: &str) -> Standings {
-        let reach = Reach { weight: Weight::parse(weight).unwrap(), segments: 0 };
-        let progress = Some(Progress { wave: weight.into(), reach, finished: false, entry: 0 });
-        let memory = Memory { attempt: 1, progress, ..Memory::default() };
+        let reach = Exposure { weight: Weight::parse(weight).unwrap(), segments: 0 };
+        let progress = Some(PlanProgress { wave: weight.into(), reach, finished: false, entry: 0 });
+        let memory = ReleaseState { attempt: 1, progress, ..ReleaseState::default() };
         standings(ReleaseStanding { memory, reach, ..ReleaseStanding::default() })
     }
 
@@ -222,7 +222,7 @@ step_max = "40%"
 
     #[test]
     fn from_a_weight_set_by_hand_to_waves_and_back_it_stays_where_it_is() {
-        let reach = Reach { weight: Weight::from_parts(50_000), segments: 0 };
+        let reach = Exposure { weight: Weight::from_parts(50_000), segments: 0 };
         let standings = standings(ReleaseStanding { reach, ..ReleaseStanding::default() });
         assert_eq!(
             findings("weight = \"5%\"", WAVES, &standings),
@@ -274,7 +274,7 @@ step_max = "40%"
         );
         // By hand it is also a raise.
         let by_hand = |holdback: &str| format!("holdback = \"{holdback}\"\nweight = \"100%\"");
-        let reach = Reach { weight: Weight::from_parts(990_000), segments: 0 };
+        let reach = Exposure { weight: Weight::from_parts(990_000), segments: 0 };
         assert_eq!(
             findings(
                 &by_hand("1%"),
@@ -290,9 +290,9 @@ step_max = "40%"
 
     #[test]
     fn a_bake_too_short_for_its_margin_is_warned_of() {
-        let traffic = Traffic { rate: 100.0, requests: 30_000, failures: 30 };
+        let traffic = KnownTraffic { rate: 100.0, requests: 30_000, failures: 30 };
         let told = |rate: f64| {
-            let all = [("r".to_owned(), Traffic { rate, ..traffic })].into();
+            let all = [("r".to_owned(), KnownTraffic { rate, ..traffic })].into();
             too_short(&plan(WAVES), &all).into_iter().map(|f| f.message).collect::<Vec<_>>()
         };
         let slow = told(100.0);

@@ -3,11 +3,11 @@
 //! Invariant: every value has one word; a set has as many words as values.
 
 use crate::domain::config::{
-    CertificateName, Detail, FailedUsers, LogFormat, Normalise, OnAnomaly, OnStateFailure, OnUnreachable,
-    WatchdogMode, WhenEmpty,
+    CertificateName, FailedUserIds, LogFormat, MetricsDetail, Normalise, OnAnomaly, OnStateFailure,
+    OnUnreachable, WatchdogMode, WhenEmpty,
 };
-use crate::domain::resource::On;
-use crate::domain::wave::Door;
+use crate::domain::resource::ResourceAction;
+use crate::domain::wave::Promotion;
 
 /// A word of the file, and its meaning; empty if the documentation of the key says it.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ choices! {
         "hold" => Hold, "a release that would let users in is held at 0% until `grayling resume RELEASE --ends hold`";
         "start" => Start, "users enter as the file says";
     }
-    FAILED_USERS: FailedUsers {
+    FAILED_USERS: FailedUserIds {
         "hashed" => Hashed, "by the hash under `[log] user_key_file`, as in the log; without a key they are only counted";
         "clear" => Clear, "by their ids; only the user of the proxy's process can read the file";
         "off" => Off, "no list";
@@ -67,7 +67,7 @@ choices! {
         "json" => Json, "one object a line";
         "combined" => Combined, "the combined log format";
     }
-    DETAIL: Detail {
+    DETAIL: MetricsDetail {
         "full" => Full, "all metrics that the README lists";
         "deciding" => Deciding, "the metrics of decisions, and those that the alerts in config/prometheus need; the others are not shown, and cost a request nothing";
     }
@@ -80,11 +80,11 @@ choices! {
         "rollback" => Rollback, "0% until an operator resumes";
         "freeze" => Freeze, "the weight is held, and an alert is sent";
     }
-    ON_RESOURCE: On {
+    ON_RESOURCE: ResourceAction {
         "hold" => Hold, "nothing more";
         "trip" => Trip, "the watchdog takes `new` out, as `on_anomaly` says";
     }
-    OPEN: Door {
+    OPEN: Promotion {
         "auto" => Auto, "by itself";
         "by-hand" => ByHand, "by `grayling promote`";
     }

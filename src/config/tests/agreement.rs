@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::keys::{ConfigKey, KeyExample, ValueKind, sections};
-use crate::domain::config::{Plan, SERVERS_MAX, Watchdog};
-use crate::domain::failure_rules::Rules;
+use crate::domain::config::{Config, SERVERS_MAX, WatchdogConfig};
+use crate::domain::failure_rules::FailureRules;
 
 /// Compares a file of the repository with its generated text; writes it if `UPDATE` is set.
 fn generated(name: &str, text: &str) {
@@ -41,11 +41,11 @@ fn the_starter_file_and_the_reference_are_fine_and_the_reference_shows_the_defau
         format!("{:?}", (&b.state, &b.log, b.metrics))
     );
     // The reference states the ceilings.
-    let stated = Watchdog { stated: b.releases[0].watchdog.stated, ..a.releases[0].watchdog.clone() };
+    let stated = WatchdogConfig { stated: b.releases[0].watchdog.stated, ..a.releases[0].watchdog.clone() };
     assert_eq!(stated, b.releases[0].watchdog);
     assert_eq!(a.releases[0].warm_up, b.releases[0].warm_up);
-    assert_eq!(b.releases[0].outcome, Rules::default());
-    let times = |p: &Plan| {
+    assert_eq!(b.releases[0].outcome, FailureRules::default());
+    let times = |p: &Config| {
         let u = &p.upstreams[0];
         let times =
             (u.connect_timeout, u.response_timeout, u.idle_timeout, u.total_timeout, u.connection_idle);

@@ -2,10 +2,13 @@
 //!
 //! Invariants: pure and total; a gate's verdict never depends on its sentence.
 
-use crate::domain::gates::{DoorState, Hours, Margins, Needs, Proof, Reading, Servers, Sight, Watchdog};
+use crate::domain::gates::{
+    GateNeeds, HealthyServers, Margins, OpenHoursState, PromotionState, TrialReading, WatchdogReport,
+    WaveDetectionLimit, WaveEvidence,
+};
 use crate::domain::share::percent;
-use crate::domain::verdict::State;
-use crate::domain::wave::Door;
+use crate::domain::verdict::WatchdogState;
+use crate::domain::wave::Promotion;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::noninferiority::BETA;
@@ -24,34 +27,34 @@ pub fn barred(by: &str) -> String {
     format!("its `new` are servers of {by}, which is rolled back: resume {by} first")
 }
 
-pub fn door(of: &DoorState) -> String {
+pub fn door(of: &PromotionState) -> String {
     match of.door {
-        Door::Auto => "opens by itself".to_owned(),
-        Door::ByHand => "a person opens it: grayling promote".to_owned(),
+        Promotion::Auto => "opens by itself".to_owned(),
+        Promotion::ByHand => "a person opens it: grayling promote".to_owned(),
     }
 }
 
-pub fn hours(of: &Hours) -> String {
+pub fn hours(of: &OpenHoursState) -> String {
     let next = of.next.as_ref().map(|next| format!("; next {next}")).unwrap_or_default();
     if of.open { of.text.clone() } else { format!("closed now: {}{next}", of.text) }
 }
 
-pub fn bake(of: &Proof) -> String {
+pub fn bake(of: &WaveEvidence) -> String {
     format!("{} of {}", seconds(of.baked), seconds(of.bake))
 }
 
-pub fn requests(of: &Proof) -> String {
+pub fn requests(of: &WaveEvidence) -> String {
     format!("{} of {} of new", of.reading.requests.new, of.requests_min)
 }
 
-pub fn users(of: &Proof) -> String {
+pub fn users(of: &WaveEvidence) -> String {
     let PerArm { new, stable } = of.reading.users;
     let seen = if of.controlled { format!("new {new}, stable {stable}") } else { format!("new {new}") };
     format!("{seen}; {} needed", of.users_min)
 }
 
 /// `actual`: the share of requests that went to `new`.
-pub fn share(of: &Proof, actual: f64) -> String {
+pub fn share(of: &WaveEvidence, actual: f64) -> String {
     format!(
         "{} of requests went to new, {} are configured",
         percent(100.0 * actual, 2),
@@ -60,38 +63,38 @@ pub fn share(of: &Proof, actual: f64) -> String {
 }
 
 /// The share is off beyond chance.
-pub fn share_off(of: &Proof, actual: f64) -> String {
+pub fn share_off(of: &WaveEvidence, actual: f64) -> String {
     let why = "beyond chance: a fault of the set-up and not of new (are user ids lost or doubled on one side, or is one arm not reached?)";
     format!("{}, {why}", share(of, actual))
 }
 
-pub fn servers(Servers { all, healthy }: Servers) -> String {
+pub fn servers(HealthyServers { all, healthy }: HealthyServers) -> String {
     format!("new {} of {} healthy, stable {} of {}", healthy.new, all.new, healthy.stable, all.stable)
 }
 
 /// The state of the watchdog, which is against the wave.
-pub fn watchdog_state(dog: &Watchdog, state: State) -> String {
+pub fn watchdog_state(dog: &WatchdogReport, state: WatchdogState) -> String {
     format!("{}: {}", state.label(), dog.reason)
 }
 
 /// Its reason, and E of `needed`.
-pub fn watchdog_evidence(dog: &Watchdog, needed: f64) -> String {
+pub fn watchdog_evidence(dog: &WatchdogReport, needed: f64) -> String {
     format!("{}; {}", dog.reason, e_of_hold(dog, needed))
 }
 
-pub fn watchdog_quiet(dog: &Watchdog, needed: f64) -> String {
+pub fn watchdog_quiet(dog: &WatchdogReport, needed: f64) -> String {
     format!("quiet, {}", e_of_hold(dog, needed))
 }
 
-fn e_of_hold(dog: &Watchdog, needed: f64) -> String {
+fn e_of_hold(dog: &WatchdogReport, needed: f64) -> String {
     format!("E {:.2} of {needed:.0}", dog.e_value)
 }
 
-pub fn sight(of: Sight, blindness: DetectionLimit) -> String {
+pub fn sight(of: WaveDetectionLimit, blindness: DetectionLimit) -> String {
     format!("{}; {:.0}% may be", blindness.told(of.latency_notice), 100.0 * of.margin)
 }
 
-pub fn errors(of: &Reading, margins: &Margins) -> String {
+pub fn errors(of: &TrialReading, margins: &Margins) -> String {
     let (n, bad) = (of.compared, of.failed);
     format!(
         "new {} of {} failed, stable {} of {}; no worse than {} points by E {}",
@@ -104,12 +107,12 @@ pub fn errors(of: &Reading, margins: &Margins) -> String {
     )
 }
 
-pub fn latency(of: &Reading, margins: &Margins) -> String {
+pub fn latency(of: &TrialReading, margins: &Margins) -> String {
     let margin = 100.0 * margins.latency;
     format!("not slower by {margin:.0}% by E {}, of {} answers of new", e_of(of.e_body), of.timed.new)
 }
 
-pub fn tail(of: &Reading, margins: &Margins) -> String {
+pub fn tail(of: &TrialReading, margins: &Margins) -> String {
     let (n, slow) = (of.timed, of.slow);
     format!(
         "above p99 of stable: new {} of {}, stable {} of {}; less than {} times as many by E {}",
@@ -129,7 +132,7 @@ pub enum More {
     SlowTooOften,
     StableUnknown,
     NoSign,
-    Needs(Needs),
+    Needs(GateNeeds),
     /// Requests that count as one.
     Repeats(f64),
 }
@@ -141,7 +144,7 @@ impl More {
             More::SlowTooOften => "; it is slow more often than it may".to_owned(),
             More::StableUnknown => "; too little is known of stable yet".to_owned(),
             More::NoSign => "; what has come does not point to a pass".to_owned(),
-            More::Needs(Needs { requests, time }) => match time {
+            More::Needs(GateNeeds { requests, time }) => match time {
                 Some(time) => {
                     format!("; about {requests} more requests of new, {} at this rate", seconds(time))
                 }

@@ -2,23 +2,23 @@
 //!
 //! Invariants: pure and total.
 
-use crate::domain::judge::own_past::{KNOWN_UNCONTROLLED, Measure, Report, Says, Shown};
+use crate::domain::judge::own_past::{KNOWN_UNCONTROLLED, PastMeasure, PastResult, Report, Shown};
 
 impl Report {
     /// What is said of the past, with the numbers.
     pub fn told(&self) -> String {
         match self.says {
-            Says::Learns => "there is a control: its past is being learnt".to_owned(),
-            Says::Unknown => format!(
+            PastResult::Learns => "there is a control: its past is being learnt".to_owned(),
+            PastResult::Unknown => format!(
                 "its past is not known, and is learnt at 100%: {:.0} of {KNOWN_UNCONTROLLED:.0} minutes",
                 self.minutes
             ),
-            Says::Usual => self.numbers(),
+            PastResult::Usual => self.numbers(),
             // After a restart the alarm stands, and nothing has come yet.
-            Says::Worse(measure) if self.shown.is_empty() => {
+            PastResult::Worse(measure) if self.shown.is_empty() => {
                 format!("worse in {}: no request in the last minute", measure.words())
             }
-            Says::Worse(measure) => format!("worse in {}: {}", measure.words(), self.numbers()),
+            PastResult::Worse(measure) => format!("worse in {}: {}", measure.words(), self.numbers()),
         }
     }
 
@@ -42,14 +42,14 @@ impl Shown {
     }
 }
 
-impl Measure {
+impl PastMeasure {
     fn words(self) -> &'static str {
         match self {
-            Measure::Errors => "failures",
-            Measure::ClientErrors => "4xx answers",
-            Measure::Redirects => "redirects",
-            Measure::Tail => "answers above twice the p99 of its past",
-            Measure::Median => "median",
+            PastMeasure::Errors => "failures",
+            PastMeasure::ClientErrors => "4xx answers",
+            PastMeasure::Redirects => "redirects",
+            PastMeasure::Tail => "answers above twice the p99 of its past",
+            PastMeasure::Median => "median",
         }
     }
 }

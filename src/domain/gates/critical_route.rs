@@ -6,8 +6,8 @@
 //!
 //! Invariants: pure; constant memory; only events of its own route are taken.
 
-use super::trial::{Margins, Trial, Yardstick};
-use crate::domain::gates::margin_gates::Route;
+use super::trial::{Margins, Reference, Trial};
+use crate::domain::gates::margin_gates::RouteEvidence;
 use crate::stats::arm::Arm;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
@@ -22,7 +22,7 @@ const TABLE_MIN: f64 = 500.0;
 const TABLE_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
-pub struct Critical {
+pub struct CriticalRoute {
     name: Arc<str>,
     /// Its stratum number.
     stratum: u8,
@@ -35,15 +35,15 @@ pub struct Critical {
 
 /// The state of a critical route that a restart keeps.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct CriticalRouteCheckpoint {
     pub name: String,
     pub trial: Option<Trial>,
     usual: Vec<f64>,
 }
 
-impl Critical {
-    pub fn new(name: Arc<str>, stratum: u8) -> Critical {
-        Critical {
+impl CriticalRoute {
+    pub fn new(name: Arc<str>, stratum: u8) -> CriticalRoute {
+        CriticalRoute {
             name,
             stratum,
             usual: vec![0.0; histogram::BUCKETS],
@@ -54,15 +54,15 @@ impl Critical {
     }
 
     /// The routes of these names, with their known state. `strata`: names of the strata.
-    pub fn of(names: &[String], strata: &[Arc<str>], known: Vec<Critical>) -> Vec<Critical> {
+    pub fn of(names: &[String], strata: &[Arc<str>], known: Vec<CriticalRoute>) -> Vec<CriticalRoute> {
         let mut known = known;
         let numbered = names.iter().filter_map(|name| {
             let stratum = strata.iter().position(|stratum| **stratum == **name)?;
             let was = known.iter().position(|of| *of.name == **name).map(|at| known.swap_remove(at));
             let stratum = u8::try_from(stratum).ok()?;
             Some(match was {
-                Some(was) => Critical { stratum, ..was },
-                None => Critical::new(strata[usize::from(stratum)].clone(), stratum),
+                Some(was) => CriticalRoute { stratum, ..was },
+                None => CriticalRoute::new(strata[usize::from(stratum)].clone(), stratum),
             })
         });
         numbered.collect()
@@ -79,7 +79,7 @@ impl Critical {
     }
 
     /// `yardstick`: of all requests. Its table decides whether latency is compared at all.
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.stratum != Some(self.stratum) {
             return;
@@ -90,7 +90,7 @@ impl Critical {
         }
         let Some(trial) = &mut self.trial else { return };
         let table = yardstick.table.and(self.table.as_ref());
-        trial.push(event, &Yardstick { table, ..*yardstick });
+        trial.push(event, &Reference { table, ..*yardstick });
     }
 
     pub fn tick(&mut self, now: Duration, deadline: Duration) {
@@ -106,9 +106,9 @@ impl Critical {
         }
     }
 
-    pub fn shown(&self) -> Option<Route> {
+    pub fn shown(&self) -> Option<RouteEvidence> {
         let reading = self.trial.as_ref()?.reading();
-        Some(Route { name: self.name.clone(), reading })
+        Some(RouteEvidence { name: self.name.clone(), reading })
     }
 
     pub fn save(&self, pen: &mut Encoder) {
@@ -121,12 +121,12 @@ impl Critical {
     }
 
     /// Takes over the state that an earlier process saved.
-    pub fn take(&mut self, kept: Kept) {
+    pub fn take(&mut self, kept: CriticalRouteCheckpoint) {
         (self.usual, self.trial) = (kept.usual, kept.trial);
     }
 }
 
-impl Kept {
+impl CriticalRouteCheckpoint {
     /// `margins`: those of the saved trial. `None`: saved under another weight, or no route.
     pub fn restore(
         margins: Margins,
@@ -134,13 +134,13 @@ impl Kept {
         tick: Duration,
         now: Duration,
         eye: &mut Decoder<'_>,
-    ) -> Option<Kept> {
+    ) -> Option<CriticalRouteCheckpoint> {
         let (name, usual) = (eye.text()?, eye.f64s(histogram::BUCKETS)?);
         let trial = match eye.u32()? {
             0 => None,
             _ => Some(Trial::restore(margins, weight, tick, now, eye)?),
         };
-        Some(Kept { name, trial, usual })
+        Some(CriticalRouteCheckpoint { name, trial, usual })
     }
 }
 
@@ -156,10 +156,10 @@ mod tests {
     const TICK: Duration = Duration::from_millis(100);
 
     /// The trials of all requests and of a route with this share of them.
-    fn shown(requests: u64, more_failures: f64, share_of_route: f64) -> (Trial, Critical) {
+    fn shown(requests: u64, more_failures: f64, share_of_route: f64) -> (Trial, CriticalRoute) {
         let weight = Weight::from_parts(200_000);
         let trial = || Trial::new(MARGINS, weight, TICK, Duration::ZERO);
-        let (mut all, mut refunds) = (trial(), Critical::new("refunds".into(), 3));
+        let (mut all, mut refunds) = (trial(), CriticalRoute::new("refunds".into(), 3));
         refunds.trial = Some(trial());
         let mut dice = Dice(5);
         for n in 0..requests {
@@ -174,7 +174,7 @@ mod tests {
             let failed = dice.uniform() < if worse { 0.001 + more_failures } else { 0.001 };
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let after = Duration::from_micros((4_000.0 * (1.0 + dice.uniform())) as u64);
-            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            let yardstick = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             for event in [
                 RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO },
                 RequestEvent { request, what, after },
@@ -211,15 +211,15 @@ mod tests {
         let bytes = pen.finish();
         let mut eye = Decoder::open(&bytes).unwrap();
         let weight = Weight::from_parts(200_000);
-        let kept = Kept::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
+        let kept = CriticalRouteCheckpoint::restore(MARGINS, weight, TICK, Duration::ZERO, &mut eye).unwrap();
         assert_eq!((eye.end(), &*kept.name), (Some(()), "refunds"));
-        let mut again = Critical::new("refunds".into(), 1);
+        let mut again = CriticalRoute::new("refunds".into(), 1);
         again.take(kept);
         assert_eq!(again.shown(), refunds.shown());
         assert_eq!(again.usual, refunds.usual);
         // With another number its state is kept.
         let strata: Vec<Arc<str>> = ["api".into(), "refunds".into()].into();
-        let of = Critical::of(&["refunds".to_owned(), "gone".to_owned()], &strata, vec![refunds]);
+        let of = CriticalRoute::of(&["refunds".to_owned(), "gone".to_owned()], &strata, vec![refunds]);
         assert_eq!(of.iter().map(|of| of.place(&strata)).collect::<Vec<_>>(), [Some("refunds")]);
         assert!(of[0].table.is_some());
     }

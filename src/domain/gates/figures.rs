@@ -2,35 +2,35 @@
 //! verdict, and they are compared when the verdict is recomputed.
 //! Sentences are for people and are never compared.
 //!
-//! Invariants: pure; every value of [`Input`] that a verdict depends on is a figure of a gate, so a
+//! Invariants: pure; every value of [`GateInput`] that a verdict depends on is a figure of a gate, so a
 //! changed input contradicts the recorded verdict.
 
-use super::{self as gate, BAKE, Input, OPEN, OPEN_HOURS, Proof, ratio};
-use crate::domain::resource::{Grounds, Limit, Reading, Say};
-use crate::domain::verdict::State;
-use crate::domain::wave::Door;
+use super::{self as gate, BAKE, GateInput, OPEN, OPEN_HOURS, WaveEvidence, ratio};
+use crate::domain::resource::{Limit, ResourceInputs, ResourceReading, ResourceResult};
+use crate::domain::verdict::WatchdogState;
+use crate::domain::wave::Promotion;
 use crate::stats::hypergeometric_bet::PerArm;
 use std::borrow::Cow;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Figure {
+pub enum GateFigure {
     Number(f64),
     Code(&'static str),
 }
 
-pub type Figures = Vec<(Cow<'static, str>, Figure)>;
+pub type GateFigures = Vec<(Cow<'static, str>, GateFigure)>;
 
 #[derive(Default)]
-struct List(Figures);
+struct List(GateFigures);
 
 impl List {
     fn number(&mut self, name: impl Into<Cow<'static, str>>, value: f64) -> &mut List {
-        self.0.push((name.into(), Figure::Number(value)));
+        self.0.push((name.into(), GateFigure::Number(value)));
         self
     }
 
     fn code(&mut self, name: impl Into<Cow<'static, str>>, code: &'static str) -> &mut List {
-        self.0.push((name.into(), Figure::Code(code)));
+        self.0.push((name.into(), GateFigure::Code(code)));
         self
     }
 
@@ -44,15 +44,15 @@ impl List {
 }
 
 /// The figures of a gate. Empty if it has none.
-pub fn figures(gate: &str, input: &Input) -> Figures {
+pub fn figures(gate: &str, input: &GateInput) -> GateFigures {
     let mut list = List::default();
     match (gate, &input.proof, &input.door) {
         ("state", ..) => _ = list.flag("durable", input.durable),
         ("barred", ..) => _ = list.flag("barred", input.barred_by.is_some()),
         (OPEN, _, Some(door)) => {
             let how = match door.door {
-                Door::Auto => "auto",
-                Door::ByHand => "by-hand",
+                Promotion::Auto => "auto",
+                Promotion::ByHand => "by-hand",
             };
             list.code("open", how);
         }
@@ -73,7 +73,7 @@ pub fn figures(gate: &str, input: &Input) -> Figures {
 }
 
 /// `r`: of all requests, or of the gate's route.
-fn of_proof(gate: &str, of: &Proof, r: &gate::Reading, list: &mut List) {
+fn of_proof(gate: &str, of: &WaveEvidence, r: &gate::TrialReading, list: &mut List) {
     match gate {
         BAKE => {
             _ = list
@@ -105,7 +105,7 @@ fn of_proof(gate: &str, of: &Proof, r: &gate::Reading, list: &mut List) {
         "servers" => _ = list.pair("servers", of.servers.all).pair("servers_healthy", of.servers.healthy),
         "watchdog" => {
             let dog = &of.watchdog;
-            list.code("state", dog.state.map_or("none", State::label)).flag("passes", dog.passes);
+            list.code("state", dog.state.map_or("none", WatchdogState::label)).flag("passes", dog.passes);
             list.number("e", dog.e_value).number("e_notice", dog.e_notice).number("alpha", dog.alpha);
         }
         "sight" => {
@@ -121,14 +121,14 @@ fn of_proof(gate: &str, of: &Proof, r: &gate::Reading, list: &mut List) {
     }
 }
 
-fn of_resource(of: &Grounds, list: &mut List) {
+fn of_resource(of: &ResourceInputs, list: &mut List) {
     let name = &of.name;
     let says = match of.say() {
-        Say::Within => "within",
-        Say::Over(Limit::Ceiling) => "over_ceiling",
-        Say::Over(Limit::TimesStable) => "over_times_stable",
-        Say::Both => "both",
-        Say::Unclear => "unclear",
+        ResourceResult::Within => "within",
+        ResourceResult::Over(Limit::Ceiling) => "over_ceiling",
+        ResourceResult::Over(Limit::TimesStable) => "over_times_stable",
+        ResourceResult::Both => "both",
+        ResourceResult::Unclear => "unclear",
     };
     list.code(format!("{name}.says"), says);
     list.number(format!("{name}.in_a_row"), of.limits.in_a_row as f64);
@@ -138,7 +138,7 @@ fn of_resource(of: &Grounds, list: &mut List) {
             list.number(format!("{name}.{limit}"), value);
         }
     }
-    type Read = fn(&Reading) -> Option<f64>;
+    type Read = fn(&ResourceReading) -> Option<f64>;
     let sums: [(&str, Read); 4] = [
         ("new_mean", |r| r.new.map(|used| used.mean)),
         ("new_highest", |r| r.new.map(|used| used.highest)),

@@ -4,9 +4,11 @@
 //!
 //! Invariants: a gate passes by its e-value alone; estimates are for people and decide nothing.
 
-use super::{FAILURES_TOLD, Gate, Margins, Needs, Proof, Reading, Verdict, ratio, rounded};
+use super::{
+    FAILURES_TOLD, Gate, GateNeeds, GateVerdict, Margins, TrialReading, WaveEvidence, ratio, rounded,
+};
 use crate::domain::describe::gates::{self as words, More, NO_CONTROL};
-use crate::domain::gates::sample_size::Usual;
+use crate::domain::gates::sample_size::UsualStable;
 use crate::stats::noninferiority::{BETA, RATIO_MAX};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,9 +16,9 @@ use std::time::Duration;
 
 /// The evidence of a critical route.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Route {
+pub struct RouteEvidence {
     pub name: Arc<str>,
-    pub reading: Reading,
+    pub reading: TrialReading,
 }
 
 pub const ERRORS: &str = "errors";
@@ -26,37 +28,43 @@ pub const TAIL: &str = "latency_tail";
 pub const BY_ROUTE: [&str; 3] = [ERRORS, LATENCY, TAIL];
 
 /// The grounds of a margin gate.
-struct Of<'p> {
+struct MarginInput<'p> {
     route: Option<&'p str>,
     controlled: bool,
     margins: Margins,
     share: f64,
     /// Duration of the wave so far, for estimates of time.
     baked: Duration,
-    reading: &'p Reading,
+    reading: &'p TrialReading,
 }
 
 /// The gates of all requests.
-pub fn all(proof: &Proof) -> [Gate; 3] {
+pub fn all(proof: &WaveEvidence) -> [Gate; 3] {
     gates(&of(proof, None, &proof.reading))
 }
 
 /// The gates of each critical route.
-pub fn critical(proof: &Proof) -> impl Iterator<Item = Gate> {
+pub fn critical(proof: &WaveEvidence) -> impl Iterator<Item = Gate> {
     proof.critical.iter().flat_map(|route| gates(&of(proof, Some(&route.name), &route.reading)))
 }
 
-fn of<'p>(proof: &'p Proof, route: Option<&'p str>, reading: &'p Reading) -> Of<'p> {
-    let Proof { controlled, margins, share, baked, .. } = *proof;
-    Of { route, controlled, margins, share, baked, reading }
+fn of<'p>(proof: &'p WaveEvidence, route: Option<&'p str>, reading: &'p TrialReading) -> MarginInput<'p> {
+    let WaveEvidence { controlled, margins, share, baked, .. } = *proof;
+    MarginInput { route, controlled, margins, share, baked, reading }
 }
 
-fn gates(of: &Of<'_>) -> [Gate; 3] {
+fn gates(of: &MarginInput<'_>) -> [Gate; 3] {
     [errors(of), latency(of), tail(of)]
 }
 
-impl Of<'_> {
-    fn gate(&self, name: &'static str, verdict: Verdict, detail: String, needs: Option<Needs>) -> Gate {
+impl MarginInput<'_> {
+    fn gate(
+        &self,
+        name: &'static str,
+        verdict: GateVerdict,
+        detail: String,
+        needs: Option<GateNeeds>,
+    ) -> Gate {
         let name = match self.route {
             Some(route) => Cow::Owned(format!("{name}:{route}")),
             None => Cow::Borrowed(name),
@@ -70,21 +78,21 @@ impl Of<'_> {
         let more = needs.map_or(More::NoSign, More::Needs);
         let repeats = (design >= 1.5).then_some(More::Repeats(design));
         let more: String = [more].into_iter().chain(repeats).map(More::told).collect();
-        self.gate(name, Verdict::Inconclusive, numbers + &more, needs)
+        self.gate(name, GateVerdict::Inconclusive, numbers + &more, needs)
     }
 
     fn uncontrolled(&self, name: &'static str) -> Option<Gate> {
-        (!self.controlled).then(|| self.gate(name, Verdict::Pass, NO_CONTROL.into(), None))
+        (!self.controlled).then(|| self.gate(name, GateVerdict::Pass, NO_CONTROL.into(), None))
     }
 
     /// Independent requests of `new` that each gate needs.
     fn needed(&self) -> [f64; 3] {
-        Usual::of(self.reading).independent(&self.margins, self.share)
+        UsualStable::of(self.reading).independent(&self.margins, self.share)
     }
 
     /// The missing requests, if `needed` are expected, `n` have come and the present value is `e`.
     /// `None`: what has come does not point to a pass.
-    fn needs(&self, needed: f64, n: u64, e: f64) -> Option<Needs> {
+    fn needs(&self, needed: f64, n: u64, e: f64) -> Option<GateNeeds> {
         let n = n as f64;
         let more = match () {
             () if n < needed => needed - n,
@@ -97,11 +105,11 @@ impl Of<'_> {
         let per_second = came / self.baked.as_secs_f64().max(1e-3);
         let time = (came > 0.0 && self.baked > Duration::ZERO)
             .then(|| Duration::from_secs_f64((more / per_second).clamp(0.0, 1e9)));
-        Some(Needs { requests: rounded(more), time })
+        Some(GateNeeds { requests: rounded(more), time })
     }
 }
 
-fn errors(of: &Of<'_>) -> Gate {
+fn errors(of: &MarginInput<'_>) -> Gate {
     if let Some(gate) = of.uncontrolled(ERRORS) {
         return gate;
     }
@@ -111,22 +119,22 @@ fn errors(of: &Of<'_>) -> Gate {
     let detail = words::errors(of.reading, &of.margins);
     let [needed, ..] = of.needed();
     if e >= 1.0 / BETA {
-        return of.gate(ERRORS, Verdict::Pass, detail, None);
+        return of.gate(ERRORS, GateVerdict::Pass, detail, None);
     }
     if bad.new >= FAILURES_TOLD && new > limit && n.new as f64 >= needed.min(5_000.0) {
-        return of.gate(ERRORS, Verdict::Fail, detail + &More::FailsTooOften.told(), None);
+        return of.gate(ERRORS, GateVerdict::Fail, detail + &More::FailsTooOften.told(), None);
     }
     of.waits(ERRORS, detail, needed, of.reading.design_errors.max(1.0), n.new, e)
 }
 
-fn latency(of: &Of<'_>) -> Gate {
+fn latency(of: &MarginInput<'_>) -> Gate {
     if let Some(gate) = of.uncontrolled(LATENCY) {
         return gate;
     }
     let (n, e) = (of.reading.timed.new, of.reading.e_body);
     let mut detail = words::latency(of.reading, &of.margins);
     if e >= 1.0 / BETA {
-        return of.gate(LATENCY, Verdict::Pass, detail, None);
+        return of.gate(LATENCY, GateVerdict::Pass, detail, None);
     }
     if n == 0 {
         detail += &More::StableUnknown.told();
@@ -135,7 +143,7 @@ fn latency(of: &Of<'_>) -> Gate {
     of.waits(LATENCY, detail, needed, of.reading.design_latency.max(1.0), n, e)
 }
 
-fn tail(of: &Of<'_>) -> Gate {
+fn tail(of: &MarginInput<'_>) -> Gate {
     if let Some(gate) = of.uncontrolled(TAIL) {
         return gate;
     }
@@ -143,11 +151,11 @@ fn tail(of: &Of<'_>) -> Gate {
     let limit = of.margins.tail_ratio();
     let mut detail = words::tail(of.reading, &of.margins);
     if e >= 1.0 / BETA {
-        return of.gate(TAIL, Verdict::Pass, detail, None);
+        return of.gate(TAIL, GateVerdict::Pass, detail, None);
     }
     let often = ratio(slow.stable, n.stable).max(0.01);
     if slow.new >= 5 * FAILURES_TOLD && ratio(slow.new, n.new) > limit * often {
-        return of.gate(TAIL, Verdict::Fail, detail + &More::SlowTooOften.told(), None);
+        return of.gate(TAIL, GateVerdict::Fail, detail + &More::SlowTooOften.told(), None);
     }
     if n.new == 0 {
         detail += &More::StableUnknown.told();

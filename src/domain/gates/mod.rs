@@ -4,7 +4,7 @@
 //! Critical routes have margin gates of their own (`errors:refunds`): five points more failures on
 //! 0.5% of the traffic do not show in the total.
 //!
-//! [`judge`] is a pure function of [`Input`]. The ledger keeps the input of each decision, so any
+//! [`judge`] is a pure function of [`GateInput`]. The ledger keeps the input of each decision, so any
 //! verdict can be recomputed.
 //! If all users of a wave are pinned, or all are in `new`, there is no control: those gates pass
 //! and state "no control".
@@ -21,19 +21,19 @@ pub mod trial;
 
 use super::describe::gates::{self as words, NO_CONTROL};
 pub use super::describe::gates::{points, seconds};
-use super::resource::{Grounds, Say};
-use super::verdict::{self, Judgement, State};
-use super::wave::Door;
-pub use crate::domain::gates::margin_gates::Route;
+use super::resource::{ResourceInputs, ResourceResult};
+use super::verdict::{self, Judgement, WatchdogState};
+use super::wave::Promotion;
+pub use crate::domain::gates::margin_gates::RouteEvidence;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::noninferiority::requests_needed;
 use std::borrow::Cow;
 use std::time::Duration;
-pub use trial::{Margins, Reading};
+pub use trial::{Margins, TrialReading};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub enum GateVerdict {
     Pass,
     /// The numbers are against it.
     Fail,
@@ -41,12 +41,12 @@ pub enum Verdict {
     Inconclusive,
 }
 
-impl Verdict {
+impl GateVerdict {
     pub fn label(self) -> &'static str {
         match self {
-            Verdict::Pass => "pass",
-            Verdict::Fail => "fail",
-            Verdict::Inconclusive => "inconclusive",
+            GateVerdict::Pass => "pass",
+            GateVerdict::Fail => "fail",
+            GateVerdict::Inconclusive => "inconclusive",
         }
     }
 }
@@ -55,16 +55,16 @@ impl Verdict {
 pub struct Gate {
     /// One of [`NAMES`]. For a critical route, its name follows after a colon.
     pub name: Cow<'static, str>,
-    pub verdict: Verdict,
+    pub verdict: GateVerdict,
     /// A sentence with the numbers.
     pub detail: String,
     /// What is still missing, if it can be estimated.
-    pub needs: Option<Needs>,
+    pub needs: Option<GateNeeds>,
 }
 
 /// The estimated data that a gate still needs, if `new` is like stable.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Needs {
+pub struct GateNeeds {
     /// Requests of `new`.
     pub requests: u64,
     /// At the wave's rate so far. `None`: no request yet.
@@ -73,11 +73,11 @@ pub struct Needs {
 
 /// All grounds of a verdict.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Input {
+pub struct GateInput {
     /// The evidence of the present wave. `None`: no wave yet, the first one waits at the door.
-    pub proof: Option<Proof>,
+    pub proof: Option<WaveEvidence>,
     /// `None`: no wave follows.
-    pub door: Option<DoorState>,
+    pub door: Option<PromotionState>,
     /// Decisions survive a crash.
     pub durable: bool,
     /// The release whose standing rollback forbids more users on these servers.
@@ -85,7 +85,7 @@ pub struct Input {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub struct Proof {
+pub struct WaveEvidence {
     /// The hash assigns users to both arms.
     pub controlled: bool,
     pub baked: Duration,
@@ -95,27 +95,27 @@ pub struct Proof {
     pub margins: Margins,
     /// Share of users in `new`.
     pub share: f64,
-    pub reading: Reading,
+    pub reading: TrialReading,
     /// One for each critical route.
-    pub critical: Vec<Route>,
-    pub servers: Servers,
-    pub watchdog: Watchdog,
+    pub critical: Vec<RouteEvidence>,
+    pub servers: HealthyServers,
+    pub watchdog: WatchdogReport,
     /// Empty: no resource is watched, and there is no gate.
-    pub resources: Vec<Grounds>,
+    pub resources: Vec<ResourceInputs>,
 }
 
 /// Servers of each arm, and the healthy ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Servers {
+pub struct HealthyServers {
     pub all: PerArm,
     pub healthy: PerArm,
 }
 
 /// The state of the watchdog.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Watchdog {
+pub struct WatchdogReport {
     /// `None`: no look yet.
-    pub state: Option<State>,
+    pub state: Option<WatchdogState>,
     /// It has looked, has seen requests of `new`, and has no finding against it.
     pub passes: bool,
     pub reason: String,
@@ -124,13 +124,13 @@ pub struct Watchdog {
     pub e_notice: f64,
     pub alpha: f64,
     /// `Some` if waves hold while late changes would not be detected.
-    pub sight: Option<Sight>,
+    pub sight: Option<WaveDetectionLimit>,
 }
 
-impl Watchdog {
+impl WatchdogReport {
     /// The watchdog's latest judgement, for the gates.
-    pub fn new(judgement: &Judgement, sight: Option<Sight>) -> Watchdog {
-        Watchdog {
+    pub fn new(judgement: &Judgement, sight: Option<WaveDetectionLimit>) -> WatchdogReport {
+        WatchdogReport {
             state: Some(judgement.state),
             passes: judgement.verdict == verdict::Verdict::Pass,
             reason: judgement.reason.clone(),
@@ -144,7 +144,7 @@ impl Watchdog {
 
 /// The minimum detectable effect of a late change in the wave.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Sight {
+pub struct WaveDetectionLimit {
     /// `None`: no window of the wave is full yet.
     pub blindness: Option<DetectionLimit>,
     pub latency_notice: f64,
@@ -153,13 +153,13 @@ pub struct Sight {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DoorState {
-    pub door: Door,
-    pub hours: Option<Hours>,
+pub struct PromotionState {
+    pub door: Promotion,
+    pub hours: Option<OpenHoursState>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Hours {
+pub struct OpenHoursState {
     pub text: String,
     pub open: bool,
     /// Start of the next open hours.
@@ -202,10 +202,10 @@ pub const NAMES: [&str; 15] = [
 ];
 
 pub fn passes(gates: &[Gate]) -> bool {
-    !gates.is_empty() && gates.iter().all(|gate| gate.verdict == Verdict::Pass)
+    !gates.is_empty() && gates.iter().all(|gate| gate.verdict == GateVerdict::Pass)
 }
 
-pub fn judge(input: &Input) -> Vec<Gate> {
+pub fn judge(input: &GateInput) -> Vec<Gate> {
     let mut gates = vec![];
     if let Some(proof) = &input.proof {
         gates.extend([bake(proof), requests(proof), users(proof)]);
@@ -218,16 +218,16 @@ pub fn judge(input: &Input) -> Vec<Gate> {
     }
     gates.push(gate("state", when(input.durable), words::durable(input.durable)));
     if let Some(by) = &input.barred_by {
-        gates.push(gate("barred", Verdict::Fail, words::barred(by)));
+        gates.push(gate("barred", GateVerdict::Fail, words::barred(by)));
     }
     if let Some(of) = &input.door {
-        gates.push(gate(OPEN, when(of.door == Door::Auto), words::door(of)));
+        gates.push(gate(OPEN, when(of.door == Promotion::Auto), words::door(of)));
         gates.extend(of.hours.as_ref().map(|hours| gate(OPEN_HOURS, when(hours.open), words::hours(hours))));
     }
     gates
 }
 
-fn gate(name: &'static str, verdict: Verdict, detail: String) -> Gate {
+fn gate(name: &'static str, verdict: GateVerdict, detail: String) -> Gate {
     Gate { name: name.into(), verdict, detail, needs: None }
 }
 
@@ -242,26 +242,26 @@ pub fn is_known<'n>(name: &str, critical: impl IntoIterator<Item = &'n str>) -> 
 }
 
 /// The gate that takes longest, of those with an estimate.
-pub fn slowest(gates: &[Gate]) -> Option<(&Gate, Needs)> {
-    let told = gates.iter().filter(|gate| gate.verdict != Verdict::Pass);
-    let time = |needs: Needs| needs.time.unwrap_or(Duration::MAX);
+pub fn slowest(gates: &[Gate]) -> Option<(&Gate, GateNeeds)> {
+    let told = gates.iter().filter(|gate| gate.verdict != GateVerdict::Pass);
+    let time = |needs: GateNeeds| needs.time.unwrap_or(Duration::MAX);
     told.filter_map(|gate| Some((gate, gate.needs?))).max_by_key(|(_, needs)| time(*needs))
 }
 
-fn when(holds: bool) -> Verdict {
-    if holds { Verdict::Pass } else { Verdict::Inconclusive }
+fn when(holds: bool) -> GateVerdict {
+    if holds { GateVerdict::Pass } else { GateVerdict::Inconclusive }
 }
 
-fn bake(of: &Proof) -> Gate {
+fn bake(of: &WaveEvidence) -> Gate {
     gate(BAKE, when(of.baked >= of.bake), words::bake(of))
 }
 
-fn requests(of: &Proof) -> Gate {
+fn requests(of: &WaveEvidence) -> Gate {
     let enough = of.reading.requests.new >= of.requests_min && of.reading.requests.new > 0;
     gate(REQUESTS, when(enough), words::requests(of))
 }
 
-fn users(of: &Proof) -> Gate {
+fn users(of: &WaveEvidence) -> Gate {
     let PerArm { new, stable } = of.reading.users;
     let least = if of.controlled { new.min(stable) } else { new };
     gate("users", when(least >= of.users_min), words::users(of))
@@ -269,51 +269,59 @@ fn users(of: &Proof) -> Gate {
 
 /// A share that differs from the weight is a fault of the set-up: the arms are then not the assumed
 /// ones.
-fn share(of: &Proof) -> Gate {
+fn share(of: &WaveEvidence) -> Gate {
     let name = "share";
     if !of.controlled {
-        return gate(name, Verdict::Pass, NO_CONTROL.into());
+        return gate(name, GateVerdict::Pass, NO_CONTROL.into());
     }
     let n = of.reading.compared;
     let actual = ratio(n.new, n.total());
     let off = (actual - of.share).abs() > SHARE_OFF * of.share.min(1.0 - of.share);
     match () {
-        () if n.total() == 0 => gate(name, Verdict::Inconclusive, "no request to compare yet".into()),
+        () if n.total() == 0 => gate(name, GateVerdict::Inconclusive, "no request to compare yet".into()),
         () if off && of.reading.share_z.abs() > SHARE_Z => {
-            gate(name, Verdict::Fail, words::share_off(of, actual))
+            gate(name, GateVerdict::Fail, words::share_off(of, actual))
         }
-        () => gate(name, Verdict::Pass, words::share(of, actual)),
+        () => gate(name, GateVerdict::Pass, words::share(of, actual)),
     }
 }
 
-fn servers(of: &Proof) -> Gate {
-    let Servers { all, healthy } = of.servers;
+fn servers(of: &WaveEvidence) -> Gate {
+    let HealthyServers { all, healthy } = of.servers;
     let well = healthy == all && all.new > 0 && all.stable > 0;
-    gate("servers", if well { Verdict::Pass } else { Verdict::Fail }, words::servers(of.servers))
+    gate("servers", if well { GateVerdict::Pass } else { GateVerdict::Fail }, words::servers(of.servers))
 }
 
-fn watchdog(of: &Proof) -> Gate {
+fn watchdog(of: &WaveEvidence) -> Gate {
     let name = WATCHDOG;
     let dog = &of.watchdog;
     let Some(state) = dog.state else {
-        return gate(name, Verdict::Inconclusive, "it has not looked yet".into());
+        return gate(name, GateVerdict::Inconclusive, "it has not looked yet".into());
     };
     match state {
-        State::Tripped | State::BothArms => gate(name, Verdict::Fail, words::watchdog_state(dog, state)),
-        _ if dog.e_value >= E_HOLDS => gate(name, Verdict::Fail, words::watchdog_evidence(dog, E_HOLDS)),
-        State::Quiet if dog.passes => gate(name, Verdict::Pass, words::watchdog_quiet(dog, E_HOLDS)),
+        WatchdogState::Tripped | WatchdogState::BothArms => {
+            gate(name, GateVerdict::Fail, words::watchdog_state(dog, state))
+        }
+        _ if dog.e_value >= E_HOLDS => gate(name, GateVerdict::Fail, words::watchdog_evidence(dog, E_HOLDS)),
+        WatchdogState::Quiet if dog.passes => {
+            gate(name, GateVerdict::Pass, words::watchdog_quiet(dog, E_HOLDS))
+        }
         // A notice only informs. The margins decide the promotion.
-        State::Suspicious if dog.passes => gate(name, Verdict::Pass, words::watchdog_evidence(dog, E_HOLDS)),
-        _ => gate(name, Verdict::Inconclusive, words::watchdog_state(dog, state)),
+        WatchdogState::Suspicious if dog.passes => {
+            gate(name, GateVerdict::Pass, words::watchdog_evidence(dog, E_HOLDS))
+        }
+        _ => gate(name, GateVerdict::Inconclusive, words::watchdog_state(dog, state)),
     }
 }
 
 /// The gate of `hold_when_blind`: a late slowdown by more than `margin_latency` would be detected.
-fn sight(controlled: bool, of: Sight) -> Gate {
+fn sight(controlled: bool, of: WaveDetectionLimit) -> Gate {
     let name = "sight";
     match of.blindness {
-        _ if !controlled => gate(name, Verdict::Pass, NO_CONTROL.into()),
-        None => gate(name, Verdict::Inconclusive, "not known before the wave's first 4096 requests".into()),
+        _ if !controlled => gate(name, GateVerdict::Pass, NO_CONTROL.into()),
+        None => {
+            gate(name, GateVerdict::Inconclusive, "not known before the wave's first 4096 requests".into())
+        }
         Some(b) => {
             let seen = (1.0 + b.below) * (1.0 + of.latency_notice) <= 1.0 + of.margin;
             gate(name, when(seen), words::sight(of, b))
@@ -322,17 +330,19 @@ fn sight(controlled: bool, of: Sight) -> Gate {
 }
 
 /// One gate for all resources. It passes if each is within its limits.
-fn resources(of: &[Grounds]) -> Option<Gate> {
+fn resources(of: &[ResourceInputs]) -> Option<Gate> {
     if of.is_empty() {
         return None;
     }
-    let says: Vec<Say> = of.iter().map(Grounds::say).collect();
+    let says: Vec<ResourceResult> = of.iter().map(ResourceInputs::say).collect();
     let verdict = match () {
-        () if says.iter().any(|say| matches!(say, Say::Over(_) | Say::Both)) => Verdict::Fail,
-        () if says.iter().all(|say| *say == Say::Within) => Verdict::Pass,
-        () => Verdict::Inconclusive,
+        () if says.iter().any(|say| matches!(say, ResourceResult::Over(_) | ResourceResult::Both)) => {
+            GateVerdict::Fail
+        }
+        () if says.iter().all(|say| *say == ResourceResult::Within) => GateVerdict::Pass,
+        () => GateVerdict::Inconclusive,
     };
-    let details: Vec<String> = of.iter().map(Grounds::detail).collect();
+    let details: Vec<String> = of.iter().map(ResourceInputs::detail).collect();
     Some(gate("resources", verdict, details.join(" | ")))
 }
 
@@ -352,7 +362,7 @@ fn rounded(n: f64) -> u64 {
 
 /// The known traffic of a release.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Traffic {
+pub struct KnownTraffic {
     /// Requests a second, of both arms.
     pub rate: f64,
     /// Requests of stable.
@@ -362,7 +372,7 @@ pub struct Traffic {
 
 /// The duration of a wave at this share that shows a deviation of `margin`, at this traffic.
 /// `None`: no traffic, or no control.
-pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duration> {
+pub fn time_needed(traffic: &KnownTraffic, margin: f64, share: f64) -> Option<Duration> {
     let rate = traffic.rate * share;
     if rate <= 0.0 || share >= 1.0 {
         return None;
@@ -372,7 +382,7 @@ pub fn time_needed(traffic: &Traffic, margin: f64, share: f64) -> Option<Duratio
 }
 
 /// `0.1 points at 5%: about 40 min at this rate`.
-pub fn power(traffic: &Traffic, margin: f64, share: f64) -> Option<String> {
+pub fn power(traffic: &KnownTraffic, margin: f64, share: f64) -> Option<String> {
     let time = time_needed(traffic, margin, share)?;
     Some(words::power(margin, share, time))
 }

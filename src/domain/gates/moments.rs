@@ -3,7 +3,7 @@
 //!
 //! Invariants: pure; constant memory; of stable alone.
 
-use super::trial::{Yardstick, bucket};
+use super::trial::{Reference, bucket};
 use crate::stats::arm::Arm;
 use crate::stats::design_effect::{ServerMoments, ServerTimeCells, place};
 use crate::stats::engine::{EventKind, RequestEvent};
@@ -12,13 +12,13 @@ use std::time::Duration;
 
 /// Scores of failures, of ln µs, of answers above p99.
 #[derive(Clone, Debug, Default)]
-pub struct Learner {
+pub struct MomentsLearner {
     cells: [ServerTimeCells; 3],
     all: [GroupSpread; 3],
 }
 
-impl Learner {
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+impl MomentsLearner {
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.arm != Arm::Stable || request.unit.is_none() {
             return;

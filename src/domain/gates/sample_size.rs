@@ -5,7 +5,7 @@
 //!
 //! Invariants: pure; estimates are for people and decide nothing; a time is finite, or `None`.
 
-use super::{BAKE, Margins, REQUESTS, Reading, base};
+use super::{BAKE, Margins, REQUESTS, TrialReading, base};
 use crate::domain::gates::margin_gates::{ERRORS, LATENCY, TAIL};
 use crate::domain::wave::Wave;
 use crate::stats::design_effect::{ServerMoments, expected};
@@ -22,7 +22,7 @@ const ABOVE_P99: f64 = 0.01;
 
 /// Stable's properties, as the gates use them.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Usual {
+pub struct UsualStable {
     /// Share of failed requests.
     pub failing: f64,
     /// Share of answers above its p99.
@@ -35,22 +35,22 @@ pub struct Usual {
     pub moments: [ServerMoments; 3],
 }
 
-impl Usual {
+impl UsualStable {
     /// As the present wave has shown it so far.
-    pub fn of(reading: &Reading) -> Usual {
+    pub fn of(reading: &TrialReading) -> UsualStable {
         let (bad, n) = (reading.failed.stable, reading.compared.stable);
         let (slow, timed) = (reading.slow.stable, reading.timed.stable);
         let design = [reading.design_errors, reading.design_latency, reading.design_tail];
-        Usual {
+        UsualStable {
             slow: if timed < TIMED_MIN { ABOVE_P99 } else { base(slow, timed) },
             design: design.map(|effect| effect.max(1.0)),
-            ..Usual::before_a_wave(bad, n, Some(reading.spread_latency))
+            ..UsualStable::before_a_wave(bad, n, Some(reading.spread_latency))
         }
     }
 
     /// Before a wave has shown the design effects: `failed` of stable's requests `of` have failed.
-    pub fn before_a_wave(failed: u64, of: u64, spread: Option<f64>) -> Usual {
-        Usual {
+    pub fn before_a_wave(failed: u64, of: u64, spread: Option<f64>) -> UsualStable {
+        UsualStable {
             failing: base(failed, of),
             slow: ABOVE_P99,
             spread: spread.filter(|spread| *spread > 0.0).unwrap_or(USUAL_SPREAD),
@@ -80,16 +80,16 @@ impl Usual {
 
 /// A route with gates of its own.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Critical<'r> {
+pub struct CriticalTraffic<'r> {
     pub name: &'r str,
     /// Requests a second, of both arms. `None`: unknown.
     pub rate: Option<f64>,
-    pub usual: Usual,
+    pub usual: UsualStable,
 }
 
 /// The time that a gate takes from the start of its wave.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Takes {
+pub struct GateDuration {
     pub gate: Cow<'static, str>,
     /// `None`: no estimate, because no requests come.
     pub time: Option<Duration>,
@@ -101,13 +101,13 @@ pub struct Takes {
 pub fn takes(
     wave: &Wave,
     margins: &Margins,
-    (rate, usual): (f64, &Usual),
+    (rate, usual): (f64, &UsualStable),
     servers: [f64; 2],
     late: f64,
-    critical: &[Critical<'_>],
-) -> Vec<Takes> {
+    critical: &[CriticalTraffic<'_>],
+) -> Vec<GateDuration> {
     let share = wave.until_complete.weight.ratio();
-    let takes = |gate: Cow<'static, str>, time| Takes { gate, time };
+    let takes = |gate: Cow<'static, str>, time| GateDuration { gate, time };
     let mut all = vec![takes(BAKE.into(), Some(wave.bake))];
     // Requests of segments are not counted separately.
     all.push(takes(REQUESTS.into(), time(wave.requests_min as f64 / (rate * share))));
@@ -132,7 +132,7 @@ pub fn takes(
 }
 
 /// The longest of these. One without an estimate is longer than any.
-pub fn longest(of: &[Takes]) -> Option<&Takes> {
+pub fn longest(of: &[GateDuration]) -> Option<&GateDuration> {
     of.iter().max_by_key(|takes| takes.time.unwrap_or(Duration::MAX))
 }
 
@@ -148,8 +148,8 @@ mod tests {
 
     const MARGINS: Margins = Margins { errors: 0.001, latency: 0.1, tail: 0.5 };
 
-    fn slowest(wave: &str, rate: f64, late: f64, critical: &[Critical<'_>]) -> (String, Option<u64>) {
-        let usual = Usual::before_a_wave(30, 30_000, None);
+    fn slowest(wave: &str, rate: f64, late: f64, critical: &[CriticalTraffic<'_>]) -> (String, Option<u64>) {
+        let usual = UsualStable::before_a_wave(30, 30_000, None);
         let all = takes(&waves(wave)[0], &MARGINS, (rate, &usual), [1.0, 10.0], late, critical);
         let of = longest(&all).unwrap();
         (of.gate.to_string(), of.time.map(|time| time.as_secs() / 60))
@@ -162,8 +162,8 @@ mod tests {
         assert_eq!(slowest("100%", 0.5, 0.0, &[]), ("requests".into(), Some(16)));
         assert_eq!(slowest("testers", 200.0, 0.0, &[]), ("requests".into(), None));
         assert_eq!(slowest("5%", 0.0, 0.0, &[]).1, None);
-        let usual = Usual::before_a_wave(0, 0, None);
-        let refunds = |rate| [Critical { name: "refunds", rate, usual }];
+        let usual = UsualStable::before_a_wave(0, 0, None);
+        let refunds = |rate| [CriticalTraffic { name: "refunds", rate, usual }];
         assert_eq!(slowest("5%", 100_000.0, 0.0, &refunds(Some(1.0))).0, "latency_tail:refunds");
         assert_eq!(slowest("5%", 100_000.0, 0.0, &refunds(None)).1, None);
         // 5,000 answers at one a second come first.
@@ -173,7 +173,8 @@ mod tests {
     #[test]
     fn servers_that_pause_make_it_longer_and_the_longer_the_fewer_they_are() {
         let takes = |of_servers: f64, servers| {
-            let usual = Usual { moments: [[of_servers; 3]; 3], ..Usual::before_a_wave(30, 30_000, None) };
+            let usual =
+                UsualStable { moments: [[of_servers; 3]; 3], ..UsualStable::before_a_wave(30, 30_000, None) };
             let all = takes(&waves("5%")[0], &MARGINS, (200.0, &usual), servers, 0.0, &[]);
             all.into_iter().find(|takes| takes.gate == TAIL).and_then(|takes| takes.time).unwrap()
         };
@@ -185,14 +186,14 @@ mod tests {
     #[test]
     fn figures_that_make_no_sense_give_no_time() {
         for figure in [f64::NAN, f64::INFINITY, -1.0, 0.0, f64::MAX, f64::MIN_POSITIVE] {
-            let usual = Usual {
+            let usual = UsualStable {
                 failing: figure,
                 slow: figure,
                 spread: figure,
                 design: [figure; 3],
                 moments: [[figure; 3]; 3],
             };
-            let critical = [Critical { name: "r", rate: Some(figure), usual }];
+            let critical = [CriticalTraffic { name: "r", rate: Some(figure), usual }];
             for wave in waves("testers 5% 50% 100%") {
                 takes(&wave, &MARGINS, (figure, &usual), [figure; 2], figure, &critical);
             }

@@ -13,11 +13,11 @@ use crate::stats::noninferiority::BETA;
 use crate::stats::noninferiority::tests::Dice;
 use crate::stats::users::UserUnit;
 use std::sync::Arc;
-use trial::{Trial, Yardstick};
+use trial::{Reference, Trial};
 
 /// A wave at 20% in which everything is well.
-pub fn good() -> Proof {
-    Proof {
+pub fn good() -> WaveEvidence {
+    WaveEvidence {
         controlled: true,
         baked: Duration::from_secs(3600),
         bake: Duration::from_secs(600),
@@ -25,7 +25,7 @@ pub fn good() -> Proof {
         users_min: 5,
         margins: Margins { errors: 0.001, latency: 0.1, tail: 0.5 },
         share: 0.2,
-        reading: Reading {
+        reading: TrialReading {
             requests: PerArm::new(20_000, 80_000),
             users: PerArm::new(900, 4_000),
             compared: PerArm::new(20_000, 80_000),
@@ -42,9 +42,9 @@ pub fn good() -> Proof {
             share_z: 0.1,
         },
         critical: vec![],
-        servers: Servers { all: PerArm::new(2, 3), healthy: PerArm::new(2, 3) },
-        watchdog: Watchdog {
-            state: Some(State::Quiet),
+        servers: HealthyServers { all: PerArm::new(2, 3), healthy: PerArm::new(2, 3) },
+        watchdog: WatchdogReport {
+            state: Some(WatchdogState::Quiet),
             passes: true,
             reason: "new 20 of 20000".into(),
             e_value: 0.3,
@@ -57,42 +57,45 @@ pub fn good() -> Proof {
 }
 
 /// A wave without any observation.
-pub fn silent() -> Proof {
-    let watchdog =
-        Watchdog { passes: false, reason: "no request of new in the last minute".into(), ..good().watchdog };
-    let reading = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
-    Proof { reading, watchdog, ..good() }
+pub fn silent() -> WaveEvidence {
+    let watchdog = WatchdogReport {
+        passes: false,
+        reason: "no request of new in the last minute".into(),
+        ..good().watchdog
+    };
+    let reading = TrialReading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..TrialReading::default() };
+    WaveEvidence { reading, watchdog, ..good() }
 }
 
-pub fn input(proof: Option<Proof>) -> Input {
-    let door = Some(DoorState { door: Door::Auto, hours: None });
-    Input { proof, door, durable: true, barred_by: None }
+pub fn input(proof: Option<WaveEvidence>) -> GateInput {
+    let door = Some(PromotionState { door: Promotion::Auto, hours: None });
+    GateInput { proof, door, durable: true, barred_by: None }
 }
 
-fn seen(below: f64) -> Option<Sight> {
-    Some(Sight {
+fn seen(below: f64) -> Option<WaveDetectionLimit> {
+    Some(WaveDetectionLimit {
         blindness: Some(DetectionLimit { below, requests: 8192 }),
         latency_notice: 0.03,
         margin: 0.1,
     })
 }
 
-fn verdicts(proof: Proof) -> Vec<(Cow<'static, str>, Verdict)> {
+fn verdicts(proof: WaveEvidence) -> Vec<(Cow<'static, str>, GateVerdict)> {
     let gates = judge(&input(Some(proof)));
-    gates.iter().filter(|g| g.verdict != Verdict::Pass).map(|g| (g.name.clone(), g.verdict)).collect()
+    gates.iter().filter(|g| g.verdict != GateVerdict::Pass).map(|g| (g.name.clone(), g.verdict)).collect()
 }
 
-fn expected(of: &[(&'static str, Verdict)]) -> Vec<(Cow<'static, str>, Verdict)> {
+fn expected(of: &[(&'static str, GateVerdict)]) -> Vec<(Cow<'static, str>, GateVerdict)> {
     of.iter().map(|(name, verdict)| (Cow::Borrowed(*name), *verdict)).collect()
 }
 
 #[test]
 fn each_thing_that_is_missing_holds_and_says_so() {
-    use Verdict::{Fail, Inconclusive};
-    type Spoil = fn(&mut Proof);
-    let sharp = Watchdog { sight: seen(0.067), ..good().watchdog };
-    assert_eq!(verdicts(Proof { watchdog: sharp, ..good() }), []);
-    let table: [(Spoil, &[(&str, Verdict)]); 17] = [
+    use GateVerdict::{Fail, Inconclusive};
+    type Spoil = fn(&mut WaveEvidence);
+    let sharp = WatchdogReport { sight: seen(0.067), ..good().watchdog };
+    assert_eq!(verdicts(WaveEvidence { watchdog: sharp, ..good() }), []);
+    let table: [(Spoil, &[(&str, GateVerdict)]); 17] = [
         (|_| {}, &[]),
         (|p| p.baked = Duration::from_secs(599), &[("bake", Inconclusive)]),
         (|p| p.reading.requests.new = 499, &[("requests", Inconclusive)]),
@@ -106,10 +109,13 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         (|p| p.servers.healthy.new = 1, &[("servers", Fail)]),
         (|p| p.watchdog.e_value = 10.0, &[("watchdog", Fail)]),
         // A notice only informs. It holds nothing.
-        (|p| (p.watchdog.e_notice, p.watchdog.state) = (1_000.0, Some(State::Suspicious)), &[]),
-        (|p| p.watchdog.state = Some(State::Blind), &[("watchdog", Inconclusive)]),
+        (|p| (p.watchdog.e_notice, p.watchdog.state) = (1_000.0, Some(WatchdogState::Suspicious)), &[]),
+        (|p| p.watchdog.state = Some(WatchdogState::Blind), &[("watchdog", Inconclusive)]),
         (
-            |p| p.watchdog.sight = Some(Sight { blindness: None, latency_notice: 0.03, margin: 0.1 }),
+            |p| {
+                p.watchdog.sight =
+                    Some(WaveDetectionLimit { blindness: None, latency_notice: 0.03, margin: 0.1 })
+            },
             &[("sight", Inconclusive)],
         ),
         (|p| p.watchdog.sight = seen(0.07), &[("sight", Inconclusive)]),
@@ -120,7 +126,7 @@ fn each_thing_that_is_missing_holds_and_says_so() {
         spoil(&mut proof);
         assert_eq!(verdicts(proof), self::expected(expected));
     }
-    let says = |proof: Proof, name: &str| {
+    let says = |proof: WaveEvidence, name: &str| {
         judge(&input(Some(proof))).into_iter().find(|g| g.name == name).map(|g| g.detail).unwrap_or_default()
     };
     let mut off = good();
@@ -135,20 +141,20 @@ fn each_thing_that_is_missing_holds_and_says_so() {
 }
 
 /// All is well, except for this reading of a critical route.
-fn with_route(reading: Reading) -> Proof {
-    Proof { critical: vec![Route { name: "refunds".into(), reading }], ..good() }
+fn with_route(reading: TrialReading) -> WaveEvidence {
+    WaveEvidence { critical: vec![RouteEvidence { name: "refunds".into(), reading }], ..good() }
 }
 
 #[test]
 fn a_critical_route_has_gates_of_its_own() {
-    use Verdict::{Fail, Inconclusive};
+    use GateVerdict::{Fail, Inconclusive};
     assert_eq!(verdicts(with_route(good().reading)), []);
-    let worse = Reading { e_errors: 0.01, failed: PerArm::new(1_000, 80), ..good().reading };
+    let worse = TrialReading { e_errors: 0.01, failed: PerArm::new(1_000, 80), ..good().reading };
     let gates = judge(&input(Some(with_route(worse))));
     let failed: Vec<_> = gates.iter().filter(|g| g.verdict == Fail).map(|g| &*g.name).collect();
     assert_eq!(failed, ["errors:refunds"]);
     // No requests: it waits, without an estimate of the time.
-    let nothing = Reading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..Reading::default() };
+    let nothing = TrialReading { e_errors: 1.0, e_body: 1.0, e_tail: 1.0, ..TrialReading::default() };
     let waits = verdicts(with_route(nothing));
     let names = ["errors:refunds", "latency:refunds", "latency_tail:refunds"];
     assert_eq!(waits, names.map(|name| (Cow::Borrowed(name), Inconclusive)));
@@ -157,7 +163,7 @@ fn a_critical_route_has_gates_of_its_own() {
     assert_eq!(needs.time, None);
     assert!(gates.iter().any(|g| g.detail.ends_with("more requests of new, none has come yet")));
     // Few requests: it takes days.
-    let few = Reading {
+    let few = TrialReading {
         e_errors: 1.1,
         compared: PerArm::new(60, 1_200),
         failed: PerArm::new(0, 1),
@@ -168,7 +174,9 @@ fn a_critical_route_has_gates_of_its_own() {
     assert_eq!(&*gate.name, "errors:refunds");
     assert!(needs.time.unwrap() > Duration::from_secs(86_400 * 7), "{needs:?}");
     let of_route = [figures::figures("errors:refunds", &input(Some(with_route(few)))), vec![]].concat();
-    assert!(of_route.iter().any(|(name, f)| name == "new_requests" && *f == figures::Figure::Number(60.0)));
+    assert!(
+        of_route.iter().any(|(name, f)| name == "new_requests" && *f == figures::GateFigure::Number(60.0))
+    );
     assert!(is_known("errors:refunds", ["refunds"]) && is_known("bake", []));
     for unknown in ["errors:other", "bake:refunds", "refunds", "errors:"] {
         assert!(!is_known(unknown, ["refunds"]), "{unknown}");
@@ -184,7 +192,7 @@ fn the_tail_has_a_margin_of_its_own_and_says_what_it_needs() {
         judge(&input(Some(proof))).into_iter().find(|g| g.name == margin_gates::TAIL).unwrap()
     };
     let (half, tenth) = (at(0.5), at(0.1));
-    assert_eq!((half.verdict, tenth.verdict), (Verdict::Inconclusive, Verdict::Fail));
+    assert_eq!((half.verdict, tenth.verdict), (GateVerdict::Inconclusive, GateVerdict::Fail));
     assert!(half.detail.contains("less than 1.5 times as many by E 1.20 of 20; about"), "{}", half.detail);
     assert!(tenth.detail.contains("less than 1.1 times as many"), "{}", tenth.detail);
     assert!(half.needs.unwrap().requests > 1_000);
@@ -216,19 +224,20 @@ fn silence_never_passes() {
     let missing: Vec<_> = verdicts(silent()).into_iter().map(|(name, _)| name).collect();
     assert_eq!(missing, ["requests", "users", "errors", "latency", "latency_tail", "share", "watchdog"]);
     // Earlier evidence does not pass either, once the traffic has stopped.
-    let late = Proof { watchdog: silent().watchdog, ..good() };
-    assert_eq!(verdicts(late), expected(&[("watchdog", Verdict::Inconclusive)]));
+    let late = WaveEvidence { watchdog: silent().watchdog, ..good() };
+    assert_eq!(verdicts(late), expected(&[("watchdog", GateVerdict::Inconclusive)]));
     assert!(!passes(&[]));
 }
 
 #[test]
 fn a_wave_without_a_control_passes_on_what_there_is_and_says_so() {
-    let reading = Reading { requests: PerArm::new(700, 9_000), users: PerArm::new(5, 0), ..silent().reading };
-    let gates = judge(&input(Some(Proof { controlled: false, reading, ..good() })));
+    let reading =
+        TrialReading { requests: PerArm::new(700, 9_000), users: PerArm::new(5, 0), ..silent().reading };
+    let gates = judge(&input(Some(WaveEvidence { controlled: false, reading, ..good() })));
     assert!(passes(&gates), "{gates:?}");
     let no_control = gates.iter().filter(|g| g.detail == NO_CONTROL).map(|g| &*g.name);
     assert_eq!(no_control.collect::<Vec<_>>(), ["errors", "latency", "latency_tail", "share"]);
-    let alone = Proof { controlled: false, ..silent() };
+    let alone = WaveEvidence { controlled: false, ..silent() };
     assert_eq!(verdicts(alone).len(), 3, "requests, users, and the watchdog's silence");
 }
 
@@ -237,46 +246,46 @@ fn resources_are_a_gate_of_their_own_that_silence_does_not_pass() {
     use crate::domain::resource::tests::grounds;
     let (within, over) = (grounds(&[(1.0, 1.0); 3]), grounds(&[(11.0, 1.0); 3]));
     let (unread, both) = (grounds(&[]), grounds(&[(11.0, 11.0); 3]));
-    let gate = |of: &[&Grounds]| {
+    let gate = |of: &[&ResourceInputs]| {
         let resources = of.iter().map(|g| (*g).clone()).collect();
-        let gates = judge(&input(Some(Proof { resources, ..good() })));
+        let gates = judge(&input(Some(WaveEvidence { resources, ..good() })));
         gates.into_iter().find(|g| g.name == "resources").map(|g| g.verdict)
     };
     assert_eq!(gate(&[]), None);
-    assert_eq!(gate(&[&within, &within]), Some(Verdict::Pass));
-    assert_eq!(gate(&[&within, &unread]), Some(Verdict::Inconclusive));
-    assert_eq!(gate(&[&unread, &over]), Some(Verdict::Fail));
-    assert_eq!(gate(&[&within, &both]), Some(Verdict::Fail));
+    assert_eq!(gate(&[&within, &within]), Some(GateVerdict::Pass));
+    assert_eq!(gate(&[&within, &unread]), Some(GateVerdict::Inconclusive));
+    assert_eq!(gate(&[&unread, &over]), Some(GateVerdict::Fail));
+    assert_eq!(gate(&[&within, &both]), Some(GateVerdict::Fail));
 }
 
 #[test]
 fn doors_are_gates_too() {
     let at = |door, hours: Option<bool>| {
-        let hours = hours.map(|open| Hours {
+        let hours = hours.map(|open| OpenHoursState {
             text: "Mon-Thu 09:00-16:00 UTC".into(),
             open,
             next: Some("Mon 09:00".into()),
         });
-        let gates = judge(&Input { door: Some(DoorState { door, hours }), ..input(Some(good())) });
-        gates.into_iter().filter(|g| g.verdict != Verdict::Pass).map(|g| g.detail).collect::<Vec<_>>()
+        let gates = judge(&GateInput { door: Some(PromotionState { door, hours }), ..input(Some(good())) });
+        gates.into_iter().filter(|g| g.verdict != GateVerdict::Pass).map(|g| g.detail).collect::<Vec<_>>()
     };
-    assert_eq!(at(Door::Auto, None), Vec::<String>::new());
-    assert_eq!(at(Door::Auto, Some(true)), Vec::<String>::new());
-    assert_eq!(at(Door::ByHand, None), ["a person opens it: grayling promote"]);
-    assert_eq!(at(Door::Auto, Some(false)), ["closed now: Mon-Thu 09:00-16:00 UTC; next Mon 09:00"]);
-    let forgetful = judge(&Input { durable: false, ..input(None) });
+    assert_eq!(at(Promotion::Auto, None), Vec::<String>::new());
+    assert_eq!(at(Promotion::Auto, Some(true)), Vec::<String>::new());
+    assert_eq!(at(Promotion::ByHand, None), ["a person opens it: grayling promote"]);
+    assert_eq!(at(Promotion::Auto, Some(false)), ["closed now: Mon-Thu 09:00-16:00 UTC; next Mon 09:00"]);
+    let forgetful = judge(&GateInput { durable: false, ..input(None) });
     assert!(!passes(&forgetful) && passes(&judge(&input(None))));
-    assert!(!passes(&judge(&Input { barred_by: Some("other".into()), ..input(Some(good())) })));
+    assert!(!passes(&judge(&GateInput { barred_by: Some("other".into()), ..input(Some(good())) })));
 }
 
 #[test]
 fn power_is_told_in_the_time_that_the_traffic_takes() {
-    let traffic = Traffic { rate: 100.0, requests: 30_000, failures: 30 };
+    let traffic = KnownTraffic { rate: 100.0, requests: 30_000, failures: 30 };
     let told = power(&traffic, 0.002, 0.05).unwrap();
     assert!(told.starts_with("0.2 points at 5%: about ") && told.ends_with(" min at this rate"), "{told}");
-    assert_eq!(power(&Traffic { rate: 0.0, ..traffic }, 0.002, 0.05), None);
+    assert_eq!(power(&KnownTraffic { rate: 0.0, ..traffic }, 0.002, 0.05), None);
     assert_eq!(power(&traffic, 0.002, 1.0), None);
-    let minutes = |rate| time_needed(&Traffic { rate, ..traffic }, 0.002, 0.05).unwrap().as_secs() / 60;
+    let minutes = |rate| time_needed(&KnownTraffic { rate, ..traffic }, 0.002, 0.05).unwrap().as_secs() / 60;
     assert!((10..40).contains(&minutes(100.0)) && minutes(50.0) >= 2 * minutes(100.0) - 1);
 }
 
@@ -322,7 +331,7 @@ impl Crowd {
         margins: Margins,
         requests: u64,
         table: Option<&Arc<AgeTable>>,
-        passes: impl Fn(&Reading) -> bool,
+        passes: impl Fn(&TrialReading) -> bool,
     ) -> (Trial, Option<u64>) {
         let (tick, weight) = (Duration::from_millis(100), Weight::from_parts((self.share * 1e6) as u32));
         let (mut trial, mut dice) = (Trial::new(margins, weight, tick, Duration::ZERO), Dice(seed));
@@ -342,7 +351,7 @@ impl Crowd {
             let what = if failed { EventKind::Failed } else { EventKind::Answered };
             let slower = if arm == Arm::New { self.slower } else { 1.0 };
             let after = Duration::from_secs_f64(latency_us(&mut dice) * slower * usual / 1e6);
-            let yardstick = Yardstick { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            let yardstick = Reference { table, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial
                 .push(&RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO }, &yardstick);
             trial.push(&RequestEvent { request, what, after }, &yardstick);
@@ -394,7 +403,7 @@ fn a_trial_that_was_saved_goes_on_as_if_nothing_had_happened() {
         let request =
             RequestStart { id: 1, at, arm: Arm::New, unit, drawn: true, stratum: None, server: None };
         for what in [EventKind::Arrived, EventKind::Failed] {
-            let yardstick = Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
+            let yardstick = Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false };
             trial.push(&RequestEvent { request, what, after: Duration::ZERO }, &yardstick);
         }
         trial.tick(Duration::from_secs(110), Duration::ZERO);
@@ -419,7 +428,7 @@ fn a_late_answer_is_no_failure_of_a_wave_and_a_late_failure_is_one() {
                 let floor = Duration::ZERO;
                 trial.push(
                     &RequestEvent { request, what, after },
-                    &Yardstick { table: None, factor: 1.0, floor, is_warming: false },
+                    &Reference { table: None, factor: 1.0, floor, is_warming: false },
                 );
             };
             push(EventKind::Arrived, Duration::ZERO);
@@ -429,7 +438,7 @@ fn a_late_answer_is_no_failure_of_a_wave_and_a_late_failure_is_one() {
                     trial.tick(Duration::from_secs(1) + at, Duration::from_millis(500));
                     let after = Duration::from_secs(1);
                     let floor = Duration::ZERO;
-                    let yardstick = Yardstick { table: None, factor: 1.0, floor, is_warming: false };
+                    let yardstick = Reference { table: None, factor: 1.0, floor, is_warming: false };
                     trial.push(&RequestEvent { request, what: late, after }, &yardstick);
                 }
             }
@@ -464,7 +473,7 @@ fn a_share_that_lost_half_of_new_is_beyond_chance() {
         };
         lost.push(
             &RequestEvent { request, what: EventKind::Arrived, after: Duration::ZERO },
-            &Yardstick { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false },
+            &Reference { table: None, factor: 1.0, floor: Duration::ZERO, is_warming: false },
         );
     }
     assert!(lost.reading().share_z < -SHARE_Z, "{:?}", lost.reading());
@@ -478,7 +487,7 @@ fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
     let crowd = Crowd { users: 2_000, poisoned: 0.01, fails: [0.001, 0.006], ..CROWD };
     let margins = Margins { errors: 0.005, ..MARGINS };
     let runs = 60;
-    let passes = |r: &Reading| r.e_errors >= 1.0 / BETA;
+    let passes = |r: &TrialReading| r.e_errors >= 1.0 / BETA;
     let passed =
         (0..runs).filter(|seed| crowd.trial(*seed, margins, 60_000, None, passes).1.is_some()).count();
     assert!(passed as u64 <= runs / 20 + 4, "{passed} of {runs}");
@@ -488,7 +497,7 @@ fn few_users_who_repeat_themselves_promote_a_new_at_its_margin_seldom() {
 #[test]
 fn a_new_slower_by_its_very_margin_is_promoted_in_one_of_twenty_at_most() {
     let table = table();
-    let passes = |r: &Reading| r.e_body >= 1.0 / BETA;
+    let passes = |r: &TrialReading| r.e_body >= 1.0 / BETA;
     for users_differ in [0.0, 0.6] {
         let crowd = Crowd { slower: 1.1, users_differ, ..CROWD };
         let runs = 60;
@@ -502,8 +511,8 @@ fn a_new_slower_by_its_very_margin_is_promoted_in_one_of_twenty_at_most() {
 #[test]
 fn a_new_as_fast_as_stable_passes_soon_and_with_it_its_tail() {
     let table = table();
-    let both = |r: &Reading| r.e_body >= 1.0 / BETA && r.e_tail >= 1.0 / BETA;
-    let body = |r: &Reading| r.e_body >= 1.0 / BETA;
+    let both = |r: &TrialReading| r.e_body >= 1.0 / BETA && r.e_tail >= 1.0 / BETA;
+    let body = |r: &TrialReading| r.e_body >= 1.0 / BETA;
     for seed in 0..10 {
         let (_, soon) = CROWD.trial(seed, MARGINS, 20_000, Some(&table), body);
         assert!(soon.is_some(), "body");

@@ -52,7 +52,7 @@ impl Margins {
 }
 
 /// Stable's usual latency, and this user's factor: the engine's scale.
-pub struct Yardstick<'a> {
+pub struct Reference<'a> {
     pub table: Option<&'a Arc<AgeTable>>,
     pub factor: f64,
     /// Faster answers count as this fast.
@@ -61,7 +61,7 @@ pub struct Yardstick<'a> {
     pub is_warming: bool,
 }
 
-impl Yardstick<'_> {
+impl Reference<'_> {
     /// The compared latency in µs, divided by `by`.
     pub fn us(&self, after: Duration, by: f64) -> f64 {
         let quick = (after.as_secs_f64() / by).max(self.floor.as_secs_f64());
@@ -71,7 +71,7 @@ impl Yardstick<'_> {
 
 /// The evidence of a wave. The e-values are tempered: see [`crate::stats::noninferiority`].
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Reading {
+pub struct TrialReading {
     /// Without requests that the client or the proxy ended.
     pub requests: PerArm,
     pub users: PerArm,
@@ -94,7 +94,7 @@ pub struct Reading {
 }
 
 #[derive(Clone, Copy, Default, Debug)]
-struct Cluster {
+struct UserCluster {
     requests: u32,
     failed: u32,
     timed: u32,
@@ -104,7 +104,7 @@ struct Cluster {
 }
 
 #[derive(Clone, Default, Debug)]
-struct Interval {
+struct TrialInterval {
     all: PerArm,
     arrived: PerArm,
     excused: PerArm,
@@ -127,14 +127,14 @@ pub struct Trial {
     tick: Duration,
     began: Duration,
     oldest: u64,
-    intervals: VecDeque<Interval>,
+    intervals: VecDeque<TrialInterval>,
     /// Final intervals that are not bet on yet.
-    slot: Interval,
-    reading: Reading,
+    slot: TrialInterval,
+    reading: TrialReading,
     errors: FailureTest,
     body: BodyTest,
     tail: TailTest,
-    clusters: Vec<Cluster>,
+    clusters: Vec<UserCluster>,
     /// Of ln µs, by arm.
     latencies: [GroupSpread; 2],
     /// By server and time: of failures, of ln µs, of answers above p99.
@@ -151,12 +151,12 @@ impl Trial {
             began: now,
             oldest: number(now, tick),
             intervals: VecDeque::new(),
-            slot: Interval::default(),
-            reading: Reading::default(),
+            slot: TrialInterval::default(),
+            reading: TrialReading::default(),
             errors: FailureTest::new(margins.errors),
             body: BodyTest::default(),
             tail: TailTest::new(margins.tail_ratio()),
-            clusters: vec![Cluster::default(); CLUSTERS],
+            clusters: vec![UserCluster::default(); CLUSTERS],
             latencies: [GroupSpread::default(); 2],
             cells: Default::default(),
             users: std::array::from_fn(|_| Box::new([0; REGISTERS])),
@@ -188,7 +188,7 @@ impl Trial {
         }
     }
 
-    pub fn push(&mut self, event: &RequestEvent, yardstick: &Yardstick<'_>) {
+    pub fn push(&mut self, event: &RequestEvent, yardstick: &Reference<'_>) {
         let RequestEvent { request, what, after } = *event;
         if request.at < self.began {
             return;
@@ -204,8 +204,10 @@ impl Trial {
         }
         if index >= self.intervals.len() {
             let table = yardstick.table.cloned();
-            self.intervals
-                .resize_with(index + 1, || Interval { table: table.clone(), ..Interval::default() });
+            self.intervals.resize_with(index + 1, || TrialInterval {
+                table: table.clone(),
+                ..TrialInterval::default()
+            });
         }
         let (interval, arm) = (&mut self.intervals[index], request.arm);
         match what {
@@ -334,7 +336,7 @@ impl Trial {
         }
     }
 
-    fn settle(&mut self, interval: Interval) {
+    fn settle(&mut self, interval: TrialInterval) {
         self.reading.requests += interval.all;
         let same_table = match (&self.slot.table, &interval.table) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
@@ -379,9 +381,9 @@ impl Trial {
         self.body.push(table.body(&ages));
     }
 
-    pub fn reading(&self) -> Reading {
+    pub fn reading(&self) -> TrialReading {
         let of = |arm: Arm| self.clusters.iter().filter(move |c| c.arm == Some(arm));
-        let shares = |n: fn(&Cluster) -> u32, bad: fn(&Cluster) -> u32, cells: &ServerTimeCells| {
+        let shares = |n: fn(&UserCluster) -> u32, bad: fn(&UserCluster) -> u32, cells: &ServerTimeCells| {
             let spread = |arm: Arm| {
                 let (all, some) =
                     of(arm).fold((0.0, 0.0), |(a, b), c| (a + f64::from(n(c)), b + f64::from(bad(c))));
@@ -400,7 +402,7 @@ impl Trial {
             Box::new(of(Arm::BOTH[i]).map(|c| (f64::from(c.timed), f64::from(c.log_latency))))
         });
         let design_latency = crossed(by_users, of_latency, &self.latencies);
-        Reading {
+        TrialReading {
             users: PerArm::new(self.users_of(Arm::New), self.users_of(Arm::Stable)),
             e_errors: self.errors.e_value(design_errors),
             e_body: self.body.e_value(design_latency),
@@ -430,8 +432,8 @@ impl Trial {
     }
 }
 
-impl Interval {
-    fn add(&mut self, other: &Interval) {
+impl TrialInterval {
+    fn add(&mut self, other: &TrialInterval) {
         self.arrived += other.arrived;
         self.excused += other.excused;
         self.answered += other.answered;

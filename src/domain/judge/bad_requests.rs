@@ -2,7 +2,7 @@
 //! times.
 //!
 //! A client that retries makes many bad requests from one fault of its own.
-//! Shares therefore use [`Bad::count`], and conditions on several users use [`Bad::users`].
+//! Shares therefore use [`BadRequests::count`], and conditions on several users use [`BadRequests::users`].
 //!
 //! Invariants: pure. Memory is bounded by the cells of the span and [`NAMED_MAX`] users in each. If
 //! a cell has more bad requests, those with recorded users represent the rest. A request without a
@@ -20,7 +20,7 @@ pub const NAMED_MAX: usize = 64;
 const CELLS_MAX: usize = 1300;
 
 #[derive(Clone, Debug, Default)]
-struct Cell {
+struct BadRequestCell {
     end: Duration,
     requests: u64,
     /// Bad requests with a user, and without.
@@ -30,11 +30,11 @@ struct Cell {
 }
 
 #[derive(Clone, Debug)]
-pub struct Bad {
+pub struct BadRequests {
     span: Duration,
-    /// Counts since the last [`Bad::close`].
-    open: Cell,
-    cells: VecDeque<Cell>,
+    /// Counts since the last [`BadRequests::close`].
+    open: BadRequestCell,
+    cells: VecDeque<BadRequestCell>,
     /// Sums over the closed cells.
     requests: u64,
     of_users: u64,
@@ -44,11 +44,11 @@ pub struct Bad {
     times: HashMap<UserUnit, u32>,
 }
 
-impl Bad {
-    pub fn new(span: Duration) -> Bad {
-        Bad {
+impl BadRequests {
+    pub fn new(span: Duration) -> BadRequests {
+        BadRequests {
             span,
-            open: Cell::default(),
+            open: BadRequestCell::default(),
             cells: VecDeque::new(),
             requests: 0,
             of_users: 0,
@@ -88,7 +88,7 @@ impl Bad {
     /// Closes the cell; drops cells older than the span.
     pub fn close(&mut self, end: Duration) {
         if self.open.requests > 0 || self.open.of_users + self.open.of_nobody > 0 {
-            let cell = Cell { end, ..std::mem::take(&mut self.open) };
+            let cell = BadRequestCell { end, ..std::mem::take(&mut self.open) };
             self.requests += cell.requests;
             self.of_users += cell.of_users;
             self.of_nobody += cell.of_nobody;
@@ -108,7 +108,7 @@ impl Bad {
         }
     }
 
-    fn forget(&mut self, cell: &Cell) {
+    fn forget(&mut self, cell: &BadRequestCell) {
         self.requests -= cell.requests;
         self.of_users -= cell.of_users;
         self.of_nobody -= cell.of_nobody;
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn one_user_counts_twice_however_often_he_fails() {
-        let mut bad = Bad::new(10 * SECOND);
+        let mut bad = BadRequests::new(10 * SECOND);
         for i in 0..100 {
             bad.came(10);
             bad.was_bad(Some(UserUnit::from_index(7)));
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_users_that_are_known_stand_for_the_rest() {
-        let mut bad = Bad::new(10 * SECOND);
+        let mut bad = BadRequests::new(10 * SECOND);
         bad.came(100_000);
         (0..50_000).for_each(|i| bad.was_bad(Some(UserUnit::from_index(i))));
         bad.close(SECOND);
@@ -178,7 +178,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_has_left_the_span_has_left_the_sums(cells in prop::collection::vec((0u64..9, prop::collection::vec(0u32..6, 0..5)), 0..60)) {
-            let mut bad = Bad::new(5 * SECOND);
+            let mut bad = BadRequests::new(5 * SECOND);
             for (i, (requests, users)) in cells.iter().enumerate() {
                 bad.came(*requests);
                 users.iter().for_each(|u| bad.was_bad(Some(UserUnit::from_index(*u))));

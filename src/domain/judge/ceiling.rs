@@ -32,12 +32,12 @@ const INTERVALS_MAX: usize = 1300;
 
 /// Requests of both arms, and the bad ones among them.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub struct CeilingSample {
     pub requests: PerArm,
     pub bad: PerArm,
 }
 
-impl Sample {
+impl CeilingSample {
     pub fn new_ratio(&self) -> f64 {
         ratio(self.bad.new, self.requests.new)
     }
@@ -70,7 +70,7 @@ fn ratio(part: u64, of: u64) -> f64 {
 
 /// One final interval: all requests of the release that arrived in it.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Interval {
+pub struct CeilingInterval {
     pub end: Duration,
     /// All arrivals, including pinned users, except those aborted by the client or failed by the
     /// proxy.
@@ -87,7 +87,7 @@ pub struct Interval {
 
 /// The position of `new` relative to a ceiling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Standing {
+pub enum CeilingPosition {
     Under,
     /// Over, and stable is clearly better.
     New,
@@ -98,42 +98,42 @@ pub enum Standing {
 }
 
 /// `limit`: the share of bad requests that is too much.
-pub fn standing(sample: &Sample, limit: f64) -> Standing {
+pub fn standing(sample: &CeilingSample, limit: f64) -> CeilingPosition {
     if sample.bad.new < BAD_MIN || sample.new_ratio() <= limit {
-        Standing::Under
+        CeilingPosition::Under
     } else if sample.requests.stable > 0 && sample.stable_ratio() >= NEAR * limit {
-        Standing::Both
+        CeilingPosition::Both
     } else if sample.clearly_worse() {
-        Standing::New
+        CeilingPosition::New
     } else if sample.requests.stable > 0 && sample.stable_ratio() >= limit / 2.0 {
-        Standing::Both
+        CeilingPosition::Both
     } else {
-        Standing::Unclear
+        CeilingPosition::Unclear
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct CeilingEntry {
     end: Duration,
-    sample: Sample,
+    sample: CeilingSample,
     client_errors: PerArm,
     gave_up: u64,
 }
 
 /// The sum over the last span of the window.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Sum {
-    pub sample: Sample,
+pub struct CeilingSum {
+    pub sample: CeilingSample,
     pub client_errors: PerArm,
     /// Clients of stable that waited in vain and left.
     pub gave_up: u64,
 }
 
-impl Sum {
+impl CeilingSum {
     /// The sample for decisions: a client that gave up on stable counts as a failure of stable. If
     /// the time-out of `new` is shorter than the patience of clients, and that of stable longer, a
     /// shared outage would look like a failure of `new` alone. This can only exonerate `new`.
-    pub fn guarded(&self) -> Sample {
+    pub fn guarded(&self) -> CeilingSample {
         let mut sample = self.sample;
         sample.requests.stable += self.gave_up;
         sample.bad.stable += self.gave_up;
@@ -143,17 +143,17 @@ impl Sum {
 
 /// The last minute of final intervals.
 #[derive(Clone, Debug, Default)]
-pub struct Window {
-    entries: VecDeque<Entry>,
+pub struct CeilingWindow {
+    entries: VecDeque<CeilingEntry>,
 }
 
-impl Window {
+impl CeilingWindow {
     /// Adds an interval; intervals come in order.
-    pub fn push(&mut self, of: &Interval) {
+    pub fn push(&mut self, of: &CeilingInterval) {
         let end = of.end;
-        self.entries.push_back(Entry {
+        self.entries.push_back(CeilingEntry {
             end,
-            sample: Sample { requests: of.requests, bad: of.failed },
+            sample: CeilingSample { requests: of.requests, bad: of.failed },
             client_errors: of.client_errors,
             gave_up: of.gave_up_stable,
         });
@@ -169,8 +169,8 @@ impl Window {
     }
 
     /// The sum over the last `span` of final intervals.
-    pub fn sum(&self, span: Duration) -> Sum {
-        let mut sum = Sum::default();
+    pub fn sum(&self, span: Duration) -> CeilingSum {
+        let mut sum = CeilingSum::default();
         let Some(last) = self.last_end() else { return sum };
         for entry in self.entries.iter().rev().take_while(|e| last.saturating_sub(e.end) < span) {
             sum.sample.requests += entry.sample.requests;
@@ -186,46 +186,49 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn sample(n1: u64, k1: u64, n0: u64, k0: u64) -> Sample {
-        Sample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
+    fn sample(n1: u64, k1: u64, n0: u64, k0: u64) -> CeilingSample {
+        CeilingSample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
     }
 
     #[test]
     fn stable_decides_what_a_crossed_ceiling_means() {
         for (s, want) in [
-            (sample(1000, 19, 1000, 0), Standing::Under),
-            (sample(1000, 50, 1000, 0), Standing::Under),
-            (sample(1000, 51, 1000, 0), Standing::New),
-            (sample(1000, 51, 1000, 25), Standing::Both),
-            (sample(1000, 120, 1000, 35), Standing::New),
-            (sample(1000, 120, 1000, 41), Standing::Both),
-            (sample(1000, 51, 1000, 300), Standing::Both),
-            (sample(40, 20, 3, 0), Standing::Unclear),
-            (sample(40, 20, 0, 0), Standing::Unclear),
-            (sample(20, 20, 10, 10), Standing::Both),
+            (sample(1000, 19, 1000, 0), CeilingPosition::Under),
+            (sample(1000, 50, 1000, 0), CeilingPosition::Under),
+            (sample(1000, 51, 1000, 0), CeilingPosition::New),
+            (sample(1000, 51, 1000, 25), CeilingPosition::Both),
+            (sample(1000, 120, 1000, 35), CeilingPosition::New),
+            (sample(1000, 120, 1000, 41), CeilingPosition::Both),
+            (sample(1000, 51, 1000, 300), CeilingPosition::Both),
+            (sample(40, 20, 3, 0), CeilingPosition::Unclear),
+            (sample(40, 20, 0, 0), CeilingPosition::Unclear),
+            (sample(20, 20, 10, 10), CeilingPosition::Both),
         ] {
             assert_eq!(standing(&s, 0.05), want, "{s:?}");
         }
     }
 
-    fn interval(end: Duration, of: Sample, gave_up_stable: u64) -> Interval {
+    fn interval(end: Duration, of: CeilingSample, gave_up_stable: u64) -> CeilingInterval {
         let (requests, failed) = (of.requests, of.bad);
-        Interval { end, requests, failed, gave_up_stable, ..Interval::default() }
+        CeilingInterval { end, requests, failed, gave_up_stable, ..CeilingInterval::default() }
     }
 
     #[test]
     fn what_is_older_than_the_window_is_forgotten() {
-        let mut window = Window::default();
+        let mut window = CeilingWindow::default();
         let at = |i: u64| Duration::from_millis(100 * i);
         for i in 0..3000 {
             window.push(&interval(at(i), sample(1, u64::from(i < 2000), 2, 0), 0));
         }
         assert_eq!(window.entries.len(), 600);
-        assert_eq!(window.sum(WINDOW), Sum { sample: sample(600, 0, 1200, 0), ..Sum::default() });
+        assert_eq!(
+            window.sum(WINDOW),
+            CeilingSum { sample: sample(600, 0, 1200, 0), ..CeilingSum::default() }
+        );
         assert_eq!(window.sum(RECENT).sample, sample(100, 0, 200, 0));
         window.push(&interval(at(9000), sample(1, 1, 1, 1), 3));
         let last = window.sum(WINDOW);
-        assert_eq!(last, Sum { sample: sample(1, 1, 1, 1), gave_up: 3, ..Sum::default() });
+        assert_eq!(last, CeilingSum { sample: sample(1, 1, 1, 1), gave_up: 3, ..CeilingSum::default() });
         assert_eq!(last.guarded(), sample(1, 1, 4, 4));
     }
 }

@@ -20,16 +20,16 @@ const KNOWN: u64 = 100;
 const TIMES: u32 = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Deadline {
+pub struct AnswerDeadline {
     known: Option<Duration>,
     of_new: Option<Duration>,
     time_out: Duration,
 }
 
-impl Deadline {
+impl AnswerDeadline {
     /// `time_out`: the upstream's response time-out.
-    pub fn new(time_out: Duration) -> Deadline {
-        Deadline { known: None, of_new: None, time_out }
+    pub fn new(time_out: Duration) -> AnswerDeadline {
+        AnswerDeadline { known: None, of_new: None, time_out }
     }
 
     /// Takes the successes of the last minutes.
@@ -62,7 +62,7 @@ mod tests {
     fn what_was_known_last_holds_where_stable_is_quiet() {
         let time_out = Duration::from_secs(30);
         let nothing = histogram(0, 0);
-        let mut deadline = Deadline::new(time_out);
+        let mut deadline = AnswerDeadline::new(time_out);
         assert_eq!(deadline.now(), UNKNOWN);
         deadline.observe(&nothing, &histogram(200, 1000), time_out);
         assert!((3.6..4.5).contains(&deadline.now().as_secs_f64()), "{:?}", deadline.now());

@@ -27,7 +27,7 @@ const TAILS: [f64; 2] = [0.9, 0.98];
 
 /// A notice that has ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Ended {
+pub struct EndedNotice {
     /// When it began.
     pub since: Duration,
     pub why: &'static str,
@@ -39,32 +39,32 @@ pub const BY_EDIT: &str = "the level was edited";
 pub const BY_HAND: &str = "a person ended it";
 
 #[derive(Clone, Debug, Default)]
-pub struct Notice {
+pub struct LatencyNotice {
     since: Option<Duration>,
-    blocks: VecDeque<Block>,
+    blocks: VecDeque<NoticeBlock>,
     /// A block was filled after the last look.
     filled: bool,
-    ended: Option<Ended>,
+    ended: Option<EndedNotice>,
 }
 
 #[derive(Clone, Debug)]
-struct Block {
+struct NoticeBlock {
     from: Duration,
     answers: [u64; 2],
     /// By arm: relative µs, those of `new` divided by the level.
     counts: [Vec<u64>; 2],
 }
 
-impl Block {
-    fn new(from: Duration) -> Block {
-        Block { from, answers: [0; 2], counts: Arm::BOTH.map(|_| vec![0; histogram::BUCKETS]) }
+impl NoticeBlock {
+    fn new(from: Duration) -> NoticeBlock {
+        NoticeBlock { from, answers: [0; 2], counts: Arm::BOTH.map(|_| vec![0; histogram::BUCKETS]) }
     }
 
     fn is_full(&self) -> bool {
         self.answers[Arm::New.index()] >= BLOCK
     }
 
-    fn add(&mut self, other: &Block) {
+    fn add(&mut self, other: &NoticeBlock) {
         for arm in Arm::BOTH.map(Arm::index) {
             self.answers[arm] += other.answers[arm];
             self.counts[arm].iter_mut().zip(&other.counts[arm]).for_each(|(a, b)| *a += b);
@@ -105,7 +105,7 @@ impl Block {
     }
 }
 
-impl Notice {
+impl LatencyNotice {
     /// Monotonic.
     pub fn since(&self) -> Option<Duration> {
         self.since
@@ -121,8 +121,8 @@ impl Notice {
         }
         let by = if request.arm == Arm::New { 1.0 + level } else { 1.0 };
         let us = 1e6 * (after.as_secs_f64() / by).max(floor.as_secs_f64()) / factor;
-        if self.blocks.back().is_none_or(Block::is_full) {
-            self.blocks.push_back(Block::new(request.at));
+        if self.blocks.back().is_none_or(NoticeBlock::is_full) {
+            self.blocks.push_back(NoticeBlock::new(request.at));
         }
         if let Some(block) = self.blocks.back_mut() {
             let arm = request.arm.index();
@@ -159,14 +159,14 @@ impl Notice {
         self.blocks.drain(..older);
         let full = full - older;
         let half = full / 2;
-        let sum = |blocks: &mut dyn Iterator<Item = &Block>| {
-            let mut sum = Block::new(now);
+        let sum = |blocks: &mut dyn Iterator<Item = &NoticeBlock>| {
+            let mut sum = NoticeBlock::new(now);
             blocks.for_each(|block| sum.add(block));
             sum
         };
         let halves =
             [sum(&mut self.blocks.iter().take(half)), sum(&mut self.blocks.iter().take(full).skip(half))];
-        halves.iter().all(Block::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
+        halves.iter().all(NoticeBlock::fits_by_rank) && sum(&mut halves.iter()).fits_by_tail()
     }
 
     /// Ends the notice.
@@ -174,12 +174,12 @@ impl Notice {
         self.blocks.clear();
         self.filled = false;
         if let Some(since) = self.since.take() {
-            self.ended = Some(Ended { since, why });
+            self.ended = Some(EndedNotice { since, why });
         }
     }
 
     /// The notice that has ended since the last call.
-    pub fn take_ended(&mut self) -> Option<Ended> {
+    pub fn take_ended(&mut self) -> Option<EndedNotice> {
         self.ended.take()
     }
 }
@@ -195,7 +195,7 @@ mod tests {
 
     /// Log-normal latencies, median 30 ms; `rate` answers of each arm a second.
     struct World {
-        notice: Notice,
+        notice: LatencyNotice,
         dice: Dice,
         now: f64,
         rate: f64,
@@ -206,7 +206,7 @@ mod tests {
 
     impl World {
         fn noticed(rate: f64) -> World {
-            let mut notice = Notice::default();
+            let mut notice = LatencyNotice::default();
             assert!(!notice.look(Duration::ZERO, true) && notice.since().is_some());
             World { notice, dice: Dice::new(7), now: 0.0, rate, tick: 0.0, looked: 0.0 }
         }
@@ -287,6 +287,6 @@ mod tests {
         assert_eq!(world.over(900.0, 1.0, 0.0), None);
         assert!(!world.notice.look(Duration::from_secs(1 << 20), false));
         world.notice.end(BY_HAND);
-        assert_eq!(world.notice.take_ended(), Some(Ended { since: Duration::ZERO, why: BY_HAND }));
+        assert_eq!(world.notice.take_ended(), Some(EndedNotice { since: Duration::ZERO, why: BY_HAND }));
     }
 }

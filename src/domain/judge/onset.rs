@@ -36,34 +36,34 @@ const KINDS: usize = 7;
 
 /// Why a request is bad.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadBy {
+pub enum BadReason {
     Signal(Signal),
     /// Above the ceiling of latency.
     OverMax,
 }
 
-impl BadBy {
+impl BadReason {
     fn index(self) -> usize {
         match self {
-            BadBy::Signal(signal) => signal as usize,
-            BadBy::OverMax => KINDS - 1,
+            BadReason::Signal(signal) => signal as usize,
+            BadReason::OverMax => KINDS - 1,
         }
     }
 
     /// Does it count ended exchanges, or all requests?
     fn of_ended(self) -> bool {
-        matches!(self, BadBy::Signal(Signal::Duration | Signal::Empty))
+        matches!(self, BadReason::Signal(Signal::Duration | Signal::Empty))
     }
 
     /// Can a request become bad by waiting for its answer?
     fn by_waiting(self) -> bool {
-        matches!(self, BadBy::Signal(Signal::Errors | Signal::Latency) | BadBy::OverMax)
+        matches!(self, BadReason::Signal(Signal::Errors | Signal::Latency) | BadReason::OverMax)
     }
 
     pub fn label(self) -> &'static str {
         match self {
-            BadBy::Signal(signal) => signal.cause().label(),
-            BadBy::OverMax => "latency_p99_max",
+            BadReason::Signal(signal) => signal.cause().label(),
+            BadReason::OverMax => "latency_p99_max",
         }
     }
 }
@@ -79,14 +79,14 @@ pub struct SlowFrom {
 
 /// Requests of one arm.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Share {
+pub struct ArmCountsSince {
     pub requests: u64,
     pub bad: u64,
     /// The requests without an answer yet.
     pub waiting: u64,
 }
 
-impl Share {
+impl ArmCountsSince {
     pub fn ratio(&self) -> f64 {
         if self.requests == 0 { 0.0 } else { self.bad as f64 / self.requests as f64 }
     }
@@ -98,8 +98,8 @@ impl Share {
 
 /// The counts behind a decision.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Decided {
-    pub by: BadBy,
+pub struct DecisionCounts {
+    pub by: BadReason,
     /// Arrival of the first request that counted, and how long before the look.
     pub onset: Duration,
     pub lasted: Duration,
@@ -107,18 +107,18 @@ pub struct Decided {
     pub route: Option<u8>,
     /// The one server of `new` that has the trouble, by number; `None`: more than one.
     pub server: Option<u8>,
-    pub new: Share,
-    pub stable: Share,
+    pub new: ArmCountsSince,
+    pub stable: ArmCountsSince,
     /// Stable's share before the onset.
     pub stable_usual: f64,
     /// The latency above which answers are slow.
     pub limit: Option<Duration>,
 }
 
-impl Decided {
+impl DecisionCounts {
     /// True if far more requests of `new` than of stable have no answer yet.
     pub fn waits(&self) -> bool {
-        let Decided { new, stable, .. } = self;
+        let DecisionCounts { new, stable, .. } = self;
         new.waiting > 0
             && new.wait_ratio() >= 0.2
             && new.wait_ratio() >= 3.0 * stable.wait_ratio()
@@ -126,9 +126,11 @@ impl Decided {
     }
 
     /// Does stable show the same, in its `recent` requests?
-    pub fn is_shown_by(&self, recent: &Share) -> bool {
-        let shown =
-            Share { bad: self.new.bad + if self.by.by_waiting() { self.new.waiting } else { 0 }, ..self.new };
+    pub fn is_shown_by(&self, recent: &ArmCountsSince) -> bool {
+        let shown = ArmCountsSince {
+            bad: self.new.bad + if self.by.by_waiting() { self.new.waiting } else { 0 },
+            ..self.new
+        };
         let half = recent.ratio() >= 0.5 * shown.ratio() && shown.bad > 0;
         let unusual = recent.ratio() >= 5.0 * self.stable_usual.max(0.001);
         recent.bad >= 5 && (half || unusual)
@@ -136,7 +138,7 @@ impl Decided {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Counts {
+struct OnsetCounts {
     arrived: u32,
     excused: u32,
     /// Answered or failed.
@@ -147,14 +149,14 @@ struct Counts {
     first: [u32; KINDS],
 }
 
-impl Default for Counts {
+impl Default for OnsetCounts {
     fn default() -> Self {
-        Counts { arrived: 0, excused: 0, out: 0, ended: 0, bad: [0; KINDS], first: [NEVER; KINDS] }
+        OnsetCounts { arrived: 0, excused: 0, out: 0, ended: 0, bad: [0; KINDS], first: [NEVER; KINDS] }
     }
 }
 
-impl Counts {
-    fn was_bad(&mut self, by: BadBy, at: Duration) {
+impl OnsetCounts {
+    fn was_bad(&mut self, by: BadReason, at: Duration) {
         let i = by.index();
         self.bad[i] += 1;
         self.first[i] = self.first[i].min(at.subsec_micros());
@@ -162,35 +164,35 @@ impl Counts {
 }
 
 /// Arm, route + 1 and server + 1, packed.
-type Key = u16;
+type OnsetKey = u16;
 const SERVER_BITS: u32 = 8;
 const ARM_BIT: u32 = 15;
 
-fn key(arm: Arm, route: Option<u8>, server: Option<u8>) -> Key {
-    let plus_one = |n: Option<u8>, max: u8| n.filter(|n| *n < max).map_or(0, |n| Key::from(n) + 1);
-    (arm.index() as Key) << ARM_BIT | plus_one(route, 127) << SERVER_BITS | plus_one(server, 255)
+fn key(arm: Arm, route: Option<u8>, server: Option<u8>) -> OnsetKey {
+    let plus_one = |n: Option<u8>, max: u8| n.filter(|n| *n < max).map_or(0, |n| OnsetKey::from(n) + 1);
+    (arm.index() as OnsetKey) << ARM_BIT | plus_one(route, 127) << SERVER_BITS | plus_one(server, 255)
 }
 
-fn arm_of(key: Key) -> usize {
+fn arm_of(key: OnsetKey) -> usize {
     usize::from(key >> ARM_BIT)
 }
 
-fn route_of(key: Key) -> Option<u8> {
+fn route_of(key: OnsetKey) -> Option<u8> {
     ((key >> SERVER_BITS & 127) as u8).checked_sub(1)
 }
 
-fn server_of(key: Key) -> Option<u8> {
+fn server_of(key: OnsetKey) -> Option<u8> {
     ((key & 255) as u8).checked_sub(1)
 }
 
 #[derive(Clone, Debug, Default)]
-struct Cell {
-    keys: Vec<Key>,
-    counts: Vec<Counts>,
+struct OnsetCell {
+    keys: Vec<OnsetKey>,
+    counts: Vec<OnsetCounts>,
 }
 
-impl Cell {
-    fn of(&mut self, key: Key) -> &mut Counts {
+impl OnsetCell {
+    fn of(&mut self, key: OnsetKey) -> &mut OnsetCounts {
         let known = self.keys.iter().position(|k| *k == key);
         let full = known.is_none() && self.keys.len() + 2 >= GROUPS_MAX;
         // The two groups without route and server always have room.
@@ -198,19 +200,19 @@ impl Cell {
         let known = if full { self.keys.iter().position(|k| *k == key) } else { known };
         let i = known.unwrap_or_else(|| {
             self.keys.push(key);
-            self.counts.push(Counts::default());
+            self.counts.push(OnsetCounts::default());
             self.keys.len() - 1
         });
         &mut self.counts[i]
     }
 
-    fn groups(&self) -> impl Iterator<Item = (Key, &Counts)> {
+    fn groups(&self) -> impl Iterator<Item = (OnsetKey, &OnsetCounts)> {
         self.keys.iter().copied().zip(&self.counts)
     }
 
     /// The share of one arm, on one route or on all.
-    fn share(&self, arm: Arm, by: BadBy, route: Option<u8>) -> Share {
-        let (mut share, mut came, mut gone) = (Share::default(), 0, 0);
+    fn share(&self, arm: Arm, by: BadReason, route: Option<u8>) -> ArmCountsSince {
+        let (mut share, mut came, mut gone) = (ArmCountsSince::default(), 0, 0);
         for (_, counts) in self.groups().filter(|(k, _)| arm_of(*k) == arm.index() && on(*k, route)) {
             share.requests += u64::from(counts.ended);
             share.bad += u64::from(counts.bad[by.index()]);
@@ -226,7 +228,7 @@ impl Cell {
         share
     }
 
-    fn first(&self, arm: Arm, by: BadBy, route: Option<u8>) -> Option<u32> {
+    fn first(&self, arm: Arm, by: BadReason, route: Option<u8>) -> Option<u32> {
         let ours = self.groups().filter(|(k, _)| arm_of(*k) == arm.index() && on(*k, route));
         ours.map(|(_, counts)| counts.first[by.index()]).min().filter(|first| *first != NEVER)
     }
@@ -243,12 +245,12 @@ fn against(k: f64, n: f64, usual: f64) -> f64 {
     k * (share / usual).ln() + of_good
 }
 
-fn on(key: Key, route: Option<u8>) -> bool {
+fn on(key: OnsetKey, route: Option<u8>) -> bool {
     route.is_none() || route_of(key) == route
 }
 
-impl std::ops::AddAssign for Share {
-    fn add_assign(&mut self, of: Share) {
+impl std::ops::AddAssign for ArmCountsSince {
+    fn add_assign(&mut self, of: ArmCountsSince) {
         self.requests += of.requests;
         self.bad += of.bad;
         self.waiting += of.waiting;
@@ -258,7 +260,7 @@ impl std::ops::AddAssign for Share {
 /// The last ten minutes, by second of arrival.
 #[derive(Clone, Debug, Default)]
 pub struct Onsets {
-    cells: VecDeque<Cell>,
+    cells: VecDeque<OnsetCell>,
     /// The second of the first cell.
     begins: u64,
     slow_from: SlowFrom,
@@ -296,29 +298,29 @@ impl Onsets {
             return;
         }
         let counts = cell.of(key(request.arm, request.stratum, server));
-        let mut bad = |by: BadBy| counts.was_bad(by, request.at);
+        let mut bad = |by: BadReason| counts.was_bad(by, request.at);
         match event.what {
-            EventKind::Failed | EventKind::Broke => bad(BadBy::Signal(Signal::Errors)),
+            EventKind::Failed | EventKind::Broke => bad(BadReason::Signal(Signal::Errors)),
             EventKind::ClientError | EventKind::EndedAsClientError => {
-                bad(BadBy::Signal(Signal::ClientErrors))
+                bad(BadReason::Signal(Signal::ClientErrors))
             }
-            EventKind::Redirected => bad(BadBy::Signal(Signal::Redirects)),
+            EventKind::Redirected => bad(BadReason::Signal(Signal::Redirects)),
             EventKind::Ended { .. } => {
                 if counted(FirstEventKind::Long) {
-                    bad(BadBy::Signal(Signal::Duration));
+                    bad(BadReason::Signal(Signal::Duration));
                 }
                 if counted(FirstEventKind::Empty) {
-                    bad(BadBy::Signal(Signal::Empty));
+                    bad(BadReason::Signal(Signal::Empty));
                 }
             }
             EventKind::Arrived | EventKind::Answered | EventKind::Excused | EventKind::Left { .. } => {}
         }
         let answered = matches!(event.what, EventKind::Answered | EventKind::Redirected);
         if answered && slow_from.usual.is_some_and(|limit| event.after > limit) {
-            bad(BadBy::Signal(Signal::Latency));
+            bad(BadReason::Signal(Signal::Latency));
         }
         if answered && slow_from.max.is_some_and(|limit| event.after > limit) {
-            bad(BadBy::OverMax);
+            bad(BadReason::OverMax);
         }
         match event.what {
             EventKind::Excused | EventKind::Left { .. } => counts.excused += 1,
@@ -330,7 +332,7 @@ impl Onsets {
         }
     }
 
-    fn cell(&mut self, second: u64) -> Option<&mut Cell> {
+    fn cell(&mut self, second: u64) -> Option<&mut OnsetCell> {
         if self.cells.is_empty() || second >= self.begins + (self.cells.len() + CELLS) as u64 {
             self.cells.clear();
             self.begins = second;
@@ -338,7 +340,7 @@ impl Onsets {
         // No event older than the ring is accepted.
         let index = usize::try_from(second.checked_sub(self.begins)?).ok()?;
         while self.cells.len() <= index {
-            self.cells.push_back(Cell::default());
+            self.cells.push_back(OnsetCell::default());
         }
         let excess = self.cells.len().saturating_sub(CELLS);
         if excess > 0 {
@@ -353,23 +355,23 @@ impl Onsets {
     /// no bad requests by this reason.
     pub fn decided(
         &self,
-        by: BadBy,
+        by: BadReason,
         route: Option<u8>,
         usual: Option<f64>,
         now: Duration,
-    ) -> Option<Decided> {
+    ) -> Option<DecisionCounts> {
         let start = self.start(by, route, usual)?;
         let route = route.or_else(|| self.one_route(by, start));
         let cell = &self.cells[start];
         let first = cell.first(Arm::New, by, route).unwrap_or(0);
         let onset = Duration::from_secs(self.begins + start as u64) + Duration::from_micros(first.into());
         let sum = |arm: Arm, from: usize, to: usize| {
-            let mut sum = Share::default();
+            let mut sum = ArmCountsSince::default();
             self.cells.range(from..to).for_each(|cell| sum += cell.share(arm, by, route));
             sum
         };
         let end = self.cells.len();
-        Some(Decided {
+        Some(DecisionCounts {
             by,
             onset,
             lasted: now.saturating_sub(onset),
@@ -379,18 +381,19 @@ impl Onsets {
             stable: sum(Arm::Stable, start, end),
             stable_usual: sum(Arm::Stable, 0, start).ratio(),
             limit: match by {
-                BadBy::OverMax => self.slow_from.max,
+                BadReason::OverMax => self.slow_from.max,
                 _ => self.slow_from.usual,
             },
         })
     }
 
     /// The cell in which the current trouble began.
-    fn start(&self, by: BadBy, route: Option<u8>, usual: Option<f64>) -> Option<usize> {
-        let bad = |share: &Share| share.bad + if by.by_waiting() { share.waiting } else { 0 };
-        let of_new: Vec<Share> = self.cells.iter().map(|cell| cell.share(Arm::New, by, route)).collect();
+    fn start(&self, by: BadReason, route: Option<u8>, usual: Option<f64>) -> Option<usize> {
+        let bad = |share: &ArmCountsSince| share.bad + if by.by_waiting() { share.waiting } else { 0 };
+        let of_new: Vec<ArmCountsSince> =
+            self.cells.iter().map(|cell| cell.share(Arm::New, by, route)).collect();
         let last_bad = of_new.iter().rposition(|share| bad(share) > 0)?;
-        let mut stable = Share::default();
+        let mut stable = ArmCountsSince::default();
         self.cells.iter().for_each(|cell| stable += cell.share(Arm::Stable, by, route));
         let of_stable = (stable.bad as f64 + 0.5) / (stable.requests as f64 + 1.0);
         let usual = usual.unwrap_or(of_stable).clamp(1e-4, 0.5);
@@ -407,29 +410,29 @@ impl Onsets {
     }
 
     /// The route that has nearly all bad requests, but not nearly all requests.
-    fn one_route(&self, by: BadBy, start: usize) -> Option<u8> {
+    fn one_route(&self, by: BadReason, start: usize) -> Option<u8> {
         self.one(by, None, start, route_of, |counts| counts.out + counts.ended, false)
     }
 
     /// The server of `new` that has nearly all bad requests, or the only server.
-    fn one_server(&self, by: BadBy, route: Option<u8>, start: usize) -> Option<u8> {
+    fn one_server(&self, by: BadReason, route: Option<u8>, start: usize) -> Option<u8> {
         self.one(by, route, start, server_of, |counts| counts.out + counts.ended, true)
     }
 
     fn one(
         &self,
-        by: BadBy,
+        by: BadReason,
         route: Option<u8>,
         start: usize,
-        name: impl Fn(Key) -> Option<u8>,
-        all: impl Fn(&Counts) -> u32,
+        name: impl Fn(OnsetKey) -> Option<u8>,
+        all: impl Fn(&OnsetCounts) -> u32,
         only: bool,
     ) -> Option<u8> {
-        let mut stable = Share::default();
+        let mut stable = ArmCountsSince::default();
         self.cells.range(start..).for_each(|cell| stable += cell.share(Arm::Stable, by, route));
         let usual = stable.ratio();
         let mut each = [(0u64, 0u64); 256];
-        for (key, counts) in self.cells.range(start..).flat_map(Cell::groups) {
+        for (key, counts) in self.cells.range(start..).flat_map(OnsetCell::groups) {
             let named = name(key).filter(|_| arm_of(key) == Arm::New.index() && on(key, route));
             if let Some(i) = named {
                 each[usize::from(i)].0 += u64::from(all(counts));
@@ -451,11 +454,11 @@ impl Onsets {
 
     /// Stable's share of the same, in at most its last ten seconds since the onset, with requests
     /// that have waited for a second as bad ones; and the arrival of the first bad one.
-    pub fn of_stable(&self, decided: &Decided, now: Duration) -> (Share, Option<Duration>) {
+    pub fn of_stable(&self, decided: &DecisionCounts, now: Duration) -> (ArmCountsSince, Option<Duration>) {
         let (by, route) = (decided.by, decided.route);
         let from = decided.onset.as_secs().max(now.as_secs().saturating_sub(NOW as u64 - 1));
         let skip = usize::try_from(from.saturating_sub(self.begins)).unwrap_or(usize::MAX);
-        let (mut sum, mut first) = (Share::default(), None);
+        let (mut sum, mut first) = (ArmCountsSince::default(), None);
         for (i, cell) in self.cells.iter().enumerate().skip(skip) {
             let second = self.begins + i as u64;
             let mut share = cell.share(Arm::Stable, by, route);

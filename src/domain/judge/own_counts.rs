@@ -26,7 +26,7 @@ impl Judge {
     }
 
     /// The fit of the ceilings of errors and of latency for this service.
-    pub fn fitted(&self) -> [Fitted; 2] {
+    pub fn fitted(&self) -> [FittedCeiling; 2] {
         let [errors, slow] = &self.before;
         let [errors_stated, slow_stated] = self.limits.stated;
         [errors.fit(self.limits.errors_max, errors_stated), slow.fit(SLOW_SHARE, slow_stated)]
@@ -49,7 +49,7 @@ impl Judge {
                     self.onsets.push(event, |_| false);
                 }
                 if self.notice.since().is_some() {
-                    let Limits { latency_notice, latency_floor, .. } = self.limits;
+                    let VerdictLimits { latency_notice, latency_floor, .. } = self.limits;
                     self.notice.push(event, self.engine.factor(user), latency_notice, latency_floor);
                 }
                 let mut ends = None;
@@ -112,10 +112,10 @@ impl Judge {
 
     /// The counts of the last minute. Repeated events of one account count by the rule of
     /// `crate::domain::judge::bad_requests`.
-    pub(super) fn by_user(&self, signal: engine::Signal) -> Sample {
+    pub(super) fn by_user(&self, signal: engine::Signal) -> CeilingSample {
         let [stable, new] = &self.seen[usize::from(signal == engine::Signal::Duration)
             + 2 * usize::from(signal == engine::Signal::Empty)];
-        Sample {
+        CeilingSample {
             requests: PerArm::new(new.requests(), stable.requests()),
             bad: PerArm::new(new.count(), stable.count()),
         }
@@ -123,7 +123,7 @@ impl Judge {
 }
 
 /// Clients of stable that gave up count as its failures, as in `Sum::guarded`.
-pub(super) fn take_failures(failures: &mut Spans, of: &FinalInterval<'_>) {
+pub(super) fn take_failures(failures: &mut TrailingWindows, of: &FinalInterval<'_>) {
     for (arm, counts) in [(Arm::Stable, &of.stable), (Arm::New, &of.new)] {
         let (gave_up, failed) = match arm {
             Arm::Stable => (counts.gave_up, counts.failed_stable()),
@@ -141,9 +141,9 @@ pub(super) fn take_failures(failures: &mut Spans, of: &FinalInterval<'_>) {
 }
 
 /// The interval for the window of the ceilings.
-pub(super) fn interval(of: &FinalInterval<'_>) -> Interval {
+pub(super) fn interval(of: &FinalInterval<'_>) -> CeilingInterval {
     let both = |read: fn(&engine::IntervalCounts) -> u64| PerArm::new(read(&of.new), read(&of.stable));
-    Interval {
+    CeilingInterval {
         end: of.end,
         requests: both(|c| c.requests.saturating_sub(c.excused)),
         failed: PerArm::new(of.new.failed_new(), of.stable.failed_stable()),

@@ -8,10 +8,10 @@
 //! little weight to the time before it, so the past is mostly that of the last wave. At 100%
 //! learning continues, to follow the rhythm of the day, but never from a minute that looks worse.
 //! There the past stays bound to the last wave: a median to at most twice its value, a share to at
-//! most twice the sum of its value and [`Measure::points`].
+//! most twice the sum of its value and [`PastMeasure::points`].
 //!
 //! `new` is worse if the last minute, or the last ten, exceed the past by a factor of [`FACTOR`],
-//! by [`Measure::points`], and by [`Z`] standard deviations. The newest part of that time must show
+//! by [`PastMeasure::points`], and by [`Z`] standard deviations. The newest part of that time must show
 //! it, too, so that a pause of a few seconds is not enough. A sign that lasts [`HOLD`] raises the
 //! alarm, which stands until there was no sign for [`CALM`], or until a person accepts it: then the
 //! past is learnt again from the present level.
@@ -29,10 +29,10 @@
 //! * Fewer than [`REQUESTS_MIN`] requests of `new` a minute give no sample.
 //!
 //! Invariants: pure, time is an argument; it never trips anything; memory is bounded (spans of
-//! [`Bad`], a minute of histograms). While the past is unknown, nothing is called worse, and the
+//! [`BadRequests`], a minute of histograms). While the past is unknown, nothing is called worse, and the
 //! state is reported as unknown.
 
-use crate::domain::judge::bad_requests::Bad;
+use crate::domain::judge::bad_requests::BadRequests;
 use crate::stats::arm::Arm;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::engine::{EventKind, RequestEvent};
@@ -76,7 +76,7 @@ pub const CALM: Duration = Duration::from_secs(300);
 
 /// The compared quantities.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Measure {
+pub enum PastMeasure {
     Errors,
     ClientErrors,
     Redirects,
@@ -87,31 +87,36 @@ pub enum Measure {
 
 const SHARES: usize = 4;
 
-impl Measure {
-    const ALL: [Measure; SHARES + 1] =
-        [Measure::Errors, Measure::ClientErrors, Measure::Redirects, Measure::Tail, Measure::Median];
+impl PastMeasure {
+    const ALL: [PastMeasure; SHARES + 1] = [
+        PastMeasure::Errors,
+        PastMeasure::ClientErrors,
+        PastMeasure::Redirects,
+        PastMeasure::Tail,
+        PastMeasure::Median,
+    ];
 
     /// Smaller rises of the share are ignored.
     pub fn points(self) -> f64 {
         match self {
-            Measure::Errors => 0.01,
-            Measure::Tail => 0.02,
-            Measure::ClientErrors => 0.03,
-            Measure::Redirects => 0.1,
-            Measure::Median => 0.0,
+            PastMeasure::Errors => 0.01,
+            PastMeasure::Tail => 0.02,
+            PastMeasure::ClientErrors => 0.03,
+            PastMeasure::Redirects => 0.1,
+            PastMeasure::Median => 0.0,
         }
     }
 }
 
 /// A mean and a variance over minutes, with fading memory.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-struct Average {
+struct FadingAverage {
     n: f64,
     mean: f64,
     variance: f64,
 }
 
-impl Average {
+impl FadingAverage {
     fn learn(&mut self, mut x: f64) {
         if self.n >= KNOWN_UNCONTROLLED {
             // A short trouble widens the variance only a little.
@@ -137,27 +142,27 @@ impl Average {
         pen.f64s(&[self.n, self.mean, self.variance]);
     }
 
-    fn restore(eye: &mut Decoder<'_>) -> Option<Average> {
+    fn restore(eye: &mut Decoder<'_>) -> Option<FadingAverage> {
         let mut of = [0.0; 3];
         eye.logs(&mut of)?;
         let [n, mean, variance] = of;
         let plausible = (0.0..=MEMORY).contains(&n) && mean.abs() <= 1e6 && (0.0..=1e6).contains(&variance);
-        plausible.then_some(Average { n, mean, variance })
+        plausible.then_some(FadingAverage { n, mean, variance })
     }
 }
 
 /// The usual values of `new`.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-struct Past {
-    shares: [Average; SHARES],
+struct PastValues {
+    shares: [FadingAverage; SHARES],
     /// Logarithms of µs.
-    median: Average,
-    p99: Average,
+    median: FadingAverage,
+    p99: FadingAverage,
     /// The means learnt with a control, at the raise that ended it.
     anchor: Option<([f64; SHARES], f64)>,
 }
 
-impl Past {
+impl PastValues {
     fn minutes(&self) -> f64 {
         self.median.n
     }
@@ -179,7 +184,7 @@ impl Past {
     /// The highest means: of the shares, and of the logarithm of the median.
     fn most(&self) -> ([f64; SHARES], f64) {
         let Some((shares, median)) = self.anchor else { return ([f64::INFINITY; SHARES], f64::INFINITY) };
-        let most = |i: usize| FACTOR * (shares[i] + Measure::ALL[i].points());
+        let most = |i: usize| FACTOR * (shares[i] + PastMeasure::ALL[i].points());
         (std::array::from_fn(most), median + FACTOR.ln())
     }
 
@@ -192,40 +197,40 @@ impl Past {
 
 /// The current result.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Says {
+pub enum PastResult {
     /// There is a control: the past is being learnt.
     Learns,
     /// No control, and no past either.
     Unknown,
     Usual,
-    Worse(Measure),
+    Worse(PastMeasure),
 }
 
 /// A standing alarm.
 #[derive(Clone, Copy, PartialEq, Debug)]
-struct Alarm {
-    measure: Measure,
+struct PastAlarm {
+    measure: PastMeasure,
     /// Time of the last sign.
     seen: Duration,
 }
 
 #[derive(Clone, Debug)]
-pub struct Before {
+pub struct OwnPast {
     /// Share of users in `new`.
     share: f64,
     raised: Option<Duration>,
     /// Quicker answers count as this quick.
     floor: Duration,
     /// By measure, then by span.
-    bad: [[Bad; SPANS.len()]; SHARES],
+    bad: [[BadRequests; SPANS.len()]; SHARES],
     /// The answers of a minute, by ten seconds.
     answers: VecDeque<(Duration, Histogram)>,
-    past: Past,
+    past: PastValues,
     closed: Duration,
     judged: Duration,
     sampled: Duration,
     over: [Option<Duration>; SHARES + 1],
-    alarm: Option<Alarm>,
+    alarm: Option<PastAlarm>,
     /// Progress of the highest measure towards an alarm.
     ratio: f64,
     /// The numbers of the last judgement, of each measure that is known.
@@ -235,28 +240,28 @@ pub struct Before {
 /// The numbers of one measure in the last minute, and its usual value.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Shown {
-    Share { measure: Measure, bad: u64, requests: u64, usual: f64 },
+    Share { measure: PastMeasure, bad: u64, requests: u64, usual: f64 },
     Median { now: Duration, usual_us: f64 },
 }
 
 /// What is said of the past, and the numbers behind it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Report {
-    pub says: Says,
+    pub says: PastResult,
     /// Minutes of the past that are known.
     pub minutes: f64,
     pub shown: Vec<Shown>,
 }
 
-impl Default for Before {
+impl Default for OwnPast {
     fn default() -> Self {
-        Before {
+        OwnPast {
             share: 0.0,
             raised: None,
             floor: Duration::from_millis(2),
-            bad: [(); SHARES].map(|()| SPANS.map(Bad::new)),
+            bad: [(); SHARES].map(|()| SPANS.map(BadRequests::new)),
             answers: VecDeque::new(),
-            past: Past::default(),
+            past: PastValues::default(),
             closed: Duration::ZERO,
             judged: Duration::ZERO,
             sampled: Duration::ZERO,
@@ -268,7 +273,7 @@ impl Default for Before {
     }
 }
 
-impl Before {
+impl OwnPast {
     pub fn set_floor(&mut self, floor: Duration) {
         self.floor = floor;
     }
@@ -276,8 +281,8 @@ impl Before {
     /// Forgets the past and what was found against it, to learn the present level as the usual one.
     pub fn begin_anew(&mut self) {
         let (share, raised, floor, closed) = (self.share, self.raised, self.floor, self.closed);
-        let anew = Before::default();
-        *self = Before { share, raised, floor, closed, judged: closed, sampled: closed, ..anew };
+        let anew = OwnPast::default();
+        *self = OwnPast { share, raised, floor, closed, judged: closed, sampled: closed, ..anew };
     }
 
     /// Takes the request events of both arms.
@@ -414,9 +419,9 @@ impl Before {
             return;
         }
         let mut all = vec![];
-        for (i, measure) in Measure::ALL.into_iter().enumerate() {
+        for (i, measure) in PastMeasure::ALL.into_iter().enumerate() {
             let (over, ratio, shown) = match measure {
-                Measure::Median => self.median(now),
+                PastMeasure::Median => self.median(now),
                 measure => self.share_of(i, measure, now),
             };
             all.extend(shown);
@@ -424,7 +429,7 @@ impl Before {
             let lasts = self.over[i].map_or(Duration::ZERO, |since| now.saturating_sub(since));
             self.ratio = self.ratio.max(ratio.clamp(0.0, 0.99));
             if lasts >= HOLD && self.alarm.is_none() {
-                self.alarm = Some(Alarm { measure, seen: now });
+                self.alarm = Some(PastAlarm { measure, seen: now });
             }
         }
         self.shown = all;
@@ -438,9 +443,9 @@ impl Before {
     }
 
     /// Is a share beyond its past, its progress towards that, and the numbers.
-    fn share_of(&self, i: usize, measure: Measure, now: Duration) -> (bool, f64, Option<Shown>) {
+    fn share_of(&self, i: usize, measure: PastMeasure, now: Duration) -> (bool, f64, Option<Shown>) {
         let (past, bad) = (&self.past.shares[i], &self.bad[i]);
-        if past.n < KNOWN || (measure == Measure::Tail && !self.is_warm(now)) {
+        if past.n < KNOWN || (measure == PastMeasure::Tail && !self.is_warm(now)) {
             return (false, 0.0, None);
         }
         let p = past.mean.max(0.0);
@@ -474,12 +479,12 @@ impl Before {
         (over, rise(p50) / limit, Some(Shown::Median { now: p50, usual_us: past.mean.exp() }))
     }
 
-    pub fn says(&self) -> Says {
+    pub fn says(&self) -> PastResult {
         match self.alarm {
-            Some(alarm) => Says::Worse(alarm.measure),
-            None if !self.alone() => Says::Learns,
-            None if !self.past.is_known() => Says::Unknown,
-            None => Says::Usual,
+            Some(alarm) => PastResult::Worse(alarm.measure),
+            None if !self.alone() => PastResult::Learns,
+            None if !self.past.is_known() => PastResult::Unknown,
+            None => PastResult::Usual,
         }
     }
 
@@ -506,19 +511,19 @@ impl Before {
             }
             None => pen.u32(0),
         }
-        let measure = |alarm: &Alarm| Measure::ALL.iter().position(|m| *m == alarm.measure);
+        let measure = |alarm: &PastAlarm| PastMeasure::ALL.iter().position(|m| *m == alarm.measure);
         pen.u32(self.alarm.as_ref().and_then(measure).map_or(0, |i| i as u32 + 1));
     }
 
     /// A standing alarm continues until it was calm long enough.
-    pub fn restore(eye: &mut Decoder<'_>, now: Duration) -> Option<Before> {
+    pub fn restore(eye: &mut Decoder<'_>, now: Duration) -> Option<OwnPast> {
         let share = eye.f64().filter(|share| *share <= 1.0)?;
-        let mut past = Past::default();
+        let mut past = PastValues::default();
         for average in &mut past.shares {
-            *average = Average::restore(eye)?;
+            *average = FadingAverage::restore(eye)?;
         }
-        past.median = Average::restore(eye)?;
-        past.p99 = Average::restore(eye)?;
+        past.median = FadingAverage::restore(eye)?;
+        past.p99 = FadingAverage::restore(eye)?;
         if eye.u32()? == 1 {
             let (mut shares, mut median) = ([0.0; SHARES], [0.0]);
             eye.logs(&mut shares)?;
@@ -527,11 +532,11 @@ impl Before {
         }
         let alarm = match eye.u32()? {
             0 => None,
-            n => Some(Alarm { measure: *Measure::ALL.get(n as usize - 1)?, seen: now }),
+            n => Some(PastAlarm { measure: *PastMeasure::ALL.get(n as usize - 1)?, seen: now }),
         };
         // Connections and caches of this process are cold.
         let raised = Some(now);
-        Some(Before {
+        Some(OwnPast {
             share,
             raised,
             past,
@@ -539,12 +544,12 @@ impl Before {
             closed: now,
             judged: now,
             sampled: now,
-            ..Before::default()
+            ..OwnPast::default()
         })
     }
 }
 
-fn share(of: &Bad) -> f64 {
+fn share(of: &BadRequests) -> f64 {
     of.count() as f64 / of.requests().max(1) as f64
 }
 

@@ -2,25 +2,25 @@
 //!
 //! Invariants: pure values, without a sentence.
 
-use crate::domain::judge::ceiling::Sample;
-use crate::domain::judge::onset::Decided;
+use crate::domain::judge::ceiling::CeilingSample;
+use crate::domain::judge::onset::DecisionCounts;
 use crate::domain::judge::own_past;
-use crate::domain::judge::verdict_inputs::Silent;
-use crate::domain::verdict::{Cause, Evidence, Limits, Signal, State, Verdict};
+use crate::domain::judge::verdict_inputs::WaitingUsers;
+use crate::domain::verdict::{Cause, JudgementEvidence, SignalResult, Verdict, VerdictLimits, WatchdogState};
 use crate::stats::engine::Signal as Compared;
 use std::sync::Arc;
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Debug)]
 pub struct Ruling {
-    pub state: State,
+    pub state: WatchdogState,
     pub verdict: Verdict,
     pub why: Why,
     /// Of a trip: the counts since the onset of its cause, if any request was bad by itself.
-    pub decided: Option<Option<Decided>>,
+    pub decided: Option<Option<DecisionCounts>>,
     pub progress: Vec<Progress>,
     pub figures: Figures,
-    pub evidence: Evidence,
+    pub evidence: JudgementEvidence,
 }
 
 /// Why a look has its state.
@@ -32,7 +32,7 @@ pub enum Why {
     Failing(Cause),
     /// Likewise slow answers.
     Slow(Cause),
-    Silent(Silent),
+    Silent(WaitingUsers),
     /// The comparison of latency has crossed, and both arms are in trouble.
     BothSlower,
     BothFailing,
@@ -85,26 +85,26 @@ impl Measured {
     pub fn label(self) -> &'static str {
         match self {
             Measured::Compared(signal) => signal.cause().label(),
-            Measured::Notice => Signal::LATENCY_NOTICE,
+            Measured::Notice => SignalResult::LATENCY_NOTICE,
             Measured::ErrorsMax => "errors_max",
             Measured::LatencyMax => "latency_p99_max",
-            Measured::Past => Signal::WORSE_THAN_BEFORE,
+            Measured::Past => SignalResult::WORSE_THAN_BEFORE,
         }
     }
 }
 
-/// Numbers that the sentences name, beside those in [`Evidence`].
+/// Numbers that the sentences name, beside those in [`JudgementEvidence`].
 #[derive(Clone, PartialEq, Debug)]
 pub struct Figures {
-    pub limits: Limits,
+    pub limits: VerdictLimits,
     /// The hash assigns users to both arms.
     pub controlled: bool,
     /// Enough is known of stable to compare latency.
     pub compares_latency: bool,
     /// Of the last minute, by user.
-    pub redirects: Sample,
-    pub long: Sample,
-    pub small: Sample,
+    pub redirects: CeilingSample,
+    pub long: CeilingSample,
+    pub small: CeilingSample,
     /// Median latency of `new`, and of stable.
     pub p50: [Option<Duration>; 2],
     /// `new` against its own past; `None`: the soak is over.

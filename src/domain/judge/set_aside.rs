@@ -22,24 +22,29 @@ pub const PARTS: usize = 4;
 const WINDOWS: usize = 2;
 const CARRIED: usize = 3;
 
-pub type Parts = [[f64; PARTS]; SIGNALS];
+pub type EvidenceParts = [[f64; PARTS]; SIGNALS];
 
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Aside {
+pub struct SetAside {
     /// The engine's parts at the last look.
-    was: Parts,
+    was: EvidenceParts,
     /// Nats for a product, an amount for a sum.
-    aside: Parts,
+    aside: EvidenceParts,
 }
 
 fn is_product(part: usize) -> bool {
     part < 2
 }
 
-impl Aside {
+impl SetAside {
     /// Takes the engine's evidence of a look. `windows`: by signal, the part from deferred windows.
     /// `deferred`: is the signal deferred now? Returns the rest.
-    pub fn take(&mut self, now: &Parts, windows: [f64; SIGNALS], deferred: [bool; SIGNALS]) -> Parts {
+    pub fn take(
+        &mut self,
+        now: &EvidenceParts,
+        windows: [f64; SIGNALS],
+        deferred: [bool; SIGNALS],
+    ) -> EvidenceParts {
         let mut left = *now;
         for signal in 0..SIGNALS {
             self.move_to_carried(signal, now[signal][CARRIED]);
@@ -90,16 +95,16 @@ mod tests {
 
     const NOTHING: [f64; PARTS] = [0.06, 0.06, 0.0, 0.0];
 
-    fn of_errors(parts: [f64; PARTS]) -> Parts {
+    fn of_errors(parts: [f64; PARTS]) -> EvidenceParts {
         [parts, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING]
     }
 
     #[test]
     fn what_rose_in_a_trouble_is_set_aside_and_nothing_else() {
-        let (mut aside, errors) = (Aside::default(), [true, false, false, false, false, false]);
+        let (mut aside, errors) = (SetAside::default(), [true, false, false, false, false, false]);
         let calm = [false; SIGNALS];
         let mut late = 0.0;
-        let mut left = |aside: &mut Aside, parts: [f64; PARTS], deferred: [bool; SIGNALS]| {
+        let mut left = |aside: &mut SetAside, parts: [f64; PARTS], deferred: [bool; SIGNALS]| {
             late = if parts[2] > 1.0 { 100.0 } else { late };
             aside.take(&of_errors(parts), [late, 0.0, 0.0, 0.0, 0.0, 0.0], deferred)[0]
         };
@@ -121,7 +126,7 @@ mod tests {
         fn what_is_left_is_never_more_than_there_is(
             looks in prop::collection::vec((proptest::array::uniform4(prop_oneof![0.0f64..1e3, Just(f64::INFINITY), Just(0.0)]), any::<bool>()), 1..30),
         ) {
-            let mut aside = Aside::default();
+            let mut aside = SetAside::default();
             for (parts, deferred) in looks {
                 let left = aside.take(&of_errors(parts), [parts[2]; SIGNALS], [deferred; SIGNALS])[0];
                 for (left, is) in left.into_iter().zip(parts) {

@@ -9,7 +9,7 @@
 //! most the bound of trouble. So an outage does not become usual within minutes, and a level that
 //! stays does within half an hour.
 
-use crate::domain::judge::bad_requests::Bad;
+use crate::domain::judge::bad_requests::BadRequests;
 use crate::stats::arm::Arm;
 use crate::stats::engine::{EventKind, FinalInterval, RequestEvent, SIGNALS, Signal};
 use crate::stats::users::UserUnit;
@@ -36,13 +36,13 @@ const AFTERMATH_MAX: Duration = Duration::from_secs(20);
 
 /// Stable's performance compared with its usual one, by signal.
 #[derive(Clone, Debug, Default)]
-pub struct Stable {
-    troubles: [Trouble; SIGNALS],
+pub struct StableState {
+    troubles: [SignalTrouble; SIGNALS],
     /// The deadline at the last tick: how long after its end an interval became final.
     deadline: Duration,
 }
 
-impl Stable {
+impl StableState {
     /// Takes request events: trouble shows in them before the interval is final.
     /// Answers that took longer than `slow_from` are slow; `None`: not known yet.
     pub fn hear(&mut self, events: &[RequestEvent], slow_from: Option<Duration>) {
@@ -112,7 +112,7 @@ impl Stable {
 
 /// A slow average.
 #[derive(Clone, Copy, Debug, Default)]
-struct Usual {
+struct SlowAverage {
     requests: f64,
     bad: f64,
     /// How long it has been learning, and when it last did.
@@ -120,7 +120,7 @@ struct Usual {
     at: Duration,
 }
 
-impl Usual {
+impl SlowAverage {
     fn share(&self) -> f64 {
         if self.requests > 0.0 { self.bad / self.requests } else { 0.0 }
     }
@@ -150,22 +150,22 @@ impl Usual {
 
 /// The trouble of one signal.
 #[derive(Clone, Debug)]
-struct Trouble {
+struct SignalTrouble {
     /// Stable's requests in the last [`SPAN`].
-    now: Bad,
-    usual: Usual,
+    now: BadRequests,
+    usual: SlowAverage,
     /// When it was last seen in trouble.
     seen: Option<Duration>,
     on: bool,
 }
 
-impl Default for Trouble {
+impl Default for SignalTrouble {
     fn default() -> Self {
-        Trouble { now: Bad::new(SPAN), usual: Usual::default(), seen: None, on: false }
+        SignalTrouble { now: BadRequests::new(SPAN), usual: SlowAverage::default(), seen: None, on: false }
     }
 }
 
-impl Trouble {
+impl SignalTrouble {
     /// Adds finished requests of stable.
     fn came(&mut self, requests: u64) {
         self.now.came(requests);
@@ -201,7 +201,7 @@ mod tests {
 
     /// 20 requests a tick of 100 ms.
     struct Service {
-        trouble: Trouble,
+        trouble: SignalTrouble,
         dice: Dice,
         tick: u32,
         /// Ticks in trouble.
@@ -210,7 +210,7 @@ mod tests {
 
     impl Service {
         fn new() -> Service {
-            Service { trouble: Trouble::default(), dice: Dice::new(1), tick: 0, on: 0 }
+            Service { trouble: SignalTrouble::default(), dice: Dice::new(1), tick: 0, on: 0 }
         }
 
         fn run(&mut self, seconds: u32, share: f64, account: bool) -> &mut Service {

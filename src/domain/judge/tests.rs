@@ -1,6 +1,6 @@
 //! Drives the judge with simulated arms: bad versions must trip, common incidents must not.
 
-use super::super::verdict::Signal;
+use super::super::verdict::SignalResult;
 use super::*;
 use crate::stats::arm::Arm;
 use crate::stats::cohort::Weight;
@@ -8,7 +8,7 @@ use crate::stats::engine::tests::Dice;
 use crate::stats::engine::{EngineSettings, EventKind, RequestEvent, RequestStart, SHARES};
 use crate::stats::users::{Baseline, UNITS, UserUnit};
 
-const LIMITS: Limits = Limits {
+const LIMITS: VerdictLimits = VerdictLimits {
     alpha: 0.001,
     errors_max: 0.05,
     latency_p99_max: Duration::from_secs(2),
@@ -124,13 +124,13 @@ impl Sim {
             }
         }
         self.judge.tick(TICK * self.i, DEADLINE, |_| {});
-        self.look(Ticks::OnTime)
+        self.look(TickSettings::OnTime)
     }
 
-    fn look(&mut self, ticks: Ticks) -> Judgement {
-        let latency = Latency { new: &self.histograms[1], stable: &self.histograms[0] };
+    fn look(&mut self, ticks: TickSettings) -> Judgement {
+        let latency = ExchangeDurations { new: &self.histograms[1], stable: &self.histograms[0] };
         let judgement =
-            self.judge.look(&Look { now: TICK * self.i, ticks, minute: latency, recent: latency });
+            self.judge.look(&JudgeInput { now: TICK * self.i, ticks, minute: latency, recent: latency });
         // Each verdict of these simulations follows from its grounds alone.
         let cause = match judgement.verdict {
             Verdict::Breach(cause) => Some(cause),
@@ -145,11 +145,11 @@ impl Sim {
     /// The ticks of a phase, until the first trip.
     fn run(&mut self, seconds: f64, n: usize, p_new: f64, p_stable: f64) -> Result<Judgement, (Cause, f64)> {
         let start = self.now();
-        let mut last = self.look(Ticks::OnTime);
+        let mut last = self.look(TickSettings::OnTime);
         for _ in 0..(seconds * 10.0) as usize {
             last = self.tick(n, p_new, p_stable);
             if let Verdict::Breach(cause) = last.verdict {
-                assert_eq!(last.state, State::Tripped);
+                assert_eq!(last.state, WatchdogState::Tripped);
                 return Err((cause, (self.now() - start).as_secs_f64()));
             }
         }
@@ -203,7 +203,7 @@ fn an_outage_that_ends_in_stable_a_little_earlier_blames_nobody() {
         let mut sim = Sim::new(seed, [0.05, 0.3][seed as usize % 2]);
         assert!(sim.run(6.0, 60, 0.001, 0.001).is_ok());
         let outage = sim.run([3.0, 20.0][seed as usize / 2 % 2], 60, 0.9, 0.9);
-        assert!(outage.is_ok_and(|j| j.state == State::BothArms), "{seed}");
+        assert!(outage.is_ok_and(|j| j.state == WatchdogState::BothArms), "{seed}");
         assert!(sim.run(gap, 60, 0.9, 0.001).is_ok(), "{seed} {gap}");
         // Windows that reach back to the end of the outage close minutes later.
         let after = sim.run(if seed < 6 { 240.0 } else { 30.0 }, 60, 0.001, 0.001);
@@ -217,7 +217,7 @@ fn both_arms_bad_for_half_a_minute_is_a_precaution_that_says_so() {
     assert!(sim.run(20.0, 40, 0.001, 0.001).is_ok());
     let trip = sim.run(60.0, 40, 0.5, 0.5);
     assert!(matches!(trip, Err((Cause::BothArms, after)) if (30.0..40.0).contains(&after)), "{trip:?}");
-    assert!(sim.look(Ticks::OnTime).reason.starts_with("precaution"));
+    assert!(sim.look(TickSettings::OnTime).reason.starts_with("precaution"));
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_new_that_is_far_worse_than_an_ailing_stable_is_out() {
 #[test]
 fn few_failures_or_few_users_do_not_cross_a_ceiling() {
     let none = Histogram::default();
-    let latency = Latency { new: &none, stable: &none };
+    let latency = ExchangeDurations { new: &none, stable: &none };
     // (users of `new`, failures in total)
     let verdict = |users: u32, failures: u32| {
         let mut judge = judge(0.5);
@@ -249,8 +249,14 @@ fn few_failures_or_few_users_do_not_cross_a_ceiling() {
         }
         (0..failures).for_each(|i| judge.failures.was_bad(Arm::New, Some(UserUnit::from_index(i % users))));
         judge.failures.close(TICK);
-        judge.push(&Interval { end: TICK, requests: PerArm::new(100, 100), ..Interval::default() });
-        judge.look(&Look { now: TICK, ticks: Ticks::OnTime, minute: latency, recent: latency }).verdict
+        judge.push(&CeilingInterval {
+            end: TICK,
+            requests: PerArm::new(100, 100),
+            ..CeilingInterval::default()
+        });
+        judge
+            .look(&JudgeInput { now: TICK, ticks: TickSettings::OnTime, minute: latency, recent: latency })
+            .verdict
     };
     assert_eq!(verdict(4, 400), Verdict::Pass, "four clients' retries");
     assert_eq!(verdict(9, 9), Verdict::Pass, "nine failures");
@@ -260,7 +266,7 @@ fn few_failures_or_few_users_do_not_cross_a_ceiling() {
 #[test]
 fn a_slow_new_crosses_the_latency_ceiling_unless_stable_is_slow_too() {
     for (slow_new, slow_stable, want) in
-        [(0, 0, State::Quiet), (60, 0, State::Tripped), (60, 60, State::BothArms)]
+        [(0, 0, WatchdogState::Quiet), (60, 0, WatchdogState::Tripped), (60, 60, WatchdogState::BothArms)]
     {
         let mut sim = Sim::new(4, 0.5);
         for i in 0..1000 {
@@ -281,13 +287,13 @@ fn blindness_is_never_health() {
     let mut sim = Sim::new(5, 0.999);
     sim.pool = vec![UserUnit::from_index(0)];
     let last = sim.run(15.0, 20, 0.0, 0.0).expect("no trip");
-    assert_eq!((last.state, last.verdict), (State::Blind, Verdict::Inconclusive));
+    assert_eq!((last.state, last.verdict), (WatchdogState::Blind, Verdict::Inconclusive));
     let mut sim = Sim::new(6, 0.5);
     assert_eq!(sim.run(5.0, 20, 0.0, 0.0).map(|j| j.verdict), Ok(Verdict::Pass));
-    assert_eq!(sim.look(Ticks::Late).state, State::Blind);
+    assert_eq!(sim.look(TickSettings::Late).state, WatchdogState::Blind);
     sim.i += 2000;
-    assert_eq!(sim.look(Ticks::OnTime).state, State::Blind);
-    assert_eq!(Sim::new(7, 0.5).look(Ticks::OnTime).verdict, Verdict::Inconclusive);
+    assert_eq!(sim.look(TickSettings::OnTime).state, WatchdogState::Blind);
+    assert_eq!(Sim::new(7, 0.5).look(TickSettings::OnTime).verdict, Verdict::Inconclusive);
 }
 
 #[test]
@@ -304,7 +310,7 @@ fn at_full_weight_the_ceiling_decides_alone_and_says_so() {
 fn a_notice_is_not_what_holds_while_nothing_has_come() {
     let mut sim = Sim::new(9, 0.2);
     sim.judge.notice().look(Duration::ZERO, true);
-    let judgement = sim.look(Ticks::OnTime);
+    let judgement = sim.look(TickSettings::OnTime);
     assert_eq!(judgement.verdict, Verdict::Inconclusive);
     assert_eq!(judgement.reason, "no request of new in the last minute");
     let judgement = sim.run(10.0, 40, 0.0, 0.0).expect("no trip");
@@ -331,7 +337,7 @@ fn a_shared_outage_in_which_clients_give_up_on_stable_first_blames_nobody() {
         // New fails after 1 s. Stable would fail after 3 s, but its clients leave after 2 s.
         sim.impatient = true;
         let outage = sim.run(15.0, 60, 0.9, 0.9);
-        assert!(outage.is_ok(), "{seed}: {outage:?} {:?}", sim.look(Ticks::OnTime));
+        assert!(outage.is_ok(), "{seed}: {outage:?} {:?}", sim.look(TickSettings::OnTime));
         let after = sim.run(30.0, 60, 0.001, 0.001);
         assert!(after.is_ok(), "{seed}: {after:?}");
     }
@@ -379,7 +385,7 @@ fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
     let now = sim.now();
     sim.judge.engine_mut().weigh(Weight::FULL, now);
     let ratio = |judgement: &Judgement| {
-        let past = judgement.signals.iter().find(|s| s.signal == Signal::WORSE_THAN_BEFORE).unwrap();
+        let past = judgement.signals.iter().find(|s| s.signal == SignalResult::WORSE_THAN_BEFORE).unwrap();
         (past.evidence_ratio, past.detail.clone())
     };
     let quiet = sim.run(90.0, 20, 0.001, 0.0).unwrap();
@@ -387,28 +393,30 @@ fn at_100_a_new_that_fails_more_than_before_is_told_and_does_not_trip() {
     let worse = sim.run(120.0, 20, 0.041, 0.0).unwrap();
     let (full, detail) = ratio(&worse);
     assert_eq!(full, 1.0, "{detail}");
-    assert_eq!((worse.state, worse.verdict), (State::Suspicious, Verdict::Inconclusive));
+    assert_eq!((worse.state, worse.verdict), (WatchdogState::Suspicious, Verdict::Inconclusive));
     assert!(worse.reason.starts_with("new does worse than in its own past"), "{}", worse.reason);
     assert!(worse.alarm().is_some());
     let kept = sim.judge.clone();
-    sim.judge.accept(Finding::Alarm);
-    let ended = sim.look(Ticks::OnTime);
+    sim.judge.accept(StandingFinding::Alarm);
+    let ended = sim.look(TickSettings::OnTime);
     assert!(ended.verdict == Verdict::Pass && ended.alarm().is_none(), "{ended:?}");
     sim.judge = kept;
     sim.judge.set_soaked(true);
-    let soaked = sim.look(Ticks::OnTime);
+    let soaked = sim.look(TickSettings::OnTime);
     assert!(soaked.verdict == Verdict::Pass && ratio(&soaked).0 == 0.0, "{soaked:?}");
 }
 
 #[test]
 fn how_a_ceiling_of_latency_fits_is_learnt_anew_when_it_is_edited() {
     let mut judge = judge(0.0);
-    judge.before = [Before::from_parts([1_000.0, 80.0]); 2];
+    judge.before = [StableBefore::from_parts([1_000.0, 80.0]); 2];
     let [errors, latency] = judge.fitted();
-    assert!(matches!(errors, Fitted::SetAside { .. }) && matches!(latency, Fitted::SetAside { .. }));
-    judge.set_limits(Limits { errors_max: 0.06, ..LIMITS });
-    assert_eq!(judge.before(), [Before::from_parts([1_000.0, 80.0]); 2], "failures are the same");
-    judge.set_limits(Limits { latency_p99_max: Duration::from_secs(5), ..LIMITS });
-    assert_eq!(judge.before(), [Before::from_parts([1_000.0, 80.0]), Before::default()]);
-    assert_eq!(judge.fitted(), [errors, Fitted::AsGiven]);
+    assert!(
+        matches!(errors, FittedCeiling::SetAside { .. }) && matches!(latency, FittedCeiling::SetAside { .. })
+    );
+    judge.set_limits(VerdictLimits { errors_max: 0.06, ..LIMITS });
+    assert_eq!(judge.before(), [StableBefore::from_parts([1_000.0, 80.0]); 2], "failures are the same");
+    judge.set_limits(VerdictLimits { latency_p99_max: Duration::from_secs(5), ..LIMITS });
+    assert_eq!(judge.before(), [StableBefore::from_parts([1_000.0, 80.0]), StableBefore::default()]);
+    assert_eq!(judge.fitted(), [errors, FittedCeiling::AsGiven]);
 }

@@ -3,9 +3,9 @@
 //! Owns the samples for ceilings. Invariants: pure; a user counts as defined in [`crate::domain::judge::bad_requests`], so
 //! no account crosses a ceiling alone; all spans end at the same moment.
 
-use super::ceiling::{RECENT, Sample, USERS_MIN, WINDOW};
-use crate::domain::judge::bad_requests::Bad;
-use crate::domain::judge::verdict_inputs::Crossing;
+use super::ceiling::{CeilingSample, RECENT, USERS_MIN, WINDOW};
+use crate::domain::judge::bad_requests::BadRequests;
+use crate::domain::judge::verdict_inputs::CeilingCrossing;
 use crate::stats::arm::Arm;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::stats::users::UserUnit;
@@ -18,18 +18,20 @@ const LAST: usize = 1;
 const NOW: usize = 2;
 
 #[derive(Clone, Debug)]
-pub struct Spans {
+pub struct TrailingWindows {
     /// By span and arm.
-    bad: [[Bad; 2]; 3],
+    bad: [[BadRequests; 2]; 3],
 }
 
-impl Default for Spans {
+impl Default for TrailingWindows {
     fn default() -> Self {
-        Spans { bad: [WINDOW, RECENT, CURRENT].map(|span| Arm::BOTH.map(|_| Bad::new(span))) }
+        TrailingWindows {
+            bad: [WINDOW, RECENT, CURRENT].map(|span| Arm::BOTH.map(|_| BadRequests::new(span))),
+        }
     }
 }
 
-impl Spans {
+impl TrailingWindows {
     pub fn came(&mut self, arm: Arm, requests: u64) {
         self.bad.iter_mut().for_each(|span| span[arm.index()].came(requests));
     }
@@ -47,37 +49,42 @@ impl Spans {
         self.bad.iter_mut().flatten().for_each(|bad| bad.close(end));
     }
 
-    fn sample(&self, span: usize) -> Sample {
+    fn sample(&self, span: usize) -> CeilingSample {
         let [stable, new] = &self.bad[span];
-        Sample {
+        CeilingSample {
             requests: PerArm::new(new.requests(), stable.requests()),
             bad: PerArm::new(new.count(), stable.count()),
         }
     }
 
     /// The last minute.
-    pub fn minute(&self) -> Sample {
+    pub fn minute(&self) -> CeilingSample {
         self.sample(MINUTE)
     }
 
     /// The last ten seconds.
-    pub fn last(&self) -> Sample {
+    pub fn last(&self) -> CeilingSample {
         self.sample(LAST)
     }
 
     /// The samples for a ceiling: empty if too few users of `new` are affected.
-    pub fn crossing(&self) -> Crossing {
+    pub fn crossing(&self) -> CeilingCrossing {
         let enough = |span: usize| {
             let users = self.bad[span][Arm::New.index()].users();
-            if users >= USERS_MIN { self.sample(span) } else { Sample::default() }
+            if users >= USERS_MIN { self.sample(span) } else { CeilingSample::default() }
         };
-        Crossing { minute: enough(MINUTE), recent: enough(LAST), all: self.last(), current: self.sample(NOW) }
+        CeilingCrossing {
+            minute: enough(MINUTE),
+            recent: enough(LAST),
+            all: self.last(),
+            current: self.sample(NOW),
+        }
     }
 }
 
 /// Stable's own share of bad requests before any user was in `new`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Before {
+pub struct StableBefore {
     requests: f64,
     bad: f64,
 }
@@ -96,7 +103,7 @@ const KEEPS: f64 = 0.999;
 
 /// The ceiling adapted to this service.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fitted {
+pub enum FittedCeiling {
     /// As configured.
     AsGiven,
     /// Set aside: it is a default, and stable itself has this share of bad requests.
@@ -105,9 +112,9 @@ pub enum Fitted {
     Raised { own: f64, limit: f64 },
 }
 
-impl Before {
+impl StableBefore {
     /// Takes the last ten seconds of stable. Called at most once per ten seconds.
-    pub fn learn(&mut self, last: Sample) {
+    pub fn learn(&mut self, last: CeilingSample) {
         self.requests = self.requests * KEEPS + last.requests.stable as f64;
         self.bad = self.bad * KEEPS + last.bad.stable as f64;
     }
@@ -116,8 +123,8 @@ impl Before {
         [self.requests, self.bad]
     }
 
-    pub fn from_parts([requests, bad]: [f64; 2]) -> Before {
-        Before { requests, bad }
+    pub fn from_parts([requests, bad]: [f64; 2]) -> StableBefore {
+        StableBefore { requests, bad }
     }
 
     /// Stable's own share of bad requests, if known.
@@ -126,23 +133,23 @@ impl Before {
     }
 
     /// Does a ceiling of this share fit? `is_stated`: the file sets it.
-    pub fn fit(&self, limit: f64, is_stated: bool) -> Fitted {
+    pub fn fit(&self, limit: f64, is_stated: bool) -> FittedCeiling {
         let most = limit * if is_stated { FITS_STATED } else { FITS };
         match self.own().filter(|own| *own > most) {
-            None => Fitted::AsGiven,
-            Some(own) if is_stated => Fitted::Raised { own, limit: (TIMES_OWN * own).max(limit) },
-            Some(own) => Fitted::SetAside { own },
+            None => FittedCeiling::AsGiven,
+            Some(own) if is_stated => FittedCeiling::Raised { own, limit: (TIMES_OWN * own).max(limit) },
+            Some(own) => FittedCeiling::SetAside { own },
         }
     }
 }
 
-impl Fitted {
+impl FittedCeiling {
     /// The limit in force; `None`: no limit.
     pub fn limit(self, given: f64) -> Option<f64> {
         match self {
-            Fitted::AsGiven => Some(given),
-            Fitted::SetAside { .. } => None,
-            Fitted::Raised { limit, .. } => Some(limit.min(1.0)),
+            FittedCeiling::AsGiven => Some(given),
+            FittedCeiling::SetAside { .. } => None,
+            FittedCeiling::Raised { limit, .. } => Some(limit.min(1.0)),
         }
     }
 }
@@ -151,32 +158,32 @@ impl Fitted {
 mod tests {
     use super::*;
 
-    fn stable(requests: u64, bad: u64) -> Sample {
-        Sample { requests: PerArm::new(0, requests), bad: PerArm::new(0, bad) }
+    fn stable(requests: u64, bad: u64) -> CeilingSample {
+        CeilingSample { requests: PerArm::new(0, requests), bad: PerArm::new(0, bad) }
     }
 
     #[test]
     fn a_ceiling_fits_unless_stable_is_near_it_or_exceeds_one_that_is_stated() {
-        let mut before = Before::default();
-        assert_eq!(before.fit(0.02, false), Fitted::AsGiven, "nothing is known");
+        let mut before = StableBefore::default();
+        assert_eq!(before.fit(0.02, false), FittedCeiling::AsGiven, "nothing is known");
         (0..100).for_each(|_| before.learn(stable(100, 2)));
-        assert_eq!(before.fit(0.03, false), Fitted::AsGiven);
-        assert_eq!(before.fit(0.02, true), Fitted::AsGiven);
+        assert_eq!(before.fit(0.03, false), FittedCeiling::AsGiven);
+        assert_eq!(before.fit(0.02, true), FittedCeiling::AsGiven);
         (0..100).for_each(|_| before.learn(stable(100, 8)));
         let own = before.own().expect("known");
         assert!((0.04..0.06).contains(&own), "{own}");
-        assert_eq!(before.fit(0.02, false), Fitted::SetAside { own });
-        assert_eq!(before.fit(0.02, true), Fitted::Raised { own, limit: 2.0 * own });
-        assert_eq!(before.fit(0.04, true), Fitted::AsGiven);
+        assert_eq!(before.fit(0.02, false), FittedCeiling::SetAside { own });
+        assert_eq!(before.fit(0.02, true), FittedCeiling::Raised { own, limit: 2.0 * own });
+        assert_eq!(before.fit(0.04, true), FittedCeiling::AsGiven);
     }
 
     #[test]
     fn no_account_crosses_a_ceiling_alone() {
-        let mut spans = Spans::default();
+        let mut spans = TrailingWindows::default();
         spans.came(Arm::New, 100);
         (0..50).for_each(|_| spans.was_bad(Arm::New, Some(UserUnit::from_index(7))));
         spans.close(Duration::from_secs(1));
-        assert_eq!(spans.crossing().minute, Sample::default());
+        assert_eq!(spans.crossing().minute, CeilingSample::default());
         assert_eq!(spans.crossing().all.bad.new, 2);
         (0..10).for_each(|user| spans.was_bad(Arm::New, Some(UserUnit::from_index(user))));
         spans.close(Duration::from_secs(2));

@@ -5,7 +5,7 @@
 //! Invariants: pure; bounded by `OPEN_MAX` requests and `USERS_MAX` users, beyond which further
 //! ones are ignored.
 
-use crate::domain::judge::verdict_inputs::Silent;
+use crate::domain::judge::verdict_inputs::WaitingUsers;
 use crate::stats::arm::Arm;
 use crate::stats::engine::{EventKind, RequestEvent};
 use crate::stats::hasher::BuildHasher;
@@ -20,7 +20,7 @@ const WAITS: Duration = Duration::from_secs(5);
 const WAITS_LONG: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default)]
-pub struct Silence {
+pub struct Unanswered {
     open: HashMap<u64, (UserUnit, Duration), BuildHasher>,
     users: HashSet<UserUnit>,
     /// When it began, and when `new` last answered.
@@ -28,12 +28,12 @@ pub struct Silence {
     answered: Option<Duration>,
 }
 
-impl Silence {
+impl Unanswered {
     /// Follows events while `watches`; otherwise resets.
     pub fn hear(&mut self, events: &[RequestEvent], watches: bool, now: Duration) {
         if !watches {
             if self.since.is_some() {
-                *self = Silence::default();
+                *self = Unanswered::default();
             }
             return;
         }
@@ -69,8 +69,8 @@ impl Silence {
     }
 
     /// `usual`: longer answers are late; `None`: unknown, so no user waits longer than usual.
-    pub fn look(&self, now: Duration, usual: Option<Duration>) -> Silent {
-        let (Some(since), Some(usual)) = (self.since, usual) else { return Silent::default() };
+    pub fn look(&self, now: Duration, usual: Option<Duration>) -> WaitingUsers {
+        let (Some(since), Some(usual)) = (self.since, usual) else { return WaitingUsers::default() };
         let mut waiting: HashSet<UserUnit> = HashSet::new();
         let mut long: HashSet<UserUnit> = HashSet::new();
         for (unit, at) in self.open.values() {
@@ -83,7 +83,7 @@ impl Silence {
             }
         }
         let silent = now.saturating_sub(self.answered.unwrap_or(since).max(since));
-        Silent {
+        WaitingUsers {
             silent_ms: silent.as_millis() as u64,
             waiting: waiting.len() as u64,
             waiting_long: long.len() as u64,
@@ -95,7 +95,7 @@ impl Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::judge::verdict_inputs::Say;
+    use crate::domain::judge::verdict_inputs::TestResult;
     use crate::stats::engine::RequestStart;
 
     fn event(id: u64, at: u64, what: EventKind, after: u64) -> RequestEvent {
@@ -115,20 +115,24 @@ mod tests {
     #[test]
     fn a_new_that_answers_nobody_is_found_and_one_that_is_slow_for_a_few_is_not() {
         let second = Duration::from_secs;
-        let mut silence = Silence::default();
+        let mut silence = Unanswered::default();
         let arrivals: Vec<RequestEvent> = (0..20).map(|id| event(id, 100, EventKind::Arrived, 0)).collect();
         silence.hear(&arrivals, true, second(100));
-        assert_eq!(silence.look(second(104), Some(second(1))).say(), Say::Nothing);
-        assert!(matches!(silence.look(second(106), Some(second(1))).say(), Say::Trips(_)));
-        assert_eq!(silence.look(second(106), Some(second(7))).say(), Say::Nothing, "it is usual");
-        assert_eq!(silence.look(second(106), None).say(), Say::Nothing, "nothing is known");
+        assert_eq!(silence.look(second(104), Some(second(1))).say(), TestResult::Nothing);
+        assert!(matches!(silence.look(second(106), Some(second(1))).say(), TestResult::Trips(_)));
+        assert_eq!(silence.look(second(106), Some(second(7))).say(), TestResult::Nothing, "it is usual");
+        assert_eq!(silence.look(second(106), None).say(), TestResult::Nothing, "nothing is known");
         let answers: Vec<RequestEvent> = (0..18).map(|id| event(id, 100, EventKind::Answered, 4)).collect();
         silence.hear(&answers, true, second(104));
-        assert_eq!(silence.look(second(108), Some(second(1))).say(), Say::Nothing, "two of twenty wait");
+        assert_eq!(
+            silence.look(second(108), Some(second(1))).say(),
+            TestResult::Nothing,
+            "two of twenty wait"
+        );
         // Others are answered in time.
         // A tenth of the users waits for more than ten seconds, but they are only two.
-        assert_eq!(silence.look(second(111), Some(second(1))).say(), Say::Nothing);
+        assert_eq!(silence.look(second(111), Some(second(1))).say(), TestResult::Nothing);
         silence.hear(&[], false, second(112));
-        assert_eq!(silence.look(second(112), Some(second(1))), Silent::default());
+        assert_eq!(silence.look(second(112), Some(second(1))), WaitingUsers::default());
     }
 }

@@ -10,7 +10,7 @@
 //! The evidence of the comparison is the product over every table since it began: it is stored as
 //! its sums, not replayed.
 
-use super::ceiling::{NEAR, RECENT, Sample, Standing, standing};
+use super::ceiling::{CeilingPosition, CeilingSample, NEAR, RECENT, standing};
 use crate::domain::verdict::Cause;
 use crate::stats::engine::Engine;
 use crate::stats::engine::{SIGNALS, Signal};
@@ -31,7 +31,7 @@ const OVERWHELMING_FOR: Duration = Duration::from_secs(60);
 
 /// The result of one of the tests at one look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Say {
+pub enum TestResult {
     Nothing,
     Waits,
     Both,
@@ -40,20 +40,20 @@ pub enum Say {
 
 /// The samples compared with a ceiling.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Crossing {
-    pub minute: Sample,
+pub struct CeilingCrossing {
+    pub minute: CeilingSample,
     /// Decides whether stable is clearly better now; empty with too few users.
-    pub recent: Sample,
+    pub recent: CeilingSample,
     /// The same for any number of users: is `new` still bad?
-    pub all: Sample,
+    pub all: CeilingSample,
     /// The last seconds: an outage that is over justifies no precaution.
-    pub current: Sample,
+    pub current: CeilingSample,
 }
 
 /// A ceiling at one look.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Ceiling {
-    pub of: Crossing,
+pub struct CeilingState {
+    pub of: CeilingCrossing,
     /// The share of bad requests that is too much.
     pub limit: f64,
     /// Without a break.
@@ -64,50 +64,50 @@ pub struct Ceiling {
     pub controlled: bool,
 }
 
-impl Crossing {
+impl CeilingCrossing {
     pub fn is_over(&self, limit: f64) -> bool {
-        standing(&self.minute, limit) != Standing::Under && self.all.new_ratio() > limit
+        standing(&self.minute, limit) != CeilingPosition::Under && self.all.new_ratio() > limit
     }
 }
 
-impl Ceiling {
-    pub fn say(&self) -> Say {
-        let Ceiling { of, limit, .. } = *self;
-        let Crossing { minute, recent, all, current } = of;
+impl CeilingState {
+    pub fn say(&self) -> TestResult {
+        let CeilingState { of, limit, .. } = *self;
+        let CeilingCrossing { minute, recent, all, current } = of;
         if !of.is_over(limit) {
-            return Say::Nothing;
+            return TestResult::Nothing;
         }
         let mut stands = standing(&minute, limit);
         if !self.calm {
-            stands = Standing::Both;
-        } else if standing(&recent, limit) == Standing::New {
-            stands = Standing::New;
+            stands = CeilingPosition::Both;
+        } else if standing(&recent, limit) == CeilingPosition::New {
+            stands = CeilingPosition::New;
         }
         let lasted = self.over_ms >= HOLD.as_millis() as u64;
         match stands {
-            Standing::New => Say::Trips(Cause::Ceiling),
-            Standing::Unclear if lasted || (!self.controlled && minute.requests.stable == 0) => {
-                Say::Trips(Cause::Ceiling)
+            CeilingPosition::New => TestResult::Trips(Cause::Ceiling),
+            CeilingPosition::Unclear if lasted || (!self.controlled && minute.requests.stable == 0) => {
+                TestResult::Trips(Cause::Ceiling)
             }
-            Standing::Both if lasted && minute.clearly_worse() && all.clearly_worse() => {
-                Say::Trips(Cause::Ceiling)
+            CeilingPosition::Both if lasted && minute.clearly_worse() && all.clearly_worse() => {
+                TestResult::Trips(Cause::Ceiling)
             }
-            Standing::Both
+            CeilingPosition::Both
                 if lasted
                     && current.new_ratio() > limit
                     && [minute, current].iter().all(|of| of.stable_ratio() >= NEAR * limit) =>
             {
-                Say::Trips(Cause::BothArms)
+                TestResult::Trips(Cause::BothArms)
             }
-            Standing::Both => Say::Both,
-            Standing::Unclear | Standing::Under => Say::Waits,
+            CeilingPosition::Both => TestResult::Both,
+            CeilingPosition::Unclear | CeilingPosition::Under => TestResult::Waits,
         }
     }
 }
 
 /// The comparison at one look.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Comparison {
+pub struct ComparisonState {
     pub alpha: f64,
     /// The contribution of each of [`Signal::ALL`] to E.
     pub e: [f64; SIGNALS],
@@ -121,7 +121,7 @@ pub struct Comparison {
     /// Stable is no longer in trouble.
     pub calm: bool,
     /// The last ten seconds, by the loudest signal.
-    pub worse: Sample,
+    pub worse: CeilingSample,
     /// How long `new` has been clearly worse in them, without a break.
     pub worse_ms: u64,
     /// How long a deferred comparison has been overwhelming while stable is in trouble, without a
@@ -129,7 +129,7 @@ pub struct Comparison {
     pub overwhelming_ms: u64,
 }
 
-impl Comparison {
+impl ComparisonState {
     pub fn set(&mut self, parts: [[f64; 4]; SIGNALS]) {
         (self.parts, self.e) = (parts, parts.map(|parts| parts.iter().sum()));
     }
@@ -165,18 +165,18 @@ impl Comparison {
         self.worse.clearly_worse() && self.worse.bad.new >= BAD_NOW_MIN
     }
 
-    pub fn say(&self) -> Say {
+    pub fn say(&self) -> TestResult {
         let (crossed, cause) = (self.crossed(), self.loudest().cause());
         if !self.deferred {
-            return if crossed { Say::Trips(cause) } else { Say::Nothing };
+            return if crossed { TestResult::Trips(cause) } else { TestResult::Nothing };
         }
         let lasted = self.worse_ms >= RECENT.as_millis() as u64;
         let overwhelming = self.overwhelming_ms >= OVERWHELMING_FOR.as_millis() as u64;
         match crossed {
-            true if (self.is_worse() && lasted) || overwhelming => Say::Trips(cause),
-            true if self.calm => Say::Waits,
-            true => Say::Both,
-            false => Say::Nothing,
+            true if (self.is_worse() && lasted) || overwhelming => TestResult::Trips(cause),
+            true if self.calm => TestResult::Waits,
+            true => TestResult::Both,
+            false => TestResult::Nothing,
         }
     }
 
@@ -191,7 +191,7 @@ impl Comparison {
 
 /// Users of `new` who wait while slowness is no evidence: in a warm-up, and without a control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Silent {
+pub struct WaitingUsers {
     /// Time since the last answer of `new`.
     pub silent_ms: u64,
     /// Users who have waited for 5 s, and for 10 s.
@@ -207,44 +207,44 @@ const SILENT_MS: u64 = 5_000;
 /// One user in this many waits long.
 const WAITING_LONG: u64 = 20;
 
-impl Silent {
+impl WaitingUsers {
     /// No user is answered, or too many wait too long.
-    pub fn say(&self) -> Say {
+    pub fn say(&self) -> TestResult {
         let nobody = self.silent_ms >= SILENT_MS && self.waiting >= WAITING_MIN;
         let long =
             self.waiting_long >= WAITING_MIN && self.waiting_long.saturating_mul(WAITING_LONG) >= self.users;
-        if nobody || long { Say::Trips(Cause::Latency) } else { Say::Nothing }
+        if nobody || long { TestResult::Trips(Cause::Latency) } else { TestResult::Nothing }
     }
 }
 
 /// All data that a look was judged on.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Grounds {
-    pub comparison: Comparison,
-    pub errors: Ceiling,
-    pub latency: Ceiling,
-    pub silent: Silent,
+pub struct VerdictInputs {
+    pub comparison: ComparisonState,
+    pub errors: CeilingState,
+    pub latency: CeilingState,
+    pub silent: WaitingUsers,
 }
 
-impl Grounds {
+impl VerdictInputs {
     /// The first reason in this order: comparison, failures, slowness, silence.
     pub fn cause(&self) -> Option<Cause> {
         let all = [self.comparison.say(), self.errors.say(), self.latency.say(), self.silent.say()];
         all.into_iter().find_map(|say| match say {
-            Say::Trips(cause) => Some(cause),
-            Say::Nothing | Say::Waits | Say::Both => None,
+            TestResult::Trips(cause) => Some(cause),
+            TestResult::Nothing | TestResult::Waits | TestResult::Both => None,
         })
     }
 }
 
 /// The number of distinct users that `new` failed, and the limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Harm {
+pub struct FailedUserLimit {
     pub users: u64,
     pub users_max: u64,
 }
 
-impl Harm {
+impl FailedUserLimit {
     pub fn is_too_much(&self) -> bool {
         self.users_max > 0 && self.users > self.users_max
     }
@@ -256,10 +256,10 @@ mod tests {
     use crate::stats::hypergeometric_bet::PerArm;
     use proptest::prelude::*;
 
-    fn sample() -> impl Strategy<Value = Sample> {
+    fn sample() -> impl Strategy<Value = CeilingSample> {
         let n = || prop_oneof![0u64..60, any::<u64>()];
         (n(), n(), n(), n())
-            .prop_map(|(a, b, c, d)| Sample { requests: PerArm::new(a, b), bad: PerArm::new(c, d) })
+            .prop_map(|(a, b, c, d)| CeilingSample { requests: PerArm::new(a, b), bad: PerArm::new(c, d) })
     }
 
     proptest! {
@@ -269,19 +269,19 @@ mod tests {
             limit: f64, over_ms: u64, calm: bool, controlled: bool,
             e: [f64; SIGNALS], alpha: f64, failing: u64, deferred: bool, worse in sample(), worse_ms: u64, overwhelming_ms: u64,
         ) {
-            let ceiling = Ceiling { of: Crossing { minute, recent, all, current }, limit, over_ms, calm, controlled };
+            let ceiling = CeilingState { of: CeilingCrossing { minute, recent, all, current }, limit, over_ms, calm, controlled };
             let parts = e.map(|e| [e, 0.0, 0.0, 0.0]);
             let comparison =
-                Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms };
+                ComparisonState { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms };
             let grounds =
-                Grounds { comparison, errors: ceiling, latency: ceiling, silent: Silent::default() };
+                VerdictInputs { comparison, errors: ceiling, latency: ceiling, silent: WaitingUsers::default() };
             prop_assert_eq!(grounds.cause(), grounds.cause());
         }
     }
 
     #[test]
     fn harm_is_more_than_is_allowed_and_no_limit_is_none() {
-        let says = |users, users_max| Harm { users, users_max }.is_too_much();
+        let says = |users, users_max| FailedUserLimit { users, users_max }.is_too_much();
         assert_eq!([says(3, 3), says(4, 3), says(9, 0)], [false, true, false]);
     }
 }

@@ -3,15 +3,15 @@
 //! Invariants: it never trips; it reports nothing as worse once the release is soaked.
 
 use super::*;
-use crate::domain::judge::own_past::{self, Before, Report};
+use crate::domain::judge::own_past::{self, OwnPast, Report};
 
 impl Judge {
     /// The past of `new`.
-    pub fn own_past(&self) -> &Before {
+    pub fn own_past(&self) -> &OwnPast {
         &self.own_past
     }
 
-    pub fn knows_own_past(&mut self, past: Before) {
+    pub fn knows_own_past(&mut self, past: OwnPast) {
         self.own_past = past;
     }
 
@@ -26,7 +26,7 @@ impl Judge {
     }
 
     pub(super) fn is_worse_than_before(&self) -> bool {
-        !self.soaked && matches!(self.own_past.says(), own_past::Says::Worse(_))
+        !self.soaked && matches!(self.own_past.says(), own_past::PastResult::Worse(_))
     }
 
     /// Progress of the signal towards an alarm.

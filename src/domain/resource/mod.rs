@@ -2,7 +2,7 @@
 //! with each other: readings in, a verdict out.
 //!
 //! A single reading is noise: a garbage collection, a scrape in a busy second.
-//! Only [`Limits::in_a_row`] readings that agree have a result: all over a limit is *over*, all
+//! Only [`ResourceLimits::in_a_row`] readings that agree have a result: all over a limit is *over*, all
 //! within is *within*, and any other combination, including a failed reading, is *unclear*.
 //! So an unreachable server is never healthy, and never a trip.
 //!
@@ -16,24 +16,24 @@ use std::sync::Arc;
 
 /// The action when a limit is exceeded; waves hold in either case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum On {
+pub enum ResourceAction {
     #[default]
     Hold,
     /// The watchdog takes `new` out.
     Trip,
 }
 
-impl On {
+impl ResourceAction {
     pub fn label(self) -> &'static str {
         match self {
-            On::Hold => "hold",
-            On::Trip => "trip",
+            ResourceAction::Hold => "hold",
+            ResourceAction::Trip => "trip",
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Limits {
+pub struct ResourceLimits {
     /// For the highest of the servers of `new`.
     pub ceiling: Option<f64>,
     /// The most that `new` may use as a multiple of stable, on an average of their servers.
@@ -46,17 +46,17 @@ pub struct Limits {
 
 /// The use of one arm, over its servers.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Used {
+pub struct ArmUse {
     pub mean: f64,
     pub highest: f64,
 }
 
-impl Used {
+impl ArmUse {
     /// `None` without a server.
-    pub fn of(servers: &[f64]) -> Option<Used> {
+    pub fn of(servers: &[f64]) -> Option<ArmUse> {
         let mean = servers.iter().sum::<f64>() / servers.len() as f64;
         let highest = servers.iter().copied().max_by(f64::total_cmp)?;
-        Some(Used { mean, highest }).filter(Used::is_a_number)
+        Some(ArmUse { mean, highest }).filter(ArmUse::is_a_number)
     }
 
     fn is_a_number(&self) -> bool {
@@ -66,13 +66,13 @@ impl Used {
 
 /// Both arms at one time; `None`: unreadable.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
-pub struct Reading {
-    pub new: Option<Used>,
-    pub stable: Option<Used>,
+pub struct ResourceReading {
+    pub new: Option<ArmUse>,
+    pub stable: Option<ArmUse>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Say {
+pub enum ResourceResult {
     Within,
     Over(Limit),
     /// Both arms are over the ceiling: not blamed on `new`.
@@ -89,15 +89,15 @@ pub enum Limit {
 
 /// All data that a verdict depends on.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Grounds {
+pub struct ResourceInputs {
     pub name: Arc<str>,
-    pub on: On,
-    pub limits: Limits,
+    pub on: ResourceAction,
+    pub limits: ResourceLimits,
     /// Does the hash put users into both arms?
     pub controlled: bool,
-    /// The last readings, of which [`Limits::in_a_row`] count; the newest last.
+    /// The last readings, of which [`ResourceLimits::in_a_row`] count; the newest last.
     /// Empty: none is recent.
-    pub readings: Vec<Reading>,
+    pub readings: Vec<ResourceReading>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,41 +108,43 @@ enum Stands {
     Unknown,
 }
 
-impl Grounds {
-    pub fn say(&self) -> Say {
+impl ResourceInputs {
+    pub fn say(&self) -> ResourceResult {
         let needed = self.limits.in_a_row.max(1);
-        let Some(from) = self.readings.len().checked_sub(needed) else { return Say::Unclear };
-        let all = |stands: Stands, how: fn(&Grounds, &Reading) -> Stands| {
+        let Some(from) = self.readings.len().checked_sub(needed) else { return ResourceResult::Unclear };
+        let all = |stands: Stands, how: fn(&ResourceInputs, &ResourceReading) -> Stands| {
             self.readings[from..].iter().all(|reading| how(self, reading) == stands)
         };
         match () {
-            () if all(Stands::Over, Grounds::by_ceiling) => Say::Over(Limit::Ceiling),
-            () if all(Stands::Over, Grounds::by_stable) => Say::Over(Limit::TimesStable),
-            () if all(Stands::Both, Grounds::by_ceiling) => Say::Both,
-            () if all(Stands::Within, Grounds::by_ceiling) && all(Stands::Within, Grounds::by_stable) => {
-                Say::Within
+            () if all(Stands::Over, ResourceInputs::by_ceiling) => ResourceResult::Over(Limit::Ceiling),
+            () if all(Stands::Over, ResourceInputs::by_stable) => ResourceResult::Over(Limit::TimesStable),
+            () if all(Stands::Both, ResourceInputs::by_ceiling) => ResourceResult::Both,
+            () if all(Stands::Within, ResourceInputs::by_ceiling)
+                && all(Stands::Within, ResourceInputs::by_stable) =>
+            {
+                ResourceResult::Within
             }
-            () => Say::Unclear,
+            () => ResourceResult::Unclear,
         }
     }
 
     /// Is it a reason to take `new` out?
     pub fn trips(&self) -> bool {
-        self.on == On::Trip && matches!(self.say(), Say::Over(_))
+        self.on == ResourceAction::Trip && matches!(self.say(), ResourceResult::Over(_))
     }
 
     /// The number of the newest readings in a row that exceed one of the limits; at most
-    /// [`Limits::in_a_row`].
+    /// [`ResourceLimits::in_a_row`].
     pub fn over(&self) -> usize {
-        let row = |how: fn(&Grounds, &Reading) -> Stands| {
+        let row = |how: fn(&ResourceInputs, &ResourceReading) -> Stands| {
             self.readings.iter().rev().take_while(|r| how(self, r) == Stands::Over).count()
         };
-        row(Grounds::by_ceiling).max(row(Grounds::by_stable)).min(self.limits.in_a_row.max(1))
+        row(ResourceInputs::by_ceiling).max(row(ResourceInputs::by_stable)).min(self.limits.in_a_row.max(1))
     }
 
-    fn by_ceiling(&self, of: &Reading) -> Stands {
+    fn by_ceiling(&self, of: &ResourceReading) -> Stands {
         let Some(ceiling) = self.limits.ceiling else { return Stands::Within };
-        let over = |used: Option<Used>| used.filter(Used::is_a_number).map(|used| used.highest > ceiling);
+        let over = |used: Option<ArmUse>| used.filter(ArmUse::is_a_number).map(|used| used.highest > ceiling);
         match (over(of.new), over(of.stable), self.controlled) {
             (None, ..) => Stands::Unknown,
             (Some(false), ..) => Stands::Within,
@@ -152,12 +154,12 @@ impl Grounds {
         }
     }
 
-    fn by_stable(&self, of: &Reading) -> Stands {
+    fn by_stable(&self, of: &ResourceReading) -> Stands {
         let Some(times) = self.limits.times_stable_max.filter(|_| self.controlled) else {
             return Stands::Within;
         };
         let known =
-            |used: Option<Used>| used.filter(Used::is_a_number).map(|u| u.mean.max(self.limits.floor));
+            |used: Option<ArmUse>| used.filter(ArmUse::is_a_number).map(|u| u.mean.max(self.limits.floor));
         match (known(of.new), known(of.stable)) {
             (Some(new), Some(stable)) if new > times * stable => Stands::Over,
             (Some(_), Some(_)) => Stands::Within,
@@ -167,9 +169,9 @@ impl Grounds {
 
     /// A description for people, with the numbers.
     pub fn detail(&self) -> String {
-        let Limits { ceiling, times_stable_max, in_a_row, .. } = self.limits;
+        let ResourceLimits { ceiling, times_stable_max, in_a_row, .. } = self.limits;
         let newest = self.readings.last().copied().unwrap_or_default();
-        let shown = |used: Option<Used>| match used {
+        let shown = |used: Option<ArmUse>| match used {
             Some(used) if used.mean != used.highest => {
                 format!("{} (highest {})", short(used.mean), short(used.highest))
             }
@@ -183,11 +185,11 @@ impl Grounds {
             false => "no control: ceiling only".to_owned(),
         }));
         let told = match self.say() {
-            Say::Over(_) => format!("over it in {in_a_row} readings in a row"),
-            Say::Both => "both versions are over it: not blamed on new".to_owned(),
-            Say::Within => format!("within it in {in_a_row} readings in a row"),
-            Say::Unclear if self.readings.is_empty() => "no reading yet".to_owned(),
-            Say::Unclear => format!("{} of {in_a_row} readings in a row are over it", self.over()),
+            ResourceResult::Over(_) => format!("over it in {in_a_row} readings in a row"),
+            ResourceResult::Both => "both versions are over it: not blamed on new".to_owned(),
+            ResourceResult::Within => format!("within it in {in_a_row} readings in a row"),
+            ResourceResult::Unclear if self.readings.is_empty() => "no reading yet".to_owned(),
+            ResourceResult::Unclear => format!("{} of {in_a_row} readings in a row are over it", self.over()),
         };
         let (name, limits) = (&self.name, limits.join(", "));
         format!("{name}: new {}, stable {}; {limits}; {told}", shown(newest.new), shown(newest.stable))
@@ -215,16 +217,21 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn used(mean: f64) -> Option<Used> {
-        Used::of(&[mean])
+    fn used(mean: f64) -> Option<ArmUse> {
+        ArmUse::of(&[mean])
     }
 
-    pub(crate) fn grounds(readings: &[(f64, f64)]) -> Grounds {
-        let reading = |(new, stable): &(f64, f64)| Reading { new: used(*new), stable: used(*stable) };
-        Grounds {
+    pub(crate) fn grounds(readings: &[(f64, f64)]) -> ResourceInputs {
+        let reading = |(new, stable): &(f64, f64)| ResourceReading { new: used(*new), stable: used(*stable) };
+        ResourceInputs {
             name: "cpu".into(),
-            on: On::Trip,
-            limits: Limits { ceiling: Some(10.0), times_stable_max: Some(2.0), floor: 0.5, in_a_row: 3 },
+            on: ResourceAction::Trip,
+            limits: ResourceLimits {
+                ceiling: Some(10.0),
+                times_stable_max: Some(2.0),
+                floor: 0.5,
+                in_a_row: 3,
+            },
             controlled: true,
             readings: readings.iter().map(reading).collect(),
         }
@@ -233,26 +240,26 @@ pub(crate) mod tests {
     #[test]
     fn only_readings_that_all_say_the_same_say_anything() {
         let nan = f64::NAN;
-        let table: &[(&[(f64, f64)], Say)] = &[
-            (&[], Say::Unclear),
-            (&[(1.0, 1.0); 2], Say::Unclear),
-            (&[(1.0, 1.0); 3], Say::Within),
-            (&[(11.0, 9.0); 3], Say::Over(Limit::Ceiling)),
-            (&[(3.0, 1.0); 3], Say::Over(Limit::TimesStable)),
+        let table: &[(&[(f64, f64)], ResourceResult)] = &[
+            (&[], ResourceResult::Unclear),
+            (&[(1.0, 1.0); 2], ResourceResult::Unclear),
+            (&[(1.0, 1.0); 3], ResourceResult::Within),
+            (&[(11.0, 9.0); 3], ResourceResult::Over(Limit::Ceiling)),
+            (&[(3.0, 1.0); 3], ResourceResult::Over(Limit::TimesStable)),
             // One spike, at either end.
-            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Unclear),
-            (&[(1.0, 1.0), (1.0, 1.0), (30.0, 1.0)], Say::Unclear),
+            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0)], ResourceResult::Unclear),
+            (&[(1.0, 1.0), (1.0, 1.0), (30.0, 1.0)], ResourceResult::Unclear),
             // Older ones are dropped.
-            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0)], Say::Within),
+            (&[(3.0, 1.0), (1.0, 1.0), (1.0, 1.0), (1.0, 1.0)], ResourceResult::Within),
             // A failed reading is neither.
-            (&[(1.0, 1.0), (nan, 1.0), (1.0, 1.0)], Say::Unclear),
-            (&[(11.0, 1.0), (11.0, 1.0), (nan, 1.0)], Say::Unclear),
-            (&[(11.0, nan); 3], Say::Unclear),
-            (&[(11.0, 11.0); 3], Say::Both),
+            (&[(1.0, 1.0), (nan, 1.0), (1.0, 1.0)], ResourceResult::Unclear),
+            (&[(11.0, 1.0), (11.0, 1.0), (nan, 1.0)], ResourceResult::Unclear),
+            (&[(11.0, nan); 3], ResourceResult::Unclear),
+            (&[(11.0, 11.0); 3], ResourceResult::Both),
             // Below the floor there is no difference.
-            (&[(0.4, 0.01); 3], Say::Within),
-            (&[(1.0, 0.0); 3], Say::Within),
-            (&[(1.1, 0.0); 3], Say::Over(Limit::TimesStable)),
+            (&[(0.4, 0.01); 3], ResourceResult::Within),
+            (&[(1.0, 0.0); 3], ResourceResult::Within),
+            (&[(1.1, 0.0); 3], ResourceResult::Over(Limit::TimesStable)),
         ];
         for (readings, say) in table {
             assert_eq!(grounds(readings).say(), *say, "{readings:?}");
@@ -262,23 +269,23 @@ pub(crate) mod tests {
 
     #[test]
     fn without_a_control_only_the_ceiling_holds_and_stable_is_not_asked_about() {
-        let of = |readings| Grounds { controlled: false, ..grounds(readings) }.say();
-        assert_eq!(of(&[(3.0, 1.0); 3]), Say::Within);
-        assert_eq!(of(&[(3.0, f64::NAN); 3]), Say::Within);
-        assert_eq!(of(&[(11.0, f64::NAN); 3]), Say::Over(Limit::Ceiling));
-        assert_eq!(of(&[(11.0, 11.0); 3]), Say::Over(Limit::Ceiling));
-        assert_eq!(of(&[(f64::NAN, 1.0); 3]), Say::Unclear);
+        let of = |readings| ResourceInputs { controlled: false, ..grounds(readings) }.say();
+        assert_eq!(of(&[(3.0, 1.0); 3]), ResourceResult::Within);
+        assert_eq!(of(&[(3.0, f64::NAN); 3]), ResourceResult::Within);
+        assert_eq!(of(&[(11.0, f64::NAN); 3]), ResourceResult::Over(Limit::Ceiling));
+        assert_eq!(of(&[(11.0, 11.0); 3]), ResourceResult::Over(Limit::Ceiling));
+        assert_eq!(of(&[(f64::NAN, 1.0); 3]), ResourceResult::Unclear);
     }
 
     #[test]
     fn the_comparison_is_of_averages_and_the_ceiling_of_the_highest() {
         let of = |new: &[f64], stable: &[f64]| {
-            let reading = Reading { new: Used::of(new), stable: Used::of(stable) };
-            Grounds { readings: vec![reading; 3], ..grounds(&[]) }.say()
+            let reading = ResourceReading { new: ArmUse::of(new), stable: ArmUse::of(stable) };
+            ResourceInputs { readings: vec![reading; 3], ..grounds(&[]) }.say()
         };
-        assert_eq!(of(&[1.0, 11.0], &[6.0, 6.0]), Say::Over(Limit::Ceiling));
-        assert_eq!(of(&[1.0, 5.0], &[2.0, 2.0]), Say::Within);
-        assert_eq!(of(&[], &[2.0]), Say::Unclear);
+        assert_eq!(of(&[1.0, 11.0], &[6.0, 6.0]), ResourceResult::Over(Limit::Ceiling));
+        assert_eq!(of(&[1.0, 5.0], &[2.0, 2.0]), ResourceResult::Within);
+        assert_eq!(of(&[], &[2.0]), ResourceResult::Unclear);
     }
 
     #[test]
@@ -298,13 +305,13 @@ pub(crate) mod tests {
             ceiling: Option<f64>, times: Option<f64>, floor: f64, in_a_row in 0usize..9, controlled: bool,
             readings in proptest::collection::vec((any::<f64>(), any::<f64>(), any::<f64>()), 0..9),
         ) {
-            let limits = Limits { ceiling, times_stable_max: times, floor, in_a_row };
-            let reading = |(a, b, c): &(f64, f64, f64)| Reading {
-                new: Some(Used { mean: *a, highest: *b }),
-                stable: Some(Used { mean: *c, highest: *c }),
+            let limits = ResourceLimits { ceiling, times_stable_max: times, floor, in_a_row };
+            let reading = |(a, b, c): &(f64, f64, f64)| ResourceReading {
+                new: Some(ArmUse { mean: *a, highest: *b }),
+                stable: Some(ArmUse { mean: *c, highest: *c }),
             };
             let readings = readings.iter().map(reading).collect();
-            let of = Grounds { name: "x".into(), on: On::Trip, limits, controlled, readings };
+            let of = ResourceInputs { name: "x".into(), on: ResourceAction::Trip, limits, controlled, readings };
             prop_assert_eq!(of.say(), of.say());
             prop_assert!(of.over() <= in_a_row.max(1) && !of.detail().is_empty());
         }

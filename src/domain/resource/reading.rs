@@ -13,7 +13,7 @@
 //!
 //! Invariants: the text comes from outside, and nothing in it causes a panic. A line of a wanted
 //! series that cannot be parsed is a fault, never skipped: half a sum is worse than none. A missing
-//! or reset series, and a value that is no number, is a [`Lack`], never a zero.
+//! or reset series, and a value that is no number, is a [`NoReading`], never a zero.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ struct Matcher {
 
 /// The sums of an expression's series at one scrape.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sums {
+pub struct SeriesSums {
     /// Monotonic.
     pub at: Duration,
     /// In the order of [`Expression::series`]; `None`: no such series.
@@ -55,7 +55,7 @@ pub struct Sums {
 
 /// Why there is no reading.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Lack {
+pub enum NoReading {
     #[error("there is no series {0}")]
     NoSeries(String),
     #[error("a rate needs a second scrape")]
@@ -126,32 +126,32 @@ impl Expression {
 
     /// # Errors
     /// Why there is no reading now.
-    pub fn value(&self, before: Option<&Sums>, now: &Sums) -> Result<f64, Lack> {
+    pub fn value(&self, before: Option<&SeriesSums>, now: &SeriesSums) -> Result<f64, NoReading> {
         let mut values = vec![];
         for (i, Term { rate, series }) in self.terms.iter().enumerate() {
             let name = || series.name.clone();
-            let at = |sums: &Sums| sums.of.get(i).copied().flatten();
-            let sum = at(now).ok_or_else(|| Lack::NoSeries(name()))?;
+            let at = |sums: &SeriesSums| sums.of.get(i).copied().flatten();
+            let sum = at(now).ok_or_else(|| NoReading::NoSeries(name()))?;
             values.push(match rate {
                 false => sum,
                 true => {
                     // A counter with labels appears with the first event that it counts.
-                    let before = before.ok_or(Lack::First)?;
+                    let before = before.ok_or(NoReading::First)?;
                     let (grown, time) = (sum - at(before).unwrap_or(0.0), now.at.saturating_sub(before.at));
                     match () {
-                        () if grown < 0.0 => return Err(Lack::Reset(name())),
-                        () if time.is_zero() => return Err(Lack::First),
+                        () if grown < 0.0 => return Err(NoReading::Reset(name())),
+                        () if time.is_zero() => return Err(NoReading::First),
                         () => grown / time.as_secs_f64(),
                     }
                 }
             });
         }
         let value = match values[..] {
-            [_, 0.0] => return Err(Lack::Zero(self.terms[1].series.name.clone())),
+            [_, 0.0] => return Err(NoReading::Zero(self.terms[1].series.name.clone())),
             [top, below] => top / below,
             _ => values[0],
         };
-        if value.is_finite() { Ok(value) } else { Err(Lack::NotANumber(self.text.clone())) }
+        if value.is_finite() { Ok(value) } else { Err(NoReading::NotANumber(self.text.clone())) }
     }
 }
 
@@ -302,9 +302,9 @@ mod tests {
         sums(text, &of.series().collect::<Vec<_>>()).unwrap()
     }
 
-    fn gauge(text: &str) -> Result<f64, Lack> {
+    fn gauge(text: &str) -> Result<f64, NoReading> {
         let of = expression(text);
-        of.value(None, &Sums { at: Duration::ZERO, of: sums_of(PAGE, &of) })
+        of.value(None, &SeriesSums { at: Duration::ZERO, of: sums_of(PAGE, &of) })
     }
 
     #[test]
@@ -317,10 +317,10 @@ mod tests {
         assert_eq!(gauge("process_resident_memory_bytes"), Ok(1.5e9));
         assert_eq!(gauge("temperature"), Ok(-4.0));
         assert_eq!(gauge("with_exemplar_total / process_cpu_seconds_total"), Ok(0.56));
-        assert_eq!(gauge("nothing"), Err(Lack::NoSeries("nothing".into())));
+        assert_eq!(gauge("nothing"), Err(NoReading::NoSeries("nothing".into())));
         assert_eq!(
             gauge("http_requests_total{code=\"404\"}"),
-            Err(Lack::NoSeries("http_requests_total".into()))
+            Err(NoReading::NoSeries("http_requests_total".into()))
         );
         for wrong in ["ratio", "forever", "temperature/forever{}/"] {
             assert!(Expression::parse(wrong).map_or(true, |_| gauge(wrong).is_err()), "{wrong}");
@@ -330,16 +330,19 @@ mod tests {
     #[test]
     fn a_rate_is_the_growth_since_the_scrape_before() {
         let of = expression("rate(a_total) / rate(b_total{x=\"1\"})");
-        let at = |s: u64, a: Option<f64>, b: Option<f64>| Sums { at: Duration::from_secs(s), of: vec![a, b] };
+        let at = |s: u64, a: Option<f64>, b: Option<f64>| SeriesSums {
+            at: Duration::from_secs(s),
+            of: vec![a, b],
+        };
         let (first, second) = (at(10, Some(5.0), Some(100.0)), at(20, Some(6.0), Some(120.0)));
-        assert_eq!(of.value(None, &first), Err(Lack::First));
+        assert_eq!(of.value(None, &first), Err(NoReading::First));
         assert_eq!(of.value(Some(&first), &second), Ok(0.05));
-        assert_eq!(of.value(Some(&second), &first), Err(Lack::Reset("a_total".into())));
+        assert_eq!(of.value(Some(&second), &first), Err(NoReading::Reset("a_total".into())));
         let still = at(30, Some(7.0), Some(120.0));
-        assert_eq!(of.value(Some(&second), &still), Err(Lack::Zero("b_total".into())));
+        assert_eq!(of.value(Some(&second), &still), Err(NoReading::Zero("b_total".into())));
         let appeared = expression("rate(a_total)");
         assert_eq!(appeared.value(Some(&at(0, None, None)), &at(10, Some(5.0), None)), Ok(0.5));
-        assert_eq!(appeared.value(Some(&first), &at(10, Some(9.0), None)), Err(Lack::First));
+        assert_eq!(appeared.value(Some(&first), &at(10, Some(9.0), None)), Err(NoReading::First));
         assert!(appeared.is_bare_rate() && !of.is_bare_rate() && !expression("a").is_bare_rate());
     }
 
@@ -393,8 +396,8 @@ mod tests {
                 let wanted: Vec<_> = of.series().collect();
                 let Ok(found) = sums(&text, &wanted) else { continue };
                 prop_assert_eq!(found.len(), wanted.len());
-                let now = Sums { at: Duration::from_secs(1), of: found };
-                for before in [None, Some(&Sums { at: Duration::ZERO, of: vec![Some(0.0); 2] })] {
+                let now = SeriesSums { at: Duration::from_secs(1), of: found };
+                for before in [None, Some(&SeriesSums { at: Duration::ZERO, of: vec![Some(0.0); 2] })] {
                     prop_assert!(of.value(before, &now).is_ok_and(f64::is_finite) || of.value(before, &now).is_err());
                 }
             }

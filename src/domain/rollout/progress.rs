@@ -5,23 +5,23 @@
 //! whose reach does not exceed the current one, or before the first. So an edit that only renames
 //! waves raises nothing.
 
-use crate::domain::wave::{Course, Reach, Wave};
+use crate::domain::wave::{Exposure, Strategy, Wave};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Progress {
+pub struct PlanProgress {
     /// The name of the current wave.
     pub wave: String,
     /// Its reach, or its last reach in the file.
-    pub reach: Reach,
+    pub reach: Exposure,
     /// It is the last one, and passed its gates.
     pub finished: bool,
     /// Number of the ledger entry that records its opening; 0: not recorded yet.
     pub entry: u64,
 }
 
-impl Progress {
-    pub fn entering(wave: &Wave) -> Progress {
-        Progress { wave: wave.name.clone(), reach: wave.reach, finished: false, entry: 0 }
+impl PlanProgress {
+    pub fn entering(wave: &Wave) -> PlanProgress {
+        PlanProgress { wave: wave.name.clone(), reach: wave.reach, finished: false, entry: 0 }
     }
 
     /// The index of the current wave.
@@ -31,16 +31,24 @@ impl Progress {
 
     /// The progress after `before` under another file.
     /// `standing`: the reach in force if there is no progress, as for a weight set by hand.
-    pub fn under(before: Option<&Progress>, course: Course<'_>, standing: Reach) -> Option<Progress> {
-        let Course::Waves(waves) = course else { return None };
+    pub fn under(
+        before: Option<&PlanProgress>,
+        course: Strategy<'_>,
+        standing: Exposure,
+    ) -> Option<PlanProgress> {
+        let Strategy::Waves(waves) = course else { return None };
         if let Some((known, place)) = before.and_then(|b| Some((b, b.place(waves)?))) {
             let same = known.reach == waves[place].reach && place + 1 == waves.len();
             let finished = known.finished && same;
-            return Some(Progress { finished, entry: known.entry, ..Progress::entering(&waves[place]) });
+            return Some(PlanProgress {
+                finished,
+                entry: known.entry,
+                ..PlanProgress::entering(&waves[place])
+            });
         }
         let come = before.map_or(standing, |b| b.reach);
         let no_further =
             |w: &&Wave| w.until_complete.weight <= come.weight && w.reach.segments <= come.segments;
-        waves.iter().rfind(no_further).map(Progress::entering)
+        waves.iter().rfind(no_further).map(PlanProgress::entering)
     }
 }

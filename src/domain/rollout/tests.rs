@@ -8,8 +8,8 @@ mod versions;
 
 use super::*;
 use crate::domain::gates::tests::{good, silent};
-use crate::domain::gates::{DoorState, Hours, Input as Facts, Proof};
-use crate::domain::rollout::wave_controller::{Act, Climb, Held, Spent, Standing};
+use crate::domain::gates::{GateInput as Facts, OpenHoursState, PromotionState, WaveEvidence};
+use crate::domain::rollout::wave_controller::{HeldWave, WaveAction, WaveController, WavePosition, WaveTime};
 use crate::domain::wave::door_after;
 use crate::domain::wave::tests::waves;
 use std::time::Duration;
@@ -45,8 +45,8 @@ fn freeze(weight: Weight) -> Freeze {
 /// results.
 #[derive(Clone)]
 struct Rollout {
-    memory: Memory,
-    climb: Climb,
+    memory: ReleaseState,
+    climb: WaveController,
     now: Duration,
     attempt: u64,
     plan: Vec<Wave>,
@@ -63,15 +63,15 @@ struct Rollout {
     durable: bool,
     stage: u64,
     /// The inputs of the current stage.
-    staged: (Force, Option<String>),
-    told: Vec<Act>,
+    staged: (Effective, Option<String>),
+    told: Vec<WaveAction>,
     /// The watched time of the stage, until when, and whether the watchdog is blind now.
     watched: Duration,
     looked: Duration,
     blind: bool,
-    before: Spent,
-    spent: Spent,
-    held: Option<Held>,
+    before: WaveTime,
+    spent: WaveTime,
+    held: Option<HeldWave>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -86,8 +86,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 impl Rollout {
     fn new() -> Rollout {
         Rollout {
-            memory: Memory::default(),
-            climb: Climb::new(0, Duration::ZERO),
+            memory: ReleaseState::default(),
+            climb: WaveController::new(0, Duration::ZERO),
             now: Duration::ZERO,
             attempt: 1,
             plan: vec![],
@@ -100,26 +100,26 @@ impl Rollout {
             hours_open: true,
             durable: true,
             stage: 0,
-            staged: (Force::Held, None),
+            staged: (Effective::Held, None),
             told: vec![],
             watched: Duration::ZERO,
             looked: Duration::ZERO,
             blind: false,
-            before: Spent::default(),
-            spent: Spent::default(),
+            before: WaveTime::default(),
+            spent: WaveTime::default(),
             held: None,
         }
     }
 
-    fn course(&self) -> Course<'_> {
+    fn course(&self) -> Strategy<'_> {
         match self.plan.is_empty() {
-            true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
-            false => Course::Waves(&self.plan),
+            true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
+            false => Strategy::Waves(&self.plan),
         }
     }
 
-    fn force(&self) -> (Force, Option<Hold>) {
-        let now = Circumstances { stop_file: self.stop_file };
+    fn force(&self) -> (Effective, Option<Hold>) {
+        let now = Conditions { stop_file: self.stop_file };
         force(&self.memory, self.memory.reach(self.course()), self.attempt, now)
     }
 
@@ -142,10 +142,10 @@ impl Rollout {
         self.staged = staged;
     }
 
-    fn apply(&mut self, input: Input<'_>) -> Step {
+    fn apply(&mut self, input: RolloutInput<'_>) -> RolloutStep {
         let (memory, what) = step(&self.memory, input);
         self.memory = memory;
-        self.restage(matches!(what, Step::Resumed | Step::Rearmed | Step::VersionBegun));
+        self.restage(matches!(what, RolloutStep::Resumed | RolloutStep::Rearmed | RolloutStep::VersionBegun));
         what
     }
 
@@ -154,11 +154,11 @@ impl Rollout {
     fn edit(&mut self, change: impl FnOnce(&mut Rollout)) {
         let before = self.clone();
         change(self);
-        let standing = version::Standing {
+        let standing = version::VersionState {
             complete: before.is_complete(),
             reach: match before.force().0 {
-                Force::At(reach) => reach,
-                Force::Held => Reach::NOBODY,
+                Effective::At(reach) => reach,
+                Effective::Held => Exposure::NOBODY,
             },
             held: before.memory.guards_versions(),
         };
@@ -185,31 +185,32 @@ impl Rollout {
 
     fn configure(&mut self, change: VersionChange, weight_edited: bool) {
         let standing = match self.staged.0 {
-            Force::At(reach) => reach,
-            Force::Held => Reach::NOBODY,
+            Effective::At(reach) => reach,
+            Effective::Held => Exposure::NOBODY,
         };
         let plan = self.plan.clone();
         let course = match plan.is_empty() {
-            true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
-            false => Course::Waves(&plan),
+            true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
+            false => Strategy::Waves(&plan),
         };
         let (attempt, versions) = (self.attempt, self.versions());
-        let configured = Input::Configure { attempt, course, standing, versions, change, weight_edited };
+        let configured =
+            RolloutInput::Configure { attempt, course, standing, versions, change, weight_edited };
         let (memory, what) = step(&self.memory, configured);
         self.memory = memory;
         if self.stop_file {
-            self.memory = step(&self.memory, Input::Stop { course }).0;
+            self.memory = step(&self.memory, RolloutInput::Stop { course }).0;
         }
-        self.restage(matches!(what, Step::Rearmed | Step::VersionBegun));
+        self.restage(matches!(what, RolloutStep::Rearmed | RolloutStep::VersionBegun));
     }
 
-    fn look(&mut self) -> Act {
+    fn look(&mut self) -> WaveAction {
         let passed = self.now - std::mem::replace(&mut self.looked, self.now);
         if !self.blind {
             self.watched += passed;
         }
         let plan = self.plan.clone();
-        let standing = Standing {
+        let standing = WavePosition {
             stage: self.stage,
             waves: &plan,
             present: self.memory.present(&plan),
@@ -220,10 +221,10 @@ impl Rollout {
             before: self.before,
         };
         if plan.is_empty() {
-            return Act::Wait;
+            return WaveAction::Wait;
         }
         let baked = self.watched;
-        let proof = standing.present.map(|i| Proof {
+        let proof = standing.present.map(|i| WaveEvidence {
             baked,
             bake: plan[i].bake,
             controlled: plan[i].controlled(),
@@ -237,26 +238,28 @@ impl Rollout {
                 }
             }
         });
-        let hours = Some(Hours { text: "hours".into(), open: self.hours_open, next: None });
-        let door = door_after(&plan, standing.present).map(|door| DoorState { door, hours });
+        let hours = Some(OpenHoursState { text: "hours".into(), open: self.hours_open, next: None });
+        let door = door_after(&plan, standing.present).map(|door| PromotionState { door, hours });
         let facts = Facts { proof, door, durable: self.durable, barred_by: None };
         let outlook = self.climb.look(&standing, Some(facts), self.now);
         (self.spent, self.held) = (outlook.spent, outlook.held);
         assert!(self.spent.is_plausible(), "{:?}", self.spent);
         match outlook.act {
-            Act::Open => assert!(matches!(
-                self.apply(Input::Open { waves: &plan, opener: Opener::Gates }),
-                Step::Opened(_)
+            WaveAction::Open => assert!(matches!(
+                self.apply(RolloutInput::Open { waves: &plan, opener: Opener::Gates }),
+                RolloutStep::Opened(_)
             )),
-            Act::Finish => assert_eq!(self.apply(Input::Finish { waves: &plan }), Step::Finished),
-            Act::Wait | Act::TellHold => {}
+            WaveAction::Finish => {
+                assert_eq!(self.apply(RolloutInput::Finish { waves: &plan }), RolloutStep::Finished)
+            }
+            WaveAction::Wait | WaveAction::TellHold => {}
         }
-        if outlook.act != Act::Wait {
+        if outlook.act != WaveAction::Wait {
             self.told.push(outlook.act);
         }
         // The clock of another stage starts at its beginning.
-        if outlook.act == Act::Open {
-            self.climb = Climb::new(self.stage, self.now);
+        if outlook.act == WaveAction::Open {
+            self.climb = WaveController::new(self.stage, self.now);
         }
         outlook.act
     }
@@ -302,10 +305,10 @@ impl Rollout {
                 if self.stop_file {
                     let plan = self.plan.clone();
                     let course = match plan.is_empty() {
-                        true => Course::ByHand(Reach { weight: self.by_hand, segments: 0 }),
-                        false => Course::Waves(&plan),
+                        true => Strategy::ByHand(Exposure { weight: self.by_hand, segments: 0 }),
+                        false => Strategy::Waves(&plan),
                     };
-                    self.memory = step(&self.memory, Input::Stop { course }).0;
+                    self.memory = step(&self.memory, RolloutInput::Stop { course }).0;
                 }
                 self.restage(false);
             }
@@ -319,7 +322,7 @@ impl Rollout {
             "restart" => {
                 // Memory is on disk, and so is the time of the stage, if it continues.
                 (self.now, self.looked) = (Duration::ZERO, Duration::ZERO);
-                self.climb = Climb::new(u64::MAX, Duration::ZERO);
+                self.climb = WaveController::new(u64::MAX, Duration::ZERO);
                 (self.before, self.watched) = (self.spent, self.spent.watched);
                 // The file may have been edited while the process was down.
                 self.set_servers(rest);
@@ -327,8 +330,8 @@ impl Rollout {
                     self.memory.versions.change(&self.versions(), self.attempt > self.memory.attempt, None);
                 self.configure(change, false);
             }
-            "trip" => drop(self.apply(Input::Trip(trip()))),
-            "freeze" => drop(self.apply(Input::Freeze(freeze(self.weight())))),
+            "trip" => drop(self.apply(RolloutInput::Trip(trip()))),
+            "freeze" => drop(self.apply(RolloutInput::Freeze(freeze(self.weight())))),
             "resume" => {
                 let (ends, at) = rest.split_once(' ').unwrap_or((rest, ""));
                 // Like the writer: no further than the current wave.
@@ -338,23 +341,23 @@ impl Rollout {
                 let ends = HoldKind::parse(ends).unwrap();
                 // Like the writer: an existing stop file is removed first.
                 if !(ends == HoldKind::Hold && self.stop_file) {
-                    self.apply(Input::Resume { ends, at });
+                    self.apply(RolloutInput::Resume { ends, at });
                 }
             }
             "pause" => {
                 let (actor, reason) = ("ann".into(), "lunch".into());
-                self.apply(Input::Pause(Pause { at_ms: 0, actor, reason, entry: 0 }));
+                self.apply(RolloutInput::Pause(Pause { at_ms: 0, actor, reason, entry: 0 }));
             }
             "maintain" => {
                 let (change, actor, reason) = ("CHG-1".into(), "ann".into(), String::new());
                 let of = Maintenance { change, at_ms: 0, until_ms: 1, actor, reason, entry: 0 };
-                self.apply(Input::Maintain(of));
+                self.apply(RolloutInput::Maintain(of));
             }
-            "maintained" => drop(self.apply(Input::EndMaintenance)),
+            "maintained" => drop(self.apply(RolloutInput::EndMaintenance)),
             "promote" => {
                 // Like the writer: not during a hold.
                 if self.force().1.is_none() {
-                    self.apply(Input::Open { waves: &plan, opener: Opener::Person });
+                    self.apply(RolloutInput::Open { waves: &plan, opener: Opener::Person });
                 }
             }
             other => panic!("no command `{other}`"),
@@ -364,7 +367,7 @@ impl Rollout {
 
     fn is_complete(&self) -> bool {
         let (force, hold) = self.force();
-        State::of(&self.memory, self.course(), hold.as_ref(), force) == State::Complete
+        RolloutState::of(&self.memory, self.course(), hold.as_ref(), force) == RolloutState::Complete
     }
 
     fn set_servers(&mut self, text: &str) {
@@ -378,7 +381,7 @@ impl Rollout {
             return "refused".to_owned();
         }
         let (force, hold) = self.force();
-        let state = State::of(&self.memory, self.course(), hold.as_ref(), force);
+        let state = RolloutState::of(&self.memory, self.course(), hold.as_ref(), force);
         let wave = self.wave().map_or("-", |w| w.name.as_str());
         format!("{} {wave} {}", state.label(), force.weight())
     }
@@ -423,7 +426,7 @@ fn the_whole_climb() {
          trip
          resume rollback        -> progressing testers 0%"
     ));
-    assert_eq!(rollout.told.iter().filter(|a| **a == Act::Open).count(), 4, "{:?}", rollout.told);
+    assert_eq!(rollout.told.iter().filter(|a| **a == WaveAction::Open).count(), 4, "{:?}", rollout.told);
 }
 
 #[test]
@@ -478,7 +481,7 @@ fn silence_and_what_is_worse_hold_and_a_hold_is_told_once() {
          wait 600m      -> progressing 20% 20%
          hours open     -> progressing 100% 100%"
     ));
-    let holds = rollout.told.iter().filter(|a| **a == Act::TellHold).count();
+    let holds = rollout.told.iter().filter(|a| **a == WaveAction::TellHold).count();
     assert!((3..=6).contains(&holds), "silent, worse, the disk and the door: {:?}", rollout.told);
 }
 
@@ -593,21 +596,21 @@ fn a_plan_whose_waves_all_reach_further_begins_anew() {
 
 #[test]
 fn an_older_attempt_than_was_seen_is_held() {
-    let none = Course::ByHand(Reach { weight: Weight::FULL, segments: 0 });
-    let configure = |attempt| Input::Configure {
+    let none = Strategy::ByHand(Exposure { weight: Weight::FULL, segments: 0 });
+    let configure = |attempt| RolloutInput::Configure {
         attempt,
         course: none,
-        standing: Reach::NOBODY,
+        standing: Exposure::NOBODY,
         versions: Versions::default(),
         change: VersionChange::Same,
         weight_edited: false,
     };
-    let (memory, what) = step(&Memory::default(), configure(3));
-    assert_eq!(what, Step::Met);
+    let (memory, what) = step(&ReleaseState::default(), configure(3));
+    assert_eq!(what, RolloutStep::Met);
     let (memory, what) = step(&memory, configure(2));
-    assert_eq!((what, memory.attempt), (Step::Unchanged, 3));
-    let (held, why) = force(&memory, memory.reach(none), 2, Circumstances::default());
-    assert_eq!((held, why), (Force::Held, Some(Hold::AttemptOld { seen: 3 })));
+    assert_eq!((what, memory.attempt), (RolloutStep::Unchanged, 3));
+    let (held, why) = force(&memory, memory.reach(none), 2, Conditions::default());
+    assert_eq!((held, why), (Effective::Held, Some(Hold::AttemptOld { seen: 3 })));
 }
 
 #[test]
@@ -627,26 +630,34 @@ fn a_frozen_weight_set_by_hand_goes_down_but_not_up() {
 #[test]
 fn gates_open_nothing_while_a_person_or_a_trip_holds() {
     let plan = waves("1%:10m 5%:10m");
-    let open = |memory: &Memory, opener| step(memory, Input::Open { waves: &plan, opener }).1;
-    let started = Memory { progress: Some(Progress::entering(&plan[0])), attempt: 1, ..Memory::default() };
+    let open = |memory: &ReleaseState, opener| step(memory, RolloutInput::Open { waves: &plan, opener }).1;
+    let started = ReleaseState {
+        progress: Some(PlanProgress::entering(&plan[0])),
+        attempt: 1,
+        ..ReleaseState::default()
+    };
     let pause = Pause { at_ms: 0, actor: "ann".into(), reason: String::new(), entry: 0 };
-    let paused = Memory { pause: Some(pause), ..started.clone() };
-    assert_eq!(open(&started, Opener::Gates), Step::Opened(1));
+    let paused = ReleaseState { pause: Some(pause), ..started.clone() };
+    assert_eq!(open(&started, Opener::Gates), RolloutStep::Opened(1));
     assert_eq!(
         (open(&paused, Opener::Gates), open(&paused, Opener::Person)),
-        (Step::Unchanged, Step::Opened(1))
+        (RolloutStep::Unchanged, RolloutStep::Opened(1))
     );
     for held in [
-        Memory { trip: Some(trip()), ..started.clone() },
-        Memory { freeze: Some(freeze(Weight::FULL)), ..started.clone() },
-        Memory { awaits: Some(Awaits::StateLost), ..started.clone() },
+        ReleaseState { trip: Some(trip()), ..started.clone() },
+        ReleaseState { freeze: Some(freeze(Weight::FULL)), ..started.clone() },
+        ReleaseState { awaits: Some(ManualHold::StateLost), ..started.clone() },
     ] {
         assert_eq!(
             (open(&held, Opener::Gates), open(&held, Opener::Person)),
-            (Step::Unchanged, Step::Unchanged)
+            (RolloutStep::Unchanged, RolloutStep::Unchanged)
         );
-        assert_eq!(step(&held, Input::Finish { waves: &plan[..1] }).1, Step::Unchanged);
+        assert_eq!(step(&held, RolloutInput::Finish { waves: &plan[..1] }).1, RolloutStep::Unchanged);
     }
-    assert_eq!(step(&started, Input::Finish { waves: &plan }).1, Step::Unchanged, "it is not the last one");
-    assert_eq!(step(&started, Input::Finish { waves: &plan[..1] }).1, Step::Finished);
+    assert_eq!(
+        step(&started, RolloutInput::Finish { waves: &plan }).1,
+        RolloutStep::Unchanged,
+        "it is not the last one"
+    );
+    assert_eq!(step(&started, RolloutInput::Finish { waves: &plan[..1] }).1, RolloutStep::Finished);
 }

@@ -8,8 +8,8 @@
 //! A change that would do that is [`VersionChange::Undeclared`], which a reload refuses and a start
 //! holds at 0%.
 
-use super::{Awaits, Memory};
-use crate::domain::wave::{Course, Reach};
+use super::{ManualHold, ReleaseState};
+use crate::domain::wave::{Exposure, Strategy};
 
 /// The servers behind both arms, as written in the file.
 /// Empty: unknown.
@@ -40,26 +40,28 @@ pub enum VersionChange {
 
 /// The state of the release before the edit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Standing {
+pub struct VersionState {
     pub complete: bool,
     /// In force.
-    pub reach: Reach,
+    pub reach: Exposure,
     /// It is held in a way that forbids another version without a declaration.
     pub held: bool,
 }
 
-impl Memory {
+impl ReleaseState {
     /// Is there a hold that another version must not pass without a declaration?
     /// A version that waits for its weight is no such hold: no user has met that version.
     pub fn guards_versions(&self) -> bool {
-        self.trip.is_some() || self.freeze.is_some() || self.awaits.is_some_and(|a| a != Awaits::NewVersion)
+        self.trip.is_some()
+            || self.freeze.is_some()
+            || self.awaits.is_some_and(|a| a != ManualHold::NewVersion)
     }
 }
 
 impl Versions {
     /// The effect of a file on the versions `self`. `standing`: the state of the release; `None` if
     /// unknown, at a start. `raised`: the file has a higher attempt.
-    pub fn change(&self, file: &Versions, raised: bool, standing: Option<Standing>) -> VersionChange {
+    pub fn change(&self, file: &Versions, raised: bool, standing: Option<VersionState>) -> VersionChange {
         let new = is_another(&self.new, &file.new);
         if !new && !is_another(&self.stable, &file.stable) {
             return VersionChange::Same;
@@ -77,7 +79,7 @@ impl Versions {
         match standing {
             _ if complete && taken_over && new => VersionChange::Succeeded,
             _ if complete && taken_over => VersionChange::TakenOver,
-            Some(s) if s.reach == Reach::NOBODY && !s.held => VersionChange::Unused,
+            Some(s) if s.reach == Exposure::NOBODY && !s.held => VersionChange::Unused,
             _ => VersionChange::Undeclared,
         }
     }
@@ -97,15 +99,15 @@ impl VersionChange {
 
     /// The hold of a version that begins. Waves begin before the first one, and need no hold; a
     /// weight set by hand counts once a person has chosen it for this version.
-    pub fn holds(self, course: Course<'_>) -> Option<Awaits> {
+    pub fn holds(self, course: Strategy<'_>) -> Option<ManualHold> {
         let hold = match self {
             VersionChange::Same | VersionChange::TakenOver | VersionChange::Unused => false,
             VersionChange::Declared | VersionChange::Succeeded => {
-                matches!(course, Course::ByHand(reach) if reach != Reach::NOBODY)
+                matches!(course, Strategy::ByHand(reach) if reach != Exposure::NOBODY)
             }
-            VersionChange::Undeclared => course != Course::ByHand(Reach::NOBODY),
+            VersionChange::Undeclared => course != Strategy::ByHand(Exposure::NOBODY),
         };
-        hold.then_some(Awaits::NewVersion)
+        hold.then_some(ManualHold::NewVersion)
     }
 }
 
@@ -131,9 +133,9 @@ mod tests {
         Versions { stable: servers(stable), new: servers(new), same_declared: false }
     }
 
-    fn standing(percent: &str) -> Standing {
-        let reach = Reach { weight: Weight::parse(percent).unwrap(), segments: 0 };
-        Standing { complete: false, reach, held: false }
+    fn standing(percent: &str) -> VersionState {
+        let reach = Exposure { weight: Weight::parse(percent).unwrap(), segments: 0 };
+        VersionState { complete: false, reach, held: false }
     }
 
     #[test]
@@ -141,8 +143,8 @@ mod tests {
         use VersionChange::*;
         let at_5 = Some(standing("5%"));
         let at_0 = Some(standing("0%"));
-        let complete = Some(Standing { complete: true, ..standing("100%") });
-        let rolled_back = Some(Standing { held: true, ..standing("0%") });
+        let complete = Some(VersionState { complete: true, ..standing("100%") });
+        let rolled_back = Some(VersionState { held: true, ..standing("0%") });
         for (before, after, now, change) in [
             (("a", "b"), ("a", "b"), at_5, Same),
             (("a", "b"), ("a", "b c"), at_5, Same),

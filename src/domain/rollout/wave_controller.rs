@@ -2,7 +2,7 @@
 //!
 //! A wave *bakes* while the watchdog watches it.
 //! Time without a process, with a blind watchdog, or without CPU for it does not count.
-//! A restart keeps the time so far ([`Spent`]).
+//! A restart keeps the time so far ([`WaveTime`]).
 //! An edit of the wave's reach, or a resume after a rollback, restarts the bake.
 //! Once the wave is baked, its gates are judged at every look, and the next wave opens when all
 //! pass.
@@ -11,14 +11,14 @@
 //! Invariants: pure; monotonic time is an argument, and no wall clock is read.
 //! No wave opens on readings of another wave, or while the release is held or paused.
 
-use crate::domain::gates::{self, BAKE, Gate, Input, OPEN_HOURS, Verdict, WATCHDOG};
+use crate::domain::gates::{self, BAKE, Gate, GateInput, GateVerdict, OPEN_HOURS, WATCHDOG};
 use crate::domain::wave::Wave;
 use std::borrow::Cow;
 use std::time::Duration;
 
 /// The position of a release in its plan.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Standing<'a> {
+pub struct WavePosition<'a> {
     /// Changes whenever the bake starts again.
     pub stage: u64,
     pub waves: &'a [Wave],
@@ -30,12 +30,12 @@ pub struct Standing<'a> {
     /// How long the watchdog has watched this stage, in all processes.
     pub watched: Duration,
     /// Time of this stage counted by earlier processes.
-    pub before: Spent,
+    pub before: WaveTime,
 }
 
 /// The time of a stage, summed over all processes. Monotonic time only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Spent {
+pub struct WaveTime {
     /// Time watched by the watchdog: the bake.
     pub watched: Duration,
     /// All time in which a process had this stage in force.
@@ -44,13 +44,13 @@ pub struct Spent {
     pub held: Duration,
 }
 
-impl Spent {
+impl WaveTime {
     /// Longer than any stage lasts.
     const MAX: Duration = Duration::from_secs(20 * 365 * 86_400);
 
     /// Are these times possible?
     pub fn is_plausible(&self) -> bool {
-        self.watched <= self.open && self.held <= self.open && self.open <= Spent::MAX
+        self.watched <= self.open && self.held <= self.open && self.open <= WaveTime::MAX
     }
 
     /// Open without being watched.
@@ -86,7 +86,7 @@ pub fn hours(time: Duration) -> String {
 }
 
 #[derive(Clone, PartialEq, Debug)]
-pub struct Climb {
+pub struct WaveController {
     stage: u64,
     since: Duration,
     /// Since when the gates have held it, and the duration counted by earlier processes.
@@ -94,14 +94,14 @@ pub struct Climb {
     /// The gates have been judged in this process.
     judged: bool,
     /// The verdicts of the last recorded hold, and when.
-    told: Vec<(Cow<'static, str>, Verdict)>,
+    told: Vec<(Cow<'static, str>, GateVerdict)>,
     told_at: Duration,
     tellings: u32,
 }
 
 /// A wave that does not continue, for a reason other than time, hours or a pause.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Held {
+pub struct HeldWave {
     pub cause: HeldBy,
     /// The duration; for [`HeldBy::Unwatched`]: the unwatched time.
     pub lasting: Duration,
@@ -118,7 +118,7 @@ pub enum HeldBy {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Act {
+pub enum WaveAction {
     Wait,
     /// The next wave.
     Open,
@@ -130,13 +130,13 @@ pub enum Act {
 
 /// The state at a look.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Outlook {
-    pub spent: Spent,
+pub struct WaveStatus {
+    pub spent: WaveTime,
     pub gates: Vec<Gate>,
     /// The input of the gates.
-    pub input: Option<Input>,
-    pub held: Option<Held>,
-    pub act: Act,
+    pub input: Option<GateInput>,
+    pub held: Option<HeldWave>,
+    pub act: WaveAction,
 }
 
 /// The most recorded holds of one wave, and the time between two; a flapping gate must not fill a
@@ -147,29 +147,42 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const UNWATCHED_MIN: Duration = Duration::from_secs(10);
 const UNWATCHED_SHARE: u32 = 10;
 
-impl Climb {
-    pub fn new(stage: u64, now: Duration) -> Climb {
-        Climb { stage, since: now, held: None, judged: false, told: vec![], told_at: now, tellings: 0 }
+impl WaveController {
+    pub fn new(stage: u64, now: Duration) -> WaveController {
+        WaveController {
+            stage,
+            since: now,
+            held: None,
+            judged: false,
+            told: vec![],
+            told_at: now,
+            tellings: 0,
+        }
     }
 
     /// `input`: the input of the gates; `None` while the current stage has none.
-    pub fn look(&mut self, standing: &Standing<'_>, input: Option<Input>, now: Duration) -> Outlook {
+    pub fn look(
+        &mut self,
+        standing: &WavePosition<'_>,
+        input: Option<GateInput>,
+        now: Duration,
+    ) -> WaveStatus {
         if self.stage != standing.stage {
-            *self = Climb::new(standing.stage, now);
+            *self = WaveController::new(standing.stage, now);
         }
         let (watched, before) = (standing.watched, standing.before);
         let open = (before.open + now.saturating_sub(self.since)).max(watched);
-        let mut spent = Spent { watched, open, held: Duration::ZERO };
+        let mut spent = WaveTime { watched, open, held: Duration::ZERO };
         let Some(input) = input.filter(|_| !standing.held && !standing.finished) else {
             // The hold time of an earlier process is kept until this one has judged.
             spent.held = if self.judged { Duration::ZERO } else { before.held };
             self.held = None;
-            return Outlook { spent, gates: vec![], input: None, held: None, act: Act::Wait };
+            return WaveStatus { spent, gates: vec![], input: None, held: None, act: WaveAction::Wait };
         };
         let gates = gates::judge(&input);
         let passes = gates::passes(&gates);
         let last = standing.present.is_some_and(|i| i + 1 >= standing.waves.len());
-        let missing = || gates.iter().filter(|g| g.verdict != Verdict::Pass);
+        let missing = || gates.iter().filter(|g| g.verdict != GateVerdict::Pass);
         // Time, the wall clock and a person's pause are no reasons for an alert.
         let waits = passes || standing.paused || missing().any(|g| [BAKE, OPEN_HOURS].contains(&&*g.name));
         let earlier = if self.judged { Duration::ZERO } else { before.held };
@@ -183,9 +196,9 @@ impl Climb {
         };
         let held = match () {
             () if self.held.is_some() => {
-                Some(Held { cause: HeldBy::Gates, lasting: spent.held, missing: named(&[]) })
+                Some(HeldWave { cause: HeldBy::Gates, lasting: spent.held, missing: named(&[]) })
             }
-            () if bakes && !standing.paused && spent.is_late() => Some(Held {
+            () if bakes && !standing.paused && spent.is_late() => Some(HeldWave {
                 cause: HeldBy::Unwatched,
                 lasting: spent.unwatched(),
                 missing: named(&[BAKE, WATCHDOG]),
@@ -198,18 +211,18 @@ impl Climb {
         let act = match () {
             () if passes && !standing.paused => {
                 if last {
-                    Act::Finish
+                    WaveAction::Finish
                 } else {
-                    Act::Open
+                    WaveAction::Open
                 }
             }
-            () if news => Act::TellHold,
-            () => Act::Wait,
+            () if news => WaveAction::TellHold,
+            () => WaveAction::Wait,
         };
-        if act == Act::TellHold {
+        if act == WaveAction::TellHold {
             (self.told, self.told_at) = (verdicts, now);
             self.tellings += 1;
         }
-        Outlook { spent, gates, input: Some(input), held, act }
+        WaveStatus { spent, gates, input: Some(input), held, act }
     }
 }

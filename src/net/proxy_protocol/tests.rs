@@ -26,7 +26,7 @@ fn ipv6(source: &str) -> Vec<u8> {
 }
 
 /// The source of a header with a request behind it; checks that the header ends where that begins.
-fn source(header: &[u8]) -> Result<Option<String>, Refusal> {
+fn source(header: &[u8]) -> Result<Option<String>, ProxyHeaderError> {
     let request = b"GET / HTTP/1.1\r\n\r\n";
     let parsed = parse(&[header, request].concat())?.expect("it is whole");
     assert_eq!(parsed.length, header.len());
@@ -81,7 +81,7 @@ fn headers_of_both_versions_name_the_client() {
 
 #[test]
 fn what_is_no_header_is_refused_by_its_cause() {
-    use Refusal::{Absent, Malformed, TooLong};
+    use ProxyHeaderError::{Absent, Malformed, TooLong};
     let endless = format!("PROXY UNKNOWN {}", "x".repeat(200));
     let one_too_long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(92));
     assert_eq!(one_too_long.len(), V1_BYTES_MAX + 1);
@@ -263,7 +263,7 @@ proptest! {
 }
 
 /// Sends each piece once the one before was peeked. Returns the result, and all that is left.
-fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<Header, Refusal>, Vec<u8>) {
+fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<Header, ProxyHeaderError>, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|p| p.to_vec()).collect();
     runtime.block_on(async move {
@@ -312,10 +312,10 @@ fn a_stream_gives_up_its_header_and_not_a_byte_more() {
 fn a_stream_that_ends_or_stalls_in_its_header_has_none() {
     let patience = Duration::from_secs(10);
     for half in [&b""[..], b"P", b"PROXY TCP4 1.2.3.4", SIGNATURE, &whole(0x21, 0x11, &IPV4)[..20]] {
-        assert_eq!(taken(&[half], patience).0, Err(Refusal::Cut), "{half:?}");
+        assert_eq!(taken(&[half], patience).0, Err(ProxyHeaderError::Cut), "{half:?}");
     }
     // It lasts a fifth of a second at least, and is never complete.
     let mut slow = vec![b"PROXY UNKNOWN ".as_slice()];
     slow.extend([b"x".as_slice(); 80]);
-    assert_eq!(taken(&slow, Duration::from_millis(20)).0, Err(Refusal::Slow));
+    assert_eq!(taken(&slow, Duration::from_millis(20)).0, Err(ProxyHeaderError::Slow));
 }

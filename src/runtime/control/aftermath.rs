@@ -1,7 +1,7 @@
 //! After a trip on little evidence: records that stable shows the same trouble.
 
-use crate::domain::judge::onset::Share;
-use crate::domain::rollout::{self, Input};
+use crate::domain::judge::onset::ArmCountsSince;
+use crate::domain::rollout::{self, RolloutInput};
 use crate::runtime::decision_counts::share;
 use crate::runtime::shared::{Live, Origin};
 use crate::telemetry::clock;
@@ -10,7 +10,7 @@ use serde_json::json;
 impl Live {
     /// Records that stable shows the same trouble soon after a trip on little evidence: beside the
     /// trip, and as a ledger entry.
-    pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &Share) {
+    pub fn stable_shows_the_same(&self, name: &str, since_ms: i64, detail: String, recent: &ArmCountsSince) {
         let mut writer = self.writer();
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else { return };
@@ -18,7 +18,7 @@ impl Live {
         let Some(trip) = memory.trip.as_ref().filter(|trip| trip.stable_same_at_ms.is_none()) else { return };
         let evidence =
             json!({"trip": trip.entry, "since": clock::rfc3339(since_ms), "stable": share(recent)});
-        let (memory, _) = rollout::step(&memory, Input::StableSame { at_ms: since_ms });
+        let (memory, _) = rollout::step(&memory, RolloutInput::StableSame { at_ms: since_ms });
         let origin = Origin { actor: "watchdog".into(), reason: None };
         let kind = "stable_shows_the_same";
         self.change(&mut writer, live, memory, kind, &origin, detail, evidence, String::new());

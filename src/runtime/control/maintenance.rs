@@ -6,7 +6,7 @@
 //! The state file has the wall clock time, for a restart.
 
 use crate::domain::maintenance::{Maintenance, SAME};
-use crate::domain::rollout::{self, Hold, Input, Memory, State};
+use crate::domain::rollout::{self, Hold, ReleaseState, RolloutInput, RolloutState};
 use crate::runtime::builder::Writer;
 use crate::runtime::shared::{Changed, Live, Origin, Refused};
 use crate::runtime::snapshot::ReleaseLive;
@@ -29,7 +29,7 @@ impl Live {
     ) -> Result<Changed, Refused> {
         let mut writer = self.writer();
         let (live, memory) = self.remembered(&writer, name)?;
-        if live.state == State::RolledBack {
+        if live.state == RolloutState::RolledBack {
             let why = Hold::Tripped.explain(name);
             return Err(Refused::NotNow(format!("{name} needs no maintenance, nobody is in new: {why}")));
         }
@@ -72,7 +72,7 @@ impl Live {
         let detail = format!("maintenance {change} {longer}, until {}: {EFFECT}", clock::rfc3339(until_ms));
         let evidence =
             json!({"change": change, "until": clock::rfc3339(until_ms), "for_s": length.as_secs_f64()});
-        let (memory, _) = rollout::step(&memory, Input::Maintain(of));
+        let (memory, _) = rollout::step(&memory, RolloutInput::Maintain(of));
         writer.maintained.insert(name.to_owned(), until);
         Ok(self.change(&mut writer, &live, memory, "maintenance", origin, detail, evidence, message))
     }
@@ -117,14 +117,14 @@ impl Live {
         let name = &live.release.name;
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let change = memory.maintenance.as_ref().map(|of| of.change.clone());
-        let (memory, _) = rollout::step(&memory, Input::EndMaintenance);
+        let (memory, _) = rollout::step(&memory, RolloutInput::EndMaintenance);
         writer.maintained.remove(name);
         let evidence = json!({"change": change, "ends": true});
         let message = "the maintenance is over: ceilings and both_arms act again, waves go on".to_owned();
         self.change(writer, live, memory, "maintenance", origin, detail, evidence, message)
     }
 
-    fn remembered(&self, writer: &Writer, name: &str) -> Result<(Arc<ReleaseLive>, Memory), Refused> {
+    fn remembered(&self, writer: &Writer, name: &str) -> Result<(Arc<ReleaseLive>, ReleaseState), Refused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(Refused::UnknownRelease(name.to_owned()));

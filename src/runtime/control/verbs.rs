@@ -10,12 +10,14 @@
 //! The ledger entry names every gate that a verb skipped or overruled.
 
 use super::waves::{barred_by, wave_record};
-use crate::domain::gates::{self, Gate, Proof, Verdict};
+use crate::domain::gates::{self, Gate, GateVerdict, WaveEvidence};
 use crate::domain::maintenance::Maintenance;
-use crate::domain::rollout::wave_controller::{Act, Outlook, Spent};
-use crate::domain::rollout::{self, Awaits, Hold, HoldKind, Input, Memory, Opener, Pause, State, Step};
-use crate::domain::verdict::Finding;
-use crate::domain::wave::{Course, Wave};
+use crate::domain::rollout::wave_controller::{WaveAction, WaveStatus, WaveTime};
+use crate::domain::rollout::{
+    self, Hold, HoldKind, ManualHold, Opener, Pause, ReleaseState, RolloutInput, RolloutState, RolloutStep,
+};
+use crate::domain::verdict::StandingFinding;
+use crate::domain::wave::{Strategy, Wave};
 use crate::runtime::builder::{Evidence, Writer};
 use crate::runtime::gate_inputs::{door, proof};
 use crate::runtime::shared::{Changed, Live, Origin, Refused, View};
@@ -44,7 +46,7 @@ pub struct Resumption {
     /// The wave to continue in after a rollback; `None`: the first one.
     pub at: Option<String>,
     /// Ends this finding instead of a hold.
-    pub accepts: Option<Finding>,
+    pub accepts: Option<StandingFinding>,
 }
 
 impl Live {
@@ -60,7 +62,7 @@ impl Live {
                 receipt: None,
             });
         }
-        if matches!(live.state, State::RolledBack | State::Frozen | State::Complete) {
+        if matches!(live.state, RolloutState::RolledBack | RolloutState::Frozen | RolloutState::Complete) {
             let stands = match &live.hold {
                 Some(hold) => hold.explain(name),
                 None => format!("it is complete, {} of users are in new", live.force.weight()),
@@ -73,7 +75,7 @@ impl Live {
             reason: origin.reason.clone().unwrap_or_default(),
             entry: 0,
         };
-        let (memory, _) = rollout::step(&memory, Input::Pause(pause));
+        let (memory, _) = rollout::step(&memory, RolloutInput::Pause(pause));
         let detail = match live.wave() {
             Some(wave) => format!("paused in wave `{}`", wave.name),
             None => "paused before the first wave".to_owned(),
@@ -162,8 +164,8 @@ impl Live {
                 quoted(&wave.name),
             )));
         }
-        let (memory, what) = rollout::step(&memory, Input::Open { waves, opener: Opener::Person });
-        if what != Step::Opened(index) {
+        let (memory, what) = rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Person });
+        if what != RolloutStep::Opened(index) {
             return Err(Refused::NotNow(format!("{name} cannot be promoted. {}", stands(&live))));
         }
         let skipped = skipped(&outlook);
@@ -189,7 +191,7 @@ impl Live {
     }
 
     /// The current wave's evidence so far, and its stage; `None`: no wave is open.
-    fn shown_now(&self, name: &str) -> Option<(u64, Proof)> {
+    fn shown_now(&self, name: &str) -> Option<(u64, WaveEvidence)> {
         let snapshot = self.snapshot();
         let release = snapshot.releases.iter().find(|r| r.release.name == name)?;
         let wave = release.wave()?;
@@ -199,16 +201,22 @@ impl Live {
     }
 
     /// The gates at this moment, even if none were judged since the stage began.
-    fn outlook_now(&self, live: &ReleaseLive, shown: Option<Proof>) -> Outlook {
+    fn outlook_now(&self, live: &ReleaseLive, shown: Option<WaveEvidence>) -> WaveStatus {
         let nothing = || live.wave().map(|wave| proof(live, wave, &View::default(), clock::now()));
-        let input = gates::Input {
+        let input = gates::GateInput {
             proof: shown.or_else(nothing),
             door: door(live, clock::at_ms()),
             durable: self.state_error().is_none(),
             barred_by: None,
         };
         let gates = gates::judge(&input);
-        Outlook { spent: Spent::default(), gates, input: Some(input), held: None, act: Act::Wait }
+        WaveStatus {
+            spent: WaveTime::default(),
+            gates,
+            input: Some(input),
+            held: None,
+            act: WaveAction::Wait,
+        }
     }
 
     /// Ends one hold of a release, for a person.
@@ -235,19 +243,19 @@ impl Live {
             return Err(Refused::NotNow(format!("{name} stays held: {}", Hold::StopFile.explain(name))));
         }
         let by_hand = live.map_or(Weight::ZERO, |live| match live.release.course() {
-            Course::ByHand(reach) => reach.weight,
-            Course::Waves(_) => Weight::ZERO,
+            Strategy::ByHand(reach) => reach.weight,
+            Strategy::Waves(_) => Weight::ZERO,
         });
-        if ends == HoldKind::Hold && memory.awaits == Some(Awaits::NewVersion) && by_hand > Weight::ZERO {
+        if ends == HoldKind::Hold && memory.awaits == Some(ManualHold::NewVersion) && by_hand > Weight::ZERO {
             return Err(Refused::NotNow(format!(
                 "{name} stays at 0%: the file's {by_hand} stood there for the version before; write another weight into the file"
             )));
         }
         let waves = live.map_or(&[][..], |live| &live.release.waves);
         let at = resumed_wave(name, &memory, ends, waves, resumption.at.as_deref())?;
-        let (cleared, what) = rollout::step(&memory, Input::Resume { ends, at });
+        let (cleared, what) = rollout::step(&memory, RolloutInput::Resume { ends, at });
         let evidence = match what {
-            Step::Unpaused => Evidence::Keeps,
+            RolloutStep::Unpaused => Evidence::Keeps,
             _ => Evidence::StartsAfresh,
         };
         let left = cleared.ends();
@@ -264,7 +272,7 @@ impl Live {
         let after = next.releases.iter().find(|r| r.release.name == name);
         let weight = |r: Option<&Arc<ReleaseLive>>| r.map(|r| r.force.weight().percent());
         let detail = match what {
-            Step::Unpaused => "the pause is over, the waves go on".to_owned(),
+            RolloutStep::Unpaused => "the pause is over, the waves go on".to_owned(),
             _ => format!("the {} is over; evidence starts afresh", ends.label()),
         };
         let entry = Entry {
@@ -275,7 +283,7 @@ impl Live {
         };
         let entry = writer.record(Entry { release: Some(name.to_owned()), ..entry }, &next);
         let ledger = entry.n;
-        let state = after.map_or(State::Pending, |r| r.state);
+        let state = after.map_or(RolloutState::Pending, |r| r.state);
         let message = match after {
             None => "forgotten: the file does not name it, and its servers are free again".to_owned(),
             Some(after) => resumed(after, what, &left),
@@ -295,7 +303,7 @@ impl Live {
         &self,
         name: &str,
         origin: &Origin,
-        finding: Finding,
+        finding: StandingFinding,
         at: Option<&str>,
     ) -> Result<Changed, Refused> {
         let snapshot = self.snapshot();
@@ -316,10 +324,10 @@ impl Live {
         });
         if !stood {
             return Err(Refused::NotNow(match finding {
-                Finding::Notice => format!(
+                StandingFinding::Notice => format!(
                     "no notice of {name} stands: its new is not known to be slower than stable by more than {level:.0}% (latency_notice)"
                 ),
-                Finding::Alarm => format!(
+                StandingFinding::Alarm => format!(
                     "no alarm of {name} stands: its new is not known to do worse than in its own past (worse_than_before)"
                 ),
             }));
@@ -327,10 +335,10 @@ impl Live {
         let mut writer = self.writer();
         let memory = writer.image.releases.get(name).cloned().unwrap_or_default();
         let detail = match finding {
-            Finding::Notice => {
+            StandingFinding::Notice => {
                 format!("the notice \"slower by more than {level:.0}%\" is over; its evidence starts afresh")
             }
-            Finding::Alarm => "the alarm \"worse than before\" is over; the present level counts as the usual one, and is learnt anew".to_owned(),
+            StandingFinding::Alarm => "the alarm \"worse than before\" is over; the present level counts as the usual one, and is learnt anew".to_owned(),
         };
         let message = format!("{detail}; nothing else changes");
         let evidence = json!({"ends": finding.label()});
@@ -385,20 +393,26 @@ fn no_wave(release: &str, wave: &str, waves: &[Wave]) -> Refused {
 }
 
 /// The gates that a promote must name to overrule: failing ones, and closed hours.
-fn against(outlook: &Outlook) -> Vec<(&str, String)> {
+fn against(outlook: &WaveStatus) -> Vec<(&str, String)> {
     let named = |gate: &&Gate| {
-        gate.verdict == Verdict::Fail || (gate.name == gates::OPEN_HOURS && gate.verdict != Verdict::Pass)
+        gate.verdict == GateVerdict::Fail
+            || (gate.name == gates::OPEN_HOURS && gate.verdict != GateVerdict::Pass)
     };
     outlook.gates.iter().filter(named).map(|g| (&*g.name, g.detail.clone())).collect()
 }
 
 /// The gates that do not pass. The gate that waits for a person is not among them: a person acts.
-fn skipped(outlook: &Outlook) -> Vec<&Gate> {
-    outlook.gates.iter().filter(|g| g.verdict != Verdict::Pass && g.name != gates::OPEN).collect()
+fn skipped(outlook: &WaveStatus) -> Vec<&Gate> {
+    outlook.gates.iter().filter(|g| g.verdict != GateVerdict::Pass && g.name != gates::OPEN).collect()
 }
 
 /// The one hold that a resume ends.
-fn which(name: &str, memory: &Memory, named: Option<HoldKind>, writer: &Writer) -> Result<HoldKind, Refused> {
+fn which(
+    name: &str,
+    memory: &ReleaseState,
+    named: Option<HoldKind>,
+    writer: &Writer,
+) -> Result<HoldKind, Refused> {
     let holds = memory.ends();
     let list = || holds.iter().map(|ends| ends.command(name)).collect::<Vec<_>>().join(", or: ");
     match (named, &holds[..]) {
@@ -427,7 +441,7 @@ fn which(name: &str, memory: &Memory, named: Option<HoldKind>, writer: &Writer) 
 /// The wave in which a release continues; `None`: the current one.
 fn resumed_wave<'a>(
     name: &str,
-    memory: &Memory,
+    memory: &ReleaseState,
     ends: HoldKind,
     waves: &'a [Wave],
     at: Option<&str>,
@@ -455,14 +469,14 @@ fn resumed_wave<'a>(
 }
 
 /// The result of a resume.
-fn resumed(after: &ReleaseLive, what: Step, left: &[HoldKind]) -> String {
+fn resumed(after: &ReleaseLive, what: RolloutStep, left: &[HoldKind]) -> String {
     let name = &after.release.name;
     let weight = after.force.weight();
     let users = match (what, after.wave()) {
-        (Step::Unpaused, _) if after.hold.is_some() => {
+        (RolloutStep::Unpaused, _) if after.hold.is_some() => {
             format!("the pause is over; {weight} of users are in new")
         }
-        (Step::Unpaused, _) => format!("the waves go on; {weight} of users are in new"),
+        (RolloutStep::Unpaused, _) => format!("the waves go on; {weight} of users are in new"),
         (_, None) if after.hold.is_none() && !after.release.waves.is_empty() => {
             let first = after.next_wave().map_or("", |wave| wave.name.as_str());
             format!("its first wave, `{first}`, opens next, once its gates pass")

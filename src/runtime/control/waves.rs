@@ -6,8 +6,8 @@
 //! No wave opens during a trip, a freeze, a hold or another release's standing trip.
 
 use crate::config::Standings;
-use crate::domain::rollout::wave_controller::{Act, Outlook};
-use crate::domain::rollout::{self, Input, Memory, Opener, State, Step};
+use crate::domain::rollout::wave_controller::{WaveAction, WaveStatus};
+use crate::domain::rollout::{self, Opener, ReleaseState, RolloutInput, RolloutState, RolloutStep};
 use crate::domain::wave::Wave;
 use crate::runtime::builder::{Evidence, Writer};
 use crate::runtime::shared::{Changed, Live, Origin, Refused};
@@ -25,7 +25,7 @@ const ACTOR: &str = "waves";
 impl Live {
     /// Applies and records a decision of the gates for this stage.
     /// `None`: the stage is over, or a hold prevents it.
-    pub fn advance(&self, name: &str, stage: u64, outlook: &Outlook) -> Option<Receipt> {
+    pub fn advance(&self, name: &str, stage: u64, outlook: &WaveStatus) -> Option<Receipt> {
         let mut writer = self.writer();
         let (live, memory) = self.with_waves(&writer, name).ok()?;
         if live.stage != stage
@@ -37,21 +37,21 @@ impl Live {
         }
         let waves = &live.release.waves;
         let (memory, what) = match outlook.act {
-            Act::Wait => return None,
-            Act::Open => rollout::step(&memory, Input::Open { waves, opener: Opener::Gates }),
-            Act::Finish => rollout::step(&memory, Input::Finish { waves }),
-            Act::TellHold => (memory, Step::Unchanged),
+            WaveAction::Wait => return None,
+            WaveAction::Open => rollout::step(&memory, RolloutInput::Open { waves, opener: Opener::Gates }),
+            WaveAction::Finish => rollout::step(&memory, RolloutInput::Finish { waves }),
+            WaveAction::TellHold => (memory, RolloutStep::Unchanged),
         };
         let present = live.wave().map_or("the start", |w| w.name.as_str());
         let (decision, detail, index) = match what {
-            Step::Opened(index) => {
+            RolloutStep::Opened(index) => {
                 let after = match live.wave() {
                     Some(before) => format!("`{}` has passed every gate: ", before.name),
                     None => String::new(),
                 };
                 (Decision::Open, format!("{after}wave `{}` opens", waves[index].name), Some(index))
             }
-            Step::Finished => (
+            RolloutStep::Finished => (
                 Decision::Finish,
                 match live.held_back() {
                     Weight::ZERO => format!("`{present}` has passed every gate: the plan is fulfilled"),
@@ -61,7 +61,7 @@ impl Live {
                 },
                 live.present,
             ),
-            _ if outlook.act == Act::TellHold => {
+            _ if outlook.act == WaveAction::TellHold => {
                 let missing = outlook.held.as_ref().map(|h| h.missing.join("; ")).unwrap_or_default();
                 (Decision::Hold, format!("held in `{present}`: {missing}"), live.present)
             }
@@ -87,7 +87,7 @@ impl Live {
         &self,
         writer: &Writer,
         name: &str,
-    ) -> Result<(Arc<ReleaseLive>, Memory), Refused> {
+    ) -> Result<(Arc<ReleaseLive>, ReleaseState), Refused> {
         let snapshot = self.snapshot();
         let Some(live) = snapshot.releases.iter().find(|r| r.release.name == name) else {
             return Err(Refused::UnknownRelease(name.to_owned()));
@@ -105,7 +105,7 @@ impl Live {
         &self,
         writer: &mut Writer,
         live: &ReleaseLive,
-        memory: Memory,
+        memory: ReleaseState,
         kind: &str,
         origin: &Origin,
         detail: String,
@@ -124,7 +124,7 @@ impl Live {
             ..writer.entry(kind, Some(&live.release), origin, detail)
         };
         let entry = writer.record(entry, &next);
-        let (state, ledger) = (after.map_or(State::Pending, |r| r.state), entry.n);
+        let (state, ledger) = (after.map_or(RolloutState::Pending, |r| r.state), entry.n);
         let receipt = self.publish(writer, next, vec![entry], None);
         Changed { state, ledger, message, receipt: Some(receipt) }
     }

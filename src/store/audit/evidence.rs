@@ -6,12 +6,12 @@
 //! back to the last bit, infinity as the word `inf`).
 //! Parsing ignores what a later version adds to `evidence`, and never guesses a missing value.
 
-use crate::domain::breaker::Blown;
+use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::Server;
-use crate::domain::judge::ceiling::Sample;
+use crate::domain::judge::ceiling::CeilingSample;
 use crate::domain::judge::verdict_inputs;
 use crate::domain::resource;
-use crate::domain::verdict::{Cause, Evidence, METHOD};
+use crate::domain::verdict::{Cause, JudgementEvidence, METHOD};
 use crate::runtime::decision_counts;
 use crate::stats::engine::SIGNALS;
 use crate::stats::hypergeometric_bet::PerArm;
@@ -99,10 +99,14 @@ pub fn again(cause: Option<&str>, method: Option<u32>, evidence: &Value) -> Agai
     };
     let found = match &grounds {
         Grounds::Fuse(fuse) => fuse.blown().follows().then_some(Cause::Fuse),
-        Grounds::Resource(of) => resource::Grounds::from(of.clone()).trips().then_some(Cause::Resource),
-        Grounds::Harm(harm) => verdict_inputs::Harm::from(*harm).is_too_much().then_some(Cause::Harm),
+        Grounds::Resource(of) => {
+            resource::ResourceInputs::from(of.clone()).trips().then_some(Cause::Resource)
+        }
+        Grounds::Harm(harm) => {
+            verdict_inputs::FailedUserLimit::from(*harm).is_too_much().then_some(Cause::Harm)
+        }
         Grounds::Watchdog(of) => {
-            let of = verdict_inputs::Grounds::from(**of);
+            let of = verdict_inputs::VerdictInputs::from(**of);
             if !of.comparison.adds_up() {
                 return Again::Other(Contradiction::Sum);
             }
@@ -261,39 +265,40 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-impl From<Sample> for Table {
-    fn from(of: Sample) -> Self {
+impl From<CeilingSample> for Table {
+    fn from(of: CeilingSample) -> Self {
         Table([of.requests.new, of.bad.new, of.requests.stable, of.bad.stable])
     }
 }
 
-impl From<Table> for Sample {
+impl From<Table> for CeilingSample {
     fn from(Table([n1, k1, n0, k0]): Table) -> Self {
-        Sample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
+        CeilingSample { requests: PerArm::new(n1, n0), bad: PerArm::new(k1, k0) }
     }
 }
 
-impl From<verdict_inputs::Ceiling> for Ceiling {
-    fn from(of: verdict_inputs::Ceiling) -> Self {
-        let verdict_inputs::Crossing { minute, recent, all, current } = of.of;
+impl From<verdict_inputs::CeilingState> for Ceiling {
+    fn from(of: verdict_inputs::CeilingState) -> Self {
+        let verdict_inputs::CeilingCrossing { minute, recent, all, current } = of.of;
         let (limit, over_ms, calm, controlled) = (Number(of.limit), of.over_ms, of.calm, of.controlled);
         let [minute, recent, all, current] = [minute, recent, all, current].map(Table::from);
         Ceiling { limit, minute, recent, all, current, over_ms, calm, controlled }
     }
 }
 
-impl From<Ceiling> for verdict_inputs::Ceiling {
+impl From<Ceiling> for verdict_inputs::CeilingState {
     fn from(of: Ceiling) -> Self {
-        let [minute, recent, all, current] = [of.minute, of.recent, of.all, of.current].map(Sample::from);
+        let [minute, recent, all, current] =
+            [of.minute, of.recent, of.all, of.current].map(CeilingSample::from);
         let (limit, over_ms, calm, controlled) = (of.limit.0, of.over_ms, of.calm, of.controlled);
-        let of = verdict_inputs::Crossing { minute, recent, all, current };
-        verdict_inputs::Ceiling { of, limit, over_ms, calm, controlled }
+        let of = verdict_inputs::CeilingCrossing { minute, recent, all, current };
+        verdict_inputs::CeilingState { of, limit, over_ms, calm, controlled }
     }
 }
 
-impl From<verdict_inputs::Comparison> for Comparison {
-    fn from(of: verdict_inputs::Comparison) -> Self {
-        let verdict_inputs::Comparison {
+impl From<verdict_inputs::ComparisonState> for Comparison {
+    fn from(of: verdict_inputs::ComparisonState) -> Self {
+        let verdict_inputs::ComparisonState {
             alpha,
             e,
             parts,
@@ -319,11 +324,11 @@ impl From<verdict_inputs::Comparison> for Comparison {
     }
 }
 
-impl From<Comparison> for verdict_inputs::Comparison {
+impl From<Comparison> for verdict_inputs::ComparisonState {
     fn from(of: Comparison) -> Self {
         let Comparison { alpha, e, parts, failing, deferred, calm, worse, worse_ms, overwhelming_ms } = of;
         let (alpha, e, parts) = (alpha.0, e.map(|n| n.0), parts.map(|row| row.map(|n| n.0)));
-        verdict_inputs::Comparison {
+        verdict_inputs::ComparisonState {
             alpha,
             e,
             parts,
@@ -337,22 +342,22 @@ impl From<Comparison> for verdict_inputs::Comparison {
     }
 }
 
-impl From<Watchdog> for verdict_inputs::Grounds {
+impl From<Watchdog> for verdict_inputs::VerdictInputs {
     fn from(of: Watchdog) -> Self {
         let Watchdog { comparison, errors, latency, silent } = of;
         let Silent { silent_ms, waiting, waiting_long, users } = silent;
-        verdict_inputs::Grounds {
+        verdict_inputs::VerdictInputs {
             comparison: comparison.into(),
             errors: errors.into(),
             latency: latency.into(),
-            silent: verdict_inputs::Silent { silent_ms, waiting, waiting_long, users },
+            silent: verdict_inputs::WaitingUsers { silent_ms, waiting, waiting_long, users },
         }
     }
 }
 
-impl From<verdict_inputs::Grounds> for Watchdog {
-    fn from(of: verdict_inputs::Grounds) -> Self {
-        let verdict_inputs::Silent { silent_ms, waiting, waiting_long, users } = of.silent;
+impl From<verdict_inputs::VerdictInputs> for Watchdog {
+    fn from(of: verdict_inputs::VerdictInputs) -> Self {
+        let verdict_inputs::WaitingUsers { silent_ms, waiting, waiting_long, users } = of.silent;
         Watchdog {
             comparison: of.comparison.into(),
             errors: of.errors.into(),
@@ -363,23 +368,23 @@ impl From<verdict_inputs::Grounds> for Watchdog {
 }
 
 impl Fuse {
-    fn blown(&self) -> Blown {
+    fn blown(&self) -> BreakerTrip {
         let Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms } = self.clone();
-        Blown { in_a_row, servers, dead_ms, stable_ms, now_ms }
+        BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms }
     }
 }
 
-impl From<Harm> for verdict_inputs::Harm {
+impl From<Harm> for verdict_inputs::FailedUserLimit {
     fn from(Harm { users, users_max }: Harm) -> Self {
-        verdict_inputs::Harm { users, users_max }
+        verdict_inputs::FailedUserLimit { users, users_max }
     }
 }
 
-impl From<&resource::Grounds> for Resource {
-    fn from(of: &resource::Grounds) -> Self {
-        let resource::Limits { ceiling, times_stable_max, floor, in_a_row } = of.limits;
-        let used = |of: resource::Used| [Number(of.mean), Number(of.highest)];
-        let reading = |of: &resource::Reading| [of.new.map(used), of.stable.map(used)];
+impl From<&resource::ResourceInputs> for Resource {
+    fn from(of: &resource::ResourceInputs) -> Self {
+        let resource::ResourceLimits { ceiling, times_stable_max, floor, in_a_row } = of.limits;
+        let used = |of: resource::ArmUse| [Number(of.mean), Number(of.highest)];
+        let reading = |of: &resource::ResourceReading| [of.new.map(used), of.stable.map(used)];
         Resource {
             name: of.name.to_string(),
             on: of.on.label().to_owned(),
@@ -393,18 +398,18 @@ impl From<&resource::Grounds> for Resource {
     }
 }
 
-impl From<Resource> for resource::Grounds {
+impl From<Resource> for resource::ResourceInputs {
     fn from(of: Resource) -> Self {
-        let used = |[mean, highest]: [Number; 2]| resource::Used { mean: mean.0, highest: highest.0 };
-        let reading = |[new, stable]: [Option<[Number; 2]>; 2]| resource::Reading {
+        let used = |[mean, highest]: [Number; 2]| resource::ArmUse { mean: mean.0, highest: highest.0 };
+        let reading = |[new, stable]: [Option<[Number; 2]>; 2]| resource::ResourceReading {
             new: new.map(used),
             stable: stable.map(used),
         };
-        let trips = of.on == resource::On::Trip.label();
-        resource::Grounds {
+        let trips = of.on == resource::ResourceAction::Trip.label();
+        resource::ResourceInputs {
             name: of.name.into(),
-            on: if trips { resource::On::Trip } else { resource::On::Hold },
-            limits: resource::Limits {
+            on: if trips { resource::ResourceAction::Trip } else { resource::ResourceAction::Hold },
+            limits: resource::ResourceLimits {
                 ceiling: of.ceiling.map(|n| n.0),
                 times_stable_max: of.times_stable_max.map(|n| n.0),
                 floor: of.floor.0,
@@ -422,10 +427,10 @@ fn written(grounds: &Grounds) -> Value {
 }
 
 /// Evidence of a blown fuse; `new`: the servers of `new`.
-pub fn of_fuse(blown: Blown, new: &[Server], since: Duration) -> Value {
+pub fn of_fuse(blown: BreakerTrip, new: &[Server], since: Duration) -> Value {
     let decided_by = decision_counts::of_fuse(&blown, new, since);
     let names: Vec<String> = new.iter().map(Server::to_string).collect();
-    let Blown { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
+    let BreakerTrip { in_a_row, servers, dead_ms, stable_ms, now_ms } = blown;
     let grounds = Grounds::Fuse(Fuse { in_a_row, servers, dead_ms, stable_ms, now_ms });
     json!({
         "refused_in_a_row": in_a_row,
@@ -437,20 +442,20 @@ pub fn of_fuse(blown: Blown, new: &[Server], since: Duration) -> Value {
 }
 
 /// Evidence of too many failed users.
-pub fn of_harm(harm: verdict_inputs::Harm, requests: u64) -> Value {
-    let verdict_inputs::Harm { users, users_max } = harm;
+pub fn of_harm(harm: verdict_inputs::FailedUserLimit, requests: u64) -> Value {
+    let verdict_inputs::FailedUserLimit { users, users_max } = harm;
     let grounds = written(&Grounds::Harm(Harm { users, users_max }));
     json!({"users_failed": users, "harm_users_max": users_max, "requests_failed": requests, "grounds": grounds})
 }
 
 /// Evidence of a resource that `new` uses too much of.
-pub fn of_resource(of: &resource::Grounds, users_failed: u64) -> Value {
+pub fn of_resource(of: &resource::ResourceInputs, users_failed: u64) -> Value {
     let grounds = written(&Grounds::Resource(of.into()));
     json!({"resource": &*of.name, "users_failed": users_failed, "grounds": grounds})
 }
 
 /// Evidence of a watchdog's verdict; `users_failed`: since the evidence began.
-pub fn of_watchdog(of: &Evidence, cause: Cause, users_failed: u64) -> Value {
+pub fn of_watchdog(of: &JudgementEvidence, cause: Cause, users_failed: u64) -> Value {
     let ms = |d: Option<std::time::Duration>| d.map(|d| d.as_secs_f64() * 1e3);
     let arm = |requests: u64, bad: u64, p99: Option<std::time::Duration>| json!({"requests": requests, "failures": bad, "p99_ms": ms(p99)});
     let grounds = Watchdog::from(of.grounds);
@@ -497,18 +502,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn table() -> impl Strategy<Value = Sample> {
-        (0u64..400, 0u64..200, 0u64..4000, 0u64..400).prop_map(|(n1, k1, n0, k0)| Sample {
+    fn table() -> impl Strategy<Value = CeilingSample> {
+        (0u64..400, 0u64..200, 0u64..4000, 0u64..400).prop_map(|(n1, k1, n0, k0)| CeilingSample {
             requests: PerArm::new(n1 + k1, n0 + k0),
             bad: PerArm::new(k1, k0),
         })
     }
 
-    fn ceiling() -> impl Strategy<Value = verdict_inputs::Ceiling> {
+    fn ceiling() -> impl Strategy<Value = verdict_inputs::CeilingState> {
         (table(), table(), table(), table(), 0.0f64..0.5, 0u64..60_000, any::<bool>(), any::<bool>())
             .prop_map(|(minute, recent, all, current, limit, over_ms, calm, controlled)| {
-                verdict_inputs::Ceiling {
-                    of: verdict_inputs::Crossing { minute, recent, all, current },
+                verdict_inputs::CeilingState {
+                    of: verdict_inputs::CeilingCrossing { minute, recent, all, current },
                     limit,
                     over_ms,
                     calm,
@@ -517,7 +522,7 @@ mod tests {
             })
     }
 
-    fn any_grounds() -> impl Strategy<Value = verdict_inputs::Grounds> {
+    fn any_grounds() -> impl Strategy<Value = verdict_inputs::VerdictInputs> {
         let part =
             || prop_oneof![3 => 0.0f64..2e3, 1 => any::<f64>().prop_map(f64::abs), 1 => Just(f64::INFINITY)];
         let parts = proptest::array::uniform6(proptest::array::uniform4(part()));
@@ -535,7 +540,7 @@ mod tests {
             .prop_map(|(parts, alpha, failing, deferred, calm, worse, spells, errors, latency)| {
                 let (worse_ms, overwhelming_ms, silent_ms, waiting) = spells;
                 let e = parts.map(|row| row.iter().sum());
-                let comparison = verdict_inputs::Comparison {
+                let comparison = verdict_inputs::ComparisonState {
                     alpha,
                     e,
                     parts,
@@ -546,8 +551,9 @@ mod tests {
                     worse_ms,
                     overwhelming_ms,
                 };
-                let silent = verdict_inputs::Silent { silent_ms, waiting, waiting_long: 0, users: waiting };
-                verdict_inputs::Grounds { comparison, errors, latency, silent }
+                let silent =
+                    verdict_inputs::WaitingUsers { silent_ms, waiting, waiting_long: 0, users: waiting };
+                verdict_inputs::VerdictInputs { comparison, errors, latency, silent }
             })
     }
 
@@ -587,13 +593,13 @@ mod tests {
     fn a_resource_that_new_uses_too_much_of_is_found_again() {
         use crate::domain::resource::tests::grounds;
         let over = grounds(&[(11.0, 0.1), (11.5, 0.1), (12.0, 1.0 / 3.0)]);
-        let read = |of: &resource::Grounds| {
+        let read = |of: &resource::ResourceInputs| {
             let text = of_resource(of, 3).to_string();
             again(Some("resource"), Some(METHOD), &serde_json::from_str(&text).unwrap())
         };
         assert_eq!(read(&over), Again::Same);
         assert!(matches!(
-            read(&resource::Grounds { on: resource::On::Hold, ..over.clone() }),
+            read(&resource::ResourceInputs { on: resource::ResourceAction::Hold, ..over.clone() }),
             Again::Other(_)
         ));
         assert!(matches!(read(&grounds(&[(11.0, 1.0), (f64::NAN, 1.0), (11.0, 1.0)])), Again::Other(_)));
@@ -602,17 +608,26 @@ mod tests {
 
     #[test]
     fn a_fuse_and_too_much_harm_are_found_again() {
-        let blown =
-            Blown { in_a_row: 5, servers: vec![(5, false), (0, true)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+        let blown = BreakerTrip {
+            in_a_row: 5,
+            servers: vec![(5, false), (0, true)],
+            dead_ms: 9,
+            stable_ms: 9,
+            now_ms: 10,
+        };
         assert_eq!(
             again(Some("fuse"), Some(METHOD), &of_fuse(blown.clone(), &[], Duration::ZERO)),
             Again::Same
         );
         assert!(matches!(
-            again(Some("fuse"), Some(METHOD), &of_fuse(Blown { stable_ms: 8, ..blown }, &[], Duration::ZERO)),
+            again(
+                Some("fuse"),
+                Some(METHOD),
+                &of_fuse(BreakerTrip { stable_ms: 8, ..blown }, &[], Duration::ZERO)
+            ),
             Again::Other(_)
         ));
-        let harm = |users| of_harm(verdict_inputs::Harm { users, users_max: 3 }, 9);
+        let harm = |users| of_harm(verdict_inputs::FailedUserLimit { users, users_max: 3 }, 9);
         assert_eq!(again(Some("harm"), Some(METHOD), &harm(4)), Again::Same);
         assert!(matches!(again(Some("harm"), Some(METHOD), &harm(3)), Again::Other(_)));
     }

@@ -12,13 +12,14 @@
 //! The domain has no JSON: it is written and read here.
 
 use super::evidence::Resource;
-use crate::domain::gates::figures::{Figure, Figures, figures};
+use crate::domain::gates::figures::{GateFigure, GateFigures, figures};
 use crate::domain::gates::{
-    self, DoorState, Gate, Hours, Input, Margins, Proof, Reading, Route, Servers, Sight, Watchdog,
+    self, Gate, GateInput, HealthyServers, Margins, OpenHoursState, PromotionState, RouteEvidence,
+    TrialReading, WatchdogReport, WaveDetectionLimit, WaveEvidence,
 };
-use crate::domain::rollout::wave_controller::Outlook;
-use crate::domain::verdict::State;
-use crate::domain::wave::Door;
+use crate::domain::rollout::wave_controller::WaveStatus;
+use crate::domain::verdict::WatchdogState;
+use crate::domain::wave::Promotion;
 use crate::stats::engine::DetectionLimit;
 use crate::stats::hypergeometric_bet::PerArm;
 use crate::store::kept::Kept;
@@ -56,7 +57,7 @@ impl Decision {
     }
 }
 
-pub fn written(outlook: &Outlook, decision: Decision) -> Value {
+pub fn written(outlook: &WaveStatus, decision: Decision) -> Value {
     json!({
         "decision": decision.label(),
         "input": outlook.input.as_ref().map(input),
@@ -153,7 +154,7 @@ pub fn recompute(evidence: &Value) -> Result<Recomputed, RecomputeError> {
     Ok(Recomputed { decision, gates })
 }
 
-fn verdict(of: &Gate, input: Option<&Input>) -> Value {
+fn verdict(of: &Gate, input: Option<&GateInput>) -> Value {
     let on: serde_json::Map<String, Value> = input.map_or_else(Default::default, |input| {
         figures(&of.name, input)
             .into_iter()
@@ -164,10 +165,10 @@ fn verdict(of: &Gate, input: Option<&Input>) -> Value {
 }
 
 /// JSON has no infinity: it becomes `null`.
-fn figure_json(figure: Figure) -> Value {
+fn figure_json(figure: GateFigure) -> Value {
     match figure {
-        Figure::Number(number) => json!(number),
-        Figure::Code(code) => json!(code),
+        GateFigure::Number(number) => json!(number),
+        GateFigure::Code(code) => json!(code),
     }
 }
 
@@ -180,7 +181,7 @@ pub(super) fn same(recorded: &Value, found: &Value) -> bool {
     }
 }
 
-fn same_figures(recorded: &Value, found: &Figures) -> Result<(), FiguresDiffer> {
+fn same_figures(recorded: &Value, found: &GateFigures) -> Result<(), FiguresDiffer> {
     let count = recorded.as_object().map_or(0, serde_json::Map::len);
     if count != found.len() {
         return Err(FiguresDiffer::Count { recorded: count, found: found.len() });
@@ -199,11 +200,11 @@ fn pair(of: PerArm) -> Value {
     json!({"new": of.new, "stable": of.stable})
 }
 
-fn input(of: &Input) -> Value {
+fn input(of: &GateInput) -> Value {
     json!({
         "proof": of.proof.as_ref().map(proof),
         "door": of.door.as_ref().map(|d| json!({
-            "open": match d.door { Door::Auto => "auto", Door::ByHand => "by-hand" },
+            "open": match d.door { Promotion::Auto => "auto", Promotion::ByHand => "by-hand" },
             "hours": d.hours.as_ref().map(|h| json!({"text": h.text, "open": h.open, "next": h.next})),
         })),
         "durable": of.durable,
@@ -211,7 +212,7 @@ fn input(of: &Input) -> Value {
     })
 }
 
-fn proof(of: &Proof) -> Value {
+fn proof(of: &WaveEvidence) -> Value {
     let mut all = json!({
         "controlled": of.controlled,
         "baked_us": of.baked.as_micros() as u64,
@@ -230,7 +231,7 @@ fn proof(of: &Proof) -> Value {
         "servers_healthy": pair(of.servers.healthy),
         "resources": of.resources.iter().map(Resource::from).collect::<Vec<_>>(),
         "watchdog": {
-            "state": of.watchdog.state.map(State::label),
+            "state": of.watchdog.state.map(WatchdogState::label),
             "passes": of.watchdog.passes,
             "reason": of.watchdog.reason,
             "e_value": of.watchdog.e_value,
@@ -244,7 +245,7 @@ fn proof(of: &Proof) -> Value {
 }
 
 /// The figures that the margin gates are judged from.
-fn reading(r: &Reading, to: &mut Value) {
+fn reading(r: &TrialReading, to: &mut Value) {
     for (name, of) in [("compared", r.compared), ("failed", r.failed), ("timed", r.timed), ("slow", r.slow)] {
         to[name] = pair(of);
     }
@@ -262,8 +263,8 @@ fn reading(r: &Reading, to: &mut Value) {
     }
 }
 
-fn read_reading(of: &Value) -> Result<Reading, MalformedEvidence> {
-    Ok(Reading {
+fn read_reading(of: &Value) -> Result<TrialReading, MalformedEvidence> {
+    Ok(TrialReading {
         compared: both(of, "compared")?,
         failed: both(of, "failed")?,
         timed: both(of, "timed")?,
@@ -275,23 +276,23 @@ fn read_reading(of: &Value) -> Result<Reading, MalformedEvidence> {
         design_latency: number(of, "design_effect_latency")?,
         design_tail: number(of, "design_effect_latency_tail")?,
         spread_latency: number(of, "spread_latency")?,
-        ..Reading::default()
+        ..TrialReading::default()
     })
 }
 
 /// For a route, only its margins are judged.
-fn critical(of: &Route) -> Value {
+fn critical(of: &RouteEvidence) -> Value {
     let mut all = json!({"route": &*of.name});
     reading(&of.reading, &mut all);
     all
 }
 
-fn read_critical(of: &Value) -> Result<Route, MalformedEvidence> {
-    Ok(Route { name: text(of, "route")?.into(), reading: read_reading(of)? })
+fn read_critical(of: &Value) -> Result<RouteEvidence, MalformedEvidence> {
+    Ok(RouteEvidence { name: text(of, "route")?.into(), reading: read_reading(of)? })
 }
 
 /// JSON has no infinity: an unbounded unseen effect becomes `null`.
-fn sight(of: Sight) -> Value {
+fn sight(of: WaveDetectionLimit) -> Value {
     json!({
         "latency_notice": of.latency_notice,
         "margin": of.margin,
@@ -300,7 +301,7 @@ fn sight(of: Sight) -> Value {
     })
 }
 
-fn read_sight(of: &Value) -> Result<Sight, MalformedEvidence> {
+fn read_sight(of: &Value) -> Result<WaveDetectionLimit, MalformedEvidence> {
     let below = match &of["below"] {
         Value::Null => f64::INFINITY,
         _ => number(of, "below")?,
@@ -309,12 +310,16 @@ fn read_sight(of: &Value) -> Result<Sight, MalformedEvidence> {
         Value::Null => None,
         _ => Some(DetectionLimit { below, requests: whole(of, "requests")? }),
     };
-    Ok(Sight { blindness, latency_notice: number(of, "latency_notice")?, margin: number(of, "margin")? })
+    Ok(WaveDetectionLimit {
+        blindness,
+        latency_notice: number(of, "latency_notice")?,
+        margin: number(of, "margin")?,
+    })
 }
 
-fn read(of: &Value) -> Result<Input, MalformedEvidence> {
+fn read(of: &Value) -> Result<GateInput, MalformedEvidence> {
     let there = |key: &str| Some(&of[key]).filter(|v| !v.is_null());
-    Ok(Input {
+    Ok(GateInput {
         proof: there("proof").map(read_proof).transpose()?,
         door: there("door").map(read_door).transpose()?,
         durable: boolean(of, "durable")?,
@@ -322,20 +327,24 @@ fn read(of: &Value) -> Result<Input, MalformedEvidence> {
     })
 }
 
-fn read_door(of: &Value) -> Result<DoorState, MalformedEvidence> {
+fn read_door(of: &Value) -> Result<PromotionState, MalformedEvidence> {
     let door = word(of, "open", "way to open", |word| match word {
-        "auto" => Some(Door::Auto),
-        "by-hand" => Some(Door::ByHand),
+        "auto" => Some(Promotion::Auto),
+        "by-hand" => Some(Promotion::ByHand),
         _ => None,
     })?;
     let hours = match &of["hours"] {
         Value::Null => None,
-        h => Some(Hours { text: text(h, "text")?, open: boolean(h, "open")?, next: optional(h, "next") }),
+        h => Some(OpenHoursState {
+            text: text(h, "text")?,
+            open: boolean(h, "open")?,
+            next: optional(h, "next"),
+        }),
     };
-    Ok(DoorState { door, hours })
+    Ok(PromotionState { door, hours })
 }
 
-fn read_proof(of: &Value) -> Result<Proof, MalformedEvidence> {
+fn read_proof(of: &Value) -> Result<WaveEvidence, MalformedEvidence> {
     let dog = &of["watchdog"];
     // Earlier versions wrote none.
     let resources = match &of["resources"] {
@@ -345,9 +354,11 @@ fn read_proof(of: &Value) -> Result<Proof, MalformedEvidence> {
     };
     let state = match &dog["state"] {
         Value::Null => None,
-        _ => Some(word(dog, "state", "state", |label| State::ALL.into_iter().find(|s| s.label() == label))?),
+        _ => Some(word(dog, "state", "state", |label| {
+            WatchdogState::ALL.into_iter().find(|s| s.label() == label)
+        })?),
     };
-    Ok(Proof {
+    Ok(WaveEvidence {
         controlled: boolean(of, "controlled")?,
         baked: Duration::from_micros(whole(of, "baked_us")?),
         bake: Duration::from_micros(whole(of, "bake_us")?),
@@ -359,7 +370,7 @@ fn read_proof(of: &Value) -> Result<Proof, MalformedEvidence> {
             tail: number(of, "margin_latency_tail")?,
         },
         share: number(of, "share")?,
-        reading: Reading {
+        reading: TrialReading {
             requests: both(of, "requests")?,
             users: both(of, "users")?,
             share_z: number(of, "share_z")?,
@@ -369,8 +380,8 @@ fn read_proof(of: &Value) -> Result<Proof, MalformedEvidence> {
             Value::Array(routes) => routes.iter().map(read_critical).collect::<Result<_, _>>()?,
             _ => return Err(missing("critical")),
         },
-        servers: Servers { all: both(of, "servers")?, healthy: both(of, "servers_healthy")? },
-        watchdog: Watchdog {
+        servers: HealthyServers { all: both(of, "servers")?, healthy: both(of, "servers_healthy")? },
+        watchdog: WatchdogReport {
             state,
             passes: boolean(dog, "passes")?,
             reason: text(dog, "reason")?,
@@ -426,13 +437,13 @@ fn both(of: &Value, key: &'static str) -> Result<PerArm, MalformedEvidence> {
 mod tests {
     use super::*;
     use crate::domain::gates::tests::{good, input as facts, silent};
-    use crate::domain::rollout::wave_controller::{Act, Climb, Standing};
+    use crate::domain::rollout::wave_controller::{WaveAction, WaveController, WavePosition};
     use crate::domain::wave::tests::waves;
     use proptest::prelude::*;
 
-    fn outlook(input: Input) -> Outlook {
+    fn outlook(input: GateInput) -> WaveStatus {
         let plan = waves("20%:10m 100%:10m");
-        let standing = Standing {
+        let standing = WavePosition {
             stage: 1,
             waves: &plan,
             present: Some(0),
@@ -442,11 +453,11 @@ mod tests {
             watched: Duration::from_secs(3600),
             before: Default::default(),
         };
-        Climb::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
+        WaveController::new(1, Duration::ZERO).look(&standing, Some(input), Duration::from_secs(3600))
     }
 
     /// The entry as the ledger stores it, after serialization to text.
-    fn entry(outlook: &Outlook, decision: Decision) -> Value {
+    fn entry(outlook: &WaveStatus, decision: Decision) -> Value {
         let text = json!({"gates": written(outlook, decision)}).to_string();
         serde_json::from_str(&text).unwrap()
     }
@@ -454,7 +465,7 @@ mod tests {
     #[test]
     fn a_verdict_is_found_again_from_what_the_ledger_keeps() {
         let passed = outlook(facts(Some(good())));
-        assert_eq!(passed.act, Act::Open);
+        assert_eq!(passed.act, WaveAction::Open);
         let found = recompute(&entry(&passed, Decision::Open)).unwrap();
         assert_eq!((found.decision, found.gates), (Decision::Open, passed.gates.clone()));
         let held = outlook(facts(Some(silent())));
@@ -464,18 +475,19 @@ mod tests {
             recompute(&entry(&held, Decision::Open)).unwrap_err().to_string().contains("does not follow")
         );
         assert!(recompute(&entry(&passed, Decision::Hold)).is_err());
-        let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
-        let door = Some(DoorState { door: Door::ByHand, hours: Some(hours) });
-        let first = outlook(Input { door, proof: None, durable: false, barred_by: Some("b".into()) });
+        let hours =
+            OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: false, next: Some("Mon".into()) };
+        let door = Some(PromotionState { door: Promotion::ByHand, hours: Some(hours) });
+        let first = outlook(GateInput { door, proof: None, durable: false, barred_by: Some("b".into()) });
         assert!(recompute(&entry(&first, Decision::Hold)).is_ok());
     }
 
     #[test]
     fn a_changed_number_is_found_where_it_changes_a_verdict() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
-        let mut proof = Proof { resources, ..good() };
+        let mut proof = WaveEvidence { resources, ..good() };
         let blindness = Some(DetectionLimit { below: 0.01, requests: 8192 });
-        proof.watchdog.sight = Some(Sight { blindness, latency_notice: 0.03, margin: 0.1 });
+        proof.watchdog.sight = Some(WaveDetectionLimit { blindness, latency_notice: 0.03, margin: 0.1 });
         let entry = entry(&outlook(facts(Some(proof))), Decision::Open);
         for (path, value) in [
             ("/gates/input/proof/e_errors", json!(19.0)),
@@ -517,16 +529,16 @@ mod tests {
     #[test]
     fn sentences_may_be_reworded_and_every_number_name_and_verdict_is_compared() {
         let resources = vec![crate::domain::resource::tests::grounds(&[(1.0, 1.0 / 3.0 + 0.5); 3])];
-        let mut proof = Proof { resources, ..good() };
-        proof.watchdog.sight = Some(Sight {
+        let mut proof = WaveEvidence { resources, ..good() };
+        proof.watchdog.sight = Some(WaveDetectionLimit {
             blindness: Some(DetectionLimit { below: 0.01, requests: 8192 }),
             latency_notice: 0.03,
             margin: 0.1,
         });
-        proof.critical = vec![Route { name: "refunds".into(), reading: good().reading }];
-        let hours = Hours { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
-        let door = Some(DoorState { door: Door::Auto, hours: Some(hours) });
-        let whole = entry(&outlook(Input { door, ..facts(Some(proof)) }), Decision::Open);
+        proof.critical = vec![RouteEvidence { name: "refunds".into(), reading: good().reading }];
+        let hours = OpenHoursState { text: "Mon 09:00-16:00 UTC".into(), open: true, next: None };
+        let door = Some(PromotionState { door: Promotion::Auto, hours: Some(hours) });
+        let whole = entry(&outlook(GateInput { door, ..facts(Some(proof)) }), Decision::Open);
         let mut paths = vec![];
         leaves(&whole, "", &mut paths);
         assert!(paths.len() > 100, "{}", paths.len());
@@ -552,7 +564,7 @@ mod tests {
         /// Doubles survive serialization to text well enough for the same verdicts.
         #[test]
         fn any_numbers_give_the_same_verdicts_again(e in 0.0f64..1e6, f in 0.0f64..1e6, z in -9.0f64..9.0, share in 1e-6f64..1.0, n in 0u64..1 << 40) {
-            let mut proof = Proof { baked: Duration::from_nanos(n), ..good() };
+            let mut proof = WaveEvidence { baked: Duration::from_nanos(n), ..good() };
             let r = &mut proof.reading;
             (r.e_errors, r.e_body, r.e_tail, r.share_z, r.compared.new) = (e, f, e / 7.0, z, n);
             (r.design_errors, r.design_latency, proof.share, proof.watchdog.e_value) = (1.0 + f, 1.0 + e, share, e / 3.0);

@@ -6,9 +6,9 @@
 use super::Image;
 use crate::domain::maintenance::Maintenance;
 use crate::domain::rollout::version::Versions;
-use crate::domain::rollout::{Awaits, Freeze, Memory, Other, Pause, Progress, Trip};
+use crate::domain::rollout::{Freeze, ManualHold, OtherPath, Pause, PlanProgress, ReleaseState, Trip};
 use crate::domain::verdict::Cause;
-use crate::domain::wave::Reach;
+use crate::domain::wave::Exposure;
 use crate::stats::cohort::Weight;
 use crate::store::ledger::{End, Entry};
 use serde::{Deserialize, Serialize};
@@ -140,7 +140,7 @@ struct FileFreeze {
 
 impl From<&Image> for FileImage {
     fn from(image: &Image) -> Self {
-        let memory = |m: &Memory| FileMemory {
+        let memory = |m: &ReleaseState| FileMemory {
             attempt: m.attempt,
             trip: m.trip.as_ref().map(|t| FileTrip {
                 cause: t.cause.label().to_owned(),
@@ -172,10 +172,10 @@ impl From<&Image> for FileImage {
                 entry: f.entry,
             }),
             awaits: m.awaits.map(|a| match a {
-                Awaits::NoMemory => FileAwaits::NoMemory,
-                Awaits::StateLost => FileAwaits::StateLost,
-                Awaits::StopFile => FileAwaits::StopFile,
-                Awaits::NewVersion => FileAwaits::NewVersion,
+                ManualHold::NoMemory => FileAwaits::NoMemory,
+                ManualHold::StateLost => FileAwaits::StateLost,
+                ManualHold::StopFile => FileAwaits::StopFile,
+                ManualHold::NewVersion => FileAwaits::NewVersion,
             }),
             progress: m.progress.as_ref().map(|p| FileProgress {
                 wave: p.wave.clone(),
@@ -226,8 +226,8 @@ impl TryFrom<FileImage> for Image {
 
     fn try_from(file: FileImage) -> Result<Self, UnknownCause> {
         let cause = |label: &str| Cause::parse(label).ok_or_else(|| UnknownCause(label.to_owned()));
-        let memory = |m: FileMemory| -> Result<Memory, UnknownCause> {
-            Ok(Memory {
+        let memory = |m: FileMemory| -> Result<ReleaseState, UnknownCause> {
+            Ok(ReleaseState {
                 attempt: m.attempt,
                 trip: m
                     .trip
@@ -245,7 +245,7 @@ impl TryFrom<FileImage> for Image {
                             others: t
                                 .others
                                 .into_iter()
-                                .map(|o| Other {
+                                .map(|o| OtherPath {
                                     claim: o.claim,
                                     routes: o.routes,
                                     weight: Weight::from_parts(o.weight_ppm),
@@ -269,14 +269,14 @@ impl TryFrom<FileImage> for Image {
                     })
                     .transpose()?,
                 awaits: m.awaits.map(|a| match a {
-                    FileAwaits::NoMemory => Awaits::NoMemory,
-                    FileAwaits::StateLost => Awaits::StateLost,
-                    FileAwaits::StopFile => Awaits::StopFile,
-                    FileAwaits::NewVersion => Awaits::NewVersion,
+                    FileAwaits::NoMemory => ManualHold::NoMemory,
+                    FileAwaits::StateLost => ManualHold::StateLost,
+                    FileAwaits::StopFile => ManualHold::StopFile,
+                    FileAwaits::NewVersion => ManualHold::NewVersion,
                 }),
-                progress: m.progress.map(|p| Progress {
+                progress: m.progress.map(|p| PlanProgress {
                     wave: p.wave,
-                    reach: Reach { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
+                    reach: Exposure { weight: Weight::from_parts(p.weight_ppm), segments: p.segments },
                     finished: p.finished,
                     entry: p.entry,
                 }),

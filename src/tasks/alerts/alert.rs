@@ -11,7 +11,7 @@
 //! Labels are names from the config and words from this file.
 
 use super::receiver::Box as Mailbox;
-use crate::domain::rollout::State;
+use crate::domain::rollout::RolloutState;
 use crate::domain::rollout::wave_controller::{HeldBy, hours};
 use crate::domain::share::progress;
 use crate::domain::verdict;
@@ -349,10 +349,10 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
     };
     let mut seen = vec![];
     let memory = match release.state {
-        State::RolledBack | State::Frozen => live.memory(name).unwrap_or_default(),
+        RolloutState::RolledBack | RolloutState::Frozen => live.memory(name).unwrap_or_default(),
         _ => Default::default(),
     };
-    if let (State::RolledBack, Some(trip)) = (release.state, memory.trip) {
+    if let (RolloutState::RolledBack, Some(trip)) = (release.state, memory.trip) {
         let (cause, actor, why) = (trip.cause.label(), &trip.actor, &trip.detail);
         let summary =
             format!("{name}: the new version was taken out ({cause}, by {actor}); everybody is on stable");
@@ -365,7 +365,7 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         );
         seen.push(Alert { update, ..of(Kind::Trip, Some(cause), trip.at_ms, summary, detail) });
     }
-    if let (State::Frozen, Some(freeze)) = (release.state, memory.freeze) {
+    if let (RolloutState::Frozen, Some(freeze)) = (release.state, memory.freeze) {
         let (cause, weight, why) = (freeze.cause.label(), freeze.weight, &freeze.detail);
         let summary = format!("{name}: held at {weight} ({cause}); a person must decide");
         let detail = format!(
@@ -395,9 +395,9 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
         seen.push(Alert { held: Some(waits), ..of(Kind::StuckWave, None, since_ms, summary, detail) });
     }
     if let Some(judgement) =
-        judgement.filter(|_| release.release.watchdog.enabled && release.state != State::RolledBack)
+        judgement.filter(|_| release.release.watchdog.enabled && release.state != RolloutState::RolledBack)
     {
-        if judgement.state == verdict::State::BothArms {
+        if judgement.state == verdict::WatchdogState::BothArms {
             let summary = format!("{name}: both versions are bad; not blamed on the new one");
             seen.push(of(Kind::BothArms, None, at_ms, summary, judgement.reason.clone()));
         }
@@ -419,16 +419,16 @@ fn of_release(live: &Live, release: &ReleaseLive, at_ms: i64) -> Vec<Alert> {
             let soaked = release.is_soaked(at_ms);
             judgement.signals.iter().find(|s| !soaked && s.signal == name && s.evidence_ratio >= 1.0)
         };
-        if let Some(signal) = stands(verdict::Signal::WORSE_THAN_BEFORE) {
+        if let Some(signal) = stands(verdict::SignalResult::WORSE_THAN_BEFORE) {
             let summary = format!("{name}: the new version does worse than in its own past; it is left in");
             let detail = format!(
                 "{}\nThere is no control at 100%: is it the version, or what it depends on?\nTo look: grayling status. To take it out: grayling rollback {name} --reason TEXT\nTo accept it: {}",
                 signal.detail,
-                verdict::Finding::Alarm.command(name)
+                verdict::StandingFinding::Alarm.command(name)
             );
             seen.push(of(Kind::WorseThanBefore, None, at_ms, summary, detail));
         }
-        if let Some(signal) = stands(verdict::Signal::LATENCY_NOTICE) {
+        if let Some(signal) = stands(verdict::SignalResult::LATENCY_NOTICE) {
             let summary =
                 format!("{name}: the new version is slower than stable, beyond chance; it is left in");
             seen.push(of(Kind::LatencyNotice, None, at_ms, summary, signal.detail.clone()));

@@ -2,7 +2,7 @@
 //!
 //! Invariants: those of [`crate::tasks::call`]; the response body is not read.
 
-use crate::domain::config::{Address, Built};
+use crate::domain::config::{Address, FromFiles};
 use crate::tasks::call::{Call, CallError};
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
@@ -50,7 +50,7 @@ impl Post {
     pub async fn send(
         &self,
         to: &Address,
-        tls: Option<&Built<rustls::ClientConfig>>,
+        tls: Option<&FromFiles<rustls::ClientConfig>>,
     ) -> Result<(), PostError> {
         let mut headers = self.headers.clone();
         headers.push(("content-type", "application/json".to_owned()));

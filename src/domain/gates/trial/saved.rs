@@ -7,7 +7,7 @@
 //!
 //! Invariants: a read returns what was written, or nothing; a trial of another weight is nothing.
 
-use super::{Cluster, Margins, Trial};
+use super::{Margins, Trial, UserCluster};
 use crate::stats::arm::Arm;
 use crate::stats::codec::{Decoder, Encoder};
 use crate::stats::cohort::Weight;
@@ -86,7 +86,7 @@ impl Trial {
             let (requests, failed, timed, slow) = (count()?, count()?, count()?, count()?);
             let log_latency = eye.log()? as f32;
             log_latency.is_finite().then_some(())?;
-            *cluster = Cluster { requests, failed, timed, slow, log_latency, arm: Some(arm) };
+            *cluster = UserCluster { requests, failed, timed, slow, log_latency, arm: Some(arm) };
         }
         Some(trial)
     }

@@ -4,8 +4,8 @@ use super::*;
 use crate::stats::engine::RequestStart;
 use proptest::prelude::*;
 
-const ERRORS: BadBy = BadBy::Signal(Signal::Errors);
-const LATENCY: BadBy = BadBy::Signal(Signal::Latency);
+const ERRORS: BadReason = BadReason::Signal(Signal::Errors);
+const LATENCY: BadReason = BadReason::Signal(Signal::Latency);
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -213,7 +213,7 @@ fn nothing_bad_is_decided_by_nothing() {
     let mut s = Stream::default();
     assert_eq!(s.onsets.decided(ERRORS, None, None, ms(5)), None);
     s.calm(0, 20_000);
-    assert_eq!(s.onsets.decided(BadBy::OverMax, None, None, ms(20_000)), None);
+    assert_eq!(s.onsets.decided(BadReason::OverMax, None, None, ms(20_000)), None);
 }
 
 #[test]
@@ -242,7 +242,7 @@ proptest! {
             s.tell(request, whats[what], 9);
         }
         prop_assert!(s.onsets.cells.len() <= CELLS);
-        for by in Signal::ALL.map(BadBy::Signal).into_iter().chain([BadBy::OverMax]) {
+        for by in Signal::ALL.map(BadReason::Signal).into_iter().chain([BadReason::OverMax]) {
             if let Some(of) = s.onsets.decided(by, None, None, ms(now)) {
                 prop_assert!(of.new.bad + of.new.waiting > 0);
                 s.onsets.of_stable(&of, ms(now));

@@ -1,4 +1,4 @@
-//! Simulated days of ordinary traffic, and a worse `new`, through [`Before`] alone.
+//! Simulated days of ordinary traffic, and a worse `new`, through [`OwnPast`] alone.
 
 use super::*;
 use crate::stats::engine::RequestStart;
@@ -45,7 +45,7 @@ const BASE: Weather = Weather {
 
 struct World {
     dice: Dice,
-    before: Before,
+    before: OwnPast,
     second: u64,
 }
 
@@ -64,7 +64,7 @@ fn event(unit: UserUnit, what: EventKind, after_ms: f64) -> RequestEvent {
 
 impl World {
     fn new(seed: u64) -> World {
-        World { dice: Dice(seed * 2 + 0x9e37_79b9), before: Before::default(), second: 0 }
+        World { dice: Dice(seed * 2 + 0x9e37_79b9), before: OwnPast::default(), second: 0 }
     }
 
     /// Simulates one second; `share` of the users are in `new`.
@@ -100,7 +100,7 @@ impl World {
     fn until_worse(&mut self, limit: u64, of: Weather) -> Option<u64> {
         (1..=limit).find(|_| {
             self.second(1.0, of);
-            matches!(self.before.says(), Says::Worse(_))
+            matches!(self.before.says(), PastResult::Worse(_))
         })
     }
 }
@@ -117,7 +117,7 @@ fn a_worse_version_at_100_is_told_within_the_limits_of_the_design() {
             let mut world = World::new(seed);
             world.wave(600, 0.2, BASE);
             world.wave(60, 1.0, BASE);
-            assert_eq!(world.before.says(), Says::Usual, "{what}: {}", world.before.report().told());
+            assert_eq!(world.before.says(), PastResult::Usual, "{what}: {}", world.before.report().told());
             let delay = world.until_worse(limit, of);
             assert!(delay.is_some(), "{what}, seed {seed}: {}", world.before.report().told());
         }
@@ -136,7 +136,7 @@ fn a_slow_tail_is_told() {
             .collect();
         world.before.hear(&slow);
     }
-    assert_eq!(world.before.says(), Says::Worse(Measure::Tail), "{}", world.before.report().told());
+    assert_eq!(world.before.says(), PastResult::Worse(PastMeasure::Tail), "{}", world.before.report().told());
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn it_stands_until_it_has_been_calm_and_learns_nothing_meanwhile() {
     let worse = Weather { fails: 0.041, ..BASE };
     assert!(world.until_worse(120, worse).is_some());
     world.wave(4 * 3600, 1.0, Weather { rate: 20.0, ..worse });
-    assert_eq!(world.before.says(), Says::Worse(Measure::Errors), "it is no past of its own");
+    assert_eq!(world.before.says(), PastResult::Worse(PastMeasure::Errors), "it is no past of its own");
     world.wave(200, 1.0, BASE);
-    assert!(matches!(world.before.says(), Says::Worse(_)));
+    assert!(matches!(world.before.says(), PastResult::Worse(_)));
     world.wave(800, 1.0, BASE);
-    assert_eq!(world.before.says(), Says::Usual, "{}", world.before.report().told());
+    assert_eq!(world.before.says(), PastResult::Usual, "{}", world.before.report().told());
 }
 
 #[test]
@@ -169,17 +169,17 @@ fn one_account_that_begins_to_retry_and_a_short_pause_say_nothing() {
 fn without_a_past_it_says_so_and_begins_one() {
     let mut world = World::new(6);
     world.wave(300, 1.0, BASE);
-    assert_eq!(world.before.says(), Says::Unknown);
+    assert_eq!(world.before.says(), PastResult::Unknown);
     assert!(
         world.before.report().told().contains("its past is not known"),
         "{}",
         world.before.report().told()
     );
     world.wave(900, 1.0, BASE);
-    assert_eq!(world.before.says(), Says::Usual);
+    assert_eq!(world.before.says(), PastResult::Usual);
     assert!(world.until_worse(120, Weather { fails: 0.041, ..BASE }).is_some());
     world.wave(1, 0.99, BASE);
-    assert_eq!(world.before.says(), Says::Learns, "there is a control again");
+    assert_eq!(world.before.says(), PastResult::Learns, "there is a control again");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_slow_decline_is_held_against_the_last_wave() {
     let told = (0..12 * 60).find(|minute| {
         let fails = 0.001 + 0.1 * f64::from(*minute) / 720.0;
         world.wave(60, 1.0, Weather { fails, ..of });
-        matches!(world.before.says(), Says::Worse(Measure::Errors))
+        matches!(world.before.says(), PastResult::Worse(PastMeasure::Errors))
     });
     assert!(told.is_some_and(|minute| minute < 8 * 60), "{told:?}");
 }
@@ -222,7 +222,7 @@ fn days(days: u64, rate: f64, all: bool) -> Vec<String> {
             for second in 0..days * 86_400 {
                 let share = if second < 600 { 0.2 } else { 1.0 };
                 world.second(share, day(begins + second, of, fails));
-                let is = matches!(world.before.says(), Says::Worse(_));
+                let is = matches!(world.before.says(), PastResult::Worse(_));
                 if is && !was {
                     alarms.push(format!("{fails:?} {retries} at {second}: {}", world.before.report().told()));
                 }
@@ -243,14 +243,14 @@ fn ordinary_days_alarm_nobody() {
     }
 }
 
-fn saved(before: &Before) -> Vec<u8> {
+fn saved(before: &OwnPast) -> Vec<u8> {
     let mut pen = Encoder::with(b"before\n");
     before.save(&mut pen);
     pen.finish()
 }
 
-fn restored(bytes: &[u8], now: Duration) -> Option<Before> {
-    Before::restore(&mut Decoder::open_with(b"before\n", bytes)?, now)
+fn restored(bytes: &[u8], now: Duration) -> Option<OwnPast> {
+    OwnPast::restore(&mut Decoder::open_with(b"before\n", bytes)?, now)
 }
 
 #[test]
@@ -260,13 +260,13 @@ fn a_restart_keeps_the_past_and_what_stands() {
     world.wave(120, 1.0, BASE);
     let mut again = restored(&saved(&world.before), Duration::ZERO).unwrap();
     assert_eq!(again.past, world.before.past);
-    assert_eq!(again.says(), Says::Usual);
+    assert_eq!(again.says(), PastResult::Usual);
     let worse = Weather { fails: 0.041, ..BASE };
     std::mem::swap(&mut again, &mut world.before);
     world.second = 0;
     assert!(world.until_worse(120, worse).is_some());
     let again = restored(&saved(&world.before), Duration::ZERO).unwrap();
-    assert_eq!(again.says(), Says::Worse(Measure::Errors));
+    assert_eq!(again.says(), PastResult::Worse(PastMeasure::Errors));
 }
 
 #[test]
@@ -277,13 +277,13 @@ fn an_accepted_change_is_the_usual_level_from_then_on() {
     let worse = Weather { fails: 0.041, median_ms: 70.0, ..BASE };
     assert!(world.until_worse(200, worse).is_some());
     world.before.begin_anew();
-    assert_eq!((world.before.says(), world.before.ratio()), (Says::Unknown, 0.0));
+    assert_eq!((world.before.says(), world.before.ratio()), (PastResult::Unknown, 0.0));
     let detail = world.before.report().told();
     assert!(detail.contains("0 of 10 minutes"), "{detail}");
     // A restart does not bring the alarm back.
-    assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().says(), Says::Unknown);
+    assert_eq!(restored(&saved(&world.before), Duration::ZERO).unwrap().says(), PastResult::Unknown);
     assert_eq!(world.until_worse(1_800, worse), None, "{}", world.before.report().told());
-    assert_eq!(world.before.says(), Says::Usual);
+    assert_eq!(world.before.says(), PastResult::Usual);
     // Worse than the accepted level is an alarm again.
     let worse_still = Weather { fails: 0.12, ..worse };
     assert!(world.until_worse(200, worse_still).is_some(), "{}", world.before.report().told());
@@ -294,7 +294,7 @@ proptest! {
     #[test]
     fn any_bytes_are_understood_or_refused(mut body in prop::collection::vec(any::<u8>(), 0..400), own: bool, at: prop::sample::Index) {
         if own {
-            let whole = saved(&Before::default());
+            let whole = saved(&OwnPast::default());
             let kept = &whole[b"before\n".len()..whole.len() - 8];
             let at = at.index(kept.len());
             body.truncate(kept.len() - at);

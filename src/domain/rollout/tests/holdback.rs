@@ -47,29 +47,29 @@ fn a_rollback_at_100_goes_back_to_stable_and_ends_the_soak() {
     }
     let state = |rollout: &Rollout| {
         let (force, hold) = rollout.force();
-        State::of(&rollout.memory, rollout.course(), hold.as_ref(), force)
+        RolloutState::of(&rollout.memory, rollout.course(), hold.as_ref(), force)
     };
-    assert_eq!(state(&rollout), State::Complete);
+    assert_eq!(state(&rollout), RolloutState::Complete);
     let mut memory = rollout.memory.clone();
-    memory.note_complete(State::Complete, 5);
-    memory.note_complete(State::Complete, 9);
+    memory.note_complete(RolloutState::Complete, 5);
+    memory.note_complete(RolloutState::Complete, 9);
     assert_eq!(memory.complete_since_ms, Some(5), "it has been since then");
     rollout.run("trip");
-    assert_eq!((state(&rollout), rollout.weight()), (State::RolledBack, Weight::ZERO));
+    assert_eq!((state(&rollout), rollout.weight()), (RolloutState::RolledBack, Weight::ZERO));
     memory.note_complete(state(&rollout), 12);
     assert_eq!(memory.complete_since_ms, None);
 }
 
 #[test]
 fn a_weight_set_by_hand_stays_below_until_the_file_says_otherwise() {
-    let reach = Reach { weight: Weight::FULL, segments: 2 };
+    let reach = Exposure { weight: Weight::FULL, segments: 2 };
     let back = Weight::from_parts(10_000);
-    assert_eq!(reach.held_back(back), Reach { weight: Weight::from_parts(990_000), segments: 2 });
+    assert_eq!(reach.held_back(back), Exposure { weight: Weight::from_parts(990_000), segments: 2 });
     assert_eq!(reach.held_back(Weight::ZERO), reach);
-    let half = Reach { weight: Weight::from_parts(500_000), segments: 0 };
+    let half = Exposure { weight: Weight::from_parts(500_000), segments: 0 };
     assert_eq!(half.held_back(back), half, "it is the top of 100% alone");
-    let course = Course::ByHand(reach.held_back(back));
-    let memory = Memory { attempt: 1, ..Memory::default() };
-    let (force, hold) = force(&memory, memory.reach(course), 1, Circumstances::default());
-    assert_eq!(State::of(&memory, course, hold.as_ref(), force), State::Progressing);
+    let course = Strategy::ByHand(reach.held_back(back));
+    let memory = ReleaseState { attempt: 1, ..ReleaseState::default() };
+    let (force, hold) = force(&memory, memory.reach(course), 1, Conditions::default());
+    assert_eq!(RolloutState::of(&memory, course, hold.as_ref(), force), RolloutState::Progressing);
 }

@@ -1,7 +1,7 @@
 //! Every kind of damage to a ledger is found, and an intact ledger passes.
 
 use super::*;
-use crate::domain::breaker::Blown;
+use crate::domain::breaker::BreakerTrip;
 use crate::domain::config::{Scheme, Server};
 use crate::domain::verdict::METHOD;
 use crate::store::audit::evidence::of_fuse;
@@ -37,7 +37,7 @@ fn entry(n: u64, kind: &str, cause: Option<&str>, evidence: Value) -> Entry {
 
 /// An intact ledger: weights, a trip, a resume, one line that a crash had lost.
 fn honest() -> Vec<Vec<u8>> {
-    let blown = Blown { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let blown = BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let server = Server { scheme: Scheme::Http, host: "a".into(), port: 80 };
     let mut entries = vec![
         entry(1, "start", None, Value::Null),
@@ -167,7 +167,7 @@ fn one_line_that_is_replaced_does_not_fit_the_next_even_if_its_own_hash_does() {
 
 #[test]
 fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fits() {
-    let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let blown = BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let mut forged = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
     chain::seal(&mut forged, ORIGIN).unwrap();
     let report = verified((serde_json::to_string(&forged).unwrap() + "\n").as_bytes(), None);
@@ -176,7 +176,7 @@ fn a_verdict_that_does_not_follow_from_its_evidence_is_found_in_a_chain_that_fit
 
 #[test]
 fn an_entry_of_another_method_is_counted_and_not_recomputed() {
-    let blown = Blown { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let blown = BreakerTrip { in_a_row: 4, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     let mut of_later = entry(1, "trip", Some("fuse"), of_fuse(blown, &[], Duration::ZERO));
     of_later.method = Some(METHOD + 1);
     chain::seal(&mut of_later, ORIGIN).unwrap();
@@ -188,7 +188,7 @@ fn an_entry_of_another_method_is_counted_and_not_recomputed() {
 
 #[test]
 fn the_weights_of_an_entry_must_be_those_of_its_verdict() {
-    let blown = Blown { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
+    let blown = BreakerTrip { in_a_row: 5, servers: vec![(5, false)], dead_ms: 9, stable_ms: 9, now_ms: 10 };
     for (kind, after, follows) in
         [("trip", 0.0, true), ("trip", 5.0, false), ("freeze", 5.0, true), ("freeze", 0.0, false)]
     {
