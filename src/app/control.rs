@@ -193,11 +193,11 @@ async fn resolve_now(live: &Live) {
     let servers = live.snapshot().upstreams.iter().flat_map(|u| u.servers.clone()).collect();
     for resolved in resolve::refresh(servers).await {
         match resolved {
-            resolve::Resolved::Changed { name, addresses } => {
+            resolve::LookupResult::Changed { name, addresses } => {
                 let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
                 live.log.event("resolved", json!({"name": name, "addresses": addresses}));
             }
-            resolve::Resolved::Failed { name, error } => {
+            resolve::LookupResult::Failed { name, error } => {
                 live.log.event("resolve_failed", json!({"name": name, "error": error}));
             }
         }

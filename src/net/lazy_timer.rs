@@ -2,7 +2,7 @@
 //!
 //! A runtime timer takes a lock when it is set, and again when it is dropped.
 //! A request sets several, and nearly all are cancelled.
-//! So an [`Alarm`] that is postponed leaves its timer in the wheel.
+//! So an [`LazyTimer`] that is postponed leaves its timer in the wheel.
 //! The timer fires early, and is then set again if a task still waits for it.
 //! A dropped alarm leaves its timer to the next one.
 //!
@@ -23,11 +23,11 @@ thread_local! {
 
 /// A deadline that can be moved at no cost.
 #[derive(Default)]
-pub struct Alarm {
+pub struct LazyTimer {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Alarm {
+impl LazyTimer {
     /// Ready once `deadline` has passed; each call may pass a different one.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let spare = || SPARE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Box::pin(sleep_until(deadline)));
@@ -50,7 +50,7 @@ impl Alarm {
     }
 }
 
-impl Drop for Alarm {
+impl Drop for LazyTimer {
     fn drop(&mut self) {
         let Some(timer) = self.timer.take() else { return };
         // Fails while the thread ends, when the spare timers are gone.
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn an_alarm_rings_after_its_deadline_however_it_was_moved() {
         run(async {
-            let mut alarm = Alarm::default();
+            let mut alarm = LazyTimer::default();
             let began = Instant::now();
             let mut moves = [LONG, SHORT, 2 * SHORT, LONG].into_iter();
             let pending = poll_fn(|cx| {
@@ -99,15 +99,15 @@ mod tests {
     fn the_next_alarm_takes_the_timer_over_and_has_a_deadline_of_its_own() {
         run(async {
             for (first, then) in [(LONG, SHORT), (SHORT, 3 * SHORT)] {
-                let mut alarm = Alarm::default();
+                let mut alarm = LazyTimer::default();
                 poll_fn(|cx| Poll::Ready(alarm.poll(cx, Instant::now() + first).is_pending())).await;
                 drop(alarm);
                 assert_eq!(SPARE.with_borrow(Vec::len), 1);
                 let began = Instant::now();
-                Alarm::default().until(began + then).await;
+                LazyTimer::default().until(began + then).await;
                 assert!(began.elapsed() >= then);
                 // A timer that has fired already works as well.
-                Alarm::default().until(began + then + SHORT).await;
+                LazyTimer::default().until(began + then + SHORT).await;
                 assert!(began.elapsed() >= then + SHORT);
                 assert_eq!(SPARE.with_borrow(Vec::len), 1);
             }

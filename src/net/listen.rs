@@ -15,8 +15,8 @@
 //! So the write half is shut down first, and further input is discarded for a second at most (RFC
 //! 9112 §9.6). A tunnel is exempt: only one of its directions has ended.
 
-use super::tls::Agreed;
-use crate::net::lazy_timer::Alarm;
+use super::tls::AgreedProtocol;
+use crate::net::lazy_timer::LazyTimer;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -65,11 +65,11 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// The stage of a client connection, shared with the service that answers its requests.
 /// Atomic only because hyper requires `Send` of a connection that may be upgraded.
 #[derive(Default)]
-pub struct Progress(AtomicU8);
+pub struct ConnectionState(AtomicU8);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-enum Stage {
+enum ConnectionStage {
     /// No byte yet.
     Fresh,
     /// Between two requests: no byte of the next one yet.
@@ -84,44 +84,50 @@ enum Stage {
     Tunnel,
 }
 
-impl Stage {
-    const ALL: [Stage; 6] =
-        [Stage::Fresh, Stage::Idle, Stage::Head, Stage::Busy, Stage::Http2, Stage::Tunnel];
+impl ConnectionStage {
+    const ALL: [ConnectionStage; 6] = [
+        ConnectionStage::Fresh,
+        ConnectionStage::Idle,
+        ConnectionStage::Head,
+        ConnectionStage::Busy,
+        ConnectionStage::Http2,
+        ConnectionStage::Tunnel,
+    ];
 }
 
-impl Progress {
+impl ConnectionState {
     pub fn request_began(&self) {
         if !self.is_http2() {
-            self.enter(Stage::Busy);
+            self.enter(ConnectionStage::Busy);
         }
     }
 
     pub fn is_http2(&self) -> bool {
-        self.stage() == Stage::Http2
+        self.stage() == ConnectionStage::Http2
     }
 
     /// The whole response was handed to hyper; the next byte begins a new head. HTTP/1 only.
     pub fn request_ended(&self) {
-        self.enter(Stage::Idle);
+        self.enter(ConnectionStage::Idle);
     }
 
     /// The connection has become a tunnel.
     pub fn switched(&self) {
-        self.enter(Stage::Tunnel);
+        self.enter(ConnectionStage::Tunnel);
     }
 
-    fn enter(&self, stage: Stage) {
+    fn enter(&self, stage: ConnectionStage) {
         self.0.store(stage as u8, Relaxed);
     }
 
-    fn stage(&self) -> Stage {
-        Stage::ALL[usize::from(self.0.load(Relaxed)) % Stage::ALL.len()]
+    fn stage(&self) -> ConnectionStage {
+        ConnectionStage::ALL[usize::from(self.0.load(Relaxed)) % ConnectionStage::ALL.len()]
     }
 }
 
 /// Time-outs of a client.
 #[derive(Clone, Copy)]
-pub struct Patience {
+pub struct ClientTimeouts {
     /// For its first byte.
     pub first: Duration,
     /// For the first byte of its next request.
@@ -145,22 +151,22 @@ const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nc
 /// A client's stream, TCP or TLS, with deadlines for request heads and for writes.
 pub struct ClientStream<S> {
     inner: S,
-    progress: Arc<Progress>,
-    patience: Patience,
+    progress: Arc<ConnectionState>,
+    patience: ClientTimeouts,
     /// The rest of [`PREFACE`] that is expected; empty once the connection is HTTP/1.
     preface: &'static [u8],
     /// Bytes read to detect the protocol.
     ahead: Vec<u8>,
     /// The deadline for the next byte or for the head, with the stage it was set in.
-    silent_until: Option<(Stage, Instant)>,
-    alarm: Alarm,
+    silent_until: Option<(ConnectionStage, Instant)>,
+    alarm: LazyTimer,
     write_timer: Option<Pin<Box<Sleep>>>,
     /// Set once the write half is shut down: the deadline, and the bytes discarded so far.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
 impl<S: AsyncWrite + Unpin> ClientStream<S> {
-    pub fn new(stream: S, progress: Arc<Progress>, patience: Patience) -> Self {
+    pub fn new(stream: S, progress: Arc<ConnectionState>, patience: ClientTimeouts) -> Self {
         ClientStream {
             inner: stream,
             progress,
@@ -168,7 +174,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             preface: PREFACE,
             ahead: Vec::new(),
             silent_until: None,
-            alarm: Alarm::default(),
+            alarm: LazyTimer::default(),
             write_timer: None,
             linger: None,
         }
@@ -178,7 +184,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     ///
     /// # Errors
     /// None came in time, or none at all.
-    pub async fn speaks(&mut self) -> io::Result<Agreed>
+    pub async fn speaks(&mut self) -> io::Result<AgreedProtocol>
     where
         S: AsyncRead,
     {
@@ -191,7 +197,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             }
             self.ahead.extend_from_slice(bytes.filled());
         }
-        Ok(if self.progress.is_http2() { Agreed::Http2 } else { Agreed::Http1 })
+        Ok(if self.progress.is_http2() { AgreedProtocol::Http2 } else { AgreedProtocol::Http1 })
     }
 
     /// Reads, within the deadline of the current stage.
@@ -206,7 +212,9 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
             ready!(self.waits(stage, cx));
             return Poll::Ready(Err(self.too_slow(cx)));
         }
-        if matches!(stage, Stage::Fresh | Stage::Idle | Stage::Head) && buffer.filled().len() > before {
+        if matches!(stage, ConnectionStage::Fresh | ConnectionStage::Idle | ConnectionStage::Head)
+            && buffer.filled().len() > before
+        {
             self.began(&buffer.filled()[before..]);
         }
         polled
@@ -217,7 +225,11 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         let compared = self.preface.len().min(bytes.len());
         let is_preface = compared > 0 && bytes[..compared] == self.preface[..compared];
         self.preface = if is_preface { &self.preface[compared..] } else { b"" };
-        let stage = if is_preface && self.preface.is_empty() { Stage::Http2 } else { Stage::Head };
+        let stage = if is_preface && self.preface.is_empty() {
+            ConnectionStage::Http2
+        } else {
+            ConnectionStage::Head
+        };
         if self.progress.stage() != stage {
             self.progress.enter(stage);
             self.silent_until = None;
@@ -225,12 +237,12 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     }
 
     /// Nothing has come. Ready once the deadline of `stage` has passed.
-    fn waits(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<()> {
+    fn waits(&mut self, stage: ConnectionStage, cx: &mut Context<'_>) -> Poll<()> {
         let patience = match stage {
-            Stage::Fresh => self.patience.first,
-            Stage::Idle => self.patience.idle,
-            Stage::Head => self.patience.head,
-            Stage::Busy | Stage::Http2 | Stage::Tunnel => {
+            ConnectionStage::Fresh => self.patience.first,
+            ConnectionStage::Idle => self.patience.idle,
+            ConnectionStage::Head => self.patience.head,
+            ConnectionStage::Busy | ConnectionStage::Http2 | ConnectionStage::Tunnel => {
                 self.silent_until = None;
                 return Poll::Pending;
             }
@@ -242,7 +254,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
         self.silent_until = Some((stage, until));
         ready!(self.alarm.poll(cx, until));
         // The client is still reading a response, which has a time-out of its own.
-        if stage == Stage::Idle && self.write_timer.is_some() {
+        if stage == ConnectionStage::Idle && self.write_timer.is_some() {
             let until = Instant::now() + patience;
             self.silent_until = Some((stage, until));
             return self.alarm.poll(cx, until);
@@ -251,7 +263,7 @@ impl<S: AsyncWrite + Unpin> ClientStream<S> {
     }
 
     fn too_slow(&mut self, cx: &mut Context<'_>) -> io::Error {
-        let may_be_told = self.progress.stage() == Stage::Head && self.write_timer.is_none();
+        let may_be_told = self.progress.stage() == ConnectionStage::Head && self.write_timer.is_none();
         if may_be_told && self.preface.is_empty() {
             // The buffer of a socket without pending writes takes these few bytes, or the client is
             // gone.
@@ -302,7 +314,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Between two requests hyper does not poll for reading until bytes arrive.
         // This flush is its last call, so it arms the timer.
-        if self.progress.stage() == Stage::Idle && self.waits(Stage::Idle, cx).is_ready() {
+        if self.progress.stage() == ConnectionStage::Idle && self.waits(ConnectionStage::Idle, cx).is_ready()
+        {
             cx.waker().wake_by_ref();
         }
         let flushed = Pin::new(&mut self.inner).poll_flush(cx);
@@ -315,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
         }
         // The client of a tunnel may go on: its bytes belong to the server.
-        if this.progress.stage() == Stage::Tunnel {
+        if this.progress.stage() == ConnectionStage::Tunnel {
             return Poll::Ready(Ok(()));
         }
         let (until, thrown) = this.linger.get_or_insert_with(|| (Box::pin(tokio::time::sleep(LINGER)), 0));

@@ -41,7 +41,7 @@ const LOOK_BYTES: usize = 536;
 
 /// A complete header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct ProxyHeader {
     /// In bytes: the offset of the first byte of the connection itself.
     pub length: usize,
     /// The client's address. `None`: the proxy's own connection (LOCAL), or a client without an IP
@@ -53,7 +53,7 @@ pub struct Header {
 ///
 /// # Errors
 /// There is no valid header: close the connection.
-pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, ProxyHeaderError> {
+pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<ProxyHeader, ProxyHeaderError> {
     match tokio::time::timeout(patience, read(stream)).await {
         Ok(Ok(read)) => read,
         Ok(Err(_)) => Err(ProxyHeaderError::Cut),
@@ -61,7 +61,7 @@ pub async fn take(stream: &mut TcpStream, patience: Duration) -> Result<Header, 
     }
 }
 
-async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, ProxyHeaderError>> {
+async fn read(stream: &mut TcpStream) -> io::Result<Result<ProxyHeader, ProxyHeaderError>> {
     let mut bytes = Vec::new();
     let mut look = vec![0; LOOK_BYTES];
     loop {
@@ -91,7 +91,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Header, ProxyHeaderEr
 ///
 /// # Errors
 /// No further bytes could make it a header.
-pub fn parse(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
+pub fn parse(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let may_begin = |with: &[u8]| bytes.iter().zip(with).all(|(a, b)| a == b);
     if may_begin(SIGNATURE) {
         binary(bytes)
@@ -103,7 +103,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
 }
 
 /// §2.1. Nothing in a line is parsed before its end has arrived.
-fn line(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
+fn line(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let bytes = &bytes[..bytes.len().min(V1_BYTES_MAX)];
     let Some(end) = bytes.windows(2).position(|pair| pair == b"\r\n") else {
         return if bytes.len() == V1_BYTES_MAX { Err(ProxyHeaderError::TooLong) } else { Ok(None) };
@@ -120,7 +120,7 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
         }
         _ => return Err(ProxyHeaderError::Malformed),
     };
-    Ok(Some(Header { length: end + 2, source: source.map(|ip: IpAddr| ip.to_canonical()) }))
+    Ok(Some(ProxyHeader { length: end + 2, source: source.map(|ip: IpAddr| ip.to_canonical()) }))
 }
 
 /// The source of two addresses of one family.
@@ -139,7 +139,7 @@ fn is_port(word: &[u8]) -> bool {
 }
 
 /// §2.2.
-fn binary(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
+fn binary(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyHeaderError> {
     let Some(&[version_command, family_protocol, high, low]) = bytes.get(SIGNATURE.len()..V2_FIXED_BYTES)
     else {
         return Ok(None);
@@ -155,7 +155,7 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, ProxyHeaderError> {
     }
     let Some(block) = bytes.get(V2_FIXED_BYTES..length) else { return Ok(None) };
     let source = if is_local { None } else { address(family_protocol, block)? };
-    Ok(Some(Header { length, source }))
+    Ok(Some(ProxyHeader { length, source }))
 }
 
 /// §2.2: the source address leads the block: an IPv4 pair takes 12 bytes, an IPv6 pair 36, a UNIX

@@ -5,7 +5,7 @@
 //! The protocol is what ALPN selected, and is never guessed.
 //! A certificate is parsed once a connection, and no content of it can panic.
 
-use crate::net::fast::write_batching::Outgoing;
+use crate::net::fast::write_batching::BatchedStream;
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io;
@@ -24,14 +24,14 @@ const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 /// The protocol of a connection.
 /// Without ALPN it is HTTP/1.1 (RFC 9113 §3.3: HTTP/2 over TLS requires ALPN).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Agreed {
+pub enum AgreedProtocol {
     Http1,
     Http2,
 }
 
-impl Agreed {
-    fn from_alpn(protocol: Option<&[u8]>) -> Agreed {
-        if protocol == Some(b"h2") { Agreed::Http2 } else { Agreed::Http1 }
+impl AgreedProtocol {
+    fn from_alpn(protocol: Option<&[u8]>) -> AgreedProtocol {
+        if protocol == Some(b"h2") { AgreedProtocol::Http2 } else { AgreedProtocol::Http1 }
     }
 }
 
@@ -45,9 +45,9 @@ pub struct CertificateNames {
 }
 
 /// A client's connection after its handshake.
-pub struct Accepted {
-    pub stream: server::TlsStream<Outgoing>,
-    pub agreed: Agreed,
+pub struct AcceptedConnection {
+    pub stream: server::TlsStream<BatchedStream>,
+    pub agreed: AgreedProtocol,
     /// Names of the verified certificate; present iff the listener requires certificates.
     pub names: Option<CertificateNames>,
 }
@@ -56,12 +56,12 @@ pub struct Accepted {
 ///
 /// # Errors
 /// The client aborted, or the two sides have no version, cipher or protocol in common.
-pub async fn accept(config: Arc<ServerConfig>, stream: Outgoing) -> io::Result<Accepted> {
+pub async fn accept(config: Arc<ServerConfig>, stream: BatchedStream) -> io::Result<AcceptedConnection> {
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let session = stream.get_ref().1;
-    let agreed = Agreed::from_alpn(session.alpn_protocol());
+    let agreed = AgreedProtocol::from_alpn(session.alpn_protocol());
     let names = session.peer_certificates().and_then(|chain| chain.first()).map(names);
-    Ok(Accepted { stream, agreed, names })
+    Ok(AcceptedConnection { stream, agreed, names })
 }
 
 /// The client's side of a handshake with an upstream's server.
@@ -73,9 +73,9 @@ pub async fn connect(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
     stream: TcpStream,
-) -> io::Result<(client::TlsStream<TcpStream>, Agreed)> {
+) -> io::Result<(client::TlsStream<TcpStream>, AgreedProtocol)> {
     let stream = TlsConnector::from(config).connect(name, stream).await?;
-    let agreed = Agreed::from_alpn(stream.get_ref().1.alpn_protocol());
+    let agreed = AgreedProtocol::from_alpn(stream.get_ref().1.alpn_protocol());
     Ok((stream, agreed))
 }
 

@@ -3,7 +3,7 @@
 use super::cancel_token::CancelToken;
 use super::headers;
 use super::tunnel::Tunnel;
-use crate::net::listen::Progress;
+use crate::net::listen::ConnectionState;
 use crate::net::tls::CertificateNames;
 use http::HeaderValue;
 use std::cell::Cell;
@@ -21,7 +21,7 @@ pub struct Client {
     pub scheme: &'static str,
     /// The names in its client certificate.
     pub names: Option<CertificateNames>,
-    pub progress: Arc<Progress>,
+    pub progress: Arc<ConnectionState>,
     /// For HTTP/1.1 and for a tunnel: ends the connection.
     pub cancel: Rc<CancelToken>,
     /// The tunnel that the connection becomes when HTTP ends.

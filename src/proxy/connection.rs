@@ -12,10 +12,10 @@ use super::stream::{Executor, Streams};
 use super::worker::{Stage, Worker};
 use crate::domain::config::RequestLimits;
 use crate::domain::proxy_header_error::ProxyHeaderError;
-use crate::net::fast::write_batching::Outgoing;
-use crate::net::listen::{ClientStream, Patience, Progress};
+use crate::net::fast::write_batching::BatchedStream;
+use crate::net::listen::{ClientStream, ClientTimeouts, ConnectionState};
 use crate::net::proxy_protocol;
-use crate::net::tls::{self, Agreed};
+use crate::net::tls::{self, AgreedProtocol};
 use crate::runtime::shared::Live;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -79,7 +79,7 @@ pub async fn run(worker: Rc<Worker>, arrival: Arrival, limits: RequestLimits, st
             Err(refusal) => return log_refusal(&worker.live, address, refusal),
         }
     }
-    let stream = Outgoing::new(stream);
+    let stream = BatchedStream::new(stream);
     let Some(config) = tls else {
         let client = Client::new(address, "http", None);
         serve(worker, stream, client, None, &limits, stage).await;
@@ -112,12 +112,12 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     worker: Rc<Worker>,
     stream: S,
     client: Client,
-    agreed: Option<Agreed>,
+    agreed: Option<AgreedProtocol>,
     limits: &RequestLimits,
     mut stage: watch::Receiver<Stage>,
 ) {
     let client = Rc::new(client);
-    let patience = Patience {
+    let patience = ClientTimeouts {
         first: limits.header_timeout,
         idle: limits.keepalive_timeout,
         head: limits.header_timeout,
@@ -139,7 +139,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let streams = Streams::new(limits.body_idle_timeout);
     // Two boxes: HTTP/1 connections are many, and the HTTP/2 future is large.
     match speaks {
-        Agreed::Http1 => {
+        AgreedProtocol::Http1 => {
             let service = service_fn(|request: Request<Incoming>| {
                 let carrier = Carrier::Connection(client.cancel.clone());
                 let handled = handle(&worker, &client, carrier, request);
@@ -149,7 +149,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
             let connection = Box::pin(http1(limits).serve_connection(io, service).with_upgrades());
             drive_http(connection, |c| c.graceful_shutdown(), &client, &streams, limits, stage).await;
         }
-        Agreed::Http2 => {
+        AgreedProtocol::Http2 => {
             let service = service_fn(|request: Request<Incoming>| {
                 let stream = streams.open();
                 let handled = handle(&worker, &client, Carrier::Stream(stream.clone()), request);
@@ -263,7 +263,7 @@ async fn serve_until_end(
 /// Resolves when an HTTP/2 client has had no stream open for `keepalive_timeout` (PINGs alone do
 /// not keep a connection), or has reset too many. Returns the time it has left.
 /// For HTTP/1 the stream of the client times its heads.
-async fn wait_for_misuse(progress: &Progress, streams: &Streams, limits: &RequestLimits) -> Duration {
+async fn wait_for_misuse(progress: &ConnectionState, streams: &Streams, limits: &RequestLimits) -> Duration {
     let quiet = async {
         loop {
             let left = limits.keepalive_timeout.saturating_sub(streams.quiet_for());

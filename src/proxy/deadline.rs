@@ -3,7 +3,7 @@
 //! Invariant: an upstream gets extra time if this thread was late.
 
 use super::request_body::RequestBodyState;
-use crate::net::lazy_timer::Alarm;
+use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
 use crate::upstream::server::UpstreamLive;
 use std::future::Future;
@@ -19,7 +19,7 @@ pub struct HeadDeadline<'a> {
     /// Of the whole exchange.
     total: Option<Duration>,
     until: Duration,
-    alarm: Alarm,
+    alarm: LazyTimer,
 }
 
 impl<'a> HeadDeadline<'a> {
@@ -31,7 +31,7 @@ impl<'a> HeadDeadline<'a> {
     ) -> Self {
         let total = upstream.config.total_timeout.map(|total| began + total);
         let until = sent + upstream.config.response_timeout;
-        HeadDeadline { body_state, upstream, total, until, alarm: Alarm::default() }
+        HeadDeadline { body_state, upstream, total, until, alarm: LazyTimer::default() }
     }
 }
 

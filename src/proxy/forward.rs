@@ -16,8 +16,8 @@ use crate::domain::outcome::Outcome;
 use crate::runtime::traces::Came;
 use crate::stats::arm::Arm;
 use crate::telemetry::clock;
-use crate::upstream::pool::{Lease, NoConnection, SendError, Terms};
-use crate::upstream::server::{Down, ServerLive, Tried, UpstreamLive};
+use crate::upstream::pool::{ConnectionLease, NoConnection, PoolLimits, SendError};
+use crate::upstream::server::{DownServers, ServerLive, TriedServers, UpstreamLive};
 use http::header::HOST;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
@@ -49,7 +49,7 @@ impl PreparedRequest {
 /// A response whose head has arrived.
 pub struct UpstreamResponse {
     pub response: Response<Incoming>,
-    pub lease: Lease<RequestBody>,
+    pub lease: ConnectionLease<RequestBody>,
     /// When the head arrived. Monotonic.
     pub arrived: Duration,
 }
@@ -87,8 +87,12 @@ async fn send(prepared: &mut PreparedRequest, mut now: Duration) -> Result<Upstr
     let room = upstream.enter().ok_or_else(|| no_room(upstream, false))?;
     record.hold_room(room);
     // Users of `new` can fail over to stable; other requests have no alternative.
-    let down = if breaker::counting_release(record, upstream).is_some() { Down::Never } else { Down::Last };
-    let mut tried = Tried::default();
+    let down = if breaker::counting_release(record, upstream).is_some() {
+        DownServers::Never
+    } else {
+        DownServers::Last
+    };
+    let mut tried = TriedServers::default();
     while let Some((index, server)) = upstream.choose(&tried, down) {
         begin_attempt(record, upstream, index, server, now);
         let worker = record.worker().clone();
@@ -240,8 +244,8 @@ fn broken_exchange(body_state: &RequestBodyState) -> RequestError {
 }
 
 /// The upstream's limits of connections.
-fn terms(upstream: &UpstreamLive) -> Terms {
-    Terms {
+fn terms(upstream: &UpstreamLive) -> PoolLimits {
+    PoolLimits {
         connect_timeout: upstream.config.connect_timeout,
         connection_idle: upstream.config.connection_idle,
         connections_max: upstream.config.connections_max,

@@ -17,7 +17,7 @@ use super::worker::{RequestRoom, Worker};
 use crate::domain::config::{FailedUserIds, MetricsDetail, Target};
 use crate::domain::failure_rules::FailureRules;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::net::listen::Progress;
+use crate::net::listen::ConnectionState;
 use crate::runtime::event_ring::{Arrival, Ticket};
 use crate::runtime::snapshot::{ReleaseLive, RouteCounts, Snapshot};
 use crate::runtime::traces::{Came, Traced, TracedDecision};
@@ -56,7 +56,7 @@ pub struct RequestRecord {
     /// Room in the process, until the exchange ends.
     room: Option<RequestRoom>,
     /// Of an HTTP/1 connection, whose next head begins when this exchange has ended.
-    progress: Option<Arc<Progress>>,
+    progress: Option<Arc<ConnectionState>>,
     carrier: Carrier,
     /// The outcome by the head; body and trailers may change it.
     by_head: Outcome,
@@ -86,7 +86,7 @@ pub struct RecordOpening {
     /// Its room in the process.
     pub room: RequestRoom,
     /// Of an HTTP/1 connection.
-    pub progress: Option<Arc<Progress>>,
+    pub progress: Option<Arc<ConnectionState>>,
     pub carrier: Carrier,
 }
 

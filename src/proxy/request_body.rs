@@ -4,7 +4,7 @@
 //! The upstream's time does not run while the client is waited for.
 
 use super::cancel_token::CancelToken;
-use crate::net::lazy_timer::Alarm;
+use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -198,12 +198,12 @@ pub struct RequestBody {
     idle_timeout: Option<Duration>,
     /// The deadline for the client's next piece.
     until: Option<Instant>,
-    alarm: Alarm,
+    alarm: LazyTimer,
 }
 
 impl RequestBody {
     pub fn new(inner: Incoming, body_state: Rc<RequestBodyState>, idle_timeout: Option<Duration>) -> Self {
-        RequestBody { inner, body_state, idle_timeout, until: None, alarm: Alarm::default() }
+        RequestBody { inner, body_state, idle_timeout, until: None, alarm: LazyTimer::default() }
     }
 }
 

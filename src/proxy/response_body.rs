@@ -11,9 +11,9 @@ use super::record::RequestRecord;
 use super::request_body::{BodyError, RequestBody};
 use super::result_code::Reader;
 use crate::domain::outcome::{Blame, Outcome};
-use crate::net::lazy_timer::Alarm;
+use crate::net::lazy_timer::LazyTimer;
 use crate::telemetry::clock;
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::ConnectionLease;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
@@ -41,12 +41,12 @@ pub enum ResponseBody {
 pub struct UpstreamBody {
     inner: Incoming,
     record: Box<RequestRecord>,
-    lease: Option<Lease<RequestBody>>,
+    lease: Option<ConnectionLease<RequestBody>>,
     status: StatusCode,
     deadlines: Deadlines,
     /// The deadline for the next piece. Monotonic.
     until: Option<Duration>,
-    alarm: Alarm,
+    alarm: LazyTimer,
     /// Reads the result code, if the release has one.
     code: Option<Reader>,
     /// The outcome by the trailers.
@@ -67,7 +67,7 @@ impl ResponseBody {
     pub fn upstream(
         inner: Incoming,
         record: Box<RequestRecord>,
-        lease: Lease<RequestBody>,
+        lease: ConnectionLease<RequestBody>,
         status: StatusCode,
         deadlines: Deadlines,
         code: Option<Reader>,
@@ -81,7 +81,7 @@ impl ResponseBody {
             status,
             deadlines,
             until: None,
-            alarm: Alarm::default(),
+            alarm: LazyTimer::default(),
             code,
             by_trailers: None,
             broke: false,

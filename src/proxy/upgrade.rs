@@ -7,7 +7,7 @@ use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::tunnel::Tunnel;
 use super::websocket::{self, Handshake};
-use crate::upstream::pool::Lease;
+use crate::upstream::pool::ConnectionLease;
 use http::Response;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -29,7 +29,7 @@ impl UpgradeRequest {
         self,
         record: Box<RequestRecord>,
         response: Response<Incoming>,
-        lease: Lease<RequestBody>,
+        lease: ConnectionLease<RequestBody>,
         now: Duration,
     ) -> Response<ResponseBody> {
         let exposed = record.exposed_arm();

@@ -11,7 +11,7 @@ use crate::runtime::snapshot::Snapshot;
 use crate::telemetry::log::Log;
 use crate::telemetry::random::Random;
 use crate::telemetry::throttle::Throttle;
-use crate::upstream::health::{Probed, probe};
+use crate::upstream::health::{ProbeResult, probe};
 use crate::upstream::server::ServerLive;
 use serde_json::json;
 use std::collections::HashMap;
@@ -106,17 +106,17 @@ async fn watch(log: Log, room: Arc<Semaphore>, upstream: String, server: Arc<Ser
         let probed = probe(&server, &health, within).await;
         drop(permit);
         let changed = match &probed {
-            Probed::Well => {
+            ProbeResult::Well => {
                 // It has accepted a connection just now.
                 server.accepted();
                 streak.well()
             }
-            Probed::Sick(_) => streak.sick(),
-            Probed::Unknown => false,
+            ProbeResult::Sick(_) => streak.sick(),
+            ProbeResult::Unknown => false,
         };
         match probed {
-            Probed::Sick(why) if streak.down => server.set_down(Some(why)),
-            Probed::Well if changed => server.set_down(None),
+            ProbeResult::Sick(why) if streak.down => server.set_down(Some(why)),
+            ProbeResult::Well if changed => server.set_down(None),
             _ => {}
         }
         if let Some(changes) = throttle.due(changed) {

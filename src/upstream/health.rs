@@ -5,7 +5,7 @@
 //! It leaves no connection and no task behind, also when it is dropped.
 //! A local failure, a late wake-up or an unresolved name is no verdict on the server.
 
-use super::pool::{HEAD_BYTES, NoConnection, Stood, connect};
+use super::pool::{HEAD_BYTES, NoConnection, RawConnection, connect};
 use crate::domain::config::{Health, Protocol};
 use crate::upstream::server::ServerLive;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ const LATE: Duration = Duration::from_millis(100);
 const WHY_CHARS: usize = 200;
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Probed {
+pub enum ProbeResult {
     Well,
     /// The reason, as text for the log.
     Sick(String),
@@ -36,52 +36,52 @@ pub enum Probed {
     Unknown,
 }
 
-enum Failed {
+enum ProbeError {
     Local,
     TooLate,
     Sick(String),
 }
 
-pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> Probed {
+pub async fn probe(server: &ServerLive, health: &Health, within: Duration) -> ProbeResult {
     if server.addresses.load().is_empty() {
-        return Probed::Unknown;
+        return ProbeResult::Unknown;
     }
     let until = Instant::now() + within;
     let asked = timeout_at(until, ask(server, health, within)).await;
-    match asked.unwrap_or(Err(Failed::TooLate)) {
-        Ok(status) if status.is_success() => Probed::Well,
+    match asked.unwrap_or(Err(ProbeError::TooLate)) {
+        Ok(status) if status.is_success() => ProbeResult::Well,
         // A redirect is a failure: its target is not this server.
-        Ok(status) => Probed::Sick(format!("status {}", status.as_u16())),
-        Err(Failed::TooLate) if until.elapsed() <= LATE => {
-            Probed::Sick(format!("timed out after {within:?}"))
+        Ok(status) => ProbeResult::Sick(format!("status {}", status.as_u16())),
+        Err(ProbeError::TooLate) if until.elapsed() <= LATE => {
+            ProbeResult::Sick(format!("timed out after {within:?}"))
         }
-        Err(Failed::TooLate | Failed::Local) => Probed::Unknown,
-        Err(Failed::Sick(why)) => Probed::Sick(why.chars().take(WHY_CHARS).collect()),
+        Err(ProbeError::TooLate | ProbeError::Local) => ProbeResult::Unknown,
+        Err(ProbeError::Sick(why)) => ProbeResult::Sick(why.chars().take(WHY_CHARS).collect()),
     }
 }
 
-async fn ask(server: &ServerLive, health: &Health, within: Duration) -> Result<StatusCode, Failed> {
+async fn ask(server: &ServerLive, health: &Health, within: Duration) -> Result<StatusCode, ProbeError> {
     let stood = connect(server, within).await.map_err(|why| match why {
-        NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels => Failed::Local,
+        NoConnection::Local(_) | NoConnection::Busy | NoConnection::Tunnels => ProbeError::Local,
         NoConnection::Unreachable(error) => match error.kind() {
-            io::ErrorKind::TimedOut => Failed::TooLate,
-            io::ErrorKind::ConnectionRefused => Failed::Sick("refused".into()),
-            _ => Failed::Sick(error.to_string()),
+            io::ErrorKind::TimedOut => ProbeError::TooLate,
+            io::ErrorKind::ConnectionRefused => ProbeError::Sick("refused".into()),
+            _ => ProbeError::Sick(error.to_string()),
         },
     })?;
     match stood {
-        Stood::Plain(stream) => ask_over(server, health, stream).await,
-        Stood::Tls(stream) => ask_over(server, health, *stream).await,
+        RawConnection::Plain(stream) => ask_over(server, health, stream).await,
+        RawConnection::Tls(stream) => ask_over(server, health, *stream).await,
     }
 }
 
-async fn ask_over<S>(server: &ServerLive, health: &Health, stream: S) -> Result<StatusCode, Failed>
+async fn ask_over<S>(server: &ServerLive, health: &Health, stream: S) -> Result<StatusCode, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = |e: hyper::Error| Failed::Sick(format!("no answer: {e}"));
+    let broken = |e: hyper::Error| ProbeError::Sick(format!("no answer: {e}"));
     let request = Request::get(health.path.as_str()).header(USER_AGENT, "grayling-health");
-    let invalid = |e: http::Error| Failed::Sick(format!("it cannot be asked: {e}"));
+    let invalid = |e: http::Error| ProbeError::Sick(format!("it cannot be asked: {e}"));
     // Aborts the connection's task when this exchange ends.
     let mut connections = JoinSet::new();
     let answer = match server.protocol {
@@ -157,7 +157,7 @@ mod tests {
         };
         let upstream = UpstreamLive::new(Arc::new(upstream), None);
         let server = &upstream.servers[0];
-        assert_eq!(probe(server, &health, second).await, Probed::Unknown);
+        assert_eq!(probe(server, &health, second).await, ProbeResult::Unknown);
         // With an address it is probed there.
         server.addresses.store(Arc::new(vec![address]));
         tokio::spawn(async move {
@@ -165,8 +165,11 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await;
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         });
-        assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Well);
+        assert_eq!(probe(server, &health, Duration::from_secs(10)).await, ProbeResult::Well);
         // The listener is closed by now.
-        assert_eq!(probe(server, &health, Duration::from_secs(10)).await, Probed::Sick("refused".into()));
+        assert_eq!(
+            probe(server, &health, Duration::from_secs(10)).await,
+            ProbeResult::Sick("refused".into())
+        );
     }
 }

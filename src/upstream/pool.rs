@@ -23,14 +23,14 @@
 
 use crate::domain::config::{Protocol, Scheme};
 use crate::net::LocalExecutor;
-use crate::net::fast::inline_connection::{Driven, Look};
-use crate::net::fast::response_head_limit::OverTcp;
+use crate::net::fast::inline_connection::{InlineConnection, StaleCheck};
+use crate::net::fast::response_head_limit::TcpBased;
 use crate::net::request_form::{http1_form, http2_form};
-use crate::net::tls::{self, Agreed};
+use crate::net::tls::{self, AgreedProtocol};
 use crate::stats::hasher::BuildHasher;
 use crate::telemetry::clock;
 use crate::upstream::server::{ConnectionBudget, STREAMS_MAX, ServerLive, is_local};
-use crate::upstream::silence_detector::{Heard, Unheard};
+use crate::upstream::silence_detector::{SilenceDetector, SilentSince};
 use http::{HeaderValue, Request, Response, Version};
 use http_body::{Body, Frame};
 use hyper::body::{Bytes, Incoming};
@@ -78,9 +78,9 @@ pub struct Pools<B> {
 }
 
 struct ServerPool<B> {
-    idle: RefCell<Vec<Idle<B>>>,
+    idle: RefCell<Vec<IdleConnection<B>>>,
     /// HTTP/2 connections that may take another request.
-    shared: RefCell<Vec<Rc<Shared<B>>>>,
+    shared: RefCell<Vec<Rc<SharedConnection<B>>>>,
     /// An HTTP/2 connection is being opened; requests without a free stream wait for it.
     connecting: Cell<bool>,
     open: Cell<usize>,
@@ -91,36 +91,36 @@ struct ServerPool<B> {
     used_ms: Cell<u64>,
 }
 
-struct Idle<B> {
-    connection: Driven<B>,
+struct IdleConnection<B> {
+    connection: InlineConnection<B>,
     since: Duration,
 }
 
 /// An HTTP/2 connection.
-struct Shared<B> {
+struct SharedConnection<B> {
     sender: http2::SendRequest<B>,
     scheme: &'static str,
     authority: HeaderValue,
     streams: Cell<usize>,
     requests: Cell<usize>,
     used_ms: Cell<u64>,
-    unheard: Rc<Unheard>,
+    unheard: Rc<SilentSince>,
 }
 
 /// A request's stream of an HTTP/2 connection; released when dropped.
-struct Stream<B> {
-    shared: Rc<Shared<B>>,
+struct LeasedStream<B> {
+    shared: Rc<SharedConnection<B>>,
     pool: Rc<ServerPool<B>>,
 }
 
-enum Sender<B> {
-    Http1(Driven<B>, Look),
-    Http2(Stream<B>),
+enum LeasedSender<B> {
+    Http1(InlineConnection<B>, StaleCheck),
+    Http2(LeasedStream<B>),
 }
 
 /// Limits of connections, from the upstream's config.
 #[derive(Clone, Copy)]
-pub struct Terms {
+pub struct PoolLimits {
     pub connect_timeout: Duration,
     pub connection_idle: Duration,
     pub connections_max: usize,
@@ -145,21 +145,21 @@ pub enum NoConnection {
 }
 
 /// A connection, or a stream of one, lent to one exchange.
-/// Dropping it without [`Lease::give_back`] closes an HTTP/1.1 connection; a stream ends with its
+/// Dropping it without [`ConnectionLease::give_back`] closes an HTTP/1.1 connection; a stream ends with its
 /// body.
-pub struct Lease<B> {
-    sender: Sender<B>,
+pub struct ConnectionLease<B> {
+    sender: LeasedSender<B>,
     pool: Rc<ServerPool<B>>,
     /// It was used before, so the server may have closed it in the meantime.
     pub reused: bool,
     /// Set for a request that asks for a tunnel.
-    tunnel: Option<Reserved<B>>,
+    tunnel: Option<ReservedTunnel<B>>,
 }
 
 /// Keeps the connection of a tunnel counted in the pool until it is dropped.
 pub struct TunnelRoom<B> {
-    _open: Open<B>,
-    _reserved: Reserved<B>,
+    _open: OpenConnection<B>,
+    _reserved: ReservedTunnel<B>,
 }
 
 /// A request that could not be sent.
@@ -180,7 +180,7 @@ where
     }
 
     /// Returns a free connection to `server`, if there is one.
-    pub fn free(&self, server: &ServerLive, terms: Terms, now: Duration) -> Option<Lease<B>> {
+    pub fn free(&self, server: &ServerLive, terms: PoolLimits, now: Duration) -> Option<ConnectionLease<B>> {
         let pool = self.pool(server.id);
         pool.used_ms.set(now.as_millis() as u64);
         match server.protocol {
@@ -191,7 +191,11 @@ where
 
     /// Returns a free connection to `server`, else opens one, else waits for the next that is
     /// freed.
-    pub async fn connection(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
+    pub async fn connection(
+        &self,
+        server: &Arc<ServerLive>,
+        terms: PoolLimits,
+    ) -> Result<ConnectionLease<B>, NoConnection> {
         let pool = self.pool(server.id);
         let deadline = Instant::now() + terms.connect_timeout;
         let quota = self.quota(terms.connections_max);
@@ -202,16 +206,20 @@ where
     }
 
     /// Returns a connection that is to become a tunnel, if the server has room for one more.
-    pub async fn tunnel(&self, server: &Arc<ServerLive>, terms: Terms) -> Result<Lease<B>, NoConnection> {
+    pub async fn tunnel(
+        &self,
+        server: &Arc<ServerLive>,
+        terms: PoolLimits,
+    ) -> Result<ConnectionLease<B>, NoConnection> {
         let quota = self.quota(terms.connections_max);
-        let reserved = Reserved::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.budget);
+        let reserved = ReservedTunnel::within(quota - quota.div_ceil(4), &self.pool(server.id), &self.budget);
         let reserved = reserved.ok_or(NoConnection::Tunnels)?;
         let lease = self.connection(server, terms).await?;
-        Ok(Lease { tunnel: Some(reserved), ..lease })
+        Ok(ConnectionLease { tunnel: Some(reserved), ..lease })
     }
 
     /// Whether the next request to `server` has to wait for a connection.
-    pub fn is_full(&self, server: &ServerLive, terms: Terms) -> bool {
+    pub fn is_full(&self, server: &ServerLive, terms: PoolLimits) -> bool {
         let pool = self.pool(server.id);
         let shared = pool.shared.borrow();
         pool.open.get() >= self.quota(terms.connections_max)
@@ -223,10 +231,10 @@ where
         &self,
         server: &Arc<ServerLive>,
         pool: Rc<ServerPool<B>>,
-        terms: Terms,
+        terms: PoolLimits,
         deadline: Instant,
         quota: usize,
-    ) -> Result<Lease<B>, NoConnection> {
+    ) -> Result<ConnectionLease<B>, NoConnection> {
         loop {
             if let Some(lease) = pool.take(terms.connection_idle, clock::now()) {
                 return Ok(lease);
@@ -238,22 +246,22 @@ where
                 return Err(NoConnection::Busy);
             }
         }
-        let open = Open::new(&pool, &self.budget)?;
+        let open = OpenConnection::new(&pool, &self.budget)?;
         let sender = match connect(server, terms.connect_timeout).await? {
-            Stood::Plain(stream) => http1_over(stream, open).await?,
-            Stood::Tls(stream) => http1_over(*stream, open).await?,
+            RawConnection::Plain(stream) => http1_over(stream, open).await?,
+            RawConnection::Tls(stream) => http1_over(*stream, open).await?,
         };
-        Ok(Lease { sender, pool, reused: false, tunnel: None })
+        Ok(ConnectionLease { sender, pool, reused: false, tunnel: None })
     }
 
     async fn multiplexed(
         &self,
         server: &Arc<ServerLive>,
         pool: Rc<ServerPool<B>>,
-        terms: Terms,
+        terms: PoolLimits,
         deadline: Instant,
         quota: usize,
-    ) -> Result<Lease<B>, NoConnection> {
+    ) -> Result<ConnectionLease<B>, NoConnection> {
         loop {
             if let Some(lease) = pool.stream(terms.connection_idle, quota) {
                 return Ok(lease);
@@ -272,13 +280,13 @@ where
         }
         // Lets the waiting requests go on at any end, also when this future is dropped.
         let _connecting = Connecting::begin(&pool);
-        let open = Open::new(&pool, &self.budget)?;
-        let unheard = Rc::new(Unheard::default());
+        let open = OpenConnection::new(&pool, &self.budget)?;
+        let unheard = Rc::new(SilentSince::default());
         let sender = match connect(server, terms.connect_timeout).await? {
-            Stood::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
-            Stood::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Plain(stream) => http2_over(stream, open, terms.http2_ping, &unheard).await?,
+            RawConnection::Tls(stream) => http2_over(*stream, open, terms.http2_ping, &unheard).await?,
         };
-        let shared = Rc::new(Shared {
+        let shared = Rc::new(SharedConnection {
             sender,
             scheme: server.server.scheme.as_str(),
             authority: server.authority.clone(),
@@ -288,7 +296,12 @@ where
             unheard,
         });
         pool.shared.borrow_mut().push(shared.clone());
-        Ok(Lease { sender: Sender::Http2(Stream::begin(shared, &pool)), pool, reused: false, tunnel: None })
+        Ok(ConnectionLease {
+            sender: LeasedSender::Http2(LeasedStream::begin(shared, &pool)),
+            pool,
+            reused: false,
+            tunnel: None,
+        })
     }
 
     /// This worker's share of `connections_max`.
@@ -326,7 +339,7 @@ where
     }
 }
 
-impl<B> Idle<B> {
+impl<B> IdleConnection<B> {
     fn fresh(&mut self, connection_idle: Duration, now: Duration) -> bool {
         now.saturating_sub(self.since) < connection_idle && !self.connection.is_closed()
     }
@@ -334,60 +347,60 @@ impl<B> Idle<B> {
 
 impl<B> ServerPool<B> {
     /// Takes the connection used last, if one is free: the others then age and are closed.
-    fn take(self: &Rc<Self>, connection_idle: Duration, now: Duration) -> Option<Lease<B>> {
+    fn take(self: &Rc<Self>, connection_idle: Duration, now: Duration) -> Option<ConnectionLease<B>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut candidate) = idle.pop() {
             if candidate.fresh(connection_idle, now) {
                 // Even right after its last use: some servers close after each response without
                 // `Connection: close`. The check costs a fifth system call.
-                let sender = Sender::Http1(candidate.connection, Look::Closely);
-                return Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None });
+                let sender = LeasedSender::Http1(candidate.connection, StaleCheck::Closely);
+                return Some(ConnectionLease { sender, pool: self.clone(), reused: true, tunnel: None });
             }
         }
         None
     }
 
     /// Keeps the connection for the next request.
-    fn keep(&self, mut connection: Driven<B>, now: Duration) {
+    fn keep(&self, mut connection: InlineConnection<B>, now: Duration) {
         connection.rest();
-        self.idle.borrow_mut().push(Idle { connection, since: now });
+        self.idle.borrow_mut().push(IdleConnection { connection, since: now });
         self.freed.notify_one();
     }
 
     /// A stream on an open HTTP/2 connection: the first with room, so that later ones age and are
     /// closed.
-    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<Lease<B>> {
+    fn stream(self: &Rc<Self>, connection_idle: Duration, quota: usize) -> Option<ConnectionLease<B>> {
         let now = clock::now_ms();
         // A worn connection is dropped only if another may take its place.
-        let worn = |s: &Shared<B>| {
+        let worn = |s: &SharedConnection<B>| {
             (s.requests.get() >= REQUESTS_MAX || s.unheard.for_too_long(now)) && self.open.get() < quota
         };
         let mut shared = self.shared.borrow_mut();
         // hyper ends a retired connection with its last stream.
         shared.retain(|s| s.fresh(connection_idle, now) && !worn(s));
         let free = shared.iter().find(|s| s.streams.get() < STREAMS_MAX)?;
-        let sender = Sender::Http2(Stream::begin(free.clone(), self));
-        Some(Lease { sender, pool: self.clone(), reused: true, tunnel: None })
+        let sender = LeasedSender::Http2(LeasedStream::begin(free.clone(), self));
+        Some(ConnectionLease { sender, pool: self.clone(), reused: true, tunnel: None })
     }
 }
 
-impl<B> Shared<B> {
+impl<B> SharedConnection<B> {
     fn fresh(&self, connection_idle: Duration, now_ms: u64) -> bool {
         let unused_ms = now_ms.saturating_sub(self.used_ms.get());
         !self.sender.is_closed() && (self.streams.get() > 0 || unused_ms < connection_idle.as_millis() as u64)
     }
 }
 
-impl<B> Stream<B> {
-    fn begin(shared: Rc<Shared<B>>, pool: &Rc<ServerPool<B>>) -> Self {
+impl<B> LeasedStream<B> {
+    fn begin(shared: Rc<SharedConnection<B>>, pool: &Rc<ServerPool<B>>) -> Self {
         shared.streams.set(shared.streams.get() + 1);
         shared.requests.set(shared.requests.get() + 1);
         shared.unheard.sent(clock::now_ms());
-        Stream { shared, pool: pool.clone() }
+        LeasedStream { shared, pool: pool.clone() }
     }
 }
 
-impl<B: Body + 'static> Stream<B> {
+impl<B: Body + 'static> LeasedStream<B> {
     async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
         let (request, host) = http2_form(request, self.shared.scheme, &self.shared.authority);
         match self.shared.sender.clone().try_send_request(request).await {
@@ -427,7 +440,7 @@ where
     }
 }
 
-impl<B> Drop for Stream<B> {
+impl<B> Drop for LeasedStream<B> {
     fn drop(&mut self) {
         self.shared.streams.set(self.shared.streams.get().saturating_sub(1));
         self.shared.used_ms.set(clock::now_ms());
@@ -453,13 +466,13 @@ impl<B> Drop for Connecting<B> {
 }
 
 /// One open connection of a pool; counted down on drop.
-struct Open<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
+struct OpenConnection<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
 
-impl<B> Open<B> {
+impl<B> OpenConnection<B> {
     /// The other descriptors are for client connections, the admin API and the disk.
     fn new(pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Result<Self, NoConnection> {
         // On the error below, its drop counts it down again.
-        let open = Open::taken_over(pool, budget);
+        let open = OpenConnection::taken_over(pool, budget);
         if budget.is_exceeded() {
             return Err(NoConnection::Local(io::Error::other(
                 "too many connections for the limit of open files",
@@ -469,16 +482,16 @@ impl<B> Open<B> {
     }
 }
 
-impl<B> Open<B> {
+impl<B> OpenConnection<B> {
     /// Counts a connection that is already open.
     fn taken_over(pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Self {
         budget.open.fetch_add(1, Relaxed);
         pool.open.set(pool.open.get() + 1);
-        Open(pool.clone(), budget.clone())
+        OpenConnection(pool.clone(), budget.clone())
     }
 }
 
-impl<B> Drop for Open<B> {
+impl<B> Drop for OpenConnection<B> {
     fn drop(&mut self) {
         self.1.open.fetch_sub(1, Relaxed);
         self.0.open.set(self.0.open.get().saturating_sub(1));
@@ -487,18 +500,18 @@ impl<B> Drop for Open<B> {
 }
 
 /// A place among the tunnels to a server; given back when dropped.
-struct Reserved<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
+struct ReservedTunnel<B>(Rc<ServerPool<B>>, Arc<ConnectionBudget>);
 
-impl<B> Reserved<B> {
+impl<B> ReservedTunnel<B> {
     fn within(at_most: usize, pool: &Rc<ServerPool<B>>, budget: &Arc<ConnectionBudget>) -> Option<Self> {
         (pool.tunnels.get() < at_most).then(|| {
             pool.tunnels.set(pool.tunnels.get() + 1);
-            Reserved(pool.clone(), budget.clone())
+            ReservedTunnel(pool.clone(), budget.clone())
         })
     }
 }
 
-impl<B> Drop for Reserved<B> {
+impl<B> Drop for ReservedTunnel<B> {
     fn drop(&mut self) {
         self.0.tunnels.set(self.0.tunnels.get().saturating_sub(1));
     }
@@ -509,7 +522,7 @@ fn too_late() -> io::Error {
 }
 
 /// An open connection; with TLS, the server's identity is verified.
-pub(super) enum Stood {
+pub(super) enum RawConnection {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
@@ -517,7 +530,7 @@ pub(super) enum Stood {
 /// Connects and does the handshake. Tries the addresses in turn, with a different first one each
 /// time. Each gets its share of the remaining time, so that a dead one does not use up that of the
 /// others.
-pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<Stood, NoConnection> {
+pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<RawConnection, NoConnection> {
     let addresses = server.addresses.load_full();
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "its name does not resolve");
     let mut failure = NoConnection::Unreachable(unresolved());
@@ -544,38 +557,40 @@ pub(super) async fn connect(server: &ServerLive, at_most: Duration) -> Result<St
     Err(failure)
 }
 
-async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<Stood> {
+async fn secure(server: &ServerLive, stream: TcpStream) -> io::Result<RawConnection> {
     let Some(tls) = &server.tls else {
         return match server.server.scheme {
-            Scheme::Http => Ok(Stood::Plain(stream)),
+            Scheme::Http => Ok(RawConnection::Plain(stream)),
             // Never falls back to plain text.
             Scheme::Https => Err(io::Error::other("TLS is not set up")),
         };
     };
     let (stream, agreed) = tls::connect(tls.built.config.clone(), tls.name.clone(), stream).await?;
     match (server.protocol, agreed) {
-        (Protocol::Http2, Agreed::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
-        (Protocol::Http1, _) | (Protocol::Http2, Agreed::Http2) => Ok(Stood::Tls(Box::new(stream))),
+        (Protocol::Http2, AgreedProtocol::Http1) => Err(io::Error::other("the server does not speak HTTP/2")),
+        (Protocol::Http1, _) | (Protocol::Http2, AgreedProtocol::Http2) => {
+            Ok(RawConnection::Tls(Box::new(stream)))
+        }
     }
 }
 
-async fn http1_over<S, B>(stream: S, open: Open<B>) -> Result<Sender<B>, NoConnection>
+async fn http1_over<S, B>(stream: S, open: OpenConnection<B>) -> Result<LeasedSender<B>, NoConnection>
 where
-    S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let connection = Driven::new(stream, open).await;
+    let connection = InlineConnection::new(stream, open).await;
     let connection = connection.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
-    Ok(Sender::Http1(connection, Look::Lightly))
+    Ok(LeasedSender::Http1(connection, StaleCheck::Lightly))
 }
 
 async fn http2_over<S, B>(
     stream: S,
-    open: Open<B>,
+    open: OpenConnection<B>,
     ping: Option<Duration>,
-    unheard: &Rc<Unheard>,
+    unheard: &Rc<SilentSince>,
 ) -> Result<http2::SendRequest<B>, NoConnection>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -592,7 +607,7 @@ where
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(ping)
         .keep_alive_timeout(PING_TIMEOUT)
-        .handshake::<_, B>(TokioIo::new(Heard::new(stream, unheard.clone())))
+        .handshake::<_, B>(TokioIo::new(SilenceDetector::new(stream, unheard.clone())))
         .await;
     let (sender, connection) = handshake.map_err(|e| NoConnection::Unreachable(io::Error::other(e)))?;
     tokio::task::spawn_local(async move {
@@ -603,7 +618,7 @@ where
     Ok(sender)
 }
 
-impl<B: Body + 'static> Lease<B> {
+impl<B: Body + 'static> ConnectionLease<B> {
     /// Sends a request (in HTTP/1.1 form), and waits for the head of its response.
     pub fn send(
         &mut self,
@@ -611,8 +626,8 @@ impl<B: Body + 'static> Lease<B> {
     ) -> impl Future<Output = Result<Response<Incoming>, SendError<B>>> {
         // Hands the request over before the first await, so that no future stores it.
         match &mut self.sender {
-            Sender::Http1(connection, look) => Sending::Http1 { head: connection.send(request, *look) },
-            Sender::Http2(stream) => Sending::Http2 { head: Box::pin(stream.send(request)) },
+            LeasedSender::Http1(connection, look) => Sending::Http1 { head: connection.send(request, *look) },
+            LeasedSender::Http2(stream) => Sending::Http2 { head: Box::pin(stream.send(request)) },
         }
     }
 
@@ -620,13 +635,13 @@ impl<B: Body + 'static> Lease<B> {
     /// `None` for a lease that is not from [`Pools::tunnel`].
     pub fn switched(self) -> Option<TunnelRoom<B>> {
         // hyper's part of the connection ends, and with it the count.
-        if let Sender::Http1(connection, _) = self.sender
+        if let LeasedSender::Http1(connection, _) = self.sender
             && let Some(rest) = connection.into_rest()
         {
             tokio::task::spawn_local(rest);
         }
         self.tunnel.map(|reserved| {
-            let open = Open::taken_over(&self.pool, &reserved.1);
+            let open = OpenConnection::taken_over(&self.pool, &reserved.1);
             TunnelRoom { _open: open, _reserved: reserved }
         })
     }
@@ -638,14 +653,14 @@ impl<B: Body + 'static> Lease<B> {
         body: &mut Incoming,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match &mut self.sender {
-            Sender::Http1(connection, _) => connection.poll_frame(cx, body),
-            Sender::Http2(_) => Pin::new(body).poll_frame(cx),
+            LeasedSender::Http1(connection, _) => connection.poll_frame(cx, body),
+            LeasedSender::Http2(_) => Pin::new(body).poll_frame(cx),
         }
     }
 
     /// The response has ended and the request was received whole: the connection may serve another.
     pub fn give_back(self, now: Duration) {
-        let Sender::Http1(mut connection, _) = self.sender else { return };
+        let LeasedSender::Http1(mut connection, _) = self.sender else { return };
         if connection.is_ready() {
             self.pool.keep(connection, now);
         } else if !connection.is_closed() {

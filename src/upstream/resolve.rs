@@ -14,13 +14,13 @@ const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
 /// The result of one look-up, where it is worth a log line.
 #[derive(Debug)]
-pub enum Resolved {
+pub enum LookupResult {
     Changed { name: String, addresses: Vec<SocketAddr> },
     Failed { name: String, error: String },
 }
 
 /// Looks up all servers with a DNS name, and stores what changed.
-pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<Resolved> {
+pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<LookupResult> {
     let mut lookups = tokio::task::JoinSet::new();
     for server in servers.into_iter().filter(|s| s.server.host.parse::<std::net::IpAddr>().is_err()) {
         lookups.spawn(lookup(server));
@@ -28,7 +28,7 @@ pub async fn refresh(servers: Vec<Arc<ServerLive>>) -> Vec<Resolved> {
     lookups.join_all().await.into_iter().flatten().collect()
 }
 
-async fn lookup(server: Arc<ServerLive>) -> Option<Resolved> {
+async fn lookup(server: Arc<ServerLive>) -> Option<LookupResult> {
     let name = server.server.host.clone();
     let looked_up = tokio::time::timeout(
         LOOKUP_MAX,
@@ -36,8 +36,8 @@ async fn lookup(server: Arc<ServerLive>) -> Option<Resolved> {
     );
     let mut addresses: Vec<SocketAddr> = match looked_up.await {
         Ok(Ok(found)) => found.collect(),
-        Ok(Err(error)) => return Some(Resolved::Failed { name, error: error.to_string() }),
-        Err(_) => return Some(Resolved::Failed { name, error: "no answer from the resolver".into() }),
+        Ok(Err(error)) => return Some(LookupResult::Failed { name, error: error.to_string() }),
+        Err(_) => return Some(LookupResult::Failed { name, error: "no answer from the resolver".into() }),
     };
     addresses.sort_unstable();
     addresses.dedup();
@@ -45,5 +45,5 @@ async fn lookup(server: Arc<ServerLive>) -> Option<Resolved> {
         return None;
     }
     server.addresses.store(Arc::new(addresses.clone()));
-    Some(Resolved::Changed { name, addresses })
+    Some(LookupResult::Changed { name, addresses })
 }

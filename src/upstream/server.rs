@@ -25,12 +25,12 @@ const ASIDE: Backoff = Backoff { first: Duration::from_millis(500), max: Duratio
 pub struct UpstreamLive {
     pub config: Arc<Upstream>,
     pub servers: Vec<Arc<ServerLive>>,
-    pub load: Arc<Load>,
+    pub load: Arc<UpstreamLoad>,
 }
 
 /// Shared by all generations of one upstream name.
 #[derive(Default)]
-pub struct Load {
+pub struct UpstreamLoad {
     pub in_flight: AtomicUsize,
     turn: AtomicUsize,
     /// `now_ms` of the last connection accepted or response received; 0: none yet.
@@ -70,7 +70,7 @@ pub struct ServerLive {
 
 /// The use of servers that are down by their health probes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Down {
+pub enum DownServers {
     /// Used when no other server is left: no alternative exists.
     Last,
     /// Never used: for `new`, whose users stable can serve.
@@ -185,17 +185,18 @@ impl UpstreamLive {
     /// The server to try next among those not in `tried`: healthy ones first, then the least
     /// loaded. When all are aside they are tried nevertheless: a refusal is cheap, a wrongly
     /// excluded upstream is not.
-    pub fn choose(&self, tried: &Tried, down: Down) -> Option<(usize, &Arc<ServerLive>)> {
+    pub fn choose(&self, tried: &TriedServers, down: DownServers) -> Option<(usize, &Arc<ServerLive>)> {
         // The common case: one server, no choice.
         if let [only] = self.servers.as_slice() {
-            let usable = !tried.has(0) && (down == Down::Last || !only.down());
+            let usable = !tried.has(0) && (down == DownServers::Last || !only.down());
             return usable.then_some((0, only));
         }
         let now = clock::now_ms();
         // Rotates among equals: with requests one by one, all loads are 0.
         let count = self.servers.len();
         let turn = self.load.turn.fetch_add(1, Relaxed).checked_rem(count).unwrap_or(0);
-        let open = |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == Down::Last || !s.down());
+        let open =
+            |(i, s): &(usize, &Arc<ServerLive>)| !tried.has(*i) && (down == DownServers::Last || !s.down());
         self.servers.iter().enumerate().filter(open).min_by_key(|(i, s)| {
             let aside = s.aside_until_ms.load(Relaxed) > now;
             (s.down(), aside, s.in_flight.load(Relaxed), (i + count - turn) % count)
@@ -289,9 +290,9 @@ impl ServerLive {
     }
 
     /// The server has a whole request, until the returned value is dropped.
-    pub fn awaited(self: &Arc<Self>) -> Awaited {
+    pub fn awaited(self: &Arc<Self>) -> AwaitedAnswer {
         self.awaited.fetch_add(1, Relaxed);
-        Awaited(self.clone())
+        AwaitedAnswer(self.clone())
     }
 
     /// A connection was established, or a response arrived.
@@ -335,7 +336,7 @@ impl ServerLive {
 }
 
 /// Room reserved in an upstream; released when dropped.
-pub struct InFlight(Arc<Load>);
+pub struct InFlight(Arc<UpstreamLoad>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -353,9 +354,9 @@ impl Drop for ServerLoad {
 }
 
 /// A request that a server has in full and has not answered; ends when dropped.
-pub struct Awaited(Arc<ServerLive>);
+pub struct AwaitedAnswer(Arc<ServerLive>);
 
-impl Drop for Awaited {
+impl Drop for AwaitedAnswer {
     fn drop(&mut self) {
         self.0.awaited.fetch_sub(1, Relaxed);
     }
@@ -363,9 +364,9 @@ impl Drop for Awaited {
 
 /// The servers of an upstream that a request has tried: a bit each.
 #[derive(Default)]
-pub struct Tried([u64; SERVERS_MAX.div_ceil(64)]);
+pub struct TriedServers([u64; SERVERS_MAX.div_ceil(64)]);
 
-impl Tried {
+impl TriedServers {
     pub fn add(&mut self, index: usize) {
         if let Some(word) = self.0.get_mut(index / 64) {
             *word |= 1 << (index % 64);
@@ -408,9 +409,9 @@ mod tests {
         up.servers[0].in_flight.store(2, Relaxed);
         up.servers[1].in_flight.store(1, Relaxed);
         up.servers[2].refused();
-        let mut tried = Tried::default();
+        let mut tried = TriedServers::default();
         let mut order = vec![];
-        while let Some((i, _)) = up.choose(&tried, Down::Last) {
+        while let Some((i, _)) = up.choose(&tried, DownServers::Last) {
             order.push(i);
             tried.add(i);
         }
@@ -426,17 +427,17 @@ mod tests {
         up.servers[0].set_down(Some("status 503".into()));
         up.servers[1].refused();
         let order = |down| {
-            let (mut tried, mut order) = (Tried::default(), vec![]);
+            let (mut tried, mut order) = (TriedServers::default(), vec![]);
             while let Some((i, _)) = up.choose(&tried, down) {
                 order.push(i);
                 tried.add(i);
             }
             order
         };
-        assert_eq!((order(Down::Last), order(Down::Never)), (vec![2, 1, 0], vec![2, 1]));
+        assert_eq!((order(DownServers::Last), order(DownServers::Never)), (vec![2, 1, 0], vec![2, 1]));
         assert_eq!(up.healthy(), 1);
         up.servers.iter().for_each(|s| s.set_down(Some("refused".into())));
-        assert_eq!((order(Down::Last).len(), order(Down::Never).len()), (3, 0));
+        assert_eq!((order(DownServers::Last).len(), order(DownServers::Never).len()), (3, 0));
         // A served request proves that the server accepts connections, not that it is healthy.
         up.servers[1].accepted();
         assert!(up.servers[1].down());
@@ -445,8 +446,8 @@ mod tests {
     #[test]
     fn each_server_is_tried_once_however_many_the_config_allows() {
         let up = upstream(SERVERS_MAX);
-        let (mut tried, mut order) = (Tried::default(), vec![]);
-        while let Some((i, _)) = up.choose(&tried, Down::Last) {
+        let (mut tried, mut order) = (TriedServers::default(), vec![]);
+        while let Some((i, _)) = up.choose(&tried, DownServers::Last) {
             order.push(i);
             tried.add(i);
             assert!(order.len() <= SERVERS_MAX, "a server comes again: {order:?}");

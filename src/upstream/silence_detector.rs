@@ -18,9 +18,9 @@ const UNHEARD_MAX: Duration = Duration::from_secs(10);
 
 /// When the first request was sent after the last byte arrived. Monotonic, in ms.
 #[derive(Default)]
-pub struct Unheard(Cell<Option<u64>>);
+pub struct SilentSince(Cell<Option<u64>>);
 
-impl Unheard {
+impl SilentSince {
     pub fn sent(&self, now_ms: u64) {
         if self.0.get().is_none() {
             self.0.set(Some(now_ms));
@@ -33,18 +33,18 @@ impl Unheard {
 }
 
 /// A stream to a server that records when something arrives.
-pub struct Heard<S> {
+pub struct SilenceDetector<S> {
     stream: S,
-    unheard: Rc<Unheard>,
+    unheard: Rc<SilentSince>,
 }
 
-impl<S> Heard<S> {
-    pub fn new(stream: S, unheard: Rc<Unheard>) -> Self {
-        Heard { stream, unheard }
+impl<S> SilenceDetector<S> {
+    pub fn new(stream: S, unheard: Rc<SilentSince>) -> Self {
+        SilenceDetector { stream, unheard }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for SilenceDetector<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -58,7 +58,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for SilenceDetector<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_time_runs_from_the_first_request_that_nothing_has_followed() {
-        let unheard = Unheard::default();
+        let unheard = SilentSince::default();
         let max = UNHEARD_MAX.as_millis() as u64;
         assert!(!unheard.for_too_long(max));
         unheard.sent(1000);

@@ -17,9 +17,9 @@
 //! * No wake is lost: the future is polled again before the current poll returns, or the user is
 //!   woken.
 //! * An unused connection wakes no task. The wake is recorded and handled before the next use.
-//! * Dropping a [`Driven`] closes its connection.
+//! * Dropping a [`InlineConnection`] closes its connection.
 
-use crate::net::fast::response_head_limit::{HeadRoom, OverTcp, ServerStream};
+use crate::net::fast::response_head_limit::{ResponseHeadLimit, ServerStream, TcpBased};
 use crate::net::fast::write_batching;
 use http::{Request, Response};
 use http_body::{Body, Frame};
@@ -41,18 +41,18 @@ use tokio::task::unconstrained;
 /// Polls in a row for one user. After them, other tasks run first.
 const ROUNDS_MAX: usize = 8;
 
-pub struct Driven<B> {
+pub struct InlineConnection<B> {
     handle: http1::SendRequest<B>,
-    connection: Rc<Connection>,
+    connection: Rc<PolledConnection>,
 }
 
-struct Connection {
+struct PolledConnection {
     /// `None` once it has ended, and while it is being polled.
     future: Cell<Option<Pin<Box<dyn Future<Output = ()>>>>>,
     /// The future has not ended, so the socket is open.
     open: Cell<bool>,
-    head: Arc<HeadRoom>,
-    relay: Arc<Relay>,
+    head: Arc<ResponseHeadLimit>,
+    relay: Arc<SharedWaker>,
     /// The waker of `relay`.
     waker: Waker,
     teller: Waker,
@@ -61,7 +61,7 @@ struct Connection {
 /// Wakes the task that uses a connection.
 /// One thread uses its lock and atomics; they are there because a `Waker` is `Send + Sync`.
 #[derive(Default)]
-struct Relay {
+struct SharedWaker {
     user: Mutex<Option<Waker>>,
     woken: AtomicBool,
     /// The handle has a response, or an error.
@@ -71,9 +71,9 @@ struct Relay {
 }
 
 /// The waker of a handle: sets `told` when the result of its request is known.
-struct Teller(Arc<Relay>);
+struct ResultWaker(Arc<SharedWaker>);
 
-impl Relay {
+impl SharedWaker {
     fn user(&self) -> MutexGuard<'_, Option<Waker>> {
         self.user.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,7 +94,7 @@ impl Relay {
     }
 }
 
-impl Wake for Relay {
+impl Wake for SharedWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -109,7 +109,7 @@ impl Wake for Relay {
     }
 }
 
-impl Wake for Teller {
+impl Wake for ResultWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -119,7 +119,7 @@ impl Wake for Teller {
     }
 }
 
-impl<B> Driven<B>
+impl<B> InlineConnection<B>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -131,7 +131,7 @@ where
     /// hyper returns none today.
     pub async fn new<S>(stream: S, kept: impl Sized + 'static) -> Result<Self, hyper::Error>
     where
-        S: AsyncRead + AsyncWrite + OverTcp + Unpin + Send + 'static,
+        S: AsyncRead + AsyncWrite + TcpBased + Unpin + Send + 'static,
     {
         let (stream, head) = ServerStream::new(stream);
         let (handle, connection) = http1::Builder::new().handshake::<_, B>(TokioIo::new(stream)).await?;
@@ -141,17 +141,18 @@ where
             let _ = connection.with_upgrades().await;
             drop(kept);
         };
-        let relay = Arc::<Relay>::default();
+        let relay = Arc::<SharedWaker>::default();
         let waker = Waker::from(relay.clone());
         let future = Cell::new(Some(Box::pin(connection) as Pin<Box<dyn Future<Output = ()>>>));
-        let teller = Waker::from(Arc::new(Teller(relay.clone())));
-        let connection = Rc::new(Connection { future, open: Cell::new(true), head, relay, waker, teller });
+        let teller = Waker::from(Arc::new(ResultWaker(relay.clone())));
+        let connection =
+            Rc::new(PolledConnection { future, open: Cell::new(true), head, relay, waker, teller });
         connection.turn();
-        Ok(Driven { handle, connection })
+        Ok(InlineConnection { handle, connection })
     }
 }
 
-impl Connection {
+impl PolledConnection {
     fn turn(&self) {
         self.relay.woken.store(false, Relaxed);
         let Some(mut future) = self.future.take() else { return };
@@ -164,7 +165,7 @@ impl Connection {
     }
 }
 
-impl write_batching::Turn for Connection {
+impl write_batching::Deferred for PolledConnection {
     fn asks(&self) -> Option<RawFd> {
         self.head.asks().filter(|_| self.open.get())
     }
@@ -175,12 +176,12 @@ impl write_batching::Turn for Connection {
 
     /// Runs outside the user's task: wakes the user if there is something for it to handle.
     fn turn(&self) {
-        let Relay { woken, told, .. } = &*self.relay;
+        let SharedWaker { woken, told, .. } = &*self.relay;
         if !woken.load(Relaxed) {
             return;
         }
         told.store(false, Relaxed);
-        Connection::turn(self);
+        PolledConnection::turn(self);
         let goes_on = self.open.get() && !woken.load(Relaxed) && !told.load(Relaxed);
         if !goes_on && let Some(user) = &*self.relay.user() {
             user.wake_by_ref();
@@ -188,7 +189,7 @@ impl write_batching::Turn for Connection {
     }
 }
 
-impl<B> Driven<B> {
+impl<B> InlineConnection<B> {
     /// Polls `what`, and the connection as often as it was woken.
     /// Only the connection can make `what` ready, so `what` needs no waker.
     fn poll<T>(
@@ -259,7 +260,7 @@ impl<B> Driven<B> {
     }
 }
 
-impl<B> Drop for Driven<B> {
+impl<B> Drop for InlineConnection<B> {
     fn drop(&mut self) {
         // The connection may still be queued for a turn.
         self.connection.open.set(false);
@@ -267,15 +268,15 @@ impl<B> Drop for Driven<B> {
     }
 }
 
-impl<B: Body + 'static> Driven<B> {
+impl<B: Body + 'static> InlineConnection<B> {
     /// Sends a request and waits for the head of its response.
-    /// [`Look::Closely`]: the server may have closed the connection, so the kernel is asked first.
+    /// [`StaleCheck::Closely`]: the server may have closed the connection, so the kernel is asked first.
     pub fn send(
         &mut self,
         request: Request<B>,
-        look: Look,
+        look: StaleCheck,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<B>>>> {
-        self.connection.head.opens(look == Look::Closely);
+        self.connection.head.opens(look == StaleCheck::Closely);
         let sending = self.connection.relay.within(|| self.handle.try_send_request(request));
         // tokio's cooperative budget could make it pending and wake only a no-op waker.
         Sending { driven: self, posted: false, sending: unconstrained(sending) }
@@ -285,7 +286,7 @@ impl<B: Body + 'static> Driven<B> {
 pin_project! {
     /// Waits for a response head. (An `async` block would store the request twice.)
     struct Sending<'a, B, F> {
-        driven: &'a mut Driven<B>,
+        driven: &'a mut InlineConnection<B>,
         posted: bool,
         #[pin]
         sending: F,
@@ -315,7 +316,7 @@ impl<B, F: Future> Future for Sending<'_, B, F> {
 
 /// How to check that a used connection is still open.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum StaleCheck {
     /// By the events that the runtime has already seen.
     Lightly,
     /// By a call to the kernel.
@@ -344,12 +345,12 @@ mod tests {
     }
 
     /// A connection that was used once and is free again; the runtime believes that it is open.
-    async fn used() -> (Driven<Empty<Bytes>>, StdStream) {
+    async fn used() -> (InlineConnection<Empty<Bytes>>, StdStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let mut server = listener.accept().unwrap().0;
-        let mut driven = Driven::new(ours, ()).await.unwrap();
-        let (answer, mut server) = tokio::join!(driven.send(request(), Look::Lightly), async {
+        let mut driven = InlineConnection::new(ours, ()).await.unwrap();
+        let (answer, mut server) = tokio::join!(driven.send(request(), StaleCheck::Lightly), async {
             tokio::task::spawn_blocking(move || {
                 serve(&mut server);
                 server
@@ -377,7 +378,7 @@ mod tests {
                 let (mut driven, server) = used().await;
                 // From here on the runtime cannot see the close before the request is sent.
                 drop(server);
-                let Err(mut error) = driven.send(request(), Look::Closely).await else {
+                let Err(mut error) = driven.send(request(), StaleCheck::Closely).await else {
                     panic!("there is nobody to answer")
                 };
                 if let Some(sender) = sender {

@@ -29,7 +29,7 @@ pub const HEAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// State shared by the sender of a request and its connection.
 /// Atomic only because hyper requires `Send` of a connection that may be upgraded.
-pub struct HeadRoom {
+pub struct ResponseHeadLimit {
     /// How much more a server may send before its head is complete.
     left: AtomicUsize,
     /// The check to do before the request is written.
@@ -37,7 +37,7 @@ pub struct HeadRoom {
     socket: RawFd,
 }
 
-/// Values of [`HeadRoom::look`].
+/// Values of [`ResponseHeadLimit::look`].
 const NOTHING: u8 = 0;
 const ASK: u8 = 1;
 /// The check has found the end of the connection.
@@ -46,7 +46,7 @@ const END: u8 = 2;
 /// No head is expected.
 const NO_BOUND: usize = usize::MAX;
 
-impl HeadRoom {
+impl ResponseHeadLimit {
     /// A request is sent, and its response head is expected.
     /// `reused`: the connection was used before, so the server may have closed it.
     pub fn opens(&self, reused: bool) {
@@ -85,17 +85,17 @@ pub fn spent<const N: usize>(sockets: [Option<RawFd>; N]) -> Option<[bool; N]> {
 }
 
 /// A stream over a TCP socket.
-pub trait OverTcp {
+pub trait TcpBased {
     fn tcp(&self) -> &TcpStream;
 }
 
-impl OverTcp for TcpStream {
+impl TcpBased for TcpStream {
     fn tcp(&self) -> &TcpStream {
         self
     }
 }
 
-impl OverTcp for TlsStream<TcpStream> {
+impl TcpBased for TlsStream<TcpStream> {
     fn tcp(&self) -> &TcpStream {
         self.get_ref().0
     }
@@ -105,19 +105,22 @@ impl OverTcp for TlsStream<TcpStream> {
 /// request too late.
 pub struct ServerStream<S> {
     inner: S,
-    head: Arc<HeadRoom>,
+    head: Arc<ResponseHeadLimit>,
 }
 
-impl<S: OverTcp> ServerStream<S> {
-    pub fn new(inner: S) -> (Self, Arc<HeadRoom>) {
+impl<S: TcpBased> ServerStream<S> {
+    pub fn new(inner: S) -> (Self, Arc<ResponseHeadLimit>) {
         let socket = inner.tcp().as_raw_fd();
-        let head =
-            Arc::new(HeadRoom { left: AtomicUsize::new(NO_BOUND), look: AtomicU8::new(NOTHING), socket });
+        let head = Arc::new(ResponseHeadLimit {
+            left: AtomicUsize::new(NO_BOUND),
+            look: AtomicU8::new(NOTHING),
+            socket,
+        });
         (ServerStream { inner, head: head.clone() }, head)
     }
 }
 
-impl<S: AsyncRead + OverTcp + Unpin> AsyncRead for ServerStream<S> {
+impl<S: AsyncRead + TcpBased + Unpin> AsyncRead for ServerStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -43,21 +43,21 @@ const ASKED: usize = 8;
 const SPARE_MAX: usize = TURN_MAX;
 
 thread_local! {
-    static OUTBOX: Outbox = const {
-        Outbox { turns: RefCell::new(VecDeque::new()), held: RefCell::new(VecDeque::new()), sender: Cell::new(None), spare: RefCell::new(Vec::new()) }
+    static OUTBOX: WriteBatch = const {
+        WriteBatch { turns: RefCell::new(VecDeque::new()), held: RefCell::new(VecDeque::new()), sender: Cell::new(None), spare: RefCell::new(Vec::new()) }
     };
 }
 
-struct Outbox {
-    turns: RefCell<VecDeque<Rc<dyn Turn>>>,
-    held: RefCell<VecDeque<Arc<Mutex<Held>>>>,
+struct WriteBatch {
+    turns: RefCell<VecDeque<Rc<dyn Deferred>>>,
+    held: RefCell<VecDeque<Arc<Mutex<Buffer>>>>,
     /// Wakes [`run`]; `None` where it does not run.
     sender: Cell<Option<Waker>>,
     spare: RefCell<Vec<BytesMut>>,
 }
 
 /// A sender that is called in its turn.
-pub trait Turn {
+pub trait Deferred {
     /// The socket to check for a close by the peer before the turn, if any.
     fn asks(&self) -> Option<RawFd>;
     fn told(&self, spent: bool);
@@ -66,7 +66,7 @@ pub trait Turn {
 
 /// Queues `what` for a turn after the tasks that are ready now.
 /// `false`: [`run`] does not run on this thread.
-pub fn post(what: Rc<dyn Turn>) -> bool {
+pub fn post(what: Rc<dyn Deferred>) -> bool {
     OUTBOX.try_with(|outbox| outbox.post(&outbox.turns, what)).unwrap_or(false)
 }
 
@@ -77,7 +77,7 @@ pub async fn run() {
         fn drop(&mut self) {
             let _ = OUTBOX.try_with(|outbox| {
                 outbox.sender.set(None);
-                while outbox.send(AtEnd::Leave) {}
+                while outbox.send(Remainder::Leave) {}
             });
         }
     }
@@ -86,7 +86,7 @@ pub async fn run() {
     unconstrained(poll_fn(|cx| {
         OUTBOX.with(|outbox| {
             outbox.sender.set(Some(cx.waker().clone()));
-            if outbox.send(AtEnd::Spawn) {
+            if outbox.send(Remainder::Spawn) {
                 cx.waker().wake_by_ref();
             }
         });
@@ -95,7 +95,7 @@ pub async fn run() {
     .await
 }
 
-impl Outbox {
+impl WriteBatch {
     /// `false`: nothing sends on this thread.
     fn post<T>(&self, queue: &RefCell<VecDeque<T>>, posted: T) -> bool {
         let Some(sender) = self.sender.take() else { return false };
@@ -113,10 +113,10 @@ impl Outbox {
 
     /// Sends one batch. Returns whether more is queued.
     /// Requests go first: the servers work on them while the responses go to the clients.
-    fn send(&self, rest: AtEnd) -> bool {
+    fn send(&self, rest: Remainder) -> bool {
         // Neither queue is borrowed during a send, because a send may post more.
         for _ in 0..TURN_MAX / ASKED {
-            let few: [Option<Rc<dyn Turn>>; ASKED] = {
+            let few: [Option<Rc<dyn Deferred>>; ASKED] = {
                 let mut turns = self.turns.borrow_mut();
                 std::array::from_fn(|_| turns.pop_front())
             };
@@ -124,7 +124,7 @@ impl Outbox {
                 break;
             }
             // When the runtime ends, the tasks that wait for the responses end as well.
-            if let AtEnd::Spawn = rest {
+            if let Remainder::Spawn = rest {
                 take_turns(&few);
             }
         }
@@ -146,23 +146,23 @@ impl Outbox {
 }
 
 /// A client's connection whose short writes are batched with those of others.
-pub struct Outgoing {
+pub struct BatchedStream {
     read: OwnedReadHalf,
-    held: Arc<Mutex<Held>>,
+    held: Arc<Mutex<Buffer>>,
 }
 
-struct Held {
+struct Buffer {
     /// `None` once its stream is dropped.
     write: Option<OwnedWriteHalf>,
     /// Written by the owner, not sent yet.
     bytes: BytesMut,
-    by: By,
+    by: FlushedBy,
     error: Option<io::Error>,
     owner: Option<Waker>,
 }
 
 /// Which part sends the queued bytes.
-enum By {
+enum FlushedBy {
     /// The owner, if there are any.
     Owner,
     /// The outbox, in its turn.
@@ -173,22 +173,22 @@ enum By {
 
 /// What happens to bytes that a socket did not take in its turn.
 #[derive(Clone, Copy)]
-enum AtEnd {
+enum Remainder {
     Spawn,
     /// Leave them to the owner: the runtime ends.
     Leave,
 }
 
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+fn lock(held: &Mutex<Buffer>) -> MutexGuard<'_, Buffer> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Outgoing {
+impl BatchedStream {
     pub fn new(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();
         let bytes = BytesMut::new();
-        let held = Held { write: Some(write), bytes, by: By::Owner, error: None, owner: None };
-        Outgoing { read, held: Arc::new(Mutex::new(held)) }
+        let held = Buffer { write: Some(write), bytes, by: FlushedBy::Owner, error: None, owner: None };
+        BatchedStream { read, held: Arc::new(Mutex::new(held)) }
     }
 
     fn poll_write_pieces(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -197,9 +197,9 @@ impl Outgoing {
         let length = pieces.iter().map(|piece| piece.len()).sum::<usize>();
         let fits = length <= SHORT_BYTES && held.bytes.len() + length <= HELD_BYTES_MAX;
         let waits = match held.by {
-            By::Owner => fits && held.bytes.is_empty() && self.post(&mut held),
-            By::Outbox => fits,
-            By::Task(_) => false,
+            FlushedBy::Owner => fits && held.bytes.is_empty() && self.post(&mut held),
+            FlushedBy::Outbox => fits,
+            FlushedBy::Task(_) => false,
         };
         if waits {
             pieces.iter().for_each(|piece| held.bytes.extend_from_slice(piece));
@@ -210,7 +210,7 @@ impl Outgoing {
         held.poll_write(cx, pieces)
     }
 
-    fn post(&self, held: &mut Held) -> bool {
+    fn post(&self, held: &mut Buffer) -> bool {
         OUTBOX
             .try_with(|outbox| {
                 if !outbox.post(&outbox.held, self.held.clone()) {
@@ -219,14 +219,14 @@ impl Outgoing {
                 if let Some(spare) = outbox.spare.borrow_mut().pop() {
                     held.bytes = spare;
                 }
-                held.by = By::Outbox;
+                held.by = FlushedBy::Outbox;
                 true
             })
             .unwrap_or(false)
     }
 }
 
-impl Held {
+impl Buffer {
     fn fault(&mut self) -> io::Result<()> {
         self.error.take().map_or(Ok(()), Err)
     }
@@ -250,17 +250,17 @@ impl Held {
         if !self.bytes.is_empty() {
             self.owned_by(cx.waker());
             match self.by {
-                By::Task(_) => return Poll::Pending,
-                By::Owner | By::Outbox => ready!(self.poll_send(cx))?,
+                FlushedBy::Task(_) => return Poll::Pending,
+                FlushedBy::Owner | FlushedBy::Outbox => ready!(self.poll_send(cx))?,
             }
         }
-        self.by = By::Owner;
+        self.by = FlushedBy::Owner;
         Poll::Ready(Ok(()))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.bytes.is_empty() {
-            let Held { write: Some(write), bytes, .. } = self else { break };
+            let Buffer { write: Some(write), bytes, .. } = self else { break };
             let sent = ready!(Pin::new(write).poll_write(cx, bytes))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -272,7 +272,7 @@ impl Held {
 
     /// All bytes are sent, or an error ended that: wakes the owner.
     fn done(&mut self, result: io::Result<()>) {
-        self.by = By::Owner;
+        self.by = FlushedBy::Owner;
         if let Err(error) = result {
             self.bytes.clear();
             self.error = Some(error);
@@ -284,7 +284,7 @@ impl Held {
 }
 
 /// Runs the turns one after the other, after one check of all their sockets.
-fn take_turns(few: &[Option<Rc<dyn Turn>>; ASKED]) {
+fn take_turns(few: &[Option<Rc<dyn Deferred>>; ASKED]) {
     let sockets = few.each_ref().map(|whose| whose.as_ref()?.asks());
     if sockets.iter().any(Option::is_some)
         && let Some(spent) = response_head_limit::spent(sockets)
@@ -296,12 +296,12 @@ fn take_turns(few: &[Option<Rc<dyn Turn>>; ASKED]) {
 }
 
 /// Sends the queued bytes of one stream, in its turn.
-fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
+fn send(held: &Arc<Mutex<Buffer>>, outbox: &WriteBatch, rest: Remainder) {
     let mut this = lock(held);
-    let (By::Outbox, Some(write)) = (&this.by, &this.write) else { return };
+    let (FlushedBy::Outbox, Some(write)) = (&this.by, &this.write) else { return };
     match write.try_write(&this.bytes) {
         Ok(sent) if sent == this.bytes.len() => {
-            this.by = By::Owner;
+            this.by = FlushedBy::Owner;
             return outbox.keep(std::mem::take(&mut this.bytes));
         }
         Ok(sent) => drop(this.bytes.split_to(sent)),
@@ -309,9 +309,9 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
         Err(error) => return this.done(Err(error)),
     }
     match rest {
-        AtEnd::Leave => this.done(Ok(())),
-        AtEnd::Spawn => {
-            this.by = By::Task(None);
+        Remainder::Leave => this.done(Ok(())),
+        Remainder::Spawn => {
+            this.by = FlushedBy::Task(None);
             // The owner must now start its write time-out.
             if let Some(owner) = &this.owner {
                 owner.wake_by_ref();
@@ -325,7 +325,7 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
                         Poll::Ready(())
                     }
                     Poll::Pending => {
-                        this.by = By::Task(Some(cx.waker().clone()));
+                        this.by = FlushedBy::Task(Some(cx.waker().clone()));
                         Poll::Pending
                     }
                 }
@@ -334,7 +334,7 @@ fn send(held: &Arc<Mutex<Held>>, outbox: &Outbox, rest: AtEnd) {
     }
 }
 
-impl AsyncRead for Outgoing {
+impl AsyncRead for BatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -344,7 +344,7 @@ impl AsyncRead for Outgoing {
     }
 }
 
-impl AsyncWrite for Outgoing {
+impl AsyncWrite for BatchedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_pieces(cx, &[IoSlice::new(bytes)])
     }
@@ -365,7 +365,7 @@ impl AsyncWrite for Outgoing {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = lock(&self.held);
         held.fault()?;
-        if let By::Outbox = held.by { Poll::Ready(Ok(())) } else { held.poll_sent(cx) }
+        if let FlushedBy::Outbox = held.by { Poll::Ready(Ok(())) } else { held.poll_sent(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -376,11 +376,11 @@ impl AsyncWrite for Outgoing {
     }
 }
 
-impl Drop for Outgoing {
+impl Drop for BatchedStream {
     fn drop(&mut self) {
         let mut held = lock(&self.held);
         held.owner = None;
-        if let By::Task(task) = &mut held.by
+        if let FlushedBy::Task(task) = &mut held.by
             && let Some(task) = task.take()
         {
             task.wake();
@@ -418,7 +418,7 @@ mod tests {
     }
 
     /// Our end, and the peer's.
-    async fn pair() -> (Outgoing, StdStream) {
+    async fn pair() -> (BatchedStream, StdStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let other = StdStream::connect(listener.local_addr().unwrap()).unwrap();
         other.set_nonblocking(true).unwrap();
@@ -427,7 +427,7 @@ mod tests {
         // Small buffers, which are soon full.
         socket2::SockRef::from(&ours).set_send_buffer_size(64 * 1024).unwrap();
         socket2::SockRef::from(&other).set_recv_buffer_size(64 * 1024).unwrap();
-        (Outgoing::new(ours), other)
+        (BatchedStream::new(ours), other)
     }
 
     /// The bytes that can be read without waiting.
@@ -480,7 +480,7 @@ mod tests {
         seen: Cell<Option<usize>>,
     }
 
-    impl Turn for Looks {
+    impl Deferred for Looks {
         fn asks(&self) -> Option<RawFd> {
             None
         }
@@ -517,7 +517,7 @@ mod tests {
         told_in_time: Cell<Option<bool>>,
     }
 
-    impl Turn for Asks {
+    impl Deferred for Asks {
         fn asks(&self) -> Option<RawFd> {
             self.socket.as_ref().map(StdStream::as_raw_fd)
         }
@@ -631,7 +631,7 @@ mod tests {
                 ours.flush().await.unwrap();
                 ours
             });
-            while !matches!(lock(&held).by, By::Task(_)) {
+            while !matches!(lock(&held).by, FlushedBy::Task(_)) {
                 yield_now().await;
             }
             let mut seen = vec![0; full + b"the rest".len()];

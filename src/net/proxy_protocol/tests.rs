@@ -242,7 +242,7 @@ proptest! {
                     v1::Addresses::Tcp6(a) => Some(IpAddr::from(a.source_address).to_canonical()),
                     v1::Addresses::Unknown => None,
                 };
-                prop_assert_eq!(ours, Ok(Some(Header { length: theirs.header.len(), source })));
+                prop_assert_eq!(ours, Ok(Some(ProxyHeader { length: theirs.header.len(), source })));
             }
             HeaderResult::V2(Ok(theirs)) => {
                 let source = match (theirs.command, theirs.protocol, theirs.addresses) {
@@ -251,7 +251,7 @@ proptest! {
                     (_, _, v2::Addresses::IPv6(a)) => Some(IpAddr::from(a.source_address).to_canonical()),
                     (_, _, v2::Addresses::Unix(_) | v2::Addresses::Unspecified) => None,
                 };
-                prop_assert_eq!(ours, Ok(Some(Header { length: theirs.len(), source })));
+                prop_assert_eq!(ours, Ok(Some(ProxyHeader { length: theirs.len(), source })));
             }
             HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => {
                 // `ppp` is stricter only for LOCAL, whose family §2.2 says to ignore.
@@ -263,7 +263,7 @@ proptest! {
 }
 
 /// Sends each piece once the one before was peeked. Returns the result, and all that is left.
-fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<Header, ProxyHeaderError>, Vec<u8>) {
+fn taken(pieces: &[&[u8]], patience: Duration) -> (Result<ProxyHeader, ProxyHeaderError>, Vec<u8>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pieces: Vec<Vec<u8>> = pieces.iter().map(|p| p.to_vec()).collect();
     runtime.block_on(async move {
@@ -296,7 +296,7 @@ fn a_stream_gives_up_its_header_and_not_a_byte_more() {
     let big = whole(0x21, 0x11, &[&IPV4[..], &[0; 3000]].concat());
     for header in [b"PROXY TCP4 203.0.113.7 192.0.2.1 1 2\r\n".to_vec(), whole(0x21, 0x11, &IPV4), big] {
         let client = Some("203.0.113.7".parse().unwrap());
-        let expected = (Ok(Header { length: header.len(), source: client }), request.to_vec());
+        let expected = (Ok(ProxyHeader { length: header.len(), source: client }), request.to_vec());
         assert_eq!(taken(&[&[&header[..], request].concat()], patience), expected);
         assert_eq!(taken(&[&header, request], patience), expected);
         // Byte by byte, as far as that is quick.
